@@ -1,0 +1,55 @@
+"""tintype: image models made on the spot. Classify, generate and upscale images, and know how good the model is.
+
+    import tintype as tt
+
+    run = tt.train("digits", epochs=5)
+    run.metrics["test"]["accuracy"]
+    run.predict("seven.png")
+    tt.load("runs/digits")
+
+Nothing heavy is imported before it is needed: `import tintype` takes some milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tintype.api import Run, train
+    from tintype.errors import UserError
+    from tintype.recipe import Recipe
+
+# Public name -> the module that holds it, imported at first use.
+_WHERE = {
+    "Recipe": "tintype.recipe",
+    "Run": "tintype.api",
+    "UserError": "tintype.errors",
+    "train": "tintype.api",
+}
+
+__all__ = ["Recipe", "Run", "UserError", "load", "train"]
+
+
+def load(folder: str) -> Run:
+    """Open a run folder. No code in it is executed: the weights are safetensors, the rest is JSON, YAML and CSV.
+
+    Raises:
+        UserError: the folder is not a run folder.
+    """
+    from tintype.api import Run
+
+    return Run.open(folder)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'tintype' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

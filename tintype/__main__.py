@@ -1,0 +1,5 @@
+"""`python -m tintype` is the same as `tintype`."""
+
+from tintype.cli import main
+
+main()

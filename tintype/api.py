@@ -1,0 +1,182 @@
+"""The verbs, in Python: `train` makes a Run, `load` opens one; a Run evaluates, predicts and reports."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tintype.errors import UserError
+from tintype.progress import Silent, make_watcher
+from tintype.recipe import Recipe, resolve
+from tintype.run import RunFolder
+
+if TYPE_CHECKING:
+    from tintype.tasks.task import Prediction
+    from tintype.train import Prepared
+
+
+class Run(RunFolder):
+    """A run folder with what can be done with it."""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures of the splits "train", "val" and "test": accuracy, accuracy_ci95, loss, num_images and more.
+
+        Raises:
+            UserError: the run has not been measured yet.
+        """
+        return self.read("evaluation.json")["splits"]
+
+    @property
+    def history(self) -> list[dict[str, float | None]]:
+        """metrics.csv as a list of rows; a figure that was not measured in a row is None."""
+        return [{k: float(v) if v else None for k, v in row.items()} for row in self.read_table("metrics.csv")]
+
+    def predict(self, images: Any, *, device: str = "auto") -> Prediction | list[Prediction]:
+        """Predict one image (a file, a PIL image or a NumPy array) or many (a folder, or a list of images).
+
+        Returns:
+            A Prediction for one image, a list of them for many.
+
+        Raises:
+            UserError: there is no such file, a file is not an image, or a folder holds none.
+        """
+        from tintype.predict import Predictor, list_images
+
+        predictor = Predictor.of(self, device=device)
+        if isinstance(images, str | Path) and Path(images).is_dir():
+            images = list_images([images])
+        if isinstance(images, Sequence) and not isinstance(images, str):
+            return list(predictor.predict(images))
+        return next(iter(predictor.predict([images])))
+
+    def evaluate(self, *, data: str | None = None, split: str | None = None, device: str = "auto") -> dict[str, Any]:
+        """Measure the model again: on a split of its own data ("test" by default), or on another data set.
+
+        With `data` and no split, all its images are taken. Looking at the own test split is counted.
+
+        Returns:
+            The figures: accuracy, accuracy_ci95, loss, num_images and more.
+
+        Raises:
+            UserError: the data is not there, has other classes, or is no longer what the run was trained on.
+        """
+        from tintype.evaluate import evaluate_run
+
+        return evaluate_run(self, data=data, split=split, device=device)
+
+    def report(self) -> Path:
+        """Make report.html and the figures again from the files of the folder, and return the page's path."""
+        from tintype.report import write_report
+
+        return write_report(self.path)
+
+    def result(self) -> dict[str, Any]:
+        """Return what `tintype train --json` prints: run, parameters, multiply_adds, seconds, and the figures by split."""
+        model, environment = self.read("model.json"), self.read("environment.json")
+        return {
+            "run": str(self.path),
+            "parameters": model["parameters"],
+            "multiply_adds": model["multiply_adds"],
+            "seconds": environment["seconds"],
+            **self.metrics,
+        }
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.status.get('state', 'empty')})"
+
+
+def plan(what: str | Recipe, *, watcher: Silent | None = None, **changes: Any) -> Prepared:
+    """Resolve and check everything that `train` would do, and stop there (`--dry-run`)."""
+    from tintype.train import prepare
+
+    watcher = watcher or make_watcher()
+    recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
+    recipe = recipe.with_(**changes)
+    watcher.note(f"training {kind}")
+    prepared = prepare(recipe, watcher)
+    for line in prepared.lines():
+        watcher.note(line)
+    return prepared
+
+
+def train(
+    what: str | Recipe | None = None,
+    *,
+    out: str | Path = "runs",
+    name: str | None = None,
+    resume: str | Path | None = None,
+    watcher: Silent | None = None,
+    command: str | None = None,
+    **changes: Any,
+) -> Run:
+    """Train a model and measure it: on validation while it trains, once on test at the end.
+
+    Args:
+        what: a recipe's name or file, a data set's name, a folder of images, or a Recipe; "digits" by default.
+        out: folder in which the run folder is made.
+        name: name of the run folder; must be new. By default that of the recipe, with a number where it is taken.
+        resume: a run folder to go on with; everything else is then read from its recipe.
+        watcher: who is told of progress; by default lines, or a bar on a terminal.
+        command: how to repeat the run, for the report.
+        changes: any field of the recipe, as in `epochs=5, lr=0.01`.
+
+    Returns:
+        The finished Run.
+
+    Raises:
+        UserError: a mistake that can be mended; the message says how.
+        Interrupted: stopped by a signal; `resume` goes on.
+    """
+    from tintype.train import prepare, train_run
+
+    watcher = watcher or make_watcher()
+    if resume is not None:
+        if what is not None or name is not None or changes:
+            raise UserError(f"resume goes on with the recipe that lies in the run. Type only: tintype train --resume {resume}")
+        run = Run.open(resume)
+        if run.status.get("state") == "finished":
+            watcher.note(f"{run.path} is finished; nothing is left to do")
+            return run
+        prepared = prepare(run.recipe, watcher)
+        command = run.read("environment.json")["command"] if (run.path / "environment.json").exists() else command
+    else:
+        what = "digits" if what is None else what
+        prepared = plan(what, watcher=watcher, **changes)
+        run = Run.create(out, name or _default_name(what), exact=name is not None)
+        run.write_recipe(prepared.recipe)
+    watcher.note(f"run: {run.path}")
+    train_run(run, prepared, watcher, command or _python_call(what, changes))
+    watcher.note(f"report: {run.report()}")
+    return run
+
+
+def _default_name(what: str | Recipe) -> str:
+    if isinstance(what, Recipe):
+        what = what.data
+    return Path(what).expanduser().resolve().name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".csv") or "run"
+
+
+def _python_call(what: str | Recipe | None, changes: dict[str, Any]) -> str:
+    arguments = ["recipe" if isinstance(what, Recipe) else repr(what), *(f"{k}={v!r}" for k, v in changes.items())]
+    return f"tintype.train({', '.join(arguments)})"
+
+
+def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
+    """Return name, state, data, model and figures of every run in `folder`, newest first; reads no weights."""
+    found = []
+    for path in sorted(Path(folder).glob("*/recipe.yaml"), key=lambda p: -p.stat().st_mtime):
+        run = Run(path.parent)
+        try:
+            recipe, row = run.recipe, {"name": run.name, "state": run.status.get("state", "empty")}
+            row.update(task=recipe.task, data=recipe.data, model=recipe.model)
+            if (run.path / "evaluation.json").exists():
+                row["val_accuracy"] = run.metrics["val"]["accuracy"]
+                row["test_accuracy"] = run.metrics["test"]["accuracy"]
+        except (UserError, KeyError) as error:
+            print(f"passed over {path.parent}: {error}", file=sys.stderr)
+            continue
+        found.append(row)
+    return found

@@ -1,0 +1,296 @@
+"""Keep decoded photos as a uint8 memory map: decoded once, in parallel, and read again while the files are unchanged.
+
+An entry is a folder `photos/KEY/` with `pixels.u8` (N, H, W, C, no header) and `entry.json`. It is written under a
+temporary name and renamed when complete, so that a half-made entry is never read and two processes do not meet.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from tintype.data.decode import Unreadable
+from tintype.errors import UserError
+
+VERSION = 1  # raise it when decoding changes what a file gives
+DEFAULT_LIMIT_BYTES = 20_000_000_000
+CHUNK = 16  # images for each task of a thread
+Progress = Callable[[str, int, int], None]
+
+
+def cache_folder() -> Path:
+    """Return the folder of everything that can be made or fetched again: TINTYPE_CACHE, or ~/.cache/tintype."""
+    return Path(os.environ.get("TINTYPE_CACHE") or "~/.cache/tintype").expanduser()
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Decoded images: pixels (M, H, W, C) uint8 on disk, the positions of those that could not be read, and why."""
+
+    pixels: np.ndarray
+    skipped: tuple[tuple[int, str], ...]
+    fingerprint: str
+    reused: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One set of decoded images in the cache."""
+
+    path: Path
+    source: str
+    num_images: int
+    num_bytes: int
+    last_used: float  # seconds since 1970
+
+
+def cached_pixels(
+    key: str,
+    num_images: int,
+    shape: tuple[int, int, int],
+    read: Callable[[int], np.ndarray],
+    *,
+    source: str,
+    progress: Progress | None = None,
+    unchanged: Callable[[], str] | None = None,
+) -> Cached:
+    """Return the images `read(0) … read(num_images - 1)`, from the cache where `key` is there, else read and kept.
+
+    `read` runs in several threads. Memory stays bounded: images are written in order as they come.
+
+    Args:
+        key: a hash of all that decides on the pixels.
+        shape: (H, W, C) of every image.
+        read: returns (H, W, C) uint8, or raises Unreadable, which leaves the image out.
+        source: what the user calls these images.
+        unchanged: asked when all is read; what it returns (if anything) is a note, and the entry is not used again.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    photos, notes = _writable(cache_folder() / "photos")
+    final = photos / key
+    found = _open_entry(final, reused=True)
+    if found is not None:
+        return found
+    shutil.rmtree(final, ignore_errors=True)  # what cannot be opened would stand in the way
+    _check_space(photos, num_images * int(np.prod(shape)), source)
+    temporary = Path(tempfile.mkdtemp(prefix=f"tmp-{os.getpid()}-", dir=photos))
+    try:
+        with warnings.catch_warnings():  # Pillow warns of oddities (damaged EXIF) in files that it reads all the same
+            warnings.simplefilter("ignore")
+            _write(temporary, num_images, shape, read, source, progress)
+        changed = unchanged() if unchanged else ""
+        if changed:  # right for this run, but the key speaks of files that are no more
+            final = final.with_name(f"{key}-{temporary.name}")
+            notes = (*notes, changed)
+        with contextlib.suppress(OSError):  # another process was faster: its entry is the same
+            os.replace(temporary, final)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(photos, num_images * int(np.prod(shape)), source) from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    removed = trim_cache(DEFAULT_LIMIT_BYTES, keep=final)
+    if removed:
+        notes = (*notes, f"cache: {removed} entries not used for long were removed to stay below 20 GB")
+    made = _open_entry(final, reused=False)
+    if made is None:
+        raise UserError(f"the cache folder {photos} was changed while photos were decoded into it. Start again.")
+    return Cached(made.pixels, made.skipped, made.fingerprint, False, notes)
+
+
+def cache_entries() -> list[CacheEntry]:
+    """Return the entries of the cache, the one used last first."""
+    entries = []
+    for folder in _folders(cache_folder() / "photos"):
+        try:
+            meta = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+            num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+            last_used = (folder / "entry.json").stat().st_mtime
+            entries.append(CacheEntry(folder, str(meta["source"]), int(meta["shape"][0]), num_bytes, last_used))
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # half removed by another process, or none of ours
+    return sorted(entries, key=lambda entry: -entry.last_used)
+
+
+def clear_cache(*, downloads: bool = False) -> int:
+    """Remove all decoded photos, and downloaded data sets too if asked. Return how many bytes that freed."""
+    freed = 0
+    for name in ("photos", "datasets") if downloads else ("photos",):
+        folder = cache_folder() / name
+        freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = None) -> int:
+    """Remove the entries used longest ago until the rest fits the limit. Return how many were removed.
+
+    What a killed process left half made is removed as well. A memory map that is open stays readable (not on Windows,
+    where its entry stays).
+    """
+    for folder in _folders(cache_folder() / "photos", prefix="tmp-"):
+        if not _in_work(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    removed, total = 0, 0
+    for entry in cache_entries():
+        total += entry.num_bytes
+        if total > limit_bytes and entry.path != keep:
+            shutil.rmtree(entry.path, ignore_errors=True)
+            removed += 1
+    return removed
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Return a number of bytes for people, as in "184 MB" (powers of 1000)."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            break
+        num_bytes /= 1000
+    else:
+        unit = "TB"
+    return f"{num_bytes:.0f} {unit}" if num_bytes >= 10 or unit == "bytes" else f"{num_bytes:.1f} {unit}"
+
+
+def _write(
+    folder: Path,
+    num_images: int,
+    shape: tuple[int, int, int],
+    read: Callable[[int], np.ndarray],
+    source: str,
+    progress: Progress | None,
+) -> None:
+    """Read every image and write `pixels.u8` and `entry.json` into `folder`."""
+    digest = hashlib.blake2b(digest_size=16)
+    skipped: list[tuple[int, str]] = []
+    with open(folder / "pixels.u8", "wb") as file, contextlib.closing(_in_order(read, num_images)) as images:
+        for i, image in enumerate(images):
+            if isinstance(image, Unreadable):
+                skipped.append((i, str(image)))
+            else:
+                if image.shape != shape or image.dtype != np.uint8:
+                    raise ValueError(f"image {i} is {image.shape} {image.dtype}, expected {shape} uint8")
+                pixels = image.tobytes()
+                digest.update(pixels)
+                file.write(pixels)
+            if progress and ((i + 1) % CHUNK == 0 or i + 1 == num_images):
+                progress(f"decoding {source}", i + 1, num_images)
+        file.flush()
+        os.fsync(file.fileno())
+    meta = {
+        "source": source,
+        "shape": [num_images - len(skipped), *shape],
+        "skipped": skipped,
+        "fingerprint": digest.hexdigest(),
+    }
+    (folder / "entry.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _in_order(read: Callable[[int], np.ndarray], num_images: int) -> Generator[np.ndarray | Unreadable, None, None]:
+    """Yield every image, or why it cannot be read, in order; some chunks ahead are read by threads."""
+
+    def read_chunk(start: int) -> list[np.ndarray | Unreadable]:
+        images: list[np.ndarray | Unreadable] = []
+        for i in range(start, min(start + CHUNK, num_images)):
+            try:
+                images.append(read(i))
+            except Unreadable as reason:
+                images.append(reason)
+        return images
+
+    num_threads = num_cores()
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        ahead: deque[Future[list[np.ndarray | Unreadable]]] = deque()
+        for start in range(0, num_images, CHUNK):
+            ahead.append(pool.submit(read_chunk, start))
+            if len(ahead) > 3 * num_threads:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open_entry(folder: Path, *, reused: bool) -> Cached | None:
+    try:
+        meta = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+        shape = tuple(meta["shape"])
+        if os.path.getsize(folder / "pixels.u8") != int(np.prod(shape)):
+            return None  # cut short from outside
+        empty = shape[0] == 0
+        pixels = np.empty(shape, np.uint8) if empty else np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape)
+        skipped = tuple((int(i), str(reason)) for i, reason in meta["skipped"])
+        with contextlib.suppress(OSError):
+            os.utime(folder / "entry.json")  # used just now
+        return Cached(np.asarray(pixels), skipped, str(meta["fingerprint"]), reused)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder, made if need be, or a temporary one (removed at exit) where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder, ()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space is left on the disk of the cache folder {folder}. Free some, or set TINTYPE_CACHE.") from None
+        fallback = Path(tempfile.mkdtemp(prefix="tintype-"))
+        atexit.register(shutil.rmtree, fallback, ignore_errors=True)
+        return fallback, (f"cache: {folder} cannot be written ({error.strerror}); decoded into {fallback} for this run only",)
+
+
+def _check_space(folder: Path, num_bytes: int, source: str) -> None:
+    if shutil.disk_usage(folder).free < num_bytes + 50_000_000:
+        raise _no_space(folder, num_bytes, source)
+
+
+def _no_space(folder: Path, num_bytes: int, source: str) -> UserError:
+    free = format_bytes(shutil.disk_usage(folder).free)
+    return UserError(
+        f"decoding {source} needs {format_bytes(num_bytes)} in {folder}, where {free} is free. "
+        "Free some, set TINTYPE_CACHE to a folder on another disk, or choose a smaller --image-size."
+    )
+
+
+def _folders(photos: Path, prefix: str = "") -> Sequence[Path]:
+    try:
+        return [f for f in photos.iterdir() if f.is_dir() and f.name.startswith("tmp-") == bool(prefix)]
+    except OSError:
+        return []
+
+
+def _in_work(folder: Path) -> bool:
+    """Return whether a process that lives may still be writing into a temporary folder."""
+    pid = folder.name.split("-")[1]
+    try:
+        young = time.time() - folder.stat().st_mtime < 24 * 3600  # a shared cache: the process may be on another machine
+    except OSError:
+        return False
+    return young and (not pid.isdigit() or psutil.pid_exists(int(pid)))

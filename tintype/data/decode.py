@@ -1,0 +1,328 @@
+"""Turn an image file into pixels of a wanted shape: the one way in, for training and for predicting.
+
+Every picture ends as (H, W, C) uint8. EXIF orientation is applied, grey stays grey or becomes three equal channels, palettes
+are looked up, transparency is laid on white, CMYK becomes RGB, and 16 bits are scaled to 8 (not clipped).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+RESIZE_MODES = ("crop", "squash", "pad")
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .heic .heif .avif".split()
+)
+# Only these decoders are tried: others reach programs outside (EPS) or see little testing.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+
+# A picture above this is skipped as a decompression bomb; a 12,000 x 9,000 photo (108 million) is read.
+MAX_PIXELS = 200_000_000
+Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MAX_PIXELS)
+
+# Pictures above this are decoded one at a time, which bounds memory when several threads meet hostile files.
+LARGE_PIXELS = 30_000_000
+_one_large_at_a_time = threading.Lock()
+
+_ORIENTATION = 0x0112  # EXIF 2.32, table 4
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Unreadable(Exception):
+    """A file that gives no picture; the message is a reason of a few words."""
+
+
+def decode(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    height: int | None,
+    width: int | None,
+    channels: int,
+    resize: str = "crop",
+) -> np.ndarray:
+    """Return the picture in a file (or in the bytes of one) as (H, W, C) uint8.
+
+    JPEG is decoded at reduced scale (the DCT's own) as far as the scaled picture still covers the target. Of an animation
+    the first frame counts. `height` and `width` None keep the picture's own size.
+
+    Raises:
+        Unreadable: not an image, damaged, truncated, unsupported, or of more than MAX_PIXELS pixels.
+    """
+    try:
+        with _open(source) as image:
+            if image.width * image.height > LARGE_PIXELS:
+                with _one_large_at_a_time:
+                    return _decode_open(image, height, width, channels, resize)
+            return _decode_open(image, height, width, channels, resize)
+    except Unreadable:
+        raise
+    except Exception as error:  # a damaged file makes decoders raise nearly anything, and must not end the run
+        raise Unreadable(_reason(error, source)) from error
+
+
+def fit(
+    image: Image.Image | np.ndarray, *, height: int | None, width: int | None, channels: int, resize: str = "crop"
+) -> np.ndarray:
+    """Return a picture in memory as (H, W, C) uint8: converted, then resized with an antialiased bilinear filter.
+
+    "crop" scales until the target is covered and cuts the centre, "squash" ignores the aspect ratio, "pad" scales until
+    the picture fits and fills the rest with black. A picture of the target's size passes bit for bit.
+
+    Args:
+        image: a Pillow image, or (H, W), (H, W, 1) or (H, W, 3) uint8.
+    """
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    image = _convert(image, channels)
+    if height is not None and width is not None:
+        image = _resized(image, width, height, resize)
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+class Header(NamedTuple):
+    """What a file says of its picture before it is decoded. The size is the one seen after EXIF orientation."""
+
+    width: int
+    height: int
+    grey: bool
+
+
+def read_header(source: str | os.PathLike[str] | bytes) -> Header:
+    """Return size and colour of the picture in a file without decoding it.
+
+    Raises:
+        Unreadable: not an image that can be read.
+    """
+    try:
+        with _open(source) as image:
+            turned = image.format in ("JPEG", "MPO") and _orientation(image) >= 5
+            width, height = (image.height, image.width) if turned else image.size
+            return Header(width, height, image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"))
+    except Unreadable:
+        raise
+    except Exception as error:  # as in decode
+        raise Unreadable(_reason(error, source)) from error
+
+
+def image_files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the image files in a folder and the folders below it, in natural order; a file gives itself.
+
+    Hidden files and folders are passed over. The order is by relative path, with numbers by value.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    return [path / name for name in walk_images(path).files]
+
+
+class Walk(NamedTuple):
+    """The image files below a folder (relative, with "/"), the extensions passed over, and what could not be read."""
+
+    files: list[str]
+    others: Counter[str]
+    problems: list[tuple[str, str]]
+
+
+def walk_images(root: Path, seen: set[tuple[int, int]] | None = None) -> Walk:
+    """Return the image files below `root`, found by extension, or by their first bytes where there is no known one.
+
+    A folder is entered once, by its device and inode in `seen`, so that loops of symbolic links end.
+    """
+    seen = set() if seen is None else seen
+    found = Walk([], Counter(), [])
+    folders = [""]
+    while folders:
+        relative = folders.pop()
+        try:
+            status = os.stat(root / relative)
+            if (status.st_dev, status.st_ino) in seen:
+                found.problems.append((relative or str(root), "folder was read already under another name (a link)"))
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(root / relative), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            found.problems.append((relative or str(root), f"folder cannot be read: {error.strerror}"))
+            continue
+        for entry in entries:
+            name = f"{relative}/{entry.name}" if relative else entry.name
+            if is_hidden(entry.name):
+                continue
+            if _is_folder(entry):
+                folders.append(name)
+            elif _is_image(entry):
+                found.files.append(name)
+            else:
+                found.others[os.path.splitext(entry.name)[1].lower() or "no extension"] += 1
+    found.files.sort(key=natural_key)
+    return found
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is none of the user's own: hidden, or left by a system."""
+    return name.startswith((".", "@eaDir")) or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return a sort key that puts "cat2" before "cat10"."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if part[:1] in _DIGITS and part else (-1, part) for part in parts], name
+
+
+_DIGITS = frozenset("0123456789")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
+_NEVER_IMAGES = frozenset(".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .html .py .db .ini .log .npy .npz .zip".split())
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points to itself
+        return False
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    extension = os.path.splitext(entry.name)[1].lower()
+    if extension in EXTENSIONS:
+        return True
+    if extension in _NEVER_IMAGES:
+        return False
+    try:
+        if not entry.is_file():  # opening a pipe would wait for ever
+            return False
+        with open(entry.path, "rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(_MAGIC) or (start.startswith(b"RIFF") and start.endswith(b"WEBP"))
+
+
+def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise Unreadable(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,} (decompression bomb?)")
+    return image
+
+
+def _decode_open(image: Image.Image, height: int | None, width: int | None, channels: int, resize: str) -> np.ndarray:
+    orientation = 1
+    if image.format in ("JPEG", "MPO"):
+        orientation = _orientation(image)
+        if height is not None and width is not None:
+            tall, wide = (width, height) if orientation >= 5 else (height, width)
+            scaled = _scaled_size(image.width, image.height, wide, tall, resize)
+            image.draft("L" if channels == 1 else None, scaled)
+    image.load()
+    if image.format not in ("JPEG", "MPO"):
+        orientation = _orientation(image)  # PNG may tell only after its pixels; TIFF is turned by Pillow itself
+    if orientation >= 5:
+        height, width = width, height
+    if orientation not in _TRANSPOSE:
+        return fit(image, height=height, width=width, channels=channels, resize=resize)
+    # The resized picture is turned, not the large one. The filters are symmetric, so it comes to the same.
+    pixels = fit(image, height=height, width=width, channels=channels, resize=resize)
+    grey = pixels.shape[2] == 1
+    turned = np.asarray(Image.fromarray(pixels[:, :, 0] if grey else pixels).transpose(_TRANSPOSE[orientation]))
+    return turned[:, :, None] if grey else turned
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format in ("JPEG", "MPO") and "exif" not in image.info:
+        return 1  # parsing what is not there costs as much as decoding a small picture
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF says nothing of the picture, which is read all the same
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _scaled_size(width: int, height: int, to_width: int, to_height: int, resize: str) -> tuple[int, int]:
+    """Return the size at which a picture meets the target in the given mode."""
+    if resize == "squash":
+        return to_width, to_height
+    scales = to_width / width, to_height / height
+    scale = max(scales) if resize == "crop" else min(scales)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _resized(image: Image.Image, width: int, height: int, resize: str) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    box = None
+    size = (width, height)
+    if resize == "crop":  # the part of the source that fills the target, centred
+        scale = max(width / image.width, height / image.height)
+        wide, tall = min(width / scale, image.width), min(height / scale, image.height)
+        left, top = (image.width - wide) / 2, (image.height - tall) / 2
+        box = (left, top, left + wide, top + tall)
+    elif resize == "pad":
+        size = _scaled_size(image.width, image.height, width, height, resize)
+    # reducing_gap averages whole pixels first where that cannot be seen, which is several times faster on large pictures
+    image = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    if size == (width, height):
+        return image
+    padded = Image.new(image.mode, (width, height))
+    padded.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return padded
+
+
+def _convert(image: Image.Image, channels: int) -> Image.Image:
+    """Return the picture as "L" (one channel) or "RGB" (three), 8 bits each."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        image = _from_deep(np.asarray(image).astype(np.float64) / 65535)
+    elif image.mode == "I":  # 16 bits from some writers, else 32: judged by the largest value
+        values = np.asarray(image).astype(np.float64)
+        image = _from_deep(values / (65535 if values.max(initial=0) <= 65535 else 2**31 - 1))
+    elif image.mode == "F":  # 0..1 by custom; some writers keep 0..255 or 0..65535
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
+        largest = values.max(initial=0)
+        image = _from_deep(values / (1 if largest <= 1 else 255 if largest <= 255 else 65535))
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    elif image.mode not in ("1", "L", "RGB"):
+        image = image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _from_deep(values: np.ndarray) -> Image.Image:
+    """Return values of 0..1 as an 8-bit grey picture."""
+    return Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _reason(error: Exception, source: str | os.PathLike[str] | bytes) -> str:
+    name = "" if isinstance(source, bytes) else os.fspath(source).lower()
+    if isinstance(error, Image.UnidentifiedImageError):
+        if name.endswith((".heic", ".heif", ".avif")):
+            return "HEIC and AVIF are not supported: convert to JPEG"
+        empty = not source if isinstance(source, bytes) else os.path.getsize(source) == 0
+        return "empty file" if empty else "not an image"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"more than {MAX_PIXELS:,} pixels (decompression bomb?)"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    text = str(error).split("\n")[0]
+    if "truncated" in text.lower() or "broken data stream" in text.lower():
+        return "truncated"
+    return f"damaged: {text[:80] or type(error).__name__}"

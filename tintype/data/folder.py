@@ -1,0 +1,374 @@
+"""A folder of photos, given by its path: ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tintype.data import cache
+from tintype.data.cache import Progress, cached_pixels
+from tintype.data.decode import Header, Unreadable, decode, is_hidden, natural_key, read_header, walk_images
+from tintype.data.source import Images
+from tintype.errors import UserError
+
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+SAMPLE = 500  # photos looked at to choose size and channels
+
+
+class Photo(NamedTuple):
+    """One image file, and what is known of it before it is opened."""
+
+    path: str
+    name: str
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+@dataclass
+class Found:
+    """The photos of a data set, with what was noticed while they were listed."""
+
+    photos: list[Photo] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def load(
+    name: str,
+    *,
+    data_root: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    resize: str = "crop",
+    progress: Progress | None = None,
+) -> Images:
+    """Return every photo of a folder; `name` is its path. The classes are the folders' names, sorted.
+
+    Raises:
+        UserError: no photo, one class only, or nothing that can be read.
+    """
+    root = Path(name).expanduser()
+    if not root.is_dir():
+        raise UserError(f"'{name}' is not a folder. Give the path of a folder with one folder for each class.")
+    found = find_photos(root)
+    return read_photos(
+        found, str(root), image_size=image_size, channels=channels, resize=resize, progress=progress
+    )  # fmt: skip
+
+
+def find_photos(root: Path) -> Found:
+    """List the photos of ROOT/CLASS/* or ROOT/{train,val|valid|validation,test}/CLASS/* in natural order.
+
+    Raises:
+        UserError: the folder holds no photo in class folders.
+    """
+    found = Found()
+    others: Counter[str] = Counter()
+    seen: set[tuple[int, int]] = set()
+    folders = _folders(root)
+    splits = _split_folders(root, folders)
+    if splits:
+        passed = [name for name in folders if name not in splits]
+        if passed:
+            found.notes.append(f"folders beside the splits are passed over: {listed(passed)}")
+    for split_folder, split in splits.items() or [("", "")]:
+        base = root / split_folder
+        for label in _folders(base):
+            walk = walk_images(base / label, seen)
+            prefix = f"{split_folder}/{label}" if split_folder else label
+            if not walk.files:
+                found.notes.append(f"class folder '{safe(prefix)}' holds no images: passed over")
+            for file in walk.files:
+                path = str(base / label / file)
+                found.photos.append(Photo(path, safe(f"{prefix}/{file}"), safe(label), split))
+            found.skipped += [(safe(f"{prefix}/{file}"), reason) for file, reason in walk.problems]
+            others += walk.others
+        loose = _loose_images(base)
+        if loose:
+            found.notes.append(f"{loose} images lie in {safe(str(base))} without a class folder: passed over")
+    if others:
+        kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(others.items()))
+        found.notes.append(f"files that are no images are passed over: {kinds}")
+    if not found.photos:
+        raise UserError(_no_photos(root, folders))
+    _note_case(found)
+    return found
+
+
+def read_photos(
+    found: Found,
+    source: str,
+    *,
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+    resize: str,
+    progress: Progress | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Images:
+    """Decode photos through the cache and return those that could be read, in natural order of their names.
+
+    Raises:
+        UserError: nothing can be read, or fewer than two classes are left.
+    """
+    photos = sorted(found.photos, key=lambda photo: natural_key(photo.name))
+    photos, states, skipped, notes = *_regular(photos, found.skipped), list(found.notes)
+    if not photos:
+        raise UserError(_all_broken(source, skipped))
+    height, width, channels = _choose_shape(photos, image_size, channels, notes, source)
+    cached = cached_pixels(
+        _key(photos, states, height, width, channels, resize),
+        len(photos),
+        (height, width, channels),
+        lambda i: decode(photos[i].path, height=height, width=width, channels=channels, resize=resize),
+        source=source,
+        progress=progress,
+        unchanged=lambda: _changed(photos, states),
+    )
+    notes += cached.notes
+    if cached.skipped:
+        broken = dict(cached.skipped)
+        skipped += [(photos[i].name, reason) for i, reason in cached.skipped]
+        photos = [photo for i, photo in enumerate(photos) if i not in broken]
+    if not photos:
+        raise UserError(_all_broken(source, skipped))
+    kept = _class_names(photos, found, source, notes) if class_names is None else tuple(class_names)
+    number = {label: i for i, label in enumerate(kept)}
+    return Images(
+        pixels=cached.pixels,
+        targets=np.array([number[photo.label] for photo in photos], np.int64),
+        names=[photo.name for photo in photos],
+        class_names=kept,
+        split=np.array([p.split for p in photos]) if any(p.split for p in photos) else None,
+        groups=np.array([p.group for p in photos]) if any(p.group for p in photos) else None,
+        notes=tuple(notes),
+        skipped=tuple(skipped),
+        fingerprint=cached.fingerprint,
+        on_disk=True,
+    )
+
+
+def safe(text: str) -> str:
+    """Return a file name as text that can be written anywhere: bytes that are not UTF-8 become escapes."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def sorted_classes(labels: set[str]) -> tuple[str, ...]:
+    """Return class names sorted, by value where all are whole numbers."""
+    numeric = all(label.isascii() and label.isdigit() for label in labels)
+    return tuple(sorted(labels, key=lambda label: (int(label), label) if numeric else (0, label)))
+
+
+def _folders(path: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without hidden ones.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(path) if not is_hidden(entry.name) and os.path.isdir(entry.path))
+    except OSError as error:
+        raise UserError(f"folder {path} cannot be read: {error.strerror}.") from None
+
+
+def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
+    """Return {folder: split} if the folders are splits: "train" holds folders, and classes do not stand beside it."""
+    splits = {name: SPLIT_FOLDERS[name.lower()] for name in folders if name.lower() in SPLIT_FOLDERS}
+    train = [name for name, split in splits.items() if split == "train"]
+    alone = len(splits) == 1 and len(folders) > 1  # a class of that name, such as the vehicle
+    if not train or alone or not _folders(root / train[0]):
+        return {}
+    twice = [split for split, count in Counter(splits.values()).items() if count > 1]
+    if twice:
+        same = [name for name, split in splits.items() if split == twice[0]]
+        raise UserError(f"{root} holds several folders for one split: {listed(same)}. Keep one of them.")
+    return {name: split for name, split in splits.items() if split == "train" or _folders(root / name)}
+
+
+def _loose_images(folder: Path) -> int:
+    """Return how many image files lie directly in a folder."""
+    return sum(
+        not is_hidden(entry.name) and entry.name.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+        for entry in os.scandir(folder)
+    )
+
+
+def _note_case(found: Found) -> None:
+    """Note class folders that differ only in case: two classes here, one folder on some systems."""
+    labels = sorted({photo.label for photo in found.photos})
+    alike = Counter(label.casefold() for label in labels)
+    for folded, count in sorted(alike.items()):
+        if count > 1:
+            same = [label for label in labels if label.casefold() == folded]
+            found.notes.append(f"classes that differ only in case are kept apart: {listed(same)}")
+
+
+def _regular(
+    photos: Sequence[Photo], skipped: Sequence[tuple[str, str]]
+) -> tuple[list[Photo], list[os.stat_result], list[tuple[str, str]]]:
+    """Return the photos that are ordinary files, their state, and the longer list of what is skipped."""
+    kept, states, skipped = [], [], list(skipped)
+    for photo in photos:
+        try:
+            state = os.stat(photo.path)
+        except OSError as error:
+            skipped.append((photo.name, f"cannot be read: {error.strerror}"))
+            continue
+        if not stat.S_ISREG(state.st_mode):  # reading a pipe would wait for ever
+            skipped.append((photo.name, "not a regular file"))
+            continue
+        kept.append(photo)
+        states.append(state)
+    return kept, states, skipped
+
+
+def _key(
+    photos: Sequence[Photo],
+    states: Sequence[os.stat_result],
+    height: int,
+    width: int,
+    channels: int,
+    resize: str,
+) -> str:
+    """Return a hash of all that decides on the pixels: the files' names and states, and the wished shape.
+
+    The folder may move. As sizes and times can agree by chance (archives that store no times), the bytes of 16 files
+    count as well.
+    """
+    digest = hashlib.blake2b(f"{cache.VERSION} {height} {width} {channels} {resize}\n".encode(), digest_size=16)
+    for photo, state in zip(photos, states, strict=True):
+        line = f"{photo.name}\0{state.st_size} {state.st_mtime_ns} {state.st_mode & 0o777}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    for photo in spread(photos, 16):
+        try:
+            with open(photo.path, "rb") as file:
+                digest.update(file.read(1 << 18))
+        except OSError:
+            continue  # it will be skipped with its reason
+    return digest.hexdigest()
+
+
+def spread(photos: Sequence[Photo], most: int) -> Sequence[Photo]:
+    """Return at most `most` photos at even distances, the same ones every time."""
+    if len(photos) <= most:
+        return photos
+    return [photos[i] for i in np.linspace(0, len(photos) - 1, most).astype(int)]
+
+
+def _changed(photos: Sequence[Photo], before: Sequence[os.stat_result]) -> str:
+    """Return a note on the photos that changed while they were read, or nothing."""
+    changed = []
+    for photo, state in zip(photos, before, strict=True):
+        try:
+            now = os.stat(photo.path)
+            if (now.st_size, now.st_mtime_ns) != (state.st_size, state.st_mtime_ns):
+                changed.append(photo.name)
+        except OSError:
+            changed.append(photo.name)
+    if not changed:
+        return ""
+    return f"{len(changed)} photos changed while they were read ({listed(changed)}); the next run reads all again"
+
+
+def _choose_shape(
+    photos: Sequence[Photo],
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+    notes: list[str],
+    source: str,
+) -> tuple[int, int, int]:
+    """Return height, width and channels: as wished, else chosen from a sample of the photos, which is noted."""
+    if image_size is not None and channels is not None:
+        return *_pair(image_size), channels
+    headers: list[tuple[Photo, Header]] = []
+    reason = ""
+    for photo in spread(photos, SAMPLE):
+        try:
+            headers.append((photo, read_header(photo.path)))
+        except Unreadable as error:
+            reason = reason or str(error)
+    if not headers:
+        raise UserError(_all_broken(source, [(photos[0].name, reason)]))
+    if channels is None:
+        channels = 1 if _all_grey(headers) else 3
+        if channels == 1:
+            notes.append(f"channels: 1, all of {len(headers):,} images looked at are grey")
+    if image_size is not None:
+        return *_pair(image_size), channels
+    sizes = {(header.height, header.width) for _, header in headers}
+    height, width = next(iter(sizes))
+    if len(sizes) == 1 and max(height, width) <= 64:
+        notes.append(f"image size: {height} x {width}, as all of {len(headers):,} images looked at")
+        return height, width, channels
+    median = int(np.median([min(header.height, header.width) for _, header in headers]))
+    side = min(max(median // 32 * 32, 32), 128)
+    notes.append(f"image size: {side} x {side}, chosen for a median short side of {median} pixels; --image-size sets another")
+    return side, side, channels
+
+
+def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+
+
+def _all_grey(headers: Sequence[tuple[Photo, Header]]) -> bool:
+    """Return whether all pictures are grey, in colour files too; the first colour ends the search."""
+    for photo, header in headers:
+        if header.grey:
+            continue
+        try:
+            pixels = decode(photo.path, height=32, width=32, channels=3).astype(np.int16)
+        except Unreadable:
+            continue
+        if np.ptp(pixels, axis=2).max() > 8:  # JPEG moves the channels of a grey picture apart by a little
+            return False
+    return True
+
+
+def _class_names(photos: Sequence[Photo], found: Found, source: str, notes: list[str]) -> tuple[str, ...]:
+    labels = {photo.label for photo in photos}
+    lost = sorted({photo.label for photo in found.photos} - labels)
+    if lost:
+        notes.append(f"classes of which no photo can be read are left out: {listed(lost)}")
+    if len(labels) == 1:
+        raise UserError(_one_class(source, next(iter(labels)), photos))
+    return sorted_classes(labels)
+
+
+def _one_class(source: str, label: str, photos: Sequence[Photo]) -> str:
+    deeper = {photo.name.split("/")[1] for photo in photos if photo.name.count("/") >= 2 and not photo.split}
+    hint = f" Did you mean {source}/{label}?" if len(deeper) > 1 else ""
+    return f"{source} holds one class only ('{label}', {len(photos):,} photos); at least two folders with photos are needed.{hint}"
+
+
+def _no_photos(root: Path, folders: Sequence[str]) -> str:
+    shape = "Expected ROOT/CLASS/*.jpg, with one folder for each class."
+    loose = _loose_images(root)
+    if loose:
+        return f"{root} holds {loose} images but no class folders. {shape} A .csv file with path,label does as well."
+    if folders:
+        return f"no images in the {len(folders)} folders of {root} ({listed(list(folders))}). {shape}"
+    return f"{root} is empty. {shape}"
+
+
+def _all_broken(source: str, skipped: Sequence[tuple[str, str]]) -> str:
+    name, reason = skipped[0]
+    return f"none of the {len(skipped):,} images of {source} can be read. The first: {name}: {reason}."

@@ -1,0 +1,170 @@
+"""The types in which images travel: DataSpec, Batch, ImageSource (resident and mapped) and DataSplits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of the images: their shape, their classes and their statistics.
+
+    `mean` and `std` hold one value for each channel, of pixels scaled to 0..1, measured on the training split.
+    `fingerprint` changes when any image, label or the membership of a split changes.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass
+class Images:
+    """What a file in `tintype/data/` hands over: every image of one data set, before it is divided.
+
+    `load(name, *, data_root, image_size, channels, resize, progress) -> Images` is the one function that such a file has.
+    `split` holds "train", "val", "test" or "" (free) for each image where the data brings splits. `groups` names what must
+    stay on one side of a split ("" stands alone). `fingerprint` is a hash of the pixels where one is known already.
+    """
+
+    pixels: np.ndarray  # (N, H, W, C) uint8, in memory or a memory map
+    targets: np.ndarray  # (N,) int64
+    names: list[str]  # all different
+    class_names: tuple[str, ...]
+    split: np.ndarray | None = None  # (N,) str
+    groups: np.ndarray | None = None  # (N,) str
+    notes: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    fingerprint: str = ""
+    on_disk: bool = False
+
+
+class Batch(NamedTuple):
+    """Some images with their targets and their positions in the source that they came from."""
+
+    images: Tensor  # (N, C, H, W) uint8, channels_last in memory
+    targets: Tensor  # (N,) int64
+    index: Tensor  # (N,) int64
+
+
+class ImageSource:
+    """Images that fit a `DataSpec`, taken by position. Subclasses differ in where the pixels lie.
+
+    Attributes:
+        spec: shape, classes and statistics.
+        targets: (N,) int64, on the CPU.
+        names: a stable name for each image (a relative path, or "train/00017" where there is no file).
+    """
+
+    spec: DataSpec
+    targets: Tensor
+    names: Sequence[str]
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, index: Tensor) -> Batch:
+        """Return the images at `index` (N,) int64 as a Batch."""
+        raise NotImplementedError
+
+    def subset(self, index: Tensor | np.ndarray) -> ImageSource:
+        """Return a source that holds only the images at `index`, in that order, and shares the pixels."""
+        raise NotImplementedError
+
+
+class ResidentSource(ImageSource):
+    """Pixels in one uint8 tensor (N, H, W, C) in memory or on the device: a batch is one index lookup."""
+
+    kind = "resident"
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        pixels: Tensor,
+        targets: Tensor,
+        names: Sequence[str],
+        rows: Tensor | None = None,
+    ) -> None:
+        self.spec, self.pixels, self.targets, self.names = spec, pixels, targets.cpu(), names
+        self.rows = rows  # positions in `pixels`, or None for all of them in order
+        self._targets_there = self.targets.to(pixels.device)
+
+    def take(self, index: Tensor) -> Batch:
+        there = index.to(self.pixels.device, non_blocking=True)
+        rows = there if self.rows is None else self.rows[there]
+        return Batch(self.pixels[rows].permute(0, 3, 1, 2), self._targets_there[there], index)
+
+    def subset(self, index: Tensor | np.ndarray) -> ResidentSource:
+        index = torch.as_tensor(index, dtype=torch.int64)
+        there = index.to(self.pixels.device)
+        rows = there if self.rows is None else self.rows[there]
+        names = [self.names[i] for i in index.tolist()]
+        return ResidentSource(self.spec, self.pixels, self.targets[index], names, rows)
+
+    def to(self, device: torch.device) -> ResidentSource:
+        """Return the same source with the pixels on `device`."""
+        if self.pixels.device == device:
+            return self
+        rows = None if self.rows is None else self.rows.to(device)
+        return ResidentSource(self.spec, self.pixels.to(device), self.targets, self.names, rows)
+
+
+class MappedSource(ImageSource):
+    """Pixels in a uint8 memory map (N, H, W, C) on disk, for sets larger than memory."""
+
+    kind = "mapped"
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        pixels: np.ndarray,
+        targets: Tensor,
+        names: Sequence[str],
+        rows: np.ndarray | None = None,
+    ) -> None:
+        self.spec, self.pixels, self.targets, self.names = spec, pixels, targets.cpu(), names
+        self.rows = np.arange(len(pixels)) if rows is None else rows
+
+    def take(self, index: Tensor) -> Batch:
+        images = torch.from_numpy(np.ascontiguousarray(self.pixels[self.rows[index.cpu().numpy()]]))
+        return Batch(images.permute(0, 3, 1, 2), self.targets[index.cpu()], index)
+
+    def subset(self, index: Tensor | np.ndarray) -> MappedSource:
+        index = torch.as_tensor(index, dtype=torch.int64)
+        names = [self.names[i] for i in index.tolist()]
+        return MappedSource(self.spec, self.pixels, self.targets[index], names, self.rows[index.numpy()])
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """The three splits of one data set, and what was noticed while they were read.
+
+    `notes` are lines for the user ("validation: 10 % of training, stratified, seed 0"); `skipped` names each file that
+    could not be read, with the reason.
+    """
+
+    spec: DataSpec
+    train: ImageSource
+    val: ImageSource
+    test: ImageSource
+    notes: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = field(default=())
+
+    def __getitem__(self, split: str) -> ImageSource:
+        return {"train": self.train, "val": self.val, "test": self.test}[split]

@@ -1,0 +1,111 @@
+"""Where the arithmetic runs: device, precision, threads, memory. Every automatic choice carries its reason."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from tintype.errors import UserError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An automatic decision and why it was taken; printed at the start of a run and kept in environment.json."""
+
+    name: str
+    choice: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.choice}, {self.reason}"
+
+
+def choose_device(device: str) -> tuple[torch.device, Choice]:
+    """Return the device to compute on.
+
+    Raises:
+        UserError: the device is unknown or not there.
+    """
+    asked = device
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), Choice("device", "cuda", torch.cuda.get_device_name(0))
+        if torch.backends.mps.is_available():
+            return torch.device("mps"), Choice("device", "mps", "the GPU of this Mac")
+        return torch.device("cpu"), Choice("device", "cpu", f"no GPU is available; {torch.get_num_threads()} threads")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device '{asked}'. Expected auto, cpu, cuda, cuda:1 or mps.") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if chosen.type not in there:
+        raise UserError(f"device '{asked}' is not supported. Expected auto, cpu, cuda, cuda:1 or mps.")
+    if not there[chosen.type] or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
+        have = ", ".join(name for name, ok in there.items() if ok)
+        raise UserError(f"device '{asked}' is not available here (have: {have}). Leave out --device to choose automatically.")
+    return chosen, Choice("device", str(chosen), "as asked")
+
+
+@lru_cache
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's instruction-set flags, empty where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("flags"):
+                    return frozenset(line.split(":")[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def choose_precision(precision: str, device: torch.device) -> tuple[torch.dtype, Choice]:
+    """Return torch.bfloat16 where the hardware is fast at it, else torch.float32."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], Choice("precision", precision, "as asked")
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return torch.bfloat16, Choice("precision", "bf16", "the GPU has bf16 matrix units")
+        return torch.float32, Choice("precision", "fp32", "the GPU has no bf16 matrix units")
+    fast = sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+    if device.type == "cpu" and fast and torch.backends.mkldnn.is_available():
+        return torch.bfloat16, Choice("precision", "bf16", f"the CPU has {' and '.join(fast)}")
+    return torch.float32, Choice("precision", "fp32", f"no fast bf16 on this {device.type}")
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Return the context in which the network computes in `dtype`."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def hold_memory() -> Choice:
+    """Tell glibc to keep freed memory in the process instead of giving it back to the kernel.
+
+    Large CPU tensors otherwise cost page faults at every step. M_MMAP_MAX=0 keeps large blocks off mmap, and the largest
+    M_TRIM_THRESHOLD keeps the top of the heap.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return Choice("memory", "as the system does", "only glibc can be told to keep freed memory")
+    m_trim_threshold, m_mmap_max = -1, -4
+    libc = ctypes.CDLL("libc.so.6")
+    held = libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1)
+    if not held:
+        return Choice("memory", "as the system does", "glibc refused")
+    return Choice("memory", "held", "freed memory stays in the process, which saves page faults at every step")
+
+
+def choose_compile(compile: str, device: torch.device, total_steps: int) -> tuple[bool, Choice]:
+    """Decide whether torch.compile pays back within the run."""
+    if compile != "auto":
+        return compile == "on", Choice("compile", compile, "as asked")
+    if device.type != "cuda":
+        return False, Choice("compile", "off", f"convolutions on the {device.type} gain nothing from it")
+    if total_steps < 2000:
+        return False, Choice("compile", "off", f"{total_steps:,} steps are too few to pay back the compilation")
+    return True, Choice("compile", "on", f"{total_steps:,} steps pay back the compilation")

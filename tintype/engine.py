@@ -1,0 +1,423 @@
+"""The training loop, the only one. It owns the mechanics: order, randomness, precision, steps, checkpoints, resume.
+
+Every random number follows from (seed, purpose, step), and the order of the images from (seed, epoch). No generator state
+is saved, so a resumed run is bit-equal to one never stopped, and nothing outside the loop can disturb it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tintype.data.source import Batch, ImageSource
+from tintype.errors import UserError
+from tintype.optim import WeightAverage, build_optimizers, lr_factor
+from tintype.recipe import Recipe
+from tintype.run import RunFolder, load_checkpoint, save_checkpoint, written_whole
+from tintype.tasks.task import StepContext, Task
+
+
+class Watcher(Protocol):
+    """Who is told how training goes: the progress bar, plain lines, a notebook, or nobody."""
+
+    def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None: ...
+
+    def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal after its state was saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the run is, in steps."""
+
+    num_images: int
+    batch_size: int
+    total_steps: int
+    evaluation_steps: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, num_images: int) -> Plan:
+        batch_size = min(recipe.batch_size, num_images)
+        steps = recipe.steps or max(1, round((recipe.epochs or 10) * num_images / batch_size))
+        every = max(1, round(recipe.evaluate_every * num_images / batch_size))
+        return cls(num_images, batch_size, steps, every)
+
+
+def fold(*parts: object) -> int:
+    """Return a 63-bit seed that follows from `parts` alone, the same on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Order:
+    """The endless sequence of image positions: one permutation for each epoch, cut into batches without remainder."""
+
+    def __init__(self, seed: int, num_images: int, batch_size: int) -> None:
+        self.seed, self.num_images, self.batch_size = seed, num_images, batch_size
+        self._epochs: dict[int, Tensor] = {}
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            generator = torch.Generator().manual_seed(fold(self.seed, "order", epoch))
+            # Two epochs are enough: a batch spans two at the most.
+            self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1}
+            self._epochs[epoch] = torch.randperm(self.num_images, generator=generator)
+        return self._epochs[epoch]
+
+    def batch(self, step: int) -> Tensor:
+        """Return the positions (B,) int64 of the images of `step`."""
+        start, parts, missing = step * self.batch_size, [], self.batch_size
+        while missing:
+            epoch, offset = divmod(start, self.num_images)
+            part = self._epoch(epoch)[offset : offset + missing]
+            parts.append(part)
+            start, missing = start + len(part), missing - len(part)
+        return torch.cat(parts)
+
+
+def batches(source: ImageSource, order: Order, first: int, last: int) -> Iterator[Batch]:
+    """Yield the batches of steps `first` to `last` - 1. A mapped source is read one step ahead by a thread."""
+    if source.kind == "resident":
+        for step in range(first, last):
+            yield source.take(order.batch(step))
+        return
+    with ThreadPoolExecutor(1, "tintype-read") as reader:
+        ahead = reader.submit(source.take, order.batch(first)) if first < last else None
+        for step in range(first, last):
+            assert ahead is not None
+            batch = ahead.result()
+            if step + 1 < last:
+                ahead = reader.submit(source.take, order.batch(step + 1))
+            yield batch
+
+
+@dataclass
+class History:
+    """metrics.csv: a row for each logging interval, with the validation figures where they were measured.
+
+    Rows behind the step that a run resumes from are cut off, so that the file too is that of a run never stopped.
+    """
+
+    path: Path
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def open(cls, path: Path, num_rows: int) -> History:
+        if num_rows and path.exists():
+            with path.open(encoding="utf-8", newline="") as lines:
+                return cls(path, list(csv.DictReader(lines))[:num_rows])
+        return cls(path, [])
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def save(self) -> None:
+        header = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, header, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with written_whole(self.path) as temporary:
+            temporary.write_bytes(text.getvalue().encode())
+
+
+@contextmanager
+def caught_signals() -> Iterator[Callable[[], int | None]]:
+    """Turn Ctrl-C and SIGTERM into a question that the loop asks after each step. A second Ctrl-C stops at once."""
+    seen: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        if seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: seen[0] if seen else None
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+class Engine:
+    """Trains the networks of a task and leaves the result in them.
+
+    Args:
+        task: networks and mathematics.
+        recipe: lengths, optimizers, schedules.
+        run: where checkpoints and metrics go.
+        watcher: who is told of progress.
+        checkpoint_seconds: a checkpoint is written when the last one is older than this, and at the end.
+        compile: whether the main networks are compiled.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        run: RunFolder,
+        watcher: Watcher,
+        *,
+        device: torch.device,
+        checkpoint_seconds: float = 20.0,
+        compile: bool = False,
+    ) -> None:
+        self.task, self.recipe, self.run, self.watcher = task, recipe, run, watcher
+        self.device, self.checkpoint_seconds = device, checkpoint_seconds
+        self.optimizers: dict[str, list[torch.optim.Optimizer]] = {
+            phase.name: build_optimizers(
+                task.networks[phase.network],
+                recipe.optimizer,
+                lr=recipe.lr,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+            )
+            for phase in task.phases
+        }
+        self.peaks = {
+            phase: [[group["lr"] for group in o.param_groups] for o in opts] for phase, opts in self.optimizers.items()
+        }
+        main = task.networks[task.main]
+        self.average = WeightAverage(main, recipe.ema) if recipe.ema else None
+        self.best: dict[str, Any] = {}  # "score", "step", "tensors" of the best evaluation so far
+        self.evaluations_without_gain = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.history = History(run.path / "metrics.csv", [])
+        if compile:
+            for network in task.networks.values():
+                network.compile()
+
+    # ---- the loop -----------------------------------------------------------------------------------------------------
+
+    def fit(self, train: ImageSource, val: ImageSource) -> None:
+        """Train to the end of the plan, from the newest whole checkpoint if there is one.
+
+        Raises:
+            Interrupted: a signal came; the state is saved.
+            UserError: the loss is not finite.
+        """
+        recipe, task, plan = self.recipe, self.task, Plan.of(self.recipe, len(train))
+        order = Order(recipe.seed, len(train), plan.batch_size)
+        log_steps = max(1, plan.total_steps // 2000)
+        if not self.restore():
+            task.start(train)
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)), caught_signals() as signal_seen:
+            pending: list[dict[str, Tensor]] = []
+            started = saved = time.perf_counter()
+            seconds_before, first_step = self.seconds, self.step
+            for network in task.networks.values():
+                network.train()
+            for batch in batches(train, order, self.step, plan.total_steps):
+                if self._stopped_early():
+                    break
+                factor = lr_factor(recipe.schedule, self.step / plan.total_steps, recipe.warmup)
+                pending.append(self._train_step(batch, plan, factor))
+                self.step += 1
+                evaluate = self.step % plan.evaluation_steps == 0 or self.step == plan.total_steps
+                if evaluate or self.step % log_steps == 0:
+                    row = self._log_row(pending, plan, factor)
+                    pending = []
+                    now = time.perf_counter()
+                    self.seconds = seconds_before + now - started
+                    speed = (self.step - first_step) * plan.batch_size / (now - started)
+                    self.watcher.on_step(self.step, plan.total_steps, row["loss"], speed)
+                    if evaluate:
+                        row.update(self._evaluate(val, plan))
+                    self.history.add(row)
+                    number = signal_seen()
+                    if number or time.perf_counter() - saved > self.checkpoint_seconds:
+                        self.save()
+                        saved = time.perf_counter()
+                    if number:
+                        raise Interrupted(number)
+            self.seconds = seconds_before + time.perf_counter() - started
+        self.save()
+        self._take_result()
+
+    def _train_step(self, batch: Batch, plan: Plan, factor: float) -> dict[str, Tensor]:
+        recipe, task = self.recipe, self.task
+        logged: dict[str, Tensor] = {}
+        torch.manual_seed(fold(recipe.seed, "step", self.step))  # dropout
+        for phase in task.phases:
+            if self.step % phase.every:
+                continue
+            generator = torch.Generator(batch.images.device).manual_seed(fold(recipe.seed, phase.name, self.step))
+            context = StepContext(
+                self.step, self.step * plan.batch_size // plan.num_images, self.step / plan.total_steps, generator
+            )
+            network, optimizers = task.networks[phase.network], self.optimizers[phase.name]
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            for part, share in _parts(batch, recipe.accumulate):
+                loss, more = task.loss(phase, part, context)
+                (loss * share).backward()
+                name = "loss" if len(task.phases) == 1 else f"loss_{phase.name}"
+                for key, value in {name: loss, **more}.items():
+                    logged[key] = logged.get(key, 0.0) + value.detach() * share
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+            for optimizer, peaks in zip(optimizers, self.peaks[phase.name], strict=True):
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * factor
+                optimizer.step()
+        if self.average:
+            self.average.update(task.networks[task.main])
+        return logged
+
+    def _log_row(self, pending: list[dict[str, Tensor]], plan: Plan, factor: float) -> dict[str, Any]:
+        """Average what the steps since the last row logged, and stop where it is not finite."""
+        names = list(dict.fromkeys(name for step in pending for name in step))
+        means = {n: float(torch.stack([step[n].float() for step in pending if n in step]).mean()) for n in names}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"the {name.replace('_', ' ')} is not finite after step {self.step} (lr {self.recipe.lr * factor:.3g}). "
+                    f"Try --lr {self.recipe.lr / 5:.2g}, --set clip=1 or --set warmup=0.1; the checkpoint before it is kept."
+                )
+        epoch = self.step * plan.batch_size / plan.num_images
+        return {"step": self.step, "epoch": round(epoch, 4), "lr": self.recipe.lr * factor, **means}
+
+    # ---- evaluation, early stopping, the best weights -----------------------------------------------------------------
+
+    def _evaluate(self, val: ImageSource, plan: Plan) -> dict[str, Any]:
+        task = self.task
+        with self.averaged():
+            figures = task.evaluate(task.networks[task.main], val).figures
+            score = figures[task.score_name]
+            better = not self.best or (score > self.best["score"]) == task.higher_is_better and score != self.best["score"]
+            if better:
+                tensors = {}
+                if self.recipe.keep == "best" or self.recipe.patience:
+                    tensors = {k: v.detach().clone() for k, v in task.networks[task.main].state_dict().items()}
+                self.best = {"score": score, "step": self.step, "tensors": tensors}
+        self.evaluations_without_gain = 0 if better else self.evaluations_without_gain + 1
+        self.watcher.on_evaluation(self.step, self.step * plan.batch_size / plan.num_images, figures)
+        return {f"val_{name}": figures[name] for name in ("loss", "accuracy") if name in figures}
+
+    def _stopped_early(self) -> bool:
+        patience = self.recipe.patience
+        if patience is None or self.evaluations_without_gain < patience:
+            return False
+        self.watcher.note(
+            f"stopped early at step {self.step:,}: no better {self.task.score_name} in {patience} evaluations; "
+            f"the weights of step {self.best['step']:,} are kept"
+        )
+        return True
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the main network for the time of the block."""
+        if not self.average:
+            yield
+            return
+        network = self.task.networks[self.task.main]
+        own = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        network.load_state_dict(self.average.tensors)
+        try:
+            yield
+        finally:
+            network.load_state_dict(own)
+
+    def _take_result(self) -> None:
+        """Leave in the main network the weights that the run ends with: the best ones, the averaged ones, or the last."""
+        network = self.task.networks[self.task.main]
+        if self.best.get("tensors"):
+            network.load_state_dict(self.best["tensors"])
+        elif self.average:
+            network.load_state_dict(self.average.tensors)
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write metrics.csv and a checkpoint from which `fit` goes on bit-equal."""
+        self.history.save()
+        state = {
+            "step": self.step,
+            "rows": len(self.history.rows),
+            "seconds": self.seconds,
+            "networks": {name: network.state_dict() for name, network in self.task.networks.items()},
+            "optimizers": {name: [o.state_dict() for o in opts] for name, opts in self.optimizers.items()},
+            "average": {"num_updates": self.average.num_updates, "tensors": self.average.tensors} if self.average else {},
+            "best": self.best,
+            "evaluations_without_gain": self.evaluations_without_gain,
+        }
+        save_checkpoint(self.run.path / "checkpoints", self.step, state)
+        self.run.set_status("running", step=self.step, seconds=round(self.seconds, 3))
+
+    def restore(self) -> bool:
+        """Load the newest whole checkpoint; return whether there was one.
+
+        Raises:
+            UserError: the checkpoint belongs to another network.
+        """
+        state, warnings = load_checkpoint(self.run.path / "checkpoints")
+        for line in warnings:
+            self.watcher.note(line)
+        if state is None:
+            return False
+        try:
+            for name, network in self.task.networks.items():
+                network.load_state_dict(state["networks"][name])
+            for name, optimizers in self.optimizers.items():
+                for optimizer, saved in zip(optimizers, state["optimizers"][name], strict=True):
+                    optimizer.load_state_dict(saved)
+                    _like_parameters(optimizer)
+        except (KeyError, RuntimeError, ValueError) as error:
+            line = str(error).split("\n")[0]
+            raise UserError(f"the checkpoint in {self.run.path} does not fit its recipe.yaml ({line}). Was it edited?") from error
+        if self.average:
+            self.average.num_updates = state["average"]["num_updates"]
+            self.average.tensors = {k: v.to(self.device) for k, v in state["average"]["tensors"].items()}
+        self.best, self.evaluations_without_gain = state["best"], state["evaluations_without_gain"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.history = History.open(self.history.path, state["rows"])
+        self.watcher.note(f"resumed at step {self.step:,}")
+        return True
+
+
+def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
+    """Cut a batch into `count` parts, each with its share of the images."""
+    if count == 1:
+        return [(batch, 1.0)]
+    total = len(batch.targets)
+    columns = zip(batch.images.tensor_split(count), batch.targets.tensor_split(count), batch.index.tensor_split(count))
+    return [(Batch(*column), len(column[1]) / total) for column in columns]
+
+
+def _like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded optimizer state the memory format of its parameter: sums taken in another order differ in the last bit."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def _cuda_devices(device: torch.device) -> list[int]:
+    return [device.index or 0] if device.type == "cuda" else []

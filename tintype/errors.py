@@ -1,0 +1,24 @@
+"""The one exception for mistakes that a user can mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend, told in one or two lines: what happened, what was expected, what to type.
+
+    The command line prints the message without a traceback and exits with code 2 (`--debug` shows the traceback).
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
+    """Return the error for a name that is not there, with the nearest names that are."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        expected = "Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    else:
+        expected = "Known: " + ", ".join(known) + "." if known else "None is known."
+    return UserError(f"unknown {kind} '{name}'. {expected}" + (f" {hint}" if hint else ""))

@@ -1,0 +1,183 @@
+"""Figures of a classifier: accuracy, F1, log loss, calibration, confusion. Plain numbers, ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tintype.statistics import wilson_interval
+
+# Top-5 accuracy says nothing of few classes.
+TOP5_ABOVE = 10
+
+
+def classification_figures(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, Any]:
+    """Return the headline figures of predicted probabilities (N, K) against true classes (N,).
+
+    `accuracy`, `accuracy_ci95` [low, high] (Wilson), `loss` (mean negative log-likelihood, natural logarithm),
+    `balanced_accuracy` (mean recall of the classes that occur in the targets), `macro_f1` (mean F1 of the classes that
+    occur in targets or predictions), `expected_calibration_error` (15 bins), `num_images`, `num_correct`, and for more
+    than 10 classes `top5_accuracy`, `top5_accuracy_ci95`. Of equal probabilities the lower class wins.
+
+    Raises:
+        ValueError: no images, shapes that do not fit, probabilities that are none, classes outside 0..K-1.
+    """
+    probabilities, targets = _checked(probabilities, targets)
+    num_images, num_classes = probabilities.shape
+    confusion = confusion_matrix(probabilities.argmax(1), targets, num_classes)
+    num_correct = int(np.trace(confusion))
+    figures: dict[str, Any] = {
+        "accuracy": num_correct / num_images,
+        "accuracy_ci95": list(wilson_interval(num_correct, num_images)),
+        "loss": log_loss(probabilities, targets),
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "macro_f1": macro_f1(confusion),
+        "expected_calibration_error": expected_calibration_error(probabilities, targets),
+        "num_images": num_images,
+        "num_correct": num_correct,
+    }
+    if num_classes > TOP5_ABOVE:
+        in_top5 = int((target_ranks(probabilities, targets) < 5).sum())
+        figures["top5_accuracy"] = in_top5 / num_images
+        figures["top5_accuracy_ci95"] = list(wilson_interval(in_top5, num_images))
+    return figures
+
+
+def log_loss(probabilities: ArrayLike, targets: ArrayLike) -> float:
+    """Return the mean negative log-likelihood (natural logarithm); probabilities below 2.2e-16 count as that."""
+    probabilities, targets = _checked(probabilities, targets)
+    of_target = probabilities[np.arange(len(targets)), targets]
+    # 1.0 needs no clipping, but float32 softmax may give 1.0000001, which must not count as a gain.
+    return float(-np.log(np.clip(of_target, np.finfo(np.float64).eps, 1.0)).mean()) + 0.0
+
+
+def target_ranks(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
+    """Return for each image (N,) how many classes are preferred to the true one (0: the prediction is right)."""
+    probabilities, targets = _checked(probabilities, targets)
+    of_target = probabilities[np.arange(len(targets)), targets][:, None]
+    lower_class = np.arange(probabilities.shape[1]) < targets[:, None]
+    return ((probabilities > of_target) | ((probabilities == of_target) & lower_class)).sum(1)
+
+
+def confusion_matrix(predictions: ArrayLike, targets: ArrayLike, num_classes: int) -> NDArray[np.int64]:
+    """Return counts (K, K): the row is the true class, the column the predicted one.
+
+    Raises:
+        ValueError: lengths that differ, or classes outside 0..K-1.
+    """
+    predictions = _checked_classes(predictions, num_classes, "predictions")
+    targets = _checked_classes(targets, num_classes, "targets")
+    if len(predictions) != len(targets):
+        raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
+    cells = np.bincount(targets * num_classes + predictions, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def balanced_accuracy(confusion: NDArray[np.int64]) -> float:
+    """Return the mean recall of the classes that occur in the targets."""
+    _, recall, _, support = _rates(confusion)
+    return float(recall[support > 0].mean())
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> float:
+    """Return the mean F1 of the classes that occur in the targets or in the predictions."""
+    _, _, f1, support = _rates(confusion)
+    occurs = (support > 0) | (confusion.sum(0) > 0)
+    return float(f1[occurs].mean())
+
+
+def per_class(confusion: NDArray[np.int64], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return name, precision, recall, f1 and support (true images) of each class; 0.0 where nothing can be divided."""
+    rates = zip(class_names, *_rates(confusion), strict=True)
+    return [
+        {"name": str(name), "precision": float(p), "recall": float(r), "f1": float(f1), "support": int(support)}
+        for name, p, r, f1, support in rates
+    ]
+
+
+def most_confused(confusion: NDArray[np.int64], class_names: Sequence[str], k: int = 10) -> list[dict[str, Any]]:
+    """Return the `k` most frequent mistakes, the most frequent first; none of count 0.
+
+    Each holds the names `target` and `prediction`, the `count`, and its `share` of the target class's images. Of equal
+    counts the larger share comes first, then the order of the classes.
+    """
+    support = confusion.sum(1)
+    mistakes = [
+        (int(confusion[target, prediction]), float(confusion[target, prediction] / support[target]), target, prediction)
+        for target, prediction in np.argwhere(confusion > 0).tolist()
+        if target != prediction
+    ]
+    mistakes.sort(key=lambda mistake: (-mistake[0], -mistake[1], mistake[2], mistake[3]))
+    return [
+        {"target": str(class_names[t]), "prediction": str(class_names[p]), "count": count, "share": share}
+        for count, share, t, p in mistakes[:k]
+    ]
+
+
+def reliability_bins(probabilities: ArrayLike, targets: ArrayLike, num_bins: int = 15) -> list[dict[str, Any]]:
+    """Return how often predictions of each confidence are right, in bins (low, high] of equal width over 0..1.
+
+    Each bin holds `low`, `high`, `count`, and the means `confidence` and `accuracy` (None in an empty bin). Confidence
+    is the probability of the predicted class.
+
+    Source: Guo et al., "On calibration of modern neural networks" (2017).
+    """
+    probabilities, targets = _checked(probabilities, targets)
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == targets
+    edges = np.linspace(0, 1, num_bins + 1)
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+    counts = np.bincount(bin_of, minlength=num_bins)
+    confidence_sums = np.bincount(bin_of, weights=confidence, minlength=num_bins)
+    right_sums = np.bincount(bin_of, weights=right, minlength=num_bins)
+    return [
+        {
+            "low": float(edges[i]),
+            "high": float(edges[i + 1]),
+            "count": int(count),
+            "confidence": float(confidence_sums[i] / count) if count else None,
+            "accuracy": float(right_sums[i] / count) if count else None,
+        }
+        for i, count in enumerate(counts)
+    ]
+
+
+def expected_calibration_error(probabilities: ArrayLike, targets: ArrayLike, num_bins: int = 15) -> float:
+    """Return the mean distance of confidence and accuracy over the bins, weighted by count (Guo et al., 2017)."""
+    filled = [b for b in reliability_bins(probabilities, targets, num_bins) if b["count"]]
+    total = sum(b["count"] for b in filled)
+    return sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in filled) / total
+
+
+def _rates(confusion: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return precision, recall, F1 and support of each class (K,)."""
+    right, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    precision = right / np.maximum(predicted, 1)
+    recall = right / np.maximum(support, 1)
+    f1 = 2 * right / np.maximum(support + predicted, 1)
+    return precision, recall, f1, support
+
+
+def _checked(probabilities: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if probabilities.ndim != 2 or probabilities.shape[0] == 0 or probabilities.shape[1] == 0:
+        raise ValueError(f"expected probabilities (N, K) of at least one image, got shape {probabilities.shape}")
+    targets = _checked_classes(targets, probabilities.shape[1], "targets")
+    if len(targets) != len(probabilities):
+        raise ValueError(f"{len(probabilities)} rows of probabilities for {len(targets)} targets")
+    # The tolerance lets half precision pass and stops logits.
+    if not (probabilities.min() >= 0 and np.abs(probabilities.sum(1) - 1).max() < 0.02):
+        raise ValueError("expected finite probabilities of 0 or more whose rows sum to one (logits need a softmax)")
+    return probabilities, targets
+
+
+def _checked_classes(classes: ArrayLike, num_classes: int, what: str) -> NDArray[np.int64]:
+    classes = np.asarray(classes)
+    if classes.ndim != 1 or (classes.size and not np.issubdtype(classes.dtype, np.integer)):
+        raise ValueError(f"expected {what} (N,) of integers, got shape {classes.shape} of {classes.dtype}")
+    if classes.size and not (classes.min() >= 0 and classes.max() < num_classes):
+        raise ValueError(f"{what} must lie in 0..{num_classes - 1}, got {classes.min()}..{classes.max()}")
+    return classes.astype(np.int64)

@@ -1,0 +1,90 @@
+"""A trained model on disk: model.safetensors (plain state-dict keys) and model.json (architecture, classes, preprocessing).
+
+Loading reads data only; no code comes out of these files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tintype.data.source import DataSpec
+from tintype.errors import UserError
+from tintype.models import build_model, count_multiply_adds, count_parameters, first_filter
+from tintype.run import RunFolder, written_whole
+
+FORMAT = 1
+
+
+def describe_model(network: nn.Module, spec: DataSpec, name: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return what model.json says; `more` are fields of the task, such as its name and test-time views."""
+    return {
+        "format": FORMAT,
+        **more,
+        "architecture": {"name": name, "options": options},
+        "class_names": list(spec.class_names),
+        "parameters": count_parameters(network),
+        "multiply_adds": count_multiply_adds(network, spec),
+        "first_layer": first_filter(network),
+    }
+
+
+def preprocessing(spec: DataSpec, resize: str) -> dict[str, Any]:
+    """Return how a photo becomes the network's input: decode, bring to size, (x / 255 - mean) / std."""
+    return {
+        "channels": spec.channels,
+        "height": spec.height,
+        "width": spec.width,
+        "resize": resize,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+    }
+
+
+def save_model(run: RunFolder, network: nn.Module, description: dict[str, Any]) -> None:
+    """Write model.safetensors and model.json."""
+    from safetensors.torch import save_file
+
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
+    with written_whole(run.path / "model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    run.write("model.json", description)
+
+
+def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpec, dict[str, Any]]:
+    """Return the network in eval mode, what it expects of images, and model.json.
+
+    Raises:
+        UserError: a file is missing or broken, or was written by a newer tintype.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    description = run.read("model.json")
+    if description.get("format", 0) > FORMAT:
+        raise UserError(f"{run.path} was made by a newer tintype (format {description['format']}). Update tintype.")
+    try:
+        how, names = description["preprocessing"], tuple(description["class_names"])
+        spec = DataSpec(
+            name=run.name,
+            channels=how["channels"],
+            height=how["height"],
+            width=how["width"],
+            class_names=names,
+            mean=tuple(how["mean"]),
+            std=tuple(how["std"]),
+            fingerprint="",
+        )
+        architecture = description["architecture"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run.path / 'model.json'} is incomplete: {error} is missing.") from None
+    network = build_model(architecture["name"], spec, architecture["options"], seed=0)
+    path = run.path / "model.safetensors"
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        line = str(error).split("\n")[0]
+        raise UserError(f"cannot load {path} ({line}). Go on with the run to write it again: tintype train --resume {run.path}") from None
+    return network.to(device, memory_format=torch.channels_last).eval(), spec, description  # pyright: ignore[reportCallIssue]

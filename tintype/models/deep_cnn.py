@@ -1,0 +1,46 @@
+"""Deeper convolutional network: two convolutions a block with batch norm and dropout, then one hidden layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from tintype.data.source import DataSpec
+from tintype.models.parts import activation as make_activation
+from tintype.models.parts import need_size
+
+
+def build(
+    spec: DataSpec,
+    widths: Sequence[int] = (32, 64, 128),
+    convolutions: int = 2,
+    hidden: Sequence[int] = (256,),
+    dropout: float = 0.3,
+    activation: str = "relu",
+) -> nn.Module:
+    """Return `len(widths)` blocks of `convolutions` 3x3 convolutions (batch norm, activation), each pooled by two.
+
+    Raises:
+        ValueError: images smaller than 2 ** len(widths).
+    """
+    need_size(spec.height, spec.width, 2 ** len(widths))
+    layers: list[nn.Module] = []
+    channels, height, width = spec.channels, spec.height, spec.width
+    for out in widths:
+        for _ in range(convolutions):
+            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out)]
+            layers.append(make_activation(activation))
+            channels = out
+        layers.append(nn.MaxPool2d(2))
+        if dropout > 0:
+            layers.append(nn.Dropout2d(dropout / 2))
+        height, width = height // 2, width // 2
+    layers.append(nn.Flatten())
+    features = channels * height * width
+    for size in hidden:
+        layers += [nn.Linear(features, size, bias=False), nn.BatchNorm1d(size), make_activation(activation)]
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+        features = size
+    return nn.Sequential(*layers, nn.Linear(features, spec.num_classes))

@@ -1,0 +1,121 @@
+"""Fast CNN, the default: whitened patches, three blocks of two convolutions, made for Muon; most accuracy per second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tintype.data.source import DataSpec
+from tintype.models.parts import need_size
+from tintype.optim import mark_scale_invariant
+
+
+class Whitening(nn.Module):
+    """A fixed convolution that makes patches of the image uncorrelated, with a trainable bias.
+
+    Its filters are the scaled eigenvectors of the patch covariance of training images, each with both signs (Jordan 2024,
+    airbench; the idea is Coates & Ng 2012). At most `most` eigenvectors are kept, those of largest variance first.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int, most: int = 24) -> None:
+        super().__init__()
+        self.stride = stride
+        self.num_pairs = min(channels * kernel * kernel, most)
+        filters = torch.zeros(2 * self.num_pairs, channels, kernel, kernel)
+        nn.init.normal_(filters, std=0.1)
+        self.weight = nn.Parameter(filters, requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(2 * self.num_pairs))
+
+    @torch.no_grad()
+    def initialise_from(self, images: Tensor, epsilon: float = 5e-4) -> None:
+        """Compute the filters from normalised images (N, C, H, W)."""
+        kernel = self.weight.shape[-1]
+        patches = F.unfold(images.float().contiguous(), kernel, stride=max(1, self.stride)).transpose(1, 2)
+        patches = patches.reshape(-1, patches.shape[-1]).double()
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        values, vectors = values.flip(0)[: self.num_pairs], vectors.flip(1)[:, : self.num_pairs]
+        filters = (vectors / torch.sqrt(values + epsilon)).T.reshape(self.num_pairs, *self.weight.shape[1:])
+        self.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, stride=self.stride)
+
+
+class Block(nn.Module):
+    """Convolution, max-pool, norm, GELU, then `convolutions` - 1 times convolution, norm, GELU (with shortcut from the third on)."""
+
+    def __init__(self, channels: int, out: int, convolutions: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(_filters(channels if i == 0 else out, out) for i in range(convolutions))
+        self.norms = nn.ModuleList(_norm(out) for _ in range(convolutions))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Ceiling, so that the 8x8 digits are not pooled away.
+        x = F.max_pool2d(self.convs[0](x), 2, ceil_mode=x.shape[-1] < 16)
+        x = F.gelu(self.norms[0](x))
+        for i in range(1, len(self.convs)):
+            y = F.gelu(self.norms[i](self.convs[i](x)))
+            x = x + y if i > 1 else y
+        return x
+
+
+def _filters(channels: int, out: int) -> nn.Conv2d:
+    """Return a 3x3 convolution whose first filters pass their channel on (a partial identity)."""
+    conv = nn.Conv2d(channels, out, 3, padding=1, bias=False)
+    nn.init.dirac_(conv.weight.data[: min(channels, out)])
+    mark_scale_invariant(conv.weight)
+    return conv
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    """Return a batch norm without trainable scale, whose statistics follow quickly (airbench)."""
+    norm = nn.BatchNorm2d(channels, momentum=0.4)
+    norm.weight.requires_grad_(False)
+    return norm
+
+
+class FastCNN(nn.Module):
+    """Whitening, blocks, global max-pool, a linear head divided by its width."""
+
+    def __init__(self, spec: DataSpec, widths: Sequence[int], convolutions: int, stem: int | None) -> None:
+        super().__init__()
+        # Larger images are first cut into patches that bring them to about 32 positions a side.
+        stride = stem or max(1, round(min(spec.height, spec.width) / 32))
+        self.whitening = Whitening(spec.channels, kernel=stride + 1, stride=stride)
+        channels = [2 * self.whitening.num_pairs, *widths]
+        self.blocks = nn.Sequential(
+            *(Block(i, o, convolutions) for i, o in zip(channels[:-1], channels[1:], strict=True))
+        )
+        self.head = nn.Linear(widths[-1], spec.num_classes, bias=False)
+        self.head.weight.data /= self.head.weight.data.std()
+        # The division by the width in `forward` makes gradients small by as much.
+        self.head.weight.lr_scale = float(widths[-1])  # pyright: ignore[reportAttributeAccessIssue]
+
+    def initialise_from(self, images: Tensor) -> None:
+        """Set the whitening filters from normalised training images (N, C, H, W)."""
+        self.whitening.initialise_from(images)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.gelu(self.whitening(x)))
+        return self.head(x.amax((2, 3))) / x.shape[1]
+
+
+def build(
+    spec: DataSpec, widths: Sequence[int] = (64, 256, 256), convolutions: int = 2, stem: int | None = None
+) -> nn.Module:
+    """Return the network of airbench94 (Jordan 2024), fit for other sizes, channels and classes.
+
+    Args:
+        spec: shape and classes of the images.
+        widths: filters of each block; each block halves the side.
+        convolutions: convolutions in a block; 3 is the network of airbench96.
+        stem: stride of the whitening patches; by default side / 32, at least 1.
+
+    Raises:
+        ValueError: images below 6x6.
+    """
+    need_size(spec.height, spec.width, 6)
+    return FastCNN(spec, widths, convolutions, stem)

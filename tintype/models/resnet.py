@@ -1,0 +1,50 @@
+"""Residual network in the CIFAR form (He et al. 2016): 6n+2 layers, 16-32-64 filters; any width and depth."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tintype.data.source import DataSpec
+from tintype.models.parts import need_size
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut; a 1x1 convolution where the shape changes."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.norm1(self.conv1(x)))
+        return self.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+def build(spec: DataSpec, depth: int = 20, width: int = 16) -> nn.Module:
+    """Return a network of `depth` = 6n+2 layers in three stages of width, 2*width and 4*width filters.
+
+    Raises:
+        ValueError: a depth that is not 6n+2, or images below 8x8.
+    """
+    need_size(spec.height, spec.width, 8)
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"depth must be 6n+2 (8, 14, 20, 32, 44, 56, 110), got {depth}.")
+    layers: list[nn.Module] = [
+        nn.Conv2d(spec.channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ]
+    channels = width
+    for stage in range(3):
+        for block in range((depth - 2) // 6):
+            out = width * 2**stage
+            layers.append(Block(channels, out, stride=2 if stage > 0 and block == 0 else 1))
+            channels = out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, spec.num_classes))

@@ -1,0 +1,165 @@
+"""Optimizers, parameter groups, Muon for filters, and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def mark_scale_invariant(weight: nn.Parameter) -> None:
+    """Mark a filter that is followed by a normalisation: its length has no effect, so Muon may fix it."""
+    weight.scale_invariant = True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def orthogonalize(matrix: Tensor, num_iterations: int = 3) -> Tensor:
+    """Return a matrix (rows, columns) with about the same singular vectors and singular values near one.
+
+    Newton-Schulz iteration with the quintic coefficients of Jordan et al., "Muon" (2024), computed in bfloat16.
+    """
+    x = matrix.bfloat16()
+    x = x / (x.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    if tall:
+        x = x.T
+    for _ in range(num_iterations):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is orthogonalized, for weights of two or more dimensions (filters are flattened).
+
+    torch.optim.Muon takes matrices only; convolution filters (O, I, kh, kw) are seen here as (O, I*kh*kw) as Jordan does.
+    A weight marked by `mark_scale_invariant` is kept at the length sqrt(O), which makes `lr` a relative step; another one
+    decays by `weight_decay`, and its step is scaled by sqrt(max(1, O / (I*kh*kw))) * 0.2 to the size of an Adam step.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 0.1, momentum: float = 0.6, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
+        gradient = weight.grad.add(buffer, alpha=group["momentum"])
+        rows = weight.shape[0]
+        direction = orthogonalize(gradient.reshape(rows, -1)).view_as(weight)
+        if getattr(weight, "scale_invariant", False):
+            weight.mul_(math.sqrt(rows) / weight.norm()).add_(direction, alpha=-group["lr"])
+        else:
+            columns = weight.numel() // rows
+            size = 0.2 * math.sqrt(max(rows, columns))
+            weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * size)
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split trainable parameters: weights decay, biases and norms (one dimension) do not."""
+    weights = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizers(
+    network: nn.Module, name: str, *, lr: float, momentum: float = 0.9, weight_decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
+    """Make the optimizers of one network: one, or two for "muon" (filters and matrices by Muon, the rest by AdamW).
+
+    A parameter may carry `lr_scale`, a factor on the learning rate of its AdamW group in "muon".
+    """
+    fused = {"fused": True} if next(network.parameters()).device.type in ("cpu", "cuda") else {}
+    groups = parameter_groups(network, weight_decay)
+    if name == "sgd":
+        return [torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, **fused)]
+    if name == "adam":
+        # Decay is decoupled in AdamW only; in Adam it is added to the gradient, as in the paper.
+        return [torch.optim.Adam(groups, lr=lr, **fused)]
+    if name == "adamw":
+        return [torch.optim.AdamW(groups, lr=lr, **fused)]
+    return _muon_and_adamw(network, lr, momentum, weight_decay, fused)
+
+
+def _muon_and_adamw(
+    network: nn.Module, lr: float, momentum: float, weight_decay: float, fused: dict[str, Any]
+) -> list[torch.optim.Optimizer]:
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    hidden = [p for p in trainable if p.ndim > 1 and not hasattr(p, "lr_scale")]
+    rest: dict[float, list[nn.Parameter]] = {}
+    for p in trainable:
+        if p.ndim <= 1 or hasattr(p, "lr_scale"):
+            rest.setdefault(getattr(p, "lr_scale", 1.0), []).append(p)
+    optimizers: list[torch.optim.Optimizer] = []
+    if hidden:
+        optimizers.append(Muon(hidden, lr=lr, momentum=momentum, weight_decay=weight_decay))
+    if rest:
+        # Muon's lr is a relative step; AdamW's is absolute, and a sixteenth of it was the best of those tried.
+        groups = [{"params": p, "lr": lr / 16 * scale} for scale, p in rest.items()]
+        optimizers.append(torch.optim.AdamW(groups, lr=lr / 16, betas=(0.9, 0.95), weight_decay=0.0, **fused))
+    return optimizers
+
+
+def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
+    """Return the factor on the peak learning rate at `progress` (0..1) of the run.
+
+    constant; step (a tenth after 1/2 and again after 3/4, He et al. 2016); cosine (to zero, Loshchilov & Hutter 2017);
+    linear (to zero); one-cycle (rises for 30 % from 1/25, then falls along a cosine to 1/10,000, Smith 2018).
+    `warmup` is the part of the run in which the factor rises from zero along a line.
+    """
+    if progress < warmup:
+        return progress / warmup
+    rest = (progress - warmup) / (1 - warmup)
+    if schedule == "constant":
+        return 1.0
+    if schedule == "step":
+        return 0.1 ** ((rest >= 0.5) + (rest >= 0.75))
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * rest))
+    if schedule == "linear":
+        return 1 - rest
+    if schedule == "one-cycle":
+        rise = 0.3
+        if rest < rise:
+            return _between(1 / 25, 1.0, rest / rise)
+        return _between(1.0, 1e-4, (rest - rise) / (1 - rise))
+    raise ValueError(f"unknown schedule {schedule}")
+
+
+def _between(start: float, end: float, part: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+class WeightAverage:
+    """An exponential moving average of a network's weights and buffers (Polyak & Juditsky 1992).
+
+    The decay warms up as (1 + n) / (10 + n), so that a short run is not ruled by its start.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.tensors = {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.tensors[name].lerp_(value, 1 - decay)
+            else:
+                self.tensors[name].copy_(value)

@@ -1,0 +1,148 @@
+"""Predict photos with a finished run: the same decoding, size and normalisation as in training."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tintype.data.decode import decode, image_files
+from tintype.distributed import choose_device
+from tintype.errors import UserError
+from tintype.model import load_model
+from tintype.run import RunFolder, written_whole
+from tintype.tasks.classify import Classify
+from tintype.tasks.task import Prediction
+
+
+class Predictor:
+    """A classifier ready to answer; holds the network and the preprocessing that belongs to it."""
+
+    def __init__(self, task: Classify, resize: str, batch_size: int = 64) -> None:
+        self.task, self.resize, self.batch_size = task, resize, batch_size
+
+    @classmethod
+    def of(cls, run: RunFolder, *, device: str = "auto") -> Predictor:
+        """Load the model of a run.
+
+        Raises:
+            UserError: the run has no finished model, or the device is not there.
+        """
+        task, description = load_task(run, device)
+        return cls(task, description["preprocessing"]["resize"])
+
+    def predict(self, images: Sequence[Any]) -> Iterator[Prediction]:
+        """Yield a Prediction for each image: a path, a PIL image or a NumPy array (H, W) or (H, W, 3) uint8.
+
+        Raises:
+            UserError: a file is missing or is not an image.
+        """
+        for start in range(0, len(images), self.batch_size):
+            some = images[start : start + self.batch_size]
+            names = [str(image) if isinstance(image, str | Path) else "image" for image in some]
+            yield from self.answer(names, [self.pixels(image) for image in some])
+
+    def answer(self, names: Sequence[str], pixels: Sequence[np.ndarray]) -> list[Prediction]:
+        """Return a Prediction for each image (H, W, C) uint8 of the model's size."""
+        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        probabilities = self.task.probabilities(self.task.networks[self.task.main], images).cpu().numpy()
+        classes = self.task.spec.class_names
+        return [Prediction(name, classes, probs) for name, probs in zip(names, probabilities, strict=True)]
+
+    def pixels(self, image: Any) -> np.ndarray:
+        """Return an image as the model takes it: (H, W, C) uint8.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        spec = self.task.spec
+        if isinstance(image, str | Path) and not Path(image).is_file():
+            raise UserError(f"there is no file {image}.")
+        try:
+            return decode(image, height=spec.height, width=spec.width, channels=spec.channels, resize=self.resize)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{image} cannot be read as an image: {error}") from None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The predictions for some files, and the files that could not be read, each with its reason."""
+
+    predictions: list[Prediction]
+    skipped: list[tuple[str, str]]
+
+    def write_csv(self, path: Path, top: int) -> None:
+        """Write file, prediction, confidence and the further classes of `top` to a new CSV file.
+
+        Raises:
+            UserError: the file exists, or cannot be written.
+        """
+        if path.exists():
+            raise UserError(f"{path} is there already, and nothing is overwritten. Choose another --csv.")
+        more = [f"{what}{rank}" for rank in range(2, top + 1) for what in ("prediction", "confidence")]
+        with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(["file", "prediction", "confidence", *more])
+            for p in self.predictions:
+                writer.writerow([p.name, *(value for name, share in p.top(top) for value in (name, f"{share:.6f}"))])
+
+
+def predict_files(run: str | Path, paths: Sequence[str | Path], *, device: str = "auto") -> Answers:
+    """Predict files and folders with a run; a file that is not an image is passed over and named.
+
+    Raises:
+        UserError: no run, no such file or folder, or no image in them.
+    """
+    predictor = Predictor.of(RunFolder.open(run), device=device)
+    readable: list[tuple[str, np.ndarray]] = []
+    predictions: list[Prediction] = []
+    skipped: list[tuple[str, str]] = []
+    files = list_images(paths)
+    for number, file in enumerate(files, 1):
+        try:
+            readable.append((str(file), predictor.pixels(file)))
+        except UserError as error:
+            skipped.append((str(file), str(error)))
+        if readable and (len(readable) == predictor.batch_size or number == len(files)):
+            predictions += predictor.answer(*zip(*readable, strict=True))
+            readable = []
+    return Answers(predictions, skipped)
+
+
+def load_task(run: RunFolder, device: str) -> tuple[Classify, dict[str, Any]]:
+    """Rebuild the task around the saved model, in the precision that its figures were measured in.
+
+    bf16 is used only where this machine is fast at it.
+
+    Raises:
+        UserError: the run has no finished model, or the device is not there.
+    """
+    chosen, _ = choose_device(device)
+    network, spec, description = load_model(run, chosen)
+    # The precision that the figures were measured in; every CPU and GPU that torch supports can compute in it.
+    dtype = torch.bfloat16 if description["precision"] == "bf16" else torch.float32
+    return Classify(network, spec, chosen, tta=description["tta"], dtype=dtype), description
+
+
+def list_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the image files among `paths`, folders searched.
+
+    Raises:
+        UserError: a path does not exist, or no image was found.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += image_files(path)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"there is no file or folder {path}.")
+    if not found:
+        raise UserError(f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or .png.")
+    return found

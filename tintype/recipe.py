@@ -1,0 +1,235 @@
+"""Recipe: every setting of a run, checked before work starts, the same in YAML, on the command line and in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tintype.errors import UserError, unknown_name
+
+RECIPES = Path(__file__).parent / "recipes"
+
+# Short forms that users of other tools type.
+ALIASES = {"batch": "batch_size", "imgsz": "image_size", "learning_rate": "lr", "img_size": "image_size", "wd": "weight_decay"}
+
+
+class Recipe(BaseModel):
+    """The settings of one run. Frozen; an unknown field is an error.
+
+    Lengths: give `epochs` (may be fractional) or `steps`. Fractions of the schedule (`warmup`, `resolutions`) are parts of
+    the whole run from 0 to 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Literal["classify"] = Field("classify", description="what is learned")
+    data: str = Field("digits", description="a data set's name, a folder of images, or a CSV file")
+    data_root: str | None = Field(None, description="folder that holds the data set's files already")
+    image_size: int | tuple[int, int] | None = Field(None, description="pixels: side, or [height, width]")
+    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; by default as the images are")
+    resize: Literal["crop", "squash", "pad"] = Field("crop", description="how an image is brought to image_size")
+    val_fraction: float = Field(0.1, gt=0, description="validation part: a fraction, or a number of images")
+    test_fraction: float = Field(0.2, gt=0, description="test part where the data brings none: a fraction, or a number")
+    split_seed: int = Field(0, ge=0, description="which images go to which split")
+
+    model: str = Field("fast-cnn", description="the network (`tintype list models`)")
+    model_options: dict[str, Any] = Field({}, description="options of the network")
+
+    augment: str | dict[str, Any] = Field("none", description="a preset, or names and values (`tintype list augmentations`)")
+    epochs: float | None = Field(None, gt=0, description="passes over the training images")
+    steps: int | None = Field(None, gt=0, description="batches; instead of epochs")
+    batch_size: int = Field(256, gt=0, description="images a step")
+    accumulate: int = Field(1, gt=0, description="parts that a batch is computed in, to save memory")
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field("adamw", description="how weights are updated")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov) and muon")
+    weight_decay: float = Field(0.0, ge=0, description="on weight matrices and filters; not on biases and norms")
+    schedule: Literal["constant", "step", "cosine", "one-cycle", "linear"] = Field("cosine", description="of the lr")
+    warmup: float = Field(0.0, ge=0, lt=1, description="part of the run in which the lr rises from zero")
+    clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="part of the target spread over all classes")
+    one_hot: bool = Field(False, description="use one-hot targets (the result is the same as with integers)")
+    class_weights: Literal["balanced"] | list[float] | None = Field(None, description="weight of each class in the loss")
+    resolutions: list[tuple[float, int]] = Field([], description="[[0, 20], [0.5, 32]]: side in pixels from a part on")
+    tta: Literal["none", "flip", "flip-shift"] = Field("none", description="views averaged when predicting")
+
+    patience: int | None = Field(None, gt=0, description="evaluations without gain before stopping early")
+    keep: Literal["last", "best"] = Field("last", description="which weights the run ends with, judged on validation")
+    evaluate_every: float = Field(1.0, gt=0, description="epochs between evaluations on validation")
+    seed: int = Field(0, ge=0, description="of weights, order, augmentation and dropout")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic of the network")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile")
+    channels_last: bool = Field(True, description="memory format of images and filters")
+    hold_memory: bool = Field(True, description="keep freed memory in the process (glibc)")
+
+    @field_validator("image_size")
+    @classmethod
+    def _positive_size(cls, size: Any) -> Any:
+        sides = size if isinstance(size, tuple) else (size,)
+        if any(side is not None and not 1 <= side <= 4096 for side in sides):
+            raise ValueError("must lie between 1 and 4096 pixels")
+        return size
+
+    @field_validator("resolutions")
+    @classmethod
+    def _ordered(cls, resolutions: list[tuple[float, int]]) -> list[tuple[float, int]]:
+        starts = [start for start, _ in resolutions]
+        if starts != sorted(set(starts)) or any(not 0 <= s < 1 for s in starts) or (starts and starts[0] != 0):
+            raise ValueError("must begin with part 0 and rise, each part below 1, as in [[0, 20], [0.5, 32]]")
+        return resolutions
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give epochs or steps, not both")
+        if self.accumulate > self.batch_size:
+            raise ValueError("accumulate cannot be larger than batch_size")
+        return self
+
+    def with_(self, **changes: Any) -> Recipe:
+        """Return the recipe with some fields changed, checked again.
+
+        `epochs` replaces `steps` and the other way round. "model_options.width" sets one option.
+
+        Raises:
+            UserError: an unknown field, or a value out of range.
+        """
+        fields: dict[str, Any] = self.model_dump()
+        if changes.get("epochs") is not None and "steps" not in changes:
+            fields["steps"] = None
+        if changes.get("steps") is not None and "epochs" not in changes:
+            fields["epochs"] = None
+        if "model" in changes and changes["model"] != self.model:
+            fields["model_options"] = {}
+        for key, value in changes.items():
+            name, _, option = key.replace("-", "_").partition(".")
+            name = ALIASES.get(name, name)
+            if option:
+                if name not in ("model_options", "model", "augment"):
+                    raise UserError(f"'{key}': only model_options.NAME and augment.NAME can be set inside a field.")
+                name = "model_options" if name == "model" else name
+                inner = fields[name] if isinstance(fields[name], dict) else {"preset": fields[name]}
+                fields[name] = {**inner, option: value}
+            else:
+                fields[name] = value
+        return build(fields, where="")
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML, every field stated."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Turn `key=value` texts into changes of a recipe; values are read as YAML (3, 0.1, true, [1, 2], {a: 1}).
+
+    Raises:
+        UserError: a text without `=`, or a value that is not YAML.
+    """
+    changes: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {text}: expected key=value, as in --set weight_decay=0.0005.")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {text}: the value is not readable. Expected a number, a word, [a, b] or {{a: b}}.") from None
+        # YAML 1.1 reads 1e-3 as a word; people mean the number.
+        if isinstance(parsed, str):
+            try:
+                parsed = float(parsed)
+            except ValueError:
+                pass
+        changes[key.strip().replace("-", "_")] = parsed
+    return changes
+
+
+def build(fields: dict[str, Any], where: str) -> Recipe:
+    """Make a Recipe from a mapping.
+
+    Raises:
+        UserError: an unknown field (with the nearest one), or a value of the wrong type or range.
+    """
+    fields = {ALIASES.get(key, key): value for key, value in fields.items()}
+    for key in fields:
+        if key not in Recipe.model_fields:
+            raise unknown_name("field", str(key), Recipe.model_fields, hint=where)
+    try:
+        return Recipe(**fields)
+    except ValidationError as error:
+        raise UserError(_plain(error, where)) from None
+
+
+def _plain(error: ValidationError, where: str) -> str:
+    """Say in one line what pydantic found wrong first."""
+    first = error.errors()[0]
+    field = str(first["loc"][0]) if first["loc"] else ""
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = f" (got {first['input']!r})" if field and not isinstance(first["input"], dict) else ""
+    return f"{where + ': ' if where else ''}{field + ': ' if field else ''}{message}{given}."
+
+
+def recipe_names() -> dict[str, str]:
+    """Return every built-in recipe with the first line of its head comment."""
+    found = {}
+    for path in sorted(RECIPES.glob("*.yaml")):
+        with path.open(encoding="utf-8") as lines:
+            found[path.stem] = lines.readline().lstrip("# ").strip()
+    return found
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        UserError: not readable, not YAML, not a mapping, or a field is wrong.
+    """
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}.") from None
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path} is not a recipe: the YAML is broken ({problem[:200]}).") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} is not a recipe: expected lines of `field: value`, as in `model: cnn`.")
+    return build(fields, where=str(path))
+
+
+def resolve(what: str) -> tuple[Recipe, str]:
+    """Turn what a user typed after `tintype train` into a recipe, and say which kind of thing it was.
+
+    A recipe's name comes before a data set's name; a path ending in .yaml is a recipe file; a folder or a .csv file is data.
+
+    Raises:
+        UserError: it is none of these; the message suggests the nearest names.
+    """
+    from tintype.plugins import names
+
+    if what in recipe_names():
+        return read_recipe(RECIPES / f"{what}.yaml"), f"recipe '{what}' (built in)"
+    path = Path(what).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        return read_recipe(path), f"recipe file {path}"
+    if path.is_dir() or path.suffix == ".csv":
+        if path.is_dir() and (path / "recipe.yaml").exists() and (path / "model.json").exists():
+            raise UserError(f"{path} is a run folder. To go on with it: tintype train --resume {path}")
+        return build({"data": str(path), **DEFAULTS_FOR_FOLDERS}, where=""), f"images in {path}"
+    if what in names("data"):
+        return build({"data": what, "epochs": 10, "augment": "light"}, where=""), f"data set '{what}'"
+    if "/" in what or "\\" in what:
+        raise UserError(f"there is no {what}. Expected a folder of images, a .csv or a .yaml file, or a recipe's name.")
+    raise unknown_name("recipe or data set", what, {**recipe_names(), **names("data")}, "`tintype list recipes` shows them.")
+
+
+# Own photos from scratch at a moderate size.
+DEFAULTS_FOR_FOLDERS: dict[str, Any] = {
+    "model": "fast-cnn", "epochs": 20, "batch_size": 64, "augment": "standard", "optimizer": "muon", "lr": 0.1,
+    "label_smoothing": 0.1, "schedule": "linear", "tta": "flip",
+}  # fmt: skip

@@ -1,0 +1,292 @@
+"""Interactive figures (Plotly): plain data in, a figure out.
+
+A figure looks right by itself, in a notebook say, on a light ground. So that a page can switch between light and dark, each trace
+and shape names its colour as a role in `meta` or `name`; `templates/page.js` looks the role up among the colours of the page.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+
+# One colour for each role, for a light ground; distinct under the common kinds of colour blindness (after Okabe and Ito).
+# style.css holds the same roles for a dark ground.
+COLOURS = {
+    "train": "#b5622c",
+    "val": "#1f6a9c",
+    "test": "#211c17",
+    "rate": "#6f6659",
+    "right": "#00704f",
+    "wrong": "#b04400",
+    "guide": "#8c8274",
+    "ink": "#211c17",
+    "grid": "#e4dccf",
+}
+CONFUSION_RIGHT = ((0.0, "#eef4f0"), (1.0, "#8cc5ae"))
+CONFUSION_WRONG = ((0.0, "#fbf1e7"), (1.0, "#e99a63"))
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+MAX_POINTS = 1500
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: `x` and `y` of equal length, without NaN. `role` picks the colour, "faint" is drawn behind the others."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    role: str
+    style: Literal["line", "faint", "points"] = "line"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of several diagrams that share the x axis; `share` is its part of the height."""
+
+    title: str
+    series: Sequence[Series]
+    share: float = 1.0
+    percent: bool = False
+
+
+def history_panels(metrics: Mapping[str, Sequence[float]]) -> list[Panel]:
+    """Arrange the columns of metrics.csv as loss, accuracy and learning rate; what was never logged is left out.
+
+    The training loss, which is noisy, comes twice: faint as it is, and smoothed by an exponential mean.
+    """
+    x = metrics.get("epoch") or metrics.get("step") or []
+    loss = _column("training, each interval", x, metrics.get("loss", []), "train", "faint")
+    smooth = Series("training", loss.x, smoothed(loss.y), "train")
+    val_loss = _column("validation", x, metrics.get("val_loss", []), "val", "points")
+    accuracy = _column("validation accuracy", x, metrics.get("val_accuracy", []), "val", "points")
+    rate = _column("learning rate", x, metrics.get("lr", []), "rate", "line")
+    panels = [
+        Panel("Loss", [s for s in (loss, smooth, val_loss) if len(s.x)], share=1.0),
+        Panel("Accuracy", [s for s in (accuracy,) if len(s.x)], share=0.8, percent=True),
+        Panel("Learning rate", [s for s in (rate,) if len(s.x)], share=0.42),
+    ]
+    return [panel for panel in panels if panel.series]
+
+
+def _column(
+    name: str, x: Sequence[float], y: Sequence[float], role: str, style: Literal["line", "faint", "points"]
+) -> Series:
+    pairs = [(a, b) for a, b in zip(x, y) if not (math.isnan(a) or math.isnan(b))]  # noqa: B905 (a column may be absent)
+    if not pairs:
+        return Series(name, [], [], role, style)
+    xs, ys = thinned(np.array(pairs))
+    return Series(name, xs.tolist(), ys.tolist(), role, style)
+
+
+def thinned(points: np.ndarray, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y of `points` (N, 2), averaged over equal groups so that at most `max_points` remain."""
+    if len(points) > max_points:
+        points = np.array([group.mean(axis=0) for group in np.array_split(points, max_points)])
+    return points[:, 0], points[:, 1]
+
+
+def smoothed(y: Sequence[float]) -> list[float]:
+    """Return the exponential moving mean over about a fortieth of the points, corrected for its start (as in Adam)."""
+    decay = 1 - 2 / (max(1.0, len(y) / 40) + 1)
+    result, mean = [], 0.0
+    for step, value in enumerate(y, start=1):
+        mean = decay * mean + (1 - decay) * value
+        result.append(mean / (1 - decay**step))
+    return result
+
+
+def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
+    """Draw panels one above the other over a shared x axis, with one hover label for all."""
+    figure = _figure(height=round(80 + 230 * sum(panel.share for panel in panels)))
+    gap = 0.13 if len(panels) > 1 else 0.0
+    scale = (1 - gap * (len(panels) - 1)) / (sum(panel.share for panel in panels) or 1)
+    top = 1.0
+    for number, panel in enumerate(panels, start=1):
+        axis = "y" if number == 1 else f"y{number}"
+        bottom = max(0.0, top - panel.share * scale)
+        for series in panel.series:
+            figure.add_trace(_curve(series, axis, panel.percent))
+        figure.update_layout(
+            {
+                f"yaxis{number if number > 1 else ''}": {
+                    "domain": [bottom, top],
+                    "anchor": "x",
+                    "tickformat": ".0%" if panel.percent else None,
+                    "nticks": 6 if panel.share > 0.5 else 3,
+                    "gridcolor": COLOURS["grid"],
+                    "zeroline": False,
+                }
+            }
+        )
+        _title(figure, panel.title, top)
+        top = bottom - gap
+    lowest = "y" if len(panels) < 2 else f"y{len(panels)}"
+    x_axis = {"title": {"text": x_title}, "anchor": lowest, "gridcolor": COLOURS["grid"], "zeroline": False}
+    figure.update_layout(xaxis=x_axis, hovermode="x unified", hoversubplots="axis", margin={"t": 64})
+    return figure
+
+
+def _curve(series: Series, axis: str, percent: bool) -> go.Scatter:
+    few = len(series.x) < 40
+    mode = {"faint": "lines", "line": "lines", "points": "lines+markers" if few else "lines"}[series.style]
+    if len(series.x) == 1:
+        mode = "markers"
+    return go.Scatter(
+        x=list(series.x),
+        y=list(series.y),
+        yaxis=axis,
+        name=series.name,
+        mode=mode,
+        line={"color": COLOURS[series.role], "width": 1 if series.style == "faint" else 2.25},
+        marker={"color": COLOURS[series.role], "size": 6},
+        opacity=0.35 if series.style == "faint" else 1.0,
+        hoverinfo="skip" if series.style == "faint" else None,
+        hovertemplate=None if series.style == "faint" else ("%{y:.2%}" if percent else "%{y:.4g}"),
+        meta={"role": series.role},
+    )
+
+
+def _title(figure: go.Figure, text: str, y: float) -> None:
+    figure.add_annotation(
+        text=f"<b>{text}</b>", x=0, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False, yshift=4
+    )
+
+
+def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str]) -> go.Figure:
+    """Draw a confusion matrix: rows are the true classes, columns the predictions, colour is the share of the row.
+
+    The diagonal and the errors have a scale each, the errors' scale ending at the largest of them: on one common scale the
+    errors of a good model would be invisible. Cells hold their number up to 20 classes.
+    """
+    counts = np.asarray(matrix)
+    names = [html.escape(str(name)) for name in class_names]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    diagonal = np.eye(len(counts), dtype=bool)
+    figure = _figure(height=max(420, min(940, 160 + 36 * len(names))))
+    for role, keep, scale in (("right", diagonal, CONFUSION_RIGHT), ("wrong", ~diagonal, CONFUSION_WRONG)):
+        shown = keep & (counts > 0)
+        numbers = {"text": np.where(shown, counts, "").tolist(), "texttemplate": "%{text}"} if len(names) <= 20 else {}
+        figure.add_trace(
+            go.Heatmap(
+                x=names,
+                y=names,
+                z=_rounded(share, shown),
+                customdata=counts.tolist(),
+                colorscale=scale,
+                zmin=0,
+                zmax=max(float(share[shown].max()) if shown.any() else 1.0, 1e-9),
+                showscale=False,
+                xgap=1 if len(names) <= 40 else 0,
+                ygap=1 if len(names) <= 40 else 0,
+                hoverongaps=False,
+                hovertemplate=(
+                    "<b>%{y}</b> taken for <b>%{x}</b>" if role == "wrong" else "<b>%{y}</b> recognised"
+                )
+                + "<br>%{customdata} images, %{z:.1%} of the class<extra></extra>",
+                textfont={"color": COLOURS["ink"]},
+                meta={"role": role},
+                **numbers,
+            )
+        )
+    axis = {"type": "category", "showgrid": False, "ticks": "", "tickfont": {"size": 12 if len(names) <= 40 else 8}}
+    every = {"tickmode": "linear", "dtick": 1}  # all names, though Plotly would thin them out
+    figure.update_layout(
+        xaxis={**axis, **every, "title": {"text": "prediction"}, "tickangle": -90 if len(names) > 12 else None},
+        yaxis={**axis, **every, "title": {"text": "true class"}, "autorange": "reversed"},
+    )
+    return figure
+
+
+def _rounded(share: np.ndarray, shown: np.ndarray) -> list[list[float | None]]:
+    # Rounded and without NaN, a matrix of 100 classes takes a fifth of the space in the page.
+    return [
+        [round(float(value), 4) if keep else None for value, keep in zip(row, keeps, strict=True)]
+        for row, keeps in zip(share, shown, strict=True)
+    ]
+
+
+def reliability(bins: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Draw accuracy against confidence with 95 % Wilson intervals, and below it how many images fall into each bin.
+
+    `bins` are mappings with low, high, count, confidence (mean) and accuracy; empty bins may hold None.
+    """
+    bins = [each for each in bins if each.get("count")]
+    x = [each["confidence"] for each in bins]
+    y = [each["accuracy"] for each in bins]
+    counts = [int(each["count"]) for each in bins]
+    low, high = wilson_bars(y, counts)
+    figure = _figure(height=520)
+    figure.add_trace(
+        go.Scatter(
+            x=[0, 1], y=[0, 1], mode="lines", line={"color": COLOURS["guide"], "dash": "dot", "width": 1.5},
+            hoverinfo="skip", name="perfect", meta={"role": "guide"},
+        )
+    )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=y,
+            mode="lines+markers",
+            name="this model",
+            line={"color": COLOURS["val"], "width": 2.25},
+            marker={"color": COLOURS["val"], "size": 8},
+            error_y={"type": "data", "array": high, "arrayminus": low, "color": COLOURS["val"], "thickness": 1.2, "width": 3},
+            customdata=counts,
+            hovertemplate="confidence %{x:.1%}<br>accuracy %{y:.1%}<br>%{customdata} images<extra></extra>",
+            meta={"role": "val"},
+        )
+    )
+    figure.add_trace(
+        go.Bar(
+            x=[(each["low"] + each["high"]) / 2 for each in bins],
+            y=counts,
+            width=[0.94 * (each["high"] - each["low"]) for each in bins],
+            yaxis="y2",
+            name="images",
+            customdata=[[each["low"], each["high"]] for each in bins],
+            hovertemplate="confidence %{customdata[0]:.0%} to %{customdata[1]:.0%}<br>%{y} images<extra></extra>",
+            marker={"color": COLOURS["rate"]},
+            opacity=0.65,
+            showlegend=False,
+            meta={"role": "rate"},
+        )
+    )
+    share = {"tickformat": ".0%", "range": [0, 1.02], "gridcolor": COLOURS["grid"], "zeroline": False}
+    figure.update_layout(
+        xaxis={**share, "title": {"text": "confidence"}, "anchor": "y2"},
+        yaxis={**share, "title": {"text": "accuracy"}, "domain": [0.34, 1], "anchor": "x"},
+        yaxis2={"title": {"text": "images"}, "domain": [0, 0.22], "anchor": "x", "gridcolor": COLOURS["grid"], "nticks": 4},
+    )
+    return figure
+
+
+def wilson_bars(shares: Sequence[float], counts: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Return how far the 95 % Wilson interval of each share reaches below and above it."""
+    p, n, z = np.asarray(shares, dtype=float), np.maximum(np.asarray(counts, dtype=float), 1), 1.959964
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return np.maximum(p - (centre - half), 0).tolist(), np.maximum(centre + half - p, 0).tolist()
+
+
+def _figure(height: int) -> go.Figure:
+    return go.Figure(
+        layout={
+            "template": "none",
+            "height": height,
+            "autosize": True,
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": FONT, "size": 13, "color": COLOURS["ink"]},
+            "margin": {"l": 8, "r": 12, "t": 40, "b": 8},
+            "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
+            "hoverlabel": {"align": "left"},
+            "xaxis": {"automargin": True},
+            "yaxis": {"automargin": True},
+        }
+    )

@@ -1,0 +1,160 @@
+"""Static figures for papers and for print (Matplotlib): plain data in, a figure out.
+
+They are drawn without pyplot, so that no global state is touched and no window system is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from tintype.report.figures import COLOURS, CONFUSION_RIGHT, CONFUSION_WRONG, Panel, wilson_bars
+from tintype.report.pictures import Card
+
+DPI = 200
+STYLE = {
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": COLOURS["guide"],
+    "axes.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.6,
+    "xtick.color": COLOURS["ink"],
+    "ytick.color": COLOURS["ink"],
+    "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called "$x^$"
+}
+
+
+def png(figure: Figure) -> bytes:
+    """Render a figure as PNG, 200 dots per inch."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # Names of classes come from the user; a letter that the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.05, facecolor="white")
+    return buffer.getvalue()
+
+
+def _new(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def history(panels: Sequence[Panel], x_title: str = "epoch") -> Figure:
+    """Draw panels one above the other over a shared x axis."""
+    figure = _new(6.5, 0.7 + 2.0 * sum(panel.share for panel in panels))
+    ratios = [panel.share for panel in panels]
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    for ax, panel in zip(axes, panels, strict=True):
+        for series in panel.series:
+            faint = series.style == "faint"
+            few = len(series.x) == 1 or (series.style == "points" and len(series.x) < 40)
+            look = {"linewidth": 0.7 if faint else 1.5, "alpha": 0.35 if faint else 1, "marker": "o" if few else None}
+            ax.plot(series.x, series.y, color=COLOURS[series.role], label=f"_{series.name}" if faint else series.name, markersize=3, **look)
+        ax.set_title(panel.title)
+        if panel.percent:
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        if len(panel.series) > 1:
+            ax.legend(loc="upper right", ncols=3)
+    axes[-1].set_xlabel(x_title)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix with a colour scale for the diagonal and one for the errors, as the interactive one has."""
+    counts = np.asarray(matrix)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    diagonal = np.eye(len(counts), dtype=bool)
+    size = min(9.5, max(3.6, 1.6 + 0.42 * len(counts)))
+    figure = _new(size, size)
+    ax = figure.subplots()
+    for keep, scale in ((diagonal, CONFUSION_RIGHT), (~diagonal, CONFUSION_WRONG)):
+        shown = np.ma.masked_where(~keep | (counts == 0), share)
+        top = float(shown.max()) if shown.count() else 1.0
+        ax.imshow(shown, cmap=LinearSegmentedColormap.from_list("", list(scale)), vmin=0, vmax=top, interpolation="nearest")
+    if len(counts) <= 20:
+        for row, column in np.argwhere(counts > 0):
+            ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8 if len(counts) <= 12 else 6)
+    _name_axes(ax, class_names)
+    return figure
+
+
+def _name_axes(ax: Axes, class_names: Sequence[str]) -> None:
+    small = 8 if len(class_names) <= 20 else max(3.5, 8 - 0.05 * len(class_names))
+    labels = [_short(str(name)) for name in class_names]
+    upright = len(labels) <= 12 and max(map(len, labels), default=0) <= 3
+    ax.set_xticks(range(len(labels)), labels, rotation=0 if upright else 90, fontsize=small)
+    ax.set_yticks(range(len(labels)), labels, fontsize=small)
+    ax.set(xlabel="prediction", ylabel="true class")
+    ax.grid(False)
+    ax.tick_params(length=0)
+
+
+@matplotlib.rc_context(STYLE)
+def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw accuracy against confidence with 95 % Wilson intervals, above the number of images in each bin."""
+    bins = [each for each in bins if each.get("count")]
+    counts = [int(each["count"]) for each in bins]
+    x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
+    figure = _new(4.2, 4.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], ":", color=COLOURS["guide"], linewidth=1.2, label="perfect")
+    upper.errorbar(x, y, yerr=wilson_bars(y, counts), fmt="o-", color=COLOURS["val"], markersize=4, linewidth=1.4, elinewidth=0.9, capsize=2, label="this model")
+    upper.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="accuracy")
+    upper.legend(loc="upper left")
+    middles = [(each["low"] + each["high"]) / 2 for each in bins]
+    lower.bar(middles, counts, width=[0.94 * (each["high"] - each["low"]) for each in bins], color=COLOURS["rate"], alpha=0.7)
+    lower.set(xlabel="confidence", ylabel="images")
+    for axis in (upper.xaxis, upper.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def picture_grid(cards: Sequence[Card], columns: int = 6) -> Figure:
+    """Draw pictures in rows with the true class, the prediction and its confidence below each."""
+    columns = min(columns, len(cards))
+    rows = -(-len(cards) // columns)
+    figure = Figure(figsize=(1.1 * columns, 1.42 * rows))
+    FigureCanvasAgg(figure)
+    # One coordinate system for all pictures: an Axes for each of them would take seconds.
+    ax = figure.add_axes((0, 0, 1, 1))
+    for number, card in enumerate(cards):
+        x, y = number % columns, -1.3 * (number // columns)
+        colour = COLOURS["right" if card.correct else "wrong"]
+        image = np.asarray(card.image)
+        height, width = image.shape[0] / max(image.shape[:2]), image.shape[1] / max(image.shape[:2])
+        box = (x + 0.5 - 0.45 * width, x + 0.5 + 0.45 * width, y - 0.45 * height, y + 0.45 * height)
+        crisp = "nearest" if card.tiny else "antialiased"
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=box, interpolation=crisp, aspect="auto")
+        ax.plot(np.take(box, [0, 1, 1, 0, 0]), np.take(box, [2, 2, 3, 3, 2]), color=colour, linewidth=1.4, clip_on=False)
+        mark = "✓" if card.correct else "✗"
+        text = _short(card.target, 16) if card.correct else f"{_short(card.target, 10)} → {_short(card.prediction, 10)}"
+        ax.text(x + 0.5, y - 0.52, f"{mark} {text}\n{card.confidence:.0%}", ha="center", va="top", fontsize=5.5, color=colour)
+    ax.set(xlim=(-0.05, columns + 0.05), ylim=(-1.3 * rows + 0.5, 0.5))
+    ax.axis("off")
+    return figure
+
+
+def _short(text: str, length: int = 22) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

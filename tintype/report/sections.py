@@ -1,0 +1,351 @@
+"""The sections of a report: each is a function from the files of a run to a Section, or None where there is nothing to show.
+
+A further section is one more function here with its template beside it, and its place in `SECTIONS`.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import plotly.graph_objects as go
+
+from tintype.report import figures, print_figures, words
+from tintype.report.folder import RunFiles, first_layer
+from tintype.report.pictures import Card, data_uri, enlarged, filter_sheet, png_bytes, read_cards
+
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An interactive figure with its static twin, which is what print and a browser without JavaScript show."""
+
+    name: str
+    figure: go.Figure
+    png: bytes
+    alt: str
+
+    @property
+    def json(self) -> str:
+        """The figure as JSON that can stand in a <script> element, whatever the names of classes are."""
+        text = self.figure.to_json(engine="json") or ""
+        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+    @property
+    def uri(self) -> str:
+        return data_uri(self.png)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: `template` is rendered with `context`; `static` are PNG files for papers, by name."""
+
+    id: str
+    title: str
+    template: str
+    context: Mapping[str, Any]
+    static: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def headline(run: RunFiles) -> Section:
+    """Open with the figure that counts, its interval, the other splits beside it and the verdict."""
+    splits = run.evaluation.get("splits") or {}
+    shown = {name: splits[name] for name in ("test", "val", "train") if "accuracy" in (splits.get(name) or {})}
+    context = {
+        "finished": run.finished,
+        "progress": _progress(run),
+        "split": run.split,
+        "main": shown.get(run.split),
+        "strip": _strip(shown),
+        "verdict": run.evaluation.get("verdict") or {},
+        "looks": _looks(run.evaluation.get("test_looks") or {}),
+        "table": _figures_table(shown),
+        "resume": f"tintype train --resume {shlex.quote(run.folder.as_posix())}",
+    }
+    return Section("result", "Result", "headline.html", context)
+
+
+def _progress(run: RunFiles) -> dict[str, Any]:
+    """How far an unfinished run has come, from the last rows of its metrics."""
+    accuracy = [value for value in run.metrics.get("val_accuracy", []) if not math.isnan(value)]
+    steps = run.metrics.get("step") or []
+    epochs = run.metrics.get("epoch") or []
+    return {
+        "step": int(steps[-1]) if steps and not math.isnan(steps[-1]) else 0,
+        "epoch": epochs[-1] if epochs and not math.isnan(epochs[-1]) else None,
+        "val_accuracy": accuracy[-1] if accuracy else None,
+    }
+
+
+def _strip(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Place the accuracy of each split and its interval on a common scale, in percent of its width."""
+    rows = [(name, split["accuracy"], split.get("accuracy_ci95") or [split["accuracy"]] * 2) for name, split in splits.items()]
+    if not rows:
+        return None
+    low, high = min(bounds[0] for _, _, bounds in rows), max(bounds[1] for _, _, bounds in rows)
+    step = next(s for s in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / s <= 5 or s == 0.2)
+    first, last = math.floor(low / step), min(math.ceil(high / step), round(1 / step))
+    last = max(last, first + 1)
+
+    def place(value: float) -> float:
+        return round(100 * min(1.0, max(0.0, (value / step - first) / (last - first))), 2)
+
+    digits = 1 if step < 0.01 else 0
+    return {
+        "rows": [
+            {
+                "name": name,
+                "label": SPLIT_NAMES[name],
+                "accuracy": accuracy,
+                "bounds": bounds,
+                "dot": place(accuracy),
+                "left": place(bounds[0]),
+                "width": round(place(bounds[1]) - place(bounds[0]), 2),
+            }
+            for name, accuracy, bounds in rows
+        ],
+        "ticks": [(place(tick * step), f"{100 * tick * step:.{digits}f}") for tick in range(first, last + 1)],
+    }
+
+
+def _looks(looks: Mapping[str, Any]) -> str:
+    by_run, by_data = looks.get("run"), looks.get("data")
+    if not by_run:
+        return "The test split has not been looked at." if by_run == 0 else ""
+    text = f"The test split was looked at {words.times(by_run)} with this run"
+    if not by_data:
+        return text + "."
+    text += f", {words.times(by_data)} in all with this data."
+    if by_data > 10:
+        text += " The more often it is used to choose, the more it flatters."
+    return text
+
+
+FIGURES = {
+    "num_images": ("Images", words.number),
+    "accuracy": ("Accuracy", words.percent),
+    "accuracy_ci95": ("95 % interval", words.interval),
+    "top5_accuracy": ("Top-5 accuracy", words.percent),
+    "top5_accuracy_ci95": ("95 % interval", words.interval),
+    "balanced_accuracy": ("Balanced accuracy", words.percent),
+    "macro_f1": ("Macro F1", words.percent),
+    "loss": ("Log loss", words.number),
+    "expected_calibration_error": ("Expected calibration error", words.percent),
+}
+
+
+def _figures_table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    if not splits:
+        return None
+    rows = [
+        (label, [as_text(split.get(key)) for split in splits.values()])
+        for key, (label, as_text) in FIGURES.items()
+        if any(split.get(key) is not None for split in splits.values())
+    ]
+    return {"columns": [SPLIT_NAMES[name] for name in splits], "rows": rows}
+
+
+def making(run: RunFiles) -> Section:
+    """Tell what was trained on what, on which machine, and how to do it again."""
+    environment, data, model = run.environment, run.data, run.model
+    architecture = model.get("architecture") or {}
+    command = environment.get("command")
+    commands = [("As it was typed", command)] if command else []
+    commands.append(("From this run folder", f"tintype train {shlex.quote((run.folder / 'recipe.yaml').as_posix())}"))
+    images = data.get("num_images") or {}
+    context = {
+        "commands": commands,
+        "recipe": run.recipe_text.strip(),
+        "facts": [(title, _known(facts)) for title, facts in _facts(run, architecture).items()],
+        "choices": [choice for choice in environment.get("choices") or [] if isinstance(choice, dict)],
+        "images": [(SPLIT_NAMES.get(split, split), count) for split, count in images.items()],
+        "classes": _class_counts(data),
+    }
+    return Section("making", "How it was made", "making.html", context)
+
+
+def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
+    environment, data, model, recipe = run.environment, run.data, run.model, run.recipe
+    size = "{channels} × {height} × {width}".format_map(data) if {"channels", "height", "width"} <= data.keys() else None
+    options = ", ".join(f"{key} {value}" for key, value in (architecture.get("options") or {}).items())
+    rate = environment.get("images_per_second")
+    precision = " · ".join(str(environment[key]) for key in ("device", "precision") if environment.get(key))
+    return {
+        "Data": [
+            ("Set", data.get("name") or recipe.get("data")),
+            ("Images", " · ".join(f"{count:,} {split}" for split, count in (data.get("num_images") or {}).items())),
+            ("Classes", len(data.get("class_names") or []) or None),
+            ("Size", size and f"{size} (channels, height, width)"),
+            ("Fingerprint", data.get("fingerprint")),
+        ],
+        "Model": [
+            ("Architecture", architecture.get("name") or recipe.get("model")),
+            ("Options", options),
+            ("Parameters", words.number(model["parameters"]) if model.get("parameters") else None),
+            ("Multiply-adds", words.magnitude(model["multiply_adds"]) if model.get("multiply_adds") else None),
+        ],
+        "Machine": [
+            ("Time", words.duration(environment["seconds"]) if environment.get("seconds") else None),
+            ("Speed", f"{rate:,.0f} training images per second" if rate else None),
+            ("Device", precision),
+            ("Processor", environment.get("cpu")),
+            ("Threads", environment.get("threads")),
+            ("Started", words.date(environment["started"]) if environment.get("started") else None),
+            ("Software", _versions(environment)),
+            ("System", environment.get("platform")),
+        ],
+    }
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    names = {"tintype": "tintype", "torch": "PyTorch", "python": "Python"}
+    return " · ".join(f"{name} {environment[key]}" for key, name in names.items() if environment.get(key))
+
+
+def _known(facts: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in facts if value not in (None, "")]
+
+
+def _class_counts(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    names, counts = data.get("class_names") or [], data.get("class_counts") or {}
+    columns = [split for split in SPLIT_NAMES if len(counts.get(split) or []) == len(names) > 0]
+    if not columns:
+        return None
+    largest = max(1, max(max(counts[split]) for split in columns))
+    rows = [(name, [counts[split][number] for split in columns]) for number, name in enumerate(names)]
+    return {"columns": [SPLIT_NAMES[split] for split in columns], "rows": rows, "largest": largest}
+
+
+def history(run: RunFiles) -> Section | None:
+    """Show loss, accuracy and learning rate over the training."""
+    panels = figures.history_panels(run.metrics)
+    if not panels:
+        return None
+    x_title = "epoch" if run.metrics.get("epoch") else "step"
+    chart = Chart(
+        "history",
+        figures.history(panels, x_title),
+        print_figures.png(print_figures.history(panels, x_title)),
+        "Line diagrams over the training: " + ", ".join(panel.title.lower() for panel in panels) + ".",
+    )
+    return Section("history", "Training", "history.html", {"chart": chart, "best": _best(run)}, {chart.name: chart.png})
+
+
+def _best(run: RunFiles) -> dict[str, float] | None:
+    pairs = zip(run.metrics.get("val_accuracy", []), run.metrics.get("epoch", []), strict=False)
+    known = [(accuracy, -epoch) for accuracy, epoch in pairs if not math.isnan(accuracy + epoch)]
+    return {"accuracy": max(known)[0], "epoch": -max(known)[1]} if known else None
+
+
+def confusion(run: RunFiles) -> Section | None:
+    """Show which classes are taken for which."""
+    matrix, names = run.evaluated("confusion"), _class_names(run)
+    if not matrix or len(matrix) != len(names):
+        return None
+    wrong = sum(sum(row) for row in matrix) - sum(row[number] for number, row in enumerate(matrix))
+    chart = Chart(
+        "confusion",
+        figures.confusion(matrix, names),
+        print_figures.png(print_figures.confusion(matrix, names)),
+        f"Confusion matrix of {len(names)} classes on the {SPLIT_NAMES[run.split]} split. The pairs most confused are listed beside it.",
+    )
+    pairs = (run.evaluated("most_confused") or [])[:12]
+    context = {"chart": chart, "pairs": pairs, "split": SPLIT_NAMES[run.split], "wrong": wrong, "many": len(names) > 20}
+    return Section("confusion", "What is taken for what", "confusion.html", context, {chart.name: chart.png})
+
+
+def _class_names(run: RunFiles) -> list[str]:
+    return [str(name) for name in run.model.get("class_names") or run.data.get("class_names") or []]
+
+
+def classes(run: RunFiles) -> Section | None:
+    """Show precision, recall and F1 of each class."""
+    per_class = run.evaluated("per_class")
+    if not per_class:
+        return None
+    trained = dict(zip(_class_names(run), (run.data.get("class_counts") or {}).get("train") or [], strict=False))
+    rows = [{**row, "trained": trained.get(str(row.get("name")))} for row in per_class]
+    context = {"rows": rows, "trained": bool(trained), "split": SPLIT_NAMES[run.split]}
+    return Section("classes", "Class by class", "classes.html", context)
+
+
+def predictions(run: RunFiles) -> Section | None:
+    """Show a sample of pictures, right and wrong mixed."""
+    lede = "Drawn from the test split, right and wrong mixed; wrong ones are more frequent here than in the split."
+    return _pictures(run, "grid", "predictions", "Some predictions", lede)
+
+
+def worst_mistakes(run: RunFiles) -> Section | None:
+    """Show the mistakes that the model was surest of."""
+    lede = "The wrong predictions with the highest confidence: hard pictures, gaps in the training data, or labels that are wrong."
+    return _pictures(run, "worst", "worst_mistakes", "Worst mistakes", lede)
+
+
+def _pictures(run: RunFiles, key: str, name: str, title: str, lede: str) -> Section | None:
+    cards: list[Card] = read_cards(run.folder / "samples", run.samples.get(key) or [])
+    if not cards:
+        return None
+    static = print_figures.png(print_figures.picture_grid(cards))
+    return Section(name.replace("_", "-"), title, "pictures.html", {"cards": cards, "lede": lede}, {name: static})
+
+
+def reliability(run: RunFiles) -> Section | None:
+    """Show whether the confidence can be believed."""
+    bins = [each for each in run.evaluated("reliability") or [] if each.get("count")]
+    if not bins:
+        return None
+    split = run.evaluation["splits"].get(run.split) or {}
+    chart = Chart(
+        "reliability",
+        figures.reliability(bins),
+        print_figures.png(print_figures.reliability(bins)),
+        "Reliability diagram: accuracy against confidence, and the number of images at each confidence.",
+    )
+    mean = sum(each["confidence"] * each["count"] for each in bins) / sum(each["count"] for each in bins)
+    context = {"chart": chart, "error": split.get("expected_calibration_error"), "mean": mean, "accuracy": split.get("accuracy")}
+    return Section("reliability", "Can its confidence be believed?", "reliability.html", context, {chart.name: chart.png})
+
+
+def filters(run: RunFiles) -> Section | None:
+    """Show the first layer's filters of a convolutional network."""
+    weights = first_layer(run)
+    if weights is None:
+        return None
+    sheet = filter_sheet(weights)
+    num_filters, channels, height, width = weights.shape
+    context = {"uri": data_uri(png_bytes(sheet)), "count": num_filters, "size": f"{height} × {width}", "colour": channels == 3}
+    return Section("filters", "First-layer filters", "filters.html", context, {"filters": png_bytes(enlarged(sheet))})
+
+
+def remarks(run: RunFiles) -> Section | None:
+    """Gather warnings, notes and skipped files."""
+    context = {
+        "warnings": [*run.problems, *(run.evaluation.get("warnings") or [])],
+        "notes": run.data.get("notes") or [],
+        "skipped": run.data.get("skipped") or [],
+    }
+    if not any(context.values()):
+        return None
+    return Section("remarks", "Warnings and notes", "remarks.html", context)
+
+
+# The order in which the sections stand, by task. A task without an entry gets those that every run has.
+COMMON: tuple[Callable[[RunFiles], Section | None], ...] = (headline, making, history, remarks)
+SECTIONS: dict[str, tuple[Callable[[RunFiles], Section | None], ...]] = {
+    "classify": (
+        headline,
+        making,
+        history,
+        confusion,
+        classes,
+        predictions,
+        worst_mistakes,
+        reliability,
+        filters,
+        remarks,
+    ),
+}

@@ -1,0 +1,249 @@
+"""The run folder: plain files that hold all that later commands need, each written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tintype.errors import UserError
+from tintype.recipe import Recipe, read_recipe
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to the disk and rename it, on failure remove it.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}. Free some space or choose another --out.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as readable JSON, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+class RunFolder:
+    """One run on disk.
+
+    Files: recipe.yaml, environment.json, data.json, splits.csv, status.json, metrics.csv, predictions.csv,
+    evaluation.json, model.json + model.safetensors, checkpoints/, samples/, figures/, report.html.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, out: str | Path, name: str, *, exact: bool) -> RunFolder:
+        """Make a new folder `out`/`name`; where it exists and `exact` is not asked, `name`-2, `name`-3, ...
+
+        Raises:
+            UserError: the name is taken (with `exact`), or the folder cannot be made.
+        """
+        if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise UserError(f"'{name}' cannot be a run's name. Expected a plain name without slashes.")
+        number = 1
+        while True:
+            path = Path(out) / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir(parents=True)
+                return cls(path)
+            except FileExistsError:
+                if exact:
+                    raise UserError(
+                        f"{path} is there already, and nothing is overwritten. Choose another --name, or go on with it: "
+                        f"tintype train --resume {path}"
+                    ) from None
+                if not path.parent.is_dir():
+                    raise UserError(f"cannot make {path}: {path.parent} is not a folder.") from None
+                number += 1
+            except OSError as error:
+                raise UserError(f"cannot make the run folder {path}: {error.strerror}. Choose another --out.") from None
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open an existing run folder.
+
+        Raises:
+            UserError: there is no such folder, or it is not a run folder.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise UserError(f"there is no run folder {run.path}. `tintype list runs` shows what there is.")
+        if not (run.path / "recipe.yaml").exists():
+            raise UserError(f"{run.path} is not a run folder: it has no recipe.yaml. `tintype list runs` shows the runs.")
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def recipe(self) -> Recipe:
+        return read_recipe(self.path / "recipe.yaml")
+
+    def read(self, file: str) -> Any:
+        """Return the content of a JSON file of the run.
+
+        Raises:
+            UserError: the file is missing (the run did not get so far) or broken.
+        """
+        path = self.path / file
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            state = self.status.get("state", "unfinished")
+            raise UserError(f"{self.path} has no {file}: the run is {state}. Go on with: tintype train --resume {self.path}") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path} is broken ({error}). Make it again: tintype evaluate {self.path}") from None
+
+    def write(self, file: str, content: Any) -> None:
+        """Write a JSON file of the run."""
+        write_json(self.path / file, content)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Return state ("running", "stopped", "failed", "finished"), step, total_steps and seconds; empty before the start."""
+        path = self.path / "status.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def set_status(self, state: str, **more: Any) -> None:
+        """Write status.json."""
+        self.write("status.json", {**self.status, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write recipe.yaml with every field stated."""
+        with written_whole(self.path / "recipe.yaml") as temporary:
+            temporary.write_text(recipe.to_yaml(), encoding="utf-8")
+
+    def write_table(self, file: str, header: list[str], rows: Any) -> None:
+        """Write a CSV file of the run."""
+        with written_whole(self.path / file) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(header)
+            writer.writerows(rows)
+
+    def read_table(self, file: str) -> list[dict[str, str]]:
+        """Return the rows of a CSV file of the run, empty where it does not exist."""
+        path = self.path / file
+        if not path.exists():
+            return []
+        with path.open(encoding="utf-8", newline="") as lines:
+            return list(csv.DictReader(lines))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises:
+            UserError: another process is training it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has no flock; a run is then not guarded against a second trainer
+            yield
+            return
+        with open(self.path / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"{self.path} is being trained by another process. Wait for it, or stop it first.") from None
+            yield
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
+    """Write `state` (nested dicts and lists of tensors and plain values) as a checkpoint of `step`; keep the newest ones.
+
+    A safetensors file: tensors by their path, the rest as JSON in its metadata, and a digest of all of it.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    skeleton = json.dumps(_take_tensors(state, "", tensors))
+    metadata = {"state": skeleton, "digest": _digest(skeleton, tensors)}
+    with written_whole(folder / f"step-{step:09d}.safetensors") as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except Exception as error:  # safetensors reports a full disk with an error type of its own
+            raise OSError(getattr(error, "errno", None), str(error)) from error
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        old.unlink()
+
+
+def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
+    """Return the newest checkpoint that is whole (None where there is none), and a line for each one that was not."""
+    from safetensors import safe_open
+
+    warnings = []
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                metadata = file.metadata()
+            if metadata["digest"] != _digest(metadata["state"], tensors):
+                raise ValueError("its digest does not match")
+            return _put_tensors(json.loads(metadata["state"]), tensors), warnings
+        except Exception as error:  # whatever is wrong with a file, the one before it is the remedy
+            reason = str(error).split("\n")[0][:100]
+            warnings.append(f"checkpoint {path.name} is broken ({reason}); the one before it is used")
+    return None, warnings
+
+
+def _digest(skeleton: str, tensors: dict[str, Any]) -> str:
+    import torch
+
+    digest = hashlib.blake2b(skeleton.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _take_tensors(state: Any, path: str, tensors: dict[str, Any]) -> Any:
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        # The file holds plain contiguous bytes; the memory format is the network's own affair when it loads them.
+        tensors[path] = state.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(state, dict):
+        keys = [[type(k).__name__, k] for k in state]
+        return {"keys": keys, "values": [_take_tensors(v, f"{path}/{k}", tensors) for k, v in state.items()]}
+    if isinstance(state, list | tuple):
+        return {"list": [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(state)]}
+    return {"plain": state}
+
+
+def _put_tensors(skeleton: Any, tensors: dict[str, Any]) -> Any:
+    if "tensor" in skeleton:
+        return tensors[skeleton["tensor"]]
+    if "keys" in skeleton:
+        keys = [int(k) if kind == "int" else k for kind, k in skeleton["keys"]]
+        return {k: _put_tensors(v, tensors) for k, v in zip(keys, skeleton["values"], strict=True)}
+    if "list" in skeleton:
+        return [_put_tensors(v, tensors) for v in skeleton["list"]]
+    return skeleton["plain"]

@@ -1,0 +1,219 @@
+"""Classification: one network, one phase, cross-entropy; measured by accuracy with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tintype import losses, metrics, statistics
+from tintype.augment import Augment
+from tintype.data.source import Batch, DataSpec, ImageSource
+from tintype.distributed import autocast
+from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
+
+
+class Classify(Task):
+    """Image classification.
+
+    Args:
+        network: maps normalised images (N, C, H, W) float32 to logits (N, K).
+        spec: shape, classes and statistics of the images.
+        augment: preset or mapping, see tintype.augment.
+        label_smoothing: part of each target spread evenly over all classes (Szegedy et al. 2016).
+        class_weights: None, "balanced" or one weight for each class.
+        train_targets: (N,) int64, for balanced class weights.
+        one_hot: train on one-hot targets; mathematically the same.
+        resolutions: [(part, side)]: the side in pixels that training images are resized to from that part of the run on.
+        tta: views averaged at evaluation: "none", "flip" (mirrored too), "flip-shift" (also moved by a pixel diagonally).
+        dtype: arithmetic of the network.
+    """
+
+    score_name = "accuracy"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: DataSpec,
+        device: torch.device,
+        *,
+        augment: str | dict | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: str | Sequence[float] | None = None,
+        train_targets: Tensor | None = None,
+        one_hot: bool = False,
+        resolutions: Sequence[tuple[float, int]] = (),
+        tta: str = "none",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.networks = {"classifier": network}
+        self.main = "classifier"
+        self.phases = [Phase("train", "classifier")]
+        self.spec, self.device, self.dtype, self.tta = spec, device, dtype, tta
+        self.augment = Augment(augment, num_classes=spec.num_classes)
+        self.label_smoothing, self.one_hot = label_smoothing, one_hot
+        self.resolutions = list(resolutions)
+        weights = None
+        if class_weights is not None and train_targets is not None:
+            weights = losses.class_weights(train_targets, spec.num_classes, class_weights)
+        self.class_weights = None if weights is None else weights.to(device)
+        # (x / 255 - mean) / std as one multiplication and one addition on 0..255 values.
+        mean, std = torch.tensor(spec.mean).view(1, -1, 1, 1), torch.tensor(spec.std).view(1, -1, 1, 1)
+        self._scale, self._shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn images (N, C, H, W) in 0..255, uint8 or float, into the network's input, float32."""
+        images = images.to(self.device, non_blocking=True)
+        return images.to(torch.float32).mul_(self._scale).add_(self._shift)
+
+    def start(self, train: ImageSource) -> None:
+        network = self.networks[self.main]
+        if hasattr(network, "initialise_from"):
+            sample = torch.arange(0, len(train), max(1, len(train) // 5000))[:5000]
+            network.initialise_from(self.normalise(train.take(sample).images))  # pyright: ignore[reportCallIssue]
+
+    def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        images, targets = self.augment(
+            batch.images, batch.targets, index=batch.index, epoch=context.epoch, generator=context.generator
+        )
+        images = self._resized(self.normalise(images), context.progress)
+        targets = targets.to(self.device, non_blocking=True)
+        if self.one_hot and targets.ndim == 1:
+            targets = F.one_hot(targets, self.spec.num_classes).float()
+        with autocast(self.device, self.dtype):
+            logits = self.networks[self.main](images)
+        loss = losses.cross_entropy(
+            logits, targets, label_smoothing=self.label_smoothing, class_weights=self.class_weights
+        )
+        return loss, {}
+
+    def _resized(self, images: Tensor, progress: float) -> Tensor:
+        sides = [side for start, side in self.resolutions if progress >= start]
+        if not sides or sides[-1] == images.shape[-1]:
+            return images
+        size = (sides[-1], round(sides[-1] * images.shape[-2] / images.shape[-1]))
+        small = F.interpolate(images, size=size[::-1], mode="bilinear", antialias=True, align_corners=False)
+        return small.contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return class probabilities (N, K) float32 of images (N, C, H, W) uint8, averaged over the views of `tta`.
+
+        The views' logits are averaged before the softmax, as in airbench.
+        """
+        images = self.normalise(images)
+        with autocast(self.device, self.dtype):
+            logits = sum(weight * network(view).float() for weight, view in _views(images, self.tta))
+        return torch.softmax(torch.as_tensor(logits), dim=1)
+
+    def predict_source(
+        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Return class probabilities (N, K) float32 of every image of `source`."""
+        was_training = network.training
+        network.eval()
+        spec = source.spec
+        size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
+        parts = []
+        for index in torch.arange(len(source)).split(size):
+            parts.append(self.probabilities(network, source.take(index).images).cpu())
+            if on_progress:
+                on_progress(int(index[-1]) + 1, len(source))
+        network.train(was_training)
+        return torch.cat(parts).numpy()
+
+    def evaluate(
+        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+    ) -> Evaluation:
+        probabilities, targets = self.predict_source(network, source, on_progress), source.targets.numpy()
+        figures = metrics.classification_figures(probabilities, targets)
+        return Evaluation(figures, {"probabilities": probabilities, "targets": targets})
+
+    def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
+        names = list(self.spec.class_names)
+        evaluation: dict[str, Any] = {"task": "classify", "splits": {s: e.figures for s, e in evaluations.items()}}
+        evaluation.update(per_class={}, confusion={}, most_confused={}, reliability={})
+        rows: list[list[Any]] = []
+        for split in ("val", "test"):
+            details = evaluations[split].details
+            probabilities, targets = details["probabilities"], details["targets"]
+            confusion = metrics.confusion_matrix(probabilities.argmax(1), targets, len(names))
+            evaluation["per_class"][split] = metrics.per_class(confusion, names)
+            evaluation["confusion"][split] = confusion.tolist()
+            evaluation["most_confused"][split] = metrics.most_confused(confusion, names)
+            evaluation["reliability"][split] = metrics.reliability_bins(probabilities, targets)
+            rows += prediction_rows(split, sources[split], probabilities, targets, names)
+        train, val = evaluations["train"].figures, evaluations["val"].figures
+        verdict = statistics.fit_verdict(
+            train["num_correct"], train["num_images"], val["num_correct"], val["num_images"], len(names)
+        )
+        evaluation["verdict"] = asdict(verdict)
+        evaluation["warnings"] = []
+        test = evaluations["test"].details
+        header = ["split", "position", "name", "target", "prediction", "confidence", "loss", "rank"]
+        samples = choose_samples(test["probabilities"], test["targets"], sources["test"], names)
+        return Summary(evaluation, (header, rows), samples)
+
+
+def prediction_rows(
+    split: str, source: ImageSource, probabilities: np.ndarray, targets: np.ndarray, names: Sequence[str]
+) -> list[list[Any]]:
+    """Return a row of predictions.csv for each image; `rank` is that of the true class, 1 where the answer is right."""
+    of_target = probabilities[np.arange(len(targets)), targets].astype(np.float64)
+    ranks = metrics.target_ranks(probabilities, targets) + 1
+    log_losses = -np.log(np.clip(of_target, np.finfo(np.float64).eps, 1.0)) + 0.0
+    guesses, confidence = probabilities.argmax(1), probabilities.max(1)
+    return [
+        [split, i, source.names[i], names[targets[i]], names[guesses[i]]]
+        + [f"{confidence[i]:.6f}", f"{log_losses[i]:.6f}", int(ranks[i])]
+        for i in range(len(targets))
+    ]
+
+
+def choose_samples(
+    probabilities: np.ndarray, targets: np.ndarray, source: ImageSource, names: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Choose test images to show: a grid of right and wrong mixed, and the most confident mistakes.
+
+    A third of the grid are mistakes where there are so many; the images are drawn with a fixed seed.
+    """
+    guesses, confidence = probabilities.argmax(1), probabilities.max(1)
+    wrong, right = np.flatnonzero(guesses != targets), np.flatnonzero(guesses == targets)
+    draw = np.random.default_rng(0)
+    draw.shuffle(wrong)
+    draw.shuffle(right)
+    grid = np.concatenate([wrong[:12], right[: 36 - min(12, len(wrong))]])
+    draw.shuffle(grid)
+    worst = sorted(wrong, key=lambda i: -confidence[i])[:24]
+
+    def item(i: int) -> dict[str, Any]:
+        return {
+            "position": int(i),
+            "name": str(source.names[i]),
+            "target": names[targets[i]],
+            "prediction": names[guesses[i]],
+            "confidence": round(float(confidence[i]), 4),
+            "correct": bool(guesses[i] == targets[i]),
+        }
+
+    return {"grid": [item(i) for i in grid], "worst": [item(i) for i in worst]}
+
+
+def _views(images: Tensor, tta: str) -> list[tuple[float, Tensor]]:
+    """Return the views to average, each with its weight; the weights sum to one."""
+    if tta == "none":
+        return [(1.0, images)]
+    if tta == "flip":
+        return [(0.5, images), (0.5, images.flip(3))]
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    height, width = images.shape[-2:]
+    views = [(0.25, images), (0.25, images.flip(3))]
+    for shift in (0, 2):
+        moved = padded[:, :, shift : shift + height, shift : shift + width]
+        views += [(0.125, moved), (0.125, moved.flip(3))]
+    return views

@@ -1,0 +1,292 @@
+"""One run from recipe to report: prepare (check all, decide all), train, measure, write down."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import tintype
+from tintype.data import open_data
+from tintype.data.source import DataSplits, ImageSource, ResidentSource
+from tintype.distributed import Choice, choose_compile, choose_device, choose_precision, hold_memory
+from tintype.engine import Engine, Plan
+from tintype.errors import UserError
+from tintype.model import describe_model, preprocessing, save_model
+from tintype.models import build_model
+from tintype.progress import Silent
+from tintype.recipe import Recipe
+from tintype.run import RunFolder, written_whole
+from tintype.tasks.classify import Classify
+
+# Enough for an interval of about +-1 point at most; more would only cost time.
+CLEAN_TRAINING_IMAGES = 10_000
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to start: everything is checked and every choice is taken."""
+
+    recipe: Recipe
+    splits: DataSplits
+    task: Classify
+    device: torch.device
+    compile: bool
+    plan: Plan
+    choices: list[Choice]
+    model: dict[str, Any]
+
+    def lines(self) -> list[str]:
+        """Return what a run says first."""
+        spec, recipe, model = self.splits.spec, self.recipe, self.model
+        sizes = ", ".join(f"{s} {len(self.splits[s]):,}" for s in ("train", "val", "test"))
+        return [
+            f"data: {spec.name}, {spec.num_classes} classes, {spec.channels}x{spec.height}x{spec.width}: {sizes}",
+            *(f"  {note}" for note in self.splits.notes),
+            f"model: {recipe.model}, {model['parameters']:,} parameters, {model['multiply_adds']:,} multiply-adds an image",
+            f"plan: {self.plan.total_steps:,} steps of {self.plan.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g}, "
+            f"{recipe.schedule}, augment {recipe.augment}",
+            *(str(choice) for choice in self.choices),
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `--dry-run --json` prints."""
+        spec = self.splits.spec
+        data = {"name": spec.name, "channels": spec.channels, "height": spec.height, "width": spec.width}
+        data["classes"] = list(spec.class_names)
+        data["num_images"] = {s: len(self.splits[s]) for s in ("train", "val", "test")}
+        return {
+            "parameters": self.model["parameters"],
+            "multiply_adds": self.model["multiply_adds"],
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": data,
+            "steps": self.plan.total_steps,
+            "choices": [vars(choice) for choice in self.choices],
+        }
+
+
+def prepare(recipe: Recipe, watcher: Silent) -> Prepared:
+    """Open the data, build the network and take every automatic choice; nothing is written.
+
+    Raises:
+        UserError: whatever is wrong with recipe, data, model or device.
+    """
+    choices = [hold_memory()] if recipe.hold_memory else [Choice("memory", "as the system does", "as asked")]
+    device, why = choose_device(recipe.device)
+    choices.append(why)
+    dtype, why = choose_precision(recipe.precision, device)
+    choices.append(why)
+    splits = open_data(
+        recipe.data,
+        data_root=recipe.data_root,
+        image_size=recipe.image_size,
+        channels=recipe.channels,
+        resize=recipe.resize,
+        val_fraction=recipe.val_fraction,
+        test_fraction=recipe.test_fraction,
+        split_seed=recipe.split_seed,
+        progress=watcher.on_work,
+    )
+    plan = Plan.of(recipe, len(splits.train))
+    compile, why = choose_compile(recipe.compile, device, plan.total_steps)
+    choices.append(why)
+    network = build_model(recipe.model, splits.spec, recipe.model_options, recipe.seed).to(device)
+    model = describe_model(
+        network, splits.spec, recipe.model, recipe.model_options, task=recipe.task, tta=recipe.tta,
+        precision="bf16" if dtype == torch.bfloat16 else "fp32", preprocessing=preprocessing(splits.spec, recipe.resize),
+    )  # fmt: skip
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    task = Classify(
+        network,
+        splits.spec,
+        device,
+        augment=recipe.augment,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=recipe.class_weights,
+        train_targets=splits.train.targets,
+        one_hot=recipe.one_hot,
+        resolutions=recipe.resolutions,
+        tta=recipe.tta,
+        dtype=dtype,
+    )
+    return Prepared(recipe, splits, task, device, compile, plan, choices, model)
+
+
+def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str) -> None:
+    """Train, measure and report in `run`, from where it stands.
+
+    Raises:
+        UserError: the data is no longer that of the run, or training cannot go on.
+        Interrupted: a signal came; the state is saved.
+    """
+    with run.locked():
+        begun = time.perf_counter()
+        _write_origin(run, prepared, command)
+        splits, task = prepared.splits, prepared.task
+        if prepared.device.type != "cpu":
+            splits = _on_device(splits, prepared.device)
+        engine = Engine(task, prepared.recipe, run, watcher, device=prepared.device, compile=prepared.compile)
+        run.set_status("running", total_steps=prepared.plan.total_steps)
+        try:
+            engine.fit(splits.train, splits.val)
+        except UserError:
+            run.set_status("failed")
+            raise
+        except BaseException:
+            run.set_status("stopped")
+            raise
+        finally:
+            watcher.close()
+        network = task.networks[task.main]
+        save_model(run, network, prepared.model)
+        _measure(run, splits, task, watcher)
+        environment = run.read("environment.json")
+        environment["training_seconds"] = round(engine.seconds, 3)
+        environment["images_per_second"] = round(engine.step * prepared.plan.batch_size / max(engine.seconds, 1e-9), 1)
+        environment["seconds"] = round(environment.get("seconds_before", 0.0) + time.perf_counter() - begun, 3)
+        run.write("environment.json", environment)
+        run.set_status("finished", step=engine.step, seconds=round(engine.seconds, 3))
+
+
+def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> None:
+    """Write down data, splits and environment before training; on resume, refuse data that has changed."""
+    splits, spec = prepared.splits, prepared.splits.spec
+    if (run.path / "data.json").exists():
+        before = run.read("data.json")["fingerprint"]
+        if before != spec.fingerprint:
+            raise UserError(
+                f"the images of {spec.name} have changed since this run began, so it cannot go on as it was. "
+                "Put them back, or start a new run."
+            )
+    counts = {s: Counter(splits[s].targets.tolist()) for s in ("train", "val", "test")}
+    run.write(
+        "data.json",
+        {
+            "name": spec.name,
+            "fingerprint": spec.fingerprint,
+            "channels": spec.channels,
+            "height": spec.height,
+            "width": spec.width,
+            "class_names": list(spec.class_names),
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "num_images": {s: len(splits[s]) for s in counts},
+            "class_counts": {s: [c[k] for k in range(spec.num_classes)] for s, c in counts.items()},
+            "notes": list(splits.notes),
+            "skipped": [list(item) for item in splits.skipped],
+        },
+    )
+    run.write_table("splits.csv", ["name", "split"], ([n, s] for s in counts for n in splits[s].names))
+    run.write(
+        "environment.json",
+        {
+            "tintype": tintype.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "cpu": _cpu_name(),
+            "device": str(prepared.device),
+            "precision": prepared.model["precision"],
+            "threads": torch.get_num_threads(),
+            "command": command,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "choices": [vars(choice) for choice in prepared.choices],
+        },
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _on_device(splits: DataSplits, device: torch.device) -> DataSplits:
+    """Move resident splits to the device; pixels shared by the splits are moved once."""
+    moved: dict[int, torch.Tensor] = {}
+
+    def move(source: ImageSource) -> ImageSource:
+        if not isinstance(source, ResidentSource):
+            return source
+        pixels = moved.setdefault(source.pixels.data_ptr(), source.pixels.to(device))
+        rows = None if source.rows is None else source.rows.to(device)
+        return ResidentSource(source.spec, pixels, source.targets, source.names, rows)
+
+    return DataSplits(splits.spec, move(splits.train), move(splits.val), move(splits.test), splits.notes, splits.skipped)
+
+
+def _measure(run: RunFolder, splits: DataSplits, task: Classify, watcher: Silent) -> None:
+    """Measure the final network on clean training images, validation and test; write figures, predictions, samples."""
+    network = task.networks[task.main]
+    train = splits.train
+    if len(train) > CLEAN_TRAINING_IMAGES:
+        generator = torch.Generator().manual_seed(0)
+        train = train.subset(torch.randperm(len(train), generator=generator)[:CLEAN_TRAINING_IMAGES].sort().values)
+    sources = {"train": train, "val": splits.val, "test": splits.test}
+    evaluations = {
+        split: task.evaluate(network, source, lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total))
+        for split, source in sources.items()
+    }
+    watcher.close()
+    summary = task.summarise(evaluations, sources)
+    looks = count_test_look(run, splits.spec.fingerprint)
+    evaluation = {**summary.evaluation, "test_looks": looks}
+    run.write_table("predictions.csv", *summary.predictions)
+    _write_samples(run, summary.samples, splits.test)
+    run.write("evaluation.json", evaluation)
+
+
+def _write_samples(run: RunFolder, samples: dict[str, list[dict[str, Any]]], source: ImageSource) -> None:
+    """Write the pictures that the report shows, at their own size, and which they are."""
+    from PIL import Image
+
+    index: dict[str, list[dict[str, Any]]] = {}
+    for group, items in samples.items():
+        index[group] = []
+        for item in items:
+            file = f"test-{item['position']:06d}.png"
+            index[group].append({"file": file, **item})
+            if (run.path / "samples" / file).exists():
+                continue
+            pixels = source.take(torch.tensor([item["position"]])).images[0].permute(1, 2, 0).cpu().numpy()
+            image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+            with written_whole(run.path / "samples" / file) as temporary:
+                image.save(temporary, format="PNG")
+    run.write("samples/samples.json", index)
+
+
+def count_test_look(run: RunFolder, fingerprint: str) -> dict[str, int]:
+    """Count one look at the test split: by this run, and by all runs beside it that share the data.
+
+    Each look invites a choice made on test images; many looks make the test figure optimistic.
+    """
+    ledger = run.path.parent / ".test-looks.json"
+    try:
+        looks = json.loads(ledger.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        looks = {}
+    before = run.read("evaluation.json")["test_looks"]["run"] if (run.path / "evaluation.json").exists() else 0
+    looks[fingerprint] = looks.get(fingerprint, 0) + 1
+    with written_whole(ledger) as temporary:
+        temporary.write_text(json.dumps(looks, indent=1), encoding="utf-8")
+    return {"run": before + 1, "data": looks[fingerprint]}
+
+
+def read_splits(path: Path) -> dict[str, str]:
+    """Return the split of each image by name, from splits.csv."""
+    with path.open(encoding="utf-8", newline="") as lines:
+        return {row["name"]: row["split"] for row in csv.DictReader(lines)}
