@@ -218,6 +218,8 @@ class Canvas:
         return self.pixels().float()
 
     def _places(self, vertical: bool) -> Tensor:
+        if self.matrix is not None:  # what was asked for first is done first
+            self.pixels()
         places = self.rows if vertical else self.columns
         if places is None:
             places = torch.arange(self.height if vertical else self.width, device=self.device).expand(self.size, -1)
@@ -240,17 +242,15 @@ class Canvas:
         if self.rows is not None:
             first = torch.arange(n, device=self.device)[:, None] * h
             lines = lines.index_select(0, (first + self.rows.clamp(min=0)).flatten())
+            if self.black:
+                lines = lines * (self.rows >= 0).view(n * h, 1)
         lines = lines.view(n, h, w * c)
         if self.columns is not None:
             places = self.columns.clamp(min=0)[:, :, None] * c + torch.arange(c, device=self.device)
             lines = lines.gather(2, places.view(n, 1, w * c).expand(n, h, w * c))
-        images = lines.view(n, h, w, c).permute(0, 3, 1, 2)
-        if self.black:
-            if self.rows is not None:
-                images = images.masked_fill((self.rows < 0)[:, None, :, None], 0)
-            if self.columns is not None:
-                images = images.masked_fill((self.columns < 0)[:, None, None, :], 0)
-        return images
+            if self.black:
+                lines = lines * (self.columns >= 0)[:, :, None].expand(n, w, c).reshape(n, 1, w * c)
+        return lines.view(n, h, w, c).permute(0, 3, 1, 2)
 
     def _sampled(self, matrix: Tensor) -> Tensor:
         x = torch.arange(self.width, device=self.device) - (self.width - 1) / 2

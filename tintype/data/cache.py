@@ -162,12 +162,11 @@ def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = No
 
 def format_bytes(num_bytes: float) -> str:
     """Return a number of bytes for people, as in "184 MB" (powers of 1000)."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 999.5:
-            break
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while num_bytes >= 999.5 and len(units) > 1:
         num_bytes /= 1000
-    else:
-        unit = "TB"
+        del units[0]
+    unit = units[0]
     return f"{num_bytes:.0f} {unit}" if num_bytes >= 10 or unit == "bytes" else f"{num_bytes:.1f} {unit}"
 
 
@@ -260,10 +259,14 @@ def _writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
             return folder, ()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space is left on the disk of the cache folder {folder}. Free some, or set TINTYPE_CACHE.") from None
+            raise UserError(
+                f"no space is left on the disk of the cache folder {folder}. Free some, or set TINTYPE_CACHE."
+            ) from None
         fallback = Path(tempfile.mkdtemp(prefix="tintype-"))
         atexit.register(shutil.rmtree, fallback, ignore_errors=True)
-        return fallback, (f"cache: {folder} cannot be written ({error.strerror}); decoded into {fallback} for this run only",)
+        return fallback, (
+            f"cache: {folder} cannot be written ({error.strerror}); decoded into {fallback} for this run only",
+        )
 
 
 def _check_space(folder: Path, num_bytes: int, source: str) -> None:
@@ -290,7 +293,9 @@ def _in_work(folder: Path) -> bool:
     """Return whether a process that lives may still be writing into a temporary folder."""
     pid = folder.name.split("-")[1]
     try:
-        young = time.time() - folder.stat().st_mtime < 24 * 3600  # a shared cache: the process may be on another machine
+        young = (
+            time.time() - folder.stat().st_mtime < 24 * 3600
+        )  # a shared cache: the process may be on another machine
     except OSError:
         return False
     return young and (not pid.isdigit() or psutil.pid_exists(int(pid)))

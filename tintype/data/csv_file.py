@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from tintype.data.cache import Progress
-from tintype.data.folder import SPLIT_FOLDERS, Found, Photo, listed, read_photos
+from tintype.data.folder import SPLIT_FOLDERS, Found, Photo, listed, read_photos, safe
 from tintype.data.source import Images
 from tintype.errors import UserError
 
@@ -50,14 +52,14 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
         UserError: a missing column or label, an unknown split, or no row at all.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as file:  # line ends inside quotes stay as they are
+            text = file.read()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8. Save it as 'CSV UTF-8'.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    first_line = text.split("\n", 1)[0]
-    separator = max(",;\t", key=first_line.count)
-    rows = csv.DictReader(text.splitlines(keepends=True), delimiter=separator)
+    separator = max(",;\t", key=text.split("\n", 1)[0].count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     columns = _columns(rows.fieldnames or [], path)
     found = Found()
     first_row: dict[str, tuple[int, str]] = {}
@@ -76,7 +78,7 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
     return found
 
 
-def _columns(header: list[str] | tuple[str, ...], path: Path) -> dict[str, str]:
+def _columns(header: Sequence[str], path: Path) -> dict[str, str]:
     """Return the header's own name of each column that is there."""
     plain = {(name or "").strip().lower(): name for name in header}
     columns = {}
@@ -107,18 +109,23 @@ def _add(
     split = values.get("split", "").lower()
     if split and split not in SPLIT_FOLDERS:
         raise UserError(f"row {row} of {csv_path} has the split '{split}'. Expected train, val, test or nothing.")
-    name = values["path"].replace("\\", "/")
-    while name.startswith("./"):
-        name = name[2:]
+    name = values["path"].removeprefix("./")
     if name in first_row:
         before, label = first_row[name]
         contrary = "" if label == values["label"] else f" with another label ('{label}', now '{values['label']}')"
         found.skipped.append((f"{name} (row {row})", f"named again, first in row {before}{contrary}"))
         return
     first_row[name] = (row, values["label"])
-    file = csv_path.parent / name
-    if data_root is not None and not file.exists():
-        file = data_root / name
+    photo_path = _locate(name, [csv_path.parent, *([data_root] if data_root else [])])
     found.photos.append(
-        Photo(str(file), name, values["label"], SPLIT_FOLDERS.get(split, ""), values.get("group", ""))
+        Photo(photo_path, safe(name), values["label"], SPLIT_FOLDERS.get(split, ""), values.get("group", ""))
     )  # fmt: skip
+
+
+def _locate(name: str, roots: list[Path]) -> str:
+    """Return where the file lies: also as Windows writes paths; below the first root where it is not found."""
+    for written in (name, name.replace("\\", "/")):
+        for root in roots:
+            if (root / written).exists():
+                return str(root / written)
+    return str(roots[0] / name)

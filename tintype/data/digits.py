@@ -17,10 +17,10 @@ def load(
     resize: str = "crop",
     progress: Progress | None = None,
 ) -> Images:
-    """Return scikit-learn's digits (UCI optical recognition of handwritten digits, test part), values 0..16 scaled to 0..255."""
+    """Return scikit-learn's digits, the values 0..16 scaled to 0..255."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    values, targets = load_digits(return_X_y=True)
+    pixels = np.rint(np.asarray(values).reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     names = [f"{i:04d}" for i in range(len(pixels))]
-    return Images(pixels, digits.target.astype(np.int64), names, tuple("0123456789"))
+    return Images(pixels, np.asarray(targets, np.int64), names, tuple("0123456789"))

@@ -15,7 +15,7 @@ import numpy as np
 
 from tintype.data import cache
 from tintype.data.cache import Progress, cached_pixels
-from tintype.data.decode import Header, Unreadable, decode, is_hidden, natural_key, read_header, walk_images
+from tintype.data.decode import EXTENSIONS, Header, Unreadable, decode, is_hidden, natural_key, read_header, walk_images
 from tintype.data.source import Images
 from tintype.errors import UserError
 
@@ -185,7 +185,9 @@ def _folders(path: Path) -> list[str]:
         UserError: the folder cannot be read.
     """
     try:
-        return sorted(entry.name for entry in os.scandir(path) if not is_hidden(entry.name) and os.path.isdir(entry.path))
+        return sorted(
+            entry.name for entry in os.scandir(path) if not is_hidden(entry.name) and os.path.isdir(entry.path)
+        )
     except OSError as error:
         raise UserError(f"folder {path} cannot be read: {error.strerror}.") from None
 
@@ -206,10 +208,8 @@ def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
 
 def _loose_images(folder: Path) -> int:
     """Return how many image files lie directly in a folder."""
-    return sum(
-        not is_hidden(entry.name) and entry.name.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-        for entry in os.scandir(folder)
-    )
+    names = [entry.name for entry in os.scandir(folder)]
+    return sum(name.lower().endswith(EXTENSIONS) and not is_hidden(name) for name in names)
 
 
 def _note_case(found: Found) -> None:
@@ -321,7 +321,9 @@ def _choose_shape(
         return height, width, channels
     median = int(np.median([min(header.height, header.width) for _, header in headers]))
     side = min(max(median // 32 * 32, 32), 128)
-    notes.append(f"image size: {side} x {side}, chosen for a median short side of {median} pixels; --image-size sets another")
+    notes.append(
+        f"image size: {side} x {side}, chosen for a median short side of {median} pixels; --image-size sets another"
+    )
     return side, side, channels
 
 
@@ -356,7 +358,7 @@ def _class_names(photos: Sequence[Photo], found: Found, source: str, notes: list
 def _one_class(source: str, label: str, photos: Sequence[Photo]) -> str:
     deeper = {photo.name.split("/")[1] for photo in photos if photo.name.count("/") >= 2 and not photo.split}
     hint = f" Did you mean {source}/{label}?" if len(deeper) > 1 else ""
-    return f"{source} holds one class only ('{label}', {len(photos):,} photos); at least two folders with photos are needed.{hint}"
+    return f"{source} holds one class only ('{label}', {len(photos):,} photos); at least two are needed.{hint}"
 
 
 def _no_photos(root: Path, folders: Sequence[str]) -> str:

@@ -37,9 +37,9 @@ class DataSpec:
 class Images:
     """What a file in `tintype/data/` hands over: every image of one data set, before it is divided.
 
-    `load(name, *, data_root, image_size, channels, resize, progress) -> Images` is the one function that such a file has.
-    `split` holds "train", "val", "test" or "" (free) for each image where the data brings splits. `groups` names what must
-    stay on one side of a split ("" stands alone). `fingerprint` is a hash of the pixels where one is known already.
+    Such a file has one function: `load(name, *, data_root, image_size, channels, resize, progress) -> Images`.
+    `split` holds "train", "val", "test" or "" (free) for each image where the data brings splits. `groups` names what
+    must stay on one side of a split ("" stands alone). `fingerprint` is a hash of the pixels where one is known.
     """
 
     pixels: np.ndarray  # (N, H, W, C) uint8, in memory or a memory map
@@ -114,7 +114,7 @@ class ResidentSource(ImageSource):
         index = torch.as_tensor(index, dtype=torch.int64)
         there = index.to(self.pixels.device)
         rows = there if self.rows is None else self.rows[there]
-        names = [self.names[i] for i in index.tolist()]
+        names: list[str] = [self.names[int(i)] for i in index]
         return ResidentSource(self.spec, self.pixels, self.targets[index], names, rows)
 
     def to(self, device: torch.device) -> ResidentSource:
@@ -147,7 +147,7 @@ class MappedSource(ImageSource):
 
     def subset(self, index: Tensor | np.ndarray) -> MappedSource:
         index = torch.as_tensor(index, dtype=torch.int64)
-        names = [self.names[i] for i in index.tolist()]
+        names: list[str] = [self.names[int(i)] for i in index]
         return MappedSource(self.spec, self.pixels, self.targets[index], names, self.rows[index.numpy()])
 
 

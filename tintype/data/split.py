@@ -1,4 +1,4 @@
-"""Divide a data set into training, validation and test: stratified, seeded, the same on every machine and in every order.
+"""Divide a data set into training, validation and test: stratified, seeded, the same on every machine.
 
 Membership follows from a hash of the seed and an image's name, so that it depends on nothing else that may differ
 between machines: no generator, no listing order, no library version.
@@ -30,9 +30,9 @@ def three_splits(
     """Return the sorted positions of the images in "train", "val" and "test".
 
     A split that is given is kept as it is; one that is missing is cut from training, which takes in the images of no
-    given split. Within each class the cut is off by less than one image from the wished fraction, except that each class
-    with enough images has at least one in every split that is cut. A class with two images where two splits are missing
-    has one in training and one in test; a class with one image stays in training.
+    given split. Within each class the cut is off by at most one image from the wished fraction; each class with enough
+    images has at least one in every split that is cut. A class with two images where two splits are missing has one in
+    training and one in test; a class with one image stays in training.
 
     Args:
         targets: (N,) int.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import os
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from tintype.errors import UserError
 from tintype.report import words
 from tintype.report.folder import RunFiles, files_beside, read_run
 from tintype.report.sections import COMMON, SECTIONS, Section
+from tintype.run import written_whole
 
 __all__ = ["write_report"]
 
@@ -34,14 +33,13 @@ def write_report(folder: Path) -> Path:
     """
     run = read_run(Path(folder))
     sections = [section for make in SECTIONS.get(run.task, COMMON) if (section := make(run))]
-    try:
-        for section in sections:
-            for name, content in section.static.items():
-                _write(run.folder / "figures" / f"{name}.png", content)
-        page = run.folder / "report.html"
-        _write(page, render(run, sections).encode("utf-8"))
-    except OSError as error:
-        raise UserError(f"the report cannot be written to '{run.folder}': {error.strerror or error}.") from error
+    for section in sections:
+        for name, content in section.static.items():
+            with written_whole(run.folder / "figures" / f"{name}.png") as temporary:
+                temporary.write_bytes(content)
+    page = run.folder / "report.html"
+    with written_whole(page) as temporary:
+        temporary.write_text(render(run, sections), encoding="utf-8")
     return page
 
 
@@ -80,12 +78,3 @@ def _templates() -> Environment:
     environment.filters.update(filters)
     return environment
 
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

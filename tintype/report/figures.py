@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 
+from tintype.statistics import wilson_interval
+
 # One colour for each role, for a light ground; distinct under the common kinds of colour blindness (after Okabe and Ito).
 # style.css holds the same roles for a dark ground.
 COLOURS = {
@@ -111,13 +113,15 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
         axis = "y" if number == 1 else f"y{number}"
         bottom = max(0.0, top - panel.share * scale)
         for series in panel.series:
-            figure.add_trace(_curve(series, axis, panel.percent))
+            # The title of a panel names its curve where there is but one.
+            figure.add_trace(_curve(series, axis, panel.percent, legend=len(panel.series) > 1))
         figure.update_layout(
             {
                 f"yaxis{number if number > 1 else ''}": {
                     "domain": [bottom, top],
                     "anchor": "x",
                     "tickformat": ".0%" if panel.percent else None,
+                    "automargin": True,
                     "nticks": 6 if panel.share > 0.5 else 3,
                     "gridcolor": COLOURS["grid"],
                     "zeroline": False,
@@ -132,7 +136,7 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
     return figure
 
 
-def _curve(series: Series, axis: str, percent: bool) -> go.Scatter:
+def _curve(series: Series, axis: str, percent: bool, legend: bool) -> go.Scatter:
     few = len(series.x) < 40
     mode = {"faint": "lines", "line": "lines", "points": "lines+markers" if few else "lines"}[series.style]
     if len(series.x) == 1:
@@ -142,6 +146,8 @@ def _curve(series: Series, axis: str, percent: bool) -> go.Scatter:
         y=list(series.y),
         yaxis=axis,
         name=series.name,
+        legendgroup=series.role,
+        showlegend=legend and series.style != "faint",
         mode=mode,
         line={"color": COLOURS[series.role], "width": 1 if series.style == "faint" else 2.25},
         marker={"color": COLOURS[series.role], "size": 6},
@@ -168,7 +174,7 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
     names = [html.escape(str(name)) for name in class_names]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(len(counts), dtype=bool)
-    figure = _figure(height=max(420, min(940, 160 + 36 * len(names))))
+    figure = _figure(height=max(420, min(940, 150 + 46 * len(names))))
     for role, keep, scale in (("right", diagonal, CONFUSION_RIGHT), ("wrong", ~diagonal, CONFUSION_WRONG)):
         shown = keep & (counts > 0)
         numbers = {"text": np.where(shown, counts, "").tolist(), "texttemplate": "%{text}"} if len(names) <= 20 else {}
@@ -197,10 +203,16 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
     axis = {"type": "category", "showgrid": False, "ticks": "", "tickfont": {"size": 12 if len(names) <= 40 else 8}}
     every = {"tickmode": "linear", "dtick": 1}  # all names, though Plotly would thin them out
     figure.update_layout(
-        xaxis={**axis, **every, "title": {"text": "prediction"}, "tickangle": -90 if len(names) > 12 else None},
+        xaxis={**axis, **every, "title": {"text": "prediction"}, "tickangle": _tick_angle(names)},
         yaxis={**axis, **every, "title": {"text": "true class"}, "autorange": "reversed"},
     )
     return figure
+
+
+def _tick_angle(names: Sequence[str]) -> int:
+    if len(names) > 20:
+        return -90
+    return 0 if len(names) * max(map(len, names)) <= 60 else -45
 
 
 def _rounded(share: np.ndarray, shown: np.ndarray) -> list[list[float | None]]:
@@ -261,17 +273,17 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> go.Figure:
     figure.update_layout(
         xaxis={**share, "title": {"text": "confidence"}, "anchor": "y2"},
         yaxis={**share, "title": {"text": "accuracy"}, "domain": [0.34, 1], "anchor": "x"},
-        yaxis2={"title": {"text": "images"}, "domain": [0, 0.22], "anchor": "x", "gridcolor": COLOURS["grid"], "nticks": 4},
+        yaxis2={"title": {"text": "images", "font": {"size": 13}}, "automargin": True, "domain": [0, 0.22], "anchor": "x", "gridcolor": COLOURS["grid"], "nticks": 4},
     )
     return figure
 
 
 def wilson_bars(shares: Sequence[float], counts: Sequence[int]) -> tuple[list[float], list[float]]:
     """Return how far the 95 % Wilson interval of each share reaches below and above it."""
-    p, n, z = np.asarray(shares, dtype=float), np.maximum(np.asarray(counts, dtype=float), 1), 1.959964
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return np.maximum(p - (centre - half), 0).tolist(), np.maximum(centre + half - p, 0).tolist()
+    bounds = [wilson_interval(round(share * count), count) for share, count in zip(shares, counts, strict=True)]
+    below = [max(0.0, share - low) for share, (low, _) in zip(shares, bounds, strict=True)]
+    above = [max(0.0, high - share) for share, (_, high) in zip(shares, bounds, strict=True)]
+    return below, above
 
 
 def _figure(height: int) -> go.Figure:
@@ -286,7 +298,8 @@ def _figure(height: int) -> go.Figure:
             "margin": {"l": 8, "r": 12, "t": 40, "b": 8},
             "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
             "hoverlabel": {"align": "left"},
-            "xaxis": {"automargin": True},
-            "yaxis": {"automargin": True},
+            "xaxis": {"automargin": True, "title": {"font": {"size": 13}, "standoff": 10}},
+            "yaxis": {"automargin": True, "title": {"font": {"size": 13}, "standoff": 10}},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": COLOURS["guide"], "activecolor": COLOURS["ink"]},
         }
     )

@@ -29,13 +29,14 @@ class RunFiles:
     data: dict[str, Any]
     model: dict[str, Any]
     evaluation: dict[str, Any]
+    status: dict[str, Any]
     samples: dict[str, Any]
     metrics: Metrics
     problems: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        return str(self.recipe.get("name") or self.folder.name)
+        return self.folder.resolve().name
 
     @property
     def task(self) -> str:
@@ -74,6 +75,7 @@ def read_run(folder: Path) -> RunFiles:
         data=_mapping(folder / "data.json", problems),
         model=_mapping(folder / "model.json", problems),
         evaluation=_mapping(folder / "evaluation.json", problems),
+        status=_mapping(folder / "status.json", problems),
         samples=_mapping(folder / "samples" / "samples.json", problems),
         metrics=read_metrics(folder / "metrics.csv"),
         problems=tuple(problems),

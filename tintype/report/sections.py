@@ -61,7 +61,7 @@ def headline(run: RunFiles) -> Section:
         "split": run.split,
         "main": shown.get(run.split),
         "strip": _strip(shown),
-        "verdict": run.evaluation.get("verdict") or {},
+        "verdict": _verdict(run.evaluation.get("verdict") or {}),
         "looks": _looks(run.evaluation.get("test_looks") or {}),
         "table": _figures_table(shown),
         "resume": f"tintype train --resume {shlex.quote(run.folder.as_posix())}",
@@ -76,6 +76,8 @@ def _progress(run: RunFiles) -> dict[str, Any]:
     epochs = run.metrics.get("epoch") or []
     return {
         "step": int(steps[-1]) if steps and not math.isnan(steps[-1]) else 0,
+        "total_steps": run.status.get("total_steps"),
+        "state": run.status.get("state"),
         "epoch": epochs[-1] if epochs and not math.isnan(epochs[-1]) else None,
         "val_accuracy": accuracy[-1] if accuracy else None,
     }
@@ -116,13 +118,25 @@ def _looks(looks: Mapping[str, Any]) -> str:
     by_run, by_data = looks.get("run"), looks.get("data")
     if not by_run:
         return "The test split has not been looked at." if by_run == 0 else ""
-    text = f"The test split was looked at {words.times(by_run)} with this run"
+    text = f"The test split was looked at {words.times(by_run)} by this run"
     if not by_data:
         return text + "."
-    text += f", {words.times(by_data)} in all with this data."
+    text += f", {words.times(by_data)} by all runs on this data in its folder."
     if by_data > 10:
         text += " The more often it is used to choose, the more it flatters."
     return text
+
+
+def _verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict with the word, which stands as a title, taken off the beginning of the text."""
+    word, text = str(verdict.get("word") or ""), str(verdict.get("text") or "")
+    text = text.removeprefix(f"{word}: ")
+    return {
+        "word": word,
+        "text": text[:1].upper() + text[1:],
+        "gap": None if "gap of" in text else verdict.get("gap"),
+        "gap_ci95": verdict.get("gap_ci95"),
+    }
 
 
 FIGURES = {
@@ -171,7 +185,7 @@ def making(run: RunFiles) -> Section:
 def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
     environment, data, model, recipe = run.environment, run.data, run.model, run.recipe
     size = "{channels} × {height} × {width}".format_map(data) if {"channels", "height", "width"} <= data.keys() else None
-    options = ", ".join(f"{key} {value}" for key, value in (architecture.get("options") or {}).items())
+    options = ", ".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in (architecture.get("options") or {}).items())
     rate = environment.get("images_per_second")
     precision = " · ".join(str(environment[key]) for key in ("device", "precision") if environment.get(key))
     return {
@@ -189,7 +203,8 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
             ("Multiply-adds", words.magnitude(model["multiply_adds"]) if model.get("multiply_adds") else None),
         ],
         "Machine": [
-            ("Time", words.duration(environment["seconds"]) if environment.get("seconds") else None),
+            ("Training", words.duration(environment["training_seconds"]) if environment.get("training_seconds") else None),
+            ("In all", words.duration(environment["seconds"]) if environment.get("seconds") else None),
             ("Speed", f"{rate:,.0f} training images per second" if rate else None),
             ("Device", precision),
             ("Processor", environment.get("cpu")),
@@ -275,7 +290,7 @@ def classes(run: RunFiles) -> Section | None:
 
 def predictions(run: RunFiles) -> Section | None:
     """Show a sample of pictures, right and wrong mixed."""
-    lede = "Drawn from the test split, right and wrong mixed; wrong ones are more frequent here than in the split."
+    lede = "Drawn from the test split. Mistakes are put in on purpose, so their share here is not the error rate."
     return _pictures(run, "grid", "predictions", "Some predictions", lede)
 
 

@@ -83,6 +83,7 @@
     }
     const layout = figure.layout;
     layout.font.color = ink;
+    layout.modebar = { ...layout.modebar, color: colour("muted"), activecolor: ink };
     layout.hoverlabel = { ...layout.hoverlabel, bgcolor: colour("surface"), bordercolor: colour("line"), font: { color: ink } };
     for (const key of Object.keys(layout)) {
       if (/^[xy]axis\d*$/.test(key)) Object.assign(layout[key], { gridcolor: grid, linecolor: grid, zerolinecolor: grid });
@@ -104,7 +105,7 @@
     if (!window.Plotly) return;
     const target = chart.querySelector(".interactive");
     const figure = JSON.parse(chart.querySelector("script").textContent);
-    const config = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+    const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
     fitted(themed(figure), target.clientWidth);
     window.Plotly.react(target, figure.data, figure.layout, config).then(() => chart.classList.add("drawn"));
   }

@@ -1,0 +1,204 @@
+"""Every figure against scikit-learn, on the digits with a logistic regression and on random cases."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn import metrics as reference
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from tintype import metrics
+
+Case = tuple[NDArray[Any], NDArray[Any]]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Case:
+    """Return probabilities and targets of 897 digits that a regression, fitted briefly, has not seen."""
+    images, targets = load_digits(return_X_y=True)
+    model = LogisticRegression(C=1e-3, max_iter=500).fit(images[:900], targets[:900])
+    return model.predict_proba(images[900:]), targets[900:]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Return random probabilities without ties; classes may be absent from targets, predictions or both."""
+    num_classes, n = draw(st.integers(2, 14)), draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    probabilities = rng.dirichlet(np.full(num_classes, draw(st.sampled_from([0.1, 1.0, 10.0]))), n)
+    return probabilities, rng.integers(0, draw(st.integers(1, num_classes)), n)
+
+
+def assert_agrees(probabilities: NDArray[Any], targets: NDArray[Any]) -> None:
+    n, num_classes = probabilities.shape
+    labels, predictions = range(num_classes), probabilities.argmax(1)
+    figures = metrics.classification_figures(probabilities, targets)
+    confusion = metrics.confusion_matrix(predictions, targets, num_classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of absent classes
+        expected = {
+            "accuracy": reference.accuracy_score(targets, predictions),
+            "loss": reference.log_loss(targets, probabilities, labels=labels),
+            "balanced_accuracy": reference.balanced_accuracy_score(targets, predictions),
+            "macro_f1": reference.f1_score(targets, predictions, average="macro"),
+            "num_images": n,
+            "num_correct": reference.accuracy_score(targets, predictions, normalize=False),
+        }
+        if num_classes > 10:
+            top5 = reference.top_k_accuracy_score(targets, probabilities, k=5, labels=labels)
+            expected["top5_accuracy"] = top5
+        report = reference.classification_report(targets, predictions, labels=labels, output_dict=True, zero_division=0)
+        assert (confusion == reference.confusion_matrix(targets, predictions, labels=labels)).all()
+    assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert ("top5_accuracy" in figures) == ("top5_accuracy_ci95" in figures) == (num_classes > 10)
+    interval = stats.binomtest(figures["num_correct"], n).proportion_ci(method="wilson")
+    assert figures["accuracy_ci95"] == pytest.approx([interval.low, interval.high])
+    assert isinstance(report, dict)
+    for k, row in enumerate(metrics.per_class(confusion, [f"class {k}" for k in labels])):
+        theirs = report[str(k)]
+        assert row["name"] == f"class {k}"
+        assert [row[name] for name in ("precision", "recall", "f1", "support")] == pytest.approx(
+            [theirs[name] for name in ("precision", "recall", "f1-score", "support")]
+        )
+    assert figures["expected_calibration_error"] == pytest.approx(slow_calibration_error(probabilities, targets))
+
+
+def slow_calibration_error(probabilities: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Follow the definition of Guo et al. (2017), equations 2, 3 and 5, bin by bin."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
+    error = 0.0
+    for m in range(15):
+        inside = (confidence > m / 15) & (confidence <= (m + 1) / 15)
+        if inside.any():
+            error += inside.sum() / len(targets) * abs(right[inside].mean() - confidence[inside].mean())
+    return error
+
+
+def test_figures_of_digits_agree_with_scikit_learn(digits: Case) -> None:
+    assert_agrees(*digits)
+    assert 0.85 < metrics.classification_figures(*digits)["accuracy"] < 1
+
+
+@given(cases())
+@settings(deadline=None, max_examples=60)
+def test_random_figures_agree_with_scikit_learn(case: Case) -> None:
+    assert_agrees(*case)
+
+
+def test_everything_is_plain_json(digits: Case) -> None:
+    probabilities, targets = digits
+    names = [str(k) for k in range(10)]
+    confusion = metrics.confusion_matrix(probabilities.argmax(1), targets, 10)
+    for value in (
+        metrics.classification_figures(probabilities.astype(np.float32), targets),
+        metrics.per_class(confusion, names),
+        metrics.most_confused(confusion, names),
+        metrics.reliability_bins(probabilities, targets),
+        confusion.tolist(),
+    ):
+        assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+def test_float32_gives_the_same_figures(digits: Case) -> None:
+    probabilities, targets = digits
+    exact = metrics.classification_figures(probabilities, targets)
+    rounded = metrics.classification_figures(probabilities.astype(np.float32), targets)
+    assert rounded.pop("accuracy_ci95") == exact.pop("accuracy_ci95")
+    assert rounded == pytest.approx(exact, rel=1e-5)
+
+
+def test_log_loss_of_certainty() -> None:
+    certain = np.eye(3)
+    assert str(metrics.log_loss(certain, [0, 1, 2])) == "0.0"
+    assert metrics.log_loss(certain, [1, 2, 0]) == pytest.approx(-np.log(2.0**-52))
+
+
+def test_ties_go_to_the_lower_class() -> None:
+    even = np.full((12, 12), 1 / 12)
+    targets = np.arange(12)
+    figures = metrics.classification_figures(even, targets)
+    assert figures["num_correct"] == 1
+    assert figures["top5_accuracy"] == pytest.approx(5 / 12)
+    assert metrics.target_ranks(even, targets).tolist() == targets.tolist()
+
+
+@given(cases())
+@settings(deadline=None, max_examples=40)
+def test_rank_zero_means_right(case: Case) -> None:
+    probabilities, targets = case
+    ranks = metrics.target_ranks(probabilities, targets)
+    assert ((ranks == 0) == (probabilities.argmax(1) == targets)).all()
+    # Rounding brings ties: the rule must still hold.
+    coarse = np.round(probabilities, 1) + 1e-9
+    coarse /= coarse.sum(1, keepdims=True)
+    assert ((metrics.target_ranks(coarse, targets) == 0) == (coarse.argmax(1) == targets)).all()
+
+
+def test_most_confused_names_the_worst_pairs_first() -> None:
+    confusion = np.array([[90, 7, 3], [7, 3, 0], [0, 1, 9]])
+    rows = metrics.most_confused(confusion, ["cat", "dog", "cow"], k=3)
+    assert rows == [
+        {"target": "dog", "prediction": "cat", "count": 7, "share": 0.7},
+        {"target": "cat", "prediction": "dog", "count": 7, "share": 0.07},
+        {"target": "cat", "prediction": "cow", "count": 3, "share": 0.03},
+    ]
+    assert len(metrics.most_confused(confusion, ["cat", "dog", "cow"])) == 4
+    assert metrics.most_confused(np.eye(3, dtype=int), ["cat", "dog", "cow"]) == []
+
+
+@given(cases())
+@settings(deadline=None, max_examples=40)
+def test_reliability_bins_hold_every_image(case: Case) -> None:
+    probabilities, targets = case
+    bins = metrics.reliability_bins(probabilities, targets)
+    filled = [b for b in bins if b["count"]]
+    assert len(bins) == 15
+    assert sum(b["count"] for b in bins) == len(targets)
+    assert all(b["confidence"] is None and b["accuracy"] is None for b in bins if not b["count"])
+    assert all(b["low"] - 1e-12 <= b["confidence"] <= b["high"] + 1e-12 for b in filled)
+    accuracy = sum(b["count"] * b["accuracy"] for b in filled) / len(targets)
+    assert accuracy == pytest.approx(metrics.classification_figures(probabilities, targets)["accuracy"])
+
+
+def test_calibrated_and_boastful_predictions_differ() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(4, 0.5), 20_000)
+    targets = (probabilities.cumsum(1) < rng.random((20_000, 1))).sum(1).clip(max=3)  # drawn as the model says
+    assert metrics.expected_calibration_error(probabilities, targets) < 0.015
+    boastful = probabilities**3 / (probabilities**3).sum(1, keepdims=True)
+    assert metrics.expected_calibration_error(boastful, targets) > 0.1
+
+
+GOOD = [[0.5, 0.5]]
+REFUSED = [
+    (np.zeros((0, 3)), np.zeros(0, dtype=int), "at least one image"),
+    ([0.5, 0.5], [0], "at least one image"),
+    (GOOD, [0, 1], "1 rows of probabilities for 2 targets"),
+    (GOOD, [2], "0..1"),
+    (GOOD, [-1], "0..1"),
+    (GOOD, [0.0], "integers"),
+    (GOOD, [[0, 1]], "integers"),
+    ([[2.0, -1.0]], [0], "softmax"),
+    ([[3.0, 4.0]], [0], "softmax"),
+    ([[np.nan, 1.0]], [0], "softmax"),
+]
+
+
+@pytest.mark.parametrize(("probabilities", "targets", "message"), REFUSED)
+def test_what_is_no_prediction_is_refused(probabilities: Any, targets: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.classification_figures(probabilities, targets)
+
+
+def test_predictions_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 predictions for 1 targets"):
+        metrics.confusion_matrix([0, 1], [0], 2)
