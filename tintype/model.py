@@ -27,7 +27,7 @@ def describe_model(network: nn.Module, spec: DataSpec, name: str, options: dict[
         "class_names": list(spec.class_names),
         "parameters": count_parameters(network),
         "multiply_adds": count_multiply_adds(network, spec),
-        "first_layer": first_filter(network),
+        "first_layer": first_filter(network, spec),
     }
 
 

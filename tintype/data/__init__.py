@@ -187,17 +187,16 @@ def _statistics(pixels: np.ndarray, train: np.ndarray) -> tuple[tuple[float, ...
     per_image = int(np.prod(pixels.shape[1:]))
     most = max(STATISTICS_SAMPLE // per_image, 1000)
     rows = train if len(train) <= most else train[np.linspace(0, len(train) - 1, most).astype(np.int64)]
-    squares = (np.arange(256, dtype=np.uint32) ** 2).astype(np.uint16)
-    total = np.zeros(pixels.shape[3], np.int64)
-    total_squares = np.zeros(pixels.shape[3], np.int64)
-    step = max(1, 4_000_000 // per_image)
+    total = np.zeros(pixels.shape[2:], np.int64)
+    total_squares = np.zeros(pixels.shape[2:], np.int64)
+    step = max(1, 1_000_000 // per_image)
     for start in range(0, len(rows), step):
-        values = pixels[rows[start : start + step]].reshape(-1, pixels.shape[3])
-        total += values.sum(axis=0, dtype=np.int64)
-        total_squares += squares[values].sum(axis=0, dtype=np.int64)
+        values = pixels[rows[start : start + step]].astype(np.uint16)
+        total += values.sum(axis=(0, 1), dtype=np.int64)
+        total_squares += (values * values).sum(axis=(0, 1), dtype=np.int64)
     count = len(rows) * per_image // pixels.shape[3]
-    mean = total / count
-    std = np.sqrt(np.maximum(total_squares / count - mean**2, 1))
+    mean = total.sum(axis=0) / count
+    std = np.sqrt(np.maximum(total_squares.sum(axis=0) / count - mean**2, 1))
     note = (
         []
         if len(rows) == len(train)

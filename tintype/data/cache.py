@@ -91,6 +91,7 @@ def cached_pixels(
     if found is not None:
         return found
     shutil.rmtree(final, ignore_errors=True)  # what cannot be opened would stand in the way
+    remove_abandoned(photos)
     _check_space(photos, num_images * int(np.prod(shape)), source)
     temporary = Path(tempfile.mkdtemp(prefix=f"tmp-{os.getpid()}-", dir=photos))
     try:
@@ -148,9 +149,7 @@ def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = No
     What a killed process left half made is removed as well. A memory map that is open stays readable (not on Windows,
     where its entry stays).
     """
-    for folder in _folders(cache_folder() / "photos", prefix="tmp-"):
-        if not _in_work(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+    remove_abandoned(cache_folder() / "photos")
     removed, total = 0, 0
     for entry in cache_entries():
         total += entry.num_bytes
@@ -158,6 +157,13 @@ def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = No
             shutil.rmtree(entry.path, ignore_errors=True)
             removed += 1
     return removed
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders "tmp-PID-…" in a folder whose process is gone."""
+    for folder in _folders(parent, prefix="tmp-"):
+        if not _in_work(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tintype.data.cache import Progress
+from tintype.data.decode import natural_key
 from tintype.data.folder import SPLIT_FOLDERS, Found, Photo, listed, read_photos, safe
 from tintype.data.source import Images
 from tintype.errors import UserError
@@ -72,6 +73,7 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
         raise UserError(f"row {rows.line_num} of {path} is no CSV: {error}.") from None
     if not found.photos:
         raise UserError(f"{path} names no image: it has a header and no rows.")
+    found.photos.sort(key=lambda photo: natural_key(photo.name))  # the order of the rows says nothing
     again = [name for name, reason in found.skipped if reason.startswith("named again")]
     if again:
         found.notes.append(f"{len(again)} rows name an image for the second time and are skipped: {listed(again)}")

@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ EXTENSIONS = tuple(
     for kind in "jpg jpeg jpe jfif png webp bmp dib tif tiff gif ppm pgm pbm heic heif avif".split()  # noqa: SIM905
 )
 # Only these decoders are tried: others reach programs outside (EPS) or see little testing.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 
 # A picture above this is skipped as a decompression bomb; a 12,000 x 9,000 photo (108 million) is read.
 MAX_PIXELS = 200_000_000
@@ -33,15 +34,20 @@ Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MAX_PIXELS)
 LARGE_PIXELS = 30_000_000
 _one_large_at_a_time = threading.Lock()
 
-_ORIENTATION = 0x0112  # EXIF 2.32, table 4
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# How much larger than the target a JPEG is decoded at least. Against full decoding, on two photos at six sizes: 1 gives
+# 35 dB (PSNR) in the worst case, 1.5 gives 42 dB, 2 gives 44 dB, and each costs more time than the one before.
+DRAFT = 1.5
+
+_ORIENTATION = 0x0112  # EXIF 2.32, table 4: what turns (H, W, C) upright
+_TURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda p: p,
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.transpose(1, 0, 2),
+    6: lambda p: p[::-1].transpose(1, 0, 2),
+    7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda p: p[:, ::-1].transpose(1, 0, 2),
 }
 
 
@@ -59,8 +65,8 @@ def decode(
 ) -> np.ndarray:
     """Return the picture in a file (or in the bytes of one) as (H, W, C) uint8.
 
-    JPEG is decoded at reduced scale (the DCT's own) as far as the scaled picture still covers the target. Of an
-    animation the first frame counts. `height` and `width` None keep the picture's own size.
+    JPEG is decoded at reduced scale (the DCT's own) where 1.5 times the target remain. Of an animation the first frame
+    counts. `height` and `width` None keep the picture's own size.
 
     Raises:
         Unreadable: not an image, damaged, truncated, unsupported, or of more than MAX_PIXELS pixels.
@@ -90,11 +96,7 @@ def fit(
     """
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
-    image = _convert(image, channels)
-    if height is not None and width is not None:
-        image = _resized(image, width, height, resize)
-    pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return _fit(image, image.size, height, width, channels, resize)
 
 
 class Header(NamedTuple):
@@ -141,10 +143,11 @@ class Walk(NamedTuple):
     problems: list[tuple[str, str]]
 
 
-def walk_images(root: Path, seen: set[tuple[int, int]] | None = None) -> Walk:
+def walk_images(root: str | os.PathLike[str], seen: set[tuple[int, int]] | None = None) -> Walk:
     """Return the image files below `root`, found by extension, or by their first bytes where there is no known one.
 
-    A folder is entered once, by its device and inode in `seen`, so that loops of symbolic links end.
+    A folder below is entered once, and not at all if it is in `seen` (its device and inode), so that loops of symbolic
+    links end.
     """
     seen = set() if seen is None else seen
     found = Walk([], Counter(), [])
@@ -152,12 +155,13 @@ def walk_images(root: Path, seen: set[tuple[int, int]] | None = None) -> Walk:
     while folders:
         relative = folders.pop()
         try:
-            status = os.stat(root / relative)
-            if (status.st_dev, status.st_ino) in seen:
-                found.problems.append((relative or str(root), "folder was read already under another name (a link)"))
+            folder = os.path.join(root, relative)
+            identity = folder_identity(folder)
+            if relative and identity in seen:
+                found.problems.append((relative, "a link to a folder that is read in its own place"))
                 continue
-            seen.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(root / relative), key=lambda entry: entry.name, reverse=True)
+            seen.add(identity)
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
             found.problems.append((relative or str(root), f"folder cannot be read: {error.strerror}"))
             continue
@@ -175,18 +179,23 @@ def walk_images(root: Path, seen: set[tuple[int, int]] | None = None) -> Walk:
     return found
 
 
+def folder_identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return what is the same for a folder under all its names: device and inode."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is none of the user's own: hidden, or left by a system."""
     return name.startswith((".", "@eaDir")) or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+def natural_key(name: str) -> tuple[str, str]:
     """Return a sort key that puts "cat2" before "cat10"."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if part[:1] in _DIGITS and part else (-1, part) for part in parts], name
+    return _NUMBER.sub(lambda number: number[0].zfill(20), name), name
 
 
-_DIGITS = frozenset("0123456789")
+_NUMBER = re.compile("[0-9]+")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
 _NEVER_IMAGES = (
     ".txt",
@@ -237,25 +246,20 @@ def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
 
 
 def _decode_open(image: Image.Image, height: int | None, width: int | None, channels: int, resize: str) -> np.ndarray:
-    orientation = 1
-    if image.format in ("JPEG", "MPO"):
-        orientation = _orientation(image)
-        if height is not None and width is not None:
-            tall, wide = (width, height) if orientation >= 5 else (height, width)
-            scaled = _scaled_size(image.width, image.height, wide, tall, resize)
-            image.draft("L" if channels == 1 else None, scaled)
-    image.load()
-    if image.format not in ("JPEG", "MPO"):
-        orientation = _orientation(image)  # PNG may tell only after its pixels; TIFF is turned by Pillow itself
+    is_jpeg = image.format in ("JPEG", "MPO")
+    if not is_jpeg:
+        image.load()  # PNG may tell its orientation only after its pixels; TIFF is turned by Pillow itself
+    orientation = _orientation(image)
     if orientation >= 5:
         height, width = width, height
-    if orientation not in _TRANSPOSE:
-        return fit(image, height=height, width=width, channels=channels, resize=resize)
+    extent: tuple[float, float] = image.size
+    if is_jpeg and height is not None and width is not None:
+        wide, tall = _scaled_size(image.width, image.height, width, height, resize)
+        draft = image.draft("L" if channels == 1 else None, (int(DRAFT * wide), int(DRAFT * tall)))
+        extent = draft[1][2:] if draft else extent
     # The resized picture is turned, not the large one. The filters are symmetric, so it comes to the same.
-    pixels = fit(image, height=height, width=width, channels=channels, resize=resize)
-    grey = pixels.shape[2] == 1
-    turned = np.asarray(Image.fromarray(pixels[:, :, 0] if grey else pixels).transpose(_TRANSPOSE[orientation]))
-    return turned[:, :, None] if grey else turned
+    pixels = _fit(image, extent, height, width, channels, resize)
+    return np.ascontiguousarray(_TURN[orientation](pixels))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -268,7 +272,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _scaled_size(width: int, height: int, to_width: int, to_height: int, resize: str) -> tuple[int, int]:
+def _scaled_size(width: float, height: float, to_width: int, to_height: int, resize: str) -> tuple[int, int]:
     """Return the size at which a picture meets the target in the given mode."""
     if resize == "squash":
         return to_width, to_height
@@ -277,18 +281,36 @@ def _scaled_size(width: int, height: int, to_width: int, to_height: int, resize:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _resized(image: Image.Image, width: int, height: int, resize: str) -> Image.Image:
-    if image.size == (width, height):
+def _fit(
+    image: Image.Image,
+    extent: tuple[float, float],
+    height: int | None,
+    width: int | None,
+    channels: int,
+    resize: str,
+) -> np.ndarray:
+    image = _convert(image, channels)
+    if height is not None and width is not None:
+        image = _resized(image, extent, width, height, resize)
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _resized(image: Image.Image, extent: tuple[float, float], width: int, height: int, resize: str) -> Image.Image:
+    """Return the picture at the target's size. `extent` is its true width and height in pixels, fractional where a
+    scaled JPEG ends within its last pixel.
+    """
+    if image.size == (width, height) == extent:
         return image
-    box = None
+    box = (0, 0, *extent)
     size = (width, height)
     if resize == "crop":  # the part of the source that fills the target, centred
-        scale = max(width / image.width, height / image.height)
-        wide, tall = min(width / scale, image.width), min(height / scale, image.height)
-        left, top = (image.width - wide) / 2, (image.height - tall) / 2
+        scale = max(width / extent[0], height / extent[1])
+        wide, tall = min(width / scale, extent[0]), min(height / scale, extent[1])
+        left, top = (extent[0] - wide) / 2, (extent[1] - tall) / 2
         box = (left, top, left + wide, top + tall)
     elif resize == "pad":
-        size = _scaled_size(image.width, image.height, width, height, resize)
+        size = _scaled_size(extent[0], extent[1], width, height, resize)
     # reducing_gap averages whole pixels first where that cannot be seen: several times faster on large pictures
     image = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
     if size == (width, height):

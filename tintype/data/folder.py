@@ -15,7 +15,16 @@ import numpy as np
 
 from tintype.data import cache
 from tintype.data.cache import Progress, cached_pixels
-from tintype.data.decode import EXTENSIONS, Header, Unreadable, decode, is_hidden, natural_key, read_header, walk_images
+from tintype.data.decode import (
+    EXTENSIONS,
+    Header,
+    Unreadable,
+    decode,
+    folder_identity,
+    is_hidden,
+    read_header,
+    walk_images,
+)
 from tintype.data.source import Images
 from tintype.errors import UserError
 
@@ -71,30 +80,32 @@ def load(
 
 
 def find_photos(root: Path) -> Found:
-    """List the photos of ROOT/CLASS/* or ROOT/{train,val|valid|validation,test}/CLASS/* in natural order.
+    """List the photos of ROOT/CLASS/* or ROOT/{train,val|valid|validation,test}/CLASS/*, sorted, numbers by value.
 
     Raises:
         UserError: the folder holds no photo in class folders.
     """
     found = Found()
     others: Counter[str] = Counter()
-    seen: set[tuple[int, int]] = set()
     folders = _folders(root)
     splits = _split_folders(root, folders)
+    bases = [root / split for split in splits] or [root]
+    labels = {base: _folders(base) for base in bases}
+    seen = {folder_identity(f) for f in (root, *bases, *(base / label for base in bases for label in labels[base]))}
     if splits:
         passed = [name for name in folders if name not in splits]
         if passed:
             found.notes.append(f"folders beside the splits are passed over: {listed(passed)}")
     for split_folder, split in splits.items() or [("", "")]:
         base = root / split_folder
-        for label in _folders(base):
-            walk = walk_images(base / label, seen)
+        for label in labels[base]:
+            folder = str(base / label)
+            walk = walk_images(folder, seen)
             prefix = f"{split_folder}/{label}" if split_folder else label
             if not walk.files:
                 found.notes.append(f"class folder '{safe(prefix)}' holds no images: passed over")
             for file in walk.files:
-                path = str(base / label / file)
-                found.photos.append(Photo(path, safe(f"{prefix}/{file}"), safe(label), split))
+                found.photos.append(Photo(f"{folder}/{file}", safe(f"{prefix}/{file}"), safe(label), split))
             found.skipped += [(safe(f"{prefix}/{file}"), reason) for file, reason in walk.problems]
             others += walk.others
         loose = _loose_images(base)
@@ -119,13 +130,13 @@ def read_photos(
     progress: Progress | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Images:
-    """Decode photos through the cache and return those that could be read, in natural order of their names.
+    """Decode photos through the cache and return those that could be read, in the order given.
 
     Raises:
         UserError: nothing can be read, or fewer than two classes are left.
     """
-    photos = sorted(found.photos, key=lambda photo: natural_key(photo.name))
-    photos, states, skipped, notes = *_regular(photos, found.skipped), list(found.notes)
+    photos, states, skipped = _regular(found.photos, found.skipped)
+    notes = list(found.notes)
     if not photos:
         raise UserError(_all_broken(source, skipped))
     height, width, channels = _choose_shape(photos, image_size, channels, notes, source)
@@ -307,7 +318,7 @@ def _choose_shape(
         except Unreadable as error:
             reason = reason or str(error)
     if not headers:
-        raise UserError(_all_broken(source, [(photos[0].name, reason)]))
+        raise UserError(_all_broken(source, [(photos[0].name, reason)], len(spread(photos, SAMPLE))))
     if channels is None:
         channels = 1 if _all_grey(headers) else 3
         if channels == 1:
@@ -371,6 +382,6 @@ def _no_photos(root: Path, folders: Sequence[str]) -> str:
     return f"{root} is empty. {shape}"
 
 
-def _all_broken(source: str, skipped: Sequence[tuple[str, str]]) -> str:
+def _all_broken(source: str, skipped: Sequence[tuple[str, str]], num_images: int | None = None) -> str:
     name, reason = skipped[0]
-    return f"none of the {len(skipped):,} images of {source} can be read. The first: {name}: {reason}."
+    return f"none of the {num_images or len(skipped):,} images of {source} can be read. The first: {name}: {reason}."

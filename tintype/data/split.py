@@ -95,9 +95,11 @@ def _units(
         together[f"group {group}" if group else f"image {names[i]}"].append(i)
     ranked: dict[int, list[tuple[bytes, list[int]]]] = defaultdict(list)
     for members in together.values():
-        counts = Counter(targets[members].tolist()) if len(members) > 1 else {int(targets[members[0]]): 1}
-        label = min(counts, key=lambda c: (-counts[c], c))
-        name = min(names[i] for i in members)
+        label, name = int(targets[members[0]]), names[members[0]]
+        if len(members) > 1:
+            counts = Counter(targets[members].tolist())
+            label = min(counts, key=lambda c: (-counts[c], c))
+            name = min(names[i] for i in members)
         digest = hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
         ranked[label].append((digest, members))
     return {label: [members for _, members in sorted(ranked[label])] for label in sorted(ranked)}

@@ -24,7 +24,7 @@ import numpy as np
 from torchvision import datasets
 from torchvision.datasets import utils as torchvision_utils
 
-from tintype.data.cache import Progress, cache_folder
+from tintype.data.cache import Progress, cache_folder, remove_abandoned
 from tintype.data.folder import find_photos, read_photos
 from tintype.data.source import Images
 from tintype.errors import UserError
@@ -278,7 +278,8 @@ def _download(name: str, described: _Set, store: Path, progress: Progress | None
     """Download a set into `store`, which appears only when everything is there and checked."""
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"tmp-{name}-", dir=store.parent))
+        remove_abandoned(store.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f"tmp-{os.getpid()}-", dir=store.parent))
     except OSError as error:
         raise UserError(
             f"{store.parent} cannot be written ({error.strerror}). Set TINTYPE_CACHE to another folder."

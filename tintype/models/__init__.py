@@ -54,9 +54,9 @@ def count_multiply_adds(network: nn.Module, spec: DataSpec) -> int:
     return counter.get_total_flops() // 2
 
 
-def first_filter(network: nn.Module) -> str | None:
-    """Return the state-dict name of the first convolution's filters, or None where there is no convolution."""
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            return f"{name}.weight" if name else "weight"
+def first_filter(network: nn.Module, spec: DataSpec) -> str | None:
+    """Return the state-dict name of the filters that see the image: the first weight (O, C, kh, kw), else None."""
+    for name, weight in network.state_dict().items():
+        if weight.ndim == 4 and weight.shape[1] == spec.channels:
+            return name
     return None

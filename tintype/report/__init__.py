@@ -23,10 +23,10 @@ __all__ = ["write_report"]
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` and `figures/*.png` into a run folder, from its plain files alone, and return the page's path.
+    """Write `report.html` and `figures/*.png` into a run folder from its plain files alone; return the page's path.
 
-    What is missing (no samples, no filters, a run that is not finished) leaves its section out. Both the page and the figures
-    are written under a temporary name and renamed, so that a reader never sees half of one.
+    What is missing (no samples, no filters, a run that is not finished) leaves its section out. The page and the
+    figures are written under a temporary name and renamed, so that a reader never sees half of one.
 
     Raises:
         UserError: `folder` is not a run folder, or cannot be written to.
@@ -47,19 +47,31 @@ def render(run: RunFiles, sections: list[Section]) -> str:
     """Return the page as HTML."""
     has_charts = any("chart" in section.context for section in sections)
     figures = sorted(f"figures/{name}.png" for section in sections for name in section.static)
-    files = ("recipe.yaml", "environment.json", "data.json", "metrics.csv", "evaluation.json", "predictions.csv", "model.json")
-    return _templates().get_template("page.html").render(
-        run=run,
-        sections=sections,
-        plotly=compressed_plotly() if has_charts else "",
-        files=[*files_beside(run, [*files, "model.safetensors"]), *figures],
+    files = (
+        "recipe.yaml",
+        "environment.json",
+        "data.json",
+        "metrics.csv",
+        "evaluation.json",
+        "predictions.csv",
+        "model.json",
+    )
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            run=run,
+            sections=sections,
+            plotly=compressed_plotly() if has_charts else "",
+            files=[*files_beside(run, [*files, "model.safetensors"]), *figures],
+        )
     )
 
 
 @lru_cache(maxsize=1)
 def compressed_plotly() -> str:
     """Return Plotly's JavaScript, gzip and base64; the page unpacks it with the browser's DecompressionStream."""
-    script = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
     return base64.b64encode(gzip.compress(script, compresslevel=9, mtime=0)).decode("ascii")
 
 
@@ -77,4 +89,3 @@ def _templates() -> Environment:
     }
     environment.filters.update(filters)
     return environment
-

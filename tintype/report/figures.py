@@ -1,7 +1,7 @@
 """Interactive figures (Plotly): plain data in, a figure out.
 
-A figure looks right by itself, in a notebook say, on a light ground. So that a page can switch between light and dark, each trace
-and shape names its colour as a role in `meta` or `name`; `templates/page.js` looks the role up among the colours of the page.
+A figure looks right by itself, in a notebook say, on a light ground. So that a page can switch between light and dark,
+each trace names its role in `meta`, and `templates/page.js` gives it the colour that the page has for that role.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import plotly.graph_objects as go
 
 from tintype.statistics import wilson_interval
 
-# One colour for each role, for a light ground; distinct under the common kinds of colour blindness (after Okabe and Ito).
-# style.css holds the same roles for a dark ground.
+# One colour for each role, for a light ground; they stay distinct under the common kinds of colour blindness (after
+# Okabe and Ito). style.css holds the same roles for a dark ground.
 COLOURS = {
     "train": "#b5622c",
     "val": "#1f6a9c",
@@ -38,7 +38,7 @@ MAX_POINTS = 1500
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: `x` and `y` of equal length, without NaN. `role` picks the colour, "faint" is drawn behind the others."""
+    """One curve: `x` and `y` of equal length, without NaN. `role` picks the colour; "faint" lies behind the others."""
 
     name: str
     x: Sequence[float]
@@ -120,7 +120,8 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
                 f"yaxis{number if number > 1 else ''}": {
                     "domain": [bottom, top],
                     "anchor": "x",
-                    "tickformat": ".0%" if panel.percent else None,
+                    "tickformat": ".4~p" if panel.percent else None,
+                    "range": _percent_range(panel) if panel.percent else None,
                     "automargin": True,
                     "nticks": 6 if panel.share > 0.5 else 3,
                     "gridcolor": COLOURS["grid"],
@@ -132,8 +133,15 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
         top = bottom - gap
     lowest = "y" if len(panels) < 2 else f"y{len(panels)}"
     x_axis = {"title": {"text": x_title}, "anchor": lowest, "gridcolor": COLOURS["grid"], "zeroline": False}
+    x_axis |= {"spikethickness": 1, "spikedash": "solid", "spikecolor": COLOURS["guide"]}
     figure.update_layout(xaxis=x_axis, hovermode="x unified", hoversubplots="axis", margin={"t": 64})
     return figure
+
+
+def _percent_range(panel: Panel) -> list[float] | None:
+    """Return a range for a panel of shares that are all equal, around which Plotly would draw -100 % to 200 %."""
+    values = {y for series in panel.series for y in series.y}
+    return [max(0.0, min(values) - 0.05), min(1.0, max(values) + 0.05)] if len(values) == 1 else None
 
 
 def _curve(series: Series, axis: str, percent: bool, legend: bool) -> go.Scatter:
@@ -160,15 +168,23 @@ def _curve(series: Series, axis: str, percent: bool, legend: bool) -> go.Scatter
 
 def _title(figure: go.Figure, text: str, y: float) -> None:
     figure.add_annotation(
-        text=f"<b>{text}</b>", x=0, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False, yshift=4
+        text=f"<b>{text}</b>",
+        x=0,
+        y=y,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        yshift=4,
     )
 
 
 def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str]) -> go.Figure:
     """Draw a confusion matrix: rows are the true classes, columns the predictions, colour is the share of the row.
 
-    The diagonal and the errors have a scale each, the errors' scale ending at the largest of them: on one common scale the
-    errors of a good model would be invisible. Cells hold their number up to 20 classes.
+    The diagonal and the errors have a scale each, the errors' scale ending at the largest of them: on one common scale
+    the errors of a good model would be invisible. Cells hold their number up to 20 classes.
     """
     counts = np.asarray(matrix)
     names = [html.escape(str(name)) for name in class_names]
@@ -177,6 +193,7 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
     figure = _figure(height=max(420, min(940, 150 + 46 * len(names))))
     for role, keep, scale in (("right", diagonal, CONFUSION_RIGHT), ("wrong", ~diagonal, CONFUSION_WRONG)):
         shown = keep & (counts > 0)
+        top = max(float(share[shown].max()) if shown.any() else 1.0, 1e-9)
         numbers = {"text": np.where(shown, counts, "").tolist(), "texttemplate": "%{text}"} if len(names) <= 20 else {}
         figure.add_trace(
             go.Heatmap(
@@ -185,15 +202,13 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
                 z=_rounded(share, shown),
                 customdata=counts.tolist(),
                 colorscale=scale,
-                zmin=0,
-                zmax=max(float(share[shown].max()) if shown.any() else 1.0, 1e-9),
+                zmin=-0.4 * top if len(names) > 20 else 0,  # cells of few pixels need the stronger colours
+                zmax=top,
                 showscale=False,
                 xgap=1 if len(names) <= 40 else 0,
                 ygap=1 if len(names) <= 40 else 0,
                 hoverongaps=False,
-                hovertemplate=(
-                    "<b>%{y}</b> taken for <b>%{x}</b>" if role == "wrong" else "<b>%{y}</b> recognised"
-                )
+                hovertemplate=("<b>%{y}</b> taken for <b>%{x}</b>" if role == "wrong" else "<b>%{y}</b> recognised")
                 + "<br>%{customdata} images, %{z:.1%} of the class<extra></extra>",
                 textfont={"color": COLOURS["ink"]},
                 meta={"role": role},
@@ -226,14 +241,15 @@ def _rounded(share: np.ndarray, shown: np.ndarray) -> list[list[float | None]]:
 def reliability(bins: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Draw accuracy against confidence with 95 % Wilson intervals, and below it how many images fall into each bin.
 
-    `bins` are mappings with low, high, count, confidence (mean) and accuracy; empty bins may hold None.
+    `bins` are mappings with low, high, count, confidence (mean) and accuracy; empty bins may hold None. No line joins
+    the dots: in bins of a few images it would draw the eye to chance.
     """
     bins = [each for each in bins if each.get("count")]
     x = [each["confidence"] for each in bins]
     y = [each["accuracy"] for each in bins]
     counts = [int(each["count"]) for each in bins]
     low, high = wilson_bars(y, counts)
-    figure = _figure(height=520)
+    figure = _figure(height=540)
     figure.add_trace(
         go.Scatter(
             x=[0, 1], y=[0, 1], mode="lines", line={"color": COLOURS["guide"], "dash": "dot", "width": 1.5},
@@ -244,11 +260,17 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> go.Figure:
         go.Scatter(
             x=x,
             y=y,
-            mode="lines+markers",
+            mode="markers",
             name="this model",
-            line={"color": COLOURS["val"], "width": 2.25},
-            marker={"color": COLOURS["val"], "size": 8},
-            error_y={"type": "data", "array": high, "arrayminus": low, "color": COLOURS["val"], "thickness": 1.2, "width": 3},
+            marker={"color": COLOURS["val"], "size": dot_sizes(counts), "opacity": 1, "line": {"width": 0}},
+            error_y={
+                "type": "data",
+                "array": high,
+                "arrayminus": low,
+                "color": COLOURS["val"],
+                "thickness": 1.2,
+                "width": 3,
+            },
             customdata=counts,
             hovertemplate="confidence %{x:.1%}<br>accuracy %{y:.1%}<br>%{customdata} images<extra></extra>",
             meta={"role": "val"},
@@ -271,11 +293,25 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> go.Figure:
     )
     share = {"tickformat": ".0%", "range": [0, 1.02], "gridcolor": COLOURS["grid"], "zeroline": False}
     figure.update_layout(
+        margin={"t": 64},
         xaxis={**share, "title": {"text": "confidence"}, "anchor": "y2"},
         yaxis={**share, "title": {"text": "accuracy"}, "domain": [0.34, 1], "anchor": "x"},
-        yaxis2={"title": {"text": "images", "font": {"size": 13}}, "automargin": True, "domain": [0, 0.22], "anchor": "x", "gridcolor": COLOURS["grid"], "nticks": 4},
+        yaxis2={
+            "title": {"text": "images", "font": {"size": 13}},
+            "automargin": True,
+            "domain": [0, 0.22],
+            "anchor": "x",
+            "gridcolor": COLOURS["grid"],
+            "nticks": 4,
+        },
     )
     return figure
+
+
+def dot_sizes(counts: Sequence[int], smallest: float = 6, largest: float = 16) -> list[float]:
+    """Return the diameter of a dot for each count, so that its area tells how many images stand behind it."""
+    most = max(counts, default=1)
+    return [max(smallest, largest * math.sqrt(count / most)) for count in counts]
 
 
 def wilson_bars(shares: Sequence[float], counts: Sequence[int]) -> tuple[list[float], list[float]]:
@@ -296,7 +332,14 @@ def _figure(height: int) -> go.Figure:
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"family": FONT, "size": 13, "color": COLOURS["ink"]},
             "margin": {"l": 8, "r": 12, "t": 40, "b": 8},
-            "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
+            "legend": {
+                "orientation": "h",
+                "x": 1,
+                "xanchor": "right",
+                "y": 1.0,
+                "yanchor": "bottom",
+                "bgcolor": "rgba(0,0,0,0)",
+            },
             "hoverlabel": {"align": "left"},
             "xaxis": {"automargin": True, "title": {"font": {"size": 13}, "standoff": 10}},
             "yaxis": {"automargin": True, "title": {"font": {"size": 13}, "standoff": 10}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -20,7 +21,7 @@ Metrics = dict[str, list[float]]  # column -> one value for each row, NaN where 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What lies in a run folder. A file that is missing or broken is an empty mapping; a broken one is told in `problems`."""
+    """What lies in a run folder. A missing or broken file is an empty mapping; `problems` tells of the broken ones."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -112,7 +113,10 @@ def read_metrics(path: Path) -> Metrics:
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = list(csv.reader(line.replace("\0", "") for line in file))
+        rows = []
+        with contextlib.suppress(csv.Error):
+            for row in csv.reader(line.replace("\0", "") for line in file):
+                rows.append(row)  # what was read before an error is kept
     if not rows:
         return {}
     header, body = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
@@ -128,7 +132,7 @@ def _number(text: str) -> float:
 
 
 def first_layer(run: RunFiles) -> np.ndarray | None:
-    """Return the weights of the first convolution (O, I, kh, kw) with I of 1 or 3, or None where they cannot be shown."""
+    """Return the first convolution's weights (O, I, kh, kw), I of 1 or 3, or None where they cannot be shown."""
     name, path = run.model.get("first_layer"), run.folder / "model.safetensors"
     if not name or not path.is_file():
         return None

@@ -18,11 +18,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from tintype.report.figures import COLOURS, CONFUSION_RIGHT, CONFUSION_WRONG, Panel, wilson_bars
+from tintype.report.figures import COLOURS, CONFUSION_RIGHT, CONFUSION_WRONG, Panel, dot_sizes, wilson_bars
 from tintype.report.pictures import Card
 
 DPI = 200
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
@@ -69,19 +69,26 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> Figure:
             faint = series.style == "faint"
             few = len(series.x) == 1 or (series.style == "points" and len(series.x) < 40)
             look = {"linewidth": 0.7 if faint else 1.5, "alpha": 0.35 if faint else 1, "marker": "o" if few else None}
-            ax.plot(series.x, series.y, color=COLOURS[series.role], label=f"_{series.name}" if faint else series.name, markersize=3, **look)
+            ax.plot(
+                series.x,
+                series.y,
+                color=COLOURS[series.role],
+                label=f"_{series.name}" if faint else series.name,
+                markersize=3,
+                **look,
+            )
         ax.set_title(panel.title)
         if panel.percent:
             ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         if len(panel.series) > 1:
-            ax.legend(loc="upper right", ncols=3)
+            ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3)
     axes[-1].set_xlabel(x_title)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix with a colour scale for the diagonal and one for the errors, as the interactive one has."""
+    """Draw a confusion matrix, with one colour scale for the diagonal and one for the errors."""
     counts = np.asarray(matrix)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(len(counts), dtype=bool)
@@ -91,10 +98,13 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
     for keep, scale in ((diagonal, CONFUSION_RIGHT), (~diagonal, CONFUSION_WRONG)):
         shown = np.ma.masked_where(~keep | (counts == 0), share)
         top = float(shown.max()) if shown.count() else 1.0
-        ax.imshow(shown, cmap=LinearSegmentedColormap.from_list("", list(scale)), vmin=0, vmax=top, interpolation="nearest")
+        bottom = -0.4 * top if len(counts) > 20 else 0  # small cells need the stronger colours
+        colours = LinearSegmentedColormap.from_list("", list(scale))
+        ax.imshow(shown, cmap=colours, vmin=bottom, vmax=top, interpolation="nearest")
     if len(counts) <= 20:
         for row, column in np.argwhere(counts > 0):
-            ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8 if len(counts) <= 12 else 6)
+            size = 8 if len(counts) <= 12 else 6
+            ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size)
     _name_axes(ax, class_names)
     return figure
 
@@ -119,11 +129,15 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
     figure = _new(4.2, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], ":", color=COLOURS["guide"], linewidth=1.2, label="perfect")
-    upper.errorbar(x, y, yerr=wilson_bars(y, counts), fmt="o-", color=COLOURS["val"], markersize=4, linewidth=1.4, elinewidth=0.9, capsize=2, label="this model")
+    upper.errorbar(x, y, yerr=wilson_bars(y, counts), fmt="none", ecolor=COLOURS["val"], elinewidth=0.9, capsize=2)
+    areas = [(0.55 * size) ** 2 for size in dot_sizes(counts)]
+    upper.scatter(x, y, s=areas, color=COLOURS["val"], zorder=3, clip_on=False, label="this model")
     upper.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="accuracy")
-    upper.legend(loc="upper left")
+    upper.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2)
     middles = [(each["low"] + each["high"]) / 2 for each in bins]
-    lower.bar(middles, counts, width=[0.94 * (each["high"] - each["low"]) for each in bins], color=COLOURS["rate"], alpha=0.7)
+    lower.bar(
+        middles, counts, width=[0.94 * (each["high"] - each["low"]) for each in bins], color=COLOURS["rate"], alpha=0.7
+    )
     lower.set(xlabel="confidence", ylabel="images")
     for axis in (upper.xaxis, upper.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
@@ -147,10 +161,20 @@ def picture_grid(cards: Sequence[Card], columns: int = 6) -> Figure:
         box = (x + 0.5 - 0.45 * width, x + 0.5 + 0.45 * width, y - 0.45 * height, y + 0.45 * height)
         crisp = "nearest" if card.tiny else "antialiased"
         ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=box, interpolation=crisp, aspect="auto")
-        ax.plot(np.take(box, [0, 1, 1, 0, 0]), np.take(box, [2, 2, 3, 3, 2]), color=colour, linewidth=1.4, clip_on=False)
+        ax.plot(
+            np.take(box, [0, 1, 1, 0, 0]), np.take(box, [2, 2, 3, 3, 2]), color=colour, linewidth=1.4, clip_on=False
+        )
         mark = "✓" if card.correct else "✗"
         text = _short(card.target, 16) if card.correct else f"{_short(card.target, 10)} → {_short(card.prediction, 10)}"
-        ax.text(x + 0.5, y - 0.52, f"{mark} {text}\n{card.confidence:.0%}", ha="center", va="top", fontsize=5.5, color=colour)
+        ax.text(
+            x + 0.5,
+            y - 0.52,
+            f"{mark} {text}\n{card.confidence:.0%}",
+            ha="center",
+            va="top",
+            fontsize=6,
+            color=colour,
+        )
     ax.set(xlim=(-0.05, columns + 0.05), ylim=(-1.3 * rows + 0.5, 0.5))
     ax.axis("off")
     return figure

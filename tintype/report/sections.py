@@ -1,4 +1,4 @@
-"""The sections of a report: each is a function from the files of a run to a Section, or None where there is nothing to show.
+"""The sections of a report: each a function from the files of a run to a Section, or None with nothing to show.
 
 A further section is one more function here with its template beside it, and its place in `SECTIONS`.
 """
@@ -85,7 +85,10 @@ def _progress(run: RunFiles) -> dict[str, Any]:
 
 def _strip(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Place the accuracy of each split and its interval on a common scale, in percent of its width."""
-    rows = [(name, split["accuracy"], split.get("accuracy_ci95") or [split["accuracy"]] * 2) for name, split in splits.items()]
+    rows = [
+        (name, split["accuracy"], split.get("accuracy_ci95") or [split["accuracy"]] * 2)
+        for name, split in splits.items()
+    ]
     if not rows:
         return None
     low, high = min(bounds[0] for _, _, bounds in rows), max(bounds[1] for _, _, bounds in rows)
@@ -119,7 +122,7 @@ def _looks(looks: Mapping[str, Any]) -> str:
     if not by_run:
         return "The test split has not been looked at." if by_run == 0 else ""
     text = f"The test split was looked at {words.times(by_run)} by this run"
-    if not by_data:
+    if not by_data or by_data == by_run:
         return text + "."
     text += f", {words.times(by_data)} by all runs on this data in its folder."
     if by_data > 10:
@@ -142,9 +145,9 @@ def _verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
 FIGURES = {
     "num_images": ("Images", words.number),
     "accuracy": ("Accuracy", words.percent),
-    "accuracy_ci95": ("95 % interval", words.interval),
+    "accuracy_ci95": ("95 % interval", words.short_interval),
     "top5_accuracy": ("Top-5 accuracy", words.percent),
-    "top5_accuracy_ci95": ("95 % interval", words.interval),
+    "top5_accuracy_ci95": ("95 % interval", words.short_interval),
     "balanced_accuracy": ("Balanced accuracy", words.percent),
     "macro_f1": ("Macro F1", words.percent),
     "loss": ("Log loss", words.number),
@@ -184,8 +187,13 @@ def making(run: RunFiles) -> Section:
 
 def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
     environment, data, model, recipe = run.environment, run.data, run.model, run.recipe
-    size = "{channels} × {height} × {width}".format_map(data) if {"channels", "height", "width"} <= data.keys() else None
-    options = ", ".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in (architecture.get("options") or {}).items())
+    size = (
+        "{channels} × {height} × {width}".format_map(data) if {"channels", "height", "width"} <= data.keys() else None
+    )
+    options = ", ".join(
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in (architecture.get("options") or {}).items()
+    )
     rate = environment.get("images_per_second")
     precision = " · ".join(str(environment[key]) for key in ("device", "precision") if environment.get(key))
     return {
@@ -203,7 +211,10 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
             ("Multiply-adds", words.magnitude(model["multiply_adds"]) if model.get("multiply_adds") else None),
         ],
         "Machine": [
-            ("Training", words.duration(environment["training_seconds"]) if environment.get("training_seconds") else None),
+            (
+                "Training",
+                words.duration(environment["training_seconds"]) if environment.get("training_seconds") else None,
+            ),
             ("In all", words.duration(environment["seconds"]) if environment.get("seconds") else None),
             ("Speed", f"{rate:,.0f} training images per second" if rate else None),
             ("Device", precision),
@@ -247,7 +258,12 @@ def history(run: RunFiles) -> Section | None:
         print_figures.png(print_figures.history(panels, x_title)),
         "Line diagrams over the training: " + ", ".join(panel.title.lower() for panel in panels) + ".",
     )
-    return Section("history", "Training", "history.html", {"chart": chart, "best": _best(run)}, {chart.name: chart.png})
+    context = {
+        "chart": chart,
+        "best": _best(run),
+        "harder": bool(run.recipe.get("label_smoothing")) or run.recipe.get("augment") not in (None, "none"),
+    }
+    return Section("history", "Training", "history.html", context, {chart.name: chart.png})
 
 
 def _best(run: RunFiles) -> dict[str, float] | None:
@@ -266,7 +282,8 @@ def confusion(run: RunFiles) -> Section | None:
         "confusion",
         figures.confusion(matrix, names),
         print_figures.png(print_figures.confusion(matrix, names)),
-        f"Confusion matrix of {len(names)} classes on the {SPLIT_NAMES[run.split]} split. The pairs most confused are listed beside it.",
+        f"Confusion matrix of {len(names)} classes on the {SPLIT_NAMES[run.split]} split; "
+        "the pairs most confused are listed with it.",
     )
     pairs = (run.evaluated("most_confused") or [])[:12]
     context = {"chart": chart, "pairs": pairs, "split": SPLIT_NAMES[run.split], "wrong": wrong, "many": len(names) > 20}
@@ -296,7 +313,7 @@ def predictions(run: RunFiles) -> Section | None:
 
 def worst_mistakes(run: RunFiles) -> Section | None:
     """Show the mistakes that the model was surest of."""
-    lede = "The wrong predictions with the highest confidence: hard pictures, gaps in the training data, or labels that are wrong."
+    lede = "The wrong predictions of the highest confidence: hard pictures, gaps in the training data, or wrong labels."
     return _pictures(run, "worst", "worst_mistakes", "Worst mistakes", lede)
 
 
@@ -321,8 +338,21 @@ def reliability(run: RunFiles) -> Section | None:
         "Reliability diagram: accuracy against confidence, and the number of images at each confidence.",
     )
     mean = sum(each["confidence"] * each["count"] for each in bins) / sum(each["count"] for each in bins)
-    context = {"chart": chart, "error": split.get("expected_calibration_error"), "mean": mean, "accuracy": split.get("accuracy")}
-    return Section("reliability", "Can its confidence be believed?", "reliability.html", context, {chart.name: chart.png})
+    low, high = split.get("accuracy_ci95") or [mean, mean]
+    context = {
+        "chart": chart,
+        "error": split.get("expected_calibration_error"),
+        "mean": mean,
+        "accuracy": split.get("accuracy"),
+        "word": "too sure of itself"
+        if mean > high
+        else "too modest"
+        if mean < low
+        else "about as sure as it should be",
+    }
+    return Section(
+        "reliability", "Can its confidence be believed?", "reliability.html", context, {chart.name: chart.png}
+    )
 
 
 def filters(run: RunFiles) -> Section | None:
@@ -332,7 +362,12 @@ def filters(run: RunFiles) -> Section | None:
         return None
     sheet = filter_sheet(weights)
     num_filters, channels, height, width = weights.shape
-    context = {"uri": data_uri(png_bytes(sheet)), "count": num_filters, "size": f"{height} × {width}", "colour": channels == 3}
+    context = {
+        "uri": data_uri(png_bytes(sheet)),
+        "count": num_filters,
+        "size": f"{height} × {width}",
+        "colour": channels == 3,
+    }
     return Section("filters", "First-layer filters", "filters.html", context, {"filters": png_bytes(enlarged(sheet))})
 
 

@@ -22,6 +22,11 @@ def interval(bounds: Any, digits: int = 1) -> str:
     return f"{100 * bounds[0]:.{digits}f} to {100 * bounds[1]:.{digits}f}{THIN}%"
 
 
+def short_interval(bounds: Any, digits: int = 1) -> str:
+    """Return [0.904, 0.919] as "90.4–91.9", for tables."""
+    return interval(bounds, digits).replace(" to ", "–").removesuffix(f"{THIN}%")
+
+
 def points(value: Any) -> str:
     """Return a difference of shares, 0.031, as "+3.1"."""
     return f"{100 * value:+.1f}".replace("-", "−") if _is_number(value) else "–"
@@ -48,7 +53,7 @@ def duration(seconds: Any) -> str:
     """Return 4352.1 as "1 h 12 min"."""
     if not _is_number(seconds):
         return "–"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f}{THIN}s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

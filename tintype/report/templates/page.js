@@ -83,6 +83,7 @@
     }
     const layout = figure.layout;
     layout.font.color = ink;
+    layout.plot_bgcolor = layout.paper_bgcolor = colour("paper"); // Plotly edges its hover line in this colour
     layout.modebar = { ...layout.modebar, color: colour("muted"), activecolor: ink };
     layout.hoverlabel = { ...layout.hoverlabel, bgcolor: colour("surface"), bordercolor: colour("line"), font: { color: ink } };
     for (const key of Object.keys(layout)) {
@@ -105,6 +106,7 @@
     if (!window.Plotly) return;
     const target = chart.querySelector(".interactive");
     const figure = JSON.parse(chart.querySelector("script").textContent);
+    if (matchMedia("(pointer: coarse)").matches) figure.layout.dragmode = false; // a finger scrolls the page
     const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
     fitted(themed(figure), target.clientWidth);
     window.Plotly.react(target, figure.data, figure.layout, config).then(() => chart.classList.add("drawn"));

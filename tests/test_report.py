@@ -1,0 +1,644 @@
+"""The report: from plain files alone, self-contained, safe, legible, and whole where parts are missing."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import gzip
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import save_file
+from sklearn.calibration import calibration_curve
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+from tintype import report
+from tintype.errors import UserError
+from tintype.report import figures, print_figures, sections, words, write_report
+from tintype.report.folder import read_metrics, read_run
+from tintype.report.pictures import filter_sheet, read_cards
+
+HOSTILE = "<script>alert(1)</script>"
+PARTS = (
+    "environment.json",
+    "data.json",
+    "model.json",
+    "evaluation.json",
+    "metrics.csv",
+    "samples",
+    "model.safetensors",
+)
+
+
+# ---- a real run, small: scikit-learn's digits and a logistic regression ---------------------------------------------
+
+
+def make_run(folder: Path, class_names: list[str]) -> Path:
+    """Train on digits (as many classes as there are names) and write what a run folder holds."""
+    digits = load_digits(n_class=len(class_names))
+    images = (digits.images * 255 / 16).astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(images))
+    members = {"train": order[:150], "val": order[150:300], "test": order[300:]}
+    model = LogisticRegression(C=0.01, max_iter=300).fit(digits.data[members["train"]], digits.target[members["train"]])
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("task: classify\ndata: digits\nmodel: cnn\nepochs: 3\nlabel_smoothing: 0.1\n")
+    write_json(folder / "environment.json", environment())
+    write_json(folder / "data.json", data_json(class_names, {s: digits.target[i] for s, i in members.items()}))
+    write_json(folder / "model.json", model_json(class_names))
+    write_metrics(folder / "metrics.csv")
+    evaluation: dict[str, Any] = {"task": "classify", "splits": {}, "per_class": {}, "confusion": {}}
+    evaluation |= {"most_confused": {}, "reliability": {}, "warnings": ["val: few images of class 1"]}
+    evaluation["verdict"] = {"word": "overfits", "text": "overfits: 100.0 % on training images; why.", "gap": 0.06}
+    evaluation["test_looks"] = {"run": 1, "data": 3}
+    for split, index in members.items():
+        add_figures(evaluation, split, model.predict_proba(digits.data[index]), digits.target[index], class_names)
+    write_json(folder / "evaluation.json", evaluation)
+    probabilities = model.predict_proba(digits.data[members["test"]])
+    write_samples(
+        folder / "samples", images[members["test"]], probabilities, digits.target[members["test"]], class_names
+    )
+    filters = np.random.default_rng(1).normal(size=(12, 1, 3, 3)).astype(np.float32)
+    save_file({"features.0.weight": filters}, folder / "model.safetensors")
+    return folder
+
+
+def environment() -> dict[str, Any]:
+    choice = {"name": "precision", "choice": "bf16", "reason": "the CPU is fast at it"}
+    return {
+        "tintype": "0.1.0", "python": "3.11.7", "torch": "2.11.0", "platform": "Linux", "cpu": "a processor",
+        "device": "cpu", "precision": "bf16", "threads": 2, "command": "tintype train digits", "seconds": 12.34,
+        "choices": [choice], "started": "2025-11-20T12:00:03+0000", "images_per_second": 850.4,
+    }  # fmt: skip
+
+
+def data_json(names: list[str], targets: dict[str, np.ndarray]) -> dict[str, Any]:
+    counts = {split: np.bincount(t, minlength=len(names)).tolist() for split, t in targets.items()}
+    return {
+        "name": "digits", "fingerprint": "9f3a", "channels": 1, "height": 8, "width": 8, "class_names": names,
+        "mean": [0.3], "std": [0.4], "num_images": {s: len(t) for s, t in targets.items()}, "class_counts": counts,
+        "notes": ["validation: seed 0"], "skipped": [["photos/broken 1.jpg", "cut off"]],
+    }  # fmt: skip
+
+
+def model_json(names: list[str]) -> dict[str, Any]:
+    return {
+        "format": 1, "task": "classify", "architecture": {"name": "cnn", "options": {"width": 64}},
+        "class_names": names, "parameters": 1234567, "multiply_adds": 56789012, "first_layer": "features.0.weight",
+    }  # fmt: skip
+
+
+def add_figures(evaluation: dict[str, Any], split: str, p: np.ndarray, target: np.ndarray, names: list[str]) -> None:
+    guess, confidence = p.argmax(1), p.max(1)
+    accuracy = float((guess == target).mean())
+    evaluation["splits"][split] = {
+        "num_images": len(target), "num_correct": int((guess == target).sum()), "accuracy": accuracy,
+        "accuracy_ci95": [max(0.0, accuracy - 0.02), min(1.0, accuracy + 0.02)],
+        "loss": float(log_loss(target, p, labels=range(len(names)))), "expected_calibration_error": 0.04,
+    }  # fmt: skip
+    if split == "train":
+        return
+    columns = precision_recall_fscore_support(target, guess, labels=range(len(names)), zero_division=0)
+    evaluation["per_class"][split] = [
+        {"name": n, "precision": float(a), "recall": float(b), "f1": float(c), "support": int(d)}
+        for n, a, b, c, d in zip(names, *columns, strict=True)
+    ]
+    matrix = confusion_matrix(target, guess, labels=range(len(names)))
+    evaluation["confusion"][split] = matrix.tolist()
+    row, column = np.unravel_index((matrix - np.diag(np.diag(matrix))).argmax(), matrix.shape)
+    pair = {"target": names[row], "prediction": names[column], "count": int(matrix[row, column]), "share": 0.1}
+    evaluation["most_confused"][split] = [pair]
+    bins = []
+    for low in np.arange(0, 1, 0.1):
+        inside = (confidence > low) & (confidence <= low + 0.1)
+        mean = (
+            {"confidence": confidence[inside].mean(), "accuracy": (guess == target)[inside].mean()}
+            if inside.any()
+            else {}
+        )
+        bins.append(
+            {"low": low, "high": low + 0.1, "count": int(inside.sum()), "confidence": None, "accuracy": None, **mean}
+        )
+    evaluation["reliability"][split] = bins
+
+
+def write_metrics(path: Path, rows: int = 30) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "epoch", "lr", "loss", "val_loss", "val_accuracy"])
+        for step in range(1, rows + 1):
+            evaluated = [0.3 + 1 / step, 1 - 1 / step] if step % 10 == 0 or rows == 1 else ["", ""]
+            writer.writerow([step, step / 10, 0.1 / step, 2.3 / step, *evaluated])
+
+
+def write_samples(folder: Path, images: np.ndarray, p: np.ndarray, target: np.ndarray, names: list[str]) -> None:
+    folder.mkdir()
+    wrong, right = np.flatnonzero(p.argmax(1) != target), np.flatnonzero(p.argmax(1) == target)
+
+    def entry(position: int) -> dict[str, Any]:
+        file = f"test-{position:06d}.png"
+        Image.fromarray(images[position]).save(folder / file)
+        guess = int(p[position].argmax())
+        return {
+            "file": file, "name": f"digits/{position}", "target": names[target[position]], "prediction": names[guess],
+            "confidence": float(p[position].max()), "correct": bool(guess == target[position]),
+        }  # fmt: skip
+
+    grid = [entry(i) for i in [*right[:6], *wrong[:3]]]
+    write_json(folder / "samples.json", {"grid": grid, "worst": [entry(i) for i in wrong[:5]]})
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_run(tmp_path_factory.mktemp("runs") / "digits", [str(i) for i in range(10)])
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture
+def run(original: Path, tmp_path: Path) -> Path:
+    """A copy of the run to break, without its report."""
+    folder = shutil.copytree(original, tmp_path / "digits", ignore=shutil.ignore_patterns("report.html", "figures"))
+    return Path(folder)
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, text, and the content of scripts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.scripts: list[tuple[dict[str, str], str]] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag == "script":
+            self.scripts.append((self.elements[-1][1], ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "script" and data.strip() and not self.scripts[-1][1]:
+            self.scripts[-1] = (self.scripts[-1][0], data)
+        else:
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def ids(self) -> set[str]:
+        return {attributes["id"] for _, attributes in self.elements if "id" in attributes}
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).replace(words.THIN, " ").split())
+
+    @property
+    def figures(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for attributes, text in self.scripts if attributes.get("type") == "application/json"]
+
+
+# ---- the whole page -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_needs_nothing_from_outside(original: Path) -> None:
+    page = Page(original / "report.html")
+    addresses = [
+        value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "href")
+    ]
+    assert len(addresses) > 20
+    for address in addresses:
+        inside = address.startswith(("data:", "#"))
+        assert inside or (original / address).is_file(), f"{address[:80]} is not in the page nor beside it"
+    styles = page.source[page.source.index("<style>") : page.source.index("</style>")]
+    assert "url(" not in styles
+    assert "@import" not in styles
+    assert not re.search(r"https?://(?!www\.w3\.org)", page.source)
+
+
+def test_plotly_unpacks_to_the_installed_script(original: Path) -> None:
+    packed = next(
+        text for attributes, text in Page(original / "report.html").scripts if "plotly" in attributes.get("id", "")
+    )
+    script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    assert gzip.decompress(base64.b64decode(packed)) == script
+
+
+def test_headline_and_facts_are_those_of_the_files(original: Path) -> None:
+    page = Page(original / "report.html")
+    test = json.loads((original / "evaluation.json").read_text())["splits"]["test"]
+    low, high = test["accuracy_ci95"]
+    for expected in (
+        f"Test accuracy {100 * test['accuracy']:.1f} %",
+        f"95 % interval {100 * low:.1f} to {100 * high:.1f} %",
+        f"{test['num_images'] - test['num_correct']} mistakes in {test['num_images']:,} images",
+        "The model overfits. 100.0 % on training images; why.",
+        "looked at once by this run, 3 times by all runs",
+        "tintype train digits",
+        "1,234,567",
+        "56.8 million",
+        "20 November 2025, 12:00 UTC",
+        "precision bf16 the CPU is fast at it",
+        "val: few images of class 1",
+        "photos/broken 1.jpg cut off",
+        "label_smoothing: 0.1",
+    ):
+        assert expected in page.words, expected
+
+
+def test_structure_serves_readers_and_screen_readers(original: Path) -> None:
+    page = Page(original / "report.html")
+    assert [len(page.all(tag)) for tag in ("h1", "main", "nav", "header", "footer")] == [1, 1, 1, 1, 1]
+    assert all(picture.get("alt") for picture in page.all("img"))
+    links = {link["href"][1:] for link in page.all("a") if link["href"].startswith("#")}
+    assert links <= page.ids
+    sections_shown = {section["id"] for section in page.all("section")}
+    assert sections_shown | {"main"} == links
+    assert sections_shown == {
+        "result", "making", "history", "confusion", "classes",
+        "predictions", "worst-mistakes", "reliability", "filters", "remarks",
+    }  # fmt: skip
+    assert all(section["aria-labelledby"] in page.ids for section in page.all("section"))
+
+
+def test_figures_hold_the_measured_numbers(original: Path) -> None:
+    history, confusion, reliability = Page(original / "report.html").figures
+    evaluation = json.loads((original / "evaluation.json").read_text())
+    matrix = np.array(evaluation["confusion"]["test"])
+    shares = np.zeros_like(matrix, dtype=float)
+    for trace in confusion["data"]:
+        shares += np.array([[cell or 0 for cell in row] for row in trace["z"]])
+    np.testing.assert_allclose(shares, matrix / matrix.sum(1, keepdims=True), atol=1e-4)
+    raw = next(trace for trace in history["data"] if trace["name"] == "training, each interval")
+    np.testing.assert_allclose(raw["y"], [2.3 / step for step in range(1, 31)])
+    dots = next(trace for trace in reliability["data"] if trace["name"] == "this model")
+    assert sum(dots["customdata"]) == evaluation["splits"]["test"]["num_images"]
+
+
+def test_static_figures_lie_beside_the_page(original: Path) -> None:
+    names = ("history", "confusion", "reliability", "predictions", "worst_mistakes", "filters")
+    for name in names:
+        with Image.open(original / "figures" / f"{name}.png") as image:
+            image.load()
+            assert min(image.size) > 200, name
+    assert len(list((original / "figures").iterdir())) == len(names)
+
+
+def test_the_same_folder_gives_the_same_page(original: Path, run: Path) -> None:
+    page = write_report(run).read_text().replace(run.as_posix(), original.as_posix())
+    assert page == (original / "report.html").read_text()
+
+
+def test_torch_is_not_needed() -> None:
+    code = "import sys, tintype.report; assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no browser here")
+@pytest.mark.slow
+def test_a_browser_draws_all_figures(original: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or ""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += [
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path}",
+        "--virtual-time-budget=15000",
+    ]
+    address = (original / "report.html").as_uri()
+    done = subprocess.run([browser, *options, "--dump-dom", address], capture_output=True, text=True, timeout=120)
+    assert len(re.findall(r'<figure class="chart drawn"', done.stdout)) == 3
+
+
+# ---- names that come from the user ----------------------------------------------------------------------------------
+
+
+def test_names_cannot_become_markup(run: Path, tmp_path: Path) -> None:
+    names = [HOSTILE, "a & b's \"$x^$ {{ 7*7 }}", "<img src=x onerror=alert(1)>"]
+    hostile = make_run(tmp_path / "x" / HOSTILE.replace("/", "_"), names)
+    data = json.loads((hostile / "data.json").read_text())
+    data |= {"name": HOSTILE, "notes": [HOSTILE], "skipped": [[HOSTILE, HOSTILE]]}
+    write_json(hostile / "data.json", data)
+    page, harmless = Page(write_report(hostile)), Page(write_report(run))
+    assert len(page.scripts) == len(harmless.scripts)
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert HOSTILE in page.words  # shown as it is
+    assert "{{ 7*7 }}" in page.words
+    assert all(source["src"].startswith("data:") for source in page.all("img"))
+    # Plotly reads names as its own small HTML, so they are escaped there as well.
+    assert page.figures[1]["data"][0]["x"][0] == "&lt;script&gt;alert(1)&lt;/script&gt;"
+
+
+def test_pictures_outside_of_the_samples_are_not_read(run: Path) -> None:
+    Image.new("L", (8, 8)).save(run / "secret.png")
+    assert read_cards(run / "samples", [{"file": "../secret.png"}, {"file": "/etc/hostname"}, {}]) == []
+
+
+# ---- parts that are missing, broken or not yet there ----------------------------------------------------------------
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the static figures undrawn, which take most of a report's time."""
+    monkeypatch.setattr(print_figures, "png", lambda figure: b"")
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("missing", PARTS)
+def test_a_missing_part_leaves_its_section_out(run: Path, missing: str) -> None:
+    path = run / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shown = {section["id"] for section in Page(write_report(run)).all("section")}
+    gone = {
+        "metrics.csv": {"history"},
+        "model.safetensors": {"filters"},
+        "model.json": {"filters"},
+        "samples": {"predictions", "worst-mistakes"},
+        "evaluation.json": {"confusion", "classes", "reliability"},
+    }.get(missing, set())
+    assert not gone & shown
+    assert {"result", "making"} <= shown
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("broken", PARTS)
+@pytest.mark.parametrize("content", [b'{"splits": ', b'\xff\x00garbage\n\x00,"', b"[1, 2]"])
+def test_a_broken_part_is_told(run: Path, broken: str, content: bytes) -> None:
+    broken = "samples/samples.json" if broken == "samples" else broken
+    (run / broken).write_bytes(content)
+    page = Page(write_report(run))
+    if broken.endswith(".json"):
+        assert f"{Path(broken).name} cannot be read" in page.words
+
+
+def test_an_unfinished_run_says_so(run: Path) -> None:
+    for part in ("evaluation.json", "model.json", "model.safetensors"):
+        (run / part).unlink()
+    shutil.rmtree(run / "samples")
+    write_json(run / "status.json", {"state": "stopped", "step": 30, "total_steps": 295})
+    with (run / "metrics.csv").open("a") as file:
+        file.write("31,3.1,0.0")  # the last line was being written
+    page = Page(write_report(run))
+    assert (
+        "Not finished · stopped This run has not been evaluated: its last logged step is 30 of 295, epoch 3.0."
+        in page.words
+    )
+    assert "tintype train --resume" in page.words
+    assert "Test accuracy" not in page.words
+    assert "history" in page.ids
+
+
+def test_a_recipe_alone_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("data: digits\n")
+    page = Page(write_report(tmp_path))
+    assert {section["id"] for section in page.all("section")} == {"result", "making"}
+    assert not any("plotly" in attributes.get("id", "") for attributes, _ in page.scripts)
+
+
+def test_one_logged_row_is_enough(run: Path) -> None:
+    write_metrics(run / "metrics.csv", rows=1)
+    history = Page(write_report(run)).figures[0]
+    assert {trace["mode"] for trace in history["data"]} == {"markers"}
+    assert history["layout"]["yaxis2"]["range"] == [0.0, 0.05]  # a single accuracy, 0 %, and not -100 % to 100 %
+
+
+def test_without_test_figures_validation_is_shown(run: Path) -> None:
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for group in ("splits", "per_class", "confusion", "most_confused", "reliability"):
+        del evaluation[group]["test"]
+    evaluation["test_looks"] = {"run": 0, "data": 0}
+    write_json(run / "evaluation.json", evaluation)
+    page = Page(write_report(run))
+    assert "Validation accuracy" in page.words
+    assert "The test split has not been looked at." in page.words
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a run folder"):
+        write_report(tmp_path)
+    with pytest.raises(UserError, match="is not a run folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_a_failure_keeps_the_page_that_was_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "report.html").write_text("the old page")
+
+    def fail(*_: object) -> str:
+        raise RuntimeError("half way")
+
+    monkeypatch.setattr(report, "render", fail)
+    with pytest.raises(RuntimeError, match="half way"):
+        write_report(run)
+    assert (run / "report.html").read_text() == "the old page"
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_other_tasks_get_the_sections_that_every_run_has(run: Path) -> None:
+    (run / "recipe.yaml").write_text("task: generate\n")
+    (run / "evaluation.json").unlink()
+    (run / "metrics.csv").write_text("step,epoch,d_loss,g_loss\n1,0.1,0.5,0.7\n")
+    assert {section["id"] for section in Page(write_report(run)).all("section")} == {"result", "making", "remarks"}
+
+
+# ---- figures: data in, figure out -----------------------------------------------------------------------------------
+
+
+def test_reliability_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 2000)
+    right = rng.random(2000) < confidence
+    accuracy, mean = calibration_curve(right, confidence, n_bins=10)
+    bins = [
+        {
+            "low": low / 10,
+            "high": (low + 1) / 10,
+            "count": 400,
+            "confidence": mean[low - 5],
+            "accuracy": accuracy[low - 5],
+        }
+        for low in range(5, 10)
+    ]
+    dots = figures.reliability(bins).data[1]
+    np.testing.assert_allclose(dots.x, mean)
+    np.testing.assert_allclose(dots.y, accuracy)
+    # Wilson, by hand, for 400 images: the centre moves towards one half.
+    p, n, z = accuracy[0], 400, 1.959964
+    centre, half = (
+        (p + z * z / 2 / n) / (1 + z * z / n),
+        z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n),
+    )
+    assert dots.error_y.array[0] == pytest.approx(centre + half - p, abs=2e-3)
+    assert dots.error_y.arrayminus[0] == pytest.approx(p - centre + half, abs=2e-3)
+
+
+def test_a_confusion_of_many_classes_has_no_numbers_in_its_cells() -> None:
+    many = figures.confusion(np.eye(100, dtype=int) * 5, [f"class {i}" for i in range(100)])
+    few = figures.confusion([[3, 1], [0, 4]], ["cat", "dog"])
+    assert [trace.text for trace in many.data] == [None, None]
+    assert few.data[1].text[0][1] == "1"
+    assert few.data[1].z[1][0] is None  # no such mistake: left blank
+
+
+def test_history_names_only_what_was_logged() -> None:
+    nan = math.nan
+    panels = figures.history_panels({"epoch": [1.0, 2.0], "loss": [2.0, 1.0], "val_loss": [nan, nan], "lr": [nan, nan]})
+    assert [panel.title for panel in panels] == ["Loss"]
+    assert [series.name for series in panels[0].series] == ["training, each interval", "training"]
+    assert figures.history_panels({}) == []
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200))
+def test_smoothing_stays_within_the_values(y: list[float]) -> None:
+    result = figures.smoothed(y)
+    assert len(result) == len(y)
+    assert result[0] == pytest.approx(y[0], abs=1e-6)
+    assert min(y) - 1e-6 <= min(result) <= max(result) <= max(y) + 1e-6
+
+
+@given(st.integers(1, 5000))
+def test_thinning_keeps_the_mean_and_bounds_the_number(n: int) -> None:
+    points = np.stack([np.arange(n), np.arange(n) * 2.0], axis=1)
+    x, y = figures.thinned(points, max_points=100)
+    assert len(x) == len(y) == min(n, 100)
+    np.testing.assert_allclose(y, 2 * x)
+    assert (np.diff(x) > 0).all()
+
+
+@given(st.text(max_size=200))
+def test_any_text_can_stand_in_metrics(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("metrics") / "metrics.csv"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    columns = read_metrics(path)
+    assert len({len(column) for column in columns.values()}) <= 1
+    assert all(isinstance(value, float) for column in columns.values() for value in column)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (24, 3, 5, 5), (64, 1, 7, 3), (300, 3, 3, 3)])
+def test_filters_are_scaled_with_zero_at_middle_grey(shape: tuple[int, ...]) -> None:
+    weights = np.zeros(shape, np.float32)
+    weights[:, :, 0, 0], weights[:, :, -1, -1] = 0.3, -0.3
+    sheet = np.asarray(filter_sheet(weights))
+    height, width = 4 * shape[2], 4 * shape[3]
+    first = sheet[:height, :width, :3]
+    assert (first[0, 0] == 255).all()
+    assert (first[-1, -1] == 0).all()
+    assert (abs(first[0, -1].astype(int) - 127.5) <= 0.5).all()
+    shown = (sheet[..., 3] == 255).sum() / (height * width)
+    assert shown == min(shape[0], 128)
+
+
+def test_pictures_are_embedded_small(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    Image.fromarray(noise[:32, :32]).save(tmp_path / "tiny.png")
+    entry = {"name": "n", "target": "cat", "prediction": "dog", "confidence": 0.75, "correct": False}
+    photo, tiny = read_cards(tmp_path, [{**entry, "file": "photo.png"}, {**entry, "file": "tiny.png"}])
+    assert photo.image.size == (224, 168)
+    assert photo.uri.startswith("data:image/jpeg")
+    decoded = Image.open(io.BytesIO(base64.b64decode(tiny.uri.partition(",")[2])))
+    np.testing.assert_array_equal(np.asarray(decoded), noise[:32, :32])  # to the pixel
+    assert tiny.alt == "n: true class cat, wrongly taken for dog with 75% confidence"
+
+
+# ---- words and colours ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (words.percent(0.91234), "91.2 %"),
+        (words.percent(None), "–"),
+        (words.percent(math.nan), "–"),
+        (words.interval([0.904, 0.919], 2), "90.40 to 91.90 %"),
+        (words.interval(None), "–"),
+        (words.short_interval([0.904, 0.919]), "90.4–91.9"),
+        (words.points(-0.031), "−3.1"),
+        (words.number(1234567), "1,234,567"),
+        (words.number(0.034567), "0.0346"),
+        (words.magnitude(56789012), "56.8 million"),
+        (words.magnitude(999), "999"),
+        (words.duration(12.34), "12.3 s"),
+        (words.duration(59.99), "1 min 0 s"),
+        (words.duration(4352.1), "1 h 12 min"),
+        (words.date("2025-11-20T12:00:03Z"), "20 November 2025, 12:00 UTC"),
+        (words.date("yesterday"), "yesterday"),
+        (words.plural(1, "image"), "1 image"),
+        (words.plural(2000, "image"), "2,000 images"),
+        (words.times(2), "twice"),
+    ],
+)
+def test_words(said: str, expected: str) -> None:
+    assert said.replace(words.THIN, " ") == expected
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_contrast_reaches_aa(theme: str) -> None:
+    css = (resources.files("tintype.report") / "templates" / "style.css").read_text()
+    block = (
+        css[css.index(":root {") : css.index("{% macro")] if theme == "light" else css.split("{% macro dark() %}")[1]
+    )
+    block = block.split("{% endmacro %}")[0]
+    colours = dict(re.findall(r"--([a-z-]+): ([^;]+);", block))
+    pairs = [(ink, ground) for ink in ("ink", "muted", "accent", "right", "wrong") for ground in ("paper", "surface")]
+    pairs += [("plate-ink", "plate"), ("plate-muted", "plate")]
+    for ink, ground in pairs:
+        assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+    for cells in ("cell-right", "cell-wrong"):
+        for cell in colours[cells].split(", "):
+            assert contrast(colours["ink"], cell) >= 4.5, (cells, cell)
+    for line in ("fig-train", "fig-val", "fig-rate", "fig-right", "fig-wrong"):
+        assert contrast(colours[line], colours["paper"]) >= 3, line
+
+
+def test_light_colours_are_those_of_the_figures() -> None:
+    css = (resources.files("tintype.report") / "templates" / "style.css").read_text()
+    for role in ("train", "val", "rate", "right", "wrong", "guide", "grid"):
+        assert f"--fig-{role}: {figures.COLOURS[role]};" in css
+
+
+def test_every_section_has_its_template() -> None:
+    names = {path.name for path in (resources.files("tintype.report") / "templates").iterdir()}
+    used = set(re.findall(r'"(\w+\.html)"', Path(sections.__file__).read_text(encoding="utf-8")))
+    assert len(used) > 5
+    assert used <= names
+
+
+def test_the_run_is_read_as_it_is(original: Path) -> None:
+    files = read_run(original)
+    assert (files.name, files.task, files.split, files.finished) == ("digits", "classify", "test", True)
+    assert files.problems == ()
+    assert len(files.metrics["loss"]) == 30
+    assert sum(not math.isnan(value) for value in files.metrics["val_accuracy"]) == 3
