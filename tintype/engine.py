@@ -44,8 +44,8 @@ class Watcher(Protocol):
 class Interrupted(Exception):
     """Training was stopped by a signal after its state was saved."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+    def __init__(self, number: int, folder: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: tintype train --resume {folder}")
         self.number = number
 
 
@@ -256,7 +256,7 @@ class Engine:
                         self.save()
                         saved = time.perf_counter()
                     if number:
-                        raise Interrupted(number)
+                        raise Interrupted(number, self.run.path)
             self.seconds = seconds_before + time.perf_counter() - started
         self.save()
         self._take_result()

@@ -45,16 +45,16 @@ class Whitening(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolution, max-pool, norm, GELU, then `convolutions` - 1 times convolution, norm, GELU (with shortcut from the third on)."""
+    """Convolution, max-pool, norm, GELU; then convolution, norm, GELU again, with a shortcut from the third on."""
 
-    def __init__(self, channels: int, out: int, convolutions: int) -> None:
+    def __init__(self, channels: int, out: int, convolutions: int, round_up: bool) -> None:
         super().__init__()
+        self.round_up = round_up
         self.convs = nn.ModuleList(_filters(channels if i == 0 else out, out) for i in range(convolutions))
         self.norms = nn.ModuleList(_norm(out) for _ in range(convolutions))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Ceiling, so that the 8x8 digits are not pooled away.
-        x = F.max_pool2d(self.convs[0](x), 2, ceil_mode=x.shape[-1] < 16)
+        x = F.max_pool2d(self.convs[0](x), 2, ceil_mode=self.round_up)
         x = F.gelu(self.norms[0](x))
         for i in range(1, len(self.convs)):
             y = F.gelu(self.norms[i](self.convs[i](x)))
@@ -86,8 +86,10 @@ class FastCNN(nn.Module):
         stride = stem or max(1, round(min(spec.height, spec.width) / 32))
         self.whitening = Whitening(spec.channels, kernel=stride + 1, stride=stride)
         channels = [2 * self.whitening.num_pairs, *widths]
+        # Odd sides are rounded up only where three halvings would pool the image away, as on 8x8 digits.
+        round_up = min(spec.height, spec.width) < 2 ** (len(widths) + 1)
         self.blocks = nn.Sequential(
-            *(Block(i, o, convolutions) for i, o in zip(channels[:-1], channels[1:], strict=True))
+            *(Block(i, o, convolutions, round_up) for i, o in zip(channels[:-1], channels[1:], strict=True))
         )
         self.head = nn.Linear(widths[-1], spec.num_classes, bias=False)
         self.head.weight.data /= self.head.weight.data.std()
