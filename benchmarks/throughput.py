@@ -141,7 +141,9 @@ def main() -> None:
     parser.add_argument("--beside", type=int, default=0, help="busy processes beside it")
     options = parser.parse_args()
     splits = open_data("cifar10", data_root=options.data_root and str(options.data_root))
-    print(f"{torch.get_num_threads()} threads, {choose_precision('auto', CPU)[1]}, {options.beside} busy processes beside")
+    print(
+        f"{torch.get_num_threads()} threads, {choose_precision('auto', CPU)[1]}, {options.beside} busy processes beside"
+    )
     # The usual loop runs as users run it: before glibc is told to hold its memory, in every round of its own process.
     fork = multiprocessing.get_context("fork")
     busy = [fork.Process(target=_spin, daemon=True) for _ in range(options.beside)]
@@ -157,7 +159,9 @@ def main() -> None:
     for process in busy:
         process.kill()
     for name, values in speeds.items():
-        print(f"{name:11} {statistics.median(values):8,.0f} images/s  (rounds: {', '.join(f'{v:,.0f}' for v in values)})")
+        print(
+            f"{name:11} {statistics.median(values):8,.0f} images/s  (rounds: {', '.join(f'{v:,.0f}' for v in values)})"
+        )
     ratio = [e / b for e, b in zip(speeds["engine"], speeds["bare step"], strict=True)]
     print(f"engine / bare step   {statistics.median(ratio):.3f}")
     print(f"engine / usual loop  {statistics.median(speeds['engine']) / statistics.median(usual):.2f}")

@@ -42,7 +42,9 @@ def main() -> None:
             flush=True,
         )
     spread = f" +- {statistics.stdev(accuracies):.2%}" if len(accuracies) > 1 else ""
-    print(f"target {options.target} %: mean {statistics.mean(accuracies):.2%}{spread}, {statistics.mean(seconds):.1f} s")
+    print(
+        f"target {options.target} %: mean {statistics.mean(accuracies):.2%}{spread}, {statistics.mean(seconds):.1f} s"
+    )
 
 
 if __name__ == "__main__":

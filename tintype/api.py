@@ -130,15 +130,20 @@ def train(
         UserError: a mistake that can be mended; the message says how.
         Interrupted: stopped by a signal; `resume` goes on.
     """
+    from tintype.engine import interruptible
     from tintype.train import prepare, train_run
 
     watcher = watcher or make_watcher()
     if resume is not None:
         if what is not None or name is not None or changes:
-            raise UserError(f"resume goes on with the recipe that lies in the run. Type only: tintype train --resume {resume}")
+            raise UserError(
+                f"resume goes on with the recipe that lies in the run. Type only: tintype train --resume {resume}"
+            )
         run = Run.open(resume)
         if run.status.get("state") == "finished":
             watcher.note(f"{run.path} is finished; nothing is left to do")
+            if not (run.path / "report.html").exists():  # stopped while it was written
+                watcher.note(f"report: {run.report()}")
             return run
         prepared = prepare(run.recipe, watcher)
         command = run.read("environment.json")["command"] if (run.path / "environment.json").exists() else command
@@ -148,15 +153,18 @@ def train(
         run = Run.create(out, name or _default_name(what), exact=name is not None)
         run.write_recipe(prepared.recipe)
     watcher.note(f"run: {run.path}")
-    train_run(run, prepared, watcher, command or _python_call(what, changes))
-    watcher.note(f"report: {run.report()}")
+    with interruptible(run.path):
+        train_run(run, prepared, watcher, command or _python_call(what, changes))
+        watcher.note(f"report: {run.report()}")
     return run
 
 
 def _default_name(what: str | Recipe) -> str:
     if isinstance(what, Recipe):
         what = what.data
-    return Path(what).expanduser().resolve().name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".csv") or "run"
+    return (
+        Path(what).expanduser().resolve().name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".csv") or "run"
+    )
 
 
 def _python_call(what: str | Recipe | None, changes: dict[str, Any]) -> str:

@@ -143,7 +143,10 @@ def predict(
 
     answers = predict_files(run, files, device=device)
     if as_json:
-        rows = [{"file": p.name, "top": [{"class": c, "probability": round(v, 6)} for c, v in p.top(top)]} for p in answers.predictions]
+        rows = [
+            {"file": p.name, "top": [{"class": c, "probability": round(v, 6)} for c, v in p.top(top)]}
+            for p in answers.predictions
+        ]
         print(json.dumps({"predictions": rows, "skipped": answers.skipped}, indent=1, ensure_ascii=False))
     elif csv is not None:
         answers.write_csv(csv, top)
@@ -205,7 +208,7 @@ def doctor(as_json: Json = False) -> None:
             print(f"{name:14} {value}")
         for problem in findings.problems:
             print(f"PROBLEM        {problem}")
-        print("everything that was looked at is well" if not findings.problems else f"{len(findings.problems)} problem(s)")
+        print(f"{len(findings.problems)} problem(s)" if findings.problems else "all that was looked at is well")
     if findings.problems:
         raise typer.Exit(1)
 
@@ -213,20 +216,22 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all cached pixels; photos are never touched.")] = False,
-    limit: Annotated[float | None, typer.Option(help="Remove the least recently used until this many GB are left.")] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="Remove the least recently used until this many GB are left.")
+    ] = None,
 ) -> None:
     """Show, bound or clear the cache of decoded photos."""
-    from tintype.data.cache import cache_entries, cache_folder, clear_cache, trim_cache
+    from tintype.data.cache import cache_entries, cache_folder, clear_cache, format_bytes, trim_cache
 
     if clear:
-        print(f"removed {clear_cache()} entries from {cache_folder()}")
+        print(f"freed {format_bytes(clear_cache())} in {cache_folder()}")
     elif limit is not None:
         print(f"removed {trim_cache(round(limit * 1e9))} entries from {cache_folder()}")
     else:
         entries = cache_entries()
         for entry in entries:
-            print(f"{entry.num_bytes / 1e6:10,.1f} MB  {entry.description}")
-        print(f"{sum(e.num_bytes for e in entries) / 1e6:,.1f} MB in {len(entries)} entries in {cache_folder()}")
+            print(f"{format_bytes(entry.num_bytes):>9}  {entry.num_images:,} images of {entry.source}")
+        print(f"{format_bytes(sum(e.num_bytes for e in entries))} in {len(entries)} entries in {cache_folder()}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -241,9 +246,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C, which Typer turns into a silent exit
+            print("stopped", file=sys.stderr)
+        raise
     except Exception as error:
         if debug:
             raise
@@ -252,7 +258,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(error, file=sys.stderr)
             sys.exit(128 + number)
         print(
-            f"error: {type(error).__name__}: {error}\nThis is a fault of tintype, not of yours. `tintype --debug ...` shows where.",
+            f"error: {type(error).__name__}: {error}\n"
+            "This is a fault of tintype, not of yours. `tintype --debug ...` shows where.",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -48,7 +48,9 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
         raise UserError(f"device '{asked}' is not supported. Expected auto, cpu, cuda, cuda:1 or mps.")
     if not there[chosen.type] or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
         have = ", ".join(name for name, ok in there.items() if ok)
-        raise UserError(f"device '{asked}' is not available here (have: {have}). Leave out --device to choose automatically.")
+        raise UserError(
+            f"device '{asked}' is not available here (have: {have}). Leave out --device to choose automatically."
+        )
     return chosen, Choice("device", str(chosen), "as asked")
 
 

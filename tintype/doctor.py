@@ -46,7 +46,9 @@ def _torch(found: Findings) -> None:
     try:
         torch: Any = importlib.import_module("torch")
     except Exception as error:  # a broken build fails in many ways; each is a finding
-        found.problems.append(f"torch does not load ({_first_line(error)}). Type: pip install --force-reinstall torch torchvision")
+        found.problems.append(
+            f"torch does not load ({_first_line(error)}). Type: pip install --force-reinstall torch torchvision"
+        )
         return
     from tintype.distributed import choose_device, choose_precision
 
@@ -84,7 +86,10 @@ def explain_torchvision(error: BaseException) -> str:
             f"{together} were built differently (one for CUDA, one for the CPU, or for another release), so torchvision does "
             "not load. Install both from the same source: pip install --force-reinstall torch torchvision"
         )
-    return f"torchvision does not load ({_first_line(error)}); installed are {together}. Type: pip install --force-reinstall torchvision"
+    return (
+        f"torchvision does not load ({_first_line(error)}); installed are {together}. "
+        "Type: pip install --force-reinstall torchvision"
+    )
 
 
 def _machine(found: Findings) -> None:
@@ -107,7 +112,9 @@ def _machine(found: Findings) -> None:
     if folder.exists() and not os.access(folder, os.W_OK):
         found.problems.append(f"the cache folder {folder} cannot be written. Set TINTYPE_CACHE to a folder that can.")
     if free < 1e9:
-        found.problems.append(f"less than 1 GB is free where the cache lies ({folder}). `tintype cache --clear` frees its part.")
+        found.problems.append(
+            f"less than 1 GB is free where the cache lies ({folder}). `tintype cache --clear` frees its part."
+        )
 
 
 def _first_line(error: BaseException) -> str:

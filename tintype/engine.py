@@ -10,10 +10,11 @@ import csv
 import hashlib
 import io
 import math
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,12 @@ from tintype.optim import WeightAverage, build_optimizers, lr_factor
 from tintype.recipe import Recipe
 from tintype.run import RunFolder, load_checkpoint, save_checkpoint, written_whole
 from tintype.tasks.task import StepContext, Task
+
+# A checkpoint is written when the last one is older than this; tests and fragile machines want it more often.
+CHECKPOINT_SECONDS = float(os.environ.get("TINTYPE_CHECKPOINT_SECONDS", "20"))
+
+# What may change between the parts of a run: where it computes and where the files lie, not what is computed.
+FREE_TO_CHANGE = {"data_root", "device", "compile", "hold_memory"}
 
 
 class Watcher(Protocol):
@@ -154,12 +161,29 @@ def caught_signals() -> Iterator[Callable[[], int | None]]:
             raise KeyboardInterrupt
         seen.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+    with _handled_by(handler):
+        yield lambda: seen[0] if seen else None
+
+
+@contextmanager
+def interruptible(folder: Path) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into Interrupted at once, for work whose files are written whole or not at all."""
+
+    def handler(number: int, _frame: object) -> None:
+        raise Interrupted(number, folder)
+
+    with _handled_by(handler):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+        yield
         return
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: seen[0] if seen else None
+        yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
@@ -173,7 +197,8 @@ class Engine:
         recipe: lengths, optimizers, schedules.
         run: where checkpoints and metrics go.
         watcher: who is told of progress.
-        checkpoint_seconds: a checkpoint is written when the last one is older than this, and at the end.
+        checkpoint_seconds: a checkpoint is written when the last one is older than this, and at the end;
+            by default CHECKPOINT_SECONDS.
         compile: whether the main networks are compiled.
     """
 
@@ -185,12 +210,13 @@ class Engine:
         watcher: Watcher,
         *,
         device: torch.device,
-        checkpoint_seconds: float = 20.0,
+        checkpoint_seconds: float | None = None,
         compile: bool = False,
     ) -> None:
         self.task, self.recipe, self.run, self.watcher = task, recipe, run, watcher
-        self.device, self.checkpoint_seconds = device, checkpoint_seconds
-        self.optimizers: dict[str, list[torch.optim.Optimizer]] = {
+        self.device = device
+        self.checkpoint_seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+        self.optimizers: dict[str, Sequence[torch.optim.Optimizer]] = {
             phase.name: build_optimizers(
                 task.networks[phase.network],
                 recipe.optimizer,
@@ -258,7 +284,10 @@ class Engine:
                     if number:
                         raise Interrupted(number, self.run.path)
             self.seconds = seconds_before + time.perf_counter() - started
-        self.save()
+            self.save()
+            number = signal_seen()
+            if number:
+                raise Interrupted(number, self.run.path)
         self._take_result()
 
     def _train_step(self, batch: Batch, plan: Plan, factor: float) -> dict[str, Tensor]:
@@ -297,12 +326,17 @@ class Engine:
         means = {n: float(torch.stack([step[n].float() for step in pending if n in step]).mean()) for n in names}
         for name, value in means.items():
             if not math.isfinite(value):
-                raise UserError(
-                    f"the {name.replace('_', ' ')} is not finite after step {self.step} (lr {self.recipe.lr * factor:.3g}). "
-                    f"Try --lr {self.recipe.lr / 5:.2g}, --set clip=1 or --set warmup=0.1; the checkpoint before it is kept."
-                )
+                raise self._diverged(f"the {name.replace('_', ' ')} is")
         epoch = self.step * plan.batch_size / plan.num_images
         return {"step": self.step, "epoch": round(epoch, 4), "lr": self.recipe.lr * factor, **means}
+
+    def _diverged(self, what: str) -> UserError:
+        kept = any((self.run.path / "checkpoints").glob("step-*.safetensors"))
+        return UserError(
+            f"{what} not finite after step {self.step} (peak lr {self.recipe.lr:.3g}). "
+            f"Try --lr {self.recipe.lr / 5:.2g}, --set clip=1 or --set warmup=0.1."
+            + (" The last good checkpoint is kept." if kept else "")
+        )
 
     # ---- evaluation, early stopping, the best weights -----------------------------------------------------------------
 
@@ -311,7 +345,8 @@ class Engine:
         with self.averaged():
             figures = task.evaluate(task.networks[task.main], val).figures
             score = figures[task.score_name]
-            better = not self.best or (score > self.best["score"]) == task.higher_is_better and score != self.best["score"]
+            best = self.best.get("score")
+            better = best is None or (score > best if task.higher_is_better else score < best)
             if better:
                 tensors = {}
                 if self.recipe.keep == "best" or self.recipe.patience:
@@ -356,15 +391,24 @@ class Engine:
     # ---- checkpoints --------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write metrics.csv and a checkpoint from which `fit` goes on bit-equal."""
+        """Write metrics.csv and a checkpoint from which `fit` goes on bit-equal.
+
+        Raises:
+            UserError: a weight is not finite; the checkpoints before are left as they are.
+        """
+        if not all(bool(w.isfinite().all()) for network in self.task.networks.values() for w in network.parameters()):
+            raise self._diverged("the weights are")
         self.history.save()
         state = {
+            "recipe": self.recipe.model_dump(mode="json"),
             "step": self.step,
             "rows": len(self.history.rows),
             "seconds": self.seconds,
             "networks": {name: network.state_dict() for name, network in self.task.networks.items()},
             "optimizers": {name: [o.state_dict() for o in opts] for name, opts in self.optimizers.items()},
-            "average": {"num_updates": self.average.num_updates, "tensors": self.average.tensors} if self.average else {},
+            "average": {"num_updates": self.average.num_updates, "tensors": self.average.tensors}
+            if self.average
+            else {},
             "best": self.best,
             "evaluations_without_gain": self.evaluations_without_gain,
         }
@@ -375,13 +419,16 @@ class Engine:
         """Load the newest whole checkpoint; return whether there was one.
 
         Raises:
-            UserError: the checkpoint belongs to another network.
+            UserError: the checkpoint belongs to another recipe.
         """
         state, warnings = load_checkpoint(self.run.path / "checkpoints")
         for line in warnings:
             self.watcher.note(line)
         if state is None:
+            if warnings:
+                self.watcher.note("no checkpoint is whole, so the run starts over")
             return False
+        self._refuse_other_recipe(state["recipe"])
         try:
             for name, network in self.task.networks.items():
                 network.load_state_dict(state["networks"][name])
@@ -391,7 +438,9 @@ class Engine:
                     _like_parameters(optimizer)
         except (KeyError, RuntimeError, ValueError) as error:
             line = str(error).split("\n")[0]
-            raise UserError(f"the checkpoint in {self.run.path} does not fit its recipe.yaml ({line}). Was it edited?") from error
+            raise UserError(
+                f"the checkpoint in {self.run.path} does not fit this version of the network ({line})."
+            ) from error
         if self.average:
             self.average.num_updates = state["average"]["num_updates"]
             self.average.tensors = {k: v.to(self.device) for k, v in state["average"]["tensors"].items()}
@@ -401,13 +450,23 @@ class Engine:
         self.watcher.note(f"resumed at step {self.step:,}")
         return True
 
+    def _refuse_other_recipe(self, before: dict[str, Any]) -> None:
+        now = self.recipe.model_dump(mode="json")
+        edited = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before.get(key)]
+        if edited:
+            raise UserError(
+                f"{self.run.path / 'recipe.yaml'} was edited since this run began: {edited[0]} is {now[edited[0]]!r} and was "
+                f"{before.get(edited[0])!r}. Put it back, or start a new run: tintype train {self.run.path / 'recipe.yaml'}"
+            )
+
 
 def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
     """Cut a batch into `count` parts, each with its share of the images."""
     if count == 1:
         return [(batch, 1.0)]
     total = len(batch.targets)
-    columns = zip(batch.images.tensor_split(count), batch.targets.tensor_split(count), batch.index.tensor_split(count))
+    images, targets, index = (tensor.tensor_split(count) for tensor in batch)
+    columns = zip(images, targets, index, strict=True)
     return [(Batch(*column), len(column[1]) / total) for column in columns]
 
 

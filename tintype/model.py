@@ -18,7 +18,9 @@ from tintype.run import RunFolder, written_whole
 FORMAT = 1
 
 
-def describe_model(network: nn.Module, spec: DataSpec, name: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+def describe_model(
+    network: nn.Module, spec: DataSpec, name: str, options: dict[str, Any], **more: Any
+) -> dict[str, Any]:
     """Return what model.json says; `more` are fields of the task, such as its name and test-time views."""
     return {
         "format": FORMAT,
@@ -86,5 +88,7 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         line = str(error).split("\n")[0]
-        raise UserError(f"cannot load {path} ({line}). Go on with the run to write it again: tintype train --resume {run.path}") from None
+        raise UserError(
+            f"cannot load {path} ({line}). Go on with the run to write it again: tintype train --resume {run.path}"
+        ) from None
     return network.to(device, memory_format=torch.channels_last).eval(), spec, description  # pyright: ignore[reportCallIssue]

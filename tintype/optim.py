@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+# Muon's lr is a relative step of a weight, Adam's an absolute one. Of the ratios tried this one was the best (docs/log.md).
+ABSOLUTE = 1 / 50
 
-def mark_scale_invariant(weight: nn.Parameter) -> None:
+
+def mark_scale_invariant(weight: Tensor) -> None:
     """Mark a filter that is followed by a normalisation: its length has no effect, so Muon may fix it."""
     weight.scale_invariant = True  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -35,8 +38,9 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose step is orthogonalized, for weights of two or more dimensions (filters are flattened).
 
     torch.optim.Muon takes matrices only; convolution filters (O, I, kh, kw) are seen here as (O, I*kh*kw) as Jordan does.
-    A weight marked by `mark_scale_invariant` is kept at the length sqrt(O), which makes `lr` a relative step; another one
-    decays by `weight_decay`, and its step is scaled by sqrt(max(1, O / (I*kh*kw))) * 0.2 to the size of an Adam step.
+    `lr` is the relative step of a weight marked by `mark_scale_invariant`, which is kept at the length sqrt(O). Any other
+    weight has a length that matters: it takes lr * ABSOLUTE as the rate of steps the size of Adam's (0.2 for each element,
+    Liu et al., "Muon is scalable", 2025) and decays by `weight_decay`. So one `lr` suits networks with and without norms.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Muon(torch.optim.Optimizer):
         state = self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
+        assert weight.grad is not None
         buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
         gradient = weight.grad.add(buffer, alpha=group["momentum"])
         rows = weight.shape[0]
@@ -63,8 +68,8 @@ class Muon(torch.optim.Optimizer):
             weight.mul_(math.sqrt(rows) / weight.norm()).add_(direction, alpha=-group["lr"])
         else:
             columns = weight.numel() // rows
-            size = 0.2 * math.sqrt(max(rows, columns))
-            weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * size)
+            lr, size = group["lr"] * ABSOLUTE, 0.2 * math.sqrt(max(rows, columns))
+            weight.mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr * size)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -77,25 +82,25 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
 
 def build_optimizers(
     network: nn.Module, name: str, *, lr: float, momentum: float = 0.9, weight_decay: float = 0.0
-) -> list[torch.optim.Optimizer]:
+) -> Sequence[torch.optim.Optimizer]:
     """Make the optimizers of one network: one, or two for "muon" (filters and matrices by Muon, the rest by AdamW).
 
     A parameter may carry `lr_scale`, a factor on the learning rate of its AdamW group in "muon".
     """
-    fused = {"fused": True} if next(network.parameters()).device.type in ("cpu", "cuda") else {}
+    fused = next(network.parameters()).device.type in ("cpu", "cuda")
     groups = parameter_groups(network, weight_decay)
     if name == "sgd":
-        return [torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, **fused)]
+        return [torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)]
     if name == "adam":
         # Decay is decoupled in AdamW only; in Adam it is added to the gradient, as in the paper.
-        return [torch.optim.Adam(groups, lr=lr, **fused)]
+        return [torch.optim.Adam(groups, lr=lr, fused=fused)]
     if name == "adamw":
-        return [torch.optim.AdamW(groups, lr=lr, **fused)]
+        return [torch.optim.AdamW(groups, lr=lr, fused=fused)]
     return _muon_and_adamw(network, lr, momentum, weight_decay, fused)
 
 
 def _muon_and_adamw(
-    network: nn.Module, lr: float, momentum: float, weight_decay: float, fused: dict[str, Any]
+    network: nn.Module, lr: float, momentum: float, weight_decay: float, fused: bool
 ) -> list[torch.optim.Optimizer]:
     trainable = [p for p in network.parameters() if p.requires_grad]
     hidden = [p for p in trainable if p.ndim > 1 and not hasattr(p, "lr_scale")]
@@ -107,9 +112,9 @@ def _muon_and_adamw(
     if hidden:
         optimizers.append(Muon(hidden, lr=lr, momentum=momentum, weight_decay=weight_decay))
     if rest:
-        # Muon's lr is a relative step; AdamW's is absolute, and a sixteenth of it was the best of those tried.
-        groups = [{"params": p, "lr": lr / 16 * scale} for scale, p in rest.items()]
-        optimizers.append(torch.optim.AdamW(groups, lr=lr / 16, betas=(0.9, 0.95), weight_decay=0.0, **fused))
+        lr *= ABSOLUTE
+        groups = [{"params": p, "lr": lr * scale} for scale, p in rest.items()]
+        optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=fused))
     return optimizers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,13 @@ from tintype.errors import UserError, unknown_name
 RECIPES = Path(__file__).parent / "recipes"
 
 # Short forms that users of other tools type.
-ALIASES = {"batch": "batch_size", "imgsz": "image_size", "learning_rate": "lr", "img_size": "image_size", "wd": "weight_decay"}
+ALIASES = {
+    "batch": "batch_size",
+    "imgsz": "image_size",
+    "learning_rate": "lr",
+    "img_size": "image_size",
+    "wd": "weight_decay",
+}
 
 
 class Recipe(BaseModel):
@@ -23,7 +30,7 @@ class Recipe(BaseModel):
     the whole run from 0 to 1.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: Literal["classify"] = Field("classify", description="what is learned")
     data: str = Field("digits", description="a data set's name, a folder of images, or a CSV file")
@@ -38,7 +45,9 @@ class Recipe(BaseModel):
     model: str = Field("fast-cnn", description="the network (`tintype list models`)")
     model_options: dict[str, Any] = Field({}, description="options of the network")
 
-    augment: str | dict[str, Any] = Field("none", description="a preset, or names and values (`tintype list augmentations`)")
+    augment: str | dict[str, Any] = Field(
+        "none", description="a preset, or names and values (`tintype list augmentations`)"
+    )
     epochs: float | None = Field(None, gt=0, description="passes over the training images")
     steps: int | None = Field(None, gt=0, description="batches; instead of epochs")
     batch_size: int = Field(256, gt=0, description="images a step")
@@ -53,7 +62,9 @@ class Recipe(BaseModel):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="part of the target spread over all classes")
     one_hot: bool = Field(False, description="use one-hot targets (the result is the same as with integers)")
-    class_weights: Literal["balanced"] | list[float] | None = Field(None, description="weight of each class in the loss")
+    class_weights: Literal["balanced"] | list[float] | None = Field(
+        None, description="weight of each class in the loss"
+    )
     resolutions: list[tuple[float, int]] = Field([], description="[[0, 20], [0.5, 32]]: side in pixels from a part on")
     tta: Literal["none", "flip", "flip-shift"] = Field("none", description="views averaged when predicting")
 
@@ -138,13 +149,13 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UserError(f"--set {text}: the value is not readable. Expected a number, a word, [a, b] or {{a: b}}.") from None
+            raise UserError(
+                f"--set {text}: the value is not readable. Expected a number, a word, [a, b] or {{a: b}}."
+            ) from None
         # YAML 1.1 reads 1e-3 as a word; people mean the number.
         if isinstance(parsed, str):
-            try:
+            with suppress(ValueError):
                 parsed = float(parsed)
-            except ValueError:
-                pass
         changes[key.strip().replace("-", "_")] = parsed
     return changes
 
@@ -158,7 +169,7 @@ def build(fields: dict[str, Any], where: str) -> Recipe:
     fields = {ALIASES.get(key, key): value for key, value in fields.items()}
     for key in fields:
         if key not in Recipe.model_fields:
-            raise unknown_name("field", str(key), Recipe.model_fields, hint=where)
+            raise unknown_name("field", str(key), [*Recipe.model_fields, *ALIASES], hint=where)
     try:
         return Recipe(**fields)
     except ValidationError as error:
@@ -217,19 +228,24 @@ def resolve(what: str) -> tuple[Recipe, str]:
     path = Path(what).expanduser()
     if path.suffix in (".yaml", ".yml"):
         return read_recipe(path), f"recipe file {path}"
-    if path.is_dir() or path.suffix == ".csv":
+    if (what and path.is_dir()) or path.suffix == ".csv":  # an empty text is not the folder one is in
         if path.is_dir() and (path / "recipe.yaml").exists() and (path / "model.json").exists():
             raise UserError(f"{path} is a run folder. To go on with it: tintype train --resume {path}")
-        return build({"data": str(path), **DEFAULTS_FOR_FOLDERS}, where=""), f"images in {path}"
+        return build({"data": str(path), **QUICK, **PHOTOS}, where=""), f"images in {path}"
     if what in names("data"):
-        return build({"data": what, "epochs": 10, "augment": "light"}, where=""), f"data set '{what}'"
+        return build({"data": what, **QUICK}, where=""), f"data set '{what}'"
     if "/" in what or "\\" in what:
         raise UserError(f"there is no {what}. Expected a folder of images, a .csv or a .yaml file, or a recipe's name.")
-    raise unknown_name("recipe or data set", what, {**recipe_names(), **names("data")}, "`tintype list recipes` shows them.")
+    raise unknown_name(
+        "recipe or data set", what, {**recipe_names(), **names("data")}, "`tintype list recipes` shows them."
+    )
 
 
-# Own photos from scratch at a moderate size.
-DEFAULTS_FOR_FOLDERS: dict[str, Any] = {
-    "model": "fast-cnn", "epochs": 20, "batch_size": 64, "augment": "standard", "optimizer": "muon", "lr": 0.1,
-    "label_smoothing": 0.1, "schedule": "linear", "tta": "flip",
+# For a data set without a recipe of its own: what the recipes of its kind use.
+QUICK: dict[str, Any] = {
+    "model": "fast-cnn", "augment": "light", "epochs": 8, "batch_size": 256, "optimizer": "muon", "lr": 0.24, "momentum": 0.6,
+    "schedule": "linear", "label_smoothing": 0.1,
 }  # fmt: skip
+
+# A folder holds few images, and a mirrored photo is the same thing.
+PHOTOS: dict[str, Any] = {"augment": "standard", "epochs": 30, "batch_size": 64, "tta": "flip"}

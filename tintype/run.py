@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
+from typing_extensions import Self
 
 from tintype.errors import UserError
 from tintype.recipe import Recipe, read_recipe
@@ -33,7 +33,9 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}. Free some space or choose another --out.") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or choose another --out."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,7 +43,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as readable JSON, whole or not at all."""
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 class RunFolder:
@@ -55,7 +59,7 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, out: str | Path, name: str, *, exact: bool) -> RunFolder:
+    def create(cls, out: str | Path, name: str, *, exact: bool) -> Self:
         """Make a new folder `out`/`name`; where it exists and `exact` is not asked, `name`-2, `name`-3, ...
 
         Raises:
@@ -82,7 +86,7 @@ class RunFolder:
                 raise UserError(f"cannot make the run folder {path}: {error.strerror}. Choose another --out.") from None
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | Path) -> Self:
         """Open an existing run folder.
 
         Raises:
@@ -92,7 +96,9 @@ class RunFolder:
         if not run.path.is_dir():
             raise UserError(f"there is no run folder {run.path}. `tintype list runs` shows what there is.")
         if not (run.path / "recipe.yaml").exists():
-            raise UserError(f"{run.path} is not a run folder: it has no recipe.yaml. `tintype list runs` shows the runs.")
+            raise UserError(
+                f"{run.path} is not a run folder: it has no recipe.yaml. `tintype list runs` shows the runs."
+            )
         return run
 
     @property
@@ -114,7 +120,9 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             state = self.status.get("state", "unfinished")
-            raise UserError(f"{self.path} has no {file}: the run is {state}. Go on with: tintype train --resume {self.path}") from None
+            raise UserError(
+                f"{self.path} has no {file}: the run is {state}. Go on with: tintype train --resume {self.path}"
+            ) from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise UserError(f"{path} is broken ({error}). Make it again: tintype evaluate {self.path}") from None
 
@@ -125,8 +133,10 @@ class RunFolder:
     @property
     def status(self) -> dict[str, Any]:
         """Return state ("running", "stopped", "failed", "finished"), step, total_steps and seconds; empty before the start."""
-        path = self.path / "status.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # absent, or broken from outside: no later step needs it
+            return {}
 
     def set_status(self, state: str, **more: Any) -> None:
         """Write status.json."""
@@ -168,7 +178,9 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"{self.path} is being trained by another process. Wait for it, or stop it first.") from None
+                raise UserError(
+                    f"{self.path} is being trained by another process. Wait for it, or stop it first."
+                ) from None
             yield
 
 
@@ -209,7 +221,7 @@ def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
             return _put_tensors(json.loads(metadata["state"]), tensors), warnings
         except Exception as error:  # whatever is wrong with a file, the one before it is the remedy
             reason = str(error).split("\n")[0][:100]
-            warnings.append(f"checkpoint {path.name} is broken ({reason}); the one before it is used")
+            warnings.append(f"checkpoint {path.name} is broken ({reason}) and passed over")
     return None, warnings
 
 

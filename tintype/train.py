@@ -129,7 +129,6 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
         Interrupted: a signal came; the state is saved.
     """
     with run.locked():
-        begun = time.perf_counter()
         _write_origin(run, prepared, command)
         splits, task = prepared.splits, prepared.task
         if prepared.device.type != "cpu":
@@ -138,6 +137,9 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
         run.set_status("running", total_steps=prepared.plan.total_steps)
         try:
             engine.fit(splits.train, splits.val)
+            trained = time.perf_counter()
+            save_model(run, task.networks[task.main], prepared.model)
+            _measure(run, splits, task, watcher)
         except UserError:
             run.set_status("failed")
             raise
@@ -146,13 +148,10 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             raise
         finally:
             watcher.close()
-        network = task.networks[task.main]
-        save_model(run, network, prepared.model)
-        _measure(run, splits, task, watcher)
         environment = run.read("environment.json")
         environment["training_seconds"] = round(engine.seconds, 3)
         environment["images_per_second"] = round(engine.step * prepared.plan.batch_size / max(engine.seconds, 1e-9), 1)
-        environment["seconds"] = round(environment.get("seconds_before", 0.0) + time.perf_counter() - begun, 3)
+        environment["seconds"] = round(engine.seconds + time.perf_counter() - trained, 3)
         run.write("environment.json", environment)
         run.set_status("finished", step=engine.step, seconds=round(engine.seconds, 3))
 
@@ -226,7 +225,9 @@ def _on_device(splits: DataSplits, device: torch.device) -> DataSplits:
         rows = None if source.rows is None else source.rows.to(device)
         return ResidentSource(source.spec, pixels, source.targets, source.names, rows)
 
-    return DataSplits(splits.spec, move(splits.train), move(splits.val), move(splits.test), splits.notes, splits.skipped)
+    return DataSplits(
+        splits.spec, move(splits.train), move(splits.val), move(splits.test), splits.notes, splits.skipped
+    )
 
 
 def _measure(run: RunFolder, splits: DataSplits, task: Classify, watcher: Silent) -> None:
@@ -238,16 +239,17 @@ def _measure(run: RunFolder, splits: DataSplits, task: Classify, watcher: Silent
         train = train.subset(torch.randperm(len(train), generator=generator)[:CLEAN_TRAINING_IMAGES].sort().values)
     sources = {"train": train, "val": splits.val, "test": splits.test}
     evaluations = {
-        split: task.evaluate(network, source, lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total))
+        split: task.evaluate(
+            network, source, lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total)
+        )
         for split, source in sources.items()
     }
     watcher.close()
     summary = task.summarise(evaluations, sources)
-    looks = count_test_look(run, splits.spec.fingerprint)
-    evaluation = {**summary.evaluation, "test_looks": looks}
     run.write_table("predictions.csv", *summary.predictions)
     _write_samples(run, summary.samples, splits.test)
-    run.write("evaluation.json", evaluation)
+    looks = count_test_look(run, splits.spec.fingerprint)
+    run.write("evaluation.json", {**summary.evaluation, "test_looks": looks})
 
 
 def _write_samples(run: RunFolder, samples: dict[str, list[dict[str, Any]]], source: ImageSource) -> None:

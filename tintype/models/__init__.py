@@ -23,16 +23,34 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
         UserError: unknown model or option, or images that the model cannot take.
     """
     build = find("models", name).build
-    known = [p for p in inspect.signature(build).parameters if p != "spec"]
-    for option in options:
+    known = {p.name: p.annotation for p in inspect.signature(build).parameters.values() if p.name != "spec"}
+    for option, value in options.items():
         if option not in known:
             raise unknown_name(f"option of model {name}:", option, known)
+        _check(name, option, value, known[option])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             return build(spec, **options)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"model {name}: {error}") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            line = str(error).split("\n")[0]
+            raise UserError(f"model {name}: {line}") from error
+
+
+def _check(model: str, option: str, value: Any, annotation: str) -> None:
+    """Refuse sizes that no layer can have; what only one model knows, its `build` refuses."""
+    if annotation == "Sequence[int]":
+        whole = isinstance(value, list | tuple) and all(type(size) is int and size >= 1 for size in value)
+        right, expected = whole and (value or option == "hidden"), "a list of whole numbers from 1 on, as in [32, 64]"
+    elif annotation in ("int", "int | None"):
+        right = (type(value) is int and value >= 1) or (value is None and "None" in annotation)
+        expected = "a whole number from 1 on"
+    elif annotation == "bool":
+        right, expected = isinstance(value, bool), "true or false"
+    else:
+        return
+    if not right:
+        raise UserError(f"model {model}: {option} is {value!r}. Expected {expected}.")
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -9,6 +9,7 @@ from torch import nn
 from tintype.data.source import DataSpec
 from tintype.models.parts import activation as make_activation
 from tintype.models.parts import need_size
+from tintype.optim import mark_scale_invariant
 
 
 def build(
@@ -33,6 +34,7 @@ def build(
     for out in widths:
         layers.append(nn.Conv2d(channels, out, 3, padding=1, bias=not batch_norm))
         if batch_norm:
+            mark_scale_invariant(layers[-1].weight)  # pyright: ignore[reportArgumentType]
             layers.append(nn.BatchNorm2d(out))
         layers += [make_activation(activation), nn.MaxPool2d(2)]
         channels, height, width = out, height // 2, width // 2

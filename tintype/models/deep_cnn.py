@@ -9,6 +9,7 @@ from torch import nn
 from tintype.data.source import DataSpec
 from tintype.models.parts import activation as make_activation
 from tintype.models.parts import need_size
+from tintype.optim import mark_scale_invariant
 
 
 def build(
@@ -29,8 +30,9 @@ def build(
     channels, height, width = spec.channels, spec.height, spec.width
     for out in widths:
         for _ in range(convolutions):
-            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out)]
-            layers.append(make_activation(activation))
+            conv = nn.Conv2d(channels, out, 3, padding=1, bias=False)
+            mark_scale_invariant(conv.weight)
+            layers += [conv, nn.BatchNorm2d(out), make_activation(activation)]
             channels = out
         layers.append(nn.MaxPool2d(2))
         if dropout > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -88,13 +89,11 @@ class FastCNN(nn.Module):
         channels = [2 * self.whitening.num_pairs, *widths]
         # Odd sides are rounded up only where three halvings would pool the image away, as on 8x8 digits.
         round_up = min(spec.height, spec.width) < 2 ** (len(widths) + 1)
-        self.blocks = nn.Sequential(
-            *(Block(i, o, convolutions, round_up) for i, o in zip(channels[:-1], channels[1:], strict=True))
-        )
+        self.blocks = nn.Sequential(*(Block(i, o, convolutions, round_up) for i, o in pairwise(channels)))
         self.head = nn.Linear(widths[-1], spec.num_classes, bias=False)
         self.head.weight.data /= self.head.weight.data.std()
         # The division by the width in `forward` makes gradients small by as much.
-        self.head.weight.lr_scale = float(widths[-1])  # pyright: ignore[reportAttributeAccessIssue]
+        self.head.weight.lr_scale = 0.3 * widths[-1]  # pyright: ignore[reportAttributeAccessIssue]
 
     def initialise_from(self, images: Tensor) -> None:
         """Set the whitening filters from normalised training images (N, C, H, W)."""

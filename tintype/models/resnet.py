@@ -6,6 +6,13 @@ from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
 from tintype.models.parts import need_size
+from tintype.optim import mark_scale_invariant
+
+
+def _conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    mark_scale_invariant(conv.weight)  # a batch norm follows
+    return conv
 
 
 class Block(nn.Module):
@@ -13,13 +20,13 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = _conv(channels, out, 3, stride)
         self.norm1 = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.conv2 = _conv(out, out, 3)
         self.norm2 = nn.BatchNorm2d(out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
+            self.shortcut = nn.Sequential(_conv(channels, out, 1, stride), nn.BatchNorm2d(out))
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +44,7 @@ def build(spec: DataSpec, depth: int = 20, width: int = 16) -> nn.Module:
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth must be 6n+2 (8, 14, 20, 32, 44, 56, 110), got {depth}.")
     layers: list[nn.Module] = [
-        nn.Conv2d(spec.channels, width, 3, padding=1, bias=False),
+        _conv(spec.channels, width, 3),
         nn.BatchNorm2d(width),
         nn.ReLU(),
     ]

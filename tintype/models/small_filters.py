@@ -1,8 +1,9 @@
-"""Three blocks of few filters (3-8-16-32 on colour images, 57,332 parameters for CIFAR-100); activation, residual, attention as options."""
+"""Three blocks of few filters, 3-8-16-32, 57,332 parameters for CIFAR-100; activation, residual, attention as options."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,7 @@ def build(
     all_widths = [spec.channels, *widths]
     if residual and all_widths != sorted(all_widths):
         raise ValueError(f"residual needs widths that do not shrink, got {all_widths}.")
-    blocks = [
-        Block(i, o, activation, residual, attention) for i, o in zip(all_widths[:-1], all_widths[1:], strict=True)
-    ]
+    blocks = [Block(i, o, activation, residual, attention) for i, o in pairwise(all_widths)]
     shrink = 2 ** len(widths)
     features = widths[-1] * (spec.height // shrink) * (spec.width // shrink)
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, spec.num_classes))

@@ -15,6 +15,7 @@ from tintype import losses, metrics, statistics
 from tintype.augment import Augment
 from tintype.data.source import Batch, DataSpec, ImageSource
 from tintype.distributed import autocast
+from tintype.errors import UserError
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
 
@@ -114,7 +115,11 @@ class Classify(Task):
     def predict_source(
         self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
     ) -> np.ndarray:
-        """Return class probabilities (N, K) float32 of every image of `source`."""
+        """Return class probabilities (N, K) float32 of every image of `source`.
+
+        Raises:
+            UserError: they are not finite.
+        """
         was_training = network.training
         network.eval()
         spec = source.spec
@@ -125,7 +130,13 @@ class Classify(Task):
             if on_progress:
                 on_progress(int(index[-1]) + 1, len(source))
         network.train(was_training)
-        return torch.cat(parts).numpy()
+        probabilities = torch.cat(parts)
+        if not bool(probabilities.isfinite().all()):
+            raise UserError(
+                "the answers of the network are not finite: training has diverged. "
+                "Try a lower --lr, --set clip=1 or --set warmup=0.1."
+            )
+        return probabilities.numpy()
 
     def evaluate(
         self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
@@ -169,9 +180,17 @@ def prediction_rows(
     log_losses = -np.log(np.clip(of_target, np.finfo(np.float64).eps, 1.0)) + 0.0
     guesses, confidence = probabilities.argmax(1), probabilities.max(1)
     return [
-        [split, i, source.names[i], names[targets[i]], names[guesses[i]]]
-        + [f"{confidence[i]:.6f}", f"{log_losses[i]:.6f}", int(ranks[i])]
-        for i in range(len(targets))
+        [
+            split,
+            i,
+            source.names[i],
+            names[targets[i]],
+            names[guesses[i]],
+            f"{confidence[i]:.6f}",
+            f"{log_losses[i]:.6f}",
+            rank,
+        ]
+        for i, rank in enumerate(ranks.tolist())
     ]
 
 
@@ -201,7 +220,7 @@ def choose_samples(
             "correct": bool(guesses[i] == targets[i]),
         }
 
-    return {"grid": [item(i) for i in grid], "worst": [item(i) for i in worst]}
+    return {"grid": [item(int(i)) for i in grid], "worst": [item(int(i)) for i in worst]}
 
 
 def _views(images: Tensor, tta: str) -> list[tuple[float, Tensor]]:

@@ -99,7 +99,7 @@ class Task(ABC):
 
     def start(self, train: ImageSource) -> None:
         """Set what a network takes from training images before the first step (whitening filters). Not on resume."""
-        return None
+        del train  # most tasks take nothing
 
     @abstractmethod
     def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
