@@ -78,6 +78,12 @@ class Recipe(BaseModel):
     channels_last: bool = Field(True, description="memory format of images and filters")
     hold_memory: bool = Field(True, description="keep freed memory in the process (glibc)")
 
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare on and off as true and false.
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
     @field_validator("image_size")
     @classmethod
     def _positive_size(cls, size: Any) -> Any:
@@ -231,7 +237,7 @@ def resolve(what: str) -> tuple[Recipe, str]:
     if (what and path.is_dir()) or path.suffix == ".csv":  # an empty text is not the folder one is in
         if path.is_dir() and (path / "recipe.yaml").exists() and (path / "model.json").exists():
             raise UserError(f"{path} is a run folder. To go on with it: tintype train --resume {path}")
-        return build({"data": str(path), **QUICK, **PHOTOS}, where=""), f"images in {path}"
+        return build({"data": str(path.resolve()), **QUICK, **PHOTOS}, where=""), f"images in {path}"
     if what in names("data"):
         return build({"data": what, **QUICK}, where=""), f"data set '{what}'"
     if "/" in what or "\\" in what:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import tintype
 from tintype.data import open_data
@@ -103,6 +104,13 @@ def prepare(recipe: Recipe, watcher: Silent) -> Prepared:
         network, splits.spec, recipe.model, recipe.model_options, task=recipe.task, tta=recipe.tta,
         precision="bf16" if dtype == torch.bfloat16 else "fp32", preprocessing=preprocessing(splits.spec, recipe.resize),
     )  # fmt: skip
+    if plan.batch_size // recipe.accumulate < 2 and any(
+        isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in network.modules()
+    ):
+        raise UserError(
+            f"model {recipe.model} has batch norm, which needs at least 2 images at once. "
+            "Try a larger --batch-size or a smaller accumulate."
+        )
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     task = Classify(
