@@ -82,6 +82,8 @@ def train(
     changes.update(parse_assignments(set_ or []))
     watcher = make_watcher(to_stderr=as_json)
     command = shlex.join(["tintype", *sys.argv[1:]])
+    if dry_run and resume:
+        raise UserError("--dry-run shows a new run; with --resume the plan lies in the run's recipe.yaml.")
     if dry_run:
         prepared = api.plan(what or "digits", watcher=watcher, **changes)
         if as_json:
@@ -142,6 +144,10 @@ def predict(
     from tintype.predict import predict_files
 
     answers = predict_files(run, files, device=device)
+    for file, reason in answers.skipped:
+        print(f"passed over {file}: {reason}", file=sys.stderr)
+    if not answers.predictions:
+        raise UserError("no image could be read.")
     if as_json:
         rows = [
             {"file": p.name, "top": [{"class": c, "probability": round(v, 6)} for c, v in p.top(top)]}
@@ -154,10 +160,6 @@ def predict(
     else:
         for p in answers.predictions:
             print(f"{p.name}: " + ", ".join(f"{name} {share:.1%}" for name, share in p.top(top)))
-    for file, reason in answers.skipped:
-        print(f"passed over {file}: {reason}", file=sys.stderr)
-    if not answers.predictions:
-        raise UserError("no image could be read.")
 
 
 @app.command()

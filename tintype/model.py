@@ -65,9 +65,9 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
     from safetensors.torch import load_file
 
     description = run.read("model.json")
-    if description.get("format", 0) > FORMAT:
-        raise UserError(f"{run.path} was made by a newer tintype (format {description['format']}). Update tintype.")
     try:
+        if description["format"] > FORMAT:
+            raise UserError(f"{run.path} was made by a newer tintype (format {description['format']}). Update tintype.")
         how, names = description["preprocessing"], tuple(description["class_names"])
         spec = DataSpec(
             name=run.name,
@@ -79,10 +79,10 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
             std=tuple(how["std"]),
             fingerprint="",
         )
-        architecture = description["architecture"]
+        name, options = description["architecture"]["name"], description["architecture"]["options"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{run.path / 'model.json'} is incomplete: {error} is missing.") from None
-    network = build_model(architecture["name"], spec, architecture["options"], seed=0)
+        raise UserError(f"{run.path / 'model.json'} is incomplete or broken ({error}).") from None
+    network = build_model(name, spec, options, seed=0)
     path = run.path / "model.safetensors"
     try:
         network.load_state_dict(load_file(path))

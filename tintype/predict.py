@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tintype.data.decode import decode, image_files
+from tintype.data.decode import Unreadable, decode, image_files
 from tintype.distributed import choose_device
 from tintype.errors import UserError
 from tintype.model import load_model
@@ -44,8 +44,7 @@ class Predictor:
         """
         for start in range(0, len(images), self.batch_size):
             some = images[start : start + self.batch_size]
-            names = [str(image) if isinstance(image, str | Path) else "image" for image in some]
-            yield from self.answer(names, [self.pixels(image) for image in some])
+            yield from self.answer([_name(image) for image in some], [self.pixels(image) for image in some])
 
     def answer(self, names: Sequence[str], pixels: Sequence[np.ndarray]) -> list[Prediction]:
         """Return a Prediction for each image (H, W, C) uint8 of the model's size."""
@@ -65,8 +64,12 @@ class Predictor:
             raise UserError(f"there is no file {image}.")
         try:
             return decode(image, height=spec.height, width=spec.width, channels=spec.channels, resize=self.resize)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{image} cannot be read as an image: {error}") from None
+        except (Unreadable, OSError, ValueError) as error:
+            raise UserError(f"{_name(image)} cannot be read as an image: {error}") from None
+
+
+def _name(image: Any) -> str:
+    return str(image) if isinstance(image, str | Path) else "image"
 
 
 @dataclass(frozen=True)

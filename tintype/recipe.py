@@ -32,51 +32,63 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    task: Literal["classify"] = Field("classify", description="what is learned")
-    data: str = Field("digits", description="a data set's name, a folder of images, or a CSV file")
-    data_root: str | None = Field(None, description="folder that holds the data set's files already")
-    image_size: int | tuple[int, int] | None = Field(None, description="pixels: side, or [height, width]")
-    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; by default as the images are")
-    resize: Literal["crop", "squash", "pad"] = Field("crop", description="how an image is brought to image_size")
-    val_fraction: float = Field(0.1, gt=0, description="validation part: a fraction, or a number of images")
-    test_fraction: float = Field(0.2, gt=0, description="test part where the data brings none: a fraction, or a number")
-    split_seed: int = Field(0, ge=0, description="which images go to which split")
+    task: Literal["classify"] = Field(default="classify", description="what is learned")
+    data: str = Field(default="digits", description="a data set's name, a folder of images, or a CSV file")
+    data_root: str | None = Field(default=None, description="folder that holds the data set's files already")
+    image_size: int | tuple[int, int] | None = Field(default=None, description="pixels: side, or [height, width]")
+    channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour; by default as the images are")
+    resize: Literal["crop", "squash", "pad"] = Field(
+        default="crop", description="how an image is brought to image_size"
+    )
+    val_fraction: float = Field(default=0.1, gt=0, description="validation part: a fraction, or a number of images")
+    test_fraction: float = Field(
+        default=0.2, gt=0, description="test part where the data brings none: a fraction, or a number"
+    )
+    split_seed: int = Field(default=0, ge=0, description="which images go to which split")
 
-    model: str = Field("fast-cnn", description="the network (`tintype list models`)")
-    model_options: dict[str, Any] = Field({}, description="options of the network")
+    model: str = Field(default="fast-cnn", description="the network (`tintype list models`)")
+    model_options: dict[str, Any] = Field(default={}, description="options of the network")
 
     augment: str | dict[str, Any] = Field(
-        "none", description="a preset, or names and values (`tintype list augmentations`)"
+        default="none", description="a preset, or names and values (`tintype list augmentations`)"
     )
-    epochs: float | None = Field(None, gt=0, description="passes over the training images")
-    steps: int | None = Field(None, gt=0, description="batches; instead of epochs")
-    batch_size: int = Field(256, gt=0, description="images a step")
-    accumulate: int = Field(1, gt=0, description="parts that a batch is computed in, to save memory")
-    optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field("adamw", description="how weights are updated")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov) and muon")
-    weight_decay: float = Field(0.0, ge=0, description="on weight matrices and filters; not on biases and norms")
-    schedule: Literal["constant", "step", "cosine", "one-cycle", "linear"] = Field("cosine", description="of the lr")
-    warmup: float = Field(0.0, ge=0, lt=1, description="part of the run in which the lr rises from zero")
-    clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="part of the target spread over all classes")
-    one_hot: bool = Field(False, description="use one-hot targets (the result is the same as with integers)")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the training images")
+    steps: int | None = Field(default=None, gt=0, description="batches; instead of epochs")
+    batch_size: int = Field(default=256, gt=0, description="images a step")
+    accumulate: int = Field(default=1, gt=0, description="parts that a batch is computed in, to save memory")
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(default="adamw", description="how weights are updated")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd (Nesterov) and muon")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="on weight matrices and filters; not on biases and norms"
+    )
+    schedule: Literal["constant", "step", "cosine", "one-cycle", "linear"] = Field(
+        default="cosine", description="of the lr"
+    )
+    warmup: float = Field(default=0.0, ge=0, lt=1, description="part of the run in which the lr rises from zero")
+    clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="part of the target spread over all classes")
+    one_hot: bool = Field(default=False, description="use one-hot targets (the result is the same as with integers)")
     class_weights: Literal["balanced"] | list[float] | None = Field(
-        None, description="weight of each class in the loss"
+        default=None, description="weight of each class in the loss"
     )
-    resolutions: list[tuple[float, int]] = Field([], description="[[0, 20], [0.5, 32]]: side in pixels from a part on")
-    tta: Literal["none", "flip", "flip-shift"] = Field("none", description="views averaged when predicting")
+    resolutions: list[tuple[float, int]] = Field(
+        default=[], description="[[0, 20], [0.5, 32]]: side in pixels from a part on"
+    )
+    tta: Literal["none", "flip", "flip-shift"] = Field(default="none", description="views averaged when predicting")
 
-    patience: int | None = Field(None, gt=0, description="evaluations without gain before stopping early")
-    keep: Literal["last", "best"] = Field("last", description="which weights the run ends with, judged on validation")
-    evaluate_every: float = Field(1.0, gt=0, description="epochs between evaluations on validation")
-    seed: int = Field(0, ge=0, description="of weights, order, augmentation and dropout")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic of the network")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile")
-    channels_last: bool = Field(True, description="memory format of images and filters")
-    hold_memory: bool = Field(True, description="keep freed memory in the process (glibc)")
+    patience: int | None = Field(default=None, gt=0, description="evaluations without gain before stopping early")
+    keep: Literal["last", "best"] = Field(
+        default="last", description="which weights the run ends with, judged on validation"
+    )
+    evaluate_every: float = Field(default=1.0, gt=0, description="epochs between evaluations on validation")
+    seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic of the network")
+    compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile")
+    channels_last: bool = Field(default=True, description="memory format of images and filters")
+    hold_memory: bool = Field(default=True, description="keep freed memory in the process (glibc)")
 
     @field_validator("compile", mode="before")
     @classmethod

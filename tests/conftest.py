@@ -1,0 +1,88 @@
+"""Shared by all tests: an own cache, one thread (bit-equal everywhere), and small runs on scikit-learn's digits."""
+
+# ruff: noqa: E402 (the environment must be set before torch is imported)
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Before torch is imported, and inherited by the subprocesses.
+os.environ["OMP_NUM_THREADS"] = "1"
+_CACHE = tempfile.TemporaryDirectory(prefix="tintype-tests-")
+os.environ["TINTYPE_CACHE"] = _CACHE.name
+os.environ.pop("TINTYPE_DATA_ROOT", None)
+
+import pytest
+from PIL import Image
+
+from tintype import api
+from tintype.progress import Silent
+from tintype.recipe import Recipe, build
+from tintype.run import RunFolder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Recipe]:
+    """Return a function that makes the recipe of a run of a fraction of a second; its arguments are fields."""
+    fields = {
+        "data": "digits", "model": "ann", "model_options": {"hidden": [16]}, "epochs": 2, "batch_size": 100,
+        "lr": 0.01, "precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+
+    def make(**changes: Any) -> Recipe:
+        if "steps" in changes:
+            changes["epochs"] = None
+        return build({**fields, **changes}, where="")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train_in() -> Callable[..., RunFolder]:
+    """Return a function that trains a recipe in a folder as `tintype train` does, without the report."""
+    from tintype.train import prepare, train_run
+
+    def train(folder: Path, recipe: Recipe, watcher: Silent | None = None) -> RunFolder:
+        run = RunFolder(folder)
+        if not folder.exists():
+            run = RunFolder.create(folder.parent, folder.name, exact=True)
+            run.write_recipe(recipe)
+        watcher = watcher or Silent()
+        train_run(run, prepare(run.recipe, watcher), watcher, "test")
+        return run
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe]) -> api.Run:
+    """A finished run on digits, with its report. Tests must not change it; `copied_run` may be changed."""
+    recipe = tiny(model_options={"hidden": [32]}, epochs=10)
+    return api.train(recipe, out=tmp_path_factory.mktemp("runs"), name="digits", watcher=Silent())
+
+
+@pytest.fixture
+def copied_run(finished_run: api.Run, tmp_path: Path) -> api.Run:
+    import shutil
+
+    return api.Run(shutil.copytree(finished_run.path, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ten class folders of twelve digits each, as PNG."""
+    from sklearn.datasets import load_digits
+
+    root = tmp_path_factory.mktemp("photos") / "digits"
+    digits: Any = load_digits()
+    for k in range(10):
+        (root / str(k)).mkdir(parents=True)
+        for i in (digits.target == k).nonzero()[0][:12]:
+            Image.fromarray((digits.images[i] * (255 / 16)).round().astype("uint8")).save(
+                root / str(k) / f"{i:04d}.png"
+            )
+    return root

@@ -1,0 +1,120 @@
+"""The shape of the code: imports flow one way, loading runs no code, the start is light."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import tintype
+from tintype import api
+
+PACKAGE = Path(tintype.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+    if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
+}
+
+# What each part may import from the package; a part is a module or a folder. `cli` and `doctor` stand on all.
+MAY_IMPORT = {
+    "errors": set(),
+    "statistics": set(),
+    "progress": set(),
+    "optim": set(),
+    "summary": set(),
+    "plugins": {"errors"},
+    "distributed": {"errors"},
+    "losses": {"errors"},
+    "metrics": {"errors", "statistics"},
+    "recipe": {"errors", "plugins"},
+    "augment": {"errors", "plugins"},
+    "data": {"errors", "plugins"},
+    "models": {"errors", "plugins", "optim", "data"},
+    "tasks": {"errors", "augment", "data", "distributed", "losses", "metrics", "statistics", "optim"},
+    "run": {"errors", "recipe"},
+    "engine": {"errors", "data", "distributed", "optim", "recipe", "run", "tasks"},
+    "model": {"errors", "data", "models", "run"},
+    "report": {"errors", "run", "statistics", "metrics"},
+    "predict": {"errors", "data", "distributed", "model", "run", "tasks"},
+    "train": {"errors", "data", "distributed", "engine", "model", "models", "progress", "recipe", "run", "tasks"},
+    "evaluate": {"errors", "data", "metrics", "predict", "run", "tasks", "train"},
+    "api": {"errors", "engine", "evaluate", "predict", "progress", "recipe", "report", "run", "tasks", "train"},
+    "listing": {"errors", "plugins", "recipe", "api"},
+}
+STAND_ON_ALL = {"cli", "doctor"}
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Return which parts of the package a file imports, at the top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = {name.split(".")[1] for name in names if name.startswith("tintype.")}
+    return parts & {module.split(".")[0] for module in MODULES}
+
+
+def test_every_part_has_its_place():
+    """A new file is given a place here, which is when one thinks about it."""
+    assert {name.split(".")[0] for name in MODULES} == set(MAY_IMPORT) | STAND_ON_ALL
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_flow_one_way(module):
+    part = module.split(".")[0]
+    found = imported_parts(MODULES[module]) - {part}
+    assert "cli" not in found
+    if part not in STAND_ON_ALL:
+        assert found <= MAY_IMPORT[part]
+
+
+def test_the_layers_have_no_circle():
+    done: set[str] = set()
+    left = dict(MAY_IMPORT)
+    while left:
+        ready = {part for part, needs in left.items() if needs <= done}
+        assert ready, f"a circle among {sorted(left)}"
+        done |= ready
+        left = {part: needs for part, needs in left.items() if part not in ready}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_loading_runs_no_code(module):
+    """No pickle is read: torch.load only with weights_only, YAML only by the safe loader, no eval."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        assert called not in {
+            "pickle.load",
+            "pickle.loads",
+            "pickle.Unpickler",
+            "yaml.load",
+            "eval",
+            "exec",
+            "joblib.load",
+        }
+        assert called != "torch.load" or keywords.get("weights_only") == "True"
+        assert called not in {"np.load", "numpy.load"} or keywords.get("allow_pickle", "False") == "False"
+
+
+def test_the_public_functions_are_described():
+    public = [getattr(tintype, name) for name in tintype.__all__]
+    public += [
+        f for name, f in vars(api).items() if inspect.isfunction(f) and f.__module__ == api.__name__ and name[0] != "_"
+    ]
+    public += [f for name, f in vars(api.Run).items() if name[0] != "_"]
+    assert len(public) > 8
+    for thing in public:
+        assert (inspect.getdoc(thing) or "").split("\n")[0].endswith((".", ":")), thing
+
+
+def test_no_drawer_for_odds_and_ends():
+    assert not {"utils", "helpers", "common", "misc"} & {name.split(".")[-1] for name in MODULES}

@@ -1,0 +1,293 @@
+"""Recipes: YAML, overrides, mistakes, and every built-in one."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tintype import plugins
+from tintype.augment import Augment
+from tintype.data.source import DataSpec
+from tintype.engine import Plan
+from tintype.errors import UserError
+from tintype.models import build_model
+from tintype.optim import build_optimizers
+from tintype.recipe import ALIASES, RECIPES, Recipe, build, parse_assignments, read_recipe, recipe_names, resolve
+
+# Channels, side, classes and training images of the data sets, as their papers state them.
+SHAPES = {
+    "digits": (1, 8, 10, 1258),
+    "mnist": (1, 28, 10, 60_000),
+    "fashion-mnist": (1, 28, 10, 60_000),
+    "cifar10": (3, 32, 10, 50_000),
+    "cifar100": (3, 32, 100, 50_000),
+}
+
+# Every setting with its default. A change here changes what a user's recipe means: say so in the CHANGELOG.
+DEFAULTS = {
+    "task": "classify", "data": "digits", "data_root": None, "image_size": None, "channels": None, "resize": "crop",
+    "val_fraction": 0.1, "test_fraction": 0.2, "split_seed": 0,
+    "model": "fast-cnn", "model_options": {}, "augment": "none",
+    "epochs": None, "steps": None, "batch_size": 256, "accumulate": 1, "optimizer": "adamw", "lr": 1e-3, "momentum": 0.9,
+    "weight_decay": 0.0, "schedule": "cosine", "warmup": 0.0, "clip": None, "ema": 0.0, "label_smoothing": 0.0,
+    "one_hot": False, "class_weights": None, "resolutions": [], "tta": "none",
+    "patience": None, "keep": "last", "evaluate_every": 1.0,
+    "seed": 0, "device": "auto", "precision": "auto", "compile": "auto", "channels_last": True, "hold_memory": True,
+}  # fmt: skip
+
+
+def test_every_field_is_frozen_with_its_default():
+    assert Recipe().model_dump() == DEFAULTS
+
+
+def test_every_field_is_described():
+    assert all(field.description for field in Recipe.model_fields.values())
+
+
+def test_a_recipe_cannot_be_changed_in_place():
+    with pytest.raises(Exception, match="frozen"):
+        Recipe().lr = 1.0  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# ---- YAML -------------------------------------------------------------------------------------------------------------
+
+recipes = st.builds(
+    Recipe,
+    data=st.sampled_from(["digits", "cifar10", "photos/мои фото", "no", "1e3", "null"]),
+    image_size=st.none() | st.integers(1, 4096) | st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
+    epochs=st.none() | st.floats(1e-6, 1e6),
+    lr=st.floats(1e-12, 1e12),
+    model_options=st.dictionaries(st.text("abc_", min_size=1), st.integers() | st.booleans() | st.lists(st.integers())),
+    augment=st.sampled_from(["none", "flip,crop=4"]) | st.just({"flip": True, "crop": {"padding": 4}}),
+    class_weights=st.none() | st.just("balanced") | st.lists(st.floats(0, 10)),
+    resolutions=st.just([]) | st.just([(0.0, 20), (0.5, 32)]),
+    seed=st.integers(0, 2**63),
+)
+
+
+@given(recipes)
+def test_yaml_gives_the_same_recipe_back(tmp_path_factory, recipe):
+    path = tmp_path_factory.mktemp("yaml") / "recipe.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert read_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [", "the YAML is broken"),
+        ("- a\n- b", "expected lines of `field: value`"),
+        ("", "expected lines of `field: value`"),
+        ("modle: cnn", "unknown field 'modle'. Did you mean 'model'"),
+        ("1: 2", "unknown field '1'"),
+        ("lr: fast", "lr: input should be a valid number"),
+        ("model: !!python/object/apply:os.system ['false']", "the YAML is broken"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.yaml") as error:
+        read_recipe(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read the recipe .*none\.yaml"):
+        read_recipe(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot read the recipe"):
+        read_recipe(tmp_path / "binary.yaml")
+
+
+# ---- values -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 1, "steps": 10}, "give epochs or steps, not both"),
+        ({"epochs": 0}, "epochs: .*greater than 0"),
+        ({"epochs": -1}, "epochs: .*greater than 0"),
+        ({"steps": 1.5}, "steps: .*integer"),
+        ({"batch_size": 0}, "batch_size: .*greater than 0"),
+        ({"epochs": float("inf")}, "epochs: .*finite"),
+        ({"lr": float("nan")}, "lr: "),
+        ({"lr": -0.1}, "lr: .*greater than 0 \\(got -0.1\\)"),
+        ({"momentum": 1}, "momentum: .*less than 1"),
+        ({"warmup": 1}, "warmup: .*less than 1"),
+        ({"optimizer": "adma"}, "optimizer: .*'sgd', 'adam', 'adamw' or 'muon' \\(got 'adma'\\)"),
+        ({"schedule": "cosin"}, "schedule: .*cosine"),
+        ({"image_size": 0}, "between 1 and 4096"),
+        ({"image_size": [32, 5000]}, "between 1 and 4096"),
+        ({"channels": 2}, "channels: "),
+        ({"resolutions": [[0.5, 20], [0.2, 32]]}, "must begin with part 0 and rise"),
+        ({"resolutions": [[0, 20], [1.0, 32]]}, "each part below 1"),
+        ({"accumulate": 300}, "accumulate cannot be larger than batch_size"),
+        ({"class_weights": "balance"}, "class_weights: "),
+        ({"seed": -1}, "seed: "),
+        ({"learning_rat": 1}, "unknown field 'learning_rat'. Did you mean"),
+    ],
+)
+def test_a_wrong_value_is_one_line(fields, message):
+    with pytest.raises(UserError, match=message) as error:
+        build(fields, where="")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("alias", "field"), sorted(ALIASES.items()))
+def test_aliases_of_other_tools(alias, field):
+    assert getattr(build({alias: 3}, where=""), field) == 3
+    assert getattr(Recipe().with_(**{alias: 3}), field) == 3
+
+
+def test_epochs_replace_steps_and_the_other_way_round():
+    assert Recipe(epochs=3).with_(steps=5).epochs is None
+    assert Recipe(steps=5).with_(epochs=3).steps is None
+    with pytest.raises(UserError, match="not both"):
+        Recipe().with_(epochs=3, steps=5)
+
+
+def test_options_inside_a_field():
+    recipe = Recipe(model="cnn", model_options={"dropout": 0.1}).with_(
+        **{"model_options.widths": [8], "model.hidden": [4]}
+    )
+    assert recipe.model_options == {"dropout": 0.1, "widths": [8], "hidden": [4]}
+    with pytest.raises(UserError, match=r"only model_options\.NAME and augment\.NAME"):
+        Recipe().with_(**{"lr.x": 1})
+
+
+def test_another_model_drops_the_options_of_the_one_before():
+    recipe = Recipe(model="cnn", model_options={"widths": [8]})
+    assert recipe.with_(model="ann").model_options == {}
+    assert recipe.with_(model="cnn").model_options == {"widths": [8]}
+    assert recipe.with_(model="ann", model_options={"hidden": [3]}).model_options == {"hidden": [3]}
+
+
+# ---- --set key=value --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("lr=1e-3", 1e-3), ("lr=0.1", 0.1), ("epochs=5", 5), ("ema=1e-2", 0.01), ("seed=007", 7), ("one_hot=true", True),
+        ("patience=null", None), ("model=cnn", "cnn"), ("data=a=b", "a=b"),
+        ("resolutions=[[0, 20], [0.5, 32]]", [[0, 20], [0.5, 32]]),
+        ("model-options={hidden: [8]}", {"hidden": [8]}), ("augment=flip,crop=4", "flip,crop=4"),
+    ],
+)  # fmt: skip
+def test_values_are_read_as_people_mean_them(text, value):
+    assert list(parse_assignments([text]).values()) == [value]
+
+
+@given(
+    st.sampled_from(sorted(DEFAULTS)), st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False)
+)
+def test_every_plain_value_survives(key, value):
+    text = {True: "true", False: "false"}.get(value, repr(value)) if isinstance(value, bool) else repr(value)
+    assert parse_assignments([f"{key}={text}", f"{key.replace('_', '-')}={text}"]) == {key: value}
+
+
+@given(st.text())
+def test_any_text_is_parsed_or_refused_in_a_line(text):
+    try:
+        assert len(parse_assignments([text])) == 1
+    except UserError as error:
+        message = str(error)
+    else:
+        message = f"--set {text}"
+    assert message.startswith(f"--set {text}")
+
+
+@pytest.mark.parametrize("text", ["lr", "=3", " = 3", "lr=[1", "lr={", "lr=\x00"])
+def test_a_broken_assignment_is_told(text):
+    with pytest.raises(UserError, match="--set"):
+        parse_assignments([text])
+
+
+# ---- what WHAT is -----------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_comes_before_a_data_set_and_says_so():
+    assert resolve("digits")[1] == "recipe 'digits' (built in)"
+    recipe, kind = resolve("kmnist")
+    assert (recipe.data, kind) == ("kmnist", "data set 'kmnist'")
+
+
+def test_folders_files_and_csv(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("mine.yaml").write_text("model: ann")
+    assert resolve("photos")[0].data == str(tmp_path / "photos")
+    assert resolve("mine.yaml")[0].model == "ann"
+    assert Path(resolve("list.csv")[0].data).name == "list.csv"
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("digit", "unknown recipe or data set 'digit'. Did you mean 'digits'"),
+        ("cifar10-fats", "'cifar10-fast'"),
+        ("no/such/folder", "there is no no/such/folder"),
+        ("none.yaml", "cannot read the recipe none.yaml"),
+        ("", "unknown recipe or data set ''"),
+    ],
+)
+def test_what_is_nothing_is_told(what, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        resolve(what)
+    assert message in str(error.value)
+
+
+# ---- the built-in recipes ---------------------------------------------------------------------------------------------
+
+
+def test_the_recipes_of_the_foundation_are_there():
+    names = shlex.split(
+        """
+        digits-ann digits-cnn mnist-ann mnist-cnn fashion-ann fashion-cnn fashion-deep-cnn cifar100-ann cifar100-cnn
+        cifar100-deep-cnn cifar100-small-filters cifar10-fcn-baseline cifar10-fcn-large cifar10-fcn-dropout cifar10-fcn-deep
+        cifar10-cnn cifar10-fast digits mnist fashion-mnist cifar10 cifar100
+        """
+    )
+    assert set(names) <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_can_be_trained(name):
+    """It names what is there, its network fits the data's real shape and takes a step."""
+    assert len(recipe_names()[name]) > 20, "the head comment says what it is"
+    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    assert recipe.data in plugins.names("data")
+    channels, side, classes, num_images = SHAPES[recipe.data]
+    spec = DataSpec(
+        recipe.data, channels, side, side, tuple(map(str, range(classes))), (0.5,) * channels, (0.25,) * channels, ""
+    )
+    assert Plan.of(recipe, num_images).total_steps > 10
+    network = build_model(recipe.model, spec, recipe.model_options, recipe.seed)
+    optimizers = build_optimizers(
+        network, recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    images = torch.randint(0, 256, (4, channels, side, side), dtype=torch.uint8)
+    targets = torch.arange(4)
+    images, targets = Augment(recipe.augment, num_classes=classes)(
+        images, targets, index=torch.arange(4), epoch=0, generator=torch.Generator().manual_seed(0)
+    )
+    for _, small in recipe.resolutions or [(0, side)]:
+        batch = torch.nn.functional.interpolate(images.float() / 255, size=(small, small))
+        loss = torch.nn.functional.cross_entropy(network(batch), targets)
+        loss.backward()
+        assert bool(loss.isfinite())
+    before = [p.detach().clone() for p in network.parameters() if p.requires_grad]
+    for optimizer in optimizers:
+        optimizer.step()
+    after = [p for p in network.parameters() if p.requires_grad]
+    assert all(bool(p.isfinite().all()) for p in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
