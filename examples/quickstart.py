@@ -1,6 +1,6 @@
 """The whole of tintype in Python: train, read the figures, predict a picture, open the report.
 
-    python examples/quickstart.py
+python examples/quickstart.py
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "predict": {"errors", "data", "distributed", "model", "run", "tasks"},
     "train": {"errors", "data", "distributed", "engine", "model", "models", "progress", "recipe", "run", "tasks"},
     "evaluate": {"errors", "data", "metrics", "predict", "run", "tasks", "train"},
-    "api": {"errors", "engine", "evaluate", "predict", "progress", "recipe", "report", "run", "tasks", "train"},
+    "api": {"plugins", "errors", "engine", "evaluate", "predict", "progress", "recipe", "report", "run", "tasks", "train"},
     "listing": {"errors", "plugins", "recipe", "api"},
 }
 STAND_ON_ALL = {"cli", "doctor"}

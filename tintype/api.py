@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype.errors import UserError
+from tintype.plugins import names
 from tintype.progress import Silent, make_watcher
 from tintype.recipe import Recipe, resolve
 from tintype.run import RunFolder
@@ -94,7 +95,7 @@ def plan(what: str | Recipe, *, watcher: Silent | None = None, **changes: Any) -
 
     watcher = watcher or make_watcher()
     recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
-    recipe = recipe.with_(**changes)
+    recipe = _with_absolute_paths(recipe.with_(**changes))
     watcher.note(f"training {kind}")
     prepared = prepare(recipe, watcher)
     for line in prepared.lines():
@@ -149,6 +150,8 @@ def train(
         command = run.read("environment.json")["command"] if (run.path / "environment.json").exists() else command
     else:
         what = "digits" if what is None else what
+        if name is not None:
+            Run.refuse_taken(Path(out) / name)  # at once, not after the data was read
         prepared = plan(what, watcher=watcher, **changes)
         run = Run.create(out, name or _default_name(what), exact=name is not None)
         run.write_recipe(prepared.recipe)
@@ -157,6 +160,14 @@ def train(
         train_run(run, prepared, watcher, command or _python_call(what, changes))
         watcher.note(f"report: {run.report()}")
     return run
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return the recipe with paths that hold from every folder, so that the run can be resumed from any."""
+    changes = {"data_root": str(Path(recipe.data_root).expanduser().resolve())} if recipe.data_root else {}
+    if recipe.data and recipe.data not in names("data") and Path(recipe.data).expanduser().exists():
+        changes["data"] = str(Path(recipe.data).expanduser().resolve())
+    return recipe.with_(**changes) if changes else recipe
 
 
 def _default_name(what: str | Recipe) -> str:

@@ -76,15 +76,25 @@ class RunFolder:
                 return cls(path)
             except FileExistsError:
                 if exact:
-                    raise UserError(
-                        f"{path} is there already, and nothing is overwritten. Choose another --name, or go on with it: "
-                        f"tintype train --resume {path}"
-                    ) from None
+                    cls.refuse_taken(path)
                 if not path.parent.is_dir():
                     raise UserError(f"cannot make {path}: {path.parent} is not a folder.") from None
                 number += 1
             except OSError as error:
                 raise UserError(f"cannot make the run folder {path}: {error.strerror}. Choose another --out.") from None
+
+    @staticmethod
+    def refuse_taken(path: Path) -> None:
+        """Raise where there is something at `path` already.
+
+        Raises:
+            UserError: nothing is overwritten.
+        """
+        if path.exists():
+            raise UserError(
+                f"{path} is there already, and nothing is overwritten. Choose another --name, or go on with it: "
+                f"tintype train --resume {path}"
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
