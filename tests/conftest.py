@@ -44,7 +44,7 @@ def tiny() -> Callable[..., Recipe]:
 @pytest.fixture(scope="session")
 def train_in() -> Callable[..., RunFolder]:
     """Return a function that trains a recipe in a folder as `tintype train` does, without the report."""
-    from tintype.train import prepare, train_run
+    from tintype.training import prepare, train_run
 
     def train(folder: Path, recipe: Recipe, watcher: Silent | None = None) -> RunFolder:
         run = RunFolder(folder)

@@ -39,9 +39,9 @@ MAY_IMPORT = {
     "model": {"errors", "data", "models", "run"},
     "report": {"errors", "run", "statistics", "metrics"},
     "predict": {"errors", "data", "distributed", "model", "run", "tasks"},
-    "train": {"errors", "data", "distributed", "engine", "model", "models", "progress", "recipe", "run", "tasks"},
-    "evaluate": {"errors", "data", "metrics", "predict", "run", "tasks", "train"},
-    "api": {"plugins", "errors", "engine", "evaluate", "predict", "progress", "recipe", "report", "run", "tasks", "train"},
+    "training": {"errors", "data", "distributed", "engine", "model", "models", "progress", "recipe", "run", "tasks"},
+    "evaluate": {"errors", "data", "metrics", "predict", "run", "tasks", "training"},
+    "api": {"plugins", "errors", "engine", "evaluate", "predict", "progress", "recipe", "report", "run", "tasks", "training"},
     "listing": {"errors", "plugins", "recipe", "api"},
 }
 STAND_ON_ALL = {"cli", "doctor"}

@@ -389,3 +389,15 @@ def test_cache_is_shown_bounded_and_cleared(tt, digit_files, monkeypatch, tmp_pa
     assert tt("cache", "--clear")[0] == 0
     assert "in 0 entries" in tt("cache")[1]
     assert len(list(digit_files.rglob("*.png"))) == 120
+
+
+def test_public_names_stay_functions_after_use() -> None:
+    """`tintype.train` must not turn into a submodule of that name once training has imported its parts."""
+    code = (
+        "import tintype, importlib, pkgutil\n"
+        "for module in pkgutil.walk_packages(tintype.__path__, 'tintype.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+        "assert callable(tintype.train) and callable(tintype.load), tintype.train\n"
+        "assert tintype.Run.open and tintype.Recipe()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

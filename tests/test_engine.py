@@ -20,7 +20,7 @@ from tintype.errors import UserError
 from tintype.progress import Silent
 from tintype.recipe import Recipe
 from tintype.run import RunFolder
-from tintype.train import prepare
+from tintype.training import prepare
 
 
 class Recorder(Silent):

@@ -15,7 +15,7 @@ from tintype.run import RunFolder
 
 if TYPE_CHECKING:
     from tintype.tasks.task import Prediction
-    from tintype.train import Prepared
+    from tintype.training import Prepared
 
 
 class Run(RunFolder):
@@ -91,7 +91,7 @@ class Run(RunFolder):
 
 def plan(what: str | Recipe, *, watcher: Silent | None = None, **changes: Any) -> Prepared:
     """Resolve and check everything that `train` would do, and stop there (`--dry-run`)."""
-    from tintype.train import prepare
+    from tintype.training import prepare
 
     watcher = watcher or make_watcher()
     recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
@@ -132,7 +132,7 @@ def train(
         Interrupted: stopped by a signal; `resume` goes on.
     """
     from tintype.engine import interruptible
-    from tintype.train import prepare, train_run
+    from tintype.training import prepare, train_run
 
     watcher = watcher or make_watcher()
     if resume is not None:

@@ -13,7 +13,7 @@ from tintype.errors import UserError
 from tintype.predict import load_task
 from tintype.run import RunFolder
 from tintype.tasks.classify import Classify
-from tintype.train import count_test_look
+from tintype.training import count_test_look
 
 
 def evaluate_run(run: RunFolder, *, data: str | None, split: str | None, device: str) -> dict[str, Any]:
