@@ -41,7 +41,19 @@ MAY_IMPORT = {
     "predict": {"errors", "data", "distributed", "model", "run", "tasks"},
     "training": {"errors", "data", "distributed", "engine", "model", "models", "progress", "recipe", "run", "tasks"},
     "evaluate": {"errors", "data", "metrics", "predict", "run", "tasks", "training"},
-    "api": {"plugins", "errors", "engine", "evaluate", "predict", "progress", "recipe", "report", "run", "tasks", "training"},
+    "api": {
+        "plugins",
+        "errors",
+        "engine",
+        "evaluate",
+        "predict",
+        "progress",
+        "recipe",
+        "report",
+        "run",
+        "tasks",
+        "training",
+    },
     "listing": {"errors", "plugins", "recipe", "api"},
 }
 STAND_ON_ALL = {"cli", "doctor"}
