@@ -45,6 +45,7 @@ def _global(
 
 @app.command()
 def train(
+    context: typer.Context,
     what: Annotated[
         str | None, typer.Argument(help="A recipe's name or file, a data set's name, or a folder of images.")
     ] = None,
@@ -81,7 +82,7 @@ def train(
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))
     watcher = make_watcher(to_stderr=as_json)
-    command = shlex.join(["tintype", *sys.argv[1:]])
+    command = shlex.join(["tintype", *(context.obj or sys.argv[1:])])
     if dry_run and resume:
         raise UserError("--dry-run shows a new run; with --resume the plan lies in the run's recipe.yaml.")
     if dry_run:
@@ -242,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        app(args=arguments, prog_name="tintype", standalone_mode=True)
+        app(args=arguments, prog_name="tintype", obj=arguments, standalone_mode=True)
     except UserError as error:
         if debug:
             raise
