@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "errors": set(),
     "statistics": set(),
     "progress": set(),
-    "optim": set(),
+    "optim": {"distributed"},
     "summary": set(),
     "plugins": {"errors"},
     "distributed": {"errors"},

@@ -49,7 +49,7 @@ class Run(RunFolder):
         predictor = Predictor.of(self, device=device)
         if isinstance(images, str | Path) and Path(images).is_dir():
             images = list_images([images])
-        if isinstance(images, Sequence) and not isinstance(images, str):
+        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
             return list(predictor.predict(images))
         return next(iter(predictor.predict([images])))
 

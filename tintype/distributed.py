@@ -67,6 +67,11 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+def bf16_units() -> list[str]:
+    """Return the instructions that make bf16 fast on this CPU; without any, it is emulated and many times slower."""
+    return sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"}) if torch.backends.mkldnn.is_available() else []
+
+
 def choose_precision(precision: str, device: torch.device) -> tuple[torch.dtype, Choice]:
     """Return torch.bfloat16 where the hardware is fast at it, else torch.float32."""
     if precision != "auto":
@@ -75,9 +80,8 @@ def choose_precision(precision: str, device: torch.device) -> tuple[torch.dtype,
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16, Choice("precision", "bf16", "the GPU has bf16 matrix units")
         return torch.float32, Choice("precision", "fp32", "the GPU has no bf16 matrix units")
-    fast = sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"})
-    if device.type == "cpu" and fast and torch.backends.mkldnn.is_available():
-        return torch.bfloat16, Choice("precision", "bf16", f"the CPU has {' and '.join(fast)}")
+    if device.type == "cpu" and (units := bf16_units()):
+        return torch.bfloat16, Choice("precision", "bf16", f"the CPU has {' and '.join(units)}")
     return torch.float32, Choice("precision", "fp32", f"no fast bf16 on this {device.type}")
 
 

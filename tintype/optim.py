@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tintype.distributed import bf16_units
+
 # Muon's lr is a relative step of a weight, Adam's an absolute one. Of the ratios tried this one was the best (docs/log.md).
 ABSOLUTE = 1 / 50
 
@@ -21,9 +23,10 @@ def mark_scale_invariant(weight: Tensor) -> None:
 def orthogonalize(matrix: Tensor, num_iterations: int = 3) -> Tensor:
     """Return a matrix (rows, columns) with about the same singular vectors and singular values near one.
 
-    Newton-Schulz iteration with the quintic coefficients of Jordan et al., "Muon" (2024), computed in bfloat16.
+    Newton-Schulz iteration with the quintic coefficients of Jordan et al., "Muon" (2024), computed in bfloat16 as there,
+    in float32 on a CPU that only emulates bfloat16.
     """
-    x = matrix.bfloat16()
+    x = matrix.float() if matrix.device.type == "cpu" and not bf16_units() else matrix.bfloat16()
     x = x / (x.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     if tall:

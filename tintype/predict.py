@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from tintype.data.decode import Unreadable, decode, image_files
+from tintype.data.decode import Unreadable, decode, fit, image_files
 from tintype.distributed import choose_device
 from tintype.errors import UserError
 from tintype.model import load_model
@@ -37,7 +38,7 @@ class Predictor:
         return cls(task, description["preprocessing"]["resize"])
 
     def predict(self, images: Sequence[Any]) -> Iterator[Prediction]:
-        """Yield a Prediction for each image: a path, a PIL image or a NumPy array (H, W) or (H, W, 3) uint8.
+        """Yield a Prediction for each image: a path, a Pillow image, or a NumPy array (H, W), (H, W, 1) or (H, W, 3) uint8.
 
         Raises:
             UserError: a file is missing or is not an image.
@@ -60,12 +61,29 @@ class Predictor:
             UserError: it cannot be read.
         """
         spec = self.task.spec
-        if isinstance(image, str | Path) and not Path(image).is_file():
-            raise UserError(f"there is no file {image}.")
+        to_size = {"height": spec.height, "width": spec.width, "channels": spec.channels, "resize": self.resize}
         try:
-            return decode(image, height=spec.height, width=spec.width, channels=spec.channels, resize=self.resize)
+            if isinstance(image, str | Path | bytes):
+                if not isinstance(image, bytes) and not Path(image).exists():
+                    raise UserError(f"there is no file {image}.")
+                return decode(image, **to_size)
+            return fit(_picture(image), **to_size)
         except (Unreadable, OSError, ValueError) as error:
             raise UserError(f"{_name(image)} cannot be read as an image: {error}") from None
+
+
+def _picture(image: Any) -> np.ndarray | Image.Image:
+    """Return a picture in memory, checked: a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3) uint8."""
+    if isinstance(image, Image.Image):
+        return image
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"cannot predict a {type(image).__name__}. Expected a file, a Pillow image or a NumPy array.")
+    right_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
+    if image.dtype != np.uint8 or not right_shape or not image.size:
+        raise UserError(
+            f"cannot predict an array {image.shape} of {image.dtype}. Expected (H, W), (H, W, 1) or (H, W, 3) of uint8, 0 to 255."
+        )
+    return image
 
 
 def _name(image: Any) -> str:

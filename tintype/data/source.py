@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -62,7 +63,7 @@ class Batch(NamedTuple):
     index: Tensor  # (N,) int64
 
 
-class ImageSource:
+class ImageSource(ABC):
     """Images that fit a `DataSpec`, taken by position. Subclasses differ in where the pixels lie.
 
     Attributes:
@@ -79,13 +80,13 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.targets)
 
+    @abstractmethod
     def take(self, index: Tensor) -> Batch:
         """Return the images at `index` (N,) int64 as a Batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def subset(self, index: Tensor | np.ndarray) -> ImageSource:
         """Return a source that holds only the images at `index`, in that order, and shares the pixels."""
-        raise NotImplementedError
 
 
 class ResidentSource(ImageSource):
