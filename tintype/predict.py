@@ -81,7 +81,7 @@ def _picture(image: Any) -> np.ndarray | Image.Image:
     right_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
     if image.dtype != np.uint8 or not right_shape or not image.size:
         raise UserError(
-            f"cannot predict an array {image.shape} of {image.dtype}. Expected (H, W), (H, W, 1) or (H, W, 3) of uint8, 0 to 255."
+            f"cannot predict an array {image.shape} of {image.dtype}. Expected (H, W), (H, W, 1) or (H, W, 3) of uint8."
         )
     return image
 
