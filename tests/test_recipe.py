@@ -30,11 +30,11 @@ SHAPES = {
 
 # Every setting with its default. A change here changes what a user's recipe means: say so in the CHANGELOG.
 DEFAULTS = {
-    "task": "classify", "data": "digits", "data_root": None, "image_size": None, "channels": None, "resize": "crop",
+    "task": "classify", "task_options": {}, "data": "digits", "data_root": None, "image_size": None, "channels": None, "resize": "crop",
     "val_fraction": 0.1, "test_fraction": 0.2, "split_seed": 0,
     "model": "fast-cnn", "model_options": {}, "augment": "none",
     "epochs": None, "steps": None, "batch_size": 256, "accumulate": 1, "optimizer": "adamw", "lr": 1e-3, "momentum": 0.9,
-    "weight_decay": 0.0, "schedule": "cosine", "warmup": 0.0, "clip": None, "ema": 0.0, "label_smoothing": 0.0,
+    "betas": (0.9, 0.999), "weight_decay": 0.0, "schedule": "cosine", "warmup": 0.0, "clip": None, "ema": 0.0, "label_smoothing": 0.0,
     "one_hot": False, "class_weights": None, "resolutions": [], "tta": "none",
     "patience": None, "keep": "last", "evaluate_every": 1.0,
     "seed": 0, "device": "auto", "precision": "auto", "compile": "auto", "channels_last": True, "hold_memory": True,
@@ -159,7 +159,7 @@ def test_options_inside_a_field():
         **{"model_options.widths": [8], "model.hidden": [4]}
     )
     assert recipe.model_options == {"dropout": 0.1, "widths": [8], "hidden": [4]}
-    with pytest.raises(UserError, match=r"only model_options\.NAME and augment\.NAME"):
+    with pytest.raises(UserError, match=r"only model\.NAME, task\.NAME and augment\.NAME"):
         Recipe().with_(**{"lr.x": 1})
 
 

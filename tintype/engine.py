@@ -28,7 +28,7 @@ from tintype.data.source import Batch, ImageSource
 from tintype.errors import UserError
 from tintype.optim import WeightAverage, build_optimizers, lr_factor
 from tintype.recipe import Recipe
-from tintype.run import RunFolder, load_checkpoint, save_checkpoint, written_whole
+from tintype.run import RunFolder, load_checkpoint, save_checkpoint, write_picture, written_whole
 from tintype.tasks.task import StepContext, Task
 
 # A checkpoint is written when the last one is older than this; tests and fragile machines want it more often.
@@ -216,19 +216,22 @@ class Engine:
         self.task, self.recipe, self.run, self.watcher = task, recipe, run, watcher
         self.device = device
         self.checkpoint_seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+        # One set for each network; phases that train the same network share it.
         self.optimizers: dict[str, Sequence[torch.optim.Optimizer]] = {
-            phase.name: build_optimizers(
+            phase.network: build_optimizers(
                 task.networks[phase.network],
                 recipe.optimizer,
-                lr=recipe.lr,
+                lr=recipe.lr * phase.lr_scale,
                 momentum=recipe.momentum,
+                betas=recipe.betas,
                 weight_decay=recipe.weight_decay,
             )
-            for phase in task.phases
+            for phase in reversed(task.phases)
         }
         self.peaks = {
-            phase: [[group["lr"] for group in o.param_groups] for o in opts] for phase, opts in self.optimizers.items()
+            name: [[group["lr"] for group in o.param_groups] for o in opts] for name, opts in self.optimizers.items()
         }
+        self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in task.networks.items()}
         main = task.networks[task.main]
         self.average = WeightAverage(main, recipe.ema) if recipe.ema else None
         self.best: dict[str, Any] = {}  # "score", "step", "tensors" of the best evaluation so far
@@ -273,7 +276,8 @@ class Engine:
                     now = time.perf_counter()
                     self.seconds = seconds_before + now - started
                     speed = (self.step - first_step) * plan.batch_size / (now - started)
-                    self.watcher.on_step(self.step, plan.total_steps, row["loss"], speed)
+                    shown = next(value for name, value in row.items() if name.startswith("loss"))
+                    self.watcher.on_step(self.step, plan.total_steps, shown, speed)
                     if evaluate:
                         row.update(self._evaluate(val, plan))
                     self.history.add(row)
@@ -297,11 +301,12 @@ class Engine:
         for phase in task.phases:
             if self.step % phase.every:
                 continue
+            self._hold_still_all_but(phase.network)
             generator = torch.Generator(batch.images.device).manual_seed(fold(recipe.seed, phase.name, self.step))
             context = StepContext(
                 self.step, self.step * plan.batch_size // plan.num_images, self.step / plan.total_steps, generator
             )
-            network, optimizers = task.networks[phase.network], self.optimizers[phase.name]
+            network, optimizers = task.networks[phase.network], self.optimizers[phase.network]
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             for part, share in _parts(batch, recipe.accumulate):
@@ -312,13 +317,20 @@ class Engine:
                     logged[key] = logged.get(key, 0.0) + value.detach() * share
             if recipe.clip:
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
-            for optimizer, peaks in zip(optimizers, self.peaks[phase.name], strict=True):
+            for optimizer, peaks in zip(optimizers, self.peaks[phase.network], strict=True):
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * factor
                 optimizer.step()
         if self.average:
             self.average.update(task.networks[task.main])
         return logged
+
+    def _hold_still_all_but(self, name: str) -> None:
+        """Let gradients reach the weights of one network only; the others are passed through, which saves their share."""
+        if len(self.task.networks) > 1:
+            for other, weights in self.trainable.items():
+                for weight in weights:
+                    weight.requires_grad_(other == name)
 
     def _log_row(self, pending: list[dict[str, Tensor]], plan: Plan, factor: float) -> dict[str, Any]:
         """Average what the steps since the last row logged, and stop where it is not finite."""
@@ -352,9 +364,12 @@ class Engine:
                 if self.recipe.keep == "best" or self.recipe.patience:
                     tensors = {k: v.detach().clone() for k, v in task.networks[task.main].state_dict().items()}
                 self.best = {"score": score, "step": self.step, "tensors": tensors}
+            picture = task.snapshot(task.networks[task.main])
         self.evaluations_without_gain = 0 if better else self.evaluations_without_gain + 1
+        if picture is not None:
+            write_picture(self.run.path / "samples" / f"step-{self.step:07d}.png", picture)
         self.watcher.on_evaluation(self.step, self.step * plan.batch_size / plan.num_images, figures)
-        return {f"val_{name}": figures[name] for name in ("loss", "accuracy") if name in figures}
+        return {f"val_{name}": figures[name] for name in task.watched if name in figures}
 
     def _stopped_early(self) -> bool:
         patience = self.recipe.patience
@@ -411,6 +426,7 @@ class Engine:
             else {},
             "best": self.best,
             "evaluations_without_gain": self.evaluations_without_gain,
+            "task": self.task.state(),
         }
         save_checkpoint(self.run.path / "checkpoints", self.step, state)
         self.run.set_status("running", step=self.step, seconds=round(self.seconds, 3))
@@ -445,6 +461,7 @@ class Engine:
             self.average.num_updates = state["average"]["num_updates"]
             self.average.tensors = {k: v.to(self.device) for k, v in state["average"]["tensors"].items()}
         self.best, self.evaluations_without_gain = state["best"], state["evaluations_without_gain"]
+        self.task.load_state(state.get("task", {}))
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = History.open(self.history.path, state["rows"])
         self.watcher.note(f"resumed at step {self.step:,}")

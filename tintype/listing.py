@@ -7,7 +7,7 @@ from typing import Any
 
 from tintype.errors import unknown_name
 
-KINDS = ("recipes", "models", "data", "augmentations", "runs")
+KINDS = ("recipes", "models", "data", "augmentations", "tasks", "runs")
 
 
 def listing(what: str, runs: Path) -> list[dict[str, Any]]:
@@ -24,7 +24,7 @@ def listing(what: str, runs: Path) -> list[dict[str, Any]]:
         from tintype.recipe import recipe_names
 
         found = recipe_names()
-    elif what in ("models", "data"):
+    elif what in ("models", "data", "tasks"):
         from tintype.plugins import names
 
         found = names(what)

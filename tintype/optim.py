@@ -84,7 +84,13 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
 
 
 def build_optimizers(
-    network: nn.Module, name: str, *, lr: float, momentum: float = 0.9, weight_decay: float = 0.0
+    network: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
 ) -> Sequence[torch.optim.Optimizer]:
     """Make the optimizers of one network: one, or two for "muon" (filters and matrices by Muon, the rest by AdamW).
 
@@ -96,9 +102,9 @@ def build_optimizers(
         return [torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)]
     if name == "adam":
         # Decay is decoupled in AdamW only; in Adam it is added to the gradient, as in the paper.
-        return [torch.optim.Adam(groups, lr=lr, fused=fused)]
+        return [torch.optim.Adam(groups, lr=lr, betas=betas, fused=fused)]
     if name == "adamw":
-        return [torch.optim.AdamW(groups, lr=lr, fused=fused)]
+        return [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)]
     return _muon_and_adamw(network, lr, momentum, weight_decay, fused)
 
 

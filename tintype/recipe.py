@@ -32,7 +32,8 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    task: Literal["classify"] = Field(default="classify", description="what is learned")
+    task: str = Field(default="classify", description="what is learned (`tintype list tasks`)")
+    task_options: dict[str, Any] = Field(default={}, description="options that only this task has")
     data: str = Field(default="digits", description="a data set's name, a folder of images, or a CSV file")
     data_root: str | None = Field(default=None, description="folder that holds the data set's files already")
     image_size: int | tuple[int, int] | None = Field(default=None, description="pixels: side, or [height, width]")
@@ -59,6 +60,7 @@ class Recipe(BaseModel):
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(default="adamw", description="how weights are updated")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd (Nesterov) and muon")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw: decay of the averages")
     weight_decay: float = Field(
         default=0.0, ge=0, description="on weight matrices and filters; not on biases and norms"
     )
@@ -139,9 +141,9 @@ class Recipe(BaseModel):
             name, _, option = key.replace("-", "_").partition(".")
             name = ALIASES.get(name, name)
             if option:
-                if name not in ("model_options", "model", "augment"):
-                    raise UserError(f"'{key}': only model_options.NAME and augment.NAME can be set inside a field.")
-                name = "model_options" if name == "model" else name
+                if name not in ("model_options", "model", "task_options", "task", "augment"):
+                    raise UserError(f"'{key}': only model.NAME, task.NAME and augment.NAME can be set inside a field.")
+                name = f"{name}_options" if name in ("model", "task") else name
                 inner = fields[name] if isinstance(fields[name], dict) else {"preset": fields[name]}
                 fields[name] = {**inner, option: value}
             else:

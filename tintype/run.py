@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from typing_extensions import Self
 
 from tintype.errors import UserError
@@ -47,6 +48,15 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(
             json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
         )
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, 1) or (H, W, 3) uint8 as a PNG file, whole or not at all."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    with written_whole(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 class RunFolder:

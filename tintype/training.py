@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import platform
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,13 +21,14 @@ from tintype.data import open_data
 from tintype.data.source import DataSplits, ImageSource, ResidentSource
 from tintype.distributed import Choice, choose_compile, choose_device, choose_precision, hold_memory
 from tintype.engine import Engine, Plan
-from tintype.errors import UserError
+from tintype.errors import UserError, unknown_name
 from tintype.model import describe_model, preprocessing, save_model
-from tintype.models import build_model
+from tintype.models import count_parameters
+from tintype.plugins import find
 from tintype.progress import Silent
 from tintype.recipe import Recipe
-from tintype.run import RunFolder, written_whole
-from tintype.tasks.classify import Classify
+from tintype.run import RunFolder, write_picture, written_whole
+from tintype.tasks.task import Task
 
 # Enough for an interval of about +-1 point at most; more would only cost time.
 CLEAN_TRAINING_IMAGES = 10_000
@@ -38,7 +40,7 @@ class Prepared:
 
     recipe: Recipe
     splits: DataSplits
-    task: Classify
+    task: Task
     device: torch.device
     compile: bool
     plan: Plan
@@ -85,48 +87,51 @@ def prepare(recipe: Recipe, watcher: Silent) -> Prepared:
     choices.append(why)
     dtype, why = choose_precision(recipe.precision, device)
     choices.append(why)
-    splits = open_data(
-        recipe.data,
-        data_root=recipe.data_root,
-        image_size=recipe.image_size,
-        channels=recipe.channels,
-        resize=recipe.resize,
-        val_fraction=recipe.val_fraction,
-        test_fraction=recipe.test_fraction,
-        split_seed=recipe.split_seed,
-        progress=watcher.on_work,
-    )
+    module = find("tasks", recipe.task)
+    opener = getattr(module, "open_data", open_data)
+    _check_task_options(recipe, opener, module.make)
+    splits = _called(opener, recipe, progress=watcher.on_work)
     plan = Plan.of(recipe, len(splits.train))
     compile, why = choose_compile(recipe.compile, device, plan.total_steps)
     choices.append(why)
-    network = build_model(recipe.model, splits.spec, recipe.model_options, recipe.seed).to(device)
+    task = _called(module.make, recipe, splits, device=device, dtype=dtype)
+    _check_batches(recipe, plan, task)
+    if recipe.channels_last:
+        for network in task.networks.values():
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model = describe_model(
-        network, splits.spec, recipe.model, recipe.model_options, task=recipe.task, tta=recipe.tta,
-        precision="bf16" if dtype == torch.bfloat16 else "fp32", preprocessing=preprocessing(splits.spec, recipe.resize),
+        task.networks[task.main], task.spec, recipe.model, recipe.model_options, task=recipe.task,
+        precision="bf16" if dtype == torch.bfloat16 else "fp32", preprocessing=preprocessing(task.spec, recipe.resize),
+        multiply_adds=task.multiply_adds(), **task.describe(),
     )  # fmt: skip
-    if plan.batch_size // recipe.accumulate < 2 and any(
-        isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in network.modules()
-    ):
+    if len(task.networks) > 1:
+        model["network"] = task.main
+        model["parameters_by_network"] = {name: count_parameters(net) for name, net in task.networks.items()}
+    return Prepared(recipe, splits, task, device, compile, plan, choices, model)
+
+
+def _called(function: Callable[..., Any], recipe: Recipe, *arguments: Any, **more: Any) -> Any:
+    """Call a function with those fields of the recipe, and of its task_options, that it has as parameters."""
+    parameters = inspect.signature(function).parameters
+    fields = {**recipe.task_options, **dict(recipe)}
+    return function(*arguments, **{k: v for k, v in fields.items() if k in parameters and k not in more}, **more)
+
+
+def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    known -= {*Recipe.model_fields, "splits", "device", "dtype", "progress"}
+    for option in recipe.task_options:
+        if option not in known:
+            raise unknown_name(f"option of task {recipe.task}:", option, known)
+
+
+def _check_batches(recipe: Recipe, plan: Plan, task: Task) -> None:
+    layers = [m for network in task.networks.values() for m in network.modules()]
+    if plan.batch_size // recipe.accumulate < 2 and any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in layers):
         raise UserError(
             f"model {recipe.model} has batch norm, which needs at least 2 images at once. "
             "Try a larger --batch-size or a smaller accumulate."
         )
-    if recipe.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    task = Classify(
-        network,
-        splits.spec,
-        device,
-        augment=recipe.augment,
-        label_smoothing=recipe.label_smoothing,
-        class_weights=recipe.class_weights,
-        train_targets=splits.train.targets,
-        one_hot=recipe.one_hot,
-        resolutions=recipe.resolutions,
-        tta=recipe.tta,
-        dtype=dtype,
-    )
-    return Prepared(recipe, splits, task, device, compile, plan, choices, model)
 
 
 def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str) -> None:
@@ -238,7 +243,7 @@ def _on_device(splits: DataSplits, device: torch.device) -> DataSplits:
     )
 
 
-def _measure(run: RunFolder, splits: DataSplits, task: Classify, watcher: Silent) -> None:
+def _measure(run: RunFolder, splits: DataSplits, task: Task, watcher: Silent) -> None:
     """Measure the final network on clean training images, validation and test; write figures, predictions, samples."""
     network = task.networks[task.main]
     train = splits.train
@@ -262,20 +267,20 @@ def _measure(run: RunFolder, splits: DataSplits, task: Classify, watcher: Silent
 
 def _write_samples(run: RunFolder, samples: dict[str, list[dict[str, Any]]], source: ImageSource) -> None:
     """Write the pictures that the report shows, at their own size, and which they are."""
-    from PIL import Image
-
     index: dict[str, list[dict[str, Any]]] = {}
     for group, items in samples.items():
         index[group] = []
         for item in items:
+            if "picture" in item:
+                write_picture(run.path / "samples" / item["file"], item["picture"])
+                index[group].append({key: value for key, value in item.items() if key != "picture"})
+                continue
             file = f"test-{item['position']:06d}.png"
             index[group].append({"file": file, **item})
             if (run.path / "samples" / file).exists():
                 continue
             pixels = source.take(torch.tensor([item["position"]])).images[0].permute(1, 2, 0).cpu().numpy()
-            image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
-            with written_whole(run.path / "samples" / file) as temporary:
-                image.save(temporary, format="PNG")
+            write_picture(run.path / "samples" / file, pixels)
     run.write("samples/samples.json", index)
 
 

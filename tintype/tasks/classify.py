@@ -13,10 +13,45 @@ from torch import Tensor, nn
 
 from tintype import losses, metrics, statistics
 from tintype.augment import Augment
-from tintype.data.source import Batch, DataSpec, ImageSource
+from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.distributed import autocast
 from tintype.errors import UserError
+from tintype.models import build_model
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
+
+
+def make(
+    splits: DataSplits,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    model: str,
+    model_options: dict[str, Any],
+    seed: int,
+    augment: str | dict[str, Any],
+    label_smoothing: float,
+    class_weights: str | Sequence[float] | None,
+    one_hot: bool,
+    resolutions: Sequence[tuple[float, int]],
+    tta: str,
+) -> Classify:
+    """Build the network and the task around it; the parameters are fields of the recipe.
+
+    Raises:
+        UserError: unknown model or option, or images that the model cannot take.
+    """
+    network = build_model(model, splits.spec, model_options, seed).to(device)
+    return Classify(
+        network, splits.spec, device, dtype=dtype, augment=augment, label_smoothing=label_smoothing, one_hot=one_hot,
+        class_weights=class_weights, train_targets=splits.train.targets, resolutions=resolutions, tta=tta,
+    )  # fmt: skip
+
+
+def restore(
+    network: nn.Module, spec: DataSpec, description: dict[str, Any], *, device: torch.device, dtype: torch.dtype
+) -> Classify:
+    """Return the task around a finished network."""
+    return Classify(network, spec, device, tta=description["tta"], dtype=dtype)
 
 
 class Classify(Task):
@@ -66,6 +101,9 @@ class Classify(Task):
         # (x / 255 - mean) / std as one multiplication and one addition on 0..255 values.
         mean, std = torch.tensor(spec.mean).view(1, -1, 1, 1), torch.tensor(spec.std).view(1, -1, 1, 1)
         self._scale, self._shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
+
+    def describe(self) -> dict[str, Any]:
+        return {"tta": self.tta}
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn images (N, C, H, W) in 0..255, uint8 or float, into the network's input, float32."""

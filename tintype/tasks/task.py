@@ -11,16 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tintype.data.source import Batch, ImageSource
+from tintype.data.source import Batch, DataSpec, ImageSource
+from tintype.models import count_multiply_adds
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of step: it trains one network, at every `every`-th step. A GAN has two or more."""
+    """One kind of step: it trains one network, at every `every`-th step. A GAN has two or more.
+
+    `lr_scale` is the network's factor on the recipe's learning rate; phases that train the same network agree on it.
+    """
 
     name: str
     network: str
     every: int = 1
+    lr_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Evaluation:
 class Summary:
     """What a finished run writes down: figures (JSON-ready), a table with a row for each image, pictures to show.
 
-    `samples` maps a group ("grid", "worst") to items that each name the `position` of an image in the test split.
+    `samples` maps a group ("grid", "worst") to items that each name the `position` of an image in the test split, or
+    bring a `picture` (H, W, C) uint8 with the name of its `file`.
     """
 
     evaluation: dict[str, Any]
@@ -85,17 +91,34 @@ class Prediction:
 class Task(ABC):
     """The networks and the mathematics of a job. The engine owns the mechanics and calls these in this order.
 
+    A file in this folder has two functions beside its class: `make(splits, *, device, dtype, ...) -> Task`, whose further
+    parameters are the fields of the recipe that it needs, by name, and `restore(network, spec, description, *, device,
+    dtype) -> Task` around a finished network and its model.json. It may have its own `open_data`, with fields of the
+    recipe as parameters, where images do not come one by one with a class.
+
     Attributes:
         networks: every network by name; `main` names the one that is evaluated and saved.
         phases: what one step trains, in order.
+        spec: what the main network expects of images; with its own mean and deviation where it brings them.
         score_name: the validation figure that early stopping and `keep: best` judge by.
+        watched: the validation figures that go into metrics.csv.
     """
 
     networks: dict[str, nn.Module]
     main: str
     phases: list[Phase]
+    spec: DataSpec
     score_name: str
     higher_is_better: bool = True
+    watched: tuple[str, ...] = ("loss", "accuracy")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what model.json holds of the task, so that `restore` makes the same of it again (JSON-ready)."""
+        return {}
+
+    def multiply_adds(self) -> int:
+        """Return the multiply-adds of the main network for one image."""
+        return count_multiply_adds(self.networks[self.main], self.spec)
 
     def start(self, train: ImageSource) -> None:
         """Set what a network takes from training images before the first step (whitening filters). Not on resume."""
@@ -104,6 +127,19 @@ class Task(ABC):
     @abstractmethod
     def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar to minimise for `phase`, and further scalars to log."""
+
+    def snapshot(self, network: nn.Module) -> np.ndarray | None:
+        """Return a picture (H, W, C) uint8 of how far the main network is, for the time lapse of the report, or None."""
+        del network
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Return what the task itself must remember in a checkpoint (numbers, texts, tensors)."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        del state
 
     @abstractmethod
     def evaluate(
