@@ -173,7 +173,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="recipes, models, data, augmentations or runs.")] = "recipes",
+    what: Annotated[str, typer.Argument(help="recipes, models, data, augmentations, tasks or runs.")] = "recipes",
     out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
     as_json: Json = False,
 ) -> None:

@@ -13,6 +13,7 @@ from tintype.errors import UserError
 from tintype.predict import load_task
 from tintype.run import RunFolder
 from tintype.tasks.classify import Classify
+from tintype.tasks.task import Task
 from tintype.training import count_test_look
 
 
@@ -54,7 +55,9 @@ def evaluate_run(run: RunFolder, *, data: str | None, split: str | None, device:
     return {"split": split, "data": splits.spec.name, **figures}
 
 
-def _on_other_data(task: Classify, splits: DataSplits, split: str | None) -> dict[str, Any]:
+def _on_other_data(task: Task, splits: DataSplits, split: str | None) -> dict[str, Any]:
+    if not isinstance(task, Classify):
+        raise UserError("only a classifier can be measured on other data so far.")
     known = {name: k for k, name in enumerate(task.spec.class_names)}
     unknown = [name for name in splits.spec.class_names if name not in known]
     if unknown:

@@ -12,14 +12,14 @@ from torch import nn
 
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
-from tintype.models import build_model, count_multiply_adds, count_parameters, first_filter
+from tintype.models import build_model, count_parameters, first_filter
 from tintype.run import RunFolder, written_whole
 
 FORMAT = 1
 
 
 def describe_model(
-    network: nn.Module, spec: DataSpec, name: str, options: dict[str, Any], **more: Any
+    network: nn.Module, spec: DataSpec, name: str, options: dict[str, Any], *, multiply_adds: int, **more: Any
 ) -> dict[str, Any]:
     """Return what model.json says; `more` are fields of the task, such as its name and test-time views."""
     return {
@@ -28,7 +28,7 @@ def describe_model(
         "architecture": {"name": name, "options": options},
         "class_names": list(spec.class_names),
         "parameters": count_parameters(network),
-        "multiply_adds": count_multiply_adds(network, spec),
+        "multiply_adds": multiply_adds,
         "first_layer": first_filter(network, spec),
     }
 
@@ -83,6 +83,8 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.path / 'model.json'} is incomplete or broken ({error}).") from None
     network = build_model(name, spec, options, seed=0)
+    if "network" in description:  # of several that belong together, as a GAN's generator
+        network = network.get_submodule(description["network"])
     path = run.path / "model.safetensors"
     try:
         network.load_state_dict(load_file(path))

@@ -16,9 +16,10 @@ from tintype.data.decode import Unreadable, decode, fit, image_files
 from tintype.distributed import choose_device
 from tintype.errors import UserError
 from tintype.model import load_model
+from tintype.plugins import find
 from tintype.run import RunFolder, written_whole
 from tintype.tasks.classify import Classify
-from tintype.tasks.task import Prediction
+from tintype.tasks.task import Prediction, Task
 
 
 class Predictor:
@@ -35,6 +36,8 @@ class Predictor:
             UserError: the run has no finished model, or the device is not there.
         """
         task, description = load_task(run, device)
+        if not isinstance(task, Classify):
+            raise UserError(f"{run.path} is a run of task {description['task']}, not a classifier, so it predicts no class.")
         return cls(task, description["preprocessing"]["resize"])
 
     def predict(self, images: Sequence[Any]) -> Iterator[Prediction]:
@@ -135,7 +138,7 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], *, device: str =
     return Answers(predictions, skipped)
 
 
-def load_task(run: RunFolder, device: str) -> tuple[Classify, dict[str, Any]]:
+def load_task(run: RunFolder, device: str) -> tuple[Task, dict[str, Any]]:
     """Rebuild the task around the saved model, in the precision that its figures were measured in.
 
     bf16 is used only where this machine is fast at it.
@@ -147,7 +150,8 @@ def load_task(run: RunFolder, device: str) -> tuple[Classify, dict[str, Any]]:
     network, spec, description = load_model(run, chosen)
     # The precision that the figures were measured in; every CPU and GPU that torch supports can compute in it.
     dtype = torch.bfloat16 if description["precision"] == "bf16" else torch.float32
-    return Classify(network, spec, chosen, tta=description["tta"], dtype=dtype), description
+    module = find("tasks", description["task"])
+    return module.restore(network, spec, description, device=chosen, dtype=dtype), description
 
 
 def list_images(paths: Sequence[str | Path]) -> list[Path]:
