@@ -15,6 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 _CACHE = tempfile.TemporaryDirectory(prefix="tintype-tests-")
 os.environ["TINTYPE_CACHE"] = _CACHE.name
 os.environ.pop("TINTYPE_DATA_ROOT", None)
+os.environ["TINTYPE_WEIGHTS_MIRROR"] = "http://127.0.0.1:9"  # no test downloads pretrained weights
 
 import pytest
 from PIL import Image

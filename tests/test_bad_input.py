@@ -94,7 +94,7 @@ def photos(tmp_path) -> Path:
         ("train --steps 0", "steps: input should be greater than 0"),
         ("train --batch-size 0", "batch_size: input should be greater than 0"),
         ("train --batch-size 1", "needs at least 2 images at once"),
-        ("train --lr -1", "lr: input should be greater than 0"),
+        ("train --lr -1", "lr: must be greater than 0, or auto"),
         ("train --lr nan", "lr: "),
         ("train --seed -1", "seed: "),
         ("train --image-size 0", "between 1 and 4096 pixels"),

@@ -458,6 +458,87 @@ def test_reduced_scale_jpeg_comes_near_the_full_decoding(china):
             assert 10 * np.log10(255**2 / ((quick - full) ** 2).mean()) > 40
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("before", "side"), [(256, 224), (232, 224), (342, 299), (97, 96), (600, 300)])
+def test_a_part_of_the_centre_agrees_with_torchvision(china, before, side, interpolation):
+    reference = v2.Compose([v2.Resize(before, v2.InterpolationMode(interpolation)), v2.CenterCrop(side)])
+    how = decode.Resize("crop", side / before, interpolation)
+    for picture in (china, china[:, :321], china[:301, :300], china[100:230, 100:233]):
+        image = Image.fromarray(np.ascontiguousarray(picture))
+        pixels = decode.fit(image, height=side, width=side, channels=3, resize=how)
+        differences = np.abs(pixels - np.asarray(reference(image)).astype(int))
+        assert differences.mean() < 0.3
+        assert differences.max() <= 12, "two passes, each rounded; bicubic overshoots"
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 90), (90, 40), (427, 640)])
+def test_a_part_of_the_centre_is_that_part(china, size):
+    """Half of the centre, drawn as a ramp: its ends are the quarters of what fills the target."""
+    height, width = size
+    ramp = np.tile(np.linspace(0, 255, 640), (427, 1)).round().astype(np.uint8)
+    whole, half = (
+        decode.fit(ramp, height=height, width=width, channels=1, resize=decode.Resize("crop", fraction))[0, :, 0]
+        for fraction in (1.0, 0.5)
+    )
+    middle = (float(whole[0]) + float(whole[-1])) / 2
+    assert np.interp([0, width - 1], range(width), half) == pytest.approx(
+        [middle - (middle - whole[0]) / 2, middle + (whole[-1] - middle) / 2], abs=255 / width + 2
+    )
+
+
+def test_reduced_scale_jpeg_of_a_part_comes_near_the_full_decoding(china):
+    data = encoded(Image.fromarray(china).resize((1283, 857)), "JPEG", quality=95)
+    how = decode.Resize("crop", 0.5, "bicubic")
+    for side in (32, 48, 64):
+        quick = decode.decode(data, height=side, width=side, channels=3, resize=how).astype(int)
+        full = decode.fit(Image.open(io.BytesIO(data)), height=side, width=side, channels=3, resize=how)
+        assert ((quick - full) ** 2).mean() < 255**2 / 10**3.8, "38 dB (PSNR) at least"
+
+
+def test_how_to_resize_is_written_as_before_where_nothing_is_new():
+    assert [str(decode.as_resize(mode)) for mode in decode.RESIZE_MODES] == list(decode.RESIZE_MODES)
+    assert f"{decode.Resize('crop', 0.875)}" == "crop 0.875 bilinear"
+    assert decode.as_resize(decode.Resize("squash", 0.875, "bicubic")) == ("squash", 1.0, "bicubic")
+    for wrong, message in [
+        (decode.Resize("corp"), "Did you mean 'crop'"),
+        (decode.Resize(interpolation="cubic"), "Did you mean 'bicubic'"),
+        (decode.Resize(crop_fraction=0), "the crop fraction is 0; expected more than 0"),
+        (decode.Resize(crop_fraction=1.5), r"the crop fraction is 1\.5; expected .* at most 1"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            decode.as_resize(wrong)
+
+
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    fraction=st.floats(0.01, 1.0),
+    mode=st.sampled_from(decode.RESIZE_MODES),
+)
+def test_every_picture_comes_out_at_the_wished_size(width, height, fraction, mode):
+    image = Image.new("L", (width, height), 200)
+    pixels = decode.fit(image, height=11, width=7, channels=1, resize=decode.Resize(mode, fraction, "bicubic"))
+    assert pixels.shape == (11, 7, 1)
+    assert pixels.max() == 200
+
+
+def test_photos_are_cached_apart_for_each_way_of_resizing(tmp_path):
+    photos = tree(tmp_path)
+    first = open_data(str(photos), image_size=16)
+    again = open_data(str(photos), image_size=16, resize=decode.Resize())
+    part = open_data(str(photos), image_size=16, resize=decode.Resize("crop", 0.5))
+    assert again.spec.fingerprint == first.spec.fingerprint
+    assert len(cache.cache_entries()) == 2
+    assert part.spec.fingerprint != first.spec.fingerprint
+
+
+def test_arrays_are_resized_too_where_a_part_is_wished():
+    first = open_data("digits")
+    part = open_data("digits", resize=decode.Resize("crop", 0.5))
+    assert (part.spec.height, part.spec.width) == (8, 8)
+    assert part.spec.fingerprint != first.spec.fingerprint
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_exif_orientation_is_applied(orientation, kind, china):

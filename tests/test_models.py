@@ -14,7 +14,11 @@ from tintype.errors import UserError
 from tintype.models import build_model, count_multiply_adds, count_parameters, first_filter
 from tintype.models.fast_cnn import Whitening
 from tintype.models.parts import ACTIVATIONS
+from tintype.models.torchvision_zoo import NAMES as BACKBONES
 from tintype.plugins import names
+
+# Backbones are held to a contract of their own, in test_backbones.py.
+OWN = [name for name in names("models", "classify") if name not in BACKBONES and "/" not in name]
 
 
 def spec(channels: int = 3, height: int = 32, width: int | None = None, classes: int = 10) -> DataSpec:
@@ -36,7 +40,7 @@ SIZES = [(8, 8), (28, 28), (32, 32), (33, 47), (47, 33)]
 @pytest.mark.parametrize("classes", [2, 10, 100])
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", names("models"))
+@pytest.mark.parametrize("name", OWN)
 def test_logits_and_gradients(name, channels, size, classes):
     of = spec(channels, *size, classes)
     network = build_model(name, of, {}, seed=0)
@@ -55,7 +59,7 @@ def test_logits_and_gradients(name, channels, size, classes):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 5), (4, 40), (40, 4)])
-@pytest.mark.parametrize("name", names("models"))
+@pytest.mark.parametrize("name", OWN)
 def test_small_images_work_or_are_refused_with_the_size_that_is_needed(name, size):
     of = spec(1, *size)
     message = ""
@@ -69,7 +73,7 @@ def test_small_images_work_or_are_refused_with_the_size_that_is_needed(name, siz
     assert network.eval()(images(of)).shape == (3, 10)
 
 
-@pytest.mark.parametrize("name", names("models"))
+@pytest.mark.parametrize("name", OWN)
 def test_weights_follow_from_the_seed_alone(name):
     of = spec(1, 16)
     torch.manual_seed(123)
@@ -82,7 +86,7 @@ def test_weights_follow_from_the_seed_alone(name):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", names("models"))
+@pytest.mark.parametrize("name", OWN)
 def test_weights_travel_through_safetensors(name, tmp_path):
     of = spec(3, 16)
     network = build_model(name, of, {}, seed=1).to(memory_format=torch.channels_last)
@@ -96,7 +100,7 @@ def test_weights_travel_through_safetensors(name, tmp_path):
     assert all(torch.equal(value, saved[key]) for key, value in other.state_dict().items())
 
 
-@pytest.mark.parametrize("name", names("models"))
+@pytest.mark.parametrize("name", OWN)
 def test_memory_format_does_not_change_the_answer(name):
     of = spec(3, 32)
     network = build_model(name, of, {}, seed=0).eval()
@@ -107,7 +111,7 @@ def test_memory_format_does_not_change_the_answer(name):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", names("models"))
+@pytest.mark.parametrize("name", OWN)
 def test_images_of_a_batch_do_not_see_each_other(name):
     of = spec(3, 32)
     network = build_model(name, of, {}, seed=0).eval()
@@ -115,7 +119,7 @@ def test_images_of_a_batch_do_not_see_each_other(name):
     torch.testing.assert_close(together[:1], alone, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", names("models"))
+@pytest.mark.parametrize("name", OWN)
 def test_a_network_is_a_plain_module_in_training_mode(name):
     network = build_model(name, spec(), {}, seed=0)
     assert network.training
@@ -125,7 +129,7 @@ def test_a_network_is_a_plain_module_in_training_mode(name):
     assert buffer.tell() > 0
 
 
-@pytest.mark.parametrize("name", names("models"))
+@pytest.mark.parametrize("name", OWN)
 def test_unknown_options_are_told_with_the_nearest(name):
     with pytest.raises(UserError, match=f"unknown option of model {name}"):
         build_model(name, spec(), {"widthz": [3]}, seed=0)
@@ -207,7 +211,7 @@ def test_resnet20_has_the_size_of_the_paper():
 
 def test_the_first_filters_are_found_where_there_are_some():
     assert first_filter(build_model("ann", spec(), {}, seed=0), spec()) is None
-    for name in names("models"):
+    for name in OWN:
         network = build_model(name, spec(), {}, seed=0)
         filters = first_filter(network, spec())
         assert (filters is None) == (name == "ann")

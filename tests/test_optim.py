@@ -101,7 +101,7 @@ def test_an_unknown_schedule_is_refused():
 
 def test_norms_and_biases_do_not_decay():
     net = network()
-    decay, free = parameter_groups(net, 0.1)
+    decay, free = parameter_groups(net, 0.1, lr=1.0)
     assert (decay["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     assert {id(p) for p in decay["params"]} == {id(net[0].weight), id(net[3].weight)}
     assert {id(p) for p in free["params"]} == {id(net[0].bias), id(net[1].weight), id(net[1].bias), id(net[3].bias)}

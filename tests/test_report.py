@@ -30,7 +30,7 @@ from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_
 
 from tintype import report
 from tintype.errors import UserError
-from tintype.report import figures, print_figures, sections, words, write_report
+from tintype.report import figures, mistakes, print_figures, sections, words, write_report
 from tintype.report.folder import read_metrics, read_run
 from tintype.report.pictures import filter_sheet, read_cards
 
@@ -40,6 +40,7 @@ PARTS = (
     "data.json",
     "model.json",
     "evaluation.json",
+    "analysis.json",
     "metrics.csv",
     "samples",
     "model.safetensors",
@@ -73,6 +74,7 @@ def make_run(folder: Path, class_names: list[str]) -> Path:
     write_samples(
         folder / "samples", images[members["test"]], probabilities, digits.target[members["test"]], class_names
     )
+    add_analysis(folder, images, digits.target, members, model.predict_proba(digits.data), class_names)
     filters = np.random.default_rng(1).normal(size=(12, 1, 3, 3)).astype(np.float32)
     save_file({"features.0.weight": filters}, folder / "model.safetensors")
     return folder
@@ -135,6 +137,63 @@ def add_figures(evaluation: dict[str, Any], split: str, p: np.ndarray, target: n
             {"low": low, "high": low + 0.1, "count": int(inside.sum()), "confidence": None, "accuracy": None, **mean}
         )
     evaluation["reliability"][split] = bins
+
+
+def add_analysis(
+    folder: Path,
+    images: np.ndarray,
+    targets: np.ndarray,
+    members: dict[str, np.ndarray],
+    probabilities: np.ndarray,
+    names: list[str],
+) -> None:
+    """Write analysis.json and its pictures with the functions of a run, and calibration and abstaining in evaluation.json."""
+    import torch
+
+    from tintype.analysis.embedding import embedding_map
+    from tintype.analysis.examples import Answers, confused_pairs, worst_mistakes
+    from tintype.analysis.slices import error_rates
+    from tintype.data.source import DataSpec, ResidentSource
+    from tintype.models import build_model
+    from tintype.statistics import risk_coverage
+    from tintype.tasks.classify import Classify, abstaining
+    from tintype.tasks.task import Evaluation
+
+    spec = DataSpec("digits", 1, 8, 8, tuple(names), (0.3,), (0.4,), "")
+    answers, evaluations, curves = {}, {}, {}
+    for split, index in members.items():
+        pixels = torch.from_numpy(images[index][..., None])
+        source = ResidentSource(
+            spec, pixels, torch.from_numpy(targets[index]), [f"digits/{i}" for i in range(len(index))]
+        )
+        p = probabilities[index].astype(np.float32)
+        unit = (
+            images[index].reshape(len(index), -1)
+            / np.linalg.norm(images[index].reshape(len(index), -1), axis=1)[:, None]
+        )
+        answers[split] = Answers(targets[index], p.argmax(1), p.max(1), unit.astype(np.float16), names, split, source)
+        evaluations[split] = Evaluation({}, {"probabilities": p, "targets": targets[index]})
+        curve = risk_coverage(p.max(1), p.argmax(1) == targets[index])
+        curves[split] = {
+            "coverage": (curve.num_answered / len(index)).tolist(), "accuracy": (curve.num_right / curve.num_answered).tolist(),
+            "threshold": curve.threshold.tolist(),
+        }  # fmt: skip
+    task = Classify(build_model("cnn", spec, {"widths": [4], "hidden": [8]}, 0), spec, torch.device("cpu"))
+    samples, test = folder / "samples", answers["test"]
+    found = {
+        "format": 1, "pairs": confused_pairs(samples, test), "slices": error_rates(test),
+        "worst": worst_mistakes(samples, task, task.networks["classifier"], test, answers["train"]),
+        "map": embedding_map(samples, test, thorough=False), "risk_coverage": {s: curves[s] for s in ("val", "test")},
+    }  # fmt: skip
+    write_json(folder / "analysis.json", found)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    changes = {"ece_before": 0.21, "ece_after": 0.04, "loss_before": 0.5, "loss_after": 0.3}
+    evaluation["calibration"] = {
+        "temperature": 0.5, "reason": "least log loss on 150 validation images",
+        "splits": dict.fromkeys(("train", "val", "test"), changes), "reliability": evaluation["reliability"],
+    }  # fmt: skip
+    _, evaluation["abstain"] = abstaining(evaluations["val"], evaluations["test"])
+    write_json(folder / "evaluation.json", evaluation)
 
 
 def write_metrics(path: Path, rows: int = 30) -> None:
@@ -215,8 +274,14 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).replace(words.THIN, " ").split())
 
     @property
-    def figures(self) -> list[dict[str, Any]]:
+    def figures(self) -> list[Any]:
         return [json.loads(text) for attributes, text in self.scripts if attributes.get("type") == "application/json"]
+
+    @property
+    def charts(self) -> dict[str, dict[str, Any]]:
+        """Interactive figures by name."""
+        names = [figure["data-chart"] for figure in self.all("figure") if "data-chart" in figure]
+        return dict(zip(names, (each for each in self.figures if isinstance(each, dict)), strict=True))
 
 
 # ---- the whole page -------------------------------------------------------------------------------------------------
@@ -276,14 +341,15 @@ def test_structure_serves_readers_and_screen_readers(original: Path) -> None:
     sections_shown = {section["id"] for section in page.all("section")}
     assert sections_shown | {"main"} == links
     assert sections_shown == {
-        "result", "making", "history", "confusion", "classes",
-        "predictions", "worst-mistakes", "reliability", "filters", "remarks",
+        "result", "making", "history", "confusion", "pairs", "classes", "predictions", "worst-mistakes", "slices", "map",
+        "reliability", "abstain", "filters", "remarks",
     }  # fmt: skip
     assert all(section["aria-labelledby"] in page.ids for section in page.all("section"))
 
 
 def test_figures_hold_the_measured_numbers(original: Path) -> None:
-    history, confusion, reliability = Page(original / "report.html").figures
+    charts = Page(original / "report.html").charts
+    history, confusion, reliability = (charts[name] for name in ("history", "confusion", "reliability"))
     evaluation = json.loads((original / "evaluation.json").read_text())
     matrix = np.array(evaluation["confusion"]["test"])
     shares = np.zeros_like(matrix, dtype=float)
@@ -294,10 +360,17 @@ def test_figures_hold_the_measured_numbers(original: Path) -> None:
     np.testing.assert_allclose(raw["y"], [2.3 / step for step in range(1, 31)])
     dots = next(trace for trace in reliability["data"] if trace["name"] == "this model")
     assert sum(dots["customdata"]) == evaluation["splits"]["test"]["num_images"]
+    points = [point for trace in charts["map"]["data"] for point in trace.get("customdata", [])]
+    matrix = np.zeros_like(matrix)
+    np.add.at(matrix, tuple(np.array(points, dtype=int)[:, :2].T), 1)
+    assert len(points) == 1000
+    assert (matrix <= np.array(evaluation["confusion"]["test"])).all()
 
 
 def test_static_figures_lie_beside_the_page(original: Path) -> None:
-    names = ("history", "confusion", "reliability", "predictions", "worst_mistakes", "filters")
+    names = (
+        "history", "confusion", "reliability", "predictions", "worst_mistakes", "filters", "map", "risk_coverage",
+    )  # fmt: skip
     for name in names:
         with Image.open(original / "figures" / f"{name}.png") as image:
             image.load()
@@ -328,7 +401,8 @@ def test_a_browser_draws_all_figures(original: Path, tmp_path: Path) -> None:
     ]
     address = (original / "report.html").as_uri()
     done = subprocess.run([browser, *options, "--dump-dom", address], capture_output=True, text=True, timeout=120)
-    assert len(re.findall(r'<figure class="chart drawn"', done.stdout)) == 3
+    assert len(re.findall(r'<figure class="chart drawn"', done.stdout)) == 5
+    assert re.search(r'class="thumb shown"', done.stdout)  # a mistake is shown before anything is pointed at
 
 
 # ---- names that come from the user ----------------------------------------------------------------------------------
@@ -347,7 +421,8 @@ def test_names_cannot_become_markup(run: Path, tmp_path: Path) -> None:
     assert "{{ 7*7 }}" in page.words
     assert all(source["src"].startswith("data:") for source in page.all("img"))
     # Plotly reads names as its own small HTML, so they are escaped there as well.
-    assert page.figures[1]["data"][0]["x"][0] == "&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert page.charts["confusion"]["data"][0]["x"][0] == "&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert HOSTILE in page.figures[-1] or any(HOSTILE in each for each in page.figures)  # the map's names, as JSON
 
 
 def test_pictures_outside_of_the_samples_are_not_read(run: Path) -> None:
@@ -374,8 +449,9 @@ def test_a_missing_part_leaves_its_section_out(run: Path, missing: str) -> None:
         "metrics.csv": {"history"},
         "model.safetensors": {"filters"},
         "model.json": {"filters"},
-        "samples": {"predictions", "worst-mistakes"},
-        "evaluation.json": {"confusion", "classes", "reliability"},
+        "samples": {"predictions", "worst-mistakes", "pairs"},
+        "evaluation.json": {"confusion", "classes", "reliability", "abstain"},
+        "analysis.json": {"pairs", "slices", "map", "abstain"},
     }.get(missing, set())
     assert not gone & shown
     assert {"result", "making"} <= shown
@@ -418,7 +494,7 @@ def test_a_recipe_alone_is_enough(tmp_path: Path) -> None:
 
 def test_one_logged_row_is_enough(run: Path) -> None:
     write_metrics(run / "metrics.csv", rows=1)
-    history = Page(write_report(run)).figures[0]
+    history = Page(write_report(run)).charts["history"]
     assert {trace["mode"] for trace in history["data"]} == {"markers"}
     assert history["layout"]["yaxis2"]["range"] == [0.0, 0.05]  # a single accuracy, 0 %, and not -100 % to 100 %
 
@@ -432,6 +508,17 @@ def test_without_test_figures_validation_is_shown(run: Path) -> None:
     page = Page(write_report(run))
     assert "Validation accuracy" in page.words
     assert "The test split has not been looked at." in page.words
+
+
+def test_runs_from_before_the_analysis_still_have_a_page(run: Path) -> None:
+    (run / "analysis.json").unlink()
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    del evaluation["calibration"], evaluation["abstain"]
+    write_json(run / "evaluation.json", evaluation)
+    page = Page(write_report(run))
+    assert {"worst-mistakes", "reliability", "confusion"} <= page.ids
+    assert not {"pairs", "slices", "map", "abstain"} & page.ids
+    assert "temperature" not in page.words
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
@@ -561,6 +648,108 @@ def test_pictures_are_embedded_small(tmp_path: Path) -> None:
     assert tiny.alt == "n: true class cat, wrongly taken for dog with 75% confidence"
 
 
+# ---- the closer look ------------------------------------------------------------------------------------------------
+
+
+def test_calibration_is_told_before_and_after(original: Path) -> None:
+    page = Page(original / "report.html")
+    assert "divided by a temperature of 0.5 before the softmax (least log loss on 150 validation images)" in page.words
+    assert "the network alone was too modest" in page.words
+    assert "Expected calibration error 21.0 % → 4.0 %" in page.words
+    assert any(trace["name"] == "without temperature" for trace in page.charts["reliability"]["data"])
+
+
+def test_worst_mistakes_stand_beside_their_neighbours(original: Path) -> None:
+    page = Page(original / "report.html")
+    worst = json.loads((original / "analysis.json").read_text())["worst"]
+    rows = [item for item in page.all("article") if item["class"] == "mistake"]
+    assert len(rows) == len(worst["items"]) > 3
+    small = [picture for picture in page.all("img") if "heat" in picture.get("class", "").split()]
+    assert len(small) == len(rows)
+    assert f"out of {worst['num_searched']}" in page.words
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("label", ["1", "7"])
+def test_a_leak_is_told(run: Path, label: str) -> None:
+    analysis = json.loads((run / "analysis.json").read_text())
+    item = analysis["worst"]["items"][0]
+    item["target"], item["neighbours"][0]["target"], item["neighbours"][0]["same"] = "1", label, True
+    write_json(run / "analysis.json", analysis)
+    page = Page(write_report(run))
+    assert "Nearly the same picture is a training image" in page.words
+    assert ("where it is labelled 7: one of the labels is wrong." in page.words) == (label == "7")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_only_what_is_beyond_chance_is_claimed(run: Path) -> None:
+    def bins(*wrong: int) -> list[dict[str, Any]]:
+        return [
+            {"low": i / 4, "high": (i + 1) / 4, "num_images": 100, "num_wrong": k, "error_rate": k / 100,
+             "error_rate_ci95": [max(0, k / 100 - 0.05), k / 100 + 0.05]}
+            for i, k in enumerate(wrong)
+        ]  # fmt: skip
+
+    dark = {"name": "brightness", "bins": bins(30, 12, 11, 9), "p": 1e-5, "p_holm": 2e-5, "significant": True}
+    flat = {"name": "contrast", "bins": bins(16, 15, 17, 14), "p": 0.9, "p_holm": 0.9, "significant": False}
+
+    def said(attributes: list[dict[str, Any]]) -> str:
+        analysis = json.loads((run / "analysis.json").read_text())
+        analysis["slices"] = {"num_images": 400, "num_wrong": 62, "attributes": attributes}
+        write_json(run / "analysis.json", analysis)
+        return Page(write_report(run)).words
+
+    claim = "Brightness: 30.0 % of the darkest quarter are mistaken, 9.0 % of the brightest (p < 0.001)."
+    assert claim in said([dark, flat])
+    quiet = said([flat])
+    assert "are mistaken" not in quiet
+    assert "No difference here is beyond chance." in quiet
+    few = {"name": "contrast", "bins": bins(1, 0, 0, 0), "p": None}
+    assert "too few to tell a difference from chance" in said([few])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_recall_by_class_size_is_drawn_where_sizes_differ(run: Path) -> None:
+    assert "class_sizes" not in Page(write_report(run)).charts
+    data = json.loads((run / "data.json").read_text())
+    rows = json.loads((run / "evaluation.json").read_text())["per_class"]["test"]
+    # The better a class is found, the more training images it gets.
+    order = np.argsort(np.argsort([row["recall"] for row in rows], kind="stable"))
+    data["class_counts"]["train"] = [int(20 * 2**rank) for rank in order]
+    write_json(run / "data.json", data)
+    page = Page(write_report(run))
+    assert "Classes with fewer training images are found less often" in page.words
+    chart = page.charts["class_sizes"]
+    assert chart["layout"]["xaxis"]["type"] == "log"
+    assert chart["data"][0]["y"] == [row["recall"] for row in rows]
+
+
+def test_many_classes_have_colours_of_their_own() -> None:
+    for count in (2, 10, 37, 100):
+        colours = figures.class_colours(count)
+        assert len(set(colours)) == count
+        assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
+    for colour in figures.CLASS_COLOURS:  # on a light and on a dark ground
+        assert min(contrast(colour, "#f6f2ea"), contrast(colour, "#161311")) >= 2.5, colour
+
+
+def test_the_accuracy_axis_passes_over_the_first_few_answers() -> None:
+    curves = {"test": {"coverage": [0.01, 0.02, 0.5, 1.0], "accuracy": [0.0, 0.5, 0.95, 0.9]}}
+    low, high = figures.accuracy_range(curves)
+    assert 0.88 < low < 0.9
+    assert high > 1
+
+
+def test_idle_wishes_are_left_out() -> None:
+    entries = [
+        {"accuracy": 0.8, "threshold": 0.0},
+        {"accuracy": 0.9, "threshold": 0.0},
+        {"accuracy": 0.95, "threshold": 0.7},
+    ]
+    assert [row["accuracy"] for row in mistakes._abstain_rows(entries)] == [0.9, 0.95]
+    assert len(mistakes._abstain_rows(entries[2:])) == 1
+
+
 # ---- words and colours ----------------------------------------------------------------------------------------------
 
 
@@ -631,8 +820,9 @@ def test_light_colours_are_those_of_the_figures() -> None:
 
 def test_every_section_has_its_template() -> None:
     names = {path.name for path in (resources.files("tintype.report") / "templates").iterdir()}
-    used = set(re.findall(r'"(\w+\.html)"', Path(sections.__file__).read_text(encoding="utf-8")))
-    assert len(used) > 5
+    code = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (sections, mistakes))
+    used = set(re.findall(r'"(\w+\.html)"', code))
+    assert len(used) > 10
     assert used <= names
 
 

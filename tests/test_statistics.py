@@ -1,14 +1,28 @@
-"""Intervals against SciPy, published tables and exact coverage; the verdict against its stated rule."""
+"""Intervals, tests and temperatures against SciPy, published tables and exact coverage; rules against their statement."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import softmax
 
-from tintype.statistics import fit_verdict, newcombe_interval, wilson_interval
+from tintype.statistics import (
+    abstain_threshold,
+    fit_temperature,
+    fit_verdict,
+    heterogeneity_p,
+    holm,
+    newcombe_interval,
+    rank_correlation,
+    risk_coverage,
+    wilson_interval,
+    wilson_lower,
+)
 
 
 @st.composite
@@ -159,3 +173,149 @@ def test_verdict_rarely_accuses_a_model_without_a_gap() -> None:
 def test_verdict_without_images_is_refused(bad: tuple[int, int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="no verdict"):
         fit_verdict(*bad)
+
+
+# ---- temperature ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_temperature_finds_the_scale_of_simulated_logits(scale: float) -> None:
+    """Classes drawn from softmax(z), logits scale * z: the temperature is the scale, within three standard errors."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(scale=2.0, size=(8000, 6))
+    targets = np.array([rng.choice(6, p=p) for p in softmax(z, axis=1)])
+    assert fit_temperature(scale * z, targets).value == pytest.approx(scale, rel=0.06)
+
+
+@given(st.integers(20, 400), st.floats(0.05, 8.0), st.data())
+def test_temperature_of_two_classes_has_a_closed_form(n: int, margin: float, data: st.DataObject) -> None:
+    """With the same margin m everywhere and k of n right the log loss is least at T = m / log(k / (n - k))."""
+    right = data.draw(st.integers(n // 2 + 1, n - 1))
+    targets = np.array([0] * right + [1] * (n - right))
+    expected = margin / np.log(right / (n - right))
+    found = fit_temperature(np.tile([margin, 0.0], (n, 1)), targets).value
+    assert found == pytest.approx(np.clip(expected, 0.05, 20), rel=1e-3)
+
+
+def test_temperature_agrees_with_a_search_by_scipy() -> None:
+    rng = np.random.default_rng(1)
+    logits, targets = rng.normal(scale=3, size=(300, 4)), rng.integers(0, 4, 300)
+    targets[:200] = logits[:200].argmax(1)
+
+    def loss(t: float) -> float:
+        return float(-np.log(softmax(logits / t, axis=1)[np.arange(300), targets]).mean())
+
+    grid = np.geomspace(0.05, 20, 4001)
+    assert fit_temperature(logits, targets).value == pytest.approx(grid[np.argmin([loss(t) for t in grid])], rel=2e-3)
+    assert fit_temperature(logits + rng.normal(size=(300, 1)), targets).value == pytest.approx(
+        fit_temperature(logits, targets).value, rel=1e-4
+    )
+
+
+def test_temperature_where_the_log_loss_says_nothing() -> None:
+    few = fit_temperature(np.eye(3)[[0, 1, 2] * 6], [0, 1, 2] * 6)
+    assert few.value == 1.0
+    assert "18 validation images are too few" in few.reason
+    # Without a mistake the loss would fall for ever; the mean confidence becomes (N + 1) / (N + 2).
+    targets = np.arange(3).repeat(60)
+    perfect = fit_temperature(2 * np.eye(3)[targets], targets)
+    confidence = softmax(2 * np.eye(3)[targets] / perfect.value, axis=1).max(1).mean()
+    assert confidence == pytest.approx(181 / 182, abs=1e-6)
+    assert "rule of succession" in perfect.reason
+    assert fit_temperature(1e-3 * np.eye(3)[targets], targets).value == pytest.approx(0.05)
+    assert fit_temperature(1e6 * np.eye(3)[targets], targets).value == pytest.approx(20)
+    # Answers no better than chance: the confidence goes as low as the bound lets it.
+    worthless = fit_temperature(np.random.default_rng(0).normal(size=(900, 3)), targets[np.arange(900) % 180])
+    assert worthless.value > 5
+    with pytest.raises(ValueError, match="finite"):
+        fit_temperature([[np.nan, 0.0]] * 30, [0] * 30)
+
+
+# ---- abstaining -----------------------------------------------------------------------------------------------------
+
+answers = st.lists(st.tuples(st.integers(0, 12).map(lambda c: c / 12), st.booleans()), min_size=1, max_size=120)
+
+
+@given(answers, st.sampled_from([0.3, 0.5, 0.8, 0.9]))
+def test_abstain_threshold_is_the_lowest_that_keeps_the_rule(pairs: list[tuple[float, bool]], wish: float) -> None:
+    confidence, right = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
+
+    def kept(threshold: float) -> bool:
+        answered = confidence >= threshold
+        return wilson_interval(int(right[answered].sum()), int(answered.sum()))[0] >= wish
+
+    threshold = abstain_threshold(confidence, right, wish)
+    passing = [c for c in sorted(set(confidence)) if kept(c)]
+    if threshold is None:
+        assert not passing
+    elif threshold == 0.0:
+        assert kept(0.0)
+    else:
+        assert threshold == passing[0]
+        assert not kept(0.0)
+
+
+@pytest.mark.parametrize(("wish", "power", "n"), [(0.9, 1.0, 400), (0.95, 2.0, 2000)])
+def test_the_promise_of_abstaining_is_kept(wish: float, power: float, n: int) -> None:
+    """500 runs with n validation images: the true accuracy among the answered falls short in at most 5 of 100."""
+    rng = np.random.default_rng(3)
+    confidence = np.sort(rng.beta(4, 1, 200_000))[::-1]
+    truth = np.cumsum(0.3 + 0.7 * confidence**power) / np.arange(1, 200_001)  # of all answers at least this sure
+    broken = answered = 0
+    for _ in range(500):
+        c = rng.choice(confidence, n)
+        threshold = abstain_threshold(c, rng.random(n) < 0.3 + 0.7 * c**power, wish)
+        if threshold is not None:
+            answered += 1
+            broken += truth[np.searchsorted(-confidence, -threshold, side="right") - 1] < wish
+    assert answered > 250
+    assert broken <= 25
+
+
+@given(answers)
+def test_risk_coverage_counts_answers(pairs: list[tuple[float, bool]]) -> None:
+    confidence, right = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
+    curve = risk_coverage(confidence, right)
+    assert curve.threshold.tolist() == sorted(set(confidence), reverse=True)
+    for t, n, k in zip(curve.threshold, curve.num_answered, curve.num_right, strict=True):
+        assert (n, k) == ((confidence >= t).sum(), right[confidence >= t].sum())
+    lower = wilson_lower(curve.num_right, curve.num_answered)
+    assert lower == pytest.approx(
+        [wilson_interval(int(k), int(n))[0] for k, n in zip(curve.num_right, curve.num_answered, strict=True)]
+    )
+
+
+# ---- differences between groups -------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(6, 60), st.integers(6, 60)), min_size=2, max_size=6))
+def test_heterogeneity_agrees_with_scipy(table: list[tuple[int, int]]) -> None:
+    reference = stats.chi2_contingency(np.array(table), correction=False)
+    found = heterogeneity_p([a for a, _ in table], [a + b for a, b in table])
+    if reference.expected_freq.min() < 5:
+        assert found is None
+    else:
+        assert found == pytest.approx(reference.pvalue, abs=1e-12)
+
+
+def test_heterogeneity_of_too_few_is_not_told() -> None:
+    assert heterogeneity_p([1, 2], [100, 100]) is None
+    assert heterogeneity_p([50], [100]) is None
+
+
+def test_holm_is_that_of_the_books() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as R's p.adjust gives them
+    assert holm([]) == []
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=40))
+def test_rank_correlation_agrees_with_scipy(points: list[tuple[int, int]]) -> None:
+    x, y = zip(*points, strict=True)
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        assert rank_correlation(x, y) == (0.0, 1.0)
+        return
+    reference: Any = stats.spearmanr(x, y)
+    rho, p = rank_correlation(x, y)
+    assert rho == pytest.approx(reference.statistic, abs=1e-12)
+    assert p == pytest.approx(reference.pvalue, abs=1e-7)

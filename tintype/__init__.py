@@ -18,18 +18,21 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tintype.api import Run, train
+    from tintype.auditing import Audit, audit
     from tintype.errors import UserError
     from tintype.recipe import Recipe
 
 # Public name -> the module that holds it, imported at first use.
 _WHERE = {
+    "Audit": "tintype.auditing",
     "Recipe": "tintype.recipe",
     "Run": "tintype.api",
     "UserError": "tintype.errors",
+    "audit": "tintype.auditing",
     "train": "tintype.api",
 }
 
-__all__ = ["Recipe", "Run", "UserError", "load", "train"]
+__all__ = ["Audit", "Recipe", "Run", "UserError", "audit", "load", "train"]
 
 
 def load(folder: str) -> Run:

@@ -14,6 +14,8 @@ from tintype.recipe import Recipe, resolve
 from tintype.run import RunFolder
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tintype.tasks.task import Prediction
     from tintype.training import Prepared
 
@@ -53,10 +55,67 @@ class Run(RunFolder):
             return list(predictor.predict(images))
         return next(iter(predictor.predict([images])))
 
-    def evaluate(self, *, data: str | None = None, split: str | None = None, device: str = "auto") -> dict[str, Any]:
+    def generate(
+        self,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        class_name: str | None = None,
+        truncation: float | None = None,
+        interpolate: bool = False,
+        device: str = "auto",
+    ) -> np.ndarray:
+        """Make images with a generator; image i follows from (seed, i) alone, whatever the count.
+
+        Args:
+            count: how many.
+            seed: another seed gives other images.
+            class_name: what to show; by default the classes by turns, where the generator knows classes.
+            truncation: bound of the noise; lower is more typical and less varied.
+            interpolate: images on a way from one to the next, 8 for each stretch.
+            device: where to compute.
+
+        Returns:
+            Images (N, H, W, C) uint8.
+
+        Raises:
+            UserError: the run makes no images, or an argument cannot be.
+        """
+        import numpy
+
+        from tintype.generate import Sampler
+
+        how = {"seed": seed, "class_name": class_name, "truncation": truncation, "interpolate": interpolate}
+        return numpy.stack(list(Sampler.of(self, device=device).images(count, **how)))
+
+    def upscale(self, image: Any, *, tile: int = 256, device: str = "auto") -> Any:
+        """Enlarge an image: a file or a Pillow image gives a Pillow image, a NumPy array an array.
+
+        Args:
+            image: a path, a Pillow image, or (H, W) or (H, W, C) of uint8 or uint16; alpha is kept.
+            tile: side of the tiles in pixels of the small image.
+            device: where to compute.
+
+        Raises:
+            UserError: the run enlarges nothing, or the image cannot be read.
+        """
+        from tintype.upscale import Upscaler
+
+        return Upscaler.of(self, tile=tile, device=device)(image)
+
+    def evaluate(
+        self,
+        *,
+        data: str | None = None,
+        split: str | None = None,
+        features: str | None = None,
+        inception_weights: str | None = None,
+        device: str = "auto",
+    ) -> dict[str, Any]:
         """Measure the model again: on a split of its own data ("test" by default), or on another data set.
 
-        With `data` and no split, all its images are taken. Looking at the own test split is counted.
+        With `data` and no split, all its images are taken. Looking at the own test split is counted. A generator is
+        measured on `features` (a classifier's run folder or a weight file), and by FID where Inception weights are given.
 
         Returns:
             The figures: accuracy, accuracy_ci95, loss, num_images and more.
@@ -66,7 +125,9 @@ class Run(RunFolder):
         """
         from tintype.evaluate import evaluate_run
 
-        return evaluate_run(self, data=data, split=split, device=device)
+        return evaluate_run(
+            self, data=data, split=split, device=device, features=features, inception_weights=inception_weights
+        )
 
     def report(self) -> Path:
         """Make report.html and the figures again from the files of the folder, and return the page's path."""
@@ -165,6 +226,8 @@ def train(
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """Return the recipe with paths that hold from every folder, so that the run can be resumed from any."""
     changes = {"data_root": str(Path(recipe.data_root).expanduser().resolve())} if recipe.data_root else {}
+    if recipe.weights and recipe.weights not in ("default", "none"):
+        changes["weights"] = str(Path(recipe.weights).expanduser().resolve())
     if recipe.data and recipe.data not in names("data") and Path(recipe.data).expanduser().exists():
         changes["data"] = str(Path(recipe.data).expanduser().resolve())
     return recipe.with_(**changes) if changes else recipe
@@ -191,9 +254,11 @@ def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
         try:
             recipe, row = run.recipe, {"name": run.name, "state": run.status.get("state", "empty")}
             row.update(task=recipe.task, data=recipe.data, model=recipe.model)
-            if (run.path / "evaluation.json").exists():
+            if (run.path / "evaluation.json").exists() and "accuracy" in run.metrics["test"]:
                 row["val_accuracy"] = run.metrics["val"]["accuracy"]
                 row["test_accuracy"] = run.metrics["test"]["accuracy"]
+            elif (run.path / "evaluation.json").exists() and "psnr_y" in run.metrics["test"]:
+                row["test_psnr_y"] = f"{run.metrics['test']['psnr_y']:.2f} dB"
         except (UserError, KeyError) as error:
             print(f"passed over {path.parent}: {error}", file=sys.stderr)
             continue

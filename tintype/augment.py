@@ -29,6 +29,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "light": {"crop": 0.0625},
     "standard": {"flip": True, "crop": 0.125},
     "strong": {"flip": True, "crop": 0.125, "affine": True, "colour_jitter": 0.3, "erase": {"probability": 0.5}},
+    # For photos and pretrained backbones: a mirrored, slightly closer look in another light.
+    "photos": {"flip": True, "resized_crop": {"scale": (0.5, 1.0)}, "colour_jitter": 0.2},
+    # The pipelines compared in the study of faces (R8): one thing at a time, then all together.
+    "flips": {"flip": True, "vertical_flip": True},
+    "rotations": {"flip": True, "rotate": 20},
+    "shifts": {"flip": True, "affine": True},
+    "colours": {"flip": True, "colour_jitter": {"strength": 0.3, "hue": 0.05}},
+    "all": {"flip": True, "vertical_flip": True, "rotate": 20, "affine": True, "colour_jitter": {"strength": 0.3, "hue": 0.05}},
 }
 
 ALIASES = {

@@ -6,6 +6,7 @@ is saved, so a resumed run is bit-equal to one never stopped, and nothing outsid
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import io
@@ -36,6 +37,10 @@ CHECKPOINT_SECONDS = float(os.environ.get("TINTYPE_CHECKPOINT_SECONDS", "20"))
 
 # What may change between the parts of a run: where it computes and where the files lie, not what is computed.
 FREE_TO_CHANGE = {"data_root", "device", "compile", "hold_memory"}
+
+
+# Where a range test begins and ends. Muon's rate is a relative step.
+RANGE = {"sgd": (1e-5, 10.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0), "muon": (1e-4, 2.0)}
 
 
 class Watcher(Protocol):
@@ -80,10 +85,14 @@ def fold(*parts: object) -> int:
 
 
 class Order:
-    """The endless sequence of image positions: one permutation for each epoch, cut into batches without remainder."""
+    """The endless sequence of image positions: one permutation for each epoch, cut into batches without remainder.
 
-    def __init__(self, seed: int, num_images: int, batch_size: int) -> None:
+    With `targets` (N,) the classes are balanced: an epoch is as long, and each class has an equal share of it.
+    """
+
+    def __init__(self, seed: int, num_images: int, batch_size: int, targets: Tensor | None = None) -> None:
         self.seed, self.num_images, self.batch_size = seed, num_images, batch_size
+        self.targets = targets
         self._epochs: dict[int, Tensor] = {}
 
     def _epoch(self, epoch: int) -> Tensor:
@@ -91,8 +100,22 @@ class Order:
             generator = torch.Generator().manual_seed(fold(self.seed, "order", epoch))
             # Two epochs are enough: a batch spans two at the most.
             self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1}
-            self._epochs[epoch] = torch.randperm(self.num_images, generator=generator)
+            self._epochs[epoch] = self._permutation(generator)
         return self._epochs[epoch]
+
+    def _permutation(self, generator: torch.Generator) -> Tensor:
+        if self.targets is None:
+            return torch.randperm(self.num_images, generator=generator)
+        classes = [torch.where(self.targets == label)[0] for label in self.targets.unique()]
+        share, rest = divmod(self.num_images, len(classes))
+        lucky = torch.randperm(len(classes), generator=generator) < rest
+        drawn = []
+        for members, one_more in zip(classes, lucky.tolist(), strict=True):
+            wanted = share + one_more  # as many whole permutations of the class as its share takes
+            rounds = [torch.randperm(len(members), generator=generator) for _ in range(-(-wanted // len(members)))]
+            drawn.append(members[torch.cat(rounds or [members[:0]])[:wanted]])
+        together = torch.cat(drawn)
+        return together[torch.randperm(len(together), generator=generator)]
 
     def batch(self, step: int) -> Tensor:
         """Return the positions (B,) int64 of the images of `step`."""
@@ -214,14 +237,14 @@ class Engine:
         compile: bool = False,
     ) -> None:
         self.task, self.recipe, self.run, self.watcher = task, recipe, run, watcher
-        self.device = device
+        self.device, self.lr = device, float(recipe.lr)  # auto was resolved before
         self.checkpoint_seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
         # One set for each network; phases that train the same network share it.
         self.optimizers: dict[str, Sequence[torch.optim.Optimizer]] = {
             phase.network: build_optimizers(
                 task.networks[phase.network],
                 recipe.optimizer,
-                lr=recipe.lr * phase.lr_scale,
+                lr=self.lr * phase.lr_scale,
                 momentum=recipe.momentum,
                 betas=recipe.betas,
                 weight_decay=recipe.weight_decay,
@@ -253,8 +276,9 @@ class Engine:
             UserError: the loss is not finite.
         """
         recipe, task, plan = self.recipe, self.task, Plan.of(self.recipe, len(train))
-        order = Order(recipe.seed, len(train), plan.batch_size)
-        log_steps = max(1, plan.total_steps // 2000)
+        balance = train.targets if recipe.sampling == "balanced" else None
+        order = Order(recipe.seed, len(train), plan.batch_size, balance)
+        log_steps = 1 if task.log_every_step else max(1, plan.total_steps // 2000)
         if not self.restore():
             task.start(train)
         with torch.random.fork_rng(devices=_cuda_devices(self.device)), caught_signals() as signal_seen:
@@ -293,6 +317,31 @@ class Engine:
             if number:
                 raise Interrupted(number, self.run.path)
         self._take_result()
+
+    def range_test(self, train: ImageSource, *, num_steps: int = 100) -> list[tuple[float, float]]:
+        """Raise the learning rate from step to step and return (rate, loss) of each; the networks end as they began.
+
+        The range test of Smith (2017), "Cyclical learning rates". The engine's recipe must have lr 1. It ends where the loss
+        is four times its smallest.
+        """
+        self.task.start(train)
+        before = {name: copy.deepcopy(network.state_dict()) for name, network in self.task.networks.items()}
+        low, high = RANGE[self.recipe.optimizer]
+        plan = Plan(len(train), min(self.recipe.batch_size, len(train)), num_steps, num_steps)
+        order = Order(fold(self.recipe.seed, "range test"), len(train), plan.batch_size)
+        curve: list[tuple[float, float]] = []
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            for step, batch in enumerate(batches(train, order, 0, num_steps)):
+                rate = low * (high / low) ** (step / (num_steps - 1))
+                self.step = step
+                logged = self._train_step(batch, plan, rate)
+                loss = float(next(value for name, value in logged.items() if name.startswith("loss")))
+                if not math.isfinite(loss) or (curve and loss > 4 * min(value for _, value in curve)):
+                    break
+                curve.append((rate, loss))
+        for name, network in self.task.networks.items():
+            network.load_state_dict(before[name])
+        return curve
 
     def _train_step(self, batch: Batch, plan: Plan, factor: float) -> dict[str, Tensor]:
         recipe, task = self.recipe, self.task
@@ -340,13 +389,13 @@ class Engine:
             if not math.isfinite(value):
                 raise self._diverged(f"the {name.replace('_', ' ')} is")
         epoch = self.step * plan.batch_size / plan.num_images
-        return {"step": self.step, "epoch": round(epoch, 4), "lr": self.recipe.lr * factor, **means}
+        return {"step": self.step, "epoch": round(epoch, 4), "lr": self.lr * factor, **means}
 
     def _diverged(self, what: str) -> UserError:
         kept = any((self.run.path / "checkpoints").glob("step-*.safetensors"))
         return UserError(
-            f"{what} not finite after step {self.step} (peak lr {self.recipe.lr:.3g}). "
-            f"Try --lr {self.recipe.lr / 5:.2g}, --set clip=1 or --set warmup=0.1."
+            f"{what} not finite after step {self.step} (peak lr {self.lr:.3g}). "
+            f"Try --lr {self.lr / 5:.2g}, --set clip=1 or --set warmup=0.1."
             + (" The last good checkpoint is kept." if kept else "")
         )
 
@@ -355,7 +404,10 @@ class Engine:
     def _evaluate(self, val: ImageSource, plan: Plan) -> dict[str, Any]:
         task = self.task
         with self.averaged():
+            told = len(task.warnings)
             figures = task.evaluate(task.networks[task.main], val).figures
+            for line in task.warnings[told:]:
+                self.watcher.note(f"warning: {line}")
             score = figures[task.score_name]
             best = self.best.get("score")
             better = best is None or (score > best if task.higher_is_better else score < best)

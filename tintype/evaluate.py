@@ -8,19 +8,31 @@ import numpy as np
 
 from tintype import metrics
 from tintype.data import open_data
+from tintype.data.pairs import open_pairs, open_whole
 from tintype.data.source import DataSplits, ImageSource
 from tintype.errors import UserError
+from tintype.model import resize_of
 from tintype.predict import load_task
 from tintype.run import RunFolder
 from tintype.tasks.classify import Classify
+from tintype.tasks.generate import Generate
 from tintype.tasks.task import Task
+from tintype.tasks.upscale import Upscale
 from tintype.training import count_test_look
 
 
-def evaluate_run(run: RunFolder, *, data: str | None, split: str | None, device: str) -> dict[str, Any]:
+def evaluate_run(
+    run: RunFolder,
+    *,
+    data: str | None,
+    split: str | None,
+    device: str,
+    features: str | None = None,
+    inception_weights: str | None = None,
+) -> dict[str, Any]:
     """Return the figures of a run's model on a split of its own data, or on `data` (all of it, or one split).
 
-    A look at the run's own test split is counted in evaluation.json.
+    `features` and `inception_weights` say what a generator's images are measured by, see tintype.distances. A look at the run's own test split is counted in evaluation.json.
 
     Raises:
         UserError: unknown split, the data is not there, has changed, or has classes that the model does not know.
@@ -29,16 +41,21 @@ def evaluate_run(run: RunFolder, *, data: str | None, split: str | None, device:
         raise UserError(f"unknown split '{split}'. Expected val, test or train.")
     task, description = load_task(run, device)
     recipe, how = run.recipe, description["preprocessing"]
-    splits = open_data(
-        data or recipe.data,
-        data_root=None if data else recipe.data_root,
-        image_size=(how["height"], how["width"]),
-        channels=how["channels"],
-        resize=how["resize"],
-        val_fraction=recipe.val_fraction,
-        test_fraction=recipe.test_fraction,
-        split_seed=recipe.split_seed,
-    )
+    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed")}
+    if isinstance(task, Upscale):
+        if data:
+            photos = open_whole(data, task.scale, split)
+            figures = task.evaluate(task.networks[task.main], photos).figures
+            return {"split": split or "all", "data": photos.spec.name, **figures}
+        splits = open_pairs(
+            recipe.data, data_root=recipe.data_root, image_size=recipe.image_size, resize=resize_of(description), **wishes,
+            **{key: recipe.task_options[key] for key in ("scale", "patch") if key in recipe.task_options},
+        )  # fmt: skip
+    else:
+        splits = open_data(
+            data or recipe.data, data_root=None if data else recipe.data_root, image_size=(how["height"], how["width"]),
+            channels=how["channels"], resize=resize_of(description), **wishes,
+        )  # fmt: skip
     if data:
         return _on_other_data(task, splits, split)
     split = split or "test"
@@ -47,12 +64,18 @@ def evaluate_run(run: RunFolder, *, data: str | None, split: str | None, device:
             f"the images of {splits.spec.name} have changed since this run was trained, so its {split} split is not the same. "
             f"To measure on them all the same: tintype evaluate {run.path} --data {recipe.data}"
         )
+    more: dict[str, Any] = {}
+    if isinstance(task, Generate):
+        task.measure_by(splits.train, features, inception_weights)
+        more["protocol"] = task.protocol()
+    elif features or inception_weights:
+        raise UserError(f"features and Inception weights measure generated images, and {run.path} makes none.")
     figures = task.evaluate(task.networks[task.main], splits[split]).figures
     if split == "test":
         evaluation = run.read("evaluation.json")
         evaluation["test_looks"] = count_test_look(run, splits.spec.fingerprint)
         run.write("evaluation.json", evaluation)
-    return {"split": split, "data": splits.spec.name, **figures}
+    return {"split": split, "data": splits.spec.name, **figures, **more}
 
 
 def _on_other_data(task: Task, splits: DataSplits, split: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The loss of classification, and the weights of classes in it."""
+"""The losses: of classification with its class weights, of adversarial training with its penalties, of flow matching."""
 
 from __future__ import annotations
 
@@ -72,3 +72,109 @@ def class_weights(targets: Tensor, num_classes: int, how: str | Sequence[float] 
         expected = f"'balanced' or {num_classes} numbers of 0 or more, one for each class"
         raise UserError(f"class_weights: expected {expected}, got {how!r}.")
     return torch.tensor(weights, dtype=torch.float32, device=targets.device)
+
+
+# ---- adversarial training: logits (N,) of a discriminator, above zero for "real" ---------------------------------------
+
+ADVERSARIAL = ("bce", "hinge", "wasserstein", "relativistic")
+
+
+def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
+    """Return what the discriminator minimises, a scalar in float32.
+
+    bce: cross-entropy, the sum over real and generated (Goodfellow et al., 2014); hinge (Lim & Ye, 2017); wasserstein
+    (Arjovsky et al., 2017); relativistic: cross-entropy of real - fake in pairs (Jolicoeur-Martineau, 2019, as in R3GAN).
+
+    Args:
+        kind: one of `ADVERSARIAL`.
+        real: logits (N,) of real images.
+        fake: logits (N,) of generated images.
+    """
+    real, fake = real.float(), fake.float()
+    if kind == "bce":
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if kind == "wasserstein":
+        return fake.mean() - real.mean()
+    if kind == "relativistic":
+        return F.softplus(fake - real).mean()
+    raise ValueError(f"unknown adversarial loss {kind}")
+
+
+def generator_loss(kind: str, real: Tensor | None, fake: Tensor) -> Tensor:
+    """Return what the generator minimises, a scalar in float32; bce is the non-saturating form.
+
+    Only relativistic looks at `real`, the logits of as many real images.
+    """
+    fake = fake.float()
+    if kind == "bce":
+        return F.softplus(-fake).mean()
+    if kind in ("hinge", "wasserstein"):
+        return -fake.mean()
+    if kind == "relativistic" and real is not None:
+        return F.softplus(real.float() - fake).mean()
+    raise ValueError(f"unknown adversarial loss {kind}, or no real images")
+
+
+def squared_gradient(images: Tensor, logits: Tensor) -> Tensor:
+    """Return the squared length of each logit's gradient on its own image, (N,), differentiable.
+
+    Half of its mean on real images is R1, on generated ones R2 (Mescheder et al., 2018).
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1)
+
+
+def length_penalty(images: Tensor, logits: Tensor) -> Tensor:
+    """Return the mean squared distance of the gradient's length from one (WGAN-GP, Gulrajani et al., 2017)."""
+    return ((squared_gradient(images, logits) + 1e-12).sqrt() - 1).square().mean()
+
+
+# ---- restoration: pictures (N, C, H, W) of 0..1 against what they should be ---------------------------------------------
+
+RESTORATION = ("mse", "l1", "charbonnier", "ssim")
+
+
+def restoration_loss(kind: str, pictures: Tensor, originals: Tensor) -> Tensor:
+    """Return how far pictures are from the originals, a scalar in float32.
+
+    mse and l1 are means over all values; charbonnier is l1 made smooth at zero, with epsilon 0.001 (Lai et al., 2017,
+    LapSRN); ssim is one less the structural similarity.
+
+    Args:
+        kind: one of `RESTORATION`.
+        pictures: (N, C, H, W) of 0..1.
+        originals: the same shape.
+    """
+    difference = pictures.float() - originals.float()
+    if kind == "mse":
+        return difference.square().mean()
+    if kind == "l1":
+        return difference.abs().mean()
+    if kind == "charbonnier":
+        return (difference.square() + 1e-6).sqrt().mean()
+    if kind == "ssim":
+        return 1 - structural_similarity(pictures.float(), originals.float())
+    raise ValueError(f"unknown loss {kind}")
+
+
+def structural_similarity(pictures: Tensor, originals: Tensor) -> Tensor:
+    """Return the SSIM of pictures (N, C, H, W) of 0..1, differentiable, averaged over images and channels.
+
+    A Gaussian window of 11x11 with a deviation of 1.5, where it lies wholly inside (Wang et al., 2004); both sides must
+    have 11 pixels.
+    """
+    line = torch.exp(-0.5 * (torch.arange(-5, 6, device=pictures.device) / 1.5) ** 2)
+    line = line / line.sum()
+    x, y = (t.reshape(-1, 1, *t.shape[2:]) for t in (pictures, originals))
+
+    def blurred(images: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(images, line.view(1, 1, 11, 1)), line.view(1, 1, 1, 11))
+
+    mean_x, mean_y = blurred(x), blurred(y)
+    variance_x, variance_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    covariance = blurred(x * y) - mean_x * mean_y
+    similarity = (2 * mean_x * mean_y + 0.01**2) * (2 * covariance + 0.03**2)
+    similarity = similarity / ((mean_x**2 + mean_y**2 + 0.01**2) * (variance_x + variance_y + 0.03**2))
+    return similarity.mean()

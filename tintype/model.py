@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from tintype.data.decode import Resize
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model, count_parameters, first_filter
+from tintype.models.backbone import backbone_parts, make_head
 from tintype.run import RunFolder, written_whole
 
 FORMAT = 1
@@ -33,16 +35,24 @@ def describe_model(
     }
 
 
-def preprocessing(spec: DataSpec, resize: str) -> dict[str, Any]:
+def preprocessing(spec: DataSpec, resize: Resize) -> dict[str, Any]:
     """Return how a photo becomes the network's input: decode, bring to size, (x / 255 - mean) / std."""
     return {
         "channels": spec.channels,
         "height": spec.height,
         "width": spec.width,
-        "resize": resize,
+        "resize": resize.mode,
+        "crop_fraction": resize.crop_fraction,
+        "interpolation": resize.interpolation,
         "mean": list(spec.mean),
         "std": list(spec.std),
     }
+
+
+def resize_of(description: dict[str, Any]) -> Resize:
+    """Return how a photo is brought to size, from model.json."""
+    how = description["preprocessing"]
+    return Resize(how["resize"], how.get("crop_fraction", 1.0), how.get("interpolation", "bilinear"))
 
 
 def save_model(run: RunFolder, network: nn.Module, description: dict[str, Any]) -> None:
@@ -83,6 +93,9 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.path / 'model.json'} is incomplete or broken ({error}).") from None
     network = build_model(name, spec, options, seed=0)
+    if description.get("head"):
+        parts = backbone_parts(network)
+        network.set_submodule(parts.head_name, make_head(parts.num_features, spec.num_classes, description["head"]))
     if "network" in description:  # of several that belong together, as a GAN's generator
         network = network.get_submodule(description["network"])
     path = run.path / "model.safetensors"

@@ -75,12 +75,17 @@ class Muon(torch.optim.Optimizer):
             weight.mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr * size)
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split trainable parameters: weights decay, biases and norms (one dimension) do not."""
-    weights = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def parameter_groups(network: nn.Module, weight_decay: float, lr: float) -> list[dict[str, Any]]:
+    """Split trainable parameters: weights decay, biases and norms (one dimension) do not.
+
+    A parameter may carry `layer_scale`, a factor on the learning rate (lower for earlier layers of a pretrained network).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in network.parameters():
+        if p.requires_grad:
+            decay = weight_decay if p.ndim > 1 else 0.0
+            groups.setdefault((getattr(p, "layer_scale", 1.0), decay), []).append(p)
+    return [{"params": found, "weight_decay": decay, "lr": lr * scale} for (scale, decay), found in groups.items()]
 
 
 def build_optimizers(
@@ -97,7 +102,7 @@ def build_optimizers(
     A parameter may carry `lr_scale`, a factor on the learning rate of its AdamW group in "muon".
     """
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
-    groups = parameter_groups(network, weight_decay)
+    groups = parameter_groups(network, weight_decay, lr)
     if name == "sgd":
         return [torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)]
     if name == "adam":
@@ -112,14 +117,18 @@ def _muon_and_adamw(
     network: nn.Module, lr: float, momentum: float, weight_decay: float, fused: bool
 ) -> list[torch.optim.Optimizer]:
     trainable = [p for p in network.parameters() if p.requires_grad]
-    hidden = [p for p in trainable if p.ndim > 1 and not hasattr(p, "lr_scale")]
+    hidden: dict[float, list[nn.Parameter]] = {}
+    for p in trainable:
+        if p.ndim > 1 and not hasattr(p, "lr_scale"):
+            hidden.setdefault(getattr(p, "layer_scale", 1.0), []).append(p)
     rest: dict[float, list[nn.Parameter]] = {}
     for p in trainable:
         if p.ndim <= 1 or hasattr(p, "lr_scale"):
-            rest.setdefault(getattr(p, "lr_scale", 1.0), []).append(p)
+            rest.setdefault(getattr(p, "lr_scale", 1.0) * getattr(p, "layer_scale", 1.0), []).append(p)
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
-        optimizers.append(Muon(hidden, lr=lr, momentum=momentum, weight_decay=weight_decay))
+        groups = [{"params": found, "lr": lr * scale} for scale, found in hidden.items()]
+        optimizers.append(Muon(groups, lr=lr, momentum=momentum, weight_decay=weight_decay))
     if rest:
         lr *= ABSOLUTE
         groups = [{"params": p, "lr": lr * scale} for scale, p in rest.items()]
@@ -155,6 +164,28 @@ def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
 
 def _between(start: float, end: float, part: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def steepest_rate(curve: Sequence[tuple[float, float]]) -> float:
+    """Return the learning rate at which the loss of a range test falls fastest, over the logarithm of the rate.
+
+    The losses are smoothed over a tenth of the curve; only what comes before the smallest loss counts.
+
+    Raises:
+        ValueError: the curve has fewer than ten points, or never falls.
+    """
+    if len(curve) < 10:
+        raise ValueError("the loss grew at once, from the smallest learning rate on")
+    width = max(2, len(curve) // 10)
+    rates = [rate for rate, _ in curve]
+    losses = [loss for _, loss in curve]
+    smooth = [sum(part) / len(part) for i in range(len(losses)) if (part := losses[max(0, i - width) : i + width + 1])]
+    end = max(2, min(range(len(smooth)), key=smooth.__getitem__))
+    slopes = [(smooth[i + 1] - smooth[i - 1]) for i in range(1, end)]
+    steepest = min(range(len(slopes)), key=slopes.__getitem__)
+    if slopes[steepest] >= 0:
+        raise ValueError("the loss never falls, whatever the learning rate")
+    return rates[steepest + 1]
 
 
 class WeightAverage:

@@ -16,52 +16,92 @@ from tintype.errors import unknown_name
 PACKAGE = Path(__file__).parent
 
 # Files in a plug-in folder that hold machinery shared by the plug-ins beside them.
-NOT_PLUGINS = {"data": {"source", "cache", "split", "audit", "decode"}, "models": {"parts"}, "tasks": {"task"}}
+NOT_PLUGINS = {
+    "data": {"source", "cache", "split", "audit", "decode"},
+    "models": {"parts", "backbone", "gan_parts"},
+    "tasks": {"task"},
+}
 
 
 @lru_cache
-def names(kind: str) -> dict[str, str]:
+def names(kind: str, task: str | None = None) -> dict[str, str]:
     """Return every name of a kind ("models", "data", "tasks") with one line that describes it.
 
+    With `task`, only those that serve this task: a file says so by a literal `TASK = "upscale"`; without it, it is there
+    to classify.
+
     A file `small_filters.py` offers the name `small-filters`, described by the first line of its docstring;
-    a file that serves several names declares them in a literal `NAMES = {"name": "description", ...}`.
+    a file that serves several names declares them in a literal `NAMES = {"name": "description", ...}`, in which
+    "prefix/NAME" stands for every name that begins with the prefix. Files of one name come first.
     """
-    found: dict[str, str] = {}
+    offers = _offers(kind)
+    stems = sorted(offers, key=lambda stem: stem.replace("_", "-") not in offers[stem])
+    if task is not None:
+        stems = [stem for stem in stems if _task_of(kind, stem) == task]
+    return {name: description for stem in stems for name, description in offers[stem].items()}
+
+
+@lru_cache
+def _offers(kind: str) -> dict[str, dict[str, str]]:
+    """Return what each file of a kind offers, {stem: {name: description}}, read from the source text."""
+    found: dict[str, dict[str, str]] = {}
     for path in sorted((PACKAGE / kind).glob("*.py")):
         if path.stem.startswith("_") or path.stem in NOT_PLUGINS.get(kind, ()):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         several = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and _assigns_names(n)]
-        if several:
-            found.update(several[0])
-        else:
-            found[path.stem.replace("_", "-")] = (ast.get_docstring(tree) or "").split("\n")[0]
-    return dict(sorted(found.items()))
+        single = {path.stem.replace("_", "-"): (ast.get_docstring(tree) or "").split("\n")[0]}
+        found[path.stem] = several[0] if several else single
+    return found
+
+
+@lru_cache
+def _task_of(kind: str, stem: str) -> str:
+    tree = ast.parse((PACKAGE / kind / f"{stem}.py").read_text(encoding="utf-8"))
+    found = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and _assigns(n, "TASK")]
+    return found[0] if found else "classify"
+
+
+def _assigns(node: ast.Assign, name: str) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
 
 
 def _assigns_names(node: ast.Assign) -> bool:
-    return any(isinstance(target, ast.Name) and target.id == "NAMES" for target in node.targets)
+    return _assigns(node, "NAMES")
 
 
-def find(kind: str, name: str) -> ModuleType:
-    """Import and return the module that offers `name`.
+def canonical(kind: str, name: str) -> str:
+    """Return a name as it is listed: capitals, and hyphens for underscores, are as good.
 
     Raises:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
-    if name not in names(kind):
-        singular = {"models": "model", "tasks": "task", "data": "data set"}[kind]
-        raise unknown_name(singular, name, names(kind), hint=f"`tintype list {kind}` shows them.")
-    stem = name.replace("-", "_")
-    if (PACKAGE / kind / f"{stem}.py").exists():
-        return importlib.import_module(f"tintype.{kind}.{stem}")
-    for path in sorted((PACKAGE / kind).glob("*.py")):
-        if path.stem.startswith("_") or path.stem in NOT_PLUGINS.get(kind, ()):
-            continue
-        module = importlib.import_module(f"tintype.{kind}.{path.stem}")
-        if name in getattr(module, "NAMES", {}):
-            return module
-    raise AssertionError(f"{kind} {name} is listed but not found")
+    known = names(kind)
+    if name in known or _pattern(name) in known:
+        return name
+    alike = {other.replace("-", "_"): other for other in known}
+    written = name.lower().replace("-", "_")
+    if written in alike:
+        return alike[written]
+    singular = {"models": "model", "tasks": "task", "data": "data set"}[kind]
+    raise unknown_name(singular, name, known, hint=f"`tintype list {kind}` shows them.")
+
+
+def _pattern(name: str) -> str:
+    """Return what stands in NAMES for all names of a prefix: "timm/NAME" for "timm/resnet50d"."""
+    prefix, slash, _ = name.partition("/")
+    return f"{prefix}/NAME" if slash else name
+
+
+def find(kind: str, name: str) -> ModuleType:
+    """Import and return the module that offers `name`; no other file of the kind is imported.
+
+    Raises:
+        UserError: no file offers the name; the message suggests the nearest ones.
+    """
+    name = canonical(kind, name)
+    stem = next(stem for stem, offer in _offers(kind).items() if name in offer or _pattern(name) in offer)
+    return importlib.import_module(f"tintype.{kind}.{stem}")
 
 
 @lru_cache

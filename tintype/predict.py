@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tintype.data.decode import Unreadable, decode, fit, image_files
+from tintype.data.decode import Resize, Unreadable, decode, fit, image_files
 from tintype.distributed import choose_device
 from tintype.errors import UserError
-from tintype.model import load_model
+from tintype.model import load_model, resize_of
 from tintype.plugins import find
 from tintype.run import RunFolder, written_whole
 from tintype.tasks.classify import Classify
@@ -25,7 +25,7 @@ from tintype.tasks.task import Prediction, Task
 class Predictor:
     """A classifier ready to answer; holds the network and the preprocessing that belongs to it."""
 
-    def __init__(self, task: Classify, resize: str, batch_size: int = 64) -> None:
+    def __init__(self, task: Classify, resize: Resize, batch_size: int = 64) -> None:
         self.task, self.resize, self.batch_size = task, resize, batch_size
 
     @classmethod
@@ -38,7 +38,7 @@ class Predictor:
         task, description = load_task(run, device)
         if not isinstance(task, Classify):
             raise UserError(f"{run.path} is a run of task {description['task']}, not a classifier, so it predicts no class.")
-        return cls(task, description["preprocessing"]["resize"])
+        return cls(task, resize_of(description))
 
     def predict(self, images: Sequence[Any]) -> Iterator[Prediction]:
         """Yield a Prediction for each image: a path, a Pillow image, or a NumPy array (H, W), (H, W, 1) or (H, W, 3) uint8.

@@ -41,6 +41,8 @@ def figures_line(figures: dict[str, Any]) -> str:
         parts.append(f"accuracy {figures['accuracy']:.2%}")
     if "loss" in figures:
         parts.append(f"loss {figures['loss']:.4f}")
+    if not parts:
+        parts = [f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float)][:4]
     return ", ".join(parts)
 
 

@@ -41,6 +41,15 @@ class Recipe(BaseModel):
     resize: Literal["crop", "squash", "pad"] = Field(
         default="crop", description="how an image is brought to image_size"
     )
+    crop_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="central part that resize: crop keeps; by default the backbone's own, or 1",
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = Field(
+        default=None, description="of resizing; by default the backbone's own, or bilinear"
+    )
     val_fraction: float = Field(default=0.1, gt=0, description="validation part: a fraction, or a number of images")
     test_fraction: float = Field(
         default=0.2, gt=0, description="test part where the data brings none: a fraction, or a number"
@@ -50,15 +59,38 @@ class Recipe(BaseModel):
     model: str = Field(default="fast-cnn", description="the network (`tintype list models`)")
     model_options: dict[str, Any] = Field(default={}, description="options of the network")
 
+    weights: str | None = Field(
+        default=None,
+        description="what a backbone starts from: default (downloaded once), a file, or none (from scratch)",
+    )
+    tune: str = Field(
+        default="all", description="what of a backbone is trained: head, last:N (stages), all, or auto (by images and time)"
+    )
+    time: str | None = Field(default=None, description="what tune: auto may take, as in 90s, 5m or 1h; by default 5m")
+    head: list[int] = Field(default=[], description="hidden layers of a backbone's head; none is a linear head")
+    views: int = Field(
+        default=0, ge=0, le=64, description="with tune: head, augmented copies of each image beside the clean one"
+    )
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="factor on the lr from each stage of a backbone to the one before it"
+    )
+    unfreeze: float = Field(default=0.0, ge=0, le=1, description="part of the run over which stages thaw, last first")
+    freeze_norm: bool = Field(default=True, description="batch norm of a pretrained backbone keeps its statistics")
+
     augment: str | dict[str, Any] = Field(
         default="none", description="a preset, or names and values (`tintype list augmentations`)"
     )
     epochs: float | None = Field(default=None, gt=0, description="passes over the training images")
     steps: int | None = Field(default=None, gt=0, description="batches; instead of epochs")
     batch_size: int = Field(default=256, gt=0, description="images a step")
+    sampling: Literal["shuffle", "balanced"] = Field(
+        default="shuffle", description="shuffle takes each image once an epoch, balanced each class equally often"
+    )
     accumulate: int = Field(default=1, gt=0, description="parts that a batch is computed in, to save memory")
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(default="adamw", description="how weights are updated")
-    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    lr: float | Literal["auto"] = Field(
+        default=1e-3, description="peak learning rate; auto measures it by a range test before training"
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd (Nesterov) and muon")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw: decay of the averages")
     weight_decay: float = Field(
@@ -98,6 +130,21 @@ class Recipe(BaseModel):
         # YAML 1.1 reads a bare on and off as true and false.
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
+    @field_validator("lr")
+    @classmethod
+    def _positive(cls, lr: Any) -> Any:
+        if lr != "auto" and lr <= 0:
+            raise ValueError("must be greater than 0, or auto")
+        return lr
+
+    @field_validator("tune")
+    @classmethod
+    def _known_tune(cls, tune: str) -> str:
+        kind, _, count = tune.partition(":")
+        if tune not in ("head", "all", "auto") and not (kind == "last" and count.isdigit() and int(count) > 0):
+            raise ValueError("expected head, last:N (as in last:2), all or auto")
+        return tune
+
     @field_validator("image_size")
     @classmethod
     def _positive_size(cls, size: Any) -> Any:
@@ -130,7 +177,7 @@ class Recipe(BaseModel):
         Raises:
             UserError: an unknown field, or a value out of range.
         """
-        fields: dict[str, Any] = self.model_dump()
+        fields: dict[str, Any] = self.model_dump(exclude_unset=True)  # what was left open stays open
         if changes.get("epochs") is not None and "steps" not in changes:
             fields["steps"] = None
         if changes.get("steps") is not None and "epochs" not in changes:
@@ -144,7 +191,8 @@ class Recipe(BaseModel):
                 if name not in ("model_options", "model", "task_options", "task", "augment"):
                     raise UserError(f"'{key}': only model.NAME, task.NAME and augment.NAME can be set inside a field.")
                 name = f"{name}_options" if name in ("model", "task") else name
-                inner = fields[name] if isinstance(fields[name], dict) else {"preset": fields[name]}
+                now = fields.get(name, getattr(self, name))
+                inner = now if isinstance(now, dict) else {"preset": now}
                 fields[name] = {**inner, option: value}
             else:
                 fields[name] = value
@@ -251,8 +299,8 @@ def resolve(what: str) -> tuple[Recipe, str]:
     if (what and path.is_dir()) or path.suffix == ".csv":  # an empty text is not the folder one is in
         if path.is_dir() and (path / "recipe.yaml").exists() and (path / "model.json").exists():
             raise UserError(f"{path} is a run folder. To go on with it: tintype train --resume {path}")
-        return build({"data": str(path.resolve()), **QUICK, **PHOTOS}, where=""), f"images in {path}"
-    if what in names("data"):
+        return build({"data": str(path.resolve()), **PHOTOS}, where=""), f"images in {path}"
+    if what in names("data", "classify"):
         return build({"data": what, **QUICK}, where=""), f"data set '{what}'"
     if "/" in what or "\\" in what:
         raise UserError(f"there is no {what}. Expected a folder of images, a .csv or a .yaml file, or a recipe's name.")
@@ -267,5 +315,5 @@ QUICK: dict[str, Any] = {
     "schedule": "linear", "label_smoothing": 0.1,
 }  # fmt: skip
 
-# A folder holds few images, and a mirrored photo is the same thing.
-PHOTOS: dict[str, Any] = {"augment": "standard", "epochs": 30, "batch_size": 64, "tta": "flip"}
+# For photos of one's own `automatic.py` chooses the rest: backbone, what to train, how long.
+PHOTOS: dict[str, Any] = {"model": "auto", "tune": "auto"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -9,11 +10,15 @@ from rich.table import Table
 
 def result_table(splits: dict[str, dict[str, Any]]) -> Table:
     """Return a table with a row for each split: images, accuracy with its interval, top-5, macro F1, loss, calibration."""
+    if all("psnr_y" in figures for figures in splits.values()):
+        return _upscale_table(splits)
+    if not all("accuracy" in figures for figures in splits.values()):
+        return _any_table(splits)
     top5 = any("top5_accuracy" in figures for figures in splits.values())
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "images", "accuracy", "95 % interval", *(["top-5"] if top5 else []), "macro F1", "loss", "ECE"):
         table.add_column(column, justify="left" if not column else "right")
-    for split, figures in splits.items():
+    for split, figures in with_clean_rows(splits).items():
         low, high = figures["accuracy_ci95"]
         table.add_row(
             f"[bold]{split}[/bold]",
@@ -28,8 +33,59 @@ def result_table(splits: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the figures of each split, followed by those without leaked images where there are such."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for split, figures in splits.items():
+        rows[split] = figures
+        if "without_leaked" in figures:
+            rows[f"{split} without leaks"] = figures["without_leaked"]
+    return rows
+
+
+def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
+    """Return a table with PSNR and SSIM of each split beside bicubic and nearest, under the name of the protocol."""
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
+    table.caption = f"PSNR in dB and SSIM by the protocol: {next(iter(splits.values()))['protocol']}"
+    for head in ("", "images", "PSNR", "bicubic", "nearest", "gain on bicubic (95 %)", "SSIM", "bicubic"):
+        table.add_column(head, justify="left" if not head else "right", no_wrap=True)
+    for split, figures in splits.items():
+        bicubic, interval = figures["bicubic"], figures["gain_ci95"]
+        within = f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
+        table.add_row(
+            f"[bold]{split}[/bold]",
+            f"{figures['num_images']:,}",
+            f"[bold]{figures['psnr_y']:.2f}[/bold]",
+            f"{bicubic['psnr_y']:.2f}",
+            f"{figures['nearest']['psnr_y']:.2f}",
+            f"{figures['gain']:+.2f}{within}",
+            f"{figures['ssim_y']:.4f}",
+            f"{bicubic['ssim_y']:.4f}",
+        )
+    return table
+
+
+def _any_table(splits: dict[str, dict[str, Any]]) -> Table:
+    """Return a table with a row for each figure that is a number, and a column for each split."""
+    names = dict.fromkeys(n for figures in splits.values() for n, v in figures.items() if isinstance(v, int | float))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", *splits):
+        table.add_column(column, justify="left" if not column else "right")
+    for name in names:
+        values = (figures.get(name) for figures in splits.values())
+        table.add_row(name, *(f"{v:,}" if isinstance(v, int) else "" if v is None else f"{v:.4g}" for v in values))
+    return table
+
+
 def verdict_line(evaluation: dict[str, Any]) -> str:
-    """Return the verdict and how often the test split was looked at."""
+    """Return the verdict, what calibration changed, and how often the test split was looked at."""
     looks = evaluation["test_looks"]
     times = "once" if looks["data"] == 1 else f"{looks['data']} times"
-    return f"{evaluation['verdict']['text']}\nThe test images were looked at {times} by the runs in this folder."
+    lines = [evaluation["verdict"]["text"]]
+    calibration = evaluation.get("calibration")
+    if calibration and calibration["temperature"] != 1.0:
+        test = calibration["splits"]["test"]
+        change = f"ECE on test {test['ece_before']:.3f} without it, {test['ece_after']:.3f} with it"
+        lines.append(f"Confidence: temperature {calibration['temperature']:.3g}, fitted on validation; {change}.")
+    lines.append(f"The test images were looked at {times} by the runs in this folder.")
+    return "\n".join(lines)

@@ -9,7 +9,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,17 @@ import torch
 from torch import nn
 
 import tintype
+from tintype.analysis import analyse
+from tintype.automatic import choose_model, choose_training
 from tintype.data import open_data
+from tintype.data.decode import Resize
 from tintype.data.source import DataSplits, ImageSource, ResidentSource
 from tintype.distributed import Choice, choose_compile, choose_device, choose_precision, hold_memory
 from tintype.engine import Engine, Plan
 from tintype.errors import UserError, unknown_name
 from tintype.model import describe_model, preprocessing, save_model
 from tintype.models import count_parameters
+from tintype.optim import steepest_rate
 from tintype.plugins import find
 from tintype.progress import Silent
 from tintype.recipe import Recipe
@@ -51,11 +55,13 @@ class Prepared:
         """Return what a run says first."""
         spec, recipe, model = self.splits.spec, self.recipe, self.model
         sizes = ", ".join(f"{s} {len(self.splits[s]):,}" for s in ("train", "val", "test"))
+        classes = f"{spec.num_classes} classes, " if spec.class_names else ""
         return [
-            f"data: {spec.name}, {spec.num_classes} classes, {spec.channels}x{spec.height}x{spec.width}: {sizes}",
+            f"data: {spec.name}, {classes}{spec.channels}x{spec.height}x{spec.width}: {sizes}",
             *(f"  {note}" for note in self.splits.notes),
             f"model: {recipe.model}, {model['parameters']:,} parameters, {model['multiply_adds']:,} multiply-adds an image",
-            f"plan: {self.plan.total_steps:,} steps of {self.plan.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g}, "
+            *(f"  {name}: {n:,} parameters" for name, n in model.get("parameters_by_network", {}).items()),
+            f"plan: {self.plan.total_steps:,} steps of {self.plan.batch_size} images, {recipe.optimizer}, lr {recipe.lr}, "
             f"{recipe.schedule}, augment {recipe.augment}",
             *(str(choice) for choice in self.choices),
         ]
@@ -68,6 +74,7 @@ class Prepared:
         data["num_images"] = {s: len(self.splits[s]) for s in ("train", "val", "test")}
         return {
             "parameters": self.model["parameters"],
+            **{key: self.model[key] for key in ("parameters_by_network",) if key in self.model},
             "multiply_adds": self.model["multiply_adds"],
             "recipe": self.recipe.model_dump(mode="json"),
             "data": data,
@@ -88,20 +95,25 @@ def prepare(recipe: Recipe, watcher: Silent) -> Prepared:
     dtype, why = choose_precision(recipe.precision, device)
     choices.append(why)
     module = find("tasks", recipe.task)
+    recipe, why = choose_model(recipe, device, watcher.on_work)
+    choices += why
     opener = getattr(module, "open_data", open_data)
     _check_task_options(recipe, opener, module.make)
-    splits = _called(opener, recipe, progress=watcher.on_work)
+    resize = Resize(recipe.resize, recipe.crop_fraction or 1.0, recipe.interpolation or "bilinear")
+    splits = _called(opener, recipe, resize=resize, progress=watcher.on_work)
+    recipe, why = choose_training(recipe, splits, device, dtype)
+    choices += why
     plan = Plan.of(recipe, len(splits.train))
     compile, why = choose_compile(recipe.compile, device, plan.total_steps)
     choices.append(why)
-    task = _called(module.make, recipe, splits, device=device, dtype=dtype)
+    task = _called(module.make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work)
     _check_batches(recipe, plan, task)
     if recipe.channels_last:
         for network in task.networks.values():
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model = describe_model(
-        task.networks[task.main], task.spec, recipe.model, recipe.model_options, task=recipe.task,
-        precision="bf16" if dtype == torch.bfloat16 else "fp32", preprocessing=preprocessing(task.spec, recipe.resize),
+        task.result(), task.spec, recipe.model, {**recipe.model_options, **task.options_of_model}, task=recipe.task,
+        precision="bf16" if dtype == torch.bfloat16 else "fp32", preprocessing=preprocessing(task.spec, resize),
         multiply_adds=task.multiply_adds(), **task.describe(),
     )  # fmt: skip
     if len(task.networks) > 1:
@@ -113,8 +125,8 @@ def prepare(recipe: Recipe, watcher: Silent) -> Prepared:
 def _called(function: Callable[..., Any], recipe: Recipe, *arguments: Any, **more: Any) -> Any:
     """Call a function with those fields of the recipe, and of its task_options, that it has as parameters."""
     parameters = inspect.signature(function).parameters
-    fields = {**recipe.task_options, **dict(recipe)}
-    return function(*arguments, **{k: v for k, v in fields.items() if k in parameters and k not in more}, **more)
+    fields = {**recipe.task_options, **dict(recipe), **more}
+    return function(*arguments, **{name: value for name, value in fields.items() if name in parameters})
 
 
 def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
@@ -146,13 +158,20 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
         splits, task = prepared.splits, prepared.task
         if prepared.device.type != "cpu":
             splits = _on_device(splits, prepared.device)
-        engine = Engine(task, prepared.recipe, run, watcher, device=prepared.device, compile=prepared.compile)
         run.set_status("running", total_steps=prepared.plan.total_steps)
         try:
-            engine.fit(splits.train, splits.val)
+            started = time.perf_counter()
+            seen = task.sources(splits, watcher.on_work)
+            watcher.close()
+            recipe = _with_lr(run, prepared, seen.train, watcher)
+            preparing = time.perf_counter() - started
+            engine = Engine(task, recipe, run, watcher, device=prepared.device, compile=prepared.compile)
+            engine.fit(seen.train, seen.val)
             trained = time.perf_counter()
-            save_model(run, task.networks[task.main], prepared.model)
-            _measure(run, splits, task, watcher)
+            for line in task.remarks():
+                watcher.note(line)
+            save_model(run, task.result(), prepared.model)
+            _measure(run, seen, splits, task, watcher)
         except UserError:
             run.set_status("failed")
             raise
@@ -163,10 +182,35 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             watcher.close()
         environment = run.read("environment.json")
         environment["training_seconds"] = round(engine.seconds, 3)
+        environment["preparing_seconds"] = round(preparing, 3)
         environment["images_per_second"] = round(engine.step * prepared.plan.batch_size / max(engine.seconds, 1e-9), 1)
-        environment["seconds"] = round(engine.seconds + time.perf_counter() - trained, 3)
+        environment["seconds"] = round(preparing + engine.seconds + time.perf_counter() - trained, 3)
         run.write("environment.json", environment)
         run.set_status("finished", step=engine.step, seconds=round(engine.seconds, 3))
+
+
+def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Silent) -> Recipe:
+    """Return the recipe with its learning rate, measured by a range test where it says auto, and write it down.
+
+    Raises:
+        UserError: no learning rate makes the loss fall.
+    """
+    recipe, task = prepared.recipe, prepared.task
+    if recipe.lr != "auto":
+        return recipe
+    if len(task.phases) > 1:
+        raise UserError("lr: auto measures one loss, but this task has several. Give a number, as in --lr 0.0002.")
+    watcher.note("measuring the learning rate")
+    curve = Engine(task, recipe.with_(lr=1.0), run, watcher, device=prepared.device).range_test(train)
+    try:
+        lr = float(f"{steepest_rate(curve):.2g}")
+    except ValueError as error:
+        raise UserError(f"lr: auto found no learning rate: {error}. Give a number, as in --lr 0.001.") from None
+    watcher.note(f"lr: {lr:g}, where the loss falls fastest in a range test of {len(curve)} steps")
+    run.write_table("lr_finder.csv", ["lr", "loss"], ([f"{rate:.6g}", f"{loss:.6g}"] for rate, loss in curve))
+    recipe = recipe.with_(lr=lr)
+    run.write_recipe(recipe)
+    return recipe
 
 
 def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> None:
@@ -238,19 +282,16 @@ def _on_device(splits: DataSplits, device: torch.device) -> DataSplits:
         rows = None if source.rows is None else source.rows.to(device)
         return ResidentSource(source.spec, pixels, source.targets, source.names, rows)
 
-    return DataSplits(
-        splits.spec, move(splits.train), move(splits.val), move(splits.test), splits.notes, splits.skipped
-    )
+    return replace(splits, train=move(splits.train), val=move(splits.val), test=move(splits.test))
 
 
-def _measure(run: RunFolder, splits: DataSplits, task: Task, watcher: Silent) -> None:
-    """Measure the final network on clean training images, validation and test; write figures, predictions, samples."""
+def _measure(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent) -> None:
+    """Measure the final network on clean training images, validation and test; write figures, predictions, samples.
+
+    `seen` is what the network sees, `splits` the images that it comes from.
+    """
     network = task.networks[task.main]
-    train = splits.train
-    if len(train) > CLEAN_TRAINING_IMAGES:
-        generator = torch.Generator().manual_seed(0)
-        train = train.subset(torch.randperm(len(train), generator=generator)[:CLEAN_TRAINING_IMAGES].sort().values)
-    sources = {"train": train, "val": splits.val, "test": splits.test}
+    sources = _to_measure(seen)
     evaluations = {
         split: task.evaluate(
             network, source, lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total)
@@ -258,11 +299,22 @@ def _measure(run: RunFolder, splits: DataSplits, task: Task, watcher: Silent) ->
         for split, source in sources.items()
     }
     watcher.close()
+    task.leaked = splits.leaked
     summary = task.summarise(evaluations, sources)
     run.write_table("predictions.csv", *summary.predictions)
     _write_samples(run, summary.samples, splits.test)
+    analyse(run, task, _to_measure(splits), evaluations, watcher)
     looks = count_test_look(run, splits.spec.fingerprint)
     run.write("evaluation.json", {**summary.evaluation, "test_looks": looks})
+
+
+def _to_measure(splits: DataSplits) -> dict[str, ImageSource]:
+    """Return the three splits, of many training images a fixed sample."""
+    train = splits.train
+    if len(train) > CLEAN_TRAINING_IMAGES:
+        generator = torch.Generator().manual_seed(0)
+        train = train.subset(torch.randperm(len(train), generator=generator)[:CLEAN_TRAINING_IMAGES].sort().values)
+    return {"train": train, "val": splits.val, "test": splits.test}
 
 
 def _write_samples(run: RunFolder, samples: dict[str, list[dict[str, Any]]], source: ImageSource) -> None:

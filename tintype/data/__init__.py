@@ -13,8 +13,9 @@ import psutil
 import torch
 
 from tintype import plugins
+from tintype.data.audit import Duplicates, kept_together, leaked_rows, quick_audit
 from tintype.data.cache import Progress, cached_pixels, format_bytes
-from tintype.data.decode import RESIZE_MODES, fit
+from tintype.data.decode import Resize, as_resize, fit
 from tintype.data.source import Batch, DataSpec, DataSplits, Images, ImageSource, MappedSource, ResidentSource
 from tintype.data.split import SPLITS, describe_splits, three_splits
 from tintype.errors import UserError, unknown_name
@@ -32,7 +33,7 @@ def open_data(
     data_root: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
-    resize: str = "crop",
+    resize: str | Resize = "crop",
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
@@ -46,7 +47,7 @@ def open_data(
         data_root: a folder that holds the data set's files already, or where the paths of a CSV begin.
         image_size: side, or (height, width); by default the images' own, or chosen and noted.
         channels: 1 or 3; by default as the images are.
-        resize: "crop", "squash" or "pad".
+        resize: "crop", "squash" or "pad", or a Resize, which says also how much of the centre and which filter.
         val_fraction: below 1 a fraction of what may be cut, from 1 on a number of images.
         test_fraction: the same, where the data brings no test split.
         split_seed: another seed gives another membership.
@@ -56,23 +57,26 @@ def open_data(
     Raises:
         UserError: the data cannot be found or read, or cannot be divided.
     """
-    if resize not in RESIZE_MODES:
-        raise unknown_name("resize mode", resize, RESIZE_MODES)
+    resize = as_resize(resize)
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
-    module, name = _find(data)
+    module, name = locate(data)
     images = module.load(
         data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress
     )  # fmt: skip
     images = _fitted(images, name, image_size, channels, resize, progress)
     _check_classes(images, name)
     wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
-    rows = three_splits(images.targets, images.names, images.split, images.groups, **wishes)
+    duplicates = quick_audit(images)
+    groups = kept_together(duplicates, images.names, images.groups)
+    rows = three_splits(images.targets, images.names, images.split, groups, **wishes)
+    leaked = leaked_rows(duplicates, rows)
     notes = [
         *images.notes,
         *_skipped_note(images),
         *describe_splits(images.split, **wishes),
         *_split_notes(images, rows),
+        *_duplicate_notes(duplicates, images, rows, leaked),
     ]
     mean, std, note = _statistics(images.pixels, rows["train"])
     _, height, width, num_channels = images.pixels.shape
@@ -81,13 +85,13 @@ def open_data(
     resident, reason = _choose_resident(images.pixels.nbytes, memory_limit)
     notes += [*note, reason]
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
-    return DataSplits(spec, sources["train"], sources["val"], sources["test"], tuple(notes), images.skipped)
+    return DataSplits(spec, sources["train"], sources["val"], sources["test"], tuple(notes), images.skipped, leaked)
 
 
-def _find(data: str) -> tuple[ModuleType, str]:
+def locate(data: str) -> tuple[ModuleType, str]:
     """Return the file in this folder that loads `data`, and the data set's name."""
     path = Path(data).expanduser()
-    known = [name for name in plugins.names("data") if name not in BY_PATH]
+    known = [name for name in plugins.names("data", "classify") if name not in BY_PATH]
     if data in known:
         return plugins.find("data", data), data
     if path.is_dir():
@@ -108,7 +112,7 @@ def _fitted(
     name: str,
     image_size: int | tuple[int, int] | None,
     channels: int | None,
-    resize: str,
+    resize: Resize,
     progress: Progress | None,
 ) -> Images:
     """Return images of the wished size and channels, for sets that come as arrays; kept in the cache as photos are."""
@@ -116,7 +120,7 @@ def _fitted(
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     shape = (height, width, channels or num_channels)
-    if images.pixels.shape[1:] == shape:
+    if images.pixels.shape[1:] == shape and (images.on_disk or resize.crop_fraction == 1):
         return images
     pixels = images.pixels
     content = _content(images)
@@ -176,6 +180,30 @@ def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
         absent = [images.class_names[c] for c in np.flatnonzero(~present)]
         if absent:
             notes.append(f"{word} holds no image of {len(absent)} classes with too few: {', '.join(absent[:5])}")
+    return notes
+
+
+def _duplicate_notes(
+    duplicates: Duplicates, images: Images, rows: dict[str, np.ndarray], leaked: dict[str, np.ndarray]
+) -> list[str]:
+    """Return what is to be known of images that show the same picture: kept together, leaked, labelled otherwise."""
+    notes = [f"duplicates: {duplicates.note}"] if duplicates.note else []
+    free = np.ones(len(images.names), bool) if images.split is None else ~np.isin(images.split, ("val", "test"))
+    if images.split is None or not set(np.unique(images.split)) >= {"train", "val", "test"}:
+        together = [found for found in (group[free[group]] for group in duplicates.groups) if len(found) > 1]
+        if together:
+            copies = "near-duplicates" if (duplicates.group != duplicates.copy_of).any() else "copies"
+            notes.append(f"{sum(map(len, together)):,} {copies} in {len(together):,} groups stay on one side")
+    for split, word, before in (("val", "validation", "training"), ("test", "test", "training or validation")):
+        if split in leaked:
+            count, total = len(leaked[split]), len(rows[split])
+            notes.append(f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images")
+    contrary = [group for group in duplicates.groups if len(set(images.targets[group].tolist())) > 1]
+    if contrary:
+        names = " and ".join(images.names[i] for i in contrary[0][:2])
+        notes.append(
+            f"{len(contrary):,} pictures are there with different labels, such as {names}; see `tintype audit`"
+        )
     return notes
 
 

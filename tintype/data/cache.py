@@ -119,6 +119,21 @@ def cached_pixels(
     return Cached(made.pixels, made.skipped, made.fingerprint, False, notes)
 
 
+def cached_array(key: str, compute: Callable[[], np.ndarray], *, source: str) -> np.ndarray:
+    """Return the float32 array (N, A, B) that `compute` makes, from the cache where `key` is there, else made and kept.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    found = _open_entry(cache_folder() / "photos" / key, reused=True)
+    if found is None:
+        values = np.ascontiguousarray(compute(), dtype=np.float32)
+        in_bytes = values[..., None].view(np.uint8)
+        cached_pixels(key, len(values), (*values.shape[1:], 4), lambda i: in_bytes[i], source=source)  # pyright: ignore[reportArgumentType]
+        return values
+    return found.pixels.view(np.float32)[..., 0]
+
+
 def cache_entries() -> list[CacheEntry]:
     """Return the entries of the cache, the one used last first."""
     entries = []
@@ -134,9 +149,9 @@ def cache_entries() -> list[CacheEntry]:
 
 
 def clear_cache(*, downloads: bool = False) -> int:
-    """Remove all decoded photos, and downloaded data sets too if asked. Return how many bytes that freed."""
+    """Remove all decoded photos, and downloaded data sets and weights too if asked. Return how many bytes that freed."""
     freed = 0
-    for name in ("photos", "datasets") if downloads else ("photos",):
+    for name in ("photos", "datasets", "weights") if downloads else ("photos",):
         folder = cache_folder() / name
         freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tintype.data.cache import Progress
-from tintype.data.decode import natural_key
+from tintype.data.decode import Resize, natural_key
 from tintype.data.folder import SPLIT_FOLDERS, Found, Photo, listed, read_photos, safe
 from tintype.data.source import Images
 from tintype.errors import UserError
@@ -27,7 +27,7 @@ def load(
     data_root: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
-    resize: str = "crop",
+    resize: str | Resize = "crop",
     progress: Progress | None = None,
 ) -> Images:
     """Return every photo that a CSV file names; `name` is its path.

@@ -18,7 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from tintype.errors import UserError, unknown_name
+
 RESIZE_MODES = ("crop", "squash", "pad")
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 EXTENSIONS = tuple(
     f".{kind}"
     for kind in "jpg jpeg jpe jfif png webp bmp dib tif tiff gif ppm pgm pbm heic heif avif".split()  # noqa: SIM905
@@ -51,6 +54,40 @@ _TURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+class Resize(NamedTuple):
+    """How a picture is brought to a size.
+
+    "crop" scales until the target is covered and cuts the centre, "squash" ignores the aspect ratio, "pad" scales until
+    the picture fits and fills the rest with black. With a `crop_fraction` below 1, "crop" takes that part of the centre
+    only: 224 pixels with 224 / 256 are torchvision's Resize(256) and CenterCrop(224).
+    """
+
+    mode: str = "crop"
+    crop_fraction: float = 1.0
+    interpolation: str = "bilinear"
+
+    def __str__(self) -> str:
+        """Return the mode alone where the rest is as usual: what cache keys hold."""
+        plain = self[1:] == (1.0, "bilinear")
+        return self.mode if plain else f"{self.mode} {self.crop_fraction:.6g} {self.interpolation}"
+
+
+def as_resize(value: str | Resize) -> Resize:
+    """Return what a mode alone, or more, says; a fraction counts for "crop" only.
+
+    Raises:
+        UserError: unknown mode or interpolation, or a fraction that is not above 0 and at most 1.
+    """
+    resize = Resize(value) if isinstance(value, str) else Resize(*value)
+    if resize.mode not in RESIZE_MODES:
+        raise unknown_name("resize mode", resize.mode, RESIZE_MODES)
+    if resize.interpolation not in INTERPOLATIONS:
+        raise unknown_name("interpolation", resize.interpolation, INTERPOLATIONS)
+    if not 0 < resize.crop_fraction <= 1:
+        raise UserError(f"the crop fraction is {resize.crop_fraction}; expected more than 0 and at most 1.")
+    return resize if resize.mode == "crop" else resize._replace(crop_fraction=1.0)
+
+
 class Unreadable(Exception):
     """A file that gives no picture; the message is a reason of a few words."""
 
@@ -61,7 +98,7 @@ def decode(
     height: int | None,
     width: int | None,
     channels: int,
-    resize: str = "crop",
+    resize: str | Resize = "crop",
 ) -> np.ndarray:
     """Return the picture in a file (or in the bytes of one) as (H, W, C) uint8.
 
@@ -71,6 +108,7 @@ def decode(
     Raises:
         Unreadable: not an image, damaged, truncated, unsupported, or of more than MAX_PIXELS pixels.
     """
+    resize = as_resize(resize)
     try:
         with _open(source) as image:
             if image.width * image.height > LARGE_PIXELS:
@@ -84,19 +122,24 @@ def decode(
 
 
 def fit(
-    image: Image.Image | np.ndarray, *, height: int | None, width: int | None, channels: int, resize: str = "crop"
+    image: Image.Image | np.ndarray,
+    *,
+    height: int | None,
+    width: int | None,
+    channels: int,
+    resize: str | Resize = "crop",
 ) -> np.ndarray:
-    """Return a picture in memory as (H, W, C) uint8: converted, then resized with an antialiased bilinear filter.
+    """Return a picture in memory as (H, W, C) uint8: converted, then resized with an antialiased filter.
 
-    "crop" scales until the target is covered and cuts the centre, "squash" ignores the aspect ratio, "pad" scales until
-    the picture fits and fills the rest with black. A picture of the target's size passes bit for bit.
+    A picture of the target's size passes bit for bit, if all of it is wanted.
 
     Args:
         image: a Pillow image, or (H, W), (H, W, 1) or (H, W, 3) uint8.
+        resize: "crop", "squash" or "pad", or a Resize.
     """
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
-    return _fit(image, image.size, height, width, channels, resize)
+    return _fit(image, image.size, height, width, channels, as_resize(resize))
 
 
 class Header(NamedTuple):
@@ -245,7 +288,9 @@ def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
     return image
 
 
-def _decode_open(image: Image.Image, height: int | None, width: int | None, channels: int, resize: str) -> np.ndarray:
+def _decode_open(
+    image: Image.Image, height: int | None, width: int | None, channels: int, resize: Resize
+) -> np.ndarray:
     is_jpeg = image.format in ("JPEG", "MPO")
     if not is_jpeg:
         image.load()  # PNG may tell its orientation only after its pixels; TIFF is turned by Pillow itself
@@ -272,12 +317,12 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _scaled_size(width: float, height: float, to_width: int, to_height: int, resize: str) -> tuple[int, int]:
+def _scaled_size(width: float, height: float, to_width: int, to_height: int, resize: Resize) -> tuple[int, int]:
     """Return the size at which a picture meets the target in the given mode."""
-    if resize == "squash":
+    if resize.mode == "squash":
         return to_width, to_height
     scales = to_width / width, to_height / height
-    scale = max(scales) if resize == "crop" else min(scales)
+    scale = max(scales) / resize.crop_fraction if resize.mode == "crop" else min(scales)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
@@ -287,7 +332,7 @@ def _fit(
     height: int | None,
     width: int | None,
     channels: int,
-    resize: str,
+    resize: Resize,
 ) -> np.ndarray:
     image = _convert(image, channels)
     if height is not None and width is not None:
@@ -296,28 +341,41 @@ def _fit(
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def _resized(image: Image.Image, extent: tuple[float, float], width: int, height: int, resize: str) -> Image.Image:
+def _resized(image: Image.Image, extent: tuple[float, float], width: int, height: int, resize: Resize) -> Image.Image:
     """Return the picture at the target's size. `extent` is its true width and height in pixels, fractional where a
     scaled JPEG ends within its last pixel.
     """
-    if image.size == (width, height) == extent:
+    if image.size == (width, height) == extent and resize.crop_fraction == 1:
         return image
     box = (0, 0, *extent)
     size = (width, height)
-    if resize == "crop":  # the part of the source that fills the target, centred
-        scale = max(width / extent[0], height / extent[1])
-        wide, tall = min(width / scale, extent[0]), min(height / scale, extent[1])
-        left, top = (extent[0] - wide) / 2, (extent[1] - tall) / 2
-        box = (left, top, left + wide, top + tall)
-    elif resize == "pad":
+    if resize.mode == "crop":
+        box = _centre(extent, width, height, resize.crop_fraction)
+    elif resize.mode == "pad":
         size = _scaled_size(extent[0], extent[1], width, height, resize)
     # reducing_gap averages whole pixels first where that cannot be seen: several times faster on large pictures
-    image = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    image = image.resize(size, INTERPOLATIONS[resize.interpolation], box=box, reducing_gap=3.0)
     if size == (width, height):
         return image
     padded = Image.new(image.mode, (width, height))
     padded.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
     return padded
+
+
+def _centre(extent: tuple[float, float], width: int, height: int, fraction: float) -> tuple[float, float, float, float]:
+    """Return the part of the source (left, top, right, bottom) that fills the target: `fraction` of the centre.
+
+    Below a fraction of 1, it is what torchvision's Resize and CenterCrop give, which round to whole pixels.
+    """
+    scale = max(width / extent[0], height / extent[1]) / fraction
+    if fraction == 1:
+        wide, tall = min(width / scale, extent[0]), min(height / scale, extent[1])
+        left, top = (extent[0] - wide) / 2, (extent[1] - tall) / 2
+        return left, top, left + wide, top + tall
+    columns, rows = (int(side * scale + 1e-6) for side in extent)
+    left, top = round((columns - width) / 2), round((rows - height) / 2)
+    x, y = extent[0] / columns, extent[1] / rows
+    return left * x, top * y, (left + width) * x, (top + height) * y
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tintype.data.cache import Progress
+from tintype.data.decode import Resize
 from tintype.data.source import Images
 
 
@@ -14,7 +15,7 @@ def load(
     data_root: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
-    resize: str = "crop",
+    resize: str | Resize = "crop",
     progress: Progress | None = None,
 ) -> Images:
     """Return scikit-learn's digits, the values 0..16 scaled to 0..255."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tintype.data import cache
-from tintype.data.cache import Progress, cached_pixels
+from tintype.data.cache import Cached, Progress, cached_pixels
 from tintype.data.decode import (
     EXTENSIONS,
     Header,
+    Resize,
     Unreadable,
     decode,
     folder_identity,
@@ -62,7 +63,7 @@ def load(
     data_root: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
-    resize: str = "crop",
+    resize: str | Resize = "crop",
     progress: Progress | None = None,
 ) -> Images:
     """Return every photo of a folder; `name` is its path. The classes are the folders' names, sorted.
@@ -126,7 +127,7 @@ def read_photos(
     *,
     image_size: int | tuple[int, int] | None,
     channels: int | None,
-    resize: str,
+    resize: str | Resize,
     progress: Progress | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Images:
@@ -170,6 +171,37 @@ def read_photos(
         fingerprint=cached.fingerprint,
         on_disk=True,
     )
+
+
+def read_each(
+    photos: Sequence[Photo],
+    shape: tuple[int, int, int],
+    read: Callable[[str], np.ndarray],
+    *,
+    purpose: str,
+    source: str,
+    progress: Progress | None = None,
+) -> tuple[list[Photo], Cached, list[tuple[str, str]]]:
+    """Return what `read(path)` gives for each photo that can be read, through the cache: photos, arrays, failures.
+
+    Args:
+        shape: (H, W, C) uint8 of what `read` returns.
+        read: raises Unreadable for a file that gives no picture.
+        purpose: names the reader and its version in the key of the cache.
+    """
+    regular, states, skipped = _regular(photos, [])
+    cached = cached_pixels(
+        _key(regular, states, *shape, purpose),
+        len(regular),
+        shape,
+        lambda i: read(regular[i].path),
+        source=source,
+        progress=progress,
+        unchanged=lambda: _changed(regular, states),
+    )
+    broken = dict(cached.skipped)
+    skipped += [(regular[i].name, reason) for i, reason in broken.items()]
+    return [photo for i, photo in enumerate(regular) if i not in broken], cached, skipped
 
 
 def safe(text: str) -> str:
@@ -258,7 +290,7 @@ def _key(
     height: int,
     width: int,
     channels: int,
-    resize: str,
+    resize: str | Resize,
 ) -> str:
     """Return a hash of all that decides on the pixels: the files' names and states, and the wished shape.
 

@@ -158,7 +158,9 @@ class DataSplits:
     """The three splits of one data set, and what was noticed while they were read.
 
     `notes` are lines for the user ("validation: 10 % of training, stratified, seed 0"); `skipped` names each file that
-    could not be read, with the reason.
+    could not be read, with the reason. `leaked` holds, for "val" and "test", the positions (K,) int64 in that split of
+    images that the run has seen before it is measured on them: copies and near-duplicates of training images (and for
+    test, of validation images). A split without any is left out.
     """
 
     spec: DataSpec
@@ -167,6 +169,7 @@ class DataSplits:
     test: ImageSource
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = field(default=())
+    leaked: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __getitem__(self, split: str) -> ImageSource:
         return {"train": self.train, "val": self.val, "test": self.test}[split]

@@ -25,6 +25,7 @@ from torchvision import datasets
 from torchvision.datasets import utils as torchvision_utils
 
 from tintype.data.cache import Progress, cache_folder, remove_abandoned
+from tintype.data.decode import Resize
 from tintype.data.folder import find_photos, read_photos
 from tintype.data.source import Images
 from tintype.errors import UserError
@@ -67,7 +68,7 @@ def load(
     data_root: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
-    resize: str = "crop",
+    resize: str | Resize = "crop",
     progress: Progress | None = None,
 ) -> Images:
     """Return a data set with its own train and test splits.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
-from tintype.plugins import find
+from tintype.plugins import canonical, find
 
 
 def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -> nn.Module:
@@ -22,8 +23,12 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
     Raises:
         UserError: unknown model or option, or images that the model cannot take.
     """
-    build = find("models", name).build
-    known = {p.name: p.annotation for p in inspect.signature(build).parameters.values() if p.name != "spec"}
+    module = find("models", name)
+    build = module.build
+    if hasattr(module, "NAMES"):  # the file builds several networks, and is told which
+        build = functools.partial(build, name=canonical("models", name))
+    parameters = inspect.signature(build).parameters.values()
+    known = {p.name: p.annotation for p in parameters if p.name not in ("spec", "name")}
     for option, value in options.items():
         if option not in known:
             raise unknown_name(f"option of model {name}:", option, known)
@@ -73,8 +78,11 @@ def count_multiply_adds(network: nn.Module, spec: DataSpec) -> int:
 
 
 def first_filter(network: nn.Module, spec: DataSpec) -> str | None:
-    """Return the state-dict name of the filters that see the image: the first weight (O, C, kh, kw), else None."""
+    """Return the state-dict name of the filters that see the image: the first weight (O, C, kh, kw), else None.
+
+    Backbones see grey images as three equal channels.
+    """
     for name, weight in network.state_dict().items():
-        if weight.ndim == 4 and weight.shape[1] == spec.channels:
+        if weight.ndim == 4 and weight.shape[1] in (spec.channels, 3):
             return name
     return None

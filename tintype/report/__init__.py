@@ -16,7 +16,8 @@ from jinja2 import Environment, PackageLoader
 
 from tintype.report import words
 from tintype.report.folder import RunFiles, files_beside, read_run
-from tintype.report.sections import COMMON, SECTIONS, Section
+from tintype.report.section import Section
+from tintype.report.sections import COMMON, SECTIONS
 from tintype.run import written_whole
 
 __all__ = ["write_report"]
@@ -45,7 +46,7 @@ def write_report(folder: Path) -> Path:
 
 def render(run: RunFiles, sections: list[Section]) -> str:
     """Return the page as HTML."""
-    has_charts = any("chart" in section.context for section in sections)
+    has_charts = any(section.context.get("chart") for section in sections)
     figures = sorted(f"figures/{name}.png" for section in sections for name in section.static)
     files = (
         "recipe.yaml",
@@ -53,6 +54,7 @@ def render(run: RunFiles, sections: list[Section]) -> str:
         "data.json",
         "metrics.csv",
         "evaluation.json",
+        "analysis.json",
         "predictions.csv",
         "model.json",
     )
@@ -85,7 +87,18 @@ def _templates() -> Environment:
     )
     filters: dict[str, Any] = {
         name: getattr(words, name)
-        for name in ("percent", "interval", "points", "number", "magnitude", "duration", "date", "times", "plural")
+        for name in (
+            "percent",
+            "interval",
+            "points",
+            "number",
+            "magnitude",
+            "duration",
+            "date",
+            "times",
+            "plural",
+            "short_interval",
+        )
     }
     environment.filters.update(filters)
     return environment

@@ -6,6 +6,7 @@ each trace names its role in `meta`, and `templates/page.js` gives it the colour
 
 from __future__ import annotations
 
+import colorsys
 import html
 import math
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,11 @@ CONFUSION_RIGHT = ((0.0, "#eef4f0"), (1.0, "#8cc5ae"))
 CONFUSION_WRONG = ((0.0, "#fbf1e7"), (1.0, "#e99a63"))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 MAX_POINTS = 1500
+# Of classes: of middle lightness, so that they stand on a light and on a dark ground.
+CLASS_COLOURS = (
+    "#3b7dd8", "#d97a2b", "#3c9a68", "#c24b78", "#8668c4", "#9a8425", "#2f9cae", "#b4503c", "#74869a", "#7a9a34",
+)  # fmt: skip
+MAX_LEGEND = 12  # classes that a legend can name
 
 
 @dataclass(frozen=True)
@@ -238,11 +244,11 @@ def _rounded(share: np.ndarray, shown: np.ndarray) -> list[list[float | None]]:
     ]
 
 
-def reliability(bins: Sequence[Mapping[str, Any]]) -> go.Figure:
+def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> go.Figure:
     """Draw accuracy against confidence with 95 % Wilson intervals, and below it how many images fall into each bin.
 
     `bins` are mappings with low, high, count, confidence (mean) and accuracy; empty bins may hold None. No line joins
-    the dots: in bins of a few images it would draw the eye to chance.
+    the dots: in bins of a few images it would draw the eye to chance. `before` are the bins without temperature.
     """
     bins = [each for each in bins if each.get("count")]
     x = [each["confidence"] for each in bins]
@@ -291,6 +297,19 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> go.Figure:
             meta={"role": "rate"},
         )
     )
+    before = [each for each in before if each.get("count")]
+    if before:
+        figure.add_trace(
+            go.Scatter(
+                x=[each["confidence"] for each in before],
+                y=[each["accuracy"] for each in before],
+                mode="markers",
+                name="without temperature",
+                marker={"color": COLOURS["guide"], "size": 7, "symbol": "circle-open", "line": {"width": 1.5}},
+                hovertemplate="without temperature<br>confidence %{x:.1%}<br>accuracy %{y:.1%}<extra></extra>",
+                meta={"role": "guide"},
+            )
+        )
     share = {"tickformat": ".0%", "range": [0, 1.02], "gridcolor": COLOURS["grid"], "zeroline": False}
     figure.update_layout(
         margin={"t": 64},
@@ -304,6 +323,158 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> go.Figure:
             "gridcolor": COLOURS["grid"],
             "nticks": 4,
         },
+    )
+    return figure
+
+
+def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Draw the recall of each class with its 95 % Wilson interval against the number of its training images.
+
+    `rows` are mappings with name, recall, support and trained.
+    """
+    recall, support = [row["recall"] for row in rows], [row["support"] for row in rows]
+    low, high = wilson_bars(recall, support)
+    names = [html.escape(str(row["name"])) for row in rows]
+    figure = _figure(height=420)
+    figure.add_trace(
+        go.Scatter(
+            x=[row["trained"] for row in rows],
+            y=recall,
+            mode="markers+text" if len(rows) <= MAX_LEGEND else "markers",
+            text=names,
+            textposition="top right",
+            textfont={"size": 12},
+            cliponaxis=False,
+            marker={"color": COLOURS["val"], "size": 9, "line": {"width": 0}},
+            error_y={
+                "type": "data", "array": high, "arrayminus": low, "color": COLOURS["val"], "thickness": 1.2, "width": 3,
+            },
+            customdata=support,
+            hovertemplate="<b>%{text}</b><br>trained on %{x:,} images<br>recall %{y:.1%} of %{customdata}<extra></extra>",
+            showlegend=False,
+            meta={"role": "val"},
+        )
+    )  # fmt: skip
+    figure.update_layout(
+        xaxis={
+            "title": {"text": "training images"},
+            "gridcolor": COLOURS["grid"],
+            "zeroline": False,
+            **_count_axis(rows),
+        },
+        yaxis={"title": {"text": "recall"}, "tickformat": ".0%", "gridcolor": COLOURS["grid"], "zeroline": False},
+    )
+    return figure
+
+
+def _count_axis(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    counts = [row["trained"] for row in rows]
+    return {"type": "log", "dtick": "D1"} if max(counts) > 20 * min(counts) else {"rangemode": "tozero"}
+
+
+def risk_coverage(curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Draw accuracy among the answered images against their share, for validation and test.
+
+    `curves` hold coverage and accuracy for each split; `wishes` are entries of `abstain` in evaluation.json, whose
+    thresholds are marked on the curve of the test images.
+    """
+    figure = _figure(height=420)
+    names = {"val": "validation", "test": "test"}
+    for split in (split for split in names if split in curves):
+        curve = curves[split]
+        figure.add_trace(
+            go.Scatter(
+                x=curve["coverage"], y=curve["accuracy"], mode="lines", name=names[split],
+                line={"color": COLOURS[split], "width": 2.25 if split == "test" else 1.5, "shape": "hv"},
+                customdata=curve["threshold"], meta={"role": split},
+                hovertemplate="%{x:.1%} answered, from confidence %{customdata:.3f}<br>%{y:.2%} of them right",
+            )
+        )  # fmt: skip
+    marked = [wish for wish in wishes if wish.get("test", {}).get("accuracy") is not None]
+    if marked:
+        figure.add_trace(
+            go.Scatter(
+                x=[wish["test"]["coverage"] for wish in marked], y=[wish["test"]["accuracy"] for wish in marked],
+                mode="markers+text", name="thresholds", text=[f"{wish['accuracy']:.0%}" for wish in marked],
+                textposition="top right", marker={"color": COLOURS["right"], "size": 10}, meta={"role": "right"},
+                hovertemplate="wished %{text}: %{x:.1%} answered, %{y:.2%} of them right<extra></extra>", cliponaxis=False,
+            )
+        )  # fmt: skip
+    figure.update_layout(
+        margin={"t": 64},
+        hovermode="closest",
+        xaxis={
+            "title": {"text": "images answered"}, "tickformat": ".0%", "range": [0, 1.04], "gridcolor": COLOURS["grid"],
+            "zeroline": False,
+        },
+        yaxis={
+            "title": {"text": "accuracy of the answers"}, "tickformat": ".1~%", "range": accuracy_range(curves),
+            "gridcolor": COLOURS["grid"], "zeroline": False,
+        },
+    )  # fmt: skip
+    return figure
+
+
+def accuracy_range(curves: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """Return the range of the accuracy axis: down to the lowest value once a tenth is answered; before that, chance rules."""
+    values = [
+        accuracy
+        for curve in curves.values()
+        for coverage, accuracy in zip(curve["coverage"], curve["accuracy"], strict=True)
+        if coverage >= 0.1
+    ]
+    low = min(values, default=0.0)
+    span = max(1 - low, 0.01)
+    return [max(0.0, low - 0.06 * span), 1 + 0.06 * span]
+
+
+def class_colours(count: int) -> list[str]:
+    """Return a colour for each class: chosen ones for a few, else hues around the circle."""
+    if count <= len(CLASS_COLOURS):
+        return list(CLASS_COLOURS[:count])
+    # Neighbours in the list of classes differ in lightness as well.
+    rgb = [colorsys.hls_to_rgb(k / count, (0.45, 0.6)[k % 2], 0.55) for k in range(count)]
+    return ["#" + "".join(f"{round(255 * channel):02x}" for channel in each) for each in rgb]
+
+
+def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure:
+    """Draw points of test images coloured by true class, mistakes ringed.
+
+    `found` holds x, y, target, prediction, confidence and thumbnail for each point; the last three go into `customdata`,
+    from which the page shows the picture.
+    """
+    colours = class_colours(len(class_names))
+    target, prediction = np.array(found["target"]), np.array(found["prediction"])
+    x, y = np.array(found["x"]), np.array(found["y"])
+    data = np.array([target, prediction, found["confidence"], found["thumbnail"]]).T
+    figure = _figure(height=620)
+    wrong = target != prediction
+    if wrong.any():
+        figure.add_trace(
+            go.Scatter(
+                x=x[wrong].tolist(), y=y[wrong].tolist(), mode="markers", name="mistakes", hoverinfo="skip",
+                marker={"color": COLOURS["wrong"], "size": 13, "symbol": "circle-open", "line": {"width": 2}},
+                meta={"role": "wrong"},
+            )
+        )  # fmt: skip
+    for k, name in enumerate(class_names):
+        own = target == k
+        if own.any():
+            figure.add_trace(
+                go.Scatter(
+                    x=x[own].tolist(), y=y[own].tolist(), mode="markers", name=html.escape(str(name)),
+                    customdata=data[own].tolist(), hoverinfo="none",
+                    marker={"color": colours[k], "size": 7, "opacity": 0.8, "line": {"width": 0}},
+                    showlegend=len(class_names) <= MAX_LEGEND,
+                )
+            )  # fmt: skip
+    bare = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": "", "showline": False}
+    figure.update_layout(
+        xaxis=bare,
+        yaxis={**bare, "scaleanchor": "x"},
+        hovermode="closest",
+        legend={"x": 0, "xanchor": "left", "itemsizing": "constant"},
+        margin={"t": 72},
     )
     return figure
 

@@ -32,6 +32,7 @@ class RunFiles:
     evaluation: dict[str, Any]
     status: dict[str, Any]
     samples: dict[str, Any]
+    analysis: dict[str, Any]
     metrics: Metrics
     problems: tuple[str, ...]
 
@@ -51,6 +52,10 @@ class RunFiles:
     def split(self) -> str:
         """The split whose details are shown: the test split, or validation where the test split was not looked at."""
         return "test" if "test" in self.evaluation.get("splits", {}) else "val"
+
+    @property
+    def class_names(self) -> list[str]:
+        return [str(name) for name in self.model.get("class_names") or self.data.get("class_names") or []]
 
     def evaluated(self, what: str) -> Any:
         """Return one detailed result ("confusion", "per_class", ...) on `split`, or None."""
@@ -78,6 +83,7 @@ def read_run(folder: Path) -> RunFiles:
         evaluation=_mapping(folder / "evaluation.json", problems),
         status=_mapping(folder / "status.json", problems),
         samples=_mapping(folder / "samples" / "samples.json", problems),
+        analysis=_mapping(folder / "analysis.json", problems),
         metrics=read_metrics(folder / "metrics.csv"),
         problems=tuple(problems),
     )

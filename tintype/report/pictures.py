@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 TINY = 64  # pictures with no side of at least this many pixels are enlarged without smoothing
-THUMBNAIL = 224  # larger ones are embedded at this size
+THUMBNAIL = 224  # larger ones are embedded at this size where nothing else is said
 MAX_PIXELS = 40_000_000
 
 
@@ -48,14 +48,14 @@ class Card:
         return data_uri(buffer.getvalue(), "image/jpeg")
 
 
-def read_cards(folder: Path, entries: Iterable[Mapping[str, Any]]) -> list[Card]:
-    """Read the pictures that `entries` of samples.json name; one that is missing or broken is left out.
+def read_cards(folder: Path, entries: Iterable[Mapping[str, Any]], largest: int = THUMBNAIL) -> list[Card]:
+    """Read the pictures that `entries` of samples.json name, at most `largest` pixels a side; what cannot be read is left out.
 
     Only files that lie in `folder` itself are read, whatever path an entry holds: run folders are passed around.
     """
     cards = []
     for entry in entries:
-        image = _open(folder / Path(str(entry.get("file", ""))).name)
+        image = _open(folder / Path(str(entry.get("file", ""))).name, largest)
         if image is None:
             continue
         target, prediction = str(entry.get("target", "")), str(entry.get("prediction", ""))
@@ -65,7 +65,7 @@ def read_cards(folder: Path, entries: Iterable[Mapping[str, Any]]) -> list[Card]
     return cards
 
 
-def _open(path: Path) -> Image.Image | None:
+def _open(path: Path, largest: int) -> Image.Image | None:
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -73,8 +73,8 @@ def _open(path: Path) -> Image.Image | None:
             picture = image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    if max(picture.size) > THUMBNAIL:
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    if max(picture.size) > largest:
+        picture.thumbnail((largest, largest))
     return picture
 
 

@@ -18,7 +18,17 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from tintype.report.figures import COLOURS, CONFUSION_RIGHT, CONFUSION_WRONG, Panel, dot_sizes, wilson_bars
+from tintype.report.figures import (
+    COLOURS,
+    CONFUSION_RIGHT,
+    CONFUSION_WRONG,
+    MAX_LEGEND,
+    Panel,
+    accuracy_range,
+    class_colours,
+    dot_sizes,
+    wilson_bars,
+)
 from tintype.report.pictures import Card
 
 DPI = 200
@@ -121,7 +131,7 @@ def _name_axes(ax: Axes, class_names: Sequence[str]) -> None:
 
 
 @matplotlib.rc_context(STYLE)
-def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
+def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> Figure:
     """Draw accuracy against confidence with 95 % Wilson intervals, above the number of images in each bin."""
     bins = [each for each in bins if each.get("count")]
     counts = [int(each["count"]) for each in bins]
@@ -132,8 +142,12 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
     upper.errorbar(x, y, yerr=wilson_bars(y, counts), fmt="none", ecolor=COLOURS["val"], elinewidth=0.9, capsize=2)
     areas = [(0.55 * size) ** 2 for size in dot_sizes(counts)]
     upper.scatter(x, y, s=areas, color=COLOURS["val"], zorder=3, clip_on=False, label="this model")
+    before = [each for each in before if each.get("count")]
+    if before:
+        middle = [each["confidence"] for each in before], [each["accuracy"] for each in before]
+        upper.scatter(*middle, s=14, facecolors="none", edgecolors=COLOURS["guide"], label="without temperature")
     upper.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="accuracy")
-    upper.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2)
+    upper.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3, columnspacing=1, handletextpad=0.3)
     middles = [(each["low"] + each["high"]) / 2 for each in bins]
     lower.bar(
         middles, counts, width=[0.94 * (each["high"] - each["low"]) for each in bins], color=COLOURS["rate"], alpha=0.7
@@ -141,6 +155,66 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
     lower.set(xlabel="confidence", ylabel="images")
     for axis in (upper.xaxis, upper.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def class_sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the recall of each class with its 95 % Wilson interval against the number of its training images."""
+    x, y = [row["trained"] for row in rows], [row["recall"] for row in rows]
+    figure = _new(4.6, 3.2)
+    ax = figure.subplots()
+    bars = wilson_bars(y, [row["support"] for row in rows])
+    ax.errorbar(x, y, yerr=bars, fmt="o", color=COLOURS["val"], elinewidth=0.9, capsize=2, markersize=4)
+    if len(rows) <= MAX_LEGEND:
+        for row in rows:
+            place = (row["trained"], row["recall"])
+            ax.annotate(_short(str(row["name"]), 14), place, (4, 3), textcoords="offset points", fontsize=6.5)
+    ax.set_xscale("log" if max(x) > 20 * min(x) else "linear")
+    ax.set(xlabel="training images", ylabel="recall")
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def risk_coverage(curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw accuracy among the answered images against their share, and where the thresholds lie on test."""
+    figure = _new(4.6, 3.2)
+    ax = figure.subplots()
+    for split, name in (("val", "validation"), ("test", "test")):
+        if split in curves:
+            curve = curves[split]
+            ax.step(curve["coverage"], curve["accuracy"], color=COLOURS[split], linewidth=1.3, label=name, where="post")
+    for wish in wishes:
+        if wish.get("test", {}).get("accuracy") is not None:
+            place = (wish["test"]["coverage"], wish["test"]["accuracy"])
+            ax.plot(*place, "o", color=COLOURS["right"], markersize=4.5, clip_on=False)
+            ax.annotate(f"{wish['accuracy']:.0%}", place, (4, 3), textcoords="offset points", fontsize=7)
+    ax.set(xlim=(0, 1.02), ylim=accuracy_range(curves), xlabel="images answered", ylabel="accuracy of the answers")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> Figure:
+    """Draw points of test images coloured by true class, mistakes ringed."""
+    target, prediction = np.array(found["target"]), np.array(found["prediction"])
+    x, y = np.array(found["x"]), np.array(found["y"])
+    figure = _new(5.2, 5.2)
+    ax = figure.subplots()
+    for k, colour in enumerate(class_colours(len(class_names))):
+        own = target == k
+        label = _short(str(class_names[k]), 14) if len(class_names) <= MAX_LEGEND and own.any() else None
+        ax.scatter(x[own], y[own], s=9, color=colour, linewidths=0, alpha=0.8, label=label)
+    wrong = target != prediction
+    label = "mistakes" if wrong.any() else None
+    ax.scatter(x[wrong], y[wrong], s=36, facecolors="none", edgecolors=COLOURS["wrong"], linewidths=0.9, label=label)
+    ax.set(xticks=[], yticks=[], aspect="equal")
+    ax.grid(False)
+    if len(class_names) <= MAX_LEGEND or wrong.any():
+        figure.legend(loc="outside upper left", ncols=5, fontsize=7, handletextpad=0.2, columnspacing=1)
     return figure
 
 

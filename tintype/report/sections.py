@@ -8,53 +8,24 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import plotly.graph_objects as go
-
-from tintype.report import figures, print_figures, words
-from tintype.report.folder import RunFiles, first_layer
+from tintype.report import figures, generate_sections, mistakes, print_figures, upscale_sections, words
+from tintype.report.folder import RunFiles, first_layer, read_metrics
 from tintype.report.pictures import Card, data_uri, enlarged, filter_sheet, png_bytes, read_cards
+from tintype.report.section import SPLIT_NAMES, Chart, Section
+from tintype.statistics import rank_correlation
+from tintype.summary import with_clean_rows
 
-SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
-
-
-@dataclass(frozen=True)
-class Chart:
-    """An interactive figure with its static twin, which is what print and a browser without JavaScript show."""
-
-    name: str
-    figure: go.Figure
-    png: bytes
-    alt: str
-
-    @property
-    def json(self) -> str:
-        """The figure as JSON that can stand in a <script> element, whatever the names of classes are."""
-        text = self.figure.to_json(engine="json") or ""
-        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-    @property
-    def uri(self) -> str:
-        return data_uri(self.png)
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: `template` is rendered with `context`; `static` are PNG files for papers, by name."""
-
-    id: str
-    title: str
-    template: str
-    context: Mapping[str, Any]
-    static: Mapping[str, bytes] = field(default_factory=dict)
+UNEQUAL = 2.0  # the largest class by the smallest from which on a diagram of their sizes says something
+FEWEST_RANKED = 8
 
 
 def headline(run: RunFiles) -> Section:
     """Open with the figure that counts, its interval, the other splits beside it and the verdict."""
     splits = run.evaluation.get("splits") or {}
-    shown = {name: splits[name] for name in ("test", "val", "train") if "accuracy" in (splits.get(name) or {})}
+    measured = {name: splits[name] for name in ("test", "val", "train") if "accuracy" in (splits.get(name) or {})}
+    shown = with_clean_rows(measured)
     context = {
         "finished": run.finished,
         "progress": _progress(run),
@@ -104,7 +75,7 @@ def _strip(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
         "rows": [
             {
                 "name": name,
-                "label": SPLIT_NAMES[name],
+                "label": _split_label(name),
                 "accuracy": accuracy,
                 "bounds": bounds,
                 "dot": place(accuracy),
@@ -115,6 +86,12 @@ def _strip(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
         ],
         "ticks": [(place(tick * step), f"{100 * tick * step:.{digits}f}") for tick in range(first, last + 1)],
     }
+
+
+def _split_label(name: str) -> str:
+    """Return "test without leaks" of "test without leaks", and "validation" of "val"."""
+    split, _, rest = name.partition(" ")
+    return f"{SPLIT_NAMES[split]} {rest}".strip()
 
 
 def _looks(looks: Mapping[str, Any]) -> str:
@@ -163,7 +140,7 @@ def _figures_table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | 
         for key, (label, as_text) in FIGURES.items()
         if any(split.get(key) is not None for split in splits.values())
     ]
-    return {"columns": [SPLIT_NAMES[name] for name in splits], "rows": rows}
+    return {"columns": [_split_label(name) for name in splits], "rows": rows}
 
 
 def making(run: RunFiles) -> Section:
@@ -266,6 +243,24 @@ def history(run: RunFiles) -> Section | None:
     return Section("history", "Training", "history.html", context, {chart.name: chart.png})
 
 
+def range_test(run: RunFiles) -> Section | None:
+    """Show the loss against the learning rate, where the rate was measured before training (lr: auto)."""
+    curve = read_metrics(run.folder / "lr_finder.csv")
+    rates, losses, chosen = curve.get("lr", []), curve.get("loss", []), run.recipe.get("lr")
+    if not rates or not isinstance(chosen, float):
+        return None
+    nearest = min(range(len(rates)), key=lambda i: abs(math.log(rates[i] / chosen)))
+    measured = figures.Series("loss", rates, losses, "train", "line")
+    mark = figures.Series("chosen", [chosen], [losses[nearest]], "val", "points")
+    panels = [figures.Panel("Loss", [measured, mark], share=1.0)]
+    figure, printed = figures.history(panels, "learning rate"), print_figures.history(panels, "learning rate")
+    figure.update_xaxes(type="log")
+    printed.axes[-1].set_xscale("log")
+    chart = Chart("range-test", figure, print_figures.png(printed), "The loss against a rising learning rate.")
+    context = {"chart": chart, "lr": chosen, "num_steps": len(rates)}
+    return Section("range-test", "Learning rate", "range_test.html", context, {chart.name: chart.png})
+
+
 def _best(run: RunFiles) -> dict[str, float] | None:
     pairs = zip(run.metrics.get("val_accuracy", []), run.metrics.get("epoch", []), strict=False)
     known = [(accuracy, -epoch) for accuracy, epoch in pairs if not math.isnan(accuracy + epoch)]
@@ -274,7 +269,7 @@ def _best(run: RunFiles) -> dict[str, float] | None:
 
 def confusion(run: RunFiles) -> Section | None:
     """Show which classes are taken for which."""
-    matrix, names = run.evaluated("confusion"), _class_names(run)
+    matrix, names = run.evaluated("confusion"), run.class_names
     if not matrix or len(matrix) != len(names):
         return None
     wrong = sum(sum(row) for row in matrix) - sum(row[number] for number, row in enumerate(matrix))
@@ -290,31 +285,44 @@ def confusion(run: RunFiles) -> Section | None:
     return Section("confusion", "What is taken for what", "confusion.html", context, {chart.name: chart.png})
 
 
-def _class_names(run: RunFiles) -> list[str]:
-    return [str(name) for name in run.model.get("class_names") or run.data.get("class_names") or []]
-
-
 def classes(run: RunFiles) -> Section | None:
     """Show precision, recall and F1 of each class."""
     per_class = run.evaluated("per_class")
     if not per_class:
         return None
-    trained = dict(zip(_class_names(run), (run.data.get("class_counts") or {}).get("train") or [], strict=False))
+    trained = dict(zip(run.class_names, (run.data.get("class_counts") or {}).get("train") or [], strict=False))
     rows = [{**row, "trained": trained.get(str(row.get("name")))} for row in per_class]
     context = {"rows": rows, "trained": bool(trained), "split": SPLIT_NAMES[run.split]}
-    return Section("classes", "Class by class", "classes.html", context)
+    sized = [row for row in rows if row["trained"] and row.get("support")]
+    counts = [row["trained"] for row in sized]
+    if len(sized) < 2 or max(counts) < UNEQUAL * min(counts):
+        return Section("classes", "Class by class", "classes.html", context)
+    chart = Chart(
+        "class_sizes",
+        figures.class_sizes(sized),
+        print_figures.png(print_figures.class_sizes(sized)),
+        "Recall of each class, with its 95 % interval, by the number of its training images.",
+    )
+    context |= {"chart": chart, "size_words": _size_words(sized)}
+    return Section("classes", "Class by class", "classes.html", context, {chart.name: chart.png})
+
+
+def _size_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say whether rare classes are found less often: by Spearman's rank correlation, where there are classes enough."""
+    few = "Each dot is a class, with the 95 % interval of its recall. "
+    if len(rows) < FEWEST_RANKED:
+        return few + f"{len(rows)} classes are too few to tell whether size and recall go together."
+    rho, p = rank_correlation([row["trained"] for row in rows], [row["recall"] for row in rows])
+    if p >= 0.05:
+        return few + f"Size and recall do not go together beyond chance (rank correlation {rho:.2f}, p = {p:.2g})."
+    kind = "less" if rho > 0 else "more"
+    return few + f"Classes with fewer training images are found {kind} often (rank correlation {rho:.2f}, p = {p:.2g})."
 
 
 def predictions(run: RunFiles) -> Section | None:
     """Show a sample of pictures, right and wrong mixed."""
     lede = "Drawn from the test split. Mistakes are put in on purpose, so their share here is not the error rate."
     return _pictures(run, "grid", "predictions", "Some predictions", lede)
-
-
-def worst_mistakes(run: RunFiles) -> Section | None:
-    """Show the mistakes that the model was surest of."""
-    lede = "The wrong predictions of the highest confidence: hard pictures, gaps in the training data, or wrong labels."
-    return _pictures(run, "worst", "worst_mistakes", "Worst mistakes", lede)
 
 
 def _pictures(run: RunFiles, key: str, name: str, title: str, lede: str) -> Section | None:
@@ -333,8 +341,8 @@ def reliability(run: RunFiles) -> Section | None:
     split = run.evaluation["splits"].get(run.split) or {}
     chart = Chart(
         "reliability",
-        figures.reliability(bins),
-        print_figures.png(print_figures.reliability(bins)),
+        figures.reliability(bins, _bins_before(run)),
+        print_figures.png(print_figures.reliability(bins, _bins_before(run))),
         "Reliability diagram: accuracy against confidence, and the number of images at each confidence.",
     )
     mean = sum(each["confidence"] * each["count"] for each in bins) / sum(each["count"] for each in bins)
@@ -342,6 +350,7 @@ def reliability(run: RunFiles) -> Section | None:
     context = {
         "chart": chart,
         "error": split.get("expected_calibration_error"),
+        "calibration": _calibration(run.evaluation.get("calibration") or {}),
         "mean": mean,
         "accuracy": split.get("accuracy"),
         "word": "too sure of itself"
@@ -353,6 +362,22 @@ def reliability(run: RunFiles) -> Section | None:
     return Section(
         "reliability", "Can its confidence be believed?", "reliability.html", context, {chart.name: chart.png}
     )
+
+
+def _bins_before(run: RunFiles) -> list[dict[str, Any]]:
+    """The bins without temperature, where there was one."""
+    calibration = run.evaluation.get("calibration") or {}
+    before = (calibration.get("reliability") or {}).get(run.split) or []
+    return before if calibration.get("temperature", 1.0) != 1.0 else []
+
+
+def _calibration(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not found.get("temperature"):
+        return None
+    rows = [
+        {"name": SPLIT_NAMES[split], **found["splits"][split]} for split in ("val", "test") if split in found["splits"]
+    ]
+    return {"temperature": found["temperature"], "reason": found.get("reason"), "rows": rows}
 
 
 def filters(run: RunFiles) -> Section | None:
@@ -389,13 +414,37 @@ SECTIONS: dict[str, tuple[Callable[[RunFiles], Section | None], ...]] = {
     "classify": (
         headline,
         making,
+        range_test,
         history,
         confusion,
+        mistakes.pairs,
         classes,
         predictions,
-        worst_mistakes,
+        mistakes.worst_mistakes,
+        mistakes.slices,
+        mistakes.embedding,
         reliability,
+        mistakes.abstaining,
         filters,
+        remarks,
+    ),
+    "generate": (
+        generate_sections.headline,
+        generate_sections.sheets,
+        generate_sections.lapse,
+        making,
+        generate_sections.history,
+        generate_sections.classes,
+        generate_sections.ways,
+        generate_sections.memory,
+        remarks,
+    ),
+    "upscale": (
+        upscale_sections.headline,
+        upscale_sections.pictures,
+        making,
+        upscale_sections.history,
+        upscale_sections.by_picture,
         remarks,
     ),
 }

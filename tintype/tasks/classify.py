@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,9 @@ from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
+# For each of these a confidence is looked for from which on answers are right that often.
+WISHED_ACCURACIES = (0.8, 0.9, 0.95, 0.98, 0.99)
+
 
 def make(
     splits: DataSplits,
@@ -34,16 +38,32 @@ def make(
     one_hot: bool,
     resolutions: Sequence[tuple[float, int]],
     tta: str,
+    weights: str | None,
+    tune: str,
+    head: Sequence[int],
+    views: int,
+    layer_decay: float,
+    unfreeze: float,
+    freeze_norm: bool,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Classify:
     """Build the network and the task around it; the parameters are fields of the recipe.
 
     Raises:
-        UserError: unknown model or option, or images that the model cannot take.
+        UserError: unknown model or option, images that the model cannot take, or weights that are not there or do not fit.
     """
-    network = build_model(model, splits.spec, model_options, seed).to(device)
-    return Classify(
-        network, splits.spec, device, dtype=dtype, augment=augment, label_smoothing=label_smoothing, one_hot=one_hot,
-        class_weights=class_weights, train_targets=splits.train.targets, resolutions=resolutions, tta=tta,
+    from tintype.tasks.transfer import transfer  # which stands on this file
+
+    settings: dict[str, Any] = {
+        "dtype": dtype, "augment": augment, "label_smoothing": label_smoothing, "one_hot": one_hot,
+        "class_weights": class_weights, "train_targets": splits.train.targets, "resolutions": resolutions, "tta": tta,
+    }  # fmt: skip
+    network = build_model(model, splits.spec, model_options, seed)
+    if weights is None or weights == "none":
+        return Classify(network.to(device), splits.spec, device, **settings)
+    return transfer(
+        network, model, splits.spec, device, weights=weights, tune=tune, hidden=head, views=views, layer_decay=layer_decay,
+        unfreeze=unfreeze, freeze_norm=freeze_norm, seed=seed, progress=progress, **settings,
     )  # fmt: skip
 
 
@@ -51,7 +71,8 @@ def restore(
     network: nn.Module, spec: DataSpec, description: dict[str, Any], *, device: torch.device, dtype: torch.dtype
 ) -> Classify:
     """Return the task around a finished network."""
-    return Classify(network, spec, device, tta=description["tta"], dtype=dtype)
+    temperature = description.get("temperature", 1.0)  # absent from models that were made before it was fitted
+    return Classify(network, spec, device, tta=description["tta"], dtype=dtype, temperature=temperature)
 
 
 class Classify(Task):
@@ -68,6 +89,7 @@ class Classify(Task):
         resolutions: [(part, side)]: the side in pixels that training images are resized to from that part of the run on.
         tta: views averaged at evaluation: "none", "flip" (mirrored too), "flip-shift" (also moved by a pixel diagonally).
         dtype: arithmetic of the network.
+        temperature: what logits are divided by before the softmax; `summarise` fits it on validation.
     """
 
     score_name = "accuracy"
@@ -86,11 +108,13 @@ class Classify(Task):
         resolutions: Sequence[tuple[float, int]] = (),
         tta: str = "none",
         dtype: torch.dtype = torch.float32,
+        temperature: float = 1.0,
     ) -> None:
         self.networks = {"classifier": network}
         self.main = "classifier"
         self.phases = [Phase("train", "classifier")]
         self.spec, self.device, self.dtype, self.tta = spec, device, dtype, tta
+        self.temperature, self.abstain = temperature, []
         self.augment = Augment(augment, num_classes=spec.num_classes)
         self.label_smoothing, self.one_hot = label_smoothing, one_hot
         self.resolutions = list(resolutions)
@@ -103,7 +127,7 @@ class Classify(Task):
         self._scale, self._shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
 
     def describe(self) -> dict[str, Any]:
-        return {"tta": self.tta}
+        return {"tta": self.tta, "temperature": self.temperature, "abstain": self.abstain}
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn images (N, C, H, W) in 0..255, uint8 or float, into the network's input, float32."""
@@ -140,15 +164,20 @@ class Classify(Task):
         return small.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Return class probabilities (N, K) float32 of images (N, C, H, W) uint8, averaged over the views of `tta`.
-
-        The views' logits are averaged before the softmax, as in airbench.
-        """
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return logits (N, K) float32 of images (N, C, H, W) uint8, averaged over the views of `tta`, as in airbench."""
         images = self.normalise(images)
         with autocast(self.device, self.dtype):
             logits = sum(weight * network(view).float() for weight, view in _views(images, self.tta))
-        return torch.softmax(torch.as_tensor(logits), dim=1)
+        return torch.as_tensor(logits)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Turn logits (N, K) into class probabilities, at the temperature that was fitted on validation."""
+        return torch.softmax(logits / self.temperature, dim=1)
+
+    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return class probabilities (N, K) float32 of images (N, C, H, W) uint8."""
+        return self.softmax(self.logits(network, images))
 
     def predict_source(
         self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
@@ -158,34 +187,56 @@ class Classify(Task):
         Raises:
             UserError: they are not finite.
         """
+        return self.softmax(self._logits_of(network, source, on_progress)[0]).numpy()
+
+    def _logits_of(
+        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (N, K) float32 and what the last layer saw, at unit length: (N, D) float16, on the CPU.
+
+        Raises:
+            UserError: they are not finite.
+        """
         was_training = network.training
         network.eval()
         spec = source.spec
         size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
-        parts = []
-        for index in torch.arange(len(source)).split(size):
-            parts.append(self.probabilities(network, source.take(index).images).cpu())
-            if on_progress:
-                on_progress(int(index[-1]) + 1, len(source))
+        logits, features = [], []
+        with penultimate(network) as seen:
+            for index in torch.arange(len(source)).split(size):
+                logits.append(self.logits(network, source.take(index).images).cpu())
+                # Of several views the first: the image as it is.
+                features.append(seen[0].cpu() if seen else torch.zeros(len(index), 0, dtype=torch.float16))
+                seen.clear()
+                if on_progress:
+                    on_progress(int(index[-1]) + 1, len(source))
         network.train(was_training)
-        probabilities = torch.cat(parts)
-        if not bool(probabilities.isfinite().all()):
+        if not all(bool(part.isfinite().all()) for part in logits):
             raise UserError(
                 "the answers of the network are not finite: training has diverged. "
                 "Try a lower --lr, --set clip=1 or --set warmup=0.1."
             )
-        return probabilities.numpy()
+        return torch.cat(logits), torch.cat(features)
 
     def evaluate(
         self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
     ) -> Evaluation:
-        probabilities, targets = self.predict_source(network, source, on_progress), source.targets.numpy()
-        figures = metrics.classification_figures(probabilities, targets)
-        return Evaluation(figures, {"probabilities": probabilities, "targets": targets})
+        logits, features = self._logits_of(network, source, on_progress)
+        return self._evaluation(
+            {"logits": logits.numpy(), "features": features.numpy(), "targets": source.targets.numpy()}
+        )
+
+    def _evaluation(self, details: dict[str, np.ndarray]) -> Evaluation:
+        probabilities = self.softmax(torch.from_numpy(details["logits"])).numpy()
+        figures = metrics.classification_figures(probabilities, details["targets"])
+        return Evaluation(figures, {**details, "probabilities": probabilities})
 
     def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
+        """Fit temperature and abstain thresholds on validation, apply them, and turn all into what is written down."""
         names = list(self.spec.class_names)
+        evaluations, calibration = self._calibrate(evaluations)
         evaluation: dict[str, Any] = {"task": "classify", "splits": {s: e.figures for s, e in evaluations.items()}}
+        evaluation["calibration"] = calibration
         evaluation.update(per_class={}, confusion={}, most_confused={}, reliability={})
         rows: list[list[Any]] = []
         for split in ("val", "test"):
@@ -202,11 +253,111 @@ class Classify(Task):
             train["num_correct"], train["num_images"], val["num_correct"], val["num_images"], len(names)
         )
         evaluation["verdict"] = asdict(verdict)
-        evaluation["warnings"] = []
+        evaluation["warnings"] = [self._without_leaks(split, e) for split, e in evaluations.items() if split in self.leaked]
+        self.abstain, evaluation["abstain"] = abstaining(evaluations["val"], evaluations["test"])
         test = evaluations["test"].details
         header = ["split", "position", "name", "target", "prediction", "confidence", "loss", "rank"]
         samples = choose_samples(test["probabilities"], test["targets"], sources["test"], names)
         return Summary(evaluation, (header, rows), samples)
+
+    def _without_leaks(self, split: str, evaluation: Evaluation) -> str:
+        """Add to the figures of a split those without the images that training has seen, and return a warning."""
+        leaked, figures = self.leaked[split], evaluation.figures
+        clean = np.setdiff1d(np.arange(figures["num_images"]), leaked)
+        word = {"val": "validation"}.get(split, split)
+        warning = f"{len(leaked):,} of {figures['num_images']:,} {word} images are duplicates of images that training has seen"
+        if not len(clean):
+            return f"{warning}: the {word} figures say nothing about new images."
+        rest = self._evaluation({name: values[clean] for name, values in _given(evaluation).items()}).figures
+        figures["without_leaked"] = rest
+        return f"{warning}; accuracy on the others is {rest['accuracy']:.2%} instead of {figures['accuracy']:.2%}."
+
+    def _calibrate(self, before: dict[str, Evaluation]) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+        """Fit the temperature on validation; return the evaluations at it, and what it changed.
+
+        The validation figures are then fitted ones; those of the test split are honest.
+        """
+        fitted = statistics.fit_temperature(before["val"].details["logits"], before["val"].details["targets"])
+        self.temperature = 1.0
+        raw = {split: self._evaluation(_given(e)) for split, e in before.items()}
+        self.temperature = fitted.value
+        after = {split: self._evaluation(_given(e)) for split, e in before.items()}
+        keys = {"loss": "loss", "ece": "expected_calibration_error"}
+        calibration: dict[str, Any] = {"temperature": fitted.value, "reason": fitted.reason}
+        calibration.update(splits={}, reliability={})
+        for split in before:
+            pairs = {name: (raw[split].figures[key], after[split].figures[key]) for name, key in keys.items()}
+            calibration["splits"][split] = {
+                f"{name}_{when}": value
+                for name, pair in pairs.items()
+                for when, value in zip(("before", "after"), pair, strict=True)
+            }
+        for split in ("val", "test"):  # before; after is `reliability` of the evaluation
+            details = raw[split].details
+            bins = metrics.reliability_bins(details["probabilities"], details["targets"])
+            calibration["reliability"][split] = bins
+        return after, calibration
+
+
+@contextmanager
+def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect, for each pass through `network`, what its last layer with weights sees: (N, D) float16 of unit length.
+
+    That is the input of the last linear layer; of a network that ends in a convolution, its input averaged over space.
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach().float()
+        x = x.mean((2, 3)) if x.ndim == 4 else x.flatten(1)
+        seen.append(F.normalize(x, dim=1).half())
+
+    hook = layers[-1].register_forward_pre_hook(look) if layers else None
+    try:
+        yield seen
+    finally:
+        if hook:
+            hook.remove()
+
+
+def _given(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    return {key: evaluation.details[key] for key in ("logits", "features", "targets")}
+
+
+def abstaining(val: Evaluation, test: Evaluation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Choose on validation from which confidence on to answer for each wished accuracy, and measure that on test.
+
+    Returns:
+        What the model keeps: `accuracy` (the wish) and `threshold`, None where validation cannot promise it.
+        What the run reports: the same with the counts, coverage and accuracy of both splits, and 95 % intervals.
+    """
+    kept: list[dict[str, Any]] = []
+    reported: list[dict[str, Any]] = []
+    sides = {
+        split: (e.details["probabilities"].max(1), e.details["probabilities"].argmax(1) == e.details["targets"])
+        for split, e in (("val", val), ("test", test))
+    }
+    for wish in WISHED_ACCURACIES:
+        threshold = statistics.abstain_threshold(*sides["val"], wish)
+        kept.append({"accuracy": wish, "threshold": threshold})
+        measured = {} if threshold is None else {split: _answered(*side, threshold) for split, side in sides.items()}
+        reported.append({**kept[-1], **measured})
+    return kept, reported
+
+
+def _answered(confidence: np.ndarray, right: np.ndarray, threshold: float) -> dict[str, Any]:
+    answered = confidence >= threshold
+    n, k = int(answered.sum()), int(right[answered].sum())
+    return {
+        "num_images": len(right),
+        "num_answered": n,
+        "num_correct": k,
+        "coverage": n / len(right),
+        "coverage_ci95": list(statistics.wilson_interval(n, len(right))),
+        "accuracy": k / n if n else None,
+        "accuracy_ci95": list(statistics.wilson_interval(k, n)),
+    }
 
 
 def prediction_rows(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tintype.data.source import Batch, DataSpec, ImageSource
+from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.models import count_multiply_adds
 
 
@@ -102,6 +103,10 @@ class Task(ABC):
         spec: what the main network expects of images; with its own mean and deviation where it brings them.
         score_name: the validation figure that early stopping and `keep: best` judge by.
         watched: the validation figures that go into metrics.csv.
+        leaked: positions in "val" and "test" of images that training has seen as well, under another name.
+        options_of_model: options of the network that follow from the task, kept in model.json beside the recipe's.
+        log_every_step: whether metrics.csv has a row for each step, whatever their number.
+        warnings: what has gone wrong so far, in the user's words; an evaluation may add to it.
     """
 
     networks: dict[str, nn.Module]
@@ -111,14 +116,23 @@ class Task(ABC):
     score_name: str
     higher_is_better: bool = True
     watched: tuple[str, ...] = ("loss", "accuracy")
+    leaked: Mapping[str, np.ndarray] = MappingProxyType({})
+    options_of_model: Mapping[str, Any] = MappingProxyType({})
+    log_every_step: bool = False
+    warnings: Sequence[str] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return what model.json holds of the task, so that `restore` makes the same of it again (JSON-ready)."""
         return {}
 
     def multiply_adds(self) -> int:
-        """Return the multiply-adds of the main network for one image."""
-        return count_multiply_adds(self.networks[self.main], self.spec)
+        """Return the multiply-adds of the network that is saved for one image."""
+        return count_multiply_adds(self.result(), self.spec)
+
+    def sources(self, splits: DataSplits, progress: Callable[[str, int, int], None] | None = None) -> DataSplits:
+        """Return what training and measuring see in place of the images (features of a frozen network, say)."""
+        del progress
+        return splits
 
     def start(self, train: ImageSource) -> None:
         """Set what a network takes from training images before the first step (whitening filters). Not on resume."""
@@ -140,6 +154,14 @@ class Task(ABC):
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         del state
+
+    def result(self) -> nn.Module:
+        """Return the network to save, after training; the main one unless a task puts it together from parts."""
+        return self.networks[self.main]
+
+    def remarks(self) -> list[str]:
+        """Return lines for the user about what training has decided."""
+        return []
 
     @abstractmethod
     def evaluate(

@@ -80,6 +80,7 @@
         if (trace.marker) trace.marker.color = own;
         if (trace.error_y) trace.error_y.color = own;
       }
+      if (trace.textfont && trace.type === "scatter") trace.textfont.color = ink;
     }
     const layout = figure.layout;
     layout.font.color = ink;
@@ -109,7 +110,40 @@
     if (matchMedia("(pointer: coarse)").matches) figure.layout.dragmode = false; // a finger scrolls the page
     const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
     fitted(themed(figure), target.clientWidth);
-    window.Plotly.react(target, figure.data, figure.layout, config).then(() => chart.classList.add("drawn"));
+    window.Plotly.react(target, figure.data, figure.layout, config).then(() => {
+      if (!chart.classList.contains("drawn")) inspect(chart, target);
+      chart.classList.add("drawn");
+    });
+  }
+
+  // The map: the picture of the dot under the pointer, cut out of the sheet of thumbnails.
+  function inspect(chart, target) {
+    const panel = chart.parentElement.querySelector(".inspector");
+    if (!panel) return;
+    const names = JSON.parse(panel.querySelector("script").textContent);
+    const thumb = panel.querySelector(".thumb"), caption = panel.querySelector(".caption");
+    panel.hidden = false;
+    const show = ({ points }) => {
+      if (!points[0].customdata) return;
+      const [target, prediction, confidence, number] = points[0].customdata;
+      if (thumb) {
+        const columns = Number(thumb.dataset.columns), rows = Number(thumb.dataset.rows);
+        const place = (index, count) => (count > 1 ? (100 * index) / (count - 1) : 0) + "%";
+        thumb.classList.toggle("shown", number >= 0);
+        thumb.style.backgroundSize = 100 * columns + "% " + 100 * rows + "%";
+        thumb.style.backgroundPosition = place(number % columns, columns) + " " + place(Math.floor(number / columns), rows);
+      }
+      const bold = (text) => Object.assign(document.createElement("b"), { textContent: text });
+      const said = document.createElement("span");
+      said.className = target === prediction ? "right" : "wrong";
+      said.textContent = (target === prediction ? "recognised, " : "taken for " + names[prediction] + ", ") + Math.round(100 * confidence) + "\u202f%";
+      caption.replaceChildren(bold(names[target]), document.createElement("br"), said);
+    };
+    const dots = (trace) => trace.customdata ?? [];
+    const first = target.data.flatMap(dots).find(([target, prediction, , number]) => target !== prediction && number >= 0);
+    if (first) show({ points: [{ customdata: first }] });
+    target.on("plotly_hover", show);
+    target.on("plotly_click", show);
   }
 
   const packed = document.getElementById("plotly-gzip-base64");

@@ -1,0 +1,424 @@
+"""Ways to train a pretrained network further: heads on cached features, fine-tuning, and what is chosen automatically."""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torch.nn import functional as F
+
+from tintype import api, automatic
+from tintype.data.source import DataSpec
+from tintype.engine import Order
+from tintype.errors import UserError
+from tintype.models import build_model
+from tintype.models.backbone import backbone_parts
+from tintype.optim import build_optimizers, steepest_rate
+from tintype.predict import load_task
+from tintype.progress import Silent
+from tintype.recipe import Recipe, build
+from tintype.tasks import transfer
+from tintype.tasks.transfer import PENALTIES, FeatureSource, HeadBank, fit_linear, folded
+
+BACKBONE = "mobilenet_v3_small"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A file with weights of a small backbone for 1,000 classes, drawn at random; stands for pretrained ones."""
+    spec = DataSpec("", 3, 32, 32, tuple(map(str, range(1000))), (0.5,) * 3, (0.25,) * 3, "")
+    network = build_model(BACKBONE, spec, {}, seed=1)
+    path = tmp_path_factory.mktemp("weights") / f"{BACKBONE}.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def photos(digit_files, weights):
+    """Return a function that makes a recipe for small pictures and a backbone; its arguments are fields."""
+
+    def make(**changes: object) -> Recipe:
+        fields = {
+            "data": str(digit_files), "model": BACKBONE, "weights": str(weights), "image_size": 32, "epochs": 3,
+            "batch_size": 16, "lr": 1e-3, "precision": "fp32", "device": "cpu", "val_fraction": 0.2,
+        }  # fmt: skip
+        if "steps" in changes:
+            del fields["epochs"]
+        return build({**fields, **changes}, where="")
+
+    return make
+
+
+def train(recipe: Recipe, folder: Path) -> api.Run:
+    return api.train(recipe, out=folder, name="run", watcher=Silent())
+
+
+# ---- a head on cached features ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [[], [24]], ids=["linear", "hidden layer"])
+def test_the_whole_network_answers_as_its_head_did_on_features(photos, tmp_path, hidden):
+    run = train(photos(tune="head", head=hidden, tta="flip", views=1, augment="photos"), tmp_path)
+    rows = [row for row in run.read_table("predictions.csv") if row["split"] == "test"]
+    files = [Path(run.recipe.data) / row["name"] for row in rows]
+    answers = run.predict(files)
+    for row, answer in zip(rows, answers, strict=True):
+        assert answer.confidence == pytest.approx(float(row["confidence"]), abs=2e-3)
+    network = load_task(run, "cpu")[0].result()
+    plain = load_file(run.path / "model.safetensors")
+    assert set(plain) == set(network.state_dict())
+    assert run.read("model.json")["pretrained"]["file"] == f"{BACKBONE}.safetensors"
+    assert run.read("model.json")["head"] == hidden
+
+
+def test_the_backbone_is_left_as_it_was(photos, weights, tmp_path):
+    run = train(photos(tune="head"), tmp_path)
+    before, after = load_file(weights), load_file(run.path / "model.safetensors")
+    same = [key for key in before if torch.equal(before[key], after[key])]
+    assert [key for key in before if key not in same] == ["classifier.3.bias", "classifier.3.weight"]
+
+
+def test_features_are_computed_once(photos, tmp_path, monkeypatch):
+    recipe = photos(tune="head", views=2, augment="flips")
+    first = train(recipe, tmp_path / "a")
+
+    def refuse(*_: object) -> np.ndarray:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(transfer.Transfer, "_compute_features", refuse)
+    again = train(recipe.with_(lr=1e-3), tmp_path / "b")
+    assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
+    for changes in ({"augment": "rotations"}, {"seed": 3}, {"tta": "flip"}, {"image_size": 40}, {"views": 1}):
+        with pytest.raises(AssertionError, match="computed again"):
+            train(recipe.with_(**changes), tmp_path / str(changes))
+
+
+@pytest.mark.parametrize("tune", ["head", "last:2", "all"])
+def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
+    class Stop(Silent):
+        def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
+            if step == 7:
+                raise KeyError("stop")
+
+    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    recipe = photos(tune=tune, augment="photos", views=1, steps=12, layer_decay=0.8, unfreeze=0.5, sampling="balanced")
+    whole = train(recipe, tmp_path / "whole")
+    with pytest.raises(KeyError):
+        api.train(recipe, out=tmp_path / "stopped", name="run", watcher=Stop())
+    stopped = api.train(resume=tmp_path / "stopped" / "run", watcher=Silent())
+    for file in ("model.safetensors", "metrics.csv", "predictions.csv"):
+        assert (whole.path / file).read_bytes() == (stopped.path / file).read_bytes(), file
+
+
+def blobs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features (300, 8) of different scales and targets (300,) of three overlapping classes."""
+    draw = np.random.default_rng(seed)
+    targets = draw.integers(0, 3, 300)
+    features = (draw.normal(size=(3, 8))[targets] + draw.normal(size=(300, 8))) * np.logspace(-2, 2, 8) + 5
+    return torch.tensor(features, dtype=torch.float32), torch.tensor(targets)
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 5e-3, 0.1])
+def test_the_first_head_is_that_of_scikit_learn(penalty):
+    features, targets = blobs()
+    head = fit_linear(features, targets, 3, penalty)
+    x = (features - features.mean(0)) / features.std(0, correction=0)
+    reference = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-6, max_iter=1000).fit(x.numpy(), targets.numpy())
+    ours = torch.softmax(head(features), 1).detach().numpy()
+    np.testing.assert_allclose(ours, reference.predict_proba(x.numpy()), atol=2e-3)
+
+
+def test_each_head_of_the_bank_comes_to_the_solution_of_its_penalty():
+    """Trained long by full batches, each agrees with scikit-learn at the same penalty."""
+    features, targets = blobs()
+    bank = HeadBank(8, 3, [], len(PENALTIES))
+    bank.standardise_like(features)
+    optimizer = torch.optim.LBFGS(bank.parameters(), max_iter=300, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        fit = sum(F.cross_entropy(logits, targets) for logits in bank(features))
+        held = [0.5 * p * h.weight.square().sum() for p, h in zip(PENALTIES, bank.heads, strict=True)]
+        loss = fit + torch.stack(held).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    x = (features - features.mean(0)) / features.std(0, correction=0)
+    for number, penalty in enumerate(PENALTIES):
+        reference = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-6, max_iter=1000).fit(
+            x.numpy(), targets.numpy()
+        )
+        bank.chosen.fill_(number)
+        ours = torch.softmax(bank.plain_head()(features), 1).detach().numpy()
+        np.testing.assert_allclose(ours, reference.predict_proba(x.numpy()), atol=5e-3)
+
+
+def test_folding_changes_no_answer():
+    head = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+    x, _ = blobs()
+    mean, scale = x.mean(0), 1 / x.std(0)
+    torch.testing.assert_close(folded(head, mean, scale)(x), head((x - mean) * scale), rtol=1e-4, atol=1e-4)
+
+
+def test_a_source_of_features_behaves_like_one_of_images():
+    features = torch.arange(24.0).reshape(4, 2, 3)
+    spec = DataSpec("", 3, 8, 8, ("a", "b"), (0.5,) * 3, (0.5,) * 3, "")
+    source = FeatureSource(spec, features, torch.tensor([0, 1, 0, 1]), ["w", "x", "y", "z"])
+    some = source.subset(np.array([3, 1]))
+    assert list(some.names) == ["z", "x"]
+    batch = some.take(torch.tensor([1]))
+    assert torch.equal(batch.images, features[1:2])
+    assert batch.targets.tolist() == [1]
+
+
+# ---- fine-tuning ------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_last_stages_are_trained(photos, weights, tmp_path):
+    run = train(photos(tune="last:1", optimizer="sgd", lr=0.01), tmp_path)
+    before, after = load_file(weights), load_file(run.path / "model.safetensors")
+    network = build_model(BACKBONE, load_task(run, "cpu")[0].spec, {}, seed=0)
+    parts = backbone_parts(network)
+    trained = {
+        key for key in after if before[key].shape != after[key].shape or not torch.equal(before[key], after[key])
+    }
+    last = {name for name, _ in network.named_parameters() if parts.stage_of(name) >= len(parts.stages) - 1}
+    assert trained == last, "the last stage and the head, and no statistics of a norm"
+
+
+def test_norms_adapt_where_they_are_asked_to(photos, weights, tmp_path):
+    run = train(photos(tune="all", freeze_norm=False), tmp_path)
+    before, after = load_file(weights), load_file(run.path / "model.safetensors")
+    means = [key for key in before if key.endswith("running_mean")]
+    assert all(not torch.equal(before[key], after[key]) for key in means)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_earlier_layers_learn_more_slowly(optimizer):
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    for weight in network[0].parameters():
+        weight.layer_scale = 0.5  # pyright: ignore[reportAttributeAccessIssue]
+    rates = {}
+    for made in build_optimizers(network, optimizer, lr=0.1):
+        for group in made.param_groups:
+            rates.update({id(weight): group["lr"] for weight in group["params"]})
+    for early, late in zip(network[0].parameters(), network[1].parameters(), strict=True):
+        assert rates[id(early)] == pytest.approx(0.5 * rates[id(late)])
+
+
+def test_stages_thaw_from_the_last_to_the_first(photos, tmp_path):
+    seen = []
+
+    class Watch(transfer.FineTune):
+        def loss(self, phase, batch, context):  # type: ignore[no-untyped-def]
+            answer = super().loss(phase, batch, context)
+            groups = self.parts.parameters()
+            seen.append(sum(any(p.requires_grad for p in group) for group in groups))
+            return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "FineTune", Watch)
+        train(photos(tune="all", unfreeze=0.8, steps=20), tmp_path)
+    assert seen == sorted(seen)
+    assert seen[0] == 2, "one stage and the head"
+    stages = backbone_parts(
+        build_model(BACKBONE, DataSpec("", 3, 32, 32, ("a", "b"), (0.5,) * 3, (1.0,) * 3, ""), {}, 0)
+    )
+    assert seen[-1] == len(stages.stages) + 1
+    assert len(set(seen)) > 2
+
+
+# ---- sampling and learning rate ---------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=5), st.integers(1, 40), st.integers(0, 2**32))
+def test_balanced_sampling_shows_each_class_equally_often(counts, batch_size, seed):
+    targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    order = Order(seed, len(targets), min(batch_size, len(targets)), targets)
+    epoch = order._epoch(0)
+    assert len(epoch) == len(targets)
+    shown = torch.bincount(targets[epoch], minlength=len(counts))
+    assert int(shown.max()) - int(shown.min()) <= 1
+    for label in range(len(counts)):  # no image twice before each was shown once
+        times = torch.bincount(epoch[targets[epoch] == label], minlength=len(targets))[targets == label]
+        assert int(times.max()) - int(times.min()) <= 1
+    assert torch.equal(epoch, Order(seed, len(targets), 1, targets)._epoch(0))
+
+
+def test_the_steepest_fall_of_a_curve():
+    rates = np.logspace(-5, 0, 60)
+    losses = 2 / (1 + (rates / 1e-3) ** 2) + 40 * np.maximum(rates - 0.1, 0)
+    assert 2e-4 < steepest_rate(list(zip(rates, losses, strict=True))) < 3e-3
+    with pytest.raises(ValueError, match="never falls"):
+        steepest_rate([(rate, 1.0 + rate) for rate in rates])
+    with pytest.raises(ValueError, match="at once"):
+        steepest_rate([(0.1, 1.0)] * 3)
+
+
+def test_a_measured_learning_rate_leaves_the_run_as_if_it_had_been_given(tiny, tmp_path):
+    found = train(tiny(lr="auto", optimizer="adamw"), tmp_path / "auto")
+    lr = found.recipe.lr
+    assert isinstance(lr, float)
+    assert 1e-4 < lr < 0.5
+    curve = found.read_table("lr_finder.csv")
+    assert float(curve[0]["lr"]) < lr < float(curve[-1]["lr"])
+    given = train(tiny(lr=lr, optimizer="adamw"), tmp_path / "given")
+    assert (found.path / "model.safetensors").read_bytes() == (given.path / "model.safetensors").read_bytes()
+
+
+# ---- what is chosen automatically -------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.1, 1e4), st.sampled_from([("s", 1), ("m", 60), ("min", 60), ("h", 3600), ("", 1)]))
+def test_durations(number, unit):
+    text, factor = unit
+    assert automatic.parse_duration(f"{number:.3f}{text}") == pytest.approx(round(number, 3) * factor)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3m", "0s", "5 weeks", "1e3"])
+def test_no_duration(text):
+    with pytest.raises(UserError, match="Expected a duration"):
+        automatic.parse_duration(text)
+
+
+def test_few_photos_get_a_head_on_the_backbone_that_the_weights_name(digit_files, weights, tmp_path):
+    prepared = api.plan(str(digit_files), weights=str(weights), image_size=32, watcher=Silent())
+    recipe = prepared.recipe
+    assert (recipe.model, recipe.tune, recipe.channels) == (BACKBONE, "head", 3)
+    assert {choice.name for choice in prepared.choices} >= {"model", "tune"}
+    assert recipe.epochs == automatic.HEAD_EPOCHS
+
+
+def test_settings_of_the_user_are_kept(digit_files, weights):
+    recipe = api.plan(
+        str(digit_files), weights=str(weights), image_size=32, epochs=7, augment="flips", watcher=Silent()
+    ).recipe
+    assert (recipe.epochs, recipe.augment) == (7, "flips")
+
+
+def test_without_weights_at_hand_a_network_is_trained_from_scratch_and_says_why(digit_files):
+    prepared = api.plan(str(digit_files), watcher=Silent())
+    assert prepared.recipe.model == "fast-cnn"
+    why = next(choice.reason for choice in prepared.choices if choice.name == "model")
+    assert "could not be downloaded" in why
+    assert "--weights FILE" in why
+
+
+def test_time_decides_between_fine_tuning_and_a_head(digit_files, weights, monkeypatch):
+    monkeypatch.setattr(automatic, "FEWEST_TO_FINE_TUNE", 10)
+    monkeypatch.setattr(automatic, "inference_speed", lambda *_: 100.0)  # 84 training images: 2.5 s an epoch
+    fields = {"weights": str(weights), "image_size": 32, "watcher": Silent()}
+    long = api.plan(str(digit_files), time="2m", **fields).recipe
+    assert (long.tune, long.epochs) == ("all", 20)
+    short = api.plan(str(digit_files), time="5s", **fields).recipe
+    assert short.tune == "head"
+
+
+def test_a_resolved_recipe_repeats_without_choosing(digit_files, weights, tmp_path, monkeypatch):
+    run = api.train(
+        str(digit_files), weights=str(weights), image_size=32, epochs=2, out=tmp_path, name="first", watcher=Silent()
+    )
+    monkeypatch.setattr(automatic, "choose_training", None)
+    again = api.train(str(run.path / "recipe.yaml"), out=tmp_path, name="again", watcher=Silent())
+    assert json.loads((run.path / "evaluation.json").read_text())["splits"] == again.metrics
+
+
+# ---- photos as they are -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nasty(digit_files, tmp_path) -> Path:
+    """Class folders that hold what people's folders hold."""
+    root = tmp_path / "photos with ä space"
+    for label in ("0", "1"):
+        shutil.copytree(digit_files / label, root / f"class\n{label}")
+    one = root / "class\n0"
+    draw = np.random.default_rng(0)
+    colour = draw.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(colour[:1, :1]).save(one / "one pixel.png")
+    Image.new("RGB", (12_000, 9_000), (120, 30, 60)).save(one / "huge.jpg", quality=30)
+    frames = [Image.fromarray(np.roll(colour, shift, 1)) for shift in range(3)]
+    frames[0].save(one / "animated.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(colour[:, :, 0].astype(np.uint16) * 257).save(one / "sixteen bits.png")
+    Image.fromarray(colour).convert("CMYK").save(one / "print.jpg")
+    whole = io.BytesIO()
+    Image.fromarray(colour).save(whole, format="JPEG")
+    (one / "truncated.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    (one / "text.jpg").write_text("not a picture")
+    (root / "class\n0" / "loop").symlink_to(root, target_is_directory=True)
+    (root / "nothing in here").mkdir()
+    return root
+
+
+def test_a_folder_of_nasty_photos_is_trained_and_nothing_is_silently_dropped(nasty, weights, tmp_path):
+    run = api.train(
+        str(nasty), weights=str(weights), image_size=32, epochs=1, out=tmp_path / "runs", name="run", watcher=Silent()
+    )
+    names = {row["name"] for row in run.read_table("splits.csv")}
+    skipped = {name for name, _ in run.read("data.json")["skipped"]}
+    assert {Path(name).name for name in skipped} == {"truncated.jpg", "text.jpg", "loop"}
+    for kept in ("one pixel.png", "huge.jpg", "animated.gif", "sixteen bits.png", "print.jpg"):
+        assert any(name.endswith(kept) for name in names), kept
+    assert any("nothing in here" in note for note in run.read("data.json")["notes"])
+    assert (run.path / "report.html").exists()
+
+
+def test_a_set_of_photos_says_where_it_is_to_be_had(tmp_path, digit_files):
+    with pytest.raises(UserError, match=r"Get dataset-resized\.zip .* --data-root FOLDER"):
+        api.plan("garbage-scratch", watcher=Silent())
+    with pytest.raises(UserError, match="there is no folder"):
+        api.plan("garbage-scratch", data_root=str(tmp_path / "none"), watcher=Silent())
+    with pytest.raises(UserError, match="10 classes, where trashnet has 6"):
+        api.plan("garbage-scratch", data_root=str(digit_files), watcher=Silent())
+    with pytest.raises(UserError, match="photos of your own"):
+        api.plan("faces", watcher=Silent())
+
+
+def test_the_two_by_two_makes_its_table(digit_files, weights, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "trashnet"
+    for label in range(6):
+        shutil.copytree(digit_files / str(label), root / str(label))
+    arguments = ["x", str(tmp_path), "--model", BACKBONE, "--weights", str(weights), "--out", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", [*arguments, "--epochs", "1", "--image-size", "32"])
+    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "garbage_two_by_two.py"), run_name="__main__")
+    page = (tmp_path / "runs" / "garbage.html").read_text()
+    assert page.count("<tr>") == 5
+    assert page.count("report.html") == 4
+    assert "3 layers from scratch, plain" in capsys.readouterr().out
+
+
+def test_leaked_images_are_told_beside_every_figure_and_counted_out(digit_files, tmp_path):
+    root = tmp_path / "leaky"
+    files = {label: sorted((digit_files / label).iterdir()) for label in ("0", "1", "2")}
+    for label, pictures in files.items():
+        for number, picture in enumerate(pictures):
+            split = "train" if number < 8 else "test"
+            (root / split / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, root / split / label / picture.name)
+        for picture in pictures[:2]:  # seen in training, under another name
+            shutil.copy(picture, root / "test" / label / f"copy-of-{picture.name}")
+    run = api.train(
+        build({"data": str(root), "model": "ann", "epochs": 30, "batch_size": 8, "lr": 0.01}, where=""),
+        out=tmp_path / "runs", name="run", watcher=Silent(),
+    )  # fmt: skip
+    test, rows = run.metrics["test"], run.read_table("predictions.csv")
+    others = [row for row in rows if row["split"] == "test" and "copy-of" not in row["name"]]
+    assert (test["num_images"], test["without_leaked"]["num_images"]) == (18, 12)
+    right = sum(row["target"] == row["prediction"] for row in others)
+    assert test["without_leaked"]["accuracy"] == pytest.approx(right / 12)
+    warning = next(line for line in run.read("evaluation.json")["warnings"] if "6 of 18 test images" in line)
+    assert f"{right / 12:.2%}" in warning
+    assert "test without leaks" in (run.path / "report.html").read_text()

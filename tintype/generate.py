@@ -1,0 +1,154 @@
+"""Make images with a finished run: the same seed and index give the same image, whatever the count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tintype import sampling
+from tintype.errors import UserError, unknown_name
+from tintype.predict import load_task
+from tintype.run import RunFolder, write_picture
+from tintype.tasks.generate import SAMPLE_SEED, Generate
+
+# Always so many images are computed together, from an index that this divides: a convolution's last bits may depend on
+# the size of the batch, and an image must not depend on how many were asked for.
+AT_ONCE = 16
+MOST = 1_000_000
+STEPS_BETWEEN = 8  # images from one point to the next of an interpolation
+
+
+class Sampler:
+    """A generator ready to make images."""
+
+    def __init__(self, task: Generate) -> None:
+        self.task, self.network = task, task.networks[task.main]
+
+    @classmethod
+    def of(cls, run: RunFolder, *, device: str = "auto") -> Sampler:
+        """Load the generator of a run.
+
+        Raises:
+            UserError: the run has no finished model, it makes no images, or the device is not there.
+        """
+        task, description = load_task(run, device)
+        if not isinstance(task, Generate):
+            raise UserError(
+                f"{run.path} is a run of task {description['task']}, which makes no images. Try a run of a GAN."
+            )
+        return cls(task)
+
+    def images(
+        self,
+        count: int,
+        *,
+        seed: int = SAMPLE_SEED,
+        class_name: str | None = None,
+        truncation: float | None = None,
+        interpolate: bool = False,
+    ) -> Iterator[np.ndarray]:
+        """Yield `count` images (H, W, C) uint8.
+
+        Args:
+            count: how many.
+            seed: image i follows from (seed, i) alone.
+            class_name: what to show; by default the classes by turns, where the generator knows classes.
+            truncation: bound of the noise; lower is more typical and less varied (1 is strong, 3 changes little).
+            interpolate: images on a way from one to the next, 8 for each stretch.
+
+        Raises:
+            UserError: a count, seed, class or truncation that cannot be.
+        """
+        if type(count) is not int or not 1 <= count <= MOST:
+            raise UserError(f"count is {count!r}. Expected a whole number from 1 to {MOST:,}.")
+        if type(seed) is not int or seed < 0:
+            raise UserError(f"seed is {seed!r}. Expected a whole number from 0 on.")
+        if truncation is not None and not 0 < truncation <= 10:
+            raise UserError(
+                f"truncation is {truncation!r}. Expected a number above 0, as 1 (typical) or 3 (hardly changed)."
+            )
+        label = self._label(class_name)
+        return self._images(count, seed, label, truncation, interpolate)
+
+    def _label(self, class_name: str | None) -> int | None:
+        names = self.task.spec.class_names
+        if class_name is None:
+            return None
+        if not self.task.conditional:
+            raise UserError("this generator knows no classes. Train one with --set model.conditional=true.")
+        if class_name not in names:
+            raise unknown_name("class", class_name, names)
+        return names.index(class_name)
+
+    def _images(
+        self, count: int, seed: int, label: int | None, truncation: float | None, interpolate: bool
+    ) -> Iterator[np.ndarray]:
+        shape = self.task.generator.latent_shape
+        for start in range(0, count, AT_ONCE):
+            indices = range(start, start + AT_ONCE)
+            if interpolate:
+                noise = sampling.path(seed, indices, shape, STEPS_BETWEEN)
+                classes = [label or 0] * AT_ONCE  # one class: there is nothing between two
+            else:
+                noise = sampling.latents(seed, indices, shape)
+                classes = self.task.turns(indices) if label is None else [label] * AT_ONCE
+            noise = noise if truncation is None else sampling.truncated(noise, truncation)
+            pixels = self.task.make_images(self.network, noise, classes).permute(0, 2, 3, 1).cpu().numpy()
+            yield from pixels[: count - start]
+
+
+def generate_files(
+    run: str | Path, *, count: int, out: Path | None = None, grid: Path | None = None, device: str = "auto", **how: Any
+) -> Path:
+    """Write images as PNG files in a folder, or as one sheet; return the folder or the file.
+
+    Without `out` and `grid` the folder is RUN/generated. `how` are further arguments of `Sampler.images`.
+
+    Raises:
+        UserError: no such run, a file is there already, or it cannot be written.
+    """
+    if out is not None and grid is not None:
+        raise UserError("--out writes a file for each image and --grid one sheet. Give one of them.")
+    folder = RunFolder.open(run)
+    sampler = Sampler.of(folder, device=device)
+    images = sampler.images(count, **how)
+    if grid is not None:
+        return _write_sheet(grid, images, count)
+    out = folder.path / "generated" if out is None else out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file. Expected a folder for --out; --grid writes a single file.")
+    prefix = "-".join(_parts(**how))
+    paths = [out / f"{prefix}-{index:06d}.png" for index in range(count)]
+    for path in paths:
+        _refuse_taken(path, "--out")
+    for path, image in zip(paths, images, strict=True):
+        write_picture(path, image)
+    return out
+
+
+def _parts(
+    seed: int = SAMPLE_SEED, class_name: str | None = None, truncation: float | None = None, interpolate: bool = False
+) -> list[str]:
+    """Return what tells these files from others of the same run."""
+    plain = "".join(c if c.isalnum() else "_" for c in class_name or "")
+    parts = [f"seed{seed}", plain, "" if truncation is None else f"truncation{truncation:g}", "way" * interpolate]
+    return [part for part in parts if part]
+
+
+def _write_sheet(path: Path, images: Iterator[np.ndarray], count: int) -> Path:
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--grid {path}: expected a file that ends in .png.")
+    if count > 10_000:
+        raise UserError(f"a sheet of {count:,} images is too large to look at. Expected at most 10,000, or --out DIR.")
+    _refuse_taken(path, "--grid")
+    columns = STEPS_BETWEEN if count <= 64 else round(count**0.5)
+    write_picture(path, sampling.grid(np.stack(list(images)), min(columns, count)))
+    return path
+
+
+def _refuse_taken(path: Path, option: str) -> None:
+    if path.exists():
+        raise UserError(f"{path} is there already, and nothing is overwritten. Choose another {option}.")

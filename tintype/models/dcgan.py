@@ -1,0 +1,96 @@
+"""DCGAN (R11): transposed convolutions grow an image from noise, strided ones judge it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from tintype.data.source import DataSpec
+from tintype.models.gan_parts import ClassInput, Head, halvings, minibatch_layer, start_as_dcgan, with_spectral_norm
+
+TASK = "generate"
+MOST = 8  # the widest layer has this many times `width` channels
+
+
+class Generator(nn.Module):
+    """Transposed convolutions 4x4 of stride 2 with batch norm and ReLU between, Tanh at the end (Radford et al. 2016)."""
+
+    def __init__(self, spec: DataSpec, latent: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        base, count = halvings(spec, "dcgan")
+        self.latent_shape, self.conditional = (latent,), num_classes > 0
+        self.classes = ClassInput(num_classes)
+        widths = [width * min(MOST, 2**k) for k in reversed(range(count))]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(latent + self.classes.size, widths[0], base, bias=False)]
+        for channels, out in pairwise([*widths, spec.channels]):
+            layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+            layers.append(nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1, bias=False))
+        self.layers = nn.Sequential(*layers, nn.Tanh())
+
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.layers(self.classes(latent, labels)[:, :, None, None])
+
+
+class Discriminator(nn.Module):
+    """Convolutions 4x4 of stride 2 with Leaky ReLU 0.2, norm on all but the first, and one that sees the whole rest.
+
+    Without classes and minibatch layer the last convolution is the head; with them, a linear head on its place.
+    """
+
+    def __init__(self, spec: DataSpec, width: int, norm: str, minibatch: str, num_classes: int) -> None:
+        super().__init__()
+        base, count = halvings(spec, "dcgan")
+        widths = [width * min(MOST, 2**k) for k in range(count)]
+        layers: list[nn.Module] = []
+        for number, (channels, out) in enumerate(pairwise([spec.channels, *widths])):
+            layers.append(nn.Conv2d(channels, out, 4, stride=2, padding=1, bias=False))
+            if norm == "batch" and number:
+                layers.append(nn.BatchNorm2d(out))
+            layers.append(nn.LeakyReLU(0.2))
+        self.layers = nn.Sequential(*layers)
+        self.minibatch, extra = minibatch_layer(minibatch, widths[-1])
+        self.last = nn.Conv2d(widths[-1] + extra, 1, base, bias=False)
+        self.classes = Head(widths[-1], num_classes).classes
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.layers(images)
+        logits = self.last(self.minibatch(x)).flatten()
+        if self.classes is not None:
+            if labels is None:
+                raise ValueError("a network with classes needs the labels of the images")
+            logits = logits + (self.classes(labels) * x.mean((2, 3))).sum(1)
+        return logits
+
+
+def build(
+    spec: DataSpec,
+    latent: int = 100,
+    width: int = 32,
+    norm: str = "batch",
+    minibatch: str = "none",
+    conditional: bool = False,
+) -> nn.ModuleDict:
+    """Return generator and discriminator for images of 8 to 128 pixels; at 32x32x3 370,624 and 167,808 parameters.
+
+    Args:
+        spec: shape and classes of the images.
+        latent: numbers that an image is made from.
+        width: channels next to the image; each halving doubles them, up to 8 times. 64 at 64x64 is the paper's network.
+        norm: of the discriminator: batch, spectral or none.
+        minibatch: what the discriminator sees of a batch: none, stddev or discrimination.
+        conditional: an image of a given class: embedding in the generator, projection in the discriminator.
+
+    Raises:
+        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown norm or minibatch layer.
+    """
+    if norm not in ("batch", "spectral", "none"):
+        raise ValueError(f"norm is {norm!r}, expected batch, spectral or none.")
+    num_classes = spec.num_classes if conditional else 0
+    generator = Generator(spec, latent, width, num_classes)
+    discriminator = Discriminator(spec, width, norm, minibatch, num_classes)
+    start_as_dcgan(generator)
+    start_as_dcgan(discriminator)
+    if norm == "spectral":
+        with_spectral_norm(discriminator)
+    return nn.ModuleDict({"generator": generator, "discriminator": discriminator})

@@ -1,0 +1,166 @@
+"""Pieces of networks that make images: where they start and end, and layers that see a whole batch or a whole image.
+
+A generator is called as generator(latent (N, *latent_shape), labels (N,) int64 or None) and returns images (N, C, H, W) in
+-1..1; a discriminator as discriminator(images, labels) and returns one logit (N,) for each image, above zero for "real".
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as _spectral_norm
+
+from tintype.data.source import DataSpec
+
+SMALLEST, LARGEST = 4, 7  # sides that a network may grow an image from
+
+
+def halvings(spec: DataSpec, model: str) -> tuple[tuple[int, int], int]:
+    """Return the (height, width) of 4 to 7 pixels that an image is grown from, and how often it is doubled.
+
+    Raises:
+        ValueError: an image that is not 4 to 7 pixels times a power of two, or below 8 pixels.
+    """
+    count = 0
+    while min(spec.height, spec.width) // 2 ** (count + 1) >= SMALLEST:
+        count += 1
+    base = (spec.height // 2**count, spec.width // 2**count)
+    fits = (base[0] << count, base[1] << count) == (spec.height, spec.width) and max(base) <= LARGEST
+    if not fits or count < 1:
+        raise ValueError(
+            f"{model} makes images of 8, 16, 28, 32, 48, 64, 96 or 128 pixels (4 to 7 times a power of two), "
+            f"not {spec.height}x{spec.width}. Try --image-size {nearest_size(min(spec.height, spec.width))}."
+        )
+    return base, count
+
+
+def nearest_size(side: int) -> int:
+    """Return the side nearest to `side` that can be grown from 4 to 7 pixels by doubling."""
+    sizes = [base << count for base in range(SMALLEST, LARGEST + 1) for count in range(1, 9)]
+    return min(sizes, key=lambda size: (abs(size - side), size))
+
+
+def start_as_dcgan(network: nn.Module) -> None:
+    """Draw weights from N(0, 0.02) and scales of norms from N(1, 0.02), as Radford et al. (2016) do."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d) and layer.affine:
+            nn.init.normal_(layer.weight, 1.0, 0.02)
+            nn.init.zeros_(layer.bias)
+
+
+def with_spectral_norm(network: nn.Module) -> nn.Module:
+    """Divide every filter and matrix by its largest singular value (Miyato et al., 2018); return the network."""
+    for layer in list(network.modules()):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            _spectral_norm(layer)
+    return network
+
+
+class Head(nn.Module):
+    """One logit from features (N, D), plus their product with an embedding of the class (projection, Miyato 2018)."""
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 1)
+        self.classes = nn.Embedding(num_classes, features) if num_classes else None
+
+    def forward(self, features: Tensor, labels: Tensor | None) -> Tensor:
+        logits = self.linear(features)[:, 0]
+        if self.classes is not None:
+            logits = logits + (self.classes(_needed(labels)) * features).sum(1)
+        return logits
+
+
+def _needed(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise ValueError("a network with classes needs the labels of the images")
+    return labels
+
+
+class ClassInput(nn.Module):
+    """Append an embedding of the class to the latent (N, D); without classes the latent passes."""
+
+    def __init__(self, num_classes: int, size: int = 32) -> None:
+        super().__init__()
+        self.size = size if num_classes else 0
+        self.embedding = nn.Embedding(num_classes, size) if num_classes else None
+
+    def forward(self, latent: Tensor, labels: Tensor | None) -> Tensor:
+        if self.embedding is None:
+            return latent
+        return torch.cat([latent, self.embedding(_needed(labels))], 1)
+
+
+class MinibatchStd(nn.Module):
+    """Append a channel with the mean deviation within groups of images, which shows a lack of variety (Karras 2018)."""
+
+    extra = 1
+
+    def __init__(self, group: int = 4) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = max(g for g in range(1, self.group + 1) if len(x) % g == 0)
+        groups = x.float().reshape(size, -1, *x.shape[1:])
+        deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3), keepdim=True)
+        return torch.cat([x, deviation.repeat(size, 1, *x.shape[2:]).to(x.dtype)], 1)
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Append channels that say how near an image is to the others of its batch (Salimans et al., 2016)."""
+
+    extra = 16
+
+    def __init__(self, channels: int, kernels: int = 8) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, self.extra, kernels) * 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.float().mean((2, 3))
+        rows = torch.einsum("nc,cek->nek", means, self.weight.float())  # (N, E, K)
+        distances = (rows[:, None] - rows[None]).abs().sum(3)  # (N, N, E)
+        nearness = torch.exp(-distances).sum(1) - 1  # of the others: without the image itself
+        return torch.cat([x, nearness[:, :, None, None].expand(-1, -1, *x.shape[2:]).to(x.dtype)], 1)
+
+
+def minibatch_layer(name: str, channels: int) -> tuple[nn.Module, int]:
+    """Return the layer "none", "stddev" or "discrimination" and how many channels it appends.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name == "none":
+        return nn.Identity(), 0
+    if name == "stddev":
+        return MinibatchStd(), MinibatchStd.extra
+    if name == "discrimination":
+        return MinibatchDiscrimination(channels), MinibatchDiscrimination.extra
+    raise ValueError(f"minibatch is {name!r}, expected none, stddev or discrimination.")
+
+
+class SelfAttention(nn.Module):
+    """Every position looks at all others, added with a weight that starts at zero (Zhang et al., SAGAN, 2019)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = max(1, channels // 8)
+        self.query, self.key = nn.Conv2d(channels, inner, 1), nn.Conv2d(channels, inner, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gain = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        # Written out: the fused kernel has no second derivative, which gradient penalties need.
+        weights = torch.softmax(query @ key.transpose(1, 2) / query.shape[2] ** 0.5, dim=2)
+        return x + self.gain * (weights @ value).transpose(1, 2).reshape(x.shape)
+
+
+def upsampled(x: Tensor) -> Tensor:
+    """Double height and width by repeating pixels."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")

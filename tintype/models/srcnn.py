@@ -1,0 +1,53 @@
+"""SRCNN (Dong et al. 2014): three layers on the bicubic-enlarged image, 9-1-5 by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from tintype.data.source import DataSpec
+from tintype.resample import enlarge
+
+TASK = "upscale"
+
+
+class SRCNN(nn.Module):
+    """Three convolutions with ReLU between, on the image enlarged by bicubic interpolation."""
+
+    def __init__(
+        self, channels: int, scale: int, kernels: Sequence[int], widths: Sequence[int], residual: bool
+    ) -> None:
+        super().__init__()
+        self.scale, self.residual = scale, residual
+        self.halo = -(-sum(k // 2 for k in kernels) // scale) + 2
+        ins, outs = [channels, *widths], [*widths, channels]
+        layers: list[nn.Module] = []
+        for i, o, k in zip(ins, outs, kernels, strict=True):
+            layers += [nn.Conv2d(i, o, k, padding=k // 2, padding_mode="replicate"), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        last = layers[-2]
+        if residual and isinstance(last, nn.Conv2d):  # begin at bicubic
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, low: Tensor) -> Tensor:
+        large = enlarge(low, self.scale)
+        return large + self.layers(large) if self.residual else self.layers(large)
+
+
+def build(
+    spec: DataSpec,
+    scale: int = 2,
+    kernels: Sequence[int] = (9, 1, 5),
+    widths: Sequence[int] = (64, 32),
+    residual: bool = False,
+) -> nn.Module:
+    """Return SRCNN; `residual` adds its answer to the bicubic image, which VDSR found to learn faster (Kim et al. 2016).
+
+    Raises:
+        ValueError: not one kernel more than widths, or an even kernel.
+    """
+    if len(kernels) != len(widths) + 1 or any(k % 2 == 0 for k in kernels):
+        raise ValueError(f"expected odd kernels, one more than widths, got {list(kernels)} and {list(widths)}.")
+    return SRCNN(spec.channels, scale, kernels, widths, residual)

@@ -1,0 +1,90 @@
+"""The perceptual loss: pictures are compared by the features of a network that was trained to see (Johnson et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tintype.data.source import DataSpec
+from tintype.errors import UserError
+from tintype.models import build_model
+from tintype.pretrained import is_backbone, load_pretrained, model_of_weights, own_preprocessing
+
+# Johnson et al. take relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16. Of other networks with `features`: their first stages.
+LAYERS = {
+    "vgg16": ("features.3", "features.8", "features.15", "features.22"),
+    "squeezenet1_0": ("features.1", "features.4", "features.7"),
+    "squeezenet1_1": ("features.1", "features.4", "features.7"),
+    "mobilenet_v2": ("features.1", "features.3", "features.6"),
+}
+
+
+class PerceptualLoss(nn.Module):
+    """Mean squared difference of features, averaged over layers with equal weight.
+
+    Pictures of 0..1 are normalised inside as the network was trained (ImageNet's mean and deviation). Each layer's difference
+    is divided by the mean square of the original's features, so that no layer outweighs the others.
+
+    Args:
+        name: a torchvision network.
+        weights: "default" (downloaded once), or a weight file.
+        layers: names of submodules; by default those of `LAYERS`.
+
+    Raises:
+        UserError: unknown network or layer, or no weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str = "vgg16", weights: str = "default", layers: Sequence[str] | None = None) -> None:
+        super().__init__()
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        if not is_backbone(name):
+            raise UserError(
+                f"{name} has no pretrained features to compare by. Try vgg16, squeezenet1_0 or another backbone."
+            )
+        chosen = list(layers or LAYERS.get(name, ()))
+        if not chosen:
+            raise UserError(f"which layers of {name}? Set task.feature_layers, as in [features.3, features.8].")
+        classes = tuple(str(k) for k in range(1000))
+        network = build_model(name, DataSpec("", 3, 224, 224, classes, (), (), ""), {}, seed=0)
+        load_pretrained(network, name, weights)
+        try:
+            self.network = create_feature_extractor(network.eval(), chosen)
+        except ValueError as error:
+            raise UserError(f"{name} has no such layer: {str(error).splitlines()[0]}") from None
+        for weight in self.network.parameters():
+            weight.requires_grad_(False)
+        own = own_preprocessing(name, weights)
+        mean, std = (own.mean, own.std) if own else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    @classmethod
+    def of(cls, network: str | None, weights: str | None, layers: Sequence[str] | None) -> PerceptualLoss:
+        """Return the loss for what a recipe says; without a network its name is told by the weight file, else vgg16.
+
+        Raises:
+            UserError: see the class, and a weight file that tells no network.
+        """
+        if weights not in (None, "default") and not Path(str(weights)).exists():
+            raise UserError(f"there is no weight file {weights}.")
+        told = model_of_weights(Path(str(weights))) if weights not in (None, "default") else "vgg16"
+        name = network or told
+        if name is None:
+            raise UserError(f"the name of {weights} tells no network. Set task.feature_network.")
+        return cls(name, weights or "default", layers)
+
+    def forward(self, pictures: Tensor, originals: Tensor) -> Tensor:
+        """Return the loss of pictures (N, 3, H, W) of 0..1 against the originals, a scalar."""
+        ours = self.network((pictures - self.mean) / self.std)
+        with torch.no_grad():
+            wanted = self.network((originals - self.mean) / self.std)
+        parts = [F.mse_loss(ours[k], wanted[k]) / wanted[k].square().mean().clamp(min=1e-12) for k in wanted]
+        return torch.stack(parts).mean()

@@ -1,0 +1,455 @@
+"""Pretrained weights: find, download, check and load them; and the preprocessing that a network was trained with.
+
+Reading weights runs no code: safetensors, or PyTorch files with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import pickle
+import re
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from tintype.data.cache import Progress, cache_folder
+from tintype.data.decode import INTERPOLATIONS, Resize
+from tintype.data.source import DataSpec
+from tintype.errors import UserError
+from tintype.models import timm_zoo, torchvision_zoo
+from tintype.models.backbone import backbone_parts
+from tintype.plugins import canonical
+from tintype.run import written_whole
+
+CHUNK = 1 << 20  # bytes
+PATIENCE = 60  # seconds without an answer
+SHOWN = 3  # names of tensors in a message
+
+# Old files of DenseNet number their layers "norm.1", where today's network has "norm1".
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception that help in training from scratch
+_HEADS = ("fc", "classifier", "head", "heads")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index", "relative_coords_table")
+
+
+class Preprocessing(NamedTuple):
+    """How a network saw images when it was trained: size, cut and filter, mean and deviation of values in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    crop_fraction: float
+    interpolation: str
+    mode: str = "crop"
+
+    @property
+    def resize(self) -> Resize:
+        """How pictures are brought to size, for `open_data`."""
+        return Resize(self.mode, self.crop_fraction, self.interpolation)
+
+    def normalising(self, spec: DataSpec) -> DataSpec:
+        """Return `spec` with this mean and deviation; for grey images, their average."""
+        if spec.channels == len(self.mean):
+            return replace(spec, mean=self.mean, std=self.std)
+        mean, std = sum(self.mean) / len(self.mean), sum(self.std) / len(self.std)
+        return replace(spec, mean=(mean,) * spec.channels, std=(std,) * spec.channels)
+
+
+def is_backbone(name: str) -> bool:
+    """Return whether a model can be had with pretrained weights."""
+    name = canonical("models", name)
+    return name.startswith("timm/") or name in torchvision_zoo.NAMES
+
+
+def own_preprocessing(name: str, weights: str = "default") -> Preprocessing | None:
+    """Return the preprocessing that a backbone's weights were trained with; None for models without such weights.
+
+    Args:
+        name: the model.
+        weights: as for `load_pretrained`; a file is recognised by its name, else the default weights count.
+
+    Raises:
+        UserError: unknown model.
+    """
+    name = canonical("models", name)
+    if name.startswith("timm/"):
+        config = timm_zoo.default_config(name)
+        mode = "squash" if config.crop_mode == "squash" else "crop"
+        known = config.interpolation if config.interpolation in INTERPOLATIONS else "bicubic"
+        return Preprocessing(config.mean, config.std, config.input_size[-1], config.crop_pct, known, mode)
+    if name not in torchvision_zoo.NAMES:
+        return None
+    transforms = _entry(name, weights).transforms()
+    size, before = transforms.crop_size[0], transforms.resize_size[0]
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    return Preprocessing(mean, std, size, min(1.0, size / before), transforms.interpolation.value)
+
+
+def weights_available(name: str) -> bool:
+    """Return whether a backbone's default weights are on this machine already.
+
+    Raises:
+        UserError: unknown model.
+    """
+    name = canonical("models", name)
+    if name.startswith("timm/"):
+        hub = timm_zoo.default_config(name).hf_hub_id
+        try:
+            from huggingface_hub import try_to_load_from_cache  # pyright: ignore[reportMissingImports]
+        except ImportError:  # timm can do without, but then it downloads nothing
+            return False
+        files = ("model.safetensors", "pytorch_model.bin")
+        return bool(hub) and any(isinstance(try_to_load_from_cache(hub, file), str) for file in files)
+    return name in torchvision_zoo.NAMES and _downloaded(_file_name(_entry(name, "default"))) is not None
+
+
+def fetch_weights(name: str, progress: Progress | None = None) -> Path:
+    """Return the file with a torchvision backbone's default weights, downloaded if it is not on this machine yet.
+
+    Raises:
+        UserError: there are none, or the download failed.
+    """
+    name = canonical("models", name)
+    if name not in torchvision_zoo.NAMES:
+        raise UserError(_no_such_weights(name, "default"))
+    return _fetched(_entry(name, "default"), name, progress)
+
+
+def model_of_weights(path: str | Path) -> str | None:
+    """Return the backbone that a weight file is for, told by its name, else by the number of its parameters.
+
+    Names are such as "resnet18-f37072fd.pth" or "my_mobilenet_v2.safetensors".
+
+    Raises:
+        UserError: the name says nothing, and the file is damaged.
+    """
+    file = Path(path).name
+    entries = {_file_name(entry): name for name in torchvision_zoo.NAMES for entry in _entries(name).values()}
+    if file in entries:
+        return entries[file]
+    words = "_" + re.sub(r"[^a-z0-9]+", "_", file.lower()) + "_"
+    named = max((name for name in torchvision_zoo.NAMES if f"_{name}_" in words), key=len, default=None)
+    if named is None and Path(path).is_file():
+        return _model_that_fits(read_weights(Path(path))[0])
+    return named
+
+
+def load_pretrained(
+    network: nn.Module, name: str, weights: str = "default", progress: Progress | None = None
+) -> dict[str, Any]:
+    """Load pretrained weights into a network; its head stays as it is where the classes are others.
+
+    Args:
+        network: as `build_model` returns it.
+        name: the model.
+        weights: "default" (downloaded once), the name of other weights in torchvision ("IMAGENET1K_V1"), a file
+            (.safetensors, .pth, .pt), a folder with model.safetensors, or "none".
+        progress: called as progress(what, done, total), in bytes, while a file is downloaded.
+
+    Returns:
+        What model.json keeps: source, file, sha256, head ("new" or "loaded"), and what is known of licence and training.
+
+    Raises:
+        UserError: no such weights, no network, a damaged file, a file that needs code, or one for another model.
+    """
+    name = canonical("models", name)
+    if weights == "none":
+        return {"source": "none"}
+    path = Path(weights).expanduser()
+    if path.is_dir() and (path / "model.safetensors").exists():
+        path = path / "model.safetensors"
+    if path.is_file():
+        origin: dict[str, Any] = {}
+    elif name.startswith("timm/") and weights == "default":
+        return _load_from_timm(network, name)
+    elif name in torchvision_zoo.NAMES and weights in _entries(name):
+        entry = _entries(name)[weights]
+        path, origin = _fetched(entry, name, progress), _origin(entry)
+    else:
+        raise UserError(_no_such_weights(name, weights))
+    tensors, metadata = read_weights(path)
+    head = _put_into(network, name, tensors, str(path))
+    return {"source": "file", **metadata, **origin, "file": path.name, "sha256": _sha256(path), "head": head}
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a state dict on disk, and the metadata of a safetensors file. No code runs.
+
+    Training states that hold a state dict are opened ("state_dict", "model"), and the prefixes of wrappers are cut off.
+
+    Raises:
+        UserError: damaged, or not weights, or only to be read by running code.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith((b"PK", b"\x80")):
+        return _plain_state(_read_pickled(path), path), {}
+    if start.startswith((b"version https://git-lfs", b"<")):
+        raise UserError(f"{path} holds a link or a web page, not weights. Download the file itself.")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = {key: value for key, value in (file.metadata() or {}).items() if key != "format"}
+            return _plain_state({key: file.get_tensor(key) for key in file.keys()}, path), metadata  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(_damaged(path, error)) from None
+
+
+def _read_pickled(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if re.search("GLOBAL|llowed global|nsupported (global|class)", str(error)):
+            raise UserError(
+                f"{path} can only be read by running code that it names, which tintype never does. "
+                "Save the weights alone: torch.save(network.state_dict(), FILE), or as .safetensors."
+            ) from None
+        raise UserError(_damaged(path, ValueError("its pickle breaks off"))) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(_damaged(path, error)) from None
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    line = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
+    return (
+        f"{path} is damaged, not complete, or not weights ({line[:120]}). Get it again; expected .safetensors or .pth."
+    )
+
+
+def _plain_state(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return {name: tensor} of what a file holds."""
+    while isinstance(content, dict):
+        inner = next((content[key] for key in ("state_dict", "model", "model_state_dict") if key in content), None)
+        if not isinstance(inner, dict):
+            break
+        content = inner
+    tensors = content if isinstance(content, dict) else {}
+    tensors = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{path} holds no weights: expected a state dict, names and tensors.")
+    for prefix in ("_orig_mod.", "module."):
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _put_into(network: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> str:
+    """Load tensors into a network, and return what became of the head: "loaded", or "new" where it has other classes.
+
+    Raises:
+        UserError: they do not fit; the message names the first that do not.
+    """
+    expected = network.state_dict()
+    given = _as_today(tensors, network)
+    head = [key for key in expected if key.startswith(f"{backbone_parts(network).head_name}.")]
+    head_fits = all(key in given and given[key].shape == expected[key].shape for key in head)
+    backbone = {key: value for key, value in expected.items() if key not in head}
+    missing = [key for key in backbone if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in given if key not in expected and key not in head]
+    others = [
+        f"{key} {_shape(given[key])} instead of {_shape(value)}"
+        for key, value in backbone.items()
+        if key in given and not _alike(given[key], value)
+    ]
+    if missing or unexpected or others:
+        found = [_first(missing, "missing"), _first(unexpected, "unexpected"), _first(others, "of another shape")]
+        fitting = _model_that_fits(tensors)
+        hint = (
+            f"They fit {fitting}: --model {fitting}"
+            if fitting and fitting != name
+            else "Give the weights of that model."
+        )
+        raise UserError(f"the weights in {source} do not fit model {name}: {'; '.join(filter(None, found))}. {hint}")
+    used = {key: given[key] for key in expected if key in given and (head_fits or key not in head)}
+    broken = [key for key, value in used.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise UserError(f"the weights in {source} are not finite: {_first(broken, 'tensors')}. Get the file again.")
+    network.load_state_dict({**expected, **used})  # copies, so that float16 becomes what the network has
+    return "loaded" if head_fits else "new"
+
+
+def _as_today(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Return tensors under the names of today's networks, without auxiliary heads, at the network's image size."""
+    state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
+    state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
+    position = state.get("encoder.pos_embedding")
+    if position is not None and hasattr(network, "patch_size") and position.ndim == 3:
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        size, patch = cast(int, network.image_size), cast(int, network.patch_size)
+        state["encoder.pos_embedding"] = position.float()
+        state = dict(interpolate_embeddings(size, patch, cast(Any, state)))
+    return state
+
+
+def _alike(given: Tensor, expected: Tensor) -> bool:
+    return given.shape == expected.shape and given.is_floating_point() == expected.is_floating_point()
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "one number"
+
+
+def _first(names: list[str], what: str) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"{len(names):,} {what} ({', '.join(names[:SHOWN])}{more})" if names else ""
+
+
+def _model_that_fits(tensors: dict[str, Tensor]) -> str | None:
+    """Return the torchvision model with as many parameters as these would be with a head for 1,000 classes."""
+    own = {key: value for key, value in tensors.items() if not key.endswith(_BUFFERS)}
+    plain = {key: value for key, value in own.items() if not key.startswith(_AUXILIARY)}
+    counts = {sum(value.numel() for value in some.values()) for some in (own, plain)}
+    heads = [value for key, value in plain.items() if value.ndim > 1 and key.partition(".")[0] in _HEADS]
+    for num_classes, num_features in [head.shape[:2] for head in heads]:
+        counts |= {count + (1000 - num_classes) * (num_features + bias) for count in counts for bias in (0, 1)}
+    fitting = [name for name in torchvision_zoo.NAMES if _entry(name, "default").meta["num_params"] in counts]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _entries(name: str) -> dict[str, Any]:
+    """Return all weights that torchvision knows for a model, "default" among them."""
+    from torchvision.models import get_model_weights
+
+    known = get_model_weights(name)
+    return {"default": known["DEFAULT"], **{entry.name: entry for entry in known}}
+
+
+def _entry(name: str, weights: str) -> Any:
+    """Return torchvision's description of the weights that are meant, of a file by its name, else the default ones."""
+    entries = _entries(name)
+    by_file = {_file_name(entry): entry for entry in entries.values()}
+    return entries.get(weights) or by_file.get(Path(weights).name) or entries["default"]
+
+
+def _file_name(entry: Any) -> str:
+    return str(entry.url).rsplit("/", 1)[-1]
+
+
+def _no_such_weights(name: str, weights: str) -> str:
+    if name not in torchvision_zoo.NAMES and not name.startswith("timm/"):
+        return (
+            f"there are no pretrained weights '{weights}' for model {name}. Choose a backbone such as --model mobilenet_v2 "
+            "(`tintype list models`), give --weights FILE, or --weights none."
+        )
+    known = ", ".join(_entries(name)) if name in torchvision_zoo.NAMES else "default"
+    return f"there is no weight file '{weights}'. Expected a .safetensors or .pth file, none, or one of: {known}."
+
+
+def _fetched(entry: Any, name: str, progress: Progress | None) -> Path:
+    """Return the file with torchvision's weights, downloaded if need be."""
+    file = _file_name(entry)
+    path = _downloaded(file) or cache_folder() / "weights" / file
+    if not path.exists():
+        _download(entry.url, path, name, progress)
+    return path
+
+
+def _origin(entry: Any) -> dict[str, str]:
+    """Return what torchvision says of weights."""
+    licence = entry.meta.get("license", "not stated; trained on ImageNet-1K")
+    training = entry.meta.get("recipe", "")
+    return {"source": f"torchvision {entry}", "url": entry.url, "training": training, "licence": licence}
+
+
+def _downloaded(file: str) -> Path | None:
+    """Return where a file lies already: in tintype's cache, or where torch keeps its downloads."""
+    places = [cache_folder() / "weights", Path(torch.hub.get_dir()) / "checkpoints"]
+    return next((folder / file for folder in places if (folder / file).is_file()), None)
+
+
+class _NoDownload(Exception):
+    """A download that failed, with the reason."""
+
+
+def _download(url: str, path: Path, name: str, progress: Progress | None) -> None:
+    """Download a file whose name ends in the first digits of its SHA-256, as all of torchvision's do.
+
+    TINTYPE_WEIGHTS_MIRROR is a web folder that is asked in place of torchvision's.
+
+    Raises:
+        UserError: no network, or not the file that was expected.
+    """
+    mirror = os.environ.get("TINTYPE_WEIGHTS_MIRROR")
+    url = f"{mirror.rstrip('/')}/{path.name}" if mirror else url
+    digest = hashlib.sha256()
+    try:
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            done = total = 0
+            for total, chunk in _chunks(url):
+                file.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                if progress:
+                    progress(f"downloading {name}", done, max(total, done))
+            if done < total:
+                raise _NoDownload(f"the connection broke after {done:,} of {total:,} bytes")
+            wanted = re.search(r"-([0-9a-f]{8,})\.", path.name)
+            if wanted and not digest.hexdigest().startswith(wanted[1]):
+                raise _NoDownload("it is not the file expected: its SHA-256 differs")
+    except _NoDownload as error:
+        raise UserError(
+            f"the weights of {name} could not be downloaded from {url} ({error}). "
+            "Download that file elsewhere and give --weights FILE, or start without: --weights none"
+        ) from None
+
+
+def _chunks(url: str) -> Iterator[tuple[int, bytes]]:
+    """Yield (length of the whole, next bytes). Failures of the network are told apart from those of the disk."""
+    request = urllib.request.Request(url, headers={"User-Agent": "tintype"})
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            total = int(answer.headers.get("Content-Length") or 0)
+            while chunk := answer.read(CHUNK):
+                yield total, chunk
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise _NoDownload(str(reason).strip() or type(error).__name__) from None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _load_from_timm(network: nn.Module, name: str) -> dict[str, Any]:
+    """Load timm's own weights, which timm downloads, keeps and brings to the network's image size."""
+    config = timm_zoo.default_config(name)
+    try:
+        if config.hf_hub_id and not weights_available(name):  # without a network, the hub's client tries for a minute
+            hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+            next(_chunks(f"{hub}/{config.hf_hub_id}/resolve/main/config.json"), None)
+        size: Any = getattr(getattr(network, "patch_embed", None), "img_size", None) or config.input_size[1:]
+        spec = DataSpec("", 3, int(size[0]), int(size[1]), ("",) * 2, (0.5,) * 3, (0.5,) * 3, "")
+        source = timm_zoo.create(name, spec, pretrained=True)
+    except (OSError, RuntimeError, ValueError, _NoDownload) as error:
+        line = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise UserError(
+            f"the weights of {name} could not be loaded from {config.hf_hub_id or config.url} ({line[:150]}). "
+            "Download them elsewhere and give --weights FILE, or start without: --weights none"
+        ) from None
+    head = backbone_parts(source).head_name
+    tensors = {key: value for key, value in source.state_dict().items() if not key.startswith(f"{head}.")}
+    kept = {**network.state_dict(), **tensors}
+    network.load_state_dict(kept)
+    licence = getattr(config, "license", None) or "not stated"
+    return {
+        "source": f"timm {config.architecture}.{config.tag}",
+        "url": config.hf_hub_id,
+        "licence": licence,
+        "head": "new",
+    }

@@ -1,0 +1,184 @@
+"""The sections of a report on enlarged pictures: PSNR beside bicubic, pictures to wipe over, zoomed crops, errors, history."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import uniform_filter
+
+from tintype.report import figures, print_figures
+from tintype.report.figures import Panel, Series
+from tintype.report.folder import RunFiles
+from tintype.report.pictures import data_uri, png_bytes
+from tintype.report.section import SPLIT_NAMES, Chart, Section
+
+KINDS = {"low": "small", "bicubic": "bicubic", "ours": "ours", "original": "original"}
+CROP = 48  # pixels of the side of a zoomed crop
+AMPLIFIED = 4  # how many times brighter the error maps are than the error
+MOST_ROWS = 500
+
+
+def headline(run: RunFiles) -> Section:
+    """Open with PSNR on the test pictures and the gain over bicubic, with its paired interval."""
+    splits = {name: run.evaluation["splits"][name] for name in ("test", "val", "train")} if run.finished else {}
+    steps = [step for step in run.metrics.get("step", []) if not math.isnan(step)]
+    context = {
+        "finished": bool(splits),
+        "main": splits.get("test"),
+        "scale": run.evaluation.get("scale"),
+        "state": run.status.get("state"),
+        "step": int(steps[-1]) if steps else 0,
+        "total_steps": run.status.get("total_steps"),
+        "resume": f"tintype train --resume {shlex.quote(run.folder.as_posix())}",
+        "verdict": run.evaluation.get("verdict") or {},
+        "looks": (run.evaluation.get("test_looks") or {}).get("data"),
+        "rows": [(SPLIT_NAMES[name], figures) for name, figures in splits.items()],
+    }
+    return Section("result", "Result", "upscale_headline.html", context)
+
+
+def history(run: RunFiles) -> Section | None:
+    """Show the loss, PSNR and SSIM on validation, and the learning rate."""
+    panels = figures.history_panels(
+        {key: run.metrics[key] for key in ("epoch", "step", "loss", "lr") if key in run.metrics}
+    )
+    for column, title in (("val_psnr_y", "PSNR on validation, dB"), ("val_ssim_y", "SSIM on validation")):
+        x, y = run.metrics.get("epoch", []), run.metrics.get(column, [])
+        points = [(a, b) for a, b in zip(x, y, strict=False) if not math.isnan(a + b)]
+        if points:
+            xs, ys = zip(*points, strict=True)
+            panels.insert(-1, Panel(title, [Series("validation", xs, ys, "val", "points")], 0.6))
+    if not panels:
+        return None
+    alt = "Line diagrams over the training: " + ", ".join(panel.title.lower() for panel in panels) + "."
+    chart = Chart("history", figures.history(panels), print_figures.png(print_figures.history(panels)), alt)
+    floor = ((run.evaluation.get("splits") or {}).get("val") or {}).get("bicubic") or {}
+    context = {"chart": chart, "bicubic": floor.get("psnr_y")}
+    return Section("history", "Training", "upscale_history.html", context, {chart.name: chart.png})
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One test picture in all its forms, (H, W, 3) uint8; `low` with its pixels repeated."""
+
+    name: str
+    figures: Mapping[str, float]
+    forms: dict[str, np.ndarray]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.forms["original"].shape[:2]
+        return width, height
+
+    def uri(self, kind: str) -> str:
+        """Return the whole picture; JPEG of high quality takes a third of PNG's space."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.forms[kind]).save(buffer, "JPEG", quality=95, subsampling=0)
+        return data_uri(buffer.getvalue(), "image/jpeg")
+
+    def crop(self, kind: str) -> np.ndarray:
+        """Return the part in which bicubic is furthest from the original, which is where there is something to gain."""
+        error = np.abs(self.forms["bicubic"].astype(float) - self.forms["original"]).mean(2)
+        height, width = error.shape
+        mean = uniform_filter(error, CROP)
+        half = CROP // 2
+        inside = mean[half : max(half + 1, height - half), half : max(half + 1, width - half)]
+        top, left = np.unravel_index(int(inside.argmax()), inside.shape)
+        return self.forms[kind][top : top + CROP, left : left + CROP]
+
+    def crops(self) -> list[tuple[str, str, str]]:
+        """Return title, caption and data URI of each crop."""
+        psnr = {"bicubic": self.figures.get("bicubic_psnr_y"), "ours": self.figures.get("psnr_y")}
+        captions = {kind: f"{value:.2f} dB" for kind, value in psnr.items() if value is not None}
+        return [
+            (title, captions.get(kind, ""), data_uri(png_bytes(Image.fromarray(self.crop(kind)))))
+            for kind, title in KINDS.items()
+        ]
+
+    def errors(self) -> list[tuple[str, str]]:
+        """Return title and data URI of the error maps of bicubic and ours, equally amplified."""
+        found = []
+        for kind in ("bicubic", "ours"):
+            error = np.abs(self.forms[kind].astype(float) - self.forms["original"]).mean(2) * AMPLIFIED
+            image = Image.fromarray(error.clip(0, 255).astype(np.uint8))
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=85)
+            found.append((KINDS[kind], data_uri(buffer.getvalue(), "image/jpeg")))
+        return found
+
+
+def pictures(run: RunFiles) -> Section | None:
+    """Show test pictures: bicubic and ours under a wipe, zoomed crops, and where the errors are."""
+    shown = read_shown(run)
+    if not shown:
+        return None
+    context = {"shown": shown, "amplified": AMPLIFIED, "side": CROP}
+    return Section(
+        "pictures", "Pictures", "upscale_pictures.html", context, {"comparison": png_bytes(contact_sheet(shown))}
+    )
+
+
+def read_shown(run: RunFiles) -> list[Shown]:
+    """Read the pictures that samples.json names; one with a form missing or broken is left out."""
+    by_position: dict[Any, list[Mapping[str, Any]]] = {}
+    for item in run.samples.get("pictures") or []:
+        by_position.setdefault(item.get("position"), []).append(item)
+    shown = []
+    for items in by_position.values():
+        forms: dict[str, np.ndarray] = {}
+        for item in items:
+            # Only files in samples/ itself are read, whatever path an entry holds.
+            path = run.folder / "samples" / str(item.get("file", "")).replace("\\", "/").split("/")[-1]
+            try:
+                with Image.open(path) as image:
+                    forms[str(item.get("kind"))] = np.asarray(image.convert("RGB"))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                continue
+        if set(forms) != set(KINDS):
+            continue
+        scale = forms["original"].shape[0] // max(1, forms["low"].shape[0])
+        forms["low"] = forms["low"].repeat(scale, axis=0).repeat(scale, axis=1)
+        if len({form.shape for form in forms.values()}) == 1:
+            shown.append(Shown(str(items[0].get("name", "")), items[0], forms))
+    return shown
+
+
+def contact_sheet(shown: list[Shown], zoom: int = 4, gap: int = 6) -> Image.Image:
+    """Lay out the crops of each picture in a row: small, bicubic, ours, original."""
+    rows = [[Image.fromarray(each.crop(kind)) for kind in KINDS] for each in shown]
+    side = CROP * zoom
+    sheet = Image.new("RGB", (len(KINDS) * (side + gap) - gap, len(rows) * (side + gap) - gap), "white")
+    for y, row in enumerate(rows):
+        for x, crop in enumerate(row):
+            large = crop.resize((crop.width * zoom, crop.height * zoom), Image.Resampling.NEAREST)
+            sheet.paste(large, (x * (side + gap), y * (side + gap)))
+    return sheet
+
+
+def by_picture(run: RunFiles) -> Section | None:
+    """List PSNR and SSIM of each test picture beside bicubic."""
+    try:
+        with (run.folder / "predictions.csv").open(encoding="utf-8", newline="") as lines:
+            rows = [row for row in csv.DictReader(lines) if row.get("split") == "test"]
+        table = [_row(row) for row in rows[:MOST_ROWS]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not table:
+        return None
+    largest = max(max(row["gain"] for row in table), 1e-9)
+    context = {"rows": table, "left_out": len(rows) - len(table), "largest": largest}
+    return Section("by-picture", "Picture by picture", "upscale_table.html", context)
+
+
+def _row(row: Mapping[str, str]) -> dict[str, Any]:
+    keys = ("psnr_y", "bicubic_psnr_y", "nearest_psnr_y", "ssim_y", "bicubic_ssim_y", "psnr_rgb")
+    values = {key: float(row[key]) for key in keys}
+    return {"name": row["name"], **values, "gain": values["psnr_y"] - values["bicubic_psnr_y"]}

@@ -1,0 +1,63 @@
+"""What images are made from: noise that follows from (seed, index), truncation, ways between two points, and grids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+
+def latents(seed: int, indices: Iterable[int], shape: Sequence[int]) -> NDArray[np.float32]:
+    """Return standard normal noise (N, *shape) float32, each row from (seed, index) alone, the same on every machine."""
+    rows = [np.random.Generator(np.random.Philox([seed, index])).standard_normal(tuple(shape)) for index in indices]
+    return np.asarray(rows, np.float32).reshape(-1, *shape)
+
+
+def truncated(noise: NDArray[np.float32], bound: float) -> NDArray[np.float32]:
+    """Return the noise moved into -bound..bound in the order it had: a normal distribution cut there (Brock et al. 2019).
+
+    A smaller bound gives more typical and less varied images.
+    """
+    low = ndtr(-bound)
+    return ndtri(low + ndtr(noise.astype(np.float64)) * (1 - 2 * low)).astype(np.float32)
+
+
+def between(start: NDArray[np.float32], end: NDArray[np.float32], part: float) -> NDArray[np.float32]:
+    """Return the point at `part` of the great circle from one noise to another, which keeps its length typical."""
+    a, b = start.astype(np.float64), end.astype(np.float64)
+    cosine = float(np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
+    angle = math.acos(min(1.0, max(-1.0, cosine)))
+    if angle < 1e-6:
+        return start
+    mixed = (math.sin((1 - part) * angle) * a + math.sin(part * angle) * b) / math.sin(angle)
+    return mixed.astype(np.float32)
+
+
+def path(seed: int, indices: range, shape: Sequence[int], steps: int) -> NDArray[np.float32]:
+    """Return points on a way through the noise of index 0, 1, 2, ...; `steps` points lead from one to the next."""
+    first = indices.start // steps
+    stations = latents(seed, range(first, (indices.stop - 1) // steps + 2), shape)
+    return np.stack(
+        [between(stations[i // steps - first], stations[i // steps - first + 1], i % steps / steps) for i in indices]
+    )
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Turn images (N, C, H, W) in -1..1 into uint8."""
+    return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+
+
+def grid(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.uint8]:
+    """Lay out images (N, H, W, C) uint8 in rows of `columns`, with a grey gap of so many pixels; return (H, W, C)."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 128, np.uint8)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet

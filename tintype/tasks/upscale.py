@@ -1,0 +1,425 @@
+"""Super-resolution: one network makes a small picture large; measured by PSNR and SSIM beside bicubic and nearest."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tintype import quality, resample, statistics
+from tintype.data.pairs import open_pairs as open_data
+from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.degrade import degraded
+from tintype.distributed import autocast
+from tintype.errors import UserError, unknown_name
+from tintype.losses import RESTORATION, restoration_loss
+from tintype.models import build_model, count_multiply_adds, count_parameters
+from tintype.perceptual import PerceptualLoss
+from tintype.plugins import names
+from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
+
+__all__ = ["Upscale", "make", "open_data", "restore"]
+
+TILE = 256  # side of a tile in pixels of the small picture, without its overlap
+COLOURS = ("luma", "rgb")
+DEGRADATIONS = ("bicubic", "photo")  # photo: blur, noise and JPEG as well, see tintype.degrade
+SHOWN = 6  # test pictures kept for the report
+LARGEST_SHOWN = 512  # pixels of a side; of a larger picture the middle is kept
+
+# ITU-R BT.601: Y = 16 + weights . RGB, for values of 0..255; grey moves Y by 219/255 of itself.
+_LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
+_GREY = sum(_LUMA)
+
+
+def make(
+    splits: DataSplits,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    model: str,
+    model_options: dict[str, Any],
+    seed: int,
+    augment: str | dict[str, Any],
+    scale: int = 2,
+    patch: int = 96,
+    colour: str = "luma",
+    loss: str | dict[str, float] = "l1",
+    symmetries: bool = True,
+    colour_jitter: float = 0.0,
+    degrade: str = "bicubic",
+    weights: str | None = None,
+    feature_network: str | None = None,
+    feature_layers: list[str] | None = None,
+) -> Upscale:
+    """Build the network and the task around it; the parameters are fields of the recipe and options of the task.
+
+    Raises:
+        UserError: unknown model or option, or values that do not fit each other.
+    """
+    if model not in names("models", "upscale"):
+        raise unknown_name("model that enlarges", model, names("models", "upscale"), "`tintype list models` shows all.")
+    if colour not in COLOURS:
+        raise unknown_name("colour", colour, COLOURS)
+    if augment != "none":
+        raise UserError("augment is for classification; here it is --set task.symmetries and --set task.colour_jitter.")
+    if "scale" in model_options and model_options["scale"] != scale:
+        raise UserError(f"model.scale is {model_options['scale']}, but task.scale {scale}. Set task.scale only.")
+    if degrade not in DEGRADATIONS:
+        raise unknown_name("degradation", degrade, DEGRADATIONS)
+    losses = _checked_losses(loss)
+    channels = 1 if colour == "luma" else 3
+    perceptual = None
+    if "perceptual" in losses:
+        if channels == 1:
+            raise UserError("the perceptual loss sees colours. Set task.colour=rgb.")
+        perceptual = PerceptualLoss.of(feature_network, weights, feature_layers).to(device)
+    spec = DataSpec(splits.spec.name, channels, patch, patch, (), (0.0,) * channels, (1.0,) * channels, "")
+    network = build_model(model, spec, {**model_options, "scale": scale}, seed).to(device)
+    return Upscale(
+        network, spec, device, dtype=dtype, scale=scale, losses=losses, perceptual=perceptual, symmetries=symmetries,
+        colour_jitter=colour_jitter, degrade=degrade,
+    )  # fmt: skip
+
+
+def _checked_losses(loss: Any) -> dict[str, float]:
+    """Return names and weights of the losses that are summed: of `l1`, or of `{mse: 1, perceptual: 0.01}`."""
+    losses = {loss: 1.0} if isinstance(loss, str) else loss
+    known = (*RESTORATION, "perceptual")
+    if not isinstance(losses, dict) or not losses:
+        raise UserError(
+            f"loss is {loss!r}. Expected a name such as l1, or names and weights such as {{mse: 1, ssim: 0.1}}."
+        )
+    for name, weight in losses.items():
+        if name not in known:
+            raise unknown_name("loss", str(name), known)
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or weight <= 0:
+            raise UserError(f"the weight of loss {name} is {weight!r}. Expected a number above 0.")
+    return {name: float(weight) for name, weight in losses.items()}
+
+
+def restore(
+    network: nn.Module, spec: DataSpec, description: dict[str, Any], *, device: torch.device, dtype: torch.dtype
+) -> Upscale:
+    """Return the task around a finished network, its branches merged where it has some."""
+    return Upscale(
+        merged(network), spec, device, dtype=dtype, scale=description["scale"], degrade=description["degrade"]
+    )
+
+
+class Upscale(Task):
+    """Super-resolution by a factor.
+
+    Args:
+        network: maps small images (N, C, h, w) float32 of 0..1 to large ones (N, C, scale * h, scale * w). It has an
+            attribute `halo`: how many small pixels around one it looks at, at most. With one channel it is given Y, and
+            red, green and blue are enlarged by bicubic and moved by the change of Y, which leaves the colour as it is.
+        spec: channels, and the side of training patches.
+        scale: how many times larger.
+        losses: names of tintype.losses.RESTORATION, or "perceptual", with their weights in the sum.
+        perceptual: the perceptual loss, where it is one of them.
+        symmetries: train on mirrored and turned patches too.
+        degrade: how small pictures are made: "bicubic", or "photo" with blur, noise and JPEG.
+        colour_jitter: how far brightness and contrast of a patch are changed, as a part of one.
+        dtype: arithmetic of the network.
+    """
+
+    score_name = "psnr_y"
+    watched = ("psnr_y", "ssim_y", "gain")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: DataSpec,
+        device: torch.device,
+        *,
+        scale: int,
+        losses: dict[str, float] | None = None,
+        perceptual: PerceptualLoss | None = None,
+        symmetries: bool = True,
+        colour_jitter: float = 0.0,
+        degrade: str = "bicubic",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.networks = {"upscaler": network}
+        self.main = "upscaler"
+        self.phases = [Phase("train", "upscaler")]
+        self.spec, self.device, self.dtype, self.scale = spec, device, dtype, scale
+        self.options_of_model = {"scale": scale}
+        self.losses, self.perceptual = losses or {"l1": 1.0}, perceptual
+        self.symmetries, self.colour_jitter, self.degrade = symmetries, colour_jitter, degrade
+        self._floors: weakref.WeakKeyDictionary[ImageSource, list[dict[str, dict[str, float]]]]
+        self._floors = weakref.WeakKeyDictionary()
+
+    def describe(self) -> dict[str, Any]:
+        parameters = count_parameters(merged(self.networks[self.main]))
+        colour = "luma" if self.spec.channels == 1 else "rgb"
+        return {"scale": self.scale, "colour": colour, "degrade": self.degrade, "parameters_merged": parameters}
+
+    def multiply_adds(self) -> int:
+        """Return the multiply-adds for a picture of 1280x720, as papers give them."""
+        spec = DataSpec("", self.spec.channels, 48, 48, (), (), (), "")
+        small_pixels = 1280 * 720 / self.scale**2
+        return round(count_multiply_adds(merged(self.networks[self.main]), spec) / 48**2 * small_pixels)
+
+    # ---- training -----------------------------------------------------------------------------------------------------
+
+    def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        low, high = self.pairs(batch, context.generator)
+        if self.spec.channels == 1:
+            low, high = _luma(low), _luma(high)
+        with autocast(self.device, self.dtype):
+            answer = self.networks[self.main](low / 255).float()
+        parts = {name: self._part(name, answer, high / 255) for name in self.losses}
+        total = sum(weight * parts[name] for name, weight in self.losses.items())
+        return torch.as_tensor(total), parts if len(parts) > 1 else {}
+
+    def _part(self, name: str, answer: Tensor, high: Tensor) -> Tensor:
+        if name == "perceptual" and self.perceptual is not None:
+            return self.perceptual(answer, high)
+        return restoration_loss(name, answer, high)
+
+    def pairs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return patches drawn from blocks: small (N, 3, p / scale, p / scale) and large (N, 3, p, p), float of 0..255."""
+        scale, patch = self.scale, self.spec.height
+        high = batch.images.to(self.device, non_blocking=True)
+        given = batch.targets.to(self.device) if batch.targets.ndim == 4 else None
+        side = high.shape[-1]
+        step = 1 if given is None else scale
+        crop = min(patch if given is not None else patch + 4 * scale, side)
+        corners = torch.randint((side - crop) // step + 1, (len(high), 2), generator=generator, device=generator.device)
+        offsets = (corners * step).tolist()
+        high = _cropped(high, offsets, crop)
+        if given is not None:
+            given = _cropped(given, [[top // scale, left // scale] for top, left in offsets], crop // scale)
+        if self.symmetries:
+            turns = torch.randint(8, (len(high),), generator=generator, device=generator.device).to(self.device)
+            high, given = _turned(high, turns), None if given is None else _turned(given, turns)
+        high = high.float()
+        if self.colour_jitter:
+            gain, shift = _jitter(len(high), self.colour_jitter, generator, self.device)
+            high = (gain * high + shift).clamp_(0, 255).round_()
+            given = None if given is None else (gain * given + shift).clamp(0, 255)
+        if given is not None:
+            return given.float(), high
+        low = self._made_small(high, generator).float()
+        margin = (crop - patch) // (2 * scale)  # small pixels that saw beyond the crop's edge
+        low = low[:, :, margin : margin + patch // scale, margin : margin + patch // scale]
+        top = margin * scale
+        return low, high[:, :, top : top + patch, top : top + patch]
+
+    # ---- enlarging ----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def enlarge(
+        self,
+        network: nn.Module,
+        low: Tensor,
+        *,
+        tile: int = TILE,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Return a picture (C, h, w) of uint8 or int32 (16 bits) at `scale` times the size; C is 1 or 3.
+
+        It is made in tiles of `tile` small pixels, each with as much around it as the network sees, so that memory is
+        bounded and no seam is there.
+        """
+        return self._in_tiles(
+            low, lambda part: self._enlarged(network, part), getattr(network, "halo", 32), tile, on_progress
+        )
+
+    @torch.inference_mode()
+    def bicubic(self, low: Tensor, *, tile: int = TILE) -> Tensor:
+        """Return a picture (C, h, w) of uint8 or int32 (16 bits) enlarged by bicubic interpolation."""
+        return self._in_tiles(low, lambda part: resample.enlarge(part, self.scale), 2, tile, None)
+
+    def _in_tiles(
+        self,
+        low: Tensor,
+        function: Callable[[Tensor], Tensor],
+        halo: int,
+        tile: int,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> Tensor:
+        white = 255 if low.dtype == torch.uint8 else 65535
+        (channels, height, width), s = low.shape, self.scale
+        large = torch.empty(channels, height * s, width * s, dtype=low.dtype)
+        tops, lefts = range(0, height, tile), range(0, width, tile)
+        for number, (top, left) in enumerate((top, left) for top in tops for left in lefts):
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            y, x = max(0, top - halo), max(0, left - halo)
+            part = low[:, y : bottom + halo, x : right + halo].to(self.device).float()[None] * (255 / white)
+            done = function(part)[0, :, (top - y) * s : (bottom - y) * s, (left - x) * s : (right - x) * s]
+            done = (done * (white / 255)).round_().clamp_(0, white)
+            large[:, top * s : bottom * s, left * s : right * s] = done.to(low.dtype).cpu()
+            if on_progress:
+                on_progress(number + 1, len(tops) * len(lefts))
+        return large
+
+    def _enlarged(self, network: nn.Module, low: Tensor) -> Tensor:
+        """Return images (N, 1 or 3, h, w) float of 0..255 enlarged, neither rounded nor clipped."""
+        grey = low.shape[1] == 1
+        if self.spec.channels == 3:
+            with autocast(self.device, self.dtype):
+                answer = network((low.expand(-1, 3, -1, -1) if grey else low) / 255).float() * 255
+            return answer.mean(1, keepdim=True) if grey else answer
+        y = 16 + _GREY * low if grey else _luma(low)
+        with autocast(self.device, self.dtype):
+            answer = network(y / 255).float() * 255
+        if grey:
+            return (answer - 16) / _GREY
+        large = resample.enlarge(low, self.scale)
+        return large + (answer - _luma(large)) / _GREY
+
+    # ---- measuring ----------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+    ) -> Evaluation:
+        photos = source.whole()  # pyright: ignore[reportAttributeAccessIssue]
+        network = merged(network)
+        floors = self._floors_of(photos)
+        measured = []
+        for number in range(len(photos)):
+            low, high = self._measured_pair(photos, number)
+            picture = _pixels(self.enlarge(network, low))
+            measured.append(quality.compare(picture, high, self.scale))
+            if on_progress:
+                on_progress(number + 1, len(photos))
+        keys = list(measured[0])
+        columns = {key: np.array([row[key] for row in measured]) for key in keys}
+        if not all(np.isfinite(column).all() for column in columns.values()):
+            raise UserError("the answers of the network are not finite: training has diverged. Try a lower --lr.")
+        how = quality.protocol(self.scale) + (", degraded as photos are" if self.degrade == "photo" else "")
+        figures: dict[str, Any] = {"num_images": len(photos), "protocol": how}
+        figures |= {key: float(columns[key].mean()) for key in keys}
+        for name in ("bicubic", "nearest"):
+            figures[name] = {key: float(np.mean([floor[name][key] for floor in floors])) for key in keys}
+            columns |= {f"{name}_{key}": np.array([floor[name][key] for floor in floors]) for key in keys}
+        gains = columns["psnr_y"] - columns["bicubic_psnr_y"]
+        figures["gain"] = float(gains.mean())
+        figures["gain_ci95"] = statistics.mean_interval(gains)
+        return Evaluation(figures, columns)
+
+    def _measured_pair(self, photos: ImageSource, number: int) -> tuple[Tensor, np.ndarray]:
+        """Return a photo's small version (C, h, w) uint8, and its pixels (H, W, C) uint8."""
+        batch = photos.take(torch.tensor([number]))
+        if batch.targets.ndim == 4:
+            return batch.targets[0], _pixels(batch.images[0])
+        # The same damage each time that a photo is measured.
+        low = self._made_small(batch.images, torch.Generator().manual_seed(number))
+        return low[0], _pixels(batch.images[0])
+
+    def _made_small(self, high: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the small versions (N, C, h, w) uint8 of images (N, C, H, W) of 0..255."""
+        if self.degrade == "photo":
+            return degraded(high, self.scale, generator)
+        return resample.shrink(high, self.scale)
+
+    def _floors_of(self, photos: ImageSource) -> list[dict[str, dict[str, float]]]:
+        """Return what bicubic and nearest reach on each photo; they stay the same, and so are measured once."""
+        if photos not in self._floors:
+            found = []
+            for number in range(len(photos)):
+                low, high = self._measured_pair(photos, number)
+                found.append({
+                    "bicubic": quality.compare(_pixels(self.bicubic(low)), high, self.scale),
+                    "nearest": quality.compare(_pixels(nearest(low, self.scale)), high, self.scale),
+                })  # fmt: skip
+            self._floors[photos] = found
+        return self._floors[photos]
+
+    def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
+        evaluation: dict[str, Any] = {"task": "upscale", "scale": self.scale, "warnings": []}
+        evaluation["splits"] = {split: evaluations[split].figures for split in evaluations}
+        evaluation["verdict"] = _verdict(evaluations["test"].figures)
+        keys = ["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "bicubic_psnr_y", "bicubic_ssim_y", "nearest_psnr_y"]
+        rows = []
+        for split in ("val", "test"):
+            photos, details = sources[split], evaluations[split].details
+            for i, name in enumerate(photos.names):
+                rows.append([split, i, name, *(f"{details[key][i]:.6f}" for key in keys)])
+        return Summary(evaluation, (["split", "position", "name", *keys], rows), self._samples(evaluations, sources))
+
+    def _samples(
+        self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Return low, bicubic, ours and original of some test pictures: evenly spread from the least gain to the most."""
+        details, photos, network = evaluations["test"].details, sources["test"], merged(self.networks[self.main])
+        order = np.argsort(details["psnr_y"] - details["bicubic_psnr_y"], kind="stable")
+        chosen = order[np.unique(np.linspace(0, len(order) - 1, SHOWN).round().astype(int))]
+        items = []
+        for i in chosen.tolist():
+            low, high = self._measured_pair(photos, i)
+            pictures = {"low": _pixels(low), "bicubic": _pixels(self.bicubic(low))}
+            pictures |= {"ours": _pixels(self.enlarge(network, low)), "original": high}
+            figures = {key: round(float(details[key][i]), 4) for key in ("psnr_y", "ssim_y")}
+            figures |= {f"bicubic_{key}": round(float(details[f"bicubic_{key}"][i]), 4) for key in ("psnr_y", "ssim_y")}
+            for kind, pixels in pictures.items():
+                part = _middle(pixels, LARGEST_SHOWN // self.scale, 1 if kind == "low" else self.scale)
+                item = {"file": f"test-{i:06d}-{kind}.png", "picture": part, "kind": kind}
+                items.append({**item, "position": i, "name": str(photos.names[i]), "scale": self.scale, **figures})
+        return {"pictures": items}
+
+
+def merged(network: nn.Module) -> nn.Module:
+    """Return a copy for use, in eval mode, with branches summed to one convolution where the network has some."""
+    return (network.merged() if hasattr(network, "merged") else copy.deepcopy(network)).eval()  # pyright: ignore[reportCallIssue]
+
+
+def _verdict(figures: dict[str, Any]) -> dict[str, Any]:
+    """Say what is gained over bicubic on the test pictures: "sharpens" where the interval lies above zero."""
+    gain, interval, count = figures["gain"], figures["gain_ci95"], figures["num_images"]
+    sure = interval is not None and interval[0] > 0
+    word = "sharpens" if sure else "does not sharpen" if interval is not None and interval[1] < 0 else "may sharpen"
+    within = f" (95 % paired interval {interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
+    text = (
+        f"{word}: {gain:+.2f} dB over bicubic on {count} test picture{'s' if count > 1 else ''}{within}; Y, border cut."
+    )
+    return {"word": word, "text": text}
+
+
+def nearest(low: Tensor, scale: int) -> Tensor:
+    """Return a picture (C, h, w) with each pixel repeated."""
+    return F.interpolate(low[None], scale_factor=scale, mode="nearest")[0]
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Return Y (N, 1, H, W) of 16..235 of images (N, 3, H, W) of 0..255, not rounded."""
+    red, green, blue = images.split(1, 1)
+    return 16 + _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+
+
+def _pixels(picture: Tensor) -> np.ndarray:
+    return picture.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _middle(pixels: np.ndarray, side: int, scale: int) -> np.ndarray:
+    """Return the middle of a picture, `side` small pixels long and wide at most; a small pixel is `scale` of its own."""
+    top, left = (max(0, (length // scale - side) // 2) * scale for length in pixels.shape[:2])
+    return pixels[top : top + side * scale, left : left + side * scale]
+
+
+def _cropped(images: Tensor, offsets: list[list[int]], side: int) -> Tensor:
+    parts = zip(images, offsets, strict=True)
+    return torch.stack([image[:, top : top + side, left : left + side] for image, (top, left) in parts])
+
+
+def _turned(images: Tensor, turns: Tensor) -> Tensor:
+    """Mirror and turn each image (N, C, S, S) by its number of 0..7."""
+    across, down, swap = (((turns >> bit) & 1).bool().view(-1, 1, 1, 1) for bit in range(3))
+    images = torch.where(across, images.flip(3), images)
+    images = torch.where(down, images.flip(2), images)
+    return torch.where(swap, images.transpose(2, 3), images)
+
+
+def _jitter(count: int, strength: float, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return a factor of contrast about middle grey and a shift of brightness for each image (N, 1, 1, 1)."""
+    drawn = torch.rand(count, 2, generator=generator, device=generator.device).to(device) * 2 - 1
+    contrast, brightness = (1 + strength * drawn[:, 0]).view(-1, 1, 1, 1), (strength * drawn[:, 1]).view(-1, 1, 1, 1)
+    return contrast, 127.5 * (1 - contrast) + 127.5 * brightness
