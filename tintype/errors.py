@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 
 
+MOST_NAMES = 20  # in a message; longer lists have a command that shows them
+
+
 class UserError(Exception):
     """A mistake that the user can mend, told in one or two lines: what happened, what was expected, what to type.
 
@@ -20,5 +23,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
     if near:
         expected = "Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     else:
-        expected = "Known: " + ", ".join(known) + "." if known else "None is known."
+        more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
+        expected = f"Known: {', '.join(known[:MOST_NAMES])}{more}." if known else "None is known."
     return UserError(f"unknown {kind} '{name}'. {expected}" + (f" {hint}" if hint else ""))

@@ -177,8 +177,12 @@ def plain_features(thumbs: np.ndarray, seed: int = 0) -> np.ndarray:
         pixels = _reduced(thumbs[start : start + 256])
         return np.concatenate([_gradients(pixels), _colours(pixels), _responses(pixels, *filters)], axis=1)
 
+    result = np.empty((len(thumbs), features(0).shape[1]), np.float32)
+    starts = range(0, len(thumbs), 256)
     with ThreadPoolExecutor(num_cores()) as pool:
-        return np.concatenate(list(pool.map(features, range(0, len(thumbs), 256))))
+        for start, part in zip(starts, pool.map(features, starts), strict=True):
+            result[start : start + len(part)] = part
+    return result
 
 
 def _reduced(thumbs: np.ndarray, side: int = 32) -> np.ndarray:

@@ -248,7 +248,8 @@ class Upscale(Task):
     ) -> Tensor:
         white = 255 if low.dtype == torch.uint8 else 65535
         (channels, height, width), s = low.shape, self.scale
-        large = torch.empty(channels, height * s, width * s, dtype=low.dtype)
+        # Laid out as pictures are kept, so that the caller needs no copy of what may be large.
+        large = torch.empty(height * s, width * s, channels, dtype=low.dtype).permute(2, 0, 1)
         tops, lefts = range(0, height, tile), range(0, width, tile)
         for number, (top, left) in enumerate((top, left) for top in tops for left in lefts):
             bottom, right = min(top + tile, height), min(left + tile, width)
