@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast check format clean
+.PHONY: demo test test-fast test-all check format clean
 
 demo: $(VENV)/installed
 	$(BIN)/tintype train digits
@@ -13,7 +13,10 @@ test: $(VENV)/installed-dev check
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not exhaustive"
+
+test-all: $(VENV)/installed-dev check
+	$(BIN)/python -m pytest -m ""
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -87,7 +87,8 @@ MAY_IMPORT = {
         "run",
         "tasks",
     },
-    "upscale": {"data", "errors", "png16", "predict", "run", "tasks"},
+    "foreign": {"data", "errors", "tasks"},
+    "upscale": {"data", "distributed", "errors", "foreign", "png16", "predict", "run", "tasks"},
     "evaluate": {"errors", "data", "metrics", "model", "predict", "run", "tasks", "training"},
     "api": {
         "plugins",

@@ -18,13 +18,19 @@ from tintype.models.backbone import backbone_parts, for_inference, freeze, keep_
 from tintype.models.torchvision_zoo import MULTIPLES, NAMES, SMALLEST, listing
 from tintype.plugins import canonical, find, names
 
-# One or two of each family for every run of the tests; the rest is marked slow, and what takes gigabytes is left out.
+# One or two of each family for every run of the tests, then those that people ask for most; `make test-all` takes the rest
+# too, but for what needs gigabytes.
 FAST = {
     "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small",
     "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1",
 }  # fmt: skip
 GIANTS = {"regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"}
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in FAST | GIANTS]
+ASKED_FOR = {
+    "resnet34", "resnet50", "vgg16", "densenet161", "mobilenet_v3_large", "resnext50_32x4d", "wide_resnet50_2", "convnext_tiny",
+    "vit_b_16",
+}  # fmt: skip
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(ASKED_FOR)]
+REST = [pytest.param(name, marks=pytest.mark.exhaustive) for name in NAMES if name not in FAST | ASKED_FOR | GIANTS]
 OWN = [name for name in names("models", "classify") if name not in NAMES and "/" not in name]
 
 
@@ -54,7 +60,7 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 
 # ---- the contract -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*sorted(FAST), *SLOW])
+@pytest.mark.parametrize("name", [*sorted(FAST), *SLOW, *REST])
 def test_a_backbone_is_built_frozen_trained_saved_and_loaded(name, tmp_path):
     of = spec(side_of(name))
     network, x = build_model(name, of, {}, seed=0), images(of)

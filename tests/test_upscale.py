@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -292,13 +293,13 @@ def test_a_training_pair_is_cut_from_a_photo_and_its_small_version(scale):
     batch = Batch(planes(photo)[None], torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
     whole = resample.shrink(planes(photo)[None], scale)[0].float()
     seen = 0
-    for seed in range(40):
+    for seed in range(60):
         low, high = task.pairs(batch, torch.Generator().manual_seed(seed))
+        room = 24 * scale - (patch + 4 * scale)
+        drawn = torch.randint(room + 1, (1, 2), generator=torch.Generator().manual_seed(seed))[0]
+        top, left = (drawn + 2 * scale).tolist()
+        assert torch.equal(high[0], planes(photo).float()[:, top : top + patch, left : left + patch])
         assert low.shape == (1, 3, 8, 8)
-        assert high.shape == (1, 3, patch, patch)
-        places = planes(photo).float().unfold(1, patch, 1).unfold(2, patch, 1)
-        found = (places == high[0][:, None, None]).all(dim=(0, 3, 4)).nonzero()
-        top, left = found[0].tolist()
         if top % scale == 0 and left % scale == 0:  # elsewhere the photo's own grid lies between
             y, x = top // scale, left // scale
             assert torch.equal(low[0], whole[:, y : y + 8, x : x + 8])
@@ -372,7 +373,10 @@ def test_pairs_that_do_not_fit_are_told(tmp_path, damage, message):
         ({"task.degrade": "foto"}, "unknown degradation 'foto'. Did you mean 'photo'"),
         ({"task.loss": {"mse": 0}}, "the weight of loss mse is 0. Expected a number above 0"),
         ({"task.loss": "perceptual"}, "the perceptual loss sees colours. Set task.colour=rgb"),
-        ({"task.loss": "perceptual", "task.colour": "rgb", "weights": "gone.pth"}, "there is no weight file .*gone.pth"),
+        (
+            {"task.loss": "perceptual", "task.colour": "rgb", "weights": "gone.pth"},
+            "there is no weight file .*gone.pth",
+        ),
         ({"task.skale": 2}, "unknown option of task upscale: 'skale'. Did you mean 'scale'"),
         ({"model.scale": 3}, "model.scale is 3, but task.scale 2"),
         ({"augment": "light"}, "augment is for classification"),
@@ -407,6 +411,11 @@ def test_every_recipe_of_the_task_is_read():
         build(each.model_dump(), where="")
 
 
+def test_data_of_the_task_alone_names_no_classifier():
+    with pytest.raises(UserError, match=r"unknown recipe or data set 'photos'. Did you mean 'photos-x2'"):
+        resolve("photos")
+
+
 # ---- a run ------------------------------------------------------------------------------------------------------------
 
 
@@ -421,9 +430,11 @@ def test_a_run_beats_bicubic_and_says_by_which_protocol(run):
     assert run.read("model.json")["architecture"]["options"]["scale"] == 2
 
 
-def test_measured_again_it_is_the_same(run, tmp_path):
+def test_measured_again_it_is_the_same(run, tmp_path, capsys):
     assert run.evaluate(split="val")["psnr_y"] == pytest.approx(run.metrics["val"]["psnr_y"], abs=1e-3)
     Image.fromarray(cat()).save(tmp_path / "cat.png")
+    cli.app(["evaluate", str(run.path), "--data", str(tmp_path)], standalone_mode=False)
+    assert "Y, border 2, 8 bit, mean of images" in capsys.readouterr().out
     figures = run.evaluate(data=str(tmp_path))
     assert figures["num_images"] == 1
     assert figures["gain_ci95"] is None
@@ -451,8 +462,14 @@ class Stopper(Silent):
 @pytest.mark.parametrize("colour", ["luma", "rgb"])
 def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour):
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(6):
+        Image.fromarray(cat(72, 72 + 8 * i)).save(photos / f"{i}.png")
     recipe = recipe.with_(
         **{
+            "data": str(photos),
+            "task.patch": 32,
             "task.colour": colour,
             "task.colour_jitter": 0.1,
             "ema": 0.5,
@@ -606,6 +623,41 @@ def test_what_cannot_be_enlarged_is_told(run, finished_run, tmp_path):
         Upscaler.of(run).enlarge(np.broadcast_to(np.zeros((1, 1, 1), np.uint8), (30_000, 30_000, 1)))
     with pytest.raises(UserError, match="a tile of 8 pixels is too small"):
         run.upscale(cat(), tile=8)
+
+
+def compact_weights(path: Path) -> torch.nn.Module:
+    """Write the weights of a small Real-ESRGAN network of x2, and return it."""
+    from safetensors.torch import save_file
+    from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+
+    torch.manual_seed(0)
+    network = SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2, act_type="prelu").eval()
+    save_file(network.state_dict(), path)
+    return network
+
+
+def test_other_peoples_weights_enlarge(tmp_path):
+    network = compact_weights(tmp_path / "theirs.safetensors")
+    Image.fromarray(cat(40, 56)).save(tmp_path / "cat.png")
+    [written] = upscale_files(tmp_path / "theirs.safetensors", [tmp_path / "cat.png"], tile=16).written
+    with torch.no_grad():
+        expected = network(planes(cat(40, 56))[None] / 255)[0].clamp(0, 1) * 255
+    assert np.abs(np.asarray(loaded(written)).astype(float) - expected.permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_weights_that_are_no_network_are_told(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    Image.fromarray(cat(40, 56)).save(tmp_path / "cat.png")
+    save_file({"a": torch.zeros(3)}, tmp_path / "odd.safetensors")
+    (tmp_path / "broken.pth").write_bytes(b"PK nothing")
+    for name, message in [("odd.safetensors", "spandrel knows no network"), ("broken.pth", "holds no weights")]:
+        with pytest.raises(UserError, match=message) as error:
+            upscale_files(tmp_path / name, [tmp_path / "cat.png"])
+        assert "\n" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    with pytest.raises(UserError, match=r"pip install 'tintype\[foreign\]'"):
+        upscale_files(tmp_path / "odd.safetensors", [tmp_path / "cat.png"])
 
 
 # ---- the report -------------------------------------------------------------------------------------------------------

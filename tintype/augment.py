@@ -36,7 +36,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rotations": {"flip": True, "rotate": 20},
     "shifts": {"flip": True, "affine": True},
     "colours": {"flip": True, "colour_jitter": {"strength": 0.3, "hue": 0.05}},
-    "all": {"flip": True, "vertical_flip": True, "rotate": 20, "affine": True, "colour_jitter": {"strength": 0.3, "hue": 0.05}},
+    "all": {
+        "flip": True,
+        "vertical_flip": True,
+        "rotate": 20,
+        "affine": True,
+        "colour_jitter": {"strength": 0.3, "hue": 0.05},
+    },
 }
 
 ALIASES = {

@@ -39,8 +39,8 @@ HEAD: dict[str, Any] = {
     "tta": "flip", "epochs": HEAD_EPOCHS,
 }  # fmt: skip
 FINE_TUNE: dict[str, Any] = {
-    "tune": "all", "augment": "photos", "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05,
-    "layer_decay": 0.7, "schedule": "cosine", "warmup": 0.1, "label_smoothing": 0.1, "tta": "flip",
+    "tune": "all", "augment": "photos", "batch_size": 32, "optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.05,
+    "layer_decay": 0.8, "schedule": "cosine", "warmup": 0.1, "label_smoothing": 0.1, "tta": "flip",
 }  # fmt: skip
 
 

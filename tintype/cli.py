@@ -82,7 +82,8 @@ def train(
 
     given: dict[str, Any] = {
         "data": data, "data_root": data_root, "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
-        "lr": _number(lr), "weights": weights, "tune": tune, "time": time, "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision,
+        "lr": _number(lr), "weights": weights, "tune": tune, "time": time,
+        "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))
@@ -151,7 +152,8 @@ def evaluate(
 
     console = Console(highlight=False)
     console.print(result_table({figures["split"]: figures}))
-    for name, how in figures.get("protocol", {}).items():
+    protocol = figures.get("protocol")  # of super-resolution it is one name, which stands under the table
+    for name, how in protocol.items() if isinstance(protocol, dict) else ():
         console.print(f"{name}: {how}", markup=False, soft_wrap=True)
 
 
@@ -191,7 +193,9 @@ def generate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     count: Annotated[int, typer.Option(help="How many images.")] = 64,
     seed: Annotated[int, typer.Option(help="Image i follows from seed and i alone.")] = 0,
-    class_: Annotated[str | None, typer.Option("--class", help="What to show, where the generator knows classes.")] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="What to show, where the generator knows classes.")
+    ] = None,
     truncation: Annotated[
         float | None, typer.Option(help="Bound of the noise: lower is more typical and less varied.")
     ] = None,
@@ -212,7 +216,7 @@ def generate(
 
 @app.command()
 def upscale(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder, or weights of somebody else's network (needs spandrel).")],
     files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default beside each image.")] = None,
     tile: Annotated[int, typer.Option(min=16, help="Side of the tiles in pixels of the small image.")] = 256,
@@ -225,12 +229,11 @@ def upscale(
 ) -> None:
     """Enlarge photos with a run of super-resolution."""
     from tintype.progress import make_watcher
-    from tintype.run import RunFolder
     from tintype.upscale import upscale_files
 
     watcher = make_watcher(to_stderr=as_json)
     done = upscale_files(
-        RunFolder.open(run), files, out=out, tile=tile, compare=compare, force=force, device=device, progress=watcher.on_work
+        run, files, out=out, tile=tile, compare=compare, force=force, device=device, progress=watcher.on_work
     )
     watcher.close()
     for file, reason in done.skipped:

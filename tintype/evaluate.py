@@ -32,7 +32,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Return the figures of a run's model on a split of its own data, or on `data` (all of it, or one split).
 
-    `features` and `inception_weights` say what a generator's images are measured by, see tintype.distances. A look at the run's own test split is counted in evaluation.json.
+    `features` and `inception_weights` say what a generator's images are measured by, see tintype.distances.
+    A look at the run's own test split is counted in evaluation.json.
 
     Raises:
         UserError: unknown split, the data is not there, has changed, or has classes that the model does not know.

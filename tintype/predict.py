@@ -37,7 +37,9 @@ class Predictor:
         """
         task, description = load_task(run, device)
         if not isinstance(task, Classify):
-            raise UserError(f"{run.path} is a run of task {description['task']}, not a classifier, so it predicts no class.")
+            raise UserError(
+                f"{run.path} is a run of task {description['task']}, not a classifier, so it predicts no class."
+            )
         return cls(task, resize_of(description))
 
     def predict(self, images: Sequence[Any]) -> Iterator[Prediction]:

@@ -64,7 +64,8 @@ class Recipe(BaseModel):
         description="what a backbone starts from: default (downloaded once), a file, or none (from scratch)",
     )
     tune: str = Field(
-        default="all", description="what of a backbone is trained: head, last:N (stages), all, or auto (by images and time)"
+        default="all",
+        description="what of a backbone is trained: head, last:N (stages), all, or auto (by images and time)",
     )
     time: str | None = Field(default=None, description="what tune: auto may take, as in 90s, 5m or 1h; by default 5m")
     head: list[int] = Field(default=[], description="hidden layers of a backbone's head; none is a linear head")
@@ -305,7 +306,10 @@ def resolve(what: str) -> tuple[Recipe, str]:
     if "/" in what or "\\" in what:
         raise UserError(f"there is no {what}. Expected a folder of images, a .csv or a .yaml file, or a recipe's name.")
     raise unknown_name(
-        "recipe or data set", what, {**recipe_names(), **names("data")}, "`tintype list recipes` shows them."
+        "recipe or data set",
+        what,
+        {**recipe_names(), **names("data", "classify")},
+        "`tintype list recipes` shows them.",
     )
 
 

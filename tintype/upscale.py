@@ -13,7 +13,9 @@ import torch
 from PIL import Image, ImageOps
 
 from tintype.data.decode import FORMATS, MAX_PIXELS, image_files
+from tintype.distributed import choose_device
 from tintype.errors import UserError
+from tintype.foreign import ENDINGS, load_foreign
 from tintype.png16 import png16, read_png16
 from tintype.predict import load_task
 from tintype.run import RunFolder, written_whole
@@ -45,12 +47,16 @@ class Upscaler:
         self.task, self.tile = task, tile
 
     @classmethod
-    def of(cls, run: RunFolder, *, tile: int = TILE, device: str = "auto") -> Upscaler:
-        """Load the model of a run.
+    def of(cls, run: RunFolder | Path, *, tile: int = TILE, device: str = "auto") -> Upscaler:
+        """Load the model of a run, or a weight file of somebody else's network.
 
         Raises:
             UserError: the run has no finished model, or it is none that enlarges.
         """
+        if isinstance(run, Path):
+            if run.is_file() and run.suffix in ENDINGS:
+                return cls(load_foreign(run, choose_device(device)[0]), tile)
+            run = RunFolder.open(run)
         task, description = load_task(run, device)
         if not isinstance(task, Upscale):
             raise UserError(
@@ -78,10 +84,11 @@ class Upscaler:
         low = _planes(pixels)
         network = self.task.networks[self.task.main]
         colour = self.task.enlarge(network, low[: 3 if channels > 2 else 1], tile=self.tile, on_progress=on_progress)
-        parts = [colour]
-        if channels in (2, 4):
-            parts.append(self.task.bicubic(low[-1:], tile=self.tile))
-        return _array(torch.cat(parts), pixels.dtype)
+        large = _array(colour, pixels.dtype)
+        if channels not in (2, 4):
+            return large
+        alpha = _array(self.task.bicubic(low[-1:], tile=self.tile), pixels.dtype)
+        return np.concatenate([large, alpha], axis=2)
 
     def bicubic(self, pixels: np.ndarray) -> np.ndarray:
         """Return pixels (H, W, C) uint8 or uint16 enlarged by bicubic interpolation."""
@@ -128,7 +135,7 @@ class Enlarged:
 
 
 def upscale_files(
-    run: RunFolder,
+    run: RunFolder | Path,
     paths: Sequence[str | Path],
     *,
     out: Path | None = None,

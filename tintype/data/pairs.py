@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ NAMES = {
     "t91": "T91 (Yang et al. 2010) to train on, Set5 as test; folders T91/ and Set5/ in --data-root",
     "oxford-pets": "Oxford-IIIT Pet, 37 breeds: trainval and test splits as they are given",
 }
+MEMORY_SHARE = 0.5  # of the free memory may hold photos
 MEASURED_OF_TRAINING = 20  # photos; more would only cost time
 
 
@@ -232,6 +234,7 @@ def read_photos(
         listed = _folder_files(root)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size or (None, None)
     photos, given, skipped = [], [], []
+    room = psutil.virtual_memory().available * MEMORY_SHARE
     for number, (name, high, low, split) in enumerate(listed, 1):
         try:
             pixels = decode(high, height=height, width=width, channels=3, resize=resize)
@@ -241,6 +244,11 @@ def read_photos(
         except Unreadable as reason:
             skipped.append((name, str(reason)))
             continue
+        room -= pixels.nbytes
+        if room < 0:
+            raise UserError(
+                f"{len(listed)} photos in {data} do not fit into memory. Take fewer, or make them smaller by --image-size."
+            )
         photos.append(_checked_pair(Photo(name, _tensor(pixels), small), scale))
         given.append(split)
         if progress:

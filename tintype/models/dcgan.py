@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
 from tintype.models.gan_parts import ClassInput, Head, halvings, minibatch_layer, start_as_dcgan, with_spectral_norm
 
 TASK = "generate"
+HIDDEN = 128  # features that the head with classes sees
 MOST = 8  # the widest layer has this many times `width` channels
 
 
@@ -35,7 +37,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Convolutions 4x4 of stride 2 with Leaky ReLU 0.2, norm on all but the first, and one that sees the whole rest.
 
-    Without classes and minibatch layer the last convolution is the head; with them, a linear head on its place.
+    Without classes that last convolution gives the logit. With classes it gives `HIDDEN` features for a projection head:
+    means over the image in their place were tried, and the generator made one picture for each class (docs/log.md).
     """
 
     def __init__(self, spec: DataSpec, width: int, norm: str, minibatch: str, num_classes: int) -> None:
@@ -50,17 +53,12 @@ class Discriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
         self.minibatch, extra = minibatch_layer(minibatch, widths[-1])
-        self.last = nn.Conv2d(widths[-1] + extra, 1, base, bias=False)
-        self.classes = Head(widths[-1], num_classes).classes
+        self.last = nn.Conv2d(widths[-1] + extra, HIDDEN if num_classes else 1, base, bias=False)
+        self.head = Head(HIDDEN, num_classes) if num_classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        x = self.layers(images)
-        logits = self.last(self.minibatch(x)).flatten()
-        if self.classes is not None:
-            if labels is None:
-                raise ValueError("a network with classes needs the labels of the images")
-            logits = logits + (self.classes(labels) * x.mean((2, 3))).sum(1)
-        return logits
+        x = self.last(self.minibatch(self.layers(images))).flatten(1)
+        return x[:, 0] if self.head is None else self.head(F.leaky_relu(x, 0.2), labels)
 
 
 def build(

@@ -38,11 +38,17 @@ def headline(run: RunFiles) -> Section:
         "step": int(steps[-1]) if steps else 0,
         "total_steps": run.status.get("total_steps"),
         "resume": f"tintype train --resume {shlex.quote(run.folder.as_posix())}",
-        "verdict": run.evaluation.get("verdict") or {},
+        "verdict": _verdict(run.evaluation.get("verdict") or {}),
         "looks": (run.evaluation.get("test_looks") or {}).get("data"),
         "rows": [(SPLIT_NAMES[name], figures) for name, figures in splits.items()],
     }
     return Section("result", "Result", "upscale_headline.html", context)
+
+
+def _verdict(verdict: Mapping[str, Any]) -> dict[str, str]:
+    """The verdict with the word, which stands as a title, taken off the beginning of the text."""
+    word, text = str(verdict.get("word") or ""), str(verdict.get("text") or "")
+    return {"word": word, "text": text.removeprefix(f"{word}: ")}
 
 
 def history(run: RunFiles) -> Section | None:

@@ -253,7 +253,9 @@ class Classify(Task):
             train["num_correct"], train["num_images"], val["num_correct"], val["num_images"], len(names)
         )
         evaluation["verdict"] = asdict(verdict)
-        evaluation["warnings"] = [self._without_leaks(split, e) for split, e in evaluations.items() if split in self.leaked]
+        evaluation["warnings"] = [
+            self._without_leaks(split, e) for split, e in evaluations.items() if split in self.leaked
+        ]
         self.abstain, evaluation["abstain"] = abstaining(evaluations["val"], evaluations["test"])
         test = evaluations["test"].details
         header = ["split", "position", "name", "target", "prediction", "confidence", "loss", "rank"]
