@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -158,9 +159,14 @@ class Transfer(Classify):
         values = cached_array(key, compute, source=f"features of {self.spec.name} ({split})")
         return torch.from_numpy(np.array(values, copy=True)).to(self.device)
 
+    @cached_property
+    def _extract(self) -> Callable[[Tensor], Tensor]:
+        """The function from images to features, by a copy of the network as it came, made for inference."""
+        return penultimate(for_inference(self.network, self.spec), self.parts.head_name)
+
     @torch.no_grad()
     def _compute_features(self, source: ImageSource, views: int, what: str, progress: Progress | None) -> np.ndarray:
-        extract = penultimate(for_inference(self.network, self.spec), self.parts.head_name)
+        extract = self._extract
         batch = 32
         parts = []
         for start in range(0, len(source), batch):
