@@ -17,7 +17,7 @@ def result_table(splits: dict[str, dict[str, Any]]) -> Table:
     top5 = any("top5_accuracy" in figures for figures in splits.values())
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "images", "accuracy", "95 % interval", *(["top-5"] if top5 else []), "macro F1", "loss", "ECE"):
-        table.add_column(column, justify="left" if not column else "right")
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for split, figures in with_clean_rows(splits).items():
         low, high = figures["accuracy_ci95"]
         table.add_row(
@@ -70,7 +70,7 @@ def _any_table(splits: dict[str, dict[str, Any]]) -> Table:
     names = dict.fromkeys(n for figures in splits.values() for n, v in figures.items() if isinstance(v, int | float))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", *splits):
-        table.add_column(column, justify="left" if not column else "right")
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name in names:
         values = (figures.get(name) for figures in splits.values())
         table.add_row(name, *(f"{v:,}" if isinstance(v, int) else "" if v is None else f"{v:.4g}" for v in values))
