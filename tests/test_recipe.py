@@ -124,6 +124,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path):
         ({"batch_size": 0}, "batch_size: .*greater than 0"),
         ({"epochs": float("inf")}, "epochs: .*finite"),
         ({"lr": float("nan")}, "lr: "),
+        ({"time": "soon"}, "Expected a duration such as 90s"),
         ({"lr": -0.1}, "lr: .*greater than 0"),
         ({"momentum": 1}, "momentum: .*less than 1"),
         ({"warmup": 1}, "warmup: .*less than 1"),

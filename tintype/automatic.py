@@ -5,7 +5,6 @@ Every choice is returned with its reason and printed; the recipe holds the resul
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.backbone import for_inference
 from tintype.pretrained import fetch_weights, is_backbone, model_of_weights, own_preprocessing, weights_available
-from tintype.recipe import Recipe
+from tintype.recipe import Recipe, parse_duration
 
 # In this order where weights are at hand: what gives most for its cost in transfer on each kind of device.
 PREFERRED = {"cpu": ("mobilenet_v3_large", "mobilenet_v2", "efficientnet_b0"), "gpu": ("convnext_tiny", "resnet50")}
@@ -42,19 +41,6 @@ FINE_TUNE: dict[str, Any] = {
     "tune": "all", "augment": "photos", "batch_size": 32, "optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.05,
     "layer_decay": 0.8, "schedule": "cosine", "warmup": 0.1, "label_smoothing": 0.1, "tta": "flip",
 }  # fmt: skip
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds in "90", "90s", "5m" or "1.5h".
-
-    Raises:
-        UserError: it is none of these, or not above zero.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", text.lower())
-    seconds = float(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, None: 1}[found[2]] if found else 0.0
-    if seconds <= 0:
-        raise UserError(f"time is '{text}'. Expected a duration such as 90s, 5m or 1h.")
-    return seconds
 
 
 def choose_model(recipe: Recipe, device: torch.device, progress: Progress | None = None) -> tuple[Recipe, list[Choice]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -138,6 +139,16 @@ class Recipe(BaseModel):
             raise ValueError("must be greater than 0, or auto")
         return lr
 
+    @field_validator("time")
+    @classmethod
+    def _duration(cls, time: str | None) -> str | None:
+        if time is not None:
+            try:
+                parse_duration(time)
+            except UserError as error:
+                raise ValueError(str(error).rstrip(".")) from None
+        return time
+
     @field_validator("tune")
     @classmethod
     def _known_tune(cls, tune: str) -> str:
@@ -202,6 +213,19 @@ class Recipe(BaseModel):
     def to_yaml(self) -> str:
         """Return the recipe as YAML, every field stated."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in "90", "90s", "5m" or "1.5h".
+
+    Raises:
+        UserError: it is none of these, or not above zero.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", text.lower())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, None: 1}[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise UserError(f"time is '{text}'. Expected a duration such as 90s, 5m or 1h.")
+    return seconds
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
