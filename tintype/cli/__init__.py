@@ -1,0 +1,42 @@
+"""The command line: each command is a few lines that call one function of the package."""
+
+from __future__ import annotations
+
+import sys
+
+from tintype.cli import look, make, use
+from tintype.cli.base import app
+from tintype.errors import UserError
+
+__all__ = ["app", "look", "main", "make", "use"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a mistake of the user is one line on standard error and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        app(args=arguments, prog_name="tintype", obj=arguments, standalone_mode=True)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C, which Typer turns into a silent exit
+            print("stopped", file=sys.stderr)
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        number = getattr(error, "number", None)  # engine.Interrupted, which is not imported here for speed
+        if type(error).__name__ == "Interrupted" and number:
+            print(error, file=sys.stderr)
+            sys.exit(128 + number)
+        print(
+            f"error: {type(error).__name__}: {error}\n"
+            "This is a fault of tintype, not of yours. `tintype --debug ...` shows where.",
+            file=sys.stderr,
+        )
+        sys.exit(1)

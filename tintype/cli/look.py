@@ -1,0 +1,150 @@
+"""Commands that measure and show: evaluate, report, audit, list, doctor, cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tintype.cli.base import LOOK, Device, Json, app
+
+
+@app.command(rich_help_panel=LOOK)
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes; all of it by default.")] = None,
+    split: Annotated[str | None, typer.Option(help="val, test or train; test by default.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="What generated images are measured on: a classifier's run, or a weight file.")
+    ] = None,
+    inception_weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Weights for FID by the standard protocol (torch-fidelity's).")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a finished run again, on its own data or on another set. Looks at the test split are counted."""
+    from tintype import load
+
+    figures = load(str(run)).evaluate(
+        data=data, split=split, features=features, inception_weights=inception_weights, device=device
+    )
+    if as_json:
+        print(json.dumps(figures, indent=1))
+        return
+    from rich.console import Console
+
+    from tintype.summary import result_table
+
+    console = Console(highlight=False)
+    console.print(result_table({figures["split"]: figures}))
+    protocol = figures.get("protocol")  # of super-resolution it is one name, which stands under the table
+    for name, how in protocol.items() if isinstance(protocol, dict) else ():
+        console.print(f"{name}: {how}", markup=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=LOOK)
+def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Make the report of a run again from its files."""
+    from tintype import load
+
+    print(load(str(run)).report())
+
+
+@app.command(rich_help_panel=LOOK)
+def audit(
+    data: Annotated[str, typer.Argument(help="Data set's name, folder, or CSV file.")],
+    data_root: Annotated[str | None, typer.Option(help="Folder that holds the data set's files already.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with the pictures.")] = None,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write a cleaned list of the photos; must be new.")
+    ] = None,
+    labels: Annotated[bool, typer.Option(help="Also look for labels that seem wrong.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if something serious is found.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for broken files, duplicates, leaks, wrong labels and poor pictures, before training."""
+    from tintype.auditing import audit_command
+    from tintype.progress import make_watcher
+
+    watcher = make_watcher(to_stderr=True)
+    try:
+        found, lines = audit_command(
+            data, data_root=data_root, html=html, fix=fix, labels=labels, progress=watcher.on_work
+        )
+    finally:
+        watcher.close()
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1))
+    else:
+        print("\n".join([*found.lines(), *lines]))
+    if strict and found.serious:
+        raise typer.Exit(1)
+
+
+@app.command("list", rich_help_panel=LOOK)
+def list_(
+    what: Annotated[str, typer.Argument(help="recipes, models, data, augmentations, tasks or runs.")] = "recipes",
+    out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List recipes, models, data sets, augmentations or runs."""
+    from tintype.listing import listing
+
+    rows = listing(what, out)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        print(f"There are no {what} in {out}." if what == "runs" else f"There are no {what}.")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
+    for row in rows:
+        table.add_row(*(f"{v:.2%}" if isinstance(v, float) else str(v) for v in (row.get(c, "") for c in rows[0])))
+    Console(highlight=False).print(table)
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(as_json: Json = False) -> None:
+    """Check the installation: versions, devices, precision, memory, cache; explain what is broken."""
+    from tintype.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps({"facts": findings.facts, "problems": findings.problems}, indent=1))
+    else:
+        for name, value in findings.facts.items():
+            print(f"{name:14} {value}")
+        for problem in findings.problems:
+            print(f"PROBLEM        {problem}")
+        print(f"{len(findings.problems)} problem(s)" if findings.problems else "all that was looked at is well")
+    if findings.problems:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=LOOK)
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all cached pixels; photos are never touched.")] = False,
+    limit: Annotated[
+        float | None, typer.Option(help="Remove the least recently used until this many GB are left.")
+    ] = None,
+) -> None:
+    """Show, bound or clear the cache of decoded photos."""
+    from tintype.data.cache import cache_entries, cache_folder, clear_cache, format_bytes, trim_cache
+
+    if clear:
+        print(f"freed {format_bytes(clear_cache())} in {cache_folder()}")
+    elif limit is not None:
+        print(f"removed {trim_cache(round(limit * 1e9))} entries from {cache_folder()}")
+    else:
+        entries = cache_entries()
+        for entry in entries:
+            print(f"{format_bytes(entry.num_bytes):>9}  {entry.num_images:,} images of {entry.source}")
+        print(f"{format_bytes(sum(e.num_bytes for e in entries))} in {len(entries)} entries in {cache_folder()}")
