@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from tintype.cli import look, make, use
+# isort: off   (the order is that of `tintype --help`)
+from tintype.cli import make as make
+from tintype.cli import look as look
+from tintype.cli import use as use
+
+# isort: on
 from tintype.cli.base import app
 from tintype.errors import UserError
 
-__all__ = ["app", "look", "main", "make", "use"]
+__all__ = ["app", "main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
