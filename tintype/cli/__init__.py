@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-# isort: off   (the order is that of `tintype --help`)
+# The order is that of `tintype --help`.
+# isort: off
 from tintype.cli import make as make
 from tintype.cli import look as look
 from tintype.cli import use as use
