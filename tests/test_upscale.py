@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import skimage.color
 import skimage.data
 import skimage.metrics
 import torch
+import torchvision
 from PIL import Image, ImageCms
+from safetensors import safe_open
 
 from tintype import api, cli, quality, resample
 from tintype.data.pairs import BlockSource, open_pairs, open_whole
@@ -23,7 +26,7 @@ from tintype.degrade import degraded
 from tintype.errors import UserError
 from tintype.losses import RESTORATION, restoration_loss, structural_similarity
 from tintype.models import build_model, count_parameters
-from tintype.perceptual import PerceptualLoss
+from tintype.perceptual import PerceptualDistance, PerceptualLoss
 from tintype.plugins import names
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build, read_recipe, recipe_names, resolve
@@ -372,6 +375,8 @@ def test_pairs_that_do_not_fit_are_told(tmp_path, damage, message):
         ({"task.colour": "yuv"}, "unknown colour 'yuv'"),
         ({"task.degrade": "foto"}, "unknown degradation 'foto'. Did you mean 'photo'"),
         ({"task.loss": {"mse": 0}}, "the weight of loss mse is 0. Expected a number above 0"),
+        ({"task.loss": "adversarial"}, "the adversarial loss alone does not see the original"),
+        ({"task.discriminator_lr": 0}, "task.discriminator_lr is 0"),
         ({"task.loss": "perceptual"}, "the perceptual loss sees colours. Set task.colour=rgb"),
         (
             {"task.loss": "perceptual", "task.colour": "rgb", "weights": "gone.pth"},
@@ -459,8 +464,8 @@ class Stopper(Silent):
             raise Stop
 
 
-@pytest.mark.parametrize("colour", ["luma", "rgb"])
-def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour):
+@pytest.mark.parametrize(("colour", "loss"), [("luma", "l1"), ("rgb", "l1"), ("rgb", {"l1": 1, "adversarial": 0.1})])
+def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour, loss):
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -471,6 +476,7 @@ def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour):
             "data": str(photos),
             "task.patch": 32,
             "task.colour": colour,
+            "task.loss": loss,
             "task.colour_jitter": 0.1,
             "ema": 0.5,
             "steps": 8,
@@ -483,6 +489,69 @@ def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour):
     train_in(tmp_path / "stopped" / "run", recipe)
     for file in ("model.safetensors", "metrics.csv", "predictions.csv", "splits.csv"):
         assert (whole.path / file).read_bytes() == (tmp_path / "stopped" / "run" / file).read_bytes(), file
+
+
+def test_the_discriminator_learns_to_tell_enlarged_patches_from_real_ones(recipe, train_in, tmp_path):
+    """Its answers hardly count for the network that enlarges, which is left behind; only that one is kept."""
+    changes = {"task.loss": {"l1": 1, "adversarial": 1e-6}, "task.colour": "rgb", "task.patch": 32}
+    run = train_in(tmp_path / "run", recipe.with_(optimizer="adam", lr=0.001, steps=60, batch_size=8, **changes))
+    rows = run.read_table("metrics.csv")
+    right = [float(row["discriminator_accuracy"]) for row in rows if row["discriminator_accuracy"]]
+    assert np.mean(right[-10:]) > max(0.6, np.mean(right[:10]))
+    with safe_open(run.path / "model.safetensors", "numpy") as tensors:
+        assert not any("layers" in name for name in tensors.keys())  # noqa: SIM118
+
+
+# ---- LPIPS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def squeezenet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of SqueezeNet 1.1, drawn at random, in the file that torchvision would have downloaded."""
+    network = build_model("squeezenet1_1", DataSpec("", 3, 224, 224, tuple("abc"), (), (), ""), {}, seed=0)
+    folder = tmp_path_factory.mktemp("torch") / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    tensors = {k: v for k, v in network.state_dict().items() if k.startswith("features.")}
+    full = torchvision.models.squeezenet1_1().state_dict() | tensors
+    torch.save(full, folder / "squeezenet1_1-b8a52dc0.pth")
+    return folder / "squeezenet1_1-b8a52dc0.pth"
+
+
+def test_lpips_is_that_of_the_package(squeezenet_file, monkeypatch):
+    import lpips
+
+    monkeypatch.setenv("TORCH_HOME", str(squeezenet_file.parents[2]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference = lpips.LPIPS(net="squeeze", verbose=False)
+    ours = PerceptualDistance(str(squeezenet_file), torch.device("cpu"))
+    assert ours.name == "lpips_squeeze"
+    photo, other = cat(), np.roll(cat(), 3, axis=1)
+    expected = float(reference(*(planes(p)[None].float() / 127.5 - 1 for p in (other, photo))).detach())
+    assert ours(other, photo) == pytest.approx(expected, rel=1e-5)
+    assert ours(photo, photo) == pytest.approx(0, abs=1e-7)
+
+
+def test_lpips_is_measured_beside_bicubic(run, squeezenet_file, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    cli.app(["evaluate", str(run.path), "--split", "val", "--features", str(squeezenet_file)], standalone_mode=False)
+    assert "lpips_squeeze" in capsys.readouterr().out
+    figures = run.evaluate(split="val", features=str(squeezenet_file))
+    assert figures["lpips_squeeze"] > 0
+    assert figures["nearest"]["lpips_squeeze"] != figures["bicubic"]["lpips_squeeze"]
+    assert figures["psnr_y"] == pytest.approx(run.metrics["val"]["psnr_y"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("resnet18", "LPIPS knows no network resnet18. Expected alexnet, vgg16"),
+        ("gone.pth", "knows no network gone.pth"),
+    ],
+)
+def test_lpips_on_what_it_does_not_know_is_a_line(run, network, message):
+    with pytest.raises(UserError, match=message):
+        run.evaluate(features=network)
 
 
 # ---- enlarging photos -------------------------------------------------------------------------------------------------

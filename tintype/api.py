@@ -228,9 +228,10 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     changes: dict[str, Any] = (
         {"data_root": str(Path(recipe.data_root).expanduser().resolve())} if recipe.data_root else {}
     )
-    features = recipe.task_options.get("features")
-    if isinstance(features, str) and Path(features).expanduser().exists():
-        changes["task_options"] = {**recipe.task_options, "features": str(Path(features).expanduser().resolve())}
+    for option in ("features", "lpips"):
+        file = recipe.task_options.get(option)
+        if isinstance(file, str) and Path(file).expanduser().exists():
+            changes["task_options"] = {**recipe.task_options, option: str(Path(file).expanduser().resolve())}
     if recipe.weights and recipe.weights not in ("default", "none"):
         changes["weights"] = str(Path(recipe.weights).expanduser().resolve())
     if recipe.data and recipe.data not in names("data") and Path(recipe.data).expanduser().exists():

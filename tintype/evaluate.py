@@ -32,7 +32,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Return the figures of a run's model on a split of its own data, or on `data` (all of it, or one split).
 
-    `features` and `inception_weights` say what a generator's images are measured by, see tintype.distances.
+    `features` and `inception_weights` say what a generator's images are measured by, see tintype.distances; of
+    super-resolution, `features` is the network under LPIPS.
     A look at the run's own test split is counted in evaluation.json.
 
     Raises:
@@ -44,6 +45,7 @@ def evaluate_run(
     recipe, how = run.recipe, description["preprocessing"]
     wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed")}
     if isinstance(task, Upscale):
+        task.measure_by(features)
         if data:
             photos = open_whole(data, task.scale, split)
             figures = task.evaluate(task.networks[task.main], photos).figures
@@ -69,8 +71,10 @@ def evaluate_run(
     if isinstance(task, Generate):
         task.measure_by(splits.train, features, inception_weights)
         more["protocol"] = task.protocol()
-    elif features or inception_weights:
-        raise UserError(f"features and Inception weights measure generated images, and {run.path} makes none.")
+    elif inception_weights or (features and not isinstance(task, Upscale)):
+        raise UserError(
+            f"features and Inception weights measure pictures that a model makes, and {run.path} makes none."
+        )
     figures = task.evaluate(task.networks[task.main], splits[split]).figures
     if split == "test":
         evaluation = run.read("evaluation.json")

@@ -1,10 +1,12 @@
-"""The perceptual loss: pictures are compared by the features of a network that was trained to see (Johnson et al. 2016)."""
+"""Pictures compared by the features of a network that was trained to see: a loss (Johnson et al. 2016), and LPIPS."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,14 @@ from torch import Tensor, nn
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model
-from tintype.pretrained import is_backbone, load_pretrained, model_of_weights, own_preprocessing
+from tintype.pretrained import (
+    fetch_weights,
+    is_backbone,
+    load_pretrained,
+    model_of_weights,
+    own_preprocessing,
+    read_weights,
+)
 
 # Johnson et al. take relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16. Of other networks with `features`: their first stages.
 LAYERS = {
@@ -21,6 +30,9 @@ LAYERS = {
     "squeezenet1_1": ("features.1", "features.4", "features.7"),
     "mobilenet_v2": ("features.1", "features.3", "features.6"),
 }
+
+# What LPIPS was fitted on, as torchvision and as the package calls it.
+TRUNKS = {"alexnet": "alex", "vgg16": "vgg", "squeezenet1_1": "squeeze"}
 
 
 class PerceptualLoss(nn.Module):
@@ -88,3 +100,46 @@ class PerceptualLoss(nn.Module):
             wanted = self.network((originals - self.mean) / self.std)
         parts = [F.mse_loss(ours[k], wanted[k]) / wanted[k].square().mean().clamp(min=1e-12) for k in wanted]
         return torch.stack(parts).mean()
+
+
+class PerceptualDistance:
+    """LPIPS 0.1 of whole pictures: how different they look, by features weighted as people judged (Zhang et al. 2018).
+
+    The weights of the judgement come with the package `lpips`, those of the network under it from torchvision or a file.
+
+    Args:
+        trunk: "alexnet", "vgg16" or "squeezenet1_1", whose weights are downloaded once, or their weight file.
+
+    Attributes:
+        name: "lpips_alex" and so on; figures of different trunks cannot be compared.
+
+    Raises:
+        UserError: the package is not there, unknown network, or no weights.
+    """
+
+    def __init__(self, trunk: str, device: torch.device) -> None:
+        try:
+            import lpips
+        except ImportError:
+            raise UserError("LPIPS needs the package lpips. Type: pip install 'tintype[lpips]'") from None
+        name = trunk if trunk in TRUNKS else model_of_weights(trunk) if Path(trunk).is_file() else None
+        if name not in TRUNKS:
+            raise UserError(f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file of one.")
+        tensors = read_weights(fetch_weights(name) if trunk == name else Path(trunk))[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it calls torchvision as one did in 2021
+            self.network = lpips.LPIPS(net=TRUNKS[name], pnet_rand=True, verbose=False).to(device)
+        # slice2.3.weight of the package is features.3.weight of torchvision.
+        wanted = {key: f"features.{key.split('.', 1)[1]}" for key in self.network.net.state_dict()}
+        missing = [source for source in wanted.values() if source not in tensors]
+        if missing:
+            raise UserError(f"{trunk} lacks {missing[0]}, so it is not the weight file of {name}.")
+        self.network.net.load_state_dict({key: tensors[source].float() for key, source in wanted.items()})
+        self.name, self.device = f"lpips_{TRUNKS[name]}", device
+
+    @torch.inference_mode()
+    def __call__(self, picture: np.ndarray, original: np.ndarray) -> float:
+        """Return the distance of pictures (H, W, 1 or 3) uint8; 0 for equal ones."""
+        pair = [torch.from_numpy(p.copy()).permute(2, 0, 1)[None].expand(-1, 3, -1, -1) for p in (picture, original)]
+        one, other = (p.to(self.device).float() / 127.5 - 1 for p in pair)
+        return float(self.network(one, other))

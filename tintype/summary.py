@@ -47,7 +47,9 @@ def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
     """Return a table with PSNR and SSIM of each split beside bicubic and nearest, under the name of the protocol."""
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     table.caption = f"PSNR in dB and SSIM by the protocol: {next(iter(splits.values()))['protocol']}"
-    for head in ("", "images", "PSNR", "bicubic", "nearest", "gain on bicubic (95 %)", "SSIM", "bicubic"):
+    looks = [key for key in next(iter(splits.values())) if key.startswith("lpips_")]
+    more = [head for key in looks for head in (key, "bicubic")]
+    for head in ("", "images", "PSNR", "bicubic", "nearest", "gain on bicubic (95 %)", "SSIM", "bicubic", *more):
         table.add_column(head, justify="left" if not head else "right", no_wrap=True)
     for split, figures in splits.items():
         bicubic, interval = figures["bicubic"], figures["gain_ci95"]
@@ -61,6 +63,7 @@ def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
             f"{figures['gain']:+.2f}{within}",
             f"{figures['ssim_y']:.4f}",
             f"{bicubic['ssim_y']:.4f}",
+            *(f"{which[key]:.4f}" for key in looks for which in (figures, bicubic)),
         )
     return table
 

@@ -17,7 +17,10 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Other data with the same classes; all of it by default.")] = None,
     split: Annotated[str | None, typer.Option(help="val, test or train; test by default.")] = None,
     features: Annotated[
-        str | None, typer.Option(help="What generated images are measured on: a classifier's run, or a weight file.")
+        str | None,
+        typer.Option(
+            help="What generated images are measured on: a run or weights; of super-resolution, LPIPS: alexnet, ... or weights."
+        ),
     ] = None,
     inception_weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="Weights for FID by the standard protocol (torch-fidelity's).")

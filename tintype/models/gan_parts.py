@@ -164,3 +164,22 @@ class SelfAttention(nn.Module):
 def upsampled(x: Tensor) -> Tensor:
     """Double height and width by repeating pixels."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class PatchDiscriminator(nn.Module):
+    """Judge each place of a picture by what lies around it: logits (N, places), above zero for "real" (cf. Isola et al. 2017).
+
+    Convolutions with spectral norm and no other norm, so that a picture's logits do not depend on its batch.
+    """
+
+    def __init__(self, channels: int, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
+        for _ in range(2):
+            layers += [nn.Conv2d(width, 2 * width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+            width *= 2
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 3, padding=1)]
+        self.layers = with_spectral_norm(nn.Sequential(*layers))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.layers(pictures - 0.5).flatten(1)

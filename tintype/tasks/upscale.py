@@ -18,9 +18,10 @@ from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.degrade import degraded
 from tintype.distributed import autocast
 from tintype.errors import UserError, unknown_name
-from tintype.losses import RESTORATION, restoration_loss
+from tintype.losses import RESTORATION, discriminator_loss, generator_loss, restoration_loss
 from tintype.models import build_model, count_multiply_adds, count_parameters
-from tintype.perceptual import PerceptualLoss
+from tintype.models.gan_parts import PatchDiscriminator
+from tintype.perceptual import PerceptualDistance, PerceptualLoss
 from tintype.plugins import names
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
@@ -28,6 +29,7 @@ __all__ = ["Upscale", "make", "open_data", "restore"]
 
 TILE = 256  # side of a tile in pixels of the small picture, without its overlap
 COLOURS = ("luma", "rgb")
+ADVERSARIAL = "relativistic"  # the loss between real patches and enlarged ones, in pairs, as ESRGAN has it
 DEGRADATIONS = ("bicubic", "photo")  # photo: blur, noise and JPEG as well, see tintype.degrade
 SHOWN = 6  # test pictures kept for the report
 LARGEST_SHOWN = 512  # pixels of a side; of a larger picture the middle is kept
@@ -56,6 +58,8 @@ def make(
     weights: str | None = None,
     feature_network: str | None = None,
     feature_layers: list[str] | None = None,
+    discriminator_lr: float = 1.0,
+    lpips: str | None = None,
 ) -> Upscale:
     """Build the network and the task around it; the parameters are fields of the recipe and options of the task.
 
@@ -80,17 +84,28 @@ def make(
             raise UserError("the perceptual loss sees colours. Set task.colour=rgb.")
         perceptual = PerceptualLoss.of(feature_network, weights, feature_layers).to(device)
     spec = DataSpec(splits.spec.name, channels, patch, patch, (), (0.0,) * channels, (1.0,) * channels, "")
+    if not isinstance(discriminator_lr, int | float) or discriminator_lr <= 0:
+        raise UserError(f"task.discriminator_lr is {discriminator_lr!r}. Expected a factor on lr, above 0.")
     network = build_model(model, spec, {**model_options, "scale": scale}, seed).to(device)
-    return Upscale(
+    judge = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
+    task = Upscale(
         network, spec, device, dtype=dtype, scale=scale, losses=losses, perceptual=perceptual, symmetries=symmetries,
-        colour_jitter=colour_jitter, degrade=degrade,
+        colour_jitter=colour_jitter, degrade=degrade, discriminator=judge, discriminator_lr=discriminator_lr,
     )  # fmt: skip
+    task.measure_by(lpips)
+    return task
+
+
+def _discriminator(channels: int, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PatchDiscriminator(channels)
 
 
 def _checked_losses(loss: Any) -> dict[str, float]:
     """Return names and weights of the losses that are summed: of `l1`, or of `{mse: 1, perceptual: 0.01}`."""
     losses = {loss: 1.0} if isinstance(loss, str) else loss
-    known = (*RESTORATION, "perceptual")
+    known = (*RESTORATION, "perceptual", "adversarial")
     if not isinstance(losses, dict) or not losses:
         raise UserError(
             f"loss is {loss!r}. Expected a name such as l1, or names and weights such as {{mse: 1, ssim: 0.1}}."
@@ -100,6 +115,8 @@ def _checked_losses(loss: Any) -> dict[str, float]:
             raise unknown_name("loss", str(name), known)
         if not isinstance(weight, int | float) or isinstance(weight, bool) or weight <= 0:
             raise UserError(f"the weight of loss {name} is {weight!r}. Expected a number above 0.")
+    if set(losses) == {"adversarial"}:
+        raise UserError("the adversarial loss alone does not see the original. Set e.g. {l1: 1, adversarial: 0.01}.")
     return {name: float(weight) for name, weight in losses.items()}
 
 
@@ -121,8 +138,10 @@ class Upscale(Task):
             red, green and blue are enlarged by bicubic and moved by the change of Y, which leaves the colour as it is.
         spec: channels, and the side of training patches.
         scale: how many times larger.
-        losses: names of tintype.losses.RESTORATION, or "perceptual", with their weights in the sum.
+        losses: names of tintype.losses.RESTORATION, "perceptual" or "adversarial", with their weights in the sum.
         perceptual: the perceptual loss, where it is one of them.
+        discriminator: the network that tells enlarged patches from real ones, where "adversarial" is one of them.
+        discriminator_lr: its factor on the learning rate.
         symmetries: train on mirrored and turned patches too.
         degrade: how small pictures are made: "bicubic", or "photo" with blur, noise and JPEG.
         colour_jitter: how far brightness and contrast of a patch are changed, as a part of one.
@@ -144,11 +163,18 @@ class Upscale(Task):
         symmetries: bool = True,
         colour_jitter: float = 0.0,
         degrade: str = "bicubic",
+        discriminator: nn.Module | None = None,
+        discriminator_lr: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.networks = {"upscaler": network}
         self.main = "upscaler"
         self.phases = [Phase("train", "upscaler")]
+        if discriminator is not None:
+            self.networks["discriminator"] = discriminator
+            self.phases.append(Phase("discriminator", "discriminator", lr_scale=discriminator_lr))
+        self.distance: PerceptualDistance | None = None
+        self._made: tuple[Tensor, Tensor] | None = None  # enlarged and real patches, for the discriminator's turn
         self.spec, self.device, self.dtype, self.scale = spec, device, dtype, scale
         self.options_of_model = {"scale": scale}
         self.losses, self.perceptual = losses or {"l1": 1.0}, perceptual
@@ -170,6 +196,9 @@ class Upscale(Task):
     # ---- training -----------------------------------------------------------------------------------------------------
 
     def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        if phase.name == "discriminator" and self._made is not None:
+            real, fake = self._judged(*self._made)
+            return discriminator_loss(ADVERSARIAL, real, fake), {"discriminator_accuracy": (real > fake).float().mean()}
         low, high = self.pairs(batch, context.generator)
         if self.spec.channels == 1:
             low, high = _luma(low), _luma(high)
@@ -177,12 +206,20 @@ class Upscale(Task):
             answer = self.networks[self.main](low / 255).float()
         parts = {name: self._part(name, answer, high / 255) for name in self.losses}
         total = sum(weight * parts[name] for name, weight in self.losses.items())
+        self._made = (answer.detach(), high / 255)
         return torch.as_tensor(total), parts if len(parts) > 1 else {}
 
     def _part(self, name: str, answer: Tensor, high: Tensor) -> Tensor:
         if name == "perceptual" and self.perceptual is not None:
             return self.perceptual(answer, high)
+        if name == "adversarial":
+            return generator_loss(ADVERSARIAL, *self._judged(answer, high))
         return restoration_loss(name, answer, high)
+
+    def _judged(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the discriminator's logits of real and of enlarged patches."""
+        with autocast(self.device, self.dtype):
+            return self.networks["discriminator"](real), self.networks["discriminator"](fake)
 
     def pairs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return patches drawn from blocks: small (N, 3, p / scale, p / scale) and large (N, 3, p, p), float of 0..255."""
@@ -279,6 +316,19 @@ class Upscale(Task):
 
     # ---- measuring ----------------------------------------------------------------------------------------------------
 
+    def measure_by(self, lpips: str | None) -> None:
+        """Also measure LPIPS on a network's name or weight file, see tintype.perceptual; None leaves it out.
+
+        Raises:
+            UserError: there is no such network, its weights, or the package.
+        """
+        self.distance = PerceptualDistance(lpips, self.device) if lpips else None
+        self._floors.clear()
+
+    def _compared(self, picture: np.ndarray, original: np.ndarray) -> dict[str, float]:
+        figures = quality.compare(picture, original, self.scale)
+        return {**figures, self.distance.name: self.distance(picture, original)} if self.distance else figures
+
     def evaluate(
         self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
     ) -> Evaluation:
@@ -289,7 +339,7 @@ class Upscale(Task):
         for number in range(len(photos)):
             low, high = self._measured_pair(photos, number)
             picture = _pixels(self.enlarge(network, low))
-            measured.append(quality.compare(picture, high, self.scale))
+            measured.append(self._compared(picture, high))
             if on_progress:
                 on_progress(number + 1, len(photos))
         keys = list(measured[0])
@@ -329,8 +379,8 @@ class Upscale(Task):
             for number in range(len(photos)):
                 low, high = self._measured_pair(photos, number)
                 found.append({
-                    "bicubic": quality.compare(_pixels(self.bicubic(low)), high, self.scale),
-                    "nearest": quality.compare(_pixels(nearest(low, self.scale)), high, self.scale),
+                    "bicubic": self._compared(_pixels(self.bicubic(low)), high),
+                    "nearest": self._compared(_pixels(nearest(low, self.scale)), high),
                 })  # fmt: skip
             self._floors[photos] = found
         return self._floors[photos]
