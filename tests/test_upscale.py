@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import skimage.color
 import skimage.data
@@ -406,6 +407,29 @@ def test_a_folder_of_photos_with_a_small_and_a_broken_one(tmp_path):
     assert len(open_whole(str(tmp_path), 4)) == 7
 
 
+@pytest.mark.parametrize("with_pairs", [False, True])
+def test_photos_beyond_memory_are_mapped_from_disk(tmp_path, monkeypatch, with_pairs):
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "data"
+    if with_pairs:
+        write_pairs(root)
+    else:
+        root.mkdir()
+        for i in range(7):
+            Image.fromarray(cat(70 + i, 71)).save(root / f"{i}.png")
+    in_memory = open_pairs(str(root), patch=32)
+    monkeypatch.setattr("tintype.data.pairs.MEMORY_SHARE", 3e4 / psutil.virtual_memory().total)  # room for the first
+    mapped = open_pairs(str(root), patch=32)
+    assert any("pixels are mapped from disk" in note for note in mapped.notes)
+    assert not any("mapped" in note for note in in_memory.notes)
+    assert mapped.spec.fingerprint == in_memory.spec.fingerprint
+    index = torch.arange(len(in_memory.train))
+    for one, other in zip(in_memory.train.take(index), mapped.train.take(index), strict=True):
+        assert torch.equal(one, other)
+    whole = torch.tensor([0])
+    assert torch.equal(in_memory.test.take(whole).images, mapped.test.take(whole).images)
+
+
 def test_every_recipe_of_the_task_is_read():
     from tintype.recipe import RECIPES
 
@@ -500,6 +524,7 @@ def test_the_discriminator_learns_to_tell_enlarged_patches_from_real_ones(recipe
     assert np.mean(right[-10:]) > max(0.6, np.mean(right[:10]))
     with safe_open(run.path / "model.safetensors", "numpy") as tensors:
         assert not any("layers" in name for name in tensors.keys())  # noqa: SIM118
+    assert Upscaler.of(run)(Image.fromarray(cat())).size == (262, 180)
 
 
 # ---- LPIPS --------------------------------------------------------------------------------------------------------------

@@ -96,8 +96,8 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
     if description.get("head"):
         parts = backbone_parts(network)
         network.set_submodule(parts.head_name, make_head(parts.num_features, spec.num_classes, description["head"]))
-    if "network" in description:  # of several that belong together, as a GAN's generator
-        network = network.get_submodule(description["network"])
+    if isinstance(network, nn.ModuleDict):  # a model of several networks, as a GAN
+        network = network[description["network"]]
     path = run.path / "model.safetensors"
     try:
         network.load_state_dict(load_file(path))

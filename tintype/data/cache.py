@@ -85,14 +85,14 @@ def cached_pixels(
     Raises:
         UserError: the disk is full.
     """
-    photos, notes = _writable(cache_folder() / "photos")
+    photos, notes = writable(cache_folder() / "photos")
     final = photos / key
     found = _open_entry(final, reused=True)
     if found is not None:
         return found
     shutil.rmtree(final, ignore_errors=True)  # what cannot be opened would stand in the way
     remove_abandoned(photos)
-    _check_space(photos, num_images * int(np.prod(shape)), source)
+    check_space(photos, num_images * int(np.prod(shape)), source)
     temporary = Path(tempfile.mkdtemp(prefix=f"tmp-{os.getpid()}-", dir=photos))
     try:
         with warnings.catch_warnings():  # Pillow warns of oddities (damaged EXIF) in files that it reads all the same
@@ -272,7 +272,7 @@ def _open_entry(folder: Path, *, reused: bool) -> Cached | None:
         return None
 
 
-def _writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
+def writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the folder, made if need be, or a temporary one (removed at exit) where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +290,8 @@ def _writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
         )
 
 
-def _check_space(folder: Path, num_bytes: int, source: str) -> None:
+def check_space(folder: Path, num_bytes: int, source: str) -> None:
+    """Raise a UserError if `num_bytes` more do not fit on the disk of `folder`."""
     if shutil.disk_usage(folder).free < num_bytes + 50_000_000:
         raise _no_space(folder, num_bytes, source)
 

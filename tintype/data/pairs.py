@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from tintype.data.cache import Progress
+from tintype.data.cache import Progress, cache_folder, check_space, format_bytes, writable
 from tintype.data.decode import Resize, Unreadable, decode, walk_images
 from tintype.data.folder import SPLIT_FOLDERS
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
@@ -43,6 +45,69 @@ class Photo:
         """Return the photo with sides that are multiples of `scale`, cut at the right and at the bottom."""
         height, width = (length // scale * scale for length in self.high.shape[:2])
         return self if self.high.shape[:2] == (height, width) else replace(self, high=self.high[:height, :width])
+
+
+class Shelf:
+    """Pixels of photos: in memory while there is room, then in a file of the cache folder that goes with the process.
+
+    Args:
+        room: bytes that may be held in memory.
+        source: what the user calls the photos.
+    """
+
+    def __init__(self, room: float, source: str) -> None:
+        self.room, self.source = room, source
+        self.on_disk = 0  # bytes
+        self._file: Any = None
+        self._notes: tuple[str, ...] = ()
+        self._kept: list[Tensor | tuple[int, tuple[int, ...]]] = []
+
+    def put(self, pixels: np.ndarray) -> int:
+        """Keep pixels (H, W, C) uint8 and return their number.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        if pixels.nbytes <= self.room:
+            self.room -= pixels.nbytes
+            self._kept.append(torch.from_numpy(np.array(pixels)))
+        else:
+            self._kept.append((self.on_disk, pixels.shape))
+            self._write(pixels)
+        return len(self._kept) - 1
+
+    def _write(self, pixels: np.ndarray) -> None:
+        if self._file is None:
+            self._folder, self._notes = writable(cache_folder() / "photos")
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed when all is written
+        check_space(self._folder, pixels.nbytes, self.source)
+        self._file.write(np.ascontiguousarray(pixels).data)
+        self.on_disk += pixels.nbytes
+
+    def tensors(self) -> list[Tensor]:
+        """Return all pixels in the order of their numbers; those on disk are views of one memory map. Once, at the end."""
+        whole = None
+        if self._file is not None:
+            with self._file as file:  # has no name, so that nothing is left when the map is gone
+                file.flush()
+                whole = torch.from_numpy(np.memmap(file, np.uint8, "r+"))
+        taken = []
+        for kept in self._kept:
+            if isinstance(kept, tuple) and whole is not None:
+                start, shape = kept
+                kept = whole[start : start + int(np.prod(shape))].view(shape)
+            assert isinstance(kept, Tensor)
+            taken.append(kept)
+        return taken
+
+    def notes(self) -> list[str]:
+        """Return lines for the user about where the pixels lie."""
+        if not self.on_disk:
+            return []
+        return [
+            f"photos: {format_bytes(self.on_disk)} of pixels are mapped from disk, since memory has no room",
+            *self._notes,
+        ]
 
 
 class WholePhotos(ImageSource):
@@ -233,48 +298,43 @@ def read_photos(
             raise unknown_name("data set", data, NAMES, hint="A folder of photos does as well.")
         listed = _folder_files(root)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size or (None, None)
-    photos, given, skipped = [], [], []
-    room = psutil.virtual_memory().available * MEMORY_SHARE
+    read, skipped = [], []
+    shelf = Shelf(psutil.virtual_memory().available * MEMORY_SHARE, data)
     for number, (name, high, low, split) in enumerate(listed, 1):
         try:
             pixels = decode(high, height=height, width=width, channels=3, resize=resize)
             if min(pixels.shape[:2]) < 4 * scale:
                 raise Unreadable(f"only {pixels.shape[1]} x {pixels.shape[0]} pixels")
-            small = None if low is None else _tensor(decode(low, height=None, width=None, channels=3))
+            small = None if low is None else decode(low, height=None, width=None, channels=3)
         except Unreadable as reason:
             skipped.append((name, str(reason)))
             continue
-        room -= pixels.nbytes
-        if room < 0:
-            raise UserError(
-                f"{len(listed)} photos in {data} do not fit into memory. Take fewer, or make them smaller by --image-size."
-            )
-        photos.append(_checked_pair(Photo(name, _tensor(pixels), small), scale))
-        given.append(split)
+        _check_pair(name, pixels.shape, small, scale)
+        read.append((name, shelf.put(pixels), None if small is None else shelf.put(small), split))
         if progress:
             progress("reading photos", number, len(listed))
-    if not photos:
+    if not read:
         raise UserError(
             f"no photo in {data} can be read" + (f": {skipped[0][0]}, {skipped[0][1]}." if skipped else ".")
         )
-    return photos, np.array(given, dtype="<U5"), notes, skipped
+    kept = shelf.tensors()
+    photos = [Photo(name, kept[high], None if low is None else kept[low]).cropped(scale) for name, high, low, _ in read]
+    return photos, np.array([split for *_, split in read], dtype="<U5"), [*notes, *shelf.notes()], skipped
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pixels))
 
 
-def _checked_pair(photo: Photo, scale: int) -> Photo:
-    low, photo = photo.low, photo.cropped(scale)
+def _check_pair(name: str, shape: tuple[int, ...], low: np.ndarray | None, scale: int) -> None:
     if low is None:
-        return photo
-    (height, width), (h, w) = photo.high.shape[:2], low.shape[:2]
+        return
+    (height, width), (h, w) = (length // scale * scale for length in shape[:2]), low.shape[:2]
     if (h * scale, w * scale) != (height, width):
         raise UserError(
-            f"the pair {photo.name} does not fit: lr is {w} x {h}, so hr must be {w * scale} x {h * scale} for scale {scale}, "
+            f"the pair {name} does not fit: lr is {w} x {h}, so hr must be {w * scale} x {h * scale} for scale {scale}, "
             f"but it is {width} x {height}."
         )
-    return photo
 
 
 def sample_photos() -> Read:
