@@ -437,21 +437,25 @@ def wait_until_step(process: subprocess.Popen[str], run: Path, step: int) -> Non
         time.sleep(0.005)
 
 
-@pytest.fixture(scope="module")
-def never_stopped(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    process = start(*OPTIONS, folder=folder)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return folder / "runs" / "run"
+# Two optimizers, averaged weights, a lazy penalty, and augmentation whose strength follows the discriminator.
+GAN_OPTIONS = shlex.split(
+    "digits-gan --steps 38 --set task.ada=0.6 --set task.r1=1 --set task.penalty_every=4 --set task.num_samples=50 "
+    "--set ema=0.9 --batch-size 32 --precision fp32 --device cpu --name run"
+)
 
 
 @pytest.mark.slow
-def test_killed_several_times_in_one_run(never_stopped, tmp_path):
+@pytest.mark.parametrize("options", [OPTIONS, GAN_OPTIONS], ids=["classifier", "gan"])
+def test_killed_several_times_in_one_run(options, tmp_path_factory, tmp_path):
     """SIGKILL at random moments of the 38 steps, each time going on from the newest checkpoint."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = start(*options, folder=folder)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    never_stopped = folder / "runs" / "run"
     run = tmp_path / "runs" / "run"
     draw = random.Random(time.time_ns())
-    arguments = [*OPTIONS]
+    arguments = [*options]
     for last in (8, 20, 33):
         process = start(*arguments, folder=tmp_path)
         wait_until_step(process, run, last)
