@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,57 @@ def test_frechet_and_kernel_distance_are_those_of_torch_fidelity():
     kernels = [polynomial_kernel(a.double(), b.double(), degree=3, coef0=1) for a, b in pairs]
     expected = metric_kid.mmd2(kernels[0 + 0], kernels[2], kernels[1], unit_diagonal=False)
     assert distances.kernel_distance(real, fake) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the Inception network of the protocol, drawn at random: the right ones are a download of 91 MB."""
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="an optional extra")
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
+        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    path = tmp_path_factory.mktemp("inception") / "pt_inception.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_fid_is_that_of_torch_fidelity_from_pixels_on(inception_file):
+    """The whole path: images, resize, network, statistics."""
+    from torch_fidelity import calculate_metrics
+
+    class Images(torch.utils.data.Dataset):
+        def __init__(self, images: torch.Tensor) -> None:
+            self.images = images
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, i: int) -> torch.Tensor:
+            return self.images[i]
+
+    digits = torch.from_numpy((load_digits().images[:24] * 15.9).astype(np.uint8))[:, None].repeat(1, 3, 1, 1)
+    real, fake = digits[:12], digits[12:].flip(3)
+    expected = calculate_metrics(
+        input1=Images(fake), input2=Images(real), fid=True, cuda=False, cache=False, verbose=False, save_cpu_ram=True,
+        feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(inception_file), batch_size=6,
+    )["frechet_inception_distance"]  # fmt: skip
+    network = distances.inception_features(str(inception_file), torch.device("cpu"))
+    ours = distances.frechet_distance(network.extract(real)[0], network.extract(fake)[0])
+    assert expected > 0
+    assert ours == pytest.approx(expected, rel=1e-4)
+
+
+def test_inception_weights_run_no_code(inception_file, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({**torch.load(inception_file, weights_only=True), "trap": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(UserError):
+        distances.inception_features(str(tmp_path / "trap.pth"), torch.device("cpu"))
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_kernel_distance_is_the_unbiased_estimate():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.errors import UserError
+from tintype.pretrained import read_weights
 
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
 PIXELS_SIDE = 8
@@ -255,7 +257,7 @@ def inception_features(weights: str, device: torch.device) -> FeatureNetwork:
     """Return the features of the standard protocol: the Inception network of the TensorFlow FID, through torch-fidelity.
 
     Args:
-        weights: the file pt_inception-2015-12-05-6726825d.pth, as torch-fidelity takes it.
+        weights: the file pt_inception-2015-12-05-6726825d.pth, as torch-fidelity takes it, or the same as safetensors.
         device: where to compute.
 
     Raises:
@@ -268,8 +270,12 @@ def inception_features(weights: str, device: torch.device) -> FeatureNetwork:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them (.pth).")
+    tensors, _ = read_weights(path)
     try:
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device).eval()
+        # torch-fidelity would run code that hides in the file, so it is given a copy that holds nothing but these tensors.
+        with tempfile.NamedTemporaryFile(suffix=".pth") as copy:
+            torch.save(tensors, copy.name)
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], copy.name).to(device).eval()
     except Exception as error:
         line = str(error).split("\n")[0]
         raise UserError(f"{weights} does not hold the Inception weights of torch-fidelity ({line}).") from None
