@@ -325,6 +325,8 @@ def test_time_decides_between_fine_tuning_and_a_head(digit_files, weights, monke
     assert (long.tune, long.epochs) == ("all", 20)
     short = api.plan(str(digit_files), time="5s", **fields).recipe
     assert short.tune == "head"
+    told = [c.choice for c in api.plan(str(digit_files), time="5s", tune="head", **fields).choices if c.name == "time"]
+    assert told == ["without effect"]
 
 
 def test_a_resolved_recipe_repeats_without_choosing(digit_files, weights, tmp_path, monkeypatch):

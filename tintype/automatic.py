@@ -100,10 +100,12 @@ def choose_training(
 ) -> tuple[Recipe, list[Choice]]:
     """Return the recipe with a way to train and a length in place of tune "auto", by number of images and time budget."""
     if recipe.tune != "auto":
-        return recipe, []
+        told = f"tune is {recipe.tune}, so the recipe's own length stands; --tune auto chooses by the time"
+        return recipe, [Choice("time", "without effect", told)] if recipe.time else []
     if not is_backbone(recipe.model) or recipe.weights in (None, "none"):
         return recipe.with_(**_not_given(recipe, FROM_SCRATCH)), []
     budget = parse_duration(recipe.time) if recipe.time else DEFAULT_SECONDS
+    recipe = recipe.with_(time=None)  # used up by the choice
     speed = inference_speed(recipe, splits.spec, device, dtype)
     train = len(splits.train)
     others = 2 * (len(splits.val) + len(splits.test)) + 2 * train  # measuring, with mirrored views
