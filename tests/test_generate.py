@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from tintype import api, cli, losses, plugins, sampling
+from tintype.data import open_data
 from tintype.data.source import DataSpec
 from tintype.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
+from tintype.engine import Order, fold
 from tintype.errors import UserError
 from tintype.models import build_model, count_parameters
 from tintype.models.gan_parts import MinibatchStd, SelfAttention
@@ -385,6 +388,36 @@ def test_a_phase_comes_at_its_own_steps(tiny_gan, train_in, tmp_path):
     rows = api.Run(run.path).history
     assert [row["loss_generator"] is not None for row in rows] == [True, False, False, False] * 2
     assert [row["loss_penalty"] is not None for row in rows] == [True, False] * 4
+
+
+def test_a_run_is_the_loop_that_alternates(tiny, train_in, tmp_path):
+    """Two steps of plain PyTorch: the discriminator learns, then judges the same images anew for the generator."""
+    options = {"latent": 4, "hidden": [8], "discriminator_hidden": [8]}
+    recipe = tiny(
+        task="generate", model="mlp-gan", model_options=options, task_options={"num_samples": 20}, augment="none",
+        optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=0.5, schedule="constant", steps=2, batch_size=16, ema=0.0,
+    )  # fmt: skip
+    run = train_in(tmp_path / "run", recipe)
+    splits = open_data("digits", split_seed=recipe.split_seed)
+    networks = build_model("mlp-gan", splits.spec, options, recipe.seed)
+    optimizers = {name: torch.optim.SGD(net.parameters(), lr=0.5) for name, net in networks.items()}
+    for step in range(2):
+        index = Order(recipe.seed, len(splits.train), 16).batch(step)
+        real = splits.train.take(index).images.float() / 127.5 - 1
+        draw = torch.Generator().manual_seed(fold(recipe.seed, "discriminator", step))
+        fake = networks["generator"](torch.randn(16, 4, generator=draw))
+        for name in ("discriminator", "generator"):
+            judge = networks["discriminator"]
+            if name == "discriminator":
+                loss = losses.discriminator_loss("bce", judge(real), judge(fake.detach()))
+            else:
+                loss = losses.generator_loss("bce", None, judge(fake))
+            optimizers[name].zero_grad()
+            loss.backward()
+            optimizers[name].step()
+    made = load_file(run.path / "model.safetensors")
+    for name, weight in networks["generator"].state_dict().items():
+        torch.testing.assert_close(made[name], weight)
 
 
 def test_the_network_that_has_no_turn_holds_still(tiny_gan, train_in, tmp_path):

@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.models.gan_parts import ClassInput, Head, halvings, minibatch_layer, start_as_dcgan, with_spectral_norm
+from tintype.models.gan_parts import (
+    ClassInput,
+    Head,
+    halvings,
+    minibatch_layer,
+    start_as_dcgan,
+    start_by_he,
+    with_spectral_norm,
+)
 
 TASK = "generate"
 HIDDEN = 128  # features that the head with classes sees
@@ -88,7 +96,8 @@ def build(
     generator = Generator(spec, latent, width, num_classes)
     discriminator = Discriminator(spec, width, norm, minibatch, num_classes)
     start_as_dcgan(generator)
-    start_as_dcgan(discriminator)
+    # Small weights need a norm behind them: without one, hardly anything of an image would reach the logit.
+    (start_as_dcgan if norm == "batch" else start_by_he)(discriminator)
     if norm == "spectral":
         with_spectral_norm(discriminator)
     return nn.ModuleDict({"generator": generator, "discriminator": discriminator})

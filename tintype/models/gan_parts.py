@@ -53,6 +53,15 @@ def start_as_dcgan(network: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
+def start_by_he(network: nn.Module) -> None:
+    """Draw weights so that (Leaky) ReLU layers without norm keep the size of what passes (He et al., 2015); biases are 0."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def with_spectral_norm(network: nn.Module) -> nn.Module:
     """Divide every filter and matrix by its largest singular value (Miyato et al., 2018); return the network."""
     for layer in list(network.modules()):

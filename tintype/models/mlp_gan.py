@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.models.gan_parts import ClassInput, Head
+from tintype.models.gan_parts import ClassInput, Head, start_by_he
 
 TASK = "generate"
 
@@ -24,6 +24,9 @@ class Generator(nn.Module):
         sizes = [latent + self.classes.size, *hidden]
         layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], spec.channels * spec.height * spec.width), nn.Tanh())
+        start_by_he(
+            self.layers
+        )  # PyTorch's own start makes images that hardly depend on the latent, and one picture of all
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.layers(self.classes(latent, labels)).view(-1, *self.image_shape)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -145,15 +146,16 @@ class Objective:
         return replace(self, loss=loss, gradient_penalty=float(gradient_penalty), diff_augment=tuple(operations))
 
     def phases(self) -> list[Phase]:
-        """Return the turns of a GAN: generator, discriminator, its penalty where it is lazy.
+        """Return the turns of a GAN: discriminator, its penalty where it is lazy, generator.
 
-        The generator is first, so that the discriminator can be shown the images that were just made.
+        They alternate: the generator is judged by the discriminator that has just learned from the same images. With the
+        turns the other way round both would follow each other's state of the step before, and MNIST collapsed (docs/log.md).
         """
         scale = self.discriminator_lr
-        phases = [Phase("generator", "generator", self.discriminator_steps)]
-        phases.append(Phase("discriminator", "discriminator", self.generator_steps, scale))
+        phases = [Phase("discriminator", "discriminator", self.generator_steps, scale)]
         if self.penalised and self.penalty_every > 1:
             phases.append(Phase("penalty", "discriminator", self.penalty_every, scale))
+        phases.append(Phase("generator", "generator", self.discriminator_steps))
         return phases
 
 
@@ -205,7 +207,7 @@ class Generate(Task):
         self._networks_of_features: dict[str, FeatureNetwork] = {}
         self._seen: dict[Any, Any] = {}
         self._num_right, self._num_judged, self._step = 0.0, 0, 0
-        self._made: tuple[int, list[Tensor]] = (-1, [])  # images of the generator's turn, for the discriminator's
+        self._made: tuple[int, list[Tensor]] = (-1, [])  # images of the discriminator's turn, for the generator's
 
     # ---- what the engine asks -----------------------------------------------------------------------------------------
 
@@ -300,8 +302,7 @@ class Generate(Task):
     def _discriminator_loss(
         self, real: Tensor, labels: Tensor | None, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        fake = self._made_before(context)
-        fake = self._fake(labels, len(real), context) if fake is None else fake
+        fake = self._fake_for_both(labels, len(real), context)
         if self.objective.penalised and self.objective.penalty_every == 1:
             penalty, real_logits, fake_logits = self._penalty(real, fake, labels, context)
             assert fake_logits is not None
@@ -322,8 +323,18 @@ class Generate(Task):
             logged["augment_probability"] = torch.tensor(self.strength.probability)
         return loss, logged
 
+    def _fake_for_both(self, labels: Tensor | None, count: int, context: StepContext) -> Tensor:
+        """Return images for the discriminator's turn, and keep them, with their way back, if the generator's turn follows."""
+        if context.step % self.objective.discriminator_steps:
+            return self._fake(labels, count, context)
+        with _tracked(self.generator):
+            made = self._fake(labels, count, context)
+        earlier = self._made[1] if self._made[0] == context.step else []
+        self._made = (context.step, [*earlier, made])
+        return made.detach()
+
     def _made_before(self, context: StepContext) -> Tensor | None:
-        """Return the next images that the generator's turn of this step has made, if it had one: a pass less to compute."""
+        """Return the next images that the discriminator's turn of this step has made, if it had one: a pass less."""
         step, made = self._made
         return made.pop(0) if step == context.step and made else None
 
@@ -356,9 +367,8 @@ class Generate(Task):
 
     def _generator_loss(self, real: Tensor, labels: Tensor | None, context: StepContext) -> Tensor:
         judge = self.networks["discriminator"]
-        made = self._fake(labels, len(real), context)
-        earlier = self._made[1] if self._made[0] == context.step else []
-        self._made = (context.step, [*earlier, made.detach()])
+        made = self._made_before(context)
+        made = self._fake(labels, len(real), context) if made is None else made
         with autocast(self.device, self.dtype):
             fake_logits = judge(self._changed(made, context), labels)
             relativistic = self.objective.loss == "relativistic"
@@ -624,6 +634,19 @@ class _evaluating:
 
     def __exit__(self, *_: object) -> None:
         self.network.train(self.was_training)
+
+
+@contextmanager
+def _tracked(network: nn.Module) -> Iterator[None]:
+    """Let gradients reach the weights of a network that holds still otherwise."""
+    still = [weight for weight in network.parameters() if not weight.requires_grad]
+    for weight in still:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in still:
+            weight.requires_grad_(False)
 
 
 def _distance_figures(
