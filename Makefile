@@ -4,12 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast test-all check format clean
+.PHONY: demo test test-fast test-all check format browser image clean
 
 demo: $(VENV)/installed
 	$(BIN)/tintype train digits
 
-test: $(VENV)/installed-dev check
+test: $(VENV)/installed-dev check browser
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/installed-dev
@@ -38,6 +38,17 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]' -c constraints.txt
 	touch $@
+
+# What tests/test_page.py drives. As root on Debian it is installed; elsewhere, without it, those tests are skipped.
+browser:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  (apt-get -q update && apt-get -q install -y --no-install-recommends chromium chromium-driver) >/dev/null \
+	  || echo "chromium could not be installed: the tests of the page are skipped"; \
+	else echo "no chromium with chromedriver: the tests of the page are skipped"; fi
+
+image:
+	docker build -t tintype .
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -19,8 +19,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from tintype import data, plugins
-from tintype.data import cache, open_data, torchvision_sets
+from tintype import plugins
+from tintype.data import cache, open_data, opening, torchvision_sets
 from tintype.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -66,14 +66,14 @@ def test_mean_and_deviation_are_of_the_training_split():
 
 
 def test_statistics_of_a_large_set_are_sampled_evenly_and_noted(monkeypatch):
-    monkeypatch.setattr(data, "STATISTICS_SAMPLE", 64_000)
+    monkeypatch.setattr(opening, "STATISTICS_SAMPLE", 64_000)
     splits = open_data("digits")
     assert "mean and deviation: measured on 1,000 of 1,258 training images" in splits.notes
     assert splits.spec.mean == pytest.approx([0.305], abs=0.005)
 
 
 def test_a_channel_without_variation_has_a_deviation_above_zero():
-    mean, std, _ = data._statistics(np.full((5, 4, 4, 3), 7, np.uint8), np.arange(5))
+    mean, std, _ = opening._statistics(np.full((5, 4, 4, 3), 7, np.uint8), np.arange(5))
     assert mean == pytest.approx([7 / 255] * 3)
     assert std == pytest.approx([1 / 255] * 3)
 
@@ -121,11 +121,11 @@ def test_arrays_are_fitted_to_the_wished_shape(size, channels, shape):
 
 
 def test_memory_decides_between_resident_and_mapped(monkeypatch):
-    monkeypatch.setattr(data, "_free_memory", lambda: 200_000)
+    monkeypatch.setattr(opening, "_free_memory", lambda: 200_000)
     splits = open_data("digits")
     assert splits.train.kind == "mapped"
     assert "mapped from disk, 115 kB is more than half of 200 kB free" in splits.notes
-    monkeypatch.setattr(data, "_free_memory", lambda: 300_000)
+    monkeypatch.setattr(opening, "_free_memory", lambda: 300_000)
     assert open_data("digits").train.kind == "resident"
     assert open_data("digits", memory_limit=100_000).train.kind == "mapped"
 

@@ -1,17 +1,33 @@
-"""Predicting from Python: files, pictures in memory, lists of them; what is refused."""
+"""Predicting: files, pictures in memory, long jobs that are stopped and go on; what is refused."""
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tintype import api, cli
 from tintype.errors import UserError
+from tintype.predicting.classifier import Classifier
+from tintype.predicting.files import list_images
+from tintype.predicting.job import Wishes, run_job
+from tintype.predicting.output import Output
+from tintype.predicting.pipeline import answered
+from tintype.progress import Silent
 from tintype.tasks.task import Prediction
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -73,3 +89,245 @@ def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "the picture is a 0" in said
     assert (tmp_path / "runs" / "digits" / "report.html").exists()
+
+
+# ---- many files -------------------------------------------------------------------------------------------------------
+
+
+class Lightness(Classifier):
+    """Says how light a picture is, in four classes; quick, and right or wrong beyond doubt."""
+
+    def __init__(self, batch_size: int = 5) -> None:
+        how = {"channels": 1, "height": 4, "width": 4, "resize": "squash"}
+        thresholds = [{"accuracy": 0.9, "threshold": 0.8}, {"accuracy": 0.99, "threshold": None}]
+        super().__init__(("black", "dark", "light", 'a, "white"\none'), how, thresholds, batch_size)
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        place = pixels.reshape(len(pixels), -1).mean(1)[:, None] / 255 * 3
+        closeness = np.exp(-6 * (place - np.arange(4)) ** 2)
+        return (closeness / closeness.sum(1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """A folder with 43 grey pictures, some under the same name, some that are none; one name has a line end and a quote."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(40):
+        (folder / str(number % 2)).mkdir(exist_ok=True)
+        level = number * 255 // 39
+        Image.new("L", (6 + number % 3, 5), level).save(folder / str(number % 2) / f"photo{number // 2}.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing more")
+    (folder / "empty.png").write_bytes(b"")
+    Image.new("L", (5, 5), 255).save(folder / 'odd, "name"\nhere.png')
+    return folder
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        with path.open(newline="") as lines:
+            return [{k: v for k, v in row.items() if v} for row in csv.DictReader(lines)]
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_every_file_gets_a_row_in_order_and_broken_ones_a_reason(many, tmp_path, ending):
+    path, files = tmp_path / f"answers.{ending}", list_images([many])
+    wishes = Wishes(top=2)
+    summary = run_job(Lightness(), files, wishes, output=Output(path, wishes.columns(), resume=False))
+    assert (summary.num_predicted, summary.num_passed_over) == (41, 2)
+    if ending == "parquet":
+        import pyarrow.parquet
+
+        assert [p.name for p in tmp_path.iterdir()] == ["answers.parquet"]
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+        assert isinstance(rows[0]["confidence2"] or 0.0, float)
+    else:
+        rows = read_rows(path)
+    assert [row["file"] for row in rows] == list(map(str, files))
+    wrong = {Path(row["file"]).name: row["error"] for row in rows if row.get("error")}
+    assert set(wrong) == {"broken.jpg", "empty.png"}
+    assert wrong["empty.png"] == "empty file"
+    by_name = {row["file"]: row for row in rows}
+    for file in files:
+        if file.name not in wrong:
+            level = np.asarray(Image.open(file)).mean() / 255 * 3
+            assert by_name[str(file)]["prediction"] == Lightness().class_names[round(level)]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_job_cut_off_at_any_byte_goes_on_without_loss_or_doubling(many, tmp_path, ending):
+    wishes, files = Wishes(top=2, sort_into=tmp_path / "sorted"), list_images([many])
+    whole = tmp_path / f"whole.{ending}"
+    run_job(Lightness(), files, wishes, output=Output(whole, wishes.columns(), resume=False))
+    expected, content = read_rows(whole), whole.read_bytes()
+    tree = {p.relative_to(tmp_path / "sorted") for p in (tmp_path / "sorted").rglob("*") if p.is_file()}
+    assert len(tree) == 41
+    cut = tmp_path / f"cut.{ending}"
+    for length in [*range(0, 60, 7), *range(60, len(content), 397), len(content) - 1, len(content)]:
+        shutil.rmtree(tmp_path / "sorted")
+        cut.write_bytes(content[:length])
+        run_job(Lightness(), files, wishes, output=Output(cut, wishes.columns(), resume=True))
+        assert read_rows(cut) == expected, length
+        assert {p.relative_to(tmp_path / "sorted") for p in (tmp_path / "sorted").rglob("*") if p.is_file()} == tree
+
+
+def test_a_killed_job_goes_on(finished_run, digit_files, tmp_path):
+    """Killed for good by a signal in the middle, twice; then resumed to the end."""
+    script = (
+        "import os, signal, sys\n"
+        "from tintype.predicting import sorting\n"
+        "put, count = sorting.Sorter.put, [0]\n"
+        "def killed(self, file, place):\n"
+        "    count[0] += 1\n"
+        "    os.kill(os.getpid(), signal.SIGKILL) if count[0] == 30 else put(self, file, place)\n"
+        "sorting.Sorter.put = killed\n"
+        "from tintype import cli\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    out, into = tmp_path / "answers.csv", tmp_path / "sorted"
+    arguments = ["predict", str(finished_run.path), str(digit_files), "--out", str(out), "--sort-into", str(into)]
+    first = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, timeout=120)
+    assert first.returncode == -signal.SIGKILL
+    assert len(read_rows(out)) == 64, "the batch whose photos were being sorted"
+    assert 0 < len([p for p in into.rglob("*") if p.is_file()]) < 64
+    with pytest.raises(SystemExit) as end:
+        cli.main([*arguments, "--resume"])
+    assert not end.value.code
+    rows = read_rows(out)
+    assert len({row["file"] for row in rows}) == len(rows) == 120
+    for row in rows:
+        assert (into / row["sorted_to"]).read_bytes() == Path(row["file"]).read_bytes()
+    assert len([p for p in into.rglob("*") if p.is_file()]) == 120
+
+
+def test_photos_are_sorted_and_nothing_is_overwritten(many, tmp_path):
+    into = tmp_path / "sorted"
+    (into / "black").mkdir(parents=True)
+    (into / "black" / "photo0.png").write_text("mine")
+    files = [many / "0" / "photo0.png", many / "1" / "photo0.png", many / "1" / "photo19.png"]
+    run_job(Lightness(), files, Wishes(sort_into=into, link=True))
+    assert (into / "black" / "photo0.png").read_text() == "mine"
+    assert (into / "black" / "photo0-2.png").readlink() == files[0]
+    assert (into / "black" / "photo0-3.png").resolve() == files[1].resolve()
+    assert [p.name for p in into.iterdir() if p.name != "black"] == ["a, _white__one"], (
+        "no class leads out of the folder"
+    )
+    run_job(Lightness(), files[:1], Wishes(sort_into=into))
+    assert not (into / "black" / "photo0-4.png").is_symlink()
+    assert (into / "black" / "photo0-4.png").read_bytes() == files[0].read_bytes()
+
+
+def test_below_the_threshold_it_is_unsure(many):
+    rows: list[dict[str, Any]] = []
+    run_job(Lightness(), list_images([many]), Wishes(threshold=0.8), on_row=rows.append)
+    answered = [row for row in rows if "error" not in row]
+    for row in answered:
+        assert (row["prediction"] == "unsure") == (row["confidence"] < 0.8)
+        assert row["most_probable"] != "unsure"
+    assert 0 < sum(row["prediction"] == "unsure" for row in answered) < 41
+
+
+def test_a_wish_that_validation_cannot_promise():
+    assert Lightness().threshold(0.9) == 0.8
+    with pytest.raises(UserError, match=r"cannot promise that 99%.*it can promise 0.9: --wish 0.9"):
+        Lightness().threshold(0.99)
+    with pytest.raises(UserError, match=r"no threshold was fitted for 0.5. Expected one of 0.9, 0.99"):
+        Lightness().threshold(0.5)
+
+
+def test_memory_is_bounded_and_order_kept_whatever_decodes_first(many, monkeypatch):
+    """Never more than some batches ahead of the computing, with threads that take turns at random."""
+    classifier, held, most = Lightness(batch_size=4), [0], [0]
+    lock, pixels, answer = threading.Lock(), classifier.pixels, classifier.answer
+
+    def slow(image: Any) -> np.ndarray:
+        time.sleep(hash(str(image)) % 5 / 2000)
+        with lock:
+            held[0] += 1
+            most[0] = max(most[0], held[0])
+        return pixels(image)
+
+    def counted(names: Any, images: Any) -> list[Prediction]:
+        with lock:
+            held[0] -= len(names)
+        return answer(names, images)
+
+    monkeypatch.setattr(classifier, "pixels", slow)
+    monkeypatch.setattr(classifier, "answer", counted)
+    files = [many / "0" / f"photo{k % 20}.png" for k in range(300)]
+    found = [item for batch in answered(classifier, files, decoders=3) for item in batch]
+    assert [item.file for item in found] == list(map(str, files))
+    assert most[0] <= 8 * (3 + 1) + 4 * 2, "decoded pictures that wait"
+
+
+@pytest.fixture
+def tt(capsys, monkeypatch, tmp_path) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_names_on_standard_input(tt, finished_run, digit_files, monkeypatch):
+    names = [str(p) for p in sorted((digit_files / "4").iterdir())]
+    for end in ("\n", "\0"):
+        content = end.join([*names, "nowhere.png"]) + end
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+        code, output, errors = tt("predict", finished_run.path, "-")
+        assert code == 0
+        assert [line.partition(":")[0] for line in output.splitlines()] == names
+        assert "passed over nowhere.png: there is no file nowhere.png." in errors
+        assert "1 passed over: no such file (1)" in errors
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    assert "there is no name on standard input" in tt("predict", finished_run.path, "-")[2]
+
+
+def test_heat_maps_of_a_network_with_maps(tt, tiny, digit_files, tmp_path):
+    recipe = tiny(model="cnn", model_options={"widths": [8, 8]})
+    run = api.train(recipe, out=tmp_path, name="cnn", watcher=Silent())
+    photos = [*sorted((digit_files / "1").iterdir())[:2], *sorted((digit_files / "2").iterdir())[:1]]
+    code, _, errors = tt("predict", run.path, *photos, "--heatmaps", "heat", "--out", "a.jsonl")
+    assert code == 0, errors
+    rows = read_rows(tmp_path / "a.jsonl")
+    for row, photo in zip(rows, photos, strict=True):
+        assert row["heatmap"] == f"{photo.stem}-{row['prediction']}.png"
+        assert np.asarray(Image.open(tmp_path / "heat" / row["heatmap"])).ndim == 3
+    assert "heat is there already" in tt("predict", run.path, *photos, "--heatmaps", "heat")[2]
+
+
+def test_wishes_that_do_not_fit(tt, finished_run, digit_files, tmp_path):
+    (tmp_path / "mine.csv").write_text("not,ours\n1,2\n")
+    (tmp_path / "mine.jsonl").write_text("[1]\n")
+    for arguments, said in [
+        (("--resume",), "--resume goes on with a file of answers"),
+        (("--link",), "--link says how --sort-into"),
+        (("--out", "a.txt"), "expected one that ends in .csv, .jsonl or .parquet"),
+        (("--out", "mine.csv"), "mine.csv is there already"),
+        (("--out", "mine.csv", "--resume"), "cannot go on with mine.csv: its columns are not, ours"),
+        (("--out", "mine.jsonl", "--resume"), "cannot go on with mine.jsonl: its lines have no file"),
+        (("--out", "a.jsonl", "--json"), "Give one of the two"),
+        (("--sort-into", "mine.csv"), "mine.csv is a file"),
+        (("--abstain", "--wish", "0.5"), "no threshold was fitted for 0.5"),
+    ]:
+        code, _, errors = tt("predict", finished_run.path, digit_files / "1", *arguments)
+        assert code == 2, arguments
+        assert said in errors, errors
+    assert (tmp_path / "mine.csv").read_text() == "not,ours\n1,2\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv", "mine.jsonl"]
+
+
+def test_a_huge_file_that_is_no_image_is_passed_over_at_once(tt, finished_run, digit_files, tmp_path):
+    with open(tmp_path / "huge.jpg", "wb") as file:
+        file.truncate(200_000_000)
+    code, output, errors = tt("predict", finished_run.path, "huge.jpg", digit_files / "1")
+    assert code == 0
+    assert "passed over huge.jpg: not an image" in errors
+    assert output.count("\n") == 12

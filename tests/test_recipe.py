@@ -41,8 +41,8 @@ DEFAULTS = {
     "optimizer": "adamw", "lr": 1e-3, "momentum": 0.9, "betas": (0.9, 0.999), "weight_decay": 0.0,
     "schedule": "cosine", "warmup": 0.0, "clip": None, "ema": 0.0, "label_smoothing": 0.0, "one_hot": False,
     "class_weights": None, "resolutions": [], "tta": "none", "patience": None, "keep": "last",
-    "evaluate_every": 1.0, "seed": 0, "device": "auto", "precision": "auto", "compile": "auto",
-    "channels_last": True, "hold_memory": True,
+    "evaluate_every": 1.0, "seed": 0, "measure": "test", "search": {}, "track": [], "device": "auto",
+    "precision": "auto", "compile": "auto", "channels_last": True, "hold_memory": True,
 }  # fmt: skip
 
 

@@ -6,18 +6,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import softmax
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from tintype.statistics import (
     abstain_threshold,
+    bootstrap_counts,
     fit_temperature,
     fit_verdict,
     heterogeneity_p,
     holm,
+    mcnemar_p,
+    mean_interval,
+    more_cases_of_mean,
+    more_cases_of_proportions,
     newcombe_interval,
+    paired_interval,
+    paired_p,
+    percentile_interval,
     rank_correlation,
     risk_coverage,
     wilson_interval,
@@ -319,3 +330,139 @@ def test_rank_correlation_agrees_with_scipy(points: list[tuple[int, int]]) -> No
     rho, p = rank_correlation(x, y)
     assert rho == pytest.approx(reference.statistic, abs=1e-12)
     assert p == pytest.approx(reference.pvalue, abs=1e-7)
+
+
+# ---- two models on the same images ----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_agrees_with_statsmodels(only_a: int, only_b: int) -> None:
+    ours = mcnemar_p(only_a, only_b)
+    assert ours == pytest.approx(float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue), rel=1e-9)
+    assert ours == mcnemar_p(only_b, only_a)
+
+
+@settings(deadline=None, max_examples=15)  # the reference takes a tenth of a second
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
+    expected = multipletests(p_values, method="holm")[1]
+    assert holm(p_values) == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=60))
+def test_paired_t_agrees_with_scipy(values: list[int]) -> None:
+    p, interval = paired_p(values), mean_interval(values)
+    if len(set(values)) == 1:
+        assert p == (1.0 if values[0] == 0 else 0.0)
+        return
+    reference = stats.ttest_1samp(values, 0.0)
+    assert p == pytest.approx(float(reference.pvalue), rel=1e-9)
+    assert interval == pytest.approx(tuple(reference.confidence_interval(0.95)), rel=1e-9, abs=1e-9)
+
+
+def test_one_difference_tells_nothing() -> None:
+    assert paired_p([1.0]) is None
+    assert more_cases_of_mean([1.0]) is None
+
+
+def constrained_score(only_a: int, only_b: int, n: int, difference: float) -> float:
+    """Return Tango's statistic by maximising the likelihood under the given difference numerically."""
+    from scipy.optimize import minimize_scalar
+
+    def minus_log_likelihood(share_b: float) -> float:
+        share_a, rest = share_b + difference, 1 - 2 * share_b - difference
+        return -(only_a * np.log(share_a) + only_b * np.log(share_b) + (n - only_a - only_b) * np.log(rest))
+
+    low, high = max(0.0, -difference) + 1e-12, (1 - difference) / 2 - 1e-12
+    found: Any = minimize_scalar(minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-13})
+    share = float(found.x)
+    return (only_a - only_b - n * difference) / np.sqrt(n * (2 * share + difference * (1 - difference)))
+
+
+@pytest.mark.parametrize("table", [(12, 5, 100), (40, 22, 359), (150, 90, 10_000), (3, 1, 60), (30, 60, 100)])
+def test_the_score_interval_ends_where_the_score_is_the_quantile(table: tuple[int, int, int]) -> None:
+    low, high = paired_interval(*table)
+    assert low < (table[0] - table[1]) / table[2] < high
+    assert constrained_score(*table, low) == pytest.approx(1.959964, abs=1e-3)
+    assert constrained_score(*table, high) == pytest.approx(-1.959964, abs=1e-3)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 500))
+def test_the_score_interval_decides_as_mcnemars_score_test(only_a: int, only_b: int, rest: int) -> None:
+    n = only_a + only_b + rest
+    low, high = paired_interval(only_a, only_b, n)
+    assert -1 <= low <= high <= 1
+    assert paired_interval(only_b, only_a, n) == pytest.approx((-high, -low), abs=1e-6)
+    if only_a != only_b:
+        p = float(mcnemar([[0, only_a], [only_b, 0]], exact=False, correction=False).pvalue)
+        assert (low > 0 or high < 0) == (p < 0.05)
+
+
+def test_models_that_never_differ_leave_an_interval() -> None:
+    low, high = paired_interval(0, 0, 100)
+    assert high == pytest.approx(1.959964**2 / (100 + 1.959964**2), abs=1e-5)
+    assert low == pytest.approx(-high, abs=1e-6)
+    assert paired_interval(0, 0, 0) == (-1.0, 1.0)
+    with pytest.raises(ValueError, match="expected"):
+        paired_interval(60, 50, 100)
+
+
+@pytest.mark.parametrize(
+    ("n", "only_a", "only_b"), [(100, 0.1, 0.06), (359, 0.03, 0.02), (1000, 0.02, 0.02), (200, 0.3, 0.1)]
+)
+def test_the_paired_interval_covers_95_percent(n: int, only_a: float, only_b: float) -> None:
+    """Summed over all tables that can come, so that no luck is in it."""
+    coverage = 0.0
+    for a in np.flatnonzero(stats.binom.pmf(np.arange(n + 1), n, only_a) > 1e-4).tolist():
+        weights = stats.binom.pmf(a, n, only_a) * stats.binom.pmf(np.arange(n - a + 1), n - a, only_b / (1 - only_a))
+        for b in np.flatnonzero(weights > 1e-6).tolist():
+            low, high = paired_interval(a, b, n)
+            coverage += weights[b] * (low <= only_a - only_b <= high)
+    assert 0.93 <= coverage <= 0.97
+
+
+def test_the_paired_bootstrap_is_scipys() -> None:
+    draw = np.random.default_rng(0)
+    differences = draw.choice([-1, 0, 1], size=300, p=[0.05, 0.85, 0.1])
+    replicates = np.concatenate([block @ differences for block in bootstrap_counts(300, 4000, seed=1)]) / 300
+    reference = stats.bootstrap((differences,), np.mean, n_resamples=4000, method="percentile", rng=0)
+    assert percentile_interval(replicates) == pytest.approx(tuple(reference.confidence_interval), abs=0.004)
+    again = np.concatenate([block @ differences for block in bootstrap_counts(300, 4000, seed=1)]) / 300
+    assert np.array_equal(replicates, again)
+
+
+def test_bootstrap_blocks_are_bounded_and_draw_all_cases() -> None:
+    blocks = list(bootstrap_counts(1_500_000, 5, seed=0))
+    assert [len(block) for block in blocks] == [2, 2, 1]
+    assert all((block.sum(1) == 1_500_000).all() for block in blocks)
+
+
+def test_the_paired_bootstrap_covers_95_percent() -> None:
+    """Simulated: 600 test sets of 400 images, of which one model alone gets 8 % right and the other alone 4 %."""
+    draw, hits = np.random.default_rng(7), 0
+    for number in range(600):
+        a, b, _ = draw.multinomial(400, [0.08, 0.04, 0.88])
+        images = np.repeat([1, -1, 0], [a, b, 400 - a - b])
+        replicates = np.concatenate([block @ images for block in bootstrap_counts(400, 200, seed=number)]) / 400
+        low, high = percentile_interval(replicates)
+        hits += low <= 0.04 <= high
+    assert 0.93 <= hits / 600 <= 0.97
+
+
+def test_so_many_more_images_show_a_difference_four_times_in_five() -> None:
+    """The number that is told is tried: with it, McNemar's test finds the difference with a probability of 80 %."""
+    n = 300 + (more_cases_of_proportions(24, 15, 300) or 0)
+    draws = np.random.default_rng(3).multinomial(n, [24 / 300, 15 / 300, 261 / 300], size=2000)
+    share = np.mean([mcnemar_p(int(a), int(b)) < 0.05 for a, b, _ in draws])
+    assert 0.75 < share < 0.84  # the exact test is a little cautious
+    assert more_cases_of_proportions(7, 7, 300) is None
+    stricter = more_cases_of_proportions(24, 15, 300, alpha=0.05 / 10)
+    assert stricter is not None
+    assert stricter > n - 300
+
+
+def test_so_many_more_pictures_as_statsmodels_says() -> None:
+    values = np.random.default_rng(0).normal(0.05, 0.4, size=50)
+    size = abs(values.mean()) / values.std(ddof=1)
+    solved: Any = TTestPower().solve_power(effect_size=size, alpha=0.05, power=0.8)
+    assert 50 + (more_cases_of_mean(values) or 0) == pytest.approx(float(solved), rel=0.02)

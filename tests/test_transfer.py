@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
-import runpy
 import shutil
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from tintype.optim import build_optimizers, steepest_rate
 from tintype.predict import load_task
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build
+from tintype.studying import study
 from tintype.tasks import transfer
 from tintype.tasks.transfer import PENALTIES, FeatureSource, HeadBank, fit_linear, folded
 
@@ -389,17 +390,20 @@ def test_a_set_of_photos_says_where_it_is_to_be_had(tmp_path, digit_files):
         api.plan("faces", watcher=Silent())
 
 
-def test_the_two_by_two_makes_its_table(digit_files, weights, tmp_path, monkeypatch, capsys):
+def test_the_two_by_two_is_a_study_with_four_verdicts(digit_files, weights, tmp_path):
     root = tmp_path / "trashnet"
     for label in range(6):
         shutil.copytree(digit_files / str(label), root / str(label))
-    arguments = ["x", str(tmp_path), "--model", BACKBONE, "--weights", str(weights), "--out", str(tmp_path / "runs")]
-    monkeypatch.setattr("sys.argv", [*arguments, "--epochs", "1", "--image-size", "32"])
-    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "garbage_two_by_two.py"), run_name="__main__")
-    page = (tmp_path / "runs" / "garbage.html").read_text()
-    assert page.count("<tr>") == 5
-    assert page.count("report.html") == 4
-    assert "3 layers from scratch, plain" in capsys.readouterr().out
+    found = study(
+        "garbage-two-by-two", data_root=str(tmp_path), weights=str(weights), epochs=1, image_size=32, out=tmp_path / "runs",
+        watcher=Silent(),
+    )  # fmt: skip
+    assert [run.recipe.model for run in found.runs()] == ["cnn", "cnn", BACKBONE, BACKBONE]
+    page = (found.path / "study.html").read_text()
+    for run in found.runs():
+        assert run.read("evaluation.json")["verdict"]["text"] in html.unescape(page)
+        assert f"{run.name}/report.html" in page
+    assert {effect.factor for effect in found.result().effects} == {"network", "augment"}
 
 
 def test_leaked_images_are_told_beside_every_figure_and_counted_out(digit_files, tmp_path):

@@ -19,24 +19,40 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tintype.api import Run, train
     from tintype.auditing import Audit, audit
+    from tintype.comparison import Comparison, compare
     from tintype.errors import UserError
     from tintype.recipe import Recipe
+    from tintype.serving.server import serve
+    from tintype.studying import Study, study
+    from tintype.tuning import Tuning, tune
 
 # Public name -> the module that holds it, imported at first use.
 _WHERE = {
     "Audit": "tintype.auditing",
+    "Comparison": "tintype.comparison",
     "Recipe": "tintype.recipe",
     "Run": "tintype.api",
     "UserError": "tintype.errors",
     "audit": "tintype.auditing",
+    "compare": "tintype.comparison",
+    "serve": "tintype.serving.server",
+    "Study": "tintype.studying",
+    "study": "tintype.studying",
     "train": "tintype.api",
+    "Tuning": "tintype.tuning",
+    "tune": "tintype.tuning",
 }
 
-__all__ = ["Audit", "Recipe", "Run", "UserError", "audit", "load", "train"]
+__all__ = [
+    "Audit", "Comparison", "Recipe", "Run", "Study", "Tuning", "UserError", "audit", "compare", "load", "serve", "study",
+    "train", "tune",
+]  # fmt: skip
 
 
 def load(folder: str) -> Run:
-    """Open a run folder. No code in it is executed: the weights are safetensors, the rest is JSON, YAML and CSV.
+    """Open a run folder, or a zip file of `tintype pack`.
+
+    No code in it is executed: the weights are safetensors, the rest is JSON, YAML and CSV.
 
     Raises:
         UserError: the folder is not a run folder.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,13 @@ from tintype.plugins import names
 from tintype.progress import Silent, make_watcher
 from tintype.recipe import Recipe, resolve
 from tintype.run import RunFolder
+from tintype.tracking import check_trackers, tracked
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from tintype.exporting import Exported
+    from tintype.report.run_figures import RunFigures
     from tintype.tasks.task import Prediction
     from tintype.training import Prepared
 
@@ -129,11 +131,89 @@ class Run(RunFolder):
             self, data=data, split=split, device=device, features=features, inception_weights=inception_weights
         )
 
+    def export(
+        self,
+        *,
+        format: str = "onnx",
+        int8: bool = False,
+        fp16: bool = False,
+        out: str | Path | None = None,
+        data: str | None = None,
+        max_loss: float | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Exported:
+        """Write the model as one file for other programs, with all preprocessing inside; checked before it is kept.
+
+        Args:
+            format: "onnx", "torchscript" or "pt2".
+            int8: quantise to 8 bits, calibrated on validation images (ONNX only).
+            fp16: weights and arithmetic of the network in float16.
+            out: the file, which must be new; RUN/exports/NAME by default.
+            data: other images to check on, where the run's own are gone.
+            max_loss: how much a quantised model may lose: points of accuracy (2 by default), or dB (0.3).
+            progress: called as progress(what, done, total).
+
+        Raises:
+            UserError: the run has no finished model, something is missing, or the exported model does not agree.
+        """
+        from tintype.exporting import export_run
+
+        out = None if out is None else Path(out)
+        return export_run(
+            self, format=format, int8=int8, fp16=fp16, out=out, data=data, max_loss=max_loss, progress=progress
+        )
+
+    def card(self, out: str | Path | None = None, *, licence: str | None = None) -> Path | str:
+        """Write a model card: what the model is, how good, where it fails, how to use it.
+
+        Args:
+            out: the file; MODEL_CARD.md of the run by default, which is made again. "-" returns the text.
+            licence: identifier of the licence of the weights, such as "apache-2.0"; none is assumed.
+
+        Raises:
+            UserError: the run is not finished, or another file is there already.
+        """
+        from tintype.run import written_whole
+        from tintype.sharing.card import make_card
+
+        text = make_card(self, licence=licence)
+        if str(out) == "-":
+            return text
+        path = self.path / "MODEL_CARD.md" if out is None else Path(out)
+        if out is not None and path.exists():
+            raise UserError(f"{path} is there already, and nothing is overwritten. Choose another --out.")
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return path
+
+    def pack(self, out: str | Path | None = None) -> Path:
+        """Make one zip file that `tintype.load` opens elsewhere, and return its path; NAME.zip by default.
+
+        Raises:
+            UserError: the run is not finished, or the file is there already.
+        """
+        from tintype.packed import pack
+
+        for name in ("model.json", "evaluation.json"):
+            self.read(name)  # which says what is missing of a run that is not finished
+        target = Path(f"{self.name}.zip") if out is None else Path(out)
+        if target.suffix.lower() != ".zip":
+            raise UserError(f"--out {target}: expected a file that ends in .zip.")
+        pack(self.path, target)
+        return target
+
     def report(self) -> Path:
         """Make report.html and the figures again from the files of the folder, and return the page's path."""
         from tintype.report import write_report
 
         return write_report(self.path)
+
+    @property
+    def figures(self) -> RunFigures:
+        """The figures of the report as objects: `run.figures.history()`, `.confusion()`, `.mistakes()`."""
+        from tintype.report.run_figures import RunFigures
+
+        return RunFigures(self.path)
 
     def result(self) -> dict[str, Any]:
         """Return what `tintype train --json` prints: run, parameters, multiply_adds, seconds, and the figures by split."""
@@ -149,6 +229,11 @@ class Run(RunFolder):
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status.get('state', 'empty')})"
 
+    def _repr_html_(self) -> str:
+        from tintype.report.run_figures import run_card
+
+        return run_card(self.path)
+
 
 def plan(what: str | Recipe, *, watcher: Silent | None = None, **changes: Any) -> Prepared:
     """Resolve and check everything that `train` would do, and stop there (`--dry-run`)."""
@@ -157,10 +242,12 @@ def plan(what: str | Recipe, *, watcher: Silent | None = None, **changes: Any) -
     watcher = watcher or make_watcher()
     recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
     recipe = _with_absolute_paths(recipe.with_(**changes))
+    check_trackers(recipe.track)
     watcher.note(f"training {kind}")
     prepared = prepare(recipe, watcher)
     for line in prepared.lines():
         watcher.note(line)
+    watcher.close()
     return prepared
 
 
@@ -181,7 +268,7 @@ def train(
         out: folder in which the run folder is made.
         name: name of the run folder; must be new. By default that of the recipe, with a number where it is taken.
         resume: a run folder to go on with; everything else is then read from its recipe.
-        watcher: who is told of progress; by default lines, or a bar on a terminal.
+        watcher: who is told of progress; by default a bar on a terminal, a curve in a notebook, lines elsewhere.
         command: how to repeat the run, for the report.
         changes: any field of the recipe, as in `epochs=5, lr=0.01`.
 
@@ -217,7 +304,7 @@ def train(
         run = Run.create(out, name or _default_name(what), exact=name is not None)
         run.write_recipe(prepared.recipe)
     watcher.note(f"run: {run.path}")
-    with interruptible(run.path):
+    with interruptible(run.path), tracked(run, prepared.recipe, watcher) as watcher:
         train_run(run, prepared, watcher, command or _python_call(what, changes))
         watcher.note(f"report: {run.report()}")
     return run
@@ -250,23 +337,3 @@ def _default_name(what: str | Recipe) -> str:
 def _python_call(what: str | Recipe | None, changes: dict[str, Any]) -> str:
     arguments = ["recipe" if isinstance(what, Recipe) else repr(what), *(f"{k}={v!r}" for k, v in changes.items())]
     return f"tintype.train({', '.join(arguments)})"
-
-
-def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
-    """Return name, state, data, model and figures of every run in `folder`, newest first; reads no weights."""
-    found = []
-    for path in sorted(Path(folder).glob("*/recipe.yaml"), key=lambda p: -p.stat().st_mtime):
-        run = Run(path.parent)
-        try:
-            recipe, row = run.recipe, {"name": run.name, "state": run.status.get("state", "empty")}
-            row.update(task=recipe.task, data=recipe.data, model=recipe.model)
-            if (run.path / "evaluation.json").exists() and "accuracy" in run.metrics["test"]:
-                row["val_accuracy"] = run.metrics["val"]["accuracy"]
-                row["test_accuracy"] = run.metrics["test"]["accuracy"]
-            elif (run.path / "evaluation.json").exists() and "psnr_y" in run.metrics["test"]:
-                row["test_psnr_y"] = f"{run.metrics['test']['psnr_y']:.2f} dB"
-        except (UserError, KeyError) as error:
-            print(f"passed over {path.parent}: {error}", file=sys.stderr)
-            continue
-        found.append(row)
-    return found

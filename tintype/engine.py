@@ -36,7 +36,7 @@ from tintype.tasks.task import StepContext, Task
 CHECKPOINT_SECONDS = float(os.environ.get("TINTYPE_CHECKPOINT_SECONDS", "20"))
 
 # What may change between the parts of a run: where it computes and where the files lie, not what is computed.
-FREE_TO_CHANGE = {"data_root", "device", "compile", "hold_memory"}
+FREE_TO_CHANGE = {"data_root", "device", "compile", "hold_memory", "search", "track"}
 
 
 # Where a range test begins and ends. Muon's rate is a relative step.
@@ -50,14 +50,16 @@ class Watcher(Protocol):
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None: ...
 
+    def on_row(self, row: dict[str, Any]) -> None: ...
+
     def note(self, line: str) -> None: ...
 
 
 class Interrupted(Exception):
     """Training was stopped by a signal after its state was saved."""
 
-    def __init__(self, number: int, folder: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: tintype train --resume {folder}")
+    def __init__(self, number: int, folder: Path, command: str = "tintype train --resume") -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: {command} {folder}")
         self.number = number
 
 
@@ -305,6 +307,7 @@ class Engine:
                     if evaluate:
                         row.update(self._evaluate(val, plan))
                     self.history.add(row)
+                    self.watcher.on_row(row)
                     number = signal_seen()
                     if number or time.perf_counter() - saved > self.checkpoint_seconds:
                         self.save()
@@ -521,7 +524,8 @@ class Engine:
 
     def _refuse_other_recipe(self, before: dict[str, Any]) -> None:
         now = self.recipe.model_dump(mode="json")
-        edited = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before.get(key)]
+        usual = {key: field.default for key, field in Recipe.model_fields.items()}  # of fields younger than the run
+        edited = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before.get(key, usual[key])]
         if edited:
             raise UserError(
                 f"{self.run.path / 'recipe.yaml'} was edited since this run began: {edited[0]} is {now[edited[0]]!r} and was "

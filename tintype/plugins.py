@@ -17,9 +17,10 @@ PACKAGE = Path(__file__).parent
 
 # Files in a plug-in folder that hold machinery shared by the plug-ins beside them.
 NOT_PLUGINS = {
-    "data": {"source", "cache", "split", "audit", "decode"},
+    "data": {"opening", "source", "cache", "split", "audit", "decode"},
     "models": {"parts", "backbone", "gan_parts"},
     "tasks": {"task"},
+    "tracking": {"tracker"},
 }
 
 
@@ -83,7 +84,7 @@ def canonical(kind: str, name: str) -> str:
     written = name.lower().replace("-", "_")
     if written in alike:
         return alike[written]
-    singular = {"models": "model", "tasks": "task", "data": "data set"}[kind]
+    singular = {"models": "model", "tasks": "task", "data": "data set", "tracking": "tracker"}[kind]
     raise unknown_name(singular, name, known, hint=f"`tintype list {kind}` shows them.")
 
 
@@ -102,6 +103,15 @@ def find(kind: str, name: str) -> ModuleType:
     name = canonical(kind, name)
     stem = next(stem for stem, offer in _offers(kind).items() if name in offer or _pattern(name) in offer)
     return importlib.import_module(f"tintype.{kind}.{stem}")
+
+
+def study_names() -> dict[str, str]:
+    """Return every built-in study with the first line of its head comment."""
+    found = {}
+    for path in sorted((PACKAGE / "studies").glob("*.yaml")):
+        with path.open(encoding="utf-8") as lines:
+            found[path.stem] = lines.readline().lstrip("# ").strip()
+    return found
 
 
 @lru_cache

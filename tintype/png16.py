@@ -28,7 +28,10 @@ def read_png16(path: Path) -> np.ndarray | None:
         raise ValueError("interlaced PNG of 16 bits is not supported")
     bytes_per_pixel = 2 * _CHANNELS[head[25]]
     try:
-        content = zlib.decompress(b"".join(_chunks(rest, b"IDAT")))
+        size = height * (1 + width * bytes_per_pixel)
+        content = zlib.decompressobj().decompress(b"".join(_chunks(rest, b"IDAT")), size + 1)
+        if len(content) > size:
+            raise ValueError("it unpacks to more than its head says, a decompression bomb?")
         rows = np.frombuffer(content, np.uint8).reshape(height, 1 + width * bytes_per_pixel)
     except (zlib.error, struct.error, ValueError) as error:
         raise ValueError(f"damaged ({error})") from None

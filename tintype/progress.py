@@ -1,13 +1,16 @@
-"""How a run shows that it lives: a bar with time remaining on a terminal, plain lines elsewhere, nothing when asked."""
+"""How a run shows that it lives: a bar on a terminal, a curve in a notebook, plain lines elsewhere, nothing when asked."""
 
 from __future__ import annotations
 
+import html
 import sys
 import time
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tintype.notebook import Curve, Display, Panel, in_notebook, picture
 
 
 def duration(seconds: float) -> str:
@@ -27,7 +30,11 @@ class Silent:
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None: ...
 
+    def on_row(self, row: dict[str, Any]) -> None: ...
+
     def on_work(self, what: str, done: int, total: int) -> None: ...
+
+    def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None: ...
 
     def note(self, line: str) -> None: ...
 
@@ -54,6 +61,7 @@ class Lines(Silent):
         self._started: float | None = None
         self._said = time.perf_counter()
         self._first_step = 0
+        self._work = "", 0.0, 0  # what is done now, since when, and how much of it was done then
 
     def _say(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
@@ -63,8 +71,18 @@ class Lines(Silent):
         self._say(line)
 
     def on_work(self, what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if what != self._work[0]:
+            self._work = what, now, done
+        if now - self._said > self.seconds:
+            _, start, first = self._work
+            left = f", {duration((now - start) / (done - first) * (total - done))} left" if done > first else ""
+            self._say(f"{what}: {done:,} of {total:,}{left}")
+
+    def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None:
         if time.perf_counter() - self._said > self.seconds:
-            self._say(f"{what}: {done:,} of {total:,}")
+            left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
+            self._say(f"{text}; {int(done)} of {total} runs done{left}")
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         now = time.perf_counter()
@@ -90,12 +108,12 @@ class Bar(Silent):
         self._what = ""
         self._last = ""
 
-    def _show(self, what: str, done: int, total: int, text: str) -> None:
+    def _show(self, what: str, done: float, total: int, text: str) -> None:
         if self._progress is None:
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=30),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                TextColumn("{task.fields[count]}"),
                 TimeElapsedColumn(),
                 TextColumn("[dim]left[/dim]"),
                 TimeRemainingColumn(),
@@ -104,13 +122,14 @@ class Bar(Silent):
                 transient=True,
             )
             self._progress.start()
-            self._task = self._progress.add_task(what, total=total, text="")
+            self._task = self._progress.add_task(what, total=total, text="", count="")
             self._what = what
         if what != self._what:
             self._progress.remove_task(self._task)
-            self._task = self._progress.add_task(what, total=total, text="")
+            self._task = self._progress.add_task(what, total=total, text="", count="")
             self._what = what
-        self._progress.update(self._task, completed=done, total=total, text=text)
+        # Of runs only those that are done are counted, while the bar moves with the one under way.
+        self._progress.update(self._task, completed=done, total=total, text=text, count=f"{int(done):,}/{total:,}")
         if done >= total:
             self.close()
 
@@ -119,6 +138,10 @@ class Bar(Silent):
 
     def on_work(self, what: str, done: int, total: int) -> None:
         self._show(what, done, total, "")
+
+    def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None else f"  about {duration(seconds_left)} left"
+        self._show("runs", min(done, total - 1e-9), total, text + left)
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         text = f"loss {loss:.4f}  {images_per_second:,.0f} img/s"
@@ -134,10 +157,122 @@ class Bar(Silent):
             self._what = ""
 
 
+class Live(Silent):
+    """One display of a notebook, replaced as work goes on: a bar with time remaining, loss and validation figure as curves.
+
+    It is replaced at most once in `seconds`, and where a part of the work ends. It works only when it is told something, so
+    nothing is left running behind a run that was stopped.
+    """
+
+    def __init__(self, display: Display | None = None, seconds: float = 1.0) -> None:
+        self.display, self.seconds = display or Display(), seconds
+        self.lines: list[str] = []
+        self.losses: dict[str, Curve] = {}
+        self.figures = Curve()
+        self.figure = ""  # the name of the validation figure that is drawn
+        self.last = ""  # the last validation figures in words
+        self._headline, self._share = "", 0.0
+        self._step, self._total_steps = 0, 1
+        self._started: tuple[float, int] | None = None  # when the first step was told, and its number
+        self._end = ("", "", 0.0)  # headline, words below and share for when a part of the work is over
+        self._shown = -seconds
+        self._between = False  # whether a part of the work has ended and no other has begun
+
+    def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
+        if step <= self._step:  # another run, as in tuning
+            self.losses, self.figures, self.figure, self.last, self._started = {}, Curve(), "", "", None
+        now = time.perf_counter()
+        started, first = self._started = self._started or (now, step)
+        self._step, self._total_steps, self._share = step, total_steps, step / max(1, total_steps)
+        where, speed = f"step {step:,} of {total_steps:,}", f"{images_per_second:,.0f} images/s"
+        left = (now - started) / max(1, step - first) * (total_steps - step)
+        self._headline = f"{where} · about {duration(left)} left · {speed}" if step > first else where
+        self._end = f"{where} · {duration(now - started)} · {speed}", self.last, self._share
+        self._show()
+
+    def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
+        self.figure = self.figure or figure_that_counts(figures)
+        if isinstance(value := figures.get(self.figure), int | float):
+            self.figures.add(step, value, self._total_steps)
+        self.last = f"validation {figures_line(figures)}, epoch {epoch:.3g}"
+        self._end = self._end[0], self.last, self._share
+        self._show()
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name == "loss" or (name.startswith("loss_") and "loss" not in row):
+                name = name.removeprefix("loss_").replace("_", " ")
+                self.losses.setdefault(name, Curve()).add(int(row["step"]), float(value), self._total_steps)
+
+    def on_work(self, what: str, done: int, total: int) -> None:
+        self._share, self._headline = done / max(1, total), f"{what}: {done:,} of {total:,}"
+        self._show()
+
+    def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None else f" · about {duration(seconds_left)} left"
+        count = f"{int(done)} of {total} runs done"
+        self._share, self._headline, self.last = done / max(1, total), count + left, text
+        self._end = count, "", self._share
+        self._show()
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+        self._show(at_once=self._between)
+
+    def close(self) -> None:
+        if self._end[0]:
+            self._headline, self.last, self._share = self._end
+        self._show(at_once=True)
+        self._between = True
+
+    def _show(self, *, at_once: bool = False) -> None:
+        now = time.perf_counter()
+        self._between = self._between and at_once
+        if at_once or now - self._shown >= self.seconds:
+            self._shown = now
+            text = "\n".join(part for part in (self._headline, self.last, *self.lines) if part)
+            self.display.show(self._html(), text)
+
+    def _html(self) -> str:
+        losses = {name: curve.points for name, curve in self.losses.items()}
+        panels = [Panel("loss", losses, self._total_steps)]
+        if self.figure:
+            percent = self.figure == "accuracy"
+            panels.append(
+                Panel(
+                    f"validation {self.figure}", {self.figure: self.figures.points}, self._total_steps,
+                    (lambda value: f"{value:.1%}") if percent else (lambda value: f"{value:.4g}"), dots=True,
+                )
+            )  # fmt: skip
+        warnings = [line for line in self.lines if line.lstrip().startswith("warning")]
+        told = [f"<p>{html.escape(line)}</p>" for line in (self._headline, self.last, *warnings) if line]
+        more = ""
+        if self.lines:
+            whole = html.escape("\n".join(self.lines))
+            unfold = "" if self.losses else " open"  # the lines are all there is of a study
+            more = f"<details{unfold}><summary>{html.escape(self.lines[-1])}</summary><pre>{whole}</pre></details>"
+        return f"<div>{''.join(told[:1])}{picture(panels, self._share)}{''.join(told[1:])}{more}</div>"
+
+
+def figure_that_counts(figures: dict[str, Any]) -> str:
+    """Return the name of the validation figure to draw: accuracy, PSNR, a distance, else the loss or the first number."""
+    numbers = [name for name, value in figures.items() if isinstance(value, float)]
+    distances = [name for name in numbers if name.startswith(("fd_", "fid")) and not name.endswith("_floor")]
+    order = ["accuracy", "psnr_y", *distances, "loss", *numbers]
+    return next((name for name in order if name in numbers), "")
+
+
 def make_watcher(*, quiet: bool = False, to_stderr: bool = False) -> Silent:
-    """Return a bar on a terminal and plain lines elsewhere; on standard error where standard output belongs to JSON."""
+    """Return a bar on a terminal, a display in a notebook and plain lines elsewhere.
+
+    Args:
+        quiet: tell nothing.
+        to_stderr: standard output belongs to JSON.
+    """
     if quiet:
         return Silent()
+    if in_notebook():
+        return Live()
     stream = sys.stderr if to_stderr else sys.stdout
     if stream.isatty():
         return Bar(Console(file=stream, highlight=False))

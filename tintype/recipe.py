@@ -120,6 +120,15 @@ class Recipe(BaseModel):
     )
     evaluate_every: float = Field(default=1.0, gt=0, description="epochs between evaluations on validation")
     seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
+    measure: Literal["test", "val"] = Field(
+        default="test", description="what the run ends with: a look at the test split, or on validation without one"
+    )
+    search: dict[str, Any] = Field(
+        default={}, description="what tuning chooses: {lr: {low: 0.001, high: 0.1, log: true}, batch_size: [64, 128]}"
+    )
+    track: list[str] = Field(
+        default=[], description="who is told of the run beside the folder (`tintype list tracking`)"
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic of the network")
     compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile")
@@ -131,6 +140,11 @@ class Recipe(BaseModel):
     def _on_or_off(cls, value: Any) -> Any:
         # YAML 1.1 reads a bare on and off as true and false.
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _by_commas(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator("lr")
     @classmethod

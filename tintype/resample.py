@@ -46,8 +46,10 @@ def enlarge(images: Tensor, scale: int) -> Tensor:
 def _mirrored(images: Tensor, axis: int) -> Tensor:
     """Add two pixels on both ends of an axis, the edge repeated as in 1 0 | 0 1 2."""
     length = images.shape[axis]
-    position = torch.arange(-2, length + 2, device=images.device) % (2 * length)
-    return images.index_select(axis, torch.where(position < length, position, 2 * length - 1 - position))
+    if length == 1:  # its own mirror
+        return images.repeat_interleave(5, axis)
+    first, last = images.narrow(axis, 0, 2), images.narrow(axis, length - 2, 2)
+    return torch.cat([first.flip(axis), images, last.flip(axis)], axis)
 
 
 @lru_cache(maxsize=16)

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from typing_extensions import Self
 
 from tintype.errors import UserError
+from tintype.packed import is_packed, unpacked
 from tintype.recipe import Recipe, read_recipe
 
 
@@ -40,6 +41,23 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # already renamed, or never made
             temporary.unlink()
+
+
+@contextmanager
+def held(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path` for this process.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is not asked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; what is locked is then not guarded against a second process
+        yield
+        return
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -108,12 +126,12 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open an existing run folder.
+        """Open an existing run folder, or a zip file of `tintype pack`, which is unpacked into the cache.
 
         Raises:
             UserError: there is no such folder, or it is not a run folder.
         """
-        run = cls(path)
+        run = cls(unpacked(Path(path)) if is_packed(path) else path)
         if not run.path.is_dir():
             raise UserError(f"there is no run folder {run.path}. `tintype list runs` shows what there is.")
         if not (run.path / "recipe.yaml").exists():
@@ -125,6 +143,14 @@ class RunFolder:
     @property
     def name(self) -> str:
         return self.path.resolve().name
+
+    @property
+    def root(self) -> Path:
+        """The folder of all runs; those of a study or a tuning lie deeper."""
+        folder = self.path.resolve().parent
+        while any((folder / name).exists() for name in ("study.yaml", "tune.yaml")):
+            folder = folder.parent
+        return folder
 
     @property
     def recipe(self) -> Recipe:
@@ -190,15 +216,10 @@ class RunFolder:
         Raises:
             UserError: another process is training it.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows has no flock; a run is then not guarded against a second trainer
-            yield
-            return
-        with open(self.path / ".lock", "w") as lock:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                stack.enter_context(held(self.path / ".lock", wait=False))
+            except BlockingIOError:
                 raise UserError(
                     f"{self.path} is being trained by another process. Wait for it, or stop it first."
                 ) from None

@@ -82,13 +82,14 @@ def _any_table(splits: dict[str, dict[str, Any]]) -> Table:
 
 def verdict_line(evaluation: dict[str, Any]) -> str:
     """Return the verdict, what calibration changed, and how often the test split was looked at."""
-    looks = evaluation["test_looks"]
-    times = "once" if looks["data"] == 1 else f"{looks['data']} times"
+    looks = evaluation["test_looks"]["data"]
+    times = "once" if looks == 1 else f"{looks} times"
     lines = [evaluation["verdict"]["text"]]
     calibration = evaluation.get("calibration")
     if calibration and calibration["temperature"] != 1.0:
         test = calibration["splits"]["test"]
         change = f"ECE on test {test['ece_before']:.3f} without it, {test['ece_after']:.3f} with it"
         lines.append(f"Confidence: temperature {calibration['temperature']:.3g}, fitted on validation; {change}.")
-    lines.append(f"The test images were looked at {times} by the runs in this folder.")
+    told = f"The test images were looked at {times} by the runs in this folder."
+    lines.append(told if looks else "No run in this folder has looked at the test images.")
     return "\n".join(lines)

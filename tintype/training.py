@@ -31,8 +31,8 @@ from tintype.optim import steepest_rate
 from tintype.plugins import find
 from tintype.progress import Silent
 from tintype.recipe import Recipe
-from tintype.run import RunFolder, write_picture, written_whole
-from tintype.tasks.task import Task
+from tintype.run import RunFolder, held, write_picture, written_whole
+from tintype.tasks.task import Evaluation, Task
 
 # Enough for an interval of about +-1 point at most; more would only cost time.
 CLEAN_TRAINING_IMAGES = 10_000
@@ -171,7 +171,8 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             for line in task.remarks():
                 watcher.note(line)
             save_model(run, task.result(), prepared.model)
-            _measure(run, seen, splits, task, watcher)
+            measure = _measure if recipe.measure == "test" else _measure_without_test
+            measure(run, seen, splits, task, watcher)
         except UserError:
             run.set_status("failed")
             raise
@@ -290,15 +291,8 @@ def _measure(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, w
 
     `seen` is what the network sees, `splits` the images that it comes from.
     """
-    network = task.networks[task.main]
     sources = _to_measure(seen)
-    evaluations = {
-        split: task.evaluate(
-            network, source, lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total)
-        )
-        for split, source in sources.items()
-    }
-    watcher.close()
+    evaluations = _evaluated(task, sources, watcher)
     task.leaked = splits.leaked
     summary = task.summarise(evaluations, sources)
     run.write_table("predictions.csv", *summary.predictions)
@@ -306,6 +300,38 @@ def _measure(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, w
     analyse(run, task, _to_measure(splits), evaluations, watcher)
     looks = count_test_look(run, splits.spec.fingerprint)
     run.write("evaluation.json", {**summary.evaluation, "test_looks": looks})
+
+
+def _measure_without_test(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent) -> None:
+    """Measure on clean training images and validation only, as one of many runs of which one will be chosen.
+
+    What is fitted on validation and shown on test (temperature, thresholds) and what shows test images is left out.
+    """
+    sources = _to_measure(seen)
+    evaluations = _evaluated(task, {split: sources[split] for split in ("train", "val")}, watcher)
+    figures = {split: evaluation.figures for split, evaluation in evaluations.items()}
+    text = "measured on validation only, as asked (measure: val). The test split was not looked at."
+    run.write(
+        "evaluation.json",
+        {
+            "task": run.recipe.task,
+            "splits": figures,
+            "verdict": {"word": "not tested", "text": text},
+            "test_looks": {"run": 0, "data": looks_by_data(run).get(splits.spec.fingerprint, 0)},
+        },
+    )
+
+
+def _evaluated(task: Task, sources: dict[str, ImageSource], watcher: Silent) -> dict[str, Evaluation]:
+    network = task.networks[task.main]
+    evaluations = {
+        split: task.evaluate(
+            network, source, lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total)
+        )
+        for split, source in sources.items()
+    }
+    watcher.close()
+    return evaluations
 
 
 def _to_measure(splits: DataSplits) -> dict[str, ImageSource]:
@@ -339,18 +365,29 @@ def _write_samples(run: RunFolder, samples: dict[str, list[dict[str, Any]]], sou
 def count_test_look(run: RunFolder, fingerprint: str) -> dict[str, int]:
     """Count one look at the test split: by this run, and by all runs beside it that share the data.
 
-    Each look invites a choice made on test images; many looks make the test figure optimistic.
+    Each look invites a choice made on test images; many looks make the test figure optimistic. The runs of a study count
+    with those beside the study.
     """
-    ledger = run.path.parent / ".test-looks.json"
-    try:
-        looks = json.loads(ledger.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        looks = {}
     before = run.read("evaluation.json")["test_looks"]["run"] if (run.path / "evaluation.json").exists() else 0
-    looks[fingerprint] = looks.get(fingerprint, 0) + 1
-    with written_whole(ledger) as temporary:
-        temporary.write_text(json.dumps(looks, indent=1), encoding="utf-8")
+    ledger = _ledger(run)
+    with held(ledger.with_name(f"{ledger.name}.lock")):
+        looks = looks_by_data(run)
+        looks[fingerprint] = looks.get(fingerprint, 0) + 1
+        with written_whole(ledger) as temporary:
+            temporary.write_text(json.dumps(looks, indent=1), encoding="utf-8")
     return {"run": before + 1, "data": looks[fingerprint]}
+
+
+def looks_by_data(run: RunFolder) -> dict[str, int]:
+    """Return how often the test split of each data set (by fingerprint) was looked at by the runs beside this one."""
+    try:
+        return json.loads(_ledger(run).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
+def _ledger(run: RunFolder) -> Path:
+    return run.root / ".test-looks.json"
 
 
 def read_splits(path: Path) -> dict[str, str]:

@@ -7,8 +7,13 @@ import sys
 # The order is that of `tintype --help`.
 # isort: off
 from tintype.cli import make as make
+from tintype.cli import study as study
 from tintype.cli import look as look
+from tintype.cli import compare as compare
 from tintype.cli import use as use
+from tintype.cli import export as export
+from tintype.cli import share as share
+from tintype.cli import serve as serve
 
 # isort: on
 from tintype.cli.base import app

@@ -89,29 +89,47 @@ def audit(
 
 @app.command("list", rich_help_panel=LOOK)
 def list_(
-    what: Annotated[str, typer.Argument(help="recipes, models, data, augmentations, tasks or runs.")] = "recipes",
+    what: Annotated[
+        str, typer.Argument(help="recipes, studies, models, data, augmentations, tasks, tracking or runs.")
+    ] = "recipes",
     out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
+    sort: Annotated[
+        str | None, typer.Option(help="Of runs: a field or figure, as test_accuracy; the largest first.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="CONDITION", help="Of runs: task=classify, 'test_accuracy>0.9'; repeat.")
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List recipes, models, data sets, augmentations or runs."""
+    """List recipes, studies, models, data sets, augmentations or runs."""
     from tintype.listing import listing
 
-    rows = listing(what, out)
+    rows = listing(what, out, sort=sort, where=where or [], reverse=reverse)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     if not rows:
-        print(f"There are no {what} in {out}." if what == "runs" else f"There are no {what}.")
+        such = " such" if where else ""
+        print(f"There are no{such} {what} in {out}." if what == "runs" else f"There are no{such} {what}.")
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    for column in columns:
+        narrow = (column == "name") != (what == "runs")  # of runs the names may be long, of others the descriptions
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=narrow)
     for row in rows:
-        table.add_row(*(f"{v:.2%}" if isinstance(v, float) else str(v) for v in (row.get(c, "") for c in rows[0])))
+        table.add_row(*(_cell(column, row.get(column, "")) for column in columns))
     Console(highlight=False).print(table)
+
+
+def _cell(column: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.2%}" if "accuracy" in column else f"{value:.2f} dB" if "psnr" in column else f"{value:.4g}"
+    return str(value)
 
 
 @app.command(rich_help_panel=LOOK)

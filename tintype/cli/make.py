@@ -35,6 +35,9 @@ def train(
     image_size: Annotated[int | None, typer.Option("--image-size", "--imgsz", help="Side in pixels.")] = None,
     augment: Annotated[str | None, typer.Option(help="Preset or list: light, or flip,crop=4,rotate=15.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation and dropout.")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Tell other tools too: tensorboard, mlflow, wandb, trackio; several by commas.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     set_: Annotated[
@@ -54,7 +57,7 @@ def train(
     given: dict[str, Any] = {
         "data": data, "data_root": data_root, "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
         "lr": _number(lr), "weights": weights, "tune": tune, "time": time,
-        "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision,
+        "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision, "track": track,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))

@@ -15,33 +15,42 @@ from tintype.errors import UserError
 
 @app.command(rich_help_panel=USE)
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, packed run (.zip), or exported model (.onnx; needs no torch).")
+    ],
+    files: Annotated[list[Path], typer.Argument(help="Images, folders of images, or - for names on standard input.")],
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 1,
-    csv: Annotated[Path | None, typer.Option(help="Write a CSV file instead of printing; must be new.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--csv", help="Write a .csv, .jsonl or .parquet file; must be new.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --out where an earlier call was stopped.")
+    ] = False,
+    abstain: Annotated[
+        bool,
+        typer.Option("--abstain", help="Answer 'unsure' where the confidence does not promise that --wish are right."),
+    ] = False,
+    wish: Annotated[
+        float, typer.Option(help="With --abstain: the part of the answers to be right; 0.8, 0.9, 0.95, 0.98 or 0.99.")
+    ] = 0.95,
+    sort_into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Copy each image into a folder of its class; nothing is overwritten."),
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="With --sort-into: links in place of copies.")] = False,
+    heatmaps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write pictures that show where the network looked; must be new.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Say what is on photos."""
-    from tintype.predict import predict_files
+    """Say what is on photos: a few, or a million."""
+    from tintype.bulk import predict_command
 
-    answers = predict_files(run, files, device=device)
-    for file, reason in answers.skipped:
-        print(f"passed over {file}: {reason}", file=sys.stderr)
-    if not answers.predictions:
-        raise UserError("no image could be read.")
-    if as_json:
-        rows = [
-            {"file": p.name, "top": [{"class": c, "probability": round(v, 6)} for c, v in p.top(top)]}
-            for p in answers.predictions
-        ]
-        print(json.dumps({"predictions": rows, "skipped": answers.skipped}, indent=1, ensure_ascii=False))
-    elif csv is not None:
-        answers.write_csv(csv, top)
-        print(f"{len(answers.predictions)} predictions written to {csv}")
-    else:
-        for p in answers.predictions:
-            print(f"{p.name}: " + ", ".join(f"{name} {share:.1%}" for name, share in p.top(top)))
+    predict_command(
+        run, files, top=top, out=out, resume=resume, wish=wish if abstain else None, sort_into=sort_into, link=link,
+        heatmaps=heatmaps, device=device, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command(rich_help_panel=USE)

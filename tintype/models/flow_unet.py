@@ -76,7 +76,7 @@ class FlowUNet(nn.Module):
 
     def velocity(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return where a point (N, C, H, W) moves at its time (N,) in 0..1; the field that flow matching learns."""
-        context = self.time(_waves(time, self.frequencies))
+        context = self.time(_waves(time, self.frequencies).to(x.dtype))
         if self.classes is not None:
             if labels is None:
                 raise ValueError("a network with classes needs the labels of the images")
@@ -97,7 +97,7 @@ class FlowUNet(nn.Module):
         """Return images: follow the velocity from noise (N, C, H, W) in `sampling_steps` steps of the midpoint rule."""
         x, step = latent, 1 / self.sampling_steps
         for number in range(self.sampling_steps):
-            time = torch.full((len(x),), number * step, device=x.device)
+            time = torch.full((x.shape[0],), number * step, device=x.device)
             halfway = x + step / 2 * self.velocity(x, time, labels)
             x = x + step * self.velocity(halfway, time + step / 2, labels)
         return x

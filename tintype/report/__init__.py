@@ -5,22 +5,27 @@ The page needs no network: styles, scripts, pictures and Plotly's JavaScript (co
 
 from __future__ import annotations
 
-import base64
-import gzip
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
-from tintype.report import words
 from tintype.report.folder import RunFiles, files_beside, read_run
+from tintype.report.pages import render_page
 from tintype.report.section import Section
 from tintype.report.sections import COMMON, SECTIONS
 from tintype.run import written_whole
 
 __all__ = ["write_report"]
+
+FILES = (
+    "recipe.yaml",
+    "environment.json",
+    "data.json",
+    "metrics.csv",
+    "evaluation.json",
+    "analysis.json",
+    "predictions.csv",
+    "model.json",
+    "model.safetensors",
+)
 
 
 def write_report(folder: Path) -> Path:
@@ -45,60 +50,6 @@ def write_report(folder: Path) -> Path:
 
 
 def render(run: RunFiles, sections: list[Section]) -> str:
-    """Return the page as HTML."""
-    has_charts = any(section.context.get("chart") for section in sections)
+    """Return the page of a run as HTML."""
     figures = sorted(f"figures/{name}.png" for section in sections for name in section.static)
-    files = (
-        "recipe.yaml",
-        "environment.json",
-        "data.json",
-        "metrics.csv",
-        "evaluation.json",
-        "analysis.json",
-        "predictions.csv",
-        "model.json",
-    )
-    return (
-        _templates()
-        .get_template("page.html")
-        .render(
-            run=run,
-            sections=sections,
-            plotly=compressed_plotly() if has_charts else "",
-            files=[*files_beside(run, [*files, "model.safetensors"]), *figures],
-        )
-    )
-
-
-@lru_cache(maxsize=1)
-def compressed_plotly() -> str:
-    """Return Plotly's JavaScript, gzip and base64; the page unpacks it with the browser's DecompressionStream."""
-    script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
-    return base64.b64encode(gzip.compress(script, compresslevel=9, mtime=0)).decode("ascii")
-
-
-@lru_cache(maxsize=1)
-def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("tintype.report", "templates"),
-        autoescape=True,  # in every template: names of classes, files and runs come from the user
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: dict[str, Any] = {
-        name: getattr(words, name)
-        for name in (
-            "percent",
-            "interval",
-            "points",
-            "number",
-            "magnitude",
-            "duration",
-            "date",
-            "times",
-            "plural",
-            "short_interval",
-        )
-    }
-    environment.filters.update(filters)
-    return environment
+    return render_page("page.html", sections, run=run, files=[*files_beside(run, FILES), *figures])

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tintype.report import words
+from tintype.report.pages import templates
 from tintype.report.pictures import TINY, data_uri, png_bytes
 from tintype.run import written_whole
 
@@ -53,10 +54,8 @@ def write_audit(
     Raises:
         UserError: the file cannot be written.
     """
-    from tintype.report import _templates
-
     sections = [_section(finding, rows[finding["kind"]], picture) for finding in audit["findings"]]
-    page = _templates().get_template("audit.html").render(audit=audit, sections=sections, **_overview(audit))
+    page = templates().get_template("audit.html").render(audit=audit, sections=sections, **_overview(audit))
     with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
@@ -64,9 +63,7 @@ def write_audit(
 
 def audit_table(audit: Mapping[str, Any]) -> str:
     """Return the findings as a small HTML table, for notebooks."""
-    from tintype.report import _templates
-
-    return _templates().get_template("audit_table.html").render(audit=audit)
+    return templates().get_template("audit_table.html").render(audit=audit)
 
 
 def _section(finding: Mapping[str, Any], rows: Sequence[Sequence[int]], picture: Picture) -> dict[str, Any]:

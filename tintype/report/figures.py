@@ -44,13 +44,17 @@ MAX_LEGEND = 12  # classes that a legend can name
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: `x` and `y` of equal length, without NaN. `role` picks the colour; "faint" lies behind the others."""
+    """One curve: `x` and `y` of equal length, without NaN. `role` picks the colour; "faint" lies behind the others.
+
+    With a `colour` of its own it stays as it is on a light and on a dark ground, and is named once for all panels.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     role: str
     style: Literal["line", "faint", "points"] = "line"
+    colour: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def smoothed(y: Sequence[float]) -> list[float]:
 
 def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
     """Draw panels one above the other over a shared x axis, with one hover label for all."""
-    figure = _figure(height=round(80 + 230 * sum(panel.share for panel in panels)))
+    figure = new_figure(height=round(80 + 230 * sum(panel.share for panel in panels)))
     gap = 0.13 if len(panels) > 1 else 0.0
     scale = (1 - gap * (len(panels) - 1)) / (sum(panel.share for panel in panels) or 1)
     top = 1.0
@@ -120,7 +124,8 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
         bottom = max(0.0, top - panel.share * scale)
         for series in panel.series:
             # The title of a panel names its curve where there is but one.
-            figure.add_trace(_curve(series, axis, panel.percent, legend=len(panel.series) > 1))
+            named = len(panel.series) > 1 and (number == 1 or not series.colour)
+            figure.add_trace(_curve(series, axis, panel.percent, legend=named))
         figure.update_layout(
             {
                 f"yaxis{number if number > 1 else ''}": {
@@ -155,20 +160,21 @@ def _curve(series: Series, axis: str, percent: bool, legend: bool) -> go.Scatter
     mode = {"faint": "lines", "line": "lines", "points": "lines+markers" if few else "lines"}[series.style]
     if len(series.x) == 1:
         mode = "markers"
+    colour = series.colour or COLOURS[series.role]
     return go.Scatter(
         x=list(series.x),
         y=list(series.y),
         yaxis=axis,
-        name=series.name,
-        legendgroup=series.role,
+        name=html.escape(series.name),
+        legendgroup=series.name if series.colour else series.role,
         showlegend=legend and series.style != "faint",
         mode=mode,
-        line={"color": COLOURS[series.role], "width": 1 if series.style == "faint" else 2.25},
-        marker={"color": COLOURS[series.role], "size": 6},
+        line={"color": colour, "width": 1 if series.style == "faint" else 2.25},
+        marker={"color": colour, "size": 6},
         opacity=0.35 if series.style == "faint" else 1.0,
         hoverinfo="skip" if series.style == "faint" else None,
         hovertemplate=None if series.style == "faint" else ("%{y:.2%}" if percent else "%{y:.4g}"),
-        meta={"role": series.role},
+        meta=None if series.colour else {"role": series.role},
     )
 
 
@@ -196,7 +202,7 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
     names = [html.escape(str(name)) for name in class_names]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(len(counts), dtype=bool)
-    figure = _figure(height=max(420, min(940, 150 + 46 * len(names))))
+    figure = new_figure(height=max(420, min(940, 150 + 46 * len(names))))
     for role, keep, scale in (("right", diagonal, CONFUSION_RIGHT), ("wrong", ~diagonal, CONFUSION_WRONG)):
         shown = keep & (counts > 0)
         top = max(float(share[shown].max()) if shown.any() else 1.0, 1e-9)
@@ -224,13 +230,14 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
     axis = {"type": "category", "showgrid": False, "ticks": "", "tickfont": {"size": 12 if len(names) <= 40 else 8}}
     every = {"tickmode": "linear", "dtick": 1}  # all names, though Plotly would thin them out
     figure.update_layout(
-        xaxis={**axis, **every, "title": {"text": "prediction"}, "tickangle": _tick_angle(names)},
+        xaxis={**axis, **every, "title": {"text": "prediction"}, "tickangle": tick_angle(names)},
         yaxis={**axis, **every, "title": {"text": "true class"}, "autorange": "reversed"},
     )
     return figure
 
 
-def _tick_angle(names: Sequence[str]) -> int:
+def tick_angle(names: Sequence[str]) -> int:
+    """Return the angle at which names of classes stand below a matrix."""
     if len(names) > 20:
         return -90
     return 0 if len(names) * max(map(len, names)) <= 60 else -45
@@ -255,7 +262,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
     y = [each["accuracy"] for each in bins]
     counts = [int(each["count"]) for each in bins]
     low, high = wilson_bars(y, counts)
-    figure = _figure(height=540)
+    figure = new_figure(height=540)
     figure.add_trace(
         go.Scatter(
             x=[0, 1], y=[0, 1], mode="lines", line={"color": COLOURS["guide"], "dash": "dot", "width": 1.5},
@@ -335,7 +342,7 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     recall, support = [row["recall"] for row in rows], [row["support"] for row in rows]
     low, high = wilson_bars(recall, support)
     names = [html.escape(str(row["name"])) for row in rows]
-    figure = _figure(height=420)
+    figure = new_figure(height=420)
     figure.add_trace(
         go.Scatter(
             x=[row["trained"] for row in rows],
@@ -378,7 +385,7 @@ def risk_coverage(curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapp
     `curves` hold coverage and accuracy for each split; `wishes` are entries of `abstain` in evaluation.json, whose
     thresholds are marked on the curve of the test images.
     """
-    figure = _figure(height=420)
+    figure = new_figure(height=420)
     names = {"val": "validation", "test": "test"}
     for split in (split for split in names if split in curves):
         curve = curves[split]
@@ -447,7 +454,7 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure
     target, prediction = np.array(found["target"]), np.array(found["prediction"])
     x, y = np.array(found["x"]), np.array(found["y"])
     data = np.array([target, prediction, found["confidence"], found["thumbnail"]]).T
-    figure = _figure(height=620)
+    figure = new_figure(height=620)
     wrong = target != prediction
     if wrong.any():
         figure.add_trace(
@@ -493,7 +500,8 @@ def wilson_bars(shares: Sequence[float], counts: Sequence[int]) -> tuple[list[fl
     return below, above
 
 
-def _figure(height: int) -> go.Figure:
+def new_figure(height: int) -> go.Figure:
+    """Return an empty figure in the style of the pages."""
     return go.Figure(
         layout={
             "template": "none",

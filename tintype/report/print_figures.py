@@ -52,6 +52,14 @@ STYLE: dict[Any, Any] = {
 }
 
 
+class ShownFigure(Figure):
+    """A figure that shows itself in a notebook, also without pyplot and `%matplotlib inline`."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        content = png(self)
+        return content, {"width": int.from_bytes(content[16:20], "big") // 2}  # two pixels in one, for fine screens
+
+
 def png(figure: Figure) -> bytes:
     """Render a figure as PNG, 200 dots per inch."""
     buffer = io.BytesIO()
@@ -62,8 +70,9 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _new(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches."""
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -71,7 +80,7 @@ def _new(width: float, height: float) -> Figure:
 @matplotlib.rc_context(STYLE)
 def history(panels: Sequence[Panel], x_title: str = "epoch") -> Figure:
     """Draw panels one above the other over a shared x axis."""
-    figure = _new(6.5, 0.7 + 2.0 * sum(panel.share for panel in panels))
+    figure = new_figure(6.5, 0.7 + 2.0 * sum(panel.share for panel in panels))
     ratios = [panel.share for panel in panels]
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     for ax, panel in zip(axes, panels, strict=True):
@@ -82,7 +91,7 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> Figure:
             ax.plot(
                 series.x,
                 series.y,
-                color=COLOURS[series.role],
+                color=series.colour or COLOURS[series.role],
                 label=f"_{series.name}" if faint else series.name,
                 markersize=3,
                 **look,
@@ -90,7 +99,7 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> Figure:
         ax.set_title(panel.title)
         if panel.percent:
             ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        if len(panel.series) > 1:
+        if len(panel.series) > 1 and (ax is axes[0] or not panel.series[0].colour):
             ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3)
     axes[-1].set_xlabel(x_title)
     return figure
@@ -103,7 +112,7 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(len(counts), dtype=bool)
     size = min(9.5, max(3.6, 1.6 + 0.42 * len(counts)))
-    figure = _new(size, size)
+    figure = new_figure(size, size)
     ax = figure.subplots()
     for keep, scale in ((diagonal, CONFUSION_RIGHT), (~diagonal, CONFUSION_WRONG)):
         shown = np.ma.masked_where(~keep | (counts == 0), share)
@@ -115,13 +124,14 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
         for row, column in np.argwhere(counts > 0):
             size = 8 if len(counts) <= 12 else 6
             ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size)
-    _name_axes(ax, class_names)
+    name_axes(ax, class_names)
     return figure
 
 
-def _name_axes(ax: Axes, class_names: Sequence[str]) -> None:
+def name_axes(ax: Axes, class_names: Sequence[str]) -> None:
+    """Write the classes at both axes of a confusion matrix."""
     small = 8 if len(class_names) <= 20 else max(3.5, 8 - 0.05 * len(class_names))
-    labels = [_short(str(name)) for name in class_names]
+    labels = [short(str(name)) for name in class_names]
     upright = len(labels) <= 12 and max(map(len, labels), default=0) <= 3
     ax.set_xticks(range(len(labels)), labels, rotation=0 if upright else 90, fontsize=small)
     ax.set_yticks(range(len(labels)), labels, fontsize=small)
@@ -136,7 +146,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
     bins = [each for each in bins if each.get("count")]
     counts = [int(each["count"]) for each in bins]
     x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
-    figure = _new(4.2, 4.6)
+    figure = new_figure(4.2, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], ":", color=COLOURS["guide"], linewidth=1.2, label="perfect")
     upper.errorbar(x, y, yerr=wilson_bars(y, counts), fmt="none", ecolor=COLOURS["val"], elinewidth=0.9, capsize=2)
@@ -162,14 +172,14 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
 def class_sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the recall of each class with its 95 % Wilson interval against the number of its training images."""
     x, y = [row["trained"] for row in rows], [row["recall"] for row in rows]
-    figure = _new(4.6, 3.2)
+    figure = new_figure(4.6, 3.2)
     ax = figure.subplots()
     bars = wilson_bars(y, [row["support"] for row in rows])
     ax.errorbar(x, y, yerr=bars, fmt="o", color=COLOURS["val"], elinewidth=0.9, capsize=2, markersize=4)
     if len(rows) <= MAX_LEGEND:
         for row in rows:
             place = (row["trained"], row["recall"])
-            ax.annotate(_short(str(row["name"]), 14), place, (4, 3), textcoords="offset points", fontsize=6.5)
+            ax.annotate(short(str(row["name"]), 14), place, (4, 3), textcoords="offset points", fontsize=6.5)
     ax.set_xscale("log" if max(x) > 20 * min(x) else "linear")
     ax.set(xlabel="training images", ylabel="recall")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -179,7 +189,7 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
 @matplotlib.rc_context(STYLE)
 def risk_coverage(curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw accuracy among the answered images against their share, and where the thresholds lie on test."""
-    figure = _new(4.6, 3.2)
+    figure = new_figure(4.6, 3.2)
     ax = figure.subplots()
     for split, name in (("val", "validation"), ("test", "test")):
         if split in curves:
@@ -202,11 +212,11 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> Figure:
     """Draw points of test images coloured by true class, mistakes ringed."""
     target, prediction = np.array(found["target"]), np.array(found["prediction"])
     x, y = np.array(found["x"]), np.array(found["y"])
-    figure = _new(5.2, 5.2)
+    figure = new_figure(5.2, 5.2)
     ax = figure.subplots()
     for k, colour in enumerate(class_colours(len(class_names))):
         own = target == k
-        label = _short(str(class_names[k]), 14) if len(class_names) <= MAX_LEGEND and own.any() else None
+        label = short(str(class_names[k]), 14) if len(class_names) <= MAX_LEGEND and own.any() else None
         ax.scatter(x[own], y[own], s=9, color=colour, linewidths=0, alpha=0.8, label=label)
     wrong = target != prediction
     label = "mistakes" if wrong.any() else None
@@ -223,7 +233,7 @@ def picture_grid(cards: Sequence[Card], columns: int = 6) -> Figure:
     """Draw pictures in rows with the true class, the prediction and its confidence below each."""
     columns = min(columns, len(cards))
     rows = -(-len(cards) // columns)
-    figure = Figure(figsize=(1.1 * columns, 1.42 * rows))
+    figure = ShownFigure(figsize=(1.1 * columns, 1.42 * rows))
     FigureCanvasAgg(figure)
     # One coordinate system for all pictures: an Axes for each of them would take seconds.
     ax = figure.add_axes((0, 0, 1, 1))
@@ -239,7 +249,7 @@ def picture_grid(cards: Sequence[Card], columns: int = 6) -> Figure:
             np.take(box, [0, 1, 1, 0, 0]), np.take(box, [2, 2, 3, 3, 2]), color=colour, linewidth=1.4, clip_on=False
         )
         mark = "✓" if card.correct else "✗"
-        text = _short(card.target, 16) if card.correct else f"{_short(card.target, 10)} → {_short(card.prediction, 10)}"
+        text = short(card.target, 16) if card.correct else f"{short(card.target, 10)} → {short(card.prediction, 10)}"
         ax.text(
             x + 0.5,
             y - 0.52,
@@ -254,5 +264,6 @@ def picture_grid(cards: Sequence[Card], columns: int = 6) -> Figure:
     return figure
 
 
-def _short(text: str, length: int = 22) -> str:
+def short(text: str, length: int = 22) -> str:
+    """Return a text cut to a length."""
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,15 +53,7 @@ def _verdict(verdict: Mapping[str, Any]) -> dict[str, str]:
 
 def history(run: RunFiles) -> Section | None:
     """Show the loss, PSNR and SSIM on validation, and the learning rate."""
-    panels = figures.history_panels(
-        {key: run.metrics[key] for key in ("epoch", "step", "loss", "lr") if key in run.metrics}
-    )
-    for column, title in (("val_psnr_y", "PSNR on validation, dB"), ("val_ssim_y", "SSIM on validation")):
-        x, y = run.metrics.get("epoch", []), run.metrics.get(column, [])
-        points = [(a, b) for a, b in zip(x, y, strict=False) if not math.isnan(a + b)]
-        if points:
-            xs, ys = zip(*points, strict=True)
-            panels.insert(-1, Panel(title, [Series("validation", xs, ys, "val", "points")], 0.6))
+    panels = history_panels(run.metrics)
     if not panels:
         return None
     alt = "Line diagrams over the training: " + ", ".join(panel.title.lower() for panel in panels) + "."
@@ -69,6 +61,18 @@ def history(run: RunFiles) -> Section | None:
     floor = ((run.evaluation.get("splits") or {}).get("val") or {}).get("bicubic") or {}
     context = {"chart": chart, "bicubic": floor.get("psnr_y")}
     return Section("history", "Training", "upscale_history.html", context, {chart.name: chart.png})
+
+
+def history_panels(metrics: Mapping[str, Sequence[float]]) -> list[Panel]:
+    """Arrange the columns of metrics.csv as loss, PSNR, SSIM and learning rate; what was never logged is left out."""
+    panels = figures.history_panels({key: metrics[key] for key in ("epoch", "step", "loss", "lr") if key in metrics})
+    for column, title in (("val_psnr_y", "PSNR on validation, dB"), ("val_ssim_y", "SSIM on validation")):
+        x, y = metrics.get("epoch", []), metrics.get(column, [])
+        points = [(a, b) for a, b in zip(x, y, strict=False) if not math.isnan(a + b)]
+        if points:
+            xs, ys = zip(*points, strict=True)
+            panels.insert(-1, Panel(title, [Series("validation", xs, ys, "val", "points")], 0.6))
+    return panels
 
 
 @dataclass(frozen=True)

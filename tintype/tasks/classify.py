@@ -168,7 +168,7 @@ class Classify(Task):
         """Return logits (N, K) float32 of images (N, C, H, W) uint8, averaged over the views of `tta`, as in airbench."""
         images = self.normalise(images)
         with autocast(self.device, self.dtype):
-            logits = sum(weight * network(view).float() for weight, view in _views(images, self.tta))
+            logits = sum(weight * network(view).float() for weight, view in views(images, self.tta))
         return torch.as_tensor(logits)
 
     def softmax(self, logits: Tensor) -> Tensor:
@@ -414,7 +414,7 @@ def choose_samples(
     return {"grid": [item(int(i)) for i in grid], "worst": [item(int(i)) for i in worst]}
 
 
-def _views(images: Tensor, tta: str) -> list[tuple[float, Tensor]]:
+def views(images: Tensor, tta: str) -> list[tuple[float, Tensor]]:
     """Return the views to average, each with its weight; the weights sum to one."""
     if tta == "none":
         return [(1.0, images)]

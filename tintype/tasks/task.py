@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.models import count_multiply_adds
+from tintype.predicting.prediction import Prediction
+
+__all__ = ["Evaluation", "Phase", "Prediction", "StepContext", "Summary", "Task"]
 
 
 @dataclass(frozen=True)
@@ -58,35 +61,6 @@ class Summary:
     evaluation: dict[str, Any]
     predictions: tuple[list[str], list[list[Any]]]
     samples: dict[str, list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one image."""
-
-    name: str
-    class_names: tuple[str, ...]
-    probs: np.ndarray  # (K,) float32, sums to one
-
-    @property
-    def top1(self) -> str:
-        """The most probable class."""
-        return self.class_names[int(self.probs.argmax())]
-
-    @property
-    def confidence(self) -> float:
-        """The probability of the most probable class."""
-        return float(self.probs.max())
-
-    def top(self, count: int) -> list[tuple[str, float]]:
-        """Return the `count` most probable classes with their probabilities, best first."""
-        order = np.argsort(-self.probs, kind="stable")[:count]
-        return [(self.class_names[i], float(self.probs[i])) for i in order]
-
-    @property
-    def top5(self) -> list[tuple[str, float]]:
-        """The five most probable classes with their probabilities."""
-        return self.top(5)
 
 
 class Task(ABC):

@@ -267,7 +267,7 @@ class Upscale(Task):
         bounded and no seam is there.
         """
         return self._in_tiles(
-            low, lambda part: self._enlarged(network, part), getattr(network, "halo", 32), tile, on_progress
+            low, lambda part: self.enlarged(network, part), getattr(network, "halo", 32), tile, on_progress
         )
 
     @torch.inference_mode()
@@ -299,7 +299,7 @@ class Upscale(Task):
                 on_progress(number + 1, len(tops) * len(lefts))
         return large
 
-    def _enlarged(self, network: nn.Module, low: Tensor) -> Tensor:
+    def enlarged(self, network: nn.Module, low: Tensor) -> Tensor:
         """Return images (N, 1 or 3, h, w) float of 0..255 enlarged, neither rounded nor clipped."""
         grey = low.shape[1] == 1
         if self.spec.channels == 3:
@@ -337,7 +337,7 @@ class Upscale(Task):
         floors = self._floors_of(photos)
         measured = []
         for number in range(len(photos)):
-            low, high = self._measured_pair(photos, number)
+            low, high = self.measured_pair(photos, number)
             picture = _pixels(self.enlarge(network, low))
             measured.append(self._compared(picture, high))
             if on_progress:
@@ -357,7 +357,7 @@ class Upscale(Task):
         figures["gain_ci95"] = statistics.mean_interval(gains)
         return Evaluation(figures, columns)
 
-    def _measured_pair(self, photos: ImageSource, number: int) -> tuple[Tensor, np.ndarray]:
+    def measured_pair(self, photos: ImageSource, number: int) -> tuple[Tensor, np.ndarray]:
         """Return a photo's small version (C, h, w) uint8, and its pixels (H, W, C) uint8."""
         batch = photos.take(torch.tensor([number]))
         if batch.targets.ndim == 4:
@@ -377,7 +377,7 @@ class Upscale(Task):
         if photos not in self._floors:
             found = []
             for number in range(len(photos)):
-                low, high = self._measured_pair(photos, number)
+                low, high = self.measured_pair(photos, number)
                 found.append({
                     "bicubic": self._compared(_pixels(self.bicubic(low)), high),
                     "nearest": self._compared(_pixels(nearest(low, self.scale)), high),
@@ -406,7 +406,7 @@ class Upscale(Task):
         chosen = order[np.unique(np.linspace(0, len(order) - 1, SHOWN).round().astype(int))]
         items = []
         for i in chosen.tolist():
-            low, high = self._measured_pair(photos, i)
+            low, high = self.measured_pair(photos, i)
             pictures = {"low": _pixels(low), "bicubic": _pixels(self.bicubic(low))}
             pictures |= {"ours": _pixels(self.enlarge(network, low)), "original": high}
             figures = {key: round(float(details[key][i]), 4) for key in ("psnr_y", "ssim_y")}

@@ -1,0 +1,643 @@
+"""Comparing runs: on the same images only, with tests for paired data, told in sentences that follow from the numbers."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from sklearn.metrics import confusion_matrix, f1_score
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+import tintype as tt
+from tintype import api, cli
+from tintype.comparison import compare
+from tintype.comparison.classify import resampled
+from tintype.comparison.pictures import only_one_right
+from tintype.comparison.result import about
+from tintype.comparison.runs import open_all
+from tintype.errors import UserError
+from tintype.recipe import Recipe
+from tintype.report.comparison_figures import Point, Scale, against_cost, confusion_difference, overlaid, pareto_front
+from tintype.report.pages import check_replaceable, write_sections
+from tintype.run import RunFolder
+
+HOSTILE = "<script>alert(1)</script>"
+
+# ---- runs to compare ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits(
+    finished_run: api.Run, tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe], train_in: Any
+) -> list[Path]:
+    """Three classifiers on the same digits: a good one, one that saw few images, and one of another size of image."""
+    out = tmp_path_factory.mktemp("compared")
+    weak = train_in(out / "weak", tiny(model_options={"hidden": [8]}, epochs=1, lr=0.003))
+    large = train_in(out / "large", tiny(model_options={"hidden": [32]}, image_size=12, epochs=6))
+    return [finished_run.path, weak.path, large.path]
+
+
+@pytest.fixture(scope="module")
+def gans(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe], train_in: Any) -> list[Path]:
+    out = tmp_path_factory.mktemp("gans")
+    fields: dict[str, Any] = {
+        "task": "generate", "model": "mlp-gan", "batch_size": 50, "optimizer": "adam", "betas": (0.5, 0.999), "lr": 0.001,
+        "model_options": {"latent": 8, "hidden": [32], "discriminator_hidden": [32], "conditional": False},
+    }  # fmt: skip
+    return [train_in(out / f"after-{n}", tiny(**fields, steps=n, evaluate_every=1)).path for n in (4, 40)]
+
+
+@pytest.fixture(scope="module")
+def sharpeners(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe], train_in: Any) -> list[Path]:
+    """Two networks that enlarge, on parts of scikit-learn's photos; one of them is trained for a single step."""
+    root = tmp_path_factory.mktemp("parts") / "parts"
+    root.mkdir()
+    for number, photo in enumerate(load_sample_images().images):
+        for i in range(8):
+            top, left = 100 * (i // 4), 140 * (i % 4)
+            Image.fromarray(photo[top : top + 96, left : left + 96]).save(root / f"{number}-{i}.png")
+    fields: dict[str, Any] = {
+        "task": "upscale", "data": str(root), "model": "espcn", "model_options": {}, "batch_size": 8,
+        "test_fraction": 5, "val_fraction": 2, "lr": 0.003, "optimizer": "adam", "task_options": {"scale": 2, "patch": 48},
+    }  # fmt: skip
+    out = root.parent / "runs"
+    return [train_in(out / f"steps-{n}", tiny(**fields, steps=n)).path for n in (1, 60)]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def table_of(run: Path, split: str = "test") -> list[dict[str, str]]:
+    with (run / "predictions.csv").open(newline="") as lines:
+        return [row for row in csv.DictReader(lines) if row["split"] == split]
+
+
+def with_answers(original: Path, path: Path, wrong: int) -> Path:
+    """Copy a run and change its answers: the first `wrong` test images are mistaken, all others right."""
+    shutil.copytree(original, path)
+    rows, done = [], 0
+    with (path / "predictions.csv").open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            done += row["split"] == "test"
+            miss = row["split"] == "test" and done <= wrong
+            rows.append({**row, "prediction": str((int(row["target"]) + miss) % 10)})
+    with (path / "predictions.csv").open("w", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    evaluation["splits"]["test"] |= {"accuracy": 1 - wrong / done, "num_correct": done - wrong}
+    (path / "evaluation.json").write_text(json.dumps(evaluation))
+    return path
+
+
+# ---- classification -------------------------------------------------------------------------------------------------
+
+
+def test_pairs_are_what_the_predictions_give(digits: list[Path]) -> None:
+    found = compare(digits, latency=False)
+    (group,) = found.groups
+    assert [row["accuracy"] for row in group.rows] == sorted((row["accuracy"] for row in group.rows), reverse=True)
+    right = {}
+    for row in group.rows:
+        table = sorted(table_of(Path(row["run"])), key=lambda r: r["name"])
+        right[row["name"]] = [r["target"] == r["prediction"] for r in table]
+    p_values = []
+    assert len(found.pairs) == 3
+    for pair in found.pairs:
+        a, b = np.array(right[pair.better]), np.array(right[pair.other])
+        only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+        assert (pair.more["only_better"], pair.more["only_other"]) == (only_a, only_b)
+        assert pair.estimate == pytest.approx(a.mean() - b.mean())
+        assert pair.p == pytest.approx(float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue))
+        assert pair.ci95 is not None
+        assert pair.ci95[0] < pair.estimate < pair.ci95[1]
+        # Where many images differ, the bootstrap says nearly the same.
+        if only_a + only_b > 50:
+            assert pair.more["bootstrap_ci95"] == pytest.approx(pair.ci95, abs=0.02)
+        p_values.append(pair.p)
+    corrected = multipletests(p_values, method="holm")[1]
+    assert [pair.p_holm for pair in found.pairs] == pytest.approx(corrected.tolist())
+
+
+def test_what_is_said_follows_from_the_numbers(digits: list[Path]) -> None:
+    found = compare(digits[:2], names=["good", "weak"], latency=False)
+    (pair,) = found.pairs
+    assert pair.shown
+    low, high = (f"{100 * end:.1f}" for end in pair.ci95 or ())
+    assert pair.sentence == f"good is better than weak by {100 * pair.estimate:.1f} points ({low} to {high})"
+    assert "better than weak beyond chance" in found.groups[0].conclusion
+    assert found.sentences()[1] == f"{pair.sentence}."
+
+
+def test_no_difference_says_how_many_more_images(finished_run: api.Run, tmp_path: Path) -> None:
+    runs = [with_answers(finished_run.path, tmp_path / name, wrong) for name, wrong in (("a", 6), ("b", 8), ("c", 8))]
+    found = compare(runs, latency=False)
+    said = [pair.sentence for pair in found.pairs]
+    assert said[0].startswith("no difference can be shown between a and b: 0.6 points (")
+    assert said[0].endswith(f"about {about(found.pairs[0].more['more_images'])} more test images would be needed")
+    assert said[2] == "no difference can be shown between b and c: they get the same test images right"
+    assert found.pairs[2].p == 1.0
+    assert found.groups[0].conclusion.endswith("but no difference from b and c can be shown.")
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "1"), (12, "12"), (2381, "2,400"), (99_950, "100,000"), (851, "850")])
+def test_numbers_of_images_are_told_in_two_digits(count: int, text: str) -> None:
+    assert about(count) == text
+
+
+def test_the_bootstrap_of_macro_f1_is_scikit_learns() -> None:
+    draw = np.random.default_rng(0)
+    targets = draw.integers(4, size=60)
+    predictions = [np.where(draw.random(60) < 0.7, targets, draw.integers(4, size=60)) for _ in range(2)]
+    found = resampled(targets, predictions, resamples=20, seed=5)
+    again = np.random.default_rng(5).integers(60, size=(20, 60))
+    for i, guess in enumerate(predictions):
+        expected = [f1_score(targets[rows], guess[rows], average="macro") for rows in again]
+        assert found["macro_f1"][i] == pytest.approx(expected)
+        assert found["accuracy"][i] == pytest.approx([(targets[rows] == guess[rows]).mean() for rows in again])
+
+
+def test_another_size_of_the_same_images_is_ranked_and_told(digits: list[Path]) -> None:
+    found = compare([digits[0], digits[2]], latency=False)
+    assert len(found.groups) == 1
+    assert "large sees the same test images as digits, at 12x12 instead of 8x8." in (
+        found.groups[0].remarks + [r.replace("digits sees", "large sees") for r in found.groups[0].remarks]
+    )
+
+
+def test_other_test_images_are_not_ranked(
+    digits: list[Path], tmp_path: Path, tiny: Callable[..., Recipe], train_in: Any
+) -> None:
+    other = train_in(tmp_path / "other", tiny(split_seed=5)).path
+    found = compare([*digits[:2], other], latency=False)
+    assert [len(group.rows) for group in found.groups] == [2, 1]
+    assert "not all are ranked" in found.remarks[0]
+    titles = [group.title for group in found.groups]
+    assert titles == ["digits, 359 test images, set 1", "digits, 359 test images, set 2"]
+    assert not any("other" in (pair.better, pair.other) for pair in found.pairs)
+    assert "No other run can be ranked against it" in found.groups[1].conclusion
+    assert "different data" in Page(found.write_html(tmp_path / "page.html")).words
+
+
+def test_images_that_were_replaced_are_other_images(digits: list[Path], tmp_path: Path) -> None:
+    changed = shutil.copytree(digits[0], tmp_path / "changed")
+    data = json.loads((changed / "data.json").read_text())
+    (changed / "data.json").write_text(json.dumps({**data, "fingerprint": "other pixels under the same names"}))
+    assert len(compare([digits[0], changed], latency=False).groups) == 2
+
+
+def test_leaked_images_are_told(digits: list[Path], tmp_path: Path) -> None:
+    leaky = shutil.copytree(digits[0], tmp_path / "leaky")
+    evaluation = json.loads((leaky / "evaluation.json").read_text())
+    test = evaluation["splits"]["test"]
+    test["without_leaked"] = {**test, "num_images": 350, "accuracy": 0.75, "accuracy_ci95": [0.7, 0.8]}
+    (leaky / "evaluation.json").write_text(json.dumps(evaluation))
+    found = compare([leaky, digits[1]], latency=False)
+    assert any(remark.startswith("9 of the test images are duplicates") for remark in found.groups[0].remarks)
+    assert "75.0 (70.0 to 80.0)" in text_of(found)
+    assert "75.0 (70.0 to 80.0)" in found._repr_html_()
+
+
+def test_validation_is_compared_where_the_test_split_was_left_alone(digits: list[Path]) -> None:
+    found = compare(digits[:2], split="val", latency=False)
+    assert found.groups[0].title == "digits, 180 validation images"
+    assert any("Validation images took part" in remark for remark in found.groups[0].remarks)
+
+
+def test_latency_is_measured(digits: list[Path]) -> None:
+    told = []
+    found = compare(digits[:2], progress=lambda *what: told.append(what))
+    assert told == [("measuring latency", 1, 2), ("measuring latency", 2, 2)]
+    for row in found.table():
+        assert row["latency_1_ms"] > 0
+        assert row["latency_64_ms"] > 0
+    assert found.machine["device"] == "cpu"
+    assert "Latency was measured now, on cpu with 1 thread." in text_of(found)
+
+
+# ---- generation and super-resolution --------------------------------------------------------------------------------
+
+
+def test_generators_are_ranked_by_a_common_distance(gans: list[Path], tmp_path: Path) -> None:
+    found = compare(gans)
+    (group,) = found.groups
+    first, second = group.rows
+    assert first["fd_pixels8"] < second["fd_pixels8"]
+    assert f"{first['fd_pixels8']:.4g} (real against real {first['fd_pixels8_floor']:.4g})" in group.conclusion
+    assert not found.pairs
+    page = Page(found.write_html(tmp_path / "gans.html"))
+    sheets = [image for image in page.all("img") if image["alt"].startswith("8 images of")]
+    assert len(sheets) == 2
+    assert "Images in a column come from the same noise" in page.words
+    assert "pixels averaged to at most 8x8" in page.words
+
+
+def test_another_protocol_is_a_group_of_its_own(gans: list[Path], tmp_path: Path) -> None:
+    other = shutil.copytree(gans[0], tmp_path / "other")
+    evaluation = json.loads((other / "evaluation.json").read_text())
+    evaluation["protocol"]["fd_pixels8"] = "pixels as they are"
+    (other / "evaluation.json").write_text(json.dumps(evaluation))
+    found = compare([*gans, other])
+    assert [len(group.rows) for group in found.groups] == [2, 1]
+    fewer = json.loads((gans[1] / "evaluation.json").read_text())
+    fewer["splits"]["test"]["num_generated"] = 100
+    (other / "evaluation.json").write_text(json.dumps(fewer))
+    assert len(compare([gans[0], other]).groups) == 2
+
+
+def test_upscalers_are_paired_by_picture(sharpeners: list[Path], tmp_path: Path) -> None:
+    found = compare(sharpeners)
+    (pair,) = found.pairs
+    columns = {path.name: [float(row["psnr_y"]) for row in table_of(path)] for path in sharpeners}
+    differences = np.array(columns[pair.better]) - np.array(columns[pair.other])
+    assert len(differences) == 5
+    assert pair.estimate == pytest.approx(differences.mean())
+    from scipy import stats
+
+    reference = stats.ttest_rel(columns[pair.better], columns[pair.other])
+    assert pair.p == pytest.approx(float(reference.pvalue))
+    assert pair.ci95 == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert pair.shown
+    assert re.fullmatch(r"steps-60 is better than steps-1 by \d+\.\d\d dB \(\d+\.\d\d to \d+\.\d\d\)", pair.sentence)
+    page = Page(found.write_html(tmp_path / "sharp.html"))
+    titles = re.findall(r"small bicubic [\d.]+ dB steps-60 [\d.]+ dB steps-1 [\d.]+ dB original", page.words)
+    assert len(titles) == 4  # pictures, each with its crops
+    assert {"differences", "crops", "cost", "training"} <= page.ids
+
+
+def test_another_scale_or_other_pictures_are_not_ranked(sharpeners: list[Path], tmp_path: Path) -> None:
+    other = shutil.copytree(sharpeners[0], tmp_path / "other")
+    rows = (other / "predictions.csv").read_text().splitlines()
+    header = rows[0].split(",")
+    place = header.index("bicubic_psnr_y")
+    for i, row in enumerate(rows[1:], 1):
+        cells = row.split(",")
+        cells[place] = f"{float(cells[place]) + 0.5:.6f}"
+        rows[i] = ",".join(cells)
+    (other / "predictions.csv").write_text("\n".join(rows) + "\n")
+    assert len(compare([*sharpeners, other]).groups) == 2
+
+
+def test_a_picture_that_another_run_did_not_keep_is_computed(sharpeners: list[Path], tmp_path: Path) -> None:
+    bare = shutil.copytree(sharpeners[0], tmp_path / "steps-1")
+    (bare / "samples" / "samples.json").write_text("{}")
+    pages = [
+        Page(compare([run, sharpeners[1]]).write_html(tmp_path / f"{i}.html"))
+        for i, run in enumerate((sharpeners[0], bare))
+    ]
+    crops = [[image for image in page.all("img") if image["alt"] == "Crop: steps-1"] for page in pages]
+    assert len(crops[0]) == len(crops[1]) == 4
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+class Page:
+    """A page as a reader sees it."""
+
+    def __init__(self, path: Path) -> None:
+        self.source = path.read_text(encoding="utf-8")
+        bare = re.sub(r"<(script|style)\b.*?</\1>", " ", self.source, flags=re.S)
+        self.tags = [
+            (tag, {name: html.unescape(value) for name, value in re.findall(r'([\w-]+)="([^"]*)"', attributes)})
+            for tag, attributes in re.findall(r"<(\w+)((?:\s+[\w-]+(?:=\"[^\"]*\")?)*)\s*/?>", bare)
+        ]
+        text = html.unescape(re.sub(r"<[^>]+>", " ", bare)).replace("\u202f", " ")
+        self.words = " ".join(text.split())
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def ids(self) -> set[str]:
+        return {attributes["id"] for _, attributes in self.tags if "id" in attributes}
+
+
+def text_of(found: Any) -> str:
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for line in found.lines():
+        console.print(line)
+    console.file.close()
+    return console.export_text()
+
+
+@pytest.fixture(scope="module")
+def page(digits: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compare(digits, latency=False).write_html(tmp_path_factory.mktemp("page") / "comparison.html")
+
+
+def test_the_page_holds_all_sections_and_needs_nothing(page: Path, digits: list[Path]) -> None:
+    shown = Page(page)
+    assert {"result", "differences", "cost", "training", "confusion", "only-one", "how", "main"} == shown.ids - {
+        i for i in shown.ids if i.endswith("-title")
+    } - {"plotly-gzip-base64"}
+    addresses = [value for _, attributes in shown.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"https?://(?!www\.w3\.org)", shown.source)
+    found = compare(digits, latency=False)
+    assert found.groups[0].conclusion in shown.words
+    for pair in found.groups[0].against_best():
+        assert pair.sentence[1:] in shown.words
+
+
+def test_pictures_are_those_that_one_run_alone_gets_right(digits: list[Path], page: Path) -> None:
+    tables = [sorted(table_of(path), key=lambda row: row["name"]) for path in digits]
+    right = np.array([[row["target"] == row["prediction"] for row in table] for table in tables])
+    for i, path in enumerate(digits):
+        alone = int((right[i] & (right.sum(0) == 1)).sum())
+        assert f"Only {path.name} : {alone:,} image" in Page(page).words
+    names = [image["title"] for image in Page(page).all("img") if "title" in image]
+    position = {row["name"]: k for k, row in enumerate(tables[0])}
+    assert names
+    assert all(right[:, position[name]].sum() == 1 for name in names)
+
+
+def test_pictures_that_no_run_kept_come_from_the_data(digits: list[Path], tmp_path: Path) -> None:
+    bare = [
+        shutil.copytree(path, tmp_path / path.name, ignore=shutil.ignore_patterns("samples")) for path in digits[:2]
+    ]
+    found = [only_one_right(compare(runs, latency=False).groups[0]) for runs in (digits[:2], bare)]
+    pictures = [[(p.name, p.uri, p.said) for row in each["rows"] for p in row["pictures"]] for each in found]
+    assert pictures[0] == pictures[1]
+    assert pictures[0]
+    assert [each["problem"] for each in found] == ["", ""]
+
+
+def test_data_that_is_gone_leaves_the_pictures_out(digits: list[Path], tmp_path: Path) -> None:
+    gone = [
+        shutil.copytree(path, tmp_path / path.name, ignore=shutil.ignore_patterns("samples")) for path in digits[:2]
+    ]
+    for path in gone:
+        data = json.loads((path / "data.json").read_text())
+        (path / "data.json").write_text(json.dumps({**data, "fingerprint": "of other days"}))
+    found = only_one_right(compare(gone, latency=False).groups[0])
+    assert "more images cannot be shown: the images of digits have changed" in found["problem"]
+    assert not any(row["pictures"] for row in found["rows"])
+
+
+def test_names_cannot_become_markup(digits: list[Path], tmp_path: Path) -> None:
+    found = compare(digits[:2], names=[HOSTILE, "b"], latency=False)
+    shown = found.write_html(tmp_path / "page.html", title=HOSTILE)
+    assert HOSTILE in Page(shown).words
+    assert "<script>alert" not in shown.read_text(encoding="utf-8")
+    assert "<script>alert" not in found._repr_html_()
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no browser here")
+@pytest.mark.slow
+def test_a_browser_draws_all_figures(page: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or ""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path}"]
+    options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command = [browser, *options, "--virtual-time-budget=15000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    charts = re.findall(r'<figure class="(chart[^"]*)"', done.stdout)
+    assert len(charts) >= 4
+    assert set(charts) == {"chart drawn"}
+
+
+def test_pareto_front_by_search() -> None:
+    draw = np.random.default_rng(2)
+    points = [
+        Point(str(i), float(c), float(v), None, "#000000") for i, (c, v) in enumerate(draw.integers(0, 9, (40, 2)))
+    ]
+    for sign, higher in ((1, True), (-1, False)):
+        best = {
+            (p.cost, p.value)
+            for p in points
+            if not any(
+                (q.cost <= p.cost and sign * q.value >= sign * p.value) and (q.cost, q.value) != (p.cost, p.value)
+                for q in points
+            )
+        }
+        assert {(p.cost, p.value) for p in pareto_front(points, higher_is_better=higher)} == best
+
+
+def test_costs_that_span_decades_have_a_logarithmic_axis() -> None:
+    points = [Point(name, cost, 0.9, (0.88, 0.92), "#112233") for name, cost in (("<a>", 1e3), ("b", 1e6))]
+    figure = against_cost(points, Scale("parameters"), Scale("accuracy", ".1%"))
+    assert figure.layout.xaxis.type == "log"
+    assert figure.data[1].text[0] == "&lt;a&gt;"
+    assert figure.data[1].error_y.array[0] == pytest.approx(0.02)
+    assert against_cost(points[:1] * 2, Scale("x"), Scale("y")).layout.xaxis.type == "linear"
+
+
+def test_the_difference_of_confusion_matrices_tells_better_from_worse() -> None:
+    draw = np.random.default_rng(0)
+    targets = draw.integers(3, size=200)
+    guesses = [np.where(draw.random(200) < share, targets, draw.integers(3, size=200)) for share in (0.9, 0.5)]
+    one, other = (confusion_matrix(targets, guess) for guess in guesses)
+    better, worse = confusion_difference(one, other, ["a", "b", "c"]).data
+    for i in range(3):
+        for j in range(3):
+            change = int(one[i, j] - other[i, j])
+            good = change > 0 if i == j else change < 0
+            assert better.z[i][j] == (abs(change) if good else None)
+            assert worse.z[i][j] == (abs(change) if change and not good else None)
+
+
+def test_histories_share_a_panel_and_leave_out_what_was_not_logged() -> None:
+    histories = {"a": {"epoch": [1.0, 2.0], "val_loss": [0.5, math.nan]}, "b": {"epoch": [1.0], "val_loss": [0.7]}}
+    (panel,) = overlaid(histories, {"val_loss": "Loss", "val_accuracy": "Accuracy"}, "epoch")
+    assert [(series.name, list(series.y)) for series in panel.series] == [("a", [0.5]), ("b", [0.7])]
+    assert panel.series[0].colour != panel.series[1].colour
+
+
+# ---- for programs and notebooks -------------------------------------------------------------------------------------
+
+
+def test_everything_is_plain_data(digits: list[Path]) -> None:
+    found = tt.compare([str(digits[0]), tt.load(str(digits[1]))], latency=False)
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == json.loads(json.dumps(found.to_dict()))
+    frame = found.frame()
+    assert frame["accuracy"].tolist() == [row["accuracy"] for row in found.table()]
+    assert frame["rank"].tolist() == [1, 2]
+    assert "beyond chance" in repr(found)
+    assert len(repr(found)) < 400
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == 3
+    assert found.pairs[0].sentence in html.unescape(shown)
+
+
+def test_without_pandas_there_is_a_line(digits: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pip install pandas"):
+        compare(digits[:2], latency=False).frame()
+
+
+def test_the_command_prints_a_table_and_json(digits: list[Path], say: Any, tmp_path: Path) -> None:
+    code, output, _ = say(
+        "compare", *digits[:2], "--no-latency", "--names", "good,weak", "--html", tmp_path / "x" / "p.html"
+    )
+    assert code == 0
+    assert "good is better than weak by" in output
+    assert "batch of 64" not in output
+    assert (tmp_path / "x" / "p.html").stat().st_size > 1e6
+    code, output, _ = say("compare", *digits[:2], "--json")
+    found = json.loads(output)
+    assert code == 0
+    assert found["groups"][0]["pairs"][0]["shown"] is True
+    assert found["groups"][0]["runs"][0]["latency_64_ms"] > 0
+
+
+def test_figures_of_a_run_in_a_notebook(finished_run: api.Run, gans: list[Path], sharpeners: list[Path]) -> None:
+    import plotly.graph_objects as go
+    from matplotlib.figure import Figure
+
+    figures = finished_run.figures
+    for make in (figures.history, figures.confusion, figures.mistakes):
+        assert isinstance(make(), go.Figure)
+        assert isinstance(make("matplotlib"), Figure)
+    confusion = finished_run.read("evaluation.json")["confusion"]["test"]
+    drawn = sum(int(c) for trace in figures.confusion().data for row in trace.text for c in row if c != "")  # pyright: ignore
+    assert drawn == np.sum(confusion)
+    worst = finished_run.read("samples/samples.json")["worst"]
+    assert len(figures.mistakes().layout.images) == len(worst)  # pyright: ignore
+    for path in (gans[0], sharpeners[0]):
+        assert isinstance(tt.load(str(path)).figures.history(), go.Figure)
+        with pytest.raises(UserError, match="no mistakes to show"):
+            tt.load(str(path)).figures.mistakes()
+        with pytest.raises(UserError, match="no confusion matrix"):
+            tt.load(str(path)).figures.confusion()
+    with pytest.raises(UserError, match="unknown library 'bokeh'"):
+        figures.history("bokeh")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_run_shows_itself(finished_run: api.Run, gans: list[Path], sharpeners: list[Path], tmp_path: Path) -> None:
+    test = finished_run.metrics["test"]
+    card = finished_run._repr_html_().replace("\u202f", " ")
+    low, high = test["accuracy_ci95"]
+    assert f"accuracy {100 * test['accuracy']:.1f} %</td><td>{100 * low:.1f} to {100 * high:.1f} %" in card
+    assert "report.html" in card
+    assert "real against real" in tt.load(str(gans[0]))._repr_html_()
+    assert "PSNR" in tt.load(str(sharpeners[0]))._repr_html_()
+    unfinished = tmp_path / "young"
+    unfinished.mkdir()
+    shutil.copy(finished_run.path / "recipe.yaml", unfinished)
+    card = tt.load(str(unfinished))._repr_html_()
+    assert "young" in card
+    assert "<table" not in card
+
+
+# ---- what cannot be compared ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("running", "was ended from outside"),
+        ("failed", "failed"),
+        ("stopped", "is not finished"),
+        ("", "is not finished"),
+    ],
+)
+def test_a_run_that_is_not_finished_is_refused(
+    copied_run: api.Run, finished_run: api.Run, state: str, words: str
+) -> None:
+    (copied_run.path / "status.json").write_text(json.dumps({"state": state, "step": 7, "total_steps": 90}))
+    with pytest.raises(UserError, match=rf"{words} \(step 7 of 90\)\..*tintype train --resume"):
+        compare([finished_run, copied_run], latency=False)
+
+
+def test_a_run_that_is_being_trained_is_refused(copied_run: api.Run, finished_run: api.Run) -> None:
+    copied_run.set_status("running", step=7)
+    with copied_run.locked(), pytest.raises(UserError, match=r"is still training \(step 7 of \d+\)\. Wait for it"):
+        compare([finished_run, copied_run], latency=False)
+
+
+def test_predictions_that_are_missing_or_cut_are_told(copied_run: api.Run, finished_run: api.Run) -> None:
+    lines = (copied_run.path / "predictions.csv").read_text().splitlines()
+    (copied_run.path / "predictions.csv").write_text("\n".join(lines[:300]) + "\n")
+    with pytest.raises(UserError, match=r"holds 119 predictions of the test split; evaluation.json tells of 359"):
+        compare([finished_run, copied_run], latency=False)
+    (copied_run.path / "predictions.csv").unlink()
+    with pytest.raises(UserError, match="copied has no predictions"):
+        compare([finished_run, copied_run], latency=False)
+
+
+def test_different_tasks_are_refused(digits: list[Path], gans: list[Path]) -> None:
+    with pytest.raises(UserError, match=r"runs of different tasks.*digits is classification, after-4 is generation"):
+        compare([digits[0], gans[0]])
+
+
+def test_names_and_numbers_of_runs(digits: list[Path], tmp_path: Path) -> None:
+    for runs, names, words in (
+        (digits[:1], None, "needs two runs or more"),
+        ([digits[0], digits[0]], None, "named twice"),
+        ([digits[0], digits[0].parent / "." / digits[0].name], None, "named twice"),
+        (digits[:2], ["a"], "1 names were given for 2 runs"),
+        (digits[:2], ["a", "a"], "the name 'a' was given twice"),
+        (digits[:2], ["a", " "], "is empty"),
+        ([digits[0], tmp_path], None, "is not a run folder"),
+        ([digits[0], tmp_path / "nothing"], None, "there is no run folder"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            compare(runs, names=names, latency=False)
+    with pytest.raises(UserError, match="unknown split 'train'"):
+        compare(digits, split="train")
+    same = shutil.copytree(digits[0], tmp_path / "again" / digits[0].name)
+    names = [run.name for run in open_all([digits[0], same], None, "test")]
+    assert names == [f"{digits[0].parent.name}/digits", "again/digits"]
+
+
+def test_a_split_that_was_not_measured_is_told(copied_run: api.Run, finished_run: api.Run) -> None:
+    evaluation = copied_run.read("evaluation.json")
+    del evaluation["splits"]["test"]
+    copied_run.write("evaluation.json", evaluation)
+    with pytest.raises(UserError, match=r"has not been measured on the test split\. Compare by --split val"):
+        compare([finished_run, copied_run], latency=False)
+
+
+def test_only_our_own_page_is_replaced(digits: list[Path], say: Any, tmp_path: Path) -> None:
+    page, note = tmp_path / "page.html", tmp_path / "note.html"
+    note.write_text("my own")
+    for target, words in ((note, "was not written by `tintype compare`"), (tmp_path, "is a folder")):
+        code, _, errors = say("compare", *digits[:2], "--no-latency", "--html", target)
+        assert code == 2
+        assert words in errors
+    assert note.read_text() == "my own"
+    for title in ("first", "second"):
+        write_sections(page, title, ["a fact"], [], made_by="tintype compare")
+    assert "<h1>second</h1>" in page.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="not written by `tintype study`"):
+        check_replaceable(page, "tintype study")
+    with pytest.raises(UserError, match="nothing may be written"):
+        check_replaceable(note / "page.html", "tintype compare")
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_running_folder_is_only_looked_at(digits: list[Path]) -> None:
+    """Nothing in the runs changes by being compared."""
+    before = [sorted((str(f), f.stat().st_mtime_ns) for f in path.rglob("*")) for path in digits]
+    compare([RunFolder(path) for path in digits])
+    assert before == [sorted((str(f), f.stat().st_mtime_ns) for f in path.rglob("*")) for path in digits]

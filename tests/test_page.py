@@ -1,0 +1,367 @@
+"""The page in a real browser: a photo and its classes, an error, images that grow, before and after; keyboard and phone."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+from sklearn.datasets import load_digits
+
+from tintype import api
+from tintype.recipe import resolve
+from tintype.serving import server
+from tintype.serving.app import make_app
+from tintype.serving.served import load
+from tintype.serving.service import Settings
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
+PHONE, DESK = (390, 844), (1280, 900)
+TOKEN = "-".join(["letters", "for", "a", "test"])
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER), reason="no chromium with chromedriver here; `make browser` installs them"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, finished_run: api.Run, tiny, train_in) -> dict[str, api.Run]:
+    folder = tmp_path_factory.mktemp("shown")
+    gan = {"task": "generate", "model": "dcgan", "model_options": {"width": 8, "latent": 8, "conditional": True}}
+    x2 = resolve("photos-x2")[0].with_(steps=4, batch_size=4, evaluate_every=1, device="cpu", precision="fp32")
+    made = {
+        "cnn": tiny(model="cnn", model_options={"widths": [8], "hidden": [16]}, epochs=6),
+        "gan": tiny(**gan, steps=10, batch_size=50, optimizer="adam", lr=0.001, evaluate_every=1),
+        "sharp": x2.with_(**{"model.width": 8}),
+    }
+    trained = {name: api.Run(train_in(folder / name, recipe).path) for name, recipe in made.items()}
+    return {**trained, "digits": finished_run}
+
+
+@pytest.fixture(scope="module")
+def serving(runs) -> Iterator[Callable[..., str]]:
+    """Return a function that starts a service with settings and returns its address."""
+    models = [load(name, run.path, "cpu") for name, run in runs.items()]
+    started: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(**settings: Any) -> str:
+        listening = server._bound("127.0.0.1", 0)
+        running = uvicorn.Server(server.configured(make_app(models, Settings(**settings))))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        started.append((running, thread))
+        address = server._address(listening)
+        thread.start()
+        while not running.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        return address
+
+    yield start
+    for running, thread in started:
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(serving) -> str:
+    return serving(max_upload_mb=2)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    folder = tmp_path_factory.mktemp("browser")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for argument in ARGUMENTS:
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={folder / 'profile'}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(DRIVER, env={**os.environ, "HOME": str(folder)})
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.downloads = folder / "downloads"  # pyright: ignore[reportAttributeAccessIssue]
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """The page at an address, as a person uses it."""
+
+    def __init__(self, browser: webdriver.Chrome, address: str, model: str = "", size: tuple[int, int] = DESK) -> None:
+        self.browser = browser
+        browser.set_window_size(*size)
+        browser.get("about:blank")  # so that another model of the same address is loaded anew
+        browser.get_log("browser")
+        browser.get(f"{address}/#{model}")
+        if model:
+            self.until("h1", text=model)
+
+    def all(self, selector: str) -> list[Any]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str) -> Any:
+        (found,) = self.all(selector)
+        return found
+
+    def until(self, selector: str, *, text: str = "", count: int = 1) -> Any:
+        """Wait until so many are shown and the first holds the text; return the first."""
+
+        def there(_: object) -> Any:
+            shown = [each for each in self.all(selector) if each.is_displayed()]
+            return shown[0] if len(shown) >= count and text in shown[0].text else None
+
+        return WebDriverWait(self.browser, 30, ignored_exceptions=[Exception]).until(there, f"{selector} with {text!r}")
+
+    def choose(self, path: Path) -> None:
+        self.one("input.choose").send_keys(str(path))
+
+    def complaints(self) -> list[str]:
+        """Return what the browser complains of: a script that fails, something that the policy forbids."""
+        return [line["message"] for line in self.browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]
+
+    def script(self, text: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(text, *arguments)
+
+    def picture(self, selector: str) -> tuple[int, int]:
+        """Wait for a picture, and return its width and height in its own pixels."""
+        get = "const i = document.querySelector(arguments[0]); return i.complete ? [i.naturalWidth, i.naturalHeight] : [0, 0]"
+        return tuple(WebDriverWait(self.browser, 20).until(lambda _: (s := self.script(get, selector))[0] and s))
+
+    def overflow(self) -> int:
+        return self.script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+@pytest.fixture
+def visit(browser, address) -> Callable[..., Page]:
+    def go(model: str, size: tuple[int, int] = DESK) -> Page:
+        return Page(browser, address, model, size)
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "seven.png"
+    Image.fromarray(np.rint(load_digits().images[7] * (255 / 16)).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "broken.png"
+    path.write_bytes(b"this is no picture")
+    return path
+
+
+def test_a_photo_is_classified_and_shown_with_its_heat_map(visit, runs, seven):
+    page = visit("cnn")
+    page.choose(seven)
+    expected = runs["cnn"].predict(seven)
+    assert page.until(".top", text=expected.top1).text == expected.top1
+    rows = [tuple(row.text.split("\n")) for row in page.all(".bars li")]
+    assert rows == [(name, f"{100 * share:.1f} %") for name, share in expected.top5]
+    assert page.picture(".photo img") == (8, 8)
+    page.one(".look input").click()
+    assert page.picture(".photo img")[0] == 112, "the heat map is drawn over an enlarged picture"
+    assert page.one(".photo img").get_attribute("alt").startswith("What the model saw")
+    assert page.one(".result").get_attribute("aria-live") == "polite"
+    assert page.complaints() == []
+
+
+def test_a_broken_file_is_told_and_the_next_photo_is_answered(visit, seven, broken):
+    page = visit("cnn")
+    page.choose(broken)
+    said = page.until(".classify .error", text="not an image")
+    assert said.get_attribute("role") == "alert"
+    assert not page.one(".result").is_displayed()
+    page.choose(seven)
+    page.until(".top", text="")
+    assert not page.one(".classify .error").is_displayed()
+
+
+def test_a_file_that_is_too_large_is_told_without_sending_it(visit, tmp_path):
+    (tmp_path / "large.png").write_bytes(bytes(3_000_000))
+    page = visit("cnn")
+    page.choose(tmp_path / "large.png")
+    page.until(".classify .error", text="at most 2 MB")
+
+
+def test_a_photo_can_be_dropped_and_pasted(visit, runs, seven):
+    page = visit("cnn")
+    send = """
+      const bytes = Uint8Array.from(arguments[1]), data = new DataTransfer();
+      data.items.add(new File([bytes], "seven.png", { type: "image/png" }));
+      const event = arguments[0] === "drop" ? new DragEvent("drop", { dataTransfer: data, cancelable: true })
+                                            : new ClipboardEvent("paste", { clipboardData: data });
+      document.dispatchEvent(event);
+    """
+    for how in ("drop", "paste"):
+        page = visit("cnn")
+        page.script(send, how, list(seven.read_bytes()))
+        page.until(".top", text=runs["cnn"].predict(seven).top1)
+
+
+def test_a_network_without_maps_offers_none(visit, runs, seven):
+    page = visit("digits")
+    page.choose(seven)
+    page.until(".top", text=runs["digits"].predict(seven).top1)
+    assert not page.one(".look").is_displayed()
+
+
+def test_the_report_is_one_click_away_and_draws_its_figures(visit, finished_run):
+    page = visit("digits")
+    page.one("a.report").click()
+    page.until("h1", text=finished_run.name)
+    WebDriverWait(page.browser, 60).until(lambda _: len(page.all("figure.chart.drawn")) > 2)
+    assert page.script("return self.origin") == "null", "it is shut in a sandbox"
+
+
+def test_images_are_made_and_the_grid_grows(visit, runs):
+    page = visit("gan")
+    page.until(".grid img", count=16)
+    seed = page.one("input[name=seed]")
+    seed.clear()
+    seed.send_keys("5")
+    page.one(".controls .primary").click()
+    page.until(".generate .status", text="seed 5")
+    page.until(".grid img", count=16)
+    page.one("button.more").click()
+    page.until(".grid img", count=32)
+    page.until(".generate .status", text="32 images of seed 5")
+    read = """
+      const canvas = document.createElement("canvas"), image = document.querySelectorAll(".grid img")[arguments[0]];
+      canvas.width = canvas.height = 8;
+      const context = canvas.getContext("2d");
+      context.drawImage(image, 0, 0);
+      return [...context.getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 === 0);
+    """
+    expected = runs["gan"].generate(32, seed=5)[:, :, :, 0]
+    for i in (0, 15, 16, 31):
+        assert page.script(read, i) == expected[i].reshape(-1).tolist(), "image i of the seed, whatever was asked first"
+    assert page.all(".grid img")[17].get_attribute("alt") == "image 17, made as 7"
+    assert page.complaints() == []
+
+
+def test_a_photo_is_enlarged_with_a_slider_and_a_download(visit, runs, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    page = visit("sharp")
+    page.choose(tmp_path / "photo.png")
+    page.until(".sizes", text="60 × 40 became 120 × 80 pixels")
+    assert page.picture("img.after") == (120, 80)
+    slider = page.one(".pair input")
+    width = page.script("return document.querySelector('.pair').clientWidth")
+    clip = "return getComputedStyle(document.querySelector('.before')).clipPath"
+    assert "50%" in page.script(clip)
+    slider.send_keys(Keys.ARROW_RIGHT * 40)
+    assert slider.get_attribute("aria-valuetext") == "70 % as it was"
+    assert "30%" in page.script(clip), "so much is cut off at the right"
+    line = page.script("const l = document.querySelector('.pair .line'); return l.offsetLeft + 1")
+    assert line == pytest.approx(0.7 * width, abs=2)
+    page.one("a.download").click()
+    saved = page.browser.downloads / "photo-x2.png"  # pyright: ignore[reportAttributeAccessIssue]
+    WebDriverWait(page.browser, 20).until(lambda _: saved.exists())
+    with Image.open(io.BytesIO(saved.read_bytes())) as image:
+        assert np.array_equal(np.asarray(image), runs["sharp"].upscale(pixels))
+    assert page.complaints() == []
+
+
+def test_a_broken_file_to_enlarge_is_told(visit, broken):
+    page = visit("sharp")
+    page.choose(broken)
+    page.until(".upscale .error", text="cannot be read")
+    assert not page.one(".compare").is_displayed()
+
+
+def test_everything_is_reached_by_keyboard_and_the_focus_is_seen(visit):
+    page = visit("cnn")
+    page.script("document.activeElement.blur()")
+    reached = []
+    for _ in range(20):
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        focus = page.browser.switch_to.active_element
+        reached.append((focus.get_attribute("class") or focus.text or focus.tag_name).split("\n")[0])
+        if focus.tag_name not in ("body", "html"):
+            outlined = (
+                "const e = arguments[0].closest('.button') || arguments[0]; return getComputedStyle(e).outlineStyle"
+            )
+            assert page.script(outlined, focus) != "none", reached[-1]
+    for wanted in ("skip", "wordmark", "API", "theme", "gan", "sharp", "choose"):
+        assert wanted in reached
+    for button in page.all(".models button"):
+        if button.text.startswith("gan"):
+            button.send_keys(Keys.ENTER)
+    page.until("h1", text="gan")
+
+
+def test_every_control_has_a_name(visit):
+    for model in ("cnn", "gan", "sharp"):
+        page = visit(model)
+        nameless = """
+          return [...document.querySelectorAll("input, select, button, a")].filter((each) => each.checkVisibility())
+            .filter((each) => !(each.textContent.trim() || each.ariaLabel || each.labels?.[0]?.textContent.trim()))
+            .map((each) => each.outerHTML);
+        """
+        assert page.script(nameless) == []
+
+
+@pytest.mark.parametrize("model", ["cnn", "gan", "sharp"])
+def test_nothing_is_cut_off_on_a_phone(visit, model, seven, tmp_path):
+    page = visit(model, PHONE)
+    if model != "gan":
+        Image.fromarray(np.zeros((300, 900, 3), np.uint8)).save(tmp_path / "wide.png")
+        page.choose(tmp_path / "wide.png")
+    page.until({"cnn": ".bars li", "gan": ".grid img", "sharp": ".sizes"}[model])
+    assert page.overflow() == 0
+    if model == "sharp":
+        assert page.script("return document.querySelector('.pair').getBoundingClientRect().right") <= PHONE[0]
+
+
+def test_light_and_dark_are_kept(visit):
+    page = visit("cnn")
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    before = page.script(paper)
+    page.one("button.theme").click()
+    after = page.script(paper)
+    assert before != after
+    assert visit("gan").script(paper) == after
+    page.script("localStorage.clear()")
+
+
+def test_a_token_is_asked_for_once(browser, serving, runs, seven):
+    page = Page(browser, serving(token=TOKEN))
+    page.until("dialog[open] input").send_keys("wrong", Keys.ENTER)
+    page.until("dialog .error", text="not the token")
+    page.one("dialog input").clear()
+    page.one("dialog input").send_keys(TOKEN, Keys.ENTER)
+    page.until("h1", text="cnn")
+    page.choose(seven)
+    page.until(".top", text=runs["cnn"].predict(seven).top1)
+    assert page.script("return document.cookie") == "", "no script reads it"

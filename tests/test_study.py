@@ -1,0 +1,499 @@
+"""Studies: what is declared is what is run; a kill changes nothing; effects and choice agree with SciPy and with reason."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import scipy.stats
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tintype
+from tintype import cli, studying
+from tintype.errors import UserError
+from tintype.plugins import names, study_names
+from tintype.progress import Silent
+from tintype.recipe import resolve
+from tintype.run import RunFolder
+from tintype.statistics import block_error
+from tintype.studying import Study, declare, study
+from tintype.studying.choice import choose
+from tintype.studying.conduct import Progress
+from tintype.studying.declaration import label_of
+from tintype.studying.figures import Finished, Measure, VariantResult, image_figures
+
+ACCURACY = Measure("accuracy", "accuracy", "points", scale=100.0)
+TINY: dict[str, Any] = {
+    "data": "digits", "model": "ann", "batch_size": 100, "lr": 0.01, "precision": "fp32", "device": "cpu", "epochs": 2,
+}  # fmt: skip
+GRID: dict[str, Any] = {
+    "recipe": TINY,
+    "question": "Which <b>width</b>?",
+    "vary": {"model_options.hidden": [[8], [32]]},
+}
+
+
+def written(folder: Path, text: str, name: str = "grid.yaml") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Two widths with two seeds each. Tests must not change it."""
+    return study({**GRID, "seeds": 2}, out=tmp_path_factory.mktemp("runs"), name="widths", watcher=Silent())
+
+
+# ---- the declaration --------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_is_every_combination_with_every_seed():
+    content = {**GRID, "vary": {**GRID["vary"], "augment": {"plain": "none", "moved": "light"}}, "seeds": [3, 5]}
+    runs = declare(content).runs()
+    assert [(r.name, r.seed, r.recipe.seed) for r in runs[:2]] == [
+        ("hidden-8-plain-seed3", 3, 3), ("hidden-8-moved-seed3", 3, 3)
+    ]  # fmt: skip
+    assert len(runs) == declare(content).num_runs == 8
+    assert {(tuple(r.recipe.model_options["hidden"]), r.recipe.augment, r.seed) for r in runs} == {
+        ((h,), a, s) for h in (8, 32) for a in ("none", "light") for s in (3, 5)
+    }
+    assert runs[1].levels == {"model_options.hidden": "hidden 8", "augment": "moved"}
+
+
+def test_variants_bring_a_recipe_and_what_is_given_to_all_comes_last():
+    content = {
+        "variants": {"small": {"recipe": "digits-ann"}, "large": {"recipe": "digits-cnn", "lr": 0.5}},
+        "weight_decay": 0.3,
+    }
+    small, large = declare(content).with_(epochs=2, seeds=[7]).runs()
+    wanted = resolve("digits-cnn")[0].with_(weight_decay=0.3, lr=0.5, epochs=2, seed=7)
+    assert large.recipe == wanted
+    assert (small.recipe.model, small.recipe.lr, small.recipe.weight_decay) == ("ann", 0.002, 0.3)
+
+
+def test_a_study_can_be_written_and_read_again(tmp_path):
+    for what in ({**GRID, "seeds": 2, "variants": {"a": {}, "b": {"lr": 0.1}}}, "garbage-two-by-two", "cifar10-fcn"):
+        declaration = declare(what).with_(epochs=3)
+        again = declare(written(tmp_path, declaration.to_yaml()))
+        assert [vars(run) for run in again.runs()] == [vars(run) for run in declaration.runs()]
+
+
+def test_a_file_in_a_study_is_found_beside_it(tmp_path, monkeypatch):
+    written(tmp_path, yaml.safe_dump({**TINY, "lr": 0.125}), "base.yaml")
+    path = written(tmp_path, "recipe: base.yaml\nvary: {batch_size: [50, 100]}\n")
+    monkeypatch.chdir("/")
+    assert [run.recipe.lr for run in declare(path).runs()] == [0.125, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("value", "factor", "label"),
+    [
+        ("swish", "model_options.activation", "swish"), ("none", "augment", "augment none"), (0.01, "lr", "lr 0.01"),
+        (True, "model_options.residual", "residual on"), (None, "clip", "clip none"),
+        ([64, 10], "model.hidden", "hidden 64-10"),
+        ({"flip": True, "crop": 4}, "augment", "flip crop 4"), ("/a/b/model.safetensors", "weights", "model.safetensors"),
+    ],
+)  # fmt: skip
+def test_values_have_short_names(value, factor, label):
+    assert label_of(value, factor) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recipe: digits\nvary: {lrr: [1, 2]}", "unknown field in vary: 'lrr'. Did you mean 'lr'"),
+        ("recipe: digits\nvary: {lr: []}", "vary.lr is empty"),
+        ("recipe: digits\nvary: {lr: 0.1}", "vary.lr is 0.1. Expected a list"),
+        ("recipe: digits\nvary: {seed: [0, 1]}", "seeds have a place of their own"),
+        ("recipe: digits\nvary: {lr: [0.1, 0.1]}", "'lr 0.1' stands twice"),
+        ("recipe: digits\nvary: [lr]", "vary is ['lr']"),
+        ("recipe: digits\nvariants: {a: {lrr: 1}}", "unknown field 'lrr'"),
+        ("recipe: digits\nvariants: {a: 3}", "a is 3. Expected fields"),
+        ("recipe: digits\nvariants: {a: {lr: 0.1}, a: {lr: 0.2}}", "'a' stands twice"),
+        ("recipe: digits\nvariants: {a: {lr: 0.1}, b: {lr: 0.1}}", "'a' and 'b' are the same recipe"),
+        ("recipe: digits\nvariants: {a b: {lr: 0.1}, A-b: {lr: 0.2}}", "two variants are called 'A-b'"),
+        ("recipe: digits\nvary: {lr: [-1, 1]}", "must be greater than 0"),
+        ("recipe: digits\nseeds: 0", "seeds is 0"),
+        ("recipe: digits\nseeds: [1, 1]", "seeds is [1, 1]"),
+        ("recipe: digits\nseeds: [1, a]", "seeds is [1, 'a']"),
+        ("recipe: digist", "unknown recipe or data set 'digist'"),
+        ("recipee: digits", "unknown key in the study grid: 'recipee'. Did you mean 'recipe'"),
+        ("seeds: 2", "says nothing of what is trained"),
+        ("variants: {a: {recipe: digits}, b: {lr: 0.1}}\n", "grid, b: no recipe is named"),
+        ("recipe: 3", "recipe is 3"),
+        ("- 1", "is not a study"),
+        ("a: [", "the YAML is broken"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_one_clear_line(tmp_path, text, message):
+    with pytest.raises(UserError) as error:
+        declare(written(tmp_path, text)).runs()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_change_of_what_varies_is_refused():
+    declaration = declare({**GRID, "vary": {"lr": [0.1, 0.2], "model.hidden": [[8], [9]]}})
+    for changes in ({"lr": 1.0}, {"learning_rate": 1.0}, {"model_options.hidden": [4]}):
+        with pytest.raises(UserError, match="is what the study study varies"):
+            declaration.with_(**changes)
+    named = declare({"recipe": TINY, "variants": {"a": {"lr": 0.1}, "b": {"lr": 0.2}}})
+    with pytest.raises(UserError, match="'a' and 'b' are the same recipe"):
+        named.with_(lr=0.3).runs()
+
+
+def test_a_large_grid_asks_first(tmp_path, monkeypatch):
+    grid = {"recipe": TINY, "vary": {"lr": [i / 100 for i in range(1, 101)], "weight_decay": list(range(100))}}
+    with pytest.raises(UserError, match=r"a grid of 10,000 runs.*--yes"):
+        study(grid, out=tmp_path, watcher=Silent())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "widths").mkdir()
+    (tmp_path / "widths" / "letter.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not a study"):
+        study(GRID, out=tmp_path, name="widths", watcher=Silent())
+    for name in ("a/b", ".."):
+        with pytest.raises(UserError, match="cannot be a study's name"):
+            study(GRID, out=tmp_path, name=name, watcher=Silent())
+    with pytest.raises(UserError, match=r"unknown study 'fashon-three-depths'\. Did you mean 'fashion-three-depths'"):
+        declare("fashon-three-depths")
+    with pytest.raises(UserError, match="is not the folder of a study"):
+        declare(tmp_path)
+
+
+# ---- the built-in studies ---------------------------------------------------------------------------------------------
+
+ON_PHOTOS = {"faces-seven-backbones", "garbage-two-by-two"}
+
+
+@pytest.mark.parametrize("name", sorted(set(study_names()) - ON_PHOTOS))
+def test_built_in_studies_are_checked_by_a_dry_run(name):
+    rows = studying.plan(name, data="digits", val_fraction=0.1, steps=2)
+    assert len(rows) == declare(name).num_runs
+    assert len({run.name for run, _ in rows}) == len(rows)
+    assert all(summary["parameters"] > 0 and summary["steps"] == 2 for _, summary in rows)
+
+
+def test_garbage_is_two_by_two(digit_files):
+    rows = studying.plan("garbage-two-by-two", data=str(digit_files), weights="none", image_size=32, steps=2)
+    assert [run.variant for run, _ in rows] == [
+        "scratch, plain", "scratch, augmented", "pretrained, plain", "pretrained, augmented"
+    ]  # fmt: skip
+    for (run, _), recipe in zip(rows, ("scratch", "scratch-augmented", "frozen", "frozen-augmented"), strict=True):
+        built_in = resolve(f"garbage-{recipe}")[0]
+        assert run.recipe.augment == built_in.augment
+        assert run.recipe.model == built_in.model
+
+
+@pytest.mark.slow
+def test_faces_by_seven_backbones(digit_files):
+    rows = studying.plan("faces-seven-backbones", data=str(digit_files), weights="none", image_size=32, steps=1)
+    assert {run.recipe.model for run, _ in rows} == {
+        "resnet18", "vgg16", "densenet161", "googlenet", "mobilenet_v2", "resnext50_32x4d", "wide_resnet50_2"
+    }  # fmt: skip
+    assert len(rows) == 14
+
+
+def test_the_studies_are_of_the_recipes_that_they_name():
+    for name, prefix in (("fashion-three-depths", "fashion"), ("cifar100-three-depths", "cifar100")):
+        runs = declare(name).runs()[:3]
+        assert [r.recipe for r in runs] == [resolve(f"{prefix}-{m}")[0] for m in ("ann", "cnn", "deep-cnn")]
+    small = declare("small-filters-open-points").runs()
+    assert small[0].recipe == resolve("cifar100-small-filters")[0].with_(augment="none")
+    backbones = names("models")
+    assert all(run.recipe.model in backbones for run in declare("faces-seven-backbones").runs())
+
+
+def test_weights_are_given_to_the_pretrained_runs_only(tmp_path):
+    declaration = declare("garbage-two-by-two")
+    (tmp_path / "mobilenet_v2.safetensors").write_bytes(b"")
+    runs = declaration.with_(weights=str(tmp_path / "mobilenet_v2.safetensors")).runs()
+    assert [(r.recipe.model, bool(r.recipe.weights)) for r in runs] == [("cnn", False)] * 2 + [
+        ("mobilenet_v2", True)
+    ] * 2
+    with pytest.raises(UserError, match=r"holds no resnet18\.safetensors"):
+        declare("faces-seven-backbones").with_(weights=str(tmp_path)).runs()
+    with pytest.raises(UserError, match="the study varies the model"):
+        declare("faces-seven-backbones").with_(weights=str(tmp_path / "mobilenet_v2.safetensors")).runs()
+    with pytest.raises(UserError, match="there is no nowhere"):
+        declaration.with_(weights="nowhere")
+
+
+# ---- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_a_folder_of_ordinary_runs(finished):
+    assert [run.name for run in finished.runs()] == [
+        "hidden-8-seed0", "hidden-32-seed0", "hidden-8-seed1", "hidden-32-seed1"
+    ]  # fmt: skip
+    rows = finished.table()
+    assert [row["state"] for row in rows] == ["finished"] * 4
+    for row, run in zip(rows, finished.runs(), strict=True):
+        assert row["test_accuracy"] == run.metrics["test"]["accuracy"]
+        assert row["parameters"] == run.read("model.json")["parameters"]
+    with (finished.path / "table.csv").open(encoding="utf-8", newline="") as lines:
+        assert [float(row["val_loss"]) for row in csv.DictReader(lines)] == [row["val_loss"] for row in rows]
+    assert declare(finished.path).runs() == finished.planned
+
+
+def test_the_looks_at_the_test_split_are_counted_beside_the_study(finished):
+    (count,) = json.loads((finished.path.parent / ".test-looks.json").read_text()).values()
+    assert count == 4
+    assert not (finished.path / ".test-looks.json").exists()
+
+
+def test_what_is_done_is_not_done_again(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.path.glob("*/*.json")}
+    tintype.study(finished.path, watcher=Silent())
+    assert {path: path.stat().st_mtime_ns for path in finished.path.glob("*/*.json")} == before
+
+
+def test_runs_of_another_recipe_are_not_mixed_in(finished):
+    with pytest.raises(UserError, match=r"was begun with epochs 2.0, and now it is 3.0"):
+        study({**GRID, "seeds": 2}, out=finished.path.parent, name="widths", epochs=3, watcher=Silent())
+
+
+def begin_study(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """Begin the study of the fixture in a process of its own."""
+    file = written(folder, yaml.safe_dump({**GRID, "seeds": 2}), "widths.yaml")
+    return subprocess.Popen(
+        [sys.executable, "-m", "tintype", "study", str(file), "--out", str(folder), *more], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+        env={**os.environ, "TINTYPE_CHECKPOINT_SECONDS": "0"},
+    )  # fmt: skip
+
+
+def test_a_study_that_is_killed_ends_in_the_same_table(finished, tmp_path):
+    """Killed once while one process trains and once while two do, each time at a random moment of a run."""
+    moments = random.Random(0)
+    for workers in ("1", "2"):
+        process = begin_study(tmp_path, "--workers", workers)
+        assert process.stdout is not None
+        assert any(line.startswith("[") for line in iter(process.stdout.readline, ""))  # the first run begins
+        time.sleep(moments.uniform(0.0, 3.0))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    again = study(tmp_path / "widths", watcher=Silent())
+    assert (again.path / "table.csv").read_bytes() == (finished.path / "table.csv").read_bytes()
+    for run in finished.runs():
+        for name in ("metrics.csv", "predictions.csv", "model.safetensors"):
+            assert (again.path / run.name / name).read_bytes() == (run.path / name).read_bytes()
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = yaml.safe_dump(
+        {"recipe": TINY, "vary": {"lr": {"mad": 1e30, "calm": 0.01}}, "model_options": {"hidden": [8]}}, sort_keys=False
+    )
+    with pytest.raises(SystemExit) as end:
+        cli.main(["study", str(written(tmp_path, text)), "--json"])
+    assert end.value.code == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["state"] for row in answer["runs"]] == ["failed", "finished"]
+    assert "not finite" in answer["failures"]["mad-seed0"]
+    page = (tmp_path / "runs" / "grid" / "study.html").read_text(encoding="utf-8")
+    assert "mad-seed0" in page
+    assert "1 of 2 runs are not finished, 1 failed." in page
+
+
+def test_a_run_that_never_began_leaves_no_trace_in_the_way(tmp_path):
+    unborn = tmp_path / "one" / "one-seed0"
+    unborn.mkdir(parents=True)
+    (unborn / ".recipe.yaml.1.tmp").write_text("half")
+    declaration = declare({"recipe": {**TINY, "model_options": {"hidden": [8]}, "epochs": 1}})
+    (tmp_path / "one" / "study.yaml").write_text(declaration.to_yaml())
+    assert study(tmp_path / "one", watcher=Silent()).failures() == {}
+
+
+def test_the_time_that_is_left_follows_the_runs_before(finished):
+    progress = Progress(finished, Silent(), 1)
+    assert progress.seconds_left() == 0
+    waiting = SimpleNamespace(
+        planned=finished.planned,
+        record=finished.record,
+        is_done=lambda p: p.seed == 0,
+        waiting=lambda: finished.planned[2:],
+    )
+    progress = Progress(cast(Study, waiting), Silent(), 1)
+    both = sum(finished.record[p.name]["seconds"] for p in finished.planned[:2])
+    assert progress.seconds_left() == pytest.approx(both)
+    progress.parts[finished.planned[2].name] = 0.5
+    first = finished.record[finished.planned[0].name]["seconds"]
+    assert progress.seconds_left() == pytest.approx(both - first / 2)
+
+
+# ---- what it found ----------------------------------------------------------------------------------------------------
+
+
+def test_the_effect_is_the_paired_difference_with_students_interval(finished):
+    result = finished.result()
+    (effect,) = result.effects
+    figures = {(r["model_options.hidden"], r["seed"]): r["test_accuracy"] for r in finished.table()}
+    differences = [figures["hidden 32", seed] - figures["hidden 8", seed] for seed in (0, 1)]
+    outside = scipy.stats.ttest_1samp(differences, 0)
+    assert effect.estimate == pytest.approx(np.mean(differences))
+    assert effect.ci95 == pytest.approx(tuple(outside.confidence_interval(0.95)))
+    assert effect.p == pytest.approx(outside.pvalue)
+    assert (effect.basis, effect.num_pairs) == ("runs", 2)
+    (small, large) = result.variants
+    assert large.mean("test") == pytest.approx(np.mean([figures["hidden 32", s] for s in (0, 1)]))
+    assert large.deviation("val") == pytest.approx(
+        np.std([r.metrics["val"]["accuracy"] for r in finished.runs()[1::2]], ddof=1)
+    )
+    assert small.parameters < large.parameters
+
+
+def test_with_one_seed_the_effect_is_paired_on_the_images(finished):
+    one = Study(finished.path, declare(finished.path).with_(seeds=[0]))
+    (effect,) = one.result().effects
+    a, b = (image_figures(each, "test") for each in _finished(one))
+    assert a is not None
+    assert b is not None
+    assert a[0] == b[0]
+    outside = scipy.stats.ttest_rel(b[1], a[1])
+    assert effect.basis == "images"
+    assert len(a[1]) == one.runs()[0].metrics["test"]["num_images"]
+    assert effect.estimate == pytest.approx((b[1] - a[1]).mean())
+    assert effect.ci95 == pytest.approx(tuple(outside.confidence_interval(0.95)))
+
+
+def _finished(of: Study) -> list[Finished]:
+    return [each for variant in of.result().variants for each in variant.finished]  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_the_page_says_what_was_found(finished):
+    page = (finished.path / "study.html").read_text(encoding="utf-8")
+    result = finished.result()
+    assert "Which &lt;b&gt;width&lt;/b&gt;?" in page  # what a user wrote is text
+    assert "Which <b>" not in page
+    assert result.choice.variant in page
+    (effect,) = result.effects
+    assert ACCURACY.signed(effect.estimate) in page
+    for run in finished.runs():
+        assert f'href="{run.name}/report.html"' in page
+    assert "http" not in page.split("<main")[1].split("<script")[0].replace("http://www.w3.org", "")
+    assert "Runs of seed 0 compared" in page
+
+
+@given(st.lists(st.tuples(*[st.floats(-5, 5)] * 2), min_size=2, max_size=8))
+def test_of_two_levels_the_error_of_blocks_is_the_paired_t_test(rows):
+    values = np.round(np.array(rows), 3)
+    differences = values[:, 1] - values[:, 0]
+    error = block_error(values)
+    assert error is not None
+    if differences.std() < 1e-6:
+        return
+    outside = scipy.stats.ttest_rel(values[:, 1], values[:, 0])
+    assert error.p(differences.mean()) == pytest.approx(outside.pvalue, rel=1e-6)
+    assert error.interval(differences.mean()) == pytest.approx(
+        tuple(outside.confidence_interval(0.95)), rel=1e-6, abs=1e-9
+    )
+
+
+def test_the_error_of_blocks_is_that_of_an_analysis_of_variance():
+    import pandas as pd
+    import statsmodels.formula.api as smf
+
+    draw = np.random.default_rng(3)
+    values = draw.normal(size=(4, 5)) + draw.normal(size=(4, 1)) + np.arange(5) / 3
+    frame = pd.DataFrame(
+        [(f"b{i}", f"l{j}", values[i, j]) for i in range(4) for j in range(5)], columns=["b", "l", "y"]
+    )
+    fitted = smf.ols("y ~ C(b) + C(l)", frame).fit()
+    error = block_error(values)
+    assert error is not None
+    assert error.df == fitted.df_resid
+    for j in range(1, 5):
+        difference = values[:, j].mean() - values[:, 0].mean()
+        assert difference == pytest.approx(fitted.params[f"C(l)[T.l{j}]"])
+        assert error.p(difference) == pytest.approx(fitted.pvalues[f"C(l)[T.l{j}]"])
+        assert error.interval(difference) == pytest.approx(tuple(fitted.conf_int().loc[f"C(l)[T.l{j}]"]))
+
+
+def test_the_interval_of_an_effect_covers_the_truth_as_often_as_it_says():
+    """Seven variants, three seeds: seeds differ, variants differ, and the truth is known."""
+    draw, hits = np.random.default_rng(0), 0
+    truth = np.array([0, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0])
+    for _ in range(4000):
+        values = truth + draw.normal(0, 0.5, (3, 1)) + draw.normal(0, 0.3, (3, 7))
+        error = block_error(values)
+        assert error is not None
+        low, high = error.interval(values[:, 4].mean() - values[:, 0].mean())
+        hits += low <= 1.0 <= high
+    assert 0.94 < hits / 4000 < 0.96
+
+
+def variant(folder: Path, title: str, parameters: int, right: Mapping[int, np.ndarray]) -> VariantResult:
+    """Return a variant whose run of each seed got these validation images right."""
+    finished = []
+    for seed, of_seed in right.items():
+        path = folder / f"{title}-{seed}"
+        path.mkdir()
+        rows = "".join(f"val,{i},image{i},a,{'a' if ok else 'b'}\n" for i, ok in enumerate(of_seed))
+        (path / "predictions.csv").write_text("split,position,name,target,prediction\n" + rows)
+        figures = {split: {"accuracy": float(of_seed.mean()), "accuracy_ci95": [0.1, 0.9]} for split in ("val", "test")}
+        evaluation = {"task": "classify", "splits": figures, "verdict": {"word": "fits"}}
+        planned = SimpleNamespace(seed=seed, variant=title, levels={"variant": title})
+        finished.append(Finished(cast(Any, planned), RunFolder(path), evaluation, {}, {}))
+    values = {s: [float(r.mean()) for r in right.values()] for s in ("val", "test")}
+    return VariantResult(title, {}, finished, values, parameters, parameters, 1.0, {})
+
+
+def test_the_simplest_that_validation_cannot_tell_from_the_best_is_chosen(tmp_path):
+    draw = np.random.default_rng(0)
+    hard = draw.random(2000)
+
+    def right(accuracy: float, seeds: int = 3) -> dict[int, np.ndarray]:
+        return {seed: hard + draw.normal(0, 0.02, 2000) < accuracy for seed in range(seeds)}
+
+    large, equal = variant(tmp_path, "large", 900, right(0.901)), variant(tmp_path, "equal", 300, right(0.9))
+    poor, huge = variant(tmp_path, "poor", 100, right(0.7)), variant(tmp_path, "huge", 9000, right(0.85))
+    found = choose([large, equal, poor, huge], ACCURACY, "test")
+    assert found is not None
+    assert found.variant == "equal"  # poor is simpler still, and worse
+    assert found.best in ("large", "equal")
+    best = choose([large, poor, huge], ACCURACY, "test")
+    assert best is not None
+    assert (best.variant, best.best) == ("large", "large")
+    assert "the simpler one falls behind it beyond chance" in best.reason
+    assert choose([large], ACCURACY, "test") is None
+
+
+def test_of_few_images_nothing_is_claimed(tmp_path):
+    few = {0: np.arange(20) < 15}
+    fewer = {0: np.arange(20) < 14}
+    found = choose([variant(tmp_path, "a", 900, few), variant(tmp_path, "b", 10, fewer)], ACCURACY, "test")
+    assert found is not None
+    assert (found.variant, found.best) == ("b", "a")
+    assert "cannot be told from it" in found.reason
+
+
+# ---- without a look at the test split -----------------------------------------------------------------------------------
+
+
+def test_a_run_can_leave_the_test_split_alone(tiny, train_in, tmp_path):
+    run = train_in(tmp_path / "run", tiny(measure="val"))
+    evaluation = run.read("evaluation.json")
+    assert set(evaluation["splits"]) == {"train", "val"}
+    assert evaluation["test_looks"] == {"run": 0, "data": 0}
+    assert not (tmp_path / ".test-looks.json").exists()
+    assert not (run.path / "predictions.csv").exists()
+    looked = tintype.load(str(run.path)).evaluate()
+    assert looked["split"] == "test"
+    assert run.read("evaluation.json")["test_looks"] == {"run": 1, "data": 1}

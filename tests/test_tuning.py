@@ -1,0 +1,303 @@
+"""Tuning: trials never look at the test split, what falls behind is stopped, and an interrupted search goes on as it was."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+import tintype
+from tintype import api
+from tintype.engine import Interrupted
+from tintype.errors import UserError
+from tintype.progress import Silent
+from tintype.recipe import Recipe, build
+from tintype.studying.figures import measure_of
+from tintype.tuning import Tuning, _next_trials, tune
+from tintype.tuning.folder import Outcome, Wishes, said_of
+from tintype.tuning.space import as_plain, check_space, default_space, own_values, read_space
+from tintype.tuning.storage import open_database, without_password
+from tintype.tuning.trial import run_trial
+
+SEARCH: dict[str, Any] = {"lr": {"low": 0.001, "high": 0.1, "log": True}, "augment": ["none", {"crop": 1}]}
+
+
+def small(**more: Any) -> Recipe:
+    """Return the recipe of a run of a fraction of a second."""
+    fields = {
+        "data": "digits", "model": "ann", "model_options": {"hidden": [8]}, "batch_size": 100, "lr": 0.01, "epochs": 2,
+        "precision": "fp32", "device": "cpu", "search": SEARCH,
+    }  # fmt: skip
+    return build({**fields, **more}, where="")
+
+
+@pytest.fixture
+def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the page of each trial, which takes longer than the trial."""
+    monkeypatch.setattr(api.Run, "report", lambda run: run.path / "report.html")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
+    """A finished tuning of four trials. Tests must not change it."""
+    return tune(small(), trials=4, seeds=1, out=tmp_path_factory.mktemp("runs"), name="tuned", watcher=Silent())
+
+
+# ---- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_trials_are_runs_that_leave_the_test_split_alone(tuned):
+    runs = [tintype.load(str(tuned.path / f"trial-{number:04d}")) for number in range(4)]
+    for run, trial in zip(runs, tuned.trials(), strict=True):
+        assert set(run.metrics) == {"train", "val"}
+        assert run.metrics["val"]["accuracy"] == trial.value
+        assert run.recipe.lr == trial.params["lr"]
+        assert run.recipe.augment in ("none", {"crop": 1})
+    (looks,) = json.loads((tuned.path.parent / ".test-looks.json").read_text()).values()
+    assert looks == 1  # the winner's one run
+
+
+def test_the_first_trial_is_the_recipe_as_it_is(tuned):
+    assert tuned.trials()[0].params == {"lr": 0.01, "augment": "none"}
+
+
+def test_the_winner_is_trained_anew_with_fresh_seeds_and_tested(tuned):
+    outcome = tuned.outcome()
+    assert outcome.best_validation == max(trial.value for trial in tuned.trials())
+    (run,) = tuned.winner.runs()
+    assert (run.recipe.seed, run.recipe.measure) == (1, "test")
+    assert run.recipe.lr == outcome.settings["lr"] == tuned.best.params["lr"]
+    assert outcome.winner["test"] == (run.metrics["test"]["accuracy"], None)
+    optimistic, _, honest = tuned.sentences()
+    assert "flatters" in optimistic
+    assert f"{100 * outcome.best_validation:.1f} %" in optimistic
+    assert f"{100 * run.metrics['test']['accuracy']:.1f} % on test, which no trial has looked at" in honest
+
+
+def test_the_page_and_the_tables_hold_all_of_it(tuned):
+    page = (tuned.path / "tuning.html").read_text(encoding="utf-8")
+    for sentence in tuned.sentences():
+        assert sentence in page
+    assert "What matters" in page
+    assert sum(tuned.importances().values()) == pytest.approx(1)
+    with (tuned.path / "table.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [float(row["val_accuracy"]) for row in rows] == [trial.value for trial in tuned.trials()]
+    written = json.loads((tuned.path / "tuning.json").read_text())
+    assert written["best_trial"] == tuned.best.number
+    assert 'href="trial-0003/report.html"' in page
+
+
+def test_optuna_itself_reads_the_trials(tuned):
+    study = optuna.load_study(study_name="tuned", storage=f"sqlite:///{tuned.path}/optuna.db")
+    assert study.best_trial.value == tuned.best.value
+    assert study.direction == optuna.study.StudyDirection.MAXIMIZE
+
+
+def test_a_finished_tuning_has_nothing_left_to_do(tuned):
+    before = {path: path.stat().st_mtime_ns for path in tuned.path.glob("*/*.json")}
+    again = tune(tuned.path, trials=4, seeds=1, watcher=Silent())
+    assert {path: path.stat().st_mtime_ns for path in again.path.glob("*/status.json")}.items() <= before.items()
+    with pytest.raises(UserError, match="goes on as it was begun"):
+        tune(tuned.path, lr=0.5, watcher=Silent())
+    with pytest.raises(UserError, match="was begun with another recipe"):
+        tune(small(), batch_size=50, out=tuned.path.parent, name="tuned", watcher=Silent())
+
+
+# ---- resume, prune, share ---------------------------------------------------------------------------------------------
+
+
+class StopsAt(Silent):
+    """Stops the run at a step, as a signal would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
+        if step == self.step:
+            raise Interrupted(2, Path())
+
+
+@pytest.mark.usefixtures("without_reports")
+def test_an_interrupted_trial_goes_on_with_what_it_had(tuned, tmp_path, monkeypatch):
+    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    wish = {"trials": 2, "seeds": 0, "out": tmp_path, "name": "tuned"}
+    with pytest.raises(Interrupted, match="go on with: tintype tune"):
+        tune(small(), **wish, watcher=StopsAt(15))
+    found = tune(small(), **wish, watcher=Silent())
+    of_both = [(t.number, t.params, t.value) for t in tuned.trials()[:2]]
+    assert [(t.number, t.params, t.value) for t in found.trials()] == of_both  # as if nothing had happened
+    assert found.winner is None
+
+
+@pytest.mark.usefixtures("without_reports")
+def test_a_trial_that_falls_behind_is_stopped_and_keeps_its_folder(tmp_path):
+    wishes = Wishes(small(epochs=4), read_space({"lr": {"low": 1e-6, "high": 1e-5}}), "accuracy", True, False)
+    database = open_database(tmp_path, "t", None, higher_is_better=True)
+    good = {"lr": optuna.distributions.FloatDistribution(1e-6, 1e-5)}
+    for _ in range(4):
+        database.add_trial(
+            optuna.trial.create_trial(
+                params={"lr": 5e-6}, distributions=good, value=0.99, intermediate_values={1: 0.9, 2: 0.95, 3: 0.99}
+            )
+        )
+    tuning = Tuning(tmp_path, wishes, database)
+    database.pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
+    assert run_trial(tuning, database.ask(), Silent()).startswith("stopped early")
+    (pruned,) = tuning.trials("PRUNED")
+    run = api.Run(tmp_path / pruned.user_attrs["run"])
+    assert run.status["state"] == "pruned"
+    steps = [int(float(row["step"])) for row in run.read_table("metrics.csv")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert 13 <= len(steps) < 26  # it was stopped at the second of four evaluations
+
+
+@pytest.mark.usefixtures("without_reports")
+def test_two_folders_share_a_database(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    wish = {"storage": url, "seeds": 0, "name": "together", "watcher": Silent()}
+    first = tune(small(epochs=1), trials=1, out=tmp_path / "a", **wish)
+    second = tune(small(epochs=1), trials=2, out=tmp_path / "b", **wish)
+    assert [trial.number for trial in second.trials()] == [0, 1]
+    assert (first.path / "trial-0000").exists()
+    assert not (second.path / "trial-0000").exists()
+    assert (second.path / "trial-0001").exists()
+    assert not (second.path / "optuna.db").exists()
+    with pytest.raises(UserError, match="lie in a shared database"):
+        tune(first.path, watcher=Silent())
+
+
+def test_what_is_proposed_follows_from_seed_number_and_history(tmp_path):
+    def proposals(folder: Path, restart_at: int | None) -> list[dict[str, Any]]:
+        folder.mkdir()
+        wishes = Wishes(small(), read_space(SEARCH), "accuracy", True, False)
+        tuning = Tuning(folder, wishes, open_database(folder, "t", None, higher_is_better=True))
+        for number, trial in enumerate(_next_trials(tuning, 8, 2)):
+            lr, _ = (entry.suggest(trial) for entry in wishes.space.values())
+            tuning.database.tell(trial, 1 - abs(lr - 0.03))
+            if number == restart_at:
+                break
+        if restart_at is not None:
+            tuning = Tuning(folder, wishes, open_database(folder, "t", None, higher_is_better=True))
+            for trial in _next_trials(tuning, 8, 2):
+                lr, _ = (entry.suggest(trial) for entry in wishes.space.values())
+                tuning.database.tell(trial, 1 - abs(lr - 0.03))
+        return [trial.params for trial in tuning.trials()]
+
+    whole = proposals(tmp_path / "a", None)
+    assert whole == proposals(tmp_path / "b", 4)
+    assert len({p["lr"] for p in whole}) == 8
+
+
+# ---- the space --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"lrr": [1]}, "unknown field in search: 'lrr'. Did you mean 'lr'"),
+        ({"lr": []}, "search.lr is empty"),
+        ({"lr": 0.1}, "search.lr is 0.1. Expected a list"),
+        ({"lr": {"low": 1}}, "Expected a list of values, or {low"),
+        ({"lr": {"low": 1, "high": 0.1}}, "low is 1 and high is 0.1"),
+        ({"lr": {"low": "a", "high": 1}}, "low is 'a'"),
+        ({"lr": {"low": 0, "high": 1, "log": True}}, "low must be above 0"),
+        ({"lr": {"low": 0.1, "high": 1, "stepp": 2}}, "unknown key in search.lr: 'stepp'"),
+        ({"lr": {"low": 0.1, "high": 1, "step": -1}}, "step is -1"),
+        ({"lr": ["a", "a"]}, "stands twice"),
+        ({"seed": [1, 2]}, "may not choose seed"),
+        ({"test_fraction": [0.1, 0.2]}, "may not choose test_fraction"),
+    ],
+)
+def test_what_is_wrong_with_a_search_space_is_one_clear_line(search, message):
+    with pytest.raises(UserError) as error:
+        read_space(search)
+    assert message in str(error.value)
+
+
+def test_values_that_make_no_recipe_are_found_before_the_start():
+    with pytest.raises(UserError, match=r"search\.batch_size"):
+        check_space(small(), read_space({"batch_size": [64, 0]}))
+    with pytest.raises(UserError, match=r"search\.label_smoothing"):
+        check_space(small(), read_space({"label_smoothing": {"low": 0.0, "high": 1.5}}))
+
+
+def test_a_space_is_written_as_it_was_read():
+    search = {**SEARCH, "batch_size": {"low": 32, "high": 128, "step": 32}, "model_options.hidden": [[8], [16, 8]]}
+    assert as_plain(read_space(as_plain(read_space(search)))) == as_plain(read_space(search))
+    assert read_space(search)["batch_size"].whole
+    trial = optuna.trial.FixedTrial({"batch_size": 96, "lr": 0.01, "augment": "crop 1", "model_options.hidden": "16-8"})
+    assert [entry.suggest(trial) for entry in read_space(search).values()] == [0.01, {"crop": 1}, 96, [16, 8]]
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-ann", "garbage-tuned", "digits-gan", "mnist-flow", "t91-fast-x2"])
+def test_every_task_has_a_space_by_default_that_holds_the_recipe_itself(name):
+    recipe = tintype.recipe.resolve(name)[0]
+    space = default_space(recipe, adversarial=name == "digits-gan")
+    check_space(recipe, space)
+    assert "lr" in space
+    own = own_values(recipe.with_(lr=recipe.lr), space)
+    assert own is None or own["lr"] == recipe.lr
+
+
+# ---- words and mistakes -----------------------------------------------------------------------------------------------
+
+
+def test_the_words_keep_apart_what_flatters_and_what_is_honest():
+    measure = measure_of({"task": "classify", "splits": {"val": {"accuracy": 0.0}}})
+    outcome = Outcome("accuracy", 20, 5, 1, 7, 0.934, {}, 3, {"val": (0.921, 0.004), "test": (0.917, 0.002)})
+    said = " ".join(said_of(outcome, measure))
+    assert "number 7, with 93.4 % on validation" in said
+    assert "3 fresh seeds these settings reach 92.1 % (standard deviation 0.4) on validation (−1.3 points)" in said
+    assert "The honest figure is 91.7 % (standard deviation 0.2) on test" in said
+    assert said_of(Outcome("accuracy", 3, 0, 3, None, None, {}), measure) == ["None of 3 trials came to its end."]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@127.0.0.1:9/trials",
+        "nonsense",
+        "what://me:secret@host/x",
+        "sqlite:////no/such/folder/t.db",
+    ],
+)
+def test_a_database_that_does_not_answer_is_one_clear_line(tmp_path, url):
+    with pytest.raises(UserError) as error:
+        open_database(tmp_path, "t", url, higher_is_better=True)
+    assert "database" in str(error.value)
+    assert "secret" not in str(error.value)
+    with pytest.raises(UserError, match="database"):  # and what it left behind is not in the way of a second attempt
+        tune(small(), storage=url, out=tmp_path, name="t", watcher=Silent())
+    with pytest.raises(UserError, match="database"):
+        tune(small(), storage=url, out=tmp_path, name="t", watcher=Silent())
+    assert "\n" not in str(error.value)
+    assert without_password(url).replace("***", "secret") == url
+
+
+def test_wrong_wishes_are_refused(tmp_path, monkeypatch):
+    for wish, message in (
+        ({"trials": 0}, "trials is 0"), ({"seeds": -1}, "seeds is -1"), ({"time": "soon"}, "time is 'soon'"),
+        ({"lrr": 1}, "unknown field 'lrr'"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            tune(small(), out=tmp_path, watcher=Silent(), **wish)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not a tuning"):
+        tune(small(), out=tmp_path, name="taken", watcher=Silent())
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"pip install 'tintype\[tune\]'"):
+        tune(small(), out=tmp_path, watcher=Silent())
+
+
+@pytest.mark.usefixtures("without_reports")
+def test_when_every_trial_fails_the_reason_is_told(tmp_path):
+    recipe = small(search={"lr": [1e30, 1e29]}, lr=1e30)
+    with pytest.raises(UserError, match=r"no trial came to its end.*not finite"):
+        tune(recipe, trials=2, seeds=0, out=tmp_path, name="mad", watcher=Silent())

@@ -1,0 +1,45 @@
+"""The command that says which of several runs is better: compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tintype.cli.base import LOOK, Device, Json, app
+
+
+@app.command(rich_help_panel=LOOK)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one task, two or more.")],
+    names: Annotated[str | None, typer.Option(metavar="A,B,...", help="What to call them, in their order.")] = None,
+    split: Annotated[str, typer.Option(help="test, or val while the choice is yet to be made.")] = "test",
+    latency: Annotated[bool, typer.Option(help="Measure how long an answer takes on this machine.")] = True,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with figures and pictures.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say which of several runs is better, by how much, and whether that could be luck."""
+    from tintype.comparison import compare_command
+    from tintype.progress import make_watcher
+
+    watcher = make_watcher(to_stderr=True)
+    try:
+        comparison = compare_command(
+            runs, names=names.split(",") if names is not None else None, split=split, latency=latency, device=device,
+            html=html, progress=watcher.on_work,
+        )  # fmt: skip
+    finally:
+        watcher.close()
+    if as_json:
+        print(json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for line in comparison.lines():
+        console.print(line, soft_wrap=not hasattr(line, "columns"))
+    if html is not None:
+        console.print(f"page  {html}", markup=False, soft_wrap=True)

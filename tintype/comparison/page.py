@@ -1,0 +1,318 @@
+"""The page of a comparison: sections for each group of runs that may be ranked, from their plain files and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tintype.comparison import terminal
+from tintype.comparison.pictures import crops, only_one_right, samples
+from tintype.report import comparison_figures, comparison_print, figures, print_figures, words
+from tintype.report.comparison_figures import Point, Scale
+from tintype.report.folder import read_metrics
+from tintype.report.pages import check_replaceable as check_page
+from tintype.report.pages import templates, write_sections
+from tintype.report.section import Chart, Section
+
+if TYPE_CHECKING:
+    from tintype.comparison import Comparison
+    from tintype.comparison.result import Group, Pair
+
+Progress = Callable[[str, int, int], None]
+
+MADE_BY = "tintype compare"
+MOST_STRIPS = 12
+KINDS = {"classify": "Classification", "generate": "Generation", "upscale": "Super-resolution"}
+COSTS = {
+    "parameters": Scale("parameters"),
+    "multiply_adds": Scale("multiply-adds"),
+    "training_seconds": Scale("training time", "~g", " s"),
+    "latency_1_ms": Scale("latency of one image", "~g", " ms"),
+    "latency_64_ms": Scale("latency of a batch of 64", "~g", " ms"),
+}
+HISTORIES = {
+    "classify": {"val_accuracy": "Validation accuracy", "val_loss": "Validation loss"},
+    "upscale": {"val_psnr_y": "PSNR on validation, dB", "val_ssim_y": "SSIM on validation"},
+}
+
+
+def write_comparison(
+    path: Path, title: str, make_sections: Callable[[Progress | None], list[Section]], progress: Progress | None
+) -> Path:
+    """Write the page; what stands in its way is told before the sections are made.
+
+    Raises:
+        UserError: there is something else at `path`, or it cannot be written.
+    """
+    check_replaceable(path)
+    sections = make_sections(progress)
+    return write_sections(path, title, ["Comparison"], sections, made_by=MADE_BY)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise where the page could not be written.
+
+    Raises:
+        UserError: there is something else at `path`, or it cannot be written.
+    """
+    check_page(path, MADE_BY)
+
+
+def comparison_sections(comparison: Comparison, progress: Progress | None = None) -> list[Section]:
+    """Return the sections of a comparison: the result of all groups, then those of each group with two runs or more."""
+    sections = [_result(comparison)]
+    ranked = [group for group in comparison.groups if len(group.rows) > 1]
+    for group in ranked:
+        number = comparison.groups.index(group) + 1
+        suffix, after = (f"-{number}", f" · {group.title}") if len(ranked) > 1 else ("", "")
+        for make in MAKERS[comparison.task]:
+            section = make(comparison, group, suffix, progress)
+            if section is not None:
+                sections.append(
+                    Section(f"{section.id}{suffix}", section.title + after, section.template, section.context)
+                )
+    return [*sections, _remarks(comparison)]
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """Return the tables and conclusions as plain HTML, for notebooks."""
+    groups = [(group, *_cells(comparison.task, group)) for group in comparison.groups]
+    return templates().get_template("comparison_table.html").render(groups=groups, comparison=comparison)
+
+
+# ---- the result -----------------------------------------------------------------------------------------------------
+
+
+def _result(comparison: Comparison) -> Section:
+    groups = []
+    for group in comparison.groups:
+        heads, rows = _cells(comparison.task, group)
+        colours = figures.class_colours(len(group.rows))
+        groups.append(
+            {
+                "group": group,
+                "plate": _plate(comparison.task, group),
+                "heads": heads,
+                "rows": [
+                    (row["name"], colour, cells) for row, colour, cells in zip(group.rows, colours, rows, strict=True)
+                ],
+            }
+        )
+    context = {
+        "groups": groups,
+        "task": KINDS[comparison.task],
+        "remarks": comparison.remarks[:1] if len(groups) > 1 else [],
+    }
+    return Section("result", "Result", "comparison_result.html", context)
+
+
+def _cells(task: str, group: Group) -> tuple[list[str], list[list[tuple[Any, str]]]]:
+    """Return the heads of a group's table, and of each row the values, to sort by, with their text."""
+    columns = terminal.columns(task, group)
+    cells = [[(row.get(key) or 0, column.text(row)) for key, column in columns.items()] for row in group.rows]
+    return [column.head for column in columns.values()], cells
+
+
+def _value(task: str, group: Group) -> tuple[str, str, Callable[[float], str], str]:
+    """Return the figure by which a group is ranked: its key, that of its interval, how it is written, and its title."""
+    if task == "classify":
+        digits = 2 if group.rows[0]["num_images"] >= 5000 else 1
+        split = "Test" if group.runs[0].split == "test" else "Validation"
+        return "accuracy", "accuracy_ci95", lambda v: words.percent(v, digits), f"{split} accuracy"
+    if task == "upscale":
+        return "psnr_y", "", lambda v: f"{v:.2f} dB", "PSNR"
+    measure = group.details["measure"]
+    return measure, "", lambda v: f"{v:.4g}", f"{measure}, lower is nearer"
+
+
+def _plate(task: str, group: Group) -> dict[str, Any] | None:
+    """Return what the dark plate shows: the first run's figure, and all runs on a common scale."""
+    key, interval, text, title = _value(task, group)
+    rows = [row for row in group.rows if row.get(key) is not None][:MOST_STRIPS]
+    if not rows:
+        return None
+    bounds = [row.get(interval) or (row[key], row[key]) for row in rows]
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    top = high if high > low else low + max(abs(low), 1) * 0.01
+    ticks = [float(tick) for tick in MaxNLocator(4, min_n_ticks=3).tick_values(low, top)]
+    first, last = ticks[0], ticks[-1]
+
+    def place(value: float) -> float:
+        return round(100 * min(1.0, max(0.0, (value - first) / (last - first))), 2)
+
+    big, _, unit = text(rows[0][key]).replace(words.THIN, " ").partition(" ")
+    strip = [
+        {
+            "name": row["name"], "text": text(row[key]), "dot": place(row[key]), "left": place(b[0]),
+            "width": round(place(b[1]) - place(b[0]), 2) if interval else 0,
+        }
+        for row, b in zip(rows, bounds, strict=True)
+    ]  # fmt: skip
+    return {
+        "title": title, "big": big, "unit": unit, "name": rows[0]["name"], "interval": rows[0].get(interval),
+        "strip": strip, "left_out": len(group.rows) - len(strip), "has_interval": bool(interval),
+        "ticks": [(place(tick), text) for tick, text in zip(ticks, _labels(ticks, task), strict=True)],
+    }  # fmt: skip
+
+
+def _labels(ticks: Sequence[float], task: str) -> list[str]:
+    """Return the ticks of a scale with as many digits as their steps need."""
+    scale = 100 if task == "classify" else 1
+    step = scale * (ticks[1] - ticks[0])
+    digits = next((d for d in range(4) if abs(step * 10**d - round(step * 10**d)) < 1e-6), 4)
+    return [f"{scale * tick:.{digits}f}" for tick in ticks]
+
+
+# ---- differences ----------------------------------------------------------------------------------------------------
+
+
+def _differences(comparison: Comparison, group: Group, *_: Any) -> Section | None:
+    """Show each run against the first one, and all pairs in a table."""
+    pairs = group.against_best()
+    if not pairs:
+        return None
+    scale, unit, digits = (100, "points", 1) if comparison.task == "classify" else (1, "dB", 2)
+    ends = [end for pair in pairs for end in (pair.ci95 or (pair.estimate, pair.estimate))]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    room = 0.04 * ((high - low) or 1)
+
+    def place(value: float) -> float:
+        return round(100 * (value - low + room) / (high - low + 2 * room), 2)
+
+    forest = [
+        {
+            "pair": pair, "dot": place(pair.estimate), "left": place(pair.ci95[0] if pair.ci95 else pair.estimate),
+            "right": place(pair.ci95[1] if pair.ci95 else pair.estimate), "text": _size(pair, scale, digits),
+        }
+        for pair in pairs
+    ]  # fmt: skip
+    context = {
+        "best": group.best, "forest": forest, "zero": place(0.0), "unit": unit, "pairs": group.pairs,
+        "size": lambda pair: _size(pair, scale, digits), "p_text": p_text, "classify": comparison.task == "classify",
+    }  # fmt: skip
+    return Section("differences", "Differences", "comparison_differences.html", context)
+
+
+def _size(pair: Pair, scale: float, digits: int) -> str:
+    numbers = [pair.estimate, *(pair.ci95 or ())]
+    text = [f"{scale * value:.{digits}f}".replace("-", "−") for value in numbers]
+    return text[0] + (f" ({text[1]} to {text[2]})" if pair.ci95 else "")
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value as it is printed."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+# ---- cost -----------------------------------------------------------------------------------------------------------
+
+
+def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
+    """Show what each run reaches against what it costs, with the Pareto front."""
+    key, interval, _, title = _value(comparison.task, group)
+    colours = figures.class_colours(len(group.rows))
+    form, unit = {"classify": (".1~%", ""), "upscale": (".2f", " dB")}.get(comparison.task, ("~g", ""))
+    value = Scale(title, form, unit, higher_is_better=comparison.task != "generate")
+    charts = []
+    for cost, scale in COSTS.items():
+        points = [
+            Point(row["name"], float(row[cost]), row[key], tuple(row[interval]) if row.get(interval) else None, colour)
+            for row, colour in zip(group.rows, colours, strict=True)
+            if row.get(cost) is not None and row.get(key) is not None
+        ]
+        if len({point.cost for point in points}) > 1:
+            charts.append(
+                Chart(
+                    f"cost-{cost.replace('_', '-')}{suffix}",
+                    comparison_figures.against_cost(points, scale, value),
+                    print_figures.png(comparison_print.against_cost(points, scale, value)),
+                    f"{title} of {len(points)} runs against {scale.title}, with the Pareto front.",
+                )
+            )
+    if not charts:
+        return None
+    context = {"charts": charts, "machine": comparison.machine, "what": title}
+    return Section("cost", "What it costs", "comparison_cost.html", context)
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def _history(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
+    """Show the validation figures of all runs over their training."""
+    histories = {run.name: read_metrics(run.folder.path / "metrics.csv") for run in group.runs}
+    columns, x = HISTORIES.get(comparison.task), "epoch"
+    if columns is None:
+        key = f"val_{group.details['measure']}"
+        columns, x = {key: f"{group.details['measure']} on validation"}, "step"
+    panels = comparison_figures.overlaid(histories, columns, x)
+    if not panels:
+        return None
+    figure = figures.history(panels, x)
+    # Below, where many names have room.
+    figure.update_layout(legend={"x": 0, "xanchor": "left", "y": -0.16, "yanchor": "top"})
+    chart = Chart(
+        f"histories{suffix}",
+        figure,
+        print_figures.png(print_figures.history(panels, x)),
+        f"{' and '.join(panel.title for panel in panels)} of {len(histories)} runs over their training.",
+    )
+    return Section("training", "Training", "comparison_history.html", {"chart": chart})
+
+
+def _confusion(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
+    """Show the confusion matrices of the first two runs as their difference."""
+    one, other = group.runs[:2]
+    first, second = ((run.evaluation.get("confusion") or {}).get(comparison.split) for run in (one, other))
+    names = group.details["class_names"]
+    if not (first and second and len(first) == len(second) == len(names)):
+        return None
+    chart = Chart(
+        f"confusion-difference{suffix}",
+        comparison_figures.confusion_difference(first, second, names),
+        print_figures.png(comparison_print.confusion_difference(first, second, names)),
+        f"Confusion matrix of {one.name} less that of {other.name}, {len(names)} classes.",
+    )
+    context = {"chart": chart, "one": one.name, "other": other.name, "split": comparison.split, "many": len(names) > 20}
+    return Section("confusion", "What is taken for what", "comparison_confusion.html", context)
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def _only_one(comparison: Comparison, group: Group, suffix: str, progress: Progress | None) -> Section | None:
+    found = only_one_right(group, progress)
+    return Section("only-one", "Right in one run only", "comparison_only.html", found) if found["counts"] else None
+
+
+def _samples(comparison: Comparison, group: Group, suffix: str, progress: Progress | None) -> Section | None:
+    return Section("samples", "From the same noise", "comparison_samples.html", samples(group, progress))
+
+
+def _crops(comparison: Comparison, group: Group, suffix: str, progress: Progress | None) -> Section | None:
+    found = crops(group, progress)
+    return Section("crops", "Pictures side by side", "comparison_crops.html", found) if found["pictures"] else None
+
+
+def _remarks(comparison: Comparison) -> Section:
+    """Gather how the figures came about, and what is to be known of them."""
+    context = {
+        "remarks": [*comparison.remarks, *(remark for group in comparison.groups for remark in group.remarks)],
+        "task": comparison.task,
+        "machine": comparison.machine,
+        "many": max(len(group.rows) for group in comparison.groups) > 2 and comparison.split == "test",
+        "protocols": {k: v for group in comparison.groups for k, v in (group.details.get("protocols") or {}).items()},
+        "runs": [(run.name, str(run.folder.path)) for group in comparison.groups for run in group.runs],
+    }
+    return Section("how", "How this was compared", "comparison_how.html", context)
+
+
+Maker = Callable[["Comparison", "Group", str, "Progress | None"], "Section | None"]
+MAKERS: Mapping[str, Sequence[Maker]] = {
+    "classify": (_differences, _cost, _history, _confusion, _only_one),
+    "generate": (_samples, _cost, _history),
+    "upscale": (_differences, _crops, _cost, _history),
+}

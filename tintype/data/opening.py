@@ -1,0 +1,282 @@
+"""Open a data set by name, a folder of photos or a CSV file, and get its three splits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import psutil
+import torch
+
+from tintype import plugins
+from tintype.data.audit import Duplicates, kept_together, leaked_rows, quick_audit
+from tintype.data.cache import Progress, cached_pixels, format_bytes
+from tintype.data.decode import Resize, as_resize, fit
+from tintype.data.source import DataSpec, DataSplits, Images, ImageSource, MappedSource, ResidentSource
+from tintype.data.split import SPLITS, describe_splits, three_splits
+from tintype.errors import UserError, unknown_name
+
+RESIDENT_SHARE = 0.5  # of the free memory; the rest is for the network and the copies of the batches
+STATISTICS_SAMPLE = 30_000_000  # values looked at for mean and standard deviation
+BY_PATH = ("folder", "csv-file")
+
+
+def open_data(
+    data: str,
+    *,
+    data_root: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    resize: str | Resize = "crop",
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> DataSplits:
+    """Return training, validation and test images of a data set.
+
+    Args:
+        data: a name (`tintype list data`), a folder ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*, or a .csv file.
+        data_root: a folder that holds the data set's files already, or where the paths of a CSV begin.
+        image_size: side, or (height, width); by default the images' own, or chosen and noted.
+        channels: 1 or 3; by default as the images are.
+        resize: "crop", "squash" or "pad", or a Resize, which says also how much of the centre and which filter.
+        val_fraction: below 1 a fraction of what may be cut, from 1 on a number of images.
+        test_fraction: the same, where the data brings no test split.
+        split_seed: another seed gives another membership.
+        memory_limit: bytes of pixels that may be held in memory; by default half of what is free.
+        progress: called as progress(what, done, total) while something takes long.
+
+    Raises:
+        UserError: the data cannot be found or read, or cannot be divided.
+    """
+    resize = as_resize(resize)
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
+    module, name = locate(data)
+    images = module.load(
+        data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress
+    )  # fmt: skip
+    images = _fitted(images, name, image_size, channels, resize, progress)
+    _check_classes(images, name)
+    wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
+    duplicates = quick_audit(images)
+    groups = kept_together(duplicates, images.names, images.groups)
+    rows = three_splits(images.targets, images.names, images.split, groups, **wishes)
+    leaked = leaked_rows(duplicates, rows)
+    notes = [
+        *images.notes,
+        *_skipped_note(images),
+        *describe_splits(images.split, **wishes),
+        *_split_notes(images, rows),
+        *_duplicate_notes(duplicates, images, rows, leaked),
+    ]
+    mean, std, note = _statistics(images.pixels, rows["train"])
+    _, height, width, num_channels = images.pixels.shape
+    fingerprint = _fingerprint(images, rows)
+    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint)
+    resident, reason = _choose_resident(images.pixels.nbytes, memory_limit)
+    notes += [*note, reason]
+    sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
+    return DataSplits(spec, sources["train"], sources["val"], sources["test"], tuple(notes), images.skipped, leaked)
+
+
+def locate(data: str) -> tuple[ModuleType, str]:
+    """Return the file in this folder that loads `data`, and the data set's name."""
+    path = Path(data).expanduser()
+    known = [name for name in plugins.names("data", "classify") if name not in BY_PATH]
+    if data in known:
+        return plugins.find("data", data), data
+    if path.is_dir():
+        return plugins.find("data", "folder"), path.resolve().name or str(path)
+    if path.is_file():
+        if path.suffix.lower() not in (".csv", ".tsv"):
+            raise UserError(
+                f"'{data}' is a file, but not a .csv. Expected a data set's name, a folder of images or a CSV file."
+            )
+        return plugins.find("data", "csv-file"), path.stem
+    if os.sep in data or data.startswith((".", "~")) or data.lower().endswith((".csv", ".tsv")):
+        raise UserError(f"there is no folder or file '{data}' (looked from {Path.cwd()}).")
+    raise unknown_name("data set", data, known, hint="A folder of images or a .csv file does as well.")
+
+
+def _fitted(
+    images: Images,
+    name: str,
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+    resize: Resize,
+    progress: Progress | None,
+) -> Images:
+    """Return images of the wished size and channels, for sets that come as arrays; kept in the cache as photos are."""
+    num_images, height, width, num_channels = images.pixels.shape
+    if image_size is not None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    shape = (height, width, channels or num_channels)
+    if images.pixels.shape[1:] == shape and (images.on_disk or resize.crop_fraction == 1):
+        return images
+    pixels = images.pixels
+    content = _content(images)
+    key = hashlib.blake2b(f"{content} {shape} {resize}".encode(), digest_size=16).hexdigest()
+    cached = cached_pixels(
+        key,
+        num_images,
+        shape,
+        lambda i: fit(pixels[i], height=shape[0], width=shape[1], channels=shape[2], resize=resize),
+        source=name,
+        progress=progress,
+    )
+    return replace(
+        images, pixels=cached.pixels, fingerprint=cached.fingerprint, on_disk=True, notes=(*images.notes, *cached.notes)
+    )  # fmt: skip
+
+
+def _check_classes(images: Images, name: str) -> None:
+    """Refuse a class that no model can learn, or that could not be measured."""
+    counts = np.bincount(images.targets, minlength=len(images.class_names))
+    single = [images.class_names[c] for c in np.flatnonzero(counts == 1)]
+    if single and images.split is None:
+        raise UserError(
+            f"class '{single[0]}' of {name} has one image only{_more(single)}; each split needs one. "
+            "Add images, or remove the class."
+        )
+    if images.split is not None:
+        learnable = np.bincount(images.targets[np.isin(images.split, ("train", ""))], minlength=len(counts))
+        unseen = [images.class_names[c] for c in np.flatnonzero((learnable == 0) & (counts > 0))]
+        if unseen:
+            raise UserError(
+                f"class '{unseen[0]}' of {name} has no training image{_more(unseen)}. Add some, or remove the class."
+            )
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more classes)" if len(names) > 1 else ""
+
+
+def _skipped_note(images: Images) -> list[str]:
+    if not images.skipped:
+        return []
+    name, reason = images.skipped[0]
+    more = f" and {len(images.skipped) - 1:,} more" if len(images.skipped) > 1 else ""
+    return [f"skipped: {len(images.skipped):,} files that cannot be used: {name} ({reason}){more}"]
+
+
+def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
+    """Return how many images went where, and which classes are missing in a split."""
+    num_images, height, width, channels = images.pixels.shape
+    counts = ", ".join(
+        f"{len(rows[split]):,} {word}" for split, word in zip(SPLITS, ("training", "validation", "test"), strict=True)
+    )
+    notes = [f"{num_images:,} images of {height}x{width}x{channels}, {len(images.class_names)} classes: {counts}"]
+    for split, word in (("val", "validation"), ("test", "test")):
+        present = np.bincount(images.targets[rows[split]], minlength=len(images.class_names)) > 0
+        absent = [images.class_names[c] for c in np.flatnonzero(~present)]
+        if absent:
+            notes.append(f"{word} holds no image of {len(absent)} classes with too few: {', '.join(absent[:5])}")
+    return notes
+
+
+def _duplicate_notes(
+    duplicates: Duplicates, images: Images, rows: dict[str, np.ndarray], leaked: dict[str, np.ndarray]
+) -> list[str]:
+    """Return what is to be known of images that show the same picture: kept together, leaked, labelled otherwise."""
+    notes = [f"duplicates: {duplicates.note}"] if duplicates.note else []
+    free = np.ones(len(images.names), bool) if images.split is None else ~np.isin(images.split, ("val", "test"))
+    if images.split is None or not set(np.unique(images.split)) >= {"train", "val", "test"}:
+        together = [found for found in (group[free[group]] for group in duplicates.groups) if len(found) > 1]
+        if together:
+            copies = "near-duplicates" if (duplicates.group != duplicates.copy_of).any() else "copies"
+            notes.append(f"{sum(map(len, together)):,} {copies} in {len(together):,} groups stay on one side")
+    for split, word, before in (("val", "validation", "training"), ("test", "test", "training or validation")):
+        if split in leaked:
+            count, total = len(leaked[split]), len(rows[split])
+            notes.append(f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images")
+    contrary = [group for group in duplicates.groups if len(set(images.targets[group].tolist())) > 1]
+    if contrary:
+        names = " and ".join(images.names[i] for i in contrary[0][:2])
+        notes.append(
+            f"{len(contrary):,} pictures are there with different labels, such as {names}; see `tintype audit`"
+        )
+    return notes
+
+
+def _statistics(pixels: np.ndarray, train: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
+    """Return mean and standard deviation of each channel of the training images, scaled to 0..1, in exact integers.
+
+    Of a large set every k-th image counts. A channel without variation gets the deviation of one step (1/255).
+    """
+    per_image = int(np.prod(pixels.shape[1:]))
+    most = max(STATISTICS_SAMPLE // per_image, 1000)
+    rows = train if len(train) <= most else train[np.linspace(0, len(train) - 1, most).astype(np.int64)]
+    total = np.zeros(pixels.shape[2:], np.int64)
+    total_squares = np.zeros(pixels.shape[2:], np.int64)
+    step = max(1, 1_000_000 // per_image)
+    for start in range(0, len(rows), step):
+        values = pixels[rows[start : start + step]].astype(np.uint16)
+        total += values.sum(axis=(0, 1), dtype=np.int64)
+        total_squares += (values * values).sum(axis=(0, 1), dtype=np.int64)
+    count = len(rows) * per_image // pixels.shape[3]
+    mean = total.sum(axis=0) / count
+    std = np.sqrt(np.maximum(total_squares.sum(axis=0) / count - mean**2, 1))
+    note = (
+        []
+        if len(rows) == len(train)
+        else [f"mean and deviation: measured on {len(rows):,} of {len(train):,} training images"]
+    )
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist()), note
+
+
+def _content(images: Images) -> str:
+    """Return a hash of the pixels."""
+    if images.fingerprint:
+        return images.fingerprint
+    return hashlib.blake2b(np.ascontiguousarray(images.pixels).data, digest_size=16).hexdigest()
+
+
+def _fingerprint(images: Images, rows: dict[str, np.ndarray]) -> str:
+    """Return a hash of pixels, labels, class names and the membership of the splits."""
+    digest = hashlib.blake2b(f"{images.pixels.shape} {_content(images)}".encode(), digest_size=16)
+    digest.update(repr(images.class_names).encode("utf-8", "backslashreplace"))
+    digest.update(images.targets.astype("<i8").tobytes())
+    for split in SPLITS:
+        digest.update(split.encode() + rows[split].astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _choose_resident(num_bytes: int, memory_limit: int | None) -> tuple[bool, str]:
+    """Return whether the pixels are held in memory, and why."""
+    if memory_limit is not None:
+        limit, free = memory_limit, f"a limit of {format_bytes(memory_limit)}"
+    else:
+        available = _free_memory()
+        limit, free = int(available * RESIDENT_SHARE), f"{format_bytes(available)} free"
+    if num_bytes <= limit:
+        return True, f"resident, {format_bytes(num_bytes)} of {free}"
+    share = "" if memory_limit is not None else "half of "
+    return False, f"mapped from disk, {format_bytes(num_bytes)} is more than {share}{free}"
+
+
+def _free_memory() -> int:
+    """Return the free memory in bytes: the system's, or what a container's limit leaves (cgroup v2)."""
+    available = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no limit ("max"), or another system
+        return available
+    return max(0, min(available, limit - used))
+
+
+def _source(spec: DataSpec, images: Images, rows: np.ndarray, resident: bool) -> ImageSource:
+    targets = torch.from_numpy(images.targets[rows])
+    names = [images.names[i] for i in rows.tolist()]
+    if resident:
+        return ResidentSource(spec, torch.from_numpy(images.pixels[rows]), targets, names)
+    return MappedSource(spec, images.pixels, targets, names, rows)

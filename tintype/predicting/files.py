@@ -1,0 +1,53 @@
+"""Which files are to be predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO
+
+from tintype.data.decode import image_files
+from tintype.errors import UserError
+
+
+def list_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the image files among `paths`, folders searched.
+
+    Raises:
+        UserError: a path does not exist, or no image was found.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += image_files(path)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"there is no file or folder {path}.")
+    if not found:
+        raise UserError(f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or .png.")
+    return found
+
+
+def names_from(stream: IO[bytes]) -> list[Path]:
+    """Return the names on a stream: one a line, or ended by NUL bytes as `find -print0` gives them.
+
+    Raises:
+        UserError: there is none.
+    """
+    import os
+
+    text = stream.read()
+    names = text.split(b"\0") if b"\0" in text else text.splitlines()
+    paths = [Path(os.fsdecode(name)) for name in names if name.strip()]
+    if not paths:
+        raise UserError(
+            "there is no name on standard input. Expected one a line: find photos -name '*.jpg' | tintype ..."
+        )
+    return paths
+
+
+def without(files: Iterable[Path], folders: Sequence[Path | None]) -> list[Path]:
+    """Return the files that lie in none of the folders, which the command itself fills."""
+    filled = [folder.resolve() for folder in folders if folder is not None]
+    return [file for file in files if not any(folder in file.absolute().parents for folder in filled)]

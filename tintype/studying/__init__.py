@@ -1,0 +1,183 @@
+"""Studies: many runs from one declaration, that end in one page which says what is better, by how much, and for what reason.
+
+A study is a folder: study.yaml (what was declared), study.json (how far each run is), an ordinary run folder for each
+run, table.csv and study.html. Whatever is killed can be gone on with by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tintype import api
+from tintype.engine import interruptible
+from tintype.errors import UserError
+from tintype.plugins import study_names
+from tintype.progress import Silent, make_watcher
+from tintype.run import RunFolder
+from tintype.studying.conduct import conduct
+from tintype.studying.declaration import MOST_RUNS, Declaration, PlannedRun
+from tintype.studying.figures import table
+from tintype.studying.folder import StudyFolder
+from tintype.studying.reading import declare
+from tintype.studying.result import Result, result_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Declaration", "PlannedRun", "Study", "declare", "plan", "study", "study_names"]
+
+
+class Study(StudyFolder):
+    """A study with what can be asked of it."""
+
+    def result(self) -> Result | None:
+        """Return what the finished runs say: variants, effects and choice; None where none is finished."""
+        return result_of(self)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row for each run: variant, level of each factor, seed, state and all figures."""
+        header, rows = table(self)
+        return [dict(zip(header, row, strict=True)) for row in rows]
+
+    def runs(self) -> list[api.Run]:
+        """Return the finished runs."""
+        return [api.Run(self.path / p.name) for p in self.planned if self.is_done(p)]
+
+    def report(self, watcher: Silent | None = None) -> Path:
+        """Write table.csv and study.html from the files of the runs, and return the page's path."""
+        from tintype.studying.page import write_page
+
+        RunFolder(self.path).write_table("table.csv", *table(self))
+        return write_page(self, self.result(), watcher or Silent())
+
+    def lines(self) -> list[RenderableType]:
+        """Return what the terminal shows at the end."""
+        from tintype.studying.terminal import lines
+
+        return lines(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tintype study --json` prints: table, effects, choice and failures."""
+        from dataclasses import asdict
+
+        result = self.result()
+        effects = [{**asdict(effect), "shown": effect.shown} for effect in result.effects] if result else []
+        return {
+            "study": str(self.path),
+            "question": self.declaration.question,
+            "measure": result.measure.key if result else None,
+            "runs": self.table(),
+            "effects": effects,
+            "choice": asdict(result.choice) if result and result.choice else None,
+            "remarks": list(result.remarks) if result else [],
+            "failures": self.failures(),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Study({str(self.path)!r}, {len(self.planned) - len(self.waiting())} of {len(self.planned)} runs finished)"
+        )
+
+    def _repr_html_(self) -> str:
+        from tintype.report.pages import templates
+
+        return templates().get_template("study_table.html").render(study=self, result=self.result())
+
+
+def plan(
+    what: str | Path | Mapping[str, Any] | Declaration,
+    *,
+    seeds: Any = None,
+    weights: str | None = None,
+    watcher: Silent | None = None,
+    **changes: Any,
+) -> list[tuple[PlannedRun, dict[str, Any]]]:
+    """Check everything that `study` would do, and stop there (`--dry-run`): data, networks and choices of each variant.
+
+    Returns:
+        Each planned run with what its variant comes to: parameters, multiply-adds, steps, images.
+
+    Raises:
+        UserError: whatever is wrong with the declaration, or with one of its variants.
+    """
+    planned = declare(what).with_(seeds=seeds, weights=weights, **changes).runs()
+    summaries: dict[str, dict[str, Any]] = {}
+    for run in planned:
+        if run.variant not in summaries:
+            try:
+                summaries[run.variant] = api.plan(run.recipe, watcher=watcher or Silent()).summary()
+            except UserError as error:
+                raise UserError(f"{run.variant}: {error}") from None
+    return [(run, summaries[run.variant]) for run in planned]
+
+
+def study(
+    what: str | Path | Mapping[str, Any] | Declaration,
+    *,
+    out: str | Path = "runs",
+    name: str | None = None,
+    seeds: Any = None,
+    weights: str | None = None,
+    workers: int = 1,
+    yes: bool = False,
+    watcher: Silent | None = None,
+    command: str | None = None,
+    **changes: Any,
+) -> Study:
+    """Train every run of a study, or those that are left, and write its page.
+
+    Args:
+        what: a built-in study's name, a YAML file, the folder of a study, or a mapping of the same form.
+        out: folder in which the folder of the study is made.
+        name: name of that folder; by default that of the study. One that is there already is gone on with.
+        seeds: how many, or which; by default as declared.
+        weights: pretrained weights of the runs that start from some: a file, a folder with one for each backbone, or none.
+        workers: processes that train at once.
+        yes: begin also with more than 500 runs.
+        watcher: who is told of progress.
+        command: how to repeat it, for the reports of the runs.
+        changes: fields of every run, as in `epochs=5`.
+
+    Returns:
+        The study; `.result()` holds table, effects and choice, and `.failures()` the runs that failed.
+
+    Raises:
+        UserError: a mistake in the declaration; of a run that fails the study only tells.
+        Interrupted: stopped by a signal; the same call goes on.
+    """
+    watcher = watcher or make_watcher()
+    declaration = declare(what)
+    path = Path(str(what)) if _is_folder(what) else Path(out) / _folder_name(name or declaration.name)
+    declaration = declaration.with_(seeds=seeds, weights=weights, **changes)
+    if declaration.num_runs > MOST_RUNS and not yes:
+        raise UserError(
+            f"{declaration.name} is a grid of {declaration.num_runs:,} runs. If that is what you want, add --yes; "
+            "`tintype tune` finds good settings in far fewer."
+        )
+    if workers < 1:
+        raise UserError(f"workers is {workers}. Expected a number from 1 on.")
+    found = Study.create(path, declaration)
+    with RunFolder(found.path).locked():
+        waiting = found.waiting()
+        watcher.note(
+            f"study: {found.path}, {len(found.planned)} runs, {len(found.planned) - len(waiting)} done already"
+        )
+        found.save()
+        if waiting:
+            conduct(found, waiting, watcher, workers, command or f"tintype study {found.path}")
+        with interruptible(found.path):
+            watcher.note(f"page: {found.report(watcher)}")
+        found.save()
+    return found
+
+
+def _is_folder(what: Any) -> bool:
+    return isinstance(what, str | Path) and str(what) not in study_names() and (Path(what) / "study.yaml").is_file()
+
+
+def _folder_name(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise UserError(f"'{name}' cannot be a study's name. Expected a plain name without slashes.")
+    return name

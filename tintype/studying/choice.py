@@ -1,0 +1,119 @@
+"""Which variant to take: the simplest that validation cannot tell from the best, with the reason and the honest figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tintype.statistics import BlockError, block_error, holm, paired_p
+from tintype.studying.figures import Finished, Measure, VariantResult, image_differences
+
+CLAIM = 0.05  # a variant is told from another where the p-value, corrected for their number, is below
+FEWEST_DF = 2  # degrees of freedom from which on the spread between seeds is asked as well; of one it is hardly known
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The variant to take: the best by validation, or the simplest that cannot be told from it. The test figure is honest."""
+
+    variant: str
+    best: str
+    reason: str
+    honest: str
+
+
+def choose(variants: Sequence[VariantResult], measure: Measure, split: str) -> Choice | None:
+    """Recommend the simplest variant that validation cannot tell from the best; simpler is fewer parameters, then less time."""
+    complete = [v for v in variants if v.values["val"]]
+    most = max((len(v.values["val"]) for v in complete), default=0)
+    complete = [v for v in complete if len(v.values["val"]) == most]  # of a variant with fewer seeds less is known
+    if len(complete) < 2:
+        return None
+    sign = 1 if measure.higher_is_better else -1
+    best = max(complete, key=lambda v: sign * (v.mean("val") or 0.0))
+    cost: Callable[[VariantResult], tuple[int, int, float]] = lambda v: (v.parameters, v.multiply_adds, 0.0)  # noqa: E731
+    simpler = [v for v in complete if cost(v) < cost(best)]
+    between = _between_seeds(complete, measure)
+    known = [(v, _p_on_validation(best, v, between)) for v in simpler]
+    told = holm([p for _, p in known if p is not None])
+    corrected = iter(told)
+    alike = [v for v, p in known if p is not None and next(corrected) >= CLAIM]
+    chosen = min(alike, key=cost) if alike else best
+    unknown = any(p is None for _, p in known)
+    return Choice(
+        chosen.title, best.title, _reason(chosen, best, simpler, measure, unknown), _honest(chosen, measure, split)
+    )
+
+
+def _p_on_validation(best: VariantResult, other: VariantResult, between: BlockError | None) -> float | None:
+    """Return the p-value of equal figures on validation; None where nothing is known of the spread.
+
+    Chance has two sources, the images and the seeds; the difference must stand out against each of them that is known:
+    the images by each image's mean over seeds, the seeds by the spread that all variants share.
+    """
+    by_image = image_differences(_same_seeds(best, other), "val")
+    p_values = [None if by_image is None else paired_p(by_image)]
+    if between is not None:
+        p_values.append(between.p((best.mean("val") or 0.0) - (other.mean("val") or 0.0)))
+    known = [p for p in p_values if p is not None]
+    return max(known) if known else None
+
+
+def _between_seeds(variants: Sequence[VariantResult], measure: Measure) -> BlockError | None:
+    """Return how far a difference of two variants' means may lie off because of the seeds; None of too few of them."""
+    by_seed: list[dict[int, float]] = []
+    for variant in variants:
+        figures = {each.planned.seed: each.figure("val", measure.key) for each in variant.finished}
+        by_seed.append({seed: value for seed, value in figures.items() if value is not None})
+    shared = set.intersection(*(set(figures) for figures in by_seed))
+    error = block_error([[figures[seed] for figures in by_seed] for seed in sorted(shared)])
+    return error if error is not None and error.df >= FEWEST_DF else None
+
+
+def _same_seeds(a: VariantResult, b: VariantResult) -> list[tuple[Finished, Finished]]:
+    of_b = {each.planned.seed: each for each in b.finished}
+    return [(each, of_b[each.planned.seed]) for each in a.finished if each.planned.seed in of_b]
+
+
+def _reason(
+    chosen: VariantResult, best: VariantResult, simpler: Sequence[VariantResult], measure: Measure, unknown: bool
+) -> str:
+    on_val = f"{measure.said(best.mean('val'))} on validation"
+    seeds = len(best.values["val"])
+    over = f", the mean of {seeds} seeds" if seeds > 1 else ", one seed"
+    if chosen is not best:
+        return (
+            f"{best.title} is the best on validation ({on_val.removesuffix(' on validation')}{over}), but {chosen.title} "
+            f"({measure.said(chosen.mean('val'))}) cannot be told from it there, and is the simplest such: "
+            f"{chosen.parameters:,} parameters instead of {best.parameters:,}."
+        )
+    if not simpler:
+        return f"It is the best on validation ({measure.said(best.mean('val'))}{over}), and none is simpler."
+    if unknown:
+        return (
+            f"It is the best on validation ({measure.said(best.mean('val'))}{over}). How much of its lead is luck cannot be "
+            "told from so few runs; three seeds or more would tell."
+        )
+    count = {1: "the simpler one falls", 2: "both simpler ones fall"}
+    behind = count.get(len(simpler), f"all {len(simpler)} simpler ones fall")
+    return (
+        f"It is the best on validation ({measure.said(best.mean('val'))}{over}), and {behind} behind it beyond chance."
+    )
+
+
+def _honest(chosen: VariantResult, measure: Measure, split: str) -> str:
+    if split != "test" or not chosen.values["test"]:
+        return "The test split was not looked at."
+    deviation, seeds = chosen.deviation("test"), len(chosen.values["test"])
+    between = f", standard deviation {measure.number(deviation)} over {seeds} seeds" if deviation is not None else ""
+    interval = chosen.finished[0].evaluation["splits"]["test"].get(f"{measure.key}_ci95")
+    one = (
+        f"95 % interval of {'its first run' if seeds > 1 else 'the run'} {measure.interval(interval)}"
+        if interval
+        else ""
+    )
+    more = f" ({one})" if one else ""
+    return (
+        f"On test, which had no part in the choice: {measure.said(chosen.mean('test'))}{between}{more}. "
+        "The validation figure that it was chosen by is the best of several, and so too good by its nature."
+    )

@@ -1,0 +1,187 @@
+"""The page of a study: the choice, the table over seeds, the effects, the comparison of its runs, how each run went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tintype.comparison import compare
+from tintype.errors import UserError
+from tintype.progress import Silent
+from tintype.report.pages import check_replaceable, render_page
+from tintype.report.section import Section
+from tintype.run import written_whole
+from tintype.studying.effects import Effect
+from tintype.studying.figures import Measure, VariantResult
+from tintype.studying.folder import StudyFolder
+from tintype.studying.result import Result
+
+MADE_BY = "tintype study"
+MOST_COMPARED = 12  # runs whose pictures, pairs and histories are shown
+MOST_STRIPS = 16
+
+
+def write_page(study: StudyFolder, result: Result | None, watcher: Silent) -> Path:
+    """Write study.html from the files of the runs, and return its path.
+
+    Raises:
+        UserError: something else is in its place, or it cannot be written.
+    """
+    page = study.path / "study.html"
+    check_replaceable(page, MADE_BY)
+    sections = [_result(study, result)]
+    if result is not None:
+        sections += [section for section in (_effects(result),) if section]
+        sections += _comparison(study, result, watcher)
+    sections.append(_runs(study))
+    declaration = study.declaration
+    facts = [f"{len(study.planned)} runs", *(f"{len(levels)} × {name}" for name, levels in declaration.factors.items())]
+    facts.append("one seed" if len(declaration.seeds) == 1 else f"{len(declaration.seeds)} seeds")
+    files = [name for name in ("study.yaml", "study.json", "table.csv") if (study.path / name).is_file()]
+    text = render_page(
+        "study.html", sections, title=study.path.resolve().name, standfirst=["Study", *facts], made_by=MADE_BY, files=files,
+        question=declaration.question,
+    )  # fmt: skip
+    with written_whole(page) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return page
+
+
+def _result(study: StudyFolder, result: Result | None) -> Section:
+    if result is None:
+        context: dict[str, Any] = {"result": None, "failures": study.failures()}
+        return Section("result", "Result", "study_result.html", context)
+    split, measure = result.split, result.measure
+    sign = -1 if measure.higher_is_better else 1
+    ordered = sorted(result.variants, key=lambda v: sign * (v.mean("val") or 0.0))
+    context = {
+        "result": result,
+        "measure": measure,
+        "split": split,
+        "factors": list(study.declaration.factors) if len(study.declaration.factors) > 1 else [],
+        "rows": [_row(variant, result) for variant in ordered],
+        "strip": _strip(ordered[:MOST_STRIPS], split, measure),
+        "left_out": max(0, len(ordered) - MOST_STRIPS),
+        "chosen": next((v for v in ordered if result.choice and v.title == result.choice.variant), ordered[0]),
+        "looks": max(each.evaluation["test_looks"]["data"] for v in ordered for each in v.finished),
+    }
+    return Section("result", "Result", "study_result.html", context)
+
+
+def _row(variant: VariantResult, result: Result) -> dict[str, Any]:
+    cells = {split: spread(variant, split, result.measure) for split in ("val", "test", "train")}
+    of_several = len(variant.verdicts) > 1
+    verdicts = [
+        f"{word} ({n} of {len(variant.finished)})" if of_several else word for word, n in variant.verdicts.items()
+    ]
+    first = variant.finished[0]
+    return {
+        "variant": variant, "cells": cells, "verdict": ", ".join(verdicts),
+        "why": first.evaluation["verdict"]["text"], "page": f"{first.planned.name}/report.html",
+        "chosen": bool(result.choice) and variant.title == result.choice.variant,  # pyright: ignore[reportOptionalMemberAccess]
+    }  # fmt: skip
+
+
+def spread(variant: VariantResult, split: str, measure: Measure) -> str:
+    """Return the mean of a variant with its deviation between seeds: "93.2 % ± 0.2"."""
+    deviation = variant.deviation(split)
+    digits = _digits(variant) if measure.unit == "points" else None
+    text = measure.said(variant.mean(split), digits)
+    return text if deviation is None else f"{text} ± {measure.number(deviation, digits)}"
+
+
+def _digits(variant: VariantResult) -> int:
+    """Return how many digits a share deserves: two from 5,000 images on."""
+    splits = variant.finished[0].evaluation["splits"]
+    return 2 if (splits.get("test") or splits["val"]).get("num_images", 0) >= 5000 else 1
+
+
+def _strip(variants: Sequence[VariantResult], split: str, measure: Measure) -> dict[str, Any]:
+    """Place each seed's figure of each variant on a common scale, in percent of its width."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = [value for variant in variants for value in variant.values[split]]
+    low, high = min(values), max(values)
+    pad = max(high - low, abs(low) * 0.01, 1e-9) * 0.05
+    ticks = [float(tick) for tick in MaxNLocator(4, min_n_ticks=3).tick_values(low - pad, high + pad)]
+
+    def place(value: float) -> float:
+        return round(100 * (value - ticks[0]) / (ticks[-1] - ticks[0]), 2)
+
+    rows = [
+        {
+            "title": variant.title, "dots": [place(value) for value in variant.values[split]],
+            "mean": place(variant.mean(split) or 0.0), "text": measure.said(variant.mean(split)),
+        }
+        for variant in variants
+    ]  # fmt: skip
+    return {"rows": rows, "ticks": [(place(tick), measure.tick(tick, ticks[-1] - ticks[0])) for tick in ticks]}
+
+
+def _effects(result: Result) -> Section | None:
+    if not result.effects:
+        return None
+    ends = [end for effect in result.effects for end in (effect.ci95 or (effect.estimate, effect.estimate))]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    room = 0.04 * ((high - low) or 1)
+
+    def place(value: float) -> float:
+        return round(100 * (value - low + room) / (high - low + 2 * room), 2)
+
+    def row(effect: Effect) -> dict[str, Any]:
+        start, end = effect.ci95 or (effect.estimate, effect.estimate)
+        within = f" ({result.measure.interval(effect.ci95)})" if effect.ci95 else ""
+        text = result.measure.signed(effect.estimate) + within
+        return {
+            "effect": effect,
+            "dot": place(effect.estimate),
+            "left": place(start),
+            "right": place(end),
+            "text": text,
+        }
+
+    by_factor: dict[str, list[dict[str, Any]]] = {}
+    for effect in result.effects:
+        by_factor.setdefault(effect.factor, []).append(row(effect))
+    context = {
+        "factors": by_factor, "zero": place(0.0), "measure": result.measure, "split": result.split,
+        "num": len(result.effects), "images": any(effect.basis == "images" for effect in result.effects),
+    }  # fmt: skip
+    return Section("effects", "What each change brings", "study_effects.html", context)
+
+
+def _comparison(study: StudyFolder, result: Result, watcher: Silent) -> list[Section]:
+    """Return the comparison of the variants by their runs of the first seed: only these are paired image by image."""
+    sign = -1 if result.measure.higher_is_better else 1
+    ordered = sorted(result.variants, key=lambda v: sign * (v.mean("val") or 0.0))[:MOST_COMPARED]
+    if len(ordered) < 2:
+        return []
+    runs, names = [v.finished[0].run for v in ordered], [v.title for v in ordered]
+    try:
+        comparison = compare(runs, names=names, split=result.split, latency=False, progress=watcher.on_work)
+        sections = comparison.sections(watcher.on_work)
+    except UserError as error:
+        watcher.note(f"the runs could not be compared: {error}")
+        return []
+    finally:
+        watcher.close()
+    seed = ordered[0].finished[0].planned.seed
+    titles = {"result": f"Runs of seed {seed} compared", "training": "Training", "how": "How this was compared"}
+    left_out = len(result.variants) - len(ordered)
+    if left_out:
+        titles["result"] += f", the {MOST_COMPARED} best by validation"
+    return [replace(s, id=f"compared-{s.id}", title=titles.get(s.id, s.title)) for s in sections]
+
+
+def _runs(study: StudyFolder) -> Section:
+    rows = []
+    for planned in study.planned:
+        record: Mapping[str, Any] = study.record.get(planned.name, {})
+        rows.append({
+            "planned": planned, "state": "finished" if study.is_done(planned) else record.get("state", "waiting"),
+            "message": record.get("message", ""), "seconds": record.get("seconds") or None,
+            "page": f"{planned.name}/report.html" if (study.path / planned.name / "report.html").is_file() else "",
+        })  # fmt: skip
+    return Section("runs", "All runs", "study_runs.html", {"rows": rows, "failures": study.failures()})

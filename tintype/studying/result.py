@@ -1,0 +1,73 @@
+"""What a study found: a table with means over seeds, the effect of each factor, the recommended choice with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from tintype.errors import UserError
+from tintype.studying.choice import Choice, choose
+from tintype.studying.effects import Effect, effects_of
+from tintype.studying.figures import Finished, Measure, VariantResult, measure_of, read_finished, variants_of
+from tintype.studying.folder import StudyFolder
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that a study found."""
+
+    measure: Measure
+    split: str
+    variants: Sequence[VariantResult]
+    effects: Sequence[Effect]
+    choice: Choice | None
+    remarks: Sequence[str] = field(default_factory=list)
+
+
+def result_of(study: StudyFolder) -> Result | None:
+    """Return what the finished runs say, or None where none is finished or they are of different tasks."""
+    finished = read_finished(study)
+    if not finished or len({each.evaluation["task"] for each in finished}) > 1:
+        return None
+    measure = measure_of(finished[0].evaluation)
+    split = "test" if all("test" in each.evaluation["splits"] for each in finished) else "val"
+    variants = variants_of(finished, measure)
+    choice = choose(variants, measure, split) if len(variants) > 1 else None
+    return Result(
+        measure, split, variants, effects_of(study, finished, measure, split), choice, _remarks(study, finished)
+    )
+
+
+def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
+    remarks = []
+    missing = len(study.planned) - len(finished)
+    if missing:
+        failed = len(study.failures())
+        remarks.append(
+            f"{missing} of {len(study.planned)} runs are not finished" + (f", {failed} failed." if failed else ".")
+        )
+    if len(study.declaration.seeds) == 1:
+        remarks.append("One seed each: what another seed would give is not known (three would tell).")
+    if len(_image_sets(finished)) > 1:
+        remarks.append("Not all runs were measured on the same images; part of their differences comes from that.")
+    left = study.left_over()
+    if left:
+        remarks.append(
+            f"{len(left)} runs in the folder are no part of the study as it stands now: {', '.join(left[:3])}."
+        )
+    return remarks
+
+
+def _image_sets(finished: Sequence[Finished]) -> set[tuple[Any, ...]]:
+    """Return the different sets of test images: by the fingerprint of the data and which image is in which split."""
+
+    @cache
+    def members(path: Any) -> int:
+        try:
+            return hash(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path} is missing ({error.strerror}).") from None
+
+    return {(each.run.read("data.json")["fingerprint"], members(each.run.path / "splits.csv")) for each in finished}

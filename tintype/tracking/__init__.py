@@ -1,0 +1,168 @@
+"""Trackers: other tools are told of a run while it trains; `--track tensorboard,mlflow`.
+
+A tracker is one file here. What goes wrong in one stops neither the run nor the others: it is told once, and left alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tintype.errors import UserError
+from tintype.plugins import canonical, find
+from tintype.progress import Silent
+from tintype.recipe import Recipe
+from tintype.run import RunFolder, write_json
+from tintype.tracking.tracker import Told, Tracker
+
+__all__ = ["Told", "Tracker", "check_trackers", "tracked"]
+
+SECONDS = 2.0  # that rows are gathered before they are handed on
+FILES = ("recipe.yaml", "evaluation.json", "report.html")
+MOST_PICTURES = 24
+RECORD = "tracking.json"  # in the run folder: what each tracker calls the run, and which step it was told last
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise where a tracker is unknown or not installed, before anything is written.
+
+    Raises:
+        UserError: the message says what to install.
+    """
+    for name in names:
+        module = find("tracking", name)
+        if importlib.util.find_spec(module.NEEDS) is None:
+            extra = canonical("tracking", name)
+            raise UserError(
+                f"--track {name} needs {module.NEEDS}, which is missing. Type: pip install 'tintype[{extra}]'"
+            )
+
+
+@contextmanager
+def tracked(run: RunFolder, recipe: Recipe, watcher: Silent) -> Iterator[Silent]:
+    """Yield a watcher that tells `watcher` and the trackers of the recipe; at the end they get figures, pictures and files.
+
+    Raises:
+        UserError: a tracker cannot be reached at the start.
+    """
+    if not recipe.track:
+        yield watcher
+        return
+    told = _Trackers(run, recipe, watcher)
+    try:
+        yield told
+    except BaseException as error:
+        told.end("failed" if isinstance(error, UserError) else "stopped")
+        raise
+    told.end("finished")
+
+
+class _Trackers(Silent):
+    """Tells a watcher and trackers of a run."""
+
+    def __init__(self, run: RunFolder, recipe: Recipe, watcher: Silent) -> None:
+        self.run, self.watcher = run, watcher
+        self.record = _read_record(run)
+        self.trackers: dict[str, Tracker] = {}
+        self.waiting: list[dict[str, Any]] = []
+        self._handed_on = time.monotonic()
+        settings = recipe.model_dump(mode="json")
+        for name in recipe.track:
+            before = self.record.get(name, {}).get("id")
+            try:
+                tracker = find("tracking", name).start(Told(run.name, run.path, run.root, settings, before))
+            except Exception as error:  # whatever a library raises when it is not well
+                raise UserError(
+                    f"--track {name} cannot begin ({type(error).__name__}: {' '.join(str(error).split())[:200]}). "
+                    "Mend it, or leave it out: the run folder holds everything in any case."
+                ) from error
+            self.trackers[name] = tracker
+            self.record[name] = {"step": 0, **self.record.get(name, {}), "id": tracker.id}
+            watcher.note(f"tracked: {tracker.where}")
+        write_json(run.path / RECORD, self.record)
+
+    def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
+        self.watcher.on_step(step, total_steps, loss, images_per_second)
+
+    def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
+        self.watcher.on_evaluation(step, epoch, figures)
+        snapshot = self.run.path / "samples" / f"step-{step:07d}.png"
+        if snapshot.exists():
+            self._hand_on()
+            self._each(lambda tracker: tracker.picture("samples", snapshot, step))
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        self.watcher.on_row(row)
+        self.waiting.append(row)
+        if time.monotonic() - self._handed_on > SECONDS:
+            self._hand_on()
+
+    def on_work(self, what: str, done: int, total: int) -> None:
+        self.watcher.on_work(what, done, total)
+
+    def note(self, line: str) -> None:
+        self.watcher.note(line)
+
+    def close(self) -> None:
+        self.watcher.close()
+
+    def end(self, state: str) -> None:
+        """Hand on what is left, and of a finished run its figures, pictures and files."""
+        self._hand_on()
+        if state == "finished":
+            step = int(self.run.status.get("step", 0))
+            figures = _final_figures(self.run)
+            self._each(lambda tracker: tracker.figures(figures, step))
+            pictures = sorted((self.run.path / "figures").glob("*.png"))[:MOST_PICTURES]
+            for path in pictures:
+                self._each(lambda tracker, path=path: tracker.picture(f"figures/{path.stem}", path, step))
+            for path in (self.run.path / name for name in FILES):
+                if path.exists():
+                    self._each(lambda tracker, path=path: tracker.file(path))
+        self._each(lambda tracker: tracker.finish(state))
+
+    def _hand_on(self) -> None:
+        """Give the trackers the rows that they have not had; of a resumed run some steps are computed a second time."""
+        rows, self.waiting = self.waiting, []
+        self._handed_on = time.monotonic()
+        if not rows:
+            return
+        for name in list(self.trackers):
+            new = [row for row in rows if int(row["step"]) > self.record[name]["step"]]
+            if new:
+                self._try(name, lambda tracker, new=new: tracker.rows(new))
+                self.record[name]["step"] = int(new[-1]["step"])
+        write_json(self.run.path / RECORD, self.record)
+
+    def _each(self, tell: Callable[[Tracker], None]) -> None:
+        for name in list(self.trackers):
+            self._try(name, tell)
+
+    def _try(self, name: str, tell: Callable[[Tracker], None]) -> None:
+        try:
+            tell(self.trackers[name])
+        except Exception as error:  # a tool that is down must not cost a run
+            del self.trackers[name]
+            reason = " ".join(str(error).split())[:200]
+            self.watcher.note(f"warning: {name} is told no more of this run ({type(error).__name__}: {reason})")
+
+
+def _final_figures(run: RunFolder) -> dict[str, float]:
+    splits = run.read("evaluation.json")["splits"]
+    return {
+        f"{split}_{name}": float(value)
+        for split, figures in splits.items()
+        for name, value in figures.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _read_record(run: RunFolder) -> dict[str, Any]:
+    try:
+        return json.loads((run.path / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,56 @@
+"""TensorBoard: curves, pictures and the recipe, in the run folder itself; `tensorboard --logdir runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from tintype.tracking.tracker import Told, Tracker, numbers
+
+NEEDS = "tensorboard"
+
+
+def start(told: Told) -> Tracker:
+    """Write into the folder `tensorboard` of the run."""
+    return TensorBoard(told)
+
+
+class TensorBoard(Tracker):
+    """Writes event files. A run that is gone on with adds a file, and TensorBoard joins them."""
+
+    def __init__(self, told: Told) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        folder = told.folder / "tensorboard"
+        self.writer = SummaryWriter(str(folder))
+        self.id, self.where = "tensorboard", f"tensorboard --logdir {told.root}"
+        if told.id is None:
+            recipe = yaml.safe_dump(dict(told.recipe), sort_keys=False, allow_unicode=True)
+            self.writer.add_text("recipe", "".join(f"    {line}\n" for line in recipe.splitlines()), 0)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            for name, value in numbers(row).items():
+                self.writer.add_scalar(name, value, int(row["step"]))
+        self.writer.flush()
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        with Image.open(path) as image:
+            self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def figures(self, figures: Mapping[str, float], step: int) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(f"final/{name}", value, step)
+
+    def file(self, path: Path) -> None:
+        # Event files hold no files; the page lies beside them, and its place is told.
+        self.writer.add_text(f"files/{path.name}", f"`{path}`", 0)
+
+    def finish(self, state: str) -> None:
+        self.writer.add_text("state", state, 0)
+        self.writer.close()

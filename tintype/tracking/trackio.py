@@ -1,0 +1,49 @@
+"""Trackio: project "tintype", or the one that TRACKIO_PROJECT names; local, `trackio show` opens it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tintype.tracking.tracker import Told, Tracker, numbers
+
+NEEDS = "trackio"
+
+
+def start(told: Told) -> Tracker:
+    """Begin a run, or go on with the one of before."""
+    return Trackio(told)
+
+
+class Trackio(Tracker):
+    """Hands on to a run of the library. Runs are known by their names there, so that a name holds the run's folder."""
+
+    def __init__(self, told: Told) -> None:
+        trackio = importlib.import_module(NEEDS)
+        self._trackio: Any = trackio
+        project = os.environ.get("TRACKIO_PROJECT", "tintype")
+        self.id = told.id or "-".join(told.folder.resolve().parts[-2:])
+        self._run = trackio.init(
+            project=project, name=self.id, config=told.settings(), resume="allow" if told.id else "never", embed=False,
+            auto_log_gpu=False, auto_log_cpu=False,
+        )  # fmt: skip
+        self.where = f"trackio show --project {project}"
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._run.log(numbers(row), step=int(row["step"]))
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        self._run.log({name: self._trackio.Image(str(path))}, step=step)
+
+    def figures(self, figures: Mapping[str, float], step: int) -> None:
+        self._run.log({f"final/{name}": value for name, value in figures.items()}, step=step)
+
+    def file(self, path: Path) -> None:
+        self._trackio.log_artifact(str(path), type="run file")
+
+    def finish(self, state: str) -> None:
+        self._run.finish()

@@ -1,0 +1,47 @@
+"""Weights & Biases: project "tintype", or the one that WANDB_PROJECT names; WANDB_MODE=offline needs no account."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tintype.tracking.tracker import Told, Tracker, numbers
+
+NEEDS = "wandb"
+
+
+def start(told: Told) -> Tracker:
+    """Begin a run, or go on with the one of before."""
+    return WeightsAndBiases(told)
+
+
+class WeightsAndBiases(Tracker):
+    """Hands on to a run of the library, which sends in the background."""
+
+    def __init__(self, told: Told) -> None:
+        wandb = importlib.import_module(NEEDS)
+        self._wandb: Any = wandb
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "tintype"), name=told.name, dir=str(told.folder),
+            config=dict(told.recipe), id=told.id, resume="allow" if told.id else None,
+        )  # fmt: skip
+        self.id, self.where = str(self._run.id), str(getattr(self._run, "url", None) or self._run.dir)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._run.log(numbers(row), step=int(row["step"]))
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        self._run.log({name: self._wandb.Image(str(path))}, step=step)
+
+    def figures(self, figures: Mapping[str, float], step: int) -> None:
+        self._run.summary.update(dict(figures))
+
+    def file(self, path: Path) -> None:
+        self._run.save(str(path), base_path=str(path.parent), policy="now")
+
+    def finish(self, state: str) -> None:
+        self._run.finish(exit_code=0 if state == "finished" else 1)
