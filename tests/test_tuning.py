@@ -36,16 +36,24 @@ def small(**more: Any) -> Recipe:
     return build({**fields, **more}, where="")
 
 
+def short_report(run: api.Run) -> Path:
+    """Write a line in place of a run's page, which takes longer than the run."""
+    (run.path / "report.html").write_text("a report")
+    return run.path / "report.html"
+
+
 @pytest.fixture
 def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the page of each trial, which takes longer than the trial."""
-    monkeypatch.setattr(api.Run, "report", lambda run: run.path / "report.html")
+    """Leave the pages of runs short; that of the tuning is whole."""
+    monkeypatch.setattr(api.Run, "report", short_report)
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
     """A finished tuning of four trials. Tests must not change it."""
-    return tune(small(), trials=4, seeds=1, out=tmp_path_factory.mktemp("runs"), name="tuned", watcher=Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api.Run, "report", short_report)
+        return tune(small(), trials=4, seeds=1, out=tmp_path_factory.mktemp("runs"), name="tuned", watcher=Silent())
 
 
 # ---- the whole --------------------------------------------------------------------------------------------------------

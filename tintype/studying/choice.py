@@ -35,14 +35,13 @@ def choose(variants: Sequence[VariantResult], measure: Measure, split: str) -> C
     simpler = [v for v in complete if cost(v) < cost(best)]
     between = _between_seeds(complete, measure)
     known = [(v, _p_on_validation(best, v, between)) for v in simpler]
-    told = holm([p for _, p in known if p is not None])
-    corrected = iter(told)
+    corrected = iter(holm([p for _, p in known if p is not None]))
     alike = [v for v, p in known if p is not None and next(corrected) >= CLAIM]
     chosen = min(alike, key=cost) if alike else best
-    unknown = any(p is None for _, p in known)
-    return Choice(
-        chosen.title, best.title, _reason(chosen, best, simpler, measure, unknown), _honest(chosen, measure, split)
-    )
+    second = max((v for v in complete if v is not best), key=lambda v: sign * (v.mean("val") or 0.0))
+    lead = _p_on_validation(best, second, between)
+    reason = _simpler(chosen, best, measure) if chosen is not best else _best(best, simpler, second, lead, measure)
+    return Choice(chosen.title, best.title, reason, _honest(chosen, measure, split))
 
 
 def _p_on_validation(best: VariantResult, other: VariantResult, between: BlockError | None) -> float | None:
@@ -75,30 +74,31 @@ def _same_seeds(a: VariantResult, b: VariantResult) -> list[tuple[Finished, Fini
     return [(each, of_b[each.planned.seed]) for each in a.finished if each.planned.seed in of_b]
 
 
-def _reason(
-    chosen: VariantResult, best: VariantResult, simpler: Sequence[VariantResult], measure: Measure, unknown: bool
-) -> str:
-    on_val = f"{measure.said(best.mean('val'))} on validation"
-    seeds = len(best.values["val"])
-    over = f", the mean of {seeds} seeds" if seeds > 1 else ", one seed"
-    if chosen is not best:
-        return (
-            f"{best.title} is the best on validation ({on_val.removesuffix(' on validation')}{over}), but {chosen.title} "
-            f"({measure.said(chosen.mean('val'))}) cannot be told from it there, and is the simplest such: "
-            f"{chosen.parameters:,} parameters instead of {best.parameters:,}."
-        )
-    if not simpler:
-        return f"It is the best on validation ({measure.said(best.mean('val'))}{over}), and none is simpler."
-    if unknown:
-        return (
-            f"It is the best on validation ({measure.said(best.mean('val'))}{over}). How much of its lead is luck cannot be "
-            "told from so few runs; three seeds or more would tell."
-        )
-    count = {1: "the simpler one falls", 2: "both simpler ones fall"}
-    behind = count.get(len(simpler), f"all {len(simpler)} simpler ones fall")
+def _simpler(chosen: VariantResult, best: VariantResult, measure: Measure) -> str:
     return (
-        f"It is the best on validation ({measure.said(best.mean('val'))}{over}), and {behind} behind it beyond chance."
+        f"{best.title} is the best on validation ({_mean(best, measure)}), but {chosen.title} "
+        f"({measure.said(chosen.mean('val'))}) cannot be told from it there, and is the simplest such: "
+        f"{chosen.parameters:,} parameters instead of {best.parameters:,}."
     )
+
+
+def _best(
+    best: VariantResult, simpler: Sequence[VariantResult], second: VariantResult, lead: float | None, measure: Measure
+) -> str:
+    said = f"It is the best on validation ({_mean(best, measure)})"
+    if lead is None:
+        return f"{said}. How much of its lead on {second.title} is luck cannot be told from so few runs; three seeds would."
+    rest = {0: "none is simpler", 1: "the simpler one falls behind it beyond chance"}
+    rest[2] = "both simpler ones fall behind it beyond chance"
+    said += f", and {rest.get(len(simpler), f'all {len(simpler)} simpler ones fall behind it beyond chance')}."
+    if second not in simpler and lead >= CLAIM:
+        said += f" Its lead on {second.title}, which is not simpler, may be luck."
+    return said
+
+
+def _mean(variant: VariantResult, measure: Measure) -> str:
+    seeds = len(variant.values["val"])
+    return f"{measure.said(variant.mean('val'))}, {f'the mean of {seeds} seeds' if seeds > 1 else 'one seed'}"
 
 
 def _honest(chosen: VariantResult, measure: Measure, split: str) -> str:

@@ -148,6 +148,7 @@ def _effects(result: Result) -> Section | None:
     context = {
         "factors": by_factor, "zero": place(0.0), "measure": result.measure, "split": result.split,
         "num": len(result.effects), "images": any(effect.basis == "images" for effect in result.effects),
+        "known": any(effect.ci95 for effect in result.effects),
     }  # fmt: skip
     return Section("effects", "What each change brings", "study_effects.html", context)
 
