@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -518,3 +519,14 @@ def test_a_run_can_leave_the_test_split_alone(tiny, train_in, tmp_path):
     looked = tintype.load(str(run.path)).evaluate()
     assert looked["split"] == "test"
     assert run.read("evaluation.json")["test_looks"] == {"run": 1, "data": 1}
+
+
+def test_it_is_told_when_runs_have_other_test_images(finished, tmp_path):
+    def remarks(of: Study) -> str:
+        return " ".join(of.result().remarks)  # pyright: ignore[reportOptionalMemberAccess]
+
+    assert "same images" not in remarks(finished)
+    other = Study(Path(shutil.copytree(finished.path, tmp_path / "other")), finished.declaration)
+    splits = other.path / other.planned[0].name / "splits.csv"
+    splits.write_text(splits.read_text().replace(",test", ",val", 1))
+    assert "Not all runs were measured on the same images" in remarks(other)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
 
 from tintype.errors import UserError
 from tintype.studying.choice import Choice, choose
@@ -60,14 +59,16 @@ def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
     return remarks
 
 
-def _image_sets(finished: Sequence[Finished]) -> set[tuple[Any, ...]]:
-    """Return the different sets of test images: by the fingerprint of the data and which image is in which split."""
+def _image_sets(finished: Sequence[Finished]) -> set[tuple[str, bytes]]:
+    """Return the different sets of images: where they come from, and which is in which split.
 
-    @cache
-    def members(path: Any) -> int:
+    Fingerprints would tell apart the same photos that two backbones see at different sizes.
+    """
+    found = set()
+    for each in finished:
+        path = each.run.path / "splits.csv"
         try:
-            return hash(path.read_bytes())
+            found.add((each.planned.recipe.data, hashlib.blake2b(path.read_bytes()).digest()))
         except OSError as error:
             raise UserError(f"{path} is missing ({error.strerror}).") from None
-
-    return {(each.run.read("data.json")["fingerprint"], members(each.run.path / "splits.csv")) for each in finished}
+    return found
