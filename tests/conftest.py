@@ -20,10 +20,12 @@ os.environ["TINTYPE_WEIGHTS_MIRROR"] = "http://127.0.0.1:9"  # no test downloads
 import pytest
 from PIL import Image
 
-from tintype import api
+from tintype import api, cli
 from tintype.progress import Silent
-from tintype.recipe import Recipe, build
+from tintype.recipe import Recipe, build, resolve
 from tintype.run import RunFolder
+
+Answer = tuple[int, str, str]  # exit code, output, errors
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +73,68 @@ def copied_run(finished_run: api.Run, tmp_path: Path) -> api.Run:
     import shutil
 
     return api.Run(shutil.copytree(finished_run.path, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="session")
+def kinds(
+    tmp_path_factory: pytest.TempPathFactory,
+    finished_run: api.Run,
+    tiny: Callable[..., Recipe],
+    train_in: Callable[..., RunFolder],
+) -> dict[str, api.Run]:
+    """Runs by name: a classifier without heat maps ("digits") and one with them ("cnn"), a generator, one that enlarges."""
+    folder = tmp_path_factory.mktemp("kinds")
+    gan = {"task": "generate", "model": "dcgan", "model_options": {"width": 8, "latent": 8, "conditional": True}}
+    x2 = resolve("photos-x2")[0].with_(steps=4, batch_size=4, evaluate_every=1, device="cpu", precision="fp32")
+    made = {
+        "cnn": tiny(model="cnn", model_options={"widths": [8], "hidden": [16]}, epochs=6),
+        "gan": tiny(**gan, steps=10, batch_size=50, optimizer="adam", lr=0.001, evaluate_every=1),
+        "sharp": x2.with_(**{"model.width": 8}),
+    }
+    return {
+        "digits": finished_run,
+        **{name: api.Run(train_in(folder / name, recipe).path) for name, recipe in made.items()},
+    }
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Return a function that runs `tintype ARGUMENTS` and gives exit code, output and errors."""
+
+    def run(*arguments: object) -> Answer:
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def tt(say: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Answer]:
+    """Return what `say` does, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return say
+
+
+@pytest.fixture(scope="session")
+def short_report() -> Callable[[api.Run], Path]:
+    """Return a function that writes a line in place of a run's page, which takes longer than the run."""
+
+    def write(run: api.Run) -> Path:
+        (run.path / "report.html").write_text("a report", encoding="utf-8")
+        return run.path / "report.html"
+
+    return write
+
+
+@pytest.fixture
+def short_reports(monkeypatch: pytest.MonkeyPatch, short_report: Callable[[api.Run], Path]) -> None:
+    """Leave the pages of runs short; those of studies and tunings are whole."""
+    monkeypatch.setattr(api.Run, "report", short_report)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +18,6 @@ from PIL import Image
 import tintype
 from tintype import cli, plugins
 from tintype.recipe import Recipe, read_recipe, recipe_names
-
-Answer = tuple[int, str, str]
-
-
-@pytest.fixture
-def tt(capsys, monkeypatch, tmp_path) -> Callable[..., Answer]:
-    """Return a function that runs `tintype ARGUMENTS` in an empty folder and gives exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Answer:
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        return code, *capsys.readouterr()
-
-    return run
-
 
 TINY = shlex.split(
     "train digits-ann --set model.hidden=[16] --epochs 2 --batch-size 100 --lr 0.01 --precision fp32 --device cpu"

@@ -22,7 +22,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 import tintype as tt
-from tintype import api, cli
+from tintype import api
 from tintype.comparison import compare
 from tintype.comparison.classify import resampled
 from tintype.comparison.pictures import only_one_right
@@ -75,20 +75,6 @@ def sharpeners(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Rec
     }  # fmt: skip
     out = root.parent / "runs"
     return [train_in(out / f"steps-{n}", tiny(**fields, steps=n)).path for n in (1, 60)]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def table_of(run: Path, split: str = "test") -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from tintype import api, cli, losses, plugins, sampling
+from tintype import api, losses, plugins, sampling
 from tintype.data import open_data
 from tintype.data.source import DataSpec
 from tintype.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
@@ -481,22 +481,6 @@ def test_a_classifier_run_tells_which_classes_are_made(tiny_gan, finished_run, t
 
 
 # ---- the command line -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tt(capsys, monkeypatch, tmp_path) -> Any:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_files_and_sheets_are_written_and_nothing_is_overwritten(tt, gan_run, tmp_path):

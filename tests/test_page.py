@@ -22,8 +22,6 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_digits
 
-from tintype import api
-from tintype.recipe import resolve
 from tintype.serving import server
 from tintype.serving.app import make_app
 from tintype.serving.served import load
@@ -52,23 +50,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, finished_run: api.Run, tiny, train_in) -> dict[str, api.Run]:
-    folder = tmp_path_factory.mktemp("shown")
-    gan = {"task": "generate", "model": "dcgan", "model_options": {"width": 8, "latent": 8, "conditional": True}}
-    x2 = resolve("photos-x2")[0].with_(steps=4, batch_size=4, evaluate_every=1, device="cpu", precision="fp32")
-    made = {
-        "cnn": tiny(model="cnn", model_options={"widths": [8], "hidden": [16]}, epochs=6),
-        "gan": tiny(**gan, steps=10, batch_size=50, optimizer="adam", lr=0.001, evaluate_every=1),
-        "sharp": x2.with_(**{"model.width": 8}),
-    }
-    trained = {name: api.Run(train_in(folder / name, recipe).path) for name, recipe in made.items()}
-    return {**trained, "digits": finished_run}
-
-
-@pytest.fixture(scope="module")
-def serving(runs) -> Iterator[Callable[..., str]]:
+def serving(kinds) -> Iterator[Callable[..., str]]:
     """Return a function that starts a service with settings and returns its address."""
-    models = [load(name, run.path, "cpu") for name, run in runs.items()]
+    models = [load(name, run.path, "cpu") for name, run in sorted(kinds.items())]
     started: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(**settings: Any) -> str:
@@ -180,10 +164,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_photo_is_classified_and_shown_with_its_heat_map(visit, runs, seven):
+def test_a_photo_is_classified_and_shown_with_its_heat_map(visit, kinds, seven):
     page = visit("cnn")
     page.choose(seven)
-    expected = runs["cnn"].predict(seven)
+    expected = kinds["cnn"].predict(seven)
     assert page.until(".top", text=expected.top1).text == expected.top1
     rows = [tuple(row.text.split("\n")) for row in page.all(".bars li")]
     assert rows == [(name, f"{100 * share:.1f} %") for name, share in expected.top5]
@@ -213,7 +197,7 @@ def test_a_file_that_is_too_large_is_told_without_sending_it(visit, tmp_path):
     page.until(".classify .error", text="at most 2 MB")
 
 
-def test_a_photo_can_be_dropped_and_pasted(visit, runs, seven):
+def test_a_photo_can_be_dropped_and_pasted(visit, kinds, seven):
     page = visit("cnn")
     send = """
       const bytes = Uint8Array.from(arguments[1]), data = new DataTransfer();
@@ -225,13 +209,13 @@ def test_a_photo_can_be_dropped_and_pasted(visit, runs, seven):
     for how in ("drop", "paste"):
         page = visit("cnn")
         page.script(send, how, list(seven.read_bytes()))
-        page.until(".top", text=runs["cnn"].predict(seven).top1)
+        page.until(".top", text=kinds["cnn"].predict(seven).top1)
 
 
-def test_a_network_without_maps_offers_none(visit, runs, seven):
+def test_a_network_without_maps_offers_none(visit, kinds, seven):
     page = visit("digits")
     page.choose(seven)
-    page.until(".top", text=runs["digits"].predict(seven).top1)
+    page.until(".top", text=kinds["digits"].predict(seven).top1)
     assert not page.one(".look").is_displayed()
 
 
@@ -243,7 +227,7 @@ def test_the_report_is_one_click_away_and_draws_its_figures(visit, finished_run)
     assert page.script("return self.origin") == "null", "it is shut in a sandbox"
 
 
-def test_images_are_made_and_the_grid_grows(visit, runs):
+def test_images_are_made_and_the_grid_grows(visit, kinds):
     page = visit("gan")
     page.until(".grid img", count=16)
     seed = page.one("input[name=seed]")
@@ -262,14 +246,14 @@ def test_images_are_made_and_the_grid_grows(visit, runs):
       context.drawImage(image, 0, 0);
       return [...context.getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 === 0);
     """
-    expected = runs["gan"].generate(32, seed=5)[:, :, :, 0]
+    expected = kinds["gan"].generate(32, seed=5)[:, :, :, 0]
     for i in (0, 15, 16, 31):
         assert page.script(read, i) == expected[i].reshape(-1).tolist(), "image i of the seed, whatever was asked first"
     assert page.all(".grid img")[17].get_attribute("alt") == "image 17, made as 7"
     assert page.complaints() == []
 
 
-def test_a_photo_is_enlarged_with_a_slider_and_a_download(visit, runs, tmp_path):
+def test_a_photo_is_enlarged_with_a_slider_and_a_download(visit, kinds, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     page = visit("sharp")
@@ -289,7 +273,7 @@ def test_a_photo_is_enlarged_with_a_slider_and_a_download(visit, runs, tmp_path)
     saved = page.browser.downloads / "photo-x2.png"  # pyright: ignore[reportAttributeAccessIssue]
     WebDriverWait(page.browser, 20).until(lambda _: saved.exists())
     with Image.open(io.BytesIO(saved.read_bytes())) as image:
-        assert np.array_equal(np.asarray(image), runs["sharp"].upscale(pixels))
+        assert np.array_equal(np.asarray(image), kinds["sharp"].upscale(pixels))
     assert page.complaints() == []
 
 
@@ -355,7 +339,7 @@ def test_light_and_dark_are_kept(visit):
     page.script("localStorage.clear()")
 
 
-def test_a_token_is_asked_for_once(browser, serving, runs, seven):
+def test_a_token_is_asked_for_once(browser, serving, kinds, seven):
     page = Page(browser, serving(token=TOKEN))
     page.until("dialog[open] input").send_keys("wrong", Keys.ENTER)
     page.until("dialog .error", text="not the token")
@@ -363,5 +347,5 @@ def test_a_token_is_asked_for_once(browser, serving, runs, seven):
     page.one("dialog input").send_keys(TOKEN, Keys.ENTER)
     page.until("h1", text="cnn")
     page.choose(seven)
-    page.until(".top", text=runs["cnn"].predict(seven).top1)
+    page.until(".top", text=kinds["cnn"].predict(seven).top1)
     assert page.script("return document.cookie") == "", "no script reads it"

@@ -260,22 +260,6 @@ def test_memory_is_bounded_and_order_kept_whatever_decodes_first(many, monkeypat
     assert most[0] <= 8 * (3 + 1) + 4 * 2, "decoded pictures that wait"
 
 
-@pytest.fixture
-def tt(capsys, monkeypatch, tmp_path) -> Any:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        return code, *capsys.readouterr()
-
-    return run
-
-
 def test_names_on_standard_input(tt, finished_run, digit_files, monkeypatch):
     names = [str(p) for p in sorted((digit_files / "4").iterdir())]
     for end in ("\n", "\0"):

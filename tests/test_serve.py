@@ -42,7 +42,6 @@ from tintype import api, cli
 from tintype.analysis.heatmaps import grad_cam, overlaid
 from tintype.errors import UserError
 from tintype.predicting.classifier import Classifier
-from tintype.recipe import resolve
 from tintype.serving import server, wire
 from tintype.serving.app import make_app
 from tintype.serving.batching import Abandoned, Compute
@@ -128,23 +127,8 @@ def digits() -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, finished_run: api.Run, tiny, train_in) -> dict[str, api.Run]:
-    """A run of each kind: a network without maps ("digits") and one with them, a generator, one that enlarges."""
-    folder = tmp_path_factory.mktemp("served")
-    gan = {"task": "generate", "model": "dcgan", "model_options": {"width": 8, "latent": 8, "conditional": True}}
-    x2 = resolve("photos-x2")[0].with_(steps=4, batch_size=4, evaluate_every=1, device="cpu", precision="fp32")
-    made = {
-        "cnn": tiny(model="cnn", model_options={"widths": [8], "hidden": [16]}, epochs=4),
-        "gan": tiny(**gan, steps=10, batch_size=50, optimizer="adam", lr=0.001, evaluate_every=1),
-        "sharp": x2.with_(**{"model.width": 8}),
-    }
-    trained = {name: api.Run(train_in(folder / name, recipe).path) for name, recipe in made.items()}
-    return {"digits": finished_run, **trained}
-
-
-@pytest.fixture(scope="module")
-def models(runs: dict[str, api.Run]) -> list[Any]:
-    return [load(name, run.path, "cpu") for name, run in runs.items()]
+def models(kinds: dict[str, api.Run]) -> list[Any]:
+    return [load(name, run.path, "cpu") for name, run in kinds.items()]
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +220,8 @@ def test_a_heat_map_is_that_of_the_analysis(base, models, digits):
     assert "heatmap" not in without.json["predictions"][0], "a network without maps has none to show"
 
 
-def test_generated_images_are_those_of_python(base, runs):
-    expected = runs["gan"].generate(20, seed=5)[:, :, :, 0]
+def test_generated_images_are_those_of_python(base, kinds):
+    expected = kinds["gan"].generate(20, seed=5)[:, :, :, 0]
     answer = ask_json(base, "/v1/generate", {"count": 6, "start": 14, "seed": 5}).json
     assert [made["index"] for made in answer["images"]] == list(range(14, 20))
     assert [made["class"] for made in answer["images"]] == ["4", "5", "6", "7", "8", "9"]
@@ -247,26 +231,26 @@ def test_generated_images_are_those_of_python(base, runs):
     assert sheet.headers["content-type"] == "image/png"
     assert np.array_equal(decoded(sheet.body)[:, :8], expected[0])
     sevens = ask_json(base, "/v1/generate", {"count": 1, "seed": 1, "class": "7", "truncation": 0.5}).json
-    alike = runs["gan"].generate(1, seed=1, class_name="7", truncation=0.5)[0, :, :, 0]
+    alike = kinds["gan"].generate(1, seed=1, class_name="7", truncation=0.5)[0, :, :, 0]
     assert np.array_equal(decoded(base64.b64decode(sevens["images"][0]["png"])), alike)
 
 
-def test_an_enlarged_photo_is_that_of_python(base, runs):
+def test_an_enlarged_photo_is_that_of_python(base, kinds):
     pixels = np.random.default_rng(0).integers(0, 256, (150, 20, 4), np.uint8)  # two tiles, with alpha
     answer = ask(base, "/v1/upscale", encoded(pixels), content_type="image/png")
     assert answer.headers["content-type"] == "image/png"
-    assert np.array_equal(decoded(answer.body), runs["sharp"].upscale(pixels))
+    assert np.array_equal(decoded(answer.body), kinds["sharp"].upscale(pixels))
     deep = np.random.default_rng(0).integers(0, 65536, (9, 7), np.uint16)
     body, kind = form(("deep.png", encoded(deep)))
     answer = ask(base, "/v1/upscale", body, content_type=kind)
-    assert np.array_equal(decoded(answer.body), runs["sharp"].upscale(deep)), "16 bits stay 16 bits"
+    assert np.array_equal(decoded(answer.body), kinds["sharp"].upscale(deep)), "16 bits stay 16 bits"
 
 
-def test_models_are_listed_with_what_is_known_of_them(base, runs):
+def test_models_are_listed_with_what_is_known_of_them(base, kinds):
     listed = ask(base, "/v1/models").json
     by_name = {model["name"]: model for model in listed["models"]}
-    assert list(by_name) == list(runs)
-    figures = runs["digits"].metrics["test"]
+    assert list(by_name) == list(kinds)
+    figures = kinds["digits"].metrics["test"]
     assert by_name["digits"]["test"] == {key: figures[key] for key in ("accuracy", "accuracy_ci95", "num_images")}
     assert by_name["digits"]["report"] == "/reports/digits"
     assert by_name["cnn"]["report"] is None, "this run has none"
@@ -275,15 +259,15 @@ def test_models_are_listed_with_what_is_known_of_them(base, runs):
 
 
 @pytest.mark.slow
-def test_an_exported_model_answers_as_its_run_does(runs, digits, tmp_path):
-    exported = runs["cnn"].export(out=tmp_path / "cnn.onnx")
+def test_an_exported_model_answers_as_its_run_does(kinds, digits, tmp_path):
+    exported = kinds["cnn"].export(out=tmp_path / "cnn.onnx")
     del exported
     model = load("onnx", tmp_path / "cnn.onnx")
     model.warm_up()
     with running(make_app([model])) as address:
         for photo in digits[:5]:
             answer = ask(address, "/v1/predict?heatmap=1", photo, content_type="image/png")
-            assert dict(top(answer)) == pytest.approx(dict(runs["cnn"].predict(photo).top(5)), abs=1e-4)
+            assert dict(top(answer)) == pytest.approx(dict(kinds["cnn"].predict(photo).top(5)), abs=1e-4)
 
 
 # ---- what is around the answers ---------------------------------------------------------------------------------------
@@ -782,15 +766,15 @@ def test_who_may_ask_under_which_name():
         assert server._hosts(everyone, ["Me.example"]) == server.LOOPBACK | {"me.example"}
 
 
-def test_it_finishes_what_it_accepted_when_told_to_stop(runs, digits):
+def test_it_finishes_what_it_accepted_when_told_to_stop(kinds, digits):
     """A process of its own: told to stop in the middle of a long job, it answers that, takes no more, and ends well."""
     command = [
         sys.executable,
         "-m",
         "tintype",
         "serve",
-        runs["digits"].path,
-        runs["sharp"].path,
+        kinds["digits"].path,
+        kinds["sharp"].path,
         "--port",
         "0",
         "--host",
@@ -806,7 +790,7 @@ def test_it_finishes_what_it_accepted_when_told_to_stop(runs, digits):
         assert lines[0].startswith("digits: tells 10 classes apart")
         assert "no --token" in lines[2]
         address = lines[-1].split()[2].replace("0.0.0.0", "127.0.0.1")
-        assert top(ask(address, "/v1/predict", digits[0], **PNG)) == runs["digits"].predict(digits[0]).top(5)
+        assert top(ask(address, "/v1/predict", digits[0], **PNG)) == kinds["digits"].predict(digits[0]).top(5)
         photo = encoded(np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8), compress_level=0)
         with ThreadPoolExecutor(1) as client:
             answer = client.submit(ask, address, "/v1/upscale", photo, **PNG, timeout=120)

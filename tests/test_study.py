@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,19 +53,8 @@ def written(folder: Path, text: str, name: str = "grid.yaml") -> Path:
     return folder / name
 
 
-def short_report(run: api.Run) -> Path:
-    """Write a line in place of a run's page, which takes longer than the run."""
-    return written(run.path, "a report", "report.html")
-
-
-@pytest.fixture
-def short_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pages of runs short; those of studies are whole."""
-    monkeypatch.setattr(api.Run, "report", short_report)
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def finished(tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[api.Run], Path]) -> Study:
     """Two widths with two seeds each. Tests must not change it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api.Run, "report", short_report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,8 @@ def small(**more: Any) -> Recipe:
     return build({**fields, **more}, where="")
 
 
-def short_report(run: api.Run) -> Path:
-    """Write a line in place of a run's page, which takes longer than the run."""
-    (run.path / "report.html").write_text("a report")
-    return run.path / "report.html"
-
-
-@pytest.fixture
-def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pages of runs short; that of the tuning is whole."""
-    monkeypatch.setattr(api.Run, "report", short_report)
-
-
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
+def tuned(tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[api.Run], Path]) -> Tuning:
     """A finished tuning of four trials. Tests must not change it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api.Run, "report", short_report)
@@ -131,7 +120,7 @@ class StopsAt(Silent):
             raise Interrupted(2, Path())
 
 
-@pytest.mark.usefixtures("without_reports")
+@pytest.mark.usefixtures("short_reports")
 def test_an_interrupted_trial_goes_on_with_what_it_had(tuned, tmp_path, monkeypatch):
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
     wish = {"trials": 2, "seeds": 0, "out": tmp_path, "name": "tuned"}
@@ -143,7 +132,7 @@ def test_an_interrupted_trial_goes_on_with_what_it_had(tuned, tmp_path, monkeypa
     assert found.winner is None
 
 
-@pytest.mark.usefixtures("without_reports")
+@pytest.mark.usefixtures("short_reports")
 def test_a_trial_that_falls_behind_is_stopped_and_keeps_its_folder(tmp_path):
     wishes = Wishes(small(epochs=4), read_space({"lr": {"low": 1e-6, "high": 1e-5}}), "accuracy", True, False)
     database = open_database(tmp_path, "t", None, higher_is_better=True)
@@ -165,7 +154,7 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_its_folder(tmp_path):
     assert 13 <= len(steps) < 26  # it was stopped at the second of four evaluations
 
 
-@pytest.mark.usefixtures("without_reports")
+@pytest.mark.usefixtures("short_reports")
 def test_two_folders_share_a_database(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     wish = {"storage": url, "seeds": 0, "name": "together", "watcher": Silent()}
@@ -304,7 +293,7 @@ def test_wrong_wishes_are_refused(tmp_path, monkeypatch):
         tune(small(), out=tmp_path, watcher=Silent())
 
 
-@pytest.mark.usefixtures("without_reports")
+@pytest.mark.usefixtures("short_reports")
 def test_when_every_trial_fails_the_reason_is_told(tmp_path):
     recipe = small(search={"lr": [1e30, 1e29]}, lr=1e30)
     with pytest.raises(UserError, match=r"no trial came to its end.*not finite"):
