@@ -232,6 +232,7 @@ def test_runs_are_sorted_and_chosen_by_what_they_reached(runs):
         ({"where": ["test_acuracy>1"]}, "unknown field or figure 'test_acuracy'"),
         ({"where": ["accuracy"]}, "expected FIELD=VALUE"),
         ({"where": [">1"]}, "expected FIELD=VALUE"),
+        ({"where": ["test_accuracy>x"]}, "test_accuracy is a number"),
     ],
 )
 def test_what_cannot_be_sorted_or_chosen_by_is_told(runs, how, message):
@@ -244,3 +245,8 @@ def test_only_runs_are_sorted(runs):
     with pytest.raises(UserError, match="only runs are sorted"):
         listing("models", runs, sort="name")
     assert "fashion-three-depths" in {row["name"] for row in listing("studies", runs)}
+
+
+def test_a_port_that_is_none_is_one_clear_line(runs: Path) -> None:
+    with pytest.raises(UserError, match="--port is 99999"):
+        make_server(runs, port=99_999)

@@ -255,6 +255,7 @@ def test_a_study_is_a_folder_of_ordinary_runs(finished):
         assert row["parameters"] == run.read("model.json")["parameters"]
     with (finished.path / "table.csv").open(encoding="utf-8", newline="") as lines:
         assert [float(row["val_loss"]) for row in csv.DictReader(lines)] == [row["val_loss"] for row in rows]
+    assert finished.frame()["test_accuracy"].tolist() == [row["test_accuracy"] for row in rows]
     assert declare(finished.path).runs() == finished.planned
 
 

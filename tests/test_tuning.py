@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -16,7 +17,7 @@ import tintype
 from tintype import api
 from tintype.engine import Interrupted
 from tintype.errors import UserError
-from tintype.progress import Silent
+from tintype.progress import Live, Silent
 from tintype.recipe import Recipe, build
 from tintype.studying.figures import measure_of
 from tintype.tuning import Tuning, _next_trials, tune
@@ -104,6 +105,15 @@ def test_a_finished_tuning_has_nothing_left_to_do(tuned):
         tune(tuned.path, lr=0.5, watcher=Silent())
     with pytest.raises(UserError, match="was begun with another recipe"):
         tune(small(), batch_size=50, out=tuned.path.parent, name="tuned", watcher=Silent())
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_in_a_notebook_each_trial_draws_its_curves(tmp_path):
+    shown: list[str] = []
+    display = SimpleNamespace(show=lambda html, text: shown.append(f"{html}\n{text}"))
+    tune(small(), trials=1, seeds=0, out=tmp_path, watcher=Live(display, seconds=0))  # pyright: ignore[reportArgumentType]
+    assert any("validation accuracy" in each for each in shown)  # what the picture is said to show
+    assert any("loss: loss" in each for each in shown)
 
 
 # ---- resume, prune, share ---------------------------------------------------------------------------------------------

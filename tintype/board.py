@@ -215,11 +215,13 @@ def make_server(folder: Path, *, host: str = "127.0.0.1", port: int = 8765) -> T
     Raises:
         UserError: there is no such folder, or nothing can be listened on there.
     """
+    if not 0 <= port <= 65_535:
+        raise UserError(f"--port is {port}. Expected 0 to 65535.")
     board = Board(folder)
     hosts = LOOPBACK if host in LOOPBACK else ()
     try:
         server = ThreadingHTTPServer((host, port), partial(_Handler, board, hosts))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(
             f"cannot listen on {host}:{port}: {error}. Choose another --port, or 0 for any that is free."
         ) from None

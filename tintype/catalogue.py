@@ -121,6 +121,10 @@ def _fulfils(facts: Mapping[str, Any], name: str, operator: str, value: Any) -> 
     if own is None:
         return operator == "!="
     numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (own, value))
+    if not numbers and operator in ("<", ">", "<=", ">=") and isinstance(own, int | float):
+        raise UserError(
+            f"--where {name}{operator}{value}: {name} is a number. Expected one to compare it with, as in 0.9."
+        )
     if not numbers:
         own, value = str(own), str(value)
     return OPERATORS[operator](own, value)

@@ -12,7 +12,12 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tintype.errors import UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Points = Sequence[tuple[float, float]]
 
@@ -29,6 +34,19 @@ def in_notebook() -> bool:
     """Return whether this code runs in a Jupyter kernel. IPython is not imported: in a kernel it is there already."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return getattr(get_ipython() if get_ipython else None, "kernel", None) is not None
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """Return a table as a pandas frame.
+
+    Raises:
+        UserError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise UserError("a frame needs pandas. Type: pip install pandas (or use .table()).") from None
+    return pandas.DataFrame(list(rows))
 
 
 class Display:

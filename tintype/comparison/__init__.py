@@ -17,6 +17,7 @@ from tintype.comparison.result import Group, Pair
 from tintype.comparison.runs import TASKS, Compared, open_all
 from tintype.comparison.upscale import compare_upscalers
 from tintype.errors import UserError
+from tintype.notebook import frame_of
 from tintype.run import RunFolder
 
 if TYPE_CHECKING:
@@ -91,11 +92,7 @@ class Comparison:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise UserError("a frame needs pandas. Type: pip install pandas (or use .table()).") from None
-        return pandas.DataFrame(self.table())
+        return frame_of(self.table())
 
     def sections(self, progress: Progress | None = None) -> list[Section]:
         """Return the sections of the page; pictures are computed or read now, and left out where that cannot be."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tintype import api
 from tintype.engine import interruptible
 from tintype.errors import UserError
+from tintype.notebook import frame_of
 from tintype.plugins import study_names
 from tintype.progress import Silent, make_watcher
 from tintype.run import RunFolder
@@ -24,6 +25,7 @@ from tintype.studying.reading import declare
 from tintype.studying.result import Result, result_of
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from rich.console import RenderableType
 
 __all__ = ["Declaration", "PlannedRun", "Study", "declare", "plan", "study", "study_names"]
@@ -40,6 +42,14 @@ class Study(StudyFolder):
         """Return a row for each run: variant, level of each factor, seed, state and all figures."""
         header, rows = table(self)
         return [dict(zip(header, row, strict=True)) for row in rows]
+
+    def frame(self) -> DataFrame:
+        """Return the table as a pandas frame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame_of(self.table())
 
     def runs(self) -> list[api.Run]:
         """Return the finished runs."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tintype import api
 from tintype.engine import Interrupted
 from tintype.errors import UserError
-from tintype.progress import Silent
+from tintype.progress import Live, Silent
 from tintype.studying.folder import clear_unborn
 from tintype.tuning.folder import Tuning
 from tintype.tuning.storage import import_optuna
@@ -40,6 +40,8 @@ class TrialWatcher(Silent):
         self.watcher.on_row(row)
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
+        if isinstance(self.watcher, Live):  # a terminal would get a line for each
+            self.watcher.on_evaluation(step, epoch, figures)
         place = round(epoch / self.every)
         if place in self.seen or self.score not in figures:
             return
