@@ -27,7 +27,7 @@ from tintype.models import build_model, count_parameters
 from tintype.predict import load_task
 from tintype.run import RunFolder
 from tintype.tasks.upscale import Upscale, merged
-from tintype.upscale import Upscaler
+from tintype.upscaling import Upscaler
 
 ROUNDS = 3
 

@@ -13,8 +13,8 @@ from scipy import linalg
 from sklearn.datasets import load_digits
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from tintype import distances
 from tintype.errors import UserError
+from tintype.generation import distances
 
 
 def features(count: int, size: int, seed: int, shift: float = 0.0) -> torch.Tensor:

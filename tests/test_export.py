@@ -194,7 +194,7 @@ def sharp_run(tmp_path_factory) -> api.Run:
 
 
 def test_a_generator_makes_the_same_pictures(gan_run, tmp_path):
-    from tintype import sampling
+    from tintype.generation import sampling
     from tintype.tasks.generate import SAMPLE_SEED
 
     done = export_run(gan_run, out=tmp_path / "gan.onnx")

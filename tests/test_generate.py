@@ -16,18 +16,19 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from tintype import api, losses, plugins, sampling
+from tintype import api, losses, plugins
 from tintype.data import open_data
 from tintype.data.source import DataSpec
-from tintype.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
 from tintype.engine import Order, fold
 from tintype.errors import UserError
+from tintype.generation import sampling
+from tintype.generation.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
+from tintype.generation.objective import Objective
 from tintype.models import build_model, count_parameters
 from tintype.models.gan_parts import MinibatchStd, SelfAttention
 from tintype.progress import Silent
 from tintype.recipe import RECIPES, Recipe, read_recipe, recipe_names
 from tintype.run import RunFolder, load_checkpoint
-from tintype.tasks.generate import Objective
 
 GANS = [name for name in plugins.names("models", task="generate") if not name.startswith("flow")]
 

@@ -32,7 +32,7 @@ from tintype.plugins import names
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build, read_recipe, recipe_names, resolve
 from tintype.tasks.upscale import Upscale
-from tintype.upscale import Upscaler, read_picture, upscale_files
+from tintype.upscaling import Upscaler, read_picture, upscale_files
 
 MODELS = sorted(names("models", "upscale"))
 SMALL: dict[str, dict[str, Any]] = {
@@ -669,7 +669,7 @@ def test_files_keep_what_they_are(run, tmp_path):
 
 
 def test_sixteen_bit_colour_goes_through_a_file(run, tmp_path):
-    from tintype.upscale import Picture, write_picture
+    from tintype.upscaling import Picture, write_picture
 
     pixels = (cat(20, 30).astype(np.uint16) * 257) ^ 5
     write_picture(tmp_path / "deep.png", Picture(pixels, "PNG", b"", profile()))

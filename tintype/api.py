@@ -101,7 +101,7 @@ class Run(RunFolder):
         Raises:
             UserError: the run enlarges nothing, or the image cannot be read.
         """
-        from tintype.upscale import Upscaler
+        from tintype.upscaling import Upscaler
 
         return Upscaler.of(self, tile=tile, device=device)(image)
 

@@ -32,7 +32,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Return the figures of a run's model on a split of its own data, or on `data` (all of it, or one split).
 
-    `features` and `inception_weights` say what a generator's images are measured by, see tintype.distances; of
+    `features` and `inception_weights` say what a generator's images are measured by, see tintype.generation.distances; of
     super-resolution, `features` is the network under LPIPS.
     A look at the run's own test split is counted in evaluation.json.
 

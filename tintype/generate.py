@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tintype import sampling
 from tintype.errors import UserError, unknown_name
+from tintype.generation import sampling
 from tintype.predict import load_task
 from tintype.run import RunFolder, write_picture
 from tintype.tasks.generate import SAMPLE_SEED, Generate

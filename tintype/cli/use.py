@@ -94,7 +94,7 @@ def upscale(
 ) -> None:
     """Enlarge photos with a run of super-resolution."""
     from tintype.progress import make_watcher
-    from tintype.upscale import upscale_files
+    from tintype.upscaling import upscale_files
 
     watcher = make_watcher(to_stderr=as_json)
     done = upscale_files(

@@ -138,7 +138,7 @@ def _from_data(run: Compared, numbers: Sequence[int], progress: Progress | None)
 def samples(group: Group, progress: Progress | None = None) -> dict[str, Any]:
     """Return images of each run from the noise of one seed, those in a column from the same where its shape is the same."""
     from tintype.generate import Sampler
-    from tintype.sampling import grid
+    from tintype.generation.sampling import grid
 
     rows, problems, shapes = [], [], set()
     for number, run in enumerate(group.runs, 1):
@@ -191,7 +191,7 @@ def crops(group: Group, progress: Progress | None = None) -> dict[str, Any]:
 
 
 def _enlarged(run: Compared, shown: Sequence[Shown], kept: dict[str, dict[str, Shown]]) -> list[np.ndarray]:
-    from tintype.upscale import Upscaler
+    from tintype.upscaling import Upscaler
 
     upscaler, found = None, []
     for each in shown:

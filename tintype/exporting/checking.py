@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tintype import quality, sampling, statistics
+from tintype import quality, statistics
 from tintype.data.decode import Resize, fit
 from tintype.errors import UserError
 from tintype.exporting.formats import Answer
 from tintype.exporting.images import CheckImages
+from tintype.generation import sampling
 from tintype.tasks.classify import Classify
 from tintype.tasks.generate import SAMPLE_SEED, Generate
 from tintype.tasks.upscale import Upscale

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tintype import sampling
 from tintype.exporting.resizing import Resizer
+from tintype.generation import sampling
 from tintype.model import resize_of
 from tintype.tasks.classify import Classify, views
 from tintype.tasks.generate import SAMPLE_SEED, Generate

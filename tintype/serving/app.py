@@ -21,8 +21,9 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.responses import FileResponse, Response
 
-from tintype import __version__, sampling
+from tintype import __version__
 from tintype.errors import UserError
+from tintype.generation import sampling
 from tintype.serving.gate import COOKIE, Application, Gate, Receive, Scope, Send
 from tintype.serving.measures import MEDIA_TYPE
 from tintype.serving.problems import KINDS, Problem, of_status

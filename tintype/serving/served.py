@@ -29,7 +29,7 @@ from tintype.serving.batching import Between
 from tintype.tasks.classify import Classify
 from tintype.tasks.generate import Generate
 from tintype.tasks.upscale import Upscale
-from tintype.upscale import Upscaler, read_picture, write_picture
+from tintype.upscaling import Upscaler, read_picture, write_picture
 
 HEAT_AT_ONCE = 16  # pictures with gradients
 TILE = 128  # pixels; between two tiles of a large picture, photos are classified

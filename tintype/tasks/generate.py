@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,21 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tintype import augment as augmentation
-from tintype import distances, losses, sampling
+from tintype import losses
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
-from tintype.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
-from tintype.distances import FeatureNetwork
 from tintype.distributed import autocast
-from tintype.errors import UserError, unknown_name
+from tintype.errors import UserError
+from tintype.generation import distances, sampling
+from tintype.generation.diff_augment import AdaptiveStrength, diff_augment
+from tintype.generation.distances import FEWEST, FeatureNetwork
+from tintype.generation.objective import Objective
+from tintype.generation.trouble import Trouble, memorisation
 from tintype.models import build_model
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
 SAMPLE_SEED = 0  # of every picture and figure; `tintype generate RUN` shows the same images
 AT_ONCE = 100  # images that are made and measured together
-COMPARED = 5_000  # images of each kind in figures that compare all pairs
 SHOWN = 64
-FEWEST = 5  # images to measure against: precision and recall look at the third neighbour
 
 
 def make(
@@ -95,70 +96,6 @@ def restore(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What the networks are trained for: the adversarial loss, how often each has its turn, penalties, augmentation."""
-
-    loss: str = ""
-    discriminator_lr: float = 1.0
-    discriminator_steps: int = 1
-    generator_steps: int = 1
-    r1: float = 0.0
-    r2: float = 0.0
-    gradient_penalty: float = 0.0
-    penalty_every: int = 1
-    diff_augment: tuple[str, ...] = ()
-    ada: float | None = None
-
-    @property
-    def penalised(self) -> bool:
-        return self.r1 > 0 or self.r2 > 0 or self.gradient_penalty > 0
-
-    @property
-    def needs_fakes(self) -> bool:
-        return self.r2 > 0 or self.gradient_penalty > 0
-
-    def checked(self, adversarial: bool) -> Objective:
-        """Return the objective with its loss filled in.
-
-        Raises:
-            UserError: a value that makes no sense.
-        """
-        known = losses.ADVERSARIAL if adversarial else ("flow",)
-        loss = {"": known[0], "wgan-gp": "wasserstein", "non-saturating": "bce"}.get(self.loss, self.loss)
-        if loss not in known:
-            raise unknown_name("loss of this kind of model:", loss, known)
-        for name in ("discriminator_steps", "generator_steps", "penalty_every"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise UserError(f"task.{name} is {value!r}. Expected a whole number from 1 on.")
-        for name in ("discriminator_lr", "r1", "r2", "gradient_penalty"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
-                raise UserError(f"task.{name} is {value!r}. Expected a number from 0 on.")
-        for name in self.diff_augment:
-            if name not in OPERATIONS:
-                raise unknown_name("operation of diff_augment:", str(name), OPERATIONS)
-        if self.ada is not None and not (isinstance(self.ada, float) and 0 < self.ada < 1):
-            raise UserError(f"task.ada is {self.ada!r}. Expected the target between 0 and 1, usually 0.6.")
-        gradient_penalty = 10.0 if self.loss == "wgan-gp" and not self.gradient_penalty else self.gradient_penalty
-        operations = self.diff_augment or (OPERATIONS if self.ada is not None else ())
-        return replace(self, loss=loss, gradient_penalty=float(gradient_penalty), diff_augment=tuple(operations))
-
-    def phases(self) -> list[Phase]:
-        """Return the turns of a GAN: discriminator, its penalty where it is lazy, generator.
-
-        They alternate: the generator is judged by the discriminator that has just learned from the same images. With the
-        turns the other way round both would follow each other's state of the step before, and MNIST collapsed (docs/log.md).
-        """
-        scale = self.discriminator_lr
-        phases = [Phase("discriminator", "discriminator", self.generator_steps, scale)]
-        if self.penalised and self.penalty_every > 1:
-            phases.append(Phase("penalty", "discriminator", self.penalty_every, scale))
-        phases.append(Phase("generator", "generator", self.discriminator_steps))
-        return phases
-
-
 class Generate(Task):
     """Image generation.
 
@@ -198,15 +135,14 @@ class Generate(Task):
         self.spec = replace(spec, mean=(0.5,) * spec.channels, std=(0.5,) * spec.channels)  # -1..1
         self.objective = objective or Objective()
         gan = "discriminator" in networks
-        self.phases = self.objective.phases() if gan else [Phase("flow", "generator")]
+        self.phases = _turns(self.objective) if gan else [Phase("flow", "generator")]
         self.augment = augmentation.Augment(augment, num_classes=spec.num_classes)
         self.strength = AdaptiveStrength(self.objective.ada) if self.objective.ada is not None else None
         self.features, self.inception_weights, self.num_samples = features, inception_weights, num_samples
         self.train: ImageSource | None = None
-        self.warnings: list[str] = []
         self._networks_of_features: dict[str, FeatureNetwork] = {}
         self._seen: dict[Any, Any] = {}
-        self._num_right, self._num_judged, self._step = 0.0, 0, 0
+        self.trouble = Trouble(self.objective.loss)
         self._made: tuple[int, list[Tensor]] = (-1, [])  # images of the discriminator's turn, for the generator's
 
     # ---- what the engine asks -----------------------------------------------------------------------------------------
@@ -218,6 +154,10 @@ class Generate(Task):
     @property
     def watched(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return (self.score_name, "diversity")
+
+    @property
+    def warnings(self) -> list[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.trouble.warnings
 
     @property
     def generator(self) -> Any:
@@ -249,7 +189,7 @@ class Generate(Task):
         return splits
 
     def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        self._step = context.step + 1
+        self.trouble.step = context.step + 1
         real, labels = self._real(batch, context)
         if phase.name == "flow":
             return self._flow_loss(real, labels, context), {}
@@ -261,17 +201,10 @@ class Generate(Task):
         return self._generator_loss(real, labels, context), {}
 
     def state(self) -> dict[str, Any]:
-        return {
-            "num_right": self._num_right,
-            "num_judged": self._num_judged,
-            "step": self._step,
-            "warnings": self.warnings,
-            "strength": self.strength.state() if self.strength else {},
-        }
+        return {**self.trouble.state(), "strength": self.strength.state() if self.strength else {}}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._num_right, self._num_judged, self._step = state["num_right"], state["num_judged"], state["step"]
-        self.warnings = list(state["warnings"])
+        self.trouble.load_state(state)
         if self.strength:
             self.strength.load_state(state["strength"])
 
@@ -316,8 +249,7 @@ class Generate(Task):
         if self.strength:
             self.strength.see(real_logits)
         right = self._share_right(real_logits.detach(), fake_logits.detach())
-        self._num_right += float(right)
-        self._num_judged += 1
+        self.trouble.see(float(right))
         logged = {"discriminator_accuracy": right}
         if self.strength:
             logged["augment_probability"] = torch.tensor(self.strength.probability)
@@ -442,16 +374,16 @@ class Generate(Task):
             figures: dict[str, Any] = {"num_images": count, "num_generated": count}
             for features in filter(None, (self.feature_network, self.inception)):
                 real = self._of_source(features, source, count)
-                fake = self._of_generated(features, network, count, on_progress)
+                made, probabilities = self._of_generated(features, network, count, on_progress)
                 among_real = None if floor is None else self._of_source(features, floor, len(floor))
-                figures.update(_distance_figures(features, real, fake, among_real))
+                figures.update(distances.figures(features.name, real, made, among_real))
                 if features is self.feature_network:
-                    figures.update(self._class_figures(features, fake["probabilities"], count))
+                    figures.update(self._class_figures(features, probabilities, count))
             shown = torch.from_numpy(self.samples(network, range(min(256, count))))
             varied = distances.pairwise_distance(shown)
         alike = distances.pairwise_distance(source.take(torch.arange(min(256, count))).images)
         figures["diversity"] = varied / alike if alike else 1.0
-        self._judge(figures)
+        self.trouble.judge(figures, recall=figures[f"recall_{self.feature_network.name}"])
         return Evaluation(figures)
 
     def _floor_source(self, source: ImageSource, count: int) -> ImageSource | None:
@@ -481,7 +413,7 @@ class Generate(Task):
         network: nn.Module,
         count: int,
         on_progress: Callable[[int, int], None] | None,
-    ) -> dict[str, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Return features and class probabilities of generated images; kept for the same weights and count."""
         key = (_digest(network), count)
         kept = self._seen.setdefault("generated", {})
@@ -495,8 +427,8 @@ class Generate(Task):
                 probabilities += [] if probs is None else [probs.cpu()]
                 if on_progress:
                     on_progress(indices[-1] + 1, count)
-            both = {"features": torch.cat(found), "probabilities": torch.cat(probabilities) if probabilities else None}
-            if not bool(both["features"].isfinite().all()):
+            both = torch.cat(found), torch.cat(probabilities) if probabilities else None
+            if not bool(both[0].isfinite().all()):
                 raise UserError("the generated images are not finite: training has diverged. Try a lower --lr.")
             kept[features.name] = (key, both)
         return kept[features.name][1]
@@ -517,42 +449,6 @@ class Generate(Task):
             figures["class_accuracy"] = float((guesses == torch.tensor(self.turns(range(count)))).float().mean())
         return figures
 
-    # ---- trouble ------------------------------------------------------------------------------------------------------
-
-    def _judge(self, figures: dict[str, Any]) -> None:
-        """Note trouble that the figures, and the discriminator's answers since the last time, show; each kind once."""
-        # Relativistic and Wasserstein losses keep a gradient where all pairs are in order; early on that is usual.
-        saturates = self.objective.loss in ("bce", "hinge")
-        if saturates and self._num_judged >= 20 and self._num_right / self._num_judged > 0.98:
-            self._warn(
-                f"discriminator: right in {self._num_right / self._num_judged:.1%} of the cases, so the generator is told "
-                "little. Try --set task.diff_augment=[translation,cutout], --set task.r1=1, or --set task.discriminator_lr=0.5."
-            )
-        self._num_right, self._num_judged = 0.0, 0
-        if figures["diversity"] < 0.6 and self._step:
-            self._warn(
-                f"mode collapse: generated images differ from each other {figures['diversity']:.0%} as much as real ones. Try "
-                "--set task.loss=relativistic --set task.r1=1 --set task.r2=1, or --set model.minibatch=stddev."
-            )
-        recall = figures[f"recall_{self.feature_network.name}"]
-        if recall < 0.02 and self._step:
-            self._warn(
-                f"little variety: generated images come near {recall:.1%} of the real ones only. Try "
-                "--set task.loss=relativistic --set task.r1=1 --set task.r2=1, or --set model.minibatch=stddev."
-            )
-        shares = figures.get("class_shares", {})
-        if shares and figures["classes_present"] < 0.8 * len(shares) and self._step:
-            missing = sorted(shares, key=lambda name: shares[name])[: len(shares) - figures["classes_present"]]
-            self._warn(
-                f"mode collapse: {len(missing)} of {len(shares)} classes are hardly made ({', '.join(missing[:5])}). "
-                "Try a class-conditional model, --set model.conditional=true, or longer training."
-            )
-
-    def _warn(self, line: str) -> None:
-        kind = line.split(":")[0]
-        if not any(f" {kind}:" in told for told in self.warnings):
-            self.warnings.append(f"step {self._step:,}: {line}")
-
     # ---- the end ------------------------------------------------------------------------------------------------------
 
     def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
@@ -561,18 +457,14 @@ class Generate(Task):
         train = self.train or sources["train"]
         near, distance = self._nearest(generated, train)
         usual = self._nearest(_pictures(sources["test"], range(min(SHOWN, len(sources["test"])))), train)[1]
-        warnings = list(self.warnings)
-        if np.median(distance) < 0.5 * np.median(usual):
-            warnings.append(
-                f"memorisation: generated images are {np.median(distance) / max(np.median(usual), 1e-9):.0%} as far from the "
-                "nearest training image as test images are. Train shorter, on more images, or with --augment flip."
-            )
+        generated_far, test_far = float(np.median(distance)), float(np.median(usual))
+        warnings = [*self.warnings, *memorisation(generated_far, test_far)]
         splits = {name: evaluation.figures for name, evaluation in evaluations.items()}
         evaluation = {
             "task": "generate",
             "splits": splits,
             "protocol": self.protocol(),
-            "nearest": {"median_generated": float(np.median(distance)), "median_test": float(np.median(usual))},
+            "nearest": {"median_generated": generated_far, "median_test": test_far},
             "verdict": {"word": "measured", "text": self._sentence(splits["test"])},
             "warnings": warnings,
         }
@@ -622,6 +514,20 @@ class Generate(Task):
         }
 
 
+def _turns(objective: Objective) -> list[Phase]:
+    """Return the turns of a GAN: discriminator, its penalty where it is lazy, generator.
+
+    They alternate: the generator is judged by the discriminator that has just learned from the same images. With the
+    turns the other way round both would follow each other's state of the step before, and MNIST collapsed (docs/log.md).
+    """
+    scale = objective.discriminator_lr
+    phases = [Phase("discriminator", "discriminator", objective.generator_steps, scale)]
+    if objective.penalised and objective.penalty_every > 1:
+        phases.append(Phase("penalty", "discriminator", objective.penalty_every, scale))
+    phases.append(Phase("generator", "generator", objective.discriminator_steps))
+    return phases
+
+
 class _evaluating:
     """Put a network into eval mode for the time of a block."""
 
@@ -647,25 +553,6 @@ def _tracked(network: nn.Module) -> Iterator[None]:
     finally:
         for weight in still:
             weight.requires_grad_(False)
-
-
-def _distance_figures(
-    features: FeatureNetwork, real: Tensor, fake: dict[str, Any], among_real: Tensor | None
-) -> dict[str, float]:
-    name, made = features.name, fake["features"]
-    some_real, some_made = real[:COMPARED], made[:COMPARED]
-    precision, recall = distances.precision_recall(some_real, some_made)
-    label = "fid" if name == "inception" else f"fd_{name}"
-    figures = {
-        label: distances.frechet_distance(real, made),
-        f"kid_{name}": distances.kernel_distance(some_real, some_made),
-        f"precision_{name}": precision,
-        f"recall_{name}": recall,
-    }
-    if among_real is not None and len(among_real) >= 5:
-        figures[f"{label}_floor"] = distances.frechet_distance(real, among_real)
-        figures[f"kid_{name}_floor"] = distances.kernel_distance(some_real, among_real[:COMPARED])
-    return figures
 
 
 def _digest(network: nn.Module) -> str:

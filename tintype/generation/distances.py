@@ -23,6 +23,8 @@ from tintype.pretrained import read_weights
 
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
 PIXELS_SIDE = 8
+COMPARED = 5_000  # images of each kind in figures that compare all pairs
+FEWEST = 5  # images to measure against: precision and recall look at the third neighbour
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -114,6 +116,26 @@ def nearest(queries: Tensor, blocks: Any) -> tuple[np.ndarray, np.ndarray]:
         best, where = torch.where(better, distance, best), torch.where(better, index + start, where)
         start += len(block)
     return where.numpy(), (best / flat.shape[1] ** 0.5).numpy()
+
+
+def figures(name: str, real: Tensor, made: Tensor, among_real: Tensor | None) -> dict[str, float]:
+    """Return all distances of features by `name`, real (N, D) and made (M, D), and their floor where other real ones are given.
+
+    Precision, recall and KID compare all pairs, so they are taken on at most `COMPARED` images of each kind.
+    """
+    some_real, some_made = real[:COMPARED], made[:COMPARED]
+    precision, recall = precision_recall(some_real, some_made)
+    label = "fid" if name == "inception" else f"fd_{name}"
+    found = {
+        label: frechet_distance(real, made),
+        f"kid_{name}": kernel_distance(some_real, some_made),
+        f"precision_{name}": precision,
+        f"recall_{name}": recall,
+    }
+    if among_real is not None and len(among_real) >= FEWEST:
+        found[f"{label}_floor"] = frechet_distance(real, among_real)
+        found[f"kid_{name}_floor"] = kernel_distance(some_real, among_real[:COMPARED])
+    return found
 
 
 # ---- networks that give features --------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What generation stands on: noise by seed, objectives, augmentation that gradients pass, signs of trouble, distances."""

@@ -1,0 +1,85 @@
+"""What goes wrong in generation and shows while it trains: saturation, collapse, little variety; memorisation at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SATURATING = ("bce", "hinge")  # relativistic and Wasserstein losses keep a gradient where all pairs are in order
+ENOUGH = 20  # turns of the discriminator that say something about it
+VARIETY = "--set task.loss=relativistic --set task.r1=1 --set task.r2=1, or --set model.minibatch=stddev"
+
+
+class Trouble:
+    """Watches the discriminator's answers and the figures on validation, and warns once of each kind of trouble.
+
+    Attributes:
+        step: steps done.
+        warnings: what was noticed, each with its step and what to try.
+    """
+
+    def __init__(self, loss: str) -> None:
+        self.loss = loss
+        self.step = 0
+        self.warnings: list[str] = []
+        self._right, self._turns = 0.0, 0
+
+    def see(self, share_right: float) -> None:
+        """Take into account in which share (0..1) of the cases the discriminator was right in one of its turns."""
+        self._right += share_right
+        self._turns += 1
+
+    def judge(self, figures: dict[str, Any], *, recall: float) -> None:
+        """Note trouble that the discriminator's turns since the last time, or the figures of an evaluation, show."""
+        if self.loss in SATURATING and self._turns >= ENOUGH and self._right / self._turns > 0.98:
+            self._warn(
+                f"discriminator: right in {self._right / self._turns:.1%} of the cases, so the generator is told "
+                "little. Try --set task.diff_augment=[translation,cutout], --set task.r1=1, or --set task.discriminator_lr=0.5."
+            )
+        self._right, self._turns = 0.0, 0
+        if not self.step:
+            return
+        if figures["diversity"] < 0.6:
+            self._warn(
+                f"mode collapse: generated images differ from each other {figures['diversity']:.0%} as much as real ones. "
+                f"Try {VARIETY}."
+            )
+        if recall < 0.02:
+            self._warn(f"little variety: generated images come near {recall:.1%} of the real ones only. Try {VARIETY}.")
+        shares = figures.get("class_shares", {})
+        if shares and figures["classes_present"] < 0.8 * len(shares):
+            missing = sorted(shares, key=lambda name: shares[name])[: len(shares) - figures["classes_present"]]
+            self._warn(
+                f"mode collapse: {len(missing)} of {len(shares)} classes are hardly made ({', '.join(missing[:5])}). "
+                "Try a class-conditional model, --set model.conditional=true, or longer training."
+            )
+
+    def _warn(self, line: str) -> None:
+        kind = line.split(":")[0]
+        if not any(f" {kind}:" in told for told in self.warnings):
+            self.warnings.append(f"step {self.step:,}: {line}")
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {
+            "num_right": self._right, "num_judged": self._turns, "step": self.step, "warnings": list(self.warnings),
+        }  # fmt: skip
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self._right, self._turns, self.step = state["num_right"], state["num_judged"], state["step"]
+        self.warnings = list(state["warnings"])
+
+
+def memorisation(generated: float, usual: float) -> list[str]:
+    """Return a warning where generated images lie much nearer to training images than test images do.
+
+    Args:
+        generated: median distance of generated images to the nearest training image.
+        usual: the same of test images.
+    """
+    if generated >= 0.5 * usual:
+        return []
+    return [
+        f"memorisation: generated images are {generated / max(usual, 1e-9):.0%} as far from the nearest training image as "
+        "test images are. Train shorter, on more images, or with --augment flip."
+    ]
