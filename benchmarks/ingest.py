@@ -27,6 +27,7 @@ from torchvision.datasets import ImageFolder
 
 from tintype.data import DataSplits, open_data
 from tintype.data.cache import num_cores
+from tintype.distributed import hold_memory
 
 BATCH = 64
 
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
     parser.add_argument("--rounds", type=int, default=3, help="how often to measure")
     arguments = parser.parse_args()
+    hold_memory()  # as `tintype train` does; the loader's workers inherit it
     with tempfile.TemporaryDirectory() as made:
         folder = arguments.folder or Path(made)
         if not arguments.folder:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -32,6 +33,7 @@ VERSION = 1  # raise it when decoding changes what a file gives
 DEFAULT_LIMIT_BYTES = 20_000_000_000
 CHUNK = 16  # images for each task of a thread
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -200,18 +202,23 @@ def _write(
     progress: Progress | None,
 ) -> None:
     """Read every image and write `pixels.u8` and `entry.json` into `folder`."""
-    digest = hashlib.blake2b(digest_size=16)
+
+    def with_digest(i: int) -> tuple[np.ndarray, bytes]:
+        image = np.ascontiguousarray(read(i))
+        if image.shape != shape or image.dtype != np.uint8:
+            raise ValueError(f"image {i} is {image.shape} {image.dtype}, expected {shape} uint8")
+        return image, hashlib.sha256(image.data).digest()
+
+    digest = hashlib.sha256()  # of the images' own, which the threads take
     skipped: list[tuple[int, str]] = []
-    with open(folder / "pixels.u8", "wb") as file, contextlib.closing(_in_order(read, num_images)) as images:
-        for i, image in enumerate(images):
-            if isinstance(image, Unreadable):
-                skipped.append((i, str(image)))
+    with open(folder / "pixels.u8", "wb") as file, contextlib.closing(_in_order(with_digest, num_images)) as images:
+        for i, found in enumerate(images):
+            if isinstance(found, Unreadable):
+                skipped.append((i, str(found)))
             else:
-                if image.shape != shape or image.dtype != np.uint8:
-                    raise ValueError(f"image {i} is {image.shape} {image.dtype}, expected {shape} uint8")
-                pixels = image.tobytes()
-                digest.update(pixels)
-                file.write(pixels)
+                image, of_image = found
+                digest.update(of_image)
+                file.write(image.data)
             if progress and ((i + 1) % CHUNK == 0 or i + 1 == num_images):
                 progress(f"decoding {source}", i + 1, num_images)
         file.flush()
@@ -220,16 +227,16 @@ def _write(
         "source": source,
         "shape": [num_images - len(skipped), *shape],
         "skipped": skipped,
-        "fingerprint": digest.hexdigest(),
+        "fingerprint": digest.hexdigest()[:32],
     }
     (folder / "entry.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-def _in_order(read: Callable[[int], np.ndarray], num_images: int) -> Generator[np.ndarray | Unreadable, None, None]:
-    """Yield every image, or why it cannot be read, in order; some chunks ahead are read by threads."""
+def _in_order(read: Callable[[int], T], num_images: int) -> Generator[T | Unreadable, None, None]:
+    """Yield what `read` gives for every image, or why it cannot be read, in order; threads are some chunks ahead."""
 
-    def read_chunk(start: int) -> list[np.ndarray | Unreadable]:
-        images: list[np.ndarray | Unreadable] = []
+    def read_chunk(start: int) -> list[T | Unreadable]:
+        images: list[T | Unreadable] = []
         for i in range(start, min(start + CHUNK, num_images)):
             try:
                 images.append(read(i))
@@ -240,7 +247,7 @@ def _in_order(read: Callable[[int], np.ndarray], num_images: int) -> Generator[n
     num_threads = num_cores()
     pool = ThreadPoolExecutor(num_threads)
     try:
-        ahead: deque[Future[list[np.ndarray | Unreadable]]] = deque()
+        ahead: deque[Future[list[T | Unreadable]]] = deque()
         for start in range(0, num_images, CHUNK):
             ahead.append(pool.submit(read_chunk, start))
             if len(ahead) > 3 * num_threads:
