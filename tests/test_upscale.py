@@ -31,7 +31,7 @@ from tintype.perceptual import PerceptualDistance, PerceptualLoss
 from tintype.plugins import names
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build, read_recipe, recipe_names, resolve
-from tintype.tasks.upscale import Upscale
+from tintype.tasks.upscale import Upscale, _verdict
 from tintype.upscaling import Upscaler, read_picture, upscale_files
 
 MODELS = sorted(names("models", "upscale"))
@@ -377,6 +377,7 @@ def test_pairs_that_do_not_fit_are_told(tmp_path, damage, message):
         ({"task.degrade": "foto"}, "unknown degradation 'foto'. Did you mean 'photo'"),
         ({"task.loss": {"mse": 0}}, "the weight of loss mse is 0. Expected a number above 0"),
         ({"task.loss": "adversarial"}, "the adversarial loss alone does not see the original"),
+        ({"task.adversarial_from": 1.0}, "task.adversarial_from is 1.0. Expected a share"),
         ({"task.discriminator_lr": 0}, "task.discriminator_lr is 0"),
         ({"task.loss": "perceptual"}, "the perceptual loss sees colours. Set task.colour=rgb"),
         (
@@ -518,13 +519,28 @@ def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour, loss):
 def test_the_discriminator_learns_to_tell_enlarged_patches_from_real_ones(recipe, train_in, tmp_path):
     """Its answers hardly count for the network that enlarges, which is left behind; only that one is kept."""
     changes = {"task.loss": {"l1": 1, "adversarial": 1e-6}, "task.colour": "rgb", "task.patch": 32}
-    run = train_in(tmp_path / "run", recipe.with_(optimizer="adam", lr=0.001, steps=60, batch_size=8, **changes))
+    recipe = recipe.with_(optimizer="adam", lr=0.001, steps=80, batch_size=8, **changes)
+    run = train_in(tmp_path / "run", recipe.with_(**{"task.adversarial_from": 0.25}))
     rows = run.read_table("metrics.csv")
+    judged = [int(row["step"]) for row in rows if row["discriminator_accuracy"]]
+    assert min(judged) > 20  # a quarter of the steps are trained by pixels alone
+    assert "Trained against a discriminator" in run.read("evaluation.json")["verdict"]["text"]
     right = [float(row["discriminator_accuracy"]) for row in rows if row["discriminator_accuracy"]]
-    assert np.mean(right[-10:]) > max(0.6, np.mean(right[:10]))
+    assert right[0] < 0.7 < np.mean(right[2:])  # from chance to knowing
     with safe_open(run.path / "model.safetensors", "numpy") as tensors:
         assert not any("layers" in name for name in tensors.keys())  # noqa: SIM118
     assert Upscaler.of(run)(Image.fromarray(cat())).size == (262, 180)
+
+
+@pytest.mark.parametrize(
+    ("gain", "interval", "word"),
+    [(1.0, (0.5, 1.5), "sharpens"), (1.0, (-0.5, 2.5), "may sharpen"), (1.0, None, "may sharpen"),
+     (-0.3, None, "not shown to sharpen"), (-0.3, (-0.8, 0.2), "not shown to sharpen"),
+     (-0.3, (-0.5, -0.1), "does not sharpen")],
+)  # fmt: skip
+def test_the_verdict_says_no_more_than_the_interval(gain, interval, word):
+    figures = {"gain": gain, "gain_ci95": interval, "num_images": 3}
+    assert _verdict(figures, adversarial=False)["word"] == word
 
 
 # ---- LPIPS --------------------------------------------------------------------------------------------------------------

@@ -351,7 +351,7 @@ class Engine:
         logged: dict[str, Tensor] = {}
         torch.manual_seed(fold(recipe.seed, "step", self.step))  # dropout
         for phase in task.phases:
-            if self.step % phase.every:
+            if self.step % phase.every or self.step / plan.total_steps < phase.start:
                 continue
             self._hold_still_all_but(phase.network)
             generator = torch.Generator(batch.images.device).manual_seed(fold(recipe.seed, phase.name, self.step))

@@ -24,12 +24,14 @@ class Phase:
     """One kind of step: it trains one network, at every `every`-th step. A GAN has two or more.
 
     `lr_scale` is the network's factor on the recipe's learning rate; phases that train the same network agree on it.
+    Before the share `start` (0..1) of the run the phase has no turn.
     """
 
     name: str
     network: str
     every: int = 1
     lr_scale: float = 1.0
+    start: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def make(
     weights: str | None = None,
     feature_network: str | None = None,
     feature_layers: list[str] | None = None,
+    adversarial_from: float = 0.5,
     discriminator_lr: float = 1.0,
     lpips: str | None = None,
 ) -> Upscale:
@@ -86,11 +87,16 @@ def make(
     spec = DataSpec(splits.spec.name, channels, patch, patch, (), (0.0,) * channels, (1.0,) * channels, "")
     if not isinstance(discriminator_lr, int | float) or discriminator_lr <= 0:
         raise UserError(f"task.discriminator_lr is {discriminator_lr!r}. Expected a factor on lr, above 0.")
+    if not isinstance(adversarial_from, int | float) or not 0 <= adversarial_from < 1:
+        raise UserError(
+            f"task.adversarial_from is {adversarial_from!r}. Expected a share of the run from 0 to below 1."
+        )
     network = build_model(model, spec, {**model_options, "scale": scale}, seed).to(device)
     judge = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
     task = Upscale(
         network, spec, device, dtype=dtype, scale=scale, losses=losses, perceptual=perceptual, symmetries=symmetries,
         colour_jitter=colour_jitter, degrade=degrade, discriminator=judge, discriminator_lr=discriminator_lr,
+        adversarial_from=adversarial_from,
     )  # fmt: skip
     task.measure_by(lpips)
     return task
@@ -142,6 +148,7 @@ class Upscale(Task):
         perceptual: the perceptual loss, where it is one of them.
         discriminator: the network that tells enlarged patches from real ones, where "adversarial" is one of them.
         discriminator_lr: its factor on the learning rate.
+        adversarial_from: share (0..1) of the run after which it has a say; before, pixels alone count, as in ESRGAN.
         symmetries: train on mirrored and turned patches too.
         degrade: how small pictures are made: "bicubic", or "photo" with blur, noise and JPEG.
         colour_jitter: how far brightness and contrast of a patch are changed, as a part of one.
@@ -165,6 +172,7 @@ class Upscale(Task):
         degrade: str = "bicubic",
         discriminator: nn.Module | None = None,
         discriminator_lr: float = 1.0,
+        adversarial_from: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.networks = {"upscaler": network}
@@ -172,7 +180,10 @@ class Upscale(Task):
         self.phases = [Phase("train", "upscaler")]
         if discriminator is not None:
             self.networks["discriminator"] = discriminator
-            self.phases.append(Phase("discriminator", "discriminator", lr_scale=discriminator_lr))
+            self.phases.append(
+                Phase("discriminator", "discriminator", lr_scale=discriminator_lr, start=adversarial_from)
+            )
+        self.adversarial_from = adversarial_from
         self.distance: PerceptualDistance | None = None
         self._made: tuple[Tensor, Tensor] | None = None  # enlarged and real patches, for the discriminator's turn
         self.spec, self.device, self.dtype, self.scale = spec, device, dtype, scale
@@ -204,8 +215,10 @@ class Upscale(Task):
             low, high = _luma(low), _luma(high)
         with autocast(self.device, self.dtype):
             answer = self.networks[self.main](low / 255).float()
-        parts = {name: self._part(name, answer, high / 255) for name in self.losses}
-        total = sum(weight * parts[name] for name, weight in self.losses.items())
+        judged = context.progress >= self.adversarial_from
+        names = [name for name in self.losses if judged or name != "adversarial"]
+        parts = {name: self._part(name, answer, high / 255) for name in names}
+        total = sum(self.losses[name] * parts[name] for name in names)
         self._made = (answer.detach(), high / 255)
         return torch.as_tensor(total), parts if len(parts) > 1 else {}
 
@@ -388,7 +401,7 @@ class Upscale(Task):
     def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
         evaluation: dict[str, Any] = {"task": "upscale", "scale": self.scale, "warnings": []}
         evaluation["splits"] = {split: evaluations[split].figures for split in evaluations}
-        evaluation["verdict"] = _verdict(evaluations["test"].figures)
+        evaluation["verdict"] = _verdict(evaluations["test"].figures, "adversarial" in self.losses)
         keys = ["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "bicubic_psnr_y", "bicubic_ssim_y", "nearest_psnr_y"]
         rows = []
         for split in ("val", "test"):
@@ -423,15 +436,21 @@ def merged(network: nn.Module) -> nn.Module:
     return (network.merged() if hasattr(network, "merged") else copy.deepcopy(network)).eval()  # pyright: ignore[reportCallIssue]
 
 
-def _verdict(figures: dict[str, Any]) -> dict[str, Any]:
+def _verdict(figures: dict[str, Any], adversarial: bool) -> dict[str, Any]:
     """Say what is gained over bicubic on the test pictures: "sharpens" where the interval lies above zero."""
     gain, interval, count = figures["gain"], figures["gain_ci95"], figures["num_images"]
-    sure = interval is not None and interval[0] > 0
-    word = "sharpens" if sure else "does not sharpen" if interval is not None and interval[1] < 0 else "may sharpen"
+    if interval is not None and interval[0] > 0:
+        word = "sharpens"
+    elif interval is not None and interval[1] < 0:
+        word = "does not sharpen"
+    else:
+        word = "may sharpen" if gain > 0 else "not shown to sharpen"
     within = f" (95 % paired interval {interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
     text = (
         f"{word}: {gain:+.2f} dB over bicubic on {count} test picture{'s' if count > 1 else ''}{within}; Y, border cut."
     )
+    if adversarial:
+        text += " Trained against a discriminator, which costs PSNR: look at the pictures, or measure LPIPS."
     return {"word": word, "text": text}
 
 
