@@ -171,6 +171,20 @@ def test_a_job_cut_off_at_any_byte_goes_on_without_loss_or_doubling(many, tmp_pa
         assert {p.relative_to(tmp_path / "sorted") for p in (tmp_path / "sorted").rglob("*") if p.is_file()} == tree
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_file_that_another_model_began_is_left_as_it_is(many, tmp_path, ending):
+    class Darkness(Lightness):
+        def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+            return super().probabilities(255 - pixels)
+
+    path, files, wishes = tmp_path / f"answers.{ending}", list_images([many]), Wishes(threshold=0.8)
+    run_job(Lightness(), files[:20], wishes, output=Output(path, wishes.columns(), resume=False))
+    begun = path.read_bytes()
+    with pytest.raises(UserError, match="was begun with another model"):
+        run_job(Darkness(), files, wishes, output=Output(path, wishes.columns(), resume=True))
+    assert path.read_bytes() == begun
+
+
 def test_a_killed_job_goes_on(finished_run, digit_files, tmp_path):
     """Killed for good by a signal in the middle, twice; then resumed to the end."""
     script = (

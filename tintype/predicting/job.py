@@ -17,6 +17,8 @@ from tintype.predicting.pipeline import Answered, answered
 from tintype.predicting.sorting import Sorter, folder_name
 
 UNSURE = "unsure"
+LOOKED_AT = 8  # last answers of an earlier part that a resumed job gives again, to see that the model is the same
+SAME = 1e-3  # by which a probability may differ where the same model computes in other batches or on another device
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,14 @@ def run_job(
         decoders: threads that decode; by default one for each core.
 
     Raises:
-        UserError: something cannot be written, or cannot be done with this model.
+        UserError: something cannot be written, or cannot be done with this model; or another one began the file.
     """
     done = output.done if output else []
     summary = Summary(before=len(done))
     sorter = _sorter(wishes, done)
     painter = _Painter(classifier, wishes.heatmaps, done, bool(output and output.resume)) if wishes.heatmaps else None
+    if output and done:
+        _check_same_model(classifier, done, output.path)
     known = {row["file"] for row in done}
     left = [file for file in dict.fromkeys(map(str, files)) if file not in known]
     for batch in answered(classifier, left, decoders=decoders):
@@ -125,6 +129,21 @@ def run_job(
     elif output:
         output.discard()
     return summary
+
+
+def _check_same_model(classifier: Classifier, done: Sequence[Row], path: Path) -> None:
+    """Answer the last photos of an earlier part again, and refuse to go on where this model says something else of one."""
+    told = [row for row in done[-LOOKED_AT:] if not row.get("error")]
+    for item in (each for batch in answered(classifier, [row["file"] for row in told]) for each in batch):
+        before = next(row for row in told if row["file"] == item.file)
+        name, confidence = before.get("most_probable") or before["prediction"], float(before["confidence"])
+        if item.prediction is None:
+            continue
+        if item.prediction.top1 != name or abs(item.prediction.confidence - confidence) > SAME:
+            raise UserError(
+                f"{path} was begun with another model: it says {name} ({confidence:.1%}) of {item.file}, and this one "
+                f"{item.prediction.top1} ({item.prediction.confidence:.1%}). Name the same model, or another --out."
+            )
 
 
 def _row(item: Answered, wishes: Wishes) -> Row:
