@@ -477,7 +477,7 @@ def test_an_unfinished_run_says_so(run: Path) -> None:
         file.write("31,3.1,0.0")  # the last line was being written
     page = Page(write_report(run))
     assert (
-        "Not finished · stopped This run has not been evaluated: its last logged step is 30 of 295, epoch 3.0."
+        "Not finished · stopped This run has not been measured: its last logged step is 30 of 295, epoch 3.0."
         in page.words
     )
     assert "tintype train --resume" in page.words

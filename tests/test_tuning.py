@@ -18,7 +18,7 @@ from tintype import api
 from tintype.engine import Interrupted
 from tintype.errors import UserError
 from tintype.progress import Live, Silent
-from tintype.recipe import Recipe, build
+from tintype.recipe import Recipe, build, resolve
 from tintype.studying.figures import measure_of
 from tintype.tuning import Tuning, _next_trials, tune
 from tintype.tuning.folder import Outcome, Wishes, said_of
@@ -114,6 +114,24 @@ def test_in_a_notebook_each_trial_draws_its_curves(tmp_path):
     tune(small(), trials=1, seeds=0, out=tmp_path, watcher=Live(display, seconds=0))  # pyright: ignore[reportArgumentType]
     assert any("validation accuracy" in each for each in shown)  # what the picture is said to show
     assert any("loss: loss" in each for each in shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "figure", "told"),
+    [
+        ("digits-gan", {"steps": 3, "model_options.hidden": [8], "model_options.discriminator_hidden": [8]}, "fd_pixels8",
+         "180 generated images to as many validation images"),
+        ("photos-x2", {"steps": 2, "batch_size": 2, "task.patch": 32}, "psnr_y", "PSNR on validation pictures"),
+    ],
+)  # fmt: skip
+def test_what_generates_and_what_enlarges_is_tuned_too(tmp_path, name, changes, figure, told):
+    recipe = resolve(name)[0].with_(**changes, device="cpu", search={"lr": [0.001]})
+    tuned = tune(recipe, trials=1, seeds=0, out=tmp_path, name="tuned", watcher=Silent())
+    run = tintype.load(str(tuned.path / "trial-0000"))
+    assert set(run.metrics) == {"train", "val"}
+    assert run.metrics["val"][figure] == tuned.best.value
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert told in page
 
 
 # ---- resume, prune, share ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
@@ -26,10 +27,24 @@ class SRCNN(nn.Module):
         for i, o, k in zip(ins, outs, kernels, strict=True):
             layers += [nn.Conv2d(i, o, k, padding=k // 2, padding_mode="replicate"), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
-        last = layers[-2]
-        if residual and isinstance(last, nn.Conv2d):  # begin at bicubic
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+        self._begin_at_bicubic(channels)
+
+    @torch.no_grad()
+    def _begin_at_bicubic(self, channels: int) -> None:
+        """Let the last layer answer nothing yet; without a shortcut, lay a path of ones for each colour through all layers.
+
+        ReLU leaves that path as it is, since images are not negative. So the network is an ordinary one of its shape that
+        need not first learn to repeat its input, which took it hundreds of steps.
+        """
+        convolutions = [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
+        nn.init.zeros_(convolutions[-1].weight)
+        for layer in convolutions[-1:] if self.residual else convolutions:
+            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+        if not self.residual:
+            for layer in convolutions:
+                for colour in range(min(channels, *layer.weight.shape[:2])):
+                    layer.weight[colour] = 0
+                    layer.weight[colour, colour, layer.kernel_size[0] // 2, layer.kernel_size[1] // 2] = 1
 
     def forward(self, low: Tensor) -> Tensor:
         large = enlarge(low, self.scale)

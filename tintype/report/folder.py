@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import math
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,25 @@ class RunFiles:
     def split(self) -> str:
         """The split whose details are shown: the test split, or validation where the test split was not looked at."""
         return "test" if "test" in self.evaluation.get("splits", {}) else "val"
+
+    @property
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """The figures of each split that was measured: test, validation, training."""
+        measured = self.evaluation.get("splits") or {}
+        return {name: measured[name] for name in ("test", "val", "train") if name in measured}
+
+    @property
+    def reached(self) -> dict[str, Any]:
+        """How far an unfinished run has come, from the last row of its metrics, and how to go on with it."""
+        last = {column: values[-1] for column, values in self.metrics.items() if values}
+        step, epoch = last.get("step", math.nan), last.get("epoch", math.nan)
+        return {
+            "state": self.status.get("state"),
+            "step": 0 if math.isnan(step) else int(step),
+            "total_steps": self.status.get("total_steps"),
+            "epoch": None if math.isnan(epoch) else epoch,
+            "resume": f"tintype train --resume {shlex.quote(self.folder.as_posix())}",
+        }
 
     @property
     def class_names(self) -> list[str]:

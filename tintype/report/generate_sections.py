@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,31 +30,27 @@ LABELS = {
 
 def headline(run: RunFiles) -> Section:
     """Open with the distance that counts beside its floor, and the table of all figures."""
-    splits = {name: run.evaluation["splits"][name] for name in ("test", "val", "train")} if run.finished else {}
-    main = splits.get("test") or {}
+    splits = run.splits
+    main = splits.get(run.split) or {}
     name = next((key for key in main if key.startswith("fd_") and not key.endswith("_floor")), None)
-    steps = [step for step in run.metrics.get("step", []) if not math.isnan(step)]
     context = {
         "finished": bool(name),
-        "state": run.status.get("state"),
-        "step": int(steps[-1]) if steps else 0,
-        "total_steps": run.status.get("total_steps"),
-        "resume": f"tintype train --resume {shlex.quote(run.folder.as_posix())}",
+        "reached": run.reached,
+        "of": SPLIT_NAMES[run.split],
         "name": name,
         "value": main.get(name) if name else None,
         "floor": main.get(f"{name}_floor"),
         "count": main.get("num_generated"),
         "protocol": run.evaluation.get("protocol") or {},
-        "strip": _strip(splits, name) if name else [],
+        "strip": _strip(splits, name, main.get(f"{name}_floor")) if name else [],
         "table": _table(splits),
         "looks": (run.evaluation.get("test_looks") or {}).get("run"),
     }
     return Section("result", "Result", "generate_headline.html", context)
 
 
-def _strip(splits: Mapping[str, Mapping[str, Any]], name: str) -> list[tuple[str, Any]]:
+def _strip(splits: Mapping[str, Mapping[str, Any]], name: str, floor: float | None) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [(f"against {SPLIT_NAMES[s]}", figures[name]) for s, figures in splits.items()]
-    floor = splits["test"].get(f"{name}_floor")
     return [*rows, ("real against real", floor)] if floor is not None else rows
 
 
@@ -166,7 +161,7 @@ def sheets(run: RunFiles) -> Section | None:
 def classes(run: RunFiles) -> Section | None:
     """Show a row of images for each class, and how often a classifier saw each class."""
     sheet = _sheet(run, "classes", "a row for each class")
-    shares = ((run.evaluation.get("splits") or {}).get("test") or {}).get("class_shares") or {}
+    shares = (run.splits.get(run.split) or {}).get("class_shares") or {}
     if sheet is None and not shares:
         return None
     names = [str(name) for name in run.model.get("class_names") or []][:20]

@@ -23,35 +23,25 @@ FEWEST_RANKED = 8
 
 def headline(run: RunFiles) -> Section:
     """Open with the figure that counts, its interval, the other splits beside it and the verdict."""
-    splits = run.evaluation.get("splits") or {}
-    measured = {name: splits[name] for name in ("test", "val", "train") if "accuracy" in (splits.get(name) or {})}
+    measured = {name: figures for name, figures in run.splits.items() if "accuracy" in figures}
     shown = with_clean_rows(measured)
     context = {
         "finished": run.finished,
-        "progress": _progress(run),
+        "reached": run.reached,
+        "val_accuracy": _last(run.metrics.get("val_accuracy", [])),
         "split": run.split,
         "main": shown.get(run.split),
         "strip": _strip(shown),
         "verdict": _verdict(run.evaluation.get("verdict") or {}),
         "looks": _looks(run.evaluation.get("test_looks") or {}),
         "table": _figures_table(shown),
-        "resume": f"tintype train --resume {shlex.quote(run.folder.as_posix())}",
     }
     return Section("result", "Result", "headline.html", context)
 
 
-def _progress(run: RunFiles) -> dict[str, Any]:
-    """How far an unfinished run has come, from the last rows of its metrics."""
-    accuracy = [value for value in run.metrics.get("val_accuracy", []) if not math.isnan(value)]
-    steps = run.metrics.get("step") or []
-    epochs = run.metrics.get("epoch") or []
-    return {
-        "step": int(steps[-1]) if steps and not math.isnan(steps[-1]) else 0,
-        "total_steps": run.status.get("total_steps"),
-        "state": run.status.get("state"),
-        "epoch": epochs[-1] if epochs and not math.isnan(epochs[-1]) else None,
-        "val_accuracy": accuracy[-1] if accuracy else None,
-    }
+def _last(values: Sequence[float]) -> float | None:
+    """Return the last value that was logged, or None."""
+    return next((value for value in reversed(values) if not math.isnan(value)), None)
 
 
 def _strip(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

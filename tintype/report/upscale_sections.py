@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,16 +27,13 @@ MOST_ROWS = 500
 
 def headline(run: RunFiles) -> Section:
     """Open with PSNR on the test pictures and the gain over bicubic, with its paired interval."""
-    splits = {name: run.evaluation["splits"][name] for name in ("test", "val", "train")} if run.finished else {}
-    steps = [step for step in run.metrics.get("step", []) if not math.isnan(step)]
+    splits = run.splits
     context = {
         "finished": bool(splits),
-        "main": splits.get("test"),
+        "reached": run.reached,
+        "main": splits.get(run.split),
+        "of": SPLIT_NAMES[run.split],
         "scale": run.evaluation.get("scale"),
-        "state": run.status.get("state"),
-        "step": int(steps[-1]) if steps else 0,
-        "total_steps": run.status.get("total_steps"),
-        "resume": f"tintype train --resume {shlex.quote(run.folder.as_posix())}",
         "verdict": _verdict(run.evaluation.get("verdict") or {}),
         "looks": (run.evaluation.get("test_looks") or {}).get("data"),
         "rows": [(SPLIT_NAMES[name], figures) for name, figures in splits.items()],

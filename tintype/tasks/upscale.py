@@ -444,7 +444,7 @@ def _verdict(figures: dict[str, Any], adversarial: bool) -> dict[str, Any]:
     elif interval is not None and interval[1] < 0:
         word = "does not sharpen"
     else:
-        word = "may sharpen" if gain > 0 else "not shown to sharpen"
+        word = "may sharpen" if gain > 0 else "is not shown to sharpen"
     within = f" (95 % paired interval {interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
     text = (
         f"{word}: {gain:+.2f} dB over bicubic on {count} test picture{'s' if count > 1 else ''}{within}; Y, border cut."
