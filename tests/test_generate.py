@@ -320,6 +320,8 @@ def test_an_image_depends_on_seed_and_index_alone(gan_run):
     assert many.dtype == np.uint8
     assert np.array_equal(many[:3], gan_run.generate(3, seed=5))
     assert np.array_equal(many[:17], gan_run.generate(17, seed=5))
+    for start in (0, 7, 16, 39):
+        assert np.array_equal(many[start:], gan_run.generate(40 - start, start=start, seed=5)), start
     assert not np.array_equal(many[:3], gan_run.generate(3, seed=6))
     of_three = gan_run.generate(14, seed=5, class_name="3")
     assert np.array_equal(of_three[[3, 13]], many[[3, 13]]), "classes come by turns"

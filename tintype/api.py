@@ -61,6 +61,7 @@ class Run(RunFolder):
         self,
         count: int = 1,
         *,
+        start: int = 0,
         seed: int = 0,
         class_name: str | None = None,
         truncation: float | None = None,
@@ -71,6 +72,7 @@ class Run(RunFolder):
 
         Args:
             count: how many.
+            start: index of the first one.
             seed: another seed gives other images.
             class_name: what to show; by default the classes by turns, where the generator knows classes.
             truncation: bound of the noise; lower is more typical and less varied.
@@ -87,7 +89,13 @@ class Run(RunFolder):
 
         from tintype.generate import Sampler
 
-        how = {"seed": seed, "class_name": class_name, "truncation": truncation, "interpolate": interpolate}
+        how = {
+            "start": start,
+            "seed": seed,
+            "class_name": class_name,
+            "truncation": truncation,
+            "interpolate": interpolate,
+        }
         return numpy.stack(list(Sampler.of(self, device=device).images(count, **how)))
 
     def upscale(self, image: Any, *, tile: int = 256, device: str = "auto") -> Any:

@@ -45,6 +45,7 @@ class Sampler:
         self,
         count: int,
         *,
+        start: int = 0,
         seed: int = SAMPLE_SEED,
         class_name: str | None = None,
         truncation: float | None = None,
@@ -54,16 +55,19 @@ class Sampler:
 
         Args:
             count: how many.
+            start: index of the first one.
             seed: image i follows from (seed, i) alone.
             class_name: what to show; by default the classes by turns, where the generator knows classes.
             truncation: bound of the noise; lower is more typical and less varied (1 is strong, 3 changes little).
             interpolate: images on a way from one to the next, 8 for each stretch.
 
         Raises:
-            UserError: a count, seed, class or truncation that cannot be.
+            UserError: a count, start, seed, class or truncation that cannot be.
         """
         if type(count) is not int or not 1 <= count <= MOST:
             raise UserError(f"count is {count!r}. Expected a whole number from 1 to {MOST:,}.")
+        if type(start) is not int or not 0 <= start <= MOST:
+            raise UserError(f"start is {start!r}. Expected a whole number from 0 to {MOST:,}.")
         if type(seed) is not int or seed < 0:
             raise UserError(f"seed is {seed!r}. Expected a whole number from 0 on.")
         if truncation is not None and not 0 < truncation <= 10:
@@ -71,7 +75,7 @@ class Sampler:
                 f"truncation is {truncation!r}. Expected a number above 0, as 1 (typical) or 3 (hardly changed)."
             )
         label = self._label(class_name)
-        return self._images(count, seed, label, truncation, interpolate)
+        return self._images(range(start, start + count), seed, label, truncation, interpolate)
 
     def _label(self, class_name: str | None) -> int | None:
         names = self.task.spec.class_names
@@ -84,11 +88,13 @@ class Sampler:
         return names.index(class_name)
 
     def _images(
-        self, count: int, seed: int, label: int | None, truncation: float | None, interpolate: bool
+        self, wanted: range, seed: int, label: int | None, truncation: float | None, interpolate: bool
     ) -> Iterator[np.ndarray]:
         shape = self.task.generator.latent_shape
-        for start in range(0, count, AT_ONCE):
-            indices = range(start, start + AT_ONCE)
+        for start in range(wanted.start - wanted.start % AT_ONCE, wanted.stop, AT_ONCE):
+            indices = range(
+                start, start + AT_ONCE
+            )  # always the same batches, so that an image is the same to the last bit
             if interpolate:
                 noise = sampling.path(seed, indices, shape, STEPS_BETWEEN)
                 classes = [label or 0] * AT_ONCE  # one class: there is nothing between two
@@ -97,11 +103,18 @@ class Sampler:
                 classes = self.task.turns(indices) if label is None else [label] * AT_ONCE
             noise = noise if truncation is None else sampling.truncated(noise, truncation)
             pixels = self.task.make_images(self.network, noise, classes).permute(0, 2, 3, 1).cpu().numpy()
-            yield from pixels[: count - start]
+            yield from pixels[max(0, wanted.start - start) : wanted.stop - start]
 
 
 def generate_files(
-    run: str | Path, *, count: int, out: Path | None = None, grid: Path | None = None, device: str = "auto", **how: Any
+    run: str | Path,
+    *,
+    count: int,
+    start: int = 0,
+    out: Path | None = None,
+    grid: Path | None = None,
+    device: str = "auto",
+    **how: Any,
 ) -> Path:
     """Write images as PNG files in a folder, or as one sheet; return the folder or the file.
 
@@ -114,14 +127,14 @@ def generate_files(
         raise UserError("--out writes a file for each image and --grid one sheet. Give one of them.")
     folder = RunFolder.open(run)
     sampler = Sampler.of(folder, device=device)
-    images = sampler.images(count, **how)
+    images = sampler.images(count, start=start, **how)
     if grid is not None:
         return _write_sheet(grid, images, count)
     out = folder.path / "generated" if out is None else out
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file. Expected a folder for --out; --grid writes a single file.")
     prefix = "-".join(_parts(**how))
-    paths = [out / f"{prefix}-{index:06d}.png" for index in range(count)]
+    paths = [out / f"{prefix}-{index:06d}.png" for index in range(start, start + count)]
     for path in paths:
         _refuse_taken(path, "--out")
     for path, image in zip(paths, images, strict=True):

@@ -57,6 +57,7 @@ def predict(
 def generate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     count: Annotated[int, typer.Option(help="How many images.")] = 64,
+    start: Annotated[int, typer.Option(help="Index of the first image: 64 goes on after the first 64.")] = 0,
     seed: Annotated[int, typer.Option(help="Image i follows from seed and i alone.")] = 0,
     class_: Annotated[
         str | None, typer.Option("--class", help="What to show, where the generator knows classes.")
@@ -73,7 +74,7 @@ def generate(
     from tintype.generate import generate_files
 
     written = generate_files(
-        run, count=count, out=out, grid=grid, device=device,
+        run, count=count, start=start, out=out, grid=grid, device=device,
         seed=seed, class_name=class_, truncation=truncation, interpolate=interpolate,
     )  # fmt: skip
     print(f"{count:,} images written to {written}")

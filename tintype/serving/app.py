@@ -33,7 +33,7 @@ from tintype.serving.service import Service, Settings
 
 MOST_GENERATED = 64  # images in one answer
 MOST_FIELDS = 16  # of a form, which should have none
-FARTHEST = 4096  # index of an image of a seed
+FARTHEST = 999_999  # index of an image of a seed
 FILES = {
     "/": ("index.html", "text/html"),
     "/static/style.css": ("style.css", "text/css"),

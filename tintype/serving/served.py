@@ -182,10 +182,10 @@ class ImageMaker(Served):
             UserError: a seed, class or truncation that cannot be.
         """
         images = []
-        for image in self.sampler.images(start + count, **how):
+        for image in self.sampler.images(count, start=start, **how):
             images.append(image)
             between()
-        return images[start:]
+        return images
 
     def class_of(self, index: int, asked: str | None) -> str | None:
         """Return the class of the image at `index`, None where the generator knows no classes."""
