@@ -36,6 +36,7 @@ from tintype.studying.choice import choose
 from tintype.studying.conduct import Progress
 from tintype.studying.declaration import label_of
 from tintype.studying.figures import Finished, Measure, VariantResult, image_figures
+from tintype.studying.page import _strip
 
 ACCURACY = Measure("accuracy", "accuracy", "points", scale=100.0)
 TINY: dict[str, Any] = {
@@ -520,3 +521,13 @@ def test_it_is_told_when_runs_have_other_test_images(finished, tmp_path):
     splits = other.path / other.planned[0].name / "splits.csv"
     splits.write_text(splits.read_text().replace(",test", ",val", 1))
     assert "Not all runs were measured on the same images" in remarks(other)
+
+
+@pytest.mark.parametrize("values", [[1 / 9] * 3, [1 / 9, 0.112], [0.5, 0.9]])
+def test_marks_of_the_scale_can_be_told_apart(values):
+    measure = Measure("accuracy", "accuracy", "points", scale=100.0)
+    variants: Any = [SimpleNamespace(title="", values={"test": [v]}, mean=lambda _, v=v: v) for v in values]
+    found = _strip(variants, "test", measure)
+    labels = [label for _, label in found["ticks"]]
+    assert 3 <= len(labels) == len(set(labels)) <= 7
+    assert all(0 <= row["mean"] <= 100 for row in found["rows"])

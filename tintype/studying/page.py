@@ -104,7 +104,10 @@ def _strip(variants: Sequence[VariantResult], split: str, measure: Measure) -> d
 
     values = [value for variant in variants for value in variant.values[split]]
     low, high = min(values), max(values)
-    pad = max(high - low, abs(low) * 0.01, 1e-9) * 0.05
+    least = (
+        1 / measure.scale if measure.unit == "points" else max(abs(low) * 0.01, 1e-9)
+    )  # where all values are the same
+    pad = max((high - low) * 0.05, (least - (high - low)) / 2)
     ticks = [float(tick) for tick in MaxNLocator(4, min_n_ticks=3).tick_values(low - pad, high + pad)]
 
     def place(value: float) -> float:
