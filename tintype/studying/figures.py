@@ -50,10 +50,11 @@ class Measure:
         digits = usual if digits is None else digits
         return f"{value * self.scale:.4g}" if digits is None else f"{value * self.scale:.{digits}f}"
 
-    def tick(self, value: float, span: float) -> str:
-        """Return what stands at a mark of a scale that spans `span`."""
-        value, span = value * self.scale, span * self.scale
-        return f"{value:.{0 if span >= 4 else 1 if span >= 0.4 else 2 if span >= 0.04 else 3}f}"
+    def tick(self, value: float, step: float) -> str:
+        """Return what stands at a mark of a scale whose marks are `step` apart: as many digits as tell them exactly."""
+        value, step = value * self.scale, step * self.scale
+        digits = next((d for d in range(6) if abs(round(step, d) - step) < 1e-3 * step), 6)
+        return f"{value:.{digits}f}"
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def _strip(variants: Sequence[VariantResult], split: str, measure: Measure) -> d
         }
         for variant in variants
     ]  # fmt: skip
-    return {"rows": rows, "ticks": [(place(tick), measure.tick(tick, ticks[-1] - ticks[0])) for tick in ticks]}
+    return {"rows": rows, "ticks": [(place(tick), measure.tick(tick, ticks[1] - ticks[0])) for tick in ticks]}
 
 
 def _effects(result: Result) -> Section | None:
