@@ -21,6 +21,7 @@ from tintype.studying.result import Result
 MADE_BY = "tintype study"
 MOST_COMPARED = 12  # runs whose pictures, pairs and histories are shown
 MOST_STRIPS = 16
+LETTERS_OF_MARKS = 14  # that have room below a scale; of more marks, every second one is written
 
 
 def write_page(study: StudyFolder, result: Result | None, watcher: Silent) -> Path:
@@ -120,7 +121,9 @@ def _strip(variants: Sequence[VariantResult], split: str, measure: Measure) -> d
         }
         for variant in variants
     ]  # fmt: skip
-    return {"rows": rows, "ticks": [(place(tick), measure.tick(tick, ticks[1] - ticks[0])) for tick in ticks]}
+    marks = [(place(tick), measure.tick(tick, ticks[1] - ticks[0])) for tick in ticks]
+    crowded = sum(len(label) for _, label in marks) > LETTERS_OF_MARKS
+    return {"rows": rows, "ticks": marks[::2] if crowded else marks}
 
 
 def _effects(result: Result) -> Section | None:
