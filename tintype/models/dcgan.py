@@ -14,8 +14,8 @@ from tintype.models.gan_parts import (
     halvings,
     minibatch_layer,
     start_as_dcgan,
-    start_by_he,
-    with_spectral_norm,
+    start_judge,
+    strided_layers,
 )
 
 TASK = "generate"
@@ -53,13 +53,7 @@ class Discriminator(nn.Module):
         super().__init__()
         base, count = halvings(spec, "dcgan")
         widths = [width * min(MOST, 2**k) for k in range(count)]
-        layers: list[nn.Module] = []
-        for number, (channels, out) in enumerate(pairwise([spec.channels, *widths])):
-            layers.append(nn.Conv2d(channels, out, 4, stride=2, padding=1, bias=False))
-            if norm == "batch" and number:
-                layers.append(nn.BatchNorm2d(out))
-            layers.append(nn.LeakyReLU(0.2))
-        self.layers = nn.Sequential(*layers)
+        self.layers = strided_layers(spec.channels, widths, norm)
         self.minibatch, extra = minibatch_layer(minibatch, widths[-1])
         self.last = nn.Conv2d(widths[-1] + extra, HIDDEN if num_classes else 1, base, bias=False)
         self.head = Head(HIDDEN, num_classes) if num_classes else None
@@ -90,14 +84,9 @@ def build(
     Raises:
         ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown norm or minibatch layer.
     """
-    if norm not in ("batch", "spectral", "none"):
-        raise ValueError(f"norm is {norm!r}, expected batch, spectral or none.")
     num_classes = spec.num_classes if conditional else 0
     generator = Generator(spec, latent, width, num_classes)
     discriminator = Discriminator(spec, width, norm, minibatch, num_classes)
     start_as_dcgan(generator)
-    # Small weights need a norm behind them: without one, hardly anything of an image would reach the logit.
-    (start_as_dcgan if norm == "batch" else start_by_he)(discriminator)
-    if norm == "spectral":
-        with_spectral_norm(discriminator)
+    start_judge(discriminator, norm)
     return nn.ModuleDict({"generator": generator, "discriminator": discriminator})

@@ -6,6 +6,9 @@ A generator is called as generator(latent (N, *latent_shape), labels (N,) int64 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,11 +84,16 @@ class Head(nn.Module):
     def forward(self, features: Tensor, labels: Tensor | None) -> Tensor:
         logits = self.linear(features)[:, 0]
         if self.classes is not None:
-            logits = logits + (self.classes(_needed(labels)) * features).sum(1)
+            logits = logits + (self.classes(needed(labels)) * features).sum(1)
         return logits
 
 
-def _needed(labels: Tensor | None) -> Tensor:
+def needed(labels: Tensor | None) -> Tensor:
+    """Return the labels of a network with classes.
+
+    Raises:
+        ValueError: there are none.
+    """
     if labels is None:
         raise ValueError("a network with classes needs the labels of the images")
     return labels
@@ -102,7 +110,52 @@ class ClassInput(nn.Module):
     def forward(self, latent: Tensor, labels: Tensor | None) -> Tensor:
         if self.embedding is None:
             return latent
-        return torch.cat([latent, self.embedding(_needed(labels))], 1)
+        return torch.cat([latent, self.embedding(needed(labels))], 1)
+
+
+class ClassNorm(nn.Module):
+    """Batch norm whose scale and shift belong to the class (Dumoulin et al. 2017); without classes they are the channel's."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=not num_classes)
+        self.classes = nn.Embedding(num_classes, 2 * channels) if num_classes else None
+        if self.classes is not None:
+            nn.init.normal_(self.classes.weight, 0.0, 0.02)
+            nn.init.normal_(self.classes.weight[:, :channels], 1.0, 0.02)
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        x = self.norm(x)
+        if self.classes is None:
+            return x
+        scale, shift = self.classes(needed(labels))[:, :, None, None].chunk(2, 1)
+        return torch.addcmul(shift, x, scale)
+
+
+def strided_layers(channels: int, widths: Sequence[int], norm: str) -> nn.Sequential:
+    """Return convolutions 4x4 of stride 2 with Leaky ReLU 0.2, norm "batch" on all but the first (Radford et al. 2016)."""
+    layers: list[nn.Module] = []
+    for number, (before, out) in enumerate(pairwise([channels, *widths])):
+        layers.append(nn.Conv2d(before, out, 4, stride=2, padding=1, bias=False))
+        if norm == "batch" and number:
+            layers.append(nn.BatchNorm2d(out))
+        layers.append(nn.LeakyReLU(0.2))
+    return nn.Sequential(*layers)
+
+
+def start_judge(network: nn.Module, norm: str) -> None:
+    """Draw the weights of a discriminator as its norm asks for, and add spectral norm where that is meant.
+
+    Small weights need a norm behind them: without one, hardly anything of an image would reach the logit.
+
+    Raises:
+        ValueError: a norm that is not batch, spectral or none.
+    """
+    if norm not in ("batch", "spectral", "none"):
+        raise ValueError(f"norm is {norm!r}, expected batch, spectral or none.")
+    (start_as_dcgan if norm == "batch" else start_by_he)(network)
+    if norm == "spectral":
+        with_spectral_norm(network)
 
 
 class MinibatchStd(nn.Module):
