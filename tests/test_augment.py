@@ -17,9 +17,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from tintype import augment as module
 from tintype import plugins
-from tintype.augment import ALIASES, PRESETS, Augment, Canvas, affine_matrix, names, parse_augment, resolve
+from tintype.augment import Augment, operations, pixels
+from tintype.augment.canvas import Canvas
+from tintype.augment.pixels import affine_matrix
+from tintype.augment.spec import ALIASES, PRESETS, names, parse_augment, resolve
 from tintype.errors import UserError
 
 
@@ -294,10 +296,10 @@ FACTORS = [0.0, 0.4, 0.9, 1.0, 1.3, 1.9]
 @pytest.mark.parametrize(
     ("ours", "theirs", "values"),
     [
-        (module.adjust_brightness, reference.adjust_brightness, FACTORS),
-        (module.adjust_contrast, reference.adjust_contrast, FACTORS),
-        (module.adjust_saturation, reference.adjust_saturation, FACTORS),
-        (module.adjust_hue, reference.adjust_hue, [-0.5, -0.31, 0.0, 0.1, 0.25, 0.5]),
+        (pixels.adjust_brightness, reference.adjust_brightness, FACTORS),
+        (pixels.adjust_contrast, reference.adjust_contrast, FACTORS),
+        (pixels.adjust_saturation, reference.adjust_saturation, FACTORS),
+        (pixels.adjust_hue, reference.adjust_hue, [-0.5, -0.31, 0.0, 0.1, 0.25, 0.5]),
     ],
 )
 def test_colours_agree_with_torchvision(ours: Any, theirs: Any, values: list[float]) -> None:
@@ -309,7 +311,7 @@ def test_colours_agree_with_torchvision(ours: Any, theirs: Any, values: list[flo
     torch.testing.assert_close(ours(images * 255, torch.tensor(values), 255.0) / 255, expected, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("ours", [module.adjust_brightness, module.adjust_contrast])
+@pytest.mark.parametrize("ours", [pixels.adjust_brightness, pixels.adjust_contrast])
 def test_grey_images_agree_with_torchvision(ours: Any) -> None:
     digits = torch.from_numpy(load_digits(return_X_y=True)[0][:6] / 16).float().view(6, 1, 8, 8)
     theirs = getattr(reference, ours.__name__)
@@ -414,9 +416,9 @@ def test_cutmix_pastes_one_box_and_mixup_blends() -> None:
 
 def test_cutmix_leaves_alone_what_mixup_has_changed() -> None:
     canvas = Canvas(photos(200), torch.arange(200) % 5, generator=seeded(), num_classes=5)
-    module.mixup(canvas, alpha=1.0, probability=0.5)
+    operations.mixup(canvas, alpha=1.0, probability=0.5)
     blended, mixed = canvas.images, canvas.mixed
-    module.cutmix(canvas)
+    operations.cutmix(canvas)
     assert mixed is not None
     assert 60 < mixed.sum() < 140
     same = (canvas.images == blended).flatten(1).all(1)

@@ -118,11 +118,11 @@ def study_names() -> dict[str, str]:
 def augmentation_names() -> dict[str, str]:
     """Return every augmentation with one line that describes it, in the order of application.
 
-    An augmentation is a public function in `augment.py` whose first argument is `canvas`.
+    An augmentation is a public function in `augment/operations.py` whose first argument is `canvas`.
     """
     return {
         node.name: (ast.get_docstring(node) or "").split("\n")[0]
-        for node in ast.parse((PACKAGE / "augment.py").read_text(encoding="utf-8")).body
+        for node in ast.parse((PACKAGE / "augment/operations.py").read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
         and not node.name.startswith("_")
         and [argument.arg for argument in node.args.args[:1]] == ["canvas"]
@@ -131,8 +131,8 @@ def augmentation_names() -> dict[str, str]:
 
 @lru_cache
 def augmentation_presets() -> dict[str, dict[str, object]]:
-    """Return the named presets of `augment.py` with what each contains."""
-    for node in ast.parse((PACKAGE / "augment.py").read_text(encoding="utf-8")).body:
+    """Return the named presets of `augment/spec.py` with what each contains."""
+    for node in ast.parse((PACKAGE / "augment/spec.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "PRESETS":
             return ast.literal_eval(node.value) if node.value else {}
-    raise AssertionError("augment.py holds no PRESETS")
+    raise AssertionError("augment/spec.py holds no PRESETS")

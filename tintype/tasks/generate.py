@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tintype import augment as augmentation
 from tintype import losses
+from tintype.augment import Augment
+from tintype.augment.spec import resolve
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.distributed import autocast
 from tintype.errors import UserError
@@ -69,7 +70,7 @@ def make(
                 f"{len(source)} {name} images are too few to measure generated ones against. Expected at least {FEWEST}: "
                 "set val_fraction or test_fraction higher, or add images."
             )
-    if {"mixup", "cutmix"} & augmentation.resolve(augment).keys():
+    if {"mixup", "cutmix"} & resolve(augment).keys():
         raise UserError(
             "mixup and cutmix blend images, which a generator would learn to make. Leave them out of augment."
         )
@@ -136,7 +137,7 @@ class Generate(Task):
         self.objective = objective or Objective()
         gan = "discriminator" in networks
         self.phases = _turns(self.objective) if gan else [Phase("flow", "generator")]
-        self.augment = augmentation.Augment(augment, num_classes=spec.num_classes)
+        self.augment = Augment(augment, num_classes=spec.num_classes)
         self.strength = AdaptiveStrength(self.objective.ada) if self.objective.ada is not None else None
         self.features, self.inception_weights, self.num_samples = features, inception_weights, num_samples
         self.train: ImageSource | None = None

@@ -1,0 +1,186 @@
+"""What a recipe says of augmentations: presets, short forms, and the values that each option takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from inspect import signature
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from tintype import plugins
+from tintype.augment import operations
+from tintype.errors import UserError, unknown_name
+
+# Fractions rather than pixels, so that a preset suits digits of 8x8 and photos of 224x224.
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": {},
+    # Safe where a mirror image means something else: digits, letters, signs.
+    "light": {"crop": 0.0625},
+    "standard": {"flip": True, "crop": 0.125},
+    "strong": {"flip": True, "crop": 0.125, "affine": True, "colour_jitter": 0.3, "erase": {"probability": 0.5}},
+    # For photos and pretrained backbones: a mirrored, slightly closer look in another light.
+    "photos": {"flip": True, "resized_crop": {"scale": (0.5, 1.0)}, "colour_jitter": 0.2},
+    # The pipelines compared in the study of faces (R8): one thing at a time, then all together.
+    "flips": {"flip": True, "vertical_flip": True},
+    "rotations": {"flip": True, "rotate": 20},
+    "shifts": {"flip": True, "affine": True},
+    "colours": {"flip": True, "colour_jitter": {"strength": 0.3, "hue": 0.05}},
+    "all": {
+        "flip": True,
+        "vertical_flip": True,
+        "rotate": 20,
+        "affine": True,
+        "colour_jitter": {"strength": 0.3, "hue": 0.05},
+    },
+}
+
+ALIASES = {
+    "color_jitter": "colour_jitter", "cutout": "erase", "gray": "grey", "greyscale": "grey", "grayscale": "grey",
+    "hflip": "flip", "horizontal_flip": "flip", "vflip": "vertical_flip", "random_resized_crop": "resized_crop",
+}  # fmt: skip
+
+
+def names() -> dict[str, str]:
+    """Return every augmentation's name with one line that describes it, in the order of application."""
+    return plugins.augmentation_names()
+
+
+def parse_augment(text: str) -> dict[str, Any]:
+    """Return the mapping that a command line's text stands for.
+
+    Parts are joined by commas: a preset, `name`, `name=value` (its first option) or `name.option=value`. Values are
+    numbers, words, true, false (which takes a preset's part away) or ranges `low:high`.
+
+    >>> parse_augment("standard,mixup=0.2,flip.mode=alternate")
+    {'preset': 'standard', 'mixup': 0.2, 'flip': {'mode': 'alternate'}}
+
+    Raises:
+        UserError: an unknown name, or a part that cannot be read. Values are checked by `resolve`.
+    """
+    spec: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        left, equals, right = (piece.strip() for piece in part.partition("="))
+        if left in PRESETS and left not in names() and not equals:
+            if "preset" in spec:
+                raise UserError(f"augment: two presets, '{spec['preset']}' and '{left}'. Expected one, then additions.")
+            spec["preset"] = left
+            continue
+        if equals and not right:
+            raise UserError(f"augment: '{part}' has no value. Type e.g. flip,crop=4,rotate=15.")
+        name, dot, option = left.partition(".")
+        name, value = _canonical(name), _value(right) if equals else True
+        if not dot:
+            given = spec.get(name)
+            spec[name] = {**given, _first_option(name): value} if isinstance(given, dict) else value
+            continue
+        given = spec.get(name, {})
+        given = given if isinstance(given, dict) else {} if given is True else {_first_option(name): given}
+        spec[name] = {**given, option.replace("-", "_"): value}
+    return spec
+
+
+def resolve(spec: str | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Return every augmentation of a recipe's `augment` field with all its options, in the order of application.
+
+    A mapping holds names with true (defaults), false (not this one), a value of the first option, or a mapping of
+    options; `preset` names a preset that the rest adds to or overrides. A range given as one number ends at 1.
+
+    Raises:
+        UserError: an unknown name or option, or a value out of range.
+    """
+    given = parse_augment(spec) if isinstance(spec, str) else dict(spec or {})
+    preset = given.pop("preset", "none")
+    if preset not in PRESETS:
+        raise unknown_name("augmentation preset", str(preset), PRESETS)
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, value in [*PRESETS[preset].items(), *given.items()]:
+        name = _canonical(str(name))
+        if value is False or value is None:
+            chosen.pop(name, None)
+            continue
+        if value is True:
+            value = {}
+        elif not isinstance(value, Mapping):
+            value = {_first_option(name): value}
+        chosen[name] = {**chosen.get(name, {}), **value}
+    if "mixup" in chosen and "cutmix" in chosen:
+        chosen["mixup"].setdefault("probability", 0.5)
+    return {name: _checked(name, chosen[name]) for name in names() if name in chosen}
+
+
+def _canonical(name: str) -> str:
+    plain = name.strip().replace("-", "_")
+    plain = ALIASES.get(plain, plain)
+    if plain not in names():
+        raise unknown_name("augmentation", name, {*names(), *PRESETS}, "`tintype list augmentations` shows them.")
+    return plain
+
+
+def _first_option(name: str) -> str:
+    return next(iter(_options(name)))
+
+
+@lru_cache
+def _options(name: str) -> dict[str, tuple[Any, Any]]:
+    """Return the annotation and the default of every option of an augmentation."""
+    function = getattr(operations, name)
+    hints = get_type_hints(function, include_extras=True)
+    return {key: (hints[key], p.default) for key, p in signature(function).parameters.items() if key != "canvas"}
+
+
+def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    options = _options(name)
+    for option in given:
+        if option not in options:
+            raise unknown_name(f"option of {name}", str(option), options)
+    return {
+        option: _checked_value(f"{name}.{option}", given[option], hint) if option in given else default
+        for option, (hint, default) in options.items()
+    }
+
+
+def _checked_value(where: str, value: Any, hint: Any) -> Any:
+    """Return the value in the type of its annotation, or raise a UserError that says what was expected."""
+    optional = type(None) in get_args(hint)
+    if optional:
+        hint = get_args(hint)[0]
+    if optional and value is None:
+        return None
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise UserError(f"augment: {where} is {value!r}. Expected {' or '.join(get_args(hint))}.")
+        return value
+    kind, limits = get_args(hint)
+    if kind is float:
+        if not _is_number(value) or not limits.low <= value <= limits.high:
+            raise UserError(f"augment: {where} is {value!r}. Expected a number from {limits.low:g} to {limits.high:g}.")
+        return value
+    pair = [value, max(value, 1.0)] if _is_number(value) else value
+    if (
+        not isinstance(pair, list | tuple)
+        or len(pair) != 2
+        or not all(map(_is_number, pair))
+        or not limits.low <= pair[0] <= pair[1] <= limits.high
+    ):
+        expected = f"Expected low:high (in YAML [low, high]) within {limits.low:g} and {limits.high:g}."
+        raise UserError(f"augment: {where} is {value!r}. {expected}")
+    return float(pair[0]), float(pair[1])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _value(text: str) -> Any:
+    """Return a number, a pair low:high of numbers, true or false, or the word itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if ":" in text:
+        return [_value(part) for part in text.split(":")]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
