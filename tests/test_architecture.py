@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "summary": set(),
     "plugins": {"errors"},
     "resample": set(),
-    "generation": {"errors", "losses", "model", "pretrained", "run"},
+    "generation": {"data", "errors", "losses", "model", "pretrained", "run"},
     "generate": {"errors", "generation", "predict", "run", "tasks"},
     "quality": set(),
     "degrade": {"resample"},

@@ -455,14 +455,14 @@ def test_a_collapsed_generator_is_told_with_a_remedy(tiny_gan, tmp_path):
 
 def test_divergence_is_a_line_that_keeps_the_last_checkpoint(tiny_gan, train_in, tmp_path, monkeypatch):
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
-    from tintype.tasks.generate import Generate
+    from tintype.tasks.adversarial import Adversarial
 
-    wrong = Generate._generator_loss
+    wrong = Adversarial._generator_loss
 
     def diverges(self, real, labels, context):
         return wrong(self, real, labels, context) * (math.nan if context.step == 5 else 1)
 
-    monkeypatch.setattr(Generate, "_generator_loss", diverges)
+    monkeypatch.setattr(Adversarial, "_generator_loss", diverges)
     with pytest.raises(UserError, match=r"not finite after step 6.*The last good checkpoint is kept"):
         train_in(tmp_path / "run", tiny_gan())
     assert load_checkpoint(tmp_path / "run" / "checkpoints")[0]["step"] == 5

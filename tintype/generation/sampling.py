@@ -18,6 +18,11 @@ def latents(seed: int, indices: Iterable[int], shape: Sequence[int]) -> NDArray[
     return np.asarray(rows, np.float32).reshape(-1, *shape)
 
 
+def drawn(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Return standard normal noise for training, the next of a stream; drawn where the stream is, and brought to `device`."""
+    return torch.randn(shape, generator=generator, device=generator.device).to(device)
+
+
 def truncated(noise: NDArray[np.float32], bound: float) -> NDArray[np.float32]:
     """Return the noise moved into -bound..bound in the order it had: a normal distribution cut there (Brock et al. 2019).
 

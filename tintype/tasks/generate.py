@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,22 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tintype import losses
 from tintype.augment import Augment
 from tintype.augment.spec import resolve
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.distributed import autocast
 from tintype.errors import UserError
 from tintype.generation import distances, sampling
-from tintype.generation.diff_augment import AdaptiveStrength, diff_augment
-from tintype.generation.distances import FEWEST, FeatureNetwork
+from tintype.generation.distances import FEWEST
+from tintype.generation.measuring import Measure, class_figures
 from tintype.generation.objective import Objective
 from tintype.generation.trouble import Trouble, memorisation
 from tintype.models import build_model
+from tintype.tasks.adversarial import Adversarial
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
 SAMPLE_SEED = 0  # of every picture and figure; `tintype generate RUN` shows the same images
-AT_ONCE = 100  # images that are made and measured together
 SHOWN = 64
 
 
@@ -83,7 +80,7 @@ def make(
         features=features, inception_weights=inception_weights, num_samples=num_samples,
     )  # fmt: skip
     task.train = splits.train
-    _ = task.feature_network, task.inception  # whatever is wrong with them shows now
+    _ = task.measure  # whatever is wrong with its features shows now
     return task
 
 
@@ -134,23 +131,21 @@ class Generate(Task):
             raise UserError(f"task.num_samples is {num_samples!r}. Expected a whole number from {FEWEST} to 1,000,000.")
         self.networks, self.main, self.device, self.dtype = networks, "generator", device, dtype
         self.spec = replace(spec, mean=(0.5,) * spec.channels, std=(0.5,) * spec.channels)  # -1..1
-        self.objective = objective or Objective()
+        objective = objective or Objective()
+        self.loss_name, self.trouble = objective.loss, Trouble(objective.loss)
         gan = "discriminator" in networks
-        self.phases = _turns(self.objective) if gan else [Phase("flow", "generator")]
+        self.adversarial = Adversarial(networks, objective, self.trouble, device, dtype) if gan else None
+        self.phases = self.adversarial.phases if self.adversarial else [Phase("flow", "generator")]
         self.augment = Augment(augment, num_classes=spec.num_classes)
-        self.strength = AdaptiveStrength(self.objective.ada) if self.objective.ada is not None else None
         self.features, self.inception_weights, self.num_samples = features, inception_weights, num_samples
         self.train: ImageSource | None = None
-        self._networks_of_features: dict[str, FeatureNetwork] = {}
-        self._seen: dict[Any, Any] = {}
-        self.trouble = Trouble(self.objective.loss)
-        self._made: tuple[int, list[Tensor]] = (-1, [])  # images of the discriminator's turn, for the generator's
+        self._measure: Measure | None = None
 
     # ---- what the engine asks -----------------------------------------------------------------------------------------
 
     @property
     def score_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"fd_{self.feature_network.name}"
+        return f"fd_{self.measure.network.name}"
 
     @property
     def watched(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -170,7 +165,7 @@ class Generate(Task):
 
     def describe(self) -> dict[str, Any]:
         return {
-            "loss": self.objective.loss,
+            "loss": self.loss_name,
             "latent_shape": list(self.generator.latent_shape),
             "conditional": self.conditional,
             "features": self.features,
@@ -192,22 +187,18 @@ class Generate(Task):
     def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         self.trouble.step = context.step + 1
         real, labels = self._real(batch, context)
-        if phase.name == "flow":
+        if self.adversarial is None:
             return self._flow_loss(real, labels, context), {}
-        if phase.name == "penalty":
-            fake = self._fake(labels, len(real), context) if self.objective.needs_fakes else None
-            return self._penalty(real, fake, labels, context)[0] * phase.every, {}
-        if phase.name == "discriminator":
-            return self._discriminator_loss(real, labels, context)
-        return self._generator_loss(real, labels, context), {}
+        return self.adversarial.loss(phase, real, labels, context)
 
     def state(self) -> dict[str, Any]:
-        return {**self.trouble.state(), "strength": self.strength.state() if self.strength else {}}
+        strength = self.adversarial and self.adversarial.strength
+        return {**self.trouble.state(), "strength": strength.state() if strength else {}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.trouble.load_state(state)
-        if self.strength:
-            self.strength.load_state(state["strength"])
+        if self.adversarial and self.adversarial.strength:
+            self.adversarial.strength.load_state(state["strength"])
 
     # ---- losses -------------------------------------------------------------------------------------------------------
 
@@ -219,99 +210,10 @@ class Generate(Task):
         images = images.to(self.device, non_blocking=True).float().mul_(1 / 127.5).sub_(1.0)
         return images, targets.to(self.device) if self.conditional else None
 
-    def _noise(self, count: int, generator: torch.Generator) -> Tensor:
-        shape = (count, *self.generator.latent_shape)
-        return torch.randn(shape, generator=generator, device=generator.device).to(self.device)
-
-    def _fake(self, labels: Tensor | None, count: int, context: StepContext) -> Tensor:
-        with autocast(self.device, self.dtype):
-            return self.generator(self._noise(count, context.generator), labels).float()
-
-    def _changed(self, images: Tensor, context: StepContext) -> Tensor:
-        if not self.objective.diff_augment:
-            return images
-        probability = self.strength.probability if self.strength else 1.0
-        return diff_augment(images, self.objective.diff_augment, probability, context.generator)
-
-    def _discriminator_loss(
-        self, real: Tensor, labels: Tensor | None, context: StepContext
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        fake = self._fake_for_both(labels, len(real), context)
-        if self.objective.penalised and self.objective.penalty_every == 1:
-            penalty, real_logits, fake_logits = self._penalty(real, fake, labels, context)
-            assert fake_logits is not None
-        else:
-            penalty = 0.0
-            judge = self.networks["discriminator"]
-            with autocast(self.device, self.dtype):
-                real_logits = judge(self._changed(real, context), labels)
-                fake_logits = judge(self._changed(fake, context), labels)
-        loss = losses.discriminator_loss(self.objective.loss, real_logits, fake_logits) + penalty
-        if self.strength:
-            self.strength.see(real_logits)
-        right = self._share_right(real_logits.detach(), fake_logits.detach())
-        self.trouble.see(float(right))
-        logged = {"discriminator_accuracy": right}
-        if self.strength:
-            logged["augment_probability"] = torch.tensor(self.strength.probability)
-        return loss, logged
-
-    def _fake_for_both(self, labels: Tensor | None, count: int, context: StepContext) -> Tensor:
-        """Return images for the discriminator's turn, and keep them, with their way back, if the generator's turn follows."""
-        if context.step % self.objective.discriminator_steps:
-            return self._fake(labels, count, context)
-        with _tracked(self.generator):
-            made = self._fake(labels, count, context)
-        earlier = self._made[1] if self._made[0] == context.step else []
-        self._made = (context.step, [*earlier, made])
-        return made.detach()
-
-    def _made_before(self, context: StepContext) -> Tensor | None:
-        """Return the next images that the discriminator's turn of this step has made, if it had one: a pass less."""
-        step, made = self._made
-        return made.pop(0) if step == context.step and made else None
-
-    def _share_right(self, real: Tensor, fake: Tensor) -> Tensor:
-        if self.objective.loss in ("bce", "hinge"):
-            return ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
-        return (real > fake).float().mean()  # these losses leave open where zero is
-
-    def _penalty(
-        self, real: Tensor, fake: Tensor | None, labels: Tensor | None, context: StepContext
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the penalty on the discriminator's gradients, and its logits of real and generated images; in float32."""
-        objective = self.objective
-        # Called as `forward`, which torch.compile leaves alone: compiled code has no second derivative.
-        judge = self.networks["discriminator"].forward
-        real = self._changed(real, context).detach().requires_grad_()
-        fake = None if fake is None else self._changed(fake, context).detach().requires_grad_()
-        with torch.autocast(self.device.type, enabled=False):
-            real_logits, fake_logits = judge(real, labels), None if fake is None else judge(fake, labels)
-            total = real_logits.new_zeros(())
-            if objective.r1:
-                total = total + objective.r1 / 2 * losses.squared_gradient(real, real_logits).mean()
-            if objective.r2 and fake is not None and fake_logits is not None:
-                total = total + objective.r2 / 2 * losses.squared_gradient(fake, fake_logits).mean()
-            if objective.gradient_penalty and fake is not None:
-                part = torch.rand(len(real), 1, 1, 1, generator=context.generator, device=context.generator.device)
-                mixed = torch.lerp(real.detach(), fake.detach(), part.to(self.device)).requires_grad_()
-                total = total + objective.gradient_penalty * losses.length_penalty(mixed, judge(mixed, labels))
-        return total, real_logits, fake_logits
-
-    def _generator_loss(self, real: Tensor, labels: Tensor | None, context: StepContext) -> Tensor:
-        judge = self.networks["discriminator"]
-        made = self._made_before(context)
-        made = self._fake(labels, len(real), context) if made is None else made
-        with autocast(self.device, self.dtype):
-            fake_logits = judge(self._changed(made, context), labels)
-            relativistic = self.objective.loss == "relativistic"
-            real_logits = judge(self._changed(real, context), labels) if relativistic else None
-        return losses.generator_loss(self.objective.loss, real_logits, fake_logits)
-
     def _flow_loss(self, images: Tensor, labels: Tensor | None, context: StepContext) -> Tensor:
         """Return the flow-matching loss on straight lines from noise to images (Lipman et al. 2023, Liu et al. 2023)."""
-        noise = self._noise(len(images), context.generator)
-        draw = torch.randn(len(images), generator=context.generator, device=context.generator.device).to(self.device)
+        noise = sampling.drawn(tuple(images.shape), context.generator, self.device)
+        draw = sampling.drawn((len(images),), context.generator, self.device)
         time = torch.sigmoid(draw)  # logit-normal: most of it in the middle, where it is hardest (Esser et al. 2024)
         part = time[:, None, None, None]
         with autocast(self.device, self.dtype):
@@ -343,17 +245,12 @@ class Generate(Task):
     # ---- measuring ----------------------------------------------------------------------------------------------------
 
     @property
-    def feature_network(self) -> FeatureNetwork:
-        if "features" not in self._networks_of_features:
-            self._networks_of_features["features"] = distances.load_features(self.features, self.device)
-        return self._networks_of_features["features"]
-
-    @property
-    def inception(self) -> FeatureNetwork | None:
-        if self.inception_weights and "inception" not in self._networks_of_features:
-            found = distances.inception_features(self.inception_weights, self.device)
-            self._networks_of_features["inception"] = found
-        return self._networks_of_features.get("inception")
+    def measure(self) -> Measure:
+        """What measures generated images; made when it is first needed, since only its name is known before."""
+        if self._measure is None:
+            self._measure = Measure(self.features, self.inception_weights, self.device)
+        self._measure.train = self.train
+        return self._measure
 
     def measure_by(self, train: ImageSource, features: str | None, inception_weights: str | None) -> None:
         """Set training images for the floor, and other features than those of the run where some are named.
@@ -363,92 +260,34 @@ class Generate(Task):
         """
         self.train = train
         self.features, self.inception_weights = features or self.features, inception_weights or self.inception_weights
-        self._networks_of_features = {}
-        _ = self.feature_network, self.inception
+        self._measure = Measure(self.features, self.inception_weights, self.device)
+
+    def protocol(self) -> dict[str, str]:
+        """Return how each distance is measured, in a sentence."""
+        return self.measure.protocol()
 
     def evaluate(
         self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
     ) -> Evaluation:
         count = min(self.num_samples, len(source))
-        floor = self._floor_source(source, count)
+
+        def make(indices: Sequence[int]) -> Tensor:
+            noise = sampling.latents(SAMPLE_SEED, indices, self.generator.latent_shape)
+            return self.make_images(network, noise, self.turns(indices))
+
         with _evaluating(network):
-            figures: dict[str, Any] = {"num_images": count, "num_generated": count}
-            for features in filter(None, (self.feature_network, self.inception)):
-                real = self._of_source(features, source, count)
-                made, probabilities = self._of_generated(features, network, count, on_progress)
-                among_real = None if floor is None else self._of_source(features, floor, len(floor))
-                figures.update(distances.figures(features.name, real, made, among_real))
-                if features is self.feature_network:
-                    figures.update(self._class_figures(features, probabilities, count))
+            distances_found, probabilities = self.measure.figures(network, make, source, count, on_progress)
+            figures: dict[str, Any] = {"num_images": count, "num_generated": count, **distances_found}
             shown = torch.from_numpy(self.samples(network, range(min(256, count))))
-            varied = distances.pairwise_distance(shown)
+        by = self.measure.network
+        if probabilities is not None:
+            asked = self.turns(range(count)) if self.conditional and by.class_names == self.spec.class_names else None
+            figures.update(class_figures(probabilities, by.class_names, asked))
+        varied = distances.pairwise_distance(shown)
         alike = distances.pairwise_distance(source.take(torch.arange(min(256, count))).images)
         figures["diversity"] = varied / alike if alike else 1.0
-        self.trouble.judge(figures, recall=figures[f"recall_{self.feature_network.name}"])
+        self.trouble.judge(figures, recall=figures[f"recall_{by.name}"])
         return Evaluation(figures)
-
-    def _floor_source(self, source: ImageSource, count: int) -> ImageSource | None:
-        """Return as many training images as are measured, or None where these are training images themselves."""
-        if self.train is None:
-            return None
-        if ("names", id(self.train)) not in self._seen:
-            self._seen["names", id(self.train)] = frozenset(self.train.names)
-        if source.names[0] in self._seen["names", id(self.train)]:
-            return None
-        if ("floor", count) not in self._seen:
-            order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))
-            self._seen["floor", count] = self.train.subset(order[:count].sort().values)
-        return self._seen["floor", count]
-
-    def _of_source(self, features: FeatureNetwork, source: ImageSource, count: int) -> Tensor:
-        key = (features.name, id(source), count)
-        if key not in self._seen:
-            parts = [features.extract(source.take(i).images)[0].cpu() for i in torch.arange(count).split(AT_ONCE)]
-            self._seen[key] = torch.cat(parts)
-            self._seen["kept", id(source)] = source  # so that no other source gets its id
-        return self._seen[key]
-
-    def _of_generated(
-        self,
-        features: FeatureNetwork,
-        network: nn.Module,
-        count: int,
-        on_progress: Callable[[int, int], None] | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return features and class probabilities of generated images; kept for the same weights and count."""
-        key = (_digest(network), count)
-        kept = self._seen.setdefault("generated", {})
-        if kept.get(features.name, (None,))[0] != key:
-            found, probabilities = [], []
-            for part in torch.arange(count).split(AT_ONCE):
-                indices = part.tolist()
-                noise = sampling.latents(SAMPLE_SEED, indices, self.generator.latent_shape)
-                values, probs = features.extract(self.make_images(network, noise, self.turns(indices)))
-                found.append(values.cpu())
-                probabilities += [] if probs is None else [probs.cpu()]
-                if on_progress:
-                    on_progress(indices[-1] + 1, count)
-            both = torch.cat(found), torch.cat(probabilities) if probabilities else None
-            if not bool(both[0].isfinite().all()):
-                raise UserError("the generated images are not finite: training has diverged. Try a lower --lr.")
-            kept[features.name] = (key, both)
-        return kept[features.name][1]
-
-    def _class_figures(self, features: FeatureNetwork, probabilities: Tensor | None, count: int) -> dict[str, Any]:
-        """Return what the classifier of the features sees: which classes, how evenly, how surely."""
-        if probabilities is None:
-            return {}
-        names, guesses = features.class_names, probabilities.argmax(1)
-        shares = torch.bincount(guesses, minlength=len(names)) / count
-        figures = {
-            "classes_present": int((shares >= 0.1 / len(names)).sum()),
-            "largest_class_share": float(shares.max()),
-            "mean_confidence": float(probabilities.max(1).values.mean()),
-            "class_shares": {name: round(float(share), 4) for name, share in zip(names, shares, strict=True)},
-        }
-        if self.conditional and names == self.spec.class_names:
-            figures["class_accuracy"] = float((guesses == torch.tensor(self.turns(range(count)))).float().mean())
-        return figures
 
     # ---- the end ------------------------------------------------------------------------------------------------------
 
@@ -477,13 +316,6 @@ class Generate(Task):
     def _nearest(self, images: np.ndarray, train: ImageSource) -> tuple[np.ndarray, np.ndarray]:
         blocks = (train.take(index).images for index in torch.arange(len(train)).split(2000))
         return distances.nearest(torch.from_numpy(images).permute(0, 3, 1, 2), blocks)
-
-    def protocol(self) -> dict[str, str]:
-        """Return how each distance is measured, in a sentence."""
-        used = {f"fd_{f.name}": f.protocol for f in filter(None, (self.feature_network, self.inception))}
-        if self.inception is None:
-            used["fid"] = "left out: no Inception weights were given (--inception-weights FILE)"
-        return used
 
     def _sentence(self, figures: dict[str, Any]) -> str:
         name = self.score_name
@@ -515,20 +347,6 @@ class Generate(Task):
         }
 
 
-def _turns(objective: Objective) -> list[Phase]:
-    """Return the turns of a GAN: discriminator, its penalty where it is lazy, generator.
-
-    They alternate: the generator is judged by the discriminator that has just learned from the same images. With the
-    turns the other way round both would follow each other's state of the step before, and MNIST collapsed (docs/log.md).
-    """
-    scale = objective.discriminator_lr
-    phases = [Phase("discriminator", "discriminator", objective.generator_steps, scale)]
-    if objective.penalised and objective.penalty_every > 1:
-        phases.append(Phase("penalty", "discriminator", objective.penalty_every, scale))
-    phases.append(Phase("generator", "generator", objective.discriminator_steps))
-    return phases
-
-
 class _evaluating:
     """Put a network into eval mode for the time of a block."""
 
@@ -541,26 +359,6 @@ class _evaluating:
 
     def __exit__(self, *_: object) -> None:
         self.network.train(self.was_training)
-
-
-@contextmanager
-def _tracked(network: nn.Module) -> Iterator[None]:
-    """Let gradients reach the weights of a network that holds still otherwise."""
-    still = [weight for weight in network.parameters() if not weight.requires_grad]
-    for weight in still:
-        weight.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for weight in still:
-            weight.requires_grad_(False)
-
-
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in network.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _pictures(source: ImageSource, index: Sequence[int]) -> np.ndarray:
