@@ -74,6 +74,15 @@ def test_dcgan_has_the_sizes_of_r11():
     assert (first.in_channels, first.out_channels, first.kernel_size, first.stride) == (100, 128, (4, 4), (1, 1))
 
 
+def test_products_of_matrices_stand_for_the_layers_at_the_ends():
+    networks = gan("dcgan", spec(3, 28), norm="spectral")
+    generator, discriminator = networks["generator"].eval(), networks["discriminator"].eval()
+    latent, images = torch.randn(5, 100), torch.randn(5, 3, 28, 28)
+    torch.testing.assert_close(generator(latent), generator.layers(latent[:, :, None, None]))
+    expected = discriminator.last(discriminator.layers(images)).flatten()
+    torch.testing.assert_close(discriminator(images), expected)
+
+
 def test_dcgan_at_64_pixels_is_that_of_the_paper():
     """The numbers of the PyTorch tutorial's network (nz 100, ngf and ndf 64)."""
     networks = gan("dcgan", spec(3, 64), width=64)

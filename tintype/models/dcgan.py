@@ -11,8 +11,10 @@ from tintype.data.source import DataSpec
 from tintype.models.gan_parts import (
     ClassInput,
     Head,
+    grown,
     halvings,
     minibatch_layer,
+    seen_whole,
     start_as_dcgan,
     start_judge,
     strided_layers,
@@ -39,7 +41,11 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.layers(self.classes(latent, labels)[:, :, None, None])
+        first, *others = self.layers
+        x = grown(self.classes(latent, labels), first)  # pyright: ignore[reportArgumentType]
+        for layer in others:
+            x = layer(x)
+        return x
 
 
 class Discriminator(nn.Module):
@@ -59,7 +65,7 @@ class Discriminator(nn.Module):
         self.head = Head(HIDDEN, num_classes) if num_classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        x = self.last(self.minibatch(self.layers(images))).flatten(1)
+        x = seen_whole(self.minibatch(self.layers(images)), self.last)
         return x[:, 0] if self.head is None else self.head(F.leaky_relu(x, 0.2), labels)
 
 

@@ -13,6 +13,7 @@ from tintype.models.gan_parts import (
     halvings,
     minibatch_layer,
     needed,
+    seen_whole,
     start_judge,
     strided_layers,
 )
@@ -61,7 +62,7 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.layers(images)
-        logits = self.last(self.minibatch(x)).flatten()
+        logits = seen_whole(self.minibatch(x), self.last)[:, 0]
         if self.classes is not None:
             logits = logits + (self.classes(needed(labels)) * x.mean((2, 3))).sum(1)
         return logits
