@@ -328,6 +328,7 @@ def test_an_unfinished_run_says_how_to_go_on(refused, tmp_path):
 def test_ctrl_c_outside_training_is_one_word():
     script = (
         "import signal, tintype.listing as l\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "l.listing = lambda *a, **k: signal.raise_signal(signal.SIGINT)\n"
         "from tintype.cli import main; main(['list'])"
     )
