@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tintype.data import open_data
 from tintype.data.source import DataSplits, MappedSource
-from tintype.engine import Engine, Order, Plan, batches, fold
+from tintype.engine import READ_SECONDS, Engine, Order, Plan, batches, fold
 from tintype.errors import UserError
 from tintype.progress import Silent
 from tintype.recipe import Recipe
@@ -131,6 +132,21 @@ def test_reading_ahead_gives_the_same_batches():
     for step, batch in zip(range(2, 9), ahead, strict=True):
         assert torch.equal(batch.images, train.take(order.batch(step)).images)
     assert list(batches(train, order, 5, 5)) == []
+
+
+def test_rows_that_are_read_later_are_the_same_rows(tiny, train_in, tmp_path, monkeypatch):
+    """As on a GPU, where the host does not wait for each step."""
+    at_once = train_in(tmp_path / "at-once", tiny(steps=30))
+    monkeypatch.setitem(READ_SECONDS, "cpu", 1e9)
+    later = train_in(tmp_path / "later", tiny(steps=30))
+    rows = [path.read_bytes() for path in (at_once.path / "metrics.csv", later.path / "metrics.csv")]
+    assert rows[0] == rows[1]
+    assert rows[0].count(b"\n") == 31
+    with pytest.raises(UserError, match=r"not finite after step \d+ \(") as error:
+        train_in(tmp_path / "ruined", tiny(steps=30, optimizer="sgd", lr=1e30, warmup=0.9, evaluate_every=100))
+    ruined = re.search(r"after step (\d+)", str(error.value))
+    assert ruined is not None
+    assert int(ruined[1]) < 30  # the row, not the step at which it was read
 
 
 # ---- frozen mathematics -----------------------------------------------------------------------------------------------

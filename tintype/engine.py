@@ -35,6 +35,10 @@ from tintype.tasks.task import StepContext, Task
 # A checkpoint is written when the last one is older than this; tests and fragile machines want it more often.
 CHECKPOINT_SECONDS = float(os.environ.get("TINTYPE_CHECKPOINT_SECONDS", "20"))
 
+# How long the figures of steps may stay unread on a device. Reading one from an accelerator makes the host wait for it, and
+# it then waits for the host's next step.
+READ_SECONDS = {"cpu": 0.0, "cuda": 0.2, "mps": 0.2}
+
 # What may change between the parts of a run: where it computes and where the files lie, not what is computed.
 FREE_TO_CHANGE = {"data_root", "device", "compile", "hold_memory", "search", "track"}
 
@@ -241,6 +245,7 @@ class Engine:
         self.task, self.recipe, self.run, self.watcher = task, recipe, run, watcher
         self.device, self.lr = device, float(recipe.lr)  # auto was resolved before
         self.checkpoint_seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+        self.read_seconds = READ_SECONDS[device.type]
         # One set for each network; phases that train the same network share it.
         self.optimizers: dict[str, Sequence[torch.optim.Optimizer]] = {
             phase.network: build_optimizers(
@@ -284,8 +289,9 @@ class Engine:
         if not self.restore():
             task.start(train)
         with torch.random.fork_rng(devices=_cuda_devices(self.device)), caught_signals() as signal_seen:
-            pending: list[dict[str, Tensor]] = []
-            started = saved = time.perf_counter()
+            pending: list[dict[str, Tensor]] = []  # what the steps since the last row logged
+            unread: list[dict[str, Any]] = []  # rows whose figures are still on the device
+            started = saved = read = time.perf_counter()
             seconds_before, first_step = self.seconds, self.step
             for network in task.networks.values():
                 network.train()
@@ -296,24 +302,29 @@ class Engine:
                 pending.append(self._train_step(batch, plan, factor))
                 self.step += 1
                 evaluate = self.step % plan.evaluation_steps == 0 or self.step == plan.total_steps
-                if evaluate or self.step % log_steps == 0:
-                    row = self._log_row(pending, plan, factor)
-                    pending = []
-                    now = time.perf_counter()
-                    self.seconds = seconds_before + now - started
-                    speed = (self.step - first_step) * plan.batch_size / (now - started)
-                    shown = next(value for name, value in row.items() if name.startswith("loss"))
-                    self.watcher.on_step(self.step, plan.total_steps, shown, speed)
-                    if evaluate:
-                        row.update(self._evaluate(val, plan))
+                if not evaluate and self.step % log_steps:
+                    continue
+                unread.append(self._row(pending, plan, factor))
+                pending = []
+                if not evaluate and time.perf_counter() - read < self.read_seconds:
+                    continue
+                rows, unread = self._read(unread), []
+                now = read = time.perf_counter()
+                self.seconds = seconds_before + now - started
+                speed = (self.step - first_step) * plan.batch_size / (now - started)
+                shown = next(value for name, value in rows[-1].items() if name.startswith("loss"))
+                self.watcher.on_step(self.step, plan.total_steps, shown, speed)
+                if evaluate:
+                    rows[-1].update(self._evaluate(val, plan))
+                for row in rows:
                     self.history.add(row)
                     self.watcher.on_row(row)
-                    number = signal_seen()
-                    if number or time.perf_counter() - saved > self.checkpoint_seconds:
-                        self.save()
-                        saved = time.perf_counter()
-                    if number:
-                        raise Interrupted(number, self.run.path)
+                number = signal_seen()
+                if number or time.perf_counter() - saved > self.checkpoint_seconds:
+                    self.save()
+                    saved = time.perf_counter()
+                if number:
+                    raise Interrupted(number, self.run.path)
             self.seconds = seconds_before + time.perf_counter() - started
             self.save()
             number = signal_seen()
@@ -384,20 +395,28 @@ class Engine:
                 for weight in weights:
                     weight.requires_grad_(other == name)
 
-    def _log_row(self, pending: list[dict[str, Tensor]], plan: Plan, factor: float) -> dict[str, Any]:
-        """Average what the steps since the last row logged, and stop where it is not finite."""
+    def _row(self, pending: list[dict[str, Tensor]], plan: Plan, factor: float) -> dict[str, Any]:
+        """Return a row of metrics.csv: what the steps since the last one logged, averaged, as tensors."""
         names = list(dict.fromkeys(name for step in pending for name in step))
-        means = {n: float(torch.stack([step[n].float() for step in pending if n in step]).mean()) for n in names}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise self._diverged(f"the {name.replace('_', ' ')} is")
+        means = {name: torch.stack([step[name].float() for step in pending if name in step]).mean() for name in names}
         epoch = self.step * plan.batch_size / plan.num_images
         return {"step": self.step, "epoch": round(epoch, 4), "lr": self.lr * factor, **means}
 
-    def _diverged(self, what: str) -> UserError:
+    def _read(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Bring the figures of rows from the device, all at once, and stop where one is not finite."""
+        figures = [value.to(self.device) for row in rows for value in row.values() if isinstance(value, Tensor)]
+        values = iter(torch.stack(figures).tolist())
+        for row in rows:
+            row.update({name: next(values) for name, value in row.items() if isinstance(value, Tensor)})
+            for name, value in row.items():
+                if not math.isfinite(value):
+                    raise self._diverged(f"the {name.replace('_', ' ')} is", row["step"])
+        return rows
+
+    def _diverged(self, what: str, step: int) -> UserError:
         kept = any((self.run.path / "checkpoints").glob("step-*.safetensors"))
         return UserError(
-            f"{what} not finite after step {self.step} (peak lr {self.lr:.3g}). "
+            f"{what} not finite after step {step} (peak lr {self.lr:.3g}). "
             f"Try --lr {self.lr / 5:.2g}, --set clip=1 or --set warmup=0.1."
             + (" The last good checkpoint is kept." if kept else "")
         )
@@ -467,7 +486,7 @@ class Engine:
             UserError: a weight is not finite; the checkpoints before are left as they are.
         """
         if not all(bool(w.isfinite().all()) for network in self.task.networks.values() for w in network.parameters()):
-            raise self._diverged("the weights are")
+            raise self._diverged("the weights are", self.step)
         self.history.save()
         state = {
             "recipe": self.recipe.model_dump(mode="json"),

@@ -79,23 +79,25 @@ class AdaptiveStrength:
     def __init__(self, target: float = 0.6, images: int = 100_000, every: int = 4, most: float = 0.85) -> None:
         self.target, self.images, self.every, self.most = target, images, every, most
         self.probability = 0.0
-        self.signs = 0.0
+        self.signs: float | Tensor = 0.0  # a sum that stays on the device until a decision is due
         self.count = 0
         self.batches = 0
 
     def see(self, real: Tensor) -> None:
         """Take the logits (N,) of a batch of real images into account."""
-        self.signs += float(real.detach().sign().sum())
+        self.signs = self.signs + real.detach().sign().sum()
         self.count += len(real)
         self.batches += 1
         if self.batches == self.every:
-            direction = 1.0 if self.signs / self.count > self.target else -1.0
+            direction = 1.0 if float(self.signs) / self.count > self.target else -1.0
             self.probability = min(self.most, max(0.0, self.probability + direction * self.count / self.images))
             self.signs, self.count, self.batches = 0.0, 0, 0
 
     def state(self) -> dict[str, float]:
         """Return what a checkpoint holds."""
-        return {key: getattr(self, key) for key in ("probability", "signs", "count", "batches")}
+        return {
+            "probability": self.probability, "signs": float(self.signs), "count": self.count, "batches": self.batches,
+        }  # fmt: skip
 
     def load_state(self, state: dict[str, float]) -> None:
         """Take back what `state` returned."""

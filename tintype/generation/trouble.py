@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 SATURATING = ("bce", "hinge")  # relativistic and Wasserstein losses keep a gradient where all pairs are in order
 ENOUGH = 20  # turns of the discriminator that say something about it
 VARIETY = "--set task.loss=relativistic --set task.r1=1 --set task.r2=1, or --set model.minibatch=stddev"
@@ -21,18 +23,20 @@ class Trouble:
         self.loss = loss
         self.step = 0
         self.warnings: list[str] = []
-        self._right, self._turns = 0.0, 0
+        self._right: float | Tensor = 0.0  # a sum that stays on the device until it is asked for
+        self._turns = 0
 
-    def see(self, share_right: float) -> None:
-        """Take into account in which share (0..1) of the cases the discriminator was right in one of its turns."""
-        self._right += share_right
+    def see(self, share_right: Tensor) -> None:
+        """Take into account in which share (0..1, a scalar) of the cases the discriminator was right in one of its turns."""
+        self._right = self._right + share_right.detach()
         self._turns += 1
 
     def judge(self, figures: dict[str, Any], *, recall: float) -> None:
         """Note trouble that the discriminator's turns since the last time, or the figures of an evaluation, show."""
-        if self.loss in SATURATING and self._turns >= ENOUGH and self._right / self._turns > 0.98:
+        right = float(self._right) / max(1, self._turns)
+        if self.loss in SATURATING and self._turns >= ENOUGH and right > 0.98:
             self._warn(
-                f"discriminator: right in {self._right / self._turns:.1%} of the cases, so the generator is told "
+                f"discriminator: right in {right:.1%} of the cases, so the generator is told "
                 "little. Try --set task.diff_augment=[translation,cutout], --set task.r1=1, or --set task.discriminator_lr=0.5."
             )
         self._right, self._turns = 0.0, 0
@@ -61,7 +65,7 @@ class Trouble:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
         return {
-            "num_right": self._right, "num_judged": self._turns, "step": self.step, "warnings": list(self.warnings),
+            "num_right": float(self._right), "num_judged": self._turns, "step": self.step, "warnings": list(self.warnings),
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ class Adversarial:
         if self.strength:
             self.strength.see(real_logits)
         right = self._share_right(real_logits.detach(), fake_logits.detach())
-        self.trouble.see(float(right))
+        self.trouble.see(right)
         logged = {"discriminator_accuracy": right}
         if self.strength:
             logged["augment_probability"] = torch.tensor(self.strength.probability)
