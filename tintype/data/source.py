@@ -119,13 +119,6 @@ class ResidentSource(ImageSource):
         names: list[str] = [self.names[int(i)] for i in index]
         return ResidentSource(self.spec, self.pixels, self.targets[index], names, rows)
 
-    def to(self, device: torch.device) -> ResidentSource:
-        """Return the same source with the pixels on `device`."""
-        if self.pixels.device == device:
-            return self
-        rows = None if self.rows is None else self.rows.to(device)
-        return ResidentSource(self.spec, self.pixels.to(device), self.targets, self.names, rows)
-
 
 class MappedSource(ImageSource):
     """Pixels in a uint8 memory map (N, H, W, C) on disk, for sets larger than memory."""
