@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
 import json
 import platform
@@ -388,9 +387,3 @@ def looks_by_data(run: RunFolder) -> dict[str, int]:
 
 def _ledger(run: RunFolder) -> Path:
     return run.root / ".test-looks.json"
-
-
-def read_splits(path: Path) -> dict[str, str]:
-    """Return the split of each image by name, from splits.csv."""
-    with path.open(encoding="utf-8", newline="") as lines:
-        return {row["name"]: row["split"] for row in csv.DictReader(lines)}
