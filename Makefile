@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Each process computes on one thread (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
 
 .PHONY: demo test test-fast test-all check format browser image clean
 
@@ -10,13 +12,13 @@ demo: $(VENV)/installed
 	$(BIN)/tintype train digits
 
 test: $(VENV)/installed-dev check browser
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow and not exhaustive"
+	$(PYTEST) -m "not slow and not exhaustive"
 
 test-all: $(VENV)/installed-dev check
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
