@@ -72,7 +72,6 @@ def build(
     spec: DataSpec,
     latent: int = 100,
     width: int = 32,
-    discriminator_width: int | None = None,
     norm: str = "batch",
     minibatch: str = "none",
     conditional: bool = True,
@@ -83,7 +82,6 @@ def build(
         spec: shape and classes of the images.
         latent: numbers that an image is made from.
         width: channels next to the image; each halving doubles them, up to 8 times.
-        discriminator_width: the same of the discriminator, by default `width`. A smaller one learns the images by heart later.
         norm: of the discriminator: batch, spectral or none (for gradient penalties, which mean a single image).
         minibatch: what the discriminator sees of a batch: none, stddev or discrimination.
         conditional: an image of a given class: norms of its own in the generator, projection in the discriminator.
@@ -93,7 +91,7 @@ def build(
     """
     num_classes = spec.num_classes if conditional else 0
     generator = Generator(spec, latent, width, num_classes)
-    discriminator = Discriminator(spec, discriminator_width or width, norm, minibatch, num_classes)
+    discriminator = Discriminator(spec, width, norm, minibatch, num_classes)
     for layer in generator.convs:
         nn.init.normal_(layer.weight, 0.0, 0.02)  # pyright: ignore[reportArgumentType]
     start_judge(discriminator, norm)
