@@ -1,4 +1,6 @@
-"""A step of every task on an accelerator that is only claimed: tensors without data, whose operations refuse to mix devices."""
+"""A step of classification and of generation on an accelerator that is only claimed: tensors without data, whose operations
+refuse to mix devices. Super-resolution is not here: it reads where to crop from its random numbers, which have no values.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,10 @@ def accelerator() -> Iterator[None]:
         changed.setattr(torch.autograd, "grad", lambda output, inputs, **_: (torch.zeros_like(inputs),))
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
-        yield
-        torch.__future__.set_overwrite_module_params_on_conversion(before)
+        try:
+            yield
+        finally:
+            torch.__future__.set_overwrite_module_params_on_conversion(before)
 
 
 def on_accelerator(thing: Any) -> None:
