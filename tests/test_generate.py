@@ -21,9 +21,10 @@ from tintype.data import open_data
 from tintype.data.source import DataSpec
 from tintype.engine import Order, fold
 from tintype.errors import UserError
-from tintype.generation import sampling
+from tintype.generation import distances, sampling
 from tintype.generation.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
 from tintype.generation.objective import Objective
+from tintype.generation.trouble import Trouble
 from tintype.models import build_model, count_parameters
 from tintype.models.gan_parts import MinibatchStd, SelfAttention
 from tintype.progress import Silent
@@ -123,6 +124,13 @@ def test_minibatch_deviation_shows_a_lack_of_variety():
     expected = varied.var(0, unbiased=False).sqrt().mean()
     torch.testing.assert_close(layer(varied)[:, -1], expected.expand(4, 3, 3), rtol=1e-4, atol=1e-4)
     assert layer(torch.randn(7, 2, 3, 3)).shape == (7, 3, 3, 3), "a group of 1 where nothing larger divides 7"
+
+
+def test_minibatch_deviation_takes_a_batch_that_no_group_divides_as_one():
+    x = torch.randn(7, 2, 3, 3)
+    extra = MinibatchStd()(x)[:, 2]
+    expected = (x.var(0, unbiased=False) + 1e-8).sqrt().mean()
+    torch.testing.assert_close(extra, expected.expand(7, 3, 3))
 
 
 def test_attention_starts_as_nothing_and_has_a_second_derivative():
@@ -298,7 +306,9 @@ def test_a_run_leaves_everything_that_was_promised(gan_run):
     assert len(history) == 60, "both losses at every step"
     assert all(row["loss_discriminator"] > 0 and row["loss_generator"] > 0 for row in history)
     grids = sorted((gan_run.path / "samples").glob("step-*.png"))
-    assert [int(p.stem[5:]) for p in grids] == [25, 50, 60]
+    assert [int(p.stem[5:]) for p in grids] == sorted({*range(0, 61, 5), 25, 50, 60}), (
+        "from noise on, and at evaluations"
+    )
     figures = gan_run.metrics["test"]
     assert figures["num_generated"] == figures["num_images"] == 359
     assert 0 < figures["fd_pixels8_floor"] < figures["fd_pixels8"]
@@ -563,6 +573,9 @@ def test_an_unconditional_generator_knows_no_class(tiny_gan, tmp_path):
         ({"task_options": {"loss": "bcee"}}, "unknown loss"),
         ({"task_options": {"los": "bce"}}, "unknown option of task generate: 'los'"),
         ({"task_options": {"r1": -1}}, "task.r1 is -1"),
+        ({"task_options": {"r1": math.nan}}, "task.r1 is nan"),
+        ({"task_options": {"diff_augment": 3}}, "task.diff_augment is 3. Expected a list"),
+        ({"lr": "auto"}, "lr: auto measures one loss"),
         ({"task_options": {"penalty_every": 0}}, "task.penalty_every is 0"),
         ({"task_options": {"diff_augment": ["rotate"]}}, "unknown operation of diff_augment"),
         ({"task_options": {"ada": 3}}, "task.ada is 3"),
@@ -577,6 +590,119 @@ def test_a_recipe_that_cannot_be_is_a_line(tiny_gan, changes, message):
     with pytest.raises(UserError, match=message) as error:
         api.plan(tiny_gan(**changes), watcher=Silent())
     assert "\n" not in str(error.value)
+
+
+def test_a_classifier_is_not_built_from_a_generator(tt, photos):
+    for what, model in (("digits", "dcgan"), ("digits", "flow-unet"), (photos, "mlp-gan")):
+        code, _, errors = tt("train", what, "--model", model, "--dry-run")
+        assert code == 2
+        assert f"model {model} is there to generate, not to classify" in errors
+
+
+@pytest.fixture
+def photos(tmp_path) -> Any:
+    """A folder of 60 dark pictures and one of 60 light ones."""
+    numbers = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 160)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(60):
+            pixels = (low + numbers.integers(0, 90, (16, 16, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_some_real_images_stand_for_all_of_them(photos):
+    """A test split in the order of its classes, of which a part is measured: real images of the other split are as near."""
+    from tintype.generation.measuring import Measure
+
+    splits = open_data(str(photos), val_fraction=30, test_fraction=30)
+    measure = Measure(None, None, torch.device("cpu"), splits.train)
+
+    def make(indices):
+        return splits.train.take(torch.as_tensor(indices) * 5).images  # of both kinds
+
+    figures, _ = measure.figures(nn.Linear(1, 1), make, splits.test, 12)
+    dark = splits.test.take(torch.arange(12)).images
+    one_kind = distances.pixel_features().extract(dark)[0]
+    both = distances.pixel_features().extract(make(range(12)))[0]
+    alone = distances.frechet_distance(one_kind, both)
+    assert figures["fd_pixels8_floor"] < 0.3 * alone
+    assert figures["fd_pixels8"] < 0.3 * alone
+    assert figures["recall_pixels8"] > 0.5
+
+
+@pytest.mark.parametrize("layout", ["flat", "one", "train"])
+def test_photos_without_classes_train_a_generator(photos, tt, layout):
+    place = photos.parent / "unsorted" / {"flat": "", "one": "faces", "train": "train"}[layout]
+    place.mkdir(parents=True)
+    for i, file in enumerate(sorted(photos.rglob("*.png"))):
+        file.rename(place / f"{i}.png")
+    root = str(photos.parent / "unsorted")
+    options = ("--data-root", root, "--image-size", "16", "--steps", "2", "--batch-size", "8", "--set", "model.width=4")
+    code, _, errors = tt("train", "faces-gan", *options, "--out", photos.parent / "runs", "--name", "run")
+    assert code == 0, errors
+    run = api.Run(photos.parent / "runs" / "run")
+    assert sum(run.read("data.json")["num_images"].values()) == 120
+    assert tt("evaluate", run.path)[0] == 0
+    with pytest.raises(UserError, match=r"one class only|no class folders|no images"):
+        open_data(root)
+
+
+def test_a_folder_trains_the_model_that_was_asked_for(photos):
+    planned = api.plan(str(photos), model="resnet", watcher=Silent())
+    assert planned.recipe.model == "resnet"
+    planned = api.plan(str(photos), model="dcgan", task="generate", image_size=16, watcher=Silent())
+    assert (planned.recipe.model, planned.recipe.optimizer, planned.recipe.steps) == ("dcgan", "adam", 5000)
+
+
+def test_only_the_standard_features_are_called_fid(finished_run, tiny_gan, tmp_path):
+    import shutil
+
+    shutil.copytree(finished_run.path, tmp_path / "inception")
+    with pytest.raises(UserError, match="a run named inception would be taken"):
+        api.plan(tiny_gan(task_options={"features": str(tmp_path / "inception")}), watcher=Silent())
+
+
+def test_trouble_names_remedies_that_are_there_and_not_in_use():
+    def told(objective, **options):
+        trouble = Trouble(objective)
+        trouble.options, trouble.step = options, 100
+        shares = {str(k): 0.0 if k < 1 else 0.1 for k in range(10)}
+        trouble.judge({"diversity": 0.1, "class_shares": shares, "classes_present": 9}, recall=0.0)
+        return " ".join(trouble.warnings)
+
+    first = told(Objective("bce"), minibatch="none", conditional=False)
+    for part in (
+        "mode collapse",
+        "little variety",
+        "task.loss=relativistic",
+        "model.minibatch=stddev",
+        "conditional=true",
+    ):
+        assert part in first
+    second = told(Objective("relativistic", r1=1.0), conditional=True)
+    assert "Try longer training." in second
+    assert "=" not in second
+    early = Trouble(Objective("bce"))
+    early.step, early.progress = 5, 0.01
+    early.judge({"diversity": 0.1}, recall=0.0)
+    assert early.warnings == []
+
+
+def test_missing_classes_are_told():
+    trouble = Trouble(Objective("bce"))
+    trouble.step = 100
+    shares = {str(k): 0.0 if k in (3, 7) else 0.125 for k in range(10)}
+    trouble.judge({"diversity": 1.0, "class_shares": shares, "classes_present": 8}, recall=0.5)
+    assert "2 of 10 classes are hardly made (3, 7)" in trouble.warnings[0]
+
+
+def test_a_lazy_penalty_counts_the_turns_of_the_discriminator():
+    from tintype.tasks.adversarial import _turns
+
+    phases = {phase.name: phase for phase in _turns(Objective("bce", generator_steps=3, r1=1.0, penalty_every=4))}
+    assert phases["discriminator"].every == 3
+    assert phases["penalty"].every == 12
 
 
 def test_too_few_images_to_measure_against_are_told_before_training():

@@ -231,6 +231,7 @@ class Run(RunFolder):
             "parameters": model["parameters"],
             "multiply_adds": model["multiply_adds"],
             "seconds": environment["seconds"],
+            "warnings": self.read("evaluation.json").get("warnings", []),
             **self.metrics,
         }
 
@@ -323,10 +324,11 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     changes: dict[str, Any] = (
         {"data_root": str(Path(recipe.data_root).expanduser().resolve())} if recipe.data_root else {}
     )
-    for option in ("features", "lpips"):
+    for option in ("features", "inception_weights", "lpips"):
         file = recipe.task_options.get(option)
         if isinstance(file, str) and Path(file).expanduser().exists():
-            changes["task_options"] = {**recipe.task_options, option: str(Path(file).expanduser().resolve())}
+            task_options = changes.get("task_options", recipe.task_options)
+            changes["task_options"] = {**task_options, option: str(Path(file).expanduser().resolve())}
     if recipe.weights and recipe.weights not in ("default", "none"):
         changes["weights"] = str(Path(recipe.weights).expanduser().resolve())
     if recipe.data and recipe.data not in names("data") and Path(recipe.data).expanduser().exists():

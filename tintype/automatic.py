@@ -33,6 +33,10 @@ FROM_SCRATCH: dict[str, Any] = {
     "model": "fast-cnn", "tune": "all", "augment": "standard", "epochs": 30, "batch_size": 64, "optimizer": "muon", "lr": 0.24,
     "momentum": 0.6, "schedule": "linear", "label_smoothing": 0.1, "tta": "flip",
 }  # fmt: skip
+FROM_NOISE: dict[str, Any] = {  # as faces-gan
+    "tune": "all", "augment": {"flip": True}, "steps": 5000, "batch_size": 32, "optimizer": "adam", "lr": 4e-4,
+    "betas": (0.5, 0.999), "schedule": "cosine", "ema": 0.999, "evaluate_every": 20,
+}  # fmt: skip
 HEAD: dict[str, Any] = {
     "tune": "head", "augment": "photos", "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine",
     "tta": "flip", "epochs": HEAD_EPOCHS,
@@ -103,7 +107,8 @@ def choose_training(
         told = f"tune is {recipe.tune}, so the recipe's own length stands; --tune auto chooses by the time"
         return recipe, [Choice("time", "without effect", told)] if recipe.time else []
     if not is_backbone(recipe.model) or recipe.weights in (None, "none"):
-        return recipe.with_(**_not_given(recipe, FROM_SCRATCH)), []
+        wanted = FROM_NOISE if recipe.task == "generate" else {**FROM_SCRATCH, "model": recipe.model}
+        return recipe.with_(**_not_given(recipe, wanted)), []
     budget = parse_duration(recipe.time) if recipe.time else DEFAULT_SECONDS
     recipe = recipe.with_(time=None)  # used up by the choice
     speed = inference_speed(recipe, splits.spec, device, dtype)

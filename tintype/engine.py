@@ -35,6 +35,8 @@ from tintype.tasks.task import StepContext, Task
 # A checkpoint is written when the last one is older than this; tests and fragile machines want it more often.
 CHECKPOINT_SECONDS = float(os.environ.get("TINTYPE_CHECKPOINT_SECONDS", "20"))
 
+FRAMES = 12  # pictures of the time lapse, beside those of evaluations
+
 # How long the figures of steps may stay unread on a device. Reading one from an accelerator makes the host wait for it, and
 # it then waits for the host's next step.
 READ_SECONDS = {"cpu": 0.0, "cuda": 0.2, "mps": 0.2}
@@ -295,6 +297,9 @@ class Engine:
             seconds_before, first_step = self.seconds, self.step
             for network in task.networks.values():
                 network.train()
+            frames = {plan.total_steps * k // FRAMES for k in range(1, FRAMES)}
+            if self.step == 0:
+                self._show()
             for batch in batches(train, order, self.step, plan.total_steps):
                 if self._stopped_early():
                     break
@@ -302,6 +307,8 @@ class Engine:
                 pending.append(self._train_step(batch, plan, factor))
                 self.step += 1
                 evaluate = self.step % plan.evaluation_steps == 0 or self.step == plan.total_steps
+                if self.step in frames and not evaluate:
+                    self._show()
                 if not evaluate and self.step % log_steps:
                     continue
                 unread.append(self._row(pending, plan, factor))
@@ -438,12 +445,17 @@ class Engine:
                 if self.recipe.keep == "best" or self.recipe.patience:
                     tensors = {k: v.detach().clone() for k, v in task.networks[task.main].state_dict().items()}
                 self.best = {"score": score, "step": self.step, "tensors": tensors}
-            picture = task.snapshot(task.networks[task.main])
+        self._show()
         self.evaluations_without_gain = 0 if better else self.evaluations_without_gain + 1
-        if picture is not None:
-            write_picture(self.run.path / "samples" / f"step-{self.step:07d}.png", picture)
         self.watcher.on_evaluation(self.step, self.step * plan.batch_size / plan.num_images, figures)
         return {f"val_{name}": figures[name] for name in task.watched if name in figures}
+
+    def _show(self) -> None:
+        """Keep a picture of how far the main network is, where the task has one."""
+        with self.averaged():
+            picture = self.task.snapshot(self.task.networks[self.task.main])
+        if picture is not None:
+            write_picture(self.run.path / "samples" / f"step-{self.step:07d}.png", picture)
 
     def _stopped_early(self) -> bool:
         patience = self.recipe.patience

@@ -57,7 +57,7 @@ def evaluate_run(
     else:
         splits = open_data(
             data or recipe.data, data_root=None if data else recipe.data_root, image_size=(how["height"], how["width"]),
-            channels=how["channels"], resize=resize_of(description), **wishes,
+            channels=how["channels"], resize=resize_of(description), one_class=isinstance(task, Generate), **wishes,
         )  # fmt: skip
     if data:
         return _on_other_data(task, splits, split)

@@ -68,9 +68,9 @@ class Sampler:
             raise UserError(f"count is {count!r}. Expected a whole number from 1 to {MOST:,}.")
         if type(start) is not int or not 0 <= start <= MOST:
             raise UserError(f"start is {start!r}. Expected a whole number from 0 to {MOST:,}.")
-        if type(seed) is not int or seed < 0:
-            raise UserError(f"seed is {seed!r}. Expected a whole number from 0 on.")
-        if truncation is not None and not 0 < truncation <= 10:
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise UserError(f"seed is {seed!r}. Expected a whole number from 0 to {2**32 - 1:,}.")
+        if truncation is not None and not (isinstance(truncation, int | float) and 0 < truncation <= 10):
             raise UserError(
                 f"truncation is {truncation!r}. Expected a number above 0, as 1 (typical) or 3 (hardly changed)."
             )
@@ -84,7 +84,7 @@ class Sampler:
         if not self.task.conditional:
             raise UserError("this generator knows no classes. Train one with --set model.conditional=true.")
         if class_name not in names:
-            raise unknown_name("class", class_name, names)
+            raise unknown_name("class", str(class_name), names)
         return names.index(class_name)
 
     def _images(
@@ -97,7 +97,9 @@ class Sampler:
             )  # always the same batches, so that an image is the same to the last bit
             if interpolate:
                 noise = sampling.path(seed, indices, shape, STEPS_BETWEEN)
-                classes = [label or 0] * AT_ONCE  # one class: there is nothing between two
+                # There is nothing between two classes: each stretch has one.
+                turns = self.task.turns([i // STEPS_BETWEEN for i in indices])
+                classes = turns if label is None else [label] * AT_ONCE
             else:
                 noise = sampling.latents(seed, indices, shape)
                 classes = self.task.turns(indices) if label is None else [label] * AT_ONCE
@@ -147,7 +149,7 @@ def _parts(
 ) -> list[str]:
     """Return what tells these files from others of the same run."""
     plain = "".join(c if c.isalnum() else "_" for c in class_name or "")
-    parts = [f"seed{seed}", plain, "" if truncation is None else f"truncation{truncation:g}", "way" * interpolate]
+    parts = [f"seed{seed}", plain, "" if truncation is None else f"truncation{truncation!r}", "way" * interpolate]
     return [part for part in parts if part]
 
 

@@ -56,6 +56,15 @@ def _offers(kind: str) -> dict[str, dict[str, str]]:
     return found
 
 
+def task_of_model(name: str) -> str:
+    """Return the task that a model is there for.
+
+    Raises:
+        UserError: no file offers the name; the message suggests the nearest ones.
+    """
+    return _task_of("models", _stem("models", name))
+
+
 @lru_cache
 def _task_of(kind: str, stem: str) -> str:
     tree = ast.parse((PACKAGE / kind / f"{stem}.py").read_text(encoding="utf-8"))
@@ -100,9 +109,12 @@ def find(kind: str, name: str) -> ModuleType:
     Raises:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
+    return importlib.import_module(f"tintype.{kind}.{_stem(kind, name)}")
+
+
+def _stem(kind: str, name: str) -> str:
     name = canonical(kind, name)
-    stem = next(stem for stem, offer in _offers(kind).items() if name in offer or _pattern(name) in offer)
-    return importlib.import_module(f"tintype.{kind}.{stem}")
+    return next(stem for stem, offer in _offers(kind).items() if name in offer or _pattern(name) in offer)
 
 
 def study_names() -> dict[str, str]:

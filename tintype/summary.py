@@ -90,6 +90,9 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
         test = calibration["splits"]["test"]
         change = f"ECE on test {test['ece_before']:.3f} without it, {test['ece_after']:.3f} with it"
         lines.append(f"Confidence: temperature {calibration['temperature']:.3g}, fitted on validation; {change}.")
+    if evaluation.get("protocol", {}).get("fid", "").startswith("left out"):
+        lines.append(f"FID is {evaluation['protocol']['fid']}.")
+    lines += [f"Warning: {line}" for line in evaluation.get("warnings", ())]
     told = f"The test images were looked at {times} by the runs in this folder."
     lines.append(told if looks else "No run in this folder has looked at the test images.")
     return "\n".join(lines)

@@ -107,6 +107,8 @@ def prepare(recipe: Recipe, watcher: Silent) -> Prepared:
     choices.append(why)
     task = _called(module.make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work)
     _check_batches(recipe, plan, task)
+    if recipe.lr == "auto" and len(task.phases) > 1:
+        raise UserError("lr: auto measures one loss, but this task has several. Give a number, as in --lr 0.0002.")
     if recipe.channels_last:
         for network in task.networks.values():
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -130,7 +132,7 @@ def _called(function: Callable[..., Any], recipe: Recipe, *arguments: Any, **mor
 
 def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
     known = {name for function in functions for name in inspect.signature(function).parameters}
-    known -= {*Recipe.model_fields, "splits", "device", "dtype", "progress"}
+    known -= {*Recipe.model_fields, "splits", "device", "dtype", "progress", "memory_limit", "one_class"}
     for option in recipe.task_options:
         if option not in known:
             raise unknown_name(f"option of task {recipe.task}:", option, known)
@@ -198,8 +200,6 @@ def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Si
     recipe, task = prepared.recipe, prepared.task
     if recipe.lr != "auto":
         return recipe
-    if len(task.phases) > 1:
-        raise UserError("lr: auto measures one loss, but this task has several. Give a number, as in --lr 0.0002.")
     watcher.note("measuring the learning rate")
     curve = Engine(task, recipe.with_(lr=1.0), run, watcher, device=prepared.device).range_test(train)
     try:

@@ -29,8 +29,9 @@ def load(
     channels: int | None = None,
     resize: str | Resize = "crop",
     progress: Progress | None = None,
+    one_class: bool = False,
 ) -> Images:
-    """Return every photo that a CSV file names; `name` is its path.
+    """Return every photo that a CSV file names; `name` is its path. A single class does where `one_class` says so.
 
     Raises:
         UserError: a missing column or label, no photo that can be read, or one class only.
@@ -40,7 +41,7 @@ def load(
         raise UserError(f"'{name}' is not a file. Give the path of a CSV file with the columns path and label.")
     found = find_rows(path, Path(data_root).expanduser() if data_root else None)
     return read_photos(
-        found, str(path), image_size=image_size, channels=channels, resize=resize, progress=progress
+        found, str(path), image_size=image_size, channels=channels, resize=resize, progress=progress, one_class=one_class
     )  # fmt: skip
 
 

@@ -65,8 +65,11 @@ def load(
     channels: int | None = None,
     resize: str | Resize = "crop",
     progress: Progress | None = None,
+    one_class: bool = False,
 ) -> Images:
     """Return every photo of a folder; `name` is its path. The classes are the folders' names, sorted.
+
+    With `one_class` a single folder does, and so do photos that lie in ROOT itself.
 
     Raises:
         UserError: no photo, one class only, or nothing that can be read.
@@ -74,14 +77,16 @@ def load(
     root = Path(name).expanduser()
     if not root.is_dir():
         raise UserError(f"'{name}' is not a folder. Give the path of a folder with one folder for each class.")
-    found = find_photos(root)
+    found = find_photos(root, one_class)
     return read_photos(
-        found, str(root), image_size=image_size, channels=channels, resize=resize, progress=progress
+        found, str(root), image_size=image_size, channels=channels, resize=resize, progress=progress, one_class=one_class
     )  # fmt: skip
 
 
-def find_photos(root: Path) -> Found:
+def find_photos(root: Path, one_class: bool = False) -> Found:
     """List the photos of ROOT/CLASS/* or ROOT/{train,val|valid|validation,test}/CLASS/*, sorted, numbers by value.
+
+    With `one_class` photos without class folders are taken as well, in a class named like ROOT.
 
     Raises:
         UserError: the folder holds no photo in class folders.
@@ -91,7 +96,7 @@ def find_photos(root: Path) -> Found:
     folders = _folders(root)
     splits = _split_folders(root, folders)
     bases = [root / split for split in splits] or [root]
-    labels = {base: _folders(base) for base in bases}
+    labels = {base: _folders(base) or [""] * one_class for base in bases}
     seen = {folder_identity(f) for f in (root, *bases, *(base / label for base in bases for label in labels[base]))}
     if splits:
         passed = [name for name in folders if name not in splits]
@@ -102,15 +107,16 @@ def find_photos(root: Path) -> Found:
         for label in labels[base]:
             folder = str(base / label)
             walk = walk_images(folder, seen)
-            prefix = f"{split_folder}/{label}" if split_folder else label
+            prefix = "/".join(part for part in (split_folder, label) if part)
             if not walk.files:
                 found.notes.append(f"class folder '{safe(prefix)}' holds no images: passed over")
             for file in walk.files:
-                found.photos.append(Photo(f"{folder}/{file}", safe(f"{prefix}/{file}"), safe(label), split))
+                path = f"{prefix}/{file}" if prefix else file
+                found.photos.append(Photo(f"{folder}/{file}", safe(path), safe(label or root.resolve().name), split))
             found.skipped += [(safe(f"{prefix}/{file}"), reason) for file, reason in walk.problems]
             others += walk.others
         loose = _loose_images(base)
-        if loose:
+        if loose and any(labels[base]):
             found.notes.append(f"{loose} images lie in {safe(str(base))} without a class folder: passed over")
     if others:
         kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(others.items()))
@@ -130,11 +136,12 @@ def read_photos(
     resize: str | Resize,
     progress: Progress | None = None,
     class_names: Sequence[str] | None = None,
+    one_class: bool = False,
 ) -> Images:
     """Decode photos through the cache and return those that could be read, in the order given.
 
     Raises:
-        UserError: nothing can be read, or fewer than two classes are left.
+        UserError: nothing can be read, or fewer than two classes are left and `one_class` does not allow that.
     """
     photos, states, skipped = _regular(found.photos, found.skipped)
     notes = list(found.notes)
@@ -157,7 +164,7 @@ def read_photos(
         photos = [photo for i, photo in enumerate(photos) if i not in broken]
     if not photos:
         raise UserError(_all_broken(source, skipped))
-    kept = _class_names(photos, found, source, notes) if class_names is None else tuple(class_names)
+    kept = _class_names(photos, found, source, notes, one_class) if class_names is None else tuple(class_names)
     number = {label: i for i, label in enumerate(kept)}
     return Images(
         pixels=cached.pixels,
@@ -388,12 +395,14 @@ def _all_grey(headers: Sequence[tuple[Photo, Header]]) -> bool:
     return True
 
 
-def _class_names(photos: Sequence[Photo], found: Found, source: str, notes: list[str]) -> tuple[str, ...]:
+def _class_names(
+    photos: Sequence[Photo], found: Found, source: str, notes: list[str], one_class: bool
+) -> tuple[str, ...]:
     labels = {photo.label for photo in photos}
     lost = sorted({photo.label for photo in found.photos} - labels)
     if lost:
         notes.append(f"classes of which no photo can be read are left out: {listed(lost)}")
-    if len(labels) == 1:
+    if len(labels) == 1 and not one_class:
         raise UserError(_one_class(source, next(iter(labels)), photos))
     return sorted_classes(labels)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ def open_data(
     test_fraction: float = 0.2,
     split_seed: int = 0,
     memory_limit: int | None = None,
+    one_class: bool = False,
     progress: Progress | None = None,
 ) -> DataSplits:
     """Return training, validation and test images of a data set.
@@ -50,6 +52,7 @@ def open_data(
         test_fraction: the same, where the data brings no test split.
         split_seed: another seed gives another membership.
         memory_limit: bytes of pixels that may be held in memory; by default half of what is free.
+        one_class: whether photos of one class, or in no class folder at all, will do (they do for generation).
         progress: called as progress(what, done, total) while something takes long.
 
     Raises:
@@ -59,8 +62,9 @@ def open_data(
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
     module, name = locate(data)
+    by_path = {"one_class": True} if one_class and "one_class" in inspect.signature(module.load).parameters else {}
     images = module.load(
-        data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress
+        data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress, **by_path
     )  # fmt: skip
     images = _fitted(images, name, image_size, channels, resize, progress)
     _check_classes(images, name)

@@ -30,8 +30,9 @@ def load(
     channels: int | None = None,
     resize: str | Resize = "crop",
     progress: Progress | None = None,
+    one_class: bool = False,
 ) -> Images:
-    """Return the photos of a set.
+    """Return the photos of a set; of one's own, a single class or none does where `one_class` says so.
 
     Raises:
         UserError: no root is given, or the photos are not in it.
@@ -43,7 +44,7 @@ def load(
     if found is None:
         raise UserError(f"there is no folder {root}. {ORIGIN[name]}.")
     images = folder.load(
-        str(found), image_size=image_size, channels=channels, resize=resize, progress=progress
+        str(found), image_size=image_size, channels=channels, resize=resize, progress=progress, one_class=one_class
     )  # fmt: skip
     if name == "trashnet" and len(images.class_names) != 6:
         raise UserError(

@@ -24,6 +24,7 @@ from tintype.pretrained import read_weights
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
 PIXELS_SIDE = 8
 COMPARED = 5_000  # images of each kind in figures that compare all pairs
+STANDARD = "inception"  # the features of FID; no other network has this name
 FEWEST = 5  # images to measure against: precision and recall look at the third neighbour
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -119,13 +120,13 @@ def nearest(queries: Tensor, blocks: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def figures(name: str, real: Tensor, made: Tensor, among_real: Tensor | None) -> dict[str, float]:
-    """Return all distances of features by `name`, real (N, D) and made (M, D), and their floor where other real ones are given.
+    """Return all distances of the features `name`, real (N, D) and made (M, D); their floor where other real ones are given.
 
     Precision, recall and KID compare all pairs, so they are taken on at most `COMPARED` images of each kind.
     """
     some_real, some_made = real[:COMPARED], made[:COMPARED]
     precision, recall = precision_recall(some_real, some_made)
-    label = "fid" if name == "inception" else f"fd_{name}"
+    label = "fid" if name == STANDARD else f"fd_{name}"
     found = {
         label: frechet_distance(real, made),
         f"kid_{name}": kernel_distance(some_real, some_made),
@@ -156,6 +157,11 @@ class FeatureNetwork:
     protocol: str
     extract: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     class_names: tuple[str, ...] = ()
+
+    @property
+    def distance(self) -> str:
+        """The name of the Fréchet distance on these features; "fid" by the standard protocol alone."""
+        return "fid" if self.name == STANDARD else f"fd_{self.name}"
 
 
 def pixel_features() -> FeatureNetwork:
@@ -195,7 +201,10 @@ def _of_run(path: Path, device: torch.device) -> FeatureNetwork:
     network, spec, description = load_model(run, device)
     if description.get("task", "classify") != "classify":
         raise UserError(f"features: {path} is a run of task {description['task']}. Expected a classifier's run folder.")
+    if run.name == STANDARD:
+        raise UserError(f"features: a run named {STANDARD} would be taken for the network of FID. Rename {run}.")
     size = f"{spec.channels}x{spec.height}x{spec.width}"
+    weights = hashlib.blake2b((run.path / "model.safetensors").read_bytes(), digest_size=4).hexdigest()
     extract = _penultimate(
         network,
         (spec.height, spec.width),
@@ -205,7 +214,7 @@ def _of_run(path: Path, device: torch.device) -> FeatureNetwork:
         device,
         description.get("temperature", 1.0),
     )
-    protocol = f"penultimate features of the classifier run {run.name} ({size})"
+    protocol = f"penultimate features of the classifier run {run.name}, weights {weights} ({size})"
     return FeatureNetwork(run.name, protocol, extract, spec.class_names)
 
 
@@ -306,4 +315,4 @@ def inception_features(weights: str, device: torch.device) -> FeatureNetwork:
     def extract(images: Tensor) -> tuple[Tensor, None]:
         return network(images.to(device).expand(-1, 3, -1, -1).contiguous())[0].float(), None
 
-    return FeatureNetwork("inception", "TensorFlow-compatible Inception v3, 2048 features, torch-fidelity", extract)
+    return FeatureNetwork(STANDARD, "TensorFlow-compatible Inception v3, 2048 features, torch-fidelity", extract)

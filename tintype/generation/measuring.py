@@ -47,7 +47,8 @@ class Measure:
 
     def protocol(self) -> dict[str, str]:
         """Return how each distance is measured, in a sentence."""
-        used = {f"fd_{f.name}": f.protocol for f in filter(None, (self.network, self.inception))}
+        pairs = f"; KID, precision and recall on at most {distances.COMPARED:,} images of each kind"
+        used = {f.distance: f.protocol + pairs for f in filter(None, (self.network, self.inception))}
         if self.inception is None:
             used["fid"] = "left out: no Inception weights were given (--inception-weights FILE)"
         return used
@@ -65,7 +66,7 @@ class Measure:
         Args:
             network: the generator, whose weights tell whether its images were measured before.
             make: indices -> images (N, C, H, W) uint8.
-            source: real images; its first `count` are taken.
+            source: real images; `count` of them are drawn.
 
         Raises:
             UserError: the generated images are not finite.
@@ -89,14 +90,13 @@ class Measure:
         if source.names[0] in self._names_of_train:
             return None
         if count not in self._floors:
-            order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))
-            self._floors[count] = self.train.subset(order[:count].sort().values)
+            self._floors[count] = self.train.subset(drawn(self.train, count))
         return self._floors[count]
 
     def _real(self, features: FeatureNetwork, source: ImageSource, count: int) -> Tensor:
         key = (features.name, id(source), count)
         if key not in self._of_real:
-            parts = [features.extract(source.take(i).images)[0].cpu() for i in torch.arange(count).split(AT_ONCE)]
+            parts = [features.extract(source.take(i).images)[0].cpu() for i in drawn(source, count).split(AT_ONCE)]
             self._of_real[key] = torch.cat(parts)
             self._kept[id(source)] = source
         return self._of_real[key]
@@ -126,6 +126,15 @@ class Measure:
                 raise UserError("the generated images are not finite: training has diverged. Try a lower --lr.")
             self._of_made[features.name] = (key, both)
         return both
+
+
+def drawn(source: ImageSource, count: int) -> Tensor:
+    """Return positions of `count` images in an order drawn with a fixed seed: images that lie together are often of one class.
+
+    Each once, as long as there are as many. So the first of them are a fair sample as well.
+    """
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+    return order[torch.arange(count) % len(source)]
 
 
 def class_figures(probabilities: Tensor, names: Sequence[str], asked: Sequence[int] | None) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tintype import losses
@@ -21,7 +23,7 @@ class Objective:
     r2: float = 0.0
     gradient_penalty: float = 0.0
     penalty_every: int = 1
-    diff_augment: tuple[str, ...] = ()
+    diff_augment: Sequence[str] = ()
     ada: float | None = None
 
     @property
@@ -48,8 +50,12 @@ class Objective:
                 raise UserError(f"task.{name} is {value!r}. Expected a whole number from 1 on.")
         for name in ("discriminator_lr", "r1", "r2", "gradient_penalty"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
                 raise UserError(f"task.{name} is {value!r}. Expected a number from 0 on.")
+        if not isinstance(self.diff_augment, list | tuple):
+            raise UserError(
+                f"task.diff_augment is {self.diff_augment!r}. Expected a list such as [{', '.join(OPERATIONS)}]."
+            )
         for name in self.diff_augment:
             if name not in OPERATIONS:
                 raise unknown_name("operation of diff_augment:", str(name), OPERATIONS)

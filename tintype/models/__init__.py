@@ -42,6 +42,16 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
             raise UserError(f"model {name}: {line}") from error
 
 
+def default_options(name: str) -> dict[str, Any]:
+    """Return the options of a model with the values that they have if they are not given.
+
+    Raises:
+        UserError: unknown model.
+    """
+    parameters = inspect.signature(find("models", name).build).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
 def _check(model: str, option: str, value: Any, annotation: str) -> None:
     """Refuse sizes that no layer can have; what only one model knows, its `build` refuses."""
     if annotation == "Sequence[int]":

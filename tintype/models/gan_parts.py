@@ -179,7 +179,8 @@ class MinibatchStd(nn.Module):
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
-        size = max(g for g in range(1, self.group + 1) if len(x) % g == 0)
+        # A batch that no group divides is one group.
+        size = next((g for g in range(self.group, 1, -1) if len(x) % g == 0), len(x))
         groups = x.float().reshape(size, -1, *x.shape[1:])
         deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3), keepdim=True)
         return torch.cat([x, deviation.repeat(size, 1, *x.shape[2:]).to(x.dtype)], 1)

@@ -48,7 +48,7 @@ class Adversarial:
         """Return what a turn minimises for real images (N, C, H, W) in -1..1, and scalars to log."""
         if phase.name == "penalty":
             fake = self._fake(labels, len(real), context) if self.objective.needs_fakes else None
-            return self._penalty(real, fake, labels, context)[0] * phase.every, {}
+            return self._penalty(real, fake, labels, context)[0] * self.objective.penalty_every, {}
         if phase.name == "discriminator":
             return self._discriminator_loss(real, labels, context)
         return self._generator_loss(real, labels, context), {}
@@ -145,7 +145,8 @@ def _turns(objective: Objective) -> list[Phase]:
     scale = objective.discriminator_lr
     phases = [Phase("discriminator", "discriminator", objective.generator_steps, scale)]
     if objective.penalised and objective.penalty_every > 1:
-        phases.append(Phase("penalty", "discriminator", objective.penalty_every, scale))
+        every = objective.penalty_every * objective.generator_steps  # of the discriminator's turns
+        phases.append(Phase("penalty", "discriminator", every, scale))
     phases.append(Phase("generator", "generator", objective.discriminator_steps))
     return phases
 

@@ -18,6 +18,7 @@ from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.distributed import autocast
 from tintype.errors import UserError
 from tintype.models import build_model
+from tintype.plugins import task_of_model
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
 # For each of these a confidence is looked for from which on answers are right that often.
@@ -58,6 +59,11 @@ def make(
         "dtype": dtype, "augment": augment, "label_smoothing": label_smoothing, "one_hot": one_hot,
         "class_weights": class_weights, "train_targets": splits.train.targets, "resolutions": resolutions, "tta": tta,
     }  # fmt: skip
+    if (other := task_of_model(model)) != "classify":
+        raise UserError(
+            f"model {model} is there to {other}, not to classify. Expected one such as cnn (`tintype list models`), "
+            f"or a recipe of task {other} (`tintype list recipes`)."
+        )
     network = build_model(model, splits.spec, model_options, seed)
     if weights is None or weights == "none":
         return Classify(network.to(device), splits.spec, device, **settings)

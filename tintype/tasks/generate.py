@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tintype.augment import Augment
 from tintype.augment.spec import resolve
+from tintype.data import opening
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.distributed import autocast
 from tintype.errors import UserError
 from tintype.generation import distances, sampling
 from tintype.generation.distances import FEWEST
-from tintype.generation.measuring import Measure, class_figures
+from tintype.generation.measuring import Measure, class_figures, drawn
 from tintype.generation.objective import Objective
 from tintype.generation.trouble import Trouble, memorisation
-from tintype.models import build_model
+from tintype.models import build_model, default_options
 from tintype.tasks.adversarial import Adversarial
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
 SAMPLE_SEED = 0  # of every picture and figure; `tintype generate RUN` shows the same images
 SHOWN = 64
+
+open_data = partial(opening.open_data, one_class=True)  # a generator need not know classes
 
 
 def make(
@@ -59,7 +63,7 @@ def make(
     """
     objective = Objective(
         loss or "", discriminator_lr, discriminator_steps, generator_steps, r1, r2, gradient_penalty, penalty_every,
-        (diff_augment,) if isinstance(diff_augment, str) else tuple(diff_augment), ada,
+        (diff_augment,) if isinstance(diff_augment, str) else diff_augment, ada,
     )  # fmt: skip
     for name, source in (("validation", splits.val), ("test", splits.test)):
         if len(source) < FEWEST:
@@ -80,6 +84,7 @@ def make(
         features=features, inception_weights=inception_weights, num_samples=num_samples,
     )  # fmt: skip
     task.train = splits.train
+    task.trouble.options = default_options(model) | model_options
     _ = task.measure  # whatever is wrong with its features shows now
     return task
 
@@ -132,7 +137,7 @@ class Generate(Task):
         self.networks, self.main, self.device, self.dtype = networks, "generator", device, dtype
         self.spec = replace(spec, mean=(0.5,) * spec.channels, std=(0.5,) * spec.channels)  # -1..1
         objective = objective or Objective()
-        self.loss_name, self.trouble = objective.loss, Trouble(objective.loss)
+        self.loss_name, self.trouble = objective.loss, Trouble(objective)
         gan = "discriminator" in networks
         self.adversarial = Adversarial(networks, objective, self.trouble, device, dtype) if gan else None
         self.phases = self.adversarial.phases if self.adversarial else [Phase("flow", "generator")]
@@ -185,7 +190,7 @@ class Generate(Task):
         return splits
 
     def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        self.trouble.step = context.step + 1
+        self.trouble.step, self.trouble.progress = context.step + 1, context.progress
         real, labels = self._real(batch, context)
         if self.adversarial is None:
             return self._flow_loss(real, labels, context), {}
@@ -284,7 +289,7 @@ class Generate(Task):
             asked = self.turns(range(count)) if self.conditional and by.class_names == self.spec.class_names else None
             figures.update(class_figures(probabilities, by.class_names, asked))
         varied = distances.pairwise_distance(shown)
-        alike = distances.pairwise_distance(source.take(torch.arange(min(256, count))).images)
+        alike = distances.pairwise_distance(source.take(drawn(source, min(256, count))).images)
         figures["diversity"] = varied / alike if alike else 1.0
         self.trouble.judge(figures, recall=figures[f"recall_{by.name}"])
         return Evaluation(figures)
@@ -296,7 +301,8 @@ class Generate(Task):
         generated = self.samples(network, range(SHOWN))
         train = self.train or sources["train"]
         near, distance = self._nearest(generated, train)
-        usual = self._nearest(_pictures(sources["test"], range(min(SHOWN, len(sources["test"])))), train)[1]
+        test = sources["test"]
+        usual = self._nearest(_pictures(test, drawn(test, min(SHOWN, len(test)))), train)[1]
         generated_far, test_far = float(np.median(distance)), float(np.median(usual))
         warnings = [*self.warnings, *memorisation(generated_far, test_far)]
         splits = {name: evaluation.figures for name, evaluation in evaluations.items()}
@@ -311,7 +317,7 @@ class Generate(Task):
         header = ["index", "class", "nearest_training_image", "distance"]
         classes = [self.spec.class_names[k] if self.conditional else "" for k in self.turns(range(SHOWN))]
         rows = [[i, classes[i], train.names[near[i]], f"{distance[i]:.4f}"] for i in range(SHOWN)]
-        return Summary(evaluation, (header, rows), self._pictures(network, generated, near, sources["test"], train))
+        return Summary(evaluation, (header, rows), self._pictures(network, generated, near, test, train))
 
     def _nearest(self, images: np.ndarray, train: ImageSource) -> tuple[np.ndarray, np.ndarray]:
         blocks = (train.take(index).images for index in torch.arange(len(train)).split(2000))
@@ -327,8 +333,8 @@ class Generate(Task):
         self, network: nn.Module, generated: np.ndarray, near: np.ndarray, test: ImageSource, train: ImageSource
     ) -> dict[str, list[dict[str, Any]]]:
         """Return the sheets that the report shows."""
-        real = _pictures(test, _spread(test, SHOWN))
-        pairs = np.concatenate([generated[:8], _pictures(train, near[:8].tolist())])
+        real = _pictures(test, drawn(test, SHOWN))
+        pairs = np.concatenate([generated[:8], _pictures(train, near[:8])])
         noise = sampling.path(SAMPLE_SEED, range(64), self.generator.latent_shape, 8)
         starts = [self.turns([i // 8])[0] for i in range(64)]
         with _evaluating(network):
@@ -361,11 +367,5 @@ class _evaluating:
         self.network.train(self.was_training)
 
 
-def _pictures(source: ImageSource, index: Sequence[int]) -> np.ndarray:
-    return source.take(torch.as_tensor(list(index))).images.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _spread(source: ImageSource, count: int) -> list[int]:
-    """Return `count` positions drawn with a fixed seed: images that lie together are often alike."""
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
-    return order[torch.arange(count) % len(source)].tolist()
+def _pictures(source: ImageSource, index: Tensor | np.ndarray) -> np.ndarray:
+    return source.take(torch.as_tensor(index)).images.permute(0, 2, 3, 1).cpu().numpy()
