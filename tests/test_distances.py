@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +109,38 @@ def test_fid_is_that_of_torch_fidelity_from_pixels_on(inception_file):
     ours = distances.frechet_distance(network.extract(real)[0], network.extract(fake)[0])
     assert expected > 0
     assert ours == pytest.approx(expected, rel=1e-4)
+
+
+def test_inception_weights_are_downloaded_once(inception_file, tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            content = inception_file.read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    device = torch.device("cpu")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        monkeypatch.setenv("TINTYPE_WEIGHTS_MIRROR", f"http://127.0.0.1:{served.server_port}")
+        images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+        found = [distances.inception_features("download", device).extract(images)[0] for _ in range(2)]
+        served.shutdown()
+    torch.testing.assert_close(found[0], distances.inception_features(str(inception_file), device).extract(images)[0])
+    assert len(asked) == 1
+    for file in (tmp_path / "cache").rglob("*.pth"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"Inception could not be downloaded .* --inception-weights FILE"):
+        distances.inception_features("download", device)
 
 
 def test_inception_weights_run_no_code(inception_file, tmp_path):

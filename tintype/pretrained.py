@@ -356,6 +356,24 @@ def _fetched(entry: Any, name: str, progress: Progress | None) -> Path:
     return path
 
 
+def fetch_file(url: str, name: str, instead: str, progress: Progress | None = None) -> Path:
+    """Return the file of weights that lies at an address, downloaded if it is not on this machine yet.
+
+    Args:
+        url: of the file; its name is that of the file.
+        name: what it holds, for messages.
+        instead: what to type where it cannot be downloaded.
+
+    Raises:
+        UserError: no network.
+    """
+    file = url.rsplit("/", 1)[1]
+    path = _downloaded(file) or cache_folder() / "weights" / file
+    if not path.exists():
+        _download(url, path, name, progress, instead=instead, checked=False)
+    return path
+
+
 def _origin(entry: Any) -> dict[str, str]:
     """Return what torchvision says of weights."""
     licence = entry.meta.get("license", "not stated; trained on ImageNet-1K")
@@ -373,8 +391,16 @@ class _NoDownload(Exception):
     """A download that failed, with the reason."""
 
 
-def _download(url: str, path: Path, name: str, progress: Progress | None) -> None:
-    """Download a file whose name ends in the first digits of its SHA-256, as all of torchvision's do.
+def _download(
+    url: str,
+    path: Path,
+    name: str,
+    progress: Progress | None,
+    *,
+    instead: str = "give --weights FILE, or start without: --weights none",
+    checked: bool = True,
+) -> None:
+    """Download a file whose name, where it is `checked`, ends in the first digits of its SHA-256, as all of torchvision's do.
 
     TINTYPE_WEIGHTS_MIRROR is a web folder that is asked in place of torchvision's.
 
@@ -396,12 +422,12 @@ def _download(url: str, path: Path, name: str, progress: Progress | None) -> Non
             if done < total:
                 raise _NoDownload(f"the connection broke after {done:,} of {total:,} bytes")
             wanted = re.search(r"-([0-9a-f]{8,})\.", path.name)
-            if wanted and not digest.hexdigest().startswith(wanted[1]):
+            if checked and wanted and not digest.hexdigest().startswith(wanted[1]):
                 raise _NoDownload("it is not the file expected: its SHA-256 differs")
     except _NoDownload as error:
         raise UserError(
             f"the weights of {name} could not be downloaded from {url} ({error}). "
-            "Download that file elsewhere and give --weights FILE, or start without: --weights none"
+            f"Download that file elsewhere and {instead}"
         ) from None
 
 

@@ -23,7 +23,8 @@ def evaluate(
         ),
     ] = None,
     inception_weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Weights for FID by the standard protocol (torch-fidelity's).")
+        str | None,
+        typer.Option(metavar="FILE", help="Weights for FID by the standard protocol (torch-fidelity's), or: download."),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,

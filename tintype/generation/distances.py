@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.errors import UserError
-from tintype.pretrained import read_weights
+from tintype.pretrained import fetch_file, read_weights
+from tintype.progress import make_watcher
 
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
 PIXELS_SIDE = 8
@@ -288,17 +289,21 @@ def inception_features(weights: str, device: torch.device) -> FeatureNetwork:
     """Return the features of the standard protocol: the Inception network of the TensorFlow FID, through torch-fidelity.
 
     Args:
-        weights: the file pt_inception-2015-12-05-6726825d.pth, as torch-fidelity takes it, or the same as safetensors.
+        weights: the file pt_inception-2015-12-05-6726825d.pth, as torch-fidelity takes it, or the same as safetensors;
+            "download" fetches it once, 91 MB, from where torch-fidelity has it.
         device: where to compute.
 
     Raises:
-        UserError: torch-fidelity is not installed, or the file is missing or something else.
+        UserError: torch-fidelity is not installed, no network, or the file is missing or something else.
     """
     try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # pyright: ignore[reportMissingImports]
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
+            URL_INCEPTION_V3,
+            FeatureExtractorInceptionV3,
+        )
     except ImportError:
         raise UserError("FID needs torch-fidelity, which is not installed: pip install 'tintype[fid]'") from None
-    path = Path(weights).expanduser()
+    path = _downloaded_inception(URL_INCEPTION_V3) if weights == "download" else Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them (.pth).")
     tensors, _ = read_weights(path)
@@ -316,3 +321,11 @@ def inception_features(weights: str, device: torch.device) -> FeatureNetwork:
         return network(images.to(device).expand(-1, 3, -1, -1).contiguous())[0].float(), None
 
     return FeatureNetwork(STANDARD, "TensorFlow-compatible Inception v3, 2048 features, torch-fidelity", extract)
+
+
+def _downloaded_inception(url: str) -> Path:
+    watcher = make_watcher()
+    try:
+        return fetch_file(url, "Inception", "give --inception-weights FILE, or measure without them", watcher.on_work)
+    finally:
+        watcher.close()

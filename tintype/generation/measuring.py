@@ -50,7 +50,7 @@ class Measure:
         pairs = f"; KID, precision and recall on at most {distances.COMPARED:,} images of each kind"
         used = {f.distance: f.protocol + pairs for f in filter(None, (self.network, self.inception))}
         if self.inception is None:
-            used["fid"] = "left out: no Inception weights were given (--inception-weights FILE)"
+            used["fid"] = "left out: no Inception weights were given (--inception-weights FILE or download)"
         return used
 
     def figures(
