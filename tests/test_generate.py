@@ -579,6 +579,8 @@ def test_an_unconditional_generator_knows_no_class(tiny_gan, tmp_path):
         ({"task_options": {"penalty_every": 0}}, "task.penalty_every is 0"),
         ({"task_options": {"diff_augment": ["rotate"]}}, "unknown operation of diff_augment"),
         ({"task_options": {"ada": 3}}, "task.ada is 3"),
+        ({"task_options": {"ada": 0.6, "loss": "relativistic"}}, "task.ada goes by the sign"),
+        ({"model": "flow-unet", "model_options": {}, "task_options": {"r1": 1}}, "task.r1 is about a discriminator"),
         ({"task_options": {"num_samples": 2}}, "task.num_samples is 2"),
         ({"task_options": {"features": "nowhere"}}, "features: there is no nowhere"),
         ({"augment": {"mixup": 0.2}}, "mixup and cutmix blend images"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from tintype import losses
 from tintype.errors import UserError, unknown_name
@@ -44,6 +44,11 @@ class Objective:
         loss = {"": known[0], "wgan-gp": "wasserstein", "non-saturating": "bce"}.get(self.loss, self.loss)
         if loss not in known:
             raise unknown_name("loss of this kind of model:", loss, known)
+        idle = [f.name for f in fields(self) if f.name != "loss" and getattr(self, f.name) != f.default]
+        if idle and not adversarial:
+            raise UserError(
+                f"task.{idle[0]} is about a discriminator, and a model of flow matching has none. Leave it out."
+            )
         for name in ("discriminator_steps", "generator_steps", "penalty_every"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -61,6 +66,11 @@ class Objective:
                 raise unknown_name("operation of diff_augment:", str(name), OPERATIONS)
         if self.ada is not None and not (isinstance(self.ada, float) and 0 < self.ada < 1):
             raise UserError(f"task.ada is {self.ada!r}. Expected the target between 0 and 1, usually 0.6.")
+        if self.ada is not None and loss not in ("bce", "hinge"):
+            raise UserError(
+                f"task.ada goes by the sign of the discriminator's answers, which loss {loss} leaves open. "
+                "Expected bce or hinge."
+            )
         gradient_penalty = 10.0 if self.loss == "wgan-gp" and not self.gradient_penalty else self.gradient_penalty
         operations = self.diff_augment or (OPERATIONS if self.ada is not None else ())
         return replace(self, loss=loss, gradient_penalty=float(gradient_penalty), diff_augment=tuple(operations))
