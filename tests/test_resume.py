@@ -439,8 +439,8 @@ def wait_until_step(process: subprocess.Popen[str], run: Path, step: int) -> Non
 
 # Two optimizers, averaged weights, a lazy penalty, and augmentation whose strength follows the discriminator.
 GAN_OPTIONS = shlex.split(
-    "digits-gan --steps 38 --set task.ada=0.6 --set task.r1=1 --set task.penalty_every=4 --set task.num_samples=50 "
-    "--set ema=0.9 --batch-size 32 --precision fp32 --device cpu --name run"
+    "digits-gan --steps 38 --set task.loss=bce --set task.ada=0.6 --set task.r1=1 --set task.penalty_every=4 "
+    "--set task.num_samples=50 --set ema=0.9 --batch-size 32 --precision fp32 --device cpu --name run"
 )
 
 

@@ -135,9 +135,14 @@ class Run(RunFolder):
         """
         from tintype.evaluate import evaluate_run
 
-        return evaluate_run(
-            self, data=data, split=split, device=device, features=features, inception_weights=inception_weights
-        )
+        watcher = make_watcher()
+        try:
+            return evaluate_run(
+                self, data=data, split=split, device=device, features=features, inception_weights=inception_weights,
+                progress=watcher.on_work,
+            )  # fmt: skip
+        finally:
+            watcher.close()
 
     def export(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 
 from tintype import metrics
 from tintype.data import open_data
+from tintype.data.cache import Progress
 from tintype.data.pairs import open_pairs, open_whole
 from tintype.data.source import DataSplits, ImageSource
 from tintype.errors import UserError
@@ -29,6 +30,7 @@ def evaluate_run(
     device: str,
     features: str | None = None,
     inception_weights: str | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a run's model on a split of its own data, or on `data` (all of it, or one split).
 
@@ -69,7 +71,7 @@ def evaluate_run(
         )
     more: dict[str, Any] = {}
     if isinstance(task, Generate):
-        task.measure_by(splits.train, features, inception_weights)
+        task.measure_by(splits.train, features, inception_weights, progress)
         more["protocol"] = task.protocol()
     elif inception_weights or (features and not isinstance(task, Upscale)):
         raise UserError(

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tintype.data.cache import Progress
 from tintype.errors import UserError
 from tintype.pretrained import fetch_file, read_weights
-from tintype.progress import make_watcher
 
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
 PIXELS_SIDE = 8
@@ -285,13 +285,14 @@ def _penultimate(
     return extract
 
 
-def inception_features(weights: str, device: torch.device) -> FeatureNetwork:
+def inception_features(weights: str, device: torch.device, progress: Progress | None = None) -> FeatureNetwork:
     """Return the features of the standard protocol: the Inception network of the TensorFlow FID, through torch-fidelity.
 
     Args:
         weights: the file pt_inception-2015-12-05-6726825d.pth, as torch-fidelity takes it, or the same as safetensors;
             "download" fetches it once, 91 MB, from where torch-fidelity has it.
         device: where to compute.
+        progress: called as progress(what, done, total), in bytes, while they are downloaded.
 
     Raises:
         UserError: torch-fidelity is not installed, no network, or the file is missing or something else.
@@ -303,7 +304,11 @@ def inception_features(weights: str, device: torch.device) -> FeatureNetwork:
         )
     except ImportError:
         raise UserError("FID needs torch-fidelity, which is not installed: pip install 'tintype[fid]'") from None
-    path = _downloaded_inception(URL_INCEPTION_V3) if weights == "download" else Path(weights).expanduser()
+    path = Path(weights).expanduser()
+    if weights == "download":
+        path = fetch_file(
+            URL_INCEPTION_V3, "Inception", "give --inception-weights FILE, or measure without them", progress
+        )
     if not path.is_file():
         raise UserError(f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them (.pth).")
     tensors, _ = read_weights(path)
@@ -321,11 +326,3 @@ def inception_features(weights: str, device: torch.device) -> FeatureNetwork:
         return network(images.to(device).expand(-1, 3, -1, -1).contiguous())[0].float(), None
 
     return FeatureNetwork(STANDARD, "TensorFlow-compatible Inception v3, 2048 features, torch-fidelity", extract)
-
-
-def _downloaded_inception(url: str) -> Path:
-    watcher = make_watcher()
-    try:
-        return fetch_file(url, "Inception", "give --inception-weights FILE, or measure without them", watcher.on_work)
-    finally:
-        watcher.close()

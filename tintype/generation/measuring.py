@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tintype.data.cache import Progress
 from tintype.data.source import ImageSource
 from tintype.errors import UserError
 from tintype.generation import distances
@@ -24,6 +25,7 @@ class Measure:
         features: None for pixels, a classifier's run folder, or a weight file.
         inception_weights: file for FID by the standard protocol, or None.
         train: training images, for the floor.
+        progress: called as progress(what, done, total) while weights are downloaded.
 
     Raises:
         UserError: there are no such features.
@@ -35,9 +37,12 @@ class Measure:
         inception_weights: str | None,
         device: torch.device,
         train: ImageSource | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.network = distances.load_features(features, device)
-        self.inception = distances.inception_features(inception_weights, device) if inception_weights else None
+        self.inception = None
+        if inception_weights:
+            self.inception = distances.inception_features(inception_weights, device, progress)
         self.train = train
         self._of_real: dict[tuple[str, int, int], Tensor] = {}
         self._of_made: dict[str, tuple[tuple[str, int], tuple[Tensor, Tensor | None]]] = {}

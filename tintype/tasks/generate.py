@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tintype.augment import Augment
 from tintype.augment.spec import resolve
 from tintype.data import opening
+from tintype.data.cache import Progress
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.distributed import autocast
 from tintype.errors import UserError
@@ -55,6 +56,7 @@ def make(
     features: str | None = None,
     inception_weights: str | None = None,
     num_samples: int = 10_000,
+    progress: Progress | None = None,
 ) -> Generate:
     """Build generator, discriminator and the task around them; the parameters are fields of the recipe and its task_options.
 
@@ -83,9 +85,8 @@ def make(
         parts, splits.spec, device, dtype=dtype, augment=augment, objective=objective.checked("discriminator" in parts),
         features=features, inception_weights=inception_weights, num_samples=num_samples,
     )  # fmt: skip
-    task.train = splits.train
     task.trouble.options = default_options(model) | model_options
-    _ = task.measure  # whatever is wrong with its features shows now
+    task.measure_by(splits.train, None, None, progress)  # whatever is wrong with its features shows now
     return task
 
 
@@ -257,7 +258,13 @@ class Generate(Task):
         self._measure.train = self.train
         return self._measure
 
-    def measure_by(self, train: ImageSource, features: str | None, inception_weights: str | None) -> None:
+    def measure_by(
+        self,
+        train: ImageSource,
+        features: str | None,
+        inception_weights: str | None,
+        progress: Progress | None = None,
+    ) -> None:
         """Set training images for the floor, and other features than those of the run where some are named.
 
         Raises:
@@ -265,7 +272,7 @@ class Generate(Task):
         """
         self.train = train
         self.features, self.inception_weights = features or self.features, inception_weights or self.inception_weights
-        self._measure = Measure(self.features, self.inception_weights, self.device)
+        self._measure = Measure(self.features, self.inception_weights, self.device, progress=progress)
 
     def protocol(self) -> dict[str, str]:
         """Return how each distance is measured, in a sentence."""
