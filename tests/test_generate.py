@@ -586,6 +586,9 @@ def test_an_unconditional_generator_knows_no_class(tiny_gan, tmp_path):
         ({"augment": {"mixup": 0.2}}, "mixup and cutmix blend images"),
         ({"model": "cnn", "model_options": {}}, "model cnn makes no images"),
         ({"image_size": 30}, "not 30x30"),
+        ({"label_smoothing": 0.1}, "label_smoothing has no effect on task generate, only on task classify"),
+        ({"weights": "default"}, "weights has no effect on task generate, only on task classify and upscale"),
+        ({"tta": "flip"}, "tta has no effect on task generate"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_a_line(tiny_gan, changes, message):

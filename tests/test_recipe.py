@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tintype import plugins
+from tintype import plugins, training
 from tintype.augment import Augment
+from tintype.data import open_data
 from tintype.data.source import DataSpec
 from tintype.engine import Plan
 from tintype.errors import UserError
@@ -281,6 +282,20 @@ def test_every_recipe_says_what_it_is_and_names_what_is_there(name):
     assert recipe.task in plugins.names("tasks")
     assert recipe.model in plugins.names("models")
     assert recipe.epochs or recipe.steps
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_recipe_sets_what_its_task_does_not_read(name):
+    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    module = plugins.find("tasks", recipe.task)
+    training.check_idle_fields(recipe, getattr(module, "open_data", open_data), module.make)
+
+
+def test_every_task_that_is_listed_can_be_made_and_restored():
+    for name in plugins.names("tasks"):
+        module = plugins.find("tasks", name)
+        assert callable(module.make)
+        assert callable(module.restore)
 
 
 @pytest.mark.parametrize("name", BY_TASK["transfer"])

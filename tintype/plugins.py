@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent
 NOT_PLUGINS = {
     "data": {"opening", "source", "cache", "split", "audit", "decode"},
     "models": {"parts", "backbone", "gan_parts"},
-    "tasks": {"task", "adversarial"},
+    "tasks": {"task", "adversarial", "transfer"},
     "tracking": {"tracker"},
 }
 

@@ -27,7 +27,7 @@ from tintype.errors import UserError, unknown_name
 from tintype.model import describe_model, preprocessing, save_model
 from tintype.models import count_parameters
 from tintype.optim import steepest_rate
-from tintype.plugins import find
+from tintype.plugins import find, names
 from tintype.progress import Silent
 from tintype.recipe import Recipe
 from tintype.run import RunFolder, held, write_picture, written_whole
@@ -98,6 +98,7 @@ def prepare(recipe: Recipe, watcher: Silent) -> Prepared:
     choices += why
     opener = getattr(module, "open_data", open_data)
     _check_task_options(recipe, opener, module.make)
+    check_idle_fields(recipe, opener, module.make)
     resize = Resize(recipe.resize, recipe.crop_fraction or 1.0, recipe.interpolation or "bilinear")
     splits = _called(opener, recipe, resize=resize, progress=watcher.on_work)
     recipe, why = choose_training(recipe, splits, device, dtype)
@@ -130,12 +131,27 @@ def _called(function: Callable[..., Any], recipe: Recipe, *arguments: Any, **mor
     return function(*arguments, **{name: value for name, value in fields.items() if name in parameters})
 
 
+def _parameters(*functions: Callable[..., Any]) -> set[str]:
+    return {name for function in functions for name in inspect.signature(function).parameters}
+
+
 def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
-    known = {name for function in functions for name in inspect.signature(function).parameters}
+    known = _parameters(*functions)
     known -= {*Recipe.model_fields, "splits", "device", "dtype", "progress", "memory_limit", "one_class"}
     for option in recipe.task_options:
         if option not in known:
             raise unknown_name(f"option of task {recipe.task}:", option, known)
+
+
+def check_idle_fields(recipe: Recipe, *functions: Callable[..., Any]) -> None:
+    """Refuse a field that is set, but that only other tasks read: it would silently do nothing."""
+    tasks = {name: find("tasks", name) for name in names("tasks")}
+    read = {name: _parameters(module.make, getattr(module, "open_data", open_data)) for name, module in tasks.items()}
+    for field, description in Recipe.model_fields.items():
+        others = [name for name, parameters in read.items() if field in parameters]
+        if others and field not in _parameters(*functions) and getattr(recipe, field) != description.default:
+            only = " and ".join(others)
+            raise UserError(f"{field} has no effect on task {recipe.task}, only on task {only}. Leave it out.")
 
 
 def _check_batches(recipe: Recipe, plan: Plan, task: Task) -> None:
