@@ -43,6 +43,7 @@ def headline(run: RunFiles) -> Section:
         "count": main.get("num_generated"),
         "protocol": run.evaluation.get("protocol") or {},
         "strip": _strip(splits, name, main.get(f"{name}_floor")) if name else [],
+        "fid": _strip({run.split: main}, "fid", main.get("fid_floor")) if "fid" in main else [],
         "table": _table(splits),
         "looks": (run.evaluation.get("test_looks") or {}).get("run"),
     }

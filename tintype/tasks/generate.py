@@ -331,10 +331,14 @@ class Generate(Task):
         return distances.nearest(torch.from_numpy(images).permute(0, 3, 1, 2), blocks)
 
     def _sentence(self, figures: dict[str, Any]) -> str:
-        name = self.score_name
-        text = f"{name} {figures[name]:.4g} ({figures['num_generated']:,} generated against as many test images"
-        floor = f"{name}_floor"
-        return text + (f"; real against real {figures[floor]:.4g})." if floor in figures else ").")
+        count = f"{figures['num_generated']:,} generated against as many test images"
+        parts = []
+        for name in (self.score_name, "fid"):
+            if name in figures:
+                floor = figures.get(f"{name}_floor")
+                against = "" if floor is None else f"; real against real {floor:.4g}"
+                parts.append(f"{name} {figures[name]:.4g} ({count}{against}).")
+        return " ".join(parts)
 
     def _pictures(
         self, network: nn.Module, generated: np.ndarray, near: np.ndarray, test: ImageSource, train: ImageSource
