@@ -694,6 +694,23 @@ def test_trouble_names_remedies_that_are_there_and_not_in_use():
     assert early.warnings == []
 
 
+def test_a_penalty_behind_batch_norm_is_told_and_never_a_remedy():
+    trouble = Trouble(Objective("bce", r1=1.0))
+    trouble.options = {"norm": "batch"}
+    trouble.judge({"diversity": 1.0}, recall=1.0)
+    trouble.judge({"diversity": 1.0}, recall=1.0)
+    assert len(trouble.warnings) == 1
+    assert "Try --set model.norm=none" in trouble.warnings[0]
+    for norm, remedy in (
+        ("batch", "--set model.norm=none --set task.loss=relativistic"),
+        ("none", "Try --set task.loss"),
+    ):
+        trouble = Trouble(Objective("bce"))
+        trouble.options, trouble.step = {"norm": norm}, 100
+        trouble.judge({"diversity": 0.1}, recall=1.0)
+        assert remedy in trouble.warnings[0]
+
+
 def test_missing_classes_are_told():
     trouble = Trouble(Objective("bce"))
     trouble.step = 100
@@ -747,28 +764,67 @@ def test_a_flow_starts_at_rest_and_makes_images_of_its_size(side):
 def test_a_flow_follows_its_velocity_by_the_midpoint_rule():
     """The velocity x at time t has the solution exp(1) after one unit of time; the error falls with the square."""
 
-    class Known(nn.Module):
-        sampling_steps = 1
-
-        def velocity(self, x, time, labels):
-            return x * 2 * time[:, None, None, None]
-
     from tintype.models.flow_unet import FlowUNet
+
+    class Known(FlowUNet):
+        no_class = None
+
+        def __init__(self):
+            nn.Module.__init__(self)
+
+        def velocity(self, x, time, labels=None):
+            return x * 2 * time[:, None, None, None]
 
     start, errors = torch.ones(1, 1, 2, 2, dtype=torch.float64), []
     for steps in (8, 16):
         known = Known()
         known.sampling_steps = steps
-        errors.append(abs(float(FlowUNet.forward(known, start).mean()) - math.e))  # pyright: ignore[reportArgumentType]
+        errors.append(abs(float(known(start).mean()) - math.e))
     assert errors[0] < 0.04
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.2)
+
+
+@pytest.mark.parametrize("guidance", [0, 0.5, 2])
+def test_guidance_goes_from_the_velocity_of_any_class_towards_and_past_that_of_one(guidance):
+    options = {"width": 8, "levels": 1, "sampling_steps": 1, "guidance": guidance}
+    network: Any = build_model("flow-unet", spec(1, 8), options, seed=0)
+    nn.init.normal_(network.last.weight, std=0.1)
+    noise, labels, any_class = torch.randn(2, 1, 8, 8), torch.tensor([3, 7]), torch.tensor([10, 10])
+
+    def velocity(x, time):
+        times = torch.full((2,), time)
+        towards, anywhere = network.velocity(x, times, labels), network.velocity(x, times, any_class)
+        return guidance * towards + (1 - guidance) * anywhere
+
+    torch.testing.assert_close(network(noise, labels), noise + velocity(noise + velocity(noise, 0.0) / 2, 0.5))
+
+
+@pytest.mark.parametrize(("guidance", "hidden"), [(1, 0.0), (1.5, 0.1)])
+def test_guidance_needs_a_tenth_of_the_classes_hidden_in_training(tiny_gan, tmp_path, guidance, hidden, monkeypatch):
+    from tintype.models.flow_unet import FlowUNet
+
+    seen, velocity = [], FlowUNet.velocity
+
+    def watched(self, x, time, labels=None):
+        if torch.is_grad_enabled():
+            seen.append(labels)
+        return velocity(self, x, time, labels)
+
+    monkeypatch.setattr(FlowUNet, "velocity", watched)
+    options = {"width": 4, "levels": 1, "sampling_steps": 1, "guidance": guidance}
+    recipe = tiny_gan(model="flow-unet", model_options=options, steps=40, batch_size=64, optimizer="adamw")
+    api.train(recipe, out=tmp_path, name="run", watcher=Silent())
+    labels = torch.cat(seen)
+    assert len(labels) == 40 * 64
+    assert float((labels == 10).float().mean()) == pytest.approx(hidden, abs=0.03)
+    assert set(labels.tolist()) >= set(range(10))
 
 
 def test_a_flow_trains_resumes_and_makes_the_class_that_is_asked_for(
     tiny_gan, train_in, finished_run, tmp_path, monkeypatch
 ):
     recipe = tiny_gan(
-        model="flow-unet", model_options={"width": 8, "levels": 1, "sampling_steps": 3}, lr=0.003, steps=10,
+        model="flow-unet", model_options={"width": 8, "levels": 1, "sampling_steps": 3, "guidance": 1.5}, lr=0.003, steps=10,
         optimizer="adamw", evaluate_every=1, task_options={"num_samples": 100, "features": str(finished_run.path)},
     )  # fmt: skip
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
@@ -786,7 +842,12 @@ def test_a_flow_trains_resumes_and_makes_the_class_that_is_asked_for(
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"levels": 3}, "cannot be cut into 8x8 blocks"), ({"width": 7}, "expected an even number")],
+    [
+        ({"levels": 3}, "cannot be cut into 8x8 blocks"),
+        ({"width": 7}, "expected an even number"),
+        ({"guidance": -1}, "guidance is -1"),
+        ({"guidance": 2, "conditional": False}, "1 where no classes are known"),
+    ],
 )
 def test_a_flow_that_cannot_be_is_a_line(options, message):
     with pytest.raises(UserError, match=message):

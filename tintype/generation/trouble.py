@@ -44,12 +44,19 @@ class Trouble:
     def judge(self, figures: dict[str, Any], *, recall: float) -> None:
         """Note trouble that the discriminator's turns since the last time, or the figures of an evaluation, show."""
         right = float(self._right) / max(1, self._turns)
+        mixing = self.options.get("norm") == "batch"
+        without = "--set model.norm=none " if mixing else ""  # what a penalty needs
+        if mixing and self.objective.penalised:
+            self._warn(
+                "penalty: it is about the gradient at single images, and batch norm mixes those of a batch. "
+                "Try --set model.norm=none."
+            )
         if self.objective.loss in SATURATING and self._turns >= ENOUGH and right > 0.98:
             self._warn(
                 f"discriminator: right in {right:.1%} of the cases, so the generator is told little. "
                 + self._try(
                     "" if self.objective.diff_augment else "--set task.diff_augment=[translation,cutout]",
-                    "" if self.objective.penalised else "--set task.r1=1",
+                    "" if self.objective.penalised else f"{without}--set task.r1=1",
                     f"--set task.discriminator_lr={self.objective.discriminator_lr / 2:g}",
                 )
             )
@@ -57,7 +64,7 @@ class Trouble:
         if not self.step or self.progress < EARLY:
             return
         variety = self._try(
-            RELATIVISTIC if self.objective.loss not in ("relativistic", "flow") else "",
+            without + RELATIVISTIC if self.objective.loss not in ("relativistic", "flow") else "",
             "--set model.minibatch=stddev" if self.options.get("minibatch") == "none" else "",
         )
         if figures["diversity"] < 0.6:

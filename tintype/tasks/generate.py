@@ -218,6 +218,7 @@ class Generate(Task):
 
     def _flow_loss(self, images: Tensor, labels: Tensor | None, context: StepContext) -> Tensor:
         """Return the flow-matching loss on straight lines from noise to images (Lipman et al. 2023, Liu et al. 2023)."""
+        labels = self._partly_hidden(labels, context)
         noise = sampling.drawn(tuple(images.shape), context.generator, self.device)
         draw = sampling.drawn((len(images),), context.generator, self.device)
         time = torch.sigmoid(draw)  # logit-normal: most of it in the middle, where it is hardest (Esser et al. 2024)
@@ -225,6 +226,13 @@ class Generate(Task):
         with autocast(self.device, self.dtype):
             velocity = self.generator.velocity(torch.lerp(noise, images, part), time, labels)
         return (velocity.float() - (images - noise)).square().mean()
+
+    def _partly_hidden(self, labels: Tensor | None, context: StepContext) -> Tensor | None:
+        """Return the classes, a part of them hidden where the network also learns what images of any class look like."""
+        if labels is None or not self.generator.label_drop:
+            return labels
+        draw = torch.rand(len(labels), generator=context.generator, device=context.generator.device).to(self.device)
+        return torch.where(draw < self.generator.label_drop, self.generator.no_class, labels)
 
     # ---- making images ------------------------------------------------------------------------------------------------
 
