@@ -144,12 +144,12 @@ def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
 
 
 def check_idle_fields(recipe: Recipe, *functions: Callable[..., Any]) -> None:
-    """Refuse a field that is set, but that only other tasks read: it would silently do nothing."""
+    """Refuse a field that is set, but that only other tasks read: it would silently do nothing. "auto" asks for nothing."""
     tasks = {name: find("tasks", name) for name in names("tasks")}
     read = {name: _parameters(module.make, getattr(module, "open_data", open_data)) for name, module in tasks.items()}
-    for field, description in Recipe.model_fields.items():
+    for field in sorted(Recipe.model_fields.keys() - _parameters(*functions)):
         others = [name for name, parameters in read.items() if field in parameters]
-        if others and field not in _parameters(*functions) and getattr(recipe, field) != description.default:
+        if others and getattr(recipe, field) not in (Recipe.model_fields[field].default, "auto"):
             only = " and ".join(others)
             raise UserError(f"{field} has no effect on task {recipe.task}, only on task {only}. Leave it out.")
 
