@@ -846,6 +846,7 @@ def test_a_flow_trains_resumes_and_makes_the_class_that_is_asked_for(
         ({"levels": 3}, "cannot be cut into 8x8 blocks"),
         ({"width": 7}, "expected an even number"),
         ({"guidance": -1}, "guidance is -1"),
+        ({"guidance": "strong"}, "guidance is 'strong'. Expected a number"),
         ({"guidance": 2, "conditional": False}, "1 where no classes are known"),
     ],
 )

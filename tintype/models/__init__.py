@@ -60,6 +60,8 @@ def _check(model: str, option: str, value: Any, annotation: str) -> None:
     elif annotation in ("int", "int | None"):
         right = (type(value) is int and value >= 1) or (value is None and "None" in annotation)
         expected = "a whole number from 1 on"
+    elif annotation == "float":
+        right, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
     elif annotation == "bool":
         right, expected = isinstance(value, bool), "true or false"
     else:
