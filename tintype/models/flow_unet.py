@@ -111,8 +111,9 @@ class FlowUNet(nn.Module):
         """Return the velocity towards the class, `guidance` times as far from that of any class (Ho & Salimans 2022)."""
         if self.no_class is None or labels is None:
             return self.velocity(x, time, labels)
-        both = torch.cat([labels, torch.full_like(labels, self.no_class)])
-        towards, anywhere = self.velocity(x.repeat(2, 1, 1, 1), time.repeat(2), both).chunk(2)
+        # Two passes: ONNX cannot cut a batch of any size in half.
+        towards = self.velocity(x, time, labels)
+        anywhere = self.velocity(x, time, torch.full_like(labels, self.no_class))
         return torch.lerp(anywhere, towards, self.guidance)
 
 
