@@ -208,6 +208,21 @@ def test_a_generator_makes_the_same_pictures(gan_run, tmp_path):
         export_run(gan_run, int8=True, out=tmp_path / "eight.onnx")
 
 
+def test_a_guided_flow_makes_the_same_pictures(tmp_path, tiny):
+    from tintype.generation import sampling
+
+    options = {"width": 8, "levels": 1, "sampling_steps": 2, "guidance": 1.5}
+    recipe = tiny(task="generate", model="flow-unet", model_options=options, lr=0.003, steps=12)
+    run = api.train(recipe, out=tmp_path, name="flow", watcher=Silent())
+    session = session_of(export_run(run, out=tmp_path / "flow.onnx").path)
+    noise = sampling.latents(3, range(5), session.get_inputs()[0].shape[1:])
+    by_turns = session.run(None, {"noise": noise, "classes": np.arange(5)})[0]
+    sevens = session.run(None, {"noise": noise, "classes": np.full(5, 7)})[0]
+    assert np.abs(by_turns.astype(int) - run.generate(5, seed=3)).max() <= 1
+    assert np.abs(sevens.astype(int) - run.generate(5, seed=3, class_name="7")).max() <= 1
+    assert not np.array_equal(by_turns, sevens)
+
+
 def test_an_upscaler_takes_any_size(sharp_run, tmp_path):
     done = export_run(sharp_run, out=tmp_path / "sharp.onnx")
     assert done.checked["psnr_least"] > 50

@@ -24,7 +24,7 @@ from tintype.errors import UserError
 from tintype.generation import distances, sampling
 from tintype.generation.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
 from tintype.generation.objective import Objective
-from tintype.generation.trouble import Trouble
+from tintype.generation.trouble import Trouble, verdict
 from tintype.models import build_model, count_parameters
 from tintype.models.gan_parts import MinibatchStd, SelfAttention
 from tintype.progress import Silent
@@ -694,6 +694,45 @@ def test_trouble_names_remedies_that_are_there_and_not_in_use():
     assert early.warnings == []
 
 
+GOOD = {"diversity": 1.0, "recall": 0.5, "nearness": 1.0, "shares": {"a": 0.5, "b": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        ({}, "varies"),
+        ({"nearness": 0.49, "diversity": 0.5}, "memorises"),
+        ({"diversity": 0.59, "recall": 0.0}, "collapses"),
+        ({"shares": {"a": 0.96, "b": 0.04}, "recall": 0.0}, "misses classes"),
+        ({"recall": 0.019}, "lacks variety"),
+        ({"shares": None, "nearness": 0.5, "diversity": 0.6, "recall": 0.02}, "varies"),
+    ],
+)
+def test_the_verdict_is_the_first_rule_that_holds(bad, word):
+    case = GOOD | bad
+    figures = {"diversity": case["diversity"]}
+    if case["shares"]:
+        figures |= {"class_shares": case["shares"], "classes_present": sum(v >= 0.05 for v in case["shares"].values())}
+    said, why = verdict(figures, recall=case["recall"], nearness=case["nearness"])
+    assert said == word
+    assert f"{case['nearness']:.0%} as far" in why
+    assert ("classes" in why) == bool(case["shares"])
+
+
+def test_a_generator_that_copies_is_said_to_memorise(tiny_gan, tmp_path, monkeypatch):
+    from tintype.tasks.generate import Generate
+
+    copies = lambda task, network, noise, labels: task.train.take(torch.arange(len(noise))).images  # noqa: E731
+    monkeypatch.setattr(Generate, "make_images", copies)
+    run = api.train(tiny_gan(steps=2), out=tmp_path, name="run", watcher=Silent())
+    evaluation = run.read("evaluation.json")
+    assert evaluation["verdict"]["word"] == "memorises"
+    assert any("memorisation: generated images are 0% as far" in line for line in evaluation["warnings"])
+    page = run.report().read_text(encoding="utf-8")
+    assert "The model memorises." in page
+    assert "The test split was looked at once by this run" in page
+
+
 def test_a_penalty_behind_batch_norm_is_told_and_never_a_remedy():
     trouble = Trouble(Objective("bce", r1=1.0))
     trouble.options = {"norm": "batch"}
@@ -867,6 +906,7 @@ def test_the_report_shows_sheets_lapse_and_losses(gan_run):
     assert page.count('<img src="data:image/png') >= 10
     assert "fd_pixels8" in page
     assert "Real against real" in page
+    assert f"The model {gan_run.read('evaluation.json')['verdict']['word']}." in page
     assert (gan_run.path / "figures" / "generated-8x8.png").exists()
 
 

@@ -504,9 +504,11 @@ def test_without_test_figures_validation_is_shown(run: Path) -> None:
     for group in ("splits", "per_class", "confusion", "most_confused", "reliability"):
         del evaluation[group]["test"]
     evaluation["test_looks"] = {"run": 0, "data": 0}
+    evaluation["verdict"] = {"word": "not tested", "text": "measured on validation only, as asked (measure: val)."}
     write_json(run / "evaluation.json", evaluation)
     page = Page(write_report(run))
     assert "Validation accuracy" in page.words
+    assert "Not tested. Measured on validation only" in page.words
     assert "The test split has not been looked at." in page.words
 
 

@@ -12,6 +12,10 @@ from tintype.generation.objective import Objective
 SATURATING = ("bce", "hinge")  # relativistic and Wasserstein losses keep a gradient where all pairs are in order
 ENOUGH = 20  # turns of the discriminator that say something about it
 EARLY = 0.1  # of the run: before, all images are alike
+COLLAPSED = 0.6  # difference among generated images as a part of that among real ones
+RARE = 0.02  # of the real images that generated ones come near
+MISSING = 0.05  # of the classes that are hardly made
+COPIED = 0.5  # distance to the nearest training image as a part of that of test images
 RELATIVISTIC = "--set task.loss=relativistic --set task.r1=1 --set task.r2=1"
 
 
@@ -67,18 +71,18 @@ class Trouble:
             without + RELATIVISTIC if self.objective.loss not in ("relativistic", "flow") else "",
             "--set model.minibatch=stddev" if self.options.get("minibatch") == "none" else "",
         )
-        if figures["diversity"] < 0.6:
+        if figures["diversity"] < COLLAPSED:
             self._warn(
                 f"mode collapse: generated images differ from each other {figures['diversity']:.0%} as much as real ones. "
                 + variety
             )
-        if recall < 0.02:
+        if recall < RARE:
             self._warn(f"little variety: generated images come near {recall:.1%} of the real ones only. {variety}")
-        shares = figures.get("class_shares", {})
-        if shares and len(shares) - figures["classes_present"] > 0.05 * len(shares):
-            missing = sorted(shares, key=lambda name: shares[name])[: len(shares) - figures["classes_present"]]
+        missing = _missing(figures)
+        if missing:
             self._warn(
-                f"missing classes: {len(missing)} of {len(shares)} classes are hardly made ({', '.join(missing[:5])}). "
+                f"missing classes: {len(missing)} of {len(figures['class_shares'])} classes are hardly made "
+                f"({', '.join(missing[:5])}). "
                 + self._try("--set model.conditional=true" if self.options.get("conditional") is False else "")
             )
 
@@ -102,16 +106,50 @@ class Trouble:
         self.warnings = list(state["warnings"])
 
 
-def memorisation(generated: float, usual: float) -> list[str]:
+def memorisation(nearness: float) -> list[str]:
     """Return a warning where generated images lie much nearer to training images than test images do.
 
     Args:
-        generated: median distance of generated images to the nearest training image.
-        usual: the same of test images.
+        nearness: median distance of generated images to the nearest training image, as a part of that of test images.
     """
-    if generated >= 0.5 * usual:
+    if nearness >= COPIED:
         return []
     return [
-        f"memorisation: generated images are {generated / max(usual, 1e-9):.0%} as far from the nearest training image as "
+        f"memorisation: generated images are {nearness:.0%} as far from the nearest training image as "
         "test images are. Train shorter, on more images, or with --augment flip."
     ]
+
+
+def verdict(figures: Mapping[str, Any], *, recall: float, nearness: float) -> tuple[str, str]:
+    """Return what a generator does, in a word, and the figures that say so.
+
+    The first that holds: it *memorises* (images lie less than half as far from the nearest training image as test images do),
+    *collapses* (they differ from each other less than 60 % as much as real ones), *misses classes* (more than 5 % of them have
+    less than a tenth of their share), *lacks variety* (recall below 2 %); else it *varies*. How good its images are is told by
+    the distances alone.
+
+    Args:
+        figures: on the test split: `diversity`, and `class_shares` with `classes_present` where a classifier measured.
+        recall: share of the real images that generated ones come near (Kynkaanniemi et al. 2019).
+        nearness: as in `memorisation`.
+    """
+    shares = figures.get("class_shares")
+    rules = {
+        "memorises": nearness < COPIED,
+        "collapses": figures["diversity"] < COLLAPSED,
+        "misses classes": bool(_missing(figures)),
+        "lacks variety": recall < RARE,
+    }
+    classes = f", show {figures['classes_present']} of {len(shares)} classes" if shares else ""
+    why = (
+        f"generated images differ from each other {figures['diversity']:.0%} as much as real ones, come near {recall:.0%} of "
+        f"these{classes}, and lie {nearness:.0%} as far from the nearest training image as test images do."
+    )
+    return next((word for word, holds in rules.items() if holds), "varies"), why
+
+
+def _missing(figures: Mapping[str, Any]) -> list[str]:
+    """Return the classes that are hardly made, the rarest first, where they are more than a few."""
+    shares = figures.get("class_shares", {})
+    count = len(shares) - figures["classes_present"] if shares else 0
+    return sorted(shares, key=lambda name: shares[name])[:count] if count > MISSING * len(shares) else []

@@ -15,6 +15,7 @@ from tintype.report.figures import Panel, Series
 from tintype.report.folder import RunFiles
 from tintype.report.pictures import data_uri, enlarged, png_bytes
 from tintype.report.section import SPLIT_NAMES, Chart, Section
+from tintype.report.verdict import looks, verdict
 
 MOST_FRAMES = 40
 SHARPEST = 640  # pixels that a sheet of small images is enlarged to, in whole steps
@@ -45,7 +46,8 @@ def headline(run: RunFiles) -> Section:
         "strip": _strip(splits, name, main.get(f"{name}_floor")) if name else [],
         "fid": _strip({run.split: main}, "fid", main.get("fid_floor")) if "fid" in main else [],
         "table": _table(splits),
-        "looks": (run.evaluation.get("test_looks") or {}).get("run"),
+        "verdict": verdict(run),
+        "looks": looks(run),
     }
     return Section("result", "Result", "generate_headline.html", context)
 

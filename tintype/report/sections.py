@@ -14,6 +14,7 @@ from tintype.report import figures, generate_sections, mistakes, print_figures, 
 from tintype.report.folder import RunFiles, first_layer, read_metrics
 from tintype.report.pictures import Card, data_uri, enlarged, filter_sheet, png_bytes, read_cards
 from tintype.report.section import SPLIT_NAMES, Chart, Section
+from tintype.report.verdict import looks, verdict
 from tintype.statistics import rank_correlation
 from tintype.summary import with_clean_rows
 
@@ -32,8 +33,9 @@ def headline(run: RunFiles) -> Section:
         "split": run.split,
         "main": shown.get(run.split),
         "strip": _strip(shown),
-        "verdict": _verdict(run.evaluation.get("verdict") or {}),
-        "looks": _looks(run.evaluation.get("test_looks") or {}),
+        "verdict": verdict(run),
+        "gap": _gap(run.evaluation.get("verdict") or {}),
+        "looks": looks(run),
         "table": _figures_table(shown),
     }
     return Section("result", "Result", "headline.html", context)
@@ -84,29 +86,9 @@ def _split_label(name: str) -> str:
     return f"{SPLIT_NAMES[split]} {rest}".strip()
 
 
-def _looks(looks: Mapping[str, Any]) -> str:
-    by_run, by_data = looks.get("run"), looks.get("data")
-    if not by_run:
-        return "The test split has not been looked at." if by_run == 0 else ""
-    text = f"The test split was looked at {words.times(by_run)} by this run"
-    if not by_data or by_data == by_run:
-        return text + "."
-    text += f", {words.times(by_data)} by all runs on this data in its folder."
-    if by_data > 10:
-        text += " The more often it is used to choose, the more it flatters."
-    return text
-
-
-def _verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict with the word, which stands as a title, taken off the beginning of the text."""
-    word, text = str(verdict.get("word") or ""), str(verdict.get("text") or "")
-    text = text.removeprefix(f"{word}: ")
-    return {
-        "word": word,
-        "text": text[:1].upper() + text[1:],
-        "gap": None if "gap of" in text else verdict.get("gap"),
-        "gap_ci95": verdict.get("gap_ci95"),
-    }
+def _gap(verdict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the verdict where it brings a gap between training and validation that its text does not tell."""
+    return {} if "gap of" in str(verdict.get("text")) or verdict.get("gap") is None else verdict
 
 
 FIGURES = {

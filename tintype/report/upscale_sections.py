@@ -18,6 +18,7 @@ from tintype.report.figures import Panel, Series
 from tintype.report.folder import RunFiles
 from tintype.report.pictures import data_uri, png_bytes
 from tintype.report.section import SPLIT_NAMES, Chart, Section
+from tintype.report.verdict import looks, verdict
 
 KINDS = {"low": "small", "bicubic": "bicubic", "ours": "ours", "original": "original"}
 CROP = 48  # pixels of the side of a zoomed crop
@@ -34,17 +35,11 @@ def headline(run: RunFiles) -> Section:
         "main": splits.get(run.split),
         "of": SPLIT_NAMES[run.split],
         "scale": run.evaluation.get("scale"),
-        "verdict": _verdict(run.evaluation.get("verdict") or {}),
-        "looks": (run.evaluation.get("test_looks") or {}).get("data"),
+        "verdict": verdict(run),
+        "looks": looks(run),
         "rows": [(SPLIT_NAMES[name], figures) for name, figures in splits.items()],
     }
     return Section("result", "Result", "upscale_headline.html", context)
-
-
-def _verdict(verdict: Mapping[str, Any]) -> dict[str, str]:
-    """The verdict with the word, which stands as a title, taken off the beginning of the text."""
-    word, text = str(verdict.get("word") or ""), str(verdict.get("text") or "")
-    return {"word": word, "text": text.removeprefix(f"{word}: ")}
 
 
 def history(run: RunFiles) -> Section | None:

@@ -23,7 +23,7 @@ from tintype.generation import distances, sampling
 from tintype.generation.distances import FEWEST
 from tintype.generation.measuring import Measure, class_figures, drawn
 from tintype.generation.objective import Objective
-from tintype.generation.trouble import Trouble, memorisation
+from tintype.generation.trouble import Trouble, memorisation, verdict
 from tintype.models import build_model, default_options
 from tintype.tasks.adversarial import Adversarial
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
@@ -319,15 +319,17 @@ class Generate(Task):
         test = sources["test"]
         usual = self._nearest(_pictures(test, drawn(test, min(SHOWN, len(test)))), train)[1]
         generated_far, test_far = float(np.median(distance)), float(np.median(usual))
-        warnings = [*self.warnings, *memorisation(generated_far, test_far)]
+        nearness = generated_far / max(test_far, 1e-9)
         splits = {name: evaluation.figures for name, evaluation in evaluations.items()}
+        recall = splits["test"][f"recall_{self.measure.network.name}"]
+        word, why = verdict(splits["test"], recall=recall, nearness=nearness)
         evaluation = {
             "task": "generate",
             "splits": splits,
             "protocol": self.protocol(),
             "nearest": {"median_generated": generated_far, "median_test": test_far},
-            "verdict": {"word": "measured", "text": self._sentence(splits["test"])},
-            "warnings": warnings,
+            "verdict": {"word": word, "text": f"{word}: {why} {self._sentence(splits['test'])}"},
+            "warnings": [*self.warnings, *memorisation(nearness)],
         }
         header = ["index", "class", "nearest_training_image", "distance"]
         classes = [self.spec.class_names[k] if self.conditional else "" for k in self.turns(range(SHOWN))]

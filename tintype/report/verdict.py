@@ -1,0 +1,29 @@
+"""The line under a run's figures, whatever its task: the verdict, and how often the test split was looked at."""
+
+from __future__ import annotations
+
+from tintype.report import words
+from tintype.report.folder import RunFiles
+
+
+def verdict(run: RunFiles) -> dict[str, str]:
+    """Return the verdict's `word`, which stands as a title, and its `text` without that word; empty where there is none."""
+    found = run.evaluation.get("verdict") or {}
+    word, text = str(found.get("word") or ""), str(found.get("text") or "")
+    text = text.removeprefix(f"{word}: ")
+    return {"word": word, "text": text[:1].upper() + text[1:]}
+
+
+def looks(run: RunFiles) -> str:
+    """Return how often the test split was looked at as sentences, or nothing where it was not counted."""
+    counted = run.evaluation.get("test_looks") or {}
+    by_run, by_data = counted.get("run"), counted.get("data")
+    if not by_run:
+        return "The test split has not been looked at." if by_run == 0 else ""
+    text = f"The test split was looked at {words.times(by_run)} by this run"
+    if not by_data or by_data == by_run:
+        return text + "."
+    text += f", {words.times(by_data)} by all runs on this data in its folder."
+    if by_data > 10:
+        text += " The more often it is used to choose, the more it flatters."
+    return text
