@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--data-root", help="folder that holds MNIST")
     parser.add_argument("--python", default=sys.executable, help="interpreter that has TensorFlow, fastai and torch")
     parser.add_argument("--target", type=float, default=0.99, help="accuracy on the test split")
-    parser.add_argument("--epochs", type=float, default=1.0, help="of tintype")
+    parser.add_argument("--epochs", type=float, default=0.3, help="of tintype")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of tintype")
     parser.add_argument("--others", nargs="*", choices=sorted(OTHERS), default=sorted(OTHERS))
     parser.add_argument("--contender", choices=sorted(OTHERS), help=argparse.SUPPRESS)
