@@ -225,6 +225,25 @@ def test_train_for_people_says_figures_verdict_and_where_the_report_lies(tt):
     assert tt("evaluate", "runs/digits-ann", "--split", "val")[0] == 0
 
 
+def test_no_figure_is_cut_where_a_line_has_80_characters():
+    from rich.console import Console
+
+    from tintype.summary import result_table
+
+    figures = {
+        "num_images": 10_000, "accuracy": 1.0, "accuracy_ci95": [0.9997, 1.0], "top5_accuracy": 1.0, "macro_f1": 1.0,
+        "loss": 10.1234, "expected_calibration_error": 0.123,
+    }  # fmt: skip
+    splits = {"train": figures, "val": figures, "test": figures | {"without_leaked": figures}}
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(result_table(splits))
+    text = captured.get()
+    assert "…" not in text
+    assert text.count("99.97% to 100.00%") == 4
+    assert "  without leaks" in text
+
+
 def test_the_same_in_python(finished_run, digit_files):
     run = tintype.load(str(finished_run.path))
     assert run.metrics["test"]["accuracy"] > 0.85

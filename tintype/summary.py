@@ -15,13 +15,15 @@ def result_table(splits: dict[str, dict[str, Any]]) -> Table:
     if not all("accuracy" in figures for figures in splits.values()):
         return _any_table(splits)
     top5 = any("top5_accuracy" in figures for figures in splits.values())
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    # With top-5 the columns stand closer, so that no figure is cut where a line has 80 characters.
+    table = Table(box=None, pad_edge=False, collapse_padding=top5, header_style="bold")
     for column in ("", "images", "accuracy", "95 % interval", *(["top-5"] if top5 else []), "macro F1", "loss", "ECE"):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for split, figures in with_clean_rows(splits).items():
         low, high = figures["accuracy_ci95"]
+        clean = split.partition(" ")[2]  # "without leaks", under the row of its split
         table.add_row(
-            f"[bold]{split}[/bold]",
+            f"[bold]{f'  {clean}' if clean else split}[/bold]",
             f"{figures['num_images']:,}",
             f"[bold]{figures['accuracy']:.2%}[/bold]",
             f"{low:.2%} to {high:.2%}",
@@ -50,7 +52,7 @@ def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
     looks = [key for key in next(iter(splits.values())) if key.startswith("lpips_")]
     more = [head for key in looks for head in (key, "bicubic")]
     for head in ("", "images", "PSNR", "bicubic", "nearest", "gain on bicubic (95 %)", "SSIM", "bicubic", *more):
-        table.add_column(head, justify="left" if not head else "right", no_wrap=True)
+        table.add_column(head, justify="left" if not head else "right", no_wrap=not looks)
     for split, figures in splits.items():
         bicubic, interval = figures["bicubic"], figures["gain_ci95"]
         within = f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
