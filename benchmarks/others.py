@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -156,21 +157,11 @@ OTHERS = {"keras": keras, "pytorch": pytorch, "fastai": fastai}
 
 def tintype(root: str | None, epochs: float, seed: int) -> dict[str, Any]:
     """Train the recipe `mnist` for so many epochs and test it once."""
-    command = [
-        sys.executable,
-        "-m",
-        "tintype",
-        "train",
-        "mnist",
-        "--epochs",
-        str(epochs),
-        "--seed",
-        str(seed),
-        "--json",
-    ]
+    command = f"-m tintype train mnist --epochs {epochs} --seed {seed} --json".split()
     with tempfile.TemporaryDirectory() as out:
         where = [] if root is None else ["--data-root", root]
-        done = subprocess.run([*command, *where, "--out", out], check=True, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, *command, *where, "--out", out]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result = json.loads(done.stdout)
         environment = json.loads((Path(result["run"]) / "environment.json").read_text())
     return {"epochs": epochs, "seconds": environment["training_seconds"], "accuracy": result["test"]["accuracy"]}
@@ -215,6 +206,8 @@ def main() -> None:
         train, labels, test, test_labels = (parts[name] for name in ("train", "train_labels", "test", "test_labels"))
         OTHERS[options.contender](train, labels, test, test_labels, options.target)
         return
+    if options.others and not shutil.which(options.python):
+        parser.error(f"--python {options.python}: there is no such program")
     runs = [tintype(options.data_root, options.epochs, seed) for seed in options.seeds]
     ours = {name: statistics.mean(run[name] for run in runs) for name in ("epochs", "seconds", "accuracy")}
     each = ", ".join(f"{run['accuracy']:.2%}" for run in runs)
