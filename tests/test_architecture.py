@@ -114,8 +114,10 @@ MAY_IMPORT = {
         "progress",
         "recipe",
         "run",
+        "symmetry",
         "tasks",
     },
+    "symmetry": {"auditing", "augment", "data", "distributed", "recipe", "statistics"},
     "upscaling": {"data", "distributed", "errors", "predict", "run", "tasks"},
     "evaluate": {"errors", "data", "metrics", "model", "predict", "run", "tasks", "training"},
     "api": {

@@ -41,7 +41,7 @@ DEFAULTS = {
     "augment": "none", "epochs": None, "steps": None, "batch_size": 256, "sampling": "shuffle", "accumulate": 1,
     "optimizer": "adamw", "lr": 1e-3, "momentum": 0.9, "betas": (0.9, 0.999), "weight_decay": 0.0,
     "schedule": "cosine", "warmup": 0.0, "clip": None, "ema": 0.0, "label_smoothing": 0.0, "one_hot": False,
-    "class_weights": None, "resolutions": [], "tta": "none", "patience": None, "keep": "last",
+    "class_weights": None, "resolutions": [], "tta": "none", "flips": "as-stated", "patience": None, "keep": "last",
     "evaluate_every": 1.0, "seed": 0, "measure": "test", "search": {}, "track": [], "device": "auto",
     "precision": "auto", "compile": "auto", "channels_last": True, "hold_memory": True,
 }  # fmt: skip

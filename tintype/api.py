@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tintype.errors import UserError
 from tintype.plugins import names
 from tintype.progress import Silent, make_watcher
-from tintype.recipe import Recipe, resolve
+from tintype.recipe import ALIASES, Recipe, resolve
 from tintype.run import RunFolder
 from tintype.tracking import check_trackers, tracked
 
@@ -256,9 +256,14 @@ def plan(what: str | Recipe, *, watcher: Silent | None = None, **changes: Any) -
     watcher = watcher or make_watcher()
     recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
     recipe = _with_absolute_paths(recipe.with_(**changes))
+    # Decided for new runs only: a recipe of an earlier version, when resumed, states its flips.
+    if "flips" not in recipe.model_fields_set:
+        recipe = recipe.with_(flips="auto")
+    own_recipe = kind == "a Recipe" or kind.startswith("recipe file")
+    asked = recipe.model_fields_set if own_recipe else {ALIASES.get(key, key) for key in changes}
     check_trackers(recipe.track)
     watcher.note(f"training {kind}")
-    prepared = prepare(recipe, watcher)
+    prepared = prepare(recipe, watcher, asked)
     for line in prepared.lines():
         watcher.note(line)
     watcher.close()

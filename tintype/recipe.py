@@ -114,6 +114,11 @@ class Recipe(BaseModel):
     )
     tta: Literal["none", "flip", "flip-shift"] = Field(default="none", description="views averaged when predicting")
 
+    flips: Literal["as-stated", "auto"] = Field(
+        default="as-stated",
+        description="auto leaves out flips that would change a photo's class; decided before training, and recorded",
+    )
+
     patience: int | None = Field(default=None, gt=0, description="evaluations without gain before stopping early")
     keep: Literal["last", "best"] = Field(
         default="last", description="which weights the run ends with, judged on validation"

@@ -441,6 +441,23 @@ def more_cases_of_mean(values: ArrayLike, *, alpha: float = 0.05, power: float =
     return max(1, math.ceil(((_z(1 - alpha / 2) + _z(power)) * ratio) ** 2) - len(values))
 
 
+def swap_p(taken: int, n: int, kept: int, other_n: int) -> float:
+    """Return the one-sided p-value that images of one class are called by another's name no more often than its own are.
+
+    Fisher's exact test: `taken` of `n` changed images of class A are called B, and `kept` of `other_n` changed images
+    of class B still are. Small where the change turns A into B and B into something else; where it merely spoils the
+    images, both shares are alike.
+
+    Raises:
+        ValueError: counts that cannot be.
+    """
+    from scipy.stats import hypergeom
+
+    _check_counts(taken, n)
+    _check_counts(kept, other_n)
+    return float(hypergeom.sf(taken - 1, n + other_n, taken + kept, n))
+
+
 def _z(probability: float) -> float:
     return float(ndtri(probability))
 

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tintype.plugins import find, names
 from tintype.progress import Silent
 from tintype.recipe import Recipe
 from tintype.run import RunFolder, held, write_picture, written_whole
+from tintype.symmetry import keep_orientation
 from tintype.tasks.task import Evaluation, Task
 
 # Enough for an interval of about +-1 point at most; more would only cost time.
@@ -82,8 +83,13 @@ class Prepared:
         }
 
 
-def prepare(recipe: Recipe, watcher: Silent) -> Prepared:
+def prepare(recipe: Recipe, watcher: Silent, asked: Collection[str] = ()) -> Prepared:
     """Open the data, build the network and take every automatic choice; nothing is written.
+
+    Args:
+        recipe: what to do.
+        watcher: who is told of progress.
+        asked: the fields that the user set, as against those of a built-in recipe.
 
     Raises:
         UserError: whatever is wrong with recipe, data, model or device.
@@ -103,6 +109,9 @@ def prepare(recipe: Recipe, watcher: Silent) -> Prepared:
     splits = _called(opener, recipe, resize=resize, progress=watcher.on_work)
     recipe, why = choose_training(recipe, splits, device, dtype)
     choices += why
+    if recipe.flips == "auto" and splits.spec.num_classes > 1 and recipe.task == "classify":
+        recipe, why = keep_orientation(recipe, splits.train, asked)
+        choices += why
     plan = Plan.of(recipe, len(splits.train))
     compile, why = choose_compile(recipe.compile, device, plan.total_steps)
     choices.append(why)
