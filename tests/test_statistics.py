@@ -15,6 +15,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from tintype.statistics import (
+    ClassCounts,
+    Verdict,
     abstain_threshold,
     bootstrap_counts,
     fit_temperature,
@@ -170,6 +172,61 @@ def test_verdict_follows_its_rule(train: tuple[int, int], val: tuple[int, int], 
     assert verdict.gap_ci95 == (low, high)
     assert ("Uncertain" in verdict.text) == (high - low > 0.2)
     assert verdict.text.startswith(expected + ": ")
+
+
+def by_class(right: list[int], images: list[int]) -> ClassCounts:
+    return ClassCounts(np.array(right), np.array(images))
+
+
+def verdict_by_class(train: ClassCounts, val: ClassCounts, names: tuple[str, ...]) -> Verdict:
+    sums = [int(counts.sum()) for side in (train, val) for counts in (side.num_right, side.num_images)]
+    return fit_verdict(*sums, len(names), train_classes=train, val_classes=val, class_names=names)
+
+
+@pytest.mark.parametrize(
+    ("images", "val_images"), [([950, 50], [95, 5]), ([95, 5], [9, 1]), ([210, 3], [30, 1]), ([60, 60, 4], [6, 6, 1])]
+)
+def test_a_model_that_never_says_one_class_does_not_fit(images: list[int], val_images: list[int]) -> None:
+    names = (*("common", "other", "rare")[: len(images) - 1], "rare")
+    verdict = verdict_by_class(by_class([*images[:-1], 0], images), by_class([*val_images[:-1], 0], val_images), names)
+    assert verdict.word == "underfits"
+    assert verdict.never_recognised == ("rare",)
+    assert f"Class 'rare' ({images[-1] + val_images[-1]} images) is never recognised." in verdict.text
+
+
+def test_the_share_of_the_commonest_class_is_chance() -> None:
+    """94 % where 90 % are of one class: less than half of what there was to learn."""
+    verdict = verdict_by_class(by_class([890, 50], [900, 100]), by_class([89, 5], [90, 10]), ("a", "b"))
+    assert verdict.word == "underfits"
+    assert "97.5 %" in verdict.text
+    assert "commonest class (90.0 %)" in verdict.text
+    assert verdict.never_recognised == ()
+
+
+def test_a_rare_class_that_is_known_by_heart_overfits() -> None:
+    """Accuracy falls by 4.5 points only; the rare class is lost."""
+    verdict = verdict_by_class(by_class([1900, 100], [1900, 100]), by_class([190, 1], [190, 10]), ("a", "b"))
+    assert verdict.word == "overfits"
+    assert "averaged over the classes, 100.0 %" in verdict.text
+    lost = verdict_by_class(by_class([1900, 100], [1900, 100]), by_class([190, 0], [190, 10]), ("a", "b"))
+    assert "is never recognised in validation" in lost.text
+
+
+def test_balanced_classes_change_nothing_and_one_missed_image_is_no_class_unseen() -> None:
+    balanced = verdict_by_class(by_class([95] * 10, [100] * 10), by_class([18] * 10, [20] * 10), tuple("abcdefghij"))
+    assert balanced.word == fit_verdict(950, 1000, 180, 200, 10).word == "fits"
+    assert balanced.text == fit_verdict(950, 1000, 180, 200, 10).text
+    missed = verdict_by_class(by_class([95] * 10, [100] * 10), by_class([1] * 9 + [0], [1] * 10), tuple("abcdefghij"))
+    assert missed.never_recognised == ()
+
+
+def test_the_interval_of_the_balanced_accuracy_covers_it() -> None:
+    """95 % within sampling error of 1,000 draws, for classes of very different size and recall."""
+    rng = np.random.default_rng(0)
+    images, recall = np.array([400, 60, 12]), np.array([0.95, 0.7, 0.5])
+    ends = [ClassCounts(rng.binomial(images, recall), images).mean_recall() for _ in range(1000)]
+    covered = np.mean([low <= recall.mean() <= high for _, low, high in ends])
+    assert 0.93 <= covered <= 0.975
 
 
 def test_verdict_rarely_accuses_a_model_without_a_gap() -> None:

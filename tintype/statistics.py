@@ -16,6 +16,8 @@ ORDINARY_GAP = 0.05
 LEARNED_PART = 0.75
 # ... and a gap known less exactly than this (width of its interval) is called uncertain.
 UNCERTAIN_WIDTH = 0.20
+# A class of which so many validation images are all missed is called never recognised.
+FEWEST_MISSED = 5
 
 # Temperatures outside of these bounds say that the fit has nothing to hold on to.
 TEMPERATURES = (0.05, 20.0)
@@ -74,25 +76,77 @@ class Verdict:
     """What the train/validation gap says of the fit: one word, a text for the user, and the numbers behind it.
 
     `gap` is the training accuracy less the validation accuracy, with its 95 % interval; both are parts of one.
+    `never_recognised` names the classes of which no image, or no validation image, is recognised.
     """
 
     word: str  # "underfits", "fits" or "overfits"
     text: str
     gap: float
     gap_ci95: tuple[float, float]
+    never_recognised: tuple[str, ...] = ()
 
 
-def fit_verdict(train_correct: int, train_n: int, val_correct: int, val_n: int, num_classes: int) -> Verdict:
+@dataclass(frozen=True)
+class ClassCounts:
+    """For each class (K,) how many images of it were measured, and how many of those were recognised."""
+
+    num_right: NDArray[np.int64]
+    num_images: NDArray[np.int64]
+
+    @property
+    def commonest_share(self) -> float:
+        """The accuracy of always answering with the commonest class."""
+        return float(self.num_images.max() / self.num_images.sum())
+
+    def mean_recall(self, confidence: float = 0.95) -> tuple[float, float, float]:
+        """Return the balanced accuracy and its interval (value, low, high), over the classes that occur.
+
+        The interval joins Wilson's of each class (MOVER: Zou and Donner, Statistics in Medicine 27, 2008).
+        """
+        occurs = np.flatnonzero(self.num_images)
+        counted = [(int(self.num_right[k]), int(self.num_images[k])) for k in occurs]
+        recalls = np.array([right / n for right, n in counted])
+        ends = np.array([wilson_interval(right, n, confidence) for right, n in counted])
+        below, above = np.linalg.norm(recalls - ends[:, 0]), np.linalg.norm(ends[:, 1] - recalls)
+        mean, num = float(recalls.mean()), len(occurs)
+        return mean, max(0.0, mean - float(below) / num), min(1.0, mean + float(above) / num)
+
+
+def fit_verdict(
+    train_correct: int,
+    train_n: int,
+    val_correct: int,
+    val_n: int,
+    num_classes: int,
+    *,
+    train_classes: ClassCounts | None = None,
+    val_classes: ClassCounts | None = None,
+    class_names: Sequence[str] = (),
+) -> Verdict:
     """Say whether a classifier underfits, fits or overfits, by a stated rule.
 
     Training accuracy must have been measured on clean training images by the final model. In this order:
 
     1. "underfits": the upper end of the training accuracy's 95 % Wilson interval is below chance + 0.75 (1 - chance),
-       where chance is 1 / num_classes. A gap as in 2 is then told in the text beside it.
-    2. "overfits": the 95 % Newcombe interval of (training accuracy - validation accuracy) lies wholly above 5 points.
+       where chance is the share of the commonest class among the training images (1 / num_classes without
+       `train_classes`). Or the upper end of the balanced accuracy's is, where chance is 1 / num_classes: a model that
+       always answers with the commonest class has not learned the others. A gap as in 2 is then stated beside it.
+    2. "overfits": the 95 % Newcombe interval of (training accuracy - validation accuracy) lies wholly above 5 points,
+       or that of the balanced accuracies does.
     3. "fits": neither was shown.
 
-    Where the gap's interval is wider than 20 points, the word stays and the text says that it is uncertain.
+    Classes that are never recognised are named in any case. Where the gap's interval is wider than 20 points, the word
+    stays and the text says that it is uncertain.
+
+    Args:
+        train_correct: training images that were answered rightly, of `train_n`.
+        train_n: how many were measured.
+        val_correct: the same of validation.
+        val_n: the same.
+        num_classes: how many classes the model tells apart.
+        train_classes: the same counts by class.
+        val_classes: those of validation.
+        class_names: how the classes are called.
 
     Raises:
         ValueError: counts that do not fit each other, no training or no validation images, or fewer than two classes.
@@ -101,31 +155,92 @@ def fit_verdict(train_correct: int, train_n: int, val_correct: int, val_n: int, 
         raise ValueError(f"no verdict on {train_n} training and {val_n} validation images of {num_classes} classes")
     train_accuracy, val_accuracy = train_correct / train_n, val_correct / val_n
     interval = newcombe_interval(train_correct, train_n, val_correct, val_n)
-    chance = 1 / num_classes
+    chance = 1 / num_classes if train_classes is None else max(1 / num_classes, train_classes.commonest_share)
     enough = chance + LEARNED_PART * (1 - chance)
-    underfits = wilson_interval(train_correct, train_n)[1] < enough
     overfits = interval[0] > ORDINARY_GAP
-
     gap = (
         f"the gap of {_points(train_accuracy - val_accuracy)} points ({_points(interval[0])} to {_points(interval[1])})"
     )
+    by_class = _verdict_by_class(train_classes, val_classes, num_classes)
+
     ordinary = f"{100 * ORDINARY_GAP:g} points"
-    if underfits:
-        word, advice = "underfits", " Try: more epochs, a larger model, a higher learning rate, less augmentation."
-        reason = f"the first is below {_percent(enough)}, three quarters of the way from chance to perfect"
+    if wilson_interval(train_correct, train_n)[1] < enough:
+        word = "underfits"
+        floor = (
+            "chance"
+            if chance < 1.5 / num_classes
+            else f"always answering with the commonest class ({_percent(chance)})"
+        )
+        reason = f"the first is below {_percent(enough)}, three quarters of the way from {floor} to perfect"
         if overfits:
             reason += f", and yet {gap} is more than the {ordinary} that chance and ordinary optimism explain"
+    elif by_class and by_class[0] == "underfits":
+        word, reason = by_class
     elif overfits:
-        word, advice = "overfits", " Try: more augmentation, weight decay, fewer epochs."
-        reason = f"{gap} is more than the {ordinary} that chance and ordinary optimism explain"
+        word, reason = "overfits", f"{gap} is more than the {ordinary} that chance and ordinary optimism explain"
+    elif by_class:
+        word, reason = by_class
     else:
-        word, advice = "fits", ""
+        word = "fits"
         reason = f"{gap} {'is within' if interval[1] <= ORDINARY_GAP else 'cannot be told from'} the usual {ordinary}"
+
     seen = f"{_percent(train_accuracy)} on training images, {_percent(val_accuracy)} on validation images"
-    text = f"{word}: {seen}; {reason}.{advice}"
+    text = f"{word}: {seen}; {reason}."
+    never, remark = _never_recognised(train_classes, val_classes, class_names)
+    text += remark
+    if word == "underfits":
+        balanced = "class_weights=balanced, sampling=balanced, " if never else ""
+        text += f" Try: {balanced}more epochs, a larger model, a higher learning rate, less augmentation."
+    elif word == "overfits":
+        text += " Try: more augmentation, weight decay, fewer epochs."
     if interval[1] - interval[0] > UNCERTAIN_WIDTH:
         text += f" Uncertain: {train_n} training and {val_n} validation images are too few to know the gap well."
-    return Verdict(word, text, train_accuracy - val_accuracy, interval)
+    return Verdict(word, text, train_accuracy - val_accuracy, interval, never)
+
+
+def _verdict_by_class(train: ClassCounts | None, val: ClassCounts | None, num_classes: int) -> tuple[str, str] | None:
+    """Return the word and the reason that balanced accuracy gives where it accuses the model, else None."""
+    if train is None or val is None:
+        return None
+    trained, train_low, train_high = train.mean_recall()
+    enough = 1 / num_classes + LEARNED_PART * (1 - 1 / num_classes)
+    if train_high < enough:
+        return "underfits", (
+            f"averaged over the classes, {_percent(trained)} of the training images are recognised, "
+            f"less than {_percent(enough)}"
+        )
+    validated, _val_low, val_high = val.mean_recall()
+    lowest_gap = trained - validated - math.hypot(trained - train_low, val_high - validated)
+    if lowest_gap > ORDINARY_GAP:
+        return "overfits", (
+            f"averaged over the classes, {_percent(trained)} of the training images and {_percent(validated)} of the "
+            f"validation images are recognised, a gap of more than {100 * ORDINARY_GAP:g} points"
+        )
+    return None
+
+
+def _never_recognised(
+    train: ClassCounts | None, val: ClassCounts | None, class_names: Sequence[str]
+) -> tuple[tuple[str, ...], str]:
+    """Return the classes that are never recognised, and a sentence about them (with a space before it)."""
+    if train is None or val is None:
+        return (), ""
+    measured, right = train.num_images + val.num_images, train.num_right + val.num_right
+    nowhere = (measured > 0) & (right == 0)
+    # One or two validation images may be missed by chance.
+    not_in_val = ~nowhere & (val.num_images >= FEWEST_MISSED) & (val.num_right == 0)
+    sentences = []
+    for missed, where in ((nowhere, "is never recognised"), (not_in_val, "is never recognised in validation")):
+        classes = np.flatnonzero(missed)
+        if not len(classes):
+            continue
+        shown = ", ".join(f"'{class_names[k]}' ({measured[k]:,} images)" for k in classes[:3])
+        if len(classes) == 1:
+            sentences.append(f" Class {shown} {where}.")
+        else:
+            more = f" and {len(classes) - 3} more" if len(classes) > 3 else ""
+            sentences.append(f" Classes {shown}{more} are {where.removeprefix('is ')}.")
+    return tuple(class_names[k] for k in np.flatnonzero(nowhere | not_in_val)), "".join(sentences)
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,14 @@ class Classify(Task):
             rows += prediction_rows(split, sources[split], probabilities, targets, names)
         train, val = evaluations["train"].figures, evaluations["val"].figures
         verdict = statistics.fit_verdict(
-            train["num_correct"], train["num_images"], val["num_correct"], val["num_images"], len(names)
+            train["num_correct"],
+            train["num_images"],
+            val["num_correct"],
+            val["num_images"],
+            len(names),
+            train_classes=_counts_by_class(evaluations["train"], len(names)),
+            val_classes=_counts_by_class(evaluations["val"], len(names)),
+            class_names=names,
         )
         evaluation["verdict"] = asdict(verdict)
         evaluation["warnings"] = [
@@ -331,6 +338,14 @@ def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
 
 def _given(evaluation: Evaluation) -> dict[str, np.ndarray]:
     return {key: evaluation.details[key] for key in ("logits", "features", "targets")}
+
+
+def _counts_by_class(evaluation: Evaluation, num_classes: int) -> statistics.ClassCounts:
+    targets = evaluation.details["targets"]
+    right = evaluation.details["probabilities"].argmax(1) == targets
+    return statistics.ClassCounts(
+        np.bincount(targets[right], minlength=num_classes), np.bincount(targets, minlength=num_classes)
+    )
 
 
 def abstaining(val: Evaluation, test: Evaluation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
