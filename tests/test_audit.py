@@ -226,6 +226,47 @@ def test_what_was_seen_before_counts_as_leaked():
     assert {s: rows.tolist() for s, rows in leaked_rows(duplicates, splits).items()} == {"val": [1], "test": [1]}
 
 
+def test_mirrored_pictures_with_different_labels_are_no_contradiction(tmp_path, patches):
+    for i, patch in enumerate(patches[:6]):
+        save(patch, tmp_path / "d" / "left" / f"{i}.png")
+        save(ImageOps.mirror(patch), tmp_path / "d" / "right" / f"{i}.jpg", quality=90)
+    found = audit(tmp_path / "d")
+    assert "contradictory" not in found
+    assert len(found["mirrored"].items) == 6
+    assert not found["mirrored"].serious
+    assert found.write_manifest(tmp_path / "clean.csv") == {"kept": 12}
+    notes = open_data(str(tmp_path / "d"), image_size=64).notes
+    assert not any("different labels" in note for note in notes)
+    assert any("stay on one side" in note for note in notes)
+
+
+def test_a_picture_saved_again_under_another_label_contradicts_its_mirrored_ones_or_not(tmp_path, patches):
+    """Of one picture in a, mirrored in b, and saved again in b, the first and the last contradict each other."""
+    for i, patch in enumerate(patches[:4]):
+        save(patch, tmp_path / "d" / "a" / f"{i}.png")
+        save(ImageOps.mirror(patch), tmp_path / "d" / "b" / f"{i}.png")
+    save(patches[0], tmp_path / "d" / "b" / "again.jpg", quality=90)
+    symmetric = np.asarray(patches[20]).copy()
+    symmetric[:, symmetric.shape[1] // 2 :] = symmetric[:, ::-1][:, symmetric.shape[1] // 2 :]
+    save(Image.fromarray(symmetric), tmp_path / "d" / "a" / "symmetric.png")
+    save(ImageOps.mirror(Image.fromarray(symmetric)), tmp_path / "d" / "b" / "symmetric.jpg", quality=90)
+    found = audit(tmp_path / "d")
+    assert pairs_in(found, "contradictory") == {
+        frozenset({"a/0.png", "b/again.jpg"}),
+        frozenset({"a/symmetric.png", "b/symmetric.jpg"}),
+    }
+    counts = found.write_manifest(tmp_path / "clean.csv")
+    assert counts == {"kept": 7, "same picture with another label": 4}
+
+
+def test_a_mirrored_picture_of_another_class_does_not_leak(tmp_path, patches):
+    for i, patch in enumerate(patches[:8]):
+        save(patch, tmp_path / "d" / ("train" if i < 4 else "test") / "left" / f"{i}.png")
+        save(ImageOps.mirror(patch), tmp_path / "d" / ("test" if i < 4 else "train") / "right" / f"{i}.png")
+    assert not open_data(str(tmp_path / "d"), image_size=64).leaked
+    assert "leak" not in audit(tmp_path / "d")
+
+
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 

@@ -234,13 +234,13 @@ def _never_recognised(
         classes = np.flatnonzero(missed)
         if not len(classes):
             continue
-        shown = ", ".join(f"'{class_names[k]}' ({measured[k]:,} images)" for k in classes[:3])
+        shown = ", ".join(f"'{class_names[k]}' ({measured[k]:,} images)" for k in classes[:3].tolist())
         if len(classes) == 1:
             sentences.append(f" Class {shown} {where}.")
         else:
             more = f" and {len(classes) - 3} more" if len(classes) > 3 else ""
             sentences.append(f" Classes {shown}{more} are {where.removeprefix('is ')}.")
-    return tuple(class_names[k] for k in np.flatnonzero(nowhere | not_in_val)), "".join(sentences)
+    return tuple(str(class_names[k]) for k in np.flatnonzero(nowhere | not_in_val).tolist()), "".join(sentences)
 
 
 @dataclass(frozen=True)

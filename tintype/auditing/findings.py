@@ -73,7 +73,7 @@ def find_twins(inspected: Inspected, progress: Progress | None = None) -> Twins:
     # Equal thumbnails are candidates too: pictures that are small, or flat.
     candidates = joined(joined(same_bytes, near.pairs), _pairs_of(looks[alone], alone))
     copies = joined(same_bytes, _equal_pixels(inspected, candidates, same_bytes))
-    return Twins(Duplicates(joined(copies, near.pairs), copies), same_bytes, near)
+    return Twins(Duplicates.of(copies, near), same_bytes, near)
 
 
 def _comparable(inspected: Inspected, rows: np.ndarray) -> np.ndarray:
@@ -117,12 +117,17 @@ def _equal_pixels(inspected: Inspected, candidates: np.ndarray, same_bytes: np.n
 def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
     """Return contradictory labels, leaks across given splits, copies and near-duplicates.
 
-    A group is told under what is worst of it: a contradiction and a leak may both be told of it, the rest only else.
+    A group is reported under what is worst of it, which may be a contradiction and a leak; the rest only where it is
+    neither. Mirrored pictures with different labels are no contradiction: the classes may differ by left and right.
     """
     split = given_split(inspected)
-    found: dict[str, list[Item]] = {"contradictory": [], "leak": [], "copies": [], "near": []}
+    found: dict[str, list[Item]] = {"contradictory": [], "leak": [], "copies": [], "near": [], "mirrored": []}
     pairs = _strongest(twins)
+    same_way = twins.duplicates.told_apart(inspected.targets)
     for rows in twins.duplicates.groups:
+        if len(set(same_way.group[rows].tolist())) > 1:
+            found["mirrored"].append(_item(inspected, rows, _sameness(twins, rows, pairs)))
+    for rows in same_way.groups:
         labels, splits = set(inspected.targets[rows].tolist()), set(split[rows].tolist())
         exact = len(set(twins.duplicates.copy_of[rows].tolist())) == 1
         item = _item(inspected, rows, _sameness(twins, rows, pairs))
@@ -146,6 +151,10 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
             "Near-duplicates",
             "The same picture resized, saved again, mirrored, or taken twice in a row. When tintype makes the split, "
             "they stay on one side.",
+        ),
+        "mirrored": (
+            "Mirrored pictures, different labels",
+            "No contradiction where classes differ by left and right. Training looks into that, and then leaves flips out.",
         ),
     }
     findings = [

@@ -32,13 +32,13 @@ class Cleaned:
 def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
     """Decide which images stay.
 
-    Pictures with several labels go altogether. Of exact copies one stays. Where the same picture lies on both sides of
-    a given split, what lies in training goes (and what lies in validation, if test has it). Near-duplicates on one side
-    stay as a group.
+    Pictures with several labels go altogether, except mirrored ones, whose classes may differ by left and right. Of
+    exact copies one stays. Where the same picture lies on both sides of a given split, what lies in training goes (and
+    what lies in validation, if test has it). Near-duplicates on one side stay as a group.
     """
     split = given_split(inspected)
     reasons: dict[int, str] = {}
-    for rows in twins.duplicates.groups:
+    for rows in twins.duplicates.told_apart(inspected.targets).groups:
         if len(set(inspected.targets[rows].tolist())) > 1:
             reasons.update((i, "same picture with another label") for i in rows.tolist())
             continue

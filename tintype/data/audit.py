@@ -60,12 +60,40 @@ class NearPairs:
 class Duplicates:
     """Which images show the same picture: `group` (N,) holds the position of the first image of each picture.
 
-    `copy_of` (N,) holds the position of the first image with equal pixels. `note` says what was not looked at.
+    `copy_of` (N,) holds the position of the first image with equal pixels. `same_way` (N,) is alike for images of a
+    group that show the picture the same way round, and not mirrored; None where nothing is mirrored. `note` says what
+    was not looked at.
     """
 
     group: np.ndarray
     copy_of: np.ndarray
     note: str = ""
+    same_way: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, copies: np.ndarray, near: NearPairs, note: str = "") -> Duplicates:
+        """Return the groups that exact copies (N,) and near-duplicates make together."""
+        num_images = len(copies)
+        first, second = near.pairs[:, 0], near.pairs[:, 1]
+        # Each image has two nodes, i as it is and i + N mirrored. A mirrored pair joins nodes of different kinds.
+        as_is = np.stack([first, np.where(near.mirrored, second + num_images, second)], axis=1)
+        turned = np.stack([first + num_images, np.where(near.mirrored, second, second + num_images)], axis=1)
+        same_way = joined(np.concatenate([copies, copies + num_images]), np.concatenate([as_is, turned]))
+        return cls(joined(copies, near.pairs), copies, note, same_way[:num_images])
+
+    def told_apart(self, targets: np.ndarray) -> Duplicates:
+        """Return the groups with mirrored pictures of different labels apart: left and right may be what they differ in.
+
+        Only groups whose labels differ are divided, into the images that show the picture the same way round.
+        """
+        if self.same_way is None:
+            return self
+        group = self.group.copy()
+        for rows in self.groups:
+            if len(set(targets[rows].tolist())) > 1:
+                first = {int(way): int(row) for way, row in zip(self.same_way[rows][::-1], rows[::-1], strict=True)}
+                group[rows] = [first[int(way)] for way in self.same_way[rows]]
+        return replace(self, group=group)
 
     @property
     def groups(self) -> list[np.ndarray]:
@@ -91,7 +119,7 @@ def quick_audit(images: Images) -> Duplicates:
     copies = exact_copies(images.pixels, thumbs)
     near = near_pairs(thumbs, np.flatnonzero(copies == np.arange(len(copies))))
     alike = "the images resemble each other too much to tell near-duplicates; only exact copies count"
-    return Duplicates(joined(copies, near.pairs), copies, alike if near.alike else "")
+    return Duplicates.of(copies, near, alike if near.alike else "")
 
 
 def exact_copies(pixels: np.ndarray, thumbs: np.ndarray | None = None) -> np.ndarray:
@@ -165,7 +193,10 @@ def near_pairs(
     if not len(candidates):
         return nothing
     similarity, passes = _verified(grey, candidates, mirrored)
-    return NearPairs(rows[candidates[passes]], similarity[passes], mirrored[passes])
+    found, mirrored = candidates[passes], mirrored[passes]
+    # A symmetric picture is the same both ways, and is then no mirrored one.
+    mirrored &= ~_verified(grey, found, np.zeros(len(found), bool))[1]
+    return NearPairs(rows[found], similarity[passes], mirrored)
 
 
 def joined(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def open_data(
     duplicates = quick_audit(images)
     groups = kept_together(duplicates, images.names, images.groups)
     rows = three_splits(images.targets, images.names, images.split, groups, **wishes)
-    leaked = leaked_rows(duplicates, rows)
+    leaked = leaked_rows(duplicates.told_apart(images.targets), rows)
     notes = [
         *images.notes,
         *_skipped_note(images),
@@ -200,7 +200,8 @@ def _duplicate_notes(
         if split in leaked:
             count, total = len(leaked[split]), len(rows[split])
             notes.append(f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images")
-    contrary = [group for group in duplicates.groups if len(set(images.targets[group].tolist())) > 1]
+    same_way = duplicates.told_apart(images.targets)  # a mirrored picture with another label is no contradiction
+    contrary = [group for group in same_way.groups if len(set(images.targets[group].tolist())) > 1]
     if contrary:
         names = " and ".join(images.names[i] for i in contrary[0][:2])
         notes.append(

@@ -22,7 +22,7 @@ MOST_IN_GROUP = 4
 SIDE = 200  # pixels of a picture on the page
 
 Picture = Callable[[int, int], Image.Image]
-PAIRED = ("contradictory", "leak", "copies", "near")
+PAIRED = ("contradictory", "leak", "copies", "near", "mirrored")
 OF_CLASSES = ("one class", "no image", "not in training", "single", "few", "imbalance")
 
 
