@@ -88,6 +88,8 @@ MAY_IMPORT = {
     },
     "sharing": {"errors", "packed", "recipe", "run"},
     "serving": {
+        "distributed",
+        "report",
         "analysis",
         "data",
         "errors",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -161,6 +162,23 @@ def test_no_other_page_may_use_it(address):
         assert ask(address, "/api/runs", method=method).status == 501
     head = ask(address, "/", method="HEAD")
     assert (head.status, head.content) == (200, b"")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("lines", [b"Host: [::1\r\n", b"Host: ]\r\n"])
+def test_a_host_that_cannot_be_read_gets_an_answer_and_no_traceback(address, capfd, lines):
+    with socket.create_connection(address, timeout=30) as line:
+        line.sendall(b"GET / HTTP/1.1\r\n" + lines + b"Connection: close\r\n\r\n")
+        said = line.makefile("rb").read()
+    assert said.startswith(b"HTTP/1.1 4")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_page_out_of_a_run_folder_is_sandboxed(address):
+    policy = ask(address, "/files/good%20one/report.html").getheader("Content-Security-Policy") or ""
+    assert policy.startswith("sandbox ")
+    assert "allow-same-origin" not in policy
+    assert "connect-src" not in policy
+    assert not (ask(address, "/").getheader("Content-Security-Policy") or "").startswith("sandbox")
 
 
 def test_names_are_text(tmp_path):

@@ -419,6 +419,102 @@ def test_a_body_of_unknown_length_is_counted(base):
     assert ask(base, "/v1/predict?model=digits", pieces, content_type="image/png").status == 413
 
 
+@contextmanager
+def promised(base: str, length: int, sent: bytes = b"") -> Iterator[socket.socket]:
+    """Yield a connection that announced an upload of `length` bytes and sent the first of them."""
+    host, port = urlsplit(base).netloc.split(":")
+    with socket.create_connection((host, int(port))) as line:
+        head = f"POST /v1/predict?model=digits HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n"
+        line.sendall(head.encode() + b"content-type: image/png\r\n\r\n" + sent)
+        line.settimeout(30)
+        yield line
+
+
+def test_promised_bytes_hold_nothing(models, digits):
+    app = make_app(models[:1], Settings(max_upload_mb=1, queue=4))
+    with running(app) as address, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(promised(address, 999_999, b"x" * 100))
+        answer = ask(address, "/v1/predict", digits[0], content_type="image/png")
+        assert answer.status == 200
+        assert app._bytes <= 20 * 100
+
+
+def test_an_upload_that_stands_still_is_ended_and_frees_what_it_held(models, monkeypatch):
+    monkeypatch.setattr("tintype.serving.gate.STILL_SECONDS", 0.2)
+    app = make_app(models[:1], Settings(max_upload_mb=1))
+    with running(app) as address, promised(address, 999_999, b"x" * 500) as line:
+        said = line.recv(65536)
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b"application/problem+json" in said
+        line.close()
+        deadline = time.monotonic() + 20
+        while app._bytes and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert app._bytes == 0
+
+
+def test_a_client_that_goes_away_while_it_sends_leaves_no_traceback(models, digits, caplog):
+    app = make_app(models[:1], Settings())
+    with running(app) as address:
+        for linger in (0, 1):  # closed in order, and reset
+            with promised(address, 50_000, b"x" * 10) as line:
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", linger, 0))
+        assert ask(address, "/v1/predict", digits[0], content_type="image/png").status == 200
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_memory_of_large_pictures_is_given_back_once_nothing_is_answered(monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr("tintype.serving.service.TEND_SECONDS", 0.05)
+    monkeypatch.setattr("tintype.serving.service.KEPT_BYTES", -(2**50))
+    monkeypatch.setattr("tintype.serving.service.release_memory", released.set)
+    slow = Slow()
+    app = make_app([PhotoClassifier("slow", {}, None, slow, None)], Settings())
+    with running(app) as address, ThreadPoolExecutor(1) as clients:
+        assert released.wait(20)
+        answer = clients.submit(ask, address, "/v1/predict", GOOD, **PNG)
+        while app.service.waiting < 1:
+            time.sleep(0.01)
+        time.sleep(0.1)  # what was begun before has ended
+        released.clear()
+        assert not released.wait(0.3), "not while a photo is answered"
+        slow.go.set()
+        assert answer.result().status == 200
+        assert released.wait(20)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\udcff", "\x00", "é", "a\nb"])
+def test_odd_characters_in_a_name_are_answered_as_any_other_error(base, caplog, name):
+    answer = ask_json(base, "/v1/generate", {"model": name, "class": name})
+    assert answer.status in (404, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json["detail"]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize(
+    "kind", ["multipart/form-data; boundary=x; charset=nonsense", "multipart/form-data; boundary=\xe9"]
+)
+def test_an_odd_charset_is_no_fault_of_the_service(base, caplog, kind):
+    body, _ = form(("a.png", b"x"))
+    answer = ask(base, "/v1/predict?model=digits", body, content_type=kind)
+    assert 400 <= answer.status < 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("bytes_", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+def test_what_is_no_http_is_answered_as_any_other_error(base, bytes_):
+    host, port = urlsplit(base).netloc.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        line.sendall(bytes_ + b"\r\n" * 4)
+        head, _, body = line.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["status"] == 400
+
+
 def test_too_many_bytes_at_once_are_told_to_come_again(models):
     app = make_app(models[:1], Settings(max_upload_mb=1))
     assert app.take(15_500_000)

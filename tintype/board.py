@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 import time
 from functools import partial
@@ -17,6 +18,7 @@ from tintype.catalogue import facts_of, run_folders
 from tintype.errors import UserError
 from tintype.report.folder import read_metrics
 from tintype.report.pages import templates
+from tintype.report.sandbox import SANDBOX
 from tintype.run import RunFolder
 
 MOST_RUNS = 300  # the newest; a page of more would be slow
@@ -30,7 +32,7 @@ TYPES = {
     ".json": "application/json", ".yaml": "text/plain; charset=utf-8",
 }  # fmt: skip
 PICTURES = ("figures", "samples")
-# Reports carry their scripts and pictures inside; nothing is fetched from elsewhere, and no other page may frame them.
+# Of the board's own page: nothing is fetched from elsewhere, and no other page may frame it.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -173,8 +175,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-        path = urlsplit(self.path).path
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+            path = urlsplit(self.path).path
+        except ValueError:  # such as a bracket without its other half
+            self._send(HTTPStatus.BAD_REQUEST, b"the host or the address cannot be read", "text/plain")
+            return
+
         if self.hosts and host not in self.hosts:  # a foreign page that has its name resolved to this machine
             self._send(HTTPStatus.MISDIRECTED_REQUEST, b"unknown host", "text/plain")
         elif path == "/":
@@ -188,14 +195,15 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError:
                 self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
                 return
-            self._send(HTTPStatus.OK, content, TYPES[file.suffix])
+            policy = SANDBOX if file.suffix == ".html" else POLICY
+            self._send(HTTPStatus.OK, content, TYPES[file.suffix], policy)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
 
-    def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+    def _send(self, status: HTTPStatus, content: bytes, kind: str, policy: str = POLICY) -> None:
         self.send_response(status)
         headers = {
-            "Content-Type": kind, "Content-Length": str(len(content)), "Content-Security-Policy": POLICY,
+            "Content-Type": kind, "Content-Length": str(len(content)), "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
             "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-cache",
         }  # fmt: skip
@@ -209,6 +217,17 @@ class _Handler(BaseHTTPRequestHandler):
         del format, args  # the page asks every few seconds
 
 
+class _Server(ThreadingHTTPServer):
+    """A thread for each request; a client that goes away, or sends what is no HTTP, leaves no traceback."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError | TimeoutError):
+            print(f"the board could not answer a request: {error!r}", file=sys.stderr)
+
+
 def make_server(folder: Path, *, host: str = "127.0.0.1", port: int = 8765) -> ThreadingHTTPServer:
     """Return a server for the page; port 0 takes any that is free.
 
@@ -220,10 +239,9 @@ def make_server(folder: Path, *, host: str = "127.0.0.1", port: int = 8765) -> T
     board = Board(folder)
     hosts = LOOPBACK if host in LOOPBACK else ()
     try:
-        server = ThreadingHTTPServer((host, port), partial(_Handler, board, hosts))
+        server = _Server((host, port), partial(_Handler, board, hosts))
     except OSError as error:
         raise UserError(
             f"cannot listen on {host}:{port}: {error}. Choose another --port, or 0 for any that is free."
         ) from None
-    server.daemon_threads = True
     return server

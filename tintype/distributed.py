@@ -106,6 +106,12 @@ def hold_memory() -> Choice:
     return Choice("memory", "held", "freed memory stays in the process, which saves page faults at every step")
 
 
+def release_memory() -> None:
+    """Give the freed memory that `hold_memory` keeps back to the system. Without effect where libc is not glibc."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def choose_compile(compile: str, device: torch.device, total_steps: int) -> tuple[bool, Choice]:
     """Decide whether torch.compile pays back within the run."""
     if compile != "auto":

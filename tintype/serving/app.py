@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,9 +23,10 @@ from starlette.responses import FileResponse, Response
 from tintype import __version__
 from tintype.errors import UserError
 from tintype.generation import sampling
+from tintype.report.sandbox import SANDBOX
 from tintype.serving.gate import COOKIE, Application, Gate, Receive, Scope, Send
 from tintype.serving.measures import MEDIA_TYPE
-from tintype.serving.problems import KINDS, Problem, of_status
+from tintype.serving.problems import KINDS, Problem, json_bytes, of_status
 from tintype.serving.problems import MEDIA_TYPE as PROBLEM
 from tintype.serving.served import ImageMaker, PhotoClassifier, PhotoEnlarger, Seen, Served, png_bytes, png_text
 from tintype.serving.service import Service, Settings
@@ -52,12 +52,6 @@ EXAMPLES = {
     ],
     "/v1/upscale": ["curl --data-binary @photo.jpg -H 'content-type: image/jpeg' http://HOST/v1/upscale -o large.png"],
 }
-# A report brings its own scripts and styles. The sandbox takes it out of the origin, so that a page in a run folder that
-# somebody else made can neither call the service nor see its cookie.
-REPORT_POLICY = (
-    "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 IMAGE_TYPES = (
     "image/jpeg",
     "image/png",
@@ -136,7 +130,7 @@ def _problems(*kinds: str) -> dict[int | str, dict[str, Any]]:
     """Return how OpenAPI describes the errors that an address may answer."""
     every = {
         **{kind: KINDS[kind] for kind in kinds},
-        **{kind: KINDS[kind] for kind in ("token", "host", "timeout", "busy")},
+        **{kind: KINDS[kind] for kind in ("slow", "token", "host", "timeout", "busy")},
     }
     every["internal"] = KINDS["internal"]
     described: dict[int | str, dict[str, Any]] = {}
@@ -192,6 +186,8 @@ async def _uploads(request: Request, most: int) -> list[tuple[str, bytes]]:
                 return [(file.filename or "", await file.read()) for file in files]
         except MultiPartException as error:
             raise Problem("malformed", f"the form cannot be read: {error.message}") from None
+        except (UnicodeError, LookupError, ValueError) as error:  # an encoding that is unknown, or not kept to
+            raise Problem("malformed", f"the form cannot be read: {error}.") from None
     if not kind.startswith("image/") and kind != "application/octet-stream":
         said = f"the content type is {kind!r}" if kind else "the request has no content type"
         raise Problem("media-type", f"{said}. Send multipart/form-data, or the bytes of a file as image/* .")
@@ -242,9 +238,8 @@ def _add_predict(app: FastAPI, service: Service) -> Application:
 
     async def answer(request: Request, how: PredictParameters) -> Response:
         chosen = service.pick(PhotoClassifier, how.model)
-        with service.admitted(1) as more:
-            files = await _uploads(request, service.settings.queue)
-            more(len(files) - 1)
+        files = await _uploads(request, service.settings.queue)
+        with service.admitted(len(files)):
             futures = [service.classify(chosen, content, how.heatmap) for _, content in files]
             answers = [await _outcome(future) for future in futures]
         failed = [answer for answer in answers if isinstance(answer, UserError)]
@@ -298,8 +293,7 @@ def _item(name: str, answer: Seen | UserError, top: int) -> dict[str, Any]:
 
 def _json(content: Any) -> Response:
     """Return JSON; numbers in full, so that they are those of `run.predict`."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(text, media_type="application/json")
+    return Response(json_bytes(content), media_type="application/json")
 
 
 # ---- generate and upscale ---------------------------------------------------------------------------------------------
@@ -379,8 +373,8 @@ def _add_upscale(app: FastAPI, service: Service) -> None:
     )
     async def upscale(request: Request, how: Annotated[Parameters, Query()]) -> Response:
         chosen = service.pick(PhotoEnlarger, how.model)
+        ((_, content),) = await _uploads(request, 1)
         with service.admitted_long():
-            ((_, content),) = await _uploads(request, 1)
             try:
                 picture = await service.in_pool(chosen.read, content, service.settings.max_pixels)
             except UserError as error:
@@ -430,7 +424,7 @@ def _add_looks(app: FastAPI, service: Service) -> None:
         model = service.models.get(name)
         if model is None or model.report is None:
             raise Problem("unknown", f"there is no report of '{name}'. `tintype report RUN` makes one.")
-        headers = {"Content-Security-Policy": REPORT_POLICY, "Cache-Control": "no-cache"}
+        headers = {"Content-Security-Policy": SANDBOX, "Cache-Control": "no-cache"}
         return FileResponse(model.report, headers=headers, media_type="text/html")
 
 

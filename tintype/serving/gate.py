@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import anyio
+from starlette.requests import ClientDisconnect
 
 from tintype.serving.problems import Problem
 from tintype.serving.service import Service
@@ -28,6 +29,10 @@ LINGER_SECONDS = (
     10.0  # for which the rest of a refused upload is read and thrown away, so that its sender sees the answer
 )
 UPLOADS_AT_ONCE = 16  # of the largest size; smaller ones, more
+# An upload that stands still holds what it has sent so far. It has to go on within some seconds, and to keep a pace
+# that the slowest of phones keeps.
+STILL_SECONDS = 10.0
+LEAST_BYTES_A_SECOND = 1_000
 SMALL = 65_536  # bytes; after a refused upload of more, the connection is closed
 
 # The page needs scripts and styles of this service, pictures that it made itself, and nothing else.
@@ -85,6 +90,8 @@ class Gate:
                 raise Problem("timeout", f"no answer within {self.seconds:g} seconds. Send less, or a smaller picture.")
         except Problem as problem:
             await exchange.refuse(problem)
+        except ClientDisconnect:  # in the middle of its upload: there is nobody to answer
+            pass
         except Exception:
             log.exception("%s %s failed", scope["method"], path)
             await exchange.refuse(
@@ -106,7 +113,7 @@ class Gate:
             )
         declared = headers.get(b"content-length", b"")
         if declared.isdigit():
-            exchange.hold(int(declared), declared=True)
+            exchange.check_size(int(declared), declared=True)
 
     def allows(self, headers: MutableMapping[bytes, bytes]) -> bool:
         """Return whether a request shows the token, in its header or in the cookie that the page keeps."""
@@ -136,34 +143,51 @@ class Exchange:
 
     def __init__(self, gate: Gate, headers: MutableMapping[bytes, bytes], receive: Receive, send: Send) -> None:
         self.gate, self._receive, self._send = gate, receive, send
-        self.status, self.held, self._read = 0, 0, 0
+        self.status, self.held = 0, 0
+        self._begun: float | None = None  # when the body was first waited for
         length = headers.get(b"content-length", b"0")
         self._whole = length == b"0" and b"transfer-encoding" not in headers
         self._small = length.isdigit() and int(length) <= SMALL and b"transfer-encoding" not in headers
 
-    def hold(self, total: int, *, declared: bool = False) -> None:
-        """Hold bytes of the body up to `total`.
+    def check_size(self, total: int, *, declared: bool = False) -> None:
+        """Refuse a body of more bytes than are taken at once.
 
         Raises:
-            Problem: the body is too large, or too many bodies are held.
+            Problem: it is too large.
         """
         if total > self.gate.max_body:
             size = f"{total / 1e6:,.0f} MB, " if declared else ""
             raise Problem(
                 "too-large", f"{size}more than the {self.gate.max_body / 1e6:,.0f} MB that are taken at once."
             )
-        if total > self.held:
-            if not self.gate.take(total - self.held):
-                raise Problem("busy", "too many uploads at once. Try again in a second.", {"Retry-After": "1"})
-            self.held = total
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        """Return the next piece of the body, and count what is held. A promise of bytes holds nothing.
+
+        Raises:
+            Problem: the body is too large, too many are held, or it stands still.
+        """
+        if self._whole:  # the body is here; what is waited for is that the client goes
+            return await self._receive()
+
+        now = time.monotonic()
+        self._begun = now if self._begun is None else self._begun
+        with anyio.move_on_after(STILL_SECONDS) as limit:
+            message = await self._receive()
+        too_slow = time.monotonic() - self._begun > STILL_SECONDS + self.held / LEAST_BYTES_A_SECOND
+        if limit.cancelled_caught or too_slow:
+            raise Problem("slow", f"{self.held:,} bytes of the upload came, and no more for too long. Send it again.")
+
         if message["type"] == "http.request":
             self._whole = not message.get("more_body", False)
-            self._read += len(message.get("body", b""))
-            self.hold(self._read)
+            self._hold(len(message.get("body", b"")))
         return message
+
+    def _hold(self, count: int) -> None:
+        self.check_size(self.held + count)
+        if not self.gate.take(count):
+            raise Problem("busy", "too many uploads at once. Try again in a second.", {"Retry-After": "1"})
+        self.held += count
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

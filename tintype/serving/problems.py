@@ -21,6 +21,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "malformed": Kind(400, "The request cannot be read", "The body is not the JSON or multipart that it says it is."),
+    "slow": Kind(408, "The upload stands still", "No byte of the body came for ten seconds, or they come too slowly."),
     "token": Kind(401, "A token is needed", "The service was started with --token; send Authorization: Bearer TOKEN."),
     "unknown": Kind(404, "There is no such thing here", "No such address, model or report."),
     "method": Kind(405, "The method is not allowed", "The address is right, but takes another method."),
@@ -39,6 +40,15 @@ KINDS = {
 _OF_STATUS = {400: "malformed", 401: "token", 404: "unknown", 405: "method", 413: "too-large", 415: "media-type"}
 
 
+def json_bytes(content: Any) -> bytes:
+    """Return compact JSON in UTF-8, whatever characters a client or a file name put into it.
+
+    A lone surrogate has no UTF-8; it stays the escape that JSON has for it.
+    """
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
 class Problem(Exception):
     """An error for whoever sent the request: a kind of KINDS, and what happened, in one or two sentences."""
 
@@ -53,8 +63,7 @@ class Problem(Exception):
 
     def response(self) -> Response:
         """Return the whole answer."""
-        content = json.dumps(self.describe(), ensure_ascii=False).encode()
-        return Response(content, KINDS[self.kind].status, self.headers, media_type=MEDIA_TYPE)
+        return Response(json_bytes(self.describe()), KINDS[self.kind].status, self.headers, media_type=MEDIA_TYPE)
 
 
 def of_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:

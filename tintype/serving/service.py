@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import psutil
 from starlette.requests import Request
 
+from tintype.distributed import release_memory
 from tintype.errors import unknown_name
 from tintype.serving.batching import Between, Compute, settle
 from tintype.serving.measures import Measures
@@ -19,6 +21,8 @@ from tintype.serving.problems import Problem
 from tintype.serving.served import PhotoClassifier, Seen, Served
 
 LONG_WAITING = 8  # pictures to enlarge, or sets of images to make, that wait or are computed
+TEND_SECONDS = 5.0  # how often it is looked whether memory can be given back
+KEPT_BYTES = 100_000_000  # beyond what the service had at first
 CHECK_SECONDS = 0.5  # how often it is looked whether the client of a long job is still there
 
 T = TypeVar("T", bound=Served)
@@ -97,15 +101,33 @@ class Service:
         self.decoders = Threads(settings.decoders)
         self.waiting, self.long_waiting, self.draining = 0, 0, False
         self._loop: asyncio.AbstractEventLoop
+        self._tending: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the thread that computes; in the event loop."""
         self._loop = asyncio.get_running_loop()
+        self._tending = self._loop.create_task(self._give_memory_back())
         self.compute.start()
         self.decoders.start()
 
+    async def _give_memory_back(self) -> None:
+        """Return the memory of large pictures to the system, whenever nothing is being answered.
+
+        Freed memory stays in the process, because that is faster; a few pictures of 50 megapixels would keep a gigabyte.
+        """
+        process = psutil.Process()
+        usual = process.memory_info().rss
+        while True:
+            await asyncio.sleep(TEND_SECONDS)
+            idle = not self.waiting and not self.long_waiting
+            if idle and process.memory_info().rss > usual + KEPT_BYTES:
+                await self.in_pool(release_memory)
+                usual = process.memory_info().rss
+
     def stop(self) -> None:
         """Let the threads end."""
+        if self._tending is not None:
+            self._tending.cancel()
         self.compute.stop()
         self.decoders.stop()
 
@@ -131,29 +153,23 @@ class Service:
         raise Problem("unknown", str(unknown_name("model", name, self.models)))
 
     @contextmanager
-    def admitted(self, count: int) -> Iterator[Callable[[int], None]]:
-        """Hold places for photos until they are answered; yield a function that takes more of them.
+    def admitted(self, count: int) -> Iterator[None]:
+        """Hold places for photos whose upload is complete, until they are answered.
 
         Raises:
             Problem: the queue is full.
         """
-        held = 0
+        limit = self.settings.queue
+        if self.waiting + count > limit:
+            raise Problem("busy", f"{self.waiting} images are waiting, {limit} at most.", {"Retry-After": "1"})
 
-        def more(count: int) -> None:
-            nonlocal held
-            limit = self.settings.queue
-            if self.waiting + count > limit:
-                raise Problem("busy", f"{self.waiting} images are waiting, {limit} at most.", {"Retry-After": "1"})
-            self.waiting += count
-            held += count
-            self.compute.expect(count)
-
+        self.waiting += count
+        self.compute.expect(count)
         try:
-            more(count)
-            yield more
+            yield
         finally:
-            self.waiting -= held
-            self.compute.expect(-held)
+            self.waiting -= count
+            self.compute.expect(-count)
 
     @contextmanager
     def admitted_long(self) -> Iterator[None]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from tintype.serving.problems import Problem
 
 HEAD_BYTES = 65_536
 HEAD_SECONDS = 15.0
@@ -45,6 +47,15 @@ class Wire(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The head of the request is too long.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP as every other error is answered, and close the connection."""
+        response = Problem("malformed", f"{msg[:1].lower()}{msg[1:].rstrip('.')}.", {"connection": "close"}).response()
+        head = [STATUS_LINE[response.status_code]]
+        for name, value in [*self.server_state.default_headers, *response.raw_headers]:
+            head += [name, b": ", value, b"\r\n"]
+        self.transport.write(b"".join([*head, b"\r\n", bytes(response.body)]))
+        self.transport.close()
 
     def _expect_head(self) -> None:
         self._head_is_there()
