@@ -452,6 +452,49 @@ def test_the_interval_of_an_effect_covers_the_truth_as_often_as_it_says():
     assert 0.94 < hits / 4000 < 0.96
 
 
+def test_where_contexts_differ_the_error_is_that_of_a_mixed_model():
+    import pandas as pd
+    import statsmodels.formula.api as smf
+
+    draw = np.random.default_rng(1)
+    contexts = [f"c{i}" for i in range(5) for _ in range(4)]
+    effect = np.repeat(draw.normal(1, 2, 5), 4)
+    values = np.stack([np.zeros(20), effect], axis=1) + draw.normal(size=(20, 1)) + draw.normal(0, 0.5, (20, 2))
+    error = block_error(values, contexts)
+    assert error is not None
+    frame = pd.DataFrame({"difference": values[:, 1] - values[:, 0], "context": contexts})
+    fitted = smf.mixedlm("difference ~ 1", frame, groups=frame["context"]).fit(reml=True)
+    assert error.standard_error == pytest.approx(fitted.bse["Intercept"], rel=1e-3)
+    assert error.df == pytest.approx(4)
+    assert error.standard_error > 2 * block_error(values).standard_error  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_contexts_that_agree_change_nothing():
+    values = np.array([[0.0, 1.0], [0.1, 1.3], [0.0, 1.2], [0.2, 1.2]])
+    assert block_error(values, ["a", "a", "b", "b"]) == block_error(values)
+    assert block_error(values, list("abcd")) == block_error(values)
+    assert block_error(values, list("aaaa")) == block_error(values)
+
+
+@pytest.mark.parametrize(("seeds", "part"), [(s, p) for s in (2, 3, 5) for p in (0.05, 0.15)])
+def test_the_interval_covers_the_truth_where_an_effect_differs_between_contexts(seeds, part):
+    """Three levels in three contexts, whose own effects have `part` of the variance; the true difference is zero."""
+    draw, tries = np.random.default_rng(seeds), 2000
+    own = np.sqrt(part) * draw.normal(size=(tries, 3, 1, 3)) + np.sqrt(1 - part) * draw.normal(
+        size=(tries, 3, seeds, 3)
+    )
+    contexts, hits = np.repeat(np.arange(3), seeds).tolist(), 0
+    for values in own.reshape(tries, 3 * seeds, 3):
+        error = block_error(values, contexts)
+        assert error is not None
+        difference = float(values[:, 1].mean() - values[:, 0].mean())
+        low, high = error.interval(difference)
+        hits += low <= 0 <= high
+        assert (error.p(difference) < 0.05) == (not low <= 0 <= high)
+    tolerance = 3 * np.sqrt(0.05 * 0.95 / tries)
+    assert 0.93 - tolerance < hits / tries < 0.97 + tolerance
+
+
 def variant(folder: Path, title: str, parameters: int, right: Mapping[int, np.ndarray]) -> VariantResult:
     """Return a variant whose run of each seed got these validation images right."""
     finished = []

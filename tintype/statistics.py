@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -411,7 +411,7 @@ class BlockError:
     """How far the difference of two levels' means lies from the truth: its standard error, and the degrees of freedom."""
 
     standard_error: float
-    df: int
+    df: float
 
     def interval(self, difference: float, confidence: float = 0.95) -> tuple[float, float]:
         """Return Student's interval (low, high) for a difference."""
@@ -425,21 +425,53 @@ class BlockError:
         return float(2 * stdtr(self.df, -abs(difference) / self.standard_error))
 
 
-def block_error(values: ArrayLike) -> BlockError | None:
+def block_error(values: ArrayLike, contexts: Sequence[Hashable] | None = None) -> BlockError | None:
     """Return the error of the difference of two levels' means, from figures (B, L): B blocks, each at all L levels.
 
     The spread that is left after blocks and levels is pooled over all levels, so that few blocks tell more than by pairs;
     it is taken to be the same at each level. Of two levels it is the paired t-test. None of fewer than two blocks or levels.
 
-    Source: randomised blocks, Fisher, "The design of experiments" (1935), chapter 4.
+    Blocks of one context may agree with each other more than with those of another: an effect differs between the
+    combinations of the other factors, which several seeds in each of them do not average out. `contexts` names that of
+    each block. The variance between contexts is then a component of its own, as in a mixed model with a random effect of
+    the context: estimated by REML (of equal numbers of blocks; by the method of moments of unequal ones), zero where the
+    contexts differ no more than their blocks do. The degrees of freedom are Satterthwaite's.
+
+    Source: randomised blocks, Fisher, "The design of experiments" (1935), chapter 4; Searle, Casella and McCulloch,
+    "Variance components" (1992), section 3.6; Satterthwaite, Biometrics Bulletin 2 (1946).
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or min(values.shape) < 2:
         return None
     blocks, levels = values.shape
-    residuals = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    in_all = _sum_of_residuals(values)
     df = (blocks - 1) * (levels - 1)
-    return BlockError(math.sqrt(2 * float((residuals**2).sum()) / df / blocks), df)
+    pooled = BlockError(math.sqrt(2 * in_all / df / blocks), df)
+    names = [None] * blocks if contexts is None else list(contexts)
+    members = [np.array([name == one for name in names]) for one in dict.fromkeys(names)]
+    sizes = np.array([each.sum() for each in members])
+    df_between = (len(members) - 1) * (levels - 1)
+    df_within = df - df_between
+    if not df_between or not df_within:
+        return pooled
+
+    in_contexts = sum(_sum_of_residuals(values[each]) for each in members)
+    between, within = (in_all - in_contexts) / df_between, in_contexts / df_within
+    if between <= within:
+        return pooled
+    # A mean of all blocks varies by `share` of the variance between contexts; `usual` is the size of a context.
+    share = float((sizes**2).sum()) / blocks**2
+    usual = (blocks - blocks * share) / (len(members) - 1)
+    of_between, of_within = between * share / usual, within * (1 / blocks - share / usual)
+    variance = of_between + of_within
+    df_of_sum = variance**2 / (of_between**2 / df_between + of_within**2 / df_within)
+    return BlockError(math.sqrt(2 * variance), df_of_sum)
+
+
+def _sum_of_residuals(values: NDArray[np.float64]) -> float:
+    """Return the sum of squares that is left in figures (B, L) after blocks and levels."""
+    residuals = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    return float((residuals**2).sum())
 
 
 def paired_p(values: ArrayLike) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tintype.statistics import block_error, holm, mean_interval, paired_p
+from tintype.statistics import BlockError, block_error, holm, mean_interval, paired_p
 from tintype.studying.figures import Finished, Measure, image_differences
 from tintype.studying.folder import StudyFolder
 
@@ -21,8 +21,8 @@ class Effect:
     """What a level of a factor brings against the first level, all else equal.
 
     `parts` holds the mean difference in each combination of the other factors. The interval is Student's: of the paired
-    differences of runs, their spread pooled over the levels of the factor (`basis` "runs"), or of the differences on each
-    image where there is but one seed (`basis` "images").
+    differences of runs, their spread pooled over the levels of the factor, with a variance between the combinations of the
+    other factors (`basis` "runs"); or of the differences on each image where there is but one seed (`basis` "images").
     """
 
     factor: str
@@ -76,21 +76,22 @@ def _effect(
 ) -> Effect | None:
     """Return the effect of a level, over all pairs of runs that differ in nothing else; None where there is no pair."""
     pairs = {key: (runs[level], runs[reference]) for key, runs in blocks.items() if level in runs and reference in runs}
-    figures = {key: tuple(each.figure(split, measure.key) for each in pair) for key, pair in pairs.items()}
-    if not pairs or any(value is None for pair in figures.values() for value in pair):
+    measured = {key: (a.figure(split, measure.key), b.figure(split, measure.key)) for key, (a, b) in pairs.items()}
+    figures = {key: (a, b) for key, (a, b) in measured.items() if a is not None and b is not None}
+    if not pairs or len(figures) < len(pairs):
         return None
-    differences = {key: a - b for key, (a, b) in figures.items() if a is not None and b is not None}
+    differences = {key: a - b for key, (a, b) in figures.items()}
     estimate = float(np.mean(list(differences.values())))
     one_seed = len({seed for _, seed in pairs}) == 1
     by_image = image_differences(list(pairs.values()), split) if one_seed else None
-    pooled = None if one_seed else block_error(_figures_of_complete(blocks, levels, measure, split))
+    pooled = None if one_seed else _error_of_all_levels(blocks, levels, measure, split)
     if by_image is not None:
         basis, interval, p = "images", mean_interval(by_image), paired_p(by_image)
     elif pooled is not None and len(pairs) == len(_complete(blocks, levels)):
         basis, interval, p = "runs", pooled.interval(estimate), pooled.p(estimate)
     else:  # some runs are missing: only these pairs are left
-        spread = list(differences.values())
-        basis, interval, p = "runs", mean_interval(spread), paired_p(spread)
+        error = block_error(list(figures.values()), [context for context, _ in figures])
+        basis, interval, p = "runs", error and error.interval(estimate), error and error.p(estimate)
     parts: dict[str, list[float]] = {}
     for (context, _), difference in differences.items():
         parts.setdefault(context, []).append(difference)
@@ -98,13 +99,21 @@ def _effect(
     return Effect(factor, level, reference, estimate, interval, p, len(pairs), basis, shown)
 
 
-def _complete(blocks: Blocks, levels: Sequence[str]) -> list[list[Finished]]:
-    return [[runs[level] for level in levels] for runs in blocks.values() if all(level in runs for level in levels)]
+def _complete(blocks: Blocks, levels: Sequence[str]) -> Blocks:
+    return {key: runs for key, runs in blocks.items() if all(level in runs for level in levels)}
 
 
-def _figures_of_complete(blocks: Blocks, levels: Sequence[str], measure: Measure, split: str) -> list[list[float]]:
-    rows = [[each.figure(split, measure.key) for each in runs] for runs in _complete(blocks, levels)]
-    return [[value for value in row if value is not None] for row in rows if None not in row]
+def _error_of_all_levels(blocks: Blocks, levels: Sequence[str], measure: Measure, split: str) -> BlockError | None:
+    """Return the error of an effect from the blocks that have a run at each level, or None of too few of them."""
+    rows: list[list[float]] = []
+    contexts: list[str] = []
+    for (context, _seed), runs in _complete(blocks, levels).items():
+        row = [runs[level].figure(split, measure.key) for level in levels]
+        known = [value for value in row if value is not None]
+        if len(known) == len(row):
+            rows.append(known)
+            contexts.append(context)
+    return block_error(rows, contexts)
 
 
 def _sentence(effect: Effect, measure: Measure, split: str, num_effects: int) -> str:
