@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 
 from tintype import metrics
-from tintype.data import open_data
+from tintype.data import open_data, open_whole
 from tintype.data.cache import Progress
-from tintype.data.pairs import open_pairs, open_whole
-from tintype.data.source import DataSplits, ImageSource
+from tintype.data.identity import Identities, identify
+from tintype.data.pairs import open_pairs
+from tintype.data.pairs import open_whole as open_photos
+from tintype.data.source import ImageSource
 from tintype.errors import UserError
 from tintype.model import resize_of
 from tintype.predict import load_task
-from tintype.run import RunFolder
+from tintype.run import PHOTOS_FILE, RunFolder
 from tintype.tasks.classify import Classify
 from tintype.tasks.generate import Generate
-from tintype.tasks.task import Task
 from tintype.tasks.upscale import Upscale
 from tintype.training import count_test_look
 
@@ -49,7 +50,7 @@ def evaluate_run(
     if isinstance(task, Upscale):
         task.measure_by(features)
         if data:
-            photos = open_whole(data, task.scale, split)
+            photos = open_photos(data, task.scale, split)
             figures = task.evaluate(task.networks[task.main], photos).figures
             return {"split": split or "all", "data": photos.spec.name, **figures}
         splits = open_pairs(
@@ -57,12 +58,21 @@ def evaluate_run(
             **{key: recipe.task_options[key] for key in ("scale", "patch") if key in recipe.task_options},
         )  # fmt: skip
     else:
+        shape = {"image_size": (how["height"], how["width"]), "channels": how["channels"]}
+        shape["resize"] = resize_of(description)
+        if data:
+            if not isinstance(task, Classify):
+                raise UserError("only a classifier can be measured on other data so far.")
+            if split is None:
+                return _on_other_data(run, task, open_whole(data, progress=progress, **shape), "all")
+            return _on_other_data(run, task, open_data(data, **shape, **wishes)[split], split)
         splits = open_data(
-            data or recipe.data, data_root=None if data else recipe.data_root, image_size=(how["height"], how["width"]),
-            channels=how["channels"], resize=resize_of(description), one_class=isinstance(task, Generate), **wishes,
-        )  # fmt: skip
-    if data:
-        return _on_other_data(task, splits, split)
+            recipe.data,
+            data_root=recipe.data_root,
+            one_class=isinstance(task, Generate),
+            **shape,
+            **wishes,
+        )
     split = split or "test"
     if splits.spec.fingerprint != run.read("data.json")["fingerprint"]:
         raise UserError(
@@ -79,29 +89,76 @@ def evaluate_run(
         )
     figures = task.evaluate(task.networks[task.main], splits[split]).figures
     if split == "test":
-        evaluation = run.read("evaluation.json")
-        evaluation["test_looks"] = count_test_look(run, splits.spec.fingerprint)
-        run.write("evaluation.json", evaluation)
+        more |= _count_look(run, splits.spec.fingerprint)
     return {"split": split, "data": splits.spec.name, **figures, **more}
 
 
-def _on_other_data(task: Task, splits: DataSplits, split: str | None) -> dict[str, Any]:
-    if not isinstance(task, Classify):
-        raise UserError("only a classifier can be measured on other data so far.")
+def _count_look(run: RunFolder, fingerprint: str) -> dict[str, str]:
+    """Count a look at the test split in the run; return a remark where the run cannot be written."""
+    evaluation = run.read("evaluation.json")
+    try:
+        evaluation["test_looks"] = count_test_look(run, fingerprint)
+        run.write("evaluation.json", evaluation)
+    except (OSError, UserError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = getattr(cause, "strerror", None) or "no permission"
+        return {
+            "remark": f"{run.path} cannot be written ({reason}): this look at the test images is not counted in it."
+        }
+    return {}
+
+
+def _on_other_data(run: RunFolder, task: Classify, source: ImageSource, split: str) -> dict[str, Any]:
+    """Return the figures on other images, and those without the images that training or validation has seen."""
     known = {name: k for k, name in enumerate(task.spec.class_names)}
-    unknown = [name for name in splits.spec.class_names if name not in known]
+    unknown = [name for name in source.spec.class_names if name not in known]
     if unknown:
         raise UserError(
-            f"the model does not know the classes {', '.join(unknown[:5])} of {splits.spec.name}. "
+            f"the model does not know the classes {', '.join(unknown[:5])} of {source.spec.name}. "
             f"It knows: {', '.join(list(known)[:10])}."
         )
-    to_model = np.array([known[name] for name in splits.spec.class_names])
-    sources: list[ImageSource] = [splits[s] for s in ([split] if split else ["train", "val", "test"])]
-    details = [_measured(task, source, to_model) for source in sources]
-    probabilities, targets = (np.concatenate(column) for column in zip(*details, strict=True))
+    to_model = np.array([known[name] for name in source.spec.class_names])
+    probabilities = task.predict_source(task.networks[task.main], source)
+    targets = to_model[source.targets.numpy()]
     figures = metrics.classification_figures(probabilities, targets)
-    return {"split": split or "all", "data": splits.spec.name, **figures}
+    result = {"split": split, "data": source.spec.name, **figures}
+
+    seen = _seen(run, source)
+    if seen is None:
+        result["remark"] = (
+            "Whether these images were seen in training cannot be checked: the run holds no digests of its photos."
+        )
+        return result
+    in_split, near = seen
+    trained = np.isin(in_split, ("train", "val"))
+    counts = {name: int((in_split == name).sum()) for name in ("train", "val")}
+    result["seen"] = {**counts, "near": int((near & trained).sum())}
+    result["remark"] = _remark(len(trained), counts, result["seen"]["near"])
+    if trained.any() and not trained.all():
+        result["without_seen"] = metrics.classification_figures(probabilities[~trained], targets[~trained])
+    return result
 
 
-def _measured(task: Classify, source: ImageSource, to_model: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return task.predict_source(task.networks[task.main], source), to_model[source.targets.numpy()]
+def _seen(run: RunFolder, source: ImageSource) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return in which split of the run each image was, and whether as a near copy; None where that is not known."""
+    photos = Identities.load(run.path / PHOTOS_FILE)
+    if photos is None or photos.shape != (source.spec.height, source.spec.width, source.spec.channels):
+        return None
+    return photos.seen(identify({"test": source}))
+
+
+def _remark(num_images: int, counts: dict[str, int], num_near: int) -> str:
+    """Return a sentence on the images that the run has seen before."""
+    seen = sum(counts.values())
+    if not seen:
+        return f"None of the {num_images:,} images was seen in training or validation."
+    where = " and ".join(
+        f"{count:,} in {word}"
+        for count, word in ((counts["train"], "training"), (counts["val"], "validation"))
+        if count
+    )
+    near = f"; {num_near:,} of them saved again, resized or mirrored" if num_near else ""
+    what = f"{seen:,} of {num_images:,} images were seen before ({where}{near})"
+    if seen == num_images:
+        return f"WARNING: {what}: these figures say nothing about new images."
+    return f"WARNING: {what}; the second row leaves them out."

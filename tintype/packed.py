@@ -17,7 +17,8 @@ from tintype.errors import UserError
 # What a run folder may bring to another machine; everything else in a zip file is refused.
 FILES = (
     "recipe.yaml", "model.json", "model.safetensors", "data.json", "evaluation.json", "status.json", "environment.json",
-    "metrics.csv", "predictions.csv", "splits.csv", "analysis.json", "lr_finder.csv", "report.html", "MODEL_CARD.md",
+    "metrics.csv", "predictions.csv", "splits.csv", "photos.safetensors", "analysis.json", "lr_finder.csv",
+    "report.html", "MODEL_CARD.md",
 )  # fmt: skip
 NEEDED = ("recipe.yaml", "model.json", "model.safetensors")
 SAMPLE = re.compile(r"samples/[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}\.(png|json)")

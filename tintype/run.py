@@ -19,6 +19,8 @@ from tintype.errors import UserError
 from tintype.packed import is_packed, unpacked
 from tintype.recipe import Recipe, read_recipe
 
+PHOTOS_FILE = "photos.safetensors"  # which photos the run saw, see tintype.data.identity
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -81,7 +83,7 @@ class RunFolder:
     """One run on disk.
 
     Files: recipe.yaml, environment.json, data.json, splits.csv, status.json, metrics.csv, predictions.csv,
-    evaluation.json, model.json + model.safetensors, checkpoints/, samples/, figures/, report.html.
+    evaluation.json, photos.safetensors, model.json + model.safetensors, checkpoints/, samples/, figures/, report.html.
     """
 
     def __init__(self, path: str | Path) -> None:

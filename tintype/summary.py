@@ -42,6 +42,8 @@ def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mappin
         rows[split] = figures
         if "without_leaked" in figures:
             rows[f"{split} without leaks"] = figures["without_leaked"]
+        if "without_seen" in figures:
+            rows[f"{split} without seen"] = figures["without_seen"]
     return rows
 
 

@@ -20,7 +20,8 @@ from tintype.analysis import analyse
 from tintype.automatic import choose_model, choose_training
 from tintype.data import open_data
 from tintype.data.decode import Resize
-from tintype.data.source import DataSplits, ImageSource, ResidentSource
+from tintype.data.identity import identify
+from tintype.data.source import DataSplits, ImageSource, MappedSource, ResidentSource
 from tintype.distributed import Choice, choose_compile, choose_device, choose_precision, hold_memory
 from tintype.engine import Engine, Plan
 from tintype.errors import UserError, unknown_name
@@ -30,7 +31,7 @@ from tintype.optim import steepest_rate
 from tintype.plugins import find, names
 from tintype.progress import Silent
 from tintype.recipe import Recipe
-from tintype.run import RunFolder, held, write_picture, written_whole
+from tintype.run import PHOTOS_FILE, RunFolder, held, write_picture, written_whole
 from tintype.symmetry import keep_orientation
 from tintype.tasks.task import Evaluation, Task
 
@@ -197,6 +198,7 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             for line in task.remarks():
                 watcher.note(line)
             save_model(run, task.result(), prepared.model)
+            _record_photos(run, prepared.splits)
             measure = _measure if recipe.measure == "test" else _measure_without_test
             measure(run, seen, splits, task, watcher)
         except UserError:
@@ -283,6 +285,14 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> None:
             "choices": [vars(choice) for choice in prepared.choices],
         },
     )
+
+
+def _record_photos(run: RunFolder, splits: DataSplits) -> None:
+    """Write down which photos the run saw, so that they are known again when the model is measured on other data."""
+    sources = {split: splits[split] for split in ("train", "val", "test")}
+    if all(isinstance(source, ResidentSource | MappedSource) for source in sources.values()):
+        with written_whole(run.path / PHOTOS_FILE) as temporary:
+            identify(sources).save(temporary)
 
 
 def _cpu_name() -> str:

@@ -44,6 +44,8 @@ def evaluate(
 
     console = Console(highlight=False)
     console.print(result_table({figures["split"]: figures}))
+    if "remark" in figures:
+        console.print(figures["remark"], markup=False, soft_wrap=True)
     protocol = figures.get("protocol")  # of super-resolution it is one name, which stands under the table
     for name, how in protocol.items() if isinstance(protocol, dict) else ():
         console.print(f"{name}: {how}", markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tintype.data.opening import locate, open_data
+    from tintype.data.opening import locate, open_data, open_whole
     from tintype.data.source import Batch, DataSpec, DataSplits, Images, ImageSource, MappedSource, ResidentSource
 
 __all__ = [
@@ -22,11 +22,12 @@ __all__ = [
     "ResidentSource",
     "locate",
     "open_data",
+    "open_whole",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'tintype.data' has no attribute '{name}'")
-    where = "opening" if name in ("locate", "open_data") else "source"
+    where = "opening" if name in ("locate", "open_data", "open_whole") else "source"
     return getattr(importlib.import_module(f"tintype.data.{where}"), name)

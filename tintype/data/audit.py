@@ -199,6 +199,15 @@ def near_pairs(
     return NearPairs(rows[found], similarity[passes], mirrored)
 
 
+def perceptual_hashes(thumbs: np.ndarray) -> np.ndarray:
+    """Return (N, 64) float32 of length one for thumbnails (N, S, S, C) uint8; zeros where nothing is to be seen.
+
+    Copies of a picture have a cosine near one. Mirroring changes the sign of the last 32 values.
+    """
+    grey, deviation = _grey(thumbs, np.arange(len(thumbs)))
+    return np.where(deviation[:, None] >= FLAT, _hashes(grey), 0).astype(np.float32)
+
+
 def joined(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return (N,) int64: groups (named by their first member) that became one where a pair connects them."""
     group = group.copy()

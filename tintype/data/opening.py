@@ -58,15 +58,7 @@ def open_data(
     Raises:
         UserError: the data cannot be found or read, or cannot be divided.
     """
-    resize = as_resize(resize)
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
-    module, name = locate(data)
-    by_path = {"one_class": True} if one_class and "one_class" in inspect.signature(module.load).parameters else {}
-    images = module.load(
-        data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress, **by_path
-    )  # fmt: skip
-    images = _fitted(images, name, image_size, channels, resize, progress)
+    images, name = _load(data, data_root, image_size, channels, as_resize(resize), one_class, progress)
     _check_classes(images, name)
     wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     duplicates = quick_audit(images)
@@ -88,6 +80,52 @@ def open_data(
     notes += [*note, reason]
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
     return DataSplits(spec, sources["train"], sources["val"], sources["test"], tuple(notes), images.skipped, leaked)
+
+
+def open_whole(
+    data: str,
+    *,
+    data_root: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    resize: str | Resize = "crop",
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> ImageSource:
+    """Return every image of a data set as one source: nothing is divided, so that one class and one image will do.
+
+    The arguments are those of `open_data`.
+
+    Raises:
+        UserError: the data cannot be found or read.
+    """
+    images, name = _load(data, data_root, image_size, channels, as_resize(resize), True, progress)
+    rows = np.arange(len(images.targets))
+    mean, std, _ = _statistics(images.pixels, rows)
+    _, height, width, num_channels = images.pixels.shape
+    fingerprint = _fingerprint(images, dict.fromkeys(SPLITS, rows))
+    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint)
+    return _source(spec, images, rows, _choose_resident(images.pixels.nbytes, memory_limit)[0])
+
+
+def _load(
+    data: str,
+    data_root: str | None,
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+    resize: Resize,
+    one_class: bool,
+    progress: Progress | None,
+) -> tuple[Images, str]:
+    """Return the images of a data set in the size and channels that are asked for, and its name."""
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
+    module, name = locate(data)
+    by_path = {"one_class": True} if one_class and "one_class" in inspect.signature(module.load).parameters else {}
+    images = module.load(
+        data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress, **by_path
+    )  # fmt: skip
+    return _fitted(images, name, image_size, channels, resize, progress), name
 
 
 def locate(data: str) -> tuple[ModuleType, str]:

@@ -119,7 +119,7 @@ def _shown(i: int, name: str, picture: Picture) -> Shown | None:
 def _can_fix(audit: Mapping[str, Any]) -> bool:
     """Return whether a cleaned list would differ from what is there."""
     kinds = {finding["kind"] for finding in audit["findings"]}
-    return audit["in_files"] and bool(kinds & {"unreadable", *PAIRED})
+    return audit["in_files"] and bool(kinds & {"unreadable", *PAIRED} - {"mirrored"})
 
 
 def _overview(audit: Mapping[str, Any]) -> dict[str, Any]:
