@@ -345,3 +345,41 @@ def test_a_fault_of_ours_is_called_one(monkeypatch, capsys):
         cli.main(["list"])
     assert end.value.code == 1
     assert "This is a fault of tintype, not of yours" in capsys.readouterr().err
+
+
+# ---- nothing to measure on --------------------------------------------------------------------------------------------
+
+
+def one_burst_a_class(photos: Path) -> Path:
+    for label in ("cat", "dog"):
+        for i in range(1, 6):
+            shutil.copy(photos / label / "0.png", photos / label / f"{i}.png")
+    return photos
+
+
+def one_group_a_class(photos: Path) -> Path:
+    rows = [f"{label}/{i}.png,{label},{label}" for label in ("cat", "dog") for i in range(6)]
+    (photos / "list.csv").write_text("\n".join(["path,label,group", *rows]), encoding="utf-8")
+    return photos / "list.csv"
+
+
+def two_photos_a_class(photos: Path) -> Path:
+    for label in ("cat", "dog"):
+        for i in range(2, 6):
+            (photos / label / f"{i}.png").unlink()
+    return photos
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (one_burst_a_class, "validation and test: the 12 images show 2 different pictures"),
+        (one_group_a_class, "validation and test: the 12 images are in too few groups"),
+        (two_photos_a_class, "validation: 4 images in 2 classes are too few"),
+    ],
+)
+def test_data_of_which_nothing_can_be_held_out(refused, photos, make, said):
+    data = make(photos)
+    errors = refused("train", data, "--model", "cnn", "--weights", "none", "--device", "cpu")
+    assert said in errors
+    assert "column split" in errors

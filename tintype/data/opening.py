@@ -64,6 +64,7 @@ def open_data(
     duplicates = quick_audit(images)
     groups = kept_together(duplicates, images.names, images.groups)
     rows = three_splits(images.targets, images.names, images.split, groups, **wishes)
+    _check_held_out(rows, duplicates, images)
     leaked = leaked_rows(duplicates.told_apart(images.targets), rows)
     notes = [
         *images.notes,
@@ -194,6 +195,24 @@ def _check_classes(images: Images, name: str) -> None:
             raise UserError(
                 f"class '{unseen[0]}' of {name} has no training image{_more(unseen)}. Add some, or remove the class."
             )
+
+
+def _check_held_out(rows: dict[str, np.ndarray], duplicates: Duplicates, images: Images) -> None:
+    """Refuse data of which nothing is left to measure on, and say what keeps it together."""
+    empty = [word for split, word in (("val", "validation"), ("test", "test")) if not len(rows[split])]
+    if not empty:
+        return
+    num_images, num_pictures = len(images.names), len(np.unique(duplicates.group))
+    if num_pictures < num_images:
+        why = f"the {num_images:,} images show {num_pictures:,} different pictures, and copies stay on one side"
+    elif images.groups is not None:
+        why = f"the {num_images:,} images are in too few groups, which stay on one side"
+    else:
+        why = f"{num_images:,} images in {len(images.class_names)} classes are too few"
+    raise UserError(
+        f"nothing can be held out for {' and '.join(empty)}: {why}. Add other images of each class, or say yourself "
+        "which to measure on: folders train/, val/ and test/, or a column split in a CSV file."
+    )
 
 
 def _more(names: list[str]) -> str:
