@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "automatic": {"data", "distributed", "errors", "models", "pretrained", "recipe"},
     "engine": {"errors", "data", "distributed", "optim", "recipe", "run", "tasks"},
     "model": {"errors", "data", "models", "run"},
-    "report": {"errors", "run", "statistics", "summary", "metrics"},
+    "report": {"errors", "progress", "run", "statistics", "summary", "metrics"},
     "auditing": {"errors", "plugins", "data", "report", "run"},
     "analysis": {"data", "metrics", "progress", "run", "statistics", "tasks"},
     "predicting": {"data", "errors", "run"},

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ import typer.main
 from PIL import Image
 
 import tintype
-from tintype import cli, plugins
+from tintype import api, cli, plugins
+from tintype.progress import epochs
 from tintype.recipe import Recipe, read_recipe, recipe_names
 
 TINY = shlex.split(
@@ -159,7 +161,7 @@ def test_dry_run_for_people_prints_a_recipe_that_can_be_used(tt, tmp_path):
     for said in (
         "recipe 'digits-ann' (built in)",
         "model: ann, 1,210 parameters",
-        "precision: fp32, as asked",
+        "machine: cpu, fp32",
         "plan: ",
     ):
         assert said in output
@@ -399,3 +401,41 @@ def test_public_names_stay_functions_after_use() -> None:
         "assert tintype.Run.open and tintype.Recipe()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_of_runs_stand_first_and_are_never_cut(finished_run, tmp_path, tt):
+    long = "a run with a name that is far longer than a column would like to be, number 17"
+    for name in (long, "[draft] two", "[bold]"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        for file in ("recipe.yaml", "status.json", "evaluation.json", "model.json"):
+            shutil.copy(finished_run.path / file, tmp_path / "runs" / name / file)
+
+    code, output, _ = tt("list", "runs")
+    rows = output.splitlines()
+    assert code == 0
+    assert rows[0].split()[0] == "name"
+    assert {row.split("  ")[0].strip() for row in rows[1:]} == {long, "[draft] two", "[bold]"}
+    assert all(row.count(" %") == 1 and "test accuracy" in row for row in rows[1:])
+    assert "val accuracy" in tt("list", "runs", "--wide")[1]
+
+
+def test_evaluations_are_told_in_whole_epochs(tt):
+    _, output, _ = tt("train", "digits-ann", "--epochs", "2", "--batch-size", "100", "--device", "cpu", "--name", "r")
+    said = [line for line in output.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in said] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert not any(line.startswith(("memory:", "compile:")) for line in output.splitlines())
+
+    _, verbose, _ = tt("train", "digits-ann", "--verbose", "--dry-run")
+    assert {line.split(":")[0] for line in verbose.splitlines()} >= {"memory", "compile", "device", "precision"}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "said"), [(1.01749, "1"), (2.95072, "3"), (0.8889, "0.9"), (6.003, "6"), (0.25, "0.2"), (24.1, "24")]
+)
+def test_epochs_are_counted_as_people_count_them(epoch, said):
+    assert epochs(epoch) == said
+
+
+def test_python_can_be_silent(tmp_path, capfd):
+    api.train("digits-ann", epochs=1, out=tmp_path, verbose=False)
+    assert capfd.readouterr() == ("", "")

@@ -249,11 +249,11 @@ class Run(RunFolder):
         return run_card(self.path)
 
 
-def plan(what: str | Recipe, *, watcher: Silent | None = None, **changes: Any) -> Prepared:
+def plan(what: str | Recipe, *, watcher: Silent | None = None, verbose: bool | None = None, **changes: Any) -> Prepared:
     """Resolve and check everything that `train` would do, and stop there (`--dry-run`)."""
     from tintype.training import prepare
 
-    watcher = watcher or make_watcher()
+    watcher = watcher or make_watcher(quiet=verbose is False)
     recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
     recipe = _with_absolute_paths(recipe.with_(**changes))
     # Decided for new runs only: a recipe of an earlier version, when resumed, states its flips.
@@ -264,7 +264,7 @@ def plan(what: str | Recipe, *, watcher: Silent | None = None, **changes: Any) -
     check_trackers(recipe.track)
     watcher.note(f"training {kind}")
     prepared = prepare(recipe, watcher, asked)
-    for line in prepared.lines():
+    for line in prepared.lines(verbose=bool(verbose)):
         watcher.note(line)
     watcher.close()
     return prepared
@@ -277,6 +277,7 @@ def train(
     name: str | None = None,
     resume: str | Path | None = None,
     watcher: Silent | None = None,
+    verbose: bool | None = None,
     command: str | None = None,
     **changes: Any,
 ) -> Run:
@@ -288,6 +289,7 @@ def train(
         name: name of the run folder; must be new. By default that of the recipe, with a number where it is taken.
         resume: a run folder to go on with; everything else is then read from its recipe.
         watcher: who is told of progress; by default a bar on a terminal, a curve in a notebook, lines elsewhere.
+        verbose: False prints nothing, True also how the run uses the machine.
         command: how to repeat the run, for the report.
         changes: any field of the recipe, as in `epochs=5, lr=0.01`.
 
@@ -301,7 +303,7 @@ def train(
     from tintype.engine import interruptible
     from tintype.training import prepare, train_run
 
-    watcher = watcher or make_watcher()
+    watcher = watcher or make_watcher(quiet=verbose is False)
     if resume is not None:
         if what is not None or name is not None or changes:
             raise UserError(
@@ -319,7 +321,7 @@ def train(
         what = "digits" if what is None else what
         if name is not None:
             Run.refuse_taken(Path(out) / name)  # at once, not after the data was read
-        prepared = plan(what, watcher=watcher, **changes)
+        prepared = plan(what, watcher=watcher, verbose=verbose, **changes)
         run = Run.create(out, name or _default_name(what), exact=name is not None)
         run.write_recipe(prepared.recipe)
     watcher.note(f"run: {run.path}")

@@ -23,6 +23,15 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
+def epochs(epoch: float) -> str:
+    """Return passes over the training images as people count them: "3", or "0.9" in the middle of one.
+
+    An evaluation comes after a whole number of steps, so an epoch that is measured every epoch is 1.01749 of them.
+    """
+    nearest = round(epoch)
+    return f"{nearest}" if nearest and abs(epoch - nearest) < 0.05 * max(1, nearest) ** 0.5 else f"{epoch:.1f}"
+
+
 class Silent:
     """Tells nothing."""
 
@@ -45,9 +54,9 @@ def figures_line(figures: dict[str, Any]) -> str:
     """Return the validation figures in a few words."""
     parts = []
     if "accuracy" in figures:
-        parts.append(f"accuracy {figures['accuracy']:.2%}")
+        parts.append(f"accuracy {100 * figures['accuracy']:.1f} %")
     if "loss" in figures:
-        parts.append(f"loss {figures['loss']:.4f}")
+        parts.append(f"loss {figures['loss']:.3g}")
     if not parts:
         parts = [f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float)][:4]
     return ", ".join(parts)
@@ -61,6 +70,7 @@ class Lines(Silent):
         self._started: float | None = None
         self._said = time.perf_counter()
         self._first_step = 0
+        self._total_steps = 0
         self._work = "", 0.0, 0  # what is done now, since when, and how much of it was done then
 
     def _say(self, line: str) -> None:
@@ -86,6 +96,7 @@ class Lines(Silent):
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         now = time.perf_counter()
+        self._total_steps = total_steps
         if self._started is None:
             self._started, self._first_step = now, step
         elif now - self._said > self.seconds:
@@ -95,7 +106,8 @@ class Lines(Silent):
             )
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
-        self._say(f"epoch {epoch:g}, step {step:,}: validation {figures_line(figures)}")
+        whole = f" of {epochs(epoch / step * self._total_steps)}" if self._total_steps and step else ""
+        self._say(f"epoch {epochs(epoch)}{whole}: validation {figures_line(figures)}")
 
 
 class Bar(Silent):
@@ -148,7 +160,7 @@ class Bar(Silent):
         self._show("training", step, total_steps, text + (f"  val {self._last}" if self._last else ""))
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
-        self._last = f"{figures['accuracy']:.2%}" if "accuracy" in figures else figures_line(figures)
+        self._last = f"{100 * figures['accuracy']:.1f} %" if "accuracy" in figures else figures_line(figures)
 
     def close(self) -> None:
         if self._progress is not None:
@@ -194,7 +206,7 @@ class Live(Silent):
         self.figure = self.figure or figure_that_counts(figures)
         if isinstance(value := figures.get(self.figure), int | float):
             self.figures.add(step, value, self._total_steps)
-        self.last = f"validation {figures_line(figures)}, epoch {epoch:.3g}"
+        self.last = f"validation {figures_line(figures)}, epoch {epochs(epoch)}"
         self._end = self._end[0], self.last, self._share
         self._show()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import platform
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -39,6 +40,15 @@ from tintype.tasks.task import Evaluation, Task
 CLEAN_TRAINING_IMAGES = 10_000
 
 
+# Choices about the machine, which change how fast a run is and not what it does.
+MACHINE = ("memory", "device", "precision", "compile")
+
+
+def is_detail(note: str) -> bool:
+    """Return whether a note on the data repeats its sizes, or says only where the pixels are kept."""
+    return note.startswith("resident, ") or re.match(r"[\d,]+ images of \d", note) is not None
+
+
 @dataclass
 class Prepared:
     """A run that is ready to start: everything is checked and every choice is taken."""
@@ -52,19 +62,23 @@ class Prepared:
     choices: list[Choice]
     model: dict[str, Any]
 
-    def lines(self) -> list[str]:
-        """Return what a run says first."""
+    def lines(self, *, verbose: bool = False) -> list[str]:
+        """Return what a run says first; with `verbose` also how it uses the machine, which the report says as well."""
         spec, recipe, model = self.splits.spec, self.recipe, self.model
         sizes = ", ".join(f"{s} {len(self.splits[s]):,}" for s in ("train", "val", "test"))
+        notes = [note for note in self.splits.notes if verbose or not is_detail(note)]
+        choices = [choice for choice in self.choices if verbose or choice.name not in MACHINE]
+        machine = ", ".join(c.choice for c in self.choices if c.name in ("device", "precision"))
         classes = f"{spec.num_classes} classes, " if spec.class_names else ""
         return [
             f"data: {spec.name}, {classes}{spec.channels}x{spec.height}x{spec.width}: {sizes}",
-            *(f"  {note}" for note in self.splits.notes),
+            *(f"  {note}" for note in notes),
             f"model: {recipe.model}, {model['parameters']:,} parameters, {model['multiply_adds']:,} multiply-adds an image",
             *(f"  {name}: {n:,} parameters" for name, n in model.get("parameters_by_network", {}).items()),
             f"plan: {self.plan.total_steps:,} steps of {self.plan.batch_size} images, {recipe.optimizer}, lr {recipe.lr}, "
             f"{recipe.schedule}, augment {recipe.augment}",
-            *(str(choice) for choice in self.choices),
+            *(str(choice) for choice in choices),
+            *([] if verbose else [f"machine: {machine} (--verbose says more)"]),
         ]
 
     def summary(self) -> dict[str, Any]:

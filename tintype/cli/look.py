@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -103,6 +103,9 @@ def list_(
         list[str] | None, typer.Option(metavar="CONDITION", help="Of runs: task=classify, 'test_accuracy>0.9'; repeat.")
     ] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Runs: show the model and every figure in a column of its own.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List recipes, studies, models, data sets, augmentations or runs."""
@@ -116,22 +119,48 @@ def list_(
         such = " such" if where else ""
         print(f"There are no{such} {what} in {out}." if what == "runs" else f"There are no{such} {what}.")
         return
+    if what == "runs" and not wide:
+        rows = [_in_short(row, sort) for row in rows]
+    folded = ("name", "data", "model") if what == "runs" else ("description",)
+    _print_rows(rows, folded)
+
+
+def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
+    """Return what fits into a line of 80 characters: one figure, that of the test split where there is one."""
+    short = {key: row.get(key, "") for key in ("name", "state", "task", "data")}
+    figures = [key for key in row if key.startswith(("test_", "val_"))]
+    best = sort if sort in figures else min(figures, key=lambda key: key.startswith("val_"), default="")
+    short["figure"] = f"{_cell(best, row[best])} {best.replace('_', ' ', 1)}" if best in row else ""
+    if sort and sort not in short and sort != best:
+        short[sort] = row.get(sort, "")
+    return short
+
+
+def _print_rows(rows: list[dict[str, Any]], folded: tuple[str, ...]) -> None:
+    """Print a table in which nothing is cut: long texts go on in the next line, and a pipe gets whole lines."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = list(dict.fromkeys(column for row in rows for column in row))
     for column in columns:
-        narrow = (column == "name") != (what == "runs")  # of runs the names may be long, of others the descriptions
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=narrow)
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column not in folded)
     for row in rows:
-        table.add_row(*(_cell(column, row.get(column, "")) for column in columns))
-    Console(highlight=False).print(table)
+        table.add_row(*(Text(_cell(column, row.get(column, ""))) for column in columns))
+
+    console = Console(highlight=False)
+    natural = table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
+    if not console.is_terminal:
+        console.width = max(console.width, natural)
+    console.print(table)
 
 
 def _cell(column: str, value: object) -> str:
+    if isinstance(value, float) and "accuracy" in column:
+        return f"{100 * value:.2f} %"
     if isinstance(value, float):
-        return f"{value:.2%}" if "accuracy" in column else f"{value:.2f} dB" if "psnr" in column else f"{value:.4g}"
+        return f"{value:.2f} dB" if "psnr" in column else f"{value:.4g}"
     return str(value)
 
 

@@ -46,6 +46,9 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run folder; must be new.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also print how the run uses the machine: memory, precision and the like.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -66,13 +69,15 @@ def train(
     if dry_run and resume:
         raise UserError("--dry-run shows a new run; with --resume the plan lies in the run's recipe.yaml.")
     if dry_run:
-        prepared = api.plan(what or "digits", watcher=watcher, **changes)
+        prepared = api.plan(what or "digits", watcher=watcher, verbose=verbose, **changes)
         if as_json:
             print(json.dumps(prepared.summary(), indent=1))
         else:
             print(prepared.recipe.to_yaml(), end="")
         return
-    run = api.train(what, out=out, name=name, resume=resume, watcher=watcher, command=command, **changes)
+    run = api.train(
+        what, out=out, name=name, resume=resume, watcher=watcher, verbose=verbose, command=command, **changes
+    )
     if as_json:
         print(json.dumps(run.result(), indent=1))
     else:

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from tintype.errors import UserError
+from tintype.progress import epochs
 from tintype.report import words
 from tintype.report.section import Section
 from tintype.run import written_whole
@@ -42,7 +43,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = {name: getattr(words, name) for name in FILTERS}
-    environment.filters.update(filters)
+    environment.filters.update(filters, epochs=epochs)
     return environment
 
 
