@@ -1,6 +1,6 @@
 """How often tintype's intervals hold the truth, and its promises are kept, in simulations whose truth is known.
 
-python benchmarks/coverage.py [effects] [--tries 10000]
+python benchmarks/coverage.py [effects] [thresholds] [--tries 10000]
 
 A short form of each stands in tests/.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tintype.statistics import block_error
+from tintype.statistics import abstain_threshold, block_error
 
 
 def effects(tries: int) -> None:
@@ -39,7 +39,33 @@ def _holds_zero(values: np.ndarray, contexts: list[int]) -> bool:
     return low <= 0 <= high
 
 
-SIMULATIONS: dict[str, Callable[[int], None]] = {"effects": effects}
+def thresholds(tries: int) -> None:
+    """Thresholds for abstaining: how often the true accuracy of the answers is below the one that was promised."""
+    print("thresholds: images, wish: broken where confidence tells nothing; broken, given, answered where it does")
+    draw = np.random.default_rng(0)
+    for n in (60, 200, 1000, 5000):
+        for wish in (0.8, 0.9, 0.95, 0.99):
+            ramp = np.linspace(1, 0.5, n)
+            flat = [abstain_threshold(ramp, draw.random(n) < wish - 1e-3, wish) is not None for _ in range(tries // 5)]
+            print(f"  {n:,} images, {wish:.0%}: {100 * np.mean(flat):.1f} %; {_telling(draw, n, wish, tries // 20)}")
+
+
+def _telling(draw: np.random.Generator, n: int, wish: float, tries: int) -> str:
+    """Simulate a confidence c that follows Beta(4, 1), of which answers are right with probability 0.3 + 0.7 c."""
+    sure = np.sort(draw.beta(4, 1, 100_000))[::-1]
+    truth = np.cumsum(0.3 + 0.7 * sure) / np.arange(1, len(sure) + 1)
+    broken, answered = [], []
+    for _ in range(tries):
+        confidence = draw.choice(sure, n)
+        threshold = abstain_threshold(confidence, draw.random(n) < 0.3 + 0.7 * confidence, wish)
+        last = 0 if threshold is None else int(np.searchsorted(-sure, -threshold, side="right"))
+        broken.append(last > 0 and truth[last - 1] < wish)
+        answered.append(last / len(sure))
+    given = np.mean(np.array(answered) > 0)
+    return f"{100 * np.mean(broken):.1f} %, {100 * given:.0f} %, {100 * np.mean(answered):.0f} %"
+
+
+SIMULATIONS: dict[str, Callable[[int], None]] = {"effects": effects, "thresholds": thresholds}
 
 
 def main() -> None:

@@ -40,6 +40,8 @@ def predict_command(
     _check(out, resume, sort_into, link, as_json)
     classifier = open_classifier(model, device)
     threshold = None if wish is None else classifier.threshold(wish)
+    if threshold == 0:
+        print(f"every answer counts: by validation, at least {wish:.0%} of all answers are right", file=sys.stderr)
     wishes = Wishes(min(top, len(classifier.class_names)), threshold, sort_into, link, heatmaps)
     output = None if out is None else Output(out, wishes.columns(), resume=resume)
     listed = names_from(sys.stdin.buffer) if list(map(str, paths)) == ["-"] else list_images(paths)

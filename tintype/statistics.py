@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, chdtrc, log_softmax, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, bdtrc, chdtrc, gammaln, log_softmax, ndtri, stdtr, stdtrit
 
 # The rule of `fit_verdict`, in parts of one: a gap up to this size is ordinary optimism, ...
 ORDINARY_GAP = 0.05
@@ -23,6 +24,9 @@ FEWEST_MISSED = 5
 TEMPERATURES = (0.05, 20.0)
 # One parameter of a curve needs some images; with fewer the temperature stays at one.
 FEWEST_TO_CALIBRATE = 20
+# How often the promise of a threshold for abstaining may be broken, and how many thresholds are tried.
+ABSTAIN_RISK = 0.05
+THRESHOLDS_TRIED = 20
 # The chi-square approximation holds for about 5 expected cases in each cell (Cochran 1954).
 FEWEST_EXPECTED = 5.0
 
@@ -296,23 +300,75 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
 def abstain_threshold(confidence: ArrayLike, right: ArrayLike, wish: float) -> float | None:
     """Return the lowest confidence from which on answers are right often enough, or None where there is none.
 
-    The rule: of the images with a confidence of at least the threshold, the lower end of the 95 % Wilson interval of
-    the accuracy is at least `wish`; of all thresholds that fulfil this, the lowest, so that most images are answered.
-    0.0 where that holds for all images. That many thresholds are tried is paid for by the interval's two sides: in
-    simulations the true accuracy fell short of the wish in at most 4 of 100 runs (tests/test_statistics.py).
+    0.0 where all images may be answered. Up to 20 thresholds are tried, evenly by how many images they answer; the first
+    answers no fewer than could show anything. At each, the hypothesis that fewer than `wish` of the answers are right is
+    tested by the binomial distribution. All tests share one level, at which a model whose confidence tells nothing, and
+    of whose answers just `wish` are right, passes any of them in at most 5 % of the cases. That level is computed from
+    the joint distribution of the counts, since the images of one threshold are among those of the next.
 
     Raises:
         ValueError: shapes that differ, or a wish that is not between 0 and 1.
+
+    Source: Angelopoulos et al., "Learn then test" (2021); one level for all looks at a growing count is Pocock's,
+    Biometrika 64 (1977).
     """
     confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
     if confidence.ndim != 1 or confidence.shape != right.shape or not 0 < wish < 1:
         raise ValueError(f"expected (N,) and (N,), and 0 < wish < 1, got {confidence.shape}, {right.shape}, {wish}")
-    curve = risk_coverage(confidence, right)
-    passed = wilson_lower(curve.num_right, curve.num_answered) >= wish
-    if not passed.any():
+    if not len(right):
         return None
-    last = int(np.flatnonzero(passed)[-1])
-    return 0.0 if last == len(passed) - 1 else float(curve.threshold[last])
+    curve = risk_coverage(confidence, right)
+    # Fewer answers than these would not be enough, even if all of them were right.
+    fewest = min(len(right), math.ceil(math.log(ABSTAIN_RISK / 3) / math.log(wish)))
+    wanted = np.linspace(fewest, len(right), THRESHOLDS_TRIED).round()
+    tried = np.unique(np.searchsorted(curve.num_answered, wanted))
+    level = _level_of_looks(tuple(curve.num_answered[tried].tolist()), wish)
+    passed = tried[_p_of_at_least(curve.num_right[tried], curve.num_answered[tried], wish) <= level]
+    if not len(passed):
+        return None
+    return 0.0 if passed[-1] == len(curve.threshold) - 1 else float(curve.threshold[passed[-1]])
+
+
+@lru_cache(maxsize=64)
+def _level_of_looks(counts: tuple[int, ...], p: float) -> float:
+    """Return the level at which tests after `counts` trials of probability `p` reject once or more in 5 % of the cases."""
+    low, high = math.log(ABSTAIN_RISK / len(counts)), math.log(ABSTAIN_RISK)
+    if _crossing(counts, p, math.exp(high)) <= ABSTAIN_RISK:
+        return ABSTAIN_RISK
+    for _ in range(8):
+        middle = (low + high) / 2
+        if _crossing(counts, p, math.exp(middle)) <= ABSTAIN_RISK:
+            low = middle
+        else:
+            high = middle
+    return math.exp(low)
+
+
+def _crossing(counts: Sequence[int], p: float, level: float) -> float:
+    """Return the probability that any of the tests after `counts` trials rejects at `level`, exactly but for 1e-12."""
+    shares, first, before, crossed = np.ones(1), 0, 0, 0.0  # shares[i]: that first + i are right, none rejected so far
+    for count in counts:
+        more = count - before
+        reach = 8 * math.sqrt(more * p * (1 - p)) + 8
+        lowest, highest = max(0, math.floor(more * p - reach)), min(more, math.ceil(more * p + reach))
+        added = np.arange(lowest, highest + 1)
+        logs = gammaln(more + 1) - gammaln(added + 1) - gammaln(more - added + 1)
+        shares = np.convolve(shares, np.exp(logs + added * math.log(p) + (more - added) * math.log1p(-p)))
+        first, before = first + lowest, count
+        rejected = _p_of_at_least(first + np.arange(len(shares)), count, p) <= level
+        crossed += float(shares[rejected].sum())
+        shares = shares[~rejected]  # which are the highest counts
+        likely = np.flatnonzero(shares > 1e-16)
+        if not len(likely):
+            break
+        first, shares = first + int(likely[0]), shares[likely[0] : likely[-1] + 1]
+    return crossed
+
+
+def _p_of_at_least(successes: ArrayLike, n: ArrayLike, p: float) -> NDArray[np.float64]:
+    """Return the probability of at least so many successes in `n` trials of probability `p`."""
+    successes = np.asarray(successes, dtype=np.float64)
+    return np.where(successes <= 0, 1.0, bdtrc(successes - 1, n, p))
 
 
 @dataclass(frozen=True)

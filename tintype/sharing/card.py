@@ -178,9 +178,12 @@ def _limits(model: Mapping[str, Any], evaluation: Mapping[str, Any], data: Mappi
     promised = [entry for entry in model.get("abstain", ()) if entry["threshold"] is not None]
     if promised:
         best = promised[-1]
+        wish, threshold = f"{best['accuracy']:.0%}", best["threshold"]
         lines.append(
-            f"- Of the validation images, {best['accuracy']:.0%} or more of the answers with a confidence of at least "
-            f"{best['threshold']:.2f} were right; below, a person should be asked."
+            f"- Every answer counts: validation shows that {wish} or more of them are right, however sure."
+            if threshold == 0
+            else f"- Validation shows that {wish} or more of the answers with a confidence of at least {threshold:.2f} "
+            "are right; below, a person should be asked."
         )
     if model["task"] == "classify":
         lines.append("- It knows its classes only: a picture of anything else gets one of them all the same.")

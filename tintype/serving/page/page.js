@@ -161,8 +161,10 @@ function classify(model, main) {
   }
 
   function sureness(probability) {
-    const promised = model.abstain.filter((line) => line.threshold <= probability).map((line) => line.accuracy);
-    if (promised.length) return `${percent(probability)} sure. Of answers as sure as this, at least ${Math.round(100 * Math.max(...promised))} % were right on validation.`;
+    const promised = model.abstain.filter((line) => line.threshold <= probability);
+    const best = promised.reduce((a, b) => (a && a.accuracy >= b.accuracy ? a : b), null);
+    if (best && best.threshold === 0) return `${percent(probability)} sure. Every answer counts: validation shows that at least ${Math.round(100 * best.accuracy)} % of all answers are right.`;
+    if (best) return `${percent(probability)} sure. Of answers as sure as this, at least ${Math.round(100 * best.accuracy)} % were right on validation.`;
     if (model.abstain.length) return `${percent(probability)} sure, which is too little to rely on.`;
     return `${percent(probability)} sure.`;
   }
