@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent
 
 # Files in a plug-in folder that hold machinery shared by the plug-ins beside them.
 NOT_PLUGINS = {
-    "data": {"opening", "source", "cache", "split", "audit", "decode"},
+    "data": {"opening", "source", "cache", "split", "audit", "decode", "layout"},
     "models": {"parts", "backbone", "gan_parts"},
     "tasks": {"task", "adversarial", "transfer"},
     "tracking": {"tracker"},

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tintype.data.cache import Progress
 from tintype.data.decode import Resize, natural_key
-from tintype.data.folder import SPLIT_FOLDERS, Found, Photo, listed, read_photos, safe
+from tintype.data.folder import Found, Photo, read_photos
+from tintype.data.layout import SPLIT_FOLDERS, listed, safe
 from tintype.data.source import Images
 from tintype.errors import UserError
 

@@ -179,24 +179,30 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 class Walk(NamedTuple):
-    """The image files below a folder (relative, with "/"), the extensions passed over, and what could not be read."""
+    """The image files below a folder (relative, with "/"), the extensions passed over, and what could not be read.
+
+    `folders` are all that were entered, `own` those that tintype made, which were not.
+    """
 
     files: list[str]
     others: Counter[str]
     problems: list[tuple[str, str]]
+    folders: list[str]
+    own: list[str]
 
 
-def walk_images(root: str | os.PathLike[str], seen: set[tuple[int, int]] | None = None) -> Walk:
+def walk_images(root: str | os.PathLike[str]) -> Walk:
     """Return the image files below `root`, found by extension, or by their first bytes where there is no known one.
 
-    A folder below is entered once, and not at all if it is in `seen` (its device and inode), so that loops of symbolic
-    links end.
+    A folder is entered once, under its own name before any link to it, so that loops of symbolic links end. Folders of
+    runs, studies and tunings below `root` are not entered.
     """
-    seen = set() if seen is None else seen
-    found = Walk([], Counter(), [])
+    seen: set[tuple[int, int]] = set()
+    found = Walk([], Counter(), [], [], [])
     folders = [""]
-    while folders:
-        relative = folders.pop()
+    links: list[str] = []
+    while folders or links:
+        relative = folders.pop() if folders else links.pop()
         try:
             folder = os.path.join(root, relative)
             identity = folder_identity(folder)
@@ -208,12 +214,17 @@ def walk_images(root: str | os.PathLike[str], seen: set[tuple[int, int]] | None 
         except OSError as error:
             found.problems.append((relative or str(root), f"folder cannot be read: {error.strerror}"))
             continue
+        if relative and _made_by_tintype({entry.name for entry in entries}):
+            found.own.append(relative)
+            continue
+        if relative:
+            found.folders.append(relative)
         for entry in entries:
             name = f"{relative}/{entry.name}" if relative else entry.name
             if is_hidden(entry.name):
                 continue
             if _is_folder(entry):
-                folders.append(name)
+                (links if entry.is_symlink() else folders).append(name)
             elif _is_image(entry):
                 found.files.append(name)
             else:
@@ -231,6 +242,19 @@ def folder_identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is none of the user's own: hidden, or left by a system."""
     return name.startswith((".", "@eaDir")) or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+_MADE_BY_TINTYPE = (
+    {"recipe.yaml", "status.json"},
+    {"recipe.yaml", "model.json"},
+    {"study.yaml", "study.json"},
+    {"tune.yaml", "optuna.db"},
+)
+
+
+def _made_by_tintype(names: set[str]) -> bool:
+    """Return whether a folder with these entries is a run, a study or a tuning, whose pictures are samples."""
+    return any(marks <= names for marks in _MADE_BY_TINTYPE)
 
 
 def natural_key(name: str) -> tuple[str, str]:

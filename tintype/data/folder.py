@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,24 +16,35 @@ import numpy as np
 from tintype.data import cache
 from tintype.data.cache import Cached, Progress, cached_pixels
 from tintype.data.decode import (
-    EXTENSIONS,
     Header,
     Resize,
     Unreadable,
+    Walk,
     decode,
-    folder_identity,
-    is_hidden,
     read_header,
     walk_images,
 )
+from tintype.data.layout import listed, read_layout, safe
 from tintype.data.source import Images
 from tintype.errors import UserError
 
-SPLIT_FOLDERS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+# Pictures that are not read, by their ending; what holds only these is told so.
+UNREAD = {
+    ".jxl": "JPEG XL",
+    **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jpm"), "JPEG 2000"),
+    ".jxr": "JPEG XR",
+    ".psd": "Photoshop",
+    ".svg": "vector graphics",
+    ".eps": "vector graphics",
+    ".dcm": "DICOM",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance",
+    ".tga": "Targa",
+    ".pcx": "PCX",
+    ".ico": "icon",
+    ".fits": "FITS",
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "raw photo of a camera"),
+}
 
 SAMPLE = 500  # photos looked at to choose size and channels
 
@@ -91,39 +102,18 @@ def find_photos(root: Path, one_class: bool = False) -> Found:
     Raises:
         UserError: the folder holds no photo in class folders.
     """
-    found = Found()
-    others: Counter[str] = Counter()
-    folders = _folders(root)
-    splits = _split_folders(root, folders)
-    bases = [root / split for split in splits] or [root]
-    labels = {base: _folders(base) or [""] * one_class for base in bases}
-    seen = {folder_identity(f) for f in (root, *bases, *(base / label for base in bases for label in labels[base]))}
-    if splits:
-        passed = [name for name in folders if name not in splits]
-        if passed:
-            found.notes.append(f"folders beside the splits are passed over: {listed(passed)}")
-    for split_folder, split in splits.items() or [("", "")]:
-        base = root / split_folder
-        for label in labels[base]:
-            folder = str(base / label)
-            walk = walk_images(folder, seen)
-            prefix = "/".join(part for part in (split_folder, label) if part)
-            if not walk.files:
-                found.notes.append(f"class folder '{safe(prefix)}' holds no images: passed over")
-            for file in walk.files:
-                path = f"{prefix}/{file}" if prefix else file
-                found.photos.append(Photo(f"{folder}/{file}", safe(path), safe(label or root.resolve().name), split))
-            found.skipped += [(safe(f"{prefix}/{file}"), reason) for file, reason in walk.problems]
-            others += walk.others
-        loose = _loose_images(base)
-        if loose and any(labels[base]):
-            found.notes.append(f"{loose} images lie in {safe(str(base))} without a class folder: passed over")
-    if others:
-        kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(others.items()))
-        found.notes.append(f"files that are no images are passed over: {kinds}")
+    walk = walk_images(root)
+    if not walk.folders and not walk.files and walk.problems:
+        raise UserError(f"{root}: {walk.problems[0][1]}.")
+    layout = read_layout(root, walk, one_class)
+    found = Found(notes=list(layout.notes), skipped=[(safe(name), reason) for name, reason in walk.problems])
+    for place in layout.places:
+        for file in place.folder.all_photos():
+            found.photos.append(Photo(str(root / file), safe(file), place.label, place.split))
+    found.notes += _other_files(walk.others)
     if not found.photos:
-        raise UserError(_no_photos(root, folders))
-    _note_case(found)
+        raise UserError(_no_photos(root, walk))
+    found.notes += note_case(found.photos)
     return found
 
 
@@ -211,65 +201,39 @@ def read_each(
     return [photo for i, photo in enumerate(regular) if i not in broken], cached, skipped
 
 
-def safe(text: str) -> str:
-    """Return a file name as text that can be written anywhere: bytes that are not UTF-8 become escapes."""
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def sorted_classes(labels: set[str]) -> tuple[str, ...]:
     """Return class names sorted, by value where all are whole numbers."""
     numeric = all(label.isascii() and label.isdigit() for label in labels)
     return tuple(sorted(labels, key=lambda label: (int(label), label) if numeric else (0, label)))
 
 
-def _folders(path: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without hidden ones.
-
-    Raises:
-        UserError: the folder cannot be read.
-    """
-    try:
-        return sorted(
-            entry.name for entry in os.scandir(path) if not is_hidden(entry.name) and os.path.isdir(entry.path)
-        )
-    except OSError as error:
-        raise UserError(f"folder {path} cannot be read: {error.strerror}.") from None
-
-
-def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
-    """Return {folder: split} if the folders are splits: "train" holds folders, and classes do not stand beside it."""
-    splits = {name: SPLIT_FOLDERS[name.lower()] for name in folders if name.lower() in SPLIT_FOLDERS}
-    train = [name for name, split in splits.items() if split == "train"]
-    alone = len(splits) == 1 and len(folders) > 1  # a class of that name, such as the vehicle
-    if not train or alone or not _folders(root / train[0]):
-        return {}
-    twice = [split for split, count in Counter(splits.values()).items() if count > 1]
-    if twice:
-        same = [name for name, split in splits.items() if split == twice[0]]
-        raise UserError(f"{root} holds several folders for one split: {listed(same)}. Keep one of them.")
-    return {name: split for name, split in splits.items() if split == "train" or _folders(root / name)}
-
-
-def _loose_images(folder: Path) -> int:
-    """Return how many image files lie directly in a folder."""
-    names = [entry.name for entry in os.scandir(folder)]
-    return sum(name.lower().endswith(EXTENSIONS) and not is_hidden(name) for name in names)
-
-
-def _note_case(found: Found) -> None:
-    """Note class folders that differ only in case: two classes here, one folder on some systems."""
-    labels = sorted({photo.label for photo in found.photos})
+def note_case(photos: Sequence[Photo]) -> list[str]:
+    """Return a line for classes that differ only in case: two classes here, one folder on some systems."""
+    labels = sorted({photo.label for photo in photos})
     alike = Counter(label.casefold() for label in labels)
+    notes = []
     for folded, count in sorted(alike.items()):
         if count > 1:
             same = [label for label in labels if label.casefold() == folded]
-            found.notes.append(f"classes that differ only in case are kept apart: {listed(same)}")
+            notes.append(f"classes that differ only in case are kept apart: {listed(same)}")
+    return notes
+
+
+def _other_files(others: Counter[str]) -> list[str]:
+    """Return lines on the files that are passed over: pictures of a kind that is not read, and all others."""
+    notes = []
+    unread = {extension: count for extension, count in others.items() if extension in UNREAD}
+    if unread:
+        notes.append(f"pictures of a kind that is not read are passed over: {_unread(unread)}; convert them to PNG")
+    rest = {extension: count for extension, count in others.items() if extension not in UNREAD}
+    if rest:
+        kinds = ", ".join(f"{count:,} {extension}" for extension, count in sorted(rest.items()))
+        notes.append(f"files that are no images are passed over: {kinds}")
+    return notes
+
+
+def _unread(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {extension} ({UNREAD[extension]})" for extension, count in sorted(counts.items()))
 
 
 def _regular(
@@ -413,13 +377,21 @@ def _one_class(source: str, label: str, photos: Sequence[Photo]) -> str:
     return f"{source} holds one class only ('{label}', {len(photos):,} photos); at least two are needed.{hint}"
 
 
-def _no_photos(root: Path, folders: Sequence[str]) -> str:
+def _no_photos(root: Path, walk: Walk) -> str:
     shape = "Expected ROOT/CLASS/*.jpg, with one folder for each class."
-    loose = _loose_images(root)
+    unread = {extension: count for extension, count in walk.others.items() if extension in UNREAD}
+    loose = sum("/" not in file for file in walk.files)
     if loose:
-        return f"{root} holds {loose} images but no class folders. {shape} A .csv file with path,label does as well."
+        lists = [root / name for name in ("metadata.csv", "metadata.jsonl") if (root / name).is_file()]
+        also = f"Its own list does: tintype train {lists[0]}" if lists else "A .csv file with path,label does as well."
+        return f"{root} holds {loose} images but no class folders. {shape} {also}"
+    if unread:
+        return f"{root} holds only pictures of a kind that is not read: {_unread(unread)}. Convert them to PNG or JPEG."
+    if walk.own:
+        return f"{root} holds no photos, only what tintype made ({listed(walk.own)}). {shape}"
+    folders = [name for name in walk.folders if "/" not in name]
     if folders:
-        return f"no images in the {len(folders)} folders of {root} ({listed(list(folders))}). {shape}"
+        return f"no images in the {len(folders)} folders of {root} ({listed(sorted(folders))}). {shape}"
     return f"{root} is empty. {shape}"
 
 

@@ -192,8 +192,12 @@ def _check_classes(images: Images, name: str) -> None:
         learnable = np.bincount(images.targets[np.isin(images.split, ("train", ""))], minlength=len(counts))
         unseen = [images.class_names[c] for c in np.flatnonzero((learnable == 0) & (counts > 0))]
         if unseen:
+            seen = {images.class_names[c].casefold().strip(): images.class_names[c] for c in np.flatnonzero(learnable)}
+            alike = seen.get(unseen[0].casefold().strip())
+            mend = f"Training has '{alike}', which differs only in case or spaces: rename one." if alike else ""
             raise UserError(
-                f"class '{unseen[0]}' of {name} has no training image{_more(unseen)}. Add some, or remove the class."
+                f"class '{unseen[0]}' of {name} has no training image{_more(unseen)}. "
+                f"{mend or 'Add some, or remove the class.'}"
             )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tintype.data.cache import Progress, cache_folder, check_space, format_bytes, writable
 from tintype.data.decode import Resize, Unreadable, decode, walk_images
-from tintype.data.folder import SPLIT_FOLDERS
+from tintype.data.layout import SPLIT_FOLDERS
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.data.split import describe_splits, three_splits
 from tintype.errors import UserError, unknown_name
