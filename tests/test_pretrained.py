@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import re
 import threading
+import warnings
+import zipfile
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -172,6 +177,111 @@ def test_position_embeddings_are_brought_to_the_image_size(tmp_path):
         torch.testing.assert_close(found[0, corner], before[0, there])
 
 
+# ---- what else a file holds, and how it names it -----------------------------------------------------------------------
+
+
+def written(content: Any, path: Path) -> str:
+    torch.save(content, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "encoder.", "module._orig_mod.", "student.backbone.body."])
+@pytest.mark.parametrize("beside", [{}, {"criterion.weight": torch.ones(3), "head.mean": torch.ones(2)}])
+def test_a_prefix_before_all_keys_is_no_part_of_the_network(tmp_path, prefix, beside):
+    source, network = theirs(), ours()
+    state = {f"{prefix}{key}": value for key, value in source.state_dict().items()}
+    info = load_pretrained(
+        network, SMALL, written({"state_dict": {**state, **beside}, "epoch": 3}, tmp_path / "w.ckpt")
+    )
+    assert same_features(network, source)
+    wrapper = prefix.startswith("module.") and not beside
+    assert info.get("prefix", "") == ("" if wrapper else prefix)
+    assert info.get("left_out", 0) == len(beside)
+
+
+def test_the_model_is_guessed_behind_a_prefix(tmp_path):
+    state = {f"model.{key}": value for key, value in theirs("squeezenet1_1").state_dict().items()}
+    assert model_of_weights(written(state, tmp_path / "last.ckpt")) == "squeezenet1_1"
+
+
+def test_of_two_networks_in_one_file_none_is_taken_by_chance(tmp_path):
+    one, other = theirs().state_dict(), ours(classes=1000).state_dict()
+    state = {**{f"query.{k}": v for k, v in one.items()}, **{f"key.{k}": v for k, v in other.items()}}
+    with pytest.raises(UserError, match="several networks of this kind: query, key"):
+        load_pretrained(ours(), SMALL, written(state, tmp_path / "w.pth"))
+    with pytest.raises(UserError, match="several state dicts: left, right"):
+        load_pretrained(ours(), SMALL, written({"left": one, "right": other}, tmp_path / "w.pth"))
+
+
+def _timm(last: dict, mean: dict) -> dict:
+    return {"state_dict": last, "state_dict_ema": {f"module.{k}": v for k, v in mean.items()}, "arch": SMALL}
+
+
+def _torchvision_references(last: dict, mean: dict) -> dict:
+    averaged = {"n_averaged": torch.tensor(7), **{f"module.{k}": v for k, v in mean.items()}}
+    return {"model": last, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, "model_ema": averaged}
+
+
+def _parameters_alone(last: dict, mean: dict) -> dict:
+    return {"model": last, "ema": {k: v for k, v in mean.items() if k.endswith(("weight", "bias"))}}
+
+
+def _ema_pytorch(last: dict, mean: dict) -> dict:
+    online = {f"online_model.{k}": v for k, v in last.items()}
+    return {"initted": torch.tensor(1), **online, **{f"ema_model.{k}": v for k, v in mean.items()}}
+
+
+@pytest.mark.parametrize("keep", [_timm, _torchvision_references, _parameters_alone, _ema_pytorch])
+def test_averaged_weights_are_taken_and_told(tmp_path, keep):
+    source = theirs()
+    mean, last = source.state_dict(), dict(source.state_dict())
+    for key in last:
+        if key.endswith(("weight", "bias")):
+            last[key] = last[key] * float("nan")
+    network = ours()
+    info = load_pretrained(network, SMALL, written(keep(last, mean), tmp_path / "best.pth.tar"))
+    assert same_features(network, source)
+    assert "ema" in info.get("averaged", "") + info.get("prefix", "")
+
+
+def test_averages_without_names_are_told_and_left(tmp_path):
+    source, network = theirs(), ours()
+    content = {"model": source.state_dict(), "ema": {"decay": 0.99, "shadow_params": [torch.ones(3)]}}
+    info = load_pretrained(network, SMALL, written(content, tmp_path / "w.pth"))
+    assert same_features(network, source)
+    assert "ema holds averaged weights without names" in info["remark"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_tensor_may_have_another_precision_even_counters(tmp_path, dtype):
+    source, network = theirs(), ours()
+    source.conv1[1].num_batches_tracked.fill_(100_000)  # infinite in float16
+    before = network.conv1[1].num_batches_tracked.clone()
+    info = load_pretrained(
+        network, SMALL, written({k: v.to(dtype) for k, v in source.state_dict().items()}, tmp_path / "w.pth")
+    )
+    assert info["head"] == "new"
+    for key, value in network.state_dict().items():
+        assert value.dtype == ours().state_dict()[key].dtype
+    assert torch.equal(network.conv1[0].weight, source.conv1[0].weight.to(dtype).float())
+    assert int(network.conv1[1].num_batches_tracked) == (
+        before if dtype is torch.float16 else 99_840 if dtype is torch.bfloat16 else 100_000
+    )
+
+
+def test_quantised_weights_are_refused_with_their_type(tmp_path):
+    state = {key: value.to(torch.int8) for key, value in theirs().state_dict().items()}
+    with pytest.raises(UserError, match=r"conv1\.0\.weight 24x3x3x3 int8 instead of 24x3x3x3"):
+        load_pretrained(ours(), SMALL, written(state, tmp_path / "w.pth"))
+
+
+def test_settings_beside_the_weights_do_no_harm(tmp_path):
+    source, network = theirs(), ours()
+    content = {"state_dict": source.state_dict(), "args": Namespace(lr=0.1, data=Path("there")), "epoch": 3}
+    load_pretrained(network, SMALL, written(content, tmp_path / "w.pth"))
+    assert same_features(network, source)
+
+
 # ---- what does not fit ------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +375,70 @@ def test_a_file_of_another_kind_is_told(tmp_path, content, message):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(UserError, match=message):
         load_pretrained(ours(), SMALL, str(tmp_path / "w.pth"))
+
+
+def _torchscript(path: Path) -> None:
+    with warnings.catch_warnings():  # torch deprecates what people have many files of
+        warnings.simplefilter("ignore")
+        torch.jit.trace(nn.Conv2d(3, 3, 3), torch.rand(1, 3, 8, 8)).save(str(path))
+
+
+def _exported(path: Path) -> None:
+    torch.export.save(torch.export.export(nn.Conv2d(3, 3, 3), (torch.rand(1, 3, 8, 8),)), path)
+
+
+def _onnx(path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.helper.make_graph([], "empty", [], [])
+    onnx.save(onnx.helper.make_model(graph), path)
+
+
+def _keras(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", b"")
+
+
+def _arrays(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+
+
+def _plain_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"conv1.weight": [1.0, 2.0]}))
+
+
+def _starting_with(start: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(start + bytes(300))
+
+
+@pytest.mark.parametrize("ending", ["pt", "pth", "safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("write", "kind"),
+    [
+        (_torchscript, "is a TorchScript archive"),
+        (_exported, r"is a program of torch\.export"),
+        (_onnx, "is an ONNX graph"),
+        (_keras, "is a Keras file"),
+        (_arrays, "is an archive of NumPy arrays"),
+        (_plain_pickle, r"is a pickle that torch\.save did not write"),
+        (_starting_with(b"\x89HDF\r\n\x1a\n"), "is an HDF5 file, as Keras"),
+        (_starting_with(b"GGUF\x03"), "is a GGUF file"),
+        (_starting_with(b"\x1c\0\0\0TFL3"), "is a TensorFlow Lite model"),
+        (_starting_with(b"\x1f\x8b\x08"), "is packed by gzip; unpack it first"),
+        (_starting_with(b"\x81\xa6params\x82"), "is a MessagePack file, as Flax"),
+        (lambda path: path.write_bytes(bytes(300) + bytes.fromhex("57fb808b247547db")), "of a TensorFlow checkpoint"),
+        (lambda path: path.write_text('{"weight_map": {}}'), r"is text \(JSON\)"),
+    ],
+)
+def test_another_kind_of_file_is_named_whatever_it_is_called(tmp_path, write, kind, ending):
+    path = tmp_path / f"w.{ending}"
+    write(path)
+    with pytest.raises(UserError, match=kind) as error:
+        load_pretrained(ours(), SMALL, str(path))
+    assert "Expected a state dict" in str(error.value)
+    assert "Get it again" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_without_tensors_is_told(tmp_path):

@@ -763,7 +763,7 @@ def test_weights_that_are_no_network_are_told(tmp_path, monkeypatch):
     Image.fromarray(cat(40, 56)).save(tmp_path / "cat.png")
     save_file({"a": torch.zeros(3)}, tmp_path / "odd.safetensors")
     (tmp_path / "broken.pth").write_bytes(b"PK nothing")
-    for name, message in [("odd.safetensors", "spandrel knows no network"), ("broken.pth", "holds no weights")]:
+    for name, message in [("odd.safetensors", "spandrel knows no network"), ("broken.pth", "is damaged, not complete")]:
         with pytest.raises(UserError, match=message) as error:
             upscale_files(tmp_path / name, [tmp_path / "cat.png"])
         assert "\n" not in str(error.value)

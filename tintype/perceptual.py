@@ -20,8 +20,8 @@ from tintype.pretrained import (
     load_pretrained,
     model_of_weights,
     own_preprocessing,
-    read_weights,
 )
+from tintype.weights import read_weights
 
 # Johnson et al. take relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16. Of other networks with `features`: their first stages.
 LAYERS = {
@@ -125,7 +125,7 @@ class PerceptualDistance:
         name = trunk if trunk in TRUNKS else model_of_weights(trunk) if Path(trunk).is_file() else None
         if name not in TRUNKS:
             raise UserError(f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file of one.")
-        tensors = read_weights(fetch_weights(name) if trunk == name else Path(trunk))[0]
+        tensors = read_weights(fetch_weights(name) if trunk == name else Path(trunk)).tensors
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it calls torchvision as one did in 2021
             self.network = lpips.LPIPS(net=TRUNKS[name], pnet_rand=True, verbose=False).to(device)

@@ -8,10 +8,8 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import pickle
 import re
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from tintype.models import timm_zoo, torchvision_zoo
 from tintype.models.backbone import backbone_parts
 from tintype.plugins import canonical
 from tintype.run import written_whole
+from tintype.weights import as_expected, read_weights, without_prefix, without_shared_prefix
 
 CHUNK = 1 << 20  # bytes
 PATIENCE = 60  # seconds without an answer
@@ -138,7 +137,7 @@ def model_of_weights(path: str | Path) -> str | None:
     words = "_" + re.sub(r"[^a-z0-9]+", "_", file.lower()) + "_"
     named = max((name for name in torchvision_zoo.NAMES if f"_{name}_" in words), key=len, default=None)
     if named is None and Path(path).is_file():
-        return _model_that_fits(read_weights(Path(path))[0])
+        return _model_that_fits(read_weights(Path(path)).tensors)
     return named
 
 
@@ -175,108 +174,46 @@ def load_pretrained(
         path, origin = _fetched(entry, name, progress), _origin(entry)
     else:
         raise UserError(_no_such_weights(name, weights))
-    tensors, metadata = read_weights(path)
-    head = _put_into(network, name, tensors, str(path))
-    return {"source": "file", **metadata, **origin, "file": path.name, "sha256": _sha256(path), "head": head}
+    content = read_weights(path)
+    taken = _put_into(network, name, content.tensors, str(path))
+    told = {"averaged": content.averaged, "remark": content.remark, **taken}
+    found = {key: value for key, value in told.items() if value}
+    return {"source": "file", **content.metadata, **origin, "file": path.name, "sha256": _sha256(path), **found}
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a state dict on disk, and the metadata of a safetensors file. No code runs.
-
-    Training states that hold a state dict are opened ("state_dict", "model"), and the prefixes of wrappers are cut off.
-
-    Raises:
-        UserError: damaged, or not weights, or only to be read by running code.
-    """
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith((b"PK", b"\x80")):
-        return _plain_state(_read_pickled(path), path), {}
-    if start.startswith((b"version https://git-lfs", b"<")):
-        raise UserError(f"{path} holds a link or a web page, not weights. Download the file itself.")
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = {key: value for key, value in (file.metadata() or {}).items() if key != "format"}
-            return _plain_state({key: file.get_tensor(key) for key in file.keys()}, path), metadata  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(_damaged(path, error)) from None
-
-
-def _read_pickled(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if re.search("GLOBAL|llowed global|nsupported (global|class)", str(error)):
-            raise UserError(
-                f"{path} can only be read by running code that it names, which tintype never does. "
-                "Save the weights alone: torch.save(network.state_dict(), FILE), or as .safetensors."
-            ) from None
-        raise UserError(_damaged(path, ValueError("its pickle breaks off"))) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(_damaged(path, error)) from None
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-    return (
-        f"{path} is damaged, not complete, or not weights ({line[:120]}). Get it again; expected .safetensors or .pth."
-    )
-
-
-def _plain_state(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return {name: tensor} of what a file holds."""
-    while isinstance(content, dict):
-        inner = next((content[key] for key in ("state_dict", "model", "model_state_dict") if key in content), None)
-        if not isinstance(inner, dict):
-            break
-        content = inner
-    tensors = content if isinstance(content, dict) else {}
-    tensors = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise UserError(f"{path} holds no weights: expected a state dict, names and tensors.")
-    for prefix in ("_orig_mod.", "module."):
-        if all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
-
-
-def _put_into(network: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> str:
-    """Load tensors into a network, and return what became of the head: "loaded", or "new" where it has other classes.
+def _put_into(network: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> dict[str, Any]:
+    """Load tensors into a network; return what became of the head, "loaded" or "new", and what was left of the names.
 
     Raises:
         UserError: they do not fit; the message names the first that do not.
     """
     expected = network.state_dict()
-    given = _as_today(tensors, network)
-    head = [key for key in expected if key.startswith(f"{backbone_parts(network).head_name}.")]
-    head_fits = all(key in given and given[key].shape == expected[key].shape for key in head)
+    head_name = backbone_parts(network).head_name
+    head = [key for key in expected if key.startswith(f"{head_name}.")]
     backbone = {key: value for key, value in expected.items() if key not in head}
+    bare, prefix = without_prefix(tensors, backbone, source)
+    given = _as_today(bare, network)
+    fitting = {key: as_expected(given[key], value) for key, value in expected.items() if key in given}
+    head_fits = all(fitting.get(key) is not None for key in head)
     missing = [key for key in backbone if key not in given and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in given if key not in expected and key not in head]
+    unexpected = [key for key in given if key not in expected and not key.startswith(f"{head_name}.")]
     others = [
         f"{key} {_shape(given[key])} instead of {_shape(value)}"
         for key, value in backbone.items()
-        if key in given and not _alike(given[key], value)
+        if key in given and fitting[key] is None
     ]
     if missing or unexpected or others:
         found = [_first(missing, "missing"), _first(unexpected, "unexpected"), _first(others, "of another shape")]
-        fitting = _model_that_fits(tensors)
-        hint = (
-            f"They fit {fitting}: --model {fitting}"
-            if fitting and fitting != name
-            else "Give the weights of that model."
-        )
+        other = _model_that_fits(bare)
+        hint = f"They fit {other}: --model {other}" if other and other != name else "Give the weights of that model."
         raise UserError(f"the weights in {source} do not fit model {name}: {'; '.join(filter(None, found))}. {hint}")
-    used = {key: given[key] for key in expected if key in given and (head_fits or key not in head)}
+
+    used = {key: value for key, value in fitting.items() if value is not None and (head_fits or key not in head)}
     broken = [key for key, value in used.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
         raise UserError(f"the weights in {source} are not finite: {_first(broken, 'tensors')}. Get the file again.")
-    network.load_state_dict({**expected, **used})  # copies, so that float16 becomes what the network has
-    return "loaded" if head_fits else "new"
+    network.load_state_dict({**expected, **used})
+    return {"head": "loaded" if head_fits else "new", "prefix": prefix, "left_out": len(tensors) - len(bare)}
 
 
 def _as_today(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -293,12 +230,9 @@ def _as_today(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tenso
     return state
 
 
-def _alike(given: Tensor, expected: Tensor) -> bool:
-    return given.shape == expected.shape and given.is_floating_point() == expected.is_floating_point()
-
-
 def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "one number"
+    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return ("x".join(map(str, tensor.shape)) or "one number") + kind
 
 
 def _first(names: list[str], what: str) -> str:
@@ -308,7 +242,8 @@ def _first(names: list[str], what: str) -> str:
 
 def _model_that_fits(tensors: dict[str, Tensor]) -> str | None:
     """Return the torchvision model with as many parameters as these would be with a head for 1,000 classes."""
-    own = {key: value for key, value in tensors.items() if not key.endswith(_BUFFERS)}
+    bare = without_shared_prefix(tensors)
+    own = {key: value for key, value in bare.items() if not key.endswith(_BUFFERS)}
     plain = {key: value for key, value in own.items() if not key.startswith(_AUXILIARY)}
     counts = {sum(value.numel() for value in some.values()) for some in (own, plain)}
     heads = [value for key, value in plain.items() if value.ndim > 1 and key.partition(".")[0] in _HEADS]

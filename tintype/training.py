@@ -131,6 +131,7 @@ def prepare(recipe: Recipe, watcher: Silent, asked: Collection[str] = ()) -> Pre
     compile, why = choose_compile(recipe.compile, device, plan.total_steps)
     choices.append(why)
     task = _called(module.make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work)
+    choices += task.choices
     _check_batches(recipe, plan, task)
     if recipe.lr == "auto" and len(task.phases) > 1:
         raise UserError("lr: auto measures one loss, but this task has several. Give a number, as in --lr 0.0002.")

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from tintype.data.cache import Progress
 from tintype.errors import UserError
-from tintype.pretrained import fetch_file, read_weights
+from tintype.pretrained import fetch_file
+from tintype.weights import read_weights
 
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
 PIXELS_SIDE = 8
@@ -311,7 +312,7 @@ def inception_features(weights: str, device: torch.device, progress: Progress | 
         )
     if not path.is_file():
         raise UserError(f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them (.pth).")
-    tensors, _ = read_weights(path)
+    tensors = read_weights(path).tensors
     try:
         # torch-fidelity would run code that hides in the file, so it is given a copy that holds nothing but these tensors.
         with tempfile.NamedTemporaryFile(suffix=".pth") as copy:

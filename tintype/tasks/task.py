@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.distributed import Choice
 from tintype.models import count_multiply_adds
 from tintype.predicting.prediction import Prediction
 
@@ -83,6 +84,7 @@ class Task(ABC):
         options_of_model: options of the network that follow from the task, kept in model.json beside the recipe's.
         log_every_step: whether metrics.csv has a row for each step, whatever their number.
         warnings: what has gone wrong so far, in the user's words; an evaluation may add to it.
+        choices: what was decided while the networks were built, printed with the other choices of the run.
     """
 
     networks: dict[str, nn.Module]
@@ -96,6 +98,7 @@ class Task(ABC):
     options_of_model: Mapping[str, Any] = MappingProxyType({})
     log_every_step: bool = False
     warnings: Sequence[str] = ()
+    choices: Sequence[Choice] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return what model.json holds of the task, so that `restore` makes the same of it again (JSON-ready)."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tintype import losses
 from tintype.data.cache import cached_array
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
-from tintype.distributed import autocast
+from tintype.distributed import Choice, autocast
 from tintype.models.backbone import backbone_parts, for_inference, freeze, keep_norm_in_eval, make_head, penultimate
 from tintype.pretrained import load_pretrained, own_preprocessing
 from tintype.tasks.classify import Classify
@@ -139,6 +139,7 @@ class Transfer(Classify):
         super().__init__(network, spec, device, **settings)
         self.network, self.parts, self.origin = network, backbone_parts(network), origin
         self.identity, self.seed = identity, seed
+        self.choices = _choices(origin)
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "pretrained": self.origin}
@@ -345,6 +346,21 @@ class FineTune(Transfer):
         if self.unfreeze:
             freeze(self.network, self.parts, min(self.thawed, 1 + int(context.progress / self.unfreeze * self.thawed)))
         return super().loss(phase, batch, context)
+
+
+def _choices(origin: dict[str, Any]) -> list[Choice]:
+    """Return what was decided about weights that a file left open; `origin` is what `load_pretrained` returned."""
+    choices = []
+    file = origin.get("file", "")
+    averaged, prefix = origin.get("averaged", ""), origin.get("prefix", "")
+    if averaged:
+        choices.append(Choice("weights", f"averaged ({averaged})", f"{file} holds them beside those of the last step"))
+    if origin.get("remark"):
+        choices.append(Choice("weights", "as they are", f"{file}: {origin['remark']}"))
+    if prefix:
+        left = f"; {origin['left_out']:,} tensors without it are left out" if origin.get("left_out") else ""
+        choices.append(Choice("weights", f"under the prefix '{prefix}'", f"as {file} names them{left}"))
+    return choices
 
 
 def transfer(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.tasks.upscale import Upscale
+from tintype.weights import read_content
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
 HALO = 32  # small pixels; deep networks look further, but hardly depend on it
@@ -42,8 +43,9 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
         raise UserError(
             f"{path.name} is somebody else's network, which spandrel recognises. Install it: pip install 'tintype[foreign]'"
         ) from None
+    state, _ = read_content(path)
     try:
-        descriptor = spandrel.ModelLoader(device).load_from_state_dict(_state(path))
+        descriptor = spandrel.ModelLoader(device).load_from_state_dict(state)
     except spandrel.UnsupportedModelError:
         raise UserError(f"spandrel knows no network with the weights in {path}.") from None
     except Exception as error:  # whatever a damaged or foreign file makes a reader raise
@@ -57,11 +59,3 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
         )
     spec = DataSpec(path.stem, channels, 64, 64, (), (0.0,) * channels, (1.0,) * channels, "")
     return Upscale(Foreign(descriptor).to(device).eval(), spec, device, scale=descriptor.scale)
-
-
-def _state(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
