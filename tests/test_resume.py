@@ -285,6 +285,53 @@ def test_images_that_changed_are_refused(every_step, tiny, train_in, tmp_path, d
     assert max((tmp_path / "run" / "checkpoints").iterdir()).name == "step-000000003.safetensors"
 
 
+def as_csv(folder: Path, target: Path) -> Path:
+    rows = [f"{file.parent.name}/{file.name},{file.parent.name}" for file in sorted(folder.glob("*/*"))]
+    target.write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    return target
+
+
+@pytest.mark.parametrize("way", ["folder", "csv moved too", "csv stays"])
+def test_photos_that_were_moved_are_found_at_their_new_place(
+    every_step, tiny, train_in, tmp_path, digit_files, monkeypatch, way
+):
+    """The run ends as the one whose photos stayed; afterwards its recipe names the new place."""
+    old = Path(shutil.copytree(digit_files, tmp_path / "old"))
+    new, table = tmp_path / "new", as_csv(old, tmp_path / ("table.csv" if way == "csv stays" else "old/table.csv"))
+    data = {"data": str(old if way == "folder" else table), "data_root": str(old) if way == "csv stays" else None}
+    recipe = tiny(**data, steps=6, batch_size=30, val_fraction=0.2)
+    train_in(tmp_path / "whole", recipe)
+    with pytest.raises(Stop):
+        train_in(tmp_path / "run", recipe, Stopper(4))
+    old.rename(new)
+
+    with pytest.raises(UserError, match=r"--resume .*run --data NEW \(or --data-root NEW\)"):
+        api.train(resume=tmp_path / "run", watcher=Silent())
+    moved = {
+        "folder": {"data": str(new)}, "csv moved too": {"data": str(new / "table.csv")},
+        "csv stays": {"data_root": str(new)},
+    }[way]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    run = api.train(resume=tmp_path / "run", watcher=Silent(), **{k: os.path.relpath(v) for k, v in moved.items()})
+    assert_same_result(tmp_path / "whole", run.path)
+    assert {key: getattr(run.recipe, key) for key in moved} == moved
+    assert run.evaluate()["num_images"] == run.metrics["test"]["num_images"]
+
+
+def test_other_photos_are_not_taken_for_moved_ones(every_step, tiny, train_in, tmp_path, digit_files):
+    recipe = tiny(data=str(digit_files), steps=6, batch_size=30, val_fraction=0.2)
+    with pytest.raises(Stop):
+        train_in(tmp_path / "run", recipe, Stopper(4))
+    before = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    other = Path(shutil.copytree(digit_files, tmp_path / "other"))
+    next((other / "3").iterdir()).unlink()
+    with pytest.raises(UserError, match="are not those that this run began with"):
+        api.train(resume=tmp_path / "run", data=str(other), watcher=Silent())
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
+    with pytest.raises(UserError, match="Type only"):
+        api.train(resume=tmp_path / "run", data=str(digit_files), lr=0.1, watcher=Silent())
+
+
 @pytest.mark.parametrize(
     ("line", "edited", "message"),
     [

@@ -287,7 +287,8 @@ def train(
         what: a recipe's name or file, a data set's name, a folder of images, or a Recipe; "digits" by default.
         out: folder in which the run folder is made.
         name: name of the run folder; must be new. By default that of the recipe, with a number where it is taken.
-        resume: a run folder to go on with; everything else is then read from its recipe.
+        resume: a run folder to go on with; everything else is then read from its recipe. Only `data` and `data_root`
+            may be given as well, where the same photos now are somewhere else.
         watcher: who is told of progress; by default a bar on a terminal, a curve in a notebook, lines elsewhere.
         verbose: False prints nothing, True also how the run uses the machine.
         command: how to repeat the run, for the report.
@@ -305,9 +306,11 @@ def train(
 
     watcher = watcher or make_watcher(quiet=verbose is False)
     if resume is not None:
-        if what is not None or name is not None or changes:
+        moved = {key: value for key, value in changes.items() if key in ("data", "data_root")}
+        if what is not None or name is not None or len(moved) < len(changes):
             raise UserError(
-                f"resume goes on with the recipe that lies in the run. Type only: tintype train --resume {resume}"
+                f"resume goes on with the recipe that lies in the run. Type only: tintype train --resume {resume}, "
+                "with --data or --data-root where the photos were moved."
             )
         run = Run.open(resume)
         if run.status.get("state") == "finished":
@@ -315,7 +318,17 @@ def train(
             if not (run.path / "report.html").exists():  # stopped while it was written
                 watcher.note(f"report: {run.report()}")
             return run
-        prepared = prepare(run.recipe, watcher)
+        recipe = _with_absolute_paths(run.recipe.with_(**moved)) if moved else run.recipe
+        try:
+            prepared = prepare(recipe, watcher)
+        except UserError as error:
+            gone = [path for path in (recipe.data, recipe.data_root) if path and path in str(error)]
+            if not gone:
+                raise
+            raise UserError(
+                f"{error}\nIf the photos were moved, unchanged: tintype train --resume {resume} --data NEW "
+                "(or --data-root NEW)"
+            ) from None
         command = run.read("environment.json")["command"] if (run.path / "environment.json").exists() else command
     else:
         what = "digits" if what is None else what

@@ -42,7 +42,7 @@ FRAMES = 12  # pictures of the time lapse, beside those of evaluations
 READ_SECONDS = {"cpu": 0.0, "cuda": 0.2, "mps": 0.2}
 
 # What may change between the parts of a run: where it computes and where the files lie, not what is computed.
-FREE_TO_CHANGE = {"data_root", "device", "compile", "hold_memory", "search", "track"}
+FREE_TO_CHANGE = {"data", "data_root", "device", "compile", "hold_memory", "search", "track"}
 
 
 # Where a range test begins and ends. Muon's rate is a relative step.

@@ -197,6 +197,7 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
     """
     with run.locked():
         _write_origin(run, prepared, command)
+        _write_place(run, prepared.recipe)
         splits, task = prepared.splits, prepared.task
         if prepared.device.type != "cpu":
             splits = _on_device(splits, prepared.device)
@@ -261,6 +262,11 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> None:
     if (run.path / "data.json").exists():
         before = run.read("data.json")["fingerprint"]
         if before != spec.fingerprint:
+            if (prepared.recipe.data, prepared.recipe.data_root) != (run.recipe.data, run.recipe.data_root):
+                raise UserError(
+                    f"the images of {prepared.recipe.data} are not those that this run began with (pixels, labels, names "
+                    "and splits must be the same). Give their place, or start a new run."
+                )
             raise UserError(
                 f"the images of {spec.name} have changed since this run began, so it cannot go on as it was. "
                 "Put them back, or start a new run."
@@ -300,6 +306,13 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> None:
             "choices": [vars(choice) for choice in prepared.choices],
         },
     )
+
+
+def _write_place(run: RunFolder, recipe: Recipe) -> None:
+    """Write down where the images now are, if that has changed; `_write_origin` made sure that they are the same."""
+    before = run.recipe
+    if (before.data, before.data_root) != (recipe.data, recipe.data_root):
+        run.write_recipe(before.with_(data=recipe.data, data_root=recipe.data_root))
 
 
 def _record_photos(run: RunFolder, splits: DataSplits) -> None:

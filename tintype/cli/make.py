@@ -45,7 +45,9 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder; must be new.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a stopped run; --data NEW if its photos were moved.")
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Also print how the run uses the machine: memory, precision and the like.")
     ] = False,
