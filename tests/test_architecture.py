@@ -148,6 +148,7 @@ MAY_IMPORT = {
         "errors",
         "generate",
         "generation",
+        "metrics",
         "model",
         "notebook",
         "predict",
