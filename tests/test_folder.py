@@ -205,7 +205,7 @@ def bad_tree(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     noise(6, 100, 100).save(png, "PNG")
     (root / "dog" / "cut.png").write_bytes(png.getvalue()[:3000])
     return root, {
-        "cat/text.jpg": "not an image",
+        "cat/text.jpg": "a text file, not an image",
         "cat/empty.png": "empty file",
         "cat/cut.jpg": "truncated",
         "dog/bomb.png": "bomb",
@@ -498,7 +498,7 @@ def test_reduced_scale_jpeg_of_a_part_comes_near_the_full_decoding(china):
 def test_how_to_resize_is_written_as_before_where_nothing_is_new():
     assert [str(decode.as_resize(mode)) for mode in decode.RESIZE_MODES] == list(decode.RESIZE_MODES)
     assert f"{decode.Resize('crop', 0.875)}" == "crop 0.875 bilinear"
-    assert decode.as_resize(decode.Resize("squash", 0.875, "bicubic")) == ("squash", 1.0, "bicubic")
+    assert decode.as_resize(decode.Resize("squash", 0.875, "bicubic")) == decode.Resize("squash", 1.0, "bicubic")
     for wrong, message in [
         (decode.Resize("corp"), "Did you mean 'crop'"),
         (decode.Resize(interpolation="cubic"), "Did you mean 'bicubic'"),

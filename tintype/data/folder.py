@@ -20,11 +20,15 @@ from tintype.data.decode import (
     Resize,
     Unreadable,
     Walk,
+    as_resize,
     decode,
+    open_picture,
+    quiet_pillow,
     read_header,
     walk_images,
 )
 from tintype.data.layout import listed, read_layout, safe
+from tintype.data.levels import white_of_set
 from tintype.data.source import Images
 from tintype.errors import UserError
 
@@ -46,6 +50,7 @@ UNREAD = {
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "raw photo of a camera"),
 }
 
+DEEP_SAMPLE = 100  # photos of which the white of more than 8 bits is learned
 SAMPLE = 500  # photos looked at to choose size and channels
 
 
@@ -138,6 +143,7 @@ def read_photos(
     if not photos:
         raise UserError(_all_broken(source, skipped))
     height, width, channels = _choose_shape(photos, image_size, channels, notes, source)
+    resize = _with_white(photos, as_resize(resize), notes)
     cached = cached_pixels(
         _key(photos, states, height, width, channels, resize),
         len(photos),
@@ -167,7 +173,19 @@ def read_photos(
         skipped=tuple(skipped),
         fingerprint=cached.fingerprint,
         on_disk=True,
+        white=resize.white,
     )
+
+
+def _with_white(photos: Sequence[Photo], resize: Resize, notes: list[str]) -> Resize:
+    """Return how to decode, with the white of the set where it holds pictures of more than 8 bits; it is noted."""
+    if resize.white is not None:
+        return resize
+    with quiet_pillow():
+        white = white_of_set([photo.path for photo in spread(photos, DEEP_SAMPLE)], open_picture)
+    if white is not None:
+        notes.append(f"pictures of more than 8 bits: {white:,.6g} is white, as nearly all of their values are below")
+    return resize._replace(white=white)
 
 
 def read_each(
