@@ -101,12 +101,17 @@ def split_of(name: str) -> str:
 
     A name that speaks of training and validation ("train_val") is training; any other two cancel each other.
     """
-    words = [word.lower() for word in _WORD.findall(name)]
+    words = words_of(name)
     words += [first + second for first, second in pairwise(words)]
     found = {_SPLIT_WORDS.get(word) or _SPLIT_WORDS.get(_GLUED.sub("", word), "") for word in words} - {""}
     if found == {"train", "val"}:
         return "train"
     return found.pop() if len(found) == 1 else ""
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a name in small letters: "seg", "train" for "seg_train2" or "SegTrain"."""
+    return [word.lower() for word in _WORD.findall(name)]
 
 
 def class_name(name: str) -> str:
@@ -185,9 +190,8 @@ class _Reader:
         named = [f"{name} is {split}" for name, split in self.splits.items() if name.lower() not in SPLIT_FOLDERS]
         if named:
             self.notes.append(f"folders are read as splits, by their structure and names: {', '.join(named)}")
-        train = next(self.top.folders[name].core for name, split in self.splits.items() if split == "train")
         for name, split in list(self.splits.items()):
-            self._read_split(self.top.folders[name], split, train)
+            self._read_split(self.top.folders[name], split)
 
     # ---- which siblings are splits --------------------------------------------------------------------------------
 
@@ -203,10 +207,10 @@ class _Reader:
         strangers = [s for s in siblings if not roles[s.name]]
 
         if not trains:
-            if measured and not strangers and len({roles[s.name] for s in measured}) > 1:
-                raise UserError(
-                    f"{self.root} holds {_names(measured)} but no folder for training. Expected train/CLASS/*.jpg in it."
-                )
+            if not strangers and len({roles[s.name] for s in measured}) > 1:
+                if not self.one_class and not any(s.core.holds_classes for s in measured):
+                    raise self._flat(measured)
+                return self._one_each(measured, roles)  # nothing to train on, but to measure on
             self._refuse_alike(siblings)
             return {}
         if not any(train.core.holds_classes for train in trains):
@@ -254,10 +258,14 @@ class _Reader:
             return {}
         if self.one_class and measured:
             return self._one_each([*trains, *measured], roles)
-        raise UserError(
-            f"{self.root} holds {_names([*trains, *measured])}, but {trains[0].path} has {trains[0].num_photos} photos "
-            f"and no class folders. Expected {trains[0].path}/CLASS/*.jpg. "
-            f"A .csv file with path,label does as well{self._metadata(trains[0])}."
+        raise self._flat([*trains, *measured])
+
+    def _flat(self, splits: Sequence[Folder]) -> UserError:
+        """Return the error for folders named as splits of which the first holds no class folders."""
+        first = splits[0]
+        return UserError(
+            f"{self.root} holds {_names(splits)}, but {first.path} has {first.num_photos} photos and no class folders. "
+            f"Expected {first.path}/CLASS/*.jpg. A .csv file with path,label does as well{self._metadata(first)}."
         )
 
     def _metadata(self, folder: Folder) -> str:
@@ -343,12 +351,13 @@ class _Reader:
 
     # ---- classes --------------------------------------------------------------------------------------------------
 
-    def _read_split(self, folder: Folder, split: str, train: Folder) -> None:
+    def _read_split(self, folder: Folder, split: str) -> None:
         """Take the classes of one split; one without classes is passed over."""
         base = folder.core
         if base is not folder:
             self.notes.append(f"the classes of {split} are read in {safe(base.path)}")
-        unlabelled = len(base.full) == 1 and len(train.full) > 1 and not base.class_names & train.class_names
+        trained = {label for train in self._training() for label in train.class_names}
+        unlabelled = len(base.full) == 1 and len(trained) > 1 and not base.class_names & trained
         if self.one_class and not base.full:
             self.places.append(Place(base, class_name(self.root.resolve().name), split))
             self.bases.append(base)
@@ -359,6 +368,9 @@ class _Reader:
         else:
             self._refuse_alike(base.full)
             self._read_classes(base, split)
+
+    def _training(self) -> list[Folder]:
+        return [self.top.folders[name].core for name, split in self.splits.items() if split == "train"]
 
     def _read_classes(self, base: Folder, split: str) -> None:
         self.bases.append(base)
