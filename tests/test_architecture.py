@@ -34,7 +34,6 @@ MAY_IMPORT = {
     "degrade": {"resample"},
     "perceptual": {"data", "errors", "models", "pretrained", "weights"},
     "distributed": {"errors"},
-    "arithmetic": {"distributed"},
     "losses": {"errors"},
     "metrics": {"errors", "statistics"},
     "recipe": {"errors", "plugins"},
@@ -106,7 +105,6 @@ MAY_IMPORT = {
     },
     "training": {
         "analysis",
-        "arithmetic",
         "automatic",
         "data",
         "distributed",
@@ -150,7 +148,6 @@ MAY_IMPORT = {
         "errors",
         "generate",
         "generation",
-        "metrics",
         "model",
         "notebook",
         "predict",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ import pytest
 from PIL import Image
 
 from tintype import api
-from tintype.data import open_data
+from tintype.data import open_data, pairs
+from tintype.data.csv_file import find_rows
 from tintype.data.decode import Walk, image_files
 from tintype.data.folder import find_photos
 from tintype.data.layout import Layout, read_layout, split_of
 from tintype.errors import UserError
+from tintype.recipe import resolve
 
 Truth = dict[str, tuple[str, str]]  # {file: (class, split)}
 
@@ -147,9 +151,9 @@ def layouts() -> Iterator[tuple[str, Truth, dict[str, tuple[str, str] | None]]]:
 
 READ = {"classes", "splits", "unpacked twice", "splits inside classes", "folders inside classes", "unlabelled test",
         "splits with unlabelled pictures beside them", "a class named train", "test in one folder",
-        "copies beside the splits"}  # fmt: skip
+        "copies beside the splits", "validation and test alone"}  # fmt: skip
 REFUSED = {"splits without words", "classes with folders of the same names", "train and extra", "flat splits",
-           "validation and test alone", "train and unlabelled"}  # fmt: skip
+           "train and unlabelled"}  # fmt: skip
 
 
 def reading(files: list[str]) -> Layout | str:
@@ -180,7 +184,13 @@ def test_no_layout_of_300_is_wrong_without_a_word():
 
 def test_a_reading_that_is_not_plain_is_noted():
     for kind, truth, unlabelled in layouts():
-        if kind not in READ - {"classes", "splits", "unlabelled test", "copies beside the splits"}:
+        if kind not in READ - {
+            "classes",
+            "splits",
+            "unlabelled test",
+            "copies beside the splits",
+            "validation and test alone",
+        }:
             continue
         assert read(*truth, *unlabelled).notes, kind
 
@@ -190,6 +200,7 @@ def test_a_reading_that_is_not_plain_is_noted():
     [
         (["left/cam1/1.jpg", "left/cam2/1.jpg", "right/cam1/1.jpg", "right/cam2/1.jpg"], "left and right hold folders"),
         (["train/1.jpg", "test/1.jpg"], "no class folders. Expected train/CLASS"),
+        (["val/1.jpg", "test/1.jpg"], "no class folders. Expected test/CLASS"),
         (["train/a/1.jpg", "train/b/1.jpg", "training_2/a/1.jpg", "test/a/1.jpg"], "several folders for one split"),
         (["cat/train/1.jpg", "cat/test/1.jpg", "dog/1.jpg"], "dog holds photos and no folders"),
         (["train/a/im/1.jpg", "train/a/masks/1.jpg", "train/b/im/1.jpg", "train/b/masks/1.jpg", "test/a/1.jpg"], "same names"),
@@ -243,6 +254,22 @@ def test_every_command_reads_the_same_layouts(tt, tmp_path, command):
     code, _, errors = tt(*command.split(), "flat")
     assert code == 2
     assert "no class folders" in errors
+
+
+def test_evaluate_reads_the_same_layouts(tt, tmp_path, finished_run, digit_files):
+    for split in ("training_set", "test_set"):
+        shutil.copytree(digit_files, tmp_path / "d" / split)
+    assert finished_run.evaluate(data=str(tmp_path / "d"))["num_images"] == 240
+    assert finished_run.evaluate(data=str(tmp_path / "d"), split="test")["num_images"] == 120
+    plant(tmp_path / "digits", a=2, b=2)
+    assert "not the folder digits that is here" in finished_run.evaluate(data="digits")["remark"]
+
+
+def test_longer_names_are_splits_of_photos_to_enlarge():
+    files = ["DIV2K_train/1.png", "DIV2K_valid/2.png", "3.png"]
+    assert pairs._splits_by_words(files) == dict(zip(files, ("train", "val", ""), strict=True))
+    assert pairs._splits_by_words(["test drive/1.png", "holidays/2.png"]) == {}
+    assert pairs._splits_by_words(["train/1.png", "seg_test/2.png"]) == {}, "read by the plain names"
 
 
 def test_run_folders_are_never_classes(tt, tmp_path, monkeypatch):
@@ -316,3 +343,186 @@ def test_pictures_of_a_kind_that_is_not_read_are_told(tmp_path, kind):
         find_photos(tmp_path / "d")
     plant(tmp_path / "d", a=2, b=2)
     assert any(f"not read are passed over: 2 .{kind}" in note for note in find_photos(tmp_path / "d").notes)
+
+
+def test_validation_and_test_alone_cannot_be_trained_on(tmp_path):
+    root = plant(tmp_path / "d", val__a=3, val__b=3, test__a=3, test__b=3)
+    with pytest.raises(UserError, match="no image of d is for training: all are given to val and test"):
+        open_data(str(root), image_size=8)
+
+
+# ---- lists ------------------------------------------------------------------------------------------------------------
+
+
+def table(root: Path, lines: list[str], name: str = "list.csv") -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root / name
+
+
+def rows_with(column: str, value: Callable[[int], str]) -> list[str]:
+    rows = [f"{c}/{i}.png,{c},{value(i)}" for c in ("a", "b") for i in range(10)]
+    return [f"path,label,{column}", *rows]
+
+
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        ("set", ("train", "val", "test")),
+        ("Subset", ("Training", "valid", "TEST")),
+        ("data set", ("train", "dev", "holdout")),
+        ("partition", ("training_set", "validation_set", "test_set")),
+        ("Usage", ("Training", "Validation", "PrivateTest")),
+        ("kind", ("train", "eval", "test")),
+    ],
+)
+def test_a_column_of_splits_is_told_by_its_values(tmp_path, column, names):
+    root = plant(tmp_path, a=10, b=10)
+    path = table(root, rows_with(column, lambda i: names[0 if i < 6 else 1 if i < 8 else 2]))
+    splits = open_data(str(path), image_size=8)
+    assert [len(splits[split]) for split in ("train", "val", "test")] == [12, 4, 4]
+    assert {int(name[2]) for name in splits.test.names} == {8, 9}
+    assert any(note.startswith(f"column '{column}' gives the splits") for note in splits.notes)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("fold", lambda i: str(i % 5)), ("set", lambda i: "ABC"[i % 3]), ("is_valid", lambda i: str(i > 7))]
+)  # fmt: skip
+def test_a_column_that_only_sounds_like_splits_is_named(tmp_path, column, value):
+    found = find_rows(table(plant(tmp_path, a=10, b=10), rows_with(column, value)), None)
+    assert not any(photo.split for photo in found.photos)
+    assert any(
+        note.startswith(f"column '{column}' is not read as a split, since its values are") for note in found.notes
+    )
+
+
+def test_other_columns_are_left_alone(tmp_path):
+    lines = rows_with("vehicle", lambda i: ("train", "car", "test")[i % 3])
+    assert find_rows(table(plant(tmp_path, a=10, b=10), lines), None).notes == []
+
+
+def test_columns_of_splits_that_contradict_are_refused(tmp_path):
+    root = plant(tmp_path, a=10, b=10)
+    with pytest.raises(UserError, match=r"column 'subset' .* holds splits and also 'spare'"):
+        find_rows(table(root, rows_with("subset", lambda i: ("train", "test", "spare")[i % 3])), None)
+    header, *rows = rows_with("set", lambda i: ("train", "test")[i % 2])
+    lines = [f"{header},phase", *(f"{row},{('train', 'test')[i > 5]}" for i, row in enumerate(rows))]
+    with pytest.raises(UserError, match=r"'set' and 'phase' .* different splits"):
+        find_rows(table(root, lines), None)
+
+
+def test_ids_without_an_ending_find_their_files(tmp_path):
+    root = plant(tmp_path / "im", a=3, b=3)
+    (root / "a" / "2").mkdir()
+    picture(root / "1.2.840.png")
+    ids = [f"{c}/{i},{c}" for c in ("a", "b") for i in range(3)]
+    path = table(tmp_path, ["image,label", *ids, "1.2.840,a", "A/0.PNG,a", "b/0.png,b"])
+    found = find_rows(path, root)
+    assert {photo.name: Path(photo.path).relative_to(root).as_posix() for photo in found.photos} == {
+        **{f"{c}/{i}": f"{c}/{i}.png" for c in ("a", "b") for i in range(3)},
+        "1.2.840": "1.2.840.png",
+    }
+    assert {name for name, _ in found.skipped} == {"A/0.PNG (row 9)", "b/0.png (row 10)"}
+    assert any("7 names are found by adding the ending: a/0 (0.png)" in note for note in found.notes)
+    picture(root / "a" / "0.jpg")
+    with pytest.raises(UserError, match=r"row 2 .*'0' may be any of 0\.jpg, 0\.png"):
+        find_rows(path, root)
+
+
+def test_names_match_files_in_either_spelling_of_accents(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+    root = plant(tmp_path, **{apart: 2})
+    picture(root / "b" / f"{composed}.png")
+    lines = ["path,label", f"{composed}/0.png,{apart}", f"{apart}/1.png,{composed}", f"b/{apart}.png,b"]
+    found = find_rows(table(root, lines), None)
+    assert [Path(photo.path).is_file() for photo in found.photos] == [True] * 3
+    assert {photo.label for photo in found.photos} == {composed, "b"}
+    assert found.notes == []
+
+
+def test_lists_of_which_no_file_is_there_say_where_they_looked(tmp_path):
+    path = table(plant(tmp_path, a=2), ["path,label", "x/0.png,a", "x/1.png,b"])
+    with pytest.raises(
+        UserError, match=r"none of the 2 images .* is there. The first: x/0.png, looked for in .*--data-root"
+    ):
+        find_rows(path, None)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "LIST.CSV", "list.tsv"])
+def test_lists_are_read_by_position(tt, tmp_path, name):
+    root = plant(tmp_path / "im", a=6, b=6)
+    rows = [(f"{c}/{i}.png", c) for c in ("a", "b") for i in range(6)]
+    if name.endswith("jsonl"):
+        lines = [json.dumps({"file_name": path, "label": label, "objects": {"bbox": []}}) for path, label in rows]
+    else:
+        comma = "\t" if name.endswith("tsv") else ","
+        lines = [comma.join(row) for row in [("file_name", "label"), *rows]]
+    path = table(root, lines, name)
+    code, said, errors = tt("train", path, "--model", "ann", "--weights", "none", "--dry-run", "--json")
+    assert code == 0, errors
+    assert json.loads(said)["data"]["classes"] == ["a", "b"]
+    code, _, errors = tt("audit", path)
+    assert code in (0, 1), errors
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["{"], "line 1 .* is no JSON"),
+        (["[1]"], "line 1 .* is no object"),
+        (['{"file_name": "1.png"}'], "no column 'label'"),
+        ([""], "no column 'path'"),
+    ],
+)
+def test_json_lines_that_are_none_are_refused(tmp_path, lines, message):
+    with pytest.raises(UserError, match=message):
+        find_rows(table(tmp_path, lines, "metadata.jsonl"), None)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"), [("0.png", "is one picture"), ("photos.zip", "is an archive"), ("notes.txt", "is a file, but not a .csv")]
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["train", "train --data", "train photos-x2 --data", "audit"])
+def test_a_file_that_is_no_data_is_refused_as_what_it_is(tt, tmp_path, command, file, said):
+    (tmp_path / file).write_bytes(b"x")
+    code, _, errors = tt(*command.split(), file)
+    assert code == 2
+    assert said in errors
+
+
+def test_a_folder_with_a_list_but_no_classes_names_the_list(tmp_path):
+    root = plant(tmp_path / "im", **{"": 3})
+    table(root, ["file_name,label", "0.png,a"], "metadata.csv")
+    with pytest.raises(UserError, match=r"no class folders.*tintype train .*im/metadata\.csv"):
+        find_photos(root)
+
+
+# ---- names of built-in sets -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("train photos-x2 --dry-run --data", "photos"),
+        ("train --dry-run --data", "digits"),
+        ("train --dry-run", "digits"),
+        ("audit --no-labels", "digits"),
+    ],
+)
+def test_a_folder_named_as_a_built_in_set_is_named(tt, tmp_path, command, name):
+    assert "built-in set" not in "".join(tt(*command.split(), name)[1:])
+    plant(tmp_path / name, a=4, b=4)
+    code, said, errors = tt(*command.split(), name)
+    assert code in (0, 1), errors
+    assert (
+        f"data '{name}' is the built-in set, not the folder {name} that is here; for the folder type ./{name}"
+        in said + errors
+    )
+
+
+def test_a_folder_named_as_a_built_in_set_is_taken_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plant(tmp_path / "digits", a=6, b=6)
+    assert open_data("./digits", image_size=8).spec.class_names == ("a", "b")
+    assert open_data("digits").spec.num_classes == 10
+    assert "not the folder digits" in resolve("digits")[1]

@@ -356,17 +356,20 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
             changes["task_options"] = {**task_options, option: str(Path(file).expanduser().resolve())}
     if recipe.weights and recipe.weights not in ("default", "none"):
         changes["weights"] = str(Path(recipe.weights).expanduser().resolve())
-    if recipe.data and recipe.data not in names("data") and Path(recipe.data).expanduser().exists():
+    if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():
         changes["data"] = str(Path(recipe.data).expanduser().resolve())
     return recipe.with_(**changes) if changes else recipe
+
+
+def _is_set(recipe: Recipe) -> bool:
+    return recipe.data in names("data", "upscale" if recipe.task == "upscale" else "classify")
 
 
 def _default_name(what: str | Recipe) -> str:
     if isinstance(what, Recipe):
         what = what.data
-    return (
-        Path(what).expanduser().resolve().name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".csv") or "run"
-    )
+    path = Path(what).expanduser().resolve()
+    return (path.stem if path.suffix.lower() in (".yaml", ".yml", ".csv", ".tsv", ".jsonl") else path.name) or "run"
 
 
 def _python_call(what: str | Recipe | None, changes: dict[str, Any]) -> str:

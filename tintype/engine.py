@@ -41,9 +41,8 @@ FRAMES = 12  # pictures of the time lapse, beside those of evaluations
 # it then waits for the host's next step.
 READ_SECONDS = {"cpu": 0.0, "cuda": 0.2, "mps": 0.2}
 
-# What may change between the parts of a run: where it computes and where the files lie, not what is computed. Where the last
-# bits change with it (device, threads), the run says so and records it.
-FREE_TO_CHANGE = {"data", "data_root", "device", "compile", "hold_memory", "search", "track", "threads", "exact"}
+# What may change between the parts of a run: where it computes and where the files lie, not what is computed.
+FREE_TO_CHANGE = {"data", "data_root", "device", "compile", "hold_memory", "search", "track"}
 
 
 # Where a range test begins and ends. Muon's rate is a relative step.
@@ -467,18 +466,6 @@ class Engine:
             f"the weights of step {self.best['step']:,} are kept"
         )
         return True
-
-    def choice_by_validation(self) -> str:
-        """Return what the reader of the validation figure must know where it chose the weights, or an empty text."""
-        if not self.best.get("tensors"):
-            return ""
-        num = sum(f"val_{self.task.score_name}" in row for row in self.history.rows)
-        if num < 2:
-            return ""
-        return (
-            f"Validation chose these weights, the best of {num:,} evaluations, so its figure flatters a little; "
-            "the test images had no part in that."
-        )
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

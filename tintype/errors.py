@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import mimetypes
 from collections.abc import Iterable
+from pathlib import Path
 
 MOST_NAMES = 20  # in a message; longer lists have a command that shows them
 
@@ -25,3 +27,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
         more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
         expected = f"Known: {', '.join(known[:MOST_NAMES])}{more}." if known else "None is known."
     return UserError(f"unknown {kind} '{name}'. {expected}" + (f" {hint}" if hint else ""))
+
+
+def no_data_set(path: Path) -> UserError:
+    """Return the error for a file in the place of a data set, which says what it is."""
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    expected = "Expected a folder of images with a folder for each class, or a list of them (.csv, .tsv, .jsonl)."
+    if kind.startswith("image/"):
+        return UserError(
+            f"'{path}' is one picture, not a .csv. {expected} To ask a model about it: tintype predict RUN {path}"
+        )
+    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):
+        return UserError(f"'{path}' is an archive. Unpack it, and give the folder. {expected}")
+    return UserError(f"'{path}' is a file, but not a .csv. {expected}")

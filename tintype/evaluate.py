@@ -10,6 +10,8 @@ from tintype import metrics
 from tintype.data import open_data, open_whole
 from tintype.data.cache import Progress
 from tintype.data.identity import Identities, identify
+from tintype.data.layout import class_name
+from tintype.data.opening import shadowed
 from tintype.data.pairs import open_pairs
 from tintype.data.pairs import open_whole as open_photos
 from tintype.data.source import ImageSource
@@ -64,8 +66,12 @@ def evaluate_run(
             if not isinstance(task, Classify):
                 raise UserError("only a classifier can be measured on other data so far.")
             if split is None:
-                return _on_other_data(run, task, open_whole(data, progress=progress, **shape), "all")
-            return _on_other_data(run, task, open_data(data, **shape, **wishes)[split], split)
+                source = open_whole(data, progress=progress, **shape)
+            else:
+                source = open_data(data, **shape, **wishes)[split]
+            figures = _on_other_data(run, task, source, split or "all")
+            figures["remark"] = "\n".join([*shadowed(data), figures["remark"]])
+            return figures
         splits = open_data(
             recipe.data,
             data_root=recipe.data_root,
@@ -110,7 +116,7 @@ def _count_look(run: RunFolder, fingerprint: str) -> dict[str, str]:
 
 def _on_other_data(run: RunFolder, task: Classify, source: ImageSource, split: str) -> dict[str, Any]:
     """Return the figures on other images, and those without the images that training or validation has seen."""
-    known = {name: k for k, name in enumerate(task.spec.class_names)}
+    known = {class_name(name): k for k, name in enumerate(task.spec.class_names)}
     unknown = [name for name in source.spec.class_names if name not in known]
     if unknown:
         raise UserError(

@@ -10,11 +10,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tintype.errors import UserError, unknown_name
+from tintype.errors import UserError, no_data_set, unknown_name
 
 RECIPES = Path(__file__).parent / "recipes"
-
-MOST_THREADS = 1024  # beyond, systems refuse to begin them
 
 # Short forms that users of other tools type.
 ALIASES = {
@@ -64,7 +62,7 @@ class Recipe(BaseModel):
 
     weights: str | None = Field(
         default=None,
-        description="what a network starts from: default (downloaded once), a file, an earlier run, or none (from scratch)",
+        description="what a backbone starts from: default (downloaded once), a file, or none (from scratch)",
     )
     tune: str = Field(
         default="all",
@@ -138,12 +136,6 @@ class Recipe(BaseModel):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic of the network")
-    threads: int | Literal["auto"] = Field(
-        default="auto", description="that share the arithmetic; auto is what torch takes (1 in a study), then recorded"
-    )
-    exact: bool = Field(
-        default=True, description="a resume ends bit-equal where the device can; false allows faster kernels"
-    )
     compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile")
     channels_last: bool = Field(default=True, description="memory format of images and filters")
     hold_memory: bool = Field(default=True, description="keep freed memory in the process (glibc)")
@@ -165,13 +157,6 @@ class Recipe(BaseModel):
         if lr != "auto" and lr <= 0:
             raise ValueError("must be greater than 0, or auto")
         return lr
-
-    @field_validator("threads")
-    @classmethod
-    def _some_threads(cls, threads: Any) -> Any:
-        if threads != "auto" and not 1 <= threads <= MOST_THREADS:
-            raise ValueError(f"must be a number from 1 to {MOST_THREADS}, or auto")
-        return threads
 
     @field_validator("time")
     @classmethod
@@ -343,7 +328,8 @@ def read_recipe(path: Path) -> Recipe:
 def resolve(what: str) -> tuple[Recipe, str]:
     """Turn what a user typed after `tintype train` into a recipe, and say which kind of thing it was.
 
-    A recipe's name comes before a data set's name; a path ending in .yaml is a recipe file; a folder or a .csv file is data.
+    A recipe's name comes before a data set's name; a path ending in .yaml is a recipe file; a folder is data, and so
+    is a .csv, .tsv or .jsonl file.
 
     Raises:
         UserError: it is none of these; the message suggests the nearest names.
@@ -351,16 +337,21 @@ def resolve(what: str) -> tuple[Recipe, str]:
     from tintype.plugins import names
 
     if what in recipe_names():
-        return read_recipe(RECIPES / f"{what}.yaml"), f"recipe '{what}' (built in)"
+        also = f", not the folder {what} that is here; for the folder type ./{what}" if Path(what).is_dir() else ""
+        return read_recipe(RECIPES / f"{what}.yaml"), f"recipe '{what}' (built in){also}"
     path = Path(what).expanduser()
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix.lower() in (".yaml", ".yml"):
         return read_recipe(path), f"recipe file {path}"
-    if (what and path.is_dir()) or path.suffix == ".csv":  # an empty text is not the folder one is in
+    is_table = path.suffix.lower() in (".csv", ".tsv", ".jsonl")
+    if (what and path.is_dir()) or is_table:  # an empty text is not the folder one is in
         if path.is_dir() and (path / "recipe.yaml").exists() and (path / "model.json").exists():
             raise UserError(f"{path} is a run folder. To go on with it: tintype train --resume {path}")
-        return build({"data": str(path.resolve()), **PHOTOS}, where=""), f"images in {path}"
+        also = f", not the data set '{what}'; for that type --data {what}" if what in names("data", "classify") else ""
+        return build({"data": str(path.resolve()), **PHOTOS}, where=""), f"images in {path}{also}"
     if what in names("data", "classify"):
         return build({"data": what, **QUICK}, where=""), f"data set '{what}'"
+    if path.is_file():
+        raise no_data_set(path)
     if "/" in what or "\\" in what:
         raise UserError(f"there is no {what}. Expected a folder of images, a .csv or a .yaml file, or a recipe's name.")
     raise unknown_name(

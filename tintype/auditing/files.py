@@ -17,6 +17,7 @@ from tintype.data.audit import THUMBNAIL, thumbnails
 from tintype.data.cache import Progress
 from tintype.data.decode import FORMATS, Unreadable, decode, read_header
 from tintype.data.folder import Found, Photo, read_each, sorted_classes, spread
+from tintype.data.opening import shadowed
 from tintype.data.source import Images
 from tintype.errors import UserError
 
@@ -86,7 +87,9 @@ def inspect(data: str, data_root: str | None = None, progress: Progress | None =
     if module is plugins.find("data", "csv-file"):
         root = Path(data_root).expanduser() if data_root else None
         return _inspect_photos(module.find_rows(path, root), name, data, progress)
-    return _inspect_arrays(module.load(data, data_root=data_root, progress=progress), name)
+    inspected = _inspect_arrays(module.load(data, data_root=data_root, progress=progress), name)
+    inspected.notes[:0] = shadowed(data)
+    return inspected
 
 
 def _inspect_photos(found: Found, name: str, source: str, progress: Progress | None) -> Inspected:

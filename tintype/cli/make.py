@@ -28,8 +28,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch", help="Images a step.")] = None,
     lr: Annotated[str | None, typer.Option(help="Peak learning rate, or auto: measured by a range test.")] = None,
     weights: Annotated[
-        str | None,
-        typer.Option(help="What it starts from: default (downloaded once), a file, an earlier run, or none."),
+        str | None, typer.Option(help="What a backbone starts from: default (downloaded once), a file, or none.")
     ] = None,
     tune: Annotated[str | None, typer.Option(help="What of a backbone is trained: head, last:N, all or auto.")] = None,
     time: Annotated[str | None, typer.Option(help="What tune auto may take: 90s, 5m, 1h.")] = None,
@@ -41,10 +40,6 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="That share the arithmetic; recorded, since another number adds in another order."),
-    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the recipe; repeat for more.")
     ] = None,
@@ -68,7 +63,6 @@ def train(
         "data": data, "data_root": data_root, "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
         "lr": _number(lr), "weights": weights, "tune": tune, "time": time,
         "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision, "track": track,
-        "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))

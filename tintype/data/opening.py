@@ -19,11 +19,12 @@ from tintype.data.cache import Progress, cached_pixels, format_bytes
 from tintype.data.decode import Resize, as_resize, fit
 from tintype.data.source import DataSpec, DataSplits, Images, ImageSource, MappedSource, ResidentSource
 from tintype.data.split import SPLITS, describe_splits, three_splits
-from tintype.errors import UserError, unknown_name
+from tintype.errors import UserError, no_data_set, unknown_name
 
 RESIDENT_SHARE = 0.5  # of the free memory; the rest is for the network and the copies of the batches
 STATISTICS_SAMPLE = 30_000_000  # values looked at for mean and standard deviation
 BY_PATH = ("folder", "csv-file")
+TABLES = (".csv", ".tsv", ".jsonl")
 
 
 def open_data(
@@ -67,6 +68,7 @@ def open_data(
     _check_held_out(rows, duplicates, images)
     leaked = leaked_rows(duplicates.told_apart(images.targets), rows)
     notes = [
+        *shadowed(data),
         *images.notes,
         *_skipped_note(images),
         *describe_splits(images.split, **wishes),
@@ -76,7 +78,7 @@ def open_data(
     mean, std, note = _statistics(images.pixels, rows["train"])
     _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, rows)
-    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white)
+    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint)
     resident, reason = _choose_resident(images.pixels.nbytes, memory_limit)
     notes += [*note, reason]
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
@@ -105,7 +107,7 @@ def open_whole(
     mean, std, _ = _statistics(images.pixels, rows)
     _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, dict.fromkeys(SPLITS, rows))
-    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white)
+    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint)
     return _source(spec, images, rows, _choose_resident(images.pixels.nbytes, memory_limit)[0])
 
 
@@ -138,14 +140,24 @@ def locate(data: str) -> tuple[ModuleType, str]:
     if path.is_dir():
         return plugins.find("data", "folder"), path.resolve().name or str(path)
     if path.is_file():
-        if path.suffix.lower() not in (".csv", ".tsv"):
-            raise UserError(
-                f"'{data}' is a file, but not a .csv. Expected a data set's name, a folder of images or a CSV file."
-            )
+        if path.suffix.lower() not in TABLES:
+            raise no_data_set(path)
         return plugins.find("data", "csv-file"), path.stem
-    if os.sep in data or data.startswith((".", "~")) or data.lower().endswith((".csv", ".tsv")):
+    if os.sep in data or data.startswith((".", "~")) or data.lower().endswith(TABLES):
         raise UserError(f"there is no folder or file '{data}' (looked from {Path.cwd()}).")
     raise unknown_name("data set", data, known, hint="A folder of images or a .csv file does as well.")
+
+
+def shadowed(data: str, task: str = "classify") -> list[str]:
+    """Return a line where `data` is the name of a set and also that of a folder or file here: the set is meant.
+
+    A recipe that names a set gives the same everywhere, whatever lies in the folder that it is called from.
+    """
+    here = Path(data)
+    if data not in plugins.names("data", task) or data in BY_PATH or not here.exists():
+        return []
+    kind = "folder" if here.is_dir() else "file"
+    return [f"data '{data}' is the built-in set, not the {kind} {data} that is here; for the {kind} type ./{data}"]
 
 
 def _fitted(
@@ -190,6 +202,11 @@ def _check_classes(images: Images, name: str) -> None:
         )
     if images.split is not None:
         learnable = np.bincount(images.targets[np.isin(images.split, ("train", ""))], minlength=len(counts))
+        if not learnable.any():
+            given = " and ".join(split for split in ("val", "test") if (images.split == split).any())
+            raise UserError(
+                f"no image of {name} is for training: all are given to {given}. Expected train/CLASS/*.jpg, or rows for train."
+            )
         unseen = [images.class_names[c] for c in np.flatnonzero((learnable == 0) & (counts > 0))]
         if unseen:
             seen = {images.class_names[c].casefold().strip(): images.class_names[c] for c in np.flatnonzero(learnable)}

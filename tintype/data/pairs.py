@@ -18,10 +18,11 @@ from torch import Tensor
 
 from tintype.data.cache import Progress, cache_folder, check_space, format_bytes, writable
 from tintype.data.decode import Resize, Unreadable, decode, walk_images
-from tintype.data.layout import SPLIT_FOLDERS
+from tintype.data.layout import SPLIT_FOLDERS, split_of
+from tintype.data.opening import shadowed
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.data.split import describe_splits, three_splits
-from tintype.errors import UserError, unknown_name
+from tintype.errors import UserError, no_data_set, unknown_name
 
 TASK = "upscale"
 NAMES = {
@@ -286,13 +287,16 @@ def read_photos(
     progress: Progress | None,
 ) -> Read:
     """Return photos, the split given for each ("" is free), notes, and what was skipped with the reason."""
+    notes = shadowed(data, TASK)
     if data == "photos":
-        return sample_photos()
+        photos, given, more, skipped = sample_photos()
+        return photos, given, [*notes, *more], skipped
     listed = _pet_files(data_root) if data == "oxford-pets" else _t91_files(data_root) if data == "t91" else None
-    notes: list[str] = []
     if listed is None:
         root = Path(data).expanduser()
         if not root.is_dir():
+            if root.is_file():
+                raise no_data_set(root)
             if os.sep in data or data.startswith((".", "~")):
                 raise UserError(f"there is no folder {data}.")
             raise unknown_name("data set", data, NAMES, hint="A folder of photos does as well.")
@@ -365,7 +369,16 @@ def _folder_files(root: Path) -> Listed:
     small = {name for name in files if "lr" in Path(name).parts[:-1]}
     if large and small:
         return _pairs(root, sorted(large), sorted(small))
-    return [(name, root / name, None, _split_of(name)) for name in files]
+    splits = _splits_by_words(files) or {name: _split_of(name) for name in files}
+    return [(name, root / name, None, splits[name]) for name in files]
+
+
+def _splits_by_words(files: Sequence[str]) -> dict[str, str]:
+    """Return each file's split by longer names of the outer folders, such as DIV2K_train; empty where they tell of none."""
+    if any(_split_of(name) for name in files):
+        return {}
+    splits = {name: split_of(name.split("/")[0]) if "/" in name else "" for name in files}
+    return splits if {"train"} < set(splits.values()) - {""} else {}
 
 
 def _split_of(name: str) -> str:

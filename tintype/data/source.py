@@ -28,7 +28,6 @@ class DataSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
-    white: float | None = None  # the value that is white in pictures of more than 8 bits, where the set tells it
 
     @property
     def num_classes(self) -> int:
@@ -54,7 +53,6 @@ class Images:
     skipped: tuple[tuple[str, str], ...] = ()
     fingerprint: str = ""
     on_disk: bool = False
-    white: float | None = None
 
 
 class Batch(NamedTuple):

@@ -36,7 +36,6 @@ def headline(run: RunFiles) -> Section:
         "verdict": verdict(run),
         "gap": _gap(run.evaluation.get("verdict") or {}),
         "looks": looks(run),
-        "chosen": run.evaluation.get("chosen_by_validation"),
         "table": _figures_table(shown),
     }
     return Section("result", "Result", "headline.html", context)
@@ -101,9 +100,7 @@ FIGURES = {
     "balanced_accuracy": ("Balanced accuracy", words.percent),
     "macro_f1": ("Macro F1", words.percent),
     "loss": ("Log loss", words.number),
-    "calibration_error": ("Calibration error, debiased", words.percent),
     "expected_calibration_error": ("Expected calibration error", words.percent),
-    "calibration_error_if_perfect": ("… of a perfectly calibrated model", words.percent),
 }
 
 
@@ -131,7 +128,6 @@ def making(run: RunFiles) -> Section:
         "recipe": run.recipe_text.strip(),
         "facts": [(title, _known(facts)) for title, facts in _facts(run, architecture).items()],
         "choices": [choice for choice in environment.get("choices") or [] if isinstance(choice, dict)],
-        "departures": [d for d in environment.get("not_bit_equal") or [] if isinstance(d, dict)],
         "images": [(SPLIT_NAMES.get(split, split), count) for split, count in images.items()],
         "classes": _class_counts(data),
     }
@@ -172,20 +168,12 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
             ("Speed", f"{rate:,.0f} training images per second" if rate else None),
             ("Device", precision),
             ("Processor", environment.get("cpu")),
-            ("Instructions", _instructions(environment.get("arithmetic"))),
             ("Threads", environment.get("threads")),
             ("Started", words.date(environment["started"]) if environment.get("started") else None),
             ("Software", _versions(environment)),
             ("System", environment.get("platform")),
         ],
     }
-
-
-def _instructions(arithmetic: Any) -> str | None:
-    if not isinstance(arithmetic, dict):
-        return None
-    onednn = " ".join(str(arithmetic[key]) for key in ("onednn", "onednn_instructions") if key in arithmetic)
-    return " · ".join(filter(None, [arithmetic.get("instructions"), onednn and f"oneDNN {onednn}"]))
 
 
 def _versions(environment: Mapping[str, Any]) -> str:
@@ -334,9 +322,6 @@ def reliability(run: RunFiles) -> Section | None:
     context = {
         "chart": chart,
         "error": split.get("expected_calibration_error"),
-        "debiased": split.get("calibration_error"),
-        "if_perfect": split.get("calibration_error_if_perfect"),
-        "num_images": split.get("num_images"),
         "calibration": _calibration(run.evaluation.get("calibration") or {}),
         "mean": mean,
         "accuracy": split.get("accuracy"),

@@ -147,14 +147,12 @@ class Transfer(Classify):
     def features_of(self, splits: DataSplits, split: str, views: int, progress: Progress | None) -> Tensor:
         """Return the features (N, V, F) float32 of a split: clean, mirrored where `tta` asks for it, then augmented views.
 
-        They are kept in the cache: a second run with the same images, network, views and threads computes none.
+        They are kept in the cache: a second run with the same images, network and views computes none.
         """
         source = splits[split]
         what = (splits.spec.fingerprint, split, self.identity, self.tta, str(self.dtype), self.spec.mean, self.spec.std)
         drawn = (views, self.seed, repr(self.augment.options)) if views else ()
-        # Features of other threads or instructions differ in their last bits, and a resumed run would not end bit-equal.
-        bits = (torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), torch.__version__, self.device.type)
-        key = hashlib.blake2b(repr((what, drawn, bits)).encode(), digest_size=16).hexdigest()
+        key = hashlib.blake2b(repr((what, drawn)).encode(), digest_size=16).hexdigest()
 
         def compute() -> np.ndarray:
             return self._compute_features(source, views, f"features of {split}", progress)
@@ -355,10 +353,6 @@ def _choices(origin: dict[str, Any]) -> list[Choice]:
     choices = []
     file = origin.get("file", "")
     averaged, prefix = origin.get("averaged", ""), origin.get("prefix", "")
-    if origin.get("run"):
-        run, same = origin["run"], origin["head"] == "loaded"
-        classes = "the classes are those" if same else "the classes are others than those"
-        choices.append(Choice("head", "new", f"{classes} of {run}; it is fitted to the features of these images"))
     if averaged:
         choices.append(Choice("weights", f"averaged ({averaged})", f"{file} holds them beside those of the last step"))
     if origin.get("remark"):
@@ -391,7 +385,7 @@ def transfer(
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
-    source = load_pretrained(network, model, weights, progress, spec.class_names)
+    source = load_pretrained(network, model, weights, progress)
     own = own_preprocessing(model, weights)
     spec = own.normalising(spec) if own else spec
     settings.update(origin=source, identity=f"{model} {source.get('sha256', source['source'])}", seed=seed)
