@@ -30,7 +30,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit("tintype needs Python 3.10 to 3.13, this is " + sys.version.split()[0] + ". Type: make demo PYTHON=python3.12" if not (3, 10) <= sys.version_info[:2] <= (3, 13) else 0)'
+	$(PYTHON) -c 'import sys; sys.exit("tintype needs Python 3.11 to 3.14, this is " + sys.version.split()[0] + ". Type: make demo PYTHON=python3.12" if not (3, 11) <= sys.version_info[:2] <= (3, 14) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import nn
-from typing_extensions import Self
 
 from tintype import metrics
 from tintype.analysis.heatmaps import grad_cam, overlaid

@@ -63,7 +63,7 @@ def duration(seconds: Any) -> str:
 def date(text: Any) -> str:
     """Return an ISO time as "20 November 2025, 12:00 UTC"; text that is none stays as it is."""
     try:
-        time = datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S%z")  # fromisoformat of Python 3.10 refuses +0000
+        time = datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S%z")
     except ValueError:
         return str(text)
     return f"{time.day} {time:%B %Y, %H:%M}" + (f" {time.tzname()}" if time.tzinfo else "")

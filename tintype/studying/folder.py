@@ -6,9 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from tintype.engine import FREE_TO_CHANGE
 from tintype.errors import UserError
