@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "degrade": {"resample"},
     "perceptual": {"data", "errors", "models", "pretrained", "weights"},
     "distributed": {"errors"},
+    "arithmetic": {"distributed"},
     "losses": {"errors"},
     "metrics": {"errors", "statistics"},
     "recipe": {"errors", "plugins"},
@@ -105,6 +106,7 @@ MAY_IMPORT = {
     },
     "training": {
         "analysis",
+        "arithmetic",
         "automatic",
         "data",
         "distributed",

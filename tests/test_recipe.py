@@ -43,7 +43,7 @@ DEFAULTS = {
     "schedule": "cosine", "warmup": 0.0, "clip": None, "ema": 0.0, "label_smoothing": 0.0, "one_hot": False,
     "class_weights": None, "resolutions": [], "tta": "none", "flips": "as-stated", "patience": None, "keep": "last",
     "evaluate_every": 1.0, "seed": 0, "measure": "test", "search": {}, "track": [], "device": "auto",
-    "precision": "auto", "compile": "auto", "channels_last": True, "hold_memory": True,
+    "precision": "auto", "threads": "auto", "exact": True, "compile": "auto", "channels_last": True, "hold_memory": True,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Where the arithmetic runs: device, precision, threads, memory. Every automatic choice carries its reason."""
+"""Where the arithmetic runs: device, precision, memory. Every automatic choice carries its reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
             return torch.device("cuda"), Choice("device", "cuda", torch.cuda.get_device_name(0))
         if torch.backends.mps.is_available():
             return torch.device("mps"), Choice("device", "mps", "the GPU of this Mac")
-        return torch.device("cpu"), Choice("device", "cpu", f"no GPU is available; {torch.get_num_threads()} threads")
+        return torch.device("cpu"), Choice("device", "cpu", "no GPU is available")
     try:
         chosen = torch.device(device)
     except RuntimeError:
@@ -112,12 +112,15 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def choose_compile(compile: str, device: torch.device, total_steps: int) -> tuple[bool, Choice]:
-    """Decide whether torch.compile pays back within the run."""
+def choose_compile(compile: str, device: torch.device, total_steps: int, *, exact: bool = False) -> tuple[bool, Choice]:
+    """Decide whether torch.compile pays back within the run; where exact is asked, it would break that promise."""
     if compile != "auto":
         return compile == "on", Choice("compile", compile, "as asked")
     if device.type != "cuda":
         return False, Choice("compile", "off", f"convolutions on the {device.type} gain nothing from it")
     if total_steps < 2000:
         return False, Choice("compile", "off", f"{total_steps:,} steps are too few to pay back the compilation")
+    if exact:
+        reason = "what is compiled again after a stop may compute other last bits; exact: false compiles"
+        return False, Choice("compile", "off", reason)
     return True, Choice("compile", "on", f"{total_steps:,} steps pay back the compilation")

@@ -50,6 +50,7 @@ def _torch(found: Findings) -> None:
             f"torch does not load ({_first_line(error)}). Type: pip install --force-reinstall torch torchvision"
         )
         return
+    from tintype.arithmetic import onednn_instructions, onednn_version
     from tintype.distributed import choose_device, choose_precision
 
     found.facts["torch"] = torch.__version__
@@ -58,6 +59,8 @@ def _torch(found: Findings) -> None:
     _, precision = choose_precision("auto", device)
     found.facts["precision"] = f"{precision.choice}: {precision.reason}"
     found.facts["threads"] = str(torch.get_num_threads())
+    found.facts["instructions"] = torch.backends.cpu.get_cpu_capability()
+    found.facts["oneDNN"] = f"{onednn_version()} ({onednn_instructions()})"
     if torch.version.cuda and not torch.cuda.is_available() and shutil.which("nvidia-smi"):
         found.problems.append(
             f"there is an NVIDIA driver, but torch (CUDA {torch.version.cuda}) cannot use it. "

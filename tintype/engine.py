@@ -41,8 +41,9 @@ FRAMES = 12  # pictures of the time lapse, beside those of evaluations
 # it then waits for the host's next step.
 READ_SECONDS = {"cpu": 0.0, "cuda": 0.2, "mps": 0.2}
 
-# What may change between the parts of a run: where it computes and where the files lie, not what is computed.
-FREE_TO_CHANGE = {"data", "data_root", "device", "compile", "hold_memory", "search", "track"}
+# What may change between the parts of a run: where it computes and where the files lie, not what is computed. Where the last
+# bits change with it (device, threads), the run says so and records it.
+FREE_TO_CHANGE = {"data", "data_root", "device", "compile", "hold_memory", "search", "track", "threads", "exact"}
 
 
 # Where a range test begins and ends. Muon's rate is a relative step.

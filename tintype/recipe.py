@@ -14,6 +14,8 @@ from tintype.errors import UserError, no_data_set, unknown_name
 
 RECIPES = Path(__file__).parent / "recipes"
 
+MOST_THREADS = 1024  # beyond, systems refuse to begin them
+
 # Short forms that users of other tools type.
 ALIASES = {
     "batch": "batch_size",
@@ -136,6 +138,12 @@ class Recipe(BaseModel):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic of the network")
+    threads: int | Literal["auto"] = Field(
+        default="auto", description="that share the arithmetic; auto is what torch takes (1 in a study), then recorded"
+    )
+    exact: bool = Field(
+        default=True, description="a resume ends bit-equal where the device can; false allows faster kernels"
+    )
     compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile")
     channels_last: bool = Field(default=True, description="memory format of images and filters")
     hold_memory: bool = Field(default=True, description="keep freed memory in the process (glibc)")
@@ -157,6 +165,13 @@ class Recipe(BaseModel):
         if lr != "auto" and lr <= 0:
             raise ValueError("must be greater than 0, or auto")
         return lr
+
+    @field_validator("threads")
+    @classmethod
+    def _some_threads(cls, threads: Any) -> Any:
+        if threads != "auto" and not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"must be a number from 1 to {MOST_THREADS}, or auto")
+        return threads
 
     @field_validator("time")
     @classmethod

@@ -16,7 +16,7 @@ import numpy as np
 
 from tintype.errors import UserError
 from tintype.packed import is_packed, unpacked
-from tintype.recipe import Recipe, read_recipe
+from tintype.recipe import MOST_THREADS, Recipe, read_recipe
 
 PHOTOS_FILE = "photos.safetensors"  # which photos the run saw, see tintype.data.identity
 
@@ -155,7 +155,18 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        return read_recipe(self.path / "recipe.yaml")
+        """The recipe, with the number of threads that the run was begun with where it says none itself."""
+        recipe = read_recipe(self.path / "recipe.yaml")
+        threads = self._recorded_threads() if recipe.threads == "auto" else None
+        return recipe.with_(threads=threads) if threads else recipe
+
+    def _recorded_threads(self) -> int | None:
+        """Return the threads of a run that is older than the recipe's field, None where it did not get so far."""
+        try:
+            threads = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["threads"]
+        except (OSError, ValueError, KeyError, TypeError):  # absent, or broken from outside
+            return None
+        return threads if type(threads) is int and 1 <= threads <= MOST_THREADS else None
 
     def read(self, file: str) -> Any:
         """Return the content of a JSON file of the run.

@@ -18,6 +18,7 @@ from torch import nn
 
 import tintype
 from tintype.analysis import analyse
+from tintype.arithmetic import choose_exact, choose_threads, computing, differences, facts, processor, recorded
 from tintype.automatic import choose_model, choose_training
 from tintype.data import open_data
 from tintype.data.decode import Resize
@@ -109,7 +110,14 @@ def prepare(recipe: Recipe, watcher: Silent, asked: Collection[str] = ()) -> Pre
     Raises:
         UserError: whatever is wrong with recipe, data, model or device.
     """
-    choices = [hold_memory()] if recipe.hold_memory else [Choice("memory", "as the system does", "as asked")]
+    threads, why = choose_threads(recipe.threads)
+    recipe = recipe.with_(threads=threads)
+    with computing(threads, recipe.device, exact=recipe.exact):
+        return _prepared(recipe, watcher, asked, [why])
+
+
+def _prepared(recipe: Recipe, watcher: Silent, asked: Collection[str], choices: list[Choice]) -> Prepared:
+    choices.append(hold_memory() if recipe.hold_memory else Choice("memory", "as the system does", "as asked"))
     device, why = choose_device(recipe.device)
     choices.append(why)
     dtype, why = choose_precision(recipe.precision, device)
@@ -128,8 +136,8 @@ def prepare(recipe: Recipe, watcher: Silent, asked: Collection[str] = ()) -> Pre
         recipe, why = keep_orientation(recipe, splits.train, asked)
         choices += why
     plan = Plan.of(recipe, len(splits.train))
-    compile, why = choose_compile(recipe.compile, device, plan.total_steps)
-    choices.append(why)
+    compile, why = choose_compile(recipe.compile, device, plan.total_steps, exact=recipe.exact)
+    choices += [why, choose_exact(recipe.exact, device, compile=compile)]
     task = _called(module.make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work)
     choices += task.choices
     _check_batches(recipe, plan, task)
@@ -195,9 +203,13 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
         UserError: the data is no longer that of the run, or training cannot go on.
         Interrupted: a signal came; the state is saved.
     """
-    with run.locked():
-        _write_origin(run, prepared, command)
+    recipe = prepared.recipe
+    threads, _ = choose_threads(recipe.threads)
+    with run.locked(), computing(threads, str(prepared.device), exact=recipe.exact) as without:
+        departure = _write_origin(run, prepared, command)
         _write_place(run, prepared.recipe)
+        if departure:
+            watcher.note(f"not bit-equal from here: {departure}")
         splits, task = prepared.splits, prepared.task
         if prepared.device.type != "cpu":
             splits = _on_device(splits, prepared.device)
@@ -226,6 +238,10 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
         finally:
             watcher.close()
         environment = run.read("environment.json")
+        if without:
+            choice = Choice("exact", "no", f"there is no deterministic kernel for {', '.join(without)}")
+            watcher.note(str(choice))
+            environment["choices"] = [c for c in environment["choices"] if c["name"] != "exact"] + [vars(choice)]
         environment["training_seconds"] = round(engine.seconds, 3)
         environment["preparing_seconds"] = round(preparing, 3)
         environment["images_per_second"] = round(engine.step * prepared.plan.batch_size / max(engine.seconds, 1e-9), 1)
@@ -256,8 +272,12 @@ def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Si
     return recipe
 
 
-def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> None:
-    """Write down data, splits and environment before training; on resume, refuse data that has changed."""
+def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
+    """Write down data, splits and environment before training; on resume, refuse data that has changed.
+
+    Returns:
+        Why what is computed from here on is not bit-equal to a run never stopped; empty where nothing speaks against it.
+    """
     splits, spec = prepared.splits, prepared.splits.spec
     if (run.path / "data.json").exists():
         before = run.read("data.json")["fingerprint"]
@@ -290,6 +310,7 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> None:
         },
     )
     run.write_table("splits.csv", ["name", "split"], ([n, s] for s in counts for n in splits[s].names))
+    arithmetic, departures, why = _arithmetic(run, prepared)
     run.write(
         "environment.json",
         {
@@ -297,15 +318,18 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> None:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.platform(),
-            "cpu": _cpu_name(),
+            "cpu": processor(),
             "device": str(prepared.device),
             "precision": prepared.model["precision"],
             "threads": torch.get_num_threads(),
+            "arithmetic": arithmetic,
+            "not_bit_equal": departures,
             "command": command,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "choices": [vars(choice) for choice in prepared.choices],
         },
     )
+    return why
 
 
 def _write_place(run: RunFolder, recipe: Recipe) -> None:
@@ -323,15 +347,25 @@ def _record_photos(run: RunFolder, splits: DataSplits) -> None:
             identify(sources).save(temporary)
 
 
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def _arithmetic(run: RunFolder, prepared: Prepared) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    """Compare what the bits of the run depend on here with what they depended on before it was stopped.
+
+    Returns:
+        What they depend on here; all steps from which on a difference was found, with the reason; today's reason, or "".
+    """
+    recipe, device = prepared.recipe, prepared.device
+    now = facts(
+        device, threads=torch.get_num_threads(), precision=prepared.model["precision"], compile=prepared.compile,
+        exact=recipe.exact,
+    )  # fmt: skip
+    begun = any((run.path / "checkpoints").glob("step-*.safetensors"))
+    before = run.read("environment.json") if begun and (run.path / "environment.json").exists() else {}
+    departures = list(before.get("not_bit_equal", []))
+    earlier = recorded(before)
+    why = differences(earlier, now) if recipe.exact or earlier.get("exact") else ""
+    if why:
+        departures.append({"step": run.status.get("step", 0), "why": why})
+    return now, departures, why
 
 
 def _on_device(splits: DataSplits, device: torch.device) -> DataSplits:

@@ -40,6 +40,10 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="That share the arithmetic; recorded, since another number adds in another order."),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the recipe; repeat for more.")
     ] = None,
@@ -63,6 +67,7 @@ def train(
         "data": data, "data_root": data_root, "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
         "lr": _number(lr), "weights": weights, "tune": tune, "time": time,
         "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision, "track": track,
+        "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))

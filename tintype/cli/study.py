@@ -27,6 +27,7 @@ def study(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="How many, in place of those declared.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    threads: Annotated[int | None, typer.Option(help="That share the arithmetic of each run; 1 by default.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of every run; repeat for more.")
     ] = None,
@@ -41,7 +42,9 @@ def study(
     from tintype.progress import make_watcher
     from tintype.recipe import parse_assignments
 
-    given: dict[str, Any] = {"data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "device": device}
+    given: dict[str, Any] = {
+        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "device": device, "threads": threads,
+    }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None} | parse_assignments(set_ or [])
     watcher = make_watcher(to_stderr=as_json)
     if dry_run:
@@ -110,6 +113,10 @@ def tune(
     epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
     steps: Annotated[int | None, typer.Option(help="Batches, instead of epochs.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="That share the arithmetic; recorded, since another number adds in another order."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any field; 'search={lr: {low: 0.01, high: 1, log: true}}'."),
@@ -125,7 +132,9 @@ def tune(
     from tintype.progress import make_watcher
     from tintype.recipe import parse_assignments
 
-    given: dict[str, Any] = {"data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "device": device}
+    given: dict[str, Any] = {
+        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "device": device, "threads": threads,
+    }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None} | parse_assignments(set_ or [])
     found = tuning.tune(
         what, trials=trials, time=time, storage=storage, seeds=seeds, prune=prune, out=out, name=name,

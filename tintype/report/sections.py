@@ -128,6 +128,7 @@ def making(run: RunFiles) -> Section:
         "recipe": run.recipe_text.strip(),
         "facts": [(title, _known(facts)) for title, facts in _facts(run, architecture).items()],
         "choices": [choice for choice in environment.get("choices") or [] if isinstance(choice, dict)],
+        "departures": [d for d in environment.get("not_bit_equal") or [] if isinstance(d, dict)],
         "images": [(SPLIT_NAMES.get(split, split), count) for split, count in images.items()],
         "classes": _class_counts(data),
     }
@@ -168,12 +169,20 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
             ("Speed", f"{rate:,.0f} training images per second" if rate else None),
             ("Device", precision),
             ("Processor", environment.get("cpu")),
+            ("Instructions", _instructions(environment.get("arithmetic"))),
             ("Threads", environment.get("threads")),
             ("Started", words.date(environment["started"]) if environment.get("started") else None),
             ("Software", _versions(environment)),
             ("System", environment.get("platform")),
         ],
     }
+
+
+def _instructions(arithmetic: Any) -> str | None:
+    if not isinstance(arithmetic, dict):
+        return None
+    onednn = " ".join(str(arithmetic[key]) for key in ("onednn", "onednn_instructions") if key in arithmetic)
+    return " · ".join(filter(None, [arithmetic.get("instructions"), onednn and f"oneDNN {onednn}"]))
 
 
 def _versions(environment: Mapping[str, Any]) -> str:

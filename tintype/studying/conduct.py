@@ -21,7 +21,8 @@ from tintype.studying.single import train_one
 
 SECONDS_TO_SAVE = 60.0  # that a worker is given when the study is stopped
 TRAINING_PART = 0.95  # of a run's time; the rest is measuring and the report
-TOLD = ("warning", "resumed", "stopped early", "checkpoint")  # beginnings of a run's notes that are worth a line
+# Beginnings of a run's notes that are worth a line.
+TOLD = ("warning", "resumed", "stopped early", "checkpoint", "not bit-equal", "exact")
 
 
 class Progress:

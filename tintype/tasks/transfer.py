@@ -147,12 +147,14 @@ class Transfer(Classify):
     def features_of(self, splits: DataSplits, split: str, views: int, progress: Progress | None) -> Tensor:
         """Return the features (N, V, F) float32 of a split: clean, mirrored where `tta` asks for it, then augmented views.
 
-        They are kept in the cache: a second run with the same images, network and views computes none.
+        They are kept in the cache: a second run with the same images, network, views and threads computes none.
         """
         source = splits[split]
         what = (splits.spec.fingerprint, split, self.identity, self.tta, str(self.dtype), self.spec.mean, self.spec.std)
         drawn = (views, self.seed, repr(self.augment.options)) if views else ()
-        key = hashlib.blake2b(repr((what, drawn)).encode(), digest_size=16).hexdigest()
+        # Features of other threads or instructions differ in their last bits, and a resumed run would not end bit-equal.
+        bits = (torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), torch.__version__, self.device.type)
+        key = hashlib.blake2b(repr((what, drawn, bits)).encode(), digest_size=16).hexdigest()
 
         def compute() -> np.ndarray:
             return self._compute_features(source, views, f"features of {split}", progress)

@@ -51,7 +51,7 @@ class TrialWatcher(Silent):
             raise import_optuna().TrialPruned
 
     def note(self, line: str) -> None:
-        if line.startswith(("warning", "resumed", "stopped early")):
+        if line.startswith(("warning", "resumed", "stopped early", "not bit-equal")):
             self.watcher.note(f"  {line}")
 
     def close(self) -> None:
