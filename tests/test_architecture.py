@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "degrade": {"resample"},
     "perceptual": {"data", "errors", "models", "pretrained", "weights"},
     "distributed": {"errors"},
-    "arithmetic": {"distributed"},
+    "arithmetic": {"data", "distributed"},
     "losses": {"errors"},
     "metrics": {"errors", "statistics"},
     "recipe": {"errors", "plugins"},
@@ -166,6 +166,8 @@ MAY_IMPORT = {
     "studying": {
         "api",
         "comparison",
+        "data",
+        "distributed",
         "engine",
         "errors",
         "notebook",

@@ -26,7 +26,7 @@ from tintype.arithmetic import (
     onednn_instructions,
     onednn_version,
 )
-from tintype.distributed import choose_compile
+from tintype.distributed import Choice, choose_compile
 from tintype.engine import Interrupted
 from tintype.errors import UserError
 from tintype.progress import Silent
@@ -73,15 +73,16 @@ def edit(file: Path, change: Any) -> None:
 
 @pytest.mark.usefixtures("short_reports")
 def test_a_resume_computes_with_the_recorded_threads(tmp_path, tiny):
-    recipe = tiny(**SMALL_CNN, threads=2)
+    here = torch.get_num_threads()
+    recipe = tiny(**SMALL_CNN, threads=here + 1)
     whole = api.train(recipe, out=tmp_path, name="whole", watcher=Silent())
     run = stopped_run(tmp_path, recipe)
-    assert torch.get_num_threads() == 1  # as the tests are, before and after
+    assert torch.get_num_threads() == here
     watcher = Halfway(stops=False)
     resumed = api.train(resume=run.path, watcher=watcher)
 
-    assert watcher.threads == 2
-    assert torch.get_num_threads() == 1
+    assert watcher.threads == here + 1
+    assert torch.get_num_threads() == here
     assert weights(resumed) == weights(whole)
     assert resumed.metrics == whole.metrics
     assert resumed.read("environment.json")["not_bit_equal"] == []
@@ -91,14 +92,15 @@ def test_a_resume_computes_with_the_recorded_threads(tmp_path, tiny):
 @pytest.mark.usefixtures("short_reports")
 def test_automatic_threads_are_recorded_in_the_recipe(tmp_path, tiny):
     run = api.train(tiny(epochs=1), out=tmp_path, name="run", watcher=Silent())
-    assert yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))["threads"] == 1
-    assert run.read("environment.json")["arithmetic"]["threads"] == 1
+    here = torch.get_num_threads()
+    assert yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))["threads"] == here
+    assert run.read("environment.json")["arithmetic"]["threads"] == here
 
 
 @pytest.mark.usefixtures("short_reports")
 @pytest.mark.parametrize("recipe_says", ["nothing", "auto"])
 def test_a_run_that_is_older_than_the_field_goes_on_with_its_recorded_threads(tmp_path, tiny, recipe_says):
-    recipe = tiny(**SMALL_CNN, threads=2)
+    recipe = tiny(**SMALL_CNN, threads=torch.get_num_threads() + 1)
     whole = api.train(recipe, out=tmp_path, name="whole", watcher=Silent())
     run = stopped_run(tmp_path, recipe)
     fields = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
@@ -249,6 +251,16 @@ def test_exact_says_whether_the_promise_can_be_kept_and_why(monkeypatch):
         assert (choice.choice, word in choice.reason) == ("no", True)
     monkeypatch.setenv(arithmetic.WORKSPACE, ":16:8")
     assert choose_exact(True, CUDA, compile=False).choice == "yes"
+
+
+@pytest.mark.parametrize(("exact", "why", "printed"), [(True, "yes", False), (True, "no", True), (False, "no", False)])
+def test_a_promise_that_cannot_be_kept_is_printed_unasked(tiny, exact, why, printed):
+    prepared = api.plan(tiny(exact=exact), watcher=Silent())
+    others = [choice for choice in prepared.choices if choice.name != "exact"]
+    prepared.choices = [*others, Choice("exact", why, "as this machine is")]
+    assert any(line.startswith("exact: ") for line in prepared.lines()) == printed
+    assert any(line.startswith("exact: ") for line in prepared.lines(verbose=True))
+    assert f"{torch.get_num_threads()} thread" in prepared.lines()[-1]
 
 
 def test_a_network_is_not_compiled_unasked_where_the_run_is_to_be_exact():

@@ -38,7 +38,7 @@ def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def same_arithmetic() -> bool:
     """Whether this machine adds and multiplies in the order in which the fixture was made."""
     here = torch.backends.cpu.get_cpu_capability(), torch.__version__
-    return here == (MADE["instructions"], MADE["torch"]) and torch.get_num_threads() == MADE["threads"]
+    return here == (MADE["instructions"], MADE["torch"])  # the number of threads is that of the run
 
 
 def flat(state: Any, path: str = "") -> Iterator[tuple[str, str]]:

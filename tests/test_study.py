@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 import tintype
 from tintype import api, cli, studying
+from tintype.data.cache import num_cores
 from tintype.errors import UserError
 from tintype.plugins import names, study_names
 from tintype.progress import Silent
@@ -84,7 +85,7 @@ def test_variants_bring_a_recipe_and_what_is_given_to_all_comes_last():
         "weight_decay": 0.3,
     }
     small, large = declare(content).with_(epochs=2, seeds=[7]).runs()
-    wanted = resolve("digits-cnn")[0].with_(weight_decay=0.3, lr=0.5, epochs=2, seed=7)
+    wanted = resolve("digits-cnn")[0].with_(weight_decay=0.3, lr=0.5, epochs=2, seed=7, threads=1)
     assert large.recipe == wanted
     assert (small.recipe.model, small.recipe.lr, small.recipe.weight_decay) == ("ann", 0.002, 0.3)
 
@@ -220,9 +221,10 @@ def test_faces_by_seven_backbones(digit_files):
 def test_the_studies_are_of_the_recipes_that_they_name():
     for name, prefix in (("fashion-three-depths", "fashion"), ("cifar100-three-depths", "cifar100")):
         runs = declare(name).runs()[:3]
-        assert [r.recipe for r in runs] == [resolve(f"{prefix}-{m}")[0] for m in ("ann", "cnn", "deep-cnn")]
+        wanted = [resolve(f"{prefix}-{m}")[0].with_(threads=1) for m in ("ann", "cnn", "deep-cnn")]
+        assert [r.recipe for r in runs] == wanted
     small = declare("small-filters-open-points").runs()
-    assert small[0].recipe == resolve("cifar100-small-filters")[0].with_(augment="none")
+    assert small[0].recipe == resolve("cifar100-small-filters")[0].with_(augment="none", threads=1)
     backbones = names("models")
     assert all(run.recipe.model in backbones for run in declare("faces-seven-backbones").runs())
 
@@ -292,7 +294,7 @@ def begin_study(folder: Path, *more: str) -> subprocess.Popen[str]:
 def test_a_study_that_is_killed_ends_in_the_same_table(finished, tmp_path):
     """Killed once while one process trains and once while two do, each time at a random moment of a run."""
     moments = random.Random(0)
-    for workers in ("1", "2"):
+    for workers in ("1", str(min(2, num_cores()))):
         process = begin_study(tmp_path, "--workers", workers)
         assert process.stdout is not None
         assert any(line.startswith("[") for line in iter(process.stdout.readline, ""))  # the first run begins
@@ -305,6 +307,64 @@ def test_a_study_that_is_killed_ends_in_the_same_table(finished, tmp_path):
     for run in finished.runs():
         for name in ("metrics.csv", "predictions.csv", "model.safetensors"):
             assert (again.path / run.name / name).read_bytes() == (run.path / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(num_cores() < 2, reason="two workers need two cores")
+def test_the_number_of_workers_changes_nothing(tmp_path):
+    """Where OMP_NUM_THREADS is not set, a worker and this process would take different numbers of threads."""
+    convolution = {"model": "cnn", "model_options": {"widths": [16], "hidden": [16]}}
+    file = written(tmp_path, yaml.safe_dump({"recipe": {**TINY, **convolution}, "seeds": 2}), "two.yaml")
+    unset = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    for workers in ("1", "2"):
+        subprocess.run(
+            [sys.executable, "-m", "tintype", "study", str(file), "--out", str(tmp_path / workers), "--workers", workers],
+            env=unset, check=True, capture_output=True,
+        )  # fmt: skip
+    one, two = (tmp_path / workers / "two" for workers in ("1", "2"))
+    assert (one / "table.csv").read_bytes() == (two / "table.csv").read_bytes()
+    for seed in (0, 1):
+        for name in ("model.safetensors", "metrics.csv", "predictions.csv"):
+            assert (one / f"two-seed{seed}" / name).read_bytes() == (two / f"two-seed{seed}" / name).read_bytes()
+
+
+def test_a_study_computes_with_one_thread_unless_more_are_asked_for():
+    assert {run.recipe.threads for run in declare(GRID).runs()} == {1}
+    assert {run.recipe.threads for run in declare({**GRID, "threads": 3}).runs()} == {3}
+    assert {run.recipe.threads for run in declare(GRID).with_(threads=2).runs()} == {2}
+    assert {run.recipe.threads for run in declare({**GRID, "threads": 3}).with_(threads="auto").runs()} == {1}
+
+
+def test_workers_whose_threads_exceed_the_cores_are_refused_with_both_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(studying, "num_cores", lambda: 4)
+    for workers, threads, wanted in ((2, 3, "2 workers with 3 threads each would need 6 cores, and there are 4"),
+                                     (1, 5, "1 worker with 5 threads each would need 5 cores, and there are 4")):  # fmt: skip
+        with pytest.raises(UserError, match=wanted):
+            study(GRID, out=tmp_path, workers=workers, threads=threads, watcher=Silent())
+    assert not list(tmp_path.iterdir())  # refused before anything is written
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_a_study_of_a_larger_machine_goes_on_with_its_own_threads(tmp_path, monkeypatch):
+    grid = {**GRID, "vary": {"model_options.hidden": [[8]]}, "epochs": 1}
+    monkeypatch.setattr(studying, "num_cores", lambda: 2)
+    study(grid, out=tmp_path, name="moved", threads=2, watcher=Silent())
+    monkeypatch.setattr(studying, "num_cores", lambda: 1)
+    again = study(tmp_path / "moved", seeds=2, watcher=Silent())
+    assert [run.read("environment.json")["threads"] for run in again.runs()] == [2, 2]
+    with pytest.raises(UserError, match="was begun with threads 2, and now it is 1"):
+        study(tmp_path / "moved", threads=1, watcher=Silent())
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_a_study_that_is_older_than_the_field_goes_on(tmp_path):
+    grid = {**GRID, "vary": {"model_options.hidden": [[8]]}, "epochs": 1}
+    begun = study(grid, out=tmp_path, name="older", watcher=Silent())
+    record = json.loads((begun.path / "study.json").read_text(encoding="utf-8"))
+    for run in record["runs"].values():
+        del run["recipe"]["threads"]
+    (begun.path / "study.json").write_text(json.dumps(record), encoding="utf-8")
+    assert len(study(begun.path, seeds=2, watcher=Silent()).runs()) == 2
 
 
 @pytest.mark.usefixtures("short_reports")

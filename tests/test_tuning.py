@@ -12,6 +12,8 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
+import yaml
 
 import tintype
 from tintype import api
@@ -105,6 +107,30 @@ def test_a_finished_tuning_has_nothing_left_to_do(tuned):
         tune(tuned.path, lr=0.5, watcher=Silent())
     with pytest.raises(UserError, match="was begun with another recipe"):
         tune(small(), batch_size=50, out=tuned.path.parent, name="tuned", watcher=Silent())
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_a_tuning_keeps_the_threads_that_it_was_begun_with(tmp_path):
+    here = torch.get_num_threads()
+    first = tune(small(threads=here + 1), trials=1, seeds=1, out=tmp_path, name="kept", watcher=Silent())
+    again = tune(
+        small(), trials=2, seeds=1, out=tmp_path, name="kept", watcher=Silent()
+    )  # auto, where another number is usual
+    assert first.winner is not None
+    runs = [tintype.load(str(again.path / f"trial-{number:04d}")) for number in range(2)] + first.winner.runs()
+    assert {run.read("environment.json")["threads"] for run in runs} == {here + 1}
+    assert torch.get_num_threads() == here
+    with pytest.raises(UserError, match="was begun with another recipe"):
+        tune(small(threads=here + 2), trials=2, out=tmp_path, name="kept", watcher=Silent())
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_a_tuning_that_is_older_than_a_field_goes_on(tmp_path):
+    begun = tune(small(), trials=1, seeds=0, out=tmp_path, name="older", watcher=Silent())
+    content = yaml.safe_load((begun.path / "tune.yaml").read_text(encoding="utf-8"))
+    del content["recipe"]["threads"], content["recipe"]["flips"]
+    (begun.path / "tune.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert len(tune(small(), trials=2, seeds=0, out=tmp_path, name="older", watcher=Silent()).trials()) == 2
 
 
 @pytest.mark.usefixtures("short_reports")

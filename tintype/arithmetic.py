@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from threadpoolctl import threadpool_limits
 
+from tintype.data.cache import num_cores
 from tintype.distributed import Choice, cpu_flags
 
 # cuBLAS sums in a fixed order only with a workspace of a fixed size, which it reads when CUDA begins.
@@ -59,11 +60,6 @@ WORDS = {
     "compile": "torch.compile",
     "exact": "exact",
 }
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_threads(threads: int | Literal["auto"]) -> tuple[int, Choice]:

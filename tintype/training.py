@@ -42,7 +42,7 @@ CLEAN_TRAINING_IMAGES = 10_000
 
 
 # Choices about the machine, which change how fast a run is and not what it does.
-MACHINE = ("memory", "device", "precision", "compile")
+MACHINE = ("memory", "device", "precision", "compile", "threads", "exact")
 
 
 def is_detail(note: str) -> bool:
@@ -68,8 +68,9 @@ class Prepared:
         spec, recipe, model = self.splits.spec, self.recipe, self.model
         sizes = ", ".join(f"{s} {len(self.splits[s]):,}" for s in ("train", "val", "test"))
         notes = [note for note in self.splits.notes if verbose or not is_detail(note)]
-        choices = [choice for choice in self.choices if verbose or choice.name not in MACHINE]
+        choices = [choice for choice in self.choices if verbose or choice.name not in MACHINE or self._breaks(choice)]
         machine = ", ".join(c.choice for c in self.choices if c.name in ("device", "precision"))
+        machine += f", {recipe.threads} thread{'' if recipe.threads == 1 else 's'}"
         classes = f"{spec.num_classes} classes, " if spec.class_names else ""
         return [
             f"data: {spec.name}, {classes}{spec.channels}x{spec.height}x{spec.width}: {sizes}",
@@ -81,6 +82,10 @@ class Prepared:
             *(str(choice) for choice in choices),
             *([] if verbose else [f"machine: {machine} (--verbose says more)"]),
         ]
+
+    def _breaks(self, choice: Choice) -> bool:
+        """Return whether a choice says that the recipe's promise of equal bits cannot be kept here."""
+        return choice.name == "exact" and choice.choice == "no" and self.recipe.exact
 
     def summary(self) -> dict[str, Any]:
         """Return what `--dry-run --json` prints."""

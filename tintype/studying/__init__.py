@@ -6,18 +6,20 @@ run, table.csv and study.html. Whatever is killed can be gone on with by the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype import api
+from tintype.data.cache import num_cores
+from tintype.distributed import Choice
 from tintype.engine import interruptible
 from tintype.errors import UserError
 from tintype.notebook import frame_of
 from tintype.plugins import study_names
 from tintype.progress import Silent, make_watcher
 from tintype.run import RunFolder
-from tintype.studying.conduct import conduct
+from tintype.studying.conduct import conduct, most_threads
 from tintype.studying.declaration import MOST_RUNS, Declaration, PlannedRun
 from tintype.studying.figures import table
 from tintype.studying.folder import StudyFolder
@@ -144,7 +146,7 @@ def study(
         name: name of that folder; by default that of the study. One that is there already is gone on with.
         seeds: how many, or which; by default as declared.
         weights: pretrained weights of the runs that start from some: a file, a folder with one for each backbone, or none.
-        workers: processes that train at once.
+        workers: processes that train at once; times the threads of a run not more than there are cores.
         yes: begin also with more than 500 runs.
         watcher: who is told of progress.
         command: how to repeat it, for the reports of the runs.
@@ -168,6 +170,19 @@ def study(
         )
     if workers < 1:
         raise UserError(f"workers is {workers}. Expected a number from 1 on.")
+    _refuse_more_threads_than_cores(declaration, path, workers)
+    return run_study(declaration, path, watcher=watcher, workers=workers, command=command)
+
+
+def run_study(
+    declaration: Declaration, path: Path, *, watcher: Silent, workers: int = 1, command: str | None = None
+) -> Study:
+    """Train the runs that are left of a study in the folder `path`, and write its page; `study` checks before.
+
+    Raises:
+        UserError: something else is there, or its runs were begun with other recipes.
+        Interrupted: stopped by a signal.
+    """
     found = Study.create(path, declaration)
     with RunFolder(found.path).locked():
         waiting = found.waiting()
@@ -176,11 +191,33 @@ def study(
         )
         found.save()
         if waiting:
+            watcher.note(_threads_line(waiting))
             conduct(found, waiting, watcher, workers, command or f"tintype study {found.path}")
         with interruptible(found.path):
             watcher.note(f"page: {found.report(watcher)}")
         found.save()
     return found
+
+
+def _refuse_more_threads_than_cores(declaration: Declaration, path: Path, workers: int) -> None:
+    """Raise where the workers would share cores, which slows all of them down.
+
+    A study that is gone on with by one worker is not refused: its number of threads is part of what was begun.
+    """
+    planned, cores = declaration.runs(), num_cores()
+    threads = most_threads(planned)
+    workers = min(workers, len(planned))
+    if workers * threads <= cores or (workers == 1 and (path / "study.yaml").exists()):
+        return
+    raise UserError(
+        f"{workers} worker{'s' if workers > 1 else ''} with {threads} thread{'s' if threads > 1 else ''} each would need "
+        f"{workers * threads} cores, and there are {cores}. Lower --workers or --threads."
+    )
+
+
+def _threads_line(runs: Sequence[PlannedRun]) -> str:
+    reason = "for each run, however many are trained at once, so that no figure depends on it"
+    return str(Choice("threads", str(most_threads(runs)), reason))
 
 
 def _is_folder(what: Any) -> bool:

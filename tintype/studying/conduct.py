@@ -143,8 +143,7 @@ class _Worker:
     """A process that trains runs, and the thread that hears what it says."""
 
     def __init__(self, number: int, threads: int, heard: SimpleQueue[tuple[_Worker, dict[str, Any]]]) -> None:
-        environment = {**os.environ}
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}  # of what is computed between the runs
         self.number, self.planned = number, None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tintype.studying.worker"],
@@ -193,7 +192,7 @@ def _several_at_once(study: StudyFolder, waiting: Sequence[PlannedRun], progress
     heard: SimpleQueue[tuple[_Worker, dict[str, Any]]] = SimpleQueue()
     todo, count = list(waiting), min(progress.workers, len(waiting))
     progress.workers = count
-    threads = max(1, _num_cores() // count)
+    threads = most_threads(waiting)
     workers = [_Worker(number, threads, heard) for number in range(count)]
     try:
         with interruptible(study.path):
@@ -247,8 +246,9 @@ def _heard(worker: _Worker, message: dict[str, Any], progress: Progress) -> bool
     return event in ("end", "dead")
 
 
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def most_threads(runs: Sequence[PlannedRun]) -> int:
+    """Return the largest number of threads that one of the runs computes with."""
+    return max((run.recipe.threads for run in runs if run.recipe.threads != "auto"), default=1)
 
 
 def _device_of(number: int, planned: PlannedRun) -> str | None:

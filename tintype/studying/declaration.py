@@ -124,6 +124,8 @@ class Declaration:
             recipe = resolve(base)[0] if isinstance(base, str) else build(base, where="")
             for step in (self.fields, *steps, self.overrides):
                 recipe = recipe.with_(**{key: value for key, value in step.items() if key != "recipe"})
+            if recipe.threads == "auto":  # one, so that nothing of a run depends on how many are trained at once
+                recipe = recipe.with_(threads=1)
             return _with_weights(recipe, self.weights, varied="model" in self.factors) if self.weights else recipe
         except UserError as error:
             raise UserError(f"{self.name}{f', {title}' if levels else ''}: {error}") from None

@@ -103,7 +103,10 @@ class StudyFolder:
             if before is None or not (self.path / planned.name).exists():
                 continue
             now = planned.recipe.model_dump(mode="json", exclude_unset=True)
-            changed = [k for k in _keys(before, now) if k not in FREE_TO_CHANGE and before.get(k) != now.get(k)]
+            free = (
+                FREE_TO_CHANGE - {"threads"} if "threads" in before else FREE_TO_CHANGE
+            )  # earlier studies had no such field
+            changed = [k for k in _keys(before, now) if k not in free and before.get(k) != now.get(k)]
             if changed:
                 raise UserError(
                     f"{self.path / planned.name} was begun with {changed[0]} {_said(before, changed[0])}, and now it is "

@@ -18,7 +18,7 @@ from tintype.errors import UserError
 from tintype.progress import Silent, duration, make_watcher
 from tintype.recipe import Recipe, parse_duration, resolve
 from tintype.run import RunFolder
-from tintype.studying import Declaration, study
+from tintype.studying import Declaration, run_study
 from tintype.studying.folder import is_occupied
 from tintype.tuning.folder import Outcome, Tuning, Wishes
 from tintype.tuning.space import check_space, default_space, own_values, read_space
@@ -122,6 +122,8 @@ def _asked(
     path = out / (name or f"{Path(label).stem}-tune")
     if not (path / "tune.yaml").exists() and is_occupied(path, but_for=["optuna.db"]):
         raise UserError(f"{path} is there already and is not a tuning. Choose another --name.")
+    if recipe.threads == "auto" and (path / "tune.yaml").exists():  # begun with a number, which the trials keep
+        recipe = recipe.with_(threads=Wishes.read(path / "tune.yaml").recipe.threads)
     prepared = api.plan(recipe, watcher=Silent())  # data, network and paths are checked before anything is written
     recipe, task = prepared.recipe, prepared.task
     space = read_space(recipe.search) or default_space(recipe, adversarial="discriminator" in task.networks)
@@ -195,6 +197,6 @@ def _train_winner(tuning: Tuning, seeds: int, watcher: Silent) -> None:
         folder.name, recipe.model_dump(mode="json", exclude_unset=True), seeds=tuple(range(first, first + seeds))
     )
     watcher.note(f"the winner is trial {best.number}; it is trained anew with {seeds} fresh seeds and tested")
-    found = study(declaration, out=tuning.path, watcher=watcher, command=f"tintype tune {tuning.path}")
+    found = run_study(declaration, folder, watcher=watcher, command=f"tintype tune {tuning.path}")
     for name, message in found.failures().items():
         watcher.note(f"{name} failed: {message}")

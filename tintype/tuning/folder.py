@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +40,21 @@ class Wishes:
             UserError: something else was asked before.
         """
         if path.exists():
-            before = Wishes.read(path)
-            if before.to_dict() != self.to_dict():
-                changed = next(key for key, value in self.to_dict().items() if before.to_dict()[key] != value)
+            changed = self._changed_since(Wishes.read(path))
+            if changed:
                 raise UserError(
                     f"{path.parent} was begun with another {changed}. Choose another --name, or leave it so."
                 )
             return
         with written_whole(path) as temporary:
             temporary.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def _changed_since(self, before: Wishes) -> str:
+        """Return what differs from an earlier call, empty where nothing does. A field that is younger has its default."""
+        threads = self.recipe.threads if before.recipe.threads == "auto" else before.recipe.threads
+        same = replace(before, recipe=before.recipe.with_(threads=threads))
+        earlier, now = (wishes.to_dict() | {"recipe": wishes.recipe.model_dump(mode="json")} for wishes in (same, self))
+        return next((key for key, value in now.items() if earlier[key] != value), "")
 
     @classmethod
     def read(cls, path: Path) -> Wishes:
