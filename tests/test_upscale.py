@@ -629,6 +629,71 @@ def test_arrays_of_any_shape(run, shape, dtype):
     assert abs(float(large.mean()) / np.iinfo(dtype).max - 1 / 3) < 0.1
 
 
+def disc(colour: tuple[int, ...], hidden: int, dtype: Any, side: int = 48) -> np.ndarray:
+    """Draw a smooth disc (side, side, C + alpha); what lies under full transparency has the value `hidden` of 255."""
+    white = np.iinfo(dtype).max
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    alpha = (side / 3 + 0.5 - np.hypot(x, y)).clip(0, 1)
+    colours = np.where(alpha[:, :, None] > 0, np.array(colour), hidden) / 255
+    return (np.concatenate([colours, alpha[:, :, None]], 2) * white).round().astype(dtype)
+
+
+def over(picture: np.ndarray, page: float) -> np.ndarray:
+    """Lay a picture with alpha on a page of one brightness, all in 0..1."""
+    values = picture / np.iinfo(picture.dtype).max
+    return values[:, :, :-1] * values[:, :, -1:] + page * (1 - values[:, :, -1:])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("colour", [(255, 255, 255), (230, 40, 60), (255,), (0,)])
+@pytest.mark.parametrize("hidden", [0, 255, 90])
+def test_the_edge_of_a_transparent_picture_keeps_its_colour(run, colour, hidden, dtype):
+    """What lies under full transparency means nothing and does not count."""
+    pixels = disc(colour, hidden, dtype)
+    for large in (run.upscale(pixels), Upscaler.of(run).bicubic(pixels)):
+        values = large / np.iinfo(dtype).max * 255
+        edge = (values[:, :, -1] > 8) & (values[:, :, -1] < 247)
+        assert edge.sum() > 100
+        assert np.abs(values[edge][:, :-1] - np.array(colour)).max() < 12
+    np.testing.assert_array_equal(run.upscale(pixels), run.upscale(disc(colour, 128, dtype)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("page", [0.0, 1.0])
+def test_a_faint_shadow_beside_a_solid_picture_leaves_no_rim(run, dtype, page):
+    """Enlarged and laid on a page it is what the page with the picture on it becomes when it is enlarged."""
+    pixels = disc((255, 250, 240), 0, dtype)
+    white = np.iinfo(dtype).max
+    shadow = pixels[:, :, 3] == 0
+    pixels[shadow] = np.array([0, 0, 0, round(0.3 * white)], dtype)
+    together = (over(pixels, page) * white).round().astype(dtype)
+    upscaler = Upscaler.of(run)
+    apart = np.abs(over(upscaler.bicubic(pixels), page) - upscaler.bicubic(together) / white)
+    assert apart.mean() < 0.002  # what is cut off beyond black, white and full alpha
+    assert apart.max() < 0.1
+
+    network = (upscaler.enlarge(pixels).astype(float) - upscaler.bicubic(pixels))[:, :, :3]
+    alone = upscaler.enlarge(pixels[:, :, :3]).astype(float) - upscaler.bicubic(pixels[:, :, :3])
+    assert np.abs(network - alone).mean() < 0.005 * white  # what the network adds to bicubic stays as it is
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_full_alpha_changes_nothing(run, dtype):
+    white = np.iinfo(dtype).max
+    colour = (cat(60, 60).astype(np.uint32) * (white // 255)).astype(dtype)
+    expected = run.upscale(colour)
+    alpha = np.full((60, 60, 1), white, dtype)
+    large = run.upscale(np.concatenate([colour, alpha], 2))
+    np.testing.assert_array_equal(large[:, :, :3], expected)
+    assert (large[:, :, 3] == white).all()
+
+    alpha[:4, :4] = 0  # far from there all is as before
+    partly = run.upscale(np.concatenate([colour, alpha], 2))
+    np.testing.assert_array_equal(partly[80:, 80:, :3], expected[80:, 80:])
+    alpha[:] = 0
+    assert run.upscale(np.concatenate([colour, alpha], 2))[:, :, 3].max() == 0
+
+
 def test_sixteen_bits_are_not_cut_to_eight(run):
     ramp = np.tile(np.arange(20000, 20000 + 64 * 8, 8, dtype=np.uint16), (64, 1))
     deep, cut = run.upscale(ramp).astype(int), run.upscale((ramp // 257).astype(np.uint8)).astype(int)

@@ -27,6 +27,7 @@ from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
 __all__ = ["Upscale", "make", "open_data", "restore"]
 
+FAINT = 8  # of 255: an alpha below which a colour is hardly seen
 TILE = 256  # side of a tile in pixels of the small picture, without its overlap
 COLOURS = ("luma", "rgb")
 ADVERSARIAL = "relativistic"  # the loss between real patches and enlarged ones, in pairs, as ESRGAN has it
@@ -274,19 +275,26 @@ class Upscale(Task):
         tile: int = TILE,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """Return a picture (C, h, w) of uint8 or int32 (16 bits) at `scale` times the size; C is 1 or 3.
+        """Return a picture (C, h, w) of uint8 or int32 (16 bits) at `scale` times the size; C is 1 or 3, 2 or 4 with alpha.
 
         It is made in tiles of `tile` small pixels, each with as much around it as the network sees, so that memory is
         bounded and no seam is there.
         """
+        halo = max(2, getattr(network, "halo", 32))
         return self._in_tiles(
-            low, lambda part: self.enlarged(network, part), getattr(network, "halo", 32), tile, on_progress
+            low, self._any_alpha(low, lambda part: self.enlarged(network, part)), halo, tile, on_progress
         )
 
     @torch.inference_mode()
     def bicubic(self, low: Tensor, *, tile: int = TILE) -> Tensor:
-        """Return a picture (C, h, w) of uint8 or int32 (16 bits) enlarged by bicubic interpolation."""
-        return self._in_tiles(low, lambda part: resample.enlarge(part, self.scale), 2, tile, None)
+        """Return a picture (C, h, w) of uint8 or int32 (16 bits) enlarged by bicubic interpolation; C as in `enlarge`."""
+        return self._in_tiles(low, self._any_alpha(low, lambda part: resample.enlarge(part, self.scale)), 2, tile, None)
+
+    def _any_alpha(self, low: Tensor, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return a function for pictures with the channels of `low` from one for colours alone."""
+        if len(low) in (1, 3):
+            return function
+        return lambda part: _weighted_by_alpha(part, function, self.scale)
 
     def _in_tiles(
         self,
@@ -434,6 +442,22 @@ class Upscale(Task):
 def merged(network: nn.Module) -> nn.Module:
     """Return a copy for use, in eval mode, with branches summed to one convolution where the network has some."""
     return (network.merged() if hasattr(network, "merged") else copy.deepcopy(network)).eval()  # pyright: ignore[reportCallIssue]
+
+
+def _weighted_by_alpha(low: Tensor, function: Callable[[Tensor], Tensor], scale: int) -> Tensor:
+    """Return pictures (N, C + alpha, h, w) float of 0..255 enlarged: colours by `function`, alpha by bicubic.
+
+    A pixel between a solid and a faint one takes its colour from both by their alpha, or it would show a rim in the
+    colour of the faint one. A network knows no weights, so it is moved by what they change in the bicubic picture.
+    """
+    colour, alpha = low[:, :-1], low[:, -1:]
+    large_alpha = resample.enlarge(alpha, scale)
+    weighted = resample.enlarge(colour * alpha, scale) / large_alpha.clamp(min=1)
+    shift = weighted - resample.enlarge(colour, scale)
+
+    # Quotients of small numbers say nothing; what is solid stays as it is, to the bit.
+    shift = torch.where((large_alpha < FAINT) | (shift.abs() < 0.01), torch.zeros_like(shift), shift)
+    return torch.cat([function(colour) + shift, large_alpha], 1)
 
 
 def _verdict(figures: dict[str, Any], adversarial: bool) -> dict[str, Any]:

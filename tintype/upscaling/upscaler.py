@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from tintype.distributed import choose_device
 from tintype.errors import UserError
@@ -56,26 +57,34 @@ class Upscaler:
     def enlarge(self, pixels: np.ndarray, on_progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Return pixels (H, W, C) uint8 or uint16 enlarged; alpha, the last of 2 or 4 channels, by bicubic.
 
+        Colours count by their alpha. Those under full transparency mean nothing and are not kept.
+
         Raises:
             UserError: the result would be too large.
         """
-        height, width, channels = pixels.shape
+        height, width = pixels.shape[:2]
         if height * width * self.scale**2 > LARGEST_OUTPUT:
             raise UserError(
                 f"it would become {width * self.scale} x {height * self.scale} pixels, more than a billion."
             )
-        low = _planes(pixels)
         network = self.task.networks[self.task.main]
-        colour = self.task.enlarge(network, low[: 3 if channels > 2 else 1], tile=self.tile, on_progress=on_progress)
-        large = _array(colour, pixels.dtype)
-        if channels not in (2, 4):
-            return large
-        alpha = _array(self.task.bicubic(low[-1:], tile=self.tile), pixels.dtype)
-        return np.concatenate([large, alpha], axis=2)
+        return self._enlarged(
+            pixels, lambda low: self.task.enlarge(network, low, tile=self.tile, on_progress=on_progress)
+        )
 
     def bicubic(self, pixels: np.ndarray) -> np.ndarray:
-        """Return pixels (H, W, C) uint8 or uint16 enlarged by bicubic interpolation."""
-        return _array(self.task.bicubic(_planes(pixels), tile=self.tile), pixels.dtype)
+        """Return pixels (H, W, C) uint8 or uint16 enlarged by bicubic interpolation, alpha as in `enlarge`."""
+        return self._enlarged(pixels, lambda low: self.task.bicubic(low, tile=self.tile))
+
+    def _enlarged(self, pixels: np.ndarray, enlarge: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+        if pixels.shape[2] not in (2, 4):
+            return _array(enlarge(_planes(pixels)), pixels.dtype)
+        if pixels[:, :, -1].min() < np.iinfo(pixels.dtype).max:
+            return _array(enlarge(_planes(visible_colours(pixels))), pixels.dtype)
+
+        large = _array(enlarge(_planes(pixels[:, :, :-1])), pixels.dtype)
+        opaque = np.full((*large.shape[:2], 1), np.iinfo(pixels.dtype).max, pixels.dtype)
+        return np.concatenate([large, opaque], axis=2)
 
     def __call__(self, image: Any) -> Any:
         """Enlarge a file (giving a Pillow image), a Pillow image, or an array (H, W) or (H, W, C) of uint8 or uint16."""
@@ -94,6 +103,17 @@ class Upscaler:
             )
         large = self.enlarge(pixels.reshape(*pixels.shape[:2], -1))
         return large[:, :, 0] if pixels.ndim == 2 else large
+
+
+def visible_colours(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels (H, W, C), alpha last, in which those of alpha 0 have the colour of the nearest visible one."""
+    hidden = pixels[:, :, -1] == 0
+    if not hidden.any() or hidden.all():
+        return pixels
+    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)  # pyright: ignore[reportGeneralTypeIssues]
+    filled = pixels[rows, columns]
+    filled[:, :, -1] = pixels[:, :, -1]
+    return filled
 
 
 def _planes(pixels: np.ndarray) -> torch.Tensor:
