@@ -1,6 +1,6 @@
 """How often tintype's intervals hold the truth, and its promises are kept, in simulations whose truth is known.
 
-python benchmarks/coverage.py [effects] [thresholds] [--tries 10000]
+python benchmarks/coverage.py [effects] [thresholds] [calibration] [--tries 10000]
 
 A short form of each stands in tests/.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tintype.metrics import calibration_errors
 from tintype.statistics import abstain_threshold, block_error
 
 
@@ -65,7 +66,25 @@ def _telling(draw: np.random.Generator, n: int, wish: float, tries: int) -> str:
     return f"{100 * np.mean(broken):.1f} %, {100 * given:.0f} %, {100 * np.mean(answered):.0f} %"
 
 
-SIMULATIONS: dict[str, Callable[[int], None]] = {"effects": effects, "thresholds": thresholds}
+def calibration(tries: int) -> None:
+    """Calibration errors: the means of the plain and of the debiased reading, where the true error is known."""
+    print("calibration: images, true error: plain, if perfect, debiased")
+    draw = np.random.default_rng(0)
+    for n in (50, 359, 1000, 10_000):
+        for error in (0.0, 0.05, 0.1):
+            found = []
+            for _ in range(tries // 50):
+                confidence = 0.1 + 0.9 * draw.beta(4, 1, n)
+                found.append(calibration_errors(confidence, draw.random(n) < confidence - error))
+            means = [np.mean([getattr(each, key) for each in found]) for key in ("plain", "if_perfect", "debiased")]
+            print(f"  {n:,} images, {error:.2f}: {', '.join(f'{mean:.3f}' for mean in means)}")
+
+
+SIMULATIONS: dict[str, Callable[[int], None]] = {
+    "effects": effects,
+    "thresholds": thresholds,
+    "calibration": calibration,
+}
 
 
 def main() -> None:

@@ -150,6 +150,7 @@ MAY_IMPORT = {
         "errors",
         "generate",
         "generation",
+        "metrics",
         "model",
         "notebook",
         "predict",

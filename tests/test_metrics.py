@@ -178,6 +178,36 @@ def test_calibrated_and_boastful_predictions_differ() -> None:
     assert metrics.expected_calibration_error(boastful, targets) > 0.1
 
 
+@pytest.mark.parametrize("n", [50, 359, 5000])
+def test_the_calibration_error_is_debiased(n: int) -> None:
+    """Simulated: answers are right as often as their confidence less `error` says, which is then the true error."""
+    rng = np.random.default_rng(n)
+    read: dict[float, list[metrics.CalibrationErrors]] = {0.0: [], 0.05: [], 0.1: []}
+    for error, found in read.items():
+        for _ in range(200):
+            confidence = 0.2 + 0.8 * rng.beta(2, 1.3, n)
+            found.append(metrics.calibration_errors(confidence, rng.random(n) < confidence - error))
+    means = {
+        error: {key: np.mean([getattr(each, key) for each in found]) for key in ("plain", "debiased", "if_perfect")}
+        for error, found in read.items()
+    }
+    # What a perfect model reads is known without a simulation, and is what it does read.
+    assert means[0.0]["if_perfect"] == pytest.approx(means[0.0]["plain"], rel=0.08)
+    assert means[0.0]["debiased"] < 0.4 * means[0.0]["plain"]
+    assert np.median([each.debiased for each in read[0.0]]) < 0.3 * means[0.0]["plain"]
+    for error in (0.05, 0.1):
+        assert abs(means[error]["debiased"] - error) < 0.025
+        assert abs(means[error]["debiased"] - error) < max(0.003, abs(means[error]["plain"] - error))
+
+
+@given(cases())
+def test_debiasing_takes_away_and_never_more_than_there_is(case: Case) -> None:
+    probabilities, targets = case
+    errors = metrics.calibration_errors(probabilities.max(1), probabilities.argmax(1) == targets)
+    assert errors.plain == pytest.approx(metrics.expected_calibration_error(probabilities, targets))
+    assert 0 <= errors.debiased <= errors.plain
+
+
 GOOD = [[0.5, 0.5]]
 REFUSED = [
     (np.zeros((0, 3)), np.zeros(0, dtype=int), "at least one image"),

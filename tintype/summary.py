@@ -30,7 +30,7 @@ def result_table(splits: dict[str, dict[str, Any]]) -> Table:
             *([f"{figures['top5_accuracy']:.2%}"] if top5 else []),
             f"{figures['macro_f1']:.3f}",
             f"{figures['loss']:.4f}",
-            f"{figures['expected_calibration_error']:.3f}",
+            f"{figures.get('calibration_error', figures['expected_calibration_error']):.3f}",
         )
     return table
 
@@ -92,8 +92,15 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
     calibration = evaluation.get("calibration")
     if calibration and calibration["temperature"] != 1.0:
         test = calibration["splits"]["test"]
-        change = f"ECE on test {test['ece_before']:.3f} without it, {test['ece_after']:.3f} with it"
+        kind = "ece_debiased" if "ece_debiased_after" in test else "ece"  # runs of earlier versions have the plain one
+        change = f"ECE on test {test[f'{kind}_before']:.3f} without it, {test[f'{kind}_after']:.3f} with it"
         lines.append(f"Confidence: temperature {calibration['temperature']:.3g}, fitted on validation; {change}.")
+    plain = evaluation["splits"].get("test", {})
+    if "calibration_error_if_perfect" in plain:
+        lines.append(
+            f"ECE is debiased; as it is defined it reads {plain['expected_calibration_error']:.3f} on test, where a "
+            f"perfectly calibrated model would read {plain['calibration_error_if_perfect']:.3f}."
+        )
     if evaluation.get("protocol", {}).get("fid", "").startswith("left out"):
         lines.append(f"FID is {evaluation['protocol']['fid']}.")
     lines += [f"Warning: {line}" for line in evaluation.get("warnings", ())]

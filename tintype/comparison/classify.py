@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tintype import statistics
 from tintype.comparison.result import CLAIM, Group, Pair, conclude, correct, more_needed
 from tintype.comparison.runs import Compared
+from tintype.metrics import calibration_errors
 
 RESAMPLES = 1000
 SPLIT_WORDS = {"test": "test", "val": "validation"}
@@ -85,12 +86,19 @@ def _row(run: Compared) -> dict[str, Any]:
         "macro_f1": figures["macro_f1"],
         "loss": figures["loss"],
         "expected_calibration_error": figures["expected_calibration_error"],
+        "calibration_error": _calibration_error(run),
         **run.latency,
     }
     clean = figures.get("without_leaked")
     if clean:
         row |= {"accuracy_without_leaked": clean["accuracy"], "accuracy_without_leaked_ci95": clean["accuracy_ci95"]}
     return row
+
+
+def _calibration_error(run: Compared) -> float:
+    """Return the debiased calibration error, from the predictions: runs of earlier versions have the plain one only."""
+    right = np.array(run.table["prediction"]) == np.array(run.table["target"])
+    return calibration_errors(np.array(run.table["confidence"], np.float64), right).debiased
 
 
 def _answers(runs: Sequence[Compared]) -> dict[str, Any]:

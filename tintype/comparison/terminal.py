@@ -73,7 +73,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
             ("accuracy_without_leaked", Column("without leaks", _accuracy("accuracy_without_leaked"))),
             _plain("macro_f1", "macro F1", "{:.3f}".format),
             _plain("loss", "log loss", "{:.4f}".format),
-            _plain("expected_calibration_error", "ECE", "{:.3f}".format),
+            _plain("calibration_error", "ECE", "{:.3f}".format),
             *COST,
         )
     ),

@@ -100,7 +100,9 @@ FIGURES = {
     "balanced_accuracy": ("Balanced accuracy", words.percent),
     "macro_f1": ("Macro F1", words.percent),
     "loss": ("Log loss", words.number),
+    "calibration_error": ("Calibration error, debiased", words.percent),
     "expected_calibration_error": ("Expected calibration error", words.percent),
+    "calibration_error_if_perfect": ("… of a perfectly calibrated model", words.percent),
 }
 
 
@@ -331,6 +333,9 @@ def reliability(run: RunFiles) -> Section | None:
     context = {
         "chart": chart,
         "error": split.get("expected_calibration_error"),
+        "debiased": split.get("calibration_error"),
+        "if_perfect": split.get("calibration_error_if_perfect"),
+        "num_images": split.get("num_images"),
         "calibration": _calibration(run.evaluation.get("calibration") or {}),
         "mean": mean,
         "accuracy": split.get("accuracy"),

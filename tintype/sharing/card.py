@@ -119,9 +119,10 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
         lines += ["|---|---|---|---|---|---|---|"]
         for name, figures in _with_clean(splits).items():
             low, high = figures["accuracy_ci95"]
+            error = figures.get("calibration_error", figures["expected_calibration_error"])
             lines.append(
                 f"| {name} | {figures['num_images']:,} | {figures['accuracy']:.2%} | {low:.2%} to {high:.2%} | "
-                f"{figures['macro_f1']:.3f} | {figures['loss']:.3f} | {figures['expected_calibration_error']:.3f} |"
+                f"{figures['macro_f1']:.3f} | {figures['loss']:.3f} | {error:.3f} |"
             )
     elif "psnr_y" in first:
         lines += [f"By the protocol `{first['protocol']}`:", ""]

@@ -297,7 +297,12 @@ class Classify(Task):
         raw = {split: self._evaluation(_given(e)) for split, e in before.items()}
         self.temperature = fitted.value
         after = {split: self._evaluation(_given(e)) for split, e in before.items()}
-        keys = {"loss": "loss", "ece": "expected_calibration_error"}
+        keys = {
+            "loss": "loss",
+            "ece": "expected_calibration_error",
+            "ece_debiased": "calibration_error",
+            "ece_if_perfect": "calibration_error_if_perfect",
+        }
         calibration: dict[str, Any] = {"temperature": fitted.value, "reason": fitted.reason}
         calibration.update(splits={}, reliability={})
         for split in before:
