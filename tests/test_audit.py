@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits, load_sample_images
 import tintype
 from tintype import Audit
 from tintype.auditing.files import blur
+from tintype.auditing.findings import picture_findings
 from tintype.auditing.labels import confident_errors, confident_joint, find_label_issues, plain_features
 from tintype.cli import main
 from tintype.data import Images, open_data
@@ -330,6 +331,19 @@ def test_weak_features_say_so(tmp_path, patches):
 
 
 # --- poor pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_dark_is_relative_to_the_set():
+    """Digits are white on black: they are no dark pictures, as photos of the same brightness among others would be."""
+    found = audit("digits", labels=False)
+    brightness = found.inspected.facts["brightness"]
+    assert "dark" not in found
+    found.inspected.facts["brightness"] = brightness / 4
+    assert not [f for f in picture_findings(found.inspected) if f.kind == "dark"]
+    found.inspected.facts["brightness"][:1000] = 120  # photos in bright light, and 797 of which nothing is seen
+    (dark,) = [f for f in picture_findings(found.inspected) if f.kind == "dark"]
+    assert {item.rows[0] for item in dark.items} <= set(range(1000, 1797))
+    assert len(dark.items) > 780  # some of them are blank as well
 
 
 def test_poor_pictures_are_found(tmp_path, patches):

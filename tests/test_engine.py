@@ -20,7 +20,9 @@ from tintype.engine import READ_SECONDS, Engine, Order, Plan, batches, fold
 from tintype.errors import UserError
 from tintype.progress import Silent
 from tintype.recipe import Recipe
+from tintype.report import write_report
 from tintype.run import RunFolder
+from tintype.summary import verdict_line
 from tintype.training import prepare
 
 
@@ -286,6 +288,19 @@ def test_patience_stops_and_the_best_weights_are_restored(fit, tiny):
     network = prepared.task.networks["classifier"]
     network.load_state_dict(weights)
     assert prepared.task.evaluate(network, prepared.splits.val).figures["accuracy"] == told.scores[best]
+
+
+@pytest.mark.parametrize("how", [{"keep": "best"}, {"patience": 9}, {}])
+def test_where_validation_chose_the_weights_the_figure_is_said_to_flatter(tiny, train_in, tmp_path, how):
+    folder = train_in(tmp_path / "run", tiny(epochs=2, evaluate_every=0.25, **how))
+    evaluation = folder.read("evaluation.json")
+    if not how:
+        assert "chosen_by_validation" not in evaluation
+        return
+    said = evaluation["chosen_by_validation"]
+    assert re.search(r"the best of [89] evaluations, so its figure flatters", said)
+    assert said in verdict_line(evaluation)
+    assert said in write_report(folder.path).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])

@@ -468,6 +468,18 @@ class Engine:
         )
         return True
 
+    def choice_by_validation(self) -> str:
+        """Return what the reader of the validation figure must know where it chose the weights, or an empty text."""
+        if not self.best.get("tensors"):
+            return ""
+        num = sum(f"val_{self.task.score_name}" in row for row in self.history.rows)
+        if num < 2:
+            return ""
+        return (
+            f"Validation chose these weights, the best of {num:,} evaluations, so its figure flatters a little; "
+            "the test images had no part in that."
+        )
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averaged weights into the main network for the time of the block."""

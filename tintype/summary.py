@@ -89,6 +89,7 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
     looks = evaluation["test_looks"]["data"]
     times = "once" if looks == 1 else f"{looks} times"
     lines = [evaluation["verdict"]["text"]]
+    lines += [evaluation["chosen_by_validation"]] if evaluation.get("chosen_by_validation") else []
     calibration = evaluation.get("calibration")
     if calibration and calibration["temperature"] != 1.0:
         test = calibration["splits"]["test"]

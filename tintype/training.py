@@ -234,6 +234,8 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             _record_photos(run, prepared.splits)
             measure = _measure if recipe.measure == "test" else _measure_without_test
             measure(run, seen, splits, task, watcher)
+            if chosen := engine.choice_by_validation():
+                run.write("evaluation.json", {**run.read("evaluation.json"), "chosen_by_validation": chosen})
         except UserError:
             run.set_status("failed")
             raise

@@ -36,6 +36,7 @@ def headline(run: RunFiles) -> Section:
         "verdict": verdict(run),
         "gap": _gap(run.evaluation.get("verdict") or {}),
         "looks": looks(run),
+        "chosen": run.evaluation.get("chosen_by_validation"),
         "table": _figures_table(shown),
     }
     return Section("result", "Result", "headline.html", context)
