@@ -418,7 +418,11 @@ def test_nothing_is_dropped_silently(messy):
     found = audit(messy)
     reasons = {item.names[0]: item.remark for item in found["unreadable"].items}
     assert reasons.pop("cat/nowhere.png").startswith("cannot be read")
-    assert reasons == {"cat/truncated.jpg": "truncated", "cat/text.jpg": "not an image", "cat/empty.png": "empty file"}
+    assert reasons == {
+        "cat/truncated.jpg": "truncated",
+        "cat/text.jpg": "a text file, not an image",
+        "cat/empty.png": "empty file",
+    }
     assert found["unreadable"].serious
     assert found.num_images == 31
     assert {"cat/line\nend.png", "cat/café 猫.png", "Cat/one.png"} <= set(found.names)

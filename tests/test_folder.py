@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms import v2
 
-from tintype.data import cache, decode, folder, open_data
+from tintype.data import cache, contents, decode, folder, open_data
 from tintype.data.decode import Unreadable, image_files, natural_key
 from tintype.errors import UserError
 
@@ -205,7 +208,7 @@ def bad_tree(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     noise(6, 100, 100).save(png, "PNG")
     (root / "dog" / "cut.png").write_bytes(png.getvalue()[:3000])
     return root, {
-        "cat/text.jpg": "not an image",
+        "cat/text.jpg": "a text file, not an image",
         "cat/empty.png": "empty file",
         "cat/cut.jpg": "truncated",
         "dog/bomb.png": "bomb",
@@ -498,7 +501,7 @@ def test_reduced_scale_jpeg_of_a_part_comes_near_the_full_decoding(china):
 def test_how_to_resize_is_written_as_before_where_nothing_is_new():
     assert [str(decode.as_resize(mode)) for mode in decode.RESIZE_MODES] == list(decode.RESIZE_MODES)
     assert f"{decode.Resize('crop', 0.875)}" == "crop 0.875 bilinear"
-    assert decode.as_resize(decode.Resize("squash", 0.875, "bicubic")) == ("squash", 1.0, "bicubic")
+    assert decode.as_resize(decode.Resize("squash", 0.875, "bicubic")) == decode.Resize("squash", 1.0, "bicubic")
     for wrong, message in [
         (decode.Resize("corp"), "Did you mean 'crop'"),
         (decode.Resize(interpolation="cubic"), "Did you mean 'bicubic'"),
@@ -721,6 +724,91 @@ def test_a_changed_photo_is_seen(tmp_path, monkeypatch):
     os.remove(root / "cat" / "1.png")
     assert len(all_names(open_data(str(root), image_size=16))) == 12
     assert len(cache.cache_entries()) == 3
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_photos_replaced_with_the_same_size_and_time_are_read_again(tmp_path, monkeypatch, remembered):
+    """As archives and build systems leave them, which write one fixed time."""
+    monkeypatch.setattr(contents, "JUST_NOW", 0 if remembered else 10**18)
+    files = [tmp_path / "set" / label / f"{i}.bmp" for label in "ab" for i in range(10)]
+    for seed, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise(seed, 16, 16).save(file)
+        os.utime(file, (1e9, 1e9))
+    before = open_data(str(tmp_path / "set"))
+    assert open_data(str(tmp_path / "set")).spec == before.spec
+
+    state = files[7].stat()
+    noise(99, 16, 16).save(files[7])
+    os.utime(files[7], ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert files[7].stat().st_size == state.st_size
+    after = open_data(str(tmp_path / "set"))
+    assert after.spec.fingerprint != before.spec.fingerprint
+    assert len(cache.cache_entries()) == 2
+
+
+def test_a_copied_folder_finds_the_pixels_of_the_first(tmp_path, monkeypatch):
+    root = tree(tmp_path)
+    seen = count_decoding(monkeypatch)
+    first = open_data(str(root), image_size=16, channels=3)
+    decoded = len(seen)
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)  # with new times
+    assert open_data(str(tmp_path / "copy"), image_size=16, channels=3).spec.fingerprint == first.spec.fingerprint
+    assert len(seen) == decoded
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there every file is read every time")
+def test_unchanged_photos_are_not_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "JUST_NOW", 0)
+    root = tree(tmp_path)
+    read: list[str] = []
+
+    def counted(paths):
+        read.extend(paths)
+        return reader(paths)
+
+    reader = contents._reader
+    monkeypatch.setattr(contents, "_reader", counted)
+    first = open_data(str(root), image_size=16)
+    assert len(read) == 13
+    assert open_data(str(root), image_size=16).spec == first.spec
+    assert len(read) == 13
+
+    for kept in (tmp_path / "cache" / "contents").iterdir():
+        kept.write_text("cut off")
+    assert open_data(str(root), image_size=16).spec == first.spec
+    assert len(read) == 26
+    cache.clear_cache()
+    assert not (tmp_path / "cache" / "contents").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ([1_700_000_000_123_456_789], True),
+        ([1_700_000_000_123_456_789, 1_700_000_000_000_000_000], True),
+        ([1_700_000_000_000_000_000, 1_700_000_002_000_000_000], False),  # FAT, HFS+
+        ([1_700_000_000_120_000_000], False),  # exFAT
+        ([1_700_000_000_123_456_789, 1_700_000_099_500_000_001], False),  # half a second ago
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="there the time of the last change is not known")
+def test_times_of_change_are_trusted_where_they_are_fine_and_past(changed, told):
+    states: list[Any] = [SimpleNamespace(st_dev=5, st_ctime_ns=time) for time in changed]
+    assert contents._tell_of_changes(states, 1_700_000_100_000_000_000) is told
+
+
+def test_a_new_link_to_a_photo_is_no_change_while_it_is_read(tmp_path, monkeypatch):
+    root = tree(tmp_path)
+
+    def linking(path, **how):
+        if path.endswith("dog/3.png"):
+            os.link(path, tmp_path / "backup.png")
+        return decode.decode(path, **how)
+
+    monkeypatch.setattr(folder, "decode", linking)
+    splits = open_data(str(root), image_size=16, channels=3)
+    assert not any("changed" in note for note in splits.notes)
 
 
 def test_entries_trim_and_clear(tmp_path):

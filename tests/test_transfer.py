@@ -428,3 +428,73 @@ def test_leaked_images_are_told_beside_every_figure_and_counted_out(digit_files,
     warning = next(line for line in run.read("evaluation.json")["warnings"] if "6 of 18 test images" in line)
     assert f"{right / 12:.2%}" in warning
     assert "test without leaks" in (run.path / "report.html").read_text()
+
+
+# ---- from a run of one's own ------------------------------------------------------------------------------------------
+
+OWN = {
+    "ann": {"hidden": [16]}, "cnn": {"widths": [8], "hidden": [16]}, "deep-cnn": {"widths": [8], "hidden": [16]},
+    "small-filters": {}, "fast-cnn": {"widths": [8, 8]}, "resnet": {"depth": 8, "width": 8}, BACKBONE: {},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def five_classes(digit_files, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("five") / "five"
+    for label in range(5):
+        shutil.copytree(digit_files / str(label), root / str(label))
+    return root
+
+
+@pytest.mark.usefixtures("short_reports")
+@pytest.mark.parametrize(("model", "tune"), [*((model, "head") for model in OWN), ("cnn", "all")])
+def test_a_run_of_ones_own_gives_its_network_and_its_way_to_see(digit_files, five_classes, tmp_path, model, tune):
+    fields = {"model": model, "model_options": OWN[model], "tune": "all", "epochs": 1, "batch_size": 32}
+    first = api.train(
+        build({"data": str(five_classes), "image_size": 24, "resize": "pad", "weights": "none", **fields}, where=""),
+        out=tmp_path, name="first", watcher=Silent(),
+    )  # fmt: skip
+    prepared = api.plan(str(digit_files), weights=str(first.path), tune=tune, epochs=1, watcher=Silent())
+    task, recipe = prepared.task, prepared.recipe
+    assert (recipe.model, recipe.model_options) == (model, first.recipe.model_options)
+    assert (recipe.image_size, recipe.resize, task.spec.num_classes) == (24, "pad", 10)
+    before = first.read("model.json")["preprocessing"]
+    assert (list(task.spec.mean), list(task.spec.std)) == (before["mean"], before["std"])
+    kept, now = load_file(first.path / "model.safetensors"), task.result().state_dict()
+    head = backbone_parts(load_task(first, "cpu")[0].result()).head_name
+    assert all(torch.equal(now[key], value) for key, value in kept.items() if not key.startswith(f"{head}."))
+    told = {choice.name: choice for choice in prepared.choices}
+    assert (told["model"].choice, told["head"].choice) == (model, "new")
+    assert "classes are others than those of first" in told["head"].reason
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_a_packed_run_and_the_file_in_its_folder_are_as_good(digit_files, five_classes, tmp_path):
+    recipe = build({"data": str(five_classes), "model": "cnn", "model_options": {"widths": [8]}, "steps": 2}, where="")
+    first = api.train(recipe, out=tmp_path, name="first", watcher=Silent())
+    packed = first.pack(tmp_path / "elsewhere.zip")
+    for weights in (packed, first.path / "model.safetensors"):
+        run = api.train(
+            str(digit_files),
+            weights=str(weights),
+            epochs=1,
+            tune="head",
+            out=tmp_path,
+            name=weights.stem,
+            watcher=Silent(),
+        )
+        assert run.recipe.model_options == {"widths": [8]}
+    again = api.plan(str(five_classes), weights=str(packed), watcher=Silent())
+    assert "the classes are those" in next(c.reason for c in again.choices if c.name == "head")
+
+
+def test_runs_that_cannot_be_started_from_are_told(digit_files, five_classes, tmp_path, kinds):
+    with pytest.raises(UserError, match=r"is a run of task generate; only a classifier's"):
+        api.plan(str(digit_files), weights=str(kinds["gan"].path), watcher=Silent())
+    with pytest.raises(UserError, match=r"the network of .*cnn is cnn, not ann\. Leave out --model"):
+        api.plan(str(digit_files), weights=str(kinds["cnn"].path), model="ann", watcher=Silent())
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    (stopped / "recipe.yaml").write_text("model: cnn")
+    with pytest.raises(UserError, match="has no finished model yet"):
+        api.plan(str(digit_files), weights=str(stopped), watcher=Silent())

@@ -406,7 +406,7 @@ def test_a_folder_of_photos_with_a_small_and_a_broken_one(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     splits = open_pairs(str(tmp_path), patch=32, val_fraction=1, test_fraction=1)
     assert len(splits.val) == len(splits.test) == 1
-    assert ("broken.png", "not an image") in splits.skipped
+    assert ("broken.png", "a text file, not an image") in splits.skipped
     assert len(open_whole(str(tmp_path), 4)) == 7
 
 

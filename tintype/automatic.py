@@ -6,7 +6,7 @@ Every choice is returned with its reason and printed; the recipe holds the resul
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ from tintype.distributed import Choice, autocast
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.backbone import for_inference
-from tintype.pretrained import fetch_weights, is_backbone, model_of_weights, own_preprocessing, weights_available
+from tintype.pretrained import (
+    OwnRun,
+    fetch_weights,
+    is_backbone,
+    model_of_weights,
+    own_preprocessing,
+    own_run,
+    weights_available,
+)
 from tintype.recipe import Recipe, parse_duration
 
 # In this order where weights are at hand: what gives most for its cost in transfer on each kind of device.
@@ -47,14 +55,28 @@ FINE_TUNE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def choose_model(recipe: Recipe, device: torch.device, progress: Progress | None = None) -> tuple[Recipe, list[Choice]]:
+def choose_model(
+    recipe: Recipe, device: torch.device, progress: Progress | None = None, asked: Collection[str] = ()
+) -> tuple[Recipe, list[Choice]]:
     """Return the recipe with a model in place of "auto", and with a backbone's weights and preprocessing filled in.
 
+    Weights of an earlier run bring its network.
+
+    Args:
+        recipe: with or without model and weights.
+        device: where it will compute.
+        progress: called as progress(what, done, total) while weights are downloaded.
+        asked: the fields that the user set.
+
     Raises:
-        UserError: the weights' file name tells no model.
+        UserError: the weights' file name tells no model, or they are those of another model than the user asked for.
     """
     choices = []
-    if recipe.model == "auto":
+    run = own_run(recipe.weights) if recipe.task == "classify" else None
+    if run is not None:
+        recipe, choice = _with_network_of(run, recipe, asked)
+        choices.append(choice)
+    elif recipe.model == "auto":
         recipe, choice = _with_model(recipe, device, progress)
         choices.append(choice)
     if not is_backbone(recipe.model):
@@ -65,13 +87,34 @@ def choose_model(recipe: Recipe, device: torch.device, progress: Progress | None
     changes: dict[str, Any] = {"weights": weights}
     if recipe.image_size is None:
         changes["image_size"] = own.image_size
-    if weights != "none":
+    if weights != "none" and run is None:
         changes["channels"] = 3
     if recipe.crop_fraction is None:
         changes["crop_fraction"] = own.crop_fraction if recipe.resize == "crop" else 1.0
     if recipe.interpolation is None:
         changes["interpolation"] = own.interpolation
     return recipe.with_(**changes), choices
+
+
+def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tuple[Recipe, Choice]:
+    """Return the recipe with the network of an earlier run, which sees images as it did there."""
+    if "model" in asked and recipe.model not in ("auto", run.model):
+        raise UserError(
+            f"the network of {run.folder} is {run.model}, not {recipe.model}. Leave out --model, or give other --weights."
+        )
+    own_options = any(key.startswith(("model_options", "model.")) for key in asked)
+    own = run.preprocessing
+    changes: dict[str, Any] = {
+        "model": run.model,
+        "model_options": {**run.options, **(recipe.model_options if own_options else {})},
+        "image_size": own.image_size if recipe.image_size is None else recipe.image_size,
+        "channels": len(own.mean) if recipe.channels is None else recipe.channels,
+        "crop_fraction": own.crop_fraction if recipe.crop_fraction is None else recipe.crop_fraction,
+        "interpolation": own.interpolation if recipe.interpolation is None else recipe.interpolation,
+    }
+    if "resize" not in recipe.model_fields_set:
+        changes["resize"] = own.mode
+    return recipe.with_(**changes), Choice("model", run.model, f"the network of {run.folder.name}, a run of your own")
 
 
 def _with_model(recipe: Recipe, device: torch.device, progress: Progress | None) -> tuple[Recipe, Choice]:
@@ -106,7 +149,7 @@ def choose_training(
     if recipe.tune != "auto":
         told = f"tune is {recipe.tune}, so the recipe's own length stands; --tune auto chooses by the time"
         return recipe, [Choice("time", "without effect", told)] if recipe.time else []
-    if not is_backbone(recipe.model) or recipe.weights in (None, "none"):
+    if recipe.weights in (None, "none"):
         wanted = FROM_NOISE if recipe.task == "generate" else {**FROM_SCRATCH, "model": recipe.model}
         return recipe.with_(**_not_given(recipe, wanted)), []
     budget = parse_duration(recipe.time) if recipe.time else DEFAULT_SECONDS

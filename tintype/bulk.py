@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tintype.errors import UserError
@@ -69,7 +69,7 @@ def predict_command(
         )
     finally:
         watcher.close()
-    _close(summary, rows, output, as_json, time.perf_counter() - begin)
+    _close(summary, rows, output, as_json, time.perf_counter() - begin, classifier.notes)
 
 
 def open_classifier(model: Path, device: str) -> Classifier:
@@ -106,7 +106,9 @@ def _line(row: Row) -> str:
     return f"{row['file']}: " + (f"unsure ({answers})" if row["prediction"] != row["top"][0]["class"] else answers)
 
 
-def _close(summary: Summary, rows: list[Row], output: Output | None, as_json: bool, seconds: float) -> None:
+def _close(
+    summary: Summary, rows: list[Row], output: Output | None, as_json: bool, seconds: float, notes: Mapping[str, int]
+) -> None:
     if not summary.num_predicted and not summary.before:
         raise UserError("no image could be read.")
     if as_json:
@@ -114,5 +116,7 @@ def _close(summary: Summary, rows: list[Row], output: Output | None, as_json: bo
         print(json.dumps({"predictions": rows, "skipped": skipped}, indent=1, ensure_ascii=False))
     elif output is not None:
         print(f"{summary.num_predicted:,} predictions written to {output.path}")
+    for note, count in notes.items():
+        print(f"{count:,} picture{'s' if count > 1 else ''}: {note}", file=sys.stderr)
     if summary.num_passed_over or summary.before or summary.num_predicted > 100:
         print("; ".join(summary_lines(summary, seconds)), file=sys.stderr)

@@ -46,13 +46,14 @@ def preprocessing(spec: DataSpec, resize: Resize) -> dict[str, Any]:
         "interpolation": resize.interpolation,
         "mean": list(spec.mean),
         "std": list(spec.std),
+        **({} if spec.white is None else {"white": spec.white}),
     }
 
 
 def resize_of(description: dict[str, Any]) -> Resize:
     """Return how a photo is brought to size, from model.json."""
     how = description["preprocessing"]
-    return Resize(how["resize"], how.get("crop_fraction", 1.0), how.get("interpolation", "bilinear"))
+    return Resize(how["resize"], how.get("crop_fraction", 1.0), how.get("interpolation", "bilinear"), how.get("white"))
 
 
 def save_model(run: RunFolder, network: nn.Module, description: dict[str, Any]) -> None:
@@ -88,6 +89,7 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
             mean=tuple(how["mean"]),
             std=tuple(how["std"]),
             fingerprint="",
+            white=how.get("white"),
         )
         name, options = description["architecture"]["name"], description["architecture"]["options"]
     except (KeyError, TypeError) as error:

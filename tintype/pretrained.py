@@ -10,7 +10,7 @@ import http.client
 import os
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -24,8 +24,9 @@ from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import timm_zoo, torchvision_zoo
 from tintype.models.backbone import backbone_parts
+from tintype.packed import is_packed, unpacked
 from tintype.plugins import canonical
-from tintype.run import written_whole
+from tintype.run import RunFolder, written_whole
 from tintype.weights import as_expected, read_weights, without_prefix, without_shared_prefix
 
 CHUNK = 1 << 20  # bytes
@@ -44,7 +45,7 @@ class Preprocessing(NamedTuple):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: int
+    image_size: int | tuple[int, int]
     crop_fraction: float
     interpolation: str
     mode: str = "crop"
@@ -60,6 +61,65 @@ class Preprocessing(NamedTuple):
             return replace(spec, mean=self.mean, std=self.std)
         mean, std = sum(self.mean) / len(self.mean), sum(self.std) / len(self.std)
         return replace(spec, mean=(mean,) * spec.channels, std=(std,) * spec.channels)
+
+
+class OwnRun(NamedTuple):
+    """A finished run of one's own that another one starts from: its folder, and what model.json says."""
+
+    folder: Path
+    description: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        """The network's name."""
+        return self.description["architecture"]["name"]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The network's options."""
+        return self.description["architecture"]["options"]
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the network tells apart."""
+        return self.description["class_names"]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the network saw images."""
+        how = self.description["preprocessing"]
+        height, width = how["height"], how["width"]
+        size = height if height == width else (height, width)
+        cut, filtered = how.get("crop_fraction", 1.0), how.get("interpolation", "bilinear")
+        return Preprocessing(tuple(how["mean"]), tuple(how["std"]), size, cut, filtered, how["resize"])
+
+
+def own_run(weights: str | None) -> OwnRun | None:
+    """Return the run that weights belong to: its folder, its packed file, or its model.safetensors; None for others.
+
+    Raises:
+        UserError: the run has no finished classifier, or cannot be read.
+    """
+    if weights in (None, "none", "default"):
+        return None
+    path = Path(str(weights)).expanduser()
+    if is_packed(path):
+        path = unpacked(path)
+    folder = path.parent if path.name == "model.safetensors" and path.is_file() else path
+    if not (folder / "model.json").is_file():
+        if (folder / "recipe.yaml").is_file():
+            raise UserError(f"{folder} has no finished model yet. Finish it: tintype train --resume {folder}")
+        return None
+
+    run = OwnRun(folder, RunFolder(folder).read("model.json"))
+    task = run.description.get("task", "classify")
+    if task != "classify":
+        raise UserError(f"{folder} is a run of task {task}; only a classifier's network can be started from.")
+    try:
+        _ = run.model, run.options, run.class_names, run.preprocessing
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'model.json'} is incomplete or broken ({error}).") from None
+    return run
 
 
 def is_backbone(name: str) -> bool:
@@ -78,6 +138,9 @@ def own_preprocessing(name: str, weights: str = "default") -> Preprocessing | No
     Raises:
         UserError: unknown model.
     """
+    run = own_run(weights)
+    if run is not None:
+        return run.preprocessing
     name = canonical("models", name)
     if name.startswith("timm/"):
         config = timm_zoo.default_config(name)
@@ -142,7 +205,11 @@ def model_of_weights(path: str | Path) -> str | None:
 
 
 def load_pretrained(
-    network: nn.Module, name: str, weights: str = "default", progress: Progress | None = None
+    network: nn.Module,
+    name: str,
+    weights: str = "default",
+    progress: Progress | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Load pretrained weights into a network; its head stays as it is where the classes are others.
 
@@ -150,8 +217,9 @@ def load_pretrained(
         network: as `build_model` returns it.
         name: the model.
         weights: "default" (downloaded once), the name of other weights in torchvision ("IMAGENET1K_V1"), a file
-            (.safetensors, .pth, .pt), a folder with model.safetensors, or "none".
+            (.safetensors, .pth, .pt), a run of one's own (folder or packed), a folder with model.safetensors, or "none".
         progress: called as progress(what, done, total), in bytes, while a file is downloaded.
+        class_names: what the network is to tell apart; the head of a run of one's own is kept only for the same classes.
 
     Returns:
         What model.json keeps: source, file, sha256, head ("new" or "loaded"), and what is known of licence and training.
@@ -162,11 +230,12 @@ def load_pretrained(
     name = canonical("models", name)
     if weights == "none":
         return {"source": "none"}
-    path = Path(weights).expanduser()
+    run = own_run(weights)
+    path = Path(weights).expanduser() if run is None else run.folder
     if path.is_dir() and (path / "model.safetensors").exists():
         path = path / "model.safetensors"
     if path.is_file():
-        origin: dict[str, Any] = {}
+        origin: dict[str, Any] = {} if run is None else {"run": run.folder.name}
     elif name.startswith("timm/") and weights == "default":
         return _load_from_timm(network, name)
     elif name in torchvision_zoo.NAMES and weights in _entries(name):
@@ -175,13 +244,16 @@ def load_pretrained(
     else:
         raise UserError(_no_such_weights(name, weights))
     content = read_weights(path)
-    taken = _put_into(network, name, content.tensors, str(path))
+    new_classes = run is not None and class_names is not None and list(class_names) != run.class_names
+    taken = _put_into(network, name, content.tensors, str(path), new_head=new_classes)
     told = {"averaged": content.averaged, "remark": content.remark, **taken}
     found = {key: value for key, value in told.items() if value}
     return {"source": "file", **content.metadata, **origin, "file": path.name, "sha256": _sha256(path), **found}
 
 
-def _put_into(network: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> dict[str, Any]:
+def _put_into(
+    network: nn.Module, name: str, tensors: dict[str, Tensor], source: str, *, new_head: bool = False
+) -> dict[str, Any]:
     """Load tensors into a network; return what became of the head, "loaded" or "new", and what was left of the names.
 
     Raises:
@@ -194,7 +266,7 @@ def _put_into(network: nn.Module, name: str, tensors: dict[str, Tensor], source:
     bare, prefix = without_prefix(tensors, backbone, source)
     given = _as_today(bare, network)
     fitting = {key: as_expected(given[key], value) for key, value in expected.items() if key in given}
-    head_fits = all(fitting.get(key) is not None for key in head)
+    head_fits = not new_head and all(fitting.get(key) is not None for key in head)
     missing = [key for key in backbone if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in given if key not in expected and not key.startswith(f"{head_name}.")]
     others = [

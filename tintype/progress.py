@@ -123,13 +123,13 @@ class Bar(Silent):
     def _show(self, what: str, done: float, total: int, text: str) -> None:
         if self._progress is None:
             self._progress = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=30),
                 TextColumn("{task.fields[count]}"),
                 TimeElapsedColumn(),
                 TextColumn("[dim]left[/dim]"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 console=self.console,
                 transient=True,
             )

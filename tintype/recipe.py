@@ -64,7 +64,7 @@ class Recipe(BaseModel):
 
     weights: str | None = Field(
         default=None,
-        description="what a backbone starts from: default (downloaded once), a file, or none (from scratch)",
+        description="what a network starts from: default (downloaded once), a file, an earlier run, or none (from scratch)",
     )
     tune: str = Field(
         default="all",

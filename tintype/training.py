@@ -128,7 +128,7 @@ def _prepared(recipe: Recipe, watcher: Silent, asked: Collection[str], choices: 
     dtype, why = choose_precision(recipe.precision, device)
     choices.append(why)
     module = find("tasks", recipe.task)
-    recipe, why = choose_model(recipe, device, watcher.on_work)
+    recipe, why = choose_model(recipe, device, watcher.on_work, asked)
     choices += why
     opener = getattr(module, "open_data", open_data)
     _check_task_options(recipe, opener, module.make)

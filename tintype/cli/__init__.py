@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 # The order is that of `tintype --help`.
@@ -22,10 +23,18 @@ from tintype.errors import UserError
 __all__ = ["app", "main"]
 
 
+def _print_any_name() -> None:
+    """Escape what a terminal cannot show, such as a file name that is no UTF-8, instead of ending at it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a mistake of the user is one line on standard error and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    _print_any_name()
     arguments = [a for a in arguments if a != "--debug"]
     try:
         app(args=arguments, prog_name="tintype", obj=arguments, standalone_mode=True)

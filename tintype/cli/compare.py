@@ -38,7 +38,7 @@ def compare(
         return
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for line in comparison.lines():
         console.print(line, soft_wrap=not hasattr(line, "columns"))
     if html is not None:

@@ -28,7 +28,8 @@ def train(
     batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch", help="Images a step.")] = None,
     lr: Annotated[str | None, typer.Option(help="Peak learning rate, or auto: measured by a range test.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="What a backbone starts from: default (downloaded once), a file, or none.")
+        str | None,
+        typer.Option(help="What it starts from: default (downloaded once), a file, an earlier run, or none."),
     ] = None,
     tune: Annotated[str | None, typer.Option(help="What of a backbone is trained: head, last:N, all or auto.")] = None,
     time: Annotated[str | None, typer.Option(help="What tune auto may take: 90s, 5m, 1h.")] = None,

@@ -62,7 +62,7 @@ def study(
     else:
         from rich.console import Console
 
-        console = Console(highlight=False)
+        console = Console(highlight=False, markup=False)
         for line in found.lines():
             console.print(line)
         console.print(f"page  {found.path / 'study.html'}", markup=False, soft_wrap=True)
@@ -88,7 +88,7 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
     for run, summary in rows:
         numbers = (run.seed, summary["parameters"], summary["multiply_adds"], summary["steps"])
         table.add_row(run.name, run.variant, *(f"{number:,}" for number in numbers))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     console.print(f"{len(rows)} runs; nothing was trained.")
 

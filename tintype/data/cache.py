@@ -153,7 +153,7 @@ def cache_entries() -> list[CacheEntry]:
 def clear_cache(*, downloads: bool = False) -> int:
     """Remove all decoded photos, and downloaded data sets and weights too if asked. Return how many bytes that freed."""
     freed = 0
-    for name in ("photos", "datasets", "weights") if downloads else ("photos",):
+    for name in ("photos", "contents", *(("datasets", "weights") if downloads else ())):
         folder = cache_folder() / name
         freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         shutil.rmtree(folder, ignore_errors=True)
@@ -211,7 +211,7 @@ def _write(
 
     digest = hashlib.sha256()  # of the images' own, which the threads take
     skipped: list[tuple[int, str]] = []
-    with open(folder / "pixels.u8", "wb") as file, contextlib.closing(_in_order(with_digest, num_images)) as images:
+    with open(folder / "pixels.u8", "wb") as file, contextlib.closing(in_order(with_digest, num_images)) as images:
         for i, found in enumerate(images):
             if isinstance(found, Unreadable):
                 skipped.append((i, str(found)))
@@ -232,7 +232,7 @@ def _write(
     (folder / "entry.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-def _in_order(read: Callable[[int], T], num_images: int) -> Generator[T | Unreadable, None, None]:
+def in_order(read: Callable[[int], T], num_images: int) -> Generator[T | Unreadable, None, None]:
     """Yield what `read` gives for every image, or why it cannot be read, in order; threads are some chunks ahead."""
 
     def read_chunk(start: int) -> list[T | Unreadable]:

@@ -1,23 +1,29 @@
 """Turn an image file into pixels of a wanted shape: the one way in, for training and for predicting.
 
 Every picture ends as (H, W, C) uint8. EXIF orientation is applied, grey stays grey or becomes three equal channels,
-palettes are looked up, transparency is laid on white, CMYK becomes RGB, and 16 bits are scaled to 8 (not clipped).
+palettes are looked up, transparency is laid on white, CMYK becomes RGB, and more than 8 bits are scaled (`levels.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import os
 import re
+import struct
 import threading
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
+from tintype.data.kinds import kind_of
+from tintype.data.levels import is_deep, scaled
 from tintype.errors import UserError, unknown_name
 
 RESIZE_MODES = ("crop", "squash", "pad")
@@ -27,7 +33,13 @@ EXTENSIONS = tuple(
     for kind in "jpg jpeg jpe jfif png webp bmp dib tif tiff gif ppm pgm pbm heic heif avif".split()  # noqa: SIM905
 )
 # Only these decoders are tried: others reach programs outside (EPS) or see little testing.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM"),
+    *(("AVIF",) if features.check("avif") else ()),
+)
+
+# Pillow logs what it cannot decode; without a handler Python would print that beside our own reason.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # A picture above this is skipped as a decompression bomb; a 12,000 x 9,000 photo (108 million) is read.
 MAX_PIXELS = 200_000_000
@@ -60,16 +72,21 @@ class Resize(NamedTuple):
     "crop" scales until the target is covered and cuts the centre, "squash" ignores the aspect ratio, "pad" scales until
     the picture fits and fills the rest with black. With a `crop_fraction` below 1, "crop" takes that part of the centre
     only: 224 pixels with 224 / 256 are torchvision's Resize(256) and CenterCrop(224).
+
+    `white` is the value that is white in pictures of more than 8 bits; None judges each by itself.
     """
 
     mode: str = "crop"
     crop_fraction: float = 1.0
     interpolation: str = "bilinear"
+    white: float | None = None
 
     def __str__(self) -> str:
         """Return the mode alone where the rest is as usual: what cache keys hold."""
-        plain = self[1:] == (1.0, "bilinear")
-        return self.mode if plain else f"{self.mode} {self.crop_fraction:.6g} {self.interpolation}"
+        white = "" if self.white is None else f" white {self.white:.6g}"
+        if self[1:3] == (1.0, "bilinear"):
+            return self.mode + white
+        return f"{self.mode} {self.crop_fraction:.6g} {self.interpolation}{white}"
 
 
 def as_resize(value: str | Resize) -> Resize:
@@ -99,26 +116,39 @@ def decode(
     width: int | None,
     channels: int,
     resize: str | Resize = "crop",
+    on_note: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """Return the picture in a file (or in the bytes of one) as (H, W, C) uint8.
 
     JPEG is decoded at reduced scale (the DCT's own) where 1.5 times the target remain. Of an animation the first frame
-    counts. `height` and `width` None keep the picture's own size.
+    counts. `height` and `width` None keep the picture's own size. `on_note` is called with what had to be judged.
 
     Raises:
         Unreadable: not an image, damaged, truncated, unsupported, or of more than MAX_PIXELS pixels.
     """
     resize = as_resize(resize)
-    try:
+    shape = height, width, channels
+
+    def read(source: str | os.PathLike[str] | bytes) -> np.ndarray:
         with _open(source) as image:
             if image.width * image.height > LARGE_PIXELS:
                 with _one_large_at_a_time:
-                    return _decode_open(image, height, width, channels, resize)
-            return _decode_open(image, height, width, channels, resize)
-    except Unreadable:
-        raise
-    except Exception as error:  # a damaged file makes decoders raise nearly anything, and must not end the run
-        raise Unreadable(_reason(error, source)) from error
+                    return _decode_open(image, *shape, resize, on_note)
+            return _decode_open(image, *shape, resize, on_note)
+
+    with quiet_pillow():
+        try:
+            return read(source)
+        except Unreadable:
+            raise
+        except Exception as error:  # a damaged file makes decoders raise nearly anything, and must not end the run
+            plain = _without_texts(error, source)
+            if plain is None:
+                raise Unreadable(_reason(error, source)) from error
+        try:
+            return read(plain)
+        except Exception as error:
+            raise Unreadable(_reason(error, source)) from error
 
 
 def fit(
@@ -128,8 +158,9 @@ def fit(
     width: int | None,
     channels: int,
     resize: str | Resize = "crop",
+    on_note: Callable[[str], None] | None = None,
 ) -> np.ndarray:
-    """Return a picture in memory as (H, W, C) uint8: converted, then resized with an antialiased filter.
+    """Return a picture in memory as (H, W, C) uint8: turned upright, converted, resized with an antialiased filter.
 
     A picture of the target's size passes bit for bit, if all of it is wanted.
 
@@ -139,7 +170,36 @@ def fit(
     """
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
-    return _fit(image, image.size, height, width, channels, as_resize(resize))
+    with quiet_pillow():
+        return _decode_open(image, height, width, channels, as_resize(resize), on_note, draft=False)
+
+
+_quiet_lock = threading.Lock()
+_quiet_inside = 0
+_quiet_catcher = warnings.catch_warnings()
+
+
+@contextlib.contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's warnings on odd but readable files (damaged EXIF, very large pictures) off the user's terminal.
+
+    Filters belong to the process and not to a thread, so the first of several threads sets them and the last takes
+    them back; warnings of other libraries are not touched.
+    """
+    global _quiet_inside, _quiet_catcher
+    with _quiet_lock:
+        if _quiet_inside == 0:
+            _quiet_catcher = warnings.catch_warnings()
+            _quiet_catcher.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _quiet_inside += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_inside -= 1
+            if _quiet_inside == 0:
+                _quiet_catcher.__exit__(None, None, None)
 
 
 class Header(NamedTuple):
@@ -157,7 +217,7 @@ def read_header(source: str | os.PathLike[str] | bytes) -> Header:
         Unreadable: not an image that can be read.
     """
     try:
-        with _open(source) as image:
+        with quiet_pillow(), _open(source) as image:
             turned = image.format in ("JPEG", "MPO") and _orientation(image) >= 5
             width, height = (image.height, image.width) if turned else image.size
             return Header(width, height, image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"))
@@ -304,6 +364,15 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     return start.startswith(_MAGIC) or (start.startswith(b"RIFF") and start.endswith(b"WEBP"))
 
 
+def open_picture(source: str | os.PathLike[str]) -> Image.Image:
+    """Return an open picture of a file, in one of the formats that are read.
+
+    Raises:
+        Unreadable: it has more than MAX_PIXELS pixels. Pillow's own errors pass through.
+    """
+    return _open(source)
+
+
 def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
     image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
@@ -313,9 +382,16 @@ def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
 
 
 def _decode_open(
-    image: Image.Image, height: int | None, width: int | None, channels: int, resize: Resize
+    image: Image.Image,
+    height: int | None,
+    width: int | None,
+    channels: int,
+    resize: Resize,
+    on_note: Callable[[str], None] | None = None,
+    *,
+    draft: bool = True,
 ) -> np.ndarray:
-    is_jpeg = image.format in ("JPEG", "MPO")
+    is_jpeg = image.format in ("JPEG", "MPO") and draft
     if not is_jpeg:
         image.load()  # PNG may tell its orientation only after its pixels; TIFF is turned by Pillow itself
     orientation = _orientation(image)
@@ -324,10 +400,10 @@ def _decode_open(
     extent: tuple[float, float] = image.size
     if is_jpeg and height is not None and width is not None:
         wide, tall = _scaled_size(image.width, image.height, width, height, resize)
-        draft = image.draft("L" if channels == 1 else None, (int(DRAFT * wide), int(DRAFT * tall)))
-        extent = draft[1][2:] if draft else extent
+        reduced = image.draft("L" if channels == 1 else None, (int(DRAFT * wide), int(DRAFT * tall)))
+        extent = reduced[1][2:] if reduced else extent
     # The resized picture is turned, not the large one. The filters are symmetric, so it comes to the same.
-    pixels = _fit(image, extent, height, width, channels, resize)
+    pixels = _fit(image, extent, height, width, channels, resize, on_note)
     return np.ascontiguousarray(_TURN[orientation](pixels))
 
 
@@ -357,7 +433,13 @@ def _fit(
     width: int | None,
     channels: int,
     resize: Resize,
+    on_note: Callable[[str], None] | None,
 ) -> np.ndarray:
+    if is_deep(image.mode):
+        values, note = scaled(image, resize.white)
+        image = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+        if note and on_note is not None:
+            on_note(note)
     image = _convert(image, channels)
     if height is not None and width is not None:
         image = _resized(image, extent, width, height, resize)
@@ -407,16 +489,7 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I;16"):
-        image = _from_deep(np.asarray(image).astype(np.float64) / 65535)
-    elif image.mode == "I":  # 16 bits from some writers, else 32: judged by the largest value
-        values = np.asarray(image).astype(np.float64)
-        image = _from_deep(values / (65535 if values.max(initial=0) <= 65535 else 2**31 - 1))
-    elif image.mode == "F":  # 0..1 by custom; some writers keep 0..255 or 0..65535
-        values = np.nan_to_num(np.asarray(image).astype(np.float64))
-        largest = values.max(initial=0)
-        image = _from_deep(values / (1 if largest <= 1 else 255 if largest <= 255 else 65535))
-    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
@@ -425,18 +498,34 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _from_deep(values: np.ndarray) -> Image.Image:
-    """Return values of 0..1 as an 8-bit grey picture."""
-    return Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+def _without_texts(error: Exception, source: str | os.PathLike[str] | bytes) -> bytes | None:
+    """Return a PNG without its texts and colour profile where these made Pillow stop, else None.
+
+    Renderers write megabytes of settings into a picture. They are no part of it.
+    """
+    if not re.search(r"MAX_TEXT|text (chunk|memory)|too large for PngImagePlugin", str(error)):
+        return None
+    try:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        return b"".join([content[:8], *_png_chunks(content)])
+    except (OSError, struct.error):
+        return None
+
+
+def _png_chunks(content: bytes) -> Iterator[bytes]:
+    position = 8
+    while position + 12 <= len(content):
+        (length,) = struct.unpack(">I", content[position : position + 4])
+        end = position + 12 + length
+        if content[position + 4 : position + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            yield content[position:end]
+        position = end
 
 
 def _reason(error: Exception, source: str | os.PathLike[str] | bytes) -> str:
-    name = "" if isinstance(source, bytes) else os.fspath(source).lower()
     if isinstance(error, Image.UnidentifiedImageError):
-        if name.endswith((".heic", ".heif", ".avif")):
-            return "HEIC and AVIF are not supported: convert to JPEG"
         empty = not source if isinstance(source, bytes) else os.path.getsize(source) == 0
-        return "empty file" if empty else "not an image"
+        return "empty file" if empty else kind_of(source) or "not an image"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more than {MAX_PIXELS:,} pixels (decompression bomb?)"
     if isinstance(error, OSError) and error.strerror:

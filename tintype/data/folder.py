@@ -15,16 +15,21 @@ import numpy as np
 
 from tintype.data import cache
 from tintype.data.cache import Cached, Progress, cached_pixels
+from tintype.data.contents import contents_digest
 from tintype.data.decode import (
     Header,
     Resize,
     Unreadable,
     Walk,
+    as_resize,
     decode,
+    open_picture,
+    quiet_pillow,
     read_header,
     walk_images,
 )
 from tintype.data.layout import listed, read_layout, safe
+from tintype.data.levels import white_of_set
 from tintype.data.source import Images
 from tintype.errors import UserError
 
@@ -46,6 +51,7 @@ UNREAD = {
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "raw photo of a camera"),
 }
 
+DEEP_SAMPLE = 100  # photos of which the white of more than 8 bits is learned
 SAMPLE = 500  # photos looked at to choose size and channels
 
 
@@ -138,14 +144,16 @@ def read_photos(
     if not photos:
         raise UserError(_all_broken(source, skipped))
     height, width, channels = _choose_shape(photos, image_size, channels, notes, source)
+    resize = _with_white(photos, as_resize(resize), notes)
+    contents = _contents(photos, states, source, progress)
     cached = cached_pixels(
-        _key(photos, states, height, width, channels, resize),
+        _key(contents, height, width, channels, resize),
         len(photos),
         (height, width, channels),
         lambda i: decode(photos[i].path, height=height, width=width, channels=channels, resize=resize),
         source=source,
         progress=progress,
-        unchanged=lambda: _changed(photos, states),
+        unchanged=lambda: _changed(photos, states, contents, source),
     )
     notes += cached.notes
     if cached.skipped:
@@ -167,7 +175,19 @@ def read_photos(
         skipped=tuple(skipped),
         fingerprint=cached.fingerprint,
         on_disk=True,
+        white=resize.white,
     )
+
+
+def _with_white(photos: Sequence[Photo], resize: Resize, notes: list[str]) -> Resize:
+    """Return how to decode, with the white of the set where it holds pictures of more than 8 bits; it is noted."""
+    if resize.white is not None:
+        return resize
+    with quiet_pillow():
+        white = white_of_set([photo.path for photo in spread(photos, DEEP_SAMPLE)], open_picture)
+    if white is not None:
+        notes.append(f"pictures of more than 8 bits: {white:,.6g} is white, as nearly all of their values are below")
+    return resize._replace(white=white)
 
 
 def read_each(
@@ -187,14 +207,15 @@ def read_each(
         purpose: names the reader and its version in the key of the cache.
     """
     regular, states, skipped = _regular(photos, [])
+    contents = _contents(regular, states, source, progress)
     cached = cached_pixels(
-        _key(regular, states, *shape, purpose),
+        _key(contents, *shape, purpose),
         len(regular),
         shape,
         lambda i: read(regular[i].path),
         source=source,
         progress=progress,
-        unchanged=lambda: _changed(regular, states),
+        unchanged=lambda: _changed(regular, states, contents, source),
     )
     broken = dict(cached.skipped)
     skipped += [(regular[i].name, reason) for i, reason in broken.items()]
@@ -255,30 +276,19 @@ def _regular(
     return kept, states, skipped
 
 
-def _key(
-    photos: Sequence[Photo],
-    states: Sequence[os.stat_result],
-    height: int,
-    width: int,
-    channels: int,
-    resize: str | Resize,
+def _contents(
+    photos: Sequence[Photo], states: Sequence[os.stat_result], source: str, progress: Progress | None = None
 ) -> str:
-    """Return a hash of all that decides on the pixels: the files' names and states, and the wished shape.
+    """Return a digest of the photos' names in the data set and of all their bytes. The folder may move."""
+    paths = [photo.path for photo in photos]
+    names = [photo.name for photo in photos]
+    return contents_digest(paths, names, states, source=source, progress=progress)
 
-    The folder may move. As sizes and times can agree by chance (archives that store no times), the bytes of 16 files
-    count as well.
-    """
-    digest = hashlib.blake2b(f"{cache.VERSION} {height} {width} {channels} {resize}\n".encode(), digest_size=16)
-    for photo, state in zip(photos, states, strict=True):
-        line = f"{photo.name}\0{state.st_size} {state.st_mtime_ns} {state.st_mode & 0o777}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    for photo in spread(photos, 16):
-        try:
-            with open(photo.path, "rb") as file:
-                digest.update(file.read(1 << 18))
-        except OSError:
-            continue  # it will be skipped with its reason
-    return digest.hexdigest()
+
+def _key(contents: str, height: int, width: int, channels: int, resize: str | Resize) -> str:
+    """Return a hash of all that decides on the pixels: what the files hold, and the shape asked for."""
+    text = f"{cache.VERSION} {height} {width} {channels} {resize}\n{contents}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def spread(photos: Sequence[Photo], most: int) -> Sequence[Photo]:
@@ -288,17 +298,24 @@ def spread(photos: Sequence[Photo], most: int) -> Sequence[Photo]:
     return [photos[i] for i in np.linspace(0, len(photos) - 1, most).astype(int)]
 
 
-def _changed(photos: Sequence[Photo], before: Sequence[os.stat_result]) -> str:
-    """Return a note on the photos that changed while they were read, or nothing."""
-    changed = []
+def _changed(photos: Sequence[Photo], before: Sequence[os.stat_result], contents: str, source: str) -> str:
+    """Return a note on the photos that changed while they were read, or nothing.
+
+    A new link to a file or another owner changes its state as well, so what the files hold decides.
+    """
+    changed, states = [], []
     for photo, state in zip(photos, before, strict=True):
         try:
             now = os.stat(photo.path)
-            if (now.st_size, now.st_mtime_ns) != (state.st_size, state.st_mtime_ns):
-                changed.append(photo.name)
         except OSError:
             changed.append(photo.name)
-    if not changed:
+            continue
+        states.append(now)
+        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (state.st_size, state.st_mtime_ns, state.st_ctime_ns):
+            changed.append(photo.name)
+
+    same = len(states) == len(photos) and (not changed or _contents(photos, states, source) == contents)
+    if same:
         return ""
     return f"{len(changed)} photos changed while they were read ({listed(changed)}); the next run reads all again"
 

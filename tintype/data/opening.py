@@ -78,7 +78,7 @@ def open_data(
     mean, std, note = _statistics(images.pixels, rows["train"])
     _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, rows)
-    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint)
+    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white)
     resident, reason = _choose_resident(images.pixels.nbytes, memory_limit)
     notes += [*note, reason]
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
@@ -107,7 +107,7 @@ def open_whole(
     mean, std, _ = _statistics(images.pixels, rows)
     _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, dict.fromkeys(SPLITS, rows))
-    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint)
+    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white)
     return _source(spec, images, rows, _choose_resident(images.pixels.nbytes, memory_limit)[0])
 
 

@@ -28,6 +28,7 @@ class DataSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    white: float | None = None  # the value that is white in pictures of more than 8 bits, where the set tells it
 
     @property
     def num_classes(self) -> int:
@@ -53,6 +54,7 @@ class Images:
     skipped: tuple[tuple[str, str], ...] = ()
     fingerprint: str = ""
     on_disk: bool = False
+    white: float | None = None
 
 
 class Batch(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Classifier(ABC):
         channels, height, width, resize: how a picture is prepared.
         abstain: from which confidence on answers are right how often: [{"accuracy": 0.95, "threshold": 0.7 or None}].
         batch_size: how many pictures are computed at once.
+        notes: what had to be judged while pictures were decoded, and how often.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Classifier(ABC):
             preprocessing["resize"],
             preprocessing.get("crop_fraction", 1.0),
             preprocessing.get("interpolation", "bilinear"),
+            preprocessing.get("white"),
         )
         self.abstain, self.batch_size = list(abstain), batch_size
+        self.notes: Counter[str] = Counter()
 
     @abstractmethod
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
@@ -78,7 +82,7 @@ class Classifier(ABC):
             UserError: it cannot be read.
         """
         to_size: dict[str, Any] = {
-            "height": self.height, "width": self.width, "channels": self.channels, "resize": self.resize,
+            "height": self.height, "width": self.width, "channels": self.channels, "resize": self.resize, "on_note": self._note,
         }  # fmt: skip
         try:
             if isinstance(image, str | Path | bytes):
@@ -88,6 +92,9 @@ class Classifier(ABC):
             return fit(_picture(image), **to_size)
         except (Unreadable, OSError, ValueError) as error:
             raise UserError(f"{_name(image)} cannot be read as an image: {error}") from None
+
+    def _note(self, text: str) -> None:
+        self.notes[text] += 1
 
     def threshold(self, wish: float) -> float:
         """Return the confidence from which on answers are right at least as often as wished, by the validation images.

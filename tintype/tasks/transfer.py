@@ -355,6 +355,10 @@ def _choices(origin: dict[str, Any]) -> list[Choice]:
     choices = []
     file = origin.get("file", "")
     averaged, prefix = origin.get("averaged", ""), origin.get("prefix", "")
+    if origin.get("run"):
+        run, same = origin["run"], origin["head"] == "loaded"
+        classes = "the classes are those" if same else "the classes are others than those"
+        choices.append(Choice("head", "new", f"{classes} of {run}; it is fitted to the features of these images"))
     if averaged:
         choices.append(Choice("weights", f"averaged ({averaged})", f"{file} holds them beside those of the last step"))
     if origin.get("remark"):
@@ -387,7 +391,7 @@ def transfer(
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
-    source = load_pretrained(network, model, weights, progress)
+    source = load_pretrained(network, model, weights, progress, spec.class_names)
     own = own_preprocessing(model, weights)
     spec = own.normalising(spec) if own else spec
     settings.update(origin=source, identity=f"{model} {source.get('sha256', source['source'])}", seed=seed)
