@@ -72,7 +72,7 @@ class Board:
     def _described(self, run: RunFolder) -> dict[str, Any]:
         try:
             facts = facts_of(run, self.folder)
-        except (UserError, KeyError, AttributeError, OSError):  # half written, or of another program
+        except UserError:  # half written, or of another program
             return {}
         status, columns = run.status, read_metrics(run.path / "metrics.csv")
         score = next(

@@ -12,12 +12,14 @@ from typing import Any
 import yaml
 
 from tintype.errors import UserError, unknown_name
+from tintype.files import parse_yaml, refuse_link_out
 from tintype.run import RunFolder
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b, "!=": lambda a, b: a != b,
     "=": lambda a, b: a == b, ">": lambda a, b: a > b, "<": lambda a, b: a < b,
 }  # fmt: skip
+READ = ("recipe.yaml", "status.json", "evaluation.json", "model.json", "metrics.csv")
 COLUMNS = ("name", "state", "task", "data", "model")
 
 
@@ -59,15 +61,33 @@ def run_folders(folder: Path) -> list[RunFolder]:
     """Return the runs in a folder, and those in its studies and tunings, the newest first."""
     paths = [path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/recipe.yaml")]
     inside = [path for path in paths if path.parent == folder or RunFolder(path).root == folder.resolve()]
-    return [RunFolder(path) for path in sorted(inside, key=lambda p: -(p / "recipe.yaml").stat().st_mtime)]
+    return [RunFolder(path) for path in sorted(inside, key=_changed, reverse=True)]
+
+
+def _changed(path: Path) -> float:
+    try:
+        return (path / "recipe.yaml").stat().st_mtime
+    except OSError:  # deleted since, or a link that leads nowhere
+        return 0.0
 
 
 def facts_of(run: RunFolder, folder: Path) -> dict[str, Any]:
     """Return what is known of a run by name: its recipe, "test_accuracy" and the like, parameters, seconds, verdict.
 
     Raises:
-        UserError: one of its files is broken.
+        UserError: whatever is wrong with one of its files; those may come from a stranger.
     """
+    try:
+        for name in READ:
+            refuse_link_out(run.path / name, run.path)
+        return _facts(run, folder)
+    except UserError:
+        raise
+    except Exception as error:  # a file that is valid, and holds something else than tintype writes
+        raise UserError(f"its files are not those of a run ({type(error).__name__}: {error}).") from None
+
+
+def _facts(run: RunFolder, folder: Path) -> dict[str, Any]:
     recipe = run.recipe.model_dump(mode="json")
     name = run.path.relative_to(folder).as_posix()
     facts: dict[str, Any] = {"name": name, "state": run.status.get("state", "empty")}
@@ -90,7 +110,7 @@ def _described(folder: Path) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
     for run in run_folders(folder):
         try:
             yield run, facts_of(run, folder)
-        except (UserError, KeyError, AttributeError) as error:
+        except UserError as error:
             print(f"passed over {run.path}: {error}", file=sys.stderr)
 
 
@@ -107,7 +127,7 @@ def _condition(text: str) -> tuple[str, str, Any]:
         raise UserError(f"--where {text}: expected FIELD=VALUE, FIELD!=VALUE or FIELD>VALUE, as in test_accuracy>0.9.")
     name, operator, value = found.groups()
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value)
     except yaml.YAMLError:
         parsed = value
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as a word

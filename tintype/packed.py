@@ -9,10 +9,10 @@ import shutil
 import stat
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 
 from tintype.errors import UserError
+from tintype.files import refuse_ways_out, regular_only
 
 # What a run folder may bring to another machine; everything else in a zip file is refused.
 FILES = (
@@ -58,10 +58,12 @@ def unpack(path: Path, folder: Path) -> None:
                 inside = Path(temporary) / "run"
                 _extract(archive, entries, inside, bound=_bound(path))
                 os.rename(inside, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path} is no zip file that can be read, or is damaged ({error}).") from None
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"cannot unpack {path} into {folder}: {error.strerror or error}.") from None
+    except Exception as error:  # damaged, each kind of compression raises an error type of its own
+        raise UserError(f"{path} is no zip file that can be read, or is damaged ({error}).") from None
 
 
 def unpacked(path: Path) -> Path:
@@ -73,7 +75,7 @@ def unpacked(path: Path) -> Path:
     from tintype.data.cache import cache_folder
 
     digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular_only) as file:
         while piece := file.read(PIECE):
             digest.update(piece)
     folder = cache_folder() / "packed" / digest.hexdigest() / path.stem
@@ -140,6 +142,7 @@ def pack(folder: Path, target: Path) -> int:
     """
     if target.exists():
         raise UserError(f"{target} is there already, and nothing is overwritten. Choose another --out.")
+    refuse_ways_out(folder)
     files = [name for name in FILES if (folder / name).is_file()]
     samples = sorted(f"samples/{path.name}" for path in (folder / "samples").glob("*") if path.is_file())
     files += [name for name in samples if may_hold(name)]
@@ -152,7 +155,10 @@ def pack(folder: Path, target: Path) -> int:
                 how = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
                 entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # no times: the same run gives the same bytes
                 entry.compress_type, entry.external_attr = how, 0o644 << 16
-                with open(folder / name, "rb") as source, archive.open(entry, "w", force_zip64=True) as out:
+                with (
+                    open(folder / name, "rb", opener=regular_only) as source,
+                    archive.open(entry, "w", force_zip64=True) as out,
+                ):
                     shutil.copyfileobj(source, out, PIECE)
         os.replace(partial, target)
     except OSError as error:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.files import parse_yaml, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -274,7 +275,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise UserError(f"--set {text}: expected key=value, as in --set weight_decay=0.0005.")
         try:
-            parsed = yaml.safe_load(value)
+            parsed = parse_yaml(value)
         except yaml.YAMLError:
             raise UserError(
                 f"--set {text}: the value is not readable. Expected a number, a word, [a, b] or {{a: b}}."
@@ -329,7 +330,7 @@ def read_recipe(path: Path) -> Recipe:
         UserError: not readable, not YAML, not a mapping, or a field is wrong.
     """
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = read_yaml(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}.") from None
     except yaml.YAMLError as error:

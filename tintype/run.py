@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from tintype.errors import UserError
+from tintype.files import open_text, read_json_object, refuse_ways_out, regular_without_links
 from tintype.packed import is_packed, unpacked
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
 
@@ -50,13 +51,18 @@ def held(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another process holds it, and `wait` is not asked.
+        UserError: it cannot be opened, or is no regular file.
     """
     try:
         import fcntl
     except ImportError:  # Windows has no flock; what is locked is then not guarded against a second process
         yield
         return
-    with open(path, "w") as lock:
+    try:
+        lock = open(path, "a", opener=regular_without_links)  # noqa: SIM115 (whatever is in it is left as it is)
+    except OSError as error:
+        raise UserError(f"cannot lock {path}: {error.strerror or error}.") from None
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
@@ -130,7 +136,7 @@ class RunFolder:
         """Open an existing run folder, or a zip file of `tintype pack`, which is unpacked into the cache.
 
         Raises:
-            UserError: there is no such folder, or it is not a run folder.
+            UserError: there is no such folder, it is not a run folder, or something in it leads out of it.
         """
         run = cls(unpacked(Path(path)) if is_packed(path) else path)
         if not run.path.is_dir():
@@ -139,6 +145,7 @@ class RunFolder:
             raise UserError(
                 f"{run.path} is not a run folder: it has no recipe.yaml. `tintype list runs` shows the runs."
             )
+        refuse_ways_out(run.path)
         return run
 
     @property
@@ -176,14 +183,15 @@ class RunFolder:
         """
         path = self.path / file
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json_object(path)
         except FileNotFoundError:
             state = self.status.get("state", "unfinished")
             raise UserError(
                 f"{self.path} has no {file}: the run is {state}. Go on with: tintype train --resume {self.path}"
             ) from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{path} is broken ({error}). Make it again: tintype evaluate {self.path}") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{path} is broken ({reason}). Make it again: tintype evaluate {self.path}") from None
 
     def write(self, file: str, content: Any) -> None:
         """Write a JSON file of the run."""
@@ -193,7 +201,7 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         """Return state ("running", "stopped", "failed", "finished"), step, total_steps and seconds; empty before the start."""
         try:
-            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            return read_json_object(self.path / "status.json")
         except (OSError, ValueError):  # absent, or broken from outside: no later step needs it
             return {}
 
@@ -214,12 +222,19 @@ class RunFolder:
             writer.writerows(rows)
 
     def read_table(self, file: str) -> list[dict[str, str]]:
-        """Return the rows of a CSV file of the run, empty where it does not exist."""
+        """Return the rows of a CSV file of the run, empty where it does not exist.
+
+        Raises:
+            UserError: it is broken.
+        """
         path = self.path / file
-        if not path.exists():
+        try:
+            with open_text(path, newline="") as lines:
+                return list(csv.DictReader(lines))
+        except FileNotFoundError:
             return []
-        with path.open(encoding="utf-8", newline="") as lines:
-            return list(csv.DictReader(lines))
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"{path} is broken ({getattr(error, 'strerror', None) or error}).") from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ from tintype.data.source import DataSplits, ImageSource, MappedSource, ResidentS
 from tintype.distributed import Choice, choose_compile, choose_device, choose_precision, hold_memory
 from tintype.engine import Engine, Plan
 from tintype.errors import UserError, unknown_name
+from tintype.files import read_json_object
 from tintype.model import describe_model, preprocessing, save_model
 from tintype.models import count_parameters
 from tintype.optim import steepest_rate
@@ -484,9 +485,10 @@ def count_test_look(run: RunFolder, fingerprint: str) -> dict[str, int]:
 def looks_by_data(run: RunFolder) -> dict[str, int]:
     """Return how often the test split of each data set (by fingerprint) was looked at by the runs beside this one."""
     try:
-        return json.loads(_ledger(run).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        looks = read_json_object(_ledger(run))
+    except (OSError, ValueError):
         return {}
+    return {data: count for data, count in looks.items() if isinstance(count, int)}
 
 
 def _ledger(run: RunFolder) -> Path:

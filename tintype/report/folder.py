@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import math
 import shlex
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ import numpy as np
 import yaml
 
 from tintype.errors import UserError
+from tintype.files import MOST_YAML_BYTES, open_text, parse_yaml, read_bytes, read_json_object
 
 Metrics = dict[str, list[float]]  # column -> one value for each row, NaN where the row is blank
 
@@ -91,7 +91,7 @@ def read_run(folder: Path) -> RunFiles:
     recipe_file = folder / "recipe.yaml"
     if not recipe_file.is_file():
         raise UserError(f"'{folder}' is not a run folder: it holds no recipe.yaml. `tintype list runs` shows the runs.")
-    recipe_text = recipe_file.read_text(encoding="utf-8", errors="replace")
+    recipe_text = read_bytes(recipe_file, most=MOST_YAML_BYTES).decode("utf-8", "replace")
     problems: list[str] = []
     return RunFiles(
         folder=folder,
@@ -111,7 +111,7 @@ def read_run(folder: Path) -> RunFiles:
 
 def _recipe(text: str, problems: list[str]) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         value = None
     if isinstance(value, dict):
@@ -124,21 +124,17 @@ def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path)
     except (OSError, ValueError) as error:
         problems.append(f"{path.name} cannot be read: {error}")
         return {}
-    if isinstance(value, dict):
-        return value
-    problems.append(f"{path.name} cannot be read: a JSON object was expected")
-    return {}
 
 
 def read_metrics(path: Path) -> Metrics:
     """Read metrics.csv by column. A last line that a running training has only half written is passed over."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    with open_text(path, newline="", errors="replace") as file:
         rows = []
         with contextlib.suppress(csv.Error):
             for row in csv.reader(line.replace("\0", "") for line in file):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 from tintype.engine import FREE_TO_CHANGE
 from tintype.errors import UserError
+from tintype.files import read_json_object, refuse_ways_out
 from tintype.run import RunFolder, write_json, written_whole
 from tintype.studying.declaration import Declaration, PlannedRun
 from tintype.studying.reading import declare
@@ -37,6 +37,7 @@ class StudyFolder:
         path = Path(path)
         if not (path / "study.yaml").is_file():
             raise UserError(f"{path} is not the folder of a study: it holds no study.yaml.")
+        refuse_ways_out(path)
         return cls(path, declare(path))
 
     @classmethod
@@ -48,6 +49,8 @@ class StudyFolder:
         """
         if not (path / "study.yaml").exists() and is_occupied(path):
             raise UserError(f"{path} is there already and is not a study. Choose another --name or --out.")
+        if path.is_dir():
+            refuse_ways_out(path)
         study = cls(path, declaration)
         study._refuse_other_recipes()
         with written_whole(path / "study.yaml") as temporary:
@@ -93,7 +96,7 @@ class StudyFolder:
 
     def _read_record(self) -> dict[str, dict[str, Any]]:
         try:
-            return dict(json.loads((self.path / "study.json").read_text(encoding="utf-8"))["runs"])
+            return dict(read_json_object(self.path / "study.json")["runs"])
         except (OSError, ValueError, KeyError, TypeError):  # absent, or broken from outside: the runs themselves tell
             return {}
 

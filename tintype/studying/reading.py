@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from tintype.errors import UserError, unknown_name
+from tintype.files import BoundedLoader, read_yaml
 from tintype.plugins import PACKAGE, study_names
 from tintype.recipe import ALIASES, Recipe
 from tintype.studying.declaration import Changes, Declaration, checked_seeds, is_field, label_of
@@ -18,8 +19,8 @@ STUDIES = PACKAGE / "studies"
 KEYS = ("recipe", "question", "vary", "variants", "seeds", "set", "weights")
 
 
-class _OnceOnly(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that stands twice where YAML itself would take the last one."""
+class _OnceOnly(BoundedLoader):
+    """The safe loader, which refuses a key that stands twice where YAML itself would take the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -54,7 +55,7 @@ def declare(what: str | Path | Mapping[str, Any] | Declaration) -> Declaration:
 
 def _read(path: Path) -> Declaration:
     try:
-        content = _OnceOnly(path.read_text(encoding="utf-8")).get_single_data()
+        content = read_yaml(path, _OnceOnly)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the study {path}: {getattr(error, 'strerror', None) or error}.") from None
     except yaml.YAMLError as error:

@@ -6,13 +6,13 @@ A tracker is one file here. What goes wrong in one stops neither the run nor the
 from __future__ import annotations
 
 import importlib.util
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tintype.errors import UserError
+from tintype.files import read_json_object
 from tintype.plugins import canonical, find
 from tintype.progress import Silent
 from tintype.recipe import Recipe
@@ -163,6 +163,6 @@ def _final_figures(run: RunFolder) -> dict[str, float]:
 
 def _read_record(run: RunFolder) -> dict[str, Any]:
     try:
-        return json.loads((run.path / RECORD).read_text(encoding="utf-8"))
+        return read_json_object(run.path / RECORD)
     except (OSError, ValueError):
         return {}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tintype import api
 from tintype.engine import Interrupted, fold, interruptible
 from tintype.errors import UserError
+from tintype.files import refuse_ways_out
 from tintype.progress import Silent, duration, make_watcher
 from tintype.recipe import Recipe, parse_duration, resolve
 from tintype.run import RunFolder
@@ -79,6 +80,7 @@ def tune(
     seconds = parse_duration(time) if time else None
     path, wishes = _asked(what, Path(out), name, storage, watcher, changes)
     path.mkdir(parents=True, exist_ok=True)
+    refuse_ways_out(path)
     with RunFolder(path).locked():
         database = open_database(path, path.name, storage, higher_is_better=wishes.higher_is_better)
         wishes.write(path / "tune.yaml")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tintype.errors import UserError
+from tintype.files import read_yaml
 from tintype.recipe import Recipe, build
 from tintype.run import RunFolder, write_json, written_whole
 from tintype.studying import Study
@@ -64,10 +65,10 @@ class Wishes:
             UserError: it is broken.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_yaml(path)
             recipe, space = build(content["recipe"], where=str(path)), read_space(content["search"])
             return cls(recipe, space, content["score"], content["higher_is_better"], content["shared"])
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is broken ({error}). Begin again with another --name.") from None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,298 @@
+"""Files that a stranger may have made: only regular ones are opened, and what is read from them is bounded.
+
+`docs/limits.md` states the bounds.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import yaml
+
+from tintype.errors import UserError
+
+MOST_YAML_BYTES = 2_000_000
+MOST_JSON_BYTES = 500_000_000
+MOST_NODES = 100_000  # of a YAML file, each alias counted with all that it stands for
+MOST_DEPTH = 50  # of lists and mappings inside one another, in YAML and JSON
+MOST_DIGITS = 100  # of a whole number
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def regular_only(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a regular file and return its descriptor: an `opener` for `open`, under which no pipe makes the caller wait.
+
+    Raises:
+        OSError: it is a pipe, a socket, a device or a folder, or it cannot be opened.
+    """
+    refuse_special(path)
+
+    # The file may have been exchanged since; a pipe that is opened in this way at least does not block.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    try:
+        _refuse_mode(os.fstat(descriptor).st_mode, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def regular_without_links(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a regular file as `regular_only` does, and never through a symbolic link of that name.
+
+    Raises:
+        OSError: as in `regular_only`, or it is a link.
+    """
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, "it is a link, not a file", os.fspath(path))
+    return regular_only(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
+def refuse_special(path: str | os.PathLike[str]) -> None:
+    """Raise where there is something at `path` that is no regular file; a path without a file passes.
+
+    Raises:
+        OSError: it is a pipe, a socket, a device or a folder.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    _refuse_mode(mode, path)
+
+
+def _refuse_mode(mode: int, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
+
+
+def open_text(path: str | os.PathLike[str], *, newline: str | None = None, errors: str = "strict") -> IO[str]:
+    """Open a regular file for reading as UTF-8.
+
+    Raises:
+        OSError: it is no regular file, or it cannot be opened.
+    """
+    return open(path, encoding="utf-8", newline=newline, errors=errors, opener=regular_only)
+
+
+def read_bytes(path: str | os.PathLike[str], *, most: int | None = None) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: it is no regular file, it cannot be read, or it is larger.
+    """
+    with open(path, "rb", opener=regular_only) as file:
+        content = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
+    return content
+
+
+# ---- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        OSError: it is no regular file, it cannot be read, or it is too large.
+        ValueError: it is no JSON, or its content is beyond a bound.
+    """
+    return parse_json(read_bytes(path, most=MOST_JSON_BYTES).decode("utf-8"))
+
+
+def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of a JSON file that holds an object.
+
+    Raises:
+        OSError: it is no regular file, it cannot be read, or it is too large.
+        ValueError: it is no JSON object, or its content is beyond a bound.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError("a JSON object was expected")
+    return content
+
+
+def parse_json(text: str) -> Any:
+    """Return the content of a JSON text, with numbers that are finite, and nested MOST_DEPTH deep at most.
+
+    Raises:
+        ValueError: it is no JSON, or its content is beyond a bound.
+    """
+    try:
+        content = json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MOST_DEPTH} deep") from None
+
+    level, depth = [content], 1
+    while level := [inner for each in level for inner in _inside(each)]:
+        depth += 1
+        if depth > MOST_DEPTH:
+            raise ValueError(f"it is nested more than {MOST_DEPTH} deep")
+    return content
+
+
+def _inside(value: Any) -> list[Any]:
+    """Return the lists and mappings, and only those, that lie directly in a value, or an empty list."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return []
+    return [inner for inner in value if isinstance(inner, dict | list)]
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number has more than {MOST_DIGITS} digits")
+    return int(text)
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
+
+
+# ---- YAML -------------------------------------------------------------------------------------------------------------
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """YAML's safe loader with bounds on nodes and depth, in which a date is a word as it was written."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[int, int] = {}  # of each node that is complete, with all that is in it
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Read a node, and refuse it where it is nested too deep or stands for too much."""
+        is_alias, is_nest = self.check_event(yaml.AliasEvent), self.check_event(yaml.CollectionStartEvent)
+        self._depth += is_nest
+        if self._depth > MOST_DEPTH:
+            raise yaml.YAMLError(f"it is nested more than {MOST_DEPTH} deep")
+        node = super().compose_node(parent, index)
+        self._depth -= is_nest
+
+        if is_alias:
+            if id(node) not in self._sizes:
+                raise yaml.YAMLError("an alias stands inside of what it means")
+            return node
+        size = 1 + sum(self._sizes[id(inner)] for inner in _children(node))
+        if size > MOST_NODES:
+            raise yaml.YAMLError(f"it stands for more than {MOST_NODES:,} values")
+        self._sizes[id(node)] = size
+        return node
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """Read a whole number of at most MOST_DIGITS digits."""
+        if len(node.value) > MOST_DIGITS:
+            raise yaml.YAMLError(f"a number has more than {MOST_DIGITS} digits")
+        return super().construct_yaml_int(node)
+
+
+BoundedLoader.add_constructor("tag:yaml.org,2002:int", BoundedLoader.construct_yaml_int)
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node, yaml.MappingNode):
+        return [inner for pair in node.value for inner in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def parse_yaml(text: str, loader: type[BoundedLoader] = BoundedLoader) -> Any:
+    """Return the content of a YAML text.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or its content is beyond a bound.
+        UserError: what a `loader` of one's own refuses.
+    """
+    try:
+        return loader(text).get_single_data()
+    except (yaml.YAMLError, UserError):
+        raise
+    except Exception as error:  # a constructor raises what int, float and the like do: "!!int x", "!!timestamp 1"
+        raise yaml.YAMLError(f"a value cannot be read: {error}") from None
+
+
+def read_yaml(path: str | os.PathLike[str], loader: type[BoundedLoader] = BoundedLoader) -> Any:
+    """Return the content of a YAML file.
+
+    Raises:
+        OSError: it is no regular file, it cannot be read, or it is too large.
+        UnicodeDecodeError: it is no UTF-8.
+        yaml.YAMLError: it is no YAML, or its content is beyond a bound.
+        UserError: what a `loader` of one's own refuses.
+    """
+    return parse_yaml(read_bytes(path, most=MOST_YAML_BYTES).decode("utf-8"), loader)
+
+
+# ---- folders ----------------------------------------------------------------------------------------------------------
+
+
+def refuse_ways_out(folder: Path) -> None:
+    """Refuse a folder in which a link leads out of it, or in which there are pipes, sockets or devices.
+
+    The folder itself may be reached by a link.
+
+    Raises:
+        UserError: there is such a thing in it, at any depth.
+    """
+    root = folder.resolve()
+    waiting = [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                found = list(entries)
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename or folder}: {error.strerror}.") from None
+        for entry in found:
+            if entry.is_symlink():
+                _refuse_link_out(Path(entry.path), root)
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                raise UserError(f"{entry.path} is a pipe, a socket or a device. Expected regular files; remove it.")
+
+
+def refuse_link_out(path: Path, folder: Path) -> None:
+    """Refuse a file in `folder` that is a link which leads out of it.
+
+    Raises:
+        UserError: it is one.
+    """
+    if path.is_symlink():
+        _refuse_link_out(path, folder.resolve())
+
+
+def _refuse_link_out(link: Path, root: Path) -> None:
+    try:
+        inside = link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link that leads to itself
+        inside = False
+    if not inside:
+        raise UserError(
+            f"{link} is a link that leads out of its folder, and is not followed. Put the file itself there, or remove it."
+        )
