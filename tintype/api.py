@@ -333,6 +333,7 @@ def train(
     else:
         what = "digits" if what is None else what
         if name is not None:
+            Run.remove_unstarted(Path(out) / name)
             Run.refuse_taken(Path(out) / name)  # at once, not after the data was read
         prepared = plan(what, watcher=watcher, verbose=verbose, **changes)
         run = Run.create(out, name or _default_name(what), exact=name is not None)

@@ -119,6 +119,17 @@ class RunFolder:
                 raise UserError(f"cannot make the run folder {path}: {error.strerror}. Choose another --out.") from None
 
     @staticmethod
+    def remove_unstarted(path: Path) -> None:
+        """Remove a folder in which a kill or a full disk left no recipe, if it holds nothing but hidden leftovers."""
+        with suppress(OSError):
+            inside = list(path.iterdir())
+            if any(entry.name != ".lock" and not entry.name.endswith(".tmp") for entry in inside):
+                return
+            for entry in inside:
+                entry.unlink()
+            path.rmdir()
+
+    @staticmethod
     def refuse_taken(path: Path) -> None:
         """Raise where there is something at `path` already.
 

@@ -173,7 +173,10 @@ class _Painter:
 
     def __init__(self, classifier: Classifier, folder: Path, done: Sequence[Row], resume: bool) -> None:
         if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} is there already, and nothing is overwritten. Choose another --heatmaps.")
+            raise UserError(
+                f"{folder} already holds files, and nothing is overwritten. Go on with an earlier job: --resume; "
+                "or choose another --heatmaps."
+            )
         self.classifier, self.folder = classifier, folder
         self._taken = {row["heatmap"] for row in done if row.get("heatmap")}
 

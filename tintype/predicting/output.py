@@ -38,7 +38,8 @@ class Output:
         if self.kind == ".parquet":
             _import_pyarrow()
         self.journal = path.with_name(f"{path.name}.partial.jsonl") if self.kind == ".parquet" else path
-        if self.kind == ".parquet" and resume and path.exists():
+        # With its journal still there, a job was killed between the finished file and the end: it is finished again.
+        if self.kind == ".parquet" and resume and path.exists() and not self.journal.exists():
             raise UserError(f"{path} is finished, and Parquet cannot be appended to. Choose another --out.")
         taken = next((p for p in (path, self.journal) if p.exists() and not resume), None)
         if taken is not None:

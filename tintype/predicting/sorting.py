@@ -44,6 +44,8 @@ class Sorter:
         """
         target = self.folder / place
         if os.path.lexists(target):
+            with suppress(OSError):  # what a kill left between the copy's link and the end
+                target.with_name(f".{target.name}.partial").unlink()
             return
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -130,17 +129,9 @@ def clear_unborn(path: Path) -> None:
     Raises:
         UserError: it holds something.
     """
-    for temporary in path.glob(".*.tmp"):
-        with suppress(OSError):
-            temporary.unlink()
-    try:
-        path.rmdir()
-    except FileNotFoundError:
-        return
-    except OSError:
-        raise UserError(
-            f"{path} is in the way: it is not a run, and not empty. Move it, or choose another --name."
-        ) from None
+    RunFolder.remove_unstarted(path)
+    if path.exists():
+        raise UserError(f"{path} is in the way: it is not a run, and not empty. Move it, or choose another --name.")
 
 
 def _keys(*mappings: dict[str, Any]) -> Iterable[str]:
