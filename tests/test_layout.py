@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tintype import api
@@ -201,6 +203,10 @@ def test_a_reading_that_is_not_plain_is_noted():
         (["left/cam1/1.jpg", "left/cam2/1.jpg", "right/cam1/1.jpg", "right/cam2/1.jpg"], "left and right hold folders"),
         (["train/1.jpg", "test/1.jpg"], "no class folders. Expected train/CLASS"),
         (["val/1.jpg", "test/1.jpg"], "no class folders. Expected test/CLASS"),
+        (["train/seg_train/1.jpg", "train/seg_test/1.jpg"], "named as splits themselves"),
+        (["train/train/1.jpg", "test/test/1.jpg"], "no class folders. Expected train/CLASS"),
+        (["train_cats/1.jpg", "train_dogs/1.jpg", "test_cats/1.jpg", "test_dogs/1.jpg"], "no class folders"),
+        (["cats/1.jpg", "dogs/1.jpg", "val/cats/1.jpg", "val/dogs/1.jpg"], "val holds folders named as those beside it"),
         (["train/a/1.jpg", "train/b/1.jpg", "training_2/a/1.jpg", "test/a/1.jpg"], "several folders for one split"),
         (["cat/train/1.jpg", "cat/test/1.jpg", "dog/1.jpg"], "dog holds photos and no folders"),
         (["train/a/im/1.jpg", "train/a/masks/1.jpg", "train/b/im/1.jpg", "train/b/masks/1.jpg", "test/a/1.jpg"], "same names"),
@@ -230,6 +236,28 @@ def test_one_class_takes_flat_splits():
     layout = read("train/1.jpg", "train/2.jpg", "test/1.jpg", one_class=True)
     assert answer(layout) == {"train/1.jpg": ("d", "train"), "train/2.jpg": ("d", "train"), "test/1.jpg": ("d", "test")}
     assert answer(read("1.jpg", "2.jpg", one_class=True)) == {"1.jpg": ("d", ""), "2.jpg": ("d", "")}
+
+
+NAMES = st.sampled_from(["train", "test", "val", "seg_train", "seg_test", "a", "b", "cat", "images", "part1", "part2"])
+
+
+@given(st.sets(st.lists(NAMES, max_size=4).map(tuple), min_size=1, max_size=12), st.booleans())
+@settings(deadline=None, max_examples=300)
+def test_any_layout_is_read_or_refused_and_no_photo_is_lost_without_a_word(folders, one_class):
+    files = ["/".join([*folder, f"{i}.jpg"]) for folder in folders for i in range(2)]
+    try:
+        layout = read(*files, one_class=one_class)
+    except UserError:
+        return
+    taken = [photo for place in layout.places for photo in place.folder.all_photos()]
+    assert len(taken) == len(set(taken))
+    assert set(taken) <= set(files)
+    assert not taken or len(taken) == len(files) or layout.notes
+
+
+def test_thousands_of_classes_with_folders_inside_are_read_at_once():
+    layout = read(*(f"{i:04d}/{part}/1.jpg" for i in range(4000) for part in (f"a{i}", "images")))
+    assert len({place.label for place in layout.places}) == 4000
 
 
 # ---- on the disk ------------------------------------------------------------------------------------------------------
@@ -323,6 +351,12 @@ def test_folders_below_classes_are_named(tmp_path):
     note = next(note for note in found.notes if "below them" in note)
     assert "animal/cat, animal/dog, plant/rose, plant/tree" in note
     assert "move them up" in note
+
+
+def test_folders_in_a_folder_of_its_own_are_hinted_at(tmp_path):
+    root = plant(tmp_path / "d", archive__pets__cat=3, archive__pets__dog=3)
+    with pytest.raises(UserError, match=r"one class only .* Did you mean .*d/archive/pets\?"):
+        open_data(str(root), image_size=8)
 
 
 def test_a_link_to_a_class_is_read_once_under_its_own_name(tmp_path):

@@ -389,8 +389,9 @@ def _class_names(
 
 
 def _one_class(source: str, label: str, photos: Sequence[Photo]) -> str:
-    deeper = {photo.name.split("/")[1] for photo in photos if photo.name.count("/") >= 2 and not photo.split}
-    hint = f" Did you mean {source}/{label}?" if len(deeper) > 1 else ""
+    inner = [photo.name.rpartition("/")[0] for photo in photos if not photo.split]
+    shared = os.path.commonpath(inner) if len(set(inner)) > 1 else ""
+    hint = f" Did you mean {source}/{shared}?" if shared else ""
     return f"{source} holds one class only ('{label}', {len(photos):,} photos); at least two are needed.{hint}"
 
 

@@ -37,6 +37,9 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _GLUED = re.compile(r"(set|data|images|imgs|split)$")
 
 
+MANY = 100  # folders of which each is compared with each; of more, which are no splits, each with the next
+
+
 @dataclass
 class Folder:
     """One folder with the photos that lie directly in it (paths below the root) and the folders in it."""
@@ -72,10 +75,11 @@ class Folder:
 
     @property
     def holds_classes(self) -> bool:
-        """Whether most of its photos lie in folders below it."""
-        return bool(self.full) and 2 * len(self.photos) < self.num_photos
+        """Whether most of its photos lie in folders below it, which are more than one folder of a split's name."""
+        unpacked_twice = len(self.full) == 1 and not self.full[0].full and bool(split_of(self.full[0].name))
+        return bool(self.full) and 2 * len(self.photos) < self.num_photos and not unpacked_twice
 
-    @property
+    @cached_property
     def class_names(self) -> set[str]:
         """The names of the folders in it as they are compared between splits: without regard to case."""
         return {class_name(inner.name).casefold() for inner in self.full}
@@ -190,6 +194,7 @@ class _Reader:
         named = [f"{name} is {split}" for name, split in self.splits.items() if name.lower() not in SPLIT_FOLDERS]
         if named:
             self.notes.append(f"folders are read as splits, by their structure and names: {', '.join(named)}")
+        self._note_loose(self.top)
         for name, split in list(self.splits.items()):
             self._read_split(self.top.folders[name], split)
 
@@ -297,7 +302,16 @@ class _Reader:
             UserError: there are such siblings (a note, where classes do not matter).
         """
         holders = [f for f in folders if f.core.holds_classes]
-        pair = next((p for p in combinations(holders, 2) if _alike(p[0].core, p[1].core)), None)
+        names = {class_name(f.name).casefold() for f in folders}
+        again = next((f for f in holders if len(f.core.class_names & names) >= 2), None)
+        if again is not None and not self.one_class:
+            raise UserError(
+                f"{self.root}: {safe(again.path)} holds folders named as those beside it "
+                f"({listed(sorted(again.core.class_names & names))}), so it may be a split of the same classes. "
+                "Move the others into a folder named train and name it val or test, or take it away."
+            )
+        pairs = combinations(holders, 2) if len(holders) <= MANY else pairwise(holders)
+        pair = next((p for p in pairs if _alike(p[0].core, p[1].core)), None)
         if pair is None:
             return
         common = sorted(pair[0].core.class_names & pair[1].core.class_names)
@@ -358,6 +372,12 @@ class _Reader:
             self.notes.append(f"the classes of {split} are read in {safe(base.path)}")
         trained = {label for train in self._training() for label in train.class_names}
         unlabelled = len(base.full) == 1 and len(trained) > 1 and not base.class_names & trained
+        roles = {split_of(inner.name) for inner in base.full} - {""}
+        if roles > {"train"} and not self.one_class:
+            raise UserError(
+                f"{self.root / base.path} holds folders that are named as splits themselves: {_names(base.full)}. "
+                f"If they are, type that folder: {self.root / base.path}. Classes need other names."
+            )
         if self.one_class and not base.full:
             self.places.append(Place(base, class_name(self.root.resolve().name), split))
             self.bases.append(base)
