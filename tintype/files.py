@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
+import platform
+import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+import psutil
 import yaml
 
 from tintype.errors import UserError
@@ -296,3 +301,31 @@ def _refuse_link_out(link: Path, root: Path) -> None:
         raise UserError(
             f"{link} is a link that leads out of its folder, and is not followed. Put the file itself there, or remove it."
         )
+
+
+# Which machine: on a shared disk, the number of a process says nothing of another machine's.
+_MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
+_ABANDONED = re.compile(rf"\..*\.{_MACHINE}-(\d+)\.tmp")
+_cleaned: set[Path] = set()
+
+
+def temporary_for(path: Path) -> Path:
+    """Return a name beside `path` under which this process may write before it renames.
+
+    What dead processes of this machine left in the folder under such names is removed, once for each process.
+    """
+    folder = path.parent
+    if folder not in _cleaned:
+        _cleaned.add(folder)
+        _remove_abandoned(folder)
+    # Cut, since a name that is as long as a file system takes has no room for more.
+    return path.with_name(f".{path.name[:200]}.{_MACHINE}-{os.getpid()}.tmp")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            found = _ABANDONED.fullmatch(entry.name)
+            if found and not psutil.pid_exists(int(found[1])):
+                with suppress(OSError):
+                    os.unlink(entry.path)

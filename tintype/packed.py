@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from tintype.errors import UserError
-from tintype.files import refuse_ways_out, regular_only
+from tintype.files import refuse_ways_out, regular_only, temporary_for
 
 # What a run folder may bring to another machine; everything else in a zip file is refused.
 FILES = (
@@ -146,7 +146,7 @@ def pack(folder: Path, target: Path) -> int:
     files = [name for name in FILES if (folder / name).is_file()]
     samples = sorted(f"samples/{path.name}" for path in (folder / "samples").glob("*") if path.is_file())
     files += [name for name in samples if may_hold(name)]
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    partial = temporary_for(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(partial, "x", allowZip64=True) as archive:

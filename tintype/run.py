@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from tintype.errors import UserError
-from tintype.files import open_text, read_json_object, refuse_ways_out, regular_without_links
+from tintype.files import open_text, read_json_object, refuse_ways_out, regular_without_links, temporary_for
 from tintype.packed import is_packed, unpacked
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
 
@@ -29,7 +29,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
