@@ -65,7 +65,8 @@ MAY_IMPORT = {
     "run": {"files", "errors", "packed", "recipe"},
     "weights": {"errors"},
     "pretrained": {"data", "errors", "models", "packed", "plugins", "run", "weights"},
-    "automatic": {"data", "distributed", "errors", "models", "pretrained", "recipe"},
+    "bundles": {"distributed", "recipe"},
+    "automatic": {"bundles", "data", "distributed", "errors", "models", "pretrained", "recipe"},
     "engine": {"errors", "data", "distributed", "optim", "recipe", "run", "tasks"},
     "model": {"errors", "data", "models", "run"},
     "report": {"files", "errors", "progress", "run", "statistics", "summary", "metrics"},
@@ -129,6 +130,7 @@ MAY_IMPORT = {
     "upscaling": {"files", "data", "distributed", "errors", "predict", "run", "tasks", "weights"},
     "evaluate": {"errors", "data", "metrics", "model", "predict", "run", "tasks", "training"},
     "api": {
+        "automatic",
         "engine",
         "errors",
         "evaluate",

@@ -303,6 +303,43 @@ def test_few_photos_get_a_head_on_the_backbone_that_the_weights_name(digit_files
     assert recipe.epochs == automatic.HEAD_EPOCHS
 
 
+@pytest.mark.parametrize("what", ["photos", "digits"])
+def test_a_head_that_was_asked_for_has_the_settings_of_one_that_was_chosen(digit_files, weights, what):
+    fields = {"weights": str(weights), "image_size": 32, "model": BACKBONE, "watcher": Silent()}
+    chosen = api.plan(str(digit_files), **fields).recipe
+    what = str(digit_files) if what == "photos" else "digits"
+    asked = api.plan(what, tune="head", **fields).recipe
+    assert chosen.tune == asked.tune == "head"
+    same = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch_size")
+    assert {key: getattr(asked, key) for key in same} == {key: getattr(chosen, key) for key in same}
+    if what != "digits":  # a recipe of its own says how photos are changed
+        assert (asked.augment, asked.views, asked.tta) == (chosen.augment, chosen.views, chosen.tta)
+
+
+def test_a_recipe_that_states_a_head_and_no_length_gets_that_of_heads(photos):
+    stated = photos(tune="head")
+    assert api.plan(stated, watcher=Silent()).recipe.epochs == stated.epochs
+    fields = {
+        key: value
+        for key, value in stated.model_dump(exclude_unset=True).items()
+        if key not in ("epochs", "batch_size")
+    }
+    prepared = api.plan(build(fields, where=""), watcher=Silent())
+    assert (prepared.recipe.epochs, prepared.recipe.batch_size) == (automatic.HEAD_EPOCHS, automatic.HEAD["batch_size"])
+    assert any(choice.name == "length" for choice in prepared.choices)
+
+
+@pytest.mark.parametrize("tune", ["last:2", "all"])
+def test_fine_tuning_that_was_asked_for_has_its_own_settings(digit_files, weights, tune):
+    recipe = api.plan(str(digit_files), weights=str(weights), image_size=32, tune=tune, watcher=Silent()).recipe
+    wanted = automatic.FINE_TUNE
+    assert recipe.tune == tune
+    assert all(
+        getattr(recipe, key) == wanted[key] for key in ("optimizer", "lr", "weight_decay", "batch_size", "warmup")
+    )
+    assert automatic.FEWEST_EPOCHS <= (recipe.epochs or 0) <= automatic.MOST_EPOCHS
+
+
 def test_settings_of_the_user_are_kept(digit_files, weights):
     recipe = api.plan(
         str(digit_files), weights=str(weights), image_size=32, epochs=7, augment="flips", watcher=Silent()
@@ -326,8 +363,8 @@ def test_time_decides_between_fine_tuning_and_a_head(digit_files, weights, monke
     assert (long.tune, long.epochs) == ("all", 20)
     short = api.plan(str(digit_files), time="5s", **fields).recipe
     assert short.tune == "head"
-    told = [c.choice for c in api.plan(str(digit_files), time="5s", tune="head", **fields).choices if c.name == "time"]
-    assert told == ["without effect"]
+    asked = api.plan(str(digit_files), time="5s", tune="all", **fields).recipe
+    assert (asked.tune, asked.epochs, asked.time) == ("all", automatic.FEWEST_EPOCHS, "5s"), "bounded when it runs"
 
 
 def test_a_resolved_recipe_repeats_without_choosing(digit_files, weights, tmp_path, monkeypatch):

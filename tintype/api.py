@@ -251,19 +251,21 @@ class Run(RunFolder):
 
 def plan(what: str | Recipe, *, watcher: Silent | None = None, verbose: bool | None = None, **changes: Any) -> Prepared:
     """Resolve and check everything that `train` would do, and stop there (`--dry-run`)."""
+    from tintype.automatic import open_settings
     from tintype.training import prepare
 
     watcher = watcher or make_watcher(quiet=verbose is False)
     recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
-    recipe = _with_absolute_paths(recipe.with_(**changes))
+    base, changed = recipe, {ALIASES.get(key, key) for key in changes}
+    recipe, choices, free = open_settings(base, _with_absolute_paths(recipe.with_(**changes)), changed, kind)
     # Decided for new runs only: a recipe of an earlier version, when resumed, states its flips.
     if "flips" not in recipe.model_fields_set:
         recipe = recipe.with_(flips="auto")
     own_recipe = kind == "a Recipe" or kind.startswith("recipe file")
-    asked = recipe.model_fields_set if own_recipe else {ALIASES.get(key, key) for key in changes}
+    asked = recipe.model_fields_set if own_recipe else changed
     check_trackers(recipe.track)
     watcher.note(f"training {kind}")
-    prepared = prepare(recipe, watcher, asked)
+    prepared = prepare(recipe, watcher, asked, choices, free=free)
     for line in prepared.lines(verbose=bool(verbose)):
         watcher.note(line)
     watcher.close()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tintype.bundles import LENGTH, UPDATE, Source, completed, settled
 from tintype.data.cache import Progress
 from tintype.data.source import DataSpec, DataSplits
 from tintype.distributed import Choice, autocast
@@ -27,7 +28,7 @@ from tintype.pretrained import (
     own_run,
     weights_available,
 )
-from tintype.recipe import Recipe, parse_duration
+from tintype.recipe import Recipe, build, parse_duration
 
 # In this order where weights are at hand: what gives most for its cost in transfer on each kind of device.
 PREFERRED = {"cpu": ("mobilenet_v3_large", "mobilenet_v2", "efficientnet_b0"), "gpu": ("convnext_tiny", "resnet50")}
@@ -35,6 +36,11 @@ DEFAULT_SECONDS = 300.0
 # A training step costs about three times an inference: forward, and two products backward.
 TRAINING_COST = 3.0
 HEAD_EPOCHS, HEAD_VIEWS = 60, 4
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 20  # of fine-tuning
+ABOUT_DATA = (
+    "data", "data_root", "channels", "val_fraction", "test_fraction", "split_seed", "sampling", "class_weights", "device",
+    "precision", "seed",
+)  # fmt: skip
 FEWEST_TO_FINE_TUNE = 500  # images; below, a head on fixed features generalises as well, and is done at once
 
 FROM_SCRATCH: dict[str, Any] = {
@@ -139,44 +145,150 @@ def _with_model(recipe: Recipe, device: torch.device, progress: Progress | None)
             reason = f"from scratch: {failure}; --weights FILE takes a file, and gives far better results"
     else:
         reason = "from scratch, as asked"
-    return recipe.with_(**_not_given(recipe, FROM_SCRATCH)), Choice("model", "fast-cnn", reason)
+    return recipe.with_(model="fast-cnn"), Choice("model", "fast-cnn", reason)
+
+
+def open_settings(base: Recipe, recipe: Recipe, asked: Collection[str], kind: str) -> tuple[Recipe, list[Choice], bool]:
+    """Return a recipe whose settings fit together after the user has set some, why, and whether the rest may be chosen.
+
+    Args:
+        base: what the user named.
+        recipe: `base` with the changes of the user.
+        asked: the fields that the user changed.
+        kind: which kind of thing `base` is, as `recipe.resolve` says it.
+
+    Returns:
+        The recipe, the decisions, and whether `choose_training` may fill in what the recipe leaves unset.
+    """
+    given = {field: getattr(recipe, field) for field in asked if field in Recipe.model_fields}
+    if kind.startswith("images in"):
+        return recipe, [], True
+
+    named = kind.startswith("data set") or kind.endswith("(built in)")
+    other = recipe.model != base.model
+    backbone = recipe.weights not in (None, "none") or (is_backbone(recipe.model) and recipe.weights != "none")
+    if named and backbone and other and base.weights in (None, "none"):
+        # How another network is trained from scratch says nothing about one with pretrained weights.
+        kept = {field: value for field, value in _set_fields(recipe).items() if field in given or field in ABOUT_DATA}
+        return build({**kept, "model": recipe.model, "tune": given.get("tune", "auto")}, where=""), [], True
+
+    name = "a data set without a recipe" if kind.startswith("data set") else _name_of(kind)
+    # The rate and the optimizer of what is built in were found for its own network.
+    stands = not kind.startswith("data set") and not (named and other)
+    settings, choices = completed(_set_fields(base), given, name, stands=stands)
+    changes = {field: value for field, value in settings.items() if getattr(recipe, field) != value}
+    return (recipe.with_(**changes) if changes else recipe), choices, False
+
+
+def _name_of(kind: str) -> str:
+    return "the recipe" if kind == "a Recipe" else kind.removesuffix(" (built in)")
+
+
+def _set_fields(recipe: Recipe) -> dict[str, Any]:
+    return {field: getattr(recipe, field) for field in recipe.model_fields_set}
 
 
 def choose_training(
+    recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype, *, free: bool = False
+) -> tuple[Recipe, list[Choice]]:
+    """Return the recipe with a way to train and a length where it leaves them open.
+
+    That is so with tune "auto", for heads, and for everything where the user named only images (`free`).
+    """
+    starts_pretrained = recipe.task == "classify" and recipe.weights not in (None, "none")
+    if not starts_pretrained:
+        return _from_scratch(recipe) if free or recipe.tune == "auto" else (recipe, [])
+    if recipe.tune == "head":
+        return _head(recipe, splits, device, dtype) if free else _length_of_head(recipe)
+    if recipe.tune == "auto" or free:
+        return _by_time(recipe, splits, device, dtype)
+    return recipe, []
+
+
+def _from_scratch(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
+    wanted = FROM_NOISE if recipe.task == "generate" else {**FROM_SCRATCH, "model": recipe.model}
+    name = "generating" if recipe.task == "generate" else "training from scratch"
+    chosen, choices = _filled(recipe, Source(name, wanted))
+    if recipe.tune not in ("auto", "all"):
+        told = (
+            f"there are no pretrained weights of which tune {recipe.tune} could keep a part; --weights FILE gives some"
+        )
+        choices.append(Choice("tune", "all", told))
+    return chosen, choices
+
+
+def _by_time(
     recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype
 ) -> tuple[Recipe, list[Choice]]:
-    """Return the recipe with a way to train and a length in place of tune "auto", by number of images and time budget."""
-    if recipe.tune != "auto":
-        told = f"tune is {recipe.tune}, so the recipe's own length stands; --tune auto chooses by the time"
-        return recipe, [Choice("time", "without effect", told)] if recipe.time else []
-    if recipe.weights in (None, "none"):
-        wanted = FROM_NOISE if recipe.task == "generate" else {**FROM_SCRATCH, "model": recipe.model}
-        return recipe.with_(**_not_given(recipe, wanted)), []
-    budget = parse_duration(recipe.time) if recipe.time else DEFAULT_SECONDS
-    recipe = recipe.with_(time=None)  # used up by the choice
-    speed = inference_speed(recipe, splits.spec, device, dtype)
+    """Return the recipe for fine-tuning as long as the time allows, or for a head where it does not allow enough."""
+    speed, spare, budget = _spare_seconds(recipe, splits, device, dtype)
     train = len(splits.train)
-    others = 2 * (len(splits.val) + len(splits.test)) + 2 * train  # measuring, with mirrored views
     epoch = TRAINING_COST * train / speed
-    spare = budget - others / speed
-    if train >= FEWEST_TO_FINE_TUNE and spare >= 4 * epoch:
-        epochs = int(min(20, spare / epoch))
-        why = f"{train:,} training images, {epochs} epochs of about {epoch:.0f} s fit into {budget:.0f} s"
-        return recipe.with_(**{"epochs": epochs, **_not_given(recipe, FINE_TUNE)}), [Choice("tune", "all", why)]
-    views = int(min(HEAD_VIEWS, max(0, spare / (train / speed))))
-    few = train < FEWEST_TO_FINE_TUNE
-    reason = f"{train:,} training images are few" if few else f"an epoch of all layers takes about {epoch:.0f} s"
-    why = (
-        f"{reason}; the features of each image and of {views} augmented copies are computed once ({speed:.0f} images/s)"
+    asked = recipe.tune != "auto"
+    if not asked and (train < FEWEST_TO_FINE_TUNE or spare < FEWEST_EPOCHS * epoch):
+        few = train < FEWEST_TO_FINE_TUNE
+        reason = f"{train:,} training images are few" if few else f"an epoch of all layers takes about {epoch:.0f} s"
+        return _head(recipe, splits, device, dtype, reason=reason)
+
+    epochs = int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, spare / epoch)))
+    tune = recipe.tune if asked else "all"
+    chosen, choices = _filled(
+        recipe, Source("fine-tuning", {**FINE_TUNE, "tune": tune, "epochs": epochs}, pretrained=True)
     )
-    return recipe.with_(**{"views": views, **_not_given(recipe, HEAD)}), [Choice("tune", "head", why)]
+    why = f"{train:,} training images, {epochs} epochs of about {epoch:.0f} s fit into {budget:.0f} s"
+    if asked:
+        why = f"as asked; {_length_in_words(chosen)}, each epoch of {train:,} images at most about {epoch:.0f} s"
+    return chosen, [Choice("tune", tune, why), *choices]
 
 
-def _not_given(recipe: Recipe, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the wanted settings that the user has not set."""
-    given = recipe.model_fields_set - {"model", "tune"}
-    lengths = {"epochs", "steps"}
-    return {k: v for k, v in wanted.items() if k not in given and not (k in lengths and given & lengths)}
+def _head(
+    recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype, reason: str = "as asked"
+) -> tuple[Recipe, list[Choice]]:
+    speed, spare, _ = _spare_seconds(recipe, splits, device, dtype)
+    views = int(min(HEAD_VIEWS, max(0, spare / (len(splits.train) / speed))))
+    chosen, choices = _filled(recipe, Source("a head", {**HEAD, "views": views}, pretrained=True))
+    copies = f" and of {chosen.views} augmented copies" if chosen.views else ""
+    why = f"{reason}; the features of each image{copies} are computed once ({speed:.0f} images/s)"
+    return chosen, [Choice("tune", "head", why), *choices]
+
+
+def _length_of_head(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
+    """Return a recipe that states a head with the length and the optimizer that heads need, where it leaves them open."""
+    settings, choices = settled(_set_fields(recipe), Source("a head", HEAD, pretrained=True))
+    bundles = {key: value for key, value in settings.items() if key in (*UPDATE, *LENGTH)}
+    changes = {key: value for key, value in bundles.items() if getattr(recipe, key) != value}
+    if not changes:
+        return recipe, choices
+    chosen = recipe.with_(**changes)
+    return chosen, [Choice("length", _length_in_words(chosen), "what a head on fixed features needs"), *choices]
+
+
+def _length_in_words(recipe: Recipe) -> str:
+    count = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs or 10:g} epochs"
+    return (
+        f"{count} of {recipe.batch_size} images a step"
+        if not recipe.steps
+        else f"{count} of {recipe.batch_size} images"
+    )
+
+
+def _spare_seconds(
+    recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype
+) -> tuple[float, float, float]:
+    """Return how many images a second the network takes, the seconds that are left for training, and those of the budget."""
+    budget = parse_duration(recipe.time) if recipe.time else DEFAULT_SECONDS
+    speed = inference_speed(recipe, splits.spec, device, dtype)
+    others = 2 * (len(splits.val) + len(splits.test)) + 2 * len(splits.train)  # measuring, with mirrored views
+    return speed, budget - others / speed, budget
+
+
+def _filled(recipe: Recipe, source: Source) -> tuple[Recipe, list[Choice]]:
+    """Return the recipe with the settings of a source wherever the user has set none."""
+    given = {field: value for field, value in _set_fields(recipe).items() if field not in ("model", "tune")}
+    settings, choices = settled(given, source)
+    if given.get("epochs") is not None or given.get("steps") is not None:
+        settings = {key: value for key, value in settings.items() if key not in ("epochs", "steps")}
+    return recipe.with_(**settings), choices
 
 
 @torch.no_grad()

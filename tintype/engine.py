@@ -50,6 +50,11 @@ FREE_TO_CHANGE = {"data", "data_root", "device", "compile", "hold_memory", "sear
 RANGE = {"sgd": (1e-5, 10.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0), "muon": (1e-4, 2.0)}
 
 
+# Where in a run steps are tried to see how long it takes, and how many at the most.
+TIMED_PARTS = (0.0, 0.3, 0.6, 0.99)
+MOST_TIMED_STEPS = 60
+
+
 class Watcher(Protocol):
     """Who is told how training goes: the progress bar, plain lines, a notebook, or nobody."""
 
@@ -364,6 +369,52 @@ class Engine:
         for name, network in self.task.networks.items():
             network.load_state_dict(before[name])
         return curve
+
+    def timing(self, train: ImageSource, val: ImageSource, *, most_seconds: float) -> tuple[float, float]:
+        """Return the seconds of a step, on average over the whole run, and of an evaluation; all ends as it began.
+
+        Steps are tried all along the run, since images may grow and layers thaw on the way.
+
+        Args:
+            train: what is trained on.
+            val: what evaluations measure.
+            most_seconds: how long steps are tried; each part of the run is tried once in any case.
+        """
+        self.task.start(train)
+        networks = {name: copy.deepcopy(network.state_dict()) for name, network in self.task.networks.items()}
+        state, warnings = copy.deepcopy(self.task.state()), list(self.task.warnings)
+        plan = Plan.of(self.recipe, len(train))
+        balance = train.targets if self.recipe.sampling == "balanced" else None
+        order = Order(self.recipe.seed, len(train), plan.batch_size, balance)
+        parts = [int(plan.total_steps * part) for part in TIMED_PARTS]
+        spent: list[float] = []
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            for network in self.task.networks.values():
+                network.train()
+            self._timed_step(train, order, plan, 0)  # the first one is slower
+            while len(spent) < len(parts) or (sum(spent) < most_seconds and len(spent) < MOST_TIMED_STEPS):
+                turn, place = divmod(len(spent), len(parts))
+                spent.append(self._timed_step(train, order, plan, parts[place] + turn))
+            started = time.perf_counter()
+            self.task.evaluate(self.task.networks[self.task.main], val)
+            evaluation = time.perf_counter() - started
+        for name, network in self.task.networks.items():
+            network.load_state_dict(networks[name])
+        for weights in self.trainable.values():
+            for weight in weights:
+                weight.requires_grad_(True)
+        self.task.load_state(state)
+        if isinstance(self.task.warnings, list):
+            self.task.warnings[:] = warnings
+        return sum(spent) / len(spent), evaluation
+
+    def _timed_step(self, train: ImageSource, order: Order, plan: Plan, step: int) -> float:
+        started = time.perf_counter()
+        self.step = min(step, plan.total_steps - 1)
+        self._train_step(train.take(order.batch(self.step)), plan, 0.0)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started
 
     def _train_step(self, batch: Batch, plan: Plan, factor: float) -> dict[str, Tensor]:
         recipe, task = self.recipe, self.task

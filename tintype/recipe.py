@@ -71,7 +71,9 @@ class Recipe(BaseModel):
         default="all",
         description="what of a backbone is trained: head, last:N (stages), all, or auto (by images and time)",
     )
-    time: str | None = Field(default=None, description="what tune: auto may take, as in 90s, 5m or 1h; by default 5m")
+    time: str | None = Field(
+        default=None, description="what a run may take, as in 90s, 5m or 1h; it ends sooner where its epochs do"
+    )
     head: list[int] = Field(default=[], description="hidden layers of a backbone's head; none is a linear head")
     views: int = Field(
         default=0, ge=0, le=64, description="with tune: head, augmented copies of each image beside the clean one"

@@ -8,7 +8,7 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from tintype.models import count_parameters
 from tintype.optim import steepest_rate
 from tintype.plugins import find, names
 from tintype.progress import Silent
-from tintype.recipe import Recipe
+from tintype.recipe import Recipe, parse_duration
 from tintype.run import PHOTOS_FILE, RunFolder, held, write_picture, written_whole
 from tintype.symmetry import keep_orientation
 from tintype.tasks.task import Evaluation, Task
@@ -105,13 +105,22 @@ class Prepared:
         }
 
 
-def prepare(recipe: Recipe, watcher: Silent, asked: Collection[str] = ()) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    watcher: Silent,
+    asked: Collection[str] = (),
+    choices: Sequence[Choice] = (),
+    *,
+    free: bool = False,
+) -> Prepared:
     """Open the data, build the network and take every automatic choice; nothing is written.
 
     Args:
         recipe: what to do.
         watcher: who is told of progress.
         asked: the fields that the user set, as against those of a built-in recipe.
+        choices: what was decided before.
+        free: whether settings that the recipe leaves unset may be chosen; otherwise they have their defaults.
 
     Raises:
         UserError: whatever is wrong with recipe, data, model or device.
@@ -119,10 +128,12 @@ def prepare(recipe: Recipe, watcher: Silent, asked: Collection[str] = ()) -> Pre
     threads, why = choose_threads(recipe.threads)
     recipe = recipe.with_(threads=threads)
     with computing(threads, recipe.device, exact=recipe.exact):
-        return _prepared(recipe, watcher, asked, [why])
+        return _prepared(recipe, watcher, asked, [*choices, why], free=free)
 
 
-def _prepared(recipe: Recipe, watcher: Silent, asked: Collection[str], choices: list[Choice]) -> Prepared:
+def _prepared(
+    recipe: Recipe, watcher: Silent, asked: Collection[str], choices: list[Choice], *, free: bool
+) -> Prepared:
     choices.append(hold_memory() if recipe.hold_memory else Choice("memory", "as the system does", "as asked"))
     device, why = choose_device(recipe.device)
     choices.append(why)
@@ -136,8 +147,10 @@ def _prepared(recipe: Recipe, watcher: Silent, asked: Collection[str], choices: 
     check_idle_fields(recipe, opener, module.make)
     resize = Resize(recipe.resize, recipe.crop_fraction or 1.0, recipe.interpolation or "bilinear")
     splits = _called(opener, recipe, resize=resize, progress=watcher.on_work)
-    recipe, why = choose_training(recipe, splits, device, dtype)
+    recipe, why = choose_training(recipe, splits, device, dtype, free=free)
     choices += why
+    if recipe.time:
+        choices.append(Choice("time", recipe.time, "at most; how many steps that is, is measured before the first one"))
     if recipe.flips == "auto" and splits.spec.num_classes > 1 and recipe.task == "classify":
         recipe, why = keep_orientation(recipe, splits.train, asked)
         choices += why
@@ -225,6 +238,7 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             seen = task.sources(splits, watcher.on_work)
             watcher.close()
             recipe = _with_lr(run, prepared, seen.train, watcher)
+            recipe = _within_time(run, prepared, recipe, seen, watcher, started)
             preparing = time.perf_counter() - started
             engine = Engine(task, recipe, run, watcher, device=prepared.device, compile=prepared.compile)
             engine.fit(seen.train, seen.val)
@@ -280,6 +294,47 @@ def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Si
     return recipe
 
 
+def _within_time(
+    run: RunFolder, prepared: Prepared, recipe: Recipe, seen: DataSplits, watcher: Silent, started: float
+) -> Recipe:
+    """Return the recipe with as many steps as its time allows, measured before the first one, and write it down.
+
+    The number is fixed once, so that a resumed run is as long. A run of an earlier version that is under way, for which
+    the time had no effect, goes on as it was begun.
+    """
+    if recipe.time is None or any((run.path / "checkpoints").glob("step-*.safetensors")):
+        return recipe
+    budget = parse_duration(recipe.time)
+    watcher.note(f"measuring how many steps fit into {recipe.time}")
+    engine = Engine(prepared.task, recipe, run, watcher, device=prepared.device, compile=prepared.compile)
+    step, evaluation = engine.timing(seen.train, seen.val, most_seconds=min(2.0, budget / 50))
+    plan = Plan.of(recipe, len(seen.train))
+    measured = sum(len(source) for source in _to_measure(seen).values())
+    final = evaluation * measured / max(1, len(seen.val))
+    left = budget - (time.perf_counter() - started) - final
+    steps = steps_within(left, step=step, evaluation=evaluation, every=plan.evaluation_steps)
+
+    times = f"{step:.2g} s a step, {evaluation:.2g} s an evaluation, {final:.2g} s to measure at the end"
+    recipe = recipe.with_(time=None)
+    if steps >= plan.total_steps:
+        choice = Choice("time", f"all {plan.total_steps:,} steps", f"they fit into {budget:g} s ({times})")
+    else:
+        recipe = recipe.with_(steps=steps)
+        choice = Choice("time", f"{steps:,} of {plan.total_steps:,} steps", f"what fits into {budget:g} s ({times})")
+    watcher.note(str(choice))
+    run.write_recipe(recipe)
+    environment = run.read("environment.json")
+    environment["choices"] = [c for c in environment["choices"] if c["name"] != "time"] + [vars(choice)]
+    run.write("environment.json", environment)
+    run.set_status("running", total_steps=Plan.of(recipe, len(seen.train)).total_steps)
+    return recipe
+
+
+def steps_within(seconds: float, *, step: float, evaluation: float, every: int) -> int:
+    """Return how many steps fit into a time, at least one, where each `every` steps and the last are evaluated."""
+    return max(1, int((seconds - evaluation) / (step + evaluation / every)))
+
+
 def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
     """Write down data, splits and environment before training; on resume, refuse data that has changed.
 
@@ -319,6 +374,8 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
     )
     run.write_table("splits.csv", ["name", "split"], ([n, s] for s in counts for n in splits[s].names))
     arithmetic, departures, why = _arithmetic(run, prepared)
+    before = run.read("environment.json")["choices"] if (run.path / "environment.json").exists() else []
+    measured = [choice for choice in before if choice["name"] == "time" and not prepared.recipe.time]
     run.write(
         "environment.json",
         {
@@ -334,7 +391,7 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
             "not_bit_equal": departures,
             "command": command,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "choices": [vars(choice) for choice in prepared.choices],
+            "choices": [vars(choice) for choice in prepared.choices] + measured,
         },
     )
     return why

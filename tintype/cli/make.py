@@ -32,7 +32,7 @@ def train(
         typer.Option(help="What it starts from: default (downloaded once), a file, an earlier run, or none."),
     ] = None,
     tune: Annotated[str | None, typer.Option(help="What of a backbone is trained: head, last:N, all or auto.")] = None,
-    time: Annotated[str | None, typer.Option(help="What tune auto may take: 90s, 5m, 1h.")] = None,
+    time: Annotated[str | None, typer.Option(help="What training may take at most: 90s, 5m, 1h.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", "--imgsz", help="Side in pixels.")] = None,
     augment: Annotated[str | None, typer.Option(help="Preset or list: light, or flip,crop=4,rotate=15.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation and dropout.")] = None,
