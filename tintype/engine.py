@@ -523,7 +523,8 @@ class Engine:
         """Return what the reader of the validation figure must know where it chose the weights, or an empty text."""
         if not self.best.get("tensors"):
             return ""
-        num = sum(f"val_{self.task.score_name}" in row for row in self.history.rows)
+        scores = [row.get(f"val_{self.task.score_name}", "") for row in self.history.rows]
+        num = sum(score != "" for score in scores)  # rows that were read again have every column
         if num < 2:
             return ""
         return (
