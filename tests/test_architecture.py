@@ -127,7 +127,7 @@ MAY_IMPORT = {
         "tasks",
     },
     "symmetry": {"auditing", "augment", "data", "distributed", "recipe", "statistics"},
-    "upscaling": {"files", "data", "distributed", "errors", "predict", "run", "tasks", "weights"},
+    "upscaling": {"files", "data", "distributed", "errors", "packed", "predict", "run", "tasks", "weights"},
     "evaluate": {"errors", "data", "metrics", "model", "predict", "run", "tasks", "training"},
     "api": {
         "automatic",

@@ -747,8 +747,70 @@ def test_files_keep_what_they_are(run, tmp_path):
     assert not again.written
     assert all("nothing is overwritten without --force" in reason for _, reason in again.skipped)
     assert len(upscale_files(run, [source], out=out, force=True).written) == 6
-    with pytest.raises(UserError, match="there is no image in"):  # results are no source
-        upscale_files(run, [out], out=tmp_path / "other")
+
+
+def test_two_photos_of_one_stem_never_share_a_result(run, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    Image.new("RGB", (16, 16), "red").save(source / "a.png")
+    Image.new("RGB", (16, 16), "blue").save(source / "a.bmp")
+    for compare, force in ((False, False), (True, True), (False, True)):
+        done = upscale_files(run, [source, source / "a.png"], out=out, compare=compare, force=force)
+        assert [path.name for path in done.written] == ["a-x2.png", "a-x2-compare.png"][: 1 + compare]
+        assert loaded(done.written[0]).getpixel((16, 16))[2] > 200  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+        assert [name for name, _ in done.skipped] == [str(source / "a.png")] * 2
+        assert all(f"it was just made of {source / 'a.bmp'}" in reason for _, reason in done.skipped)
+        if not force:
+            shutil.rmtree(out)
+
+
+def test_results_that_one_file_system_takes_for_the_same_are_not_written_twice(run, tmp_path):
+    """Names that differ in case or in how an accent is written, on a system that does not tell them apart."""
+    for folder, name in [("one", "caf\u00e9.png"), ("two", "CAFE\u0301.png")]:
+        (tmp_path / folder).mkdir()
+        Image.fromarray(cat(16, 16)).save(tmp_path / folder / name)
+    photos = [tmp_path / "one" / "caf\u00e9.png", tmp_path / "two" / "CAFE\u0301.png"]
+    written = upscale_files(run, photos, out=tmp_path / "apart").written
+    assert len(written) == len(list((tmp_path / "apart").iterdir()))
+
+    (tmp_path / "alike").mkdir()
+    (tmp_path / "alike" / "CAFE\u0301-x2.png").symlink_to(tmp_path / "alike" / "caf\u00e9-x2.png")
+    done = upscale_files(run, photos, out=tmp_path / "alike", force=True)
+    assert len(done.written) == 1
+    assert "it was just made of" in done.skipped[0][1]
+
+
+def test_a_photo_to_enlarge_is_never_overwritten(run, tmp_path):
+    Image.fromarray(cat(16, 16)).save(tmp_path / "a.png")
+    Image.fromarray(cat(20, 24)).save(tmp_path / "a-x2.png")  # the user's own, as its size says
+    before = (tmp_path / "a-x2.png").read_bytes()
+    done = upscale_files(run, [tmp_path], force=True)
+    assert [path.name for path in done.written] == ["a-x2-x2.png"]
+    assert "it is one of the photos to enlarge" in done.skipped[0][1]
+    assert (tmp_path / "a-x2.png").read_bytes() == before
+
+
+def test_photos_named_like_results_are_enlarged_and_results_are_left_out(run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, how in [("photo-x2.png", {}), ("b.png", {"exif": exif}), ("c-x2-compare.png", {}), ("d.jpg", {})]:
+        Image.fromarray(cat(16, 20)).save(tmp_path / name, **how)
+    first = upscale_files(run, [tmp_path], compare=True)
+    assert not first.skipped
+    assert len(first.written) == 8
+
+    again = upscale_files(run, [tmp_path], compare=True, force=True)
+    assert again.written == first.written
+    made = {Path(name).name: reason for name, reason in again.skipped}
+    assert set(made) == {path.name for path in first.written}
+    assert made["d-x2-compare.png"].startswith("it was made of d.jpg beside it")
+    [by_name] = upscale_files(run, [tmp_path / "d-x2.jpg"]).written
+    assert by_name.name == "d-x2-x2.jpg"
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(tmp_path / "d-x2.jpg", alone)
+    shutil.copy(tmp_path / "d-x2-compare.png", alone)
+    assert [path.name for path in upscale_files(run, [alone]).written] == ["d-x2-x2.jpg"]
 
 
 def test_sixteen_bit_colour_goes_through_a_file(run, tmp_path):
@@ -832,7 +894,20 @@ def test_weights_that_are_no_network_are_told(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=message) as error:
             upscale_files(tmp_path / name, [tmp_path / "cat.png"])
         assert "\n" not in str(error.value)
-    monkeypatch.setitem(sys.modules, "spandrel", None)
+    torch.save(torch.nn.Conv2d(3, 3, 3), tmp_path / "whole.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would rather have torch.export
+        torch.jit.save(torch.jit.trace(torch.nn.Conv2d(3, 3, 3), torch.zeros(1, 3, 9, 9)), tmp_path / "program.pt")
+    (tmp_path / "graph.onnx").write_bytes(b"\x08\x08\x12\x07pytorch" + bytes(40))
+    for spandrel in (True, False):  # which would not help
+        if not spandrel:
+            monkeypatch.setitem(sys.modules, "spandrel", None)
+        for name, message in [("whole.pth", "running code that it names, which tintype never does. Save the weights"),
+                              ("program.pt", "is a TorchScript archive"), ("graph.onnx", "is an ONNX graph"),
+                              ("cat.png", "is a picture")]:  # fmt: skip
+            with pytest.raises(UserError, match=message) as error:
+                upscale_files(tmp_path / name, [tmp_path / "cat.png"])
+            assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"pip install 'tintype\[foreign\]'"):
         upscale_files(tmp_path / "odd.safetensors", [tmp_path / "cat.png"])
 

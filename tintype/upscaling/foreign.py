@@ -13,7 +13,6 @@ from tintype.errors import UserError
 from tintype.tasks.upscale import Upscale
 from tintype.weights import read_content
 
-ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
 HALO = 32  # small pixels; deep networks look further, but hardly depend on it
 
 
@@ -37,13 +36,13 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
     Raises:
         UserError: spandrel is not installed, the file is damaged or unknown, or its network does not enlarge.
     """
+    state, _ = read_content(path)  # first, since some files are of no use with spandrel either
     try:
         import spandrel
     except ImportError:
         raise UserError(
             f"{path.name} is somebody else's network, which spandrel recognises. Install it: pip install 'tintype[foreign]'"
         ) from None
-    state, _ = read_content(path)
     try:
         descriptor = spandrel.ModelLoader(device).load_from_state_dict(state)
     except spandrel.UnsupportedModelError:

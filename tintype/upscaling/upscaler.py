@@ -13,10 +13,11 @@ from scipy.ndimage import distance_transform_edt
 
 from tintype.distributed import choose_device
 from tintype.errors import UserError
+from tintype.packed import is_packed
 from tintype.predict import load_task
 from tintype.run import RunFolder
 from tintype.tasks.upscale import TILE, Upscale
-from tintype.upscaling.foreign import ENDINGS, load_foreign
+from tintype.upscaling.foreign import load_foreign
 from tintype.upscaling.pictures import from_pillow, read_picture, to_pillow
 
 LARGEST_OUTPUT = 1_000_000_000  # pixels: 3 GB of memory for the picture alone
@@ -38,7 +39,7 @@ class Upscaler:
             UserError: the run has no finished model, or it is none that enlarges.
         """
         if isinstance(run, Path):
-            if run.is_file() and run.suffix in ENDINGS:
+            if run.is_file() and not is_packed(run):
                 return cls(load_foreign(run, choose_device(device)[0]), tile)
             run = RunFolder.open(run)
         task, description = load_task(run, device)
