@@ -1,6 +1,6 @@
 """How often tintype's intervals hold the truth, and its promises are kept, in simulations whose truth is known.
 
-python benchmarks/coverage.py [effects] [thresholds] [calibration] [--tries 10000]
+python benchmarks/coverage.py [effects] [thresholds] [calibration] [groups] [--tries 10000]
 
 A short form of each stands in tests/.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tintype.metrics import calibration_errors
-from tintype.statistics import abstain_threshold, block_error
+from tintype.statistics import abstain_threshold, block_error, clustered_interval, clustered_pair, wilson_interval
 
 
 def effects(tries: int) -> None:
@@ -80,10 +80,32 @@ def calibration(tries: int) -> None:
             print(f"  {n:,} images, {error:.2f}: {', '.join(f'{mean:.3f}' for mean in means)}")
 
 
+def groups(tries: int) -> None:
+    """Images in groups: coverage of the interval of an accuracy, of images as if alone and by group, and of a difference."""
+    print("groups: share right, groups x size, correlation: as if alone, by group, difference by group")
+    draw = np.random.default_rng(0)
+    for share in (0.7, 0.8, 0.9):
+        for num_groups, size in ((40, 5), (100, 3), (100, 5)):
+            numbers = np.arange(num_groups).repeat(size)
+            for alike in (0.2, 0.5, 0.8):
+                strength = 1 / alike - 1
+                own = draw.beta(share * strength, (1 - share) * strength, (2, tries // 5, num_groups, 1))
+                right = (draw.random((*own.shape[:3], size)) < own).reshape(2, tries // 5, -1)
+                alone = [wilson_interval(int(each.sum()), len(each)) for each in right[0]]
+                clustered = [clustered_interval(each, numbers) for each in right[0]]
+                pairs = [clustered_pair(a & ~b, b & ~a, numbers)[0] for a, b in zip(*right, strict=True)]
+                found = [
+                    f"{100 * np.mean([low <= truth <= high for low, high in ends]):.1f}"
+                    for ends, truth in ((alone, share), (clustered, share), (pairs, 0.0))
+                ]
+                print(f"  {share:.0%}, {num_groups} x {size}, {alike}: {', '.join(found)}")
+
+
 SIMULATIONS: dict[str, Callable[[int], None]] = {
     "effects": effects,
     "thresholds": thresholds,
     "calibration": calibration,
+    "groups": groups,
 }
 
 

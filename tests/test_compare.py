@@ -22,7 +22,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 import tintype as tt
-from tintype import api
+from tintype import api, statistics
 from tintype.comparison import compare
 from tintype.comparison.classify import resampled
 from tintype.comparison.pictures import only_one_right
@@ -33,6 +33,7 @@ from tintype.recipe import Recipe
 from tintype.report.comparison_figures import Point, Scale, against_cost, confusion_difference, overlaid, pareto_front
 from tintype.report.pages import check_replaceable, write_sections
 from tintype.run import RunFolder
+from tintype.summary import verdict_line
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -627,3 +628,36 @@ def test_a_running_folder_is_only_looked_at(digits: list[Path]) -> None:
     before = [sorted((str(f), f.stat().st_mtime_ns) for f in path.rglob("*")) for path in digits]
     compare([RunFolder(path) for path in digits])
     assert before == [sorted((str(f), f.stat().st_mtime_ns) for f in path.rglob("*")) for path in digits]
+
+
+def test_images_in_groups_are_measured_and_compared_by_group(tmp_path, tiny, train_in):
+    """Three noisy copies of each digit: as many images as three times the digits tell no more than the digits."""
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    draw, rows = np.random.default_rng(0), ["path,label,group"]
+    for i in range(150):
+        for j in range(3):
+            noisy = np.clip(pixels[i].reshape(8, 8) * 16 + draw.normal(0, 8, (8, 8)), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(tmp_path / f"{i}-{j}.png")
+            rows.append(f"{i}-{j}.png,{targets[i]},object{i}")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    recipe = tiny(data=str(tmp_path / "list.csv"), epochs=2)
+    runs = [api.Run(train_in(tmp_path / f"run{seed}", recipe.with_(seed=seed)).path) for seed in (0, 1)]
+
+    figures = runs[0].metrics["test"]
+    assert figures["num_groups"] == figures["num_images"] / 3
+    alone = statistics.wilson_interval(figures["num_correct"], figures["num_images"])
+    assert np.diff(figures["accuracy_ci95"]) > 1.2 * np.diff(alone)
+    assert runs[0].evaluate()["accuracy_ci95"] == pytest.approx(figures["accuracy_ci95"])
+    assert "Intervals are by group" in verdict_line(runs[0].read("evaluation.json"))
+
+    by_group = compare([run.path for run in runs], latency=False)
+    for run in runs:  # runs of earlier versions have no such column
+        table = [line.rsplit(",", 1)[0] for line in (run.path / "predictions.csv").read_text().splitlines()]
+        (run.path / "predictions.csv").write_text("\n".join(table) + "\n")
+    by_image = compare([run.path for run in runs], latency=False)
+    (pair,), (narrow,) = by_group.pairs, by_image.pairs
+    assert pair.estimate == narrow.estimate
+    assert np.diff(pair.ci95) > np.diff(narrow.ci95)
+    assert any("by group" in remark for remark in by_group.groups[0].remarks)

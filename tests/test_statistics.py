@@ -19,6 +19,10 @@ from tintype.statistics import (
     Verdict,
     abstain_threshold,
     bootstrap_counts,
+    clustered_interval,
+    clustered_mean_interval,
+    clustered_pair,
+    clusters_of,
     fit_temperature,
     fit_verdict,
     heterogeneity_p,
@@ -367,6 +371,62 @@ def test_risk_coverage_counts_answers(pairs: list[tuple[float, bool]]) -> None:
     assert lower == pytest.approx(
         [wilson_interval(int(k), int(n))[0] for k, n in zip(curve.num_right, curve.num_answered, strict=True)]
     )
+
+
+# ---- images in groups -------------------------------------------------------------------------------------------------
+
+
+def grouped_images(
+    draw: np.random.Generator, tries: int, groups: int, size: int, share: float, alike: float
+) -> np.ndarray:
+    """Return (tries, groups, size) of right or wrong, with the correlation `alike` in a group (beta-binomial)."""
+    strength = 1 / alike - 1
+    own = draw.beta(share * strength, (1 - share) * strength, (tries, groups, 1))
+    return draw.random((tries, groups, size)) < own
+
+
+NINE = [(groups, size, alike) for groups, size in ((40, 5), (100, 3), (100, 5)) for alike in (0.2, 0.5, 0.8)]
+
+
+@pytest.mark.parametrize(("groups", "size", "alike"), NINE)
+def test_the_interval_of_images_in_groups_covers_95_percent(groups: int, size: int, alike: float) -> None:
+    tries, numbers = 1500, np.arange(groups).repeat(size)
+    right = grouped_images(np.random.default_rng(groups), tries, groups, size, 0.85, alike).reshape(tries, -1)
+    ends = [clustered_interval(each, numbers) for each in right]
+    tolerance = 3 * np.sqrt(0.05 * 0.95 / tries)
+    assert 0.93 - tolerance < np.mean([low <= 0.85 <= high for low, high in ends]) < 0.97 + tolerance
+    alone = [wilson_interval(int(each.sum()), len(each)) for each in right]
+    assert np.mean([low <= 0.85 <= high for low, high in alone]) < 0.93  # of images as if each stood alone
+
+
+@pytest.mark.parametrize(("groups", "size", "alike"), NINE)
+def test_the_paired_interval_of_images_in_groups_covers_95_percent(groups: int, size: int, alike: float) -> None:
+    """Two models, each right for 80 % of the images; the p-value agrees with the interval."""
+    draw, tries, numbers = np.random.default_rng(size), 500, np.arange(groups).repeat(size)
+    a, b = (grouped_images(draw, tries, groups, size, 0.8, alike).reshape(tries, -1) for _ in range(2))
+    covered = 0
+    for one, other in zip(a, b, strict=True):
+        (low, high), p = clustered_pair(one & ~other, other & ~one, numbers)
+        covered += low <= 0 <= high
+        assert (p < 0.05) == (not low <= 0 <= high)
+    tolerance = 3 * np.sqrt(0.05 * 0.95 / tries)
+    assert 0.93 - tolerance < covered / tries < 0.97 + tolerance
+
+
+def test_groups_of_one_change_nothing_and_one_group_tells_nothing() -> None:
+    right = np.arange(50) % 5 > 0
+    assert clustered_interval(right, np.arange(50)) == wilson_interval(40, 50)
+    assert clustered_interval(right, np.zeros(50)) == (0.0, 1.0)
+    assert clustered_mean_interval(right, np.zeros(50)) is None
+    assert clustered_pair(right, ~right, np.zeros(50)) == ((-1.0, 1.0), 1.0)
+
+
+def test_copies_of_images_tell_no_more_than_the_images() -> None:
+    right = np.arange(60) % 4 > 0
+    effect = clusters_of(np.repeat(right, 5), np.arange(60).repeat(5)).design_effect
+    assert effect == pytest.approx(5, rel=0.03)
+    low, high = clustered_interval(np.repeat(right, 5), np.arange(60).repeat(5))
+    assert (low, high) == pytest.approx(wilson_interval(45, 60), abs=0.01)
 
 
 # ---- differences between groups -------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ def evaluate_run(
         raise UserError(
             f"features and Inception weights measure pictures that a model makes, and {run.path} makes none."
         )
+    task.groups = splits.groups
     figures = task.evaluate(task.networks[task.main], splits[split]).figures
     if split == "test":
         more |= _count_look(run, splits.spec.fingerprint)

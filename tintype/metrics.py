@@ -11,16 +11,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from tintype.statistics import wilson_interval
+from tintype.statistics import clustered_interval, clusters_of, wilson_interval
 
 # Top-5 accuracy says nothing of few classes.
 TOP5_ABOVE = 10
 
 
-def classification_figures(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, Any]:
+def classification_figures(
+    probabilities: ArrayLike, targets: ArrayLike, groups: ArrayLike | None = None
+) -> dict[str, Any]:
     """Return the headline figures of predicted probabilities (N, K) against true classes (N,).
 
-    `accuracy`, `accuracy_ci95` [low, high] (Wilson), `loss` (mean negative log-likelihood, natural logarithm),
+    `accuracy`, `accuracy_ci95` [low, high] (Wilson; with `groups` (N,), numbers of which equal ones mark images that
+    belong together, that of clusters, and `num_groups` and `design_effect`), `loss` (mean negative log-likelihood,
+    natural logarithm),
     `balanced_accuracy` (mean recall of the classes that occur in the targets), `macro_f1` (mean F1 of the classes that
     occur in targets or predictions), `expected_calibration_error` (15 bins), `calibration_error` (the same, debiased),
     `calibration_error_if_perfect` (what a perfectly calibrated model would read without that), `num_images`,
@@ -34,10 +38,11 @@ def classification_figures(probabilities: ArrayLike, targets: ArrayLike) -> dict
     num_images, num_classes = probabilities.shape
     confusion = confusion_matrix(probabilities.argmax(1), targets, num_classes)
     num_correct = int(np.trace(confusion))
-    calibration = calibration_errors(probabilities.max(1), probabilities.argmax(1) == targets)
+    right = probabilities.argmax(1) == targets
+    calibration = calibration_errors(probabilities.max(1), right)
     figures: dict[str, Any] = {
         "accuracy": num_correct / num_images,
-        "accuracy_ci95": list(wilson_interval(num_correct, num_images)),
+        "accuracy_ci95": _share_interval(right, groups),
         "loss": log_loss(probabilities, targets),
         "balanced_accuracy": balanced_accuracy(confusion),
         "macro_f1": macro_f1(confusion),
@@ -48,10 +53,18 @@ def classification_figures(probabilities: ArrayLike, targets: ArrayLike) -> dict
         "num_correct": num_correct,
     }
     if num_classes > TOP5_ABOVE:
-        in_top5 = int((target_ranks(probabilities, targets) < 5).sum())
-        figures["top5_accuracy"] = in_top5 / num_images
-        figures["top5_accuracy_ci95"] = list(wilson_interval(in_top5, num_images))
+        in_top5 = target_ranks(probabilities, targets) < 5
+        figures["top5_accuracy"] = int(in_top5.sum()) / num_images
+        figures["top5_accuracy_ci95"] = _share_interval(in_top5, groups)
+    if groups is not None:
+        found = clusters_of(right, groups, spread=0.25)
+        figures |= {"num_groups": found.num_groups, "design_effect": found.design_effect}
     return figures
+
+
+def _share_interval(right: NDArray[np.bool_], groups: ArrayLike | None) -> list[float]:
+    by_image = groups is None
+    return list(wilson_interval(int(right.sum()), len(right)) if by_image else clustered_interval(right, groups))
 
 
 def log_loss(probabilities: ArrayLike, targets: ArrayLike) -> float:

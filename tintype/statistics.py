@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, bdtrc, chdtrc, gammaln, log_softmax, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, bdtrc, chdtrc, gammaln, log_softmax, ndtr, ndtri, stdtr, stdtrit
 
 # The rule of `fit_verdict`, in parts of one: a gap up to this size is ordinary optimism, ...
 ORDINARY_GAP = 0.05
@@ -45,6 +45,65 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     _check_counts(successes, n)
     if n == 0:
         return 0.0, 1.0
+    return _score_interval(successes, n, z)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """How much less images tell that come in groups (several of one object, frames of one clip) than as many alone.
+
+    `design_effect` is the variance of a mean of theirs by that of as many independent images: n of them tell as much as
+    n / design_effect. `num_groups` counts a group for each image that stands alone.
+    """
+
+    num_groups: int
+    design_effect: float
+
+    def quantile(self, confidence: float = 0.95) -> float:
+        """Return Student's quantile with one degree of freedom less than there are groups; infinite for one group."""
+        return float(stdtrit(self.num_groups - 1, 0.5 + confidence / 2)) if self.num_groups > 1 else math.inf
+
+
+def clusters_of(values: ArrayLike, groups: ArrayLike, spread: float | None = None) -> Clusters:
+    """Return the clusters of `values` (N,), of which those with the same number in `groups` (N,) may be alike.
+
+    Where few groups differ, or no value does, the variance between groups is hardly known. One further group of the
+    usual size counts, whose values are all alike; `spread` is its variance, by default that of the values.
+
+    Source: Kish, "Survey sampling" (1965); linearised variance as in Korn and Graubard, Survey Methodology 24 (1998).
+    """
+    values = np.asarray(values, dtype=np.float64)
+    _, number, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    n, num_groups = len(values), len(sizes)
+    usual = float((sizes**2).sum() / n)  # of the group of an image
+    simple = float(values.var())
+    spread = simple if spread is None else spread
+    if num_groups < 2 or simple + spread == 0:
+        return Clusters(num_groups, usual)
+    off = np.bincount(number, weights=values - values.mean())
+    between = float((off**2).sum()) * num_groups / (num_groups - 1) / n
+    effect = (between + spread * usual**2 / n) / (simple + spread * usual / n)
+    return Clusters(num_groups, max(1.0, effect))
+
+
+def clustered_interval(right: ArrayLike, groups: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval (low, high) for the share of `right` (N,) among images in `groups` (N,), alike in each group.
+
+    Wilson's interval at the effective number of images, with Student's quantile. Where each image is its own group,
+    it is Wilson's.
+    """
+    right = np.asarray(right, dtype=np.float64)
+    found = clusters_of(right, groups, spread=0.25)
+    if found.num_groups == len(right):
+        return wilson_interval(int(right.sum()), len(right), confidence)
+    quantile = found.quantile(confidence)
+    if math.isinf(quantile):
+        return 0.0, 1.0
+    n = len(right) / found.design_effect
+    return _score_interval(float(right.sum()) / found.design_effect, n, quantile)
+
+
+def _score_interval(successes: float, n: float, z: float) -> tuple[float, float]:
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half_width = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -297,14 +356,15 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
     return Temperature(math.exp(float(found.x)), f"least log loss on {n} validation images")
 
 
-def abstain_threshold(confidence: ArrayLike, right: ArrayLike, wish: float) -> float | None:
+def abstain_threshold(confidence: ArrayLike, right: ArrayLike, wish: float, design_effect: float = 1.0) -> float | None:
     """Return the lowest confidence from which on answers are right often enough, or None where there is none.
 
     0.0 where all images may be answered. Up to 20 thresholds are tried, evenly by how many images they answer; the first
     answers no fewer than could show anything. At each, the hypothesis that fewer than `wish` of the answers are right is
     tested by the binomial distribution. All tests share one level, at which a model whose confidence tells nothing, and
     of whose answers just `wish` are right, passes any of them in at most 5 % of the cases. That level is computed from
-    the joint distribution of the counts, since the images of one threshold are among those of the next.
+    the joint distribution of the counts, since the images of one threshold are among those of the next. Of images in
+    groups (see `clusters_of`), counts are divided by `design_effect`.
 
     Raises:
         ValueError: shapes that differ, or a wish that is not between 0 and 1.
@@ -319,11 +379,13 @@ def abstain_threshold(confidence: ArrayLike, right: ArrayLike, wish: float) -> f
         return None
     curve = risk_coverage(confidence, right)
     # Fewer answers than these would not be enough, even if all of them were right.
-    fewest = min(len(right), math.ceil(math.log(ABSTAIN_RISK / 3) / math.log(wish)))
+    fewest = min(len(right), math.ceil(design_effect * math.log(ABSTAIN_RISK / 3) / math.log(wish)))
     wanted = np.linspace(fewest, len(right), THRESHOLDS_TRIED).round()
     tried = np.unique(np.searchsorted(curve.num_answered, wanted))
-    level = _level_of_looks(tuple(curve.num_answered[tried].tolist()), wish)
-    passed = tried[_p_of_at_least(curve.num_right[tried], curve.num_answered[tried], wish) <= level]
+    told = np.floor(curve.num_answered[tried] / design_effect).astype(np.int64)
+    told_right = np.floor(told * curve.num_right[tried] / curve.num_answered[tried] + 1e-9)
+    level = _level_of_looks(tuple(np.unique(told[told > 0]).tolist()), wish)
+    passed = tried[(told > 0) & (_p_of_at_least(told_right, np.maximum(told, 1), wish) <= level)]
     if not len(passed):
         return None
     return 0.0 if passed[-1] == len(curve.threshold) - 1 else float(curve.threshold[passed[-1]])
@@ -332,6 +394,8 @@ def abstain_threshold(confidence: ArrayLike, right: ArrayLike, wish: float) -> f
 @lru_cache(maxsize=64)
 def _level_of_looks(counts: tuple[int, ...], p: float) -> float:
     """Return the level at which tests after `counts` trials of probability `p` reject once or more in 5 % of the cases."""
+    if not counts:
+        return 0.0
     low, high = math.log(ABSTAIN_RISK / len(counts)), math.log(ABSTAIN_RISK)
     if _crossing(counts, p, math.exp(high)) <= ABSTAIN_RISK:
         return ABSTAIN_RISK
@@ -558,7 +622,36 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
-def paired_interval(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def clustered_pair(only_a: ArrayLike, only_b: ArrayLike, groups: ArrayLike) -> tuple[tuple[float, float], float]:
+    """Return the interval of a difference of proportions on the same images in `groups` (N,), and its p-value.
+
+    `only_a` and `only_b` (N,) say which images one of the two alone gets right. Tango's score interval at the effective
+    number of images, with Student's quantile; the p-value is that of the same score, so that both agree.
+    """
+    only_a, only_b = np.asarray(only_a, dtype=np.float64), np.asarray(only_b, dtype=np.float64)
+    found = clusters_of(only_a - only_b, groups)
+    if found.num_groups < 2:
+        return (-1.0, 1.0), 1.0
+    confidence = 1 - 2 * float(ndtr(-found.quantile()))
+    a, b, n = (total / found.design_effect for total in (float(only_a.sum()), float(only_b.sum()), len(only_a)))
+    interval = paired_interval(a, b, n, confidence)
+    return interval, 1.0 if a + b == 0 else float(2 * stdtr(found.num_groups - 1, -abs(a - b) / math.sqrt(a + b)))
+
+
+def clustered_mean_interval(
+    values: ArrayLike, groups: ArrayLike, confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """Return Student's interval for the mean of `values` (N,) of images in `groups` (N,); None of fewer than two groups."""
+    values = np.asarray(values, dtype=np.float64)
+    found = clusters_of(values, groups)
+    if found.num_groups < 2:
+        return None
+    error = math.sqrt(found.design_effect) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    mean, half_width = float(values.mean()), found.quantile(confidence) * error
+    return mean - half_width, mean + half_width
+
+
+def paired_interval(only_a: float, only_b: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the score interval (low, high) for (only_a - only_b) / n, a difference of proportions on the same `n` cases.
 
     The bootstrap and Wald's interval shrink to a point where the two never differ; this one keeps its coverage there.
@@ -671,7 +764,7 @@ def _normal_quantile(confidence: float) -> float:
     return float(ndtri(0.5 + confidence / 2))
 
 
-def _check_counts(successes: int, n: int) -> None:
+def _check_counts(successes: float, n: float) -> None:
     if not 0 <= successes <= n:
         raise ValueError(f"expected 0 <= successes <= n, got {successes} and {n}")
 

@@ -35,6 +35,21 @@ def result_table(splits: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def by_groups(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return that the intervals of a run are by group, and of how many, or an empty text."""
+    words = {"train": "training", "val": "validation", "test": "test"}
+    told = [
+        f"{figures['num_images']:,} {words.get(split, split)} images in {figures['num_groups']:,}"
+        for split, figures in splits.items()
+        if figures.get("num_groups")
+    ]
+    if not told:
+        return ""
+    return (
+        f"Intervals are by group, since images that belong together tell less than as many others: {', '.join(told)}."
+    )
+
+
 def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Return the figures of each split, followed by those without leaked images where there are such."""
     rows: dict[str, Mapping[str, Any]] = {}
@@ -90,6 +105,8 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
     times = "once" if looks == 1 else f"{looks} times"
     lines = [evaluation["verdict"]["text"]]
     lines += [evaluation["chosen_by_validation"]] if evaluation.get("chosen_by_validation") else []
+    if by_group := by_groups(evaluation.get("splits", {})):
+        lines.append(by_group)
     calibration = evaluation.get("calibration")
     if calibration and calibration["temperature"] != 1.0:
         test = calibration["splits"]["test"]

@@ -235,6 +235,7 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
         run.set_status("running", total_steps=prepared.plan.total_steps)
         try:
             started = time.perf_counter()
+            task.groups = splits.groups
             seen = task.sources(splits, watcher.on_work)
             watcher.close()
             recipe = _with_lr(run, prepared, seen.train, watcher)

@@ -50,7 +50,7 @@ def analyse(
     parts = {
         "pairs": lambda: confused_pairs(run.path / "samples", test),
         "worst": lambda: worst_mistakes(run.path / "samples", task, network, test, train),
-        "slices": lambda: error_rates(test, _folders_of_images(run)),
+        "slices": lambda: error_rates(test, _folders_of_images(run), task.groups),
         # A pass through the training images that takes seconds leaves time for a better map.
         "map": lambda: embedding_map(run.path / "samples", test, thorough=_cost(model, train) >= 1e11),
         "risk_coverage": lambda: {split: _curve(task, evaluations[split]) for split in ("val", "test")},

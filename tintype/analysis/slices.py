@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from tintype.analysis.examples import Answers
 from tintype.data.decode import Unreadable, read_header
-from tintype.data.source import ImageSource
-from tintype.statistics import heterogeneity_p, holm, wilson_interval
+from tintype.data.source import ImageSource, group_numbers
+from tintype.statistics import clustered_interval, clusters_of, heterogeneity_p, holm, wilson_interval
 
 MOST_IMAGES = 10_000
 QUARTERS = 4
@@ -22,24 +22,28 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 LAPLACIAN = torch.tensor([[[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]]])
 
 
-def error_rates(test: Answers, folders: Sequence[Path] = ()) -> dict[str, Any]:
+def error_rates(test: Answers, folders: Sequence[Path] = (), groups: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Cut the test images into quarters by each attribute, and test whether their error rates differ.
 
     The test is Pearson's chi-square for each attribute, its p-values adjusted after Holm for their number. Of more than
-    10,000 images every k-th is taken. `folders` are where the images' names may begin, if they are files.
+    10,000 images every k-th is taken. `folders` are where the images' names may begin, if they are files. With `groups`,
+    the group of an image by its name, intervals are those of clusters, and the test counts by the design effect (Rao and
+    Scott, JASA 76, 1981).
     """
     assert test.source is not None
     step = -(-len(test.targets) // MOST_IMAGES)
     index = np.arange(0, len(test.targets), step)
     wrong = ~test.right[index]
+    numbers = group_numbers([test.source.names[int(i)] for i in index], groups) if groups else None
+    effect = 1.0 if numbers is None else clusters_of(wrong, numbers, spread=0.25).design_effect
     values = pixel_attributes(test.source, index)
     if folders:
         values.update(file_attributes([test.source.names[int(i)] for i in index], folders))
     attributes = []
     for name, value in values.items():
-        bins = _bins(value, wrong)
+        bins = _bins(value, wrong, numbers)
         if len(bins) > 1:
-            p = heterogeneity_p([b["num_wrong"] for b in bins], [b["num_images"] for b in bins])
+            p = heterogeneity_p([b["num_wrong"] / effect for b in bins], [b["num_images"] / effect for b in bins])
             attributes.append({"name": name, "bins": bins, "p": p})
     told = [a for a in attributes if a["p"] is not None]
     for attribute, adjusted in zip(told, holm([a["p"] for a in told]), strict=True):
@@ -48,7 +52,7 @@ def error_rates(test: Answers, folders: Sequence[Path] = ()) -> dict[str, Any]:
     return {"num_images": len(index), "num_wrong": int(wrong.sum()), "attributes": attributes}
 
 
-def _bins(value: np.ndarray, wrong: np.ndarray) -> list[dict[str, Any]]:
+def _bins(value: np.ndarray, wrong: np.ndarray, groups: np.ndarray | None = None) -> list[dict[str, Any]]:
     """Return the quarters, each with its bounds, counts and error rate; equal values are never divided."""
     edges = np.unique(np.quantile(value, np.linspace(0, 1, QUARTERS + 1)[1:-1], method="inverted_cdf"))
     quarter = np.searchsorted(edges, value, side="left")
@@ -63,7 +67,9 @@ def _bins(value: np.ndarray, wrong: np.ndarray) -> list[dict[str, Any]]:
                 "num_images": n,
                 "num_wrong": k,
                 "error_rate": k / n,
-                "error_rate_ci95": list(wilson_interval(k, n)),
+                "error_rate_ci95": list(
+                    wilson_interval(k, n) if groups is None else clustered_interval(wrong[inside], groups[inside])
+                ),
             }
         )
     return bins

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tintype import statistics
 from tintype.comparison.result import CLAIM, Group, Pair, conclude, correct, more_needed
 from tintype.comparison.runs import Compared
+from tintype.data.source import group_numbers
 from tintype.metrics import calibration_errors
 
 RESAMPLES = 1000
@@ -112,16 +113,31 @@ def _answers(runs: Sequence[Compared]) -> dict[str, Any]:
     return {
         "class_names": names,
         "names": runs[0].table["name"],
+        "groups": _groups(runs),
         "targets": numbers(runs[0].table["target"]),
         "predictions": [numbers(run.table["prediction"]) for run in runs],
         "losses": [np.array(run.table["loss"], np.float64) for run in runs],
     }
 
 
+def _groups(runs: Sequence[Compared]) -> NDArray[np.int64] | None:
+    """Return a number (N,) for each image, equal for those that belong together; None where no run tells of groups.
+
+    Runs of earlier versions have no groups in their predictions; the images are the same ones, so one run that has them
+    will do.
+    """
+    for run in runs:
+        if "group" in run.table:
+            names = run.table["name"]
+            return group_numbers(names, dict(zip(names, run.table["group"], strict=True)))
+    return None
+
+
 def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> list[Pair]:
     targets = answers["targets"]
     right = [predictions == targets for predictions in answers["predictions"]]
-    redrawn = resampled(targets, answers["predictions"]) if len(runs) > 1 else {}
+    groups = answers["groups"]
+    redrawn = resampled(targets, answers["predictions"], groups=groups) if len(runs) > 1 else {}
     pairs = []
     for a, b in combinations(range(len(runs)), 2):
         only_a, only_b = int((right[a] & ~right[b]).sum()), int((right[b] & ~right[a]).sum())
@@ -134,12 +150,20 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
             "both": int((right[a] & right[b]).sum()), "neither": int((~right[a] & ~right[b]).sum()),
             "bootstrap_ci95": intervals["accuracy"],
             "macro_f1": runs[a].figures["macro_f1"] - runs[b].figures["macro_f1"], "macro_f1_ci95": intervals["macro_f1"],
-            "loss": float(losses.mean()), "loss_ci95": statistics.mean_interval(losses),
+            "loss": float(losses.mean()), 
+            "loss_ci95": statistics.mean_interval(losses) if groups is None
+            else statistics.clustered_mean_interval(losses, groups),
         }  # fmt: skip
+        if groups is None:
+            interval = statistics.paired_interval(only_a, only_b, len(targets))
+            p = statistics.mcnemar_p(only_a, only_b)
+        else:
+            interval, p = statistics.clustered_pair(right[a] & ~right[b], right[b] & ~right[a], groups)
+            more["num_groups"] = int(groups.max()) + 1
         pairs.append(
             Pair(
                 runs[a].name, runs[b].name, "accuracy", (only_a - only_b) / len(targets),
-                statistics.paired_interval(only_a, only_b, len(targets)), statistics.mcnemar_p(only_a, only_b), more=more,
+                interval, p, more=more,
             )
         )  # fmt: skip
     correct(pairs)
@@ -166,12 +190,17 @@ def _sentence(pair: Pair, split: str) -> str:
 
 
 def resampled(
-    targets: NDArray[np.int64], predictions: Sequence[NDArray[np.int64]], resamples: int = RESAMPLES, seed: int = 0
+    targets: NDArray[np.int64],
+    predictions: Sequence[NDArray[np.int64]],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
 ) -> dict[str, list[NDArray[np.float64]]]:
     """Return accuracy and macro F1 of each model on the same resamples of the images, each (R,).
 
     `targets` and each of `predictions` are (N,) class numbers. Macro F1 is the mean over the classes that occur among
-    the targets or predictions of a resample, as scikit-learn takes it.
+    the targets or predictions of a resample, as scikit-learn takes it. Of images in `groups` (N,), numbers from 0 on,
+    whole groups are drawn.
     """
     from scipy.sparse import csr_array
 
@@ -186,12 +215,12 @@ def resampled(
     of_both = [members(p, p == targets) for p in predictions]
     accuracy: list[list[NDArray[np.float64]]] = [[] for _ in predictions]
     macro_f1: list[list[NDArray[np.float64]]] = [[] for _ in predictions]
-    for block in statistics.bootstrap_counts(n, resamples, seed):
-        counts = block.T.astype(np.float64)  # (N, R)
+    for block in statistics.bootstrap_counts(n if groups is None else int(groups.max()) + 1, resamples, seed):
+        counts = (block if groups is None else block[:, groups]).T.astype(np.float64)  # (N, R)
         wanted = of_target @ counts  # (K, R)
         for i in range(len(predictions)):
             hit, said = of_both[i] @ counts, of_prediction[i] @ counts
-            accuracy[i].append(hit.sum(0) / n)
+            accuracy[i].append(hit.sum(0) / counts.sum(0))
             total = wanted + said
             macro_f1[i].append((2 * hit / np.maximum(total, 1)).sum(0) / np.maximum((total > 0).sum(0), 1))
     return {
@@ -212,6 +241,12 @@ def _remarks(runs: Sequence[Compared], split: str) -> list[str]:
             remarks.append(f"{run.name} sees the same {split} images as {first.name}, {how}.")
         if run.members != first.members:
             remarks.append(f"{run.name} divides the other images into training and validation in another way.")
+    groups = _groups(runs)
+    if groups is not None:
+        remarks.append(
+            f"The images come in {int(groups.max()) + 1:,} groups of what belongs together: intervals and tests of the "
+            "differences are by group."
+        )
     leaked = [run for run in runs if "without_leaked" in run.figures]
     if leaked:
         count = leaked[0].figures["num_images"] - leaked[0].figures["without_leaked"]["num_images"]

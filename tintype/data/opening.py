@@ -82,7 +82,10 @@ def open_data(
     resident, reason = _choose_resident(images.pixels.nbytes, memory_limit)
     notes += [*note, reason]
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
-    return DataSplits(spec, sources["train"], sources["val"], sources["test"], tuple(notes), images.skipped, leaked)
+    known = {} if groups is None else {n: str(g) for n, g in zip(images.names, groups, strict=True) if g}
+    return DataSplits(
+        spec, sources["train"], sources["val"], sources["test"], tuple(notes), images.skipped, leaked, known
+    )
 
 
 def open_whole(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -155,7 +155,8 @@ class DataSplits:
     `notes` are lines for the user ("validation: 10 % of training, stratified, seed 0"); `skipped` names each file that
     could not be read, with the reason. `leaked` holds, for "val" and "test", the positions (K,) int64 in that split of
     images that the run has seen before it is measured on them: copies and near-duplicates of training images (and for
-    test, of validation images). A split without any is left out.
+    test, of validation images). A split without any is left out. `groups` names the group of each image that belongs
+    together with others, by the image's name: those that the data tells of, and near-duplicates.
     """
 
     spec: DataSpec
@@ -165,6 +166,19 @@ class DataSplits:
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = field(default=())
     leaked: dict[str, np.ndarray] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, split: str) -> ImageSource:
         return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+
+def group_numbers(names: Sequence[str], groups: Mapping[str, str]) -> np.ndarray | None:
+    """Return a number for each image (N,), equal for images of one group; None where no two of them share one.
+
+    `groups` names the group of an image by the image's name; an image without one stands alone.
+    """
+    labels: dict[tuple[str, bool], int] = {}
+    numbers = [
+        labels.setdefault((groups[name], True) if groups.get(name) else (name, False), len(labels)) for name in names
+    ]
+    return np.array(numbers, np.int64) if len(labels) < len(names) else None

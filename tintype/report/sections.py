@@ -16,7 +16,7 @@ from tintype.report.pictures import Card, data_uri, enlarged, filter_sheet, png_
 from tintype.report.section import SPLIT_NAMES, Chart, Section
 from tintype.report.verdict import looks, verdict
 from tintype.statistics import rank_correlation
-from tintype.summary import with_clean_rows
+from tintype.summary import by_groups, with_clean_rows
 
 UNEQUAL = 2.0  # the largest class by the smallest from which on a diagram of their sizes says something
 FEWEST_RANKED = 8
@@ -36,6 +36,7 @@ def headline(run: RunFiles) -> Section:
         "verdict": verdict(run),
         "gap": _gap(run.evaluation.get("verdict") or {}),
         "looks": looks(run),
+        "by_groups": by_groups(run.splits),
         "chosen": run.evaluation.get("chosen_by_validation"),
         "table": _figures_table(shown),
     }
@@ -94,6 +95,7 @@ def _gap(verdict: Mapping[str, Any]) -> Mapping[str, Any]:
 
 FIGURES = {
     "num_images": ("Images", words.number),
+    "num_groups": ("Groups", words.number),
     "accuracy": ("Accuracy", words.percent),
     "accuracy_ci95": ("95 % interval", words.short_interval),
     "top5_accuracy": ("Top-5 accuracy", words.percent),

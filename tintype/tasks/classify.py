@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tintype import losses, metrics, statistics
 from tintype.augment import Augment
-from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource, group_numbers
 from tintype.distributed import autocast
 from tintype.errors import UserError
 from tintype.models import build_model
@@ -228,13 +228,13 @@ class Classify(Task):
         self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
     ) -> Evaluation:
         logits, features = self._logits_of(network, source, on_progress)
-        return self._evaluation(
-            {"logits": logits.numpy(), "features": features.numpy(), "targets": source.targets.numpy()}
-        )
+        details = {"logits": logits.numpy(), "features": features.numpy(), "targets": source.targets.numpy()}
+        groups = group_numbers(source.names, self.groups) if self.groups else None
+        return self._evaluation(details if groups is None else {**details, "groups": groups})
 
     def _evaluation(self, details: dict[str, np.ndarray]) -> Evaluation:
         probabilities = self.softmax(torch.from_numpy(details["logits"])).numpy()
-        figures = metrics.classification_figures(probabilities, details["targets"])
+        figures = metrics.classification_figures(probabilities, details["targets"], details.get("groups"))
         return Evaluation(figures, {**details, "probabilities": probabilities})
 
     def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
@@ -271,7 +271,12 @@ class Classify(Task):
         ]
         self.abstain, evaluation["abstain"] = abstaining(evaluations["val"], evaluations["test"])
         test = evaluations["test"].details
-        header = ["split", "position", "name", "target", "prediction", "confidence", "loss", "rank"]
+        if any("groups" in evaluations[split].details for split in ("val", "test")):
+            rows = [[*row, self.groups.get(row[2], "")] for row in rows]
+            more = ["group"]
+        else:
+            more = []
+        header = ["split", "position", "name", "target", "prediction", "confidence", "loss", "rank", *more]
         samples = choose_samples(test["probabilities"], test["targets"], sources["test"], names)
         return Summary(evaluation, (header, rows), samples)
 
@@ -342,7 +347,8 @@ def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _given(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    return {key: evaluation.details[key] for key in ("logits", "features", "targets")}
+    keys = ("logits", "features", "targets", "groups")
+    return {key: evaluation.details[key] for key in keys if key in evaluation.details}
 
 
 def _counts_by_class(evaluation: Evaluation, num_classes: int) -> statistics.ClassCounts:
@@ -362,29 +368,39 @@ def abstaining(val: Evaluation, test: Evaluation) -> tuple[list[dict[str, Any]],
     """
     kept: list[dict[str, Any]] = []
     reported: list[dict[str, Any]] = []
+    both = {"val": val, "test": test}
     sides = {
         split: (e.details["probabilities"].max(1), e.details["probabilities"].argmax(1) == e.details["targets"])
-        for split, e in (("val", val), ("test", test))
+        for split, e in both.items()
     }
+    groups = val.details.get("groups")
+    effect = 1.0 if groups is None else statistics.clusters_of(sides["val"][1], groups, spread=0.25).design_effect
     for wish in WISHED_ACCURACIES:
-        threshold = statistics.abstain_threshold(*sides["val"], wish)
+        threshold = statistics.abstain_threshold(*sides["val"], wish, effect)
         kept.append({"accuracy": wish, "threshold": threshold})
-        measured = {} if threshold is None else {split: _answered(*side, threshold) for split, side in sides.items()}
+        measured = (
+            {}
+            if threshold is None
+            else {split: _answered(*sides[split], threshold, e.details.get("groups")) for split, e in both.items()}
+        )
         reported.append({**kept[-1], **measured})
     return kept, reported
 
 
-def _answered(confidence: np.ndarray, right: np.ndarray, threshold: float) -> dict[str, Any]:
+def _answered(
+    confidence: np.ndarray, right: np.ndarray, threshold: float, groups: np.ndarray | None = None
+) -> dict[str, Any]:
     answered = confidence >= threshold
+    numbers = np.arange(len(right)) if groups is None else groups  # an image that stands alone is a group of its own
     n, k = int(answered.sum()), int(right[answered].sum())
     return {
         "num_images": len(right),
         "num_answered": n,
         "num_correct": k,
         "coverage": n / len(right),
-        "coverage_ci95": list(statistics.wilson_interval(n, len(right))),
+        "coverage_ci95": list(statistics.clustered_interval(answered, numbers)),
         "accuracy": k / n if n else None,
-        "accuracy_ci95": list(statistics.wilson_interval(k, n)),
+        "accuracy_ci95": list(statistics.clustered_interval(right[answered], numbers[answered])) if n else [0.0, 1.0],
     }
 
 

@@ -81,6 +81,7 @@ class Task(ABC):
         score_name: the validation figure that early stopping and `keep: best` judge by.
         watched: the validation figures that go into metrics.csv.
         leaked: positions in "val" and "test" of images that training has seen as well, under another name.
+        groups: the group of each image that belongs together with others, by the image's name.
         options_of_model: options of the network that follow from the task, kept in model.json beside the recipe's.
         log_every_step: whether metrics.csv has a row for each step, whatever their number.
         warnings: what has gone wrong so far, in the user's words; an evaluation may add to it.
@@ -95,6 +96,7 @@ class Task(ABC):
     higher_is_better: bool = True
     watched: tuple[str, ...] = ("loss", "accuracy")
     leaked: Mapping[str, np.ndarray] = MappingProxyType({})
+    groups: Mapping[str, str] = MappingProxyType({})
     options_of_model: Mapping[str, Any] = MappingProxyType({})
     log_every_step: bool = False
     warnings: Sequence[str] = ()
