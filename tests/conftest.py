@@ -17,6 +17,7 @@ os.environ["TINTYPE_CACHE"] = _CACHE.name
 os.environ.pop("TINTYPE_DATA_ROOT", None)
 os.environ["TINTYPE_WEIGHTS_MIRROR"] = "http://127.0.0.1:9"  # no test downloads pretrained weights
 
+import hypothesis
 import pytest
 from PIL import Image
 
@@ -24,6 +25,10 @@ from tintype import api, cli
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build, resolve
 from tintype.run import RunFolder
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 Answer = tuple[int, str, str]  # exit code, output, errors
 

@@ -298,7 +298,7 @@ def test_heat_maps_of_a_network_with_maps(tt, tiny, digit_files, tmp_path):
     for row, photo in zip(rows, photos, strict=True):
         assert row["heatmap"] == f"{photo.stem}-{row['prediction']}.png"
         assert np.asarray(Image.open(tmp_path / "heat" / row["heatmap"])).ndim == 3
-    assert "heat is there already" in tt("predict", run.path, *photos, "--heatmaps", "heat")[2]
+    assert "heat already holds files" in tt("predict", run.path, *photos, "--heatmaps", "heat")[2]
 
 
 def test_wishes_that_do_not_fit(tt, finished_run, digit_files, tmp_path):
