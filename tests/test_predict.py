@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import runpy
 import shutil
 import signal
@@ -27,6 +28,7 @@ from tintype.predicting.files import list_images
 from tintype.predicting.job import Wishes, run_job
 from tintype.predicting.output import Output
 from tintype.predicting.pipeline import answered
+from tintype.predicting.sorting import Sorter, folder_name
 from tintype.progress import Silent
 from tintype.tasks.task import Prediction
 
@@ -229,6 +231,38 @@ def test_photos_are_sorted_and_nothing_is_overwritten(many, tmp_path):
     run_job(Lightness(), files[:1], Wishes(sort_into=into))
     assert not (into / "black" / "photo0-4.png").is_symlink()
     assert (into / "black" / "photo0-4.png").read_bytes() == files[0].read_bytes()
+
+
+@pytest.mark.parametrize("letter", ["n", "\u00e9"])
+@pytest.mark.parametrize("link", [False, True])
+def test_photos_with_the_longest_names_are_sorted(tmp_path, letter, link):
+    """Also two of one name, of which the second gets a number and so must lose letters."""
+    longest = letter * ((255 - len(".png")) // len(letter.encode())) + ".png"
+    files = [tmp_path / folder / longest for folder in ("one", "two", "three")]
+    for file in files:
+        file.parent.mkdir()
+        Image.new("L", (6, 5), 3).save(file)
+    rows: list[dict[str, Any]] = []
+    run_job(Lightness(), files, Wishes(sort_into=tmp_path / "sorted", link=link), on_row=rows.append)
+    places = [tmp_path / "sorted" / row["sorted_to"] for row in rows]
+    assert places[0].name == longest
+    assert [place.name[-6:] for place in places[1:]] == ["-2.png", "-3.png"]
+    assert sorted(places) == sorted((tmp_path / "sorted" / "black").iterdir())
+    assert all(place.is_symlink() == link and place.read_bytes() == files[0].read_bytes() for place in places)
+
+
+def test_names_are_cut_as_the_file_system_asks_and_stay_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "pathconf", lambda *_: 143, raising=False)  # as eCryptfs
+    sorter = Sorter(tmp_path / "not" / "there", link=False)
+    names = {"a" * 200 + ".png", "a." + "b" * 200, "." + "c" * 200, "d" * 200, "e" * 60 + "." + "f" * 150}
+    places = [sorter.name_for(name, "class") for name in sorted(names) for _ in range(12)]
+    assert len(set(places)) == 60
+    assert max(len(Path(place).name) for place in places) == 143
+
+    labels = [folder_name("k" * 300 + end) for end in "ab"]
+    assert labels[0] != labels[1]
+    assert all(len(label) <= 255 for label in labels)
+    assert folder_name("k" * 255) == "k" * 255
 
 
 def test_below_the_threshold_it_is_unsure(many):

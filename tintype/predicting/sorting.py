@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -9,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tintype.errors import UserError
+
+LONGEST_NAME = 255  # bytes, on nearly every file system
 
 
 class Sorter:
@@ -24,13 +27,14 @@ class Sorter:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file. Expected a folder for --sort-into.")
         self.folder, self.link, self._taken = folder, link, set(placed or ())
+        self._longest = _longest_name(folder)
 
     def name_for(self, file: str, class_name: str) -> str:
         """Return a free place for a photo, relative to the folder; where the name is taken it gets a number."""
         source, number = Path(file), 1
         while True:
-            stem = source.stem if number == 1 else f"{source.stem}-{number}"
-            place = f"{folder_name(class_name)}/{stem}{source.suffix}"
+            more = source.suffix if number == 1 else f"-{number}{source.suffix}"
+            place = f"{folder_name(class_name)}/{_within(source.stem, self._longest, more)}"
             if place not in self._taken and not os.path.lexists(self.folder / place):
                 self._taken.add(place)
                 return place
@@ -43,29 +47,52 @@ class Sorter:
             UserError: it cannot be written.
         """
         target = self.folder / place
+        # Not the target's own name with more to it, which may be too long.
+        partial = target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.partial")
         if os.path.lexists(target):
             with suppress(OSError):  # what a kill left between the copy's link and the end
-                target.with_name(f".{target.name}.partial").unlink()
+                partial.unlink()
             return
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if self.link:
                 target.symlink_to(Path(file).absolute())
                 return
-            partial = target.with_name(f".{target.name}.partial")
             shutil.copy2(file, partial)
             try:
                 os.link(partial, target)  # unlike a rename it never overwrites
+                partial.unlink()
+            except FileExistsError:  # it has come meanwhile
                 partial.unlink()
             except OSError:  # a file system without links
                 os.replace(partial, target)
         except OSError as error:
             with suppress(OSError):
-                target.with_name(f".{target.name}.partial").unlink()
+                partial.unlink()
             raise UserError(f"cannot write {target}: {error.strerror or error}.") from None
 
 
 def folder_name(class_name: str) -> str:
     """Return a class name as a folder can have it: on every system, and never one that leads elsewhere."""
-    plain = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", class_name).strip(" .")
-    return plain or "_"
+    plain = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", class_name).strip(" .") or "_"
+    if len(os.fsencode(plain)) <= LONGEST_NAME:
+        return plain
+    return _within(plain, LONGEST_NAME, f"-{hashlib.blake2b(os.fsencode(plain), digest_size=4).hexdigest()}")
+
+
+def _within(start: str, longest: int, end: str) -> str:
+    """Return a name of at most `longest` bytes; what is too long is cut off from its start."""
+    if len(os.fsencode(end)) >= longest:  # no ending, but a name with a dot somewhere
+        start, end = start + end, ""
+    while start and len(os.fsencode(start + end)) > longest:
+        start = start[:-1]
+    return start + end
+
+
+def _longest_name(folder: Path) -> int:
+    """Return how many bytes a name in a folder, which need not exist yet, may have."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    try:
+        return min(os.pathconf(there, "PC_NAME_MAX"), LONGEST_NAME)
+    except (AttributeError, OSError, ValueError):  # Windows, and file systems that do not say it
+        return LONGEST_NAME
