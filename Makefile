@@ -1,24 +1,29 @@
 # make demo   a trained classifier, honest figures and a report, on a fresh machine
-# make test   set up what the tests need, and pass them
+# make test   set up what the tests need, and pass them; a subset again as two other processors would run it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Each process computes on one thread (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
 
-.PHONY: demo test test-fast test-all check format browser image clean
+.PHONY: demo test test-fast test-all test-machines check format browser image clean
 
 demo: $(VENV)/installed
 	$(BIN)/tintype train digits
 
 test: $(VENV)/installed-dev check browser
 	$(PYTEST)
+	$(BIN)/python tests/machines.py sse avx2
 
 test-fast: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow and not exhaustive"
 
 test-all: $(VENV)/installed-dev check
 	$(PYTEST) -m ""
+
+# The tests marked "machines" as other machines would run them: make test-machines [COMBINATIONS="sse ascii"].
+test-machines: $(VENV)/installed-dev
+	$(BIN)/python tests/machines.py $(COMBINATIONS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

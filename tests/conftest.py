@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported, and inherited by the subprocesses.
-os.environ["OMP_NUM_THREADS"] = "1"
+# Before torch is imported, and inherited by the subprocesses. tests/machines.py asks for other machines.
+os.environ["OMP_NUM_THREADS"] = os.environ.get("TINTYPE_TEST_THREADS", "1")
+PRECISION = os.environ.get("TINTYPE_TEST_PRECISION", "fp32")
+if "TINTYPE_TEST_THREADS" in os.environ:
+    locale.setlocale(locale.LC_ALL, "")
 _CACHE = tempfile.TemporaryDirectory(prefix="tintype-tests-")
 os.environ["TINTYPE_CACHE"] = _CACHE.name
 os.environ.pop("TINTYPE_DATA_ROOT", None)
@@ -38,7 +42,7 @@ def tiny() -> Callable[..., Recipe]:
     """Return a function that makes the recipe of a run of a fraction of a second; its arguments are fields."""
     fields = {
         "data": "digits", "model": "ann", "model_options": {"hidden": [16]}, "epochs": 2, "batch_size": 100,
-        "lr": 0.01, "precision": "fp32", "device": "cpu",
+        "lr": 0.01, "precision": PRECISION, "device": "cpu",
     }  # fmt: skip
 
     def make(**changes: Any) -> Recipe:

@@ -180,6 +180,7 @@ def test_penultimate_is_what_the_last_layer_sees() -> None:
     assert seen[0].shape == (4, 5)
 
 
+@pytest.mark.machines
 def test_neighbours_agree_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rng.normal(size=(7, 9)), rng.normal(size=(80, 9)))]
@@ -302,6 +303,7 @@ def test_sizes_of_files_are_read_where_there_are_files(tmp_path: Path) -> None:
 # ---- the map --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machines
 def test_principal_components_agree_with_scikit_learn() -> None:
     features = load_digits().data[:200]
     found, shares = principal_components(features, 5)
@@ -312,6 +314,7 @@ def test_principal_components_agree_with_scikit_learn() -> None:
     np.testing.assert_allclose(again, found, atol=1e-8)  # the sign is settled
 
 
+@pytest.mark.machines
 def test_t_sne_keeps_digits_together_and_is_always_the_same() -> None:
     digits: Any = load_digits(n_class=4)
     components, _ = principal_components(digits.data[:120], 30)
@@ -350,6 +353,7 @@ def test_what_has_no_features_has_no_map(tmp_path: Path) -> None:
 # ---- in a run -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machines
 def test_a_run_is_calibrated_and_says_the_same_everywhere(finished_run: api.Run) -> None:
     calibration = finished_run.read("evaluation.json")["calibration"]
     model = finished_run.read("model.json")

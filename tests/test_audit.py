@@ -281,6 +281,7 @@ def test_confident_joint_by_hand():
     assert suggested.tolist() == [1, 0]
 
 
+@pytest.mark.machines
 def test_wrong_labels_are_found_and_right_ones_left():
     digits = load_digits()
     features = plain_features(thumbnails(np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None], 32))

@@ -114,6 +114,7 @@ def test_lists_name_everything_with_a_description(tt, what, names):
     assert all(name in output for name in names)
 
 
+@pytest.mark.machines
 def test_list_runs(tt, finished_run):
     code, output, _ = tt("list", "runs", "--out", finished_run.path.parent, "--json")
     assert code == 0
@@ -184,6 +185,7 @@ def test_every_option_reaches_the_recipe(tt):
     assert {key: recipe[key] for key in expected} == expected
 
 
+@pytest.mark.machines
 def test_train_json_prints_one_object_with_the_agreed_fields(tt, tmp_path):
     code, output, errors = tt(*TINY, "--json", "--name", "first", "--out", "here")
     assert code == 0, errors
@@ -246,6 +248,7 @@ def test_no_figure_is_cut_where_a_line_has_80_characters():
     assert "  without leaks" in text
 
 
+@pytest.mark.machines
 def test_the_same_in_python(finished_run, digit_files):
     run = tintype.load(str(finished_run.path))
     assert run.metrics["test"]["accuracy"] > 0.85
@@ -273,6 +276,7 @@ def test_predict_a_file_for_people(tt, finished_run, digit_files):
     assert output.count("%") == 3
 
 
+@pytest.mark.machines
 def test_predict_a_folder_as_json_passes_over_what_is_no_image(tt, finished_run, digit_files, tmp_path):
     (tmp_path / "photos").mkdir()
     for k in (1, 5):
@@ -342,6 +346,7 @@ def test_evaluate_on_some_of_the_classes_keeps_their_numbers(tt, copied_run, dig
     assert json.loads(output)["accuracy"] > 0.8
 
 
+@pytest.mark.machines
 def test_report_is_made_again_from_the_files(tt, copied_run):
     (copied_run.path / "report.html").unlink()
     code, output, _ = tt("report", copied_run.path)

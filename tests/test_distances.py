@@ -38,6 +38,7 @@ def frechet_by_scipy(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * np.real(root)))
 
 
+@pytest.mark.machines
 @given(seed=st.integers(0, 10_000), size=st.integers(2, 24), shift=st.floats(0, 3))
 @settings(max_examples=20, deadline=None)
 def test_frechet_distance_is_that_of_scipy(seed, size, shift):
@@ -46,6 +47,7 @@ def test_frechet_distance_is_that_of_scipy(seed, size, shift):
     assert distances.frechet_distance(real, fake) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.machines
 def test_frechet_distance_of_fewer_images_than_features():
     """Where covariances are singular, sqrtm loses digits; identical sets are at distance zero all the same."""
     real = features(20, 64, 0)

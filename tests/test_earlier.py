@@ -54,6 +54,7 @@ def flat(state: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, repr(state)[:32]
 
 
+@pytest.mark.machines
 def test_a_stopped_run_of_an_earlier_version_ends_as_it_would_have_there(stopped: Path) -> None:
     run = api.train(resume=stopped, watcher=Silent())
 

@@ -154,12 +154,14 @@ def test_rows_that_are_read_later_are_the_same_rows(tiny, train_in, tmp_path, mo
 # ---- frozen mathematics -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machines
 def test_the_first_losses_are_frozen(fit, tiny):
     """Whoever changes the mathematics sees it here, and says so in the CHANGELOG."""
     _, told = fit(tiny(steps=5))
     assert told.losses == pytest.approx(FROZEN_LOSSES, rel=1e-4)
 
 
+@pytest.mark.machines
 def test_the_first_losses_with_everything_on_are_frozen(fit, tiny):
     recipe = tiny(
         steps=5, model="cnn", model_options={"widths": [8], "hidden": [16], "dropout": 0.0, "batch_norm": True},
@@ -169,6 +171,7 @@ def test_the_first_losses_with_everything_on_are_frozen(fit, tiny):
     assert told.losses == pytest.approx(FROZEN_LOSSES_WITH_ALL, rel=1e-3)
 
 
+@pytest.mark.machines
 def test_a_seed_gives_the_same_run_and_another_seed_another(fit, tiny):
     recipe = tiny(steps=6, model_options={"hidden": [16], "dropout": 0.2}, augment="light")
     first, again, other = fit(recipe), fit(recipe), fit(recipe.with_(seed=1))
@@ -203,6 +206,7 @@ def test_evaluating_more_often_changes_nothing(fit, tiny, tta):
     assert same(seldom, often)
 
 
+@pytest.mark.machines
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_both_precisions_learn(fit, tiny, precision):
     weights, told = fit(tiny(epochs=8, precision=precision))
@@ -210,6 +214,7 @@ def test_both_precisions_learn(fit, tiny, precision):
     assert {w.dtype for w in weights.values()} == {torch.float32}
 
 
+@pytest.mark.machines
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
 def test_every_optimizer_learns(fit, tiny, optimizer):
     lr = {"sgd": 0.1, "muon": 1.0}.get(optimizer, 0.01)
@@ -217,6 +222,7 @@ def test_every_optimizer_learns(fit, tiny, optimizer):
     assert told.scores[-1] > 0.8
 
 
+@pytest.mark.machines
 def test_images_from_disk_train_bit_equal_to_images_in_memory(fit, tiny):
     def mapped(splits: DataSplits) -> DataSplits:
         def on_disk(source):
@@ -233,6 +239,7 @@ def test_images_from_disk_train_bit_equal_to_images_in_memory(fit, tiny):
 # ---- mechanics --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machines
 def test_accumulation_gives_the_step_of_the_whole_batch(fit, tiny):
     recipe = tiny(steps=8, optimizer="sgd", lr=0.1, batch_size=101)
     whole, told = fit(recipe)
@@ -303,6 +310,7 @@ def test_where_validation_chose_the_weights_the_figure_is_said_to_flatter(tiny, 
     assert said in write_report(folder.path).read_text(encoding="utf-8")
 
 
+@pytest.mark.machines
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_keep_decides_which_weights_remain(fit, tiny, keep):
     recipe = tiny(epochs=4, optimizer="sgd", lr=1.0, schedule="constant", evaluate_every=0.25, keep=keep)

@@ -100,6 +100,7 @@ def test_grey_is_pillows_grey():
 # ---- ONNX -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machines
 def test_the_onnx_file_answers_as_the_run_does(colour_run, exported):
     session, photo = session_of(exported.path), skimage.data.coffee()
     pictures = [np.ascontiguousarray(photo[i * 20 : i * 20 + 70, 100:190]) for i in range(7)]
@@ -112,6 +113,7 @@ def test_the_onnx_file_answers_as_the_run_does(colour_run, exported):
         np.testing.assert_allclose(got.sum(1), 1, atol=1e-5)
 
 
+@pytest.mark.machines
 def test_what_the_check_states_is_so(colour_run, exported):
     checked = exported.checked
     assert checked["top1_same"] == 1
@@ -124,6 +126,7 @@ def test_what_the_check_states_is_so(colour_run, exported):
     assert exported.latency_ms_pytorch > 0
 
 
+@pytest.mark.machines
 def test_the_file_says_what_it_is_and_nothing_of_this_machine(colour_run, exported):
     model = onnx.load(exported.path)
     onnx.checker.check_model(model, full_check=True)

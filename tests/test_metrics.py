@@ -83,6 +83,7 @@ def slow_calibration_error(probabilities: NDArray[Any], targets: NDArray[Any]) -
     return error
 
 
+@pytest.mark.machines
 def test_figures_of_digits_agree_with_scikit_learn(digits: Case) -> None:
     assert_agrees(*digits)
     assert 0.85 < metrics.classification_figures(*digits)["accuracy"] < 1
@@ -108,6 +109,7 @@ def test_everything_is_plain_json(digits: Case) -> None:
         assert json.loads(json.dumps(value, allow_nan=False)) == value
 
 
+@pytest.mark.machines
 def test_float32_gives_the_same_figures(digits: Case) -> None:
     probabilities, targets = digits
     exact = metrics.classification_figures(probabilities, targets)

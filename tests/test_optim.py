@@ -132,6 +132,7 @@ def test_decay_alone_shrinks_weights_and_leaves_biases(name):
             assert torch.equal(p, before[n]), n
 
 
+@pytest.mark.machines
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_steps_are_those_of_torch(name):
     net, twin = network(), network()
@@ -154,6 +155,7 @@ def test_steps_are_those_of_torch(name):
 # ---- Muon -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machines
 @pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8)])
 def test_orthogonalize_keeps_singular_vectors_and_brings_values_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

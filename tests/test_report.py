@@ -312,6 +312,7 @@ def test_plotly_unpacks_to_the_installed_script(original: Path) -> None:
     assert gzip.decompress(base64.b64decode(packed)) == script
 
 
+@pytest.mark.machines
 def test_headline_and_facts_are_those_of_the_files(original: Path) -> None:
     page = Page(original / "report.html")
     test = json.loads((original / "evaluation.json").read_text())["splits"]["test"]
@@ -349,6 +350,7 @@ def test_structure_serves_readers_and_screen_readers(original: Path) -> None:
     assert all(section["aria-labelledby"] in page.ids for section in page.all("section"))
 
 
+@pytest.mark.machines
 def test_figures_hold_the_measured_numbers(original: Path) -> None:
     charts = Page(original / "report.html").charts
     history, confusion, reliability = (charts[name] for name in ("history", "confusion", "reliability"))
@@ -380,6 +382,7 @@ def test_static_figures_lie_beside_the_page(original: Path) -> None:
     assert len(list((original / "figures").iterdir())) == len(names)
 
 
+@pytest.mark.machines
 def test_the_same_folder_gives_the_same_page(original: Path, run: Path) -> None:
     page = write_report(run).read_text().replace(run.as_posix(), original.as_posix())
     assert page == (original / "report.html").read_text()

@@ -48,6 +48,7 @@ def counts(draw: st.DrawFn, largest: int = 5000) -> tuple[int, int]:
     return draw(st.integers(0, n)), n
 
 
+@pytest.mark.machines
 @given(counts(), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_wilson_agrees_with_scipy(trial: tuple[int, int], confidence: float) -> None:
     reference = stats.binomtest(*trial).proportion_ci(confidence, method="wilson")
@@ -163,6 +164,7 @@ def test_verdict_that_is_uncertain_or_double_says_so() -> None:
     assert "99.99 % on training" in fit_verdict(59_999, 60_000, 9000, 10_000, 10).text
 
 
+@pytest.mark.machines
 @given(counts(), counts(), st.integers(2, 100))
 def test_verdict_follows_its_rule(train: tuple[int, int], val: tuple[int, int], num_classes: int) -> None:
     verdict = fit_verdict(*train, *val, num_classes)
@@ -224,6 +226,7 @@ def test_balanced_classes_change_nothing_and_one_missed_image_is_no_class_unseen
     assert missed.never_recognised == ()
 
 
+@pytest.mark.machines
 def test_the_interval_of_the_balanced_accuracy_covers_it() -> None:
     """95 % within sampling error of 1,000 draws, for classes of very different size and recall."""
     rng = np.random.default_rng(0)
@@ -250,6 +253,7 @@ def test_verdict_without_images_is_refused(bad: tuple[int, int, int, int, int]) 
 # ---- temperature ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machines
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
 def test_temperature_finds_the_scale_of_simulated_logits(scale: float) -> None:
     """Classes drawn from softmax(z), logits scale * z: the temperature is the scale, within three standard errors."""
@@ -269,6 +273,7 @@ def test_temperature_of_two_classes_has_a_closed_form(n: int, margin: float, dat
     assert found == pytest.approx(np.clip(expected, 0.05, 20), rel=1e-3)
 
 
+@pytest.mark.machines
 def test_temperature_agrees_with_a_search_by_scipy() -> None:
     rng = np.random.default_rng(1)
     logits, targets = rng.normal(scale=3, size=(300, 4)), rng.integers(0, 4, 300)
@@ -468,6 +473,7 @@ def test_rank_correlation_agrees_with_scipy(points: list[tuple[int, int]]) -> No
 # ---- two models on the same images ----------------------------------------------------------------------------------
 
 
+@pytest.mark.machines
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemar_agrees_with_statsmodels(only_a: int, only_b: int) -> None:
     ours = mcnemar_p(only_a, only_b)
@@ -554,6 +560,7 @@ def test_the_paired_interval_covers_95_percent(n: int, only_a: float, only_b: fl
     assert 0.93 <= coverage <= 0.97
 
 
+@pytest.mark.machines
 def test_the_paired_bootstrap_is_scipys() -> None:
     draw = np.random.default_rng(0)
     differences = draw.choice([-1, 0, 1], size=300, p=[0.05, 0.85, 0.1])

@@ -131,6 +131,7 @@ def blobs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(features, dtype=torch.float32), torch.tensor(targets)
 
 
+@pytest.mark.machines
 @pytest.mark.parametrize("penalty", [1e-3, 5e-3, 0.1])
 def test_the_first_head_is_that_of_scikit_learn(penalty):
     features, targets = blobs()
@@ -141,6 +142,7 @@ def test_the_first_head_is_that_of_scikit_learn(penalty):
     np.testing.assert_allclose(ours, reference.predict_proba(x.numpy()), atol=2e-3)
 
 
+@pytest.mark.machines
 def test_each_head_of_the_bank_comes_to_the_solution_of_its_penalty():
     """Trained long by full batches, each agrees with scikit-learn at the same penalty."""
     features, targets = blobs()
@@ -167,6 +169,7 @@ def test_each_head_of_the_bank_comes_to_the_solution_of_its_penalty():
         np.testing.assert_allclose(ours, reference.predict_proba(x.numpy()), atol=5e-3)
 
 
+@pytest.mark.machines
 def test_folding_changes_no_answer():
     head = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
     x, _ = blobs()
@@ -295,6 +298,7 @@ def test_no_duration(text):
         automatic.parse_duration(text)
 
 
+@pytest.mark.machines
 def test_few_photos_get_a_head_on_the_backbone_that_the_weights_name(digit_files, weights, tmp_path):
     prepared = api.plan(str(digit_files), weights=str(weights), image_size=32, watcher=Silent())
     recipe = prepared.recipe
