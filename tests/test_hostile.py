@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import signal
+import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
-from tintype import api, catalogue, files
+from tintype import api, catalogue, exporting, files
 from tintype.board import Board
+from tintype.data.bounds import MOST_SCANS, count_scans
+from tintype.data.cache import DRY_RUN_BYTES, cached_pixels, writing_at_most
+from tintype.data.decode import Unreadable, decode
 from tintype.errors import UserError
 from tintype.recipe import Recipe, build, parse_assignments, read_recipe
 from tintype.run import RunFolder
 from tintype.studying import Study
+from tintype.upscaling.pictures import read_picture
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 
@@ -239,3 +247,194 @@ def test_a_damaged_zip_is_one_line_however_it_is_compressed(kind, copied_run, tm
     assert code == 2
     assert errors.startswith("error: ")
     assert not list((tmp_path / "o").glob("*"))
+
+
+# ---- photos -----------------------------------------------------------------------------------------------------------
+
+
+def photos(folder: Path, count: int = 4) -> Path:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", (16, 16), (40 * i, 9, 9)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_a_pipe_among_photos_is_passed_over_and_counted(finished_run, tmp_path, say):
+    folder = photos(tmp_path / "d")
+    os.mkfifo(folder / "x.png")
+    code, output, errors = say("predict", finished_run.path, folder, "--out", tmp_path / "p.csv")
+    assert code == 0
+    assert "1 passed over" in output + errors
+    assert "named pipe" in (tmp_path / "p.csv").read_text()
+    assert say("predict", finished_run.path, folder / "x.png")[0] == 2
+    os.mkfifo(tmp_path / "y.csv")
+    assert say("predict", finished_run.path, folder, "--out", tmp_path / "y.csv", "--resume")[0] == 2
+
+
+def test_pipes_in_the_place_of_a_list_or_a_photo_to_train_on(tmp_path, say):
+    os.mkfifo(tmp_path / "x.csv")
+    code, _, errors = say("train", tmp_path / "x.csv", "--dry-run")
+    assert code == 2
+    assert errors
+    for label in "ab":
+        photos(tmp_path / "d" / label, 12)
+    os.mkfifo(tmp_path / "d/a/pipe.png")
+    code, output, errors = say("train", tmp_path / "d", "--model", "ann", "--weights", "none", "--dry-run", "--json")
+    assert code in (0, 2)  # what is left may be too little to hold anything out; it waits for nothing
+    assert "Traceback" not in output + errors
+
+
+def test_a_path_that_no_file_can_have_is_skipped(tmp_path):
+    from tintype.data.csv_file import find_rows
+    from tintype.data.folder import read_photos
+
+    folder = photos(tmp_path / "d")
+    rows = [f"d/{i % 4}.png,{'ab'[i % 2]}" for i in range(4)] + ["d/\0.png,a", f"d/{'n' * 300}.png,b"]
+    (tmp_path / "x.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    images = read_photos(find_rows(tmp_path / "x.csv", None), "x", image_size=8, channels=3, resize="crop")
+    assert len(images.targets) == len(list(folder.iterdir()))
+    assert len(images.skipped) == 2
+
+
+def many_scans(count: int) -> bytes:
+    """Return a progressive JPEG (ITU T.81) of 64x64 pixels whose coefficients are refined `count` times."""
+    segment = lambda marker, body: struct.pack(">BBH", 255, marker, len(body) + 2) + body  # noqa: E731
+    table = lambda kind, value: segment(0xC4, bytes([kind, 1] + [0] * 15 + [value]))  # noqa: E731
+    refine = segment(0xDA, bytes([1, 1, 0, 1, 1, 0])) + b"\x00\x00" * 4
+    frame = segment(0xC2, struct.pack(">BHHB", 8, 64, 64, 1) + b"\1\x11\0")
+    first = segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes(8)
+    head = b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64) + frame + table(0, 0) + table(16, 0x60)
+    return head + first + refine * (count - 1) + b"\xff\xd9"
+
+
+def test_scans_are_counted_and_bounded(tmp_path):
+    assert count_scans(many_scans(7)) == 7
+    for count, refused in ((MOST_SCANS, False), (MOST_SCANS + 1, True), (10_000, True)):
+        try:
+            decode(many_scans(count), height=8, width=8, channels=1)
+            said = ""
+        except Unreadable as error:
+            said = str(error)
+        assert ("scans" in said) == refused
+    (tmp_path / "x.jpg").write_bytes(many_scans(MOST_SCANS + 1))
+    with pytest.raises(UserError, match="scans"):
+        read_picture(tmp_path / "x.jpg")
+
+
+def test_what_only_looks_like_scans_is_read():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for progressive, scans in ((False, 1), (True, 10)):  # ten are libjpeg's own script for colour
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=95, progressive=progressive)
+        plain = file.getvalue()
+        assert count_scans(plain) == scans
+        comment = struct.pack(">BBH", 255, 0xFE, 2 + 2 * 5000) + b"\xff\xda" * 5000
+        padded = plain[:2] + comment + plain[2:] + b"\xff\xda" * 5000  # a preview, and a film behind the photo
+        assert count_scans(padded) == scans
+        pictures = [decode(content, height=64, width=64, channels=3) for content in (padded, plain)]
+        np.testing.assert_array_equal(*pictures)
+
+
+def test_only_the_first_directories_of_a_tiff_are_looked_at(tmp_path, monkeypatch):
+    from PIL import TiffImagePlugin
+
+    pages = [Image.new("L", (4, 4), i) for i in range(50)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    loaded = []
+    load = TiffImagePlugin.ImageFileDirectory_v2.load
+    monkeypatch.setattr(
+        TiffImagePlugin.ImageFileDirectory_v2, "load", lambda self, file: loaded.append(1) or load(self, file)
+    )
+    with pytest.raises(UserError, match="several pages"):
+        read_picture(tmp_path / "x.tif")
+    assert len(loaded) <= 2
+    assert decode(tmp_path / "x.tif", height=4, width=4, channels=1).max() == 0
+
+
+# ---- answers of an earlier part ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sorted_to": "../../out.png"}, {"sorted_to": "/tmp/out.png"}, {"sorted_to": "a/../../out.png"},
+        {"sorted_to": "C:/out.png"}, {"sorted_to": "a\\..\\out.png"}, {"sorted_to": ["a"]}, {"confidence": "abc"},
+        {"confidence": None}, {"confidence": [1]}, {"confidence": 1e300}, {"prediction": None}, {"prediction": 3},
+        {"file": None}, {"file": 7}, {"heatmap": "../x.png"}, {"error": {"a": 1}},
+    ],
+)  # fmt: skip
+def test_answers_that_tintype_did_not_write_are_refused(change, finished_run, tmp_path, say):
+    folder = photos(tmp_path / "d")
+    row = {"file": str(folder / "1.png"), "prediction": "1", "confidence": 0.9, "sorted_to": "1/1.png"} | change
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ("--out", tmp_path / "p.jsonl", "--sort-into", tmp_path / "s" / "x", "--resume")
+    code, _, errors = say("predict", finished_run.path, folder, *arguments)
+    assert code == 2
+    assert "cannot go on with" in errors
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_confidence_of_a_table_that_is_no_number_is_refused(finished_run, tmp_path, say):
+    folder = photos(tmp_path / "d")
+    (tmp_path / "p.csv").write_text(f"file,prediction,confidence,error\n{folder / '1.png'},1,abc,\n")
+    code, _, errors = say("predict", finished_run.path, folder, "--out", tmp_path / "p.csv", "--resume")
+    assert code == 2
+    assert "no number" in errors
+
+
+# ---- disks and names --------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_decodes_no_more_than_its_bound(tmp_path, monkeypatch, say):
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "x.yaml").write_text("data: digits\nimage_size: [4096, 4096]\n")
+    for command in ("train", "study"):
+        if command == "study":
+            (tmp_path / "x.yaml").write_text(
+                "recipe: {data: digits, image_size: [4096, 4096]}\nvary: {lr: [0.1, 0.2]}\n"
+            )
+        code, _, errors = say(command, tmp_path / "x.yaml", "--dry-run")
+        assert code == 2
+        assert "a dry run decodes at most" in errors
+        assert sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file()) < 1_000_000
+    assert DRY_RUN_BYTES < 1797 * 4096**2
+
+
+def test_the_bound_counts_bytes_and_spares_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    arguments = (10, (4, 4, 1), lambda i: np.full((4, 4, 1), i, np.uint8))
+    with writing_at_most(159), pytest.raises(UserError, match="dry run"):
+        cached_pixels("a", *arguments, source="x")
+    with writing_at_most(160):
+        cached_pixels("a", *arguments, source="x")
+    with writing_at_most(0):
+        assert len(cached_pixels("a", *arguments, source="x").pixels) == 10
+    cached_pixels("b", *arguments, source="x")
+
+
+@pytest.mark.parametrize("command", ["train", "study", "tune"])
+def test_a_name_that_no_file_can_have_is_one_line(command, tmp_path, say):
+    (tmp_path / "s.yaml").write_text("recipe: digits-ann\nvary: {lr: [0.1, 0.2]}\n")
+    what = tmp_path / "s.yaml" if command == "study" else "digits-ann"
+    code, _, errors = say(command, what, "--name", "n" * 256, "--out", tmp_path / "runs")
+    assert code == 2
+    assert "too long" in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_an_export_that_finds_no_room_is_one_line_and_leaves_nothing(finished_run, tmp_path, say):
+    resource = pytest.importorskip("resource")
+    pytest.importorskip("onnx")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for format in ("onnx", "torchscript", "pt2"):
+        target = tmp_path / f"e{exporting.formats.ENDINGS[format]}"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+        try:
+            code, _, errors = say("export", finished_run.path, "--format", format, "--out", target)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert code == 2, errors
+        assert "cannot write" in errors
+        assert not list(tmp_path.iterdir())

@@ -136,7 +136,7 @@ class RunFolder:
         Raises:
             UserError: nothing is overwritten.
         """
-        if path.exists():
+        if os.path.lexists(path):  # which has no objection to a name that is too long; making the folder has
             raise UserError(
                 f"{path} is there already, and nothing is overwritten. Choose another --name, or go on with it: "
                 f"tintype train --resume {path}"

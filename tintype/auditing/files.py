@@ -20,6 +20,7 @@ from tintype.data.folder import Found, Photo, read_each, sorted_classes, spread
 from tintype.data.opening import shadowed
 from tintype.data.source import Images
 from tintype.errors import UserError
+from tintype.files import regular_only
 
 VERSION = 1  # raise it when `_read` changes what a file gives
 TINY = 48  # sets whose images are mostly smaller get thumbnails of 32 pixels; nothing is said of their sharpness
@@ -156,7 +157,7 @@ def _read(path: str, side: int, rows: int) -> np.ndarray:
 
 def _file_digest(path: str) -> tuple[bytes, int]:
     digest, num_bytes = hashlib.blake2b(digest_size=16), 0
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular_only) as file:
         while block := file.read(1 << 20):
             digest.update(block)
             num_bytes += len(block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 
@@ -21,6 +22,12 @@ from tintype.cli.base import app
 from tintype.errors import UserError
 
 __all__ = ["app", "main"]
+
+# What the user can mend: names, rights and disks.
+OF_THE_SYSTEM = {
+    errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 
 
 def _print_any_name() -> None:
@@ -54,6 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
         if type(error).__name__ == "Interrupted" and number:
             print(error, file=sys.stderr)
             sys.exit(128 + number)
+        if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+            print(f"error: {error.filename or 'a file cannot be written'}: {error.strerror}.", file=sys.stderr)
+            sys.exit(2)
         print(
             f"error: {type(error).__name__}: {error}\n"
             "This is a fault of tintype, not of yours. `tintype --debug ...` shows where.",

@@ -77,7 +77,10 @@ def train(
     if dry_run and resume:
         raise UserError("--dry-run shows a new run; with --resume the plan lies in the run's recipe.yaml.")
     if dry_run:
-        prepared = api.plan(what or "digits", watcher=watcher, verbose=verbose, **changes)
+        from tintype.data.cache import DRY_RUN_BYTES, writing_at_most
+
+        with writing_at_most(DRY_RUN_BYTES):
+            prepared = api.plan(what or "digits", watcher=watcher, verbose=verbose, **changes)
         if as_json:
             print(json.dumps(prepared.summary(), indent=1))
         else:

@@ -75,8 +75,10 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
     from rich.table import Table
 
     from tintype import studying
+    from tintype.data.cache import DRY_RUN_BYTES, writing_at_most
 
-    rows = studying.plan(what, **changes)
+    with writing_at_most(DRY_RUN_BYTES):
+        rows = studying.plan(what, **changes)
     if as_json:
         print(
             json.dumps([{"run": run.name, "variant": run.variant, "seed": run.seed, **s} for run, s in rows], indent=1)

@@ -19,6 +19,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -31,9 +32,12 @@ from tintype.errors import UserError
 
 VERSION = 1  # raise it when decoding changes what a file gives
 DEFAULT_LIMIT_BYTES = 20_000_000_000
+DRY_RUN_BYTES = 2_000_000_000  # that are decoded only to say what a run would do
 CHUNK = 16  # images for each task of a thread
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
+
+_most_bytes: ContextVar[int | None] = ContextVar("most_bytes", default=None)
 
 
 def cache_folder() -> Path:
@@ -94,6 +98,7 @@ def cached_pixels(
         return found
     shutil.rmtree(final, ignore_errors=True)  # what cannot be opened would stand in the way
     remove_abandoned(photos)
+    _check_bound(num_images, shape, source)
     check_space(photos, num_images * int(np.prod(shape)), source)
     temporary = Path(tempfile.mkdtemp(prefix=f"tmp-{os.getpid()}-", dir=photos))
     try:
@@ -294,6 +299,26 @@ def writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
         atexit.register(shutil.rmtree, fallback, ignore_errors=True)
         return fallback, (
             f"cache: {folder} cannot be written ({error.strerror}); decoded into {fallback} for this run only",
+        )
+
+
+@contextlib.contextmanager
+def writing_at_most(num_bytes: int) -> Generator[None, None, None]:
+    """Refuse, inside, to make an entry of more than `num_bytes`; one that is there already is used whatever its size."""
+    token = _most_bytes.set(num_bytes)
+    try:
+        yield
+    finally:
+        _most_bytes.reset(token)
+
+
+def _check_bound(num_images: int, shape: tuple[int, int, int], source: str) -> None:
+    most, num_bytes = _most_bytes.get(), num_images * int(np.prod(shape))
+    if most is not None and num_bytes > most:
+        height, width, channels = shape
+        raise UserError(
+            f"a dry run decodes at most {format_bytes(most)}; {source} is {format_bytes(num_bytes)} ({num_images:,} images of "
+            f"{height}x{width}x{channels}), which training keeps in the cache. Choose a smaller --image-size, or train."
         )
 
 

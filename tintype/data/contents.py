@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tintype.data.cache import CHUNK, Progress, cache_folder, in_order
+from tintype.files import regular_only
 
 FINE = 10_000_000  # nanoseconds: exFAT counts in these, FAT and HFS+ in seconds
 JUST_NOW = 2_000_000_000  # nanoseconds before reading: more than one tick of a file system's clock
@@ -73,7 +74,7 @@ def _reader(paths: Sequence[str]) -> Callable[[int], str]:
     def read(i: int) -> str:
         digest = hashlib.blake2b(digest_size=16)
         try:
-            with open(paths[i], "rb") as file:
+            with open(paths[i], "rb", opener=regular_only) as file:
                 while part := file.read(1 << 20):
                     digest.update(part)
         except OSError:

@@ -17,6 +17,7 @@ from tintype.data.folder import Found, Photo, note_case, read_photos
 from tintype.data.layout import SPLIT_FOLDERS, class_name, listed, safe, split_of, words_of
 from tintype.data.source import Images
 from tintype.errors import UserError
+from tintype.files import regular_only
 
 COLUMNS = {
     "path": (
@@ -96,7 +97,9 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # line ends inside quotes stay as they are
+        with open(
+            path, encoding="utf-8-sig", newline="", opener=regular_only
+        ) as file:  # line ends inside quotes stay as they are
             return file.read()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8. Save it as 'CSV UTF-8'.") from None

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, features
 
+from tintype.data.bounds import refuse_costly_file, refuse_costly_picture
 from tintype.data.kinds import kind_of
 from tintype.data.levels import is_deep, scaled
 from tintype.errors import UserError, unknown_name
@@ -374,10 +375,16 @@ def open_picture(source: str | os.PathLike[str]) -> Image.Image:
 
 
 def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    refuse_costly_file(source)
     image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise Unreadable(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,} (decompression bomb?)")
+    try:
+        refuse_costly_picture(image)
+    except ValueError as error:
+        image.close()
+        raise Unreadable(str(error)) from None
     return image
 
 

@@ -265,8 +265,8 @@ def _regular(
     for photo in photos:
         try:
             state = os.stat(photo.path)
-        except OSError as error:
-            skipped.append((photo.name, f"cannot be read: {error.strerror}"))
+        except (OSError, ValueError) as error:  # a name that no file can have: with NUL in it, or too long
+            skipped.append((photo.name, f"cannot be read: {getattr(error, 'strerror', None) or error}"))
             continue
         if not stat.S_ISREG(state.st_mode):  # reading a pipe would wait for ever
             skipped.append((photo.name, "not a regular file"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from tintype.files import regular_only
+
 # (offset, bytes, what it is)
 _SIGNATURES = (
     (0, b"\xff\x0a", "a JPEG XL picture, which is not read: convert it to JPEG or PNG"),
@@ -54,7 +56,7 @@ def kind_of(source: str | os.PathLike[str] | bytes) -> str:
 
 def _first_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             return file.read(_PIECE)
     except OSError:
         return b""
@@ -85,7 +87,7 @@ def _tiff(source: str | os.PathLike[str] | bytes) -> str:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb", opener=regular_only) as file:
             directory = ImageFileDirectory_v2(file.read(8))
             file.seek(directory.next)
             directory.load(file)

@@ -144,7 +144,11 @@ def export_run(
         path = Path(folder) / f"model{formats.ENDINGS[format]}"
         network = _for_export(task)
         graph = graph_of(task, Half(network) if fp16 else network, description)
-        images = _write(graph, path, about, format, int8, images, pairs)
+        try:
+            images = _write(graph, path, about, format, int8, images, pairs)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write {target}: {reason}. Free some space or choose another --out.") from None
         tell(stages[2], 2, len(stages))
         threads = torch.get_num_threads()
         answer = getattr(formats, f"load_{format}")(path, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -103,14 +104,19 @@ def write_pt2(graph: Graph, path: Path, about: dict[str, Any]) -> None:
     """Write what `torch.export.load` reads; what belongs to the model lies in its extra file "tintype"."""
     with _quiet(), torch.no_grad():
         program = torch.export.export(graph.module, tuple(graph.inputs.values()), dynamic_shapes=_dynamic(graph))
-        torch.export.save(program, path, extra_files={ABOUT: json.dumps(about, ensure_ascii=False)})
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={ABOUT: json.dumps(about, ensure_ascii=False)})
+    path.write_bytes(content.getbuffer())
 
 
 def write_torchscript(graph: Graph, path: Path, about: dict[str, Any]) -> None:
     """Write what `torch.jit.load` reads, C++ included; what belongs to the model lies in its extra file "tintype"."""
     with _quiet(), torch.no_grad():
         traced = torch.jit.trace(graph.module, tuple(graph.inputs.values()), check_trace=False)
-        traced.save(str(path), _extra_files={ABOUT: json.dumps(about, ensure_ascii=False)})  # pyright: ignore
+        # In memory first: where a disk is full, torch's own writer ends the whole process.
+        content = io.BytesIO()
+        torch.jit.save(traced, content, _extra_files={ABOUT: json.dumps(about, ensure_ascii=False)})
+    path.write_bytes(content.getbuffer())
 
 
 def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tintype.errors import UserError
+from tintype.files import parse_json, read_bytes, regular_only
 
 KINDS = (".csv", ".jsonl", ".parquet")
 Row = dict[str, Any]
@@ -55,7 +56,7 @@ class Output:
         try:
             if self._file is None:
                 new = not self.journal.exists() or not self.journal.stat().st_size
-                self._file = open(self.journal, "ab", buffering=0)  # noqa: SIM115 (held until `close`)
+                self._file = open(self.journal, "ab", buffering=0, opener=regular_only)  # noqa: SIM115 (held until `close`)
                 if new and self.kind == ".csv":
                     self._file.write(_csv_lines([self.columns]))
             self._write(self._lines(rows))
@@ -93,7 +94,10 @@ class Output:
 
     def _read(self) -> list[Row]:
         """Return the rows that are there, after a last one that was not written whole is cut off."""
-        content = self.journal.read_bytes()
+        try:
+            content = read_bytes(self.journal)
+        except OSError as error:
+            raise UserError(f"cannot go on with {self.journal}: {error.strerror}. Give another --out.") from None
         whole = _whole_lines(content, quoted=self.kind == ".csv")
         try:
             text = content[:whole].decode("utf-8", "surrogateescape")
@@ -104,9 +108,11 @@ class Output:
                     raise ValueError(f"its columns are {', '.join(header)}")
                 rows = [dict(zip(self.columns, line, strict=True)) for line in lines]
             else:
-                rows = [json.loads(line) for line in text.split("\n") if line]
+                rows = [parse_json(line) for line in text.split("\n") if line]
                 if not all(isinstance(row, dict) and "file" in row for row in rows):
                     raise ValueError("its lines have no file")
+            for row in rows:
+                _check_row(row)
         except (ValueError, csv.Error) as error:
             raise UserError(
                 f"cannot go on with {self.journal}: {error}. Give the same options, or another --out."
@@ -129,6 +135,31 @@ class Output:
             for rows in _some(map(json.loads, lines), 10_000):
                 flat = [{c: _printable(flattened(row).get(c)) for c in self.columns} for row in rows]
                 writer.write_table(pyarrow.Table.from_pylist(flat, schema=schema))
+
+
+def _check_row(row: Row) -> None:
+    """Refuse a row of an earlier part that tintype did not write so; the file may have come from elsewhere.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    texts = ("file", "prediction", "most_probable", "sorted_to", "heatmap", "error")
+    if any(not isinstance(row.get(name) or "", str) for name in texts) or not row["file"]:
+        raise ValueError("one of its names is no text")
+    for name in ("sorted_to", "heatmap"):
+        place = row.get(name) or ""
+        parts = place.split("/")
+        inside = all(part not in ("", ".", "..") and "\\" not in part and "\0" not in part for part in parts)
+        if place and (not inside or len(parts) > 2 or ":" in parts[0]):
+            raise ValueError(f"{name} of {row['file']} is '{place}', which is no place that tintype gives")
+    if row.get("error"):
+        return
+    try:
+        share = float(row["confidence"])
+    except (KeyError, TypeError, ValueError):
+        share = -1.0
+    if not row.get("prediction") or not 0 <= share <= 1:
+        raise ValueError(f"the answer to {row['file']} has no prediction, or its confidence is no number from 0 to 1")
 
 
 def flattened(row: Row) -> Row:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from tintype.data.bounds import refuse_costly_file, refuse_costly_picture
 from tintype.data.decode import FORMATS, MAX_PIXELS
 from tintype.errors import UserError
 from tintype.run import written_whole
@@ -37,11 +38,15 @@ def read_picture(path: Path) -> Picture:
         UserError: it cannot be read, is animated, or too large.
     """
     try:
+        refuse_costly_file(path)
         with Image.open(path, formats=FORMATS) as image:
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise UserError(f"{path.name} is animated ({image.n_frames} frames); only still pictures are enlarged.")  # pyright: ignore[reportAttributeAccessIssue]
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                # The pages of a TIFF are not counted: Pillow reads all their directories for that.
+                kind = "has several pages" if image.format == "TIFF" else f"is animated ({image.n_frames} frames)"  # pyright: ignore[reportAttributeAccessIssue]
+                raise UserError(f"{path.name} {kind}; only still pictures are enlarged.")
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{path.name} has more than {MAX_PIXELS:,} pixels (decompression bomb?).")
+            refuse_costly_picture(image)
             deep = read_png16(path) if image.format == "PNG" else None
             image.load()
             if deep is not None:
