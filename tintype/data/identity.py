@@ -45,7 +45,8 @@ class Identities:
         """Write everything into one safetensors file; the same photos give the same bytes."""
         from safetensors.numpy import save_file
 
-        metadata = {"version": VERSION, "shape": " ".join(map(str, self.shape))}
+        # One entry: safetensors writes several in a random order.
+        metadata = {"version and shape": " ".join(map(str, (VERSION, *self.shape)))}
         save_file({"digests": self.digests, "hashes": self.hashes, "splits": self.splits}, path, metadata=metadata)
 
     @classmethod
@@ -57,11 +58,12 @@ class Identities:
             with safe_open(path, "np") as file:
                 metadata = file.metadata() or {}
                 digests, hashes, splits = (file.get_tensor(name) for name in ("digests", "hashes", "splits"))
-            height, width, channels = (int(side) for side in metadata["shape"].split())
+            version, *sides = metadata["version and shape"].split()
+            height, width, channels = (int(side) for side in sides)
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
         sound = (
-            metadata.get("version") == VERSION
+            version == VERSION
             and digests.dtype == splits.dtype == np.uint8
             and hashes.dtype == np.int8
             and digests.shape == (len(splits), 16)
