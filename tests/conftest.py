@@ -23,6 +23,7 @@ os.environ["TINTYPE_WEIGHTS_MIRROR"] = "http://127.0.0.1:9"  # no test downloads
 
 import hypothesis
 import pytest
+import torch
 from PIL import Image
 
 from tintype import api, cli
@@ -33,6 +34,9 @@ from tintype.run import RunFolder
 # How long an example takes says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+# PyTorch counts no more threads than there are cores unless it is asked.
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 Answer = tuple[int, str, str]  # exit code, output, errors
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+MARKED = "pytest.mark.machines"
 SIDE_BY_SIDE = 2
 
 
@@ -35,6 +36,11 @@ class Combination:
     processor: tuple[str, ...] = ()
     locale: str = "C.UTF-8"
     options: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> bool:
+        """Whether it takes several cores; side by side, threads would wait for each other."""
+        return self.environment["TINTYPE_TEST_THREADS"] != "1"
 
 
 def instructions(torch: str, onednn: str, openblas: str) -> dict[str, str]:
@@ -116,8 +122,9 @@ class Outcome:
 def run(combination: Combination) -> Outcome:
     began = time.monotonic()
     environment = {**os.environ, **combination.environment, "LC_ALL": combination.locale}
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "machines", *combination.options]
-    settings: dict[str, Any] = {"cwd": ROOT, "env": environment, "encoding": "utf-8", "errors": "replace"}
+    files = [str(file) for file in sorted(TESTS.glob("test_*.py")) if MARKED in file.read_text(encoding="utf-8")]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "machines", *combination.options, *files]
+    settings: dict[str, Any] = {"cwd": TESTS.parent, "env": environment, "encoding": "utf-8", "errors": "replace"}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **settings)
     lines = done.stdout.splitlines()
     summary = next((line for line in reversed(lines) if " passed" in line or " failed" in line), "")
@@ -140,14 +147,14 @@ def main(names: list[str]) -> int:
         if missing[combination.name]:
             print(Outcome(combination, "not run here", missing[combination.name]))
 
-    failed = 0
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        for outcome in pool.map(run, [c for c in chosen if not missing[c.name]]):
-            print(outcome, flush=True)
-            if outcome.status == "failed":
-                failed += 1
-                print(outcome.output)
-    return 1 if failed else 0
+    here = [c for c in chosen if not missing[c.name]]
+    outcomes = []
+    for abreast, part in (SIDE_BY_SIDE, [c for c in here if not c.alone]), (1, [c for c in here if c.alone]):
+        with ThreadPoolExecutor(abreast) as pool:
+            for outcome in pool.map(run, part):
+                print(outcome, outcome.output if outcome.status == "failed" else "", flush=True)
+                outcomes.append(outcome)
+    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def add_analysis(
         "map": embedding_map(samples, test, thorough=False), "risk_coverage": {s: curves[s] for s in ("val", "test")},
     }  # fmt: skip
     write_json(folder / "analysis.json", found)
-    evaluation = json.loads((folder / "evaluation.json").read_text())
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     changes = {"ece_before": 0.21, "ece_after": 0.04, "loss_before": 0.5, "loss_after": 0.3}
     evaluation["calibration"] = {
         "temperature": 0.5, "reason": "least log loss on 150 validation images",
@@ -315,7 +315,7 @@ def test_plotly_unpacks_to_the_installed_script(original: Path) -> None:
 @pytest.mark.machines
 def test_headline_and_facts_are_those_of_the_files(original: Path) -> None:
     page = Page(original / "report.html")
-    test = json.loads((original / "evaluation.json").read_text())["splits"]["test"]
+    test = json.loads((original / "evaluation.json").read_text(encoding="utf-8"))["splits"]["test"]
     low, high = test["accuracy_ci95"]
     for expected in (
         f"Test accuracy {100 * test['accuracy']:.1f} %",
@@ -354,7 +354,7 @@ def test_structure_serves_readers_and_screen_readers(original: Path) -> None:
 def test_figures_hold_the_measured_numbers(original: Path) -> None:
     charts = Page(original / "report.html").charts
     history, confusion, reliability = (charts[name] for name in ("history", "confusion", "reliability"))
-    evaluation = json.loads((original / "evaluation.json").read_text())
+    evaluation = json.loads((original / "evaluation.json").read_text(encoding="utf-8"))
     matrix = np.array(evaluation["confusion"]["test"])
     shares = np.zeros_like(matrix, dtype=float)
     for trace in confusion["data"]:
@@ -384,8 +384,8 @@ def test_static_figures_lie_beside_the_page(original: Path) -> None:
 
 @pytest.mark.machines
 def test_the_same_folder_gives_the_same_page(original: Path, run: Path) -> None:
-    page = write_report(run).read_text().replace(run.as_posix(), original.as_posix())
-    assert page == (original / "report.html").read_text()
+    page = write_report(run).read_text(encoding="utf-8").replace(run.as_posix(), original.as_posix())
+    assert page == (original / "report.html").read_text(encoding="utf-8")
 
 
 def test_torch_is_not_needed() -> None:
@@ -416,7 +416,7 @@ def test_a_browser_draws_all_figures(original: Path, tmp_path: Path) -> None:
 def test_names_cannot_become_markup(run: Path, tmp_path: Path) -> None:
     names = [HOSTILE, "a & b's \"$x^$ {{ 7*7 }}", "<img src=x onerror=alert(1)>"]
     hostile = make_run(tmp_path / "x" / HOSTILE.replace("/", "_"), names)
-    data = json.loads((hostile / "data.json").read_text())
+    data = json.loads((hostile / "data.json").read_text(encoding="utf-8"))
     data |= {"name": HOSTILE, "notes": [HOSTILE], "skipped": [[HOSTILE, HOSTILE]]}
     write_json(hostile / "data.json", data)
     page, harmless = Page(write_report(hostile)), Page(write_report(run))
@@ -505,7 +505,7 @@ def test_one_logged_row_is_enough(run: Path) -> None:
 
 
 def test_without_test_figures_validation_is_shown(run: Path) -> None:
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     for group in ("splits", "per_class", "confusion", "most_confused", "reliability"):
         del evaluation[group]["test"]
     evaluation["test_looks"] = {"run": 0, "data": 0}
@@ -519,7 +519,7 @@ def test_without_test_figures_validation_is_shown(run: Path) -> None:
 
 def test_runs_from_before_the_analysis_still_have_a_page(run: Path) -> None:
     (run / "analysis.json").unlink()
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     del evaluation["calibration"], evaluation["abstain"]
     write_json(run / "evaluation.json", evaluation)
     page = Page(write_report(run))
@@ -544,7 +544,7 @@ def test_a_failure_keeps_the_page_that_was_there(run: Path, monkeypatch: pytest.
     monkeypatch.setattr(report, "render", fail)
     with pytest.raises(RuntimeError, match="half way"):
         write_report(run)
-    assert (run / "report.html").read_text() == "the old page"
+    assert (run / "report.html").read_text(encoding="utf-8") == "the old page"
     assert not list(run.rglob("*.tmp"))
 
 
@@ -668,7 +668,7 @@ def test_calibration_is_told_before_and_after(original: Path) -> None:
 
 def test_worst_mistakes_stand_beside_their_neighbours(original: Path) -> None:
     page = Page(original / "report.html")
-    worst = json.loads((original / "analysis.json").read_text())["worst"]
+    worst = json.loads((original / "analysis.json").read_text(encoding="utf-8"))["worst"]
     rows = [item for item in page.all("article") if item["class"] == "mistake"]
     assert len(rows) == len(worst["items"]) > 3
     small = [picture for picture in page.all("img") if "heat" in picture.get("class", "").split()]
@@ -679,7 +679,7 @@ def test_worst_mistakes_stand_beside_their_neighbours(original: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("label", ["1", "7"])
 def test_a_leak_is_told(run: Path, label: str) -> None:
-    analysis = json.loads((run / "analysis.json").read_text())
+    analysis = json.loads((run / "analysis.json").read_text(encoding="utf-8"))
     item = analysis["worst"]["items"][0]
     item["target"], item["neighbours"][0]["target"], item["neighbours"][0]["same"] = "1", label, True
     write_json(run / "analysis.json", analysis)
@@ -701,7 +701,7 @@ def test_only_what_is_beyond_chance_is_claimed(run: Path) -> None:
     flat = {"name": "contrast", "bins": bins(16, 15, 17, 14), "p": 0.9, "p_holm": 0.9, "significant": False}
 
     def said(attributes: list[dict[str, Any]]) -> str:
-        analysis = json.loads((run / "analysis.json").read_text())
+        analysis = json.loads((run / "analysis.json").read_text(encoding="utf-8"))
         analysis["slices"] = {"num_images": 400, "num_wrong": 62, "attributes": attributes}
         write_json(run / "analysis.json", analysis)
         return Page(write_report(run)).words
@@ -718,8 +718,8 @@ def test_only_what_is_beyond_chance_is_claimed(run: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_recall_by_class_size_is_drawn_where_sizes_differ(run: Path) -> None:
     assert "class_sizes" not in Page(write_report(run)).charts
-    data = json.loads((run / "data.json").read_text())
-    rows = json.loads((run / "evaluation.json").read_text())["per_class"]["test"]
+    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    rows = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["per_class"]["test"]
     # The better a class is found, the more training images it gets.
     order = np.argsort(np.argsort([row["recall"] for row in rows], kind="stable"))
     data["class_counts"]["train"] = [int(20 * 2**rank) for rank in order]
@@ -802,7 +802,7 @@ def contrast(a: str, b: str) -> float:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_contrast_reaches_aa(theme: str) -> None:
-    css = (resources.files("tintype.report") / "templates" / "style.css").read_text()
+    css = (resources.files("tintype.report") / "templates" / "style.css").read_text(encoding="utf-8")
     block = (
         css[css.index(":root {") : css.index("{% macro")] if theme == "light" else css.split("{% macro dark() %}")[1]
     )
@@ -820,7 +820,7 @@ def test_contrast_reaches_aa(theme: str) -> None:
 
 
 def test_light_colours_are_those_of_the_figures() -> None:
-    css = (resources.files("tintype.report") / "templates" / "style.css").read_text()
+    css = (resources.files("tintype.report") / "templates" / "style.css").read_text(encoding="utf-8")
     for role in ("train", "val", "rate", "right", "wrong", "guide", "grid"):
         assert f"--fig-{role}: {figures.COLOURS[role]};" in css
 

@@ -83,8 +83,7 @@ def full(tiny) -> Recipe:
 # ---- in one process, at chosen steps ----------------------------------------------------------------------------------
 
 
-@pytest.mark.machines
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.machines), 1, 2])
 def test_stopped_at_random_steps_over_an_epoch_boundary(every_step, full, train_in, tmp_path, seed):
     """19 steps of 200 images in 3 epochs of 1,258 images: an epoch ends inside step 7 and inside step 13."""
     whole = train_in(tmp_path / "whole" / "run", full)
@@ -100,8 +99,7 @@ def test_stopped_at_random_steps_over_an_epoch_boundary(every_step, full, train_
     assert_same_result(whole.path, folder)
 
 
-@pytest.mark.machines
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.machines)])
 def test_every_optimizer_goes_on(every_step, tiny, train_in, tmp_path, optimizer):
     recipe = tiny(
         optimizer=optimizer, steps=9, model="cnn", model_options={"widths": [4, 8]}, keep="best", schedule="one-cycle"
