@@ -565,7 +565,7 @@ def test_the_paired_bootstrap_is_scipys() -> None:
     draw = np.random.default_rng(0)
     differences = draw.choice([-1, 0, 1], size=300, p=[0.05, 0.85, 0.1])
     replicates = np.concatenate([block @ differences for block in bootstrap_counts(300, 4000, seed=1)]) / 300
-    reference = stats.bootstrap((differences,), np.mean, n_resamples=4000, method="percentile", rng=0)
+    reference = stats.bootstrap((differences,), np.mean, n_resamples=4000, method="percentile", random_state=0)
     assert percentile_interval(replicates) == pytest.approx(tuple(reference.confidence_interval), abs=0.004)
     again = np.concatenate([block @ differences for block in bootstrap_counts(300, 4000, seed=1)]) / 300
     assert np.array_equal(replicates, again)

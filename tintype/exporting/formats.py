@@ -79,12 +79,19 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _forget_debugging(model: Any) -> None:
-    for holder in (model.graph, *model.graph.node, *model.graph.value_info, *model.functions):
-        holder.ClearField("metadata_props")
+    """Remove the traces of this machine's files, wherever the exporter's version leaves them."""
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         value.ClearField("metadata_props")
-    for node in model.graph.node:
-        node.ClearField("doc_string")
+
+    bodies = [model.graph, *model.functions]
+    while bodies:
+        body = bodies.pop()
+        for holder in (body, *body.node, *body.value_info):
+            holder.ClearField("metadata_props")
+        for node in body.node:
+            node.ClearField("doc_string")
+            for attribute in node.attribute:
+                bodies += [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
 def _name_sides(graph: Any, dynamic: dict[str, dict[int, str]]) -> None:
