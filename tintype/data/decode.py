@@ -36,7 +36,7 @@ EXTENSIONS = tuple(
 # Only these decoders are tried: others reach programs outside (EPS) or see little testing.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM"),
-    *(("AVIF",) if features.check("avif") else ()),
+    *(("AVIF",) if "avif" in features.get_supported() else ()),
 )
 
 # Pillow logs what it cannot decode; without a handler Python would print that beside our own reason.
