@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Each process computes on one thread (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
 
-.PHONY: demo test test-fast test-all test-machines check format browser image clean
+.PHONY: demo test test-fast test-all test-machines test-lowest check format browser image clean
 
 demo: $(VENV)/installed
 	$(BIN)/tintype train digits
@@ -24,6 +24,14 @@ test-all: $(VENV)/installed-dev check
 # The tests marked "machines" as other machines would run them: make test-machines [COMBINATIONS="sse ascii"].
 test-machines: $(VENV)/installed-dev
 	$(BIN)/python tests/machines.py $(COMBINATIONS)
+
+# The same tests with the lowest versions that pyproject.toml allows, in an environment of its own (6 GB).
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py export > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check -q -e '.[export]' -c .venv-lowest/lowest.txt \
+	  pytest pytest-timeout hypothesis pandas statsmodels scikit-image
+	.venv-lowest/bin/python -m pytest -o filterwarnings=default -m machines $$(grep -l pytest.mark.machines tests/test_*.py)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -58,4 +66,4 @@ image:
 	docker build -t tintype .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -67,7 +67,7 @@ COMBINATIONS = (
         {**instructions("avx512", "AVX512_CORE", "SkylakeX"), **suite(), "TZ": "Asia/Tokyo"},
         processor=("avx512f", "avx512bw", "avx512dq", "avx512vl"),
     ),
-    Combination("bf16", {**suite(threads=2, precision="bf16"), "TZ": "UTC"}, processor=("avx512_bf16",)),
+    Combination("bf16", {**suite(precision="bf16"), "TZ": "UTC"}, processor=("avx512_bf16",)),
     # Decimal commas, and a time zone that is off by a quarter of an hour.
     Combination("german", {**suite(threads=4), "TZ": "Asia/Kathmandu"}, locale="de_DE.UTF-8"),
     # Files and the terminal are ASCII where nothing else is asked for.
