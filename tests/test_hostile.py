@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tintype import api, catalogue, exporting, files
+from tintype import api, catalogue, exporting, files, yaml_files
 from tintype.board import Board
 from tintype.data.bounds import MOST_SCANS, count_scans
 from tintype.data.cache import DRY_RUN_BYTES, cached_pixels, writing_at_most
@@ -170,17 +170,17 @@ def nested(depth: int) -> str:
 def test_yaml_is_bounded_by_what_it_stands_for():
     tens = [f"&b{i} [{','.join([f'*b{i - 1}'] * 10)}]" for i in range(1, 5)]
     bomb = f"[&b0 [{','.join('l' * 10)}], {', '.join(tens)}]"  # 10^5 words in 200 bytes
-    with pytest.raises(yaml.YAMLError, match=f"more than {files.MOST_NODES:,} values"):
-        files.parse_yaml(bomb)
-    assert len(files.parse_yaml(f"[{','.join('l' * (files.MOST_NODES - 1))}]")) == files.MOST_NODES - 1
+    with pytest.raises(yaml.YAMLError, match=f"more than {yaml_files.MOST_NODES:,} values"):
+        yaml_files.parse_yaml(bomb)
+    assert len(yaml_files.parse_yaml(f"[{','.join('l' * (yaml_files.MOST_NODES - 1))}]")) == yaml_files.MOST_NODES - 1
     with pytest.raises(yaml.YAMLError, match="stands for more"):
-        files.parse_yaml(f"[{','.join('l' * files.MOST_NODES)}]")
+        yaml_files.parse_yaml(f"[{','.join('l' * yaml_files.MOST_NODES)}]")
     with pytest.raises(yaml.YAMLError, match="alias"):
-        files.parse_yaml("a: &a [*a]")
-    assert files.parse_yaml("{a: &x {b: 1}, c: {<<: *x, d: *x}}") == {"a": {"b": 1}, "c": {"b": 1, "d": {"b": 1}}}
+        yaml_files.parse_yaml("a: &a [*a]")
+    assert yaml_files.parse_yaml("{a: &x {b: 1}, c: {<<: *x, d: *x}}") == {"a": {"b": 1}, "c": {"b": 1, "d": {"b": 1}}}
 
 
-@pytest.mark.parametrize("parse", [files.parse_yaml, files.parse_json])
+@pytest.mark.parametrize("parse", [yaml_files.parse_yaml, files.parse_json])
 def test_depth_and_digits_are_bounded(parse):
     assert json.dumps(parse(nested(files.MOST_DEPTH))) == nested(files.MOST_DEPTH)
     for text, said in ((nested(files.MOST_DEPTH + 1), "deep"), ("9" * (files.MOST_DIGITS + 1), "digits")):

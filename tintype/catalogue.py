@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from tintype.errors import UserError, unknown_name
-from tintype.files import parse_yaml, refuse_link_out
+from tintype.files import refuse_link_out
 from tintype.run import RunFolder
+from tintype.yaml_files import parse_yaml
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b, "!=": lambda a, b: a != b,

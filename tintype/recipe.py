@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tintype.errors import UserError, no_data_set, unknown_name
-from tintype.files import parse_yaml, read_yaml
+from tintype.yaml_files import parse_yaml, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 

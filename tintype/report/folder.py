@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 
 from tintype.errors import UserError
-from tintype.files import MOST_YAML_BYTES, open_text, parse_yaml, read_bytes, read_json_object
+from tintype.files import open_text, read_bytes, read_json_object
+from tintype.yaml_files import MOST_YAML_BYTES, parse_yaml
 
 Metrics = dict[str, list[float]]  # column -> one value for each row, NaN where the row is blank
 

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from tintype.errors import UserError, unknown_name
-from tintype.files import BoundedLoader, read_yaml
 from tintype.plugins import PACKAGE, study_names
 from tintype.recipe import ALIASES, Recipe
 from tintype.studying.declaration import Changes, Declaration, checked_seeds, is_field, label_of
+from tintype.yaml_files import BoundedLoader, read_yaml
 
 STUDIES = PACKAGE / "studies"
 KEYS = ("recipe", "question", "vary", "variants", "seeds", "set", "weights")

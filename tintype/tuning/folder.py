@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tintype.errors import UserError
-from tintype.files import read_yaml
 from tintype.recipe import Recipe, build
 from tintype.run import RunFolder, write_json, written_whole
 from tintype.studying import Study
 from tintype.studying.figures import Measure, measure_of
 from tintype.tuning.space import Choice, Space, as_plain, read_space
 from tintype.tuning.storage import import_optuna
+from tintype.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     import optuna
