@@ -435,7 +435,17 @@ def test_evaluations_are_told_in_whole_epochs(tt):
 
 
 @pytest.mark.parametrize(
-    ("epoch", "said"), [(1.01749, "1"), (2.95072, "3"), (0.8889, "0.9"), (6.003, "6"), (0.25, "0.2"), (24.1, "24")]
+    ("epoch", "said"),
+    [
+        (1.01749, "1"),
+        (2.95072, "3"),
+        (0.8889, "0.9"),
+        (6.003, "6"),
+        (0.25, "0.2"),
+        (24.1, "24"),
+        (9.15, "9"),
+        (29.507, "29"),
+    ],
 )
 def test_epochs_are_counted_as_people_count_them(epoch, said):
     assert epochs(epoch) == said

@@ -24,12 +24,15 @@ def duration(seconds: float) -> str:
 
 
 def epochs(epoch: float) -> str:
-    """Return passes over the training images as people count them: "3", or "0.9" in the middle of one.
+    """Return passes over the training images as people count them: "3", or "0.9" in the middle of an early one.
 
-    An evaluation comes after a whole number of steps, so an epoch that is measured every epoch is 1.01749 of them.
+    An evaluation comes after a whole number of steps, so what is measured every epoch comes after 1.01749 of them, and
+    after 29.507 where 29 were meant.
     """
     nearest = round(epoch)
-    return f"{nearest}" if nearest and abs(epoch - nearest) < 0.05 * max(1, nearest) ** 0.5 else f"{epoch:.1f}"
+    if nearest and abs(epoch - nearest) < 0.1:
+        return str(nearest)
+    return f"{epoch:.1f}" if epoch < 5 else str(int(epoch))
 
 
 class Silent:
