@@ -363,3 +363,17 @@ def test_a_huge_file_that_is_no_image_is_passed_over_at_once(tt, finished_run, d
     assert code == 0
     assert "passed over huge.jpg: not an image" in errors
     assert output.count("\n") == 12
+
+
+def test_partial_copies_of_a_killed_job_are_removed(finished_run, digit_files, tmp_path, tt):
+    """Those of earlier versions too, which had the photo's name."""
+    tt("predict", finished_run.path, digit_files, "--out", "p.csv", "--sort-into", "s")
+    placed = sorted(path for path in (tmp_path / "s").rglob("*.png"))
+    for path in placed[:3]:
+        shutil.copy(path, path.with_name(f".{path.name}.partial"))
+    rows = (tmp_path / "p.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "p.csv").write_text("".join(rows[:-1]))
+
+    code, _, errors = tt("predict", finished_run.path, digit_files, "--out", "p.csv", "--sort-into", "s", "--resume")
+    assert code == 0, errors
+    assert not list((tmp_path / "s").rglob("*.partial"))

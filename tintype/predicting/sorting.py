@@ -50,8 +50,10 @@ class Sorter:
         # Not the target's own name with more to it, which may be too long.
         partial = target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.partial")
         if os.path.lexists(target):
-            with suppress(OSError):  # what a kill left between the copy's link and the end
-                partial.unlink()
+            # What a kill left between the copy's link and the end; earlier versions had another name for it.
+            for left in (partial, target.parent / f".{target.name}.partial"):
+                with suppress(OSError):
+                    left.unlink()
             return
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
