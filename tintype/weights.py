@@ -119,6 +119,8 @@ def other_kind(path: Path) -> str | None:
         return "a MessagePack file, as Flax writes it"
     if start.lstrip()[:1] == b"{" and b"\0" not in start:
         return "text (JSON)"
+    if start and all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in start):
+        return "text"
     return None
 
 

@@ -7,7 +7,7 @@ smallest usual one that holds nearly all values, of the whole set where there is
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,9 @@ OVERSHOOT = {"integer": 1.1, "float": 1.5}
 MOST_VALUES = 1_000_000  # of a picture, evenly spaced
 
 _LARGEST_SAMPLE = (281, 341)  # TIFF 6.0: MaxSampleValue and SMaxSampleValue
+
+
+Opener = Callable[[str | os.PathLike[str]], Image.Image]
 
 
 class Levels(NamedTuple):
@@ -60,7 +63,7 @@ def levels_of(image: Image.Image) -> Levels:
     return Levels(white, white if image.mode != "F" and white > full else full)
 
 
-def white_of_set(paths: Sequence[str | os.PathLike[str]], open_image: object) -> float | None:
+def white_of_set(paths: Sequence[str | os.PathLike[str]], open_image: Opener) -> float | None:
     """Return the white that holds all deep pictures among some files, None where there are none or of two kinds.
 
     `open_image(path)` returns an open Pillow image; whatever it raises leaves the file out.
@@ -68,7 +71,7 @@ def white_of_set(paths: Sequence[str | os.PathLike[str]], open_image: object) ->
     found: dict[bool, float] = {}
     for path in paths:
         try:
-            with open_image(path) as image:  # pyright: ignore[reportCallIssue]
+            with open_image(path) as image:
                 if not is_deep(image.mode):
                     continue
                 is_float = image.mode == "F"
