@@ -366,7 +366,8 @@ def test_a_truncated_file_is_told(tmp_path, write, kept):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\n", "a link or a web page, not weights"),
         (b"<!doctype html><html>", "a link or a web page, not weights"),
-        (b"weights\n" * 100, "is damaged, not complete, or not weights"),
+        (b"weights\n" * 100, "is text. Expected a state dict"),
+        (b"\xfe\x01weights" * 100, "is damaged, not complete, or not weights"),
         (b"PK\x03\x04" + bytes(100), "is damaged, not complete, or not weights"),
         (b"\x80\x02" + bytes(100), "is damaged, not complete, or not weights"),
     ],
