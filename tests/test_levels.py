@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, TiffImagePlugin, features
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from tintype.data import decode
 from tintype.data.decode import Unreadable
@@ -127,7 +127,7 @@ def test_long_texts_are_no_part_of_a_picture(tmp_path, chunk):
     assert (decode.decode(long, **WHOLE) == decode.decode(png, **WHOLE)).all()
 
 
-@pytest.mark.skipif("avif" not in features.get_supported(), reason="this Pillow reads no AVIF")
+@pytest.mark.skipif(not decode.READS_AVIF, reason="this Pillow reads no AVIF")
 def test_avif_is_read(tmp_path):
     Image.fromarray((light() * 255).astype(np.uint8)).convert("RGB").save(tmp_path / "a.avif")
     assert decode.decode(tmp_path / "a.avif", **WHOLE).mean() == pytest.approx(0.8 * 255, abs=4)
@@ -194,3 +194,9 @@ def test_names_that_are_no_utf8_end_nothing(tmp_path, finished_run):
         done = subprocess.run(command, capture_output=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(b".png") == 3
+
+
+def test_importing_the_decoder_does_not_reach_the_locale():
+    """Tk sets the locale of the whole process when it is loaded, after which commas are no decimal points any more."""
+    code = "import tintype.data.decode, sys; sys.exit(sorted({'tkinter', '_tkinter'} & {*sys.modules}) or 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -33,10 +33,13 @@ EXTENSIONS = tuple(
     f".{kind}"
     for kind in "jpg jpeg jpe jfif png webp bmp dib tif tiff gif ppm pgm pbm heic heif avif".split()  # noqa: SIM905
 )
+# Pillow before 11.3 does not know the name. `features.get_supported` would ask all of Pillow's parts, of which Tk's
+# changes the locale of the process.
+READS_AVIF = "avif" in features.modules and features.check_module("avif")
 # Only these decoders are tried: others reach programs outside (EPS) or see little testing.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM"),
-    *(("AVIF",) if "avif" in features.get_supported() else ()),
+    *(("AVIF",) if READS_AVIF else ()),
 )
 
 # Pillow logs what it cannot decode; without a handler Python would print that beside our own reason.
