@@ -129,7 +129,7 @@ MAY_IMPORT = {
     },
     "symmetry": {"auditing", "augment", "data", "distributed", "recipe", "statistics"},
     "upscaling": {"files", "data", "distributed", "errors", "packed", "predict", "run", "tasks", "weights"},
-    "evaluate": {"errors", "data", "metrics", "model", "predict", "run", "tasks", "training"},
+    "evaluate": {"arithmetic", "errors", "data", "metrics", "model", "predict", "run", "tasks", "training"},
     "api": {
         "automatic",
         "engine",

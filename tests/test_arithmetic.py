@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from tintype import api, arithmetic
+from tintype import api, arithmetic, evaluate
 from tintype.arithmetic import (
     choose_exact,
     choose_threads,
@@ -87,6 +87,24 @@ def test_a_resume_computes_with_the_recorded_threads(tmp_path, tiny):
     assert resumed.metrics == whole.metrics
     assert resumed.read("environment.json")["not_bit_equal"] == []
     assert not any(line.startswith("not bit-equal") for line in watcher.notes)
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_evaluating_again_takes_as_many_threads_as_the_training(tmp_path, tiny, monkeypatch):
+    here = torch.get_num_threads()
+    run = api.train(tiny(**SMALL_CNN, threads=here + 1), out=tmp_path, name="run", watcher=Silent())
+    threads: list[int] = []
+    usual = evaluate.load_task
+
+    def load_task(*arguments: Any) -> Any:
+        threads.append(torch.get_num_threads())
+        return usual(*arguments)
+
+    monkeypatch.setattr(evaluate, "load_task", load_task)
+    figures = run.evaluate()
+    assert threads == [here + 1]
+    assert torch.get_num_threads() == here
+    assert figures["loss"] == run.read("evaluation.json")["splits"]["test"]["loss"]
 
 
 @pytest.mark.usefixtures("short_reports")

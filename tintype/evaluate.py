@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tintype import metrics
+from tintype.arithmetic import choose_threads, computing
 from tintype.data import open_data, open_whole
 from tintype.data.cache import Progress
 from tintype.data.identity import Identities, identify
@@ -39,13 +40,33 @@ def evaluate_run(
 
     `features` and `inception_weights` say what a generator's images are measured by, see tintype.generation.distances; of
     super-resolution, `features` is the network under LPIPS.
-    A look at the run's own test split is counted in evaluation.json.
+    A look at the run's own test split is counted in evaluation.json. The arithmetic takes as many threads as the training
+    did, so that the same images give the same figures.
 
     Raises:
         UserError: unknown split, the data is not there, has changed, or has classes that the model does not know.
     """
     if split not in (None, "train", "val", "test"):
         raise UserError(f"unknown split '{split}'. Expected val, test or train.")
+    recipe = run.recipe
+    threads, _ = choose_threads(recipe.threads)
+    with computing(threads, device, exact=recipe.exact):
+        return _evaluated(
+            run, data=data, split=split, device=device, features=features, inception_weights=inception_weights,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _evaluated(
+    run: RunFolder,
+    *,
+    data: str | None,
+    split: str | None,
+    device: str,
+    features: str | None,
+    inception_weights: str | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
     task, description = load_task(run, device)
     recipe, how = run.recipe, description["preprocessing"]
     wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed")}
