@@ -147,7 +147,9 @@ def measured(which: str, options: argparse.Namespace) -> float:
     """Return the steps per second of one of the two, in a process of its own: held memory cannot be given back."""
     command = [sys.executable, __file__, "--only", which, "--steps", str(options.steps), "--device", options.device]
     command += ["--threads", str(options.threads)] if options.threads else []
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout.split()[-1]
+    )
 
 
 def main() -> None:

@@ -161,16 +161,16 @@ def tintype(root: str | None, epochs: float, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         where = [] if root is None else ["--data-root", root]
         command = [sys.executable, *command, *where, "--out", out]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8")
         result = json.loads(done.stdout)
-        environment = json.loads((Path(result["run"]) / "environment.json").read_text())
+        environment = json.loads((Path(result["run"]) / "environment.json").read_text(encoding="utf-8"))
     return {"epochs": epochs, "seconds": environment["training_seconds"], "accuracy": result["test"]["accuracy"]}
 
 
 def other(name: str, python: str, images: Path, target: float) -> Iterator[dict[str, Any]]:
     """Yield what a contender in another interpreter prints after each epoch."""
     command = [python, __file__, "--contender", name, "--images", str(images), "--target", str(target)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         assert process.stdout
         for line in process.stdout:
             if line.startswith("{"):

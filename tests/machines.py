@@ -96,7 +96,7 @@ def processor_flags() -> set[str]:
 
 def system_locales() -> set[str]:
     try:
-        listed = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=True, encoding="utf-8").stdout
     except (OSError, subprocess.CalledProcessError):
         listed = ""
     return {"c", *map(_plain, listed.split())}

@@ -295,7 +295,7 @@ def test_sizes_of_files_are_read_where_there_are_files(tmp_path: Path) -> None:
     found = slicing.file_attributes(["a/x.png", "a/y.jpg"], [tmp_path / "nowhere", tmp_path])
     assert found["size"].tolist() == [30, 10]
     assert found["aspect"] == pytest.approx([4 / 3, 5])
-    (tmp_path / "a" / "z.png").write_text("no picture")
+    (tmp_path / "a" / "z.png").write_text("no picture", encoding="utf-8")
     assert slicing.file_attributes(["a/x.png", "a/z.png"], [tmp_path]) == {}
     assert slicing.file_attributes(["a/x.png", "a/gone.png"], [tmp_path]) == {}
 
@@ -368,7 +368,7 @@ def test_a_run_is_calibrated_and_says_the_same_everywhere(finished_run: api.Run)
     # What `evaluate` and `predict` say is what the files say.
     assert finished_run.evaluate(split="val")["loss"] == finished_run.metrics["val"]["loss"]
     pixels: Any = (load_digits().images * 255 / 16).round().astype(np.uint8)
-    with (finished_run.path / "predictions.csv").open() as lines:
+    with (finished_run.path / "predictions.csv").open(encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if row["split"] == "test"][:20]
     for row in rows:
         prediction = finished_run.predict(pixels[int(row["name"])])
@@ -441,7 +441,7 @@ def test_photos_in_folders_are_cut_by_their_size(digit_files: Path, tiny: Any, t
         side = 8 * (1 + i % 3)
         Image.open(path).resize((side, side)).save(target)
     run = train_in(tmp_path / "out" / "run", tiny(data=str(tmp_path / "photos"), image_size=8, epochs=1, batch_size=30))
-    found = json.loads((run.path / "analysis.json").read_text())["slices"]
+    found = json.loads((run.path / "analysis.json").read_text(encoding="utf-8"))["slices"]
     names = [attribute["name"] for attribute in found["attributes"]]
     assert names == ["brightness", "contrast", "sharpness", "size"]
     bounds = [(b["low"], b["high"]) for b in found["attributes"][3]["bins"]]

@@ -266,3 +266,26 @@ def test_the_public_functions_are_described():
 
 def test_no_drawer_for_odds_and_ends():
     assert not {"utils", "helpers", "common", "misc"} & {name.split(".")[-1] for name in MODULES}
+
+
+def _lacks_an_encoding(call: ast.Call) -> bool:
+    """Tell whether a call reads or writes text in the encoding of the locale; ruff's rule does not know every path."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in given or None in given:
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    return isinstance(given.get("text"), ast.Constant) and given["text"].value is True
+
+
+def test_text_has_a_stated_encoding():
+    root = Path(tintype.__file__).parent.parent
+    found = [
+        f"{path.relative_to(root)}:{call.lineno}"
+        for folder in ("tintype", "tests", "benchmarks", "examples")
+        for path in (root / folder).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and _lacks_an_encoding(call)
+    ]
+    assert not found

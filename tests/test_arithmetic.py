@@ -333,7 +333,7 @@ def test_a_users_own_settings_come_back(monkeypatch):
 def test_the_benchmark_of_exact_runs_on_a_cpu(tmp_path):
     script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
     command = [sys.executable, str(script), "--quick", "--device", "cpu", "--out", str(tmp_path / "gpu.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
     tasks = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["tasks"]
     assert [each["task"] for each in tasks] == ["classify", "transfer head", "generate", "upscale"]
     for each in tasks:

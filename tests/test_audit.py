@@ -407,7 +407,7 @@ def messy(tmp_path, patches) -> Path:
     whole = io.BytesIO()
     patches[31].save(whole, "JPEG")
     (root / "cat" / "truncated.jpg").write_bytes(whole.getvalue()[:1500])
-    (root / "cat" / "text.jpg").write_text("no picture")
+    (root / "cat" / "text.jpg").write_text("no picture", encoding="utf-8")
     (root / "cat" / "empty.png").touch()
     (root / "cat" / "nowhere.png").symlink_to("missing.png")
     (root / "Cat" / "loop").symlink_to(root, target_is_directory=True)
@@ -448,7 +448,7 @@ def test_data_that_cannot_be_audited(tmp_path, patches):
     with pytest.raises(UserError, match="unknown data set"):
         audit("digit")
     (tmp_path / "photos" / "a").mkdir(parents=True)
-    (tmp_path / "photos" / "a" / "text.jpg").write_text("no picture")
+    (tmp_path / "photos" / "a" / "text.jpg").write_text("no picture", encoding="utf-8")
     with pytest.raises(UserError, match="can be read"):
         audit(tmp_path / "photos")
     save(patches[0], tmp_path / "photos" / "a" / "0.png")
@@ -471,7 +471,7 @@ def test_files_that_change_after_the_look_leave_the_page_whole(tmp_path, patches
     shutil.copy(root / "a" / "00.png", root / "b" / "copy.png")
     found = audit(root)
     (root / "a" / "00.png").unlink()
-    (root / "b" / "copy.png").write_text("changed")
+    (root / "b" / "copy.png").write_text("changed", encoding="utf-8")
     page = found.write_html(tmp_path / "audit.html").read_text(encoding="utf-8")
     assert "a/00.png" in page
 
@@ -498,7 +498,7 @@ def test_fix_lists_what_is_sound_and_trains(tmp_path, patches, tiny, train_in):
     save(patches[1], root / "train/b/near.jpg", quality=80)  # a near-duplicate
     save(patches[33], root / "train/b/leaks.jpg", quality=80)  # of a test image
     shutil.copy(root / "train/a/02.png", root / "train/b/contrary.png")
-    (root / "train/b/text.jpg").write_text("no picture")
+    (root / "train/b/text.jpg").write_text("no picture", encoding="utf-8")
     (root / "train/a/" / "é ü.png").write_bytes((root / "train/a/04.png").read_bytes())
     before = sorted((str(p), p.stat().st_mtime_ns) for p in root.rglob("*"))
     manifest = tmp_path / "clean.csv"
@@ -532,12 +532,12 @@ def test_odd_names_come_back_from_the_list(messy, tmp_path):
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path, patches, capsys):
     root = plant(tmp_path / "photos", patches[:8])
-    (tmp_path / "clean.csv").write_text("mine")
+    (tmp_path / "clean.csv").write_text("mine", encoding="utf-8")
     for name in ("clean.csv", "clean.txt", "no folder/clean.csv"):
         with pytest.raises(SystemExit) as end:
             main(["audit", str(root), "--no-labels", "--fix", str(tmp_path / name)])
         assert end.value.code == 2
-    assert (tmp_path / "clean.csv").read_text() == "mine"
+    assert (tmp_path / "clean.csv").read_text(encoding="utf-8") == "mine"
     assert "is there already" in capsys.readouterr().err
 
 
@@ -560,7 +560,7 @@ def test_exit_codes_and_json(tmp_path, patches, capsys):
 def test_rows_named_again_are_told(tmp_path, patches):
     plant(tmp_path, patches[:8])
     rows = [f"{'ab'[i % 2]}/{i:02d}.png,{'ab'[i % 2]}" for i in range(8)]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, "a/00.png,b", "a/02.png,a"]))
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, "a/00.png,b", "a/02.png,a"]), encoding="utf-8")
     found = audit(tmp_path / "list.csv")
     assert found["relabelled"].serious
     assert len(found["relabelled"].items) == len(found["repeated"].items) == 1

@@ -185,7 +185,7 @@ def test_folders_that_cannot_be_trained_on(refused, photos, damage, said):
     ],
 )
 def test_lists_that_cannot_be_trained_on(refused, photos, text, said):
-    Path("list.csv").write_text(text)
+    Path("list.csv").write_text(text, encoding="utf-8")
     assert said in refused("train", "list.csv")
 
 
@@ -206,12 +206,12 @@ def test_hostile_and_damaged_images_are_named_and_passed_over(photos, tmp_path, 
     Image.effect_noise((64, 64), 90).convert("RGB").save(photos / "dog" / "cut.jpg", quality=95)
     cut = (photos / "dog" / "cut.jpg").read_bytes()
     (photos / "dog" / "cut.jpg").write_bytes(cut[: len(cut) // 10])
-    (photos / "dog" / "text.png").write_text("no image at all")
+    (photos / "dog" / "text.png").write_text("no image at all", encoding="utf-8")
     run = api.train("photos", model="ann", epochs=1, batch_size=4, val_fraction=2, augment="none", watcher=Silent())
     skipped = {name for name, _ in run.read("data.json")["skipped"]}
     assert {"cat/bomb.png", "dog/text.png"} <= skipped
     assert sum(run.read("data.json")["num_images"].values()) + len(skipped) == 15
-    assert "bomb.png" in (run.path / "report.html").read_text()
+    assert "bomb.png" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 # ---- where things are written -----------------------------------------------------------------------------------------
@@ -219,19 +219,19 @@ def test_hostile_and_damaged_images_are_named_and_passed_over(photos, tmp_path, 
 
 def test_a_name_that_is_taken(refused, tmp_path):
     (tmp_path / "kept" / "mine").mkdir(parents=True)
-    (tmp_path / "kept" / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "kept" / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
     said = refused("train", "digits", "--name", "mine", "--out", "kept")
     assert "kept/mine is there already, and nothing is overwritten. Choose another --name" in said
 
 
 def test_an_output_folder_that_is_a_file(refused, tmp_path):
-    (tmp_path / "file").write_text("text")
+    (tmp_path / "file").write_text("text", encoding="utf-8")
     assert "cannot make" in refused("train", "digits", "--out", "file")
     assert "cannot make" in refused("train", "digits", "--out", "file/deeper")
 
 
 def test_a_prediction_file_in_a_place_that_cannot_be_written(refused, finished_run, digit_files, tmp_path):
-    (tmp_path / "file").write_text("text")
+    (tmp_path / "file").write_text("text", encoding="utf-8")
     photo = next((digit_files / "1").iterdir())
     assert "cannot write file/out.csv" in refused("predict", finished_run.path, photo, "--csv", "file/out.csv")
     assert "file is there already" in refused("predict", finished_run.path, photo, "--csv", "file")
@@ -257,16 +257,19 @@ def test_a_full_disk_while_a_run_is_written(tmp_path, monkeypatch, capsys):
 
 
 def edit_model(run: Path, **changes: object) -> None:
-    description = json.loads((run / "model.json").read_text())
-    (run / "model.json").write_text(json.dumps({**description, **changes}))
+    description = json.loads((run / "model.json").read_text(encoding="utf-8"))
+    (run / "model.json").write_text(json.dumps({**description, **changes}), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda run: (run / "model.json").write_text("{"), "model.json is broken"),
-        (lambda run: (run / "model.json").write_text("[]"), "model.json"),
-        (lambda run: (run / "model.json").write_text("{}"), "model.json is incomplete or broken ('format')"),
+        (lambda run: (run / "model.json").write_text("{", encoding="utf-8"), "model.json is broken"),
+        (lambda run: (run / "model.json").write_text("[]", encoding="utf-8"), "model.json"),
+        (
+            lambda run: (run / "model.json").write_text("{}", encoding="utf-8"),
+            "model.json is incomplete or broken ('format')",
+        ),
         (lambda run: (run / "model.json").unlink(), "has no model.json"),
         (lambda run: edit_model(run, format=99), "was made by a newer tintype"),
         (lambda run: edit_model(run, architecture={"name": "annn", "options": {}}), "unknown model 'annn'"),
@@ -289,7 +292,7 @@ def test_a_damaged_model_is_told(refused, copied_run, digit_files, damage, said)
 
 
 def test_a_recipe_broken_afterwards(refused, copied_run):
-    (copied_run.path / "recipe.yaml").write_text("modle: cnn")
+    (copied_run.path / "recipe.yaml").write_text("modle: cnn", encoding="utf-8")
     assert "unknown field 'modle'" in refused("evaluate", copied_run.path)
 
 
@@ -298,7 +301,7 @@ def test_a_run_folder_is_no_data(refused, copied_run):
 
 
 def test_predicting_what_is_no_image(refused, finished_run, tmp_path):
-    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     (tmp_path / "bomb.png").write_bytes(png_that_claims(50_000, 50_000))
     assert "no image could be read" in refused("predict", finished_run.path, "notes.txt")
@@ -317,7 +320,7 @@ def test_evaluating_on_other_classes(refused, finished_run, photos):
 
 def test_an_unfinished_run_says_how_to_go_on(refused, tmp_path):
     (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "recipe.yaml").write_text("model: ann")
+    (tmp_path / "begun" / "recipe.yaml").write_text("model: ann", encoding="utf-8")
     for command in (("evaluate", "begun"), ("predict", "begun", "begun")):
         assert "Go on with: tintype train --resume begun" in refused(*command)
 
@@ -332,7 +335,7 @@ def test_ctrl_c_outside_training_is_one_word():
         "l.listing = lambda *a, **k: signal.raise_signal(signal.SIGINT)\n"
         "from tintype.cli import main; main(['list'])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, encoding="utf-8")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
 
 

@@ -27,10 +27,12 @@ HARMLESS = "<img src=x onerror=alert(1)>"
 def write_run(path: Path, recipe: str = "model: ann\nlr: 0.01\n", **files: Any) -> RunFolder:
     """Write a run folder by hand: JSON files by name, and metrics.csv as text."""
     path.mkdir(parents=True)
-    (path / "recipe.yaml").write_text(recipe)
+    (path / "recipe.yaml").write_text(recipe, encoding="utf-8")
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
-        (path / {"metrics": "metrics.csv", "report": "report.html"}.get(name, f"{name}.json")).write_text(text)
+        (path / {"metrics": "metrics.csv", "report": "report.html"}.get(name, f"{name}.json")).write_text(
+            text, encoding="utf-8"
+        )
     return RunFolder(path)
 
 
@@ -56,16 +58,16 @@ def runs(tmp_path: Path) -> Path:
         "model: cnn\ntask: classify\n",
         status={"state": "running", "step": 5, "total_steps": 10},
     )
-    (folder / "study" / "study.yaml").write_text("recipe: digits\n")
-    (folder / "study" / "study.html").write_text("<p>study</p>")
+    (folder / "study" / "study.yaml").write_text("recipe: digits\n", encoding="utf-8")
+    (folder / "study" / "study.html").write_text("<p>study</p>", encoding="utf-8")
     write_run(folder / "poor", "model: cnn\nlr: 0.1\n", status={"state": "finished"}, evaluation=evaluated(0.3))
     (folder / "good one" / "figures").mkdir()
     (folder / "good one" / "figures" / "history.png").write_bytes(b"\x89PNG")
-    (folder / ".test-looks.json").write_text("{}")
-    (folder / "notes.html").write_text("private")
-    (folder / "good one" / "private.txt").write_text("private")
-    (folder / "good one" / ".lock").write_text("")
-    (tmp_path / "outside.html").write_text("outside")
+    (folder / ".test-looks.json").write_text("{}", encoding="utf-8")
+    (folder / "notes.html").write_text("private", encoding="utf-8")
+    (folder / "good one" / "private.txt").write_text("private", encoding="utf-8")
+    (folder / "good one" / ".lock").write_text("", encoding="utf-8")
+    (tmp_path / "outside.html").write_text("outside", encoding="utf-8")
     os.symlink(tmp_path / "outside.html", folder / "good one" / "linked.html")
     return folder
 
@@ -114,9 +116,9 @@ def test_curves_follow_the_run(address, runs):
         return next(row["curves"].get("loss", []) for row in rows if row["name"] == "study/in study")
 
     assert curve() == []
-    path.write_text("step,loss\n1,3.0\n")
+    path.write_text("step,loss\n1,3.0\n", encoding="utf-8")
     assert curve() == [[1, 3.0]]
-    path.write_text("step,loss\n1,3.0\n2,2.5\n")
+    path.write_text("step,loss\n1,3.0\n2,2.5\n", encoding="utf-8")
     os.utime(path, ns=(1, 1))  # the clock of a file system may be coarse
     assert curve() == [[1, 3.0], [2, 2.5]]
 
@@ -185,7 +187,7 @@ def test_names_are_text(tmp_path):
     write_run(tmp_path / "runs" / "a&b", f"model: ann\ndata: {HARMLESS!r}\n", status={"state": HARMLESS})
     (row,) = Board(tmp_path / "runs").state()["runs"]
     assert row["state"] == HARMLESS  # the page puts it in as text, never as HTML
-    script = (Path(board.__file__).parent / "report" / "templates" / "board.js").read_text()
+    script = (Path(board.__file__).parent / "report" / "templates" / "board.js").read_text(encoding="utf-8")
     assert "innerHTML" not in script
     assert "insertAdjacentHTML" not in script
 

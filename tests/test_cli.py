@@ -31,7 +31,12 @@ TINY = shlex.split(
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env={**os.environ, **environment}, timeout=60
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=60,
+        encoding="utf-8",
     )
 
 
@@ -129,8 +134,8 @@ def test_list_runs(tt, finished_run):
 def test_list_runs_shows_a_run_that_never_started_and_passes_over_a_broken_one(tt, copied_run, tmp_path):
     for name, text in (("begun", "model: ann"), ("broken", "modle: ann")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "recipe.yaml").write_text(text)
-    (tmp_path / "begun" / "status.json").write_text("{")
+        (tmp_path / name / "recipe.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "begun" / "status.json").write_text("{", encoding="utf-8")
     code, output, errors = tt("list", "runs", "--out", tmp_path, "--json")
     assert code == 0
     assert {row["name"]: row["state"] for row in json.loads(output)} == {"copied": "finished", "begun": "empty"}
@@ -166,7 +171,7 @@ def test_dry_run_for_people_prints_a_recipe_that_can_be_used(tt, tmp_path):
         "plan: ",
     ):
         assert said in output
-    (tmp_path / "again.yaml").write_text(output[output.index("task: ") :])
+    (tmp_path / "again.yaml").write_text(output[output.index("task: ") :], encoding="utf-8")
     assert read_recipe(tmp_path / "again.yaml").lr == 0.01
 
 
@@ -207,8 +212,8 @@ def test_train_json_prints_one_object_with_the_agreed_fields(tt, tmp_path):
         """
     )
     assert all((run / file).is_file() for file in files)
-    assert json.loads((run / "environment.json").read_text())["command"].startswith("tintype ")
-    with (run / "predictions.csv").open() as lines:
+    assert json.loads((run / "environment.json").read_text(encoding="utf-8"))["command"].startswith("tintype ")
+    with (run / "predictions.csv").open(encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if row["split"] == "test"]
     right = sum(row["target"] == row["prediction"] for row in rows)
     assert right / len(rows) == pytest.approx(result["test"]["accuracy"])
@@ -296,7 +301,7 @@ def test_predict_a_folder_as_json_passes_over_what_is_no_image(tt, finished_run,
 def test_predict_into_a_csv_that_must_be_new(tt, finished_run, digit_files, tmp_path):
     arguments = ("predict", finished_run.path, digit_files / "3", digit_files / "4", "--top", 2, "--csv", "out.csv")
     assert tt(*arguments)[:2] == (0, "24 predictions written to out.csv\n")
-    with (tmp_path / "out.csv").open() as lines:
+    with (tmp_path / "out.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     assert list(rows[0]) == ["file", "prediction", "confidence", "prediction2", "confidence2", "error"]
     assert np.mean([row["prediction"] == Path(row["file"]).parent.name for row in rows]) > 0.8

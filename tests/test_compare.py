@@ -79,7 +79,7 @@ def sharpeners(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Rec
 
 
 def table_of(run: Path, split: str = "test") -> list[dict[str, str]]:
-    with (run / "predictions.csv").open(newline="") as lines:
+    with (run / "predictions.csv").open(newline="", encoding="utf-8") as lines:
         return [row for row in csv.DictReader(lines) if row["split"] == split]
 
 
@@ -87,18 +87,18 @@ def with_answers(original: Path, path: Path, wrong: int) -> Path:
     """Copy a run and change its answers: the first `wrong` test images are mistaken, all others right."""
     shutil.copytree(original, path)
     rows, done = [], 0
-    with (path / "predictions.csv").open(newline="") as lines:
+    with (path / "predictions.csv").open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             done += row["split"] == "test"
             miss = row["split"] == "test" and done <= wrong
             rows.append({**row, "prediction": str((int(row["target"]) + miss) % 10)})
-    with (path / "predictions.csv").open("w", newline="") as out:
+    with (path / "predictions.csv").open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    evaluation = json.loads((path / "evaluation.json").read_text())
+    evaluation = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))
     evaluation["splits"]["test"] |= {"accuracy": 1 - wrong / done, "num_correct": done - wrong}
-    (path / "evaluation.json").write_text(json.dumps(evaluation))
+    (path / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     return path
 
 
@@ -193,17 +193,19 @@ def test_other_test_images_are_not_ranked(
 
 def test_images_that_were_replaced_are_other_images(digits: list[Path], tmp_path: Path) -> None:
     changed = shutil.copytree(digits[0], tmp_path / "changed")
-    data = json.loads((changed / "data.json").read_text())
-    (changed / "data.json").write_text(json.dumps({**data, "fingerprint": "other pixels under the same names"}))
+    data = json.loads((changed / "data.json").read_text(encoding="utf-8"))
+    (changed / "data.json").write_text(
+        json.dumps({**data, "fingerprint": "other pixels under the same names"}), encoding="utf-8"
+    )
     assert len(compare([digits[0], changed], latency=False).groups) == 2
 
 
 def test_leaked_images_are_told(digits: list[Path], tmp_path: Path) -> None:
     leaky = shutil.copytree(digits[0], tmp_path / "leaky")
-    evaluation = json.loads((leaky / "evaluation.json").read_text())
+    evaluation = json.loads((leaky / "evaluation.json").read_text(encoding="utf-8"))
     test = evaluation["splits"]["test"]
     test["without_leaked"] = {**test, "num_images": 350, "accuracy": 0.75, "accuracy_ci95": [0.7, 0.8]}
-    (leaky / "evaluation.json").write_text(json.dumps(evaluation))
+    (leaky / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     found = compare([leaky, digits[1]], latency=False)
     assert any(remark.startswith("9 of the test images are duplicates") for remark in found.groups[0].remarks)
     assert "75.0 (70.0 to 80.0)" in text_of(found)
@@ -246,14 +248,14 @@ def test_generators_are_ranked_by_a_common_distance(gans: list[Path], tmp_path: 
 
 def test_another_protocol_is_a_group_of_its_own(gans: list[Path], tmp_path: Path) -> None:
     other = shutil.copytree(gans[0], tmp_path / "other")
-    evaluation = json.loads((other / "evaluation.json").read_text())
+    evaluation = json.loads((other / "evaluation.json").read_text(encoding="utf-8"))
     evaluation["protocol"]["fd_pixels8"] = "pixels as they are"
-    (other / "evaluation.json").write_text(json.dumps(evaluation))
+    (other / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     found = compare([*gans, other])
     assert [len(group.rows) for group in found.groups] == [2, 1]
-    fewer = json.loads((gans[1] / "evaluation.json").read_text())
+    fewer = json.loads((gans[1] / "evaluation.json").read_text(encoding="utf-8"))
     fewer["splits"]["test"]["num_generated"] = 100
-    (other / "evaluation.json").write_text(json.dumps(fewer))
+    (other / "evaluation.json").write_text(json.dumps(fewer), encoding="utf-8")
     assert len(compare([gans[0], other]).groups) == 2
 
 
@@ -279,20 +281,20 @@ def test_upscalers_are_paired_by_picture(sharpeners: list[Path], tmp_path: Path)
 
 def test_another_scale_or_other_pictures_are_not_ranked(sharpeners: list[Path], tmp_path: Path) -> None:
     other = shutil.copytree(sharpeners[0], tmp_path / "other")
-    rows = (other / "predictions.csv").read_text().splitlines()
+    rows = (other / "predictions.csv").read_text(encoding="utf-8").splitlines()
     header = rows[0].split(",")
     place = header.index("bicubic_psnr_y")
     for i, row in enumerate(rows[1:], 1):
         cells = row.split(",")
         cells[place] = f"{float(cells[place]) + 0.5:.6f}"
         rows[i] = ",".join(cells)
-    (other / "predictions.csv").write_text("\n".join(rows) + "\n")
+    (other / "predictions.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     assert len(compare([*sharpeners, other]).groups) == 2
 
 
 def test_a_picture_that_another_run_did_not_keep_is_computed(sharpeners: list[Path], tmp_path: Path) -> None:
     bare = shutil.copytree(sharpeners[0], tmp_path / "steps-1")
-    (bare / "samples" / "samples.json").write_text("{}")
+    (bare / "samples" / "samples.json").write_text("{}", encoding="utf-8")
     pages = [
         Page(compare([run, sharpeners[1]]).write_html(tmp_path / f"{i}.html"))
         for i, run in enumerate((sharpeners[0], bare))
@@ -328,7 +330,7 @@ class Page:
 def text_of(found: Any) -> str:
     from rich.console import Console
 
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
     for line in found.lines():
         console.print(line)
     console.file.close()
@@ -383,8 +385,8 @@ def test_data_that_is_gone_leaves_the_pictures_out(digits: list[Path], tmp_path:
         shutil.copytree(path, tmp_path / path.name, ignore=shutil.ignore_patterns("samples")) for path in digits[:2]
     ]
     for path in gone:
-        data = json.loads((path / "data.json").read_text())
-        (path / "data.json").write_text(json.dumps({**data, "fingerprint": "of other days"}))
+        data = json.loads((path / "data.json").read_text(encoding="utf-8"))
+        (path / "data.json").write_text(json.dumps({**data, "fingerprint": "of other days"}), encoding="utf-8")
     found = only_one_right(compare(gone, latency=False).groups[0])
     assert "more images cannot be shown: the images of digits have changed" in found["problem"]
     assert not any(row["pictures"] for row in found["rows"])
@@ -405,7 +407,7 @@ def test_a_browser_draws_all_figures(page: Path, tmp_path: Path) -> None:
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path}"]
     options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command = [browser, *options, "--virtual-time-budget=15000", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, encoding="utf-8")
     charts = re.findall(r'<figure class="(chart[^"]*)"', done.stdout)
     assert len(charts) >= 4
     assert set(charts) == {"chart drawn"}
@@ -551,7 +553,9 @@ def test_a_run_shows_itself(finished_run: api.Run, gans: list[Path], sharpeners:
 def test_a_run_that_is_not_finished_is_refused(
     copied_run: api.Run, finished_run: api.Run, state: str, words: str
 ) -> None:
-    (copied_run.path / "status.json").write_text(json.dumps({"state": state, "step": 7, "total_steps": 90}))
+    (copied_run.path / "status.json").write_text(
+        json.dumps({"state": state, "step": 7, "total_steps": 90}), encoding="utf-8"
+    )
     with pytest.raises(UserError, match=rf"{words} \(step 7 of 90\)\..*tintype train --resume"):
         compare([finished_run, copied_run], latency=False)
 
@@ -563,8 +567,8 @@ def test_a_run_that_is_being_trained_is_refused(copied_run: api.Run, finished_ru
 
 
 def test_predictions_that_are_missing_or_cut_are_told(copied_run: api.Run, finished_run: api.Run) -> None:
-    lines = (copied_run.path / "predictions.csv").read_text().splitlines()
-    (copied_run.path / "predictions.csv").write_text("\n".join(lines[:300]) + "\n")
+    lines = (copied_run.path / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    (copied_run.path / "predictions.csv").write_text("\n".join(lines[:300]) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"holds 119 predictions of the test split; evaluation.json tells of 359"):
         compare([finished_run, copied_run], latency=False)
     (copied_run.path / "predictions.csv").unlink()
@@ -607,12 +611,12 @@ def test_a_split_that_was_not_measured_is_told(copied_run: api.Run, finished_run
 
 def test_only_our_own_page_is_replaced(digits: list[Path], say: Any, tmp_path: Path) -> None:
     page, note = tmp_path / "page.html", tmp_path / "note.html"
-    note.write_text("my own")
+    note.write_text("my own", encoding="utf-8")
     for target, words in ((note, "was not written by `tintype compare`"), (tmp_path, "is a folder")):
         code, _, errors = say("compare", *digits[:2], "--no-latency", "--html", target)
         assert code == 2
         assert words in errors
-    assert note.read_text() == "my own"
+    assert note.read_text(encoding="utf-8") == "my own"
     for title in ("first", "second"):
         write_sections(page, title, ["a fact"], [], made_by="tintype compare")
     assert "<h1>second</h1>" in page.read_text(encoding="utf-8")
@@ -641,7 +645,7 @@ def test_images_in_groups_are_measured_and_compared_by_group(tmp_path, tiny, tra
             noisy = np.clip(pixels[i].reshape(8, 8) * 16 + draw.normal(0, 8, (8, 8)), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(tmp_path / f"{i}-{j}.png")
             rows.append(f"{i}-{j}.png,{targets[i]},object{i}")
-    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     recipe = tiny(data=str(tmp_path / "list.csv"), epochs=2)
     runs = [api.Run(train_in(tmp_path / f"run{seed}", recipe.with_(seed=seed)).path) for seed in (0, 1)]
 
@@ -654,8 +658,10 @@ def test_images_in_groups_are_measured_and_compared_by_group(tmp_path, tiny, tra
 
     by_group = compare([run.path for run in runs], latency=False)
     for run in runs:  # runs of earlier versions have no such column
-        table = [line.rsplit(",", 1)[0] for line in (run.path / "predictions.csv").read_text().splitlines()]
-        (run.path / "predictions.csv").write_text("\n".join(table) + "\n")
+        table = [
+            line.rsplit(",", 1)[0] for line in (run.path / "predictions.csv").read_text(encoding="utf-8").splitlines()
+        ]
+        (run.path / "predictions.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
     by_image = compare([run.path for run in runs], latency=False)
     (pair,), (narrow,) = by_group.pairs, by_image.pairs
     assert pair.estimate == narrow.estimate

@@ -290,15 +290,15 @@ def test_wishes_that_cannot_be(colour_run, wishes, said):
 
 
 def test_nothing_is_overwritten(colour_run, tmp_path):
-    (tmp_path / "mine.onnx").write_text("mine")
+    (tmp_path / "mine.onnx").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is there already"):
         export_run(colour_run, out=tmp_path / "mine.onnx")
-    assert (tmp_path / "mine.onnx").read_text() == "mine"
+    assert (tmp_path / "mine.onnx").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_unfinished_run_is_not_exported(tmp_path, capsys):
     (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "recipe.yaml").write_text("model: ann")
+    (tmp_path / "begun" / "recipe.yaml").write_text("model: ann", encoding="utf-8")
     with pytest.raises(SystemExit) as end:
         cli.main(["export", str(tmp_path / "begun")])
     assert end.value.code == 2
@@ -309,8 +309,10 @@ def test_images_that_are_gone_can_be_replaced_by_others(colour_run, tmp_path, mo
     import shutil
 
     moved = api.Run(shutil.copytree(colour_run.path, tmp_path / "moved"))
-    text = (moved.path / "recipe.yaml").read_text()
-    (moved.path / "recipe.yaml").write_text(text.replace(str(colour_run.path.parent / "photos"), "/nowhere/photos"))
+    text = (moved.path / "recipe.yaml").read_text(encoding="utf-8")
+    (moved.path / "recipe.yaml").write_text(
+        text.replace(str(colour_run.path.parent / "photos"), "/nowhere/photos"), encoding="utf-8"
+    )
     model = moved.read("model.json")
     with pytest.raises(UserError, match=r"those of /nowhere/photos cannot be opened.*--data FOLDER"):
         images.classified_images(moved, model, None)

@@ -115,7 +115,7 @@ def test_hidden_files_empty_classes_and_other_files_are_passed_over(tmp_path):
     plant(root, {".cache": 2, "empty": 0, "cat/.thumbs": 2})
     noise(1).save(root / "cat" / ".hidden.png")
     noise(1).save(root / "loose.png")
-    (root / "cat" / "notes.txt").write_text("no image")
+    (root / "cat" / "notes.txt").write_text("no image", encoding="utf-8")
     (root / "dog" / "Thumbs.db").write_bytes(b"x")
     splits = open_data(str(root), image_size=16)
     assert len(all_names(splits)) == 13
@@ -199,7 +199,7 @@ def bad_tree(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     root = tree(tmp_path)
     good = io.BytesIO()
     noise(5, 100, 100).save(good, "JPEG")
-    (root / "cat" / "text.jpg").write_text("this is no picture")
+    (root / "cat" / "text.jpg").write_text("this is no picture", encoding="utf-8")
     (root / "cat" / "empty.png").write_bytes(b"")
     (root / "cat" / "cut.jpg").write_bytes(good.getvalue()[: len(good.getvalue()) // 2])
     (root / "dog" / "bomb.png").write_bytes(png_bomb(60_000))
@@ -775,7 +775,7 @@ def test_unchanged_photos_are_not_read_again(tmp_path, monkeypatch):
     assert len(read) == 13
 
     for kept in (tmp_path / "cache" / "contents").iterdir():
-        kept.write_text("cut off")
+        kept.write_text("cut off", encoding="utf-8")
     assert open_data(str(root), image_size=16).spec == first.spec
     assert len(read) == 26
     cache.clear_cache()
@@ -842,7 +842,10 @@ def test_a_damaged_entry_is_made_again(tmp_path):
     root = tree(tmp_path)
     first = open_data(str(root), image_size=16)
     entry = cache.cache_entries()[0].path
-    for damage in (lambda: (entry / "pixels.u8").write_bytes(b"short"), lambda: (entry / "entry.json").write_text("{")):
+    for damage in (
+        lambda: (entry / "pixels.u8").write_bytes(b"short"),
+        lambda: (entry / "entry.json").write_text("{", encoding="utf-8"),
+    ):
         damage()
         assert open_data(str(root), image_size=16).spec == first.spec
 
@@ -892,7 +895,7 @@ def test_an_interruption_leaves_nothing_half_made(tmp_path, monkeypatch):
 
 def test_a_cache_that_cannot_be_written_falls_back(tmp_path, monkeypatch):
     root = tree(tmp_path)
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "file" / "cache"))
     splits = open_data(str(root), image_size=16)
     assert any("cannot be written" in note for note in splits.notes)

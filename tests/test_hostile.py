@@ -51,7 +51,7 @@ def nothing_waits():
 def test_nothing_in_a_run_folder_leads_out_of_it(place, copied_run, tmp_path, say):
     outside = tmp_path / "outside"
     outside.mkdir()
-    (outside / "mine.txt").write_text("precious")
+    (outside / "mine.txt").write_text("precious", encoding="utf-8")
     link = copied_run.path / place
     if link.is_dir():
         shutil.rmtree(link)
@@ -63,7 +63,7 @@ def test_nothing_in_a_run_folder_leads_out_of_it(place, copied_run, tmp_path, sa
         assert code == 2
         assert "leads out" in errors
     assert [p.name for p in outside.iterdir()] == ["mine.txt"]
-    assert (outside / "mine.txt").read_text() == "precious"
+    assert (outside / "mine.txt").read_text(encoding="utf-8") == "precious"
     assert not list(tmp_path.glob("**/*.zip"))
 
 
@@ -85,17 +85,17 @@ def test_a_pipe_in_a_run_folder_makes_nobody_wait(name, copied_run, say):
 
 
 def test_a_lock_is_opened_without_following_and_without_emptying(tmp_path):
-    (tmp_path / "mine.txt").write_text("precious")
+    (tmp_path / "mine.txt").write_text("precious", encoding="utf-8")
     (tmp_path / "r").mkdir()
     (tmp_path / "r/.lock").symlink_to("../mine.txt")
     with pytest.raises(UserError, match="link"), RunFolder(tmp_path / "r").locked():
         pass
     (tmp_path / "r/.lock").unlink()
-    (tmp_path / "r/.lock").write_text("somebody's")
+    (tmp_path / "r/.lock").write_text("somebody's", encoding="utf-8")
     with RunFolder(tmp_path / "r").locked():
         pass
-    assert (tmp_path / "mine.txt").read_text() == "precious"
-    assert (tmp_path / "r/.lock").read_text() == "somebody's"
+    assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "precious"
+    assert (tmp_path / "r/.lock").read_text(encoding="utf-8") == "somebody's"
 
 
 def test_only_regular_files_are_read(tmp_path):
@@ -109,7 +109,7 @@ def test_only_regular_files_are_read(tmp_path):
 
 def test_a_study_does_not_follow_links_out_of_it(tmp_path):
     (tmp_path / "s").mkdir()
-    (tmp_path / "s/study.yaml").write_text("recipe: digits-ann\nvary: {lr: [0.1, 0.2]}\n")
+    (tmp_path / "s/study.yaml").write_text("recipe: digits-ann\nvary: {lr: [0.1, 0.2]}\n", encoding="utf-8")
     (tmp_path / "mine").mkdir()
     (tmp_path / "s/lr-0.1-seed0").symlink_to("../mine", target_is_directory=True)
     with pytest.raises(UserError, match="leads out"):
@@ -132,7 +132,7 @@ def test_a_broken_run_takes_no_other_with_it(name, content, copied_run, tmp_path
     runs = copied_run.path.parent
     good = runs / "good"
     shutil.copytree(copied_run.path, good)
-    (copied_run.path / name).write_text(content)
+    (copied_run.path / name).write_text(content, encoding="utf-8")
     code, output, _ = say("list", "runs", "--out", runs)
     assert code == 0
     assert "good" in output
@@ -144,7 +144,7 @@ def test_a_broken_run_takes_no_other_with_it(name, content, copied_run, tmp_path
 def test_a_listing_shows_nothing_of_what_a_link_leads_to(copied_run, tmp_path, say):
     runs = copied_run.path.parent / "below"
     (runs / "x").mkdir(parents=True)
-    (tmp_path / "mine.yaml").write_text("data: my-secret\n")
+    (tmp_path / "mine.yaml").write_text("data: my-secret\n", encoding="utf-8")
     (runs / "x/recipe.yaml").symlink_to(tmp_path / "mine.yaml")
     code, output, errors = say("list", "runs", "--out", runs)
     assert code == 0
@@ -197,11 +197,11 @@ def test_json_that_is_none_is_a_value_error(text):
 
 @pytest.mark.parametrize("value", ["2020-13-45", "2020-02-30 25:61:61"])
 def test_a_date_is_a_word(value, tmp_path):
-    (tmp_path / "x.yaml").write_text(f"data: {value}\n")
+    (tmp_path / "x.yaml").write_text(f"data: {value}\n", encoding="utf-8")
     assert read_recipe(tmp_path / "x.yaml").data == value
     assert parse_assignments([f"data={value}"]) == {"data": value}
     recipe = build({"data": "2020-01-02"}, "")
-    (tmp_path / "y.yaml").write_text(recipe.to_yaml())
+    (tmp_path / "y.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     assert read_recipe(tmp_path / "y.yaml") == recipe
 
 
@@ -209,7 +209,7 @@ def test_a_date_is_a_word(value, tmp_path):
     "value", ["!!timestamp 2020-13-45", "!!int x", "!!float x", "!!binary é", "!!python/name:os.system", "? [1]"]
 )
 def test_a_value_that_yaml_cannot_make_is_one_line(value, tmp_path):
-    (tmp_path / "x.yaml").write_text(f"data: {value}\n")
+    (tmp_path / "x.yaml").write_text(f"data: {value}\n", encoding="utf-8")
     with pytest.raises(UserError, match="YAML is broken"):
         read_recipe(tmp_path / "x.yaml")
     with pytest.raises(UserError, match="not readable"):
@@ -224,7 +224,9 @@ def test_a_large_file_is_no_recipe(tmp_path):
 
 
 def test_recipes_that_use_aliases_are_read(tmp_path):
-    (tmp_path / "x.yaml").write_text("data: &d digits\nmodel: ann\nmodel_options: {hidden: &h [8, 8]}\n")
+    (tmp_path / "x.yaml").write_text(
+        "data: &d digits\nmodel: ann\nmodel_options: {hidden: &h [8, 8]}\n", encoding="utf-8"
+    )
     assert read_recipe(tmp_path / "x.yaml") == Recipe(model="ann", model_options={"hidden": [8, 8]})
 
 
@@ -265,7 +267,7 @@ def test_a_pipe_among_photos_is_passed_over_and_counted(finished_run, tmp_path, 
     code, output, errors = say("predict", finished_run.path, folder, "--out", tmp_path / "p.csv")
     assert code == 0
     assert "1 passed over" in output + errors
-    assert "named pipe" in (tmp_path / "p.csv").read_text()
+    assert "named pipe" in (tmp_path / "p.csv").read_text(encoding="utf-8")
     assert say("predict", finished_run.path, folder / "x.png")[0] == 2
     os.mkfifo(tmp_path / "y.csv")
     assert say("predict", finished_run.path, folder, "--out", tmp_path / "y.csv", "--resume")[0] == 2
@@ -290,7 +292,7 @@ def test_a_path_that_no_file_can_have_is_skipped(tmp_path):
 
     folder = photos(tmp_path / "d")
     rows = [f"d/{i % 4}.png,{'ab'[i % 2]}" for i in range(4)] + ["d/\0.png,a", f"d/{'n' * 300}.png,b"]
-    (tmp_path / "x.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    (tmp_path / "x.csv").write_text("path,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
     images = read_photos(find_rows(tmp_path / "x.csv", None), "x", image_size=8, channels=3, resize="crop")
     assert len(images.targets) == len(list(folder.iterdir()))
     assert len(images.skipped) == 2
@@ -366,7 +368,7 @@ def test_only_the_first_directories_of_a_tiff_are_looked_at(tmp_path, monkeypatc
 def test_answers_that_tintype_did_not_write_are_refused(change, finished_run, tmp_path, say):
     folder = photos(tmp_path / "d")
     row = {"file": str(folder / "1.png"), "prediction": "1", "confidence": 0.9, "sorted_to": "1/1.png"} | change
-    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     arguments = ("--out", tmp_path / "p.jsonl", "--sort-into", tmp_path / "s" / "x", "--resume")
     code, _, errors = say("predict", finished_run.path, folder, *arguments)
@@ -377,7 +379,7 @@ def test_answers_that_tintype_did_not_write_are_refused(change, finished_run, tm
 
 def test_a_confidence_of_a_table_that_is_no_number_is_refused(finished_run, tmp_path, say):
     folder = photos(tmp_path / "d")
-    (tmp_path / "p.csv").write_text(f"file,prediction,confidence,error\n{folder / '1.png'},1,abc,\n")
+    (tmp_path / "p.csv").write_text(f"file,prediction,confidence,error\n{folder / '1.png'},1,abc,\n", encoding="utf-8")
     code, _, errors = say("predict", finished_run.path, folder, "--out", tmp_path / "p.csv", "--resume")
     assert code == 2
     assert "no number" in errors
@@ -388,11 +390,12 @@ def test_a_confidence_of_a_table_that_is_no_number_is_refused(finished_run, tmp_
 
 def test_a_dry_run_decodes_no_more_than_its_bound(tmp_path, monkeypatch, say):
     monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "x.yaml").write_text("data: digits\nimage_size: [4096, 4096]\n")
+    (tmp_path / "x.yaml").write_text("data: digits\nimage_size: [4096, 4096]\n", encoding="utf-8")
     for command in ("train", "study"):
         if command == "study":
             (tmp_path / "x.yaml").write_text(
-                "recipe: {data: digits, image_size: [4096, 4096]}\nvary: {lr: [0.1, 0.2]}\n"
+                "recipe: {data: digits, image_size: [4096, 4096]}\nvary: {lr: [0.1, 0.2]}\n",
+                encoding="utf-8",
             )
         code, _, errors = say(command, tmp_path / "x.yaml", "--dry-run")
         assert code == 2
@@ -415,7 +418,7 @@ def test_the_bound_counts_bytes_and_spares_what_is_there(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", ["train", "study", "tune"])
 def test_a_name_that_no_file_can_have_is_one_line(command, tmp_path, say):
-    (tmp_path / "s.yaml").write_text("recipe: digits-ann\nvary: {lr: [0.1, 0.2]}\n")
+    (tmp_path / "s.yaml").write_text("recipe: digits-ann\nvary: {lr: [0.1, 0.2]}\n", encoding="utf-8")
     what = tmp_path / "s.yaml" if command == "study" else "digits-ann"
     code, _, errors = say(command, what, "--name", "n" * 256, "--out", tmp_path / "runs")
     assert code == 2

@@ -75,7 +75,7 @@ def forked(command: Command, folder: Path, kill_at: int = 0) -> tuple[int, int]:
             os.chdir(folder)
             events = Events(folder, kill_at)
             events.install()
-            with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            with open(os.devnull, "w", encoding="utf-8") as nothing, contextlib.redirect_stdout(nothing):
                 sys.stderr = nothing
                 try:
                     cli.main(command)
@@ -88,7 +88,7 @@ def forked(command: Command, folder: Path, kill_at: int = 0) -> tuple[int, int]:
         finally:
             os._exit(code)
     os.close(write)
-    with os.fdopen(read) as told:
+    with os.fdopen(read, encoding="utf-8") as told:
         count = told.read()
     status = os.waitpid(child, 0)[1]
     return os.waitstatus_to_exitcode(status), int(count or 0)

@@ -310,10 +310,10 @@ def test_run_folders_are_never_classes(tt, tmp_path, monkeypatch):
     picture(run.path / "samples" / "1.png")
     picture(root / "cat" / "runs" / "second" / "samples" / "1.png")
     for file in ("recipe.yaml", "status.json"):
-        (root / "cat" / "runs" / "second" / file).write_text("{}")
+        (root / "cat" / "runs" / "second" / file).write_text("{}", encoding="utf-8")
     (root / "tuned" / "final").mkdir(parents=True)
-    (root / "tuned" / "tune.yaml").write_text("")
-    (root / "tuned" / "optuna.db").write_text("")
+    (root / "tuned" / "tune.yaml").write_text("", encoding="utf-8")
+    (root / "tuned" / "optuna.db").write_text("", encoding="utf-8")
     picture(root / "tuned" / "final" / "1.png")
     after = api.plan(".", **settings).splits
     assert after.spec == before.spec

@@ -126,9 +126,9 @@ def many(tmp_path_factory) -> Path:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
-        with path.open(newline="") as lines:
+        with path.open(newline="", encoding="utf-8") as lines:
             return [{k: v for k, v in row.items() if v} for row in csv.DictReader(lines)]
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -219,10 +219,10 @@ def test_a_killed_job_goes_on(finished_run, digit_files, tmp_path):
 def test_photos_are_sorted_and_nothing_is_overwritten(many, tmp_path):
     into = tmp_path / "sorted"
     (into / "black").mkdir(parents=True)
-    (into / "black" / "photo0.png").write_text("mine")
+    (into / "black" / "photo0.png").write_text("mine", encoding="utf-8")
     files = [many / "0" / "photo0.png", many / "1" / "photo0.png", many / "1" / "photo19.png"]
     run_job(Lightness(), files, Wishes(sort_into=into, link=True))
-    assert (into / "black" / "photo0.png").read_text() == "mine"
+    assert (into / "black" / "photo0.png").read_text(encoding="utf-8") == "mine"
     assert (into / "black" / "photo0-2.png").readlink() == files[0]
     assert (into / "black" / "photo0-3.png").resolve() == files[1].resolve()
     assert [p.name for p in into.iterdir() if p.name != "black"] == ["a, _white__one"], (
@@ -312,13 +312,13 @@ def test_names_on_standard_input(tt, finished_run, digit_files, monkeypatch):
     names = [str(p) for p in sorted((digit_files / "4").iterdir())]
     for end in ("\n", "\0"):
         content = end.join([*names, "nowhere.png"]) + end
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode()), encoding="utf-8"))
         code, output, errors = tt("predict", finished_run.path, "-")
         assert code == 0
         assert [line.partition(":")[0] for line in output.splitlines()] == names
         assert "passed over nowhere.png: there is no file nowhere.png." in errors
         assert "1 passed over: no such file (1)" in errors
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n"), encoding="utf-8"))
     assert "there is no name on standard input" in tt("predict", finished_run.path, "-")[2]
 
 
@@ -336,8 +336,8 @@ def test_heat_maps_of_a_network_with_maps(tt, tiny, digit_files, tmp_path):
 
 
 def test_wishes_that_do_not_fit(tt, finished_run, digit_files, tmp_path):
-    (tmp_path / "mine.csv").write_text("not,ours\n1,2\n")
-    (tmp_path / "mine.jsonl").write_text("[1]\n")
+    (tmp_path / "mine.csv").write_text("not,ours\n1,2\n", encoding="utf-8")
+    (tmp_path / "mine.jsonl").write_text("[1]\n", encoding="utf-8")
     for arguments, said in [
         (("--resume",), "--resume goes on with a file of answers"),
         (("--link",), "--link says how --sort-into"),
@@ -352,7 +352,7 @@ def test_wishes_that_do_not_fit(tt, finished_run, digit_files, tmp_path):
         code, _, errors = tt("predict", finished_run.path, digit_files / "1", *arguments)
         assert code == 2, arguments
         assert said in errors, errors
-    assert (tmp_path / "mine.csv").read_text() == "not,ours\n1,2\n"
+    assert (tmp_path / "mine.csv").read_text(encoding="utf-8") == "not,ours\n1,2\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv", "mine.jsonl"]
 
 
@@ -371,8 +371,8 @@ def test_partial_copies_of_a_killed_job_are_removed(finished_run, digit_files, t
     placed = sorted(path for path in (tmp_path / "s").rglob("*.png"))
     for path in placed[:3]:
         shutil.copy(path, path.with_name(f".{path.name}.partial"))
-    rows = (tmp_path / "p.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "p.csv").write_text("".join(rows[:-1]))
+    rows = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "p.csv").write_text("".join(rows[:-1]), encoding="utf-8")
 
     code, _, errors = tt("predict", finished_run.path, digit_files, "--out", "p.csv", "--sort-into", "s", "--resume")
     assert code == 0, errors

@@ -429,8 +429,8 @@ def _starting_with(start: bytes) -> Callable[[Path], object]:
         (_starting_with(b"\x1f\x8b\x08"), "is packed by gzip; unpack it first"),
         (_starting_with(b"\x81\xa6params\x82"), "is a MessagePack file, as Flax"),
         (lambda path: path.write_bytes(bytes(300) + bytes.fromhex("57fb808b247547db")), "of a TensorFlow checkpoint"),
-        (lambda path: path.write_text('{"weight_map": {}}'), r"is text \(JSON\)"),
-        (lambda path: path.write_text("step,loss\n1,0.5\n"), "is text"),
+        (lambda path: path.write_text('{"weight_map": {}}', encoding="utf-8"), r"is text \(JSON\)"),
+        (lambda path: path.write_text("step,loss\n1,0.5\n", encoding="utf-8"), "is text"),
     ],
 )
 def test_another_kind_of_file_is_named_whatever_it_is_called(tmp_path, write, kind, ending):

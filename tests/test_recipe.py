@@ -230,7 +230,7 @@ def test_a_recipe_comes_before_a_data_set_and_says_so():
 def test_folders_files_and_csv(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
-    Path("mine.yaml").write_text("model: ann")
+    Path("mine.yaml").write_text("model: ann", encoding="utf-8")
     assert resolve("photos")[0].data == str(tmp_path / "photos")
     assert resolve("mine.yaml")[0].model == "ann"
     assert Path(resolve("list.csv")[0].data).name == "list.csv"

@@ -60,7 +60,9 @@ def make_run(folder: Path, class_names: list[str]) -> Path:
     pixels = digits.data / 16
     model = LogisticRegression(C=2.5, max_iter=1000).fit(pixels[members["train"]], digits.target[members["train"]])
     folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text("task: classify\ndata: digits\nmodel: cnn\nepochs: 3\nlabel_smoothing: 0.1\n")
+    (folder / "recipe.yaml").write_text(
+        "task: classify\ndata: digits\nmodel: cnn\nepochs: 3\nlabel_smoothing: 0.1\n", encoding="utf-8"
+    )
     write_json(folder / "environment.json", environment())
     write_json(folder / "data.json", data_json(class_names, {s: digits.target[i] for s, i in members.items()}))
     write_json(folder / "model.json", model_json(class_names))
@@ -199,7 +201,7 @@ def add_analysis(
 
 
 def write_metrics(path: Path, rows: int = 30) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "epoch", "lr", "loss", "val_loss", "val_accuracy"])
         for step in range(1, rows + 1):
@@ -225,7 +227,7 @@ def write_samples(folder: Path, images: np.ndarray, p: np.ndarray, target: np.nd
 
 
 def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +407,9 @@ def test_a_browser_draws_all_figures(original: Path, tmp_path: Path) -> None:
         "--virtual-time-budget=15000",
     ]
     address = (original / "report.html").as_uri()
-    done = subprocess.run([browser, *options, "--dump-dom", address], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [browser, *options, "--dump-dom", address], capture_output=True, text=True, timeout=120, encoding="utf-8"
+    )
     assert len(re.findall(r'<figure class="chart drawn"', done.stdout)) == 5
     assert re.search(r'class="thumb shown"', done.stdout)  # a mistake is shown before anything is pointed at
 
@@ -478,7 +482,7 @@ def test_an_unfinished_run_says_so(run: Path) -> None:
         (run / part).unlink()
     shutil.rmtree(run / "samples")
     write_json(run / "status.json", {"state": "stopped", "step": 30, "total_steps": 295})
-    with (run / "metrics.csv").open("a") as file:
+    with (run / "metrics.csv").open("a", encoding="utf-8") as file:
         file.write("31,3.1,0.0")  # the last line was being written
     page = Page(write_report(run))
     assert (
@@ -491,7 +495,7 @@ def test_an_unfinished_run_says_so(run: Path) -> None:
 
 
 def test_a_recipe_alone_is_enough(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("data: digits\n")
+    (tmp_path / "recipe.yaml").write_text("data: digits\n", encoding="utf-8")
     page = Page(write_report(tmp_path))
     assert {section["id"] for section in page.all("section")} == {"result", "making"}
     assert not any("plotly" in attributes.get("id", "") for attributes, _ in page.scripts)
@@ -536,7 +540,7 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failure_keeps_the_page_that_was_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run / "report.html").write_text("the old page")
+    (run / "report.html").write_text("the old page", encoding="utf-8")
 
     def fail(*_: object) -> str:
         raise RuntimeError("half way")
@@ -549,9 +553,9 @@ def test_a_failure_keeps_the_page_that_was_there(run: Path, monkeypatch: pytest.
 
 
 def test_other_tasks_get_the_sections_that_every_run_has(run: Path) -> None:
-    (run / "recipe.yaml").write_text("task: generate\n")
+    (run / "recipe.yaml").write_text("task: generate\n", encoding="utf-8")
     (run / "evaluation.json").unlink()
-    (run / "metrics.csv").write_text("step,epoch,d_loss,g_loss\n1,0.1,0.5,0.7\n")
+    (run / "metrics.csv").write_text("step,epoch,d_loss,g_loss\n1,0.1,0.5,0.7\n", encoding="utf-8")
     assert {section["id"] for section in Page(write_report(run)).all("section")} == {"result", "making", "remarks"}
 
 

@@ -30,7 +30,7 @@ def assert_same_result(one: Path, other: Path) -> None:
     """Weights, metrics and figures agree bit for bit; how often the test images were looked at may differ."""
     for file in RESULT:
         assert (one / file).read_bytes() == (other / file).read_bytes(), file
-    figures = [json.loads((path / "evaluation.json").read_text()) for path in (one, other)]
+    figures = [json.loads((path / "evaluation.json").read_text(encoding="utf-8")) for path in (one, other)]
     for evaluation in figures:
         assert evaluation.pop("test_looks")["run"] >= 1
     assert figures[0] == figures[1]
@@ -348,12 +348,12 @@ def test_an_edited_recipe_is_refused(every_step, tiny, train_in, tmp_path, line,
     with pytest.raises(Stop):
         train_in(tmp_path / "run", recipe, Stopper(4))
     path = tmp_path / "run" / "recipe.yaml"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert f"\n{line}\n" in text
-    path.write_text(text.replace(f"\n{line}\n", f"\n{edited}\n"))
+    path.write_text(text.replace(f"\n{line}\n", f"\n{edited}\n"), encoding="utf-8")
     with pytest.raises(UserError, match=message):
         train_in(tmp_path / "run", recipe)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     train_in(tmp_path / "run", recipe)
 
 
@@ -361,7 +361,7 @@ def test_the_device_may_change(every_step, tiny, train_in, tmp_path):
     with pytest.raises(Stop):
         train_in(tmp_path / "run", tiny(steps=6), Stopper(4))
     path = tmp_path / "run" / "recipe.yaml"
-    path.write_text(path.read_text().replace("device: cpu", "device: cpu:0"))
+    path.write_text(path.read_text(encoding="utf-8").replace("device: cpu", "device: cpu:0"), encoding="utf-8")
     assert train_in(tmp_path / "run", tiny()).status["state"] == "finished"
 
 
@@ -375,7 +375,9 @@ def test_a_second_process_on_one_run_is_refused(tiny, train_in, tmp_path):
                 "from tintype.run import RunFolder; from tintype.errors import UserError\n"
                 "try:\n  RunFolder(Path(sys.argv[1])).locked().__enter__()\nexcept UserError as e: print(e)"
             )
-            done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-c", script, tmp_path / "run"], capture_output=True, text=True, encoding="utf-8"
+            )
             self.told = done.stdout + done.stderr
 
     watcher = Second()
@@ -474,7 +476,13 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "TINTYPE_CHECKPOINT_SECONDS": "0"}
     command = [sys.executable, "-c", SLOW_ENOUGH, "train", *arguments]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
     )
 
 

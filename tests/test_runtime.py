@@ -44,7 +44,7 @@ def without(missing: tuple[str, ...], *arguments: object, folder: Path) -> subpr
     root = str(Path(__file__).parent.parent)
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": root}, timeout=120,
+        capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": root}, timeout=120, encoding="utf-8",
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_predicting_needs_no_torch(model, finished_run, digit_files, tmp_path):
     answers = tmp_path / "answers.jsonl"
     done = without(HEAVY, "predict", model, digit_files, "--out", answers, "--top", 10, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    rows = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     expected = finished_run.predict([Path(row["file"]) for row in rows])
     assert len(rows) == 120
     for row, prediction in zip(rows, expected, strict=True):

@@ -877,7 +877,11 @@ def test_it_finishes_what_it_accepted_when_told_to_stop(kinds, digits):
         "0.0.0.0",
     ]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TINTYPE_TOKEN": ""}
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TINTYPE_TOKEN": ""},
+        encoding="utf-8",
     ) as process:
         assert process.stdout is not None
         lines = []
@@ -1014,15 +1018,19 @@ def test_the_container_follows_the_rules_for_dockerfiles():
     linter = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
     if linter is None:
         pytest.skip("hadolint is not there for this machine")
-    done = subprocess.run([linter, "Dockerfile"], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    done = subprocess.run(
+        [linter, "Dockerfile"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stdout
 
 
 def test_the_container_runs_without_rights_and_holds_no_more_than_it_needs():
     root = Path(__file__).parent.parent
-    lines = (root / "Dockerfile").read_text().splitlines()
+    lines = (root / "Dockerfile").read_text(encoding="utf-8").splitlines()
     assert "USER 10001" in lines
     copied = {file for line in lines if line.startswith("COPY") for file in line.split()[1:-1]}
-    sent = {line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    sent = {
+        line[1:] for line in (root / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")
+    }
     assert copied == sent, "what is copied is sent to the builder, and nothing else"
     assert all((root / file).exists() for file in copied)

@@ -93,8 +93,8 @@ def test_the_card_is_written_by_the_command(copied_run, tmp_path, monkeypatch, c
         with pytest.raises(SystemExit) as end:
             cli.main(["card", str(copied_run.path)])
         assert not end.value.code
-    assert (copied_run.path / "MODEL_CARD.md").read_text() == make_card(copied_run)
-    (tmp_path / "mine.md").write_text("mine")
+    assert (copied_run.path / "MODEL_CARD.md").read_text(encoding="utf-8") == make_card(copied_run)
+    (tmp_path / "mine.md").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match=r"mine.md is there already"):
         copied_run.card("mine.md")
     assert "# copied" in copied_run.card("-")
@@ -247,7 +247,7 @@ def test_a_zip_that_is_damaged_or_incomplete(tmp_path, zip_file, content, said):
 
 def test_an_unfinished_run_is_not_packed(tmp_path):
     (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "recipe.yaml").write_text("model: ann")
+    (tmp_path / "begun" / "recipe.yaml").write_text("model: ann", encoding="utf-8")
     with pytest.raises(UserError, match="Go on with: tintype train --resume"):
         api.Run.open(tmp_path / "begun").pack(tmp_path / "begun.zip")
 
@@ -415,7 +415,7 @@ def test_the_weights_load_into_the_plain_network(photos, tmp_path, model):
     run = api.train(build(fields, where=""), out=tmp_path, name="run", watcher=Silent())
     (tmp_path / "repository").mkdir()
     hub.write_repository(run, tmp_path / "repository")
-    config = json.loads((tmp_path / "repository" / "config.json").read_text())
+    config = json.loads((tmp_path / "repository" / "config.json").read_text(encoding="utf-8"))
     if model.startswith("timm"):
         import timm
 
@@ -424,7 +424,7 @@ def test_the_weights_load_into_the_plain_network(photos, tmp_path, model):
     else:
         network = torchvision.models.get_model(config["architecture"], num_classes=config["num_labels"])
     network.load_state_dict(load_file(tmp_path / "repository" / "model.safetensors"))
-    how = json.loads((tmp_path / "repository" / "preprocessor_config.json").read_text())
+    how = json.loads((tmp_path / "repository" / "preprocessor_config.json").read_text(encoding="utf-8"))
     photo, described = np.ascontiguousarray(skimage.data.coffee()[100:160, 100:150]), run.read("model.json")
     picture = np.array(fit(photo, **how["size"], channels=3, resize=resize_of(described)))
     x = torch.from_numpy(picture).permute(2, 0, 1)[None] * how["rescale_factor"]
@@ -433,7 +433,7 @@ def test_the_weights_load_into_the_plain_network(photos, tmp_path, model):
         logits = network.eval()((x.float() - mean) / std)
     probabilities = torch.softmax(logits / described["temperature"], 1)[0].numpy()
     np.testing.assert_allclose(probabilities, run.predict(photo).probs, atol=1e-4)
-    card = (tmp_path / "repository" / "README.md").read_text()
+    card = (tmp_path / "repository" / "README.md").read_text(encoding="utf-8")
     assert f"plain state dict of {config['library']}" in card
 
 
@@ -441,4 +441,4 @@ def test_what_is_not_plain_is_not_called_so(finished_run, tmp_path):
     assert "plain state dict" not in make_card(finished_run)
     (tmp_path / "repository").mkdir()
     hub.write_repository(finished_run, tmp_path / "repository")
-    assert "library" not in json.loads((tmp_path / "repository" / "config.json").read_text())
+    assert "library" not in json.loads((tmp_path / "repository" / "config.json").read_text(encoding="utf-8"))

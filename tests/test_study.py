@@ -170,7 +170,7 @@ def test_a_large_grid_asks_first(tmp_path, monkeypatch):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "widths").mkdir()
-    (tmp_path / "widths" / "letter.txt").write_text("mine")
+    (tmp_path / "widths" / "letter.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is not a study"):
         study(GRID, out=tmp_path, name="widths", watcher=Silent())
     for name in ("a/b", ".."):
@@ -263,7 +263,7 @@ def test_a_study_is_a_folder_of_ordinary_runs(finished):
 
 
 def test_the_looks_at_the_test_split_are_counted_beside_the_study(finished):
-    (count,) = json.loads((finished.path.parent / ".test-looks.json").read_text()).values()
+    (count,) = json.loads((finished.path.parent / ".test-looks.json").read_text(encoding="utf-8")).values()
     assert count == 4
     assert not (finished.path / ".test-looks.json").exists()
 
@@ -285,7 +285,7 @@ def begin_study(folder: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tintype", "study", str(file), "--out", str(folder), *more], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        env={**os.environ, "TINTYPE_CHECKPOINT_SECONDS": "0"},
+        env={**os.environ, "TINTYPE_CHECKPOINT_SECONDS": "0"}, encoding="utf-8",
     )  # fmt: skip
 
 
@@ -388,9 +388,9 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys, monkeypatch
 def test_a_run_that_never_began_leaves_no_trace_in_the_way(tmp_path):
     unborn = tmp_path / "one" / "one-seed0"
     unborn.mkdir(parents=True)
-    (unborn / ".recipe.yaml.1.tmp").write_text("half")
+    (unborn / ".recipe.yaml.1.tmp").write_text("half", encoding="utf-8")
     declaration = declare({"recipe": {**TINY, "model_options": {"hidden": [8]}, "epochs": 1}})
-    (tmp_path / "one" / "study.yaml").write_text(declaration.to_yaml())
+    (tmp_path / "one" / "study.yaml").write_text(declaration.to_yaml(), encoding="utf-8")
     assert study(tmp_path / "one", watcher=Silent()).failures() == {}
 
 
@@ -562,7 +562,7 @@ def variant(folder: Path, title: str, parameters: int, right: Mapping[int, np.nd
         path = folder / f"{title}-{seed}"
         path.mkdir()
         rows = "".join(f"val,{i},image{i},a,{'a' if ok else 'b'}\n" for i, ok in enumerate(of_seed))
-        (path / "predictions.csv").write_text("split,position,name,target,prediction\n" + rows)
+        (path / "predictions.csv").write_text("split,position,name,target,prediction\n" + rows, encoding="utf-8")
         figures = {split: {"accuracy": float(of_seed.mean()), "accuracy_ci95": [0.1, 0.9]} for split in ("val", "test")}
         evaluation = {"task": "classify", "splits": figures, "verdict": {"word": "fits"}}
         planned = SimpleNamespace(seed=seed, variant=title, levels={"variant": title})
@@ -622,7 +622,7 @@ def test_it_is_told_when_runs_have_other_test_images(finished, tmp_path):
     assert "same images" not in remarks(finished)
     other = Study(Path(shutil.copytree(finished.path, tmp_path / "other")), finished.declaration)
     splits = other.path / other.planned[0].name / "splits.csv"
-    splits.write_text(splits.read_text().replace(",test", ",val", 1))
+    splits.write_text(splits.read_text(encoding="utf-8").replace(",test", ",val", 1), encoding="utf-8")
     assert "Not all runs were measured on the same images" in remarks(other)
 
 

@@ -103,7 +103,7 @@ def test_a_resumed_run_is_told_each_step_once(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(api.Run, "report", lambda run: run.path / "report.html")
     with pytest.raises(Interrupted):
         api.train(tiny(track=["tensorboard"]), out=tmp_path, name="run", watcher=Heard(stop_at=9))
-    assert json.loads((tmp_path / "run" / "tracking.json").read_text())["tensorboard"]["step"] == 8
+    assert json.loads((tmp_path / "run" / "tracking.json").read_text(encoding="utf-8"))["tensorboard"]["step"] == 8
     run = api.train(resume=tmp_path / "run", watcher=Silent())
     events = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
@@ -191,14 +191,18 @@ def test_wandb_offline(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = api.train(tiny(track=["wandb"]), out=tmp_path, name="run", watcher=Silent())
     assert list((run.path / "wandb").glob("offline-run-*/*.wandb"))
-    assert json.loads((run.path / "tracking.json").read_text())["wandb"]["step"] == max(rows_of(run, "loss"))
+    assert json.loads((run.path / "tracking.json").read_text(encoding="utf-8"))["wandb"]["step"] == max(
+        rows_of(run, "loss")
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
 def test_trackio_locally(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     run = api.train(tiny(track=["trackio"]), out=tmp_path / "runs", name="run", watcher=Silent())
-    assert json.loads((run.path / "tracking.json").read_text())["trackio"]["step"] == max(rows_of(run, "loss"))
+    assert json.loads((run.path / "tracking.json").read_text(encoding="utf-8"))["trackio"]["step"] == max(
+        rows_of(run, "loss")
+    )
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------------------------------
@@ -217,7 +221,7 @@ def test_what_is_missing_is_told_before_anything_is_written(tiny, tmp_path, monk
 
 def test_a_tracker_that_cannot_begin_is_one_clear_line(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}")
-    (tmp_path / "no").write_text("a file in the way")
+    (tmp_path / "no").write_text("a file in the way", encoding="utf-8")
     with pytest.raises(UserError, match="--track mlflow cannot begin"):
         api.train(tiny(track=["mlflow"]), out=tmp_path, name="run", watcher=Silent())
 

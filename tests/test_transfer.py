@@ -377,7 +377,7 @@ def test_a_resolved_recipe_repeats_without_choosing(digit_files, weights, tmp_pa
     )
     monkeypatch.setattr(automatic, "choose_training", None)
     again = api.train(str(run.path / "recipe.yaml"), out=tmp_path, name="again", watcher=Silent())
-    assert json.loads((run.path / "evaluation.json").read_text())["splits"] == again.metrics
+    assert json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))["splits"] == again.metrics
 
 
 # ---- photos as they are -----------------------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ def nasty(digit_files, tmp_path) -> Path:
     whole = io.BytesIO()
     Image.fromarray(colour).save(whole, format="JPEG")
     (one / "truncated.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
-    (one / "text.jpg").write_text("not a picture")
+    (one / "text.jpg").write_text("not a picture", encoding="utf-8")
     (root / "class\n0" / "loop").symlink_to(root, target_is_directory=True)
     (root / "nothing in here").mkdir()
     return root
@@ -440,7 +440,7 @@ def test_the_two_by_two_is_a_study_with_four_verdicts(digit_files, weights, tmp_
         watcher=Silent(),
     )  # fmt: skip
     assert [run.recipe.model for run in found.runs()] == ["cnn", "cnn", BACKBONE, BACKBONE]
-    page = (found.path / "study.html").read_text()
+    page = (found.path / "study.html").read_text(encoding="utf-8")
     for run in found.runs():
         assert run.read("evaluation.json")["verdict"]["text"] in html.unescape(page)
         assert f"{run.name}/report.html" in page
@@ -468,7 +468,7 @@ def test_leaked_images_are_told_beside_every_figure_and_counted_out(digit_files,
     assert test["without_leaked"]["accuracy"] == pytest.approx(right / 12)
     warning = next(line for line in run.read("evaluation.json")["warnings"] if "6 of 18 test images" in line)
     assert f"{right / 12:.2%}" in warning
-    assert "test without leaks" in (run.path / "report.html").read_text()
+    assert "test without leaks" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 # ---- from a run of one's own ------------------------------------------------------------------------------------------
@@ -536,6 +536,6 @@ def test_runs_that_cannot_be_started_from_are_told(digit_files, five_classes, tm
         api.plan(str(digit_files), weights=str(kinds["cnn"].path), model="ann", watcher=Silent())
     stopped = tmp_path / "stopped"
     stopped.mkdir()
-    (stopped / "recipe.yaml").write_text("model: cnn")
+    (stopped / "recipe.yaml").write_text("model: cnn", encoding="utf-8")
     with pytest.raises(UserError, match="has no finished model yet"):
         api.plan(str(digit_files), weights=str(stopped), watcher=Silent())

@@ -58,7 +58,7 @@ def test_trials_are_runs_that_leave_the_test_split_alone(tuned):
         assert run.metrics["val"]["accuracy"] == trial.value
         assert run.recipe.lr == trial.params["lr"]
         assert run.recipe.augment in ("none", {"crop": 1})
-    (looks,) = json.loads((tuned.path.parent / ".test-looks.json").read_text()).values()
+    (looks,) = json.loads((tuned.path.parent / ".test-looks.json").read_text(encoding="utf-8")).values()
     assert looks == 1  # the winner's one run
 
 
@@ -88,7 +88,7 @@ def test_the_page_and_the_tables_hold_all_of_it(tuned):
     with (tuned.path / "table.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert [float(row["val_accuracy"]) for row in rows] == [trial.value for trial in tuned.trials()]
-    written = json.loads((tuned.path / "tuning.json").read_text())
+    written = json.loads((tuned.path / "tuning.json").read_text(encoding="utf-8"))
     assert written["best_trial"] == tuned.best.number
     assert 'href="trial-0003/report.html"' in page
 
@@ -339,7 +339,7 @@ def test_wrong_wishes_are_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=message):
             tune(small(), out=tmp_path, watcher=Silent(), **wish)
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "letter.txt").write_text("mine")
+    (tmp_path / "taken" / "letter.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is not a tuning"):
         tune(small(), out=tmp_path, name="taken", watcher=Silent())
     monkeypatch.setitem(sys.modules, "optuna", None)

@@ -59,7 +59,8 @@ def held(path: Path, *, wait: bool = True) -> Iterator[None]:
         yield
         return
     try:
-        lock = open(path, "a", opener=regular_without_links)  # noqa: SIM115 (whatever is in it is left as it is)
+        # For appending, so that whatever is in it is left as it is.
+        lock = open(path, "a", encoding="utf-8", opener=regular_without_links)  # noqa: SIM115
     except OSError as error:
         raise UserError(f"cannot lock {path}: {error.strerror or error}.") from None
     with lock:

@@ -352,9 +352,9 @@ def _free_memory() -> int:
     available = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
-        limit = int((group / "memory.max").read_text())
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
+        limit = int((group / "memory.max").read_text(encoding="utf-8"))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
+        used = int((group / "memory.current").read_text(encoding="utf-8")) - int(statistics["inactive_file"])
     except (OSError, ValueError, KeyError):  # no limit ("max"), or another system
         return available
     return max(0, min(available, limit - used))

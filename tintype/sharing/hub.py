@@ -176,7 +176,7 @@ def _check_sizes(hub: Any, repository: str, revision: str | None, endpoint: str 
 def _import_hub() -> Any:
     try:
         import huggingface_hub
-        import huggingface_hub.errors  # which it does not import by itself
+        import huggingface_hub.errors  # noqa: F401 (which it does not import by itself)
     except ImportError:
         raise UserError(
             "the hub needs huggingface_hub, which is not installed. Type: pip install 'tintype[hub]'"
