@@ -730,7 +730,7 @@ def test_a_generator_that_copies_is_said_to_memorise(tiny_gan, tmp_path, monkeyp
     assert any("memorisation: generated images are 0% as far" in line for line in evaluation["warnings"])
     page = run.report().read_text(encoding="utf-8")
     assert "The model memorises." in page
-    assert "The test split was looked at once by this run" in page
+    assert "The test set has been used once" in page
 
 
 def test_a_penalty_behind_batch_norm_is_told_and_never_a_remedy():

@@ -926,7 +926,7 @@ def test_the_report_shows_the_pictures(run, tmp_path):
     (copied.path / "samples" / "test-000000-ours.png").unlink()
     (copied.path / "predictions.csv").unlink()
     without = copied.report().read_text(encoding="utf-8")
-    assert "Picture by picture" not in without
+    assert "Results by photo" not in without
     assert len(without) < len(page)
     (copied.path / "evaluation.json").unlink()
     assert "has not been measured" in copied.report().read_text(encoding="utf-8")

@@ -89,7 +89,7 @@ def history(run: RunFiles) -> Section | None:
     )
     adversarial = bool(run.metrics.get("loss_discriminator"))
     context = {"chart": chart, "adversarial": adversarial}
-    return Section("history", "Training", "generate_history.html", context, {chart.name: chart.png})
+    return Section("history", "Training curves", "generate_history.html", context, {chart.name: chart.png})
 
 
 def history_panels(metrics: Mapping[str, Sequence[float]]) -> list[Panel]:
@@ -144,7 +144,7 @@ def lapse(run: RunFiles) -> Section | None:
     if not frames:
         return None
     context = {"frames": frames, "last": frames[-1], "total": len(files)}
-    return Section("lapse", "From noise to images", "generate_lapse.html", context)
+    return Section("lapse", "Progress during training", "generate_lapse.html", context)
 
 
 def sheets(run: RunFiles) -> Section | None:
@@ -158,7 +158,7 @@ def sheets(run: RunFiles) -> Section | None:
     if not rows:
         return None
     files = _files(run, "real-8x8", "generated-8x8")
-    return Section("sheets", "Real and generated", "generate_sheets.html", {"rows": rows}, files)
+    return Section("sheets", "Real and generated images", "generate_sheets.html", {"rows": rows}, files)
 
 
 def classes(run: RunFiles) -> Section | None:
@@ -171,7 +171,7 @@ def classes(run: RunFiles) -> Section | None:
     largest = max([*shares.values(), 1e-9])
     rows = [(name, share, share / largest) for name, share in shares.items()]
     context = {"sheet": sheet, "names": names, "shares": rows}
-    return Section("classes", "Class by class", "generate_classes.html", context, _files(run, "classes"))
+    return Section("classes", "Images by class", "generate_classes.html", context, _files(run, "classes"))
 
 
 def ways(run: RunFiles) -> Section | None:
@@ -180,7 +180,7 @@ def ways(run: RunFiles) -> Section | None:
     if sheet is None:
         return None
     files = _files(run, "interpolation")
-    return Section("interpolation", "From one image to the next", "generate_ways.html", {"sheet": sheet}, files)
+    return Section("interpolation", "Latent interpolation", "generate_ways.html", {"sheet": sheet}, files)
 
 
 def memory(run: RunFiles) -> Section | None:
@@ -189,7 +189,7 @@ def memory(run: RunFiles) -> Section | None:
     if sheet is None:
         return None
     context = {"sheet": sheet, "nearest": run.evaluation.get("nearest") or {}}
-    return Section("memory", "Are they copies?", "generate_memory.html", context, _files(run, "nearest"))
+    return Section("memory", "Nearest training images", "generate_memory.html", context, _files(run, "nearest"))
 
 
 def _open(path: Path) -> Image.Image | None:

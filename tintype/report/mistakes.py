@@ -54,9 +54,9 @@ class Mistake:
         labels = [n.card.target for n in self.neighbours if n.same]
         if not labels:
             return ""
-        return "Nearly the same picture is a training image" + (
-            "." if labels[0] == self.card.target else f", where it is labelled {labels[0]}: one of the labels is wrong."
-        )
+        if labels[0] == self.card.target:
+            return "A training image is almost identical."
+        return f"A training image is almost identical, but is labelled {labels[0]}: one of the labels is wrong."
 
 
 def worst_mistakes(run: RunFiles) -> Section | None:
@@ -76,7 +76,7 @@ def worst_mistakes(run: RunFiles) -> Section | None:
         "num_searched": worst.get("num_searched"),
     }
     static = {"worst_mistakes": print_figures.png(print_figures.picture_grid(cards))} if cards else {}
-    return Section("worst-mistakes", "Worst mistakes", "worst_mistakes.html", context, static)
+    return Section("worst-mistakes", "Most confident mistakes", "worst_mistakes.html", context, static)
 
 
 def _mistake(run: RunFiles, item: Mapping[str, Any]) -> Mistake | None:
@@ -169,8 +169,8 @@ def _claim(attribute: Mapping[str, Any]) -> str:
     worst, best = order[-1], order[0]
     part = "quarter" if len(bins) == 4 else "part"
     return (
-        f"{how.title}: {words.percent(bins[worst]['error_rate'])} of the {names[worst]} {part} are mistaken, "
-        f"{words.percent(bins[best]['error_rate'])} of the {names[best]} ({_p_text(attribute['p_holm'])})."
+        f"{how.title}: the error rate is {words.percent(bins[worst]['error_rate'])} in the {names[worst]} {part} and "
+        f"{words.percent(bins[best]['error_rate'])} in the {names[best]} ({_p_text(attribute['p_holm'])})."
     )
 
 
@@ -197,7 +197,7 @@ def embedding(run: RunFiles) -> Section | None:
         "of": found.get("num_images"),
         "many": len(names) > figures.MAX_LEGEND,
     }
-    return Section("map", "A map of the images", "map.html", context, {chart.name: chart.png})
+    return Section("map", "Map of the test images", "map.html", context, {chart.name: chart.png})
 
 
 def _sheet_uri(run: RunFiles, file: str) -> str:
@@ -229,7 +229,7 @@ def abstaining(run: RunFiles) -> Section | None:
         "unkept": [row["accuracy"] for row in table if row.get("threshold") is None],
         "num_val": val["num_images"] if val else None,
     }
-    return Section("abstain", "When it should abstain", "abstain.html", context, {chart.name: chart.png})
+    return Section("abstain", "Confidence thresholds", "abstain.html", context, {chart.name: chart.png})
 
 
 def _abstain_rows(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

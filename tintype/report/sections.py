@@ -20,6 +20,7 @@ from tintype.summary import by_groups, with_clean_rows
 
 UNEQUAL = 2.0  # the largest class by the smallest from which on a diagram of their sizes says something
 FEWEST_RANKED = 8
+FEW_VAL = 100  # validation images below which the report says that they decide little
 
 
 def headline(run: RunFiles) -> Section:
@@ -134,6 +135,7 @@ def making(run: RunFiles) -> Section:
         "facts": [(title, _known(facts)) for title, facts in _facts(run, architecture).items()],
         "choices": [choice for choice in environment.get("choices") or [] if isinstance(choice, dict)],
         "departures": [d for d in environment.get("not_bit_equal") or [] if isinstance(d, dict)],
+        "notes": [note for note in data.get("notes") or [] if not _is_leak(note)],
         "images": [(SPLIT_NAMES.get(split, split), count) for split, count in images.items()],
         "classes": _class_counts(data),
     }
@@ -221,12 +223,14 @@ def history(run: RunFiles) -> Section | None:
         print_figures.png(print_figures.history(panels, x_title)),
         "Line diagrams over the training: " + ", ".join(panel.title.lower() for panel in panels) + ".",
     )
+    num_val = (run.data.get("num_images") or {}).get("val") or 0
     context = {
         "chart": chart,
         "best": _best(run),
+        "few_val": num_val if 0 < num_val < FEW_VAL else None,
         "harder": bool(run.recipe.get("label_smoothing")) or run.recipe.get("augment") not in (None, "none"),
     }
-    return Section("history", "Training", "history.html", context, {chart.name: chart.png})
+    return Section("history", "Training curves", "history.html", context, {chart.name: chart.png})
 
 
 def range_test(run: RunFiles) -> Section | None:
@@ -244,7 +248,7 @@ def range_test(run: RunFiles) -> Section | None:
     printed.axes[-1].set_xscale("log")
     chart = Chart("range-test", figure, print_figures.png(printed), "The loss against a rising learning rate.")
     context = {"chart": chart, "lr": chosen, "num_steps": len(rates)}
-    return Section("range-test", "Learning rate", "range_test.html", context, {chart.name: chart.png})
+    return Section("range-test", "Learning rate range test", "range_test.html", context, {chart.name: chart.png})
 
 
 def _best(run: RunFiles) -> dict[str, float] | None:
@@ -267,8 +271,15 @@ def confusion(run: RunFiles) -> Section | None:
         "the pairs most confused are listed with it.",
     )
     pairs = (run.evaluated("most_confused") or [])[:12]
-    context = {"chart": chart, "pairs": pairs, "split": SPLIT_NAMES[run.split], "wrong": wrong, "many": len(names) > 20}
-    return Section("confusion", "What is taken for what", "confusion.html", context, {chart.name: chart.png})
+    context = {
+        "chart": chart,
+        "pairs": pairs,
+        "unequal": len({pair.get("count") for pair in pairs}) > 1,
+        "split": SPLIT_NAMES[run.split],
+        "wrong": wrong,
+        "many": len(names) > 20,
+    }
+    return Section("confusion", "Confusion matrix", "confusion.html", context, {chart.name: chart.png})
 
 
 def classes(run: RunFiles) -> Section | None:
@@ -282,7 +293,7 @@ def classes(run: RunFiles) -> Section | None:
     sized = [row for row in rows if row["trained"] and row.get("support")]
     counts = [row["trained"] for row in sized]
     if len(sized) < 2 or max(counts) < UNEQUAL * min(counts):
-        return Section("classes", "Class by class", "classes.html", context)
+        return Section("classes", "Results by class", "classes.html", context)
     chart = Chart(
         "class_sizes",
         figures.class_sizes(sized),
@@ -290,25 +301,28 @@ def classes(run: RunFiles) -> Section | None:
         "Recall of each class, with its 95 % interval, by the number of its training images.",
     )
     context |= {"chart": chart, "size_words": _size_words(sized)}
-    return Section("classes", "Class by class", "classes.html", context, {chart.name: chart.png})
+    return Section("classes", "Results by class", "classes.html", context, {chart.name: chart.png})
 
 
 def _size_words(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say whether rare classes are found less often: by Spearman's rank correlation, where there are classes enough."""
     few = "Each dot is a class, with the 95 % interval of its recall. "
     if len(rows) < FEWEST_RANKED:
-        return few + f"{len(rows)} classes are too few to tell whether size and recall go together."
+        return few + f"{len(rows)} classes are too few to tell whether recall depends on class size."
     rho, p = rank_correlation([row["trained"] for row in rows], [row["recall"] for row in rows])
     if p >= 0.05:
-        return few + f"Size and recall do not go together beyond chance (rank correlation {rho:.2f}, p = {p:.2g})."
+        return few + f"Recall does not depend significantly on class size (rank correlation {rho:.2f}, p = {p:.2g})."
     kind = "less" if rho > 0 else "more"
-    return few + f"Classes with fewer training images are found {kind} often (rank correlation {rho:.2f}, p = {p:.2g})."
+    return (
+        few
+        + f"Classes with fewer training images are recognised {kind} often (rank correlation {rho:.2f}, p = {p:.2g})."
+    )
 
 
 def predictions(run: RunFiles) -> Section | None:
     """Show a sample of pictures, right and wrong mixed."""
-    lede = "Drawn from the test split. Mistakes are put in on purpose, so their share here is not the error rate."
-    return _pictures(run, "grid", "predictions", "Some predictions", lede)
+    lede = "A sample of the test images. Mistakes are included on purpose, so their share here is not the error rate."
+    return _pictures(run, "grid", "predictions", "Example predictions", lede)
 
 
 def _pictures(run: RunFiles, key: str, name: str, title: str, lede: str) -> Section | None:
@@ -342,15 +356,16 @@ def reliability(run: RunFiles) -> Section | None:
         "calibration": _calibration(run.evaluation.get("calibration") or {}),
         "mean": mean,
         "accuracy": split.get("accuracy"),
-        "word": "too sure of itself"
-        if mean > high
-        else "too modest"
-        if mean < low
-        else "about as sure as it should be",
+        "word": _calibration_word(mean, low, high),
     }
-    return Section(
-        "reliability", "Can its confidence be believed?", "reliability.html", context, {chart.name: chart.png}
-    )
+    return Section("reliability", "Calibration", "reliability.html", context, {chart.name: chart.png})
+
+
+def _calibration_word(mean: float, low: float, high: float) -> str:
+    """Say how the mean confidence compares with the interval of the accuracy."""
+    if mean > high:
+        return "overconfident"
+    return "underconfident" if mean < low else "well calibrated"
 
 
 def _bins_before(run: RunFiles) -> list[dict[str, Any]]:
@@ -385,55 +400,60 @@ def filters(run: RunFiles) -> Section | None:
     return Section("filters", "First-layer filters", "filters.html", context, {"filters": png_bytes(enlarged(sheet))})
 
 
-def remarks(run: RunFiles) -> Section | None:
-    """Gather warnings, notes and skipped files."""
+def warnings(run: RunFiles) -> Section | None:
+    """Gather warnings and skipped files."""
+    leaks = [note for note in run.data.get("notes") or [] if _is_leak(note)]
     context = {
-        "warnings": [*run.problems, *(run.evaluation.get("warnings") or [])],
-        "notes": run.data.get("notes") or [],
+        "warnings": [*run.problems, *leaks, *(run.evaluation.get("warnings") or [])],
         "skipped": run.data.get("skipped") or [],
     }
     if not any(context.values()):
         return None
-    return Section("remarks", "Warnings and notes", "remarks.html", context)
+    return Section("warnings", "Warnings", "warnings.html", context)
 
 
-# The order in which the sections stand, by task. A task without an entry gets those that every run has.
-COMMON: tuple[Callable[[RunFiles], Section | None], ...] = (headline, making, history, remarks)
+def _is_leak(note: Any) -> bool:
+    return str(note).startswith("LEAK")
+
+
+# The order of the sections, by task: the result and what limits it, the mistakes, the training, and last how the run was
+# made. A task without an entry gets the sections that every run has.
+COMMON: tuple[Callable[[RunFiles], Section | None], ...] = (headline, warnings, history, making)
 SECTIONS: dict[str, tuple[Callable[[RunFiles], Section | None], ...]] = {
     "classify": (
         headline,
-        making,
-        range_test,
-        history,
-        confusion,
-        mistakes.pairs,
-        classes,
-        predictions,
+        warnings,
         mistakes.worst_mistakes,
+        mistakes.pairs,
+        confusion,
+        classes,
         mistakes.slices,
-        mistakes.embedding,
+        history,
+        range_test,
         reliability,
         mistakes.abstaining,
+        mistakes.embedding,
+        predictions,
         filters,
-        remarks,
+        making,
     ),
     "generate": (
         generate_sections.headline,
+        warnings,
         generate_sections.sheets,
-        generate_sections.lapse,
-        making,
-        generate_sections.history,
-        generate_sections.classes,
-        generate_sections.ways,
         generate_sections.memory,
-        remarks,
+        generate_sections.classes,
+        generate_sections.lapse,
+        generate_sections.ways,
+        generate_sections.history,
+        making,
     ),
     "upscale": (
         upscale_sections.headline,
+        warnings,
         upscale_sections.pictures,
-        making,
-        upscale_sections.history,
         upscale_sections.by_picture,
-        remarks,
+        upscale_sections.history,
+        making,
     ),
 }

@@ -51,7 +51,7 @@ def history(run: RunFiles) -> Section | None:
     chart = Chart("history", figures.history(panels), print_figures.png(print_figures.history(panels)), alt)
     floor = ((run.evaluation.get("splits") or {}).get("val") or {}).get("bicubic") or {}
     context = {"chart": chart, "bicubic": floor.get("psnr_y")}
-    return Section("history", "Training", "upscale_history.html", context, {chart.name: chart.png})
+    return Section("history", "Training curves", "upscale_history.html", context, {chart.name: chart.png})
 
 
 def history_panels(metrics: Mapping[str, Sequence[float]]) -> list[Panel]:
@@ -123,7 +123,7 @@ def pictures(run: RunFiles) -> Section | None:
         return None
     context = {"shown": shown, "amplified": AMPLIFIED, "side": CROP}
     return Section(
-        "pictures", "Pictures", "upscale_pictures.html", context, {"comparison": png_bytes(contact_sheet(shown))}
+        "pictures", "Test photos", "upscale_pictures.html", context, {"comparison": png_bytes(contact_sheet(shown))}
     )
 
 
@@ -176,7 +176,7 @@ def by_picture(run: RunFiles) -> Section | None:
         return None
     largest = max(max(row["gain"] for row in table), 1e-9)
     context = {"rows": table, "left_out": len(rows) - len(table), "largest": largest}
-    return Section("by-picture", "Picture by picture", "upscale_table.html", context)
+    return Section("by-picture", "Results by photo", "upscale_table.html", context)
 
 
 def _row(row: Mapping[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The line under a run's figures, whatever its task: the verdict, and how often the test split was looked at."""
+"""The line under a run's figures, whatever its task: the verdict, and how often the test set was used."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def verdict(run: RunFiles) -> dict[str, str]:
 
 
 def looks(run: RunFiles) -> str:
-    """Return how often the test split was looked at as sentences, or nothing where it was not counted."""
+    """Return as sentences how often the test set was used, or nothing where it was not counted."""
     counted = run.evaluation.get("test_looks") or {}
     by_run, by_data = counted.get("run"), counted.get("data")
     if not by_run:
-        return "The test split has not been looked at." if by_run == 0 else ""
-    text = f"The test split was looked at {words.times(by_run)} by this run"
+        return "The test set has not been used." if by_run == 0 else ""
+    text = f"The test set has been used {words.times(by_run)}"
     if not by_data or by_data == by_run:
         return text + "."
-    text += f", {words.times(by_data)} by all runs on this data in its folder."
+    text += f" by this run, and {words.times(by_data)} by all runs on this data in the same folder."
     if by_data > 10:
-        text += " The more often it is used to choose, the more it flatters."
+        text += " The more often it is used for choosing, the more optimistic its figures become."
     return text

@@ -20,6 +20,27 @@
   });
   darkSystem.addEventListener("change", showTheme);
 
+  // Contents: a column at the left where there is room, else closed until it is asked for.
+  const contents = document.querySelector(".contents details");
+  const links = [...contents.querySelectorAll("a")];
+  const wide = matchMedia("(min-width: 66rem)");
+  const arrange = () => { contents.open = wide.matches; };
+  arrange();
+  wide.addEventListener("change", arrange);
+  contents.addEventListener("click", ({ target }) => { if (target.closest("a")) arrange(); });
+
+  // The section being read is marked: the last one whose heading has passed the upper third of the window.
+  const mark = () => {
+    const passed = links.filter((link) => {
+      const section = document.getElementById(link.hash.slice(1));
+      return section && section.getBoundingClientRect().top < innerHeight / 3;
+    });
+    links.forEach((link) => link.removeAttribute("aria-current"));
+    (passed.pop() ?? links[0])?.setAttribute("aria-current", "true");
+  };
+  addEventListener("scroll", mark, { passive: true });
+  mark();
+
   // Commands to copy.
   for (const button of document.querySelectorAll(".copy")) {
     const code = button.parentElement.querySelector("code");
