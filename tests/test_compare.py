@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ import tintype as tt
 from tintype import api, statistics
 from tintype.comparison import compare
 from tintype.comparison.classify import resampled
+from tintype.comparison.page import Line
 from tintype.comparison.pictures import only_one_right
 from tintype.comparison.result import about
 from tintype.comparison.runs import open_all
@@ -183,12 +185,17 @@ def test_other_test_images_are_not_ranked(
     other = train_in(tmp_path / "other", tiny(split_seed=5)).path
     found = compare([*digits[:2], other], latency=False)
     assert [len(group.rows) for group in found.groups] == [2, 1]
-    assert "not all are ranked" in found.remarks[0]
+    assert found.remarks[0].startswith("Not all of these runs can be compared: different data. ")
     titles = [group.title for group in found.groups]
     assert titles == ["digits, 359 test images, set 1", "digits, 359 test images, set 2"]
     assert not any("other" in (pair.better, pair.other) for pair in found.pairs)
-    assert "No other run can be ranked against it" in found.groups[1].conclusion
-    assert "different data" in Page(found.write_html(tmp_path / "page.html")).words
+    assert "No other run here can be ranked against it" in found.groups[1].conclusion
+    alone = compare([digits[0], other], latency=False)
+    told = "These runs cannot be compared: different data."
+    assert text_of(alone).startswith(told)
+    assert "the highest" not in text_of(alone)
+    words = Page(alone.write_html(tmp_path / "page.html")).words
+    assert words.index(told) < words.index(f"{alone.groups[0].best}: accuracy")
 
 
 def test_images_that_were_replaced_are_other_images(digits: list[Path], tmp_path: Path) -> None:
@@ -349,12 +356,41 @@ def test_the_page_holds_all_sections_and_needs_nothing(page: Path, digits: list[
     } - {"plotly-gzip-base64"}
     addresses = [value for _, attributes in shown.tags for name, value in attributes.items() if name in ("src", "href")]
     assert addresses
-    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert all(address.startswith(("data:", "#")) or address.endswith("/report.html") for address in addresses)
     assert not re.search(r"https?://(?!www\.w3\.org)", shown.source)
     found = compare(digits, latency=False)
     assert found.groups[0].conclusion in shown.words
     for pair in found.groups[0].against_best():
         assert pair.sentence[1:] in shown.words
+
+
+def test_reports_of_the_runs_are_linked_from_where_the_page_lies(digits: list[Path], tmp_path: Path) -> None:
+    runs = [shutil.copytree(path, tmp_path / "my runs" / path.name) for path in digits[:2]]
+    (runs[0] / "report.html").write_text("a report", encoding="utf-8")
+    (runs[1] / "report.html").unlink(missing_ok=True)
+    page = tmp_path / "pages" / "comparison.html"
+    shown = Page(compare(runs, latency=False).write_html(page))
+    links = {each["href"] for each in shown.all("a") if not each["href"].startswith("#")}
+    assert {(page.parent / unquote(link)).resolve() for link in links} == {runs[0] / "report.html"}
+
+
+def test_what_others_say_of_an_image_names_truth_and_run(digits: list[Path], page: Path) -> None:
+    tables = {path.name: {row["name"]: row for row in table_of(path)} for path in digits[:2]}
+    found = only_one_right(compare(digits[:2], latency=False).groups[0])
+    picture = next(p for row in found["rows"] for p in row["pictures"])
+    ((other, said),) = picture.said
+    assert said == tables[other][picture.name]["prediction"]
+    shown = Page(compare(digits[:2], latency=False).write_html(page.parent / "two.html"))
+    assert f"true {picture.target} {other} says {said}" in shown.words
+
+
+def test_the_line_of_differences_has_ticks_where_they_belong() -> None:
+    line = Line.of([-0.02, 0.031], 100)
+    written = {float(text.replace("−", "-")): place for place, text in line.ticks}
+    assert min(written) < 0 < max(written)
+    for value, place in written.items():
+        assert line.place(value / 100) == pytest.approx(place, abs=0.02)
+        assert 0 <= place <= 100
 
 
 def test_pictures_are_those_that_one_run_alone_gets_right(digits: list[Path], page: Path) -> None:
@@ -408,15 +444,19 @@ def test_a_browser_draws_all_figures(page: Path, tmp_path: Path) -> None:
     options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command = [browser, *options, "--virtual-time-budget=15000", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, encoding="utf-8")
-    charts = re.findall(r'<figure class="(chart[^"]*)"', done.stdout)
-    assert len(charts) >= 4
-    assert set(charts) == {"chart drawn"}
+    charts = re.findall(r'<figure class="(chart[^"]*)"([^>]*)', done.stdout)
+    drawn = [name for name, attributes in charts if "hidden" not in attributes]
+    assert len(drawn) >= 3
+    assert set(drawn) == {"chart drawn"}
+    costs = [attributes for _, attributes in charts if "cost-" in attributes]
+    assert len(costs) > 1
+    assert sum("hidden" not in attributes for attributes in costs) == 1, "one is shown at a time"
 
 
 def test_pareto_front_by_search() -> None:
     draw = np.random.default_rng(2)
     points = [
-        Point(str(i), float(c), float(v), None, "#000000") for i, (c, v) in enumerate(draw.integers(0, 9, (40, 2)))
+        Point(str(i), float(c), float(v), None, "#000000", i) for i, (c, v) in enumerate(draw.integers(0, 9, (40, 2)))
     ]
     for sign, higher in ((1, True), (-1, False)):
         best = {
@@ -431,10 +471,13 @@ def test_pareto_front_by_search() -> None:
 
 
 def test_costs_that_span_decades_have_a_logarithmic_axis() -> None:
-    points = [Point(name, cost, 0.9, (0.88, 0.92), "#112233") for name, cost in (("<a>", 1e3), ("b", 1e6))]
+    points = [
+        Point(name, cost, 0.9, (0.88, 0.92), "#112233", number)
+        for number, (name, cost) in enumerate((("<a>", 1e3), ("b", 1e6)), 1)
+    ]
     figure = against_cost(points, Scale("parameters"), Scale("accuracy", ".1%"))
     assert figure.layout.xaxis.type == "log"
-    assert figure.data[1].text[0] == "&lt;a&gt;"
+    assert [(trace.name, trace.text[0]) for trace in figure.data[1:]] == [("&lt;a&gt;", "1"), ("b", "2")]
     assert figure.data[1].error_y.array[0] == pytest.approx(0.02)
     assert against_cost(points[:1] * 2, Scale("x"), Scale("y")).layout.xaxis.type == "linear"
 

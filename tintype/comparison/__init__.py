@@ -94,11 +94,14 @@ class Comparison:
         """
         return frame_of(self.table())
 
-    def sections(self, progress: Progress | None = None) -> list[Section]:
-        """Return the sections of the page; pictures are computed or read now, and left out where that cannot be."""
+    def sections(self, progress: Progress | None = None, page: Path | None = None) -> list[Section]:
+        """Return the sections of the page; pictures are computed or read now, and left out where that cannot be.
+
+        Reports of the runs are linked where `page` says where the page will be.
+        """
         from tintype.comparison.page import comparison_sections
 
-        return comparison_sections(self, progress)
+        return comparison_sections(self, progress, page)
 
     def write_html(self, path: str | Path, *, title: str | None = None, progress: Progress | None = None) -> Path:
         """Write the page and return its path; an earlier page of a comparison is replaced, anything else is refused.
@@ -159,9 +162,7 @@ def compare(
     comparison = Comparison(task, split, KINDS[task](opened), _remarks(opened), machine)
     if len(comparison.groups) > 1:
         _tell_apart(comparison.groups)
-        sets = "; ".join(f"{group.title}: {', '.join(run.name for run in group.runs)}" for group in comparison.groups)
-        told = "These runs were measured on different data or by different protocols, so not all are ranked against each other."
-        comparison.remarks.insert(0, f"{told} {sets}.")
+        comparison.remarks.insert(0, _why_apart(task, comparison.groups))
     return comparison
 
 
@@ -176,6 +177,15 @@ def _measure_latencies(runs: Sequence[Compared], device: str, progress: Progress
         if progress:
             progress("measuring latency", number, len(runs))
     return {"device": str(choose_device(device)[0]), "threads": torch.get_num_threads()}
+
+
+def _why_apart(task: str, groups: Sequence[Group]) -> str:
+    """Return the sentence that comes before everything else where not all runs can be ranked against each other."""
+    some = any(len(group.runs) > 1 for group in groups)
+    start = "Not all of these runs can be compared" if some else "These runs cannot be compared"
+    why = "different data" if task == "classify" else "different data or protocols"
+    sets = "; ".join(f"{group.title}: {', '.join(run.name for run in group.runs)}" for group in groups)
+    return f"{start}: {why}. {sets}."
 
 
 def _tell_apart(groups: Sequence[Group]) -> None:

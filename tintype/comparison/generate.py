@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tintype.comparison.result import Group
+from tintype.comparison.result import ALONE, Group
 from tintype.comparison.runs import Compared
 
 FIRST = ("fid", "fd_")  # the distances by which runs may be ranked, the most usual first
@@ -84,8 +84,10 @@ def _conclusion(group: Group, key: str) -> str:
         return "No distance was measured, so nothing can be ranked."
     floor = rows[0].get(f"{key}_floor")
     text = f"{rows[0]['name']} comes nearest to the real images, {key} {rows[0][key]:.4g}"
+    if len(rows) == 1:
+        text = f"{rows[0]['name']}: {key} {rows[0][key]:.4g}"
     if floor is not None:
         text += f" (real against real {floor:.4g})"
     if len(rows) == 1:
-        return text + ". No other run can be ranked against it."
+        return f"{text}. {ALONE}"
     return f"{text}; next is {rows[1]['name']} with {rows[1][key]:.4g}."

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from tintype.comparison import terminal
 from tintype.comparison.pictures import crops, only_one_right, samples
@@ -38,7 +41,7 @@ HISTORIES = {
 
 
 def write_comparison(
-    path: Path, title: str, make_sections: Callable[[Progress | None], list[Section]], progress: Progress | None
+    path: Path, title: str, make_sections: Callable[[Progress | None, Path], list[Section]], progress: Progress | None
 ) -> Path:
     """Write the page; what stands in its way is told before the sections are made.
 
@@ -46,7 +49,7 @@ def write_comparison(
         UserError: there is something else at `path`, or it cannot be written.
     """
     check_replaceable(path)
-    sections = make_sections(progress)
+    sections = make_sections(progress, path)
     return write_sections(path, title, ["Comparison"], sections, made_by=MADE_BY)
 
 
@@ -59,9 +62,15 @@ def check_replaceable(path: Path) -> None:
     check_page(path, MADE_BY)
 
 
-def comparison_sections(comparison: Comparison, progress: Progress | None = None) -> list[Section]:
-    """Return the sections of a comparison: the result of all groups, then those of each group with two runs or more."""
-    sections = [_result(comparison)]
+def comparison_sections(
+    comparison: Comparison, progress: Progress | None = None, page: Path | None = None
+) -> list[Section]:
+    """Return the sections of a comparison: the result of all groups, then those of each group with two runs or more.
+
+    `page` is where the page will be, so that it can link the reports of the runs.
+    """
+    reports = {run.name: _link(run.folder.path, page) for group in comparison.groups for run in group.runs}
+    sections = [_result(comparison, reports)]
     ranked = [group for group in comparison.groups if len(group.rows) > 1]
     for group in ranked:
         number = comparison.groups.index(group) + 1
@@ -72,7 +81,18 @@ def comparison_sections(comparison: Comparison, progress: Progress | None = None
                 sections.append(
                     Section(f"{section.id}{suffix}", section.title + after, section.template, section.context)
                 )
-    return [*sections, _remarks(comparison)]
+    return [*sections, _remarks(comparison, reports)]
+
+
+def _link(run: Path, page: Path | None) -> str:
+    """Return the address of a run's report as seen from the page, or "" where there is none."""
+    report = run / "report.html"
+    if page is None or not report.is_file():
+        return ""
+    try:
+        return quote(Path(os.path.relpath(report, page.parent)).as_posix())
+    except ValueError:  # on another drive
+        return ""
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -84,7 +104,7 @@ def comparison_table(comparison: Comparison) -> str:
 # ---- the result -----------------------------------------------------------------------------------------------------
 
 
-def _result(comparison: Comparison) -> Section:
+def _result(comparison: Comparison, reports: Mapping[str, str]) -> Section:
     groups = []
     for group in comparison.groups:
         heads, rows = _cells(comparison.task, group)
@@ -102,6 +122,7 @@ def _result(comparison: Comparison) -> Section:
     context = {
         "groups": groups,
         "task": KINDS[comparison.task],
+        "reports": reports,
         "remarks": comparison.remarks[:1] if len(groups) > 1 else [],
     }
     return Section("result", "Result", "comparison_result.html", context)
@@ -129,15 +150,14 @@ def _value(task: str, group: Group) -> tuple[str, str, Callable[[float], str], s
 def _plate(task: str, group: Group) -> dict[str, Any] | None:
     """Return what the dark plate shows: the first run's figure, and all runs on a common scale."""
     key, interval, text, title = _value(task, group)
+    scale = 100 if task == "classify" else 1
     rows = [row for row in group.rows if row.get(key) is not None][:MOST_STRIPS]
     if not rows:
         return None
     bounds = [row.get(interval) or (row[key], row[key]) for row in rows]
-    from matplotlib.ticker import MaxNLocator
-
     low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
     top = high if high > low else low + max(abs(low), 1) * 0.01
-    ticks = [float(tick) for tick in MaxNLocator(4, min_n_ticks=3).tick_values(low, top)]
+    ticks = _ticks(low, top)
     first, last = ticks[0], ticks[-1]
 
     def place(value: float) -> float:
@@ -154,16 +174,47 @@ def _plate(task: str, group: Group) -> dict[str, Any] | None:
     return {
         "title": title, "big": big, "unit": unit, "name": rows[0]["name"], "interval": rows[0].get(interval),
         "strip": strip, "left_out": len(group.rows) - len(strip), "has_interval": bool(interval),
-        "ticks": [(place(tick), text) for tick, text in zip(ticks, _labels(ticks, task), strict=True)],
+        "ticks": [(place(tick), text) for tick, text in zip(ticks, _labels(ticks, scale), strict=True)],
     }  # fmt: skip
 
 
-def _labels(ticks: Sequence[float], task: str) -> list[str]:
-    """Return the ticks of a scale with as many digits as their steps need."""
-    scale = 100 if task == "classify" else 1
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round values from the one at or below `low` to the one at or above `high`."""
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(tick) for tick in MaxNLocator(4, min_n_ticks=3).tick_values(low, high)]
+
+
+def _labels(ticks: Sequence[float], scale: float) -> list[str]:
+    """Return what is written at the ticks, with as many digits as their steps need."""
     step = scale * (ticks[1] - ticks[0])
     digits = next((d for d in range(4) if abs(step * 10**d - round(step * 10**d)) < 1e-6), 4)
-    return [f"{scale * tick:.{digits}f}" for tick in ticks]
+    return [f"{scale * tick:.{digits}f}".replace("-", "−") for tick in ticks]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A number line that holds zero: where a value lies on it, in percent of its length, and its ticks."""
+
+    low: float
+    high: float
+    ticks: list[tuple[float, str]]
+
+    @classmethod
+    def of(cls, values: Sequence[float], scale: float) -> Line:
+        """Return the line on which `values` have room; `scale` turns a value into what is written at the ticks."""
+        low, high = min(0.0, *values), max(0.0, *values)
+        room = 0.04 * ((high - low) or 1)
+        line = cls(low - room, high + room, [])
+        inside = [tick for tick in _ticks(line.low, line.high) if line.low <= tick <= line.high]
+        if len(inside) > 1:
+            labels = _labels([tick + 0.0 for tick in inside], scale)
+            line.ticks.extend((line.place(tick), text) for tick, text in zip(inside, labels, strict=True))
+        return line
+
+    def place(self, value: float) -> float:
+        """Return where a value lies, in percent of the length."""
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
 # ---- differences ----------------------------------------------------------------------------------------------------
@@ -176,11 +227,8 @@ def _differences(comparison: Comparison, group: Group, *_: Any) -> Section | Non
         return None
     scale, unit, digits = (100, "points", 1) if comparison.task == "classify" else (1, "dB", 2)
     ends = [end for pair in pairs for end in (pair.ci95 or (pair.estimate, pair.estimate))]
-    low, high = min(0.0, *ends), max(0.0, *ends)
-    room = 0.04 * ((high - low) or 1)
-
-    def place(value: float) -> float:
-        return round(100 * (value - low + room) / (high - low + 2 * room), 2)
+    line = Line.of(ends, scale)
+    place = line.place
 
     forest = [
         {
@@ -190,7 +238,7 @@ def _differences(comparison: Comparison, group: Group, *_: Any) -> Section | Non
         for pair in pairs
     ]  # fmt: skip
     context = {
-        "best": group.best, "forest": forest, "zero": place(0.0), "unit": unit, "pairs": group.pairs,
+        "best": group.best, "forest": forest, "zero": place(0.0), "ticks": line.ticks, "unit": unit, "pairs": group.pairs,
         "size": lambda pair: _size(pair, scale, digits), "p_text": p_text, "classify": comparison.task == "classify",
     }  # fmt: skip
     return Section("differences", "Differences", "comparison_differences.html", context)
@@ -216,14 +264,18 @@ def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section 
     colours = figures.class_colours(len(group.rows))
     form, unit = {"classify": (".1~%", ""), "upscale": (".2f", " dB")}.get(comparison.task, ("~g", ""))
     value = Scale(title, form, unit, higher_is_better=comparison.task != "generate")
-    charts = []
+    charts, costs = [], []
     for cost, scale in COSTS.items():
         points = [
-            Point(row["name"], float(row[cost]), row[key], tuple(row[interval]) if row.get(interval) else None, colour)
-            for row, colour in zip(group.rows, colours, strict=True)
+            Point(
+                row["name"], float(row[cost]), row[key], tuple(row[interval]) if row.get(interval) else None,
+                colour, number,
+            )
+            for number, (row, colour) in enumerate(zip(group.rows, colours, strict=True), 1)
             if row.get(cost) is not None and row.get(key) is not None
-        ]
+        ]  # fmt: skip
         if len({point.cost for point in points}) > 1:
+            costs.append(scale.title)
             charts.append(
                 Chart(
                     f"cost-{cost.replace('_', '-')}{suffix}",
@@ -234,7 +286,10 @@ def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section 
             )
     if not charts:
         return None
-    context = {"charts": charts, "machine": comparison.machine, "what": title}
+    context = {
+        "charts": charts, "costs": costs, "machine": comparison.machine, "what": title,
+        "runs": [(row["name"], colour) for row, colour in zip(group.rows, colours, strict=True)],
+    }  # fmt: skip
     return Section("cost", "What it costs", "comparison_cost.html", context)
 
 
@@ -297,7 +352,7 @@ def _crops(comparison: Comparison, group: Group, suffix: str, progress: Progress
     return Section("crops", "Pictures side by side", "comparison_crops.html", found) if found["pictures"] else None
 
 
-def _remarks(comparison: Comparison) -> Section:
+def _remarks(comparison: Comparison, reports: Mapping[str, str]) -> Section:
     """Gather how the figures came about, and what is to be known of them."""
     context = {
         "remarks": [*comparison.remarks, *(remark for group in comparison.groups for remark in group.remarks)],
@@ -305,7 +360,9 @@ def _remarks(comparison: Comparison) -> Section:
         "machine": comparison.machine,
         "many": max(len(group.rows) for group in comparison.groups) > 2 and comparison.split == "test",
         "protocols": {k: v for group in comparison.groups for k, v in (group.details.get("protocols") or {}).items()},
-        "runs": [(run.name, str(run.folder.path)) for group in comparison.groups for run in group.runs],
+        "runs": [
+            (run.name, str(run.folder.path), reports[run.name]) for group in comparison.groups for run in group.runs
+        ],
     }
     return Section("how", "How this was compared", "comparison_how.html", context)
 

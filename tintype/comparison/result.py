@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CLAIM = 0.05  # a difference is claimed where its p-value, corrected for the number of pairs, is below
 
+ALONE = "No other run here can be ranked against it."
+
 
 @dataclass
 class Pair:
@@ -91,7 +93,7 @@ def conclude(group: Group, figure: str) -> str:
     behind, equal = [p.other for p in others if p.shown], [p.other for p in others if not p.shown]
     text = f"{group.best} has {figure}"
     if not others:
-        return f"{text}. No other run can be ranked against it."
+        return f"{group.best}: {figure.removeprefix('the highest ')}. {ALONE}"
     if not equal:
         return f"{text}, and is better than {_all(behind)} beyond chance."
     unclear = f"no difference from {listed(equal)} can be shown"

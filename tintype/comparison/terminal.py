@@ -121,7 +121,9 @@ def _distances(group: Group) -> list[tuple[str, Column]]:
 
 def lines(comparison: Comparison) -> list[RenderableType]:
     """Return what the terminal shows."""
-    shown: list[RenderableType] = []
+    # Where there are several groups, the first remark says why; without it the tables would be misread.
+    first = 1 if len(comparison.groups) > 1 else 0
+    shown: list[RenderableType] = [Text(remark, style="bold") for remark in comparison.remarks[:first]]
     for group in comparison.groups:
         shown += [Text(group.title, style="bold"), *group_tables(comparison.task, group), Text(group.conclusion)]
         pairs = group.pairs if len(group.pairs) <= MOST_SENTENCES else group.against_best()[:MOST_SENTENCES]
@@ -135,7 +137,7 @@ def lines(comparison: Comparison) -> list[RenderableType]:
     if comparison.machine:
         threads, device = comparison.machine["threads"], comparison.machine["device"]
         shown.append(Text(f"Latency was measured now, on {device} with {threads} thread{'s' if threads > 1 else ''}."))
-    return [*shown, *(Text(remark) for remark in comparison.remarks)]
+    return [*shown, *(Text(remark) for remark in comparison.remarks[first:])]
 
 
 def group_tables(task: str, group: Group) -> list[Table]:

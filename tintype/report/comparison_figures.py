@@ -14,19 +14,20 @@ import plotly.graph_objects as go
 from tintype.report import figures
 from tintype.report.figures import COLOURS, CONFUSION_RIGHT, CONFUSION_WRONG, Panel, Series
 
-MOST_NAMED = 12  # runs whose names stand beside their dots
+NUMBER = "#14110f"  # the number in a dot: at least 4:1 on every colour of `class_colours`
 LOGARITHMIC = 8.0  # the dearest by the cheapest from which on a cost has a logarithmic axis
 
 
 @dataclass(frozen=True)
 class Point:
-    """A run among others: what it costs, and what it reaches with its interval, where there is one."""
+    """A run among others: what it costs, what it reaches with its interval, where there is one, its number in the plot."""
 
     name: str
     cost: float
     value: float
     bounds: tuple[float, float] | None
     colour: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,11 @@ def logarithmic(points: Sequence[Point]) -> bool:
 
 
 def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> go.Figure:
-    """Draw what each run reaches against what it costs, with 95 % intervals and the Pareto front."""
+    """Draw what each run reaches against what it costs, with 95 % intervals and the Pareto front.
+
+    Each dot holds the run's number, by which the page names it: names in the plot would be cut at its edges and crossed
+    by the front.
+    """
     figure = figures.new_figure(height=400)
     front = pareto_front(points, higher_is_better=value.higher_is_better)
     figure.add_trace(
@@ -66,20 +71,18 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> go.Figur
             showlegend=False,
         )
     )  # fmt: skip
-    sides = _text_sides(points)
-    for point, side in zip(points, sides, strict=True):
+    for point in points:
         low, high = point.bounds or (point.value, point.value)
         figure.add_trace(
             go.Scatter(
                 x=[point.cost], y=[point.value], name=html.escape(point.name), showlegend=False, cliponaxis=False,
-                mode="markers+text" if len(points) <= MOST_NAMED else "markers", text=[html.escape(point.name)],
-                textposition=f"middle {side}", textfont={"size": 12},
-                marker={"color": point.colour, "size": 11, "line": {"width": 0}},
+                mode="markers+text", text=[str(point.number)], textposition="middle center",
+                textfont={"size": 11, "color": NUMBER}, marker={"color": point.colour, "size": 19, "line": {"width": 0}},
                 error_y={
                     "type": "data", "array": [high - point.value], "arrayminus": [point.value - low],
                     "color": point.colour, "thickness": 1.2, "width": 3, "visible": point.bounds is not None,
                 },
-                hovertemplate=f"<b>%{{text}}</b><br>{value.title} %{{y:{value.format}}}{value.suffix}"
+                hovertemplate=f"<b>%{{fullData.name}}</b><br>{value.title} %{{y:{value.format}}}{value.suffix}"
                 f"<br>{cost.title} %{{x:{cost.format}}}{cost.suffix}<extra></extra>",
             )
         )  # fmt: skip
@@ -97,30 +100,18 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> go.Figur
     return figure
 
 
-def _text_sides(points: Sequence[Point]) -> list[str]:
-    """Return at which side of its dot each name stands: by turns where dots lie above each other, inwards at the edges."""
-    low, high = _cost_range(points)
-    places = [((math.log10(p.cost) if logarithmic(points) else p.cost) - low) / (high - low) for p in points]
-    sides: dict[int, str] = {}
-    for i in sorted(range(len(points)), key=lambda i: points[i].value):
-        near = [sides[j] for j in sides if abs(places[j] - places[i]) < 0.1]
-        first, second = ("left", "right") if places[i] > 0.6 else ("right", "left")
-        sides[i] = second if near.count(first) > near.count(second) else first
-    return [sides[i] for i in range(len(points))]
-
-
 def _decades(points: Sequence[Point]) -> float:
     return math.log10(max(p.cost for p in points) / min(p.cost for p in points))
 
 
 def _cost_range(points: Sequence[Point]) -> list[float]:
-    """Return the ends of the cost axis (powers of ten of a logarithmic one), with room for the names at both sides."""
+    """Return the ends of the cost axis (powers of ten of a logarithmic one), with room at both sides."""
     costs = [point.cost for point in points]
     if logarithmic(points):
         low, high = math.log10(min(costs)), math.log10(max(costs))
     else:
         low, high = min(costs), max(costs)
-    room = 0.2 * ((high - low) or abs(high) or 1.0)
+    room = 0.08 * ((high - low) or abs(high) or 1.0)
     return [low - room, high + room]
 
 

@@ -10,14 +10,14 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from tintype.report.comparison_figures import MOST_NAMED, Point, Scale, logarithmic, pareto_front, signed
+from tintype.report.comparison_figures import NUMBER, Point, Scale, logarithmic, pareto_front, signed
 from tintype.report.figures import COLOURS, CONFUSION_RIGHT, CONFUSION_WRONG
-from tintype.report.print_figures import STYLE, name_axes, new_figure, short
+from tintype.report.print_figures import STYLE, name_axes, new_figure
 
 
 @matplotlib.rc_context(STYLE)
 def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> Figure:
-    """Draw what each run reaches against what it costs, with 95 % intervals and the Pareto front."""
+    """Draw what each run reaches against what it costs, with 95 % intervals and the Pareto front; dots hold numbers."""
     figure = new_figure(4.6, 3.2)
     ax = figure.subplots()
     front = pareto_front(points, higher_is_better=value.higher_is_better)
@@ -27,11 +27,9 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> Figure:
         low, high = point.bounds or (point.value, point.value)
         bars = [[point.value - low], [high - point.value]]
         ax.errorbar(
-            point.cost, point.value, yerr=bars, fmt="o", color=point.colour, elinewidth=0.9, capsize=2, markersize=5
+            point.cost, point.value, yerr=bars, fmt="o", color=point.colour, elinewidth=0.9, capsize=2, markersize=9
         )
-        if len(points) <= MOST_NAMED:
-            place = (point.cost, point.value)
-            ax.annotate(short(point.name, 18), place, (5, 4), textcoords="offset points", fontsize=6.5)
+        ax.text(point.cost, point.value, str(point.number), ha="center", va="center_baseline", fontsize=6, color=NUMBER)
     if logarithmic(points):
         ax.set_xscale("log")
     ax.margins(x=0.12)

@@ -77,6 +77,18 @@
     }));
   }
 
+  // Several figures of one kind, of which the reader chooses one. Without this script all of them are shown.
+  for (const choice of document.querySelectorAll(".choice")) {
+    const select = choice.querySelector("select"), figures = [...choice.querySelectorAll(".chart")];
+    const show = () => {
+      for (const each of figures) each.hidden = each.dataset.chart !== select.value;
+      figures.forEach(paint);
+    };
+    select.closest("label").hidden = figures.length < 2;
+    select.addEventListener("change", show);
+    show();
+  }
+
   // Figures. Plotly's JavaScript lies compressed in the page.
   async function unpackPlotly(packed) {
     const bytes = Uint8Array.from(atob(packed.textContent), (letter) => letter.charCodeAt(0));
@@ -101,7 +113,7 @@
         if (trace.marker) trace.marker.color = own;
         if (trace.error_y) trace.error_y.color = own;
       }
-      if (trace.textfont && trace.type === "scatter") trace.textfont.color = ink;
+      if (trace.textfont && !trace.textfont.color && trace.type === "scatter") trace.textfont.color = ink;
     }
     const layout = figure.layout;
     layout.font.color = ink;
@@ -125,7 +137,7 @@
   }
 
   function paint(chart) {
-    if (!window.Plotly) return;
+    if (!window.Plotly || chart.hidden) return;
     const target = chart.querySelector(".interactive");
     const figure = JSON.parse(chart.querySelector("script").textContent);
     if (matchMedia("(pointer: coarse)").matches) figure.layout.dragmode = false; // a finger scrolls the page
