@@ -69,7 +69,7 @@ def _evaluated(
 ) -> dict[str, Any]:
     task, description = load_task(run, device)
     recipe, how = run.recipe, description["preprocessing"]
-    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed")}
+    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed", "groups")}
     if isinstance(task, Upscale):
         task.measure_by(features)
         if data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tintype.durations import parse_duration as parse_duration
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.grouping import parse_groups
 from tintype.yaml_files import parse_yaml, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -59,6 +60,10 @@ class Recipe(BaseModel):
         default=0.2, gt=0, description="test part where the data brings none: a fraction, or a number"
     )
     split_seed: int = Field(default=0, ge=0, description="which images go to which split")
+    groups: str | None = Field(
+        default=None,
+        description="what belongs together, and counts as one: '{group}_*.jpg', a regular expression, or exif:60s",
+    )
 
     model: str = Field(default="fast-cnn", description="the network (`tintype list models`)")
     model_options: dict[str, Any] = Field(default={}, description="options of the network")
@@ -186,6 +191,16 @@ class Recipe(BaseModel):
                 raise ValueError(str(error).rstrip(".")) from None
         return time
 
+    @field_validator("groups")
+    @classmethod
+    def _readable_groups(cls, groups: str | None) -> str | None:
+        if groups is not None:
+            try:
+                parse_groups(groups)
+            except UserError as error:
+                raise ValueError(str(error).rstrip(".")) from None
+        return groups
+
     @field_validator("tune")
     @classmethod
     def _known_tune(cls, tune: str) -> str:
@@ -250,19 +265,6 @@ class Recipe(BaseModel):
     def to_yaml(self) -> str:
         """Return the recipe as YAML, every field stated."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds in "90", "90s", "5m" or "1.5h".
-
-    Raises:
-        UserError: it is none of these, or not above zero.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", text.lower())
-    seconds = float(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, None: 1}[found[2]] if found else 0.0
-    if seconds <= 0:
-        raise UserError(f"time is '{text}'. Expected a duration such as 90s, 5m or 1h.")
-    return seconds
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

@@ -22,6 +22,13 @@ def train(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set's name, folder, or CSV file.")] = None,
     data_root: Annotated[str | None, typer.Option(help="Folder that holds the data set's files already.")] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Photos that belong together and count as one: '{group}_*.jpg', a regular expression, or exif:60s.",
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Network (`tintype list models`).")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
     steps: Annotated[int | None, typer.Option(help="Batches, instead of epochs.")] = None,
@@ -65,8 +72,8 @@ def train(
     from tintype.recipe import parse_assignments
 
     given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
-        "lr": _number(lr), "weights": weights, "tune": tune, "time": time,
+        "data": data, "data_root": data_root, "groups": groups, "model": model, "epochs": epochs, "steps": steps,
+        "batch_size": batch_size, "lr": _number(lr), "weights": weights, "tune": tune, "time": time,
         "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision, "track": track,
         "threads": threads,
     }  # fmt: skip

@@ -176,6 +176,7 @@ def read_photos(
         fingerprint=cached.fingerprint,
         on_disk=True,
         white=resize.white,
+        paths=[photo.path for photo in photos],
     )
 
 

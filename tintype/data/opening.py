@@ -19,7 +19,9 @@ from tintype.data.cache import Progress, cached_pixels, format_bytes
 from tintype.data.decode import Resize, as_resize, fit
 from tintype.data.source import DataSpec, DataSplits, Images, ImageSource, MappedSource, ResidentSource
 from tintype.data.split import SPLITS, describe_splits, three_splits
+from tintype.data.taken import read_taken
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.grouping import check_groups, parse_groups, united
 
 RESIDENT_SHARE = 0.5  # of the free memory; the rest is for the network and the copies of the batches
 STATISTICS_SAMPLE = 30_000_000  # values looked at for mean and standard deviation
@@ -37,6 +39,7 @@ def open_data(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
+    groups: str | None = None,
     memory_limit: int | None = None,
     one_class: bool = False,
     progress: Progress | None = None,
@@ -52,6 +55,7 @@ def open_data(
         val_fraction: below 1 a fraction of what may be cut, from 1 on a number of images.
         test_fraction: the same, where the data brings no test split.
         split_seed: another seed gives another membership.
+        groups: what belongs together beside what the data itself says (see `tintype.grouping.parse_groups`).
         memory_limit: bytes of pixels that may be held in memory; by default half of what is free.
         one_class: whether photos of one class, or in no class folder at all, will do (they do for generation).
         progress: called as progress(what, done, total) while something takes long.
@@ -61,10 +65,11 @@ def open_data(
     """
     images, name = _load(data, data_root, image_size, channels, as_resize(resize), one_class, progress)
     _check_classes(images, name)
+    images = grouped(images, groups, progress)
     wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     duplicates = quick_audit(images)
-    groups = kept_together(duplicates, images.names, images.groups)
-    rows = three_splits(images.targets, images.names, images.split, groups, **wishes)
+    together = kept_together(duplicates, images.names, images.groups)
+    rows = three_splits(images.targets, images.names, images.split, together, **wishes)
     _check_held_out(rows, duplicates, images)
     leaked = leaked_rows(duplicates.told_apart(images.targets), rows)
     notes = [
@@ -73,6 +78,7 @@ def open_data(
         *_skipped_note(images),
         *describe_splits(images.split, **wishes),
         *_split_notes(images, rows),
+        *_divided_groups(images, rows),
         *_duplicate_notes(duplicates, images, rows, leaked),
     ]
     mean, std, note = _statistics(images.pixels, rows["train"])
@@ -82,10 +88,32 @@ def open_data(
     resident, reason = _choose_resident(images.pixels.nbytes, memory_limit)
     notes += [*note, reason]
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
-    known = {} if groups is None else {n: str(g) for n, g in zip(images.names, groups, strict=True) if g}
+    known = {} if together is None else {n: str(g) for n, g in zip(images.names, together, strict=True) if g}
     return DataSplits(
         spec, sources["train"], sources["val"], sources["test"], tuple(notes), images.skipped, leaked, known
     )
+
+
+def grouped(images: Images, groups: str | None, progress: Progress | None = None) -> Images:
+    """Return the images with the groups that `groups` names (see `tintype.grouping.parse_groups`) and those they have.
+
+    Raises:
+        UserError: `groups` cannot be read, or gives no groups.
+    """
+    if groups is None:
+        return images
+    grouping = parse_groups(groups)
+    names = images.names
+    if grouping.pattern is not None:
+        found = grouping.of_names(names)
+    elif images.paths is not None:
+        found = grouping.of_times(read_taken(images.paths, progress), names)
+    else:
+        found = [""] * len(names)  # arrays say nothing of when they were taken
+    note = check_groups(grouping, found, names)
+    if images.groups is not None:
+        found = united([str(group) for group in images.groups], found)
+    return replace(images, groups=np.array(found), notes=(*images.notes, note))
 
 
 def open_whole(
@@ -264,6 +292,21 @@ def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
         if absent:
             notes.append(f"{word} holds no image of {len(absent)} classes with too few: {', '.join(absent[:5])}")
     return notes
+
+
+def _divided_groups(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
+    """Return a warning where images of one group lie on both sides of a split that the data gives."""
+    if images.groups is None:
+        return []
+    sides = [{str(images.groups[i]) for i in rows[split]} - {""} for split in SPLITS]
+    divided = sorted((sides[0] & (sides[1] | sides[2])) | (sides[1] & sides[2]))
+    if not divided:
+        return []
+    what = "1 group has" if len(divided) == 1 else f"{len(divided):,} groups have"
+    return [
+        f"LEAK: {what} images on both sides of the split that the data gives, such as {divided[0]}: "
+        "figures on them say little about new ones"
+    ]
 
 
 def _duplicate_notes(

@@ -22,7 +22,9 @@ from tintype.data.layout import SPLIT_FOLDERS, split_of
 from tintype.data.opening import shadowed
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.data.split import describe_splits, three_splits
+from tintype.data.taken import read_taken
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.grouping import check_groups, parse_groups
 
 TASK = "upscale"
 NAMES = {
@@ -36,11 +38,15 @@ MEASURED_OF_TRAINING = 20  # photos; more would only cost time
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo: `high` (H, W, C) uint8, and its small version `low` (h, w, C) uint8 where one is given."""
+    """One photo: `high` (H, W, C) uint8, and its small version `low` (h, w, C) uint8 where one is given.
+
+    `path` is its file, "" where it is not one of the user's.
+    """
 
     name: str
     high: Tensor
     low: Tensor | None = None
+    path: str = ""
 
     def cropped(self, scale: int) -> Photo:
         """Return the photo with sides that are multiples of `scale`, cut at the right and at the bottom."""
@@ -204,6 +210,7 @@ def open_pairs(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
+    groups: str | None = None,
     scale: int = 2,
     patch: int = 96,
     progress: Progress | None = None,
@@ -219,6 +226,7 @@ def open_pairs(
         val_fraction: below 1 a fraction of what may be cut, from 1 on a number of photos.
         test_fraction: the same, where the data brings no test split.
         split_seed: another seed gives another membership.
+        groups: what belongs together, as crops of one photo do (see `tintype.grouping.parse_groups`).
         scale: how many times larger.
         patch: side of what is trained on, in pixels of the large photo.
         progress: called as progress(what, done, total).
@@ -233,7 +241,11 @@ def open_pairs(
     photos, given, notes, skipped = read_photos(data, data_root, image_size, resize, scale, progress)
     wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     names = [photo.name for photo in photos]
-    rows = three_splits(np.zeros(len(photos), np.int64), names, given, None, **wishes)
+    together: list[str] | None = None
+    if groups is not None:
+        together, note = _grouped(photos, groups, progress)
+        notes = [*notes, note]
+    rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **wishes)
     if any(len(rows[split]) == 0 for split in rows):
         raise UserError(f"{len(photos)} photos in {data} are too few: each of training, validation and test needs one.")
     large = [photos[i] for i in rows["train"] if min(photos[i].high.shape[:2]) >= patch]
@@ -258,7 +270,23 @@ def open_pairs(
     # Two pixels of the small image on each side see beyond a block's edge: they are cut off after it was made small.
     train = BlockSource.cut(spec, large, patch if large[0].low is not None else patch + 4 * scale, scale)
     val, test = (WholePhotos(spec, [photos[i].cropped(scale) for i in rows[split]]) for split in ("val", "test"))
-    return DataSplits(spec, train, val, test, tuple(notes), tuple(skipped))
+    known = {name: group for name, group in zip(names, together or (), strict=False) if group}
+    return DataSplits(spec, train, val, test, tuple(notes), tuple(skipped), groups=known)
+
+
+def _grouped(photos: Sequence[Photo], groups: str, progress: Progress | None) -> tuple[list[str], str]:
+    """Return the group of each photo, "" where it stands alone, and a line on them.
+
+    Raises:
+        UserError: `groups` cannot be read, or gives no groups.
+    """
+    grouping = parse_groups(groups)
+    names = [photo.name for photo in photos]
+    if grouping.pattern is not None:
+        found = grouping.of_names(names)
+    else:
+        found = grouping.of_times(read_taken([photo.path for photo in photos], progress), names)
+    return found, check_groups(grouping, found, names)
 
 
 def open_whole(data: str, scale: int, split: str | None = None) -> WholePhotos:
@@ -314,7 +342,7 @@ def read_photos(
             skipped.append((name, str(reason)))
             continue
         _check_pair(name, pixels.shape, small, scale)
-        read.append((name, shelf.put(pixels), None if small is None else shelf.put(small), split))
+        read.append((name, shelf.put(pixels), None if small is None else shelf.put(small), split, str(high)))
         if progress:
             progress("reading photos", number, len(listed))
     if not read:
@@ -322,8 +350,11 @@ def read_photos(
             f"no photo in {data} can be read" + (f": {skipped[0][0]}, {skipped[0][1]}." if skipped else ".")
         )
     kept = shelf.tensors()
-    photos = [Photo(name, kept[high], None if low is None else kept[low]).cropped(scale) for name, high, low, _ in read]
-    return photos, np.array([split for *_, split in read], dtype="<U5"), [*notes, *shelf.notes()], skipped
+    photos = [
+        Photo(name, kept[high], None if low is None else kept[low], path).cropped(scale)
+        for name, high, low, _, path in read
+    ]
+    return photos, np.array([row[3] for row in read], dtype="<U5"), [*notes, *shelf.notes()], skipped
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:

@@ -41,7 +41,8 @@ class Images:
 
     Such a file has one function: `load(name, *, data_root, image_size, channels, resize, progress) -> Images`.
     `split` holds "train", "val", "test" or "" (free) for each image where the data brings splits. `groups` names what
-    must stay on one side of a split ("" stands alone). `fingerprint` is a hash of the pixels where one is known.
+    must stay on one side of a split ("" stands alone). `paths` are the files of images that are files. `fingerprint` is
+    a hash of the pixels where one is known.
     """
 
     pixels: np.ndarray  # (N, H, W, C) uint8, in memory or a memory map
@@ -55,6 +56,7 @@ class Images:
     fingerprint: str = ""
     on_disk: bool = False
     white: float | None = None
+    paths: list[str] | None = None
 
 
 class Batch(NamedTuple):

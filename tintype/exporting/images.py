@@ -48,7 +48,7 @@ def classified_images(run: RunFolder, description: Mapping[str, Any], data: str 
         UserError: the data is not there, or has other classes.
     """
     recipe, how, names = run.recipe, description["preprocessing"], list(description["class_names"])
-    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed")}
+    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed", "groups")}
     try:
         splits = open_data(
             data or recipe.data, data_root=None if data else recipe.data_root, image_size=(how["height"], how["width"]),
@@ -79,7 +79,7 @@ def photo_pairs(
         UserError: the data is not there.
     """
     recipe = run.recipe
-    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed")}
+    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed", "groups")}
     options = {key: recipe.task_options[key] for key in ("scale", "patch") if key in recipe.task_options}
     try:
         photos = (

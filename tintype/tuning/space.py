@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 RANGE_KEYS = ("low", "high", "log", "step")
+# What these change is luck, or what is measured.
+NOT_CHOSEN = ("seed", "measure", "search", "track", "split_seed", "groups", "val_fraction", "test_fraction")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _entry(field: str, given: Any) -> Choice | Range:
     where = f"search.{field}"
     if not is_field(field):
         raise unknown_name("field in search:", field, [*Recipe.model_fields, *ALIASES])
-    if field.replace("-", "_") in ("seed", "measure", "search", "track", "split_seed", "val_fraction", "test_fraction"):
+    if field.replace("-", "_") in NOT_CHOSEN:
         raise UserError(f"{where}: tuning may not choose {field}; what is found would be luck or another measure.")
     if isinstance(given, list):
         if not given:
