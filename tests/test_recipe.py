@@ -35,13 +35,16 @@ SHAPES = {
 # Every setting with its default. A change here changes what a user's recipe means: say so in the CHANGELOG.
 DEFAULTS = {
     "task": "classify", "task_options": {}, "data": "digits", "data_root": None, "image_size": None,
-    "channels": None, "resize": "crop", "crop_fraction": None, "interpolation": None, "val_fraction": 0.1,
-    "test_fraction": 0.2, "split_seed": 0, "groups": None, "model": "fast-cnn", "model_options": {}, "weights": None,
-    "tune": "all", "time": None, "head": [], "views": 0, "layer_decay": 1.0, "unfreeze": 0.0, "freeze_norm": True,
+    "channels": None, "resize": "crop", "crop_fraction": None, "interpolation": None, "normalise": None,
+    "val_fraction": 0.1, "test_fraction": 0.2, "split_seed": 0, "groups": None, "model": "fast-cnn", "model_options": {},
+    "weights": None, "tune": "all", "time": None, "head": [], "views": 0, "layer_decay": 1.0, "unfreeze": 0.0,
+    "freeze_norm": True,
     "augment": "none", "epochs": None, "steps": None, "batch_size": 256, "sampling": "shuffle", "accumulate": 1,
     "optimizer": "adamw", "lr": 1e-3, "momentum": 0.9, "betas": (0.9, 0.999), "weight_decay": 0.0,
-    "schedule": "cosine", "warmup": 0.0, "clip": None, "ema": 0.0, "label_smoothing": 0.0, "one_hot": False,
-    "class_weights": None, "resolutions": [], "tta": "none", "flips": "as-stated", "patience": None, "keep": "last",
+    "schedule": "cosine", "milestones": [], "step_factor": 0.1, "warmup": 0.0, "clip": None, "ema": 0.0, "label_smoothing": 0.0,
+    "one_hot": False,
+    "class_weights": None, "resolutions": [], "tta": "none", "flips": "as-stated", "patience": None,
+    "keep": "last", "monitor": None,
     "evaluate_every": 1.0, "seed": 0, "measure": "test", "search": {}, "track": [], "device": "auto",
     "precision": "auto", "threads": "auto", "exact": True, "compile": "auto", "channels_last": True, "hold_memory": True,
 }  # fmt: skip

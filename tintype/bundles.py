@@ -13,7 +13,7 @@ from typing import Any
 from tintype.distributed import Choice
 from tintype.recipe import Recipe
 
-UPDATE = ("optimizer", "lr", "momentum", "betas", "weight_decay", "schedule", "warmup")
+UPDATE = ("optimizer", "lr", "momentum", "betas", "weight_decay", "schedule", "milestones", "step_factor", "warmup")
 LENGTH = ("epochs", "steps", "batch_size", "patience")
 
 # What an optimizer does well with where nothing else is known: a network from scratch, and one with pretrained weights.
@@ -120,7 +120,7 @@ def _usual(optimizer: str, *, pretrained: bool) -> dict[str, Any]:
 
 
 def _read_by(optimizer: str) -> list[str]:
-    idle = {"optimizer", "betas" if optimizer in WITH_MOMENTUM else "momentum"}
+    idle = {"optimizer", "milestones", "step_factor", "betas" if optimizer in WITH_MOMENTUM else "momentum"}
     return [key for key in UPDATE if key not in idle]
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from tintype.data.source import Batch, ImageSource
-from tintype.errors import UserError
+from tintype.errors import UserError, unknown_name
 from tintype.optim import WeightAverage, build_optimizers, lr_factor
 from tintype.recipe import Recipe
 from tintype.run import RunFolder, load_checkpoint, save_checkpoint, write_picture, written_whole
@@ -77,19 +77,37 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long the run is, in steps."""
+    """How long the run is, in steps, and where a schedule of steps lowers the learning rate, as parts of the run."""
 
     num_images: int
     batch_size: int
     total_steps: int
     evaluation_steps: int
+    milestones: tuple[float, ...] = ()
+
+    @property
+    def num_evaluations(self) -> int:
+        """How often the run is measured on validation: each `evaluation_steps`, and at the end."""
+        return -(-self.total_steps // self.evaluation_steps)
 
     @classmethod
     def of(cls, recipe: Recipe, num_images: int) -> Plan:
+        """Return the plan of a recipe for so many training images.
+
+        Raises:
+            UserError: a milestone lies beyond the end.
+        """
         batch_size = min(recipe.batch_size, num_images)
         steps = recipe.steps or max(1, round((recipe.epochs or 10) * num_images / batch_size))
         every = max(1, round(recipe.evaluate_every * num_images / batch_size))
-        return cls(num_images, batch_size, steps, every)
+        milestones = [round(m * steps if m < 1 else m * num_images / batch_size) for m in recipe.milestones]
+        if any(m >= 1 and step >= steps for m, step in zip(recipe.milestones, milestones, strict=True)):
+            end = steps * batch_size / num_images
+            raise UserError(
+                f"the milestones {recipe.milestones} lie beyond the end of the run, which has {steps:,} steps or "
+                f"{end:.3g} epochs. Expected earlier ones, or parts of the run such as [0.5, 0.75]."
+            )
+        return cls(num_images, batch_size, steps, every, tuple(step / steps for step in milestones))
 
 
 def fold(*parts: object) -> int:
@@ -226,6 +244,19 @@ def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
+def monitored(recipe: Recipe, task: Task) -> tuple[str, bool]:
+    """Return the validation figure that early stopping and `keep: best` judge by, and whether higher is better.
+
+    Raises:
+        UserError: the recipe names a figure that the task does not measure.
+    """
+    known = {task.score_name: task.higher_is_better, **task.monitors}
+    name = task.score_name if recipe.monitor is None else recipe.monitor.removeprefix("val_")
+    if name not in known:
+        raise unknown_name("figure to monitor on validation:", name, known)
+    return name, known[name]
+
+
 class Engine:
     """Trains the networks of a task and leaves the result in them.
 
@@ -269,6 +300,7 @@ class Engine:
         self.peaks = {
             name: [[group["lr"] for group in o.param_groups] for o in opts] for name, opts in self.optimizers.items()
         }
+        self.monitor, self.higher_is_better = monitored(recipe, task)
         self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in task.networks.items()}
         main = task.networks[task.main]
         self.average = WeightAverage(main, recipe.ema) if recipe.ema else None
@@ -309,7 +341,13 @@ class Engine:
             for batch in batches(train, order, self.step, plan.total_steps):
                 if self._stopped_early():
                     break
-                factor = lr_factor(recipe.schedule, self.step / plan.total_steps, recipe.warmup)
+                factor = lr_factor(
+                    recipe.schedule,
+                    self.step / plan.total_steps,
+                    recipe.warmup,
+                    milestones=plan.milestones,
+                    step_factor=recipe.step_factor,
+                )
                 pending.append(self._train_step(batch, plan, factor))
                 self.step += 1
                 evaluate = self.step % plan.evaluation_steps == 0 or self.step == plan.total_steps
@@ -489,9 +527,9 @@ class Engine:
             figures = task.evaluate(task.networks[task.main], val).figures
             for line in task.warnings[told:]:
                 self.watcher.note(f"warning: {line}")
-            score = figures[task.score_name]
+            score = figures[self.monitor]
             best = self.best.get("score")
-            better = best is None or (score > best if task.higher_is_better else score < best)
+            better = best is None or (score > best if self.higher_is_better else score < best)
             if better:
                 tensors = {}
                 if self.recipe.keep == "best" or self.recipe.patience:
@@ -514,7 +552,7 @@ class Engine:
         if patience is None or self.evaluations_without_gain < patience:
             return False
         self.watcher.note(
-            f"stopped early at step {self.step:,}: no better {self.task.score_name} in {patience} evaluations; "
+            f"stopped early at step {self.step:,}: no better {self.monitor} in {patience} evaluations; "
             f"the weights of step {self.best['step']:,} are kept"
         )
         return True
@@ -527,8 +565,9 @@ class Engine:
         num = sum(score != "" for score in scores)  # rows that were read again have every column
         if num < 2:
             return ""
+        best = "the best" if self.recipe.monitor is None else f"those of the best {self.monitor}"
         return (
-            f"Validation chose these weights, the best of {num:,} evaluations, so its figure flatters a little; "
+            f"Validation chose these weights, {best} of {num:,} evaluations, so its figure flatters a little; "
             "the test images had no part in that."
         )
 

@@ -76,14 +76,18 @@ def class_weights(targets: Tensor, num_classes: int, how: str | Sequence[float] 
 
 # ---- adversarial training: logits (N,) of a discriminator, above zero for "real" ---------------------------------------
 
-ADVERSARIAL = ("bce", "hinge", "wasserstein", "relativistic")
+ADVERSARIAL = ("bce", "minimax", "hinge", "wasserstein", "relativistic")
+
+# Those in which the sign of a logit says "real" or "generated", and whose gradient fades where the discriminator is sure.
+SIGNED = ("bce", "minimax", "hinge")
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
     """Return what the discriminator minimises, a scalar in float32.
 
-    bce: cross-entropy, the sum over real and generated (Goodfellow et al., 2014); hinge (Lim & Ye, 2017); wasserstein
-    (Arjovsky et al., 2017); relativistic: cross-entropy of real - fake in pairs (Jolicoeur-Martineau, 2019, as in R3GAN).
+    bce and minimax: cross-entropy, the sum over real and generated (Goodfellow et al., 2014); hinge (Lim & Ye, 2017);
+    wasserstein (Arjovsky et al., 2017); relativistic: cross-entropy of real - fake in pairs (Jolicoeur-Martineau,
+    2019, as in R3GAN).
 
     Args:
         kind: one of `ADVERSARIAL`.
@@ -91,7 +95,7 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
         fake: logits (N,) of generated images.
     """
     real, fake = real.float(), fake.float()
-    if kind == "bce":
+    if kind in ("bce", "minimax"):
         return F.softplus(-real).mean() + F.softplus(fake).mean()
     if kind == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -103,13 +107,17 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(kind: str, real: Tensor | None, fake: Tensor) -> Tensor:
-    """Return what the generator minimises, a scalar in float32; bce is the non-saturating form.
+    """Return what the generator minimises, a scalar in float32.
 
-    Only relativistic looks at `real`, the logits of as many real images.
+    minimax is log(1 - D(G(z))), the objective as Goodfellow et al. (2014) write it, which is what the discriminator
+    maximises; its gradient fades where the discriminator is sure. bce is the form that they train by, -log D(G(z)), whose
+    gradient does not ("non-saturating"). Only relativistic looks at `real`, the logits of as many real images.
     """
     fake = fake.float()
     if kind == "bce":
         return F.softplus(-fake).mean()
+    if kind == "minimax":
+        return -F.softplus(fake).mean()  # log(1 - sigmoid(x)) = -softplus(x)
     if kind in ("hinge", "wasserstein"):
         return -fake.mean()
     if kind == "relativistic" and real is not None:

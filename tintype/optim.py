@@ -136,10 +136,18 @@ def _muon_and_adamw(
     return optimizers
 
 
-def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
+def lr_factor(
+    schedule: str,
+    progress: float,
+    warmup: float = 0.0,
+    *,
+    milestones: Sequence[float] = (),
+    step_factor: float = 0.1,
+) -> float:
     """Return the factor on the peak learning rate at `progress` (0..1) of the run.
 
-    constant; step (a tenth after 1/2 and again after 3/4, He et al. 2016); cosine (to zero, Loshchilov & Hutter 2017);
+    constant; step (times `step_factor` at each milestone, a part of the run, as torch's MultiStepLR; without milestones
+    at 1/2 and again at 3/4 of what follows the warmup, He et al. 2016); cosine (to zero, Loshchilov & Hutter 2017);
     linear (to zero); one-cycle (rises for 30 % from 1/25, then falls along a cosine to 1/10,000, Smith 2018).
     `warmup` is the part of the run in which the factor rises from zero along a line.
     """
@@ -149,7 +157,8 @@ def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
     if schedule == "constant":
         return 1.0
     if schedule == "step":
-        return 0.1 ** ((rest >= 0.5) + (rest >= 0.75))
+        passed = [progress >= m for m in milestones] or [rest >= 0.5, rest >= 0.75]
+        return step_factor ** sum(passed)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * rest))
     if schedule == "linear":

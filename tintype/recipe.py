@@ -55,6 +55,11 @@ class Recipe(BaseModel):
     interpolation: Literal["bilinear", "bicubic"] | None = Field(
         default=None, description="of resizing; by default the backbone's own, or bilinear"
     )
+    normalise: Literal["none", "scale", "mean-std"] | None = Field(
+        default=None,
+        description="pixels as they are, divided by 255 alone, or then also centred; by default the backbone's own, "
+        "or mean-std",
+    )
     val_fraction: float = Field(default=0.1, gt=0, description="validation part: a fraction, or a number of images")
     test_fraction: float = Field(
         default=0.2, gt=0, description="test part where the data brings none: a fraction, or a number"
@@ -111,6 +116,12 @@ class Recipe(BaseModel):
     schedule: Literal["constant", "step", "cosine", "one-cycle", "linear"] = Field(
         default="cosine", description="of the lr"
     )
+    milestones: list[float] = Field(
+        default=[],
+        description="of schedule: step: where the lr falls, as parts of the run ([0.5, 0.75], the default) or, from 1 on, "
+        "after so many epochs ([30, 60])",
+    )
+    step_factor: float = Field(default=0.1, gt=0, lt=1, description="of schedule: step: what the lr is multiplied by")
     warmup: float = Field(default=0.0, ge=0, lt=1, description="part of the run in which the lr rises from zero")
     clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
@@ -132,6 +143,10 @@ class Recipe(BaseModel):
     patience: int | None = Field(default=None, gt=0, description="evaluations without gain before stopping early")
     keep: Literal["last", "best"] = Field(
         default="last", description="which weights the run ends with, judged on validation"
+    )
+    monitor: str | None = Field(
+        default=None,
+        description="validation figure that patience and keep: best judge by, such as loss; by default the task's own",
     )
     evaluate_every: float = Field(default=1.0, gt=0, description="epochs between evaluations on validation")
     seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
@@ -224,6 +239,35 @@ class Recipe(BaseModel):
         if starts != sorted(set(starts)) or any(not 0 <= s < 1 for s in starts) or (starts and starts[0] != 0):
             raise ValueError("must begin with part 0 and rise, each part below 1, as in [[0, 20], [0.5, 32]]")
         return resolutions
+
+    @field_validator("milestones")
+    @classmethod
+    def _rising(cls, milestones: list[float]) -> list[float]:
+        parts, epochs = [m for m in milestones if m < 1], [m for m in milestones if m >= 1]
+        if milestones != sorted(set(milestones)) or any(m <= 0 for m in parts) or (parts and epochs):
+            raise ValueError("must rise, as parts of the run below 1 ([0.5, 0.75]) or as epochs from 1 on ([30, 60])")
+        return milestones
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> Recipe:
+        default = type(self).model_fields["step_factor"].default
+        if self.schedule != "step" and (self.milestones or self.step_factor != default):
+            idle = (
+                f"milestones {self.milestones} belong"
+                if self.milestones
+                else f"step_factor {self.step_factor:g} belongs"
+            )
+            usual = "milestones=[]" if self.milestones else f"step_factor={default:g}"
+            raise ValueError(
+                f"{idle} to schedule: step, but the schedule is {self.schedule}; set schedule=step or {usual}"
+            )
+        if self.monitor is not None and self.patience is None and self.keep == "last":
+            raise ValueError("monitor has no effect without patience or keep: best")
+        if self.epochs is not None and any(m >= self.epochs for m in self.milestones if m >= 1):
+            raise ValueError(
+                f"the milestones {self.milestones} lie beyond the end of the run, which has {self.epochs:g} epochs"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:

@@ -25,7 +25,7 @@ from tintype.data.decode import Resize
 from tintype.data.identity import identify
 from tintype.data.source import DataSplits, ImageSource, MappedSource, ResidentSource
 from tintype.distributed import Choice, choose_compile, choose_device, choose_precision, hold_memory
-from tintype.engine import Engine, Plan
+from tintype.engine import Engine, Plan, monitored
 from tintype.errors import UserError, unknown_name
 from tintype.files import read_json_object
 from tintype.model import describe_model, preprocessing, save_model
@@ -73,13 +73,15 @@ class Prepared:
         machine = ", ".join(c.choice for c in self.choices if c.name in ("device", "precision"))
         machine += f", {recipe.threads} thread{'' if recipe.threads == 1 else 's'}"
         classes = f"{spec.num_classes} classes, " if spec.class_names else ""
+        milestones = ", ".join(f"{part * self.plan.total_steps:,.0f}" for part in self.plan.milestones)
+        schedule = f"step (x {recipe.step_factor:g} at step {milestones})" if milestones else recipe.schedule
         return [
             f"data: {spec.name}, {classes}{spec.channels}x{spec.height}x{spec.width}: {sizes}",
             *(f"  {note}" for note in notes),
             f"model: {recipe.model}, {model['parameters']:,} parameters, {model['multiply_adds']:,} multiply-adds an image",
             *(f"  {name}: {n:,} parameters" for name, n in model.get("parameters_by_network", {}).items()),
             f"plan: {self.plan.total_steps:,} steps of {self.plan.batch_size} images, {recipe.optimizer}, lr {recipe.lr}, "
-            f"{recipe.schedule}, augment {recipe.augment}",
+            f"{schedule}, augment {recipe.augment}",
             *(str(choice) for choice in choices),
             *([] if verbose else [f"machine: {machine} (--verbose says more)"]),
         ]
@@ -160,6 +162,10 @@ def _prepared(
     task = _called(module.make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work)
     choices += task.choices
     _check_batches(recipe, plan, task)
+    monitored(recipe, task)
+    if recipe.patience is not None and recipe.patience >= plan.num_evaluations:
+        told = f"the run has {plan.num_evaluations} evaluations, so {recipe.patience} without gain cannot come before its end"
+        choices.append(Choice("patience", "without effect", told))
     if recipe.lr == "auto" and len(task.phases) > 1:
         raise UserError("lr: auto measures one loss, but this task has several. Give a number, as in --lr 0.0002.")
     if recipe.channels_last:
@@ -320,7 +326,8 @@ def _within_time(
     if steps >= plan.total_steps:
         choice = Choice("time", f"all {plan.total_steps:,} steps", f"they fit into {budget:g} s ({times})")
     else:
-        recipe = recipe.with_(steps=steps)
+        # Milestones that name epochs may lie beyond the end of the shorter run, so they keep their part of it.
+        recipe = recipe.with_(steps=steps, milestones=[part for part in plan.milestones if part > 0])
         choice = Choice("time", f"{steps:,} of {plan.total_steps:,} steps", f"what fits into {budget:g} s ({times})")
     watcher.note(str(choice))
     run.write_recipe(recipe)

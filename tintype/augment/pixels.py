@@ -34,9 +34,9 @@ def adjust_brightness(images: Tensor, factor: Tensor, white: float) -> Tensor:
     return (images * factor[:, None, None, None]).clamp(0, white)
 
 
-def adjust_contrast(images: Tensor, factor: Tensor, white: float) -> Tensor:
-    """Move every pixel away from (factor above 1) or towards the mean grey of its image."""
-    mean = _grey_of(images).mean((1, 2, 3), keepdim=True)
+def adjust_contrast(images: Tensor, factor: Tensor, white: float, about: Tensor | None = None) -> Tensor:
+    """Move every pixel away from (factor above 1) or towards the mean grey of its image, or of the image `about`."""
+    mean = _grey_of(images if about is None else about).mean((1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, factor[:, None, None, None]).clamp(0, white)
 
 

@@ -10,6 +10,8 @@ from tintype import losses
 from tintype.errors import UserError, unknown_name
 from tintype.generation.diff_augment import OPERATIONS
 
+OTHER_NAMES = {"wgan-gp": "wasserstein", "non-saturating": "bce", "saturating": "minimax"}
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -41,7 +43,7 @@ class Objective:
             UserError: a value that makes no sense.
         """
         known = losses.ADVERSARIAL if adversarial else ("flow",)
-        loss = {"": known[0], "wgan-gp": "wasserstein", "non-saturating": "bce"}.get(self.loss, self.loss)
+        loss = {"": known[0], **OTHER_NAMES}.get(self.loss, self.loss)
         if loss not in known:
             raise unknown_name("loss of this kind of model:", loss, known)
         idle = [f.name for f in fields(self) if f.name != "loss" and getattr(self, f.name) != f.default]
@@ -66,10 +68,10 @@ class Objective:
                 raise unknown_name("operation of diff_augment:", str(name), OPERATIONS)
         if self.ada is not None and not (isinstance(self.ada, float) and 0 < self.ada < 1):
             raise UserError(f"task.ada is {self.ada!r}. Expected the target between 0 and 1, usually 0.6.")
-        if self.ada is not None and loss not in ("bce", "hinge"):
+        if self.ada is not None and loss not in losses.SIGNED:
             raise UserError(
                 f"task.ada goes by the sign of the discriminator's answers, which loss {loss} leaves open. "
-                "Expected bce or hinge."
+                f"Expected {', '.join(losses.SIGNED[:-1])} or {losses.SIGNED[-1]}."
             )
         gradient_penalty = 10.0 if self.loss == "wgan-gp" and not self.gradient_penalty else self.gradient_penalty
         operations = self.diff_augment or (OPERATIONS if self.ada is not None else ())

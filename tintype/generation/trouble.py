@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from tintype.generation.objective import Objective
+from tintype.losses import SIGNED
 
-SATURATING = ("bce", "hinge")  # relativistic and Wasserstein losses keep a gradient where all pairs are in order
 ENOUGH = 20  # turns of the discriminator that say something about it
 EARLY = 0.1  # of the run: before, all images are alike
 COLLAPSED = 0.6  # difference among generated images as a part of that among real ones
@@ -55,10 +55,11 @@ class Trouble:
                 "penalty: it is about the gradient at single images, and batch norm mixes those of a batch. "
                 "Try --set model.norm=none."
             )
-        if self.objective.loss in SATURATING and self._turns >= ENOUGH and right > 0.98:
+        if self.objective.loss in SIGNED and self._turns >= ENOUGH and right > 0.98:
             self._warn(
                 f"discriminator: right in {right:.1%} of the cases, so the generator is told little. "
                 + self._try(
+                    "--set task.loss=bce" if self.objective.loss == "minimax" else "",
                     "" if self.objective.diff_augment else "--set task.diff_augment=[translation,cutout]",
                     "" if self.objective.penalised else f"{without}--set task.r1=1",
                     f"--set task.discriminator_lr={self.objective.discriminator_lr / 2:g}",

@@ -9,6 +9,7 @@ from torch import nn
 from tintype.data.source import DataSpec
 from tintype.models.parts import activation as make_activation
 from tintype.models.parts import need_size
+from tintype.models.parts import pooling as make_pooling
 from tintype.optim import mark_scale_invariant
 
 
@@ -19,14 +20,15 @@ def build(
     dropout: float = 0.25,
     batch_norm: bool = False,
     activation: str = "relu",
+    pooling: str = "max",
 ) -> nn.Module:
-    """Return one block (3x3 convolution, [batch norm,] activation, 2x2 max-pool) for each width, then a classifier.
+    """Return one block (3x3 convolution, [batch norm,] activation, 2x2 pooling) for each width, then a classifier.
 
     The classifier flattens what is left and passes it through `hidden` fully connected layers (with batch norm where
     asked) and dropout. `widths=(64, 128, 256), hidden=(), dropout=0` is the 3-block network of the speed benchmark.
 
     Raises:
-        ValueError: images smaller than 2 ** len(widths).
+        ValueError: images smaller than 2 ** len(widths), unknown activation or pooling.
     """
     need_size(spec.height, spec.width, 2 ** len(widths))
     layers: list[nn.Module] = []
@@ -36,7 +38,7 @@ def build(
         if batch_norm:
             mark_scale_invariant(layers[-1].weight)  # pyright: ignore[reportArgumentType]
             layers.append(nn.BatchNorm2d(out))
-        layers += [make_activation(activation), nn.MaxPool2d(2)]
+        layers += [make_activation(activation), make_pooling(pooling)]
         channels, height, width = out, height // 2, width // 2
     layers.append(nn.Flatten())
     features = channels * height * width

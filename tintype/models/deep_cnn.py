@@ -9,6 +9,7 @@ from torch import nn
 from tintype.data.source import DataSpec
 from tintype.models.parts import activation as make_activation
 from tintype.models.parts import need_size
+from tintype.models.parts import pooling as make_pooling
 from tintype.optim import mark_scale_invariant
 
 
@@ -19,11 +20,12 @@ def build(
     hidden: Sequence[int] = (256,),
     dropout: float = 0.3,
     activation: str = "relu",
+    pooling: str = "max",
 ) -> nn.Module:
     """Return `len(widths)` blocks of `convolutions` 3x3 convolutions (batch norm, activation), each pooled by two.
 
     Raises:
-        ValueError: images smaller than 2 ** len(widths).
+        ValueError: images smaller than 2 ** len(widths), unknown activation or pooling.
     """
     need_size(spec.height, spec.width, 2 ** len(widths))
     layers: list[nn.Module] = []
@@ -34,7 +36,7 @@ def build(
             mark_scale_invariant(conv.weight)
             layers += [conv, nn.BatchNorm2d(out), make_activation(activation)]
             channels = out
-        layers.append(nn.MaxPool2d(2))
+        layers.append(make_pooling(pooling))
         if dropout > 0:
             layers.append(nn.Dropout2d(dropout / 2))
         height, width = height // 2, width // 2

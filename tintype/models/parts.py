@@ -15,6 +15,23 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+POOLINGS: dict[str, Callable[[], nn.Module]] = {
+    "max": lambda: nn.MaxPool2d(2),
+    "average": lambda: nn.AvgPool2d(2),
+}
+
+
+def pooling(name: str) -> nn.Module:
+    """Return 2x2 pooling by name.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in POOLINGS:
+        raise ValueError(f"unknown pooling '{name}', expected one of {', '.join(POOLINGS)}.")
+    return POOLINGS[name]()
+
+
 def activation(name: str) -> nn.Module:
     """Return an activation by name.
 

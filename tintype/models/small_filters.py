@@ -1,4 +1,4 @@
-"""Three blocks of few filters, 3-8-16-32, 57,332 parameters for CIFAR-100; activation, residual, attention as options."""
+"""Three blocks of few filters, 3-8-16-32, 57,332 parameters for CIFAR-100; what its authors left open as options."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from tintype.data.source import DataSpec
 from tintype.models.parts import activation as make_activation
 from tintype.models.parts import need_size
+from tintype.models.parts import pooling as make_pooling
 
 
 class Block(nn.Module):
-    """3x3 convolution with bias, activation, [channel attention,] 2x2 max-pool; `residual` adds the input's own copy.
+    """3x3 convolution with bias, activation, [channel attention,] 2x2 pooling; `residual` adds the input's own copy.
 
     The residual path carries the input into the first channels and leaves the new ones at zero (option A of He et al.
     2016), so that it adds no parameter.
     """
 
-    def __init__(self, channels: int, out: int, activation: str, residual: bool, attention: bool) -> None:
+    def __init__(self, channels: int, out: int, activation: str, pooling: str, residual: bool, attention: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, out, 3, padding=1)
         self.activation = make_activation(activation)
         self.attention = ChannelAttention(out) if attention else nn.Identity()
-        self.pool = nn.MaxPool2d(2)
+        self.pool = make_pooling(pooling)
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,19 +54,20 @@ def build(
     spec: DataSpec,
     widths: Sequence[int] = (8, 16, 32),
     activation: str = "relu",
+    pooling: str = "max",
     residual: bool = False,
     attention: bool = False,
 ) -> nn.Module:
     """Return the blocks, flattened into one linear layer: 57,332 parameters for 100 classes of 32x32 colour images.
 
     Raises:
-        ValueError: images smaller than 8x8, or widths that shrink where `residual` is on.
+        ValueError: images smaller than 8x8, widths that shrink where `residual` is on, unknown activation or pooling.
     """
     need_size(spec.height, spec.width, 2 ** len(widths))
     all_widths = [spec.channels, *widths]
     if residual and all_widths != sorted(all_widths):
         raise ValueError(f"residual needs widths that do not shrink, got {all_widths}.")
-    blocks = [Block(i, o, activation, residual, attention) for i, o in pairwise(all_widths)]
+    blocks = [Block(i, o, activation, pooling, residual, attention) for i, o in pairwise(all_widths)]
     shrink = 2 ** len(widths)
     features = widths[-1] * (spec.height // shrink) * (spec.width // shrink)
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, spec.num_classes))

@@ -104,7 +104,7 @@ class Adversarial:
         return made.pop(0) if step == context.step and made else None
 
     def _share_right(self, real: Tensor, fake: Tensor) -> Tensor:
-        if self.objective.loss in ("bce", "hinge"):
+        if self.objective.loss in losses.SIGNED:
             return ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
         return (real > fake).float().mean()  # these losses leave open where zero is
 

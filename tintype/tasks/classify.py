@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def make(
     one_hot: bool,
     resolutions: Sequence[tuple[float, int]],
     tta: str,
+    normalise: str | None,
     weights: str | None,
     tune: str,
     head: Sequence[int],
@@ -65,12 +67,28 @@ def make(
             f"or a recipe of task {other} (`tintype list recipes`)."
         )
     network = build_model(model, splits.spec, model_options, seed)
+    spec = normalised(splits.spec, normalise)
     if weights is None or weights == "none":
-        return Classify(network.to(device), splits.spec, device, **settings)
+        return Classify(network.to(device), spec, device, **settings)
     return transfer(
-        network, model, splits.spec, device, weights=weights, tune=tune, hidden=head, views=views, layer_decay=layer_decay,
-        unfreeze=unfreeze, freeze_norm=freeze_norm, seed=seed, progress=progress, **settings,
+        network, model, spec, device, weights=weights, tune=tune, hidden=head, views=views, layer_decay=layer_decay,
+        unfreeze=unfreeze, freeze_norm=freeze_norm, own_statistics=normalise is None, seed=seed, progress=progress,
+        **settings,
     )  # fmt: skip
+
+
+def normalised(spec: DataSpec, how: str | None) -> DataSpec:
+    """Return `spec` with the mean and deviation that stand for a way to normalise pixels.
+
+    Args:
+        spec: with the statistics of the training images.
+        how: "none" for pixels of 0..255 as they are, "scale" for pixels divided by 255 and nothing else, "mean-std" or
+            None for the statistics of `spec`.
+    """
+    if how in (None, "mean-std"):
+        return spec
+    deviation = 1.0 if how == "scale" else 1 / 255
+    return replace(spec, mean=(0.0,) * spec.channels, std=(deviation,) * spec.channels)
 
 
 def restore(
@@ -99,6 +117,7 @@ class Classify(Task):
     """
 
     score_name = "accuracy"
+    monitors: Mapping[str, bool] = MappingProxyType({"loss": False, "balanced_accuracy": True, "macro_f1": True})
 
     def __init__(
         self,

@@ -79,6 +79,7 @@ class Task(ABC):
         phases: what one step trains, in order.
         spec: what the main network expects of images; with its own mean and deviation where it brings them.
         score_name: the validation figure that early stopping and `keep: best` judge by.
+        monitors: further validation figures that they may judge by instead, each with whether higher is better.
         watched: the validation figures that go into metrics.csv.
         leaked: positions in "val" and "test" of images that training has seen as well, under another name.
         groups: the group of each image that belongs together with others, by the image's name.
@@ -94,6 +95,7 @@ class Task(ABC):
     spec: DataSpec
     score_name: str
     higher_is_better: bool = True
+    monitors: Mapping[str, bool] = MappingProxyType({})
     watched: tuple[str, ...] = ("loss", "accuracy")
     leaked: Mapping[str, np.ndarray] = MappingProxyType({})
     groups: Mapping[str, str] = MappingProxyType({})

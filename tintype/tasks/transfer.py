@@ -382,18 +382,21 @@ def transfer(
     layer_decay: float,
     unfreeze: float,
     freeze_norm: bool,
+    own_statistics: bool,
     seed: int,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Transfer:
     """Load pretrained weights into `network` and return the task that trains it in the way `tune` says.
 
+    With `own_statistics` pixels are normalised as they were for those weights, otherwise as `spec` says.
+
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
     source = load_pretrained(network, model, weights, progress, spec.class_names)
     own = own_preprocessing(model, weights)
-    spec = own.normalising(spec) if own else spec
+    spec = own.normalising(spec) if own and own_statistics else spec
     settings.update(origin=source, identity=f"{model} {source.get('sha256', source['source'])}", seed=seed)
     network = network.to(device)
     if tune == "head":

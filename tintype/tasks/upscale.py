@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype import quality, resample, statistics
+from tintype.augment.pixels import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 from tintype.data.pairs import open_pairs as open_data
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.degrade import degraded
@@ -30,6 +32,7 @@ __all__ = ["Upscale", "make", "open_data", "restore"]
 FAINT = 8  # of 255: an alpha below which a colour is hardly seen
 TILE = 256  # side of a tile in pixels of the small picture, without its overlap
 COLOURS = ("luma", "rgb")
+JITTERED = ("brightness", "contrast", "saturation", "hue")
 ADVERSARIAL = "relativistic"  # the loss between real patches and enlarged ones, in pairs, as ESRGAN has it
 DEGRADATIONS = ("bicubic", "photo")  # photo: blur, noise and JPEG as well, see tintype.degrade
 SHOWN = 6  # test pictures kept for the report
@@ -53,8 +56,8 @@ def make(
     patch: int = 96,
     colour: str = "luma",
     loss: str | dict[str, float] = "l1",
-    symmetries: bool = True,
-    colour_jitter: float = 0.0,
+    symmetries: bool | str = True,
+    colour_jitter: float | dict[str, float] = 0.0,
     degrade: str = "bicubic",
     weights: str | None = None,
     feature_network: str | None = None,
@@ -78,6 +81,8 @@ def make(
         raise UserError(f"model.scale is {model_options['scale']}, but task.scale {scale}. Set task.scale only.")
     if degrade not in DEGRADATIONS:
         raise unknown_name("degradation", degrade, DEGRADATIONS)
+    if symmetries not in (True, False, "flip"):
+        raise UserError(f"task.symmetries is {symmetries!r}. Expected true, false, or flip for left to right alone.")
     losses = _checked_losses(loss)
     channels = 1 if colour == "luma" else 3
     perceptual = None
@@ -96,8 +101,8 @@ def make(
     judge = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
     task = Upscale(
         network, spec, device, dtype=dtype, scale=scale, losses=losses, perceptual=perceptual, symmetries=symmetries,
-        colour_jitter=colour_jitter, degrade=degrade, discriminator=judge, discriminator_lr=discriminator_lr,
-        adversarial_from=adversarial_from,
+        colour_jitter=_checked_jitter(colour_jitter), degrade=degrade, discriminator=judge,
+        discriminator_lr=discriminator_lr, adversarial_from=adversarial_from,
     )  # fmt: skip
     task.measure_by(lpips)
     return task
@@ -127,6 +132,20 @@ def _checked_losses(loss: Any) -> dict[str, float]:
     return {name: float(weight) for name, weight in losses.items()}
 
 
+def _checked_jitter(jitter: Any) -> float | dict[str, float]:
+    """Return how far colours are changed: one strength, or those of some of `JITTERED`."""
+    for name, amount in jitter.items() if isinstance(jitter, dict) else [("", jitter)]:
+        if name and name not in JITTERED:
+            raise unknown_name("colour to jitter:", str(name), JITTERED)
+        most = 0.5 if name == "hue" else 1.0
+        if not isinstance(amount, int | float) or isinstance(amount, bool) or not 0 <= amount <= most:
+            raise UserError(
+                f"task.colour_jitter{name and '.' + name} is {amount!r}. Expected a number from 0 to {most:g}"
+                + ("." if name else ", or a mapping such as {brightness: 0.2, saturation: 0.2, hue: 0.05}.")
+            )
+    return jitter
+
+
 def restore(
     network: nn.Module, spec: DataSpec, description: dict[str, Any], *, device: torch.device, dtype: torch.dtype
 ) -> Upscale:
@@ -150,14 +169,16 @@ class Upscale(Task):
         discriminator: the network that tells enlarged patches from real ones, where "adversarial" is one of them.
         discriminator_lr: its factor on the learning rate.
         adversarial_from: share (0..1) of the run after which it has a say; before, pixels alone count, as in ESRGAN.
-        symmetries: train on mirrored and turned patches too.
+        symmetries: train on mirrored and turned patches too; "flip" for patches mirrored left to right alone.
         degrade: how small pictures are made: "bicubic", or "photo" with blur, noise and JPEG.
-        colour_jitter: how far brightness and contrast of a patch are changed, as a part of one.
+        colour_jitter: how far brightness and contrast (about middle grey) of a patch are changed, as a part of one; or
+            a mapping of some of `JITTERED`, which changes them as tintype.augment does.
         dtype: arithmetic of the network.
     """
 
     score_name = "psnr_y"
     watched = ("psnr_y", "ssim_y", "gain")
+    monitors: Mapping[str, bool] = MappingProxyType({"ssim_y": True, "gain": True})
 
     def __init__(
         self,
@@ -168,8 +189,8 @@ class Upscale(Task):
         scale: int,
         losses: dict[str, float] | None = None,
         perceptual: PerceptualLoss | None = None,
-        symmetries: bool = True,
-        colour_jitter: float = 0.0,
+        symmetries: bool | str = True,
+        colour_jitter: float | dict[str, float] = 0.0,
         degrade: str = "bicubic",
         discriminator: nn.Module | None = None,
         discriminator_lr: float = 1.0,
@@ -249,10 +270,15 @@ class Upscale(Task):
         if given is not None:
             given = _cropped(given, [[top // scale, left // scale] for top, left in offsets], crop // scale)
         if self.symmetries:
-            turns = torch.randint(8, (len(high),), generator=generator, device=generator.device).to(self.device)
+            count = 2 if self.symmetries == "flip" else 8
+            turns = torch.randint(count, (len(high),), generator=generator, device=generator.device).to(self.device)
             high, given = _turned(high, turns), None if given is None else _turned(given, turns)
         high = high.float()
-        if self.colour_jitter:
+        if isinstance(self.colour_jitter, dict):
+            amounts = _factors(len(high), self.colour_jitter, generator, self.device)
+            given = None if given is None else _recoloured(given.float(), amounts, about=high)
+            high = _recoloured(high, amounts, about=high).round_()
+        elif self.colour_jitter:
             gain, shift = _jitter(len(high), self.colour_jitter, generator, self.device)
             high = (gain * high + shift).clamp_(0, 255).round_()
             given = None if given is None else (gain * given + shift).clamp(0, 255)
@@ -510,6 +536,25 @@ def _turned(images: Tensor, turns: Tensor) -> Tensor:
     images = torch.where(across, images.flip(3), images)
     images = torch.where(down, images.flip(2), images)
     return torch.where(swap, images.transpose(2, 3), images)
+
+
+def _factors(
+    count: int, jitter: dict[str, float], generator: torch.Generator, device: torch.device
+) -> dict[str, Tensor]:
+    """Return for each image (N,) a factor on brightness, contrast and saturation, and a part of the circle for hue."""
+    drawn = torch.rand(len(JITTERED), count, generator=generator, device=generator.device).to(device) * 2 - 1
+    changes = {name: jitter.get(name, 0.0) * draw for name, draw in zip(JITTERED, drawn, strict=True)}
+    return {name: change if name == "hue" else 1 + change for name, change in changes.items()}
+
+
+def _recoloured(images: Tensor, amounts: dict[str, Tensor], about: Tensor) -> Tensor:
+    """Return images (N, C, H, W) float of 0..255 in other colours; both of a pair change by the grey of one, `about`."""
+    about = adjust_brightness(about, amounts["brightness"], 255)
+    images = adjust_brightness(images, amounts["brightness"], 255)
+    images = adjust_contrast(images, amounts["contrast"], 255, about)
+    if images.shape[1] == 3:
+        images = adjust_hue(adjust_saturation(images, amounts["saturation"], 255), amounts["hue"], 255)
+    return images
 
 
 def _jitter(count: int, strength: float, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
