@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tintype import api
 from tintype.data import open_data
 from tintype.data.source import DataSplits, MappedSource
 from tintype.engine import READ_SECONDS, Engine, Order, Plan, batches, fold
@@ -377,3 +378,32 @@ def test_batches_of_one_image_train_or_are_refused(fit, tiny, model):
     else:  # batch norm
         with pytest.raises(UserError, match="Try a larger --batch-size"):
             fit(recipe)
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_the_accuracy_of_training_batches_is_that_of_their_images(tmp_path, tiny):
+    """With weights that stand still and all images in one batch, it is the accuracy on the training images."""
+    still = {"lr": 1e-20, "optimizer": "sgd", "schedule": "constant", "weight_decay": 0.0, "precision": "fp32"}
+    recipe = tiny(**still, steps=2, batch_size=5000, evaluate_every=1, clean_sample=5000)
+    run = api.train(recipe, out=tmp_path, name="still", watcher=Silent())
+    reached = run.read("evaluation.json")["splits"]["train"]["accuracy"]
+
+    for row in run.history:
+        assert row["train_accuracy"] == pytest.approx(reached, abs=1e-6)
+        assert row["clean_train_accuracy"] == pytest.approx(reached, abs=1e-6)
+        assert row["clean_train_loss"] > 0
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_the_clean_sample_is_measured_without_augmentation_and_survives_a_resume(tmp_path, tiny):
+    recipe = tiny(epochs=3, augment={"translate": 3}, clean_sample=100)
+    run = api.train(recipe, out=tmp_path, name="sample", watcher=Silent())
+    measured = [row for row in run.history if row["val_accuracy"] is not None]
+    assert len(measured) == 3
+    assert all(
+        100 * row["clean_train_accuracy"] == pytest.approx(round(100 * row["clean_train_accuracy"])) for row in measured
+    )
+
+    without = api.train(recipe.with_(clean_sample=0), out=tmp_path, name="without", watcher=Silent())
+    assert (run.path / "model.safetensors").read_bytes() == (without.path / "model.safetensors").read_bytes()
+    assert "clean_train_accuracy" not in without.history[0]

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from tintype.errors import UserError
-from tintype.losses import class_weights, cross_entropy
+from tintype.losses import batch_accuracy, class_weights, cross_entropy
 
 
 @pytest.fixture
@@ -104,3 +105,18 @@ def test_given_weights_are_checked() -> None:
     for wrong in ("balance", [1, 2], [1, -1, 1], [1, float("nan"), 1], [0, 0, 0], ["a", "b", "c"], 3):
         with pytest.raises(UserError, match="expected 'balanced' or 3 numbers"):
             class_weights(targets, 3, wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_accuracy_of_a_batch_is_that_of_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, 7, generator=generator)
+    targets = torch.randint(7, (200,), generator=generator)
+    expected = accuracy_score(targets, logits.argmax(1))
+    assert float(batch_accuracy(logits, targets)) == pytest.approx(expected)
+    assert float(batch_accuracy(logits, F.one_hot(targets, 7).float())) == pytest.approx(expected)
+
+    # Of two images mixed, an answer for either class counts by its share.
+    others = targets.roll(1)
+    mixed = 0.7 * F.one_hot(targets, 7) + 0.3 * F.one_hot(others, 7)
+    shares = 0.7 * expected + 0.3 * accuracy_score(others, logits.argmax(1))
+    assert float(batch_accuracy(logits, mixed)) == pytest.approx(shares)

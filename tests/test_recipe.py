@@ -45,7 +45,7 @@ DEFAULTS = {
     "one_hot": False,
     "class_weights": None, "resolutions": [], "tta": "none", "flips": "as-stated", "patience": None,
     "keep": "last", "monitor": None,
-    "evaluate_every": 1.0, "seed": 0, "measure": "test", "search": {}, "track": [], "device": "auto",
+    "evaluate_every": 1.0, "clean_sample": 0, "seed": 0, "measure": "test", "search": {}, "track": [], "device": "auto",
     "precision": "auto", "threads": "auto", "exact": True, "compile": "auto", "channels_last": True, "hold_memory": True,
 }  # fmt: skip
 

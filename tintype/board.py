@@ -78,7 +78,7 @@ class Board:
         score = next(
             (name for name in ("val_accuracy", "val_psnr_y", *columns) if name in columns and "val_" in name), None
         )
-        losses = [name for name in columns if name.startswith("loss")]
+        trained = [name for name in columns if name == "train_accuracy" or name.startswith("loss")]
         figures = {
             key: value
             for key, value in facts.items()
@@ -94,7 +94,7 @@ class Board:
             "total_steps": status.get("total_steps"),
             "score": score,
             "figures": figures,
-            "curves": {name: _points(columns, name) for name in ([score] if score else []) + losses},
+            "curves": {name: _points(columns, name) for name in ([score] if score else []) + trained},
             "report": self._address(report) if report.is_file() else None,
             "changed": max(_changed(run.path / name) or 0 for name in WATCHED) / 1e9,
         }

@@ -328,6 +328,7 @@ class Engine:
         log_steps = 1 if task.log_every_step else max(1, plan.total_steps // 2000)
         if not self.restore():
             task.start(train)
+        clean = self._clean_sample(train)
         with torch.random.fork_rng(devices=_cuda_devices(self.device)), caught_signals() as signal_seen:
             pending: list[dict[str, Tensor]] = []  # what the steps since the last row logged
             unread: list[dict[str, Any]] = []  # rows whose figures are still on the device
@@ -367,6 +368,7 @@ class Engine:
                 self.watcher.on_step(self.step, plan.total_steps, shown, speed)
                 if evaluate:
                     rows[-1].update(self._evaluate(val, plan))
+                    rows[-1].update(self._measured_clean(clean))
                 for row in rows:
                     self.history.add(row)
                     self.watcher.on_row(row)
@@ -539,6 +541,24 @@ class Engine:
         self.evaluations_without_gain = 0 if better else self.evaluations_without_gain + 1
         self.watcher.on_evaluation(self.step, self.step * plan.batch_size / plan.num_images, figures)
         return {f"val_{name}": figures[name] for name in task.watched if name in figures}
+
+    def _clean_sample(self, train: ImageSource) -> ImageSource | None:
+        """Return the training images that are measured without augmentation: the same ones at each evaluation."""
+        size = min(self.recipe.clean_sample, len(train))
+        if not size:
+            return None
+
+        generator = torch.Generator().manual_seed(fold(self.recipe.seed, "clean sample"))
+        return train.subset(torch.randperm(len(train), generator=generator)[:size].sort().values)
+
+    def _measured_clean(self, clean: ImageSource | None) -> dict[str, Any]:
+        if clean is None:
+            return {}
+
+        task = self.task
+        with self.averaged():
+            figures = task.evaluate(task.networks[task.main], clean).figures
+        return {f"clean_train_{name}": figures[name] for name in task.watched if name in figures}
 
     def _show(self) -> None:
         """Keep a picture of how far the main network is, where the task has one."""

@@ -47,6 +47,22 @@ def cross_entropy(
     return -total / normaliser
 
 
+def batch_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the share of a batch that is classified correctly, as a scalar float32 on the device of the logits.
+
+    Of mixed images (mixup, CutMix) an answer counts as much as its class is in the target.
+
+    Args:
+        logits: (N, K), any float dtype.
+        targets: (N,) int64, or (N, K) float whose rows sum to one.
+    """
+    answers = logits.detach().argmax(1)
+    if targets.ndim == 1:
+        return (answers == targets).float().mean()
+
+    return targets.gather(1, answers[:, None]).float().mean()
+
+
 def class_weights(targets: Tensor, num_classes: int, how: str | Sequence[float] | None) -> Tensor | None:
     """Return the weight of each class (K,) float32 in the loss, or None for equal weights.
 

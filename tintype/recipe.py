@@ -149,6 +149,11 @@ class Recipe(BaseModel):
         description="validation figure that patience and keep: best judge by, such as loss; by default the task's own",
     )
     evaluate_every: float = Field(default=1.0, gt=0, description="epochs between evaluations on validation")
+    clean_sample: int = Field(
+        default=0,
+        ge=0,
+        description="training images that are also measured as they are, without augmentation, at each evaluation",
+    )
     seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
     measure: Literal["test", "val"] = Field(
         default="test", description="what the run ends with: a look at the test split, or on validation without one"

@@ -70,17 +70,21 @@ class Panel:
 def history_panels(metrics: Mapping[str, Sequence[float]]) -> list[Panel]:
     """Arrange the columns of metrics.csv as loss, accuracy and learning rate; what was never logged is left out.
 
-    The training loss, which is noisy, comes twice: faint as it is, and smoothed by an exponential mean.
+    What was measured on training batches, which is noisy, comes twice: faint as it is, and smoothed by an exponential
+    mean. It is of the images as they were trained on, augmentation and dropout included.
     """
     x = metrics.get("epoch") or metrics.get("step") or []
     loss = _column("training, each interval", x, metrics.get("loss", []), "train", "faint")
     smooth = Series("training", loss.x, smoothed(loss.y), "train")
     val_loss = _column("validation", x, metrics.get("val_loss", []), "val", "points")
-    accuracy = _column("validation accuracy", x, metrics.get("val_accuracy", []), "val", "points")
+    batches = _column("training, each interval", x, metrics.get("train_accuracy", []), "train", "faint")
+    trained = Series("training", batches.x, smoothed(batches.y), "train")
+    clean = _column("training, not augmented", x, metrics.get("clean_train_accuracy", []), "train", "points")
+    accuracy = _column("validation", x, metrics.get("val_accuracy", []), "val", "points")
     rate = _column("learning rate", x, metrics.get("lr", []), "rate", "line")
     panels = [
         Panel("Loss", [s for s in (loss, smooth, val_loss) if len(s.x)], share=1.0),
-        Panel("Accuracy", [s for s in (accuracy,) if len(s.x)], share=0.8, percent=True),
+        Panel("Accuracy", [s for s in (batches, trained, clean, accuracy) if len(s.x)], share=0.8, percent=True),
         Panel("Learning rate", [s for s in (rate,) if len(s.x)], share=0.42),
     ]
     return [panel for panel in panels if panel.series]
@@ -119,13 +123,17 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
     gap = 0.13 if len(panels) > 1 else 0.0
     scale = (1 - gap * (len(panels) - 1)) / (sum(panel.share for panel in panels) or 1)
     top = 1.0
+    in_legend: set[str] = set()
     for number, panel in enumerate(panels, start=1):
         axis = "y" if number == 1 else f"y{number}"
         bottom = max(0.0, top - panel.share * scale)
         for series in panel.series:
             # The title of a panel names its curve where there is but one.
             named = len(panel.series) > 1 and (number == 1 or not series.colour)
+            named = named and series.name not in in_legend
             figure.add_trace(_curve(series, axis, panel.percent, legend=named))
+            if named and series.style != "faint":
+                in_legend.add(series.name)
         figure.update_layout(
             {
                 f"yaxis{number if number > 1 else ''}": {

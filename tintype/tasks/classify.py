@@ -178,7 +178,7 @@ class Classify(Task):
         loss = losses.cross_entropy(
             logits, targets, label_smoothing=self.label_smoothing, class_weights=self.class_weights
         )
-        return loss, {}
+        return loss, {"train_accuracy": losses.batch_accuracy(logits, targets)}
 
     def _resized(self, images: Tensor, progress: float) -> Tensor:
         sides = [side for start, side in self.resolutions if progress >= start]

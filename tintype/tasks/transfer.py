@@ -243,7 +243,9 @@ class HeadOnly(Transfer):
         logits = self.bank(views[torch.arange(len(views), device=views.device), chosen])
         targets = batch.targets.to(self.device)
         fit = torch.stack([self._fit(each, targets) for each in logits])
-        return (fit + self._penalties()).sum(), {"loss": fit.mean()}
+        chosen_logits = logits[int(self.bank.chosen)]
+        figures = {"loss": fit.mean(), "train_accuracy": losses.batch_accuracy(chosen_logits, targets)}
+        return (fit + self._penalties()).sum(), figures
 
     def _fit(self, logits: Tensor, targets: Tensor) -> Tensor:
         return losses.cross_entropy(

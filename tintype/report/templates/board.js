@@ -81,7 +81,7 @@
       columns.get(name).push({ name: run.name, points, colour: colour.get(run.name) });
     }
     const names = [...columns.keys()].sort((a, b) => b.startsWith("val") - a.startsWith("val") || a.localeCompare(b));
-    const words = (name) => (name.startsWith("val_") ? "Validation " : "Training ") + name.replace(/^val_/, "").replaceAll("_", " ") + ", by step";
+    const words = (name) => (name.startsWith("val_") ? "Validation " : "Training ") + name.replace(/^(val|train)_/, "").replaceAll("_", " ") + ", by step";
     byId("charts").replaceChildren(...names.map((name) => chart(words(name), columns.get(name), isShare(name))));
     byId("legend").replaceChildren(...shown.map((run) => {
       const item = make("span");
