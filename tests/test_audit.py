@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,8 @@ from tintype.data.audit import (
     quick_audit,
     thumbnails,
 )
+from tintype.data.decode import Resize
+from tintype.data.source import DataSplits
 from tintype.data.split import three_splits
 from tintype.errors import UserError
 
@@ -180,6 +183,51 @@ def test_near_duplicates_stay_on_one_side(tmp_path, patches):
             assert len(set(sides)) == 1
         assert any("40 near-duplicates in 20 groups stay on one side" in note for note in splits.notes)
         assert splits.leaked == {}
+
+
+def members_of(splits: DataSplits) -> dict[str, list[str]]:
+    return {split: list(splits[split].names) for split in ("train", "val", "test")}
+
+
+@pytest.mark.machines
+def test_splits_and_groups_follow_from_the_photos_whatever_a_model_sees(tmp_path, patches):
+    root = plant(tmp_path / "photos", patches)
+    for i in range(20):
+        save(patches[i], root / "ab"[i % 2] / f"again {i:02d}.jpg", quality=70)
+    (root / "a" / "torn.png").write_bytes((root / "a" / "00.png").read_bytes()[:99])
+    usual = open_data(str(root))
+    assert any("40 near-duplicates in 20 groups stay on one side" in note for note in usual.notes)
+    assert (usual.spec.height, usual.spec.width) == (96, 96)
+
+    ways: list[dict[str, Any]] = [{"image_size": size} for size in (24, 32, 48, 224, (40, 100))]
+    ways += [{"image_size": 64, "channels": 1}, {"image_size": 64, "resize": Resize("squash", 1, "bicubic")}]
+    for way in ways:
+        splits = open_data(str(root), **way)
+        assert members_of(splits) == members_of(usual), way
+        assert splits.groups == usual.groups, way
+
+    before = open_data(str(root), image_size=32, split_rule="at-image-size")  # in which there was nothing to find
+    assert not before.groups
+    assert members_of(before) != members_of(usual)
+
+
+def test_splits_of_a_set_of_arrays_follow_from_it_whatever_a_model_sees():
+    usual = members_of(open_data("digits"))
+    assert members_of(open_data("digits", image_size=56, channels=3)) == usual
+
+
+def test_more_photos_than_are_compared_pair_by_pair_have_their_copies_together(tmp_path, patches, monkeypatch):
+    monkeypatch.setattr("tintype.data.audit.QUICK_IMAGES", 40)
+    root = plant(tmp_path / "photos", patches)
+    for i in range(6):
+        save(patches[i], root / "ab"[i % 2] / f"again {i:02d}.bmp")
+        save(patches[i], root / "ab"[i % 2] / f"nearly {i:02d}.jpg", quality=70)
+    for size in (None, 32):
+        splits = open_data(str(root), image_size=size)
+        assert any("12 copies in 6 groups stay on one side" in note for note in splits.notes)
+        assert sorted(splits.groups) == sorted(
+            f"{'ab'[i % 2]}/{name}" for i in range(6) for name in (f"{i:02d}.png", f"again {i:02d}.bmp")
+        )
 
 
 def test_a_given_split_that_leaks_is_told_with_the_images(tmp_path, patches):

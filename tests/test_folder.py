@@ -24,6 +24,7 @@ from torchvision.transforms import v2
 
 from tintype.data import cache, contents, decode, folder, open_data
 from tintype.data.decode import Unreadable, image_files, natural_key
+from tintype.data.source import DataSplits
 from tintype.errors import UserError
 
 
@@ -531,7 +532,7 @@ def test_photos_are_cached_apart_for_each_way_of_resizing(tmp_path):
     again = open_data(str(photos), image_size=16, resize=decode.Resize())
     part = open_data(str(photos), image_size=16, resize=decode.Resize("crop", 0.5))
     assert again.spec.fingerprint == first.spec.fingerprint
-    assert len(cache.cache_entries()) == 2
+    assert len(cache.cache_entries()) == 3  # and one in which near-copies are looked for
     assert part.spec.fingerprint != first.spec.fingerprint
 
 
@@ -689,6 +690,11 @@ def test_grey_pictures_in_colour_files_are_grey(tmp_path):
 # --- cache ---------------------------------------------------------------------------------------------------------
 
 
+def open_pixels(root: Path, **how: Any) -> DataSplits:
+    """Open photos without the search for near-copies, which decodes them at another size."""
+    return open_data(str(root), split_rule="at-image-size", **how)
+
+
 def count_decoding(monkeypatch) -> list[str]:
     seen: list[str] = []
 
@@ -703,26 +709,26 @@ def count_decoding(monkeypatch) -> list[str]:
 def test_photos_are_decoded_once_while_unchanged(tmp_path, monkeypatch):
     root = tree(tmp_path)
     seen = count_decoding(monkeypatch)
-    first = open_data(str(root), image_size=16, channels=3)
+    first = open_pixels(root, image_size=16, channels=3)
     assert len(seen) == 13
-    second = open_data(str(root), image_size=16, channels=3, split_seed=3)
+    second = open_pixels(root, image_size=16, channels=3, split_seed=3)
     assert len(seen) == 13
     assert second.spec.fingerprint != first.spec.fingerprint  # other membership
     os.rename(root, tmp_path / "moved")
-    assert open_data(str(tmp_path / "moved"), image_size=16, channels=3).spec.fingerprint == first.spec.fingerprint
+    assert open_pixels(tmp_path / "moved", image_size=16, channels=3).spec.fingerprint == first.spec.fingerprint
     assert len(seen) == 13
-    open_data(str(tmp_path / "moved"), image_size=17, channels=3)
+    open_pixels(tmp_path / "moved", image_size=17, channels=3)
     assert len(seen) == 26
 
 
 def test_a_changed_photo_is_seen(tmp_path, monkeypatch):
     root = tree(tmp_path)
-    first = open_data(str(root), image_size=16)
+    first = open_pixels(root, image_size=16)
     noise(99).save(root / "cat" / "0.png")
-    second = open_data(str(root), image_size=16)
+    second = open_pixels(root, image_size=16)
     assert second.spec.fingerprint != first.spec.fingerprint
     os.remove(root / "cat" / "1.png")
-    assert len(all_names(open_data(str(root), image_size=16))) == 12
+    assert len(all_names(open_pixels(root, image_size=16))) == 12
     assert len(cache.cache_entries()) == 3
 
 
@@ -750,10 +756,10 @@ def test_photos_replaced_with_the_same_size_and_time_are_read_again(tmp_path, mo
 def test_a_copied_folder_finds_the_pixels_of_the_first(tmp_path, monkeypatch):
     root = tree(tmp_path)
     seen = count_decoding(monkeypatch)
-    first = open_data(str(root), image_size=16, channels=3)
+    first = open_pixels(root, image_size=16, channels=3)
     decoded = len(seen)
     shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)  # with new times
-    assert open_data(str(tmp_path / "copy"), image_size=16, channels=3).spec.fingerprint == first.spec.fingerprint
+    assert open_pixels(tmp_path / "copy", image_size=16, channels=3).spec.fingerprint == first.spec.fingerprint
     assert len(seen) == decoded
 
 
@@ -807,14 +813,14 @@ def test_a_new_link_to_a_photo_is_no_change_while_it_is_read(tmp_path, monkeypat
         return decode.decode(path, **how)
 
     monkeypatch.setattr(folder, "decode", linking)
-    splits = open_data(str(root), image_size=16, channels=3)
+    splits = open_pixels(root, image_size=16, channels=3)
     assert not any("changed" in note for note in splits.notes)
 
 
 def test_entries_trim_and_clear(tmp_path):
     root = tree(tmp_path)
     for size in (8, 16, 32):
-        open_data(str(root), image_size=size)
+        open_pixels(root, image_size=size)
         for entry in cache.cache_entries():
             os.utime(entry.path / "entry.json", (1000 + size, 1000 + size)) if entry.last_used > 2000 else None
     entries = cache.cache_entries()
@@ -912,12 +918,29 @@ def test_photos_that_change_while_they_are_read_are_noted_and_read_again(tmp_pat
             return decode.decode(path, **how)
 
         patch.setattr(folder, "decode", meddling)
-        splits = open_data(str(root), image_size=16, channels=3)
+        splits = open_pixels(root, image_size=16, channels=3)
     assert any("1 photos changed while they were read (dog/3.png)" in note for note in splits.notes)
     seen = count_decoding(monkeypatch)
-    splits = open_data(str(root), image_size=16, channels=3)
+    splits = open_pixels(root, image_size=16, channels=3)
     assert len(seen) == 13
     assert not any("changed" in note for note in splits.notes)
+
+
+def test_photos_are_decoded_once_more_to_find_near_copies(tmp_path, monkeypatch):
+    root = tree(tmp_path)
+    seen = count_decoding(monkeypatch)
+
+    def decoded(**how: Any) -> int:
+        """Return how many pictures were decoded, but for one that may be to see whether all are grey."""
+        before = len(seen)
+        open_data(str(root), **how)
+        return (len(seen) - before) // 13 * 13
+
+    assert decoded(image_size=16, channels=3) == 26
+    assert decoded(image_size=16, channels=3, split_seed=1) == 0
+    assert decoded(image_size=24, channels=3) == 13  # its own pixels, and nothing for near-copies
+    assert decoded() == 13
+    assert decoded() == 0
 
 
 def test_progress_reaches_the_end(tmp_path):

@@ -11,10 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from tintype import api
 from tintype.engine import Interrupted
@@ -316,6 +319,51 @@ def test_photos_that_were_moved_are_found_at_their_new_place(
     assert_same_result(tmp_path / "whole", run.path)
     assert {key: getattr(run.recipe, key) for key in moved} == moved
     assert run.evaluate()["num_images"] == run.metrics["test"]["num_images"]
+
+
+@pytest.fixture(scope="module")
+def copied_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pieces of two photos, half of them saved again: small pictures of them were not searched for copies before."""
+    root = tmp_path_factory.mktemp("photos")
+    for number, (top, left) in enumerate(product(range(10, 310, 60), range(10, 510, 85))):
+        photo = load_sample_images().images[number % 2]
+        piece = Image.fromarray(photo[top : top + 96, left : left + 96])
+        folder = root / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        piece.save(folder / f"{number:02d}.png")
+        piece.save(folder / f"again {number:02d}.jpg", quality=80)
+    return root
+
+
+def without_rule(run: Path) -> None:
+    """Bring the recipe of a run to the form that earlier versions wrote."""
+    recipe = run / "recipe.yaml"
+    lines = recipe.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("split_rule:")]
+    assert len(kept) == len(lines) - 1
+    recipe.write_text("".join(kept), encoding="utf-8")
+
+
+@pytest.mark.machines
+def test_a_run_of_an_earlier_version_keeps_its_splits(every_step, tiny, train_in, tmp_path, copied_photos):
+    recipe = tiny(data=str(copied_photos), image_size=16, steps=6, batch_size=20)
+    train_in(tmp_path / "whole", recipe)
+    with pytest.raises(Stop):
+        train_in(tmp_path / "run", recipe, Stopper(4))
+    without_rule(tmp_path / "run")
+
+    run = api.train(resume=tmp_path / "run", watcher=Silent())
+    assert_same_result(tmp_path / "whole", run.path)
+    assert run.evaluate()["accuracy"] == run.metrics["test"]["accuracy"]
+    before = {row["name"]: row["split"] for row in run.read_table("splits.csv")}
+
+    new = api.train(recipe, out=tmp_path, name="new", watcher=Silent())
+    now = {row["name"]: row["split"] for row in new.read_table("splits.csv")}
+    assert new.recipe.split_rule == "from-photos"
+    pairs = [(name, name.replace("again ", "").replace(".jpg", ".png")) for name in now if "again" in name]
+    assert all(now[one] == now[other] for one, other in pairs)
+    assert not all(before[one] == before[other] for one, other in pairs)
+    assert new.evaluate()["accuracy"] == new.metrics["test"]["accuracy"]
 
 
 def test_other_photos_are_not_taken_for_moved_ones(every_step, tiny, train_in, tmp_path, digit_files):

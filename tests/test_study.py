@@ -368,6 +368,18 @@ def test_a_study_that_is_older_than_the_field_goes_on(tmp_path):
 
 
 @pytest.mark.usefixtures("short_reports")
+def test_all_runs_of_a_study_of_an_earlier_version_are_divided_as_its_first_ones(tmp_path):
+    grid = {**GRID, "vary": {"model_options.hidden": [[8]]}, "epochs": 1}
+    begun = study(grid, out=tmp_path, name="older", watcher=Silent())
+    assert [run.recipe.split_rule for run in begun.runs()] == ["from-photos"]
+    recipe = begun.runs()[0].path / "recipe.yaml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("split_rule: from-photos\n", ""), encoding="utf-8")
+    again = study(begun.path, seeds=2, watcher=Silent())
+    assert [run.recipe.split_rule for run in again.runs()] == ["at-image-size"] * 2
+    assert len(study(begun.path, seeds=3, watcher=Silent()).runs()) == 3
+
+
+@pytest.mark.usefixtures("short_reports")
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = yaml.safe_dump(

@@ -128,9 +128,12 @@ def test_a_tuning_keeps_the_threads_that_it_was_begun_with(tmp_path):
 def test_a_tuning_that_is_older_than_a_field_goes_on(tmp_path):
     begun = tune(small(), trials=1, seeds=0, out=tmp_path, name="older", watcher=Silent())
     content = yaml.safe_load((begun.path / "tune.yaml").read_text(encoding="utf-8"))
-    del content["recipe"]["threads"], content["recipe"]["flips"]
+    del content["recipe"]["threads"], content["recipe"]["flips"], content["recipe"]["split_rule"]
     (begun.path / "tune.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     assert len(tune(small(), trials=2, seeds=0, out=tmp_path, name="older", watcher=Silent()).trials()) == 2
+    assert len(tune(begun.path, trials=3, seeds=0, watcher=Silent()).trials()) == 3
+    rules = [tintype.load(str(begun.path / f"trial-{number:04d}")).recipe.split_rule for number in range(3)]
+    assert rules == ["from-photos", "at-image-size", "at-image-size"]  # the first was begun as it is now
 
 
 @pytest.mark.usefixtures("short_reports")

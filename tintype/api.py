@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tintype.errors import UserError
 from tintype.plugins import names
 from tintype.progress import Silent, make_watcher
-from tintype.recipe import ALIASES, Recipe, resolve
+from tintype.recipe import ALIASES, NEW_SPLIT_RULE, Recipe, resolve
 from tintype.run import RunFolder
 from tintype.tracking import check_trackers, tracked
 
@@ -261,6 +261,8 @@ def plan(what: str | Recipe, *, watcher: Silent | None = None, verbose: bool | N
     # Decided for new runs only: a recipe of an earlier version, when resumed, states its flips.
     if "flips" not in recipe.model_fields_set:
         recipe = recipe.with_(flips="auto")
+    if "split_rule" not in recipe.model_fields_set:
+        recipe = recipe.with_(split_rule=NEW_SPLIT_RULE)
     own_recipe = kind == "a Recipe" or kind.startswith("recipe file")
     asked = recipe.model_fields_set if own_recipe else changed
     check_trackers(recipe.track)

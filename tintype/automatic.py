@@ -38,8 +38,8 @@ TRAINING_COST = 3.0
 HEAD_EPOCHS, HEAD_VIEWS = 60, 4
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 20  # of fine-tuning
 ABOUT_DATA = (
-    "data", "data_root", "channels", "val_fraction", "test_fraction", "split_seed", "groups", "sampling", "class_weights",
-    "device", "precision", "seed",
+    "data", "data_root", "channels", "val_fraction", "test_fraction", "split_seed", "split_rule", "groups", "sampling",
+    "class_weights", "device", "precision", "seed",
 )  # fmt: skip
 FEWEST_TO_FINE_TUNE = 500  # images; below, a head on fixed features generalises as well, and is done at once
 

@@ -89,7 +89,7 @@ def _evaluated(
             if split is None:
                 source = open_whole(data, progress=progress, **shape)
             else:
-                source = open_data(data, **shape, **wishes)[split]
+                source = open_data(data, split_rule=recipe.split_rule, **shape, **wishes)[split]
             figures = _on_other_data(run, task, source, split or "all")
             figures["remark"] = "\n".join([*shadowed(data), figures["remark"]])
             return figures
@@ -97,6 +97,7 @@ def _evaluated(
             recipe.data,
             data_root=recipe.data_root,
             one_class=isinstance(task, Generate),
+            split_rule=recipe.split_rule,
             **shape,
             **wishes,
         )

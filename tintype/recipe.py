@@ -18,6 +18,9 @@ RECIPES = Path(__file__).parent / "recipes"
 
 MOST_THREADS = 1024  # beyond, systems refuse to begin them
 
+OLD_SPLIT_RULE = "at-image-size"  # the field's default, as recipes of earlier runs do not state it
+NEW_SPLIT_RULE = "from-photos"  # of every run that is begun now
+
 # Short forms that users of other tools type.
 ALIASES = {
     "batch": "batch_size",
@@ -68,6 +71,10 @@ class Recipe(BaseModel):
     groups: str | None = Field(
         default=None,
         description="what belongs together, and counts as one: '{group}_*.jpg', a regular expression, or exif:60s",
+    )
+    split_rule: Literal["from-photos", "at-image-size"] = Field(
+        default="at-image-size",
+        description="where near-copies are looked for, which stay on one side: in new runs from-photos",
     )
 
     model: str = Field(default="fast-cnn", description="the network (`tintype list models`)")

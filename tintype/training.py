@@ -33,7 +33,7 @@ from tintype.models import count_parameters
 from tintype.optim import steepest_rate
 from tintype.plugins import find, names
 from tintype.progress import Silent
-from tintype.recipe import Recipe, parse_duration
+from tintype.recipe import NEW_SPLIT_RULE, Recipe, parse_duration
 from tintype.run import PHOTOS_FILE, RunFolder, held, write_picture, written_whole
 from tintype.symmetry import keep_orientation
 from tintype.tasks.task import Evaluation, Task
@@ -202,12 +202,15 @@ def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
 
 
 def check_idle_fields(recipe: Recipe, *functions: Callable[..., Any]) -> None:
-    """Refuse a field that is set, but that only other tasks read: it would silently do nothing. "auto" asks for nothing."""
+    """Refuse a field that is set, but that only other tasks read: it would silently do nothing.
+
+    "auto" asks for nothing, and the rule of splits is set by tintype itself.
+    """
     tasks = {name: find("tasks", name) for name in names("tasks")}
     read = {name: _parameters(module.make, getattr(module, "open_data", open_data)) for name, module in tasks.items()}
     for field in sorted(Recipe.model_fields.keys() - _parameters(*functions)):
         others = [name for name, parameters in read.items() if field in parameters]
-        if others and getattr(recipe, field) not in (Recipe.model_fields[field].default, "auto"):
+        if others and getattr(recipe, field) not in (Recipe.model_fields[field].default, "auto", NEW_SPLIT_RULE):
             only = " and ".join(others)
             raise UserError(f"{field} has no effect on task {recipe.task}, only on task {only}. Leave it out.")
 

@@ -123,7 +123,7 @@ def _from_data(run: Compared, numbers: Sequence[int], progress: Progress | None)
     splits = open_data(
         recipe.data, data_root=recipe.data_root, image_size=(how["height"], how["width"]), channels=how["channels"],
         resize=resize_of(run.model), val_fraction=recipe.val_fraction, test_fraction=recipe.test_fraction,
-        split_seed=recipe.split_seed, groups=recipe.groups, progress=progress,
+        split_seed=recipe.split_seed, split_rule=recipe.split_rule, groups=recipe.groups, progress=progress,
     )  # fmt: skip
     if splits.spec.fingerprint != run.data.get("fingerprint"):
         raise UserError(f"the images of {splits.spec.name} have changed since the run was trained.")

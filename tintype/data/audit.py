@@ -107,16 +107,39 @@ def quick_audit(images: Images) -> Duplicates:
     Exact copies are always found. Near-duplicates are sought among pictures of 48 pixels and more, of which there are
     at most 20,000: digits of 8x8 or 28x28 pixels look alike without being copies.
     """
-    height, width = images.pixels.shape[1:3]
-    if min(height, width) < QUICK_SIDE:
+    num_images, height, width, _ = images.pixels.shape
+    searched, note = near_search(num_images, min(height, width))
+    if not searched:
         copies = exact_copies(images.pixels)
-        return Duplicates(copies, copies)
-    if len(images.pixels) > QUICK_IMAGES:
-        copies = exact_copies(images.pixels)
-        note = f"near-duplicates are not looked for at the start of a run on more than {QUICK_IMAGES:,} images"
-        return Duplicates(copies, copies, f"{note}; `tintype audit` does")
+        return Duplicates(copies, copies, note)
+
     thumbs = thumbnails(images.pixels, THUMBNAIL)
-    copies = exact_copies(images.pixels, thumbs)
+    return _with_near(exact_copies(images.pixels, thumbs), thumbs)
+
+
+def photo_audit(images: Images) -> Duplicates:
+    """Return what `quick_audit` does, whatever size the images were brought to: it follows from the photos alone."""
+    looks = images.looks() if images.looks else None
+    if looks is None:
+        return quick_audit(images)
+
+    copies = exact_copies(looks.digests)
+    if looks.thumbnails is None:
+        return Duplicates(copies, copies, looks.note)
+    return _with_near(copies, looks.thumbnails)
+
+
+def near_search(num_images: int, side: int) -> tuple[bool, str]:
+    """Return whether near-duplicates are looked for among images of this short side, and why not if that is not plain."""
+    if side < QUICK_SIDE:
+        return False, ""
+    if num_images > QUICK_IMAGES:
+        note = f"near-duplicates are not looked for at the start of a run on more than {QUICK_IMAGES:,} images"
+        return False, f"{note}; `tintype audit` does"
+    return True, ""
+
+
+def _with_near(copies: np.ndarray, thumbs: np.ndarray) -> Duplicates:
     near = near_pairs(thumbs, np.flatnonzero(copies == np.arange(len(copies))))
     alike = "the images resemble each other too much to tell near-duplicates; only exact copies count"
     return Duplicates.of(copies, near, alike if near.alike else "")
@@ -154,14 +177,21 @@ def thumbnails(pixels: np.ndarray, side: int) -> np.ndarray:
 
     def reduce(start: int) -> None:
         for i in range(start, min(start + 64, len(pixels))):
-            grey = pixels.shape[3] == 1
-            image = Image.fromarray(pixels[i][:, :, 0] if grey else pixels[i])
-            small = np.asarray(image.resize((side, side), Image.Resampling.BOX))
-            result[i] = small[:, :, None] if grey else small
+            result[i] = thumbnail(pixels[i], side)
 
     with ThreadPoolExecutor(num_cores()) as pool:
         list(pool.map(reduce, range(0, len(pixels), 64)))
     return result
+
+
+def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Return a picture (H, W, C) uint8 averaged over boxes of equal size, (side, side, C) uint8."""
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    grey = pixels.shape[2] == 1
+    image = Image.fromarray(pixels[:, :, 0] if grey else pixels)
+    small = np.asarray(image.resize((side, side), Image.Resampling.BOX))
+    return small[:, :, None] if grey else small
 
 
 def near_pairs(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tintype.data import cache
+from tintype.data.audit import THUMBNAIL, near_search, thumbnail
 from tintype.data.cache import Cached, Progress, cached_pixels
 from tintype.data.contents import contents_digest
 from tintype.data.decode import (
@@ -30,7 +31,7 @@ from tintype.data.decode import (
 )
 from tintype.data.layout import listed, read_layout, safe
 from tintype.data.levels import white_of_set
-from tintype.data.source import Images
+from tintype.data.source import Images, Looks
 from tintype.errors import UserError
 
 # Pictures that are not read, by their ending; what holds only these is told so.
@@ -52,6 +53,8 @@ UNREAD = {
 }
 
 DEEP_SAMPLE = 100  # photos of which the white of more than 8 bits is learned
+DIGEST = 16  # bytes that stand for the pixels of a photo
+LOOKS_VERSION = 1  # raise it when `_looks` changes what a photo gives
 SAMPLE = 500  # photos looked at to choose size and channels
 
 
@@ -156,6 +159,7 @@ def read_photos(
         unchanged=lambda: _changed(photos, states, contents, source),
     )
     notes += cached.notes
+    regular = photos
     if cached.skipped:
         broken = dict(cached.skipped)
         skipped += [(photos[i].name, reason) for i, reason in cached.skipped]
@@ -177,7 +181,57 @@ def read_photos(
         on_disk=True,
         white=resize.white,
         paths=[photo.path for photo in photos],
+        looks=lambda: _looks(regular, states, photos, contents, (height, width, channels), resize, source, progress),
     )
+
+
+def _looks(
+    regular: Sequence[Photo],
+    states: Sequence[os.stat_result],
+    readable: Sequence[Photo],
+    contents: str,
+    shape: tuple[int, int, int],
+    resize: Resize,
+    source: str,
+    progress: Progress | None,
+) -> Looks | None:
+    """Return what the readable photos show at the size that suits them; None where `shape` and `resize` are that."""
+    suits = _choose_shape(readable, None, None, [], source)
+    usual = Resize(white=resize.white)
+    if (suits, usual) == (shape, resize):
+        return None
+
+    height, width, channels = suits
+    searched, note = near_search(len(readable), min(height, width))
+    num_bytes = DIGEST + (THUMBNAIL * THUMBNAIL * channels if searched else 0)
+
+    def read(i: int) -> np.ndarray:
+        try:
+            pixels = decode(regular[i].path, height=height, width=width, channels=channels, resize=usual)
+        except Unreadable:  # one that is skipped, or gone since its pixels were read: like no other
+            name = regular[i].name.encode("utf-8", "surrogateescape")
+            return np.resize(_digest(name), (1, num_bytes, 1))
+        small = thumbnail(pixels, THUMBNAIL) if searched else pixels[:0]
+        return np.concatenate([_digest(pixels.data), small.reshape(-1)]).reshape(1, num_bytes, 1)
+
+    cached = cached_pixels(
+        _key(contents, height, width, channels, f"looks {LOOKS_VERSION} {searched} {usual}"),
+        len(regular),
+        (1, num_bytes, 1),
+        read,
+        source=f"{source} (near-copies)",
+        progress=progress,
+        unchanged=lambda: _changed(regular, states, contents, source),
+    )
+    names = {photo.name for photo in readable}
+    rows = [i for i, photo in enumerate(regular) if photo.name in names]
+    values = np.asarray(cached.pixels)[rows, 0, :, 0]
+    thumbs = values[:, DIGEST:].reshape(len(rows), THUMBNAIL, THUMBNAIL, channels) if searched else None
+    return Looks(np.ascontiguousarray(values[:, :DIGEST]), thumbs, note)
+
+
+def _digest(content: bytes | memoryview) -> np.ndarray:
+    return np.frombuffer(hashlib.blake2b(content, digest_size=DIGEST).digest(), np.uint8)
 
 
 def _with_white(photos: Sequence[Photo], resize: Resize, notes: list[str]) -> Resize:

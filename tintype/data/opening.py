@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from tintype import plugins
-from tintype.data.audit import Duplicates, kept_together, leaked_rows, quick_audit
+from tintype.data.audit import Duplicates, kept_together, leaked_rows, photo_audit, quick_audit
 from tintype.data.cache import Progress, cached_pixels, format_bytes
 from tintype.data.decode import Resize, as_resize, fit
 from tintype.data.source import DataSpec, DataSplits, Images, ImageSource, MappedSource, ResidentSource
@@ -40,6 +40,7 @@ def open_data(
     test_fraction: float = 0.2,
     split_seed: int = 0,
     groups: str | None = None,
+    split_rule: str = "from-photos",
     memory_limit: int | None = None,
     one_class: bool = False,
     progress: Progress | None = None,
@@ -56,6 +57,8 @@ def open_data(
         test_fraction: the same, where the data brings no test split.
         split_seed: another seed gives another membership.
         groups: what belongs together beside what the data itself says (see `tintype.grouping.parse_groups`).
+        split_rule: where near-copies, which stay on one side, are looked for: "from-photos", so that the splits follow
+            from the photos alone, or "at-image-size", as runs of earlier versions had it.
         memory_limit: bytes of pixels that may be held in memory; by default half of what is free.
         one_class: whether photos of one class, or in no class folder at all, will do (they do for generation).
         progress: called as progress(what, done, total) while something takes long.
@@ -63,11 +66,13 @@ def open_data(
     Raises:
         UserError: the data cannot be found or read, or cannot be divided.
     """
-    images, name = _load(data, data_root, image_size, channels, as_resize(resize), one_class, progress)
+    how = as_resize(resize)
+    loaded, name = _load(data, data_root, image_size, channels, how, one_class, progress)
+    images = _fitted(loaded, name, image_size, channels, how, progress)
     _check_classes(images, name)
     images = grouped(images, groups, progress)
     wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
-    duplicates = quick_audit(images)
+    duplicates = photo_audit(loaded) if split_rule == "from-photos" else quick_audit(images)
     together = kept_together(duplicates, images.names, images.groups)
     rows = three_splits(images.targets, images.names, images.split, together, **wishes)
     _check_held_out(rows, duplicates, images)
@@ -133,7 +138,9 @@ def open_whole(
     Raises:
         UserError: the data cannot be found or read.
     """
-    images, name = _load(data, data_root, image_size, channels, as_resize(resize), True, progress)
+    how = as_resize(resize)
+    loaded, name = _load(data, data_root, image_size, channels, how, True, progress)
+    images = _fitted(loaded, name, image_size, channels, how, progress)
     rows = np.arange(len(images.targets))
     mean, std, _ = _statistics(images.pixels, rows)
     _, height, width, num_channels = images.pixels.shape
@@ -151,7 +158,7 @@ def _load(
     one_class: bool,
     progress: Progress | None,
 ) -> tuple[Images, str]:
-    """Return the images of a data set in the size and channels that are asked for, and its name."""
+    """Return the images of a data set and its name: photos as they are asked for, arrays as they come."""
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
     module, name = locate(data)
@@ -159,7 +166,7 @@ def _load(
     images = module.load(
         data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress, **by_path
     )  # fmt: skip
-    return _fitted(images, name, image_size, channels, resize, progress), name
+    return images, name
 
 
 def locate(data: str) -> tuple[ModuleType, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,6 +35,18 @@ class DataSpec:
         return len(self.class_names)
 
 
+class Looks(NamedTuple):
+    """What photos show at the size that suits them, whatever size a model sees them at; copies are found by it.
+
+    `digests` (N, 16) uint8 are equal for equal pixels. `thumbnails` (N, S, S, C) uint8 is None where only exact copies
+    are looked for, and `note` says why if that is not plain.
+    """
+
+    digests: np.ndarray
+    thumbnails: np.ndarray | None
+    note: str = ""
+
+
 @dataclass
 class Images:
     """What a file in `tintype/data/` hands over: every image of one data set, before it is divided.
@@ -42,7 +54,8 @@ class Images:
     Such a file has one function: `load(name, *, data_root, image_size, channels, resize, progress) -> Images`.
     `split` holds "train", "val", "test" or "" (free) for each image where the data brings splits. `groups` names what
     must stay on one side of a split ("" stands alone). `paths` are the files of images that are files. `fingerprint` is
-    a hash of the pixels where one is known.
+    a hash of the pixels where one is known. `looks` says what photos show at the size that suits them, or None where
+    `pixels` is that; it may decode them once more.
     """
 
     pixels: np.ndarray  # (N, H, W, C) uint8, in memory or a memory map
@@ -57,6 +70,7 @@ class Images:
     on_disk: bool = False
     white: float | None = None
     paths: list[str] | None = None
+    looks: Callable[[], Looks | None] | None = None
 
 
 class Batch(NamedTuple):

@@ -52,7 +52,7 @@ def classified_images(run: RunFolder, description: Mapping[str, Any], data: str 
     try:
         splits = open_data(
             data or recipe.data, data_root=None if data else recipe.data_root, image_size=(how["height"], how["width"]),
-            channels=how["channels"], resize=resize_of(dict(description)), **wishes,
+            channels=how["channels"], resize=resize_of(dict(description)), split_rule=recipe.split_rule, **wishes,
         )  # fmt: skip
     except UserError as error:
         raise _not_there(recipe.data, data, error) from None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from tintype.engine import FREE_TO_CHANGE
 from tintype.errors import UserError
 from tintype.files import read_json_object, refuse_ways_out
+from tintype.recipe import NEW_SPLIT_RULE
 from tintype.run import RunFolder, write_json, written_whole
 from tintype.studying.declaration import Declaration, PlannedRun
 from tintype.studying.reading import declare
@@ -23,7 +26,7 @@ class StudyFolder:
 
     def __init__(self, path: Path, declaration: Declaration) -> None:
         self.path, self.declaration = path, declaration
-        self.planned: list[PlannedRun] = declaration.runs()
+        self.planned: list[PlannedRun] = _divided_as_before(path, declaration.runs())
         self.record: dict[str, dict[str, Any]] = self._read_record()
 
     @classmethod
@@ -105,15 +108,28 @@ class StudyFolder:
             if before is None or not (self.path / planned.name).exists():
                 continue
             now = planned.recipe.model_dump(mode="json", exclude_unset=True)
-            free = (
-                FREE_TO_CHANGE - {"threads"} if "threads" in before else FREE_TO_CHANGE
-            )  # earlier studies had no such field
+            # Earlier studies had no such fields; the rule of splits is that of the runs which were begun.
+            younger = {"split_rule", "threads"} - before.keys()
+            free = FREE_TO_CHANGE - {"threads"} | younger
             changed = [k for k in _keys(before, now) if k not in free and before.get(k) != now.get(k)]
             if changed:
                 raise UserError(
                     f"{self.path / planned.name} was begun with {changed[0]} {_said(before, changed[0])}, and now it is "
                     f"{_said(now, changed[0])}. Choose another --name, or leave it as it was."
                 )
+
+
+def _divided_as_before(path: Path, planned: list[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs with the rule of splits by which the study was begun: all its runs have the same test images."""
+    for begun in planned:
+        if not (path / begun.name / "recipe.yaml").is_file():
+            continue
+        with suppress(UserError):  # a recipe that cannot be read is told when its run goes on
+            rule = RunFolder(path / begun.name).recipe.split_rule
+            if rule == NEW_SPLIT_RULE:
+                return planned
+            return [replace(p, recipe=p.recipe.with_(split_rule=rule)) for p in planned]
+    return planned
 
 
 def is_occupied(path: Path, *, but_for: Sequence[str] = ()) -> bool:

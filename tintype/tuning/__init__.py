@@ -126,6 +126,8 @@ def _asked(
         raise UserError(f"{path} is there already and is not a tuning. Choose another --name.")
     if recipe.threads == "auto" and (path / "tune.yaml").exists():  # begun with a number, which the trials keep
         recipe = recipe.with_(threads=Wishes.read(path / "tune.yaml").recipe.threads)
+    if (path / "tune.yaml").exists() and "split_rule" not in recipe.model_fields_set:
+        recipe = recipe.with_(split_rule=Wishes.read(path / "tune.yaml").recipe.split_rule)
     prepared = api.plan(recipe, watcher=Silent())  # data, network and paths are checked before anything is written
     recipe, task = prepared.recipe, prepared.task
     space = read_space(recipe.search) or default_space(recipe, adversarial="discriminator" in task.networks)

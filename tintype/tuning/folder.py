@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tintype.errors import UserError
-from tintype.recipe import Recipe, build
+from tintype.recipe import OLD_SPLIT_RULE, Recipe, build
 from tintype.run import RunFolder, write_json, written_whole
 from tintype.studying import Study
 from tintype.studying.figures import Measure, measure_of
@@ -66,7 +66,8 @@ class Wishes:
         """
         try:
             content = read_yaml(path)
-            recipe, space = build(content["recipe"], where=str(path)), read_space(content["search"])
+            before = {"split_rule": OLD_SPLIT_RULE, **content["recipe"]}
+            recipe, space = build(before, where=str(path)), read_space(content["search"])
             return cls(recipe, space, content["score"], content["higher_is_better"], content["shared"])
         except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is broken ({error}). Begin again with another --name.") from None

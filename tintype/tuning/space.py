@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 RANGE_KEYS = ("low", "high", "log", "step")
 # What these change is luck, or what is measured.
-NOT_CHOSEN = ("seed", "measure", "search", "track", "split_seed", "groups", "val_fraction", "test_fraction")
+NOT_CHOSEN = (
+    "seed", "measure", "search", "track", "split_seed", "split_rule", "groups", "val_fraction", "test_fraction",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
