@@ -198,7 +198,7 @@ def test_built_in_studies_are_checked_by_a_dry_run(name):
 def test_garbage_is_two_by_two(digit_files):
     rows = studying.plan("garbage-two-by-two", data=str(digit_files), weights="none", image_size=32, steps=2)
     assert [run.variant for run, _ in rows] == [
-        "scratch, plain", "scratch, augmented", "pretrained, plain", "pretrained, augmented"
+        "scratch + plain", "scratch + augmented", "pretrained + plain", "pretrained + augmented"
     ]  # fmt: skip
     for (run, _), recipe in zip(rows, ("scratch", "scratch-augmented", "frozen", "frozen-augmented"), strict=True):
         built_in = resolve(f"garbage-{recipe}")[0]
@@ -242,6 +242,14 @@ def test_weights_are_given_to_the_pretrained_runs_only(tmp_path):
         declare("faces-seven-backbones").with_(weights=str(tmp_path / "mobilenet_v2.safetensors")).runs()
     with pytest.raises(UserError, match="there is no nowhere"):
         declaration.with_(weights="nowhere")
+
+
+def test_names_of_several_values_are_joined_by_plus_and_their_folders_stay(tmp_path):
+    grid = {**GRID, "vary": {"model_options.hidden": {"narrow, flat": [8]}, "augment": ["none", "light"]}}
+    planned = declare(grid).runs()
+    assert [run.variant for run in planned] == ["narrow, flat + no augmentation", "narrow, flat + light"]
+    # The folders of studies that were begun by an earlier version are found again.
+    assert [run.name for run in planned] == ["narrow-flat-augment-none-seed0", "narrow-flat-light-seed0"]
 
 
 # ---- running ----------------------------------------------------------------------------------------------------------
@@ -473,7 +481,10 @@ def test_the_page_says_what_was_found(finished):
     for run in finished.runs():
         assert f'href="{run.name}/report.html"' in page
     assert "http" not in page.split("<main")[1].split("<script")[0].replace("http://www.w3.org", "")
-    assert "Runs of seed 0 compared" in page
+    assert "Seed 0, image by image" in page
+    assert page.count('class="big"') == 1, "one headline"
+    assert "the order here may differ" in page
+    assert "evaluated the test images 4 times in all" in page
 
 
 @given(st.lists(st.tuples(*[st.floats(-5, 5)] * 2), min_size=2, max_size=8))
@@ -599,7 +610,8 @@ def test_the_simplest_that_validation_cannot_tell_from_the_best_is_chosen(tmp_pa
     best = choose([large, poor, huge], ACCURACY, "test")
     assert best is not None
     assert (best.variant, best.best) == ("large", "large")
-    assert "the simpler one falls behind it beyond chance" in best.reason
+    assert "It clearly beats the smaller variant." in best.reason
+    assert "Its lead over huge" not in best.reason
     assert choose([large], ACCURACY, "test") is None
 
 
@@ -609,7 +621,7 @@ def test_of_few_images_nothing_is_claimed(tmp_path):
     found = choose([variant(tmp_path, "a", 900, few), variant(tmp_path, "b", 10, fewer)], ACCURACY, "test")
     assert found is not None
     assert (found.variant, found.best) == ("b", "a")
-    assert "cannot be told from it" in found.reason
+    assert "cannot be distinguished from it" in found.reason
 
 
 # ---- without a look at the test split -----------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def _same_seeds(a: VariantResult, b: VariantResult) -> list[tuple[Finished, Fini
 def _simpler(chosen: VariantResult, best: VariantResult, measure: Measure) -> str:
     return (
         f"{best.title} is the best on validation ({_mean(best, measure)}), but {chosen.title} "
-        f"({measure.said(chosen.mean('val'))}) cannot be told from it there, and is the simplest such: "
+        f"({measure.said(chosen.mean('val'))}) cannot be distinguished from it there and is the smallest such variant: "
         f"{chosen.parameters:,} parameters instead of {best.parameters:,}."
     )
 
@@ -87,12 +87,15 @@ def _best(
 ) -> str:
     said = f"It is the best on validation ({_mean(best, measure)})"
     if lead is None:
-        return f"{said}. How much of its lead on {second.title} is luck cannot be told from so few runs; three seeds would."
-    rest = {0: "none is simpler", 1: "the simpler one falls behind it beyond chance"}
-    rest[2] = "both simpler ones fall behind it beyond chance"
-    said += f", and {rest.get(len(simpler), f'all {len(simpler)} simpler ones fall behind it beyond chance')}."
+        return f"{said}. So few runs cannot show how much of its lead over {second.title} is luck; three seeds would."
+    rest = {
+        0: "No other variant is smaller.",
+        1: "It clearly beats the smaller variant.",
+        2: "It clearly beats both smaller variants.",
+    }
+    said += f". {rest.get(len(simpler), f'It clearly beats all {len(simpler)} smaller variants.')}"
     if second not in simpler and lead >= CLAIM:
-        said += f" Its lead on {second.title}, which is not simpler, may be luck."
+        said += f" Its lead over {second.title}, which is no smaller, may be luck."
     return said
 
 
@@ -103,7 +106,7 @@ def _mean(variant: VariantResult, measure: Measure) -> str:
 
 def _honest(chosen: VariantResult, measure: Measure, split: str) -> str:
     if split != "test" or not chosen.values["test"]:
-        return "The test split was not looked at."
+        return "The test split was not used."
     deviation, seeds = chosen.deviation("test"), len(chosen.values["test"])
     between = f", standard deviation {measure.number(deviation)} over {seeds} seeds" if deviation is not None else ""
     interval = chosen.finished[0].evaluation["splits"]["test"].get(f"{measure.key}_ci95")
@@ -114,6 +117,6 @@ def _honest(chosen: VariantResult, measure: Measure, split: str) -> str:
     )
     more = f" ({one})" if one else ""
     return (
-        f"On test, which had no part in the choice: {measure.said(chosen.mean('test'))}{between}{more}. "
-        "The validation figure that it was chosen by is the best of several, and so too good by its nature."
+        f"On test, which played no part in the choice: {measure.said(chosen.mean('test'))}{between}{more}. "
+        "Its validation figure is optimistic, because it was picked as the best of several."
     )

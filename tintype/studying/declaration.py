@@ -71,15 +71,25 @@ class Declaration:
             UserError: an unknown field, a value out of range, or two variants that are the same.
         """
         combinations = [dict(zip(self.factors, labels, strict=True)) for labels in product(*self.factors.values())]
-        titles = [", ".join(levels.values()) or self.name for levels in combinations]
+        shown = [[self.shown(*level) for level in levels.items()] for levels in combinations]
+        titles = [" + ".join(levels) or self.name for levels in shown]
         recipes = [self._recipe(levels, title) for levels, title in zip(combinations, titles, strict=True)]
         _refuse_equal(titles, recipes, self.name)
-        folders = _folder_names(titles, self.name)
+        # From the names of the levels as they stand in the file, so that earlier studies find their folders.
+        labels = [", ".join(levels.values()) or self.name for levels in combinations]
+        folders = _folder_names(labels, self.name)
         return [
             PlannedRun(f"{folder}-seed{seed}", title, levels, seed, recipe.with_(seed=seed))
             for seed in self.seeds
             for folder, title, levels, recipe in zip(folders, titles, combinations, recipes, strict=True)
         ]
+
+    def shown(self, factor: str, level: str) -> str:
+        """Return what a level is called to a reader: "no augmentation" for the level "augment none"."""
+        value = self.factors[factor][level].get(factor)
+        if is_field(factor) and value in (None, "none") and level == label_of(value, factor):
+            return f"no {factor_name(factor)}"
+        return level
 
     def with_(self, *, seeds: Any = None, weights: str | None = None, **changes: Any) -> Declaration:
         """Return the study with fields of every run changed, other seeds, or other pretrained weights.
@@ -135,6 +145,12 @@ def is_field(name: str) -> bool:
     """Return whether a factor's name is that of a field of the recipe, or of an option within one."""
     first = name.replace("-", "_").partition(".")[0]
     return ALIASES.get(first, first) in Recipe.model_fields
+
+
+def factor_name(factor: str) -> str:
+    """Return what a factor is called to a reader: "hidden" for "model_options.hidden", "augmentation" for "augment"."""
+    short = factor.rpartition(".")[2].replace("_", " ")
+    return {"augment": "augmentation"}.get(short, short)
 
 
 def checked_seeds(seeds: Any, name: str) -> tuple[int, ...]:

@@ -50,23 +50,25 @@ def effects_of(study: StudyFolder, finished: Sequence[Finished], measure: Measur
     for effect, p in zip(known, holm([effect.p for effect in known if effect.p is not None]), strict=True):
         effect.p_holm = p
     for effect in effects:
-        effect.sentence = _sentence(effect, measure, split, len(known))
+        names = [study.declaration.shown(effect.factor, level) for level in (effect.level, effect.reference)]
+        effect.sentence = _sentence(effect, names, measure, split, len(known))
     return effects
 
 
 def _effects(study: StudyFolder, finished: Sequence[Finished], measure: Measure, split: str) -> Iterator[Effect | None]:
     for factor, levels in study.declaration.factors.items():
-        blocks = _blocks(factor, finished)
+        blocks = _blocks(factor, finished, study)
         reference = next(iter(levels))
         for level in list(levels)[1:]:
             yield _effect(factor, level, reference, list(levels), blocks, measure, split)
 
 
-def _blocks(factor: str, finished: Sequence[Finished]) -> Blocks:
+def _blocks(factor: str, finished: Sequence[Finished], study: StudyFolder) -> Blocks:
     """Return the runs by what they share but for the factor, and then by its level."""
     blocks: Blocks = {}
     for each in finished:
-        others = ", ".join(value for name, value in each.planned.levels.items() if name != factor)
+        levels = [study.declaration.shown(*level) for level in each.planned.levels.items() if level[0] != factor]
+        others = " + ".join(levels)
         blocks.setdefault((others, each.planned.seed), {})[each.planned.levels[factor]] = each
     return blocks
 
@@ -116,19 +118,20 @@ def _error_of_all_levels(blocks: Blocks, levels: Sequence[str], measure: Measure
     return block_error(rows, contexts)
 
 
-def _sentence(effect: Effect, measure: Measure, split: str, num_effects: int) -> str:
+def _sentence(effect: Effect, names: Sequence[str], measure: Measure, split: str, num_effects: int) -> str:
     where = "test" if split == "test" else "validation"
-    what = f"{effect.level} against {effect.reference}"
+    level, reference = names
+    what = f"{level} compared with {reference}"
     size = measure.difference(effect.estimate)
     if effect.ci95 is None:
-        return f"{what}: {size} on {where} in one pair of runs; whether that is luck cannot be told."
-    source = f"{effect.num_pairs} pairs of runs" if effect.basis == "runs" else "paired on the images, one seed"
+        return f"{what}: {size} on {where} in one pair of runs, which cannot show whether that is luck."
+    source = f"{effect.num_pairs} pairs of runs" if effect.basis == "runs" else "paired by image, one seed"
     within = f"({measure.interval(effect.ci95)}; {source})"
+    corrected = f" after correction for {num_effects} comparisons" if num_effects > 1 else ""
     if not effect.shown and effect.ci95[0] <= 0 <= effect.ci95[1]:
-        return f"{what}: no effect can be shown on {where}, {size} {within}."
+        return f"{what}: no significant effect on {where}, {size} {within}."
     if not effect.shown:
-        return f"{what}: {size} on {where} {within}, which among {num_effects} effects may still be luck."
+        return f"{what}: {size} on {where} {within}, not significant{corrected}."
     good = (effect.estimate > 0) == measure.higher_is_better
-    corrected = f", beyond chance also among {num_effects} effects" if num_effects > 1 else ", beyond chance"
-    verb = "is better by" if good else "is worse by"
-    return f"{what} {verb} {size[1:]} on {where} {within}{corrected}."
+    verb = "is better than" if good else "is worse than"
+    return f"{level} {verb} {reference} by {size[1:]} on {where} {within}, significant{corrected}."

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tintype.comparison import compare
+from tintype.comparison.page import Line
 from tintype.errors import UserError
 from tintype.progress import Silent
 from tintype.report.pages import check_replaceable, render_page
 from tintype.report.section import Section
 from tintype.run import written_whole
+from tintype.studying.declaration import factor_name
 from tintype.studying.effects import Effect
 from tintype.studying.figures import Measure, VariantResult
 from tintype.studying.folder import StudyFolder
@@ -34,11 +36,14 @@ def write_page(study: StudyFolder, result: Result | None, watcher: Silent) -> Pa
     check_replaceable(page, MADE_BY)
     sections = [_result(study, result)]
     if result is not None:
-        sections += [section for section in (_effects(result),) if section]
+        sections += [section for section in (_effects(study, result),) if section]
         sections += _comparison(study, result, watcher)
     sections.append(_runs(study))
     declaration = study.declaration
-    facts = [f"{len(study.planned)} runs", *(f"{len(levels)} × {name}" for name, levels in declaration.factors.items())]
+    facts = [
+        f"{len(study.planned)} runs",
+        *(f"{len(levels)} × {factor_name(name)}" for name, levels in declaration.factors.items()),
+    ]
     facts.append("one seed" if len(declaration.seeds) == 1 else f"{len(declaration.seeds)} seeds")
     files = [name for name in ("study.yaml", "study.json", "table.csv") if (study.path / name).is_file()]
     text = render_page(
@@ -63,10 +68,12 @@ def _result(study: StudyFolder, result: Result | None) -> Section:
         "split": split,
         "factors": list(study.declaration.factors) if len(study.declaration.factors) > 1 else [],
         "rows": [_row(variant, result) for variant in ordered],
+        "alike": len({len(variant.finished) for variant in ordered}) == 1,
+        "several": len(study.declaration.seeds) if len(study.declaration.seeds) > 1 else 0,
         "strip": _strip(ordered[:MOST_STRIPS], split, measure),
         "left_out": max(0, len(ordered) - MOST_STRIPS),
         "chosen": next((v for v in ordered if result.choice and v.title == result.choice.variant), ordered[0]),
-        "looks": max(each.evaluation["test_looks"]["data"] for v in ordered for each in v.finished),
+        "looks": sum(each.evaluation["test_looks"]["run"] for v in ordered for each in v.finished),
     }
     return Section("result", "Result", "study_result.html", context)
 
@@ -126,15 +133,12 @@ def _strip(variants: Sequence[VariantResult], split: str, measure: Measure) -> d
     return {"rows": rows, "ticks": marks[::2] if crowded else marks}
 
 
-def _effects(result: Result) -> Section | None:
+def _effects(study: StudyFolder, result: Result) -> Section | None:
     if not result.effects:
         return None
+    declaration = study.declaration
     ends = [end for effect in result.effects for end in (effect.ci95 or (effect.estimate, effect.estimate))]
-    low, high = min(0.0, *ends), max(0.0, *ends)
-    room = 0.04 * ((high - low) or 1)
-
-    def place(value: float) -> float:
-        return round(100 * (value - low + room) / (high - low + 2 * room), 2)
+    line = Line.of(ends, result.measure.scale)
 
     def row(effect: Effect) -> dict[str, Any]:
         start, end = effect.ci95 or (effect.estimate, effect.estimate)
@@ -142,17 +146,19 @@ def _effects(result: Result) -> Section | None:
         text = result.measure.signed(effect.estimate) + within
         return {
             "effect": effect,
-            "dot": place(effect.estimate),
-            "left": place(start),
-            "right": place(end),
+            "level": declaration.shown(effect.factor, effect.level),
+            "reference": declaration.shown(effect.factor, effect.reference),
+            "dot": line.place(effect.estimate),
+            "left": line.place(start),
+            "right": line.place(end),
             "text": text,
         }
 
     by_factor: dict[str, list[dict[str, Any]]] = {}
     for effect in result.effects:
-        by_factor.setdefault(effect.factor, []).append(row(effect))
+        by_factor.setdefault(factor_name(effect.factor), []).append(row(effect))
     context = {
-        "factors": by_factor, "zero": place(0.0), "measure": result.measure, "split": result.split,
+        "factors": by_factor, "zero": line.place(0.0), "ticks": line.ticks, "measure": result.measure, "split": result.split,
         "num": len(result.effects), "images": any(effect.basis == "images" for effect in result.effects),
         "known": any(effect.ci95 for effect in result.effects),
     }  # fmt: skip
@@ -168,18 +174,37 @@ def _comparison(study: StudyFolder, result: Result, watcher: Silent) -> list[Sec
     runs, names = [v.finished[0].run for v in ordered], [v.title for v in ordered]
     try:
         comparison = compare(runs, names=names, split=result.split, latency=False, progress=watcher.on_work)
-        sections = comparison.sections(watcher.on_work)
+        sections = comparison.sections(watcher.on_work, study.path / "study.html")
     except UserError as error:
         watcher.note(f"the runs could not be compared: {error}")
         return []
     finally:
         watcher.close()
     seed = ordered[0].finished[0].planned.seed
-    titles = {"result": f"Runs of seed {seed} compared", "training": "Training", "how": "How this was compared"}
-    left_out = len(result.variants) - len(ordered)
-    if left_out:
-        titles["result"] += f", the {MOST_COMPARED} best by validation"
-    return [replace(s, id=f"compared-{s.id}", title=titles.get(s.id, s.title)) for s in sections]
+    return [_of_one_seed(section, seed, study, result) for section in sections]
+
+
+def _of_one_seed(section: Section, seed: int, study: StudyFolder, result: Result) -> Section:
+    """Return a section of the comparison as a part of the study's page, whose headline is that of the study."""
+    title, context = section.title, dict(section.context)
+    if section.id == "result":
+        title = f"Seed {seed}, image by image"
+        if len(result.variants) > MOST_COMPARED:
+            title += f", the {MOST_COMPARED} best by validation"
+        context["aside"] = _why_it_may_disagree(len(study.declaration.seeds), seed)
+    elif len(study.declaration.seeds) > 1:
+        title += f" (seed {seed})"
+    return replace(section, id=f"compared-{section.id}", title=title, context=context)
+
+
+def _why_it_may_disagree(num_seeds: int, seed: int) -> str:
+    if num_seeds == 1:
+        return "These are the same runs as above, with what pairing them image by image shows."
+    return (
+        f"The figures above are means over {num_seeds} seeds. Here each variant is represented by its run of seed {seed} "
+        "alone, because only single runs can be compared image by image. One run may be luckier than the mean of its "
+        "variant, so the order here may differ; the recommendation above counts."
+    )
 
 
 def _runs(study: StudyFolder) -> Section:
