@@ -178,7 +178,7 @@ def serve_plainly(run: Path, port: int) -> None:
 
     @app.post("/v1/predict")
     async def predict(request: Request, top: int = 5) -> dict[str, Any]:
-        (seen,) = model.answer([(model.pixels(await request.body(), 10**8), False)])
+        (seen,) = model.answer([(model.picture(await request.body(), 10**8), False)])
         classes = [{"class": name, "probability": share} for name, share in seen.prediction.top(top)]
         return {"predictions": [{"top": classes}]}
 

@@ -123,6 +123,7 @@ MAY_IMPORT = {
         "models",
         "optim",
         "plugins",
+        "predicting",
         "progress",
         "recipe",
         "run",

@@ -173,6 +173,19 @@ def test_every_format_is_read_as_python_reads_it(alone, finished_run, kind, mode
     assert top(answer) == finished_run.predict(buffer.getvalue()).top(5)
 
 
+def test_a_photo_that_is_unlike_the_training_images_is_said_to_be_so(alone, finished_run, digits):
+    colour = encoded(np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8))
+    inverted = encoded(255 - decoded(digits[0]))
+    body, kind = form(("digit.png", digits[0]), ("inverted.png", inverted), ("colour.png", colour))
+    items = ask(alone, "/v1/predict?top=1", body, content_type=kind).json["predictions"]
+    assert "unlike" not in items[0]
+    assert [item["unlike"] for item in items[1:]] == [
+        finished_run.predict(photo).unlike for photo in (inverted, colour)
+    ]
+    assert items[1]["unlike"].startswith("it is dark on light")
+    assert items[2]["unlike"].startswith("it has colour")
+
+
 def test_many_files_are_answered_in_order_and_broken_ones_named(alone, finished_run, digits):
     files = [(f"{i}.png", photo) for i, photo in enumerate(digits[:30])]
     files[7] = ("notes.txt", b"this is no picture")

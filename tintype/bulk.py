@@ -13,6 +13,7 @@ from tintype.predicting.classifier import Classifier
 from tintype.predicting.files import list_images, names_from, without
 from tintype.predicting.job import Summary, Wishes, run_job, summary_lines
 from tintype.predicting.output import Output, Row
+from tintype.predicting.typical import sentence
 from tintype.progress import make_watcher
 
 MOST_NAMED = 20  # files that are passed over and named on standard error; the output has them all
@@ -41,9 +42,10 @@ def predict_command(
     classifier = open_classifier(model, device)
     threshold = None if wish is None else classifier.threshold(wish)
     if threshold == 0:
-        print(f"every answer counts: by validation, at least {wish:.0%} of all answers are right", file=sys.stderr)
+        but = "" if classifier.typical is None else ", but for photos that are unlike the training images"
+        print(f"every answer counts{but}: by validation, at least {wish:.0%} of all answers are right", file=sys.stderr)
     wishes = Wishes(min(top, len(classifier.class_names)), threshold, sort_into, link, heatmaps)
-    output = None if out is None else Output(out, wishes.columns(), resume=resume)
+    output = None if out is None else Output(out, wishes.columns(classifier), resume=resume)
     listed = names_from(sys.stdin.buffer) if list(map(str, paths)) == ["-"] else list_images(paths)
     rows: list[Row] = []
     named = 0
@@ -58,6 +60,8 @@ def predict_command(
             rows.append(row)
         elif output is None:
             print(_line(row))
+            if row.get("unlike"):
+                print(f"  {sentence(row['unlike'])}")
 
     watcher = make_watcher(to_stderr=True)
     begin = time.perf_counter()
@@ -116,6 +120,13 @@ def _close(
         print(json.dumps({"predictions": rows, "skipped": skipped}, indent=1, ensure_ascii=False))
     elif output is not None:
         print(f"{summary.num_predicted:,} predictions written to {output.path}")
+    if output is not None and summary.unlike:
+        reasons = "; ".join(f"{count:,} because {reason}" for reason, count in summary.unlike.most_common(5))
+        print(
+            f"{summary.unlike.total():,} of {summary.num_predicted:,} are unlike the training images, so that their confidence "
+            f"does not apply: {reasons}",
+            file=sys.stderr,
+        )
     for note, count in notes.items():
         print(f"{count:,} picture{'s' if count > 1 else ''}: {note}", file=sys.stderr)
     if summary.num_passed_over or summary.before or summary.num_predicted > 100:

@@ -18,6 +18,7 @@ from tintype.plugins import find
 from tintype.predicting.classifier import Classifier
 from tintype.predicting.files import list_images
 from tintype.predicting.pipeline import answered
+from tintype.predicting.typical import Typical
 from tintype.run import RunFolder
 from tintype.tasks.classify import Classify
 from tintype.tasks.task import Prediction, Task
@@ -30,7 +31,8 @@ class Predictor(Classifier):
 
     def __init__(self, task: Classify, description: Mapping[str, Any], batch_size: int = 64) -> None:
         thresholds = description.get("abstain", [])  # absent from models that were made before they were fitted
-        super().__init__(task.spec.class_names, description["preprocessing"], thresholds, batch_size)
+        typical = Typical.of(description.get("typical"))
+        super().__init__(task.spec.class_names, description["preprocessing"], thresholds, batch_size, typical)
         self.task = task
 
     @classmethod

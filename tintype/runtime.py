@@ -11,6 +11,7 @@ import numpy as np
 
 from tintype.errors import UserError
 from tintype.predicting.classifier import Classifier
+from tintype.predicting.typical import Typical
 
 FORMAT = 1  # of what lies under ABOUT; raise it when an older tintype would misread the file
 ABOUT = "tintype"  # the metadata entry that holds, as JSON, what belongs to the model
@@ -20,7 +21,8 @@ class OnnxClassifier(Classifier):
     """A classifier in an ONNX file that `tintype export` has made."""
 
     def __init__(self, session: Any, about: Mapping[str, Any], batch_size: int = 64) -> None:
-        super().__init__(about["class_names"], about["preprocessing"], about["abstain"], batch_size)
+        typical = Typical.of(about.get("typical"))
+        super().__init__(about["class_names"], about["preprocessing"], about["abstain"], batch_size, typical)
         self.session = session
 
     @classmethod

@@ -8,11 +8,12 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,6 +33,7 @@ from tintype.model import describe_model, preprocessing, save_model
 from tintype.models import count_parameters
 from tintype.optim import steepest_rate
 from tintype.plugins import find, names
+from tintype.predicting.typical import learn
 from tintype.progress import Silent
 from tintype.recipe import NEW_SPLIT_RULE, Recipe, parse_duration
 from tintype.run import PHOTOS_FILE, RunFolder, held, write_picture, written_whole
@@ -40,6 +42,7 @@ from tintype.tasks.task import Evaluation, Task
 
 # Enough for an interval of about +-1 point at most; more would only cost time.
 CLEAN_TRAINING_IMAGES = 10_000
+TYPICAL_IMAGES = 4_000  # of a split, of which it is measured what they have in common
 
 
 # Choices about the machine, which change how fast a run is and not what it does.
@@ -257,6 +260,7 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
                 watcher.note(line)
             save_model(run, task.result(), prepared.model)
             _record_photos(run, prepared.splits)
+            _record_typical(run, prepared.splits, recipe)
             measure = _measure if recipe.measure == "test" else _measure_without_test
             measure(run, seen, splits, task, watcher)
             if chosen := engine.choice_by_validation():
@@ -421,6 +425,24 @@ def _record_photos(run: RunFolder, splits: DataSplits) -> None:
     if all(isinstance(source, ResidentSource | MappedSource) for source in sources.values()):
         with written_whole(run.path / PHOTOS_FILE) as temporary:
             identify(sources).save(temporary)
+
+
+def _record_typical(run: RunFolder, splits: DataSplits, recipe: Recipe) -> None:
+    """Write down with a classifier what its training images have in common, so that others are known for what they are."""
+    if recipe.task != "classify":
+        return
+    # Grey images of files that are not known to be grey: the user wanted them without their colour.
+    coloured = None if recipe.channels == 1 else 0.0
+    found = learn(_some_images(splits.train), _some_images(splits.val), coloured=coloured)
+    if found is not None:
+        run.write("model.json", {**run.read("model.json"), "typical": found.to_dict()})
+
+
+def _some_images(source: ImageSource, most: int = TYPICAL_IMAGES) -> Iterator[np.ndarray]:
+    """Yield batches (N, H, W, C) uint8 of evenly spread images, at most `most` in all."""
+    index = torch.linspace(0, len(source) - 1, min(len(source), most), dtype=torch.float64).round().long()
+    for some in index.split(64):
+        yield source.take(some).images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _arithmetic(run: RunFolder, prepared: Prepared) -> tuple[dict[str, Any], list[dict[str, Any]], str]:

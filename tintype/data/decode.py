@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, features
@@ -176,6 +176,23 @@ def fit(
         image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     with quiet_pillow():
         return _decode_open(image, height, width, channels, as_resize(resize), on_note, draft=False)
+
+
+def shows_colour(image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> bool:
+    """Return whether a picture has colour: one that is grey in a colour file has none.
+
+    Raises:
+        Unreadable: as `decode` does.
+    """
+    to_size: dict[str, Any] = {"height": 32, "width": 32, "channels": 3}
+    if isinstance(image, str | os.PathLike | bytes):
+        if read_header(image).grey:
+            return False
+        pixels = decode(image, **to_size)
+    else:
+        pixels = fit(image, **to_size)
+    # JPEG moves the channels of a grey picture apart by a little.
+    return bool(np.ptp(pixels.astype(np.int16), axis=2).max() > 8)
 
 
 _quiet_lock = threading.Lock()

@@ -27,6 +27,7 @@ from tintype.data.decode import (
     open_picture,
     quiet_pillow,
     read_header,
+    shows_colour,
     walk_images,
 )
 from tintype.data.layout import listed, read_layout, safe
@@ -423,11 +424,10 @@ def _all_grey(headers: Sequence[tuple[Photo, Header]]) -> bool:
         if header.grey:
             continue
         try:
-            pixels = decode(photo.path, height=32, width=32, channels=3).astype(np.int16)
+            if shows_colour(photo.path):
+                return False
         except Unreadable:
             continue
-        if np.ptp(pixels, axis=2).max() > 8:  # JPEG moves the channels of a grey picture apart by a little
-            return False
     return True
 
 

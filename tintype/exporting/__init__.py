@@ -208,7 +208,7 @@ def _about(run: RunFolder, task: Task, description: dict[str, Any], format: str,
         "opset": formats.OPSET if format == "onnx" else None, "class_names": description["class_names"],
         "preprocessing": description["preprocessing"], "recipe": for_others(run.recipe),
     }  # fmt: skip
-    for key in ("temperature", "abstain", "tta", "scale", "latent_shape", "conditional"):
+    for key in ("temperature", "abstain", "typical", "tta", "scale", "latent_shape", "conditional"):
         if key in description:
             about[key] = description[key]
     about.setdefault("abstain", [])

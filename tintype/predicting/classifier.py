@@ -6,14 +6,22 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from tintype.data.decode import Resize, Unreadable, decode, fit
+from tintype.data.decode import Resize, Unreadable, decode, fit, shows_colour
 from tintype.errors import UserError
 from tintype.predicting.prediction import Prediction
+from tintype.predicting.typical import Typical
+
+
+class Picture(NamedTuple):
+    """An image as a model takes it, with what its pixels no longer show."""
+
+    pixels: np.ndarray  # (height, width, channels) uint8
+    has_colour: bool | None = None  # of the file, for a model that sees it in grey; None where nobody looked
 
 
 class Classifier(ABC):
@@ -24,6 +32,7 @@ class Classifier(ABC):
         channels, height, width, resize: how a picture is prepared.
         abstain: from which confidence on answers are right how often: [{"accuracy": 0.95, "threshold": 0.7 or None}].
         batch_size: how many pictures are computed at once.
+        typical: what the training images have in common; None where it was not measured.
         notes: what had to be judged while pictures were decoded, and how often.
     """
 
@@ -33,6 +42,7 @@ class Classifier(ABC):
         preprocessing: Mapping[str, Any],
         abstain: Sequence[Mapping[str, Any]] = (),
         batch_size: int = 64,
+        typical: Typical | None = None,
     ) -> None:
         self.class_names = tuple(class_names)
         self.channels, self.height, self.width = (int(preprocessing[key]) for key in ("channels", "height", "width"))
@@ -42,7 +52,7 @@ class Classifier(ABC):
             preprocessing.get("interpolation", "bilinear"),
             preprocessing.get("white"),
         )
-        self.abstain, self.batch_size = list(abstain), batch_size
+        self.abstain, self.batch_size, self.typical = list(abstain), batch_size, typical
         self.notes: Counter[str] = Counter()
 
     @abstractmethod
@@ -68,12 +78,33 @@ class Classifier(ABC):
         """
         for start in range(0, len(images), self.batch_size):
             some = images[start : start + self.batch_size]
-            yield from self.answer([_name(image) for image in some], [self.pixels(image) for image in some])
+            yield from self.answer([_name(image) for image in some], [self.picture(image) for image in some])
 
-    def answer(self, names: Sequence[str], pixels: Sequence[np.ndarray]) -> list[Prediction]:
-        """Return a Prediction for each prepared picture (height, width, channels) uint8."""
-        probabilities = self.probabilities(np.stack(pixels))
-        return [Prediction(name, self.class_names, probs) for name, probs in zip(names, probabilities, strict=True)]
+    def answer(self, names: Sequence[str], pictures: Sequence[Picture]) -> list[Prediction]:
+        """Return a Prediction for each prepared picture."""
+        pixels = np.stack([picture.pixels for picture in pictures])
+        probabilities = self.probabilities(pixels)
+        reasons = [""] * len(pictures)
+        if self.typical is not None:
+            reasons = self.typical.reasons(pixels, [picture.has_colour for picture in pictures])
+        return [
+            Prediction(name, self.class_names, probs, reason)
+            for name, probs, reason in zip(names, probabilities, reasons, strict=True)
+        ]
+
+    def picture(self, image: Any) -> Picture:
+        """Return an image as the model takes it, and whether it has colour that a grey model does not see.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        pixels = self.pixels(image)
+        if self.channels == 3 or self.typical is None or self.typical.coloured is None:
+            return Picture(pixels)
+        try:
+            return Picture(pixels, shows_colour(image))
+        except (Unreadable, OSError, ValueError):  # a file that was replaced since
+            return Picture(pixels)
 
     def pixels(self, image: Any) -> np.ndarray:
         """Return an image as the model takes it: (height, width, channels) uint8.

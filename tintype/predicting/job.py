@@ -27,7 +27,8 @@ class Wishes:
 
     Attributes:
         top: classes in each row.
-        threshold: below this confidence the answer is "unsure"; None answers always.
+        threshold: below this confidence, and of images unlike the training images, the answer is "unsure"; None answers
+            always.
         sort_into: a folder in which each photo is put into a folder of its class.
         link: links in place of copies.
         heatmaps: a new folder for a picture of each photo that shows where the network looked.
@@ -39,11 +40,12 @@ class Wishes:
     link: bool = False
     heatmaps: Path | None = None
 
-    def columns(self) -> list[str]:
+    def columns(self, classifier: Classifier | None = None) -> list[str]:
         """Return the columns of a table of answers."""
         more = [f"{what}{rank}" for rank in range(2, self.top + 1) for what in ("prediction", "confidence")]
         names = ["file", "prediction", "confidence", *more]
         names += ["most_probable"] * (self.threshold is not None)
+        names += ["unlike"] * (classifier is not None and classifier.typical is not None)
         names += ["sorted_to"] * (self.sort_into is not None)
         names += ["heatmap"] * (self.heatmaps is not None)
         return [*names, "error"]
@@ -51,9 +53,12 @@ class Wishes:
 
 @dataclass
 class Summary:
-    """What a job has done: counts by class, files passed over with the reason, and how many an earlier part had done."""
+    """What a job has done: counts by class, photos unlike the training images by reason, files passed over with the
+    reason, and how many an earlier part had done.
+    """
 
     classes: Counter[str] = field(default_factory=Counter)
+    unlike: Counter[str] = field(default_factory=Counter)
     passed_over: list[tuple[str, str]] = field(default_factory=list)
     before: int = 0
 
@@ -104,7 +109,7 @@ def run_job(
     known = {row["file"] for row in done}
     left = [file for file in dict.fromkeys(map(str, files)) if file not in known]
     for batch in answered(classifier, left, decoders=decoders):
-        rows = [_row(item, wishes) for item in batch]
+        rows = [_row(item, wishes, judged=classifier.typical is not None) for item in batch]
         if sorter:
             for row in rows:
                 if "error" not in row:
@@ -120,6 +125,7 @@ def run_job(
                 summary.passed_over.append((row["file"], row["error"]))
             else:
                 summary.classes[row["prediction"]] += 1
+                summary.unlike.update([row["unlike"]] if row.get("unlike") else [])
             if on_row:
                 on_row(row)
         if progress:
@@ -146,15 +152,18 @@ def _check_same_model(classifier: Classifier, done: Sequence[Row], path: Path) -
             )
 
 
-def _row(item: Answered, wishes: Wishes) -> Row:
+def _row(item: Answered, wishes: Wishes, *, judged: bool) -> Row:
     if item.prediction is None:
         return {"file": item.file, "error": item.reason}
     top = [{"class": name, "probability": round(share, 6)} for name, share in item.prediction.top(wishes.top)]
     row: Row = {"file": item.file, "prediction": top[0]["class"], "confidence": top[0]["probability"], "top": top}
     if wishes.threshold is not None:
         row["most_probable"] = row["prediction"]
-        if item.prediction.confidence < wishes.threshold:
+        # What validation promises holds for images like those of validation.
+        if item.prediction.confidence < wishes.threshold or item.prediction.unlike:
             row["prediction"] = UNSURE
+    if judged:
+        row["unlike"] = item.prediction.unlike or None
     return row
 
 

@@ -143,7 +143,7 @@ def _check_row(row: Row) -> None:
     Raises:
         ValueError: what is wrong with it.
     """
-    texts = ("file", "prediction", "most_probable", "sorted_to", "heatmap", "error")
+    texts = ("file", "prediction", "most_probable", "unlike", "sorted_to", "heatmap", "error")
     if any(not isinstance(row.get(name) or "", str) for name in texts) or not row["file"]:
         raise ValueError("one of its names is no text")
     for name in ("sorted_to", "heatmap"):

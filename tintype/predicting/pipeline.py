@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tintype.errors import UserError
-from tintype.predicting.classifier import Classifier
+from tintype.predicting.classifier import Classifier, Picture
 from tintype.predicting.prediction import Prediction
 
 CHUNK = 8  # files for each task of a thread
@@ -39,7 +39,7 @@ def answered(
     classifier: Classifier, files: Sequence[str | Path], *, decoders: int | None = None
 ) -> Iterator[list[Answered]]:
     """Yield the answers in the order of `files`, a batch at a time; a file that cannot be read ends nothing."""
-    batch: list[tuple[str, np.ndarray | str]] = []
+    batch: list[tuple[str, Picture | str]] = []
     for found in _decoded(classifier, files, decoders or num_decoders()):
         batch.append(found)
         if len(batch) == classifier.batch_size:
@@ -49,28 +49,28 @@ def answered(
         yield _computed(classifier, batch)
 
 
-def _computed(classifier: Classifier, batch: list[tuple[str, np.ndarray | str]]) -> list[Answered]:
-    readable = [(name, found) for name, found in batch if isinstance(found, np.ndarray)]
-    answers = classifier.answer([n for n, _ in readable], [pixels for _, pixels in readable]) if readable else []
+def _computed(classifier: Classifier, batch: list[tuple[str, Picture | str]]) -> list[Answered]:
+    readable = [(name, found) for name, found in batch if isinstance(found, Picture)]
+    answers = classifier.answer([n for n, _ in readable], [picture for _, picture in readable]) if readable else []
     predictions = iter(answers)
     return [
-        Answered(name, next(predictions), found) if isinstance(found, np.ndarray) else Answered(name, None, None, found)
+        Answered(name, next(predictions), found.pixels)
+        if isinstance(found, Picture)
+        else Answered(name, None, None, found)
         for name, found in batch
     ]
 
 
-def _decoded(
-    classifier: Classifier, files: Sequence[str | Path], decoders: int
-) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Yield (file, pixels or reason) in order. At most AHEAD batches and what the threads hold wait in memory."""
+def _decoded(classifier: Classifier, files: Sequence[str | Path], decoders: int) -> Iterator[tuple[str, Picture | str]]:
+    """Yield (file, picture or reason) in order. At most AHEAD batches and what the threads hold wait in memory."""
 
-    def read(some: Sequence[str | Path]) -> list[tuple[str, np.ndarray | str]]:
-        return [(str(file), _pixels(classifier, file)) for file in some]
+    def read(some: Sequence[str | Path]) -> list[tuple[str, Picture | str]]:
+        return [(str(file), _picture(classifier, file)) for file in some]
 
     chunks = iter([files[start : start + CHUNK] for start in range(0, len(files), CHUNK)])
     window = decoders + -(-AHEAD * classifier.batch_size // CHUNK)
     with ThreadPoolExecutor(decoders, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[list[tuple[str, np.ndarray | str]]]] = deque()
+        waiting: deque[Future[list[tuple[str, Picture | str]]]] = deque()
         try:
             waiting.extend(pool.submit(read, chunk) for chunk in islice(chunks, window))
             while waiting:
@@ -82,8 +82,8 @@ def _decoded(
                 future.cancel()
 
 
-def _pixels(classifier: Classifier, file: str | Path) -> np.ndarray | str:
+def _picture(classifier: Classifier, file: str | Path) -> Picture | str:
     try:
-        return classifier.pixels(file)
+        return classifier.picture(file)
     except UserError as error:
         return str(error).removeprefix(f"{file} cannot be read as an image: ")

@@ -14,6 +14,7 @@ class Prediction:
     name: str
     class_names: tuple[str, ...]
     probs: np.ndarray  # (K,) float32, sums to one
+    unlike: str = ""  # why the image is unlike the training images, so that the probabilities say nothing of it
 
     @property
     def top1(self) -> str:

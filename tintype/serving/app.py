@@ -222,6 +222,9 @@ class PredictionItem(BaseModel):
 
     file: str
     top: list[ClassProbability] | None = None
+    unlike: str | None = Field(
+        None, description="Why the photo is unlike the training images, where it is: its probabilities do not apply."
+    )
     heatmap: str | None = Field(None, description="A PNG as base64: the picture that the model saw, with a heat map.")
     problem: ProblemDetails | None = None
 
@@ -288,7 +291,8 @@ def _item(name: str, answer: Seen | UserError, top: int) -> dict[str, Any]:
     if isinstance(answer, UserError):
         return {"file": name, "problem": Problem("unreadable", str(answer)).describe()}
     heat = {} if answer.heat is None else {"heatmap": png_text(answer.heat)}
-    return {"file": name, "top": answer.top(top), **heat}
+    unlike = {"unlike": answer.prediction.unlike} if answer.prediction.unlike else {}
+    return {"file": name, "top": answer.top(top), **unlike, **heat}
 
 
 def _json(content: Any) -> Response:

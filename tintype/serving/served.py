@@ -21,7 +21,7 @@ from tintype.data.decode import Unreadable, read_header
 from tintype.errors import UserError
 from tintype.generate import Sampler
 from tintype.predict import Predictor, load_task
-from tintype.predicting.classifier import Classifier
+from tintype.predicting.classifier import Classifier, Picture
 from tintype.predicting.prediction import Prediction
 from tintype.run import RunFolder
 from tintype.runtime import OnnxClassifier
@@ -122,26 +122,26 @@ class PhotoClassifier(Served):
 
     def warm_up(self) -> None:
         shape = (self.classifier.height, self.classifier.width, self.classifier.channels)
-        self.answer([(np.zeros(shape, np.uint8), False)])
+        self.answer([(Picture(np.zeros(shape, np.uint8)), False)])
 
-    def pixels(self, content: bytes, max_pixels: int) -> np.ndarray:
-        """Decode the bytes of a file as the model takes them: (H, W, C) uint8. In any thread.
+    def picture(self, content: bytes, max_pixels: int) -> Picture:
+        """Decode the bytes of a file as the model takes them. In any thread.
 
         Raises:
             UserError: it is no image, damaged, or has more than `max_pixels` pixels.
         """
         refuse_large(content, max_pixels)
-        return self.classifier.pixels(content)
+        return self.classifier.picture(content)
 
-    def answer(self, works: Sequence[tuple[np.ndarray, bool]]) -> list[Seen]:
-        """Answer photos: pixels (H, W, C) uint8, and whether a heat map is wanted."""
-        predictions = self.classifier.answer([""] * len(works), [pixels for pixels, _ in works])
+    def answer(self, works: Sequence[tuple[Picture, bool]]) -> list[Seen]:
+        """Answer photos, each with whether a heat map is wanted."""
+        predictions = self.classifier.answer([""] * len(works), [picture for picture, _ in works])
         hot = [i for i, (_, wanted) in enumerate(works) if wanted]
         heats: dict[int, np.ndarray] = {}
         for start in range(0, len(hot), HEAT_AT_ONCE):
             some = hot[start : start + HEAT_AT_ONCE]
             classes = [int(predictions[i].probs.argmax()) for i in some]
-            heats.update(zip(some, self._heat([works[i][0] for i in some], classes), strict=False))
+            heats.update(zip(some, self._heat([works[i][0].pixels for i in some], classes), strict=False))
         # All at once: for each by itself it would take the event loop a tenth of its time.
         order = np.argsort(-np.stack([p.probs for p in predictions]), axis=1, kind="stable")
         return [Seen(prediction, order[i], heats.get(i)) for i, prediction in enumerate(predictions)]

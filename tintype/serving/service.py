@@ -196,11 +196,11 @@ class Service:
         if future.done():  # given up while it waited
             return
         try:
-            pixels = model.pixels(content, self.settings.max_pixels)
+            picture = model.picture(content, self.settings.max_pixels)
         except Exception as error:
             self._loop.call_soon_threadsafe(settle, [future], [error])
             return
-        self.compute.small(model.answer, (pixels, heat), future)
+        self.compute.small(model.answer, (picture, heat), future)
 
     async def in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in the threads that decode, and return what it returns."""

@@ -186,6 +186,11 @@ def _limits(model: Mapping[str, Any], evaluation: Mapping[str, Any], data: Mappi
             else f"- Validation shows that {wish} or more of the answers with a confidence of at least {threshold:.2f} "
             "are right; below, a person should be asked."
         )
+    if model.get("typical"):
+        lines.append(
+            "- A picture that is unlike the training images (colour where they are grey, dark on light, much brighter, "
+            "rougher) is said to be so, and its confidence does not apply. Other strange pictures pass unnoticed."
+        )
     if model["task"] == "classify":
         lines.append("- It knows its classes only: a picture of anything else gets one of them all the same.")
     lines.append("- Measured on pictures like those it was trained on; of others, nothing is known.")

@@ -145,7 +145,8 @@ function classify(model, main) {
   function present(prediction) {
     const [first] = prediction.top;
     $(".top", result).textContent = first.class;
-    $(".sure", result).textContent = sureness(first.probability);
+    $(".sure", result).textContent = prediction.unlike ? strangeness(prediction.unlike) : sureness(first.probability);
+    $(".sure", result).classList.toggle("unlike", Boolean(prediction.unlike));
     $(".bars", result).replaceChildren(...prediction.top.map(({ class: name, probability }) => {
       const row = document.createElement("li"), label = document.createElement("b"), value = document.createElement("span"), bar = document.createElement("i");
       label.textContent = name;
@@ -158,6 +159,10 @@ function classify(model, main) {
     look.hidden = !heat;
     result.hidden = false;
     show();
+  }
+
+  function strangeness(reason) {
+    return `This image is unlike the training images: ${reason}. Its confidence does not apply.`;
   }
 
   function sureness(probability) {
