@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import csv
 import datetime
+import html
+import json
+import random
+import re
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +18,11 @@ import pytest
 from PIL import Image
 
 from tintype import api
+from tintype.auditing import audit
 from tintype.data import open_data
 from tintype.data.pairs import open_pairs
 from tintype.errors import UserError
-from tintype.grouping import Taken, check_groups, parse_groups, united
+from tintype.grouping import Taken, check_groups, parse_groups, suggest_by_names, suggest_by_times, united
 from tintype.recipe import build
 from tintype.run import RunFolder
 from tintype.training import prepare
@@ -213,3 +220,168 @@ def test_the_command_takes_groups(objects: Path, tt):
     code, _, err = tt("train", objects, "--groups", "{group}.jpg", "--model", "cnn", "--weights", "none")
     assert code == 2
     assert "makes each image a group of its own" in err
+
+
+# Names with known truth
+
+CLASSES = ("cat", "dog", "fox")
+DRAW = random.Random(0)
+
+
+def in_classes(
+    name: str, counts: Mapping[str, Iterable[object]], classes: tuple[str, ...] = CLASSES
+) -> list[tuple[str, str]]:
+    """Return (path, class) for each class and each combination of numbers; {h} in `name` is a random code."""
+    keys = list(counts)
+    return [
+        (f"{c}/{name.format(c=c, h=DRAW.getrandbits(64), **dict(zip(keys, values, strict=True)))}", c)
+        for c in classes
+        for values in product(*counts.values())
+    ]
+
+
+PETS = ("Abyssinian", "american_pit_bull_terrier", "Bombay")
+MATERIALS = ("cardboard", "glass", "metal")
+DAYS = {"d": range(10, 28), "i": range(10, 20)}
+PLAIN = {
+    "trashnet": in_classes("{c}{i}.jpg", {"i": range(1, 400)}, MATERIALS),
+    "pets": in_classes("{c}_{i}.jpg", {"i": range(1, 200, 17)}, PETS),
+    "pets by kind": [(f"animals/{n.split('/')[1]}", "x") for n, _ in in_classes("{c}_{i}.jpg", {"i": range(30)}, PETS)],
+    "digits": [(f"{i:05d}", str(i % 10)) for i in range(1797)],
+    "mnist": [(f"{'train' if i < 6000 else 'test'}/{i:05d}", str(i * 7 % 10)) for i in range(7000)],
+    "camera": in_classes("IMG_{i:04d}.JPG", {"i": range(100)}),
+    "cameras": [p for a in ("IMG_", "DSC", "P101", "img-") for p in in_classes(a + "{i:04d}.jpg", {"i": range(50)})],
+    "class and number": in_classes("{c}_{i:04d}.png", {"i": range(50)}, tuple("0123456789")),
+    "imagenet": in_classes("{c}_{i}.JPEG", {"i": range(7, 20000, 97)}, ("n01440764", "n01443537", "n01484850")),
+    "one prefix": in_classes("ILSVRC2012_val_{i:08d}.JPEG", {"i": range(1, 50000, 499)}),
+    "moments": in_classes("IMG_202405{d}_1204{i}.jpg", DAYS),
+    "days": in_classes("202405{d}_{i:03d}.jpg", DAYS),
+    "whatsapp": in_classes("IMG-202405{d}-WA{i:04d}.jpg", DAYS),
+    "dropbox": in_classes("2024-05-{d} 12.{i}.30.jpg", DAYS),
+    "codes": in_classes("{h:016x}.jpg", {"i": range(300)}),
+    "short codes": [(f"{p}/{DRAW.getrandbits(32):08x}.jpg", p) for p in CLASSES for _ in range(300)],
+    "sizes": in_classes("photo_640x480_{i:04d}.jpg", {"i": range(100)}),
+    "some copies": in_classes("IMG_{i:04d}.jpg", {"i": range(99)})
+    + in_classes("IMG_{i:04d} (1).jpg", {"i": range(20)}),
+    "number and class": in_classes("{i:04d}_{c}.jpg", {"i": range(100)}),
+    "birds": in_classes("Black_{c}_{i:04d}_{h}.jpg", {"i": range(60)}),
+    "one object each": in_classes("{c}__{i}.png", {"i": range(0, 360, 5)}, tuple(f"obj{k}" for k in range(12))),
+    "inner classes": [
+        (f"pet/{name}", "pet") for name, _ in in_classes("{c}{i}.jpg", {"i": range(40)}, tuple("abcdef"))
+    ],
+    "too few": in_classes("{c}_{o}_{i}.jpg", {"o": range(2), "i": range(4)}, ("cat",)),
+}
+GROUPED = {
+    "objects": (in_classes("{c}_{o:03d}_{i}.jpg", {"o": range(20), "i": range(1, 5)}), r"(\w+_\d+)_\d\.jpg"),
+    "clips": (in_classes("clip{o}_frame{i:04d}.jpg", {"o": range(9), "i": range(40)}), r"(clip\d+)_"),
+    "eyes": (in_classes("{o}_{i}.jpeg", {"o": range(90), "i": ("left", "right")}), r"/(\d+)_"),
+    "sides": (in_classes("P{o:03d}_{i}.jpg", {"o": range(90), "i": "LR"}), r"(P\d+)_"),
+    "letters": (in_classes("img{o:03d}{i}.jpg", {"o": range(50), "i": "abc"}), r"(img\d+)[abc]"),
+    "x-rays": (in_classes("person{o}_bacteria_{i}.jpeg", {"o": range(50), "i": range(1, 4)}), r"(person\d+)_"),
+    "slides": (in_classes("SOB_B-14-{o}AB-40-{i:03d}.png", {"o": range(22549, 22570), "i": range(1, 9)}), r"-(\d+)AB"),
+    "pedestrians": (in_classes("{o:04d}_c{i}s1_{h}_00.jpg", {"o": range(60), "i": range(1, 6)}), r"/(\d{4})_c"),
+    "folders": (in_classes("clip_{o}/{i:03d}.jpg", {"o": range(8), "i": range(12)}), r"(.+)/"),
+    "augmented": (in_classes("{c}_{o}_aug{i}.png", {"o": range(30), "i": range(3)}), r"(\w+_\d+)_aug"),
+    "exported": (in_classes("IMG_{o:04d}_JPG.rf.{h:016x}{i}.jpg", {"o": range(30), "i": range(3)}), r"(IMG_\d+)_"),
+    "crops of frames": (
+        in_classes("clip{o}_frame{f}_crop{i}.png", {"o": range(12), "f": range(5), "i": range(3)}),
+        r"(clip\d+)_",
+    ),
+    "bursts": (in_classes("IMG_202405{o}_121230_BURST{i:03d}.jpg", {"o": range(10, 28), "i": range(5)}), r"(2024\d+)_"),
+    "numbered": (in_classes("obj {o} ({i}).jpg", {"o": range(20), "i": range(1, 5)}), r"(obj \d+) "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_plain_numbering_suggests_no_groups(kind):
+    names, labels = zip(*PLAIN[kind], strict=True)
+    assert suggest_by_names(names, labels) is None
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+def test_names_of_objects_and_clips_suggest_their_groups(kind):
+    pairs, truth = GROUPED[kind]
+    names, labels = zip(*pairs, strict=True)
+    expected = [re.search(truth, name)[1] for name in names]  # pyright: ignore[reportOptionalSubscript]
+
+    found = suggest_by_names(names, labels)
+
+    assert found is not None
+    assert len(found.groups) == len(names)
+    assert set(zip(found.groups, expected, strict=True)) == set(
+        dict(zip(found.groups, expected, strict=True)).items()
+    ), "one group of the truth for each group that was found"
+    assert len(set(found.groups)) == len(set(expected)), "and the other way round"
+    assert parse_groups(found.text).of_names(names) == found.groups, "what is typed gives what was counted"
+
+
+def test_names_are_looked_at_in_part_where_there_are_many():
+    names, labels = zip(*in_classes("{c}_{o:04d}_{i}.jpg", {"o": range(800), "i": range(4)}), strict=True)
+    found = suggest_by_names(names, labels)
+    assert found is not None
+    assert len(found.sizes) == 2400
+    assert found.median == 4
+
+
+def test_bursts_suggest_groups_and_one_moment_for_all_does_not():
+    names = [f"{i}.jpg" for i in range(60)]
+    bursts = [Taken(600 * (i // 3) + i % 3, "A") for i in range(60)]
+
+    found = suggest_by_times(bursts, names)
+    assert found is not None
+    assert found.sizes == [3] * 20
+    assert found.option == "--groups exif:5s"
+
+    assert suggest_by_times([Taken(0, "A")] * 60, names) is None
+    assert suggest_by_times([Taken(60 * i, "A") for i in range(60)], names) is None
+    assert suggest_by_times([None] * 60, names) is None
+
+
+def test_the_audit_names_the_groups_that_names_suggest(objects: Path, tt, tmp_path: Path):
+    code, out, _ = tt("audit", objects, "--no-labels", "--html", "page.html")
+    assert code == 0
+    typed = f"tintype train {objects} --groups '{{group}}_*.jpg'"
+    assert "Names that suggest groups: 20" in out
+    assert typed in out
+
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert typed in html.unescape(page)
+    assert 'id="groups-by-name"' in page
+
+    code, out, _ = tt("audit", objects, "--no-labels", "--json", "--strict")
+    assert code == 0, "a suggestion is not serious"
+    (finding,) = [each for each in json.loads(out)["findings"] if each["kind"] == "groups by name"]
+    assert finding["suggestion"] == {
+        "groups": "{group}_*.jpg", "option": "--groups '{group}_*.jpg'", "num_groups": 20, "median_size": 4, "num_divided": 0,
+    }  # fmt: skip
+
+
+def test_the_audit_names_bursts_and_those_on_both_sides(tmp_path: Path):
+    start = datetime.datetime(2024, 5, 1, 12)
+    for number in range(36):
+        when = start + datetime.timedelta(minutes=number // 3, seconds=number % 3)
+        split = "test" if number % 9 == 0 else "train"
+        photo(tmp_path / split / "ab"[number // 18] / f"x{number}.jpg", number, when)
+
+    finding = audit(tmp_path, labels=False)["groups by time"]
+
+    assert finding.suggestion is not None
+    assert finding.suggestion["option"] == "--groups exif:5s"
+    assert (finding.suggestion["num_groups"], finding.suggestion["median_size"]) == (12, 3)
+    assert finding.suggestion["num_divided"] == 4
+    assert "4 of them lie on both sides of the given split" in finding.text
+
+
+def test_the_audit_suggests_nothing_where_groups_are_given(objects: Path, tmp_path: Path):
+    table = tmp_path / "list.csv"
+    rows = [f"{path},{path.parent.name},{path.stem[:7]}" for path in sorted(objects.rglob("*.jpg"))]
+    table.write_text("\n".join(["path,label,group", *rows]), encoding="utf-8")
+    assert "groups by name" not in audit(table, labels=False)
+
+
+def test_training_names_what_to_type_once(objects: Path):
+    notes = open_data(str(objects)).notes
+    (line,) = [note for note in notes if "suggest" in note]
+    assert "20 groups" in line
+    assert "--groups '{group}_*.jpg'" in line
+    assert not any("suggest" in note for note in open_data(str(objects), groups="{group}_*.jpg").notes)

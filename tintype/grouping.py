@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tintype.durations import parse_duration
@@ -155,3 +156,187 @@ def united(one: Sequence[str], other: Sequence[str]) -> list[str]:
             first, second = sorted((root(linked[0]), root(linked[1])))
             parent[second] = first
     return [root(linked[0])[1] if linked else "" for linked in nodes]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Groups that names or times suggest: what to type, and what it gives.
+
+    `groups` (N,) names the group of each image, "" for one that stands alone.
+    """
+
+    text: str
+    reason: str
+    groups: list[str]
+
+    @property
+    def option(self) -> str:
+        """What to type after `tintype train DATA`."""
+        return f"--groups {shlex.quote(self.text)}"
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many images the groups of two and more have, the largest first."""
+        return [size for _, size in Counter(group for group in self.groups if group).most_common() if size > 1]
+
+    @property
+    def median(self) -> int:
+        """The median of `sizes`."""
+        return self.sizes[len(self.sizes) // 2]
+
+    def line(self) -> str:
+        """Return one line for the user."""
+        return (
+            f"{self.reason}: {len(self.sizes):,} groups, half of them of {self.median:,} images or more. If these belong "
+            f"together, type {self.option}; without it each image counts as independent"
+        )
+
+
+# What photos suggest is believed where it concerns so much of them: ...
+FEWEST_GROUPS, FEWEST_IN_CLASS, LEAST_SHARE = 5, 3, 0.5
+# ... of candidates with so many groups the coarsest one (the clip rather than the frame of which there are several crops).
+ENOUGH_GROUPS = 10
+BLOCKS, BLOCK = 10, 500  # names that are looked at of many: what belongs together stands together in their order
+# Bursts: so near in time, so many of the photos, of which no moment may hold more than half (scanners give one to all).
+BURST, BURST_SHARE = 5.0, 0.3
+
+_SEPARATOR = re.compile(r"[ _.\-()+~,#]+")
+_MOMENT = re.compile(
+    r"(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
+    r"(?:[-_. T]+(?:at )?(?:[01]\d|2[0-3])[-_.:h]?[0-5]\d(?:[-_.:m]?[0-5]\d(?:[-_.]?\d{3})?)?)?(?!\d)"
+)
+_EXPORTED = re.compile(r"\.rf\.[0-9a-zA-Z]{16,}$")  # Roboflow's: the picture's own name stands before it
+_EDGES = " _.-()+~,#"
+_TURN = re.compile(r"(?<=\d)(?=[A-Za-z])")
+
+
+def suggest_by_names(names: Sequence[str], labels: Sequence[object]) -> Suggestion | None:
+    """Return the groups that the names (N,) of images of some classes (N,) suggest, or None.
+
+    A name such as cat_012_1 or clip3_frame0001 has a number before its last part. That is a group where it recurs
+    within a class, and where a class has several: `glass1` to `glass501`, `IMG_0001` and `Abyssinian_12` have none, `7_0012`
+    has one for each class, and a date or a time is no object. Inner folders with a number are groups as well.
+    """
+    if len(names) < 2 * FEWEST_GROUPS:
+        return None
+    looked_at = _looked_at(len(names))
+    some, classes = [names[i] for i in looked_at], [labels[i] for i in looked_at]
+    folders = [name.rpartition("/")[0] for name in some]
+    numbered = [re.search(r"\d", folder.rpartition("/")[2]) is not None for folder in folders]
+    candidates: dict[str, list[str]] = {}
+    if sum(numbered) >= LEAST_SHARE * len(some):
+        candidates["(.+)/"] = folders
+    cuts: dict[str, dict[int, str]] = {}
+    for i, name in enumerate(some):
+        for cut in _cuts(name.rpartition("/")[2]):
+            cuts.setdefault(cut.pattern, {})[i] = cut.head
+    for pattern, heads in cuts.items():
+        if len(heads) >= LEAST_SHARE * len(some):
+            candidates[pattern] = [heads.get(i, "") for i in range(len(some))]
+
+    valid = {pattern: groups for pattern, groups in candidates.items() if _are_groups(groups, classes)}
+    if not valid:
+        return None
+    counts = {pattern: len(set(groups)) for pattern, groups in valid.items()}
+    enough = [pattern for pattern, count in counts.items() if count >= ENOUGH_GROUPS]
+    pattern = min(enough, key=counts.__getitem__) if enough else max(counts, key=counts.__getitem__)
+
+    endings = {name.rpartition(".")[2].lower() for name in names}
+    if len(endings) == 1 and pattern.endswith(".*") and not pattern.endswith(".rf.*"):
+        pattern = f"{pattern[:-1]}{endings.pop()}"
+    groups = parse_groups(pattern).of_names(names)
+    found = Suggestion(pattern, "", groups)
+    if not found.sizes:
+        return None
+    largest = Counter(group for group in groups if group).most_common(1)[0][0]
+    members = [name for name, group in zip(names, groups, strict=True) if group == largest][:2]
+    return replace(found, reason=f"the names suggest groups, as {' and '.join(members)}")
+
+
+def _looked_at(count: int) -> list[int]:
+    if count <= BLOCKS * BLOCK:
+        return list(range(count))
+    starts = [block * (count - BLOCK) // (BLOCKS - 1) for block in range(BLOCKS)]
+    return [i for start in starts for i in range(start, start + BLOCK)]
+
+
+class _Cut(NamedTuple):
+    """A place where a name may be divided: the pattern that does so, and what stands before."""
+
+    pattern: str
+    head: str
+
+
+def _cuts(file: str) -> list[_Cut]:
+    """Return where the name of a file may be divided into a group's name, which holds a number, and the rest."""
+    stem, dot, ending = file.rpartition(".")
+    stem, ending = (stem, f".{ending}") if dot and len(ending) <= 5 else (file, "")
+    exported = _EXPORTED.search(stem)
+    if exported:
+        return [_Cut(f"{PLACE}.rf.*", stem[: exported.start()])]
+
+    masked = _MOMENT.sub(_mask, stem)
+    parts = [part for part in _SEPARATOR.split(masked) if part]
+    cuts, tail = [], stem[len(stem.rstrip(_EDGES)) :]
+    for number in range(len(parts) - 1, 0, -1):
+        start = _start_of(masked, parts, number)
+        gap = _gap_before(masked, start)
+        tail = f"{gap}*{tail}"
+        head = stem[: start - len(gap)]
+        if re.search(r"[\d%]", masked[: start - len(gap)]):
+            cuts.append(_Cut(f"{PLACE}{tail}{ending and '.*'}", head))
+    turn = _TURN.search(parts[-1]) if parts and not _is_code(parts[-1]) else None
+    if turn:  # 012a, clip3frame1: the last part begins with a letter after a digit
+        at = len(masked.rstrip(_EDGES)) - len(parts[-1]) + turn.start()
+        cuts.append(_Cut(r"([^/]*\d)[A-Za-z]+\d*(?:\.\w+)?$", stem[:at]))
+    return cuts
+
+
+def _mask(moment: re.Match[str]) -> str:
+    """Return a moment without digits: a date alone is no object, and a time is one only where more follows."""
+    return ("@" if sum(c.isdigit() for c in moment[0]) <= 8 else "%") * len(moment[0])
+
+
+def _start_of(text: str, parts: Sequence[str], number: int) -> int:
+    at = 0
+    for part in parts[: number + 1]:
+        start = text.index(part, at)
+        at = start + len(part)
+    return start
+
+
+def _gap_before(text: str, start: int) -> str:
+    before = text[:start]
+    return before[len(before.rstrip(_EDGES)) :]
+
+
+def _is_code(part: str) -> bool:
+    """Return whether a part of a name is a code, in which digits and letters change at random."""
+    return len(re.findall(r"\d+|[A-Za-z]+", part)) > 4
+
+
+def _are_groups(groups: Sequence[str], classes: Sequence[object]) -> bool:
+    """Return whether what was found is more than a class's name with a running number."""
+    sizes = Counter((label, group) for label, group in zip(classes, groups, strict=True) if group)
+    together = {key: size for key, size in sizes.items() if size > 1}
+    if len({group for _, group in together}) < FEWEST_GROUPS:
+        return False
+    if sum(together.values()) < LEAST_SHARE * len(groups):
+        return False
+    if 2 * len(together) < len(sizes):  # most of what was found is alone
+        return False
+    in_class = Counter(label for label, _ in sizes)
+    many = sum(size for (label, _), size in sizes.items() if in_class[label] >= FEWEST_IN_CLASS)
+    return many >= LEAST_SHARE * len(groups)
+
+
+def suggest_by_times(taken: Sequence[Taken | None], names: Sequence[str]) -> Suggestion | None:
+    """Return the groups that bursts of photos suggest, or None; a moment that most photos share says nothing."""
+    known = Counter(each for each in taken if each is not None)
+    if not known or known.most_common(1)[0][1] > len(names) / 2:
+        return None
+    text = f"exif:{BURST:g}s"
+    found = Suggestion(text, "", parse_groups(text).of_times(taken, names))
+    if len(found.sizes) < FEWEST_GROUPS or sum(found.sizes) < BURST_SHARE * len(names):
+        return None
+    return replace(found, reason=f"many photos were taken within {BURST:g} s of another by the same camera")

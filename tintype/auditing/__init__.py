@@ -79,6 +79,7 @@ class Audit:
                     "text": f.text,
                     "num_images": f.num_images,
                     "items": [{"names": list(item.names), "remark": item.remark} for item in f.items],
+                    **({"suggestion": f.suggestion} if f.suggestion else {}),
                 }
                 for f in self.findings
             ],
@@ -93,10 +94,11 @@ class Audit:
         for finding in self.findings:
             count = f": {len(finding.items):,}" if finding.items else ""
             lines.append(f"{'SERIOUS  ' if finding.serious else '         '}{finding.title}{count}")
-            if not finding.items:
+            if not finding.items or finding.suggestion:
                 lines.append(f"           {finding.text}")
             for item in finding.items[:SHOWN]:
-                names = " = ".join(printable(name) for name in item.names[:4])
+                between = ", " if finding.suggestion else " = "
+                names = between.join(printable(name) for name in item.names[:4])
                 lines.append(f"           {names}{f'  ({item.remark})' if item.remark else ''}")
             if len(finding.items) > SHOWN:
                 lines.append(f"           and {len(finding.items) - SHOWN:,} more")
@@ -168,6 +170,7 @@ def audit(
         *checks.unreadable_findings(inspected),
         *checks.class_findings(inspected),
         *checks.duplicate_findings(inspected, twins),
+        *checks.group_findings(inspected, str(data)),
         *checks.label_findings(inspected, issues, features is not None),
         *checks.picture_findings(inspected),
     ]

@@ -15,14 +15,15 @@ from tintype import plugins
 from tintype.data import locate
 from tintype.data.audit import THUMBNAIL, thumbnails
 from tintype.data.cache import Progress
-from tintype.data.decode import FORMATS, Unreadable, decode, read_header
+from tintype.data.decode import FORMATS, Unreadable, decode, quiet_pillow, read_header
 from tintype.data.folder import Found, Photo, read_each, sorted_classes, spread
 from tintype.data.opening import shadowed
 from tintype.data.source import Images
+from tintype.data.taken import taken
 from tintype.errors import UserError
 from tintype.files import regular_only
 
-VERSION = 1  # raise it when `_read` changes what a file gives
+VERSION = 2  # raise it when `_read` changes what a file gives
 TINY = 48  # sets whose images are mostly smaller get thumbnails of 32 pixels; nothing is said of their sharpness
 LOOKED_AT = 256  # longest side at which brightness and sharpness are measured
 
@@ -39,6 +40,8 @@ FACTS = np.dtype(
         ("brightness", "<f4"),  # mean grey value, 0..255
         ("spread", "<f4"),  # largest standard deviation among the channels, 0..128
         ("blur", "<f4"),  # 0 sharp .. 1 blurred; NaN where the picture is too small to say
+        ("taken", "<f8"),  # seconds, as data.taken reads them; NaN where the photo does not say
+        ("camera", "V8"),  # a digest of its name
     ]
 )
 
@@ -146,6 +149,7 @@ def _read(path: str, side: int, rows: int) -> np.ndarray:
     with Image.open(path, formats=FORMATS) as image:
         facts["format"], facts["mode"] = (image.format or "").encode(), image.mode.encode()
         facts["animated"] = getattr(image, "is_animated", False)
+        facts["taken"], facts["camera"] = _taken(image)
     facts["digest"], facts["num_bytes"] = _file_digest(path)
     facts["width"], facts["height"] = header.width, header.height
     _measure(facts, picture)
@@ -153,6 +157,14 @@ def _read(path: str, side: int, rows: int) -> np.ndarray:
     below = np.zeros(rows * side * 3, np.uint8)
     below[: FACTS.itemsize] = facts.view(np.uint8)
     return np.concatenate([np.asarray(small), below.reshape(rows, side, 3)])
+
+
+def _taken(image: Image.Image) -> tuple[float, bytes]:
+    with quiet_pillow():
+        found = taken(image)
+    if found is None:
+        return float("nan"), bytes(8)
+    return found.seconds, hashlib.blake2b(found.camera.encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def _file_digest(path: str) -> tuple[bytes, int]:
@@ -214,6 +226,7 @@ def _inspect_arrays(images: Images, name: str) -> Inspected:
     facts = np.zeros(num_images, FACTS)
     facts["width"], facts["height"], facts["num_bytes"] = width, height, height * width * channels
     facts["format"], facts["mode"] = b"pixels", b"L" if channels == 1 else b"RGB"
+    facts["taken"] = np.nan
     for i in range(num_images):
         facts["digest"][i] = hashlib.blake2b(np.ascontiguousarray(pixels[i]).data, digest_size=16).digest()
         _measure(facts[i : i + 1], pixels[i])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from tintype.auditing.files import TINY, Inspected, full_pixels
 from tintype.auditing.labels import LabelIssues
 from tintype.data.audit import Duplicates, NearPairs, exact_copies, joined, near_pairs
 from tintype.data.cache import Progress
+from tintype.grouping import Suggestion, Taken, suggest_by_names, suggest_by_times
 
 BLANK = 3.0  # largest deviation of a channel (0..128) at which nothing can be seen
 DARK = 25.0  # mean grey value (0..255), and less than a quarter of the usual: digits on black are dark as a whole
@@ -35,13 +39,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something found: `serious` makes a figure wrong or loses images, the rest is worth a look."""
+    """Something found: `serious` makes a figure wrong or loses images, the rest is worth a look.
+
+    `suggestion` holds what may be done about it, as plain data: `groups`, the `option` to type, and what it gives.
+    """
 
     kind: str
     title: str
     text: str
     serious: bool = False
     items: tuple[Item, ...] = field(default=())
+    suggestion: dict[str, Any] | None = None
 
     @property
     def num_images(self) -> int:
@@ -293,6 +301,47 @@ def picture_findings(inspected: Inspected) -> list[Finding]:
             items = tuple(_item(inspected, (i,), remark.format(values[i])) for i in order)
             findings.append(Finding(kind, title, text, items=items))
     return findings
+
+
+def group_findings(inspected: Inspected, source: str) -> list[Finding]:
+    """Return the groups that the photos' names or times suggest, where the data itself names none."""
+    if inspected.photos is None or (inspected.groups != "").any():
+        return []
+    facts = inspected.facts
+    times = zip(facts["taken"].tolist(), facts["camera"], strict=True)
+    taken = [None if math.isnan(seconds) else Taken(seconds, camera.tobytes().hex()) for seconds, camera in times]
+    found = (
+        ("groups by name", "Names that suggest groups", suggest_by_names(inspected.names, inspected.targets.tolist())),
+        ("groups by time", "Times that suggest groups", suggest_by_times(taken, inspected.names)),
+    )
+    return [_group_finding(inspected, source, *each) for each in found if each[2] is not None]
+
+
+def _group_finding(inspected: Inspected, source: str, kind: str, title: str, suggestion: Suggestion | None) -> Finding:
+    assert suggestion is not None
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(suggestion.groups):
+        if group:
+            members.setdefault(group, []).append(i)
+    together = {group: rows for group, rows in members.items() if len(rows) > 1}
+    sides = given_split(inspected)
+    divided = sum(len(set(sides[rows].tolist())) > 1 for rows in together.values())
+
+    what = {
+        "groups": suggestion.text,
+        "option": suggestion.option,
+        "num_groups": len(together),
+        "median_size": suggestion.median,
+        "num_divided": divided,
+    }
+    across = f" {divided:,} of them lie on both sides of the given split." if divided else ""
+    text = (
+        f"{suggestion.reason[0].upper()}{suggestion.reason[1:]}: {len(together):,} groups, the median of {suggestion.median:,} "
+        f"images.{across} Photos of one object or one clip tell less than as many others; where these are, type: "
+        f"tintype train {shlex.quote(source)} {suggestion.option}"
+    )
+    items = tuple(_item(inspected, rows, f"{len(rows):,} images") for rows in together.values())
+    return Finding(kind, title, text, items=items, suggestion=what)
 
 
 def label_findings(inspected: Inspected, issues: LabelIssues | None, own_features: bool) -> list[Finding]:

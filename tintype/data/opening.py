@@ -21,7 +21,7 @@ from tintype.data.source import DataSpec, DataSplits, Images, ImageSource, Mappe
 from tintype.data.split import SPLITS, describe_splits, three_splits
 from tintype.data.taken import read_taken
 from tintype.errors import UserError, no_data_set, unknown_name
-from tintype.grouping import check_groups, parse_groups, united
+from tintype.grouping import check_groups, parse_groups, suggest_by_names, united
 
 RESIDENT_SHARE = 0.5  # of the free memory; the rest is for the network and the copies of the batches
 STATISTICS_SAMPLE = 30_000_000  # values looked at for mean and standard deviation
@@ -84,6 +84,7 @@ def open_data(
         *describe_splits(images.split, **wishes),
         *_split_notes(images, rows),
         *_divided_groups(images, rows),
+        *_suggested_groups(images),
         *_duplicate_notes(duplicates, images, rows, leaked),
     ]
     mean, std, note = _statistics(images.pixels, rows["train"])
@@ -299,6 +300,14 @@ def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
         if absent:
             notes.append(f"{word} holds no image of {len(absent)} classes with too few: {', '.join(absent[:5])}")
     return notes
+
+
+def _suggested_groups(images: Images) -> list[str]:
+    """Return a line where the names of photos suggest groups and nobody has named any."""
+    if images.groups is not None or images.paths is None:
+        return []
+    found = suggest_by_names(images.names, images.targets.tolist())
+    return [found.line()] if found else []
 
 
 def _divided_groups(images: Images, rows: dict[str, np.ndarray]) -> list[str]:

@@ -23,6 +23,8 @@ SIDE = 200  # pixels of a picture on the page
 
 Picture = Callable[[int, int], Image.Image]
 PAIRED = ("contradictory", "leak", "copies", "near", "mirrored")
+SUGGESTED = ("groups by name", "groups by time")  # of which a few show whether it is so
+MOST_SUGGESTED = 6
 OF_CLASSES = ("one class", "no image", "not in training", "single", "few", "imbalance")
 
 
@@ -68,9 +70,10 @@ def audit_table(audit: Mapping[str, Any]) -> str:
 
 def _section(finding: Mapping[str, Any], rows: Sequence[Sequence[int]], picture: Picture) -> dict[str, Any]:
     """Return a finding with its pictures, of which there is a bounded number."""
-    paired = finding["kind"] in PAIRED
+    paired = finding["kind"] in (*PAIRED, *SUGGESTED)
+    most = MOST_SUGGESTED if finding["kind"] in SUGGESTED else MOST_GROUPS if paired else MOST_SINGLE
     items = []
-    for item, positions in list(zip(finding["items"], rows, strict=True))[: MOST_GROUPS if paired else MOST_SINGLE]:
+    for item, positions in list(zip(finding["items"], rows, strict=True))[:most]:
         shown = [
             _shown(i, name, picture) for i, name in list(zip(positions, item["names"], strict=False))[:MOST_IN_GROUP]
         ]
