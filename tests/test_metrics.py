@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -162,13 +163,27 @@ def test_most_confused_names_the_worst_pairs_first() -> None:
 def test_reliability_bins_hold_every_image(case: Case) -> None:
     probabilities, targets = case
     bins = metrics.reliability_bins(probabilities, targets)
-    filled = [b for b in bins if b["count"]]
-    assert len(bins) == 15
     assert sum(b["count"] for b in bins) == len(targets)
-    assert all(b["confidence"] is None and b["accuracy"] is None for b in bins if not b["count"])
-    assert all(b["low"] - 1e-12 <= b["confidence"] <= b["high"] + 1e-12 for b in filled)
-    accuracy = sum(b["count"] * b["accuracy"] for b in filled) / len(targets)
+    assert max(b["count"] for b in bins) - min(b["count"] for b in bins) <= 1
+    assert all(b["low"] - 1e-12 <= b["confidence"] <= b["high"] + 1e-12 for b in bins)
+    accuracy = sum(b["count"] * b["accuracy"] for b in bins) / len(targets)
     assert accuracy == pytest.approx(metrics.classification_figures(probabilities, targets)["accuracy"])
+
+
+def test_reliability_bins_agree_with_scikit_learn() -> None:
+    rng = np.random.default_rng(1)
+    probabilities = rng.dirichlet(np.full(5, 0.3), 1000)
+    targets = rng.integers(0, 5, 1000)
+    right, confidence = probabilities.argmax(1) == targets, probabilities.max(1)
+    accuracy, mean = calibration_curve(right, confidence, n_bins=10, strategy="quantile")
+    bins = metrics.reliability_bins(probabilities, targets)
+    np.testing.assert_allclose([b["accuracy"] for b in bins], accuracy)
+    np.testing.assert_allclose([b["confidence"] for b in bins], mean)
+
+
+@pytest.mark.parametrize(("images", "bins"), [(1, 1), (40, 3), (180, 7), (359, 10), (10_000, 10)])
+def test_the_number_of_reliability_bins_follows_the_images(images: int, bins: int) -> None:
+    assert len(metrics.reliability_bins(np.full((images, 2), 0.5), np.zeros(images, int))) == bins
 
 
 def test_calibrated_and_boastful_predictions_differ() -> None:

@@ -30,7 +30,7 @@ from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_
 
 from tintype import report
 from tintype.errors import UserError
-from tintype.report import figures, mistakes, print_figures, sections, words, write_report
+from tintype.report import figures, generate_sections, mistakes, print_figures, sections, words, write_report
 from tintype.report.folder import read_metrics, read_run
 from tintype.report.pictures import filter_sheet, read_cards
 
@@ -365,8 +365,8 @@ def test_figures_hold_the_measured_numbers(original: Path) -> None:
     np.testing.assert_allclose(shares, matrix / matrix.sum(1, keepdims=True), atol=1e-4)
     raw = next(trace for trace in history["data"] if trace["name"] == "training, each interval")
     np.testing.assert_allclose(raw["y"], [2.3 / step for step in range(1, 31)])
-    dots = next(trace for trace in reliability["data"] if trace["name"] == "this model")
-    assert sum(dots["customdata"]) == evaluation["splits"]["test"]["num_images"]
+    dots = next(trace for trace in reliability["data"] if trace["name"] == "this model, with 95 % intervals")
+    assert sum(count for count, _, _ in dots["customdata"]) == evaluation["splits"]["test"]["num_images"]
     points = [point for trace in charts["map"]["data"] for point in trace.get("customdata", [])]
     matrix = np.zeros_like(matrix)
     np.add.at(matrix, tuple(np.array(points, dtype=int)[:, :2].T), 1)
@@ -425,7 +425,7 @@ def test_names_cannot_become_markup(run: Path, tmp_path: Path) -> None:
     data |= {"name": HOSTILE, "notes": [HOSTILE], "skipped": [[HOSTILE, HOSTILE]]}
     write_json(hostile / "data.json", data)
     page, harmless = Page(write_report(hostile)), Page(write_report(run))
-    assert len(page.scripts) == len(harmless.scripts)
+    assert len(page.scripts) - len(page.charts) == len(harmless.scripts) - len(harmless.charts)
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     assert HOSTILE in page.words  # shown as it is
     assert "{{ 7*7 }}" in page.words
@@ -506,7 +506,8 @@ def test_one_logged_row_is_enough(run: Path) -> None:
     write_metrics(run / "metrics.csv", rows=1)
     history = Page(write_report(run)).charts["history"]
     assert {trace["mode"] for trace in history["data"]} == {"markers"}
-    assert history["layout"]["yaxis2"]["range"] == [0.0, 0.05]  # a single accuracy, 0 %, and not -100 % to 100 %
+    low, high = history["layout"]["yaxis2"]["range"]
+    assert low < 0 < high < 0.1, "a single accuracy, 0 %, and not -100 % to 100 %"
 
 
 def test_without_test_figures_validation_is_shown(run: Path) -> None:
@@ -578,7 +579,7 @@ def test_reliability_agrees_with_scikit_learn() -> None:
         }
         for low in range(5, 10)
     ]
-    dots = figures.reliability(bins).data[1]
+    dots = figures.reliability(bins).data[-1]
     np.testing.assert_allclose(dots.x, mean)
     np.testing.assert_allclose(dots.y, accuracy)
     # Wilson, by hand, for 400 images: the centre moves towards one half.
@@ -597,6 +598,43 @@ def test_a_confusion_of_many_classes_has_no_numbers_in_its_cells() -> None:
     assert [trace.text for trace in many.data] == [None, None]
     assert few.data[1].text[0][1] == "1"
     assert few.data[1].z[1][0] is None  # no such mistake: left blank
+
+
+def test_reliability_dots_and_their_intervals_are_within_the_frame() -> None:
+    bins = [{"low": 0.62, "high": 1.0, "count": 30, "confidence": 0.97, "accuracy": 1.0}]
+    low, high = figures.reliability_range(bins)
+    assert low < 0.97
+    assert high > 1
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"), [([1.0, 1.0], 0.9, 0.95), ([0.28, 1.0], 0.1, 0.28), ([0.0, 0.0], -0.1, 0.0)]
+)
+def test_no_curve_lies_on_the_frame_and_no_tick_is_beyond_100_percent(
+    values: list[float], low: float, high: float
+) -> None:
+    panel = figures.Panel("Accuracy", [figures.Series("validation", [1, 2], values, "val")], percent=True)
+    axis = figures.history([panel]).layout.yaxis
+    assert low <= axis.range[0] < high
+    assert axis.range[1] > max(values)
+    assert 2 <= len(axis.tickvals) <= 6
+    assert all(max(0, axis.range[0]) <= tick <= min(1, axis.range[1]) for tick in axis.tickvals)
+
+
+def test_few_epochs_have_whole_ticks() -> None:
+    loss = figures.Panel("Loss", [figures.Series("training", [0.5, 1, 1.5, 2], [4, 3, 2, 1], "train")])
+    assert figures.history([loss]).layout.xaxis.dtick == 1
+    many = figures.Panel("Loss", [figures.Series("training", [1, 300], [4, 3], "train")])
+    assert figures.history([many]).layout.xaxis.dtick is None
+
+
+def test_only_panels_of_several_curves_are_named_in_the_legend() -> None:
+    x = [1.0, 2.0, 3.0]
+    metrics = {"step": x, "loss_generator": x, "loss_discriminator": x, "discriminator_accuracy": [0.5, 0.6, 0.7]}
+    drawn = figures.history(generate_sections.history_panels(metrics), "step")
+    assert [trace.name for trace in drawn.data if trace.showlegend] == ["generator", "discriminator"]
+    assert drawn.layout.legend.yref == "container", "below the plot, away from titles and toolbar"
+    assert drawn.layout.legend.y == 0
 
 
 def test_history_names_only_what_was_logged() -> None:
@@ -665,7 +703,8 @@ def test_pictures_are_embedded_small(tmp_path: Path) -> None:
 
 def test_calibration_is_told_before_and_after(original: Path) -> None:
     page = Page(original / "report.html")
-    assert "divided by a temperature of 0.5 before the softmax (least log loss on 150 validation images)" in page.words
+    assert "divided by a temperature of 0.5 before the softmax" in page.words
+    assert "comes from the validation images (least log loss on 150 validation images)" in page.words
     assert "without it, the network is underconfident" in page.words
     assert "Expected calibration error 21.0 % → 4.0 %" in page.words
     assert any(trace["name"] == "without temperature" for trace in page.charts["reliability"]["data"])
@@ -752,6 +791,47 @@ def test_the_accuracy_axis_passes_over_the_first_few_answers() -> None:
     assert high > 1
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_nothing_is_drawn_of_a_choice_that_nobody_has(run: Path) -> None:
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    entry = next(entry for entry in evaluation["abstain"] if entry["threshold"])
+    every = {**entry, "accuracy": 0.5, "threshold": 0.0}
+    for kept, drawn in (([every], False), ([every, entry], True)):
+        evaluation["abstain"] = [*kept, {"accuracy": 0.99, "threshold": None}]
+        write_json(run / "evaluation.json", evaluation)
+        page = Page(write_report(run))
+        assert ("risk_coverage" in page.charts) == drawn
+        assert "every answer counts" in page.words
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_few_validation_images_and_untrained_filters_are_said(run: Path) -> None:
+    assert "It decides little" not in Page(write_report(run)).words
+    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    data["num_images"]["val"] = 32
+    write_json(run / "data.json", data)
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
+    (run / "recipe.yaml").write_text(recipe + "tune: head\n", encoding="utf-8")
+    page = Page(write_report(run))
+    assert "with 32 validation images, one image is 3.1 %" in page.words
+    assert "filters" not in page.ids
+    assert "training images per second" not in page.words, "it is features that pass, not images"
+    assert "took 12.3 s in all" in page.words
+
+
+def test_ranges_of_an_attribute_have_no_gaps_and_sharpness_is_in_words() -> None:
+    bins = [
+        {"low": low, "high": high, "error_rate": 0.1, "error_rate_ci95": [0.0, 0.2], "num_wrong": 1, "num_images": 10}
+        for low, high in ((0.1, 0.214), (0.226, 0.3), (0.31, 0.4))
+    ]
+    labels = {
+        name: [row["range"] for row in mistakes._panel({"name": name, "bins": bins}, top=0.2)["rows"]]
+        for name in ("brightness", "sharpness")
+    }
+    assert labels["brightness"] == ["10 – 21", "21 – 30", "30 – 40"]
+    assert labels["sharpness"] == ["low", "middle", "high"]
+
+
 def test_idle_wishes_are_left_out() -> None:
     entries = [
         {"accuracy": 0.8, "threshold": 0.0},
@@ -777,6 +857,8 @@ def test_idle_wishes_are_left_out() -> None:
         (words.points(-0.031), "−3.1"),
         (words.number(1234567), "1,234,567"),
         (words.number(0.034567), "0.0346"),
+        (words.fixed(0.066), "0.0660"),
+        (words.fixed(None), "–"),
         (words.magnitude(56789012), "56.8 million"),
         (words.magnitude(999), "999"),
         (words.duration(12.34), "12.3 s"),

@@ -15,6 +15,8 @@ from tintype.statistics import clustered_interval, clusters_of, wilson_interval
 
 # Top-5 accuracy says nothing of few classes.
 TOP5_ABOVE = 10
+# Of a reliability diagram: enough dots to show a curve, and enough images behind each to say something.
+FEWEST_BINS, MOST_BINS, IMAGES_IN_BIN = 3, 10, 25
 
 
 def classification_figures(
@@ -138,30 +140,32 @@ def most_confused(confusion: NDArray[np.int64], class_names: Sequence[str], k: i
     ]
 
 
-def reliability_bins(probabilities: ArrayLike, targets: ArrayLike, num_bins: int = 15) -> list[dict[str, Any]]:
-    """Return how often predictions of each confidence are right, in bins (low, high] of equal width over 0..1.
+def reliability_bins(probabilities: ArrayLike, targets: ArrayLike, num_bins: int | None = None) -> list[dict[str, Any]]:
+    """Return how often predictions of each confidence are right, in bins of equal counts, the least confident first.
 
-    Each bin holds `low`, `high`, `count`, and the means `confidence` and `accuracy` (None in an empty bin). Confidence
-    is the probability of the predicted class.
+    Bins of equal width would put nearly all images of a good model into the last one. Each bin holds the ends of its
+    confidences, `low` and `high`, its `count`, and the means `confidence` and `accuracy`. Confidence is the probability
+    of the predicted class. Without `num_bins` there are 3 to 10, of at least 25 images each where there are as many.
 
-    Source: Guo et al., "On calibration of modern neural networks" (2017).
+    Source: Nguyen and O'Connor, "Posterior calibration and exploratory analysis for NLP models" (2015).
     """
     probabilities, targets = _checked(probabilities, targets)
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == targets
-    edges, bin_of = _bin(confidence, num_bins)
-    counts = np.bincount(bin_of, minlength=num_bins)
-    confidence_sums = np.bincount(bin_of, weights=confidence, minlength=num_bins)
-    right_sums = np.bincount(bin_of, weights=right, minlength=num_bins)
+
+    wanted = num_bins or min(MOST_BINS, max(FEWEST_BINS, len(targets) // IMAGES_IN_BIN))
+    order = np.argsort(confidence, kind="stable")
+    parts = [part for part in np.array_split(order, wanted) if len(part)]
+
     return [
         {
-            "low": float(edges[i]),
-            "high": float(edges[i + 1]),
-            "count": int(count),
-            "confidence": float(confidence_sums[i] / count) if count else None,
-            "accuracy": float(right_sums[i] / count) if count else None,
+            "low": float(confidence[part[0]]),
+            "high": float(confidence[part[-1]]),
+            "count": len(part),
+            "confidence": float(confidence[part].mean()),
+            "accuracy": float(right[part].mean()),
         }
-        for i, count in enumerate(counts)
+        for part in parts
     ]
 
 

@@ -345,7 +345,9 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
 
         low, high = (excess(bound) for bound in bounds)
         log_t = bounds[0] if low <= 0 else bounds[1] if high >= 0 else float(brentq(excess, bounds[0], bounds[1]))  # pyright: ignore[reportArgumentType]
-        reason = f"no mistake on {n} validation images: mean confidence set to {_percent(wanted)} (rule of succession)"
+        reason = (
+            f"no mistake on {n} validation images: mean confidence set to {_percent(wanted)} by the rule of succession"
+        )
         return Temperature(math.exp(log_t), reason)
 
     def loss(log_t: float) -> float:

@@ -307,8 +307,6 @@ def _history(comparison: Comparison, group: Group, suffix: str, _: Any) -> Secti
     if not panels:
         return None
     figure = figures.history(panels, x)
-    # Below, where many names have room.
-    figure.update_layout(legend={"x": 0, "xanchor": "left", "y": -0.16, "yanchor": "top"})
     chart = Chart(
         f"histories{suffix}",
         figure,

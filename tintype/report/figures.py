@@ -40,6 +40,7 @@ CLASS_COLOURS = (
     "#3b7dd8", "#d97a2b", "#3c9a68", "#c24b78", "#8668c4", "#9a8425", "#2f9cae", "#b4503c", "#74869a", "#7a9a34",
 )  # fmt: skip
 MAX_LEGEND = 12  # classes that a legend can name
+PERCENT_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
         axis = "y" if number == 1 else f"y{number}"
         bottom = max(0.0, top - panel.share * scale)
         for series in panel.series:
-            # The title of a panel names its curve where there is but one.
-            named = len(panel.series) > 1 and (number == 1 or not series.colour)
+            # The title of a panel names its curve where there is only one, not counting the same one unsmoothed.
+            named = sum(each.style != "faint" for each in panel.series) > 1 and (number == 1 or not series.colour)
             named = named and series.name not in in_legend
             figure.add_trace(_curve(series, axis, panel.percent, legend=named))
             if named and series.style != "faint":
@@ -139,8 +140,7 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
                 f"yaxis{number if number > 1 else ''}": {
                     "domain": [bottom, top],
                     "anchor": "x",
-                    "tickformat": ".4~p" if panel.percent else None,
-                    "range": _percent_range(panel) if panel.percent else None,
+                    **(_percent_axis(panel) if panel.percent else {}),
                     "automargin": True,
                     "nticks": 6 if panel.share > 0.5 else 3,
                     "gridcolor": COLOURS["grid"],
@@ -152,15 +152,37 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
         top = bottom - gap
     lowest = "y" if len(panels) < 2 else f"y{len(panels)}"
     x_axis = {"title": {"text": x_title}, "anchor": lowest, "gridcolor": COLOURS["grid"], "zeroline": False}
+    x_axis |= whole_ticks([x for panel in panels for series in panel.series for x in series.x])
     x_axis |= {"spikethickness": 1, "spikedash": "solid", "spikecolor": COLOURS["guide"]}
-    figure.update_layout(xaxis=x_axis, hovermode="x unified", hoversubplots="axis", margin={"t": 64})
+    figure.update_layout(xaxis=x_axis, hovermode="x unified", hoversubplots="axis", margin={"t": 32})
     return figure
 
 
-def _percent_range(panel: Panel) -> list[float] | None:
-    """Return a range for a panel of shares that are all equal, around which Plotly would draw -100 % to 200 %."""
-    values = {y for series in panel.series for y in series.y}
-    return [max(0.0, min(values) - 0.05), min(1.0, max(values) + 0.05)] if len(values) == 1 else None
+def percent_range(panel: Panel) -> list[float]:
+    """Return the ends of an axis of shares, so far around them that no curve lies on the frame, not even one at 100 %."""
+    values = [y for series in panel.series for y in series.y]
+    high = max(values)
+    low = max(0.0, min(*values, high - 0.05))
+    room = 0.08 * max(high - low, 0.05)
+    return [low - room, high + room]
+
+
+def percent_ticks(ends: Sequence[float], most: int) -> list[float]:
+    """Return the ticks of an axis of shares, none beyond 0 and 100 %."""
+    low, high = max(0.0, ends[0]), min(1.0, ends[1])
+    step = next((step for step in PERCENT_STEPS if (high - low) / step <= most - 1), PERCENT_STEPS[-1])
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(tick * step, 6) for tick in range(first, last + 1)]
+
+
+def _percent_axis(panel: Panel) -> dict[str, Any]:
+    ends = percent_range(panel)
+    return {"tickformat": ".4~p", "range": ends, "tickvals": percent_ticks(ends, 6 if panel.share > 0.5 else 3)}
+
+
+def whole_ticks(values: Sequence[float], most: int = 8) -> dict[str, Any]:
+    """Return the ticks of an axis of counts (epochs, steps): whole ones also where there are few of them."""
+    return {"dtick": 1} if values and max(values) - min(0, *values) <= most else {}
 
 
 def _curve(series: Series, axis: str, percent: bool, legend: bool) -> go.Scatter:
@@ -260,59 +282,25 @@ def _rounded(share: np.ndarray, shown: np.ndarray) -> list[list[float | None]]:
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> go.Figure:
-    """Draw accuracy against confidence with 95 % Wilson intervals, and below it how many images fall into each bin.
+    """Draw accuracy against confidence with 95 % Wilson intervals, a dot for each bin.
 
     `bins` are mappings with low, high, count, confidence (mean) and accuracy; empty bins may hold None. No line joins
     the dots: in bins of a few images it would draw the eye to chance. `before` are the bins without temperature.
     """
-    bins = [each for each in bins if each.get("count")]
+    bins, before = filled_bins(bins), filled_bins(before)
     x = [each["confidence"] for each in bins]
     y = [each["accuracy"] for each in bins]
     counts = [int(each["count"]) for each in bins]
-    low, high = wilson_bars(y, counts)
-    figure = new_figure(height=540)
+    below, above = wilson_bars(y, counts)
+    ends = reliability_range(bins, before)
+
+    figure = new_figure(height=480)
     figure.add_trace(
         go.Scatter(
-            x=[0, 1], y=[0, 1], mode="lines", line={"color": COLOURS["guide"], "dash": "dot", "width": 1.5},
-            hoverinfo="skip", name="perfect", meta={"role": "guide"},
+            x=ends, y=ends, mode="lines", line={"color": COLOURS["guide"], "dash": "dot", "width": 1.5},
+            hoverinfo="skip", name="perfectly calibrated", meta={"role": "guide"},
         )
     )  # fmt: skip
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=y,
-            mode="markers",
-            name="this model",
-            marker={"color": COLOURS["val"], "size": dot_sizes(counts), "opacity": 1, "line": {"width": 0}},
-            error_y={
-                "type": "data",
-                "array": high,
-                "arrayminus": low,
-                "color": COLOURS["val"],
-                "thickness": 1.2,
-                "width": 3,
-            },
-            customdata=counts,
-            hovertemplate="confidence %{x:.1%}<br>accuracy %{y:.1%}<br>%{customdata} images<extra></extra>",
-            meta={"role": "val"},
-        )
-    )
-    figure.add_trace(
-        go.Bar(
-            x=[(each["low"] + each["high"]) / 2 for each in bins],
-            y=counts,
-            width=[0.94 * (each["high"] - each["low"]) for each in bins],
-            yaxis="y2",
-            name="images",
-            customdata=[[each["low"], each["high"]] for each in bins],
-            hovertemplate="confidence %{customdata[0]:.0%} to %{customdata[1]:.0%}<br>%{y} images<extra></extra>",
-            marker={"color": COLOURS["rate"]},
-            opacity=0.65,
-            showlegend=False,
-            meta={"role": "rate"},
-        )
-    )
-    before = [each for each in before if each.get("count")]
     if before:
         figure.add_trace(
             go.Scatter(
@@ -320,26 +308,54 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
                 y=[each["accuracy"] for each in before],
                 mode="markers",
                 name="without temperature",
-                marker={"color": COLOURS["guide"], "size": 7, "symbol": "circle-open", "line": {"width": 1.5}},
+                marker={"color": COLOURS["guide"], "size": 8, "symbol": "circle-open", "line": {"width": 1.5}},
                 hovertemplate="without temperature<br>confidence %{x:.1%}<br>accuracy %{y:.1%}<extra></extra>",
                 meta={"role": "guide"},
             )
         )
-    share = {"tickformat": ".0%", "range": [0, 1.02], "gridcolor": COLOURS["grid"], "zeroline": False}
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=y,
+            mode="markers",
+            name="this model, with 95 % intervals",
+            marker={"color": COLOURS["val"], "size": dot_sizes(counts, largest=11), "opacity": 1, "line": {"width": 0}},
+            error_y={
+                "type": "data",
+                "array": above,
+                "arrayminus": below,
+                "color": COLOURS["val"],
+                "thickness": 1.2,
+                "width": 3,
+            },
+            customdata=[[each["count"], each["low"], each["high"]] for each in bins],
+            hovertemplate="confidence %{x:.1%} (%{customdata[1]:.1%} to %{customdata[2]:.1%})<br>accuracy %{y:.1%}"
+            "<br>%{customdata[0]} images<extra></extra>",
+            meta={"role": "val"},
+        )
+    )
+
+    share = {"tickformat": ".0%", "range": ends, "gridcolor": COLOURS["grid"], "zeroline": False}
     figure.update_layout(
-        margin={"t": 64},
-        xaxis={**share, "title": {"text": "confidence"}, "anchor": "y2"},
-        yaxis={**share, "title": {"text": "accuracy"}, "domain": [0.34, 1], "anchor": "x"},
-        yaxis2={
-            "title": {"text": "images", "font": {"size": 13}},
-            "automargin": True,
-            "domain": [0, 0.22],
-            "anchor": "x",
-            "gridcolor": COLOURS["grid"],
-            "nticks": 4,
-        },
+        margin={"t": 12},
+        hovermode="closest",
+        xaxis={**share, "title": {"text": "confidence"}},
+        yaxis={**share, "title": {"text": "accuracy"}},
     )
     return figure
+
+
+def filled_bins(bins: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the bins that hold images."""
+    return [each for each in bins if each.get("count")]
+
+
+def reliability_range(*groups: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the ends of both axes: from the tenth below the lowest dot, with room so that dots at 100 % are whole."""
+    shown = [each[key] for bins in groups for each in bins for key in ("confidence", "accuracy")]
+    low = max(0.0, math.floor(10 * min(shown, default=0.0) - 0.5) / 10)
+    room = 0.03 * (1 - low)
+    return [low - room, 1 + room]
 
 
 def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -411,12 +427,12 @@ def risk_coverage(curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapp
             go.Scatter(
                 x=[wish["test"]["coverage"] for wish in marked], y=[wish["test"]["accuracy"] for wish in marked],
                 mode="markers+text", name="thresholds", text=[f"{wish['accuracy']:.0%}" for wish in marked],
-                textposition="top right", marker={"color": COLOURS["right"], "size": 10}, meta={"role": "right"},
-                hovertemplate="wished %{text}: %{x:.1%} answered, %{y:.2%} of them right<extra></extra>", cliponaxis=False,
+                textposition="bottom left", marker={"color": COLOURS["right"], "size": 10}, meta={"role": "right"},
+                hovertemplate="target %{text}: %{x:.1%} answered, %{y:.2%} of them right<extra></extra>", cliponaxis=False,
             )
         )  # fmt: skip
     figure.update_layout(
-        margin={"t": 64},
+        margin={"t": 12},
         hovermode="closest",
         xaxis={
             "title": {"text": "images answered"}, "tickformat": ".0%", "range": [0, 1.04], "gridcolor": COLOURS["grid"],
@@ -488,8 +504,8 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure
         xaxis=bare,
         yaxis={**bare, "scaleanchor": "x"},
         hovermode="closest",
-        legend={"x": 0, "xanchor": "left", "itemsizing": "constant"},
-        margin={"t": 72},
+        legend={"itemsizing": "constant"},
+        margin={"t": 8},
     )
     return figure
 
@@ -519,11 +535,13 @@ def new_figure(height: int) -> go.Figure:
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"family": FONT, "size": 13, "color": COLOURS["ink"]},
             "margin": {"l": 8, "r": 12, "t": 40, "b": 8},
+            # Below the plot, whatever its height: above it are the titles, and the toolbar.
             "legend": {
                 "orientation": "h",
-                "x": 1,
-                "xanchor": "right",
-                "y": 1.0,
+                "x": 0,
+                "xanchor": "left",
+                "y": 0,
+                "yref": "container",
                 "yanchor": "bottom",
                 "bgcolor": "rgba(0,0,0,0)",
             },

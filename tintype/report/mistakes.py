@@ -94,25 +94,24 @@ def _mistake(run: RunFiles, item: Mapping[str, Any]) -> Mistake | None:
 
 @dataclass(frozen=True)
 class Attribute:
-    """How an attribute of images is named, and the ends of its scale."""
+    """How an attribute of images is named, and the ends of its scale. Without `text` its values mean nothing to people."""
 
     title: str
     unit: str
     first: str
     last: str
-    text: Format
+    text: Format | None
 
 
 ATTRIBUTES = {
     "brightness": Attribute("Brightness", "% of white", "darkest", "brightest", lambda v: f"{100 * v:.0f}"),
     "contrast": Attribute("Contrast", "% of white", "flattest", "strongest", lambda v: f"{100 * v:.0f}"),
-    "sharpness": Attribute(
-        "Sharpness", "variance of the Laplacian", "most blurred", "sharpest", lambda v: f"{float(f'{v:.2g}'):,.0f}"
-    ),
+    "sharpness": Attribute("Sharpness", "", "most blurred", "sharpest", None),
     "size": Attribute("Shorter side", "pixels", "smallest", "largest", lambda v: f"{v:,.0f}"),
     "aspect": Attribute("Aspect", "longer by shorter side", "nearest to square", "longest", lambda v: f"{v:.2f}"),
 }
 QUARTERS = ("first", "second", "third", "fourth")
+LEVELS = {2: ("low", "high"), 3: ("low", "middle", "high"), 4: ("low", "lower middle", "upper middle", "high")}
 
 
 def slices(run: RunFiles) -> Section | None:
@@ -141,7 +140,7 @@ def _panel(attribute: Mapping[str, Any], top: float) -> dict[str, Any]:
         rows.append(
             {
                 "label": how.first if number == 0 else how.last if number == len(bins) - 1 else "",
-                "range": " – ".join(dict.fromkeys(how.text(each[end]) for end in ("low", "high"))),
+                "range": _range(how, bins, number),
                 "rate": each["error_rate"],
                 "counts": f"{each['num_wrong']:,} of {each['num_images']:,} wrong",
                 "dot": round(100 * each["error_rate"] / top, 2),
@@ -156,6 +155,14 @@ def _panel(attribute: Mapping[str, Any], top: float) -> dict[str, Any]:
         "significant": bool(attribute.get("significant")),
         "p": _p_text(attribute["p_holm"]) if attribute.get("p") is not None else "",
     }
+
+
+def _range(how: Attribute, bins: Sequence[Mapping[str, Any]], number: int) -> str:
+    """Return the range of a bin; it begins where the one before it ends, so that rounding leaves no gaps."""
+    if how.text is None:
+        return LEVELS[len(bins)][number] if len(bins) in LEVELS else f"part {number + 1} of {len(bins)}"
+    low = bins[number - 1]["high"] if number else bins[number]["low"]
+    return " – ".join(dict.fromkeys(how.text(value) for value in (low, bins[number]["high"])))
 
 
 def _p_text(p: float) -> str:
@@ -216,20 +223,26 @@ def abstaining(run: RunFiles) -> Section | None:
     table = _abstain_rows(run.evaluation.get("abstain") or [])
     if not curves.get(run.split) or not table:
         return None
-    chart = Chart(
-        "risk_coverage",
-        figures.risk_coverage(curves, table),
-        print_figures.png(print_figures.risk_coverage(curves, table)),
-        "Accuracy among the answered images against the share that is answered, for validation and test.",
-    )
+    kept = [row for row in table if row.get("threshold") is not None]
+    chart = None
+    # Where every answer counts anyway, a curve would show a choice that nobody has.
+    if not kept or any(row["threshold"] > 0 for row in kept):
+        chart = Chart(
+            "risk_coverage",
+            figures.risk_coverage(curves, table),
+            print_figures.png(print_figures.risk_coverage(curves, table)),
+            "Accuracy among the answered images against the share that is answered, for validation and test.",
+        )
     val = next((row["val"] for row in table if row.get("val")), None)
     context = {
         "chart": chart,
-        "rows": [row for row in table if row.get("threshold") is not None],
+        "rows": kept,
         "unkept": [row["accuracy"] for row in table if row.get("threshold") is None],
         "num_val": val["num_images"] if val else None,
     }
-    return Section("abstain", "Confidence thresholds", "abstain.html", context, {chart.name: chart.png})
+    return Section(
+        "abstain", "Confidence thresholds", "abstain.html", context, {chart.name: chart.png} if chart else {}
+    )
 
 
 def _abstain_rows(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

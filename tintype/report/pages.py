@@ -24,6 +24,7 @@ FILTERS = (
     "interval",
     "points",
     "number",
+    "fixed",
     "magnitude",
     "duration",
     "date",

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from tintype.report.figures import (
     COLOURS,
@@ -27,6 +27,11 @@ from tintype.report.figures import (
     accuracy_range,
     class_colours,
     dot_sizes,
+    filled_bins,
+    percent_range,
+    percent_ticks,
+    reliability_range,
+    whole_ticks,
     wilson_bars,
 )
 from tintype.report.pictures import Card
@@ -99,9 +104,15 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> Figure:
         ax.set_title(panel.title)
         if panel.percent:
             ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        if len(panel.series) > 1 and (ax is axes[0] or not panel.series[0].colour):
+            ax.set_ylim(percent_range(panel))
+            ax.set_yticks(percent_ticks(percent_range(panel), 6 if panel.share > 0.5 else 3))
+        # The title of a panel names its curve where there is only one, not counting the same one unsmoothed.
+        named = sum(series.style != "faint" for series in panel.series) > 1
+        if named and (ax is axes[0] or not panel.series[0].colour):
             ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3)
     axes[-1].set_xlabel(x_title)
+    if whole_ticks([x for panel in panels for series in panel.series for x in series.x]):
+        axes[-1].xaxis.set_major_locator(MultipleLocator(1))
     return figure
 
 
@@ -142,29 +153,26 @@ def name_axes(ax: Axes, class_names: Sequence[str]) -> None:
 
 @matplotlib.rc_context(STYLE)
 def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """Draw accuracy against confidence with 95 % Wilson intervals, above the number of images in each bin."""
-    bins = [each for each in bins if each.get("count")]
+    """Draw accuracy against confidence with 95 % Wilson intervals, a dot for each bin."""
+    bins, before = filled_bins(bins), filled_bins(before)
     counts = [int(each["count"]) for each in bins]
     x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
-    figure = new_figure(4.2, 4.6)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], ":", color=COLOURS["guide"], linewidth=1.2, label="perfect")
-    upper.errorbar(x, y, yerr=wilson_bars(y, counts), fmt="none", ecolor=COLOURS["val"], elinewidth=0.9, capsize=2)
-    areas = [(0.55 * size) ** 2 for size in dot_sizes(counts)]
-    upper.scatter(x, y, s=areas, color=COLOURS["val"], zorder=3, clip_on=False, label="this model")
-    before = [each for each in before if each.get("count")]
+    ends = reliability_range(bins, before)
+
+    figure = new_figure(4.2, 4.2)
+    ax = figure.subplots()
+    ax.plot(ends, ends, ":", color=COLOURS["guide"], linewidth=1.2, label="perfectly calibrated")
     if before:
         middle = [each["confidence"] for each in before], [each["accuracy"] for each in before]
-        upper.scatter(*middle, s=14, facecolors="none", edgecolors=COLOURS["guide"], label="without temperature")
-    upper.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="accuracy")
-    upper.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3, columnspacing=1, handletextpad=0.3)
-    middles = [(each["low"] + each["high"]) / 2 for each in bins]
-    lower.bar(
-        middles, counts, width=[0.94 * (each["high"] - each["low"]) for each in bins], color=COLOURS["rate"], alpha=0.7
-    )
-    lower.set(xlabel="confidence", ylabel="images")
-    for axis in (upper.xaxis, upper.yaxis):
+        ax.scatter(*middle, s=14, facecolors="none", edgecolors=COLOURS["guide"], label="without temperature")
+    ax.errorbar(x, y, yerr=wilson_bars(y, counts), fmt="none", ecolor=COLOURS["val"], elinewidth=0.9, capsize=2)
+    areas = [(0.55 * size) ** 2 for size in dot_sizes(counts, largest=11)]
+    ax.scatter(x, y, s=areas, color=COLOURS["val"], zorder=3, label="this model, with 95 % intervals")
+
+    ax.set(xlim=ends, ylim=ends, xlabel="confidence", ylabel="accuracy")
+    for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
+    _legend_below(figure)
     return figure
 
 
@@ -199,11 +207,13 @@ def risk_coverage(curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapp
         if wish.get("test", {}).get("accuracy") is not None:
             place = (wish["test"]["coverage"], wish["test"]["accuracy"])
             ax.plot(*place, "o", color=COLOURS["right"], markersize=4.5, clip_on=False)
-            ax.annotate(f"{wish['accuracy']:.0%}", place, (4, 3), textcoords="offset points", fontsize=7)
+            ax.annotate(
+                f"{wish['accuracy']:.0%}", place, (-4, -3), textcoords="offset points", fontsize=7, ha="right", va="top"
+            )
     ax.set(xlim=(0, 1.02), ylim=accuracy_range(curves), xlabel="images answered", ylabel="accuracy of the answers")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2)
+    _legend_below(figure)
     return figure
 
 
@@ -262,6 +272,10 @@ def picture_grid(cards: Sequence[Card], columns: int = 6) -> Figure:
     ax.set(xlim=(-0.05, columns + 0.05), ylim=(-1.3 * rows + 0.5, 0.5))
     ax.axis("off")
     return figure
+
+
+def _legend_below(figure: Figure) -> None:
+    figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2, handletextpad=0.4)
 
 
 def short(text: str, length: int = 22) -> str:

@@ -79,7 +79,10 @@ def _strip(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
             }
             for name, accuracy, bounds in rows
         ],
-        "ticks": [(place(tick * step), f"{100 * tick * step:.{digits}f}") for tick in range(first, last + 1)],
+        "ticks": [
+            (place(tick * step), f"{100 * tick * step:.{digits}f}" + ("%" if tick == last else ""))
+            for tick in range(first, last + 1)
+        ],
     }
 
 
@@ -103,7 +106,7 @@ FIGURES = {
     "top5_accuracy_ci95": ("95 % interval", words.short_interval),
     "balanced_accuracy": ("Balanced accuracy", words.percent),
     "macro_f1": ("Macro F1", words.percent),
-    "loss": ("Log loss", words.number),
+    "loss": ("Log loss", words.fixed),
     "calibration_error": ("Calibration error, debiased", words.percent),
     "expected_calibration_error": ("Expected calibration error", words.percent),
     "calibration_error_if_perfect": ("… of a perfectly calibrated model", words.percent),
@@ -151,12 +154,18 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
         f"{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in (architecture.get("options") or {}).items()
     )
-    rate = environment.get("images_per_second")
-    precision = " · ".join(str(environment[key]) for key in ("device", "precision") if environment.get(key))
+    # With a trained head alone it is features that pass through training, and their speed says nothing of images.
+    rate = environment.get("images_per_second") if recipe.get("tune") != "head" else None
+    precision = " · ".join(filter(None, [_device(environment), environment.get("precision")]))
     return {
         "Data": [
             ("Set", data.get("name") or recipe.get("data")),
-            ("Images", " · ".join(f"{count:,} {split}" for split, count in (data.get("num_images") or {}).items())),
+            (
+                "Images",
+                " · ".join(
+                    f"{n:,} {SPLIT_NAMES.get(name, name)}" for name, n in (data.get("num_images") or {}).items()
+                ),
+            ),
             ("Classes", len(data.get("class_names") or []) or None),
             ("Size", size and f"{size} (channels, height, width)"),
             ("Fingerprint", data.get("fingerprint")),
@@ -172,17 +181,27 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
                 "Training",
                 words.duration(environment["training_seconds"]) if environment.get("training_seconds") else None,
             ),
+            (
+                "Preparation",
+                words.duration(environment["preparing_seconds"]) if environment.get("preparing_seconds") else None,
+            ),
             ("In all", words.duration(environment["seconds"]) if environment.get("seconds") else None),
             ("Speed", f"{rate:,.0f} training images per second" if rate else None),
             ("Device", precision),
             ("Processor", environment.get("cpu")),
             ("Instructions", _instructions(environment.get("arithmetic"))),
-            ("Threads", environment.get("threads")),
+            ("Threads", words.plural(environment["threads"], "thread") if environment.get("threads") else None),
             ("Started", words.date(environment["started"]) if environment.get("started") else None),
             ("Software", _versions(environment)),
             ("System", environment.get("platform")),
         ],
     }
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    """Return "CPU" for cpu; a GPU has its name already, or is called by its number."""
+    device = str(environment.get("device") or "")
+    return device.replace("cpu", "CPU").replace("cuda", "GPU").replace("mps", "Apple GPU (MPS)")
 
 
 def _instructions(arithmetic: Any) -> str | None:
@@ -343,12 +362,13 @@ def reliability(run: RunFiles) -> Section | None:
         "reliability",
         figures.reliability(bins, _bins_before(run)),
         print_figures.png(print_figures.reliability(bins, _bins_before(run))),
-        "Reliability diagram: accuracy against confidence, and the number of images at each confidence.",
+        "Reliability diagram: accuracy against confidence, a dot for each group of images.",
     )
     mean = sum(each["confidence"] * each["count"] for each in bins) / sum(each["count"] for each in bins)
     low, high = split.get("accuracy_ci95") or [mean, mean]
     context = {
         "chart": chart,
+        "per_dot": _images_per_dot(bins),
         "error": split.get("expected_calibration_error"),
         "debiased": split.get("calibration_error"),
         "if_perfect": split.get("calibration_error_if_perfect"),
@@ -359,6 +379,12 @@ def reliability(run: RunFiles) -> Section | None:
         "word": _calibration_word(mean, low, high),
     }
     return Section("reliability", "Calibration", "reliability.html", context, {chart.name: chart.png})
+
+
+def _images_per_dot(bins: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return how many images stand behind each dot, where it is the same number; earlier versions had equal widths."""
+    counts = [int(each["count"]) for each in bins]
+    return max(counts) if max(counts) - min(counts) <= 1 else None
 
 
 def _calibration_word(mean: float, low: float, high: float) -> str:
@@ -385,8 +411,9 @@ def _calibration(found: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def filters(run: RunFiles) -> Section | None:
-    """Show the first layer's filters of a convolutional network."""
-    weights = first_layer(run)
+    """Show the first layer's filters of a convolutional network, where this run trained them."""
+    tune = str(run.recipe.get("tune") or "all")
+    weights = first_layer(run) if tune == "all" else None
     if weights is None:
         return None
     sheet = filter_sheet(weights)

@@ -39,6 +39,11 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
+def fixed(value: Any, digits: int = 4) -> str:
+    """Return 0.066 as "0.0660", so that the figures of a row have equally many decimals."""
+    return f"{value:.{digits}f}".replace("-", "−") if _is_number(value) else "–"
+
+
 def magnitude(value: Any) -> str:
     """Return 56789012 as "56.8 million"."""
     if not _is_number(value):

@@ -129,6 +129,7 @@
   // On a narrow screen many class names would leave no room for the cells, and a square figure need not be tall.
   function fitted(figure, width) {
     const { layout } = figure;
+    if (layout.yaxis && layout.yaxis.scaleanchor) layout.height = Math.min(layout.height, width + 130); // and its legend
     if (figure.data[0].type !== "heatmap") return figure;
     const many = figure.data[0].x.length > 20;
     for (const axis of [layout.xaxis, layout.yaxis]) axis.showticklabels = !(many && width < 700);
@@ -140,8 +141,9 @@
     if (!window.Plotly || chart.hidden) return;
     const target = chart.querySelector(".interactive");
     const figure = JSON.parse(chart.querySelector("script").textContent);
-    if (matchMedia("(pointer: coarse)").matches) figure.layout.dragmode = false; // a finger scrolls the page
-    const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
+    const touch = matchMedia("(pointer: coarse)").matches;
+    if (touch) figure.layout.dragmode = false; // a finger scrolls the page
+    const config = { responsive: true, displaylogo: false, displayModeBar: !touch, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
     fitted(themed(figure), target.clientWidth);
     window.Plotly.react(target, figure.data, figure.layout, config).then(() => {
       if (!chart.classList.contains("drawn")) inspect(chart, target);
