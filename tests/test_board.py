@@ -125,7 +125,7 @@ def test_curves_follow_the_run(address, runs):
 
 def test_reports_and_pictures_are_served_and_nothing_else(address):
     report = ask(address, "/files/good%20one/report.html")
-    assert report.content == b"<p>report</p>"  # type: ignore[attr-defined]
+    assert report.content.startswith(b"<p>report</p>")  # type: ignore[attr-defined]
     assert report.headers["Content-Type"] == "text/html; charset=utf-8"
     assert ask(address, "/files/study/study.html").status == 200
     assert ask(address, "/files/good%20one/figures/history.png").headers["Content-Type"] == "image/png"

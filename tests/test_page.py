@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import threading
@@ -22,6 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_digits
 
+from tintype.board import make_server
 from tintype.serving import server
 from tintype.serving.app import make_app
 from tintype.serving.served import load
@@ -349,3 +351,67 @@ def test_a_token_is_asked_for_once(browser, serving, kinds, seven):
     page.choose(seven)
     page.until(".top", text=kinds["cnn"].predict(seven).top1)
     assert page.script("return document.cookie") == "", "no script reads it"
+
+
+# ---- the board --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[str]:
+    """The board of two runs of a study, one that generates, and one that has not begun."""
+
+    def write(name: str, task: str, state: dict[str, Any], metrics: str, figures: dict[str, Any]) -> None:
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "recipe.yaml").write_text(f"task: {task}\ndata: digits\n", encoding="utf-8")
+        (run / "status.json").write_text(json.dumps(state), encoding="utf-8")
+        if metrics:
+            (run / "metrics.csv").write_text(metrics, encoding="utf-8")
+        if figures:
+            (run / "evaluation.json").write_text(json.dumps({"splits": figures}), encoding="utf-8")
+
+    done = {"state": "finished"}
+    for name, share in (("poor", 0.5), ("good", 0.9)):
+        figures = {"val": {"accuracy": share}, "test": {"accuracy": share - 0.1}}
+        write(f"widths/{name}", "classify", done, f"step,loss,val_accuracy\n5,1.0,{share}\n", figures)
+    distances = {"val": {"fd_pixels8": 0.4}, "test": {"fd_pixels8": 0.5}}
+    write("gan", "generate", done, "step,val_fd_pixels8\n5,0.4\n", distances)
+    write("soon", "classify", {"state": "running", "step": 0, "total_steps": 50}, "", {})
+    (tmp_path / "runs" / "widths" / "study.yaml").write_text("recipe: digits\n", encoding="utf-8")
+    (tmp_path / "runs" / "widths" / "study.html").write_text("a study", encoding="utf-8")
+    with make_server(tmp_path / "runs", port=0) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+def test_the_board_groups_studies_names_figures_and_sorts(browser, board):
+    page = Page(browser, board)
+    page.until("#rows tr", count=5)
+
+    def rows() -> list[list[str]]:
+        return [[cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")] for row in page.all("#rows tr")]
+
+    by_name = {row[1]: row for row in rows() if len(row) > 1}
+    assert ["widths · 2 runs"] in rows()
+    assert by_name["good"][2:4] == ["80.00 %\naccuracy", "90.00 %\naccuracy\nbest on digits"]
+    assert by_name["poor"][3] == "50.00 %\naccuracy"
+    assert by_name["gan"][2] == "0.5000\nFréchet distance, lower is better"
+    assert by_name["soon"][4] == "preparing"
+    page.one("[data-sort=test]").click()
+    assert page.one("th[aria-sort]").text.startswith("Test")
+    names = [row[1] for row in rows() if len(row) > 1]
+    assert names.index("good") < names.index("poor")
+    page.one("[data-sort=test]").click()
+    names = [row[1] for row in rows() if len(row) > 1]
+    assert names.index("poor") < names.index("good")
+    assert page.complaints() == []
+
+
+def test_on_a_phone_the_result_stands_beside_the_name(browser, board):
+    page = Page(browser, board, size=PHONE)
+    page.until("#rows tr", count=5)
+    assert page.overflow() == 0
+    assert max(cell.rect["x"] + cell.rect["width"] for cell in page.all("#rows td:nth-child(3)")) <= PHONE[0]

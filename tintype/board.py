@@ -18,7 +18,7 @@ from tintype.catalogue import facts_of, run_folders
 from tintype.errors import UserError
 from tintype.report.folder import read_metrics
 from tintype.report.pages import templates
-from tintype.report.sandbox import SANDBOX
+from tintype.report.sandbox import SANDBOX, without_dead_links
 from tintype.run import RunFolder
 
 MOST_RUNS = 300  # the newest; a page of more would be slow
@@ -75,9 +75,9 @@ class Board:
         except UserError:  # half written, or of another program
             return {}
         status, columns = run.status, read_metrics(run.path / "metrics.csv")
-        score = next(
-            (name for name in ("val_accuracy", "val_psnr_y", *columns) if name in columns and "val_" in name), None
-        )
+        distances = [name for name in columns if name.startswith("val_fd_")]
+        usual = ("val_accuracy", "val_psnr_y", *distances, *columns)
+        score = next((name for name in usual if name in columns and "val_" in name), None)
         trained = [name for name in columns if name == "train_accuracy" or name.startswith("loss")]
         figures = {
             key: value
@@ -195,8 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError:
                 self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
                 return
-            policy = SANDBOX if file.suffix == ".html" else POLICY
-            self._send(HTTPStatus.OK, content, TYPES[file.suffix], policy)
+            is_page = file.suffix == ".html"
+            content = without_dead_links(content, tuple(TYPES)) if is_page else content
+            self._send(HTTPStatus.OK, content, TYPES[file.suffix], SANDBOX if is_page else POLICY)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
 

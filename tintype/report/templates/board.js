@@ -4,7 +4,7 @@
   const SHOWN = 5; // curves at first
   const COLOURS = ["#3b7dd8", "#d97a2b", "#3c9a68", "#c24b78", "#8668c4", "#9a8425", "#2f9cae", "#b4503c", "#74869a", "#7a9a34"];
   const ticked = new Map(); // run name -> whether the reader wants its curve
-  let runs = [], order = { key: "changed", down: true };
+  let runs = [], pages = [], order = { key: "changed", down: true };
   const byId = (id) => document.getElementById(id);
   const make = (tag, attributes = {}, text = "") => {
     const node = document.createElement(tag);
@@ -20,31 +20,59 @@
   };
 
   const isShare = (name) => /accuracy|precision|recall/.test(name || "");
-  const format = (value, name) => value === undefined || value === null ? "–" : isShare(name) ? (100 * value).toFixed(2) + " %" : Number(value).toPrecision(4);
+  const isLower = (name) => /(^|_)(fd|kid|loss)(_|$)/.test(name || "");
+  const bare = (name) => name.replace(/^(val|test|train)_/, "");
+  const named = (name) => isShare(name) ? bare(name).replaceAll("_", " ") : /psnr/.test(name) ? "PSNR" : /(^|_)fd_/.test(name) ? "Fréchet distance, lower is better" : bare(name).replaceAll("_", " ");
+  const format = (value, name) => value === undefined || value === null ? "–" : isShare(name) ? (100 * value).toFixed(2) + " %" : /psnr/.test(name) ? value.toFixed(2) + " dB" : Number(value).toPrecision(4);
   const figure = (run, split) => {
     const key = (run.score || "val_accuracy").replace(/^val/, split);
     if (key in run.figures) return [run.figures[key], key];
     const curve = run.curves[run.score];
     return split === "val" && curve && curve.length ? [curve[curve.length - 1][1], key] : [null, key];
   };
+  const known = (value) => value !== null && value !== undefined;
+  // Runs of a study or a tuning stand in its folder.
+  const groupOf = (run) => run.name.includes("/") ? run.name.slice(0, run.name.lastIndexOf("/")) : "";
+  const shortName = (run) => run.name.slice(run.name.lastIndexOf("/") + 1);
+  const stateOf = (run) => run.state === "running" && !run.step ? "preparing" : run.state;
+
+  // The best on validation among the finished runs with the same data and the same figure, where there are several.
+  function bestRuns() {
+    const rivals = new Map();
+    for (const run of runs) {
+      const [value, key] = figure(run, "val");
+      if (run.state !== "finished" || !known(value)) continue;
+      const kind = run.data + " " + key;
+      if (!rivals.has(kind)) rivals.set(kind, []);
+      rivals.get(kind).push([isLower(key) ? -value : value, run.name]);
+    }
+    return new Set([...rivals.values()].filter((each) => each.length > 1).map((each) => each.reduce((a, b) => (b[0] > a[0] ? b : a))[1]));
+  }
+
   const ago = (seconds) => {
     const gone = Math.max(0, Date.now() / 1000 - seconds);
     return gone < 90 ? Math.round(gone) + " s ago" : gone < 5400 ? Math.round(gone / 60) + " min ago" : gone < 129600 ? Math.round(gone / 3600) + " h ago" : Math.round(gone / 86400) + " days ago";
   };
 
-  const chosen = () => runs.filter((run, i) => ticked.has(run.name) ? ticked.get(run.name) : i < SHOWN);
+  // At first the newest runs, of each study and tuning its newest one.
+  const first = () => {
+    const groups = new Set(), found = runs.filter((run) => !groupOf(run) || (!groups.has(groupOf(run)) && groups.add(groupOf(run))));
+    return new Set(found.slice(0, SHOWN).map((run) => run.name));
+  };
+  const chosen = () => { const shown = first(); return runs.filter((run) => ticked.has(run.name) ? ticked.get(run.name) : shown.has(run.name)); };
   const colours = () => new Map(chosen().map((run, i) => [run.name, COLOURS[i % COLOURS.length]]));
 
   function ticks(low, high, count) {
     const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((k) => k * power).find((s) => s >= rough);
+    const step = [1, 2, 2.5, 5, 10].map((k) => k * power).find((s) => s >= rough);
     const found = [];
     for (let t = Math.ceil(low / step) * step; t <= high + 1e-9 * step; t += step) found.push(Number(t.toPrecision(12)));
     return found;
   }
 
   function chart(title, lines, share) {
-    const W = 520, H = 260, left = 48, bottom = 26, top = 8, right = 10;
+    const W = Math.min(520, byId("charts").clientWidth || 520), H = 270, // so that texts keep their size on a phone
+       left = 58, bottom = 30, top = 10, right = 16;
     const all = lines.flatMap((line) => line.points);
     const box = make("figure");
     box.append(make("figcaption", {}, title));
@@ -58,7 +86,7 @@
       picture.append(svg("line", { class: "grid", x1: left, x2: W - right, y1: Y(t), y2: Y(t) }));
       picture.append(svg("text", { x: left - 7, y: Y(t) + 4, "text-anchor": "end" }, share ? Number((100 * t).toPrecision(4)) + " %" : String(t)));
     }
-    for (const t of ticks(x0, x1, 5)) picture.append(svg("text", { x: X(t), y: H - 6, "text-anchor": "middle" }, t.toLocaleString("en")));
+    for (const t of ticks(x0, x1, 6)) picture.append(svg("text", { x: X(t), y: H - 6, "text-anchor": "middle" }, t.toLocaleString("en")));
     for (const line of lines) {
       if (line.points.length === 1) {
         picture.append(svg("circle", { cx: X(line.points[0][0]), cy: Y(line.points[0][1]), r: 4, fill: line.colour, class: "only" }));
@@ -81,7 +109,7 @@
       columns.get(name).push({ name: run.name, points, colour: colour.get(run.name) });
     }
     const names = [...columns.keys()].sort((a, b) => b.startsWith("val") - a.startsWith("val") || a.localeCompare(b));
-    const words = (name) => (name.startsWith("val_") ? "Validation " : "Training ") + name.replace(/^(val|train)_/, "").replaceAll("_", " ") + ", by step";
+    const words = (name) => (name.startsWith("val_") ? "Validation " : "Training ") + named(name) + (/psnr/.test(name) ? " in dB" : "") + ", by step";
     byId("charts").replaceChildren(...names.map((name) => chart(words(name), columns.get(name), isShare(name))));
     byId("legend").replaceChildren(...shown.map((run) => {
       const item = make("span");
@@ -92,34 +120,69 @@
 
   function table() {
     const wanted = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const text = (run) => [run.name, run.model, run.data, run.state, run.task].join(" ").toLowerCase();
-    const key = { val: (run) => figure(run, "val")[0], test: (run) => figure(run, "test")[0] }[order.key] || ((run) => run[order.key]);
+    const text = (run) => [run.name, run.model, run.data, stateOf(run), run.task].join(" ").toLowerCase();
+    const ofFigure = (split) => (run) => figure(run, split)[0];
+    const key = { val: ofFigure("val"), test: ofFigure("test"), state: stateOf }[order.key] || ((run) => run[order.key]);
+    const kind = (run) => order.key === "val" || order.key === "test" ? figure(run, order.key)[1] : "";
     const rows = runs.filter((run) => wanted.every((word) => text(run).includes(word)));
     rows.sort((a, b) => {
       const [x, y] = [key(a), key(b)];
-      if (x === null || x === undefined || y === null || y === undefined) return (x === null || x === undefined) - (y === null || y === undefined);
+      if (!known(x) || !known(y)) return !known(x) - !known(y);
+      if (kind(a) !== kind(b)) return kind(a) < kind(b) ? -1 : 1; // an accuracy is not compared with decibels
       return (x < y ? -1 : x > y ? 1 : 0) * (order.down ? -1 : 1);
     });
-    const drawn = new Set(chosen().map((run) => run.name));
-    byId("rows").replaceChildren(...rows.map((run) => {
-      const row = make("tr"), box = make("input", { type: "checkbox", "aria-label": "Show the curves of " + run.name });
-      box.checked = drawn.has(run.name);
-      box.addEventListener("change", () => { for (const each of chosen()) ticked.set(each.name, true); for (const each of runs) if (!ticked.has(each.name)) ticked.set(each.name, false); ticked.set(run.name, box.checked); draw(); });
-      const tick = make("td"); tick.append(box);
-      const name = make("th", { scope: "row" });
-      name.append(run.report ? make("a", { href: run.report }, run.name) : run.name);
-      const state = make("td"), word = make("span", { class: "state " + run.state }, run.state);
-      state.append(word);
-      if (run.total_steps && run.state !== "finished") {
-        word.textContent += " " + Math.round(100 * (run.step || 0) / run.total_steps) + " %";
-        state.append(make("i", { class: "progress", style: `--share:${Math.min(1, (run.step || 0) / run.total_steps)}` }));
-      }
-      row.append(tick, name, state, make("td", {}, run.model), make("td", {}, run.data));
-      for (const split of ["val", "test"]) row.append(make("td", { class: "number" }, format(...figure(run, split))));
-      row.append(make("td", { class: "number" }, ago(run.changed)));
-      return row;
-    }));
+    const groups = new Map();
+    for (const run of rows) {
+      const group = groupOf(run) || run.name;
+      if (!groups.has(group)) groups.set(group, []);
+      groups.get(group).push(run);
+    }
+    const drawn = new Set(chosen().map((run) => run.name)), best = bestRuns(), shown = [];
+    for (const [group, members] of groups) {
+      const inside = Boolean(groupOf(members[0]));
+      if (inside) shown.push(headOf(group, members));
+      shown.push(...members.map((run) => rowOf(run, inside, drawn.has(run.name), best.has(run.name))));
+    }
+    byId("rows").replaceChildren(...shown);
     byId("empty").hidden = runs.length > 0;
+    for (const button of document.querySelectorAll("[data-sort]")) {
+      const head = button.closest("th");
+      if (button.dataset.sort === order.key) head.setAttribute("aria-sort", order.down ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    }
+  }
+
+  function headOf(group, members) {
+    const row = make("tr", { class: "group" }), head = make("th", { colspan: "8", scope: "rowgroup" }), page = pages.find((each) => each.name === group);
+    head.append(page ? make("a", { href: page.page }, group) : group, make("span", { class: "quiet" }, members.length === 1 ? " · 1 run" : ` · ${members.length} runs`));
+    row.append(head);
+    return row;
+  }
+
+  function rowOf(run, inside, drawn, best) {
+    const row = make("tr", inside ? { class: "inside" } : {}), box = make("input", { type: "checkbox", "aria-label": "Show the curves of " + run.name });
+    box.checked = drawn;
+    box.addEventListener("change", () => { for (const each of chosen()) ticked.set(each.name, true); for (const each of runs) if (!ticked.has(each.name)) ticked.set(each.name, false); ticked.set(run.name, box.checked); draw(); });
+    const tick = make("td");
+    tick.append(box);
+    const name = make("th", { scope: "row" });
+    name.append(run.report ? make("a", { href: run.report }, shortName(run)) : shortName(run));
+    row.append(tick, name);
+    for (const split of ["test", "val"]) {
+      const cell = make("td", { class: "number" }), [value, key] = figure(run, split);
+      cell.append(format(value, key));
+      if (known(value)) cell.append(make("span", { class: "figure-name" }, named(key)));
+      if (split === "val" && best) cell.append(make("span", { class: "best" }, "best on " + run.data));
+      row.append(cell);
+    }
+    const state = make("td"), word = make("span", { class: "state " + run.state }, stateOf(run));
+    state.append(word);
+    if (run.total_steps && run.step && run.state !== "finished") {
+      word.textContent += " " + Math.round(100 * run.step / run.total_steps) + " %";
+      state.append(make("i", { class: "progress", style: `--share:${Math.min(1, run.step / run.total_steps)}` }));
+    }
+    row.append(state, make("td", { class: "wide" }, run.model), make("td", { class: "wide" }, run.data), make("td", { class: "number wide" }, ago(run.changed)));
+    return row;
   }
 
   async function look() {
@@ -127,7 +190,8 @@
       const state = await (await fetch("/api/runs", { cache: "no-store" })).json();
       runs = state.runs.sort((a, b) => b.changed - a.changed);
       const going = runs.filter((run) => run.state === "running").length;
-      byId("live").className = "";
+      pages = state.pages;
+      byId("live").className = going ? "" : "idle";
       byId("live").textContent = going ? going + " running" : "nothing is running";
       byId("counts").textContent = runs.length + (runs.length === 1 ? " run" : " runs") + (state.left_out ? `, ${state.left_out} older ones left out` : "");
       byId("page-list").replaceChildren(...state.pages.map((page) => { const item = make("li"); item.append(make("a", { href: page.page }, page.name)); return item; }));
