@@ -955,7 +955,7 @@ def test_a_recipe_makes_images_of_its_data(name):
         images = generator.eval()(torch.randn(2, *generator.latent_shape), labels)
     assert images.shape == (2, of.channels, of.height, of.width)
     if name == "cifar100-dcgan":
-        assert (recipe.steps, recipe.task_options["loss"]) == (50_000, "bce")
+        assert (recipe.steps, recipe.task_options["loss"]) == (50_000, "minimax")
         assert [count_parameters(network) for network in networks.values()] == [370_624, 167_808]
     if name == "mnist-gan":
         assert (recipe.lr, recipe.optimizer, recipe.task_options["loss"]) == (0.0002, "adam", "bce")

@@ -265,7 +265,7 @@ def test_the_recipes_of_the_foundation_are_there():
         """
         digits-ann digits-cnn mnist-ann mnist-cnn fashion-ann fashion-cnn fashion-deep-cnn cifar100-ann cifar100-cnn
         cifar100-deep-cnn cifar100-small-filters cifar10-fcn-baseline cifar10-fcn-large cifar10-fcn-dropout cifar10-fcn-deep
-        cifar10-cnn cifar10-fast digits mnist fashion-mnist cifar10 cifar100
+        cifar10-cnn cifar10-fcn-plus cifar100-small-filters-plus cifar10-fast digits mnist fashion-mnist cifar10 cifar100
         garbage garbage-tuned garbage-scratch garbage-scratch-augmented garbage-frozen garbage-frozen-augmented faces
         cifar100-resnet50 cifar100-vgg16 cifar100-mobilenet_v2
         """
