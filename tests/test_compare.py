@@ -30,8 +30,9 @@ from tintype.comparison.page import Line
 from tintype.comparison.pictures import only_one_right
 from tintype.comparison.result import about
 from tintype.comparison.runs import open_all
+from tintype.comparison.settings import differing
 from tintype.errors import UserError
-from tintype.recipe import Recipe
+from tintype.recipe import Recipe, build
 from tintype.report.comparison_figures import Point, Scale, against_cost, confusion_difference, overlaid, pareto_front
 from tintype.report.pages import check_replaceable, write_sections
 from tintype.run import RunFolder
@@ -104,6 +105,90 @@ def with_answers(original: Path, path: Path, wrong: int) -> Path:
     return path
 
 
+# ---- what runs differ in ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"seed": 3, "device": "cuda", "threads": 4, "one_hot": True, "data_root": "/elsewhere"}, []),  # no settings
+        ({"lr": 0.5}, ["learning rate (0.01 → 0.5)"]),
+        ({"model_options": {"hidden": [64, 10]}}, ["hidden layers (16 → 64-10)"]),
+        ({"model_options": {"hidden": [16], "dropout": 0.5}}, ["dropout (default → 0.5)"]),
+        ({"model": "cnn", "model_options": {"widths": [8]}}, ["network (ann → cnn)"]),  # whose options are part of it
+        ({"optimizer": "sgd", "momentum": 0.5}, ["optimizer (adamw → sgd)"]),  # which alone reads momentum
+        ({"momentum": 0.5, "betas": (0.5, 0.9), "optimizer": "sgd"}, ["optimizer (adamw → sgd)"]),  # and no betas
+        ({"augment": {"flip": True, "crop": 4}}, ["augmentation (none → flip, crop 4)"]),
+        ({"epochs": None, "steps": 1500}, ["length (2 epochs → 1,500 steps)"]),
+        ({"image_size": (20, 30), "patience": 3}, ["image size (none → 30x20)", "patience (none → 3)"]),
+        ({"weights": "/a/b/c.safetensors", "tune": "head"}, ["weights (none → c.safetensors)", "tune (all → head)"]),
+    ],
+)
+def test_settings_in_which_recipes_differ(tiny: Callable[..., Recipe], changes: dict[str, Any], expected: list[str]):
+    one, other = tiny().model_dump(mode="json"), tiny().model_dump(mode="json") | changes
+    other = build(other, where="").model_dump(mode="json")
+    assert [str(difference) for difference in differing(one, other)] == expected
+
+
+def test_what_runs_differ_in_is_said_before_they_are_ranked(digits: list[Path]) -> None:
+    found = compare(digits, names=["good", "weak", "large"], latency=False)
+    first, *others = found.groups[0].runs
+    confounding = {each.name: each for each in found.groups[0].confounding}
+    assert set(confounding) == {run.name for run in others}
+    weak = confounding["weak"].sentence()
+    assert weak.startswith(f"weak differs from {first.name} in ")
+    assert "hidden layers" in weak
+    assert "learning rate" in weak
+    assert weak.endswith("Any difference between them is the sum of these.")
+    assert found.sentences()[: len(confounding)] == [each.sentence() for each in confounding.values()]
+    texts = [str(line) for line in found.lines()]
+    assert texts.index(weak) < texts.index(found.groups[0].conclusion)
+    assert found.to_dict()["groups"][0]["confounding"][0]["differences"][0].keys() == {"setting", "reference", "value"}
+
+
+def test_runs_that_differ_in_one_setting_or_in_the_seed_are_not_confounded(
+    tmp_path: Path, tiny: Callable[..., Recipe], train_in: Any
+) -> None:
+    runs = [train_in(tmp_path / name, tiny(epochs=1, **how)).path for name, how in ALONE.items()]
+    found = compare(runs, latency=False)
+    assert found.groups[0].confounding == []
+    page = found.write_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "differs from" not in page
+
+
+ALONE: dict[str, dict[str, Any]] = {"first": {}, "seed": {"seed": 1}, "rate": {"lr": 0.02}}
+
+
+def test_data_splits_and_preprocessing_lie_side_by_side(digits: list[Path], page: Path) -> None:
+    found = compare(digits, names=["good", "weak", "large"], latency=False)
+    rows = {row["what"]: row for row in found.to_dict()["setup"]}
+    assert rows["data set"] == {
+        "part": "data", "what": "data set", "values": dict.fromkeys(("good", "weak", "large"), "digits"), "differs": False
+    }  # fmt: skip
+    assert rows["image size"]["values"] == {"good": "8x8", "weak": "8x8", "large": "12x12"}
+    assert rows["image size"]["differs"]
+    counts = json.loads((digits[0] / "data.json").read_text(encoding="utf-8"))["num_images"]
+    assert rows["test images"]["values"]["good"] == f"{counts['test']:,}"
+    assert [row for row in rows if rows[row]["part"] == "splits" and rows[row]["differs"]] == ["near-copies looked for"]
+    assert rows["hidden layers"]["values"] == {"good": "32", "weak": "8", "large": "32"}  # shown where they differ
+    assert "optimizer" not in rows
+
+    shown = Page(page).source
+    section = shown.split('id="setup"')[1].split("</section>")[0]
+    differing = re.findall(r'<tr class="differs"><th scope="row"><abbr[^>]*>≠</abbr> ([^<]*)</th>', section)
+    assert differing == [what for what, row in rows.items() if row["differs"]]
+    assert "<td>12x12</td>" in section
+    text = "\n".join(str(line) for line in found.lines())
+    assert "The same in all: data set digits" in text
+
+
+def test_many_runs_are_laid_out_by_value(tmp_path: Path, digits: list[Path]) -> None:
+    runs = [Path(shutil.copytree(digits[1], tmp_path / f"copy-{n}")) for n in range(4)] + digits[:2]
+    text = [str(line) for line in compare(runs, latency=False).lines()]
+    assert "≠ hidden layers: 8 (copy-0, copy-1, copy-2, copy-3 and weak); 32 (" + digits[0].name + ")" in text
+
+
 # ---- classification -------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +225,8 @@ def test_what_is_said_follows_from_the_numbers(digits: list[Path]) -> None:
     low, high = (f"{100 * end:.1f}" for end in pair.ci95 or ())
     assert pair.sentence == f"good is better than weak by {100 * pair.estimate:.1f} points ({low} to {high})"
     assert "better than weak beyond chance" in found.groups[0].conclusion
-    assert found.sentences()[1] == f"{pair.sentence}."
+    told = found.sentences()
+    assert told.index(found.groups[0].conclusion) + 1 == told.index(f"{pair.sentence}.")
 
 
 def test_no_difference_says_how_many_more_images(finished_run: api.Run, tmp_path: Path) -> None:
@@ -351,9 +437,17 @@ def page(digits: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_holds_all_sections_and_needs_nothing(page: Path, digits: list[Path]) -> None:
     shown = Page(page)
-    assert {"result", "differences", "cost", "training", "confusion", "only-one", "how", "main"} == shown.ids - {
-        i for i in shown.ids if i.endswith("-title")
-    } - {"plotly-gzip-base64"}
+    assert {
+        "result",
+        "differences",
+        "cost",
+        "training",
+        "confusion",
+        "only-one",
+        "setup",
+        "how",
+        "main",
+    } == shown.ids - {i for i in shown.ids if i.endswith("-title")} - {"plotly-gzip-base64"}
     addresses = [value for _, attributes in shown.tags for name, value in attributes.items() if name in ("src", "href")]
     assert addresses
     assert all(address.startswith(("data:", "#")) or address.endswith("/report.html") for address in addresses)

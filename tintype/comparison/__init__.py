@@ -15,6 +15,7 @@ from tintype.comparison.classify import compare_classifiers
 from tintype.comparison.generate import compare_generators
 from tintype.comparison.result import Group, Pair
 from tintype.comparison.runs import TASKS, Compared, open_all
+from tintype.comparison.settings import Row, confounded, side_by_side
 from tintype.comparison.upscale import compare_upscalers
 from tintype.errors import UserError
 from tintype.notebook import frame_of
@@ -42,6 +43,8 @@ class Comparison:
         groups: runs that may be ranked against each other, each group with its rows, pairs and sentences.
         remarks: what concerns all of them.
         machine: where latencies were measured; empty where they were not.
+        setup: data, splits and preprocessing of the runs side by side, and what their training differs in.
+        names: the names of the runs, in the order in which `setup` has them.
     """
 
     task: str
@@ -49,6 +52,8 @@ class Comparison:
     groups: list[Group]
     remarks: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
+    setup: list[Row] = field(default_factory=list, repr=False)
+    names: list[str] = field(default_factory=list, repr=False)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -65,7 +70,7 @@ class Comparison:
 
     def sentences(self) -> list[str]:
         """Return what can be said: the conclusion of each group, and the first run of each against the others."""
-        said = []
+        said = [each.sentence() for group in self.groups for each in group.confounding]
         for group in self.groups:
             said += [group.conclusion, *(f"{pair.sentence}." for pair in group.against_best())]
         return said
@@ -78,6 +83,15 @@ class Comparison:
             "groups": [group.to_dict() for group in self.groups],
             "remarks": self.remarks,
             "machine": self.machine,
+            "setup": [
+                {
+                    "part": row.part,
+                    "what": row.what,
+                    "values": dict(zip(self.names, row.values, strict=True)),
+                    "differs": row.differs,
+                }
+                for row in self.setup
+            ],
         }
 
     def lines(self) -> list[RenderableType]:
@@ -159,7 +173,11 @@ def compare(
     if task not in KINDS:
         raise UserError(f"runs of task {task} cannot be compared. Expected one of {', '.join(TASKS)}.")
     machine = _measure_latencies(opened, device, progress) if latency and task == "classify" else {}
-    comparison = Comparison(task, split, KINDS[task](opened), _remarks(opened), machine)
+    groups = KINDS[task](opened)
+    for group in groups:
+        group.confounding = confounded(group.runs)
+    names_in_order = [run.name for run in opened]
+    comparison = Comparison(task, split, groups, _remarks(opened), machine, side_by_side(opened), names_in_order)
     if len(comparison.groups) > 1:
         _tell_apart(comparison.groups)
         comparison.remarks.insert(0, _why_apart(task, comparison.groups))

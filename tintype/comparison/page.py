@@ -21,6 +21,7 @@ from tintype.report.section import Chart, Section
 if TYPE_CHECKING:
     from tintype.comparison import Comparison
     from tintype.comparison.result import Group, Pair
+    from tintype.comparison.settings import Row
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,7 +82,7 @@ def comparison_sections(
                 sections.append(
                     Section(f"{section.id}{suffix}", section.title + after, section.template, section.context)
                 )
-    return [*sections, _remarks(comparison, reports)]
+    return [*sections, _setup(comparison), _remarks(comparison, reports)]
 
 
 def _link(run: Path, page: Path | None) -> str:
@@ -112,6 +113,7 @@ def _result(comparison: Comparison, reports: Mapping[str, str]) -> Section:
         groups.append(
             {
                 "group": group,
+                "confounding": terminal.told_first(group),
                 "plate": _plate(comparison.task, group),
                 "heads": heads,
                 "rows": [
@@ -348,6 +350,15 @@ def _samples(comparison: Comparison, group: Group, suffix: str, progress: Progre
 def _crops(comparison: Comparison, group: Group, suffix: str, progress: Progress | None) -> Section | None:
     found = crops(group, progress)
     return Section("crops", "Pictures side by side", "comparison_crops.html", found) if found["pictures"] else None
+
+
+def _setup(comparison: Comparison) -> Section:
+    """Lay data, splits and preprocessing of all runs side by side."""
+    parts: dict[str, list[Row]] = {}
+    for row in comparison.setup:
+        parts.setdefault(row.part, []).append(row)
+    context = {"names": comparison.names, "parts": parts, "differ": any(row.differs for row in comparison.setup)}
+    return Section("setup", "Data, splits and preprocessing", "comparison_setup.html", context)
 
 
 def _remarks(comparison: Comparison, reports: Mapping[str, str]) -> Section:

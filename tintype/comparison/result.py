@@ -11,6 +11,7 @@ from tintype.statistics import holm
 
 if TYPE_CHECKING:
     from tintype.comparison.runs import Compared
+    from tintype.comparison.settings import Confounding
 
 CLAIM = 0.05  # a difference is claimed where its p-value, corrected for the number of pairs, is below
 
@@ -50,6 +51,7 @@ class Group:
     """Runs that were measured on the same images by the same protocol: only these are ranked against each other.
 
     `rows` holds the figures of each run, the best first, and `runs` the runs in that order. `pairs` holds every pair.
+    `confounding` names the runs that differ from the first one in more than one setting.
     """
 
     title: str
@@ -59,6 +61,7 @@ class Group:
     conclusion: str = ""
     remarks: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict, repr=False)
+    confounding: list[Confounding] = field(default_factory=list, repr=False)
 
     @property
     def best(self) -> str:
@@ -73,6 +76,7 @@ class Group:
         """Return the group as plain data."""
         return {
             "title": self.title,
+            "confounding": [each.to_dict() for each in self.confounding],
             "runs": self.rows,
             "pairs": [pair.to_dict() for pair in self.pairs],
             "conclusion": self.conclusion,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from tintype.comparison.result import listed
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from tintype.comparison.result import Group
 
 MOST_SENTENCES = 12
+MOST_CONFOUNDED = 6
+MOST_COLUMNS = 5  # runs that stand side by side in a terminal
 MANY = 5000  # images from which on a hundredth of a percent is told
 Row = Mapping[str, Any]
 
@@ -125,6 +129,7 @@ def lines(comparison: Comparison) -> list[RenderableType]:
     first = 1 if len(comparison.groups) > 1 else 0
     shown: list[RenderableType] = [Text(remark, style="bold") for remark in comparison.remarks[:first]]
     for group in comparison.groups:
+        shown += [Text(said) for said in told_first(group)]
         shown += [Text(group.title, style="bold"), *group_tables(comparison.task, group), Text(group.conclusion)]
         pairs = group.pairs if len(group.pairs) <= MOST_SENTENCES else group.against_best()[:MOST_SENTENCES]
         shown += [Text(f"- {pair.sentence}.") for pair in pairs]
@@ -137,7 +142,45 @@ def lines(comparison: Comparison) -> list[RenderableType]:
     if comparison.machine:
         threads, device = comparison.machine["threads"], comparison.machine["device"]
         shown.append(Text(f"Latency was measured now, on {device} with {threads} thread{'s' if threads > 1 else ''}."))
+    shown += setup_lines(comparison)
     return [*shown, *(Text(remark) for remark in comparison.remarks[first:])]
+
+
+def told_first(group: Group) -> list[str]:
+    """Return in what the runs of a group differ beside the one thing that a figure might be credited to."""
+    said = [each.sentence() for each in group.confounding[:MOST_CONFOUNDED]]
+    left = len(group.confounding) - len(said)
+    if left:
+        said.append(
+            f"{left} more {'run differs' if left == 1 else 'runs differ'} from {group.best} in several settings."
+        )
+    return said
+
+
+def setup_lines(comparison: Comparison) -> list[RenderableType]:
+    """Return data, splits and preprocessing side by side: where the runs differ as a table, the rest as a line."""
+    if not comparison.setup:
+        return []
+    head = "Data, splits and preprocessing; ≠ marks where the runs differ"
+    shown: list[RenderableType] = [Text(head, style="bold")]
+    differing = [row for row in comparison.setup if row.differs]
+    if len(comparison.names) <= MOST_COLUMNS:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("", no_wrap=True)
+        for name in comparison.names:
+            table.add_column(Text(name), overflow="fold")
+        for row in differing:
+            table.add_row(Text(f"≠ {row.what}"), *(Text(value) for value in row.values))
+        shown += [table] if differing else []
+    else:
+        for row in differing:
+            by_value: dict[str, list[str]] = {}
+            for name, value in zip(comparison.names, row.values, strict=True):
+                by_value.setdefault(value, []).append(name)
+            told = "; ".join(f"{value} ({listed(names)})" for value, names in by_value.items())
+            shown.append(Text(f"≠ {row.what}: {told}"))
+    same = [f"{row.what} {row.values[0]}" for row in comparison.setup if not row.differs]
+    return [*shown, *([Text(f"The same in all: {', '.join(same)}.")] if same else [])]
 
 
 def group_tables(task: str, group: Group) -> list[Table]:
