@@ -340,8 +340,7 @@ def train(
             Run.remove_unstarted(Path(out) / name)
             Run.refuse_taken(Path(out) / name)  # at once, not after the data was read
         prepared = plan(what, watcher=watcher, verbose=verbose, **changes)
-        run = Run.create(out, name or _default_name(what), exact=name is not None)
-        run.write_recipe(prepared.recipe)
+        run = Run.create(out, name or _default_name(what), exact=name is not None, recipe=prepared.recipe)
     watcher.note(f"run: {run.path}")
     with interruptible(run.path), tracked(run, prepared.recipe, watcher) as watcher:
         train_run(run, prepared, watcher, command or _python_call(what, changes))

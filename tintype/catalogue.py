@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from tintype.errors import UserError, unknown_name
-from tintype.files import refuse_link_out
+from tintype.files import is_temporary, refuse_link_out
 from tintype.run import RunFolder
 from tintype.yaml_files import parse_yaml
 
@@ -61,6 +61,7 @@ def list_runs(
 def run_folders(folder: Path) -> list[RunFolder]:
     """Return the runs in a folder, and those in its studies and tunings, the newest first."""
     paths = [path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/recipe.yaml")]
+    paths = [path for path in paths if not is_temporary(path)]
     inside = [path for path in paths if path.parent == folder or RunFolder(path).root == folder.resolve()]
     return [RunFolder(path) for path in sorted(inside, key=_changed, reverse=True)]
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
 import platform
 import re
+import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -220,9 +223,12 @@ def _refuse_link_out(link: Path, root: Path) -> None:
         )
 
 
+# ---- temporary names --------------------------------------------------------------------------------------------------
+
 # Which machine: on a shared disk, the number of a process says nothing of another machine's.
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
-_ABANDONED = re.compile(rf"\..*\.{_MACHINE}-(\d+)\.tmp")
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{6})-(\d+)(-\d+)?\.tmp")
+_numbers = itertools.count()
 _cleaned: set[Path] = set()
 
 
@@ -231,20 +237,60 @@ def temporary_for(path: Path) -> Path:
 
     What dead processes of this machine left in the folder under such names is removed, once for each process.
     """
-    folder = path.parent
-    if folder not in _cleaned:
-        _cleaned.add(folder)
-        _remove_abandoned(folder)
+    if path.parent not in _cleaned:
+        _cleaned.add(path.parent)
+        remove_abandoned(path.parent)
     # Cut, since a name that is as long as a file system takes has no room for more.
     return path.with_name(f".{path.name[:200]}.{_MACHINE}-{os.getpid()}.tmp")
 
 
-def _remove_abandoned(folder: Path) -> None:
-    import psutil  # late, since exported models answer where it is not installed
+@contextmanager
+def temporary_folder(path: Path, mode: int = 0o777) -> Iterator[Path]:
+    """Yield a new folder beside `path`, to be filled and renamed; what is still there at the end is removed.
 
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = temporary_for(path)
+    folder = folder.with_name(f"{folder.name.removesuffix('.tmp')}-{next(_numbers)}.tmp")
+    folder.mkdir(mode)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether something has a name that is given only to what is not finished yet."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what dead processes of this machine left in a folder under temporary names."""
     with suppress(OSError):
         for entry in os.scandir(folder):
-            found = _ABANDONED.fullmatch(entry.name)
-            if found and not psutil.pid_exists(int(found[1])):
+            if not _is_abandoned(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
                 with suppress(OSError):
                     os.unlink(entry.path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that other processes may read: it is gone at once, and a kill leaves no half of it in use."""
+    doomed = folder.with_name(f".{folder.name[:200]}.{_MACHINE}-{os.getpid()}-{next(_numbers)}.tmp")
+    try:
+        os.rename(folder, doomed)
+    except OSError:  # not there, or in use where that forbids it (Windows)
+        doomed = folder
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _is_abandoned(name: str) -> bool:
+    import psutil  # late, since exported models answer where it is not installed
+
+    found = _TEMPORARY.fullmatch(name)
+    return found is not None and found[1] == _MACHINE and not psutil.pid_exists(int(found[2]))

@@ -15,7 +15,14 @@ from typing import Any, Self
 import numpy as np
 
 from tintype.errors import UserError
-from tintype.files import open_text, read_json_object, refuse_ways_out, regular_without_links, temporary_for
+from tintype.files import (
+    open_text,
+    read_json_object,
+    refuse_ways_out,
+    regular_without_links,
+    temporary_folder,
+    temporary_for,
+)
 from tintype.packed import is_packed, unpacked
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
 
@@ -96,28 +103,44 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, out: str | Path, name: str, *, exact: bool) -> Self:
+    def create(cls, out: str | Path, name: str, *, exact: bool, recipe: Recipe | None = None) -> Self:
         """Make a new folder `out`/`name`; where it exists and `exact` is not asked, `name`-2, `name`-3, ...
+
+        It appears with its recipe in it, so that a kill leaves no folder that can neither be resumed nor made again, and
+        two processes never get one name. A folder in which an earlier version left nothing is taken over.
 
         Raises:
             UserError: the name is taken (with `exact`), or the folder cannot be made.
         """
         if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
             raise UserError(f"'{name}' cannot be a run's name. Expected a plain name without slashes.")
-        number = 1
-        while True:
-            path = Path(out) / (name if number == 1 else f"{name}-{number}")
-            try:
-                path.mkdir(parents=True)
-                return cls(path)
-            except FileExistsError:
-                if exact:
-                    cls.refuse_taken(path)
-                if not path.parent.is_dir():
-                    raise UserError(f"cannot make {path}: {path.parent} is not a folder.") from None
-                number += 1
-            except OSError as error:
-                raise UserError(f"cannot make the run folder {path}: {error.strerror}. Choose another --out.") from None
+        path, number = Path(out) / name, 1
+        try:
+            with temporary_folder(path) as made:
+                if recipe is not None:
+                    cls(made).write_recipe(recipe)
+                while not cls._renamed(made, path):
+                    if exact:
+                        cls.refuse_taken(path)
+                    number += 1
+                    path = Path(out) / f"{name}-{number}"
+        except OSError as error:
+            if path.parent.exists() and not path.parent.is_dir():
+                raise UserError(f"cannot make {path}: {path.parent} is not a folder.") from None
+            raise UserError(f"cannot make the run folder {path}: {error.strerror}. Choose another --out.") from None
+        return cls(path)
+
+    @classmethod
+    def _renamed(cls, made: Path, path: Path) -> bool:
+        """Give a new folder its name, unless something is there already."""
+        cls.remove_unstarted(path)
+        try:
+            os.rename(made, path)  # over a folder only where that is empty
+        except OSError:
+            if os.path.lexists(path):
+                return False
+            raise
+        return True
 
     @staticmethod
     def remove_unstarted(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from tintype.engine import FREE_TO_CHANGE
 from tintype.errors import UserError
-from tintype.files import read_json_object, refuse_ways_out
+from tintype.files import is_temporary, read_json_object, refuse_ways_out
 from tintype.recipe import NEW_SPLIT_RULE
 from tintype.run import RunFolder, write_json, written_whole
 from tintype.studying.declaration import Declaration, PlannedRun
@@ -94,7 +94,8 @@ class StudyFolder:
     def left_over(self) -> list[str]:
         """Return runs in the folder that the declaration does not have (any more)."""
         names = {planned.name for planned in self.planned}
-        return sorted(path.parent.name for path in self.path.glob("*/recipe.yaml") if path.parent.name not in names)
+        found = [path.parent for path in self.path.glob("*/recipe.yaml")]
+        return sorted(path.name for path in found if path.name not in names and not is_temporary(path))
 
     def _read_record(self) -> dict[str, dict[str, Any]]:
         try:
