@@ -7,12 +7,11 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import zipfile
 from pathlib import Path
 
 from tintype.errors import UserError
-from tintype.files import refuse_ways_out, regular_only, temporary_for
+from tintype.files import refuse_ways_out, regular_only, temporary_folder, temporary_for
 
 # What a run folder may bring to another machine; everything else in a zip file is refused.
 FILES = (
@@ -48,22 +47,25 @@ def unpack(path: Path, folder: Path) -> None:
     Raises:
         UserError: it is no zip file, it is damaged, it holds something else than a run, or the folder cannot be written.
     """
-    if folder.exists():
-        raise UserError(f"{folder} is there already, and nothing is overwritten. Choose another --name.")
+    _refuse_taken(folder)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = _checked(archive, path)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder.parent) as temporary:
-                inside = Path(temporary) / "run"
+            with temporary_folder(folder) as inside:
                 _extract(archive, entries, inside, bound=_bound(path))
                 os.rename(inside, folder)
     except UserError:
         raise
     except OSError as error:
+        _refuse_taken(folder)  # another process was faster
         raise UserError(f"cannot unpack {path} into {folder}: {error.strerror or error}.") from None
     except Exception as error:  # damaged, each kind of compression raises an error type of its own
         raise UserError(f"{path} is no zip file that can be read, or is damaged ({error}).") from None
+
+
+def _refuse_taken(folder: Path) -> None:
+    if folder.exists():
+        raise UserError(f"{folder} is there already, and nothing is overwritten. Choose another --name.")
 
 
 def unpacked(path: Path) -> Path:
@@ -80,7 +82,11 @@ def unpacked(path: Path) -> Path:
             digest.update(piece)
     folder = cache_folder() / "packed" / digest.hexdigest() / path.stem
     if not folder.is_dir():
-        unpack(path, folder)
+        try:
+            unpack(path, folder)
+        except UserError:
+            if not folder.is_dir():  # otherwise another process was faster: its folder is the same
+                raise
     return folder
 
 

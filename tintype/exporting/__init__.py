@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from tintype.exporting import checking, formats
 from tintype.exporting.graphs import Graph, Half, graph_of
 from tintype.exporting.images import CheckImages, classified_images, photo_pairs
 from tintype.exporting.quantising import quantise
+from tintype.files import remove_abandoned, temporary_folder
 from tintype.model import resize_of
 from tintype.models.backbone import for_inference
 from tintype.predict import load_task
@@ -140,8 +140,9 @@ def export_run(
     images, pairs = _images(run, task, description, data)
     tell(stages[1], 1, len(stages))
     about = _about(run, task, description, format, precision)
-    with tempfile.TemporaryDirectory(prefix=".tintype-export-", dir=_made(target.parent)) as folder:
-        path = Path(folder) / f"model{formats.ENDINGS[format]}"
+    _make(target.parent)
+    with temporary_folder(target) as folder:
+        path = folder / f"model{formats.ENDINGS[format]}"
         network = _for_export(task)
         graph = graph_of(task, Half(network) if fp16 else network, description)
         try:
@@ -186,17 +187,17 @@ def _target(run: RunFolder, format: str, precision: str, out: Path | None) -> Pa
         target = target / f"{run.name}{kind}{ending}"
     if target.suffix != ending:
         raise UserError(f"--out {target}: a file of {format} ends in {ending}.")
+    remove_abandoned(target.parent)  # a kill after the file got its name leaves the folder that it was made in
     if target.exists():
         raise UserError(f"{target} is there already, and nothing is overwritten. Choose another --out.")
     return target
 
 
-def _made(folder: Path) -> Path:
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another --out.") from None
-    return folder
 
 
 def _about(run: RunFolder, task: Task, description: dict[str, Any], format: str, precision: str) -> dict[str, Any]:

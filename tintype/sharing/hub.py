@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 
 import yaml
 
+from tintype.data.cache import cache_folder, writable
 from tintype.errors import UserError
+from tintype.files import temporary_folder
 from tintype.packed import MOST_BYTES
 from tintype.run import RunFolder, write_json
 from tintype.sharing.card import make_card
@@ -37,8 +38,7 @@ def push(run: RunFolder, repository: str, *, private: bool = False, licence: str
     """
     hub = _import_hub()
     _check_repository(repository)
-    with tempfile.TemporaryDirectory(prefix="tintype-push-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder(writable(cache_folder())[0] / "push", mode=0o700) as folder:
         write_repository(run, folder, repository=repository, licence=licence)
         with _plain_errors(hub, repository):
             api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="tintype")
@@ -62,19 +62,17 @@ def pull(repository: str, target: Path, *, revision: str | None = None) -> RunFo
         raise UserError(f"{target} is there already, and nothing is overwritten. Choose another --name.")
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".pulling-", dir=target.parent) as temporary:
-            with _plain_errors(hub, repository):
-                _check_sizes(hub, repository, revision, endpoint)
-                hub.snapshot_download(
-                    repository, revision=revision, local_dir=temporary, allow_patterns=list(OF_RUN), endpoint=endpoint,
-                    library_name="tintype",
-                )  # fmt: skip
-            inside = Path(temporary) / "run"
-            inside.mkdir()
-            for name in OF_RUN:
-                if (Path(temporary) / name).is_file():
-                    shutil.move(Path(temporary) / name, inside / name)
+        with temporary_folder(target) as inside:
+            with temporary_folder(target) as downloaded:
+                with _plain_errors(hub, repository):
+                    _check_sizes(hub, repository, revision, endpoint)
+                    hub.snapshot_download(
+                        repository, revision=revision, local_dir=downloaded, allow_patterns=list(OF_RUN),
+                        endpoint=endpoint, library_name="tintype",
+                    )  # fmt: skip
+                for name in OF_RUN:
+                    if (downloaded / name).is_file():
+                        shutil.move(downloaded / name, inside / name)
             missing = [
                 name for name in ("recipe.yaml", "model.json", "model.safetensors") if not (inside / name).exists()
             ]
