@@ -1,7 +1,8 @@
 """Keep decoded photos as a uint8 memory map: decoded once, in parallel, and read again while the files are unchanged.
 
 An entry is a folder `photos/KEY/` with `pixels.u8` (N, H, W, C, no header) and `entry.json`. It is written under a
-temporary name and renamed when complete, so that a half-made entry is never read and two processes do not meet.
+temporary name and renamed when complete, so that a half-made entry is never read and two processes do not meet; it gets
+a temporary name again before it is removed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -29,6 +31,8 @@ import psutil
 
 from tintype.data.decode import Unreadable
 from tintype.errors import UserError
+from tintype.files import is_temporary, remove_folder, temporary_folder
+from tintype.files import remove_abandoned as remove_temporary
 
 VERSION = 1  # raise it when decoding changes what a file gives
 DEFAULT_LIMIT_BYTES = 20_000_000_000
@@ -96,34 +100,43 @@ def cached_pixels(
     found = _open_entry(final, reused=True)
     if found is not None:
         return found
-    shutil.rmtree(final, ignore_errors=True)  # what cannot be opened would stand in the way
+    if final.exists():  # what cannot be opened would stand in the way
+        remove_folder(final)
     remove_abandoned(photos)
     _check_bound(num_images, shape, source)
     check_space(photos, num_images * int(np.prod(shape)), source)
-    temporary = Path(tempfile.mkdtemp(prefix=f"tmp-{os.getpid()}-", dir=photos))
     try:
-        with warnings.catch_warnings():  # Pillow warns of oddities (damaged EXIF) in files that it reads all the same
-            warnings.simplefilter("ignore")
-            _write(temporary, num_images, shape, read, source, progress)
-        changed = unchanged() if unchanged else ""
-        if changed:  # right for this run, but the key speaks of files that are no more
-            final = final.with_name(f"{key}-{temporary.name}")
-            notes = (*notes, changed)
-        with contextlib.suppress(OSError):  # another process was faster: its entry is the same
-            os.replace(temporary, final)
+        with temporary_folder(final, mode=0o700) as temporary:
+            with (
+                warnings.catch_warnings()
+            ):  # Pillow warns of oddities (damaged EXIF) in files that it reads all the same
+                warnings.simplefilter("ignore")
+                _write(temporary, num_images, shape, read, source, progress)
+            changed = unchanged() if unchanged else ""
+            if changed:  # right for this run, but the key speaks of files that are no more
+                final = final.with_name(f"{key}-{secrets.token_hex(4)}")
+                notes = (*notes, changed)
+            # Open, it stays readable if another process clears the cache. Windows renames no folder of open files.
+            made = None if os.name == "nt" else _open_entry(temporary, reused=False)
+            with contextlib.suppress(OSError):  # another process was faster: its entry is the same
+                os.replace(temporary, final)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(photos, num_images * int(np.prod(shape)), source) from None
+        if error.errno == errno.ENOENT:
+            raise _changed_meanwhile(photos) from None
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     removed = trim_cache(DEFAULT_LIMIT_BYTES, keep=final)
     if removed:
         notes = (*notes, f"cache: {removed} entries not used for long were removed to stay below 20 GB")
-    made = _open_entry(final, reused=False)
+    made = _open_entry(final, reused=False) or made
     if made is None:
-        raise UserError(f"the cache folder {photos} was changed while photos were decoded into it. Start again.")
+        raise _changed_meanwhile(photos)
     return Cached(made.pixels, made.skipped, made.fingerprint, False, notes)
+
+
+def _changed_meanwhile(photos: Path) -> UserError:
+    return UserError(f"the cache folder {photos} was changed while photos were decoded into it. Start again.")
 
 
 def cached_array(key: str, compute: Callable[[], np.ndarray], *, source: str) -> np.ndarray:
@@ -156,13 +169,42 @@ def cache_entries() -> list[CacheEntry]:
 
 
 def clear_cache(*, downloads: bool = False) -> int:
-    """Remove all decoded photos, and downloaded data sets and weights too if asked. Return how many bytes that freed."""
+    """Remove all decoded photos, and downloaded data sets and weights too if asked. Return how many bytes that freed.
+
+    What another process is about to write stays.
+    """
     freed = 0
     for name in ("photos", "contents", *(("datasets", "weights") if downloads else ())):
         folder = cache_folder() / name
-        freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_abandoned(folder)
+        for path in _inside(folder):
+            if is_temporary(path) or (path.name.startswith("tmp-") and path.is_dir()):
+                continue
+            freed += path.stat().st_size if path.is_file() else _size(path)
+            if path.is_dir():
+                remove_folder(path)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        with contextlib.suppress(OSError):  # not empty, or not there
+            folder.rmdir()
     return freed
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of all files in a folder; one that another process removes meanwhile counts nothing."""
+    size = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += file.stat().st_size if file.is_file() else 0
+    return size
 
 
 def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = None) -> int:
@@ -176,13 +218,14 @@ def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = No
     for entry in cache_entries():
         total += entry.num_bytes
         if total > limit_bytes and entry.path != keep:
-            shutil.rmtree(entry.path, ignore_errors=True)
+            remove_folder(entry.path)
             removed += 1
     return removed
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the temporary folders "tmp-PID-…" in a folder whose process is gone."""
+    """Remove temporary files and folders whose process is gone; those of earlier versions are called "tmp-PID-…"."""
+    remove_temporary(parent)
     for folder in _folders(parent, prefix="tmp-"):
         if not _in_work(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -338,7 +381,8 @@ def _no_space(folder: Path, num_bytes: int, source: str) -> UserError:
 
 def _folders(photos: Path, prefix: str = "") -> Sequence[Path]:
     try:
-        return [f for f in photos.iterdir() if f.is_dir() and f.name.startswith("tmp-") == bool(prefix)]
+        folders = [f for f in photos.iterdir() if f.is_dir() and not is_temporary(f)]
+        return [f for f in folders if f.name.startswith("tmp-") == bool(prefix)]
     except OSError:
         return []
 
@@ -347,9 +391,8 @@ def _in_work(folder: Path) -> bool:
     """Return whether a process that lives may still be writing into a temporary folder."""
     pid = folder.name.split("-")[1]
     try:
-        young = (
-            time.time() - folder.stat().st_mtime < 24 * 3600
-        )  # a shared cache: the process may be on another machine
+        # Of a shared cache the process may be on another machine; its clock, or ours, may be wrong.
+        young = abs(time.time() - folder.stat().st_mtime) < 24 * 3600
     except OSError:
         return False
     return young and (not pid.isdigit() or psutil.pid_exists(int(pid)))
