@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tintype.errors import UserError, unknown_name
+from tintype.files import regular_only
 from tintype.generation import sampling
 from tintype.predict import load_task
 from tintype.run import RunFolder, write_picture
@@ -120,7 +122,8 @@ def generate_files(
 ) -> Path:
     """Write images as PNG files in a folder, or as one sheet; return the folder or the file.
 
-    Without `out` and `grid` the folder is RUN/generated. `how` are further arguments of `Sampler.images`.
+    Without `out` and `grid` the folder is RUN/generated. `how` are further arguments of `Sampler.images`. Images that are
+    in the folder already are kept, so that a call that was stopped goes on.
 
     Raises:
         UserError: no such run, a file is there already, or it cannot be written.
@@ -137,11 +140,22 @@ def generate_files(
         raise UserError(f"{out} is a file. Expected a folder for --out; --grid writes a single file.")
     prefix = "-".join(_parts(**how))
     paths = [out / f"{prefix}-{index:06d}.png" for index in range(start, start + count)]
-    for path in paths:
-        _refuse_taken(path, "--out")
+    if all(path.exists() for path in paths):
+        _refuse_taken(paths[0], "--out")
     for path, image in zip(paths, images, strict=True):
-        write_picture(path, image)
+        if not _shows(path, image):  # otherwise a call that was stopped, or one for fewer images, has made it
+            _refuse_taken(path, "--out")
+            write_picture(path, image)
     return out
+
+
+def _shows(path: Path, image: np.ndarray) -> bool:
+    """Return whether a file holds this image (H, W, C)."""
+    try:
+        with open(path, "rb", opener=regular_only) as file, Image.open(file) as there:
+            return np.array_equal(np.asarray(there).reshape(image.shape), image)
+    except (OSError, ValueError):  # none there, no picture, or one of another size
+        return False
 
 
 def _parts(

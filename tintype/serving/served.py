@@ -29,7 +29,8 @@ from tintype.serving.batching import Between
 from tintype.tasks.classify import Classify
 from tintype.tasks.generate import Generate
 from tintype.tasks.upscale import Upscale
-from tintype.upscaling import Upscaler, read_picture, write_picture
+from tintype.upscaling import Upscaler, read_picture
+from tintype.upscaling.pictures import encoded
 
 HEAT_AT_ONCE = 16  # pictures with gradients
 TILE = 128  # pixels; between two tiles of a large picture, photos are classified
@@ -240,10 +241,7 @@ class PhotoEnlarger(Served):
     def png(picture: Any) -> bytes:
         """Encode a picture, 16 bits, alpha, EXIF and colour profile kept. In any thread."""
         picture.format = "PNG"
-        with tempfile.TemporaryDirectory(prefix="tintype-") as folder:
-            path = Path(folder) / "large.png"
-            write_picture(path, picture)
-            return path.read_bytes()
+        return encoded(picture)
 
 
 def load(name: str, path: Path, device: str = "auto", threads: int = 1) -> Served:

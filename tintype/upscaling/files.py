@@ -13,9 +13,10 @@ import numpy as np
 
 from tintype.data.decode import Unreadable, image_files, read_header
 from tintype.errors import UserError
+from tintype.files import read_bytes
 from tintype.run import RunFolder
 from tintype.tasks.upscale import TILE
-from tintype.upscaling.pictures import KEPT, Picture, read_picture, write_picture
+from tintype.upscaling.pictures import KEPT, Picture, encoded, read_picture, write_encoded
 from tintype.upscaling.upscaler import Upscaler
 
 COMPARED = "-compare"
@@ -176,12 +177,14 @@ def _one_file(
         suffix = path.suffix
     target = folder / f"{path.stem}-x{upscaler.scale}{suffix}"
     beside = folder / f"{path.stem}-x{upscaler.scale}{COMPARED}.png"
-    for file in (target, beside) if compare else (target,):
+    wanted = (target, beside) if compare else (target,)
+    for file in wanted:
         reason = taken.reason(file)
         if reason:
             raise UserError(f"its result would be {file}, but {reason}. Rename one, or give another --out.")
-        if file.exists() and not force:
-            raise UserError(f"{file} is there already, and nothing is overwritten without --force.")
+    there = [] if force else [file for file in wanted if file.exists()]
+    if len(there) == len(wanted):
+        raise _taken(target)
     sides = [side * upscaler.scale for side in picture.pixels.shape[:2]]
     if max(sides) > longest:
         raise UserError(
@@ -189,11 +192,30 @@ def _one_file(
         )
     small = picture.pixels
     picture.pixels = upscaler.enlarge(small, None if progress is None else lambda i, n: progress(path.name, i, n))
-    write_picture(target, picture)
-    if not compare:
-        return [target]
-    write_picture(beside, Picture(side_by_side(upscaler, small, picture.pixels), "PNG", b"", picture.profile))
-    return [target, beside]
+    contents = {target: encoded(picture)}
+    if compare:
+        compared = side_by_side(upscaler, small, picture.pixels)
+        contents[beside] = encoded(Picture(compared, "PNG", b"", picture.profile))
+
+    # What a call that was killed between the two has left is completed; anything else stays as it is.
+    for file in there:
+        if not _holds(file, contents[file]):
+            raise _taken(file)
+    missing = [file for file in wanted if file not in there]
+    for file in missing:
+        write_encoded(file, contents[file])
+    return missing
+
+
+def _taken(file: Path) -> UserError:
+    return UserError(f"{file} is there already, and nothing is overwritten without --force.")
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    try:
+        return read_bytes(file, most=len(content)) == content
+    except OSError:
+        return False
 
 
 def side_by_side(upscaler: Upscaler, small: np.ndarray, large: np.ndarray) -> np.ndarray:

@@ -85,12 +85,8 @@ def from_pillow(image: Image.Image) -> Picture:
     return Picture(np.array(pixels), kept if kept in KEPT else "PNG", exif_bytes, profile)
 
 
-def write_picture(path: Path, picture: Picture) -> None:
-    """Write a picture in its format, under a temporary name first.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+def encoded(picture: Picture) -> bytes:
+    """Return the bytes of a file that holds a picture in its format."""
     buffer = io.BytesIO()
     more: dict[str, Any] = {"exif": picture.exif} if picture.exif else {}
     if picture.profile:
@@ -103,9 +99,27 @@ def write_picture(path: Path, picture: Picture) -> None:
         to_pillow(picture).save(buffer, "WEBP", quality=QUALITY, **more)
     else:
         to_pillow(picture).save(buffer, "PNG", **more)
+    return buffer.getvalue()
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write a picture in its format, under a temporary name first.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_encoded(path, encoded(picture))
+
+
+def write_encoded(path: Path, content: bytes) -> None:
+    """Write the bytes of a picture, under a temporary name first.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
         with written_whole(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+            temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from None
 
