@@ -237,9 +237,10 @@ def temporary_for(path: Path) -> Path:
 
     What dead processes of this machine left in the folder under such names is removed, once for each process.
     """
-    if path.parent not in _cleaned:
-        _cleaned.add(path.parent)
-        remove_abandoned(path.parent)
+    folder = path.parent.absolute()  # what is relative means another one after a change of folder
+    if folder not in _cleaned:
+        _cleaned.add(folder)
+        remove_abandoned(folder)
     # Cut, since a name that is as long as a file system takes has no room for more.
     return path.with_name(f".{path.name[:200]}.{_MACHINE}-{os.getpid()}.tmp")
 
