@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "plugins": {"errors"},
     "resample": set(),
     "generation": {"data", "errors", "losses", "model", "pretrained", "run", "weights"},
-    "generate": {"errors", "generation", "predict", "run", "tasks"},
+    "generate": {"files", "errors", "generation", "predict", "run", "tasks"},
     "quality": set(),
     "degrade": {"resample"},
     "perceptual": {"data", "errors", "models", "pretrained", "weights"},
@@ -94,7 +94,7 @@ MAY_IMPORT = {
         "statistics",
         "tasks",
     },
-    "sharing": {"errors", "packed", "recipe", "run"},
+    "sharing": {"files", "data", "errors", "packed", "recipe", "run"},
     "serving": {
         "distributed",
         "report",
