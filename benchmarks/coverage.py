@@ -1,6 +1,6 @@
 """How often tintype's intervals hold the truth, and its promises are kept, in simulations whose truth is known.
 
-python benchmarks/coverage.py [effects] [thresholds] [calibration] [groups] [--tries 10000]
+python benchmarks/coverage.py [effects] [thresholds] [calibration] [groups] [verdicts] [means] [--tries 10000]
 
 A short form of each stands in tests/.
 """
@@ -13,7 +13,17 @@ from collections.abc import Callable
 import numpy as np
 
 from tintype.metrics import calibration_errors
-from tintype.statistics import abstain_threshold, block_error, clustered_interval, clustered_pair, wilson_interval
+from tintype.statistics import (
+    ClassCounts,
+    abstain_threshold,
+    block_error,
+    clustered_interval,
+    clustered_mean_interval,
+    clustered_pair,
+    mean_interval,
+    newcombe_interval,
+    wilson_interval,
+)
 
 
 def effects(tries: int) -> None:
@@ -101,11 +111,63 @@ def groups(tries: int) -> None:
                 print(f"  {share:.0%}, {num_groups} x {size}, {alike}: {', '.join(found)}")
 
 
+def verdicts(tries: int) -> None:
+    """The verdict on images in groups: coverage of the gap's interval, as if alone and by group, and of a balanced accuracy."""
+    print("verdicts: groups x size, correlation: gap as if alone, gap by group, balanced accuracy by group")
+    draw = np.random.default_rng(0)
+    for num_groups, size in ((40, 5), (100, 3), (100, 5)):
+        numbers = [np.arange(part * num_groups).repeat(size) for part in (2, 1)]
+        targets = np.array([0, 1, 2, 0, 0])[numbers[0] % 5]
+        for alike in (0.2, 0.5, 0.8):
+            hits = []
+            for _ in range(tries // 5):
+                train, val = (
+                    _alike(draw, share, each, alike) for share, each in zip((0.95, 0.8), numbers, strict=True)
+                )
+                sides = [
+                    ClassCounts.of(right, targets[: len(right)], 3, each)
+                    for right, each in zip((train, val), numbers, strict=True)
+                ]
+                counts = int(train.sum()), len(train), int(val.sum()), len(val)
+                by_group = newcombe_interval(*counts, clusters1=sides[0].clusters, clusters2=sides[1].clusters)
+                balanced = sides[1].mean_recall()[1:]
+                ends = (newcombe_interval(*counts), 0.15), (by_group, 0.15), (balanced, 0.8)
+                hits.append([low <= truth <= high for (low, high), truth in ends])
+            found = ", ".join(f"{100 * share:.1f}" for share in np.mean(hits, axis=0))
+            print(f"  {num_groups} x {size}, {alike}: {found}")
+
+
+def _alike(draw: np.random.Generator, share: float, numbers: np.ndarray, alike: float) -> np.ndarray:
+    """Return (N,) of right or wrong, with the correlation `alike` in a group (beta-binomial)."""
+    strength = 1 / alike - 1
+    own = draw.beta(share * strength, (1 - share) * strength, int(numbers.max()) + 1)
+    return draw.random(len(numbers)) < own[numbers]
+
+
+def means(tries: int) -> None:
+    """Means over groups, as of PSNR over crops of photos: coverage of Student's interval, as if alone and by group."""
+    print("means: groups x size, correlation: as if alone, by group")
+    draw = np.random.default_rng(0)
+    for num_groups, size in ((10, 4), (40, 5), (100, 3), (100, 5)):
+        numbers = np.arange(num_groups).repeat(size)
+        for alike in (0.2, 0.5, 0.8):
+            hits = []
+            for _ in range(tries):
+                own = draw.normal(size=num_groups)[numbers]
+                values = np.sqrt(alike) * own + np.sqrt(1 - alike) * draw.normal(size=len(numbers))
+                ends = mean_interval(values), clustered_mean_interval(values, numbers)
+                hits.append([each is not None and each[0] <= 0 <= each[1] for each in ends])
+            found = ", ".join(f"{100 * share:.1f}" for share in np.mean(hits, axis=0))
+            print(f"  {num_groups} x {size}, {alike}: {found}")
+
+
 SIMULATIONS: dict[str, Callable[[int], None]] = {
     "effects": effects,
     "thresholds": thresholds,
     "calibration": calibration,
     "groups": groups,
+    "verdicts": verdicts,
+    "means": means,
 }
 
 

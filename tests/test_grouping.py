@@ -25,6 +25,7 @@ from tintype.errors import UserError
 from tintype.grouping import Taken, check_groups, parse_groups, suggest_by_names, suggest_by_times, united
 from tintype.recipe import build
 from tintype.run import RunFolder
+from tintype.statistics import clustered_interval
 from tintype.training import prepare
 
 NAMES = ["cat/cat_012_1.jpg", "cat/cat_012_2.jpg", "cat/cat_013_1.jpg", "dog/clip3_frame0001.JPG", "dog/other.jpg"]
@@ -188,6 +189,16 @@ def test_a_run_keeps_its_groups_and_measures_by_them(objects: Path, tmp_path: Pa
     assert RunFolder.open(run.path).recipe.groups == "{group}_*.jpg"
     figures = run.read("evaluation.json")["splits"]["test"]
     assert figures["num_groups"] * 4 == figures["num_images"]
+    with (run.path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    evaluation = run.read("evaluation.json")
+    for of_class in evaluation["per_class"]["test"]:
+        mine = [row for row in rows if row["target"] == of_class["name"]]
+        right = [row["prediction"] == row["target"] for row in mine]
+        assert of_class["recall_ci95"] == list(clustered_interval(right, [row["group"] for row in mine]))
+    filled = [each for each in evaluation["reliability"]["test"] if each["count"]]
+    assert all(each["accuracy_ci95"][0] <= each["accuracy"] <= each["accuracy_ci95"][1] for each in filled)
+
     again = api.Run(run.path).evaluate(split="test")
     assert again["accuracy_ci95"] == figures["accuracy_ci95"]
 

@@ -22,6 +22,7 @@ from tintype.statistics import (
     clustered_interval,
     clustered_mean_interval,
     clustered_pair,
+    clustered_paired_p,
     clusters_of,
     fit_temperature,
     fit_verdict,
@@ -432,6 +433,111 @@ def test_copies_of_images_tell_no_more_than_the_images() -> None:
     assert effect == pytest.approx(5, rel=0.03)
     low, high = clustered_interval(np.repeat(right, 5), np.arange(60).repeat(5))
     assert (low, high) == pytest.approx(wilson_interval(45, 60), abs=0.01)
+
+
+@pytest.mark.parametrize(("groups", "size", "alike"), NINE)
+def test_the_gap_of_images_in_groups_covers_95_percent(groups: int, size: int, alike: float) -> None:
+    """Training is right for 95 % and validation for 80 %, both in groups."""
+    draw, tries = np.random.default_rng(groups + size), 400
+    train = grouped_images(draw, tries, 2 * groups, size, 0.95, alike).reshape(tries, -1)
+    val = grouped_images(draw, tries, groups, size, 0.80, alike).reshape(tries, -1)
+    zeros = np.zeros(train.shape[1], np.int64)
+
+    covered = alone = 0
+    for one, other in zip(train, val, strict=True):
+        counts = int(one.sum()), len(one), int(other.sum()), len(other)
+        of_train = ClassCounts.of(one, zeros, 2, np.arange(2 * groups).repeat(size))
+        of_val = ClassCounts.of(other, zeros[: len(other)], 2, np.arange(groups).repeat(size))
+        low, high = fit_verdict(*counts, 2, train_classes=of_train, val_classes=of_val, class_names="ab").gap_ci95
+        covered += low <= 0.15 <= high
+        low, high = newcombe_interval(*counts)
+        alone += low <= 0.15 <= high
+    tolerance = 3 * np.sqrt(0.05 * 0.95 / tries)
+    assert 0.93 - tolerance < covered / tries < 0.97 + tolerance
+    assert alone < covered
+
+
+@pytest.mark.parametrize("across", [False, True], ids=["one class a group", "all classes in each group"])
+@pytest.mark.parametrize(("groups", "size", "alike"), NINE)
+def test_the_balanced_accuracy_of_images_in_groups_covers_95_percent(
+    groups: int, size: int, alike: float, across: bool
+) -> None:
+    """Three classes, of which one is three times as common as each other."""
+    draw, tries, numbers = np.random.default_rng(groups * size), 400, np.arange(groups).repeat(size)
+    right = grouped_images(draw, tries, groups, size, 0.8, alike).reshape(tries, -1)
+    targets = np.array([0, 1, 2, 0, 0])[np.arange(len(numbers)) % 5 if across else numbers % 5]
+
+    covered = 0
+    for each in right:
+        _, low, high = ClassCounts.of(each, targets, 3, numbers).mean_recall()
+        covered += low <= 0.8 <= high
+    tolerance = 3 * np.sqrt(0.05 * 0.95 / tries)
+    assert 0.93 - tolerance < covered / tries < 0.98 + tolerance
+
+
+def test_the_gap_and_the_balanced_accuracy_agree_with_a_bootstrap_over_groups() -> None:
+    draw, groups, size = np.random.default_rng(3), 300, 5
+    numbers = np.arange(groups).repeat(size)
+    targets = draw.choice(3, len(numbers), p=[0.6, 0.2, 0.2])
+    train, val = (grouped_images(draw, 1, groups, size, share, 0.5).reshape(-1) for share in (0.9, 0.75))
+    sides = [ClassCounts.of(right, targets, 3, numbers) for right in (train, val)]
+    counts = int(train.sum()), len(train), int(val.sum()), len(val)
+    low, high = fit_verdict(*counts, 3, train_classes=sides[0], val_classes=sides[1], class_names="abc").gap_ci95
+
+    gaps, recalls = [], []
+    for _ in range(2000):
+        one, other = draw.integers(groups, size=(2, groups))
+        gaps.append(train.reshape(groups, size)[one].mean() - val.reshape(groups, size)[other].mean())
+        of_class = targets.reshape(groups, size)[other]
+        right = val.reshape(groups, size)[other]
+        recalls.append(np.mean([right[of_class == k].mean() for k in range(3)]))
+
+    assert (low, high) == pytest.approx(np.quantile(gaps, [0.025, 0.975]), abs=0.1 * (high - low))
+    _, low, high = sides[1].mean_recall()
+    assert (low, high) == pytest.approx(np.quantile(recalls, [0.025, 0.975]), abs=0.1 * (high - low))
+
+
+def test_a_mean_over_groups_agrees_with_statsmodels() -> None:
+    import statsmodels.api as sm
+
+    draw, groups, size = np.random.default_rng(5), 200, 4
+    numbers = np.arange(groups).repeat(size)
+    values = 0.2 + (draw.normal(size=(groups, 1)) + draw.normal(size=(groups, size))).reshape(-1)
+    robust = sm.OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": numbers}, use_t=True)
+
+    interval = clustered_mean_interval(values, numbers)
+    assert interval == pytest.approx(robust.conf_int()[0], abs=0.005)
+    assert clustered_paired_p(values, numbers) == pytest.approx(robust.pvalues[0], rel=0.05)
+    assert interval is not None
+    edge = clustered_paired_p(values - interval[0], numbers)
+    assert edge == pytest.approx(0.05, rel=1e-6)  # the interval ends where the p-value is 5 %
+
+
+def test_a_verdict_on_copies_is_that_on_the_images() -> None:
+    """Of 40 validation images in 5 copies each as much is known as of the 40."""
+    train, val = np.arange(400) % 50 > 0, np.arange(40) % 8 > 0
+    copies, numbers = val.repeat(5), np.arange(40).repeat(5)
+    of_train = ClassCounts.of(train, np.arange(400) // 50 % 2, 2)
+    targets = np.arange(40) // 8 % 2
+
+    def verdict(right: np.ndarray, groups: np.ndarray | None) -> Verdict:
+        of_val = ClassCounts.of(right, targets.repeat(len(right) // 40), 2, groups)
+        counts = int(train.sum()), 400, int(right.sum()), len(right)
+        return fit_verdict(*counts, 2, train_classes=of_train, val_classes=of_val, class_names="ab")
+
+    alone, grouped, as_if_alone = verdict(val, None), verdict(copies, numbers), verdict(copies, None)
+    assert grouped.gap_ci95 == pytest.approx(alone.gap_ci95, abs=0.02)
+    assert (alone.word, grouped.word, as_if_alone.word) == ("fits", "fits", "overfits")
+    assert "200 validation images in 40 groups are too few" in grouped.text
+
+
+def test_a_class_is_never_recognised_only_where_several_groups_of_it_are_missed() -> None:
+    right, targets = np.arange(80) >= 8, (np.arange(80) >= 8).astype(np.int64)
+    train = ClassCounts.of(np.ones(80, bool), targets, 2)
+    for groups, missed in ((np.where(targets == 0, 0, np.arange(80)), ()), (np.arange(80), ("a",))):
+        val = ClassCounts.of(right, targets, 2, groups)
+        found = fit_verdict(80, 80, 72, 80, 2, train_classes=train, val_classes=val, class_names="ab")
+        assert found.never_recognised == missed
 
 
 # ---- differences between groups -------------------------------------------------------------------------------------

@@ -121,6 +121,25 @@ def per_class(confusion: NDArray[np.int64], class_names: Sequence[str]) -> list[
     ]
 
 
+def recall_intervals(
+    right: ArrayLike, targets: ArrayLike, num_classes: int, groups: ArrayLike | None = None
+) -> list[list[float]]:
+    """Return the 95 % interval [low, high] of the recall of each class, of images `right` (N,) of classes `targets` (N,).
+
+    Wilson's; of images in `groups` (N,), that of clusters. [0, 1] for a class without images.
+    """
+    right, targets = np.asarray(right, dtype=bool), np.asarray(targets)
+    numbers = None if groups is None else np.asarray(groups)
+    intervals = []
+    for k in range(num_classes):
+        of_class = targets == k
+        if not of_class.any():
+            intervals.append([0.0, 1.0])
+            continue
+        intervals.append(_share_interval(right[of_class], None if numbers is None else numbers[of_class]))
+    return intervals
+
+
 def most_confused(confusion: NDArray[np.int64], class_names: Sequence[str], k: int = 10) -> list[dict[str, Any]]:
     """Return the `k` most frequent mistakes, the most frequent first; none of count 0.
 
@@ -140,18 +159,22 @@ def most_confused(confusion: NDArray[np.int64], class_names: Sequence[str], k: i
     ]
 
 
-def reliability_bins(probabilities: ArrayLike, targets: ArrayLike, num_bins: int | None = None) -> list[dict[str, Any]]:
+def reliability_bins(
+    probabilities: ArrayLike, targets: ArrayLike, num_bins: int | None = None, groups: ArrayLike | None = None
+) -> list[dict[str, Any]]:
     """Return how often predictions of each confidence are right, in bins of equal counts, the least confident first.
 
     Bins of equal width would put nearly all images of a good model into the last one. Each bin holds the ends of its
     confidences, `low` and `high`, its `count`, and the means `confidence` and `accuracy`. Confidence is the probability
     of the predicted class. Without `num_bins` there are 3 to 10, of at least 25 images each where there are as many.
+    Of images in `groups` (N,) each bin also has the interval of clusters, `accuracy_ci95`.
 
     Source: Nguyen and O'Connor, "Posterior calibration and exploratory analysis for NLP models" (2015).
     """
     probabilities, targets = _checked(probabilities, targets)
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == targets
+    numbers = None if groups is None else np.asarray(groups)
 
     wanted = num_bins or min(MOST_BINS, max(FEWEST_BINS, len(targets) // IMAGES_IN_BIN))
     order = np.argsort(confidence, kind="stable")
@@ -164,6 +187,7 @@ def reliability_bins(probabilities: ArrayLike, targets: ArrayLike, num_bins: int
             "count": len(part),
             "confidence": float(confidence[part].mean()),
             "accuracy": float(right[part].mean()),
+            **({} if numbers is None else {"accuracy_ci95": _share_interval(right[part], numbers[part])}),
         }
         for part in parts
     ]

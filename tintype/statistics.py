@@ -63,6 +63,13 @@ class Clusters:
         """Return Student's quantile with one degree of freedom less than there are groups; infinite for one group."""
         return float(stdtrit(self.num_groups - 1, 0.5 + confidence / 2)) if self.num_groups > 1 else math.inf
 
+    def share_interval(self, successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+        """Return Wilson's interval (low, high) for a share at the effective number of images, with Student's quantile."""
+        quantile = self.quantile(confidence)
+        if n == 0 or math.isinf(quantile):
+            return 0.0, 1.0
+        return _score_interval(successes / self.design_effect, n / self.design_effect, quantile)
+
 
 def clusters_of(values: ArrayLike, groups: ArrayLike, spread: float | None = None) -> Clusters:
     """Return the clusters of `values` (N,), of which those with the same number in `groups` (N,) may be alike.
@@ -96,11 +103,7 @@ def clustered_interval(right: ArrayLike, groups: ArrayLike, confidence: float = 
     found = clusters_of(right, groups, spread=0.25)
     if found.num_groups == len(right):
         return wilson_interval(int(right.sum()), len(right), confidence)
-    quantile = found.quantile(confidence)
-    if math.isinf(quantile):
-        return 0.0, 1.0
-    n = len(right) / found.design_effect
-    return _score_interval(float(right.sum()) / found.design_effect, n, quantile)
+    return found.share_interval(float(right.sum()), len(right), confidence)
 
 
 def _score_interval(successes: float, n: float, z: float) -> tuple[float, float]:
@@ -113,10 +116,22 @@ def _score_interval(successes: float, n: float, z: float) -> tuple[float, float]
     return low, high
 
 
-def newcombe_interval(s1: int, n1: int, s2: int, n2: int, confidence: float = 0.95) -> tuple[float, float]:
+def newcombe_interval(
+    s1: int,
+    n1: int,
+    s2: int,
+    n2: int,
+    confidence: float = 0.95,
+    *,
+    clusters1: Clusters | None = None,
+    clusters2: Clusters | None = None,
+) -> tuple[float, float]:
     """Return the interval (low, high) for the difference s1/n1 - s2/n2 of two independent proportions.
 
     (-1, 1) when either has no trials.
+
+    Of images in groups, `clusters1` and `clusters2` say how much less they tell; the intervals of the proportions, which
+    are joined, are then those of clusters.
 
     Raises:
         ValueError: a count of successes is not between 0 and its number of trials.
@@ -124,14 +139,21 @@ def newcombe_interval(s1: int, n1: int, s2: int, n2: int, confidence: float = 0.
     Source: Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
     Medicine 17 (1998), method 10.
     """
-    low1, high1 = wilson_interval(s1, n1, confidence)
-    low2, high2 = wilson_interval(s2, n2, confidence)
+    low1, high1 = _share_interval(s1, n1, clusters1, confidence)
+    low2, high2 = _share_interval(s2, n2, clusters2, confidence)
     if n1 == 0 or n2 == 0:
         return -1.0, 1.0
     p1, p2 = s1 / n1, s2 / n2
     below = math.hypot(p1 - low1, high2 - p2)
     above = math.hypot(high1 - p1, p2 - low2)
     return max(-1.0, p1 - p2 - below), min(1.0, p1 - p2 + above)
+
+
+def _share_interval(successes: int, n: int, clusters: Clusters | None, confidence: float = 0.95) -> tuple[float, float]:
+    if clusters is None:
+        return wilson_interval(successes, n, confidence)
+    _check_counts(successes, n)
+    return clusters.share_interval(successes, n, confidence)
 
 
 @dataclass(frozen=True)
@@ -151,10 +173,38 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """For each class (K,) how many images of it were measured, and how many of those were recognised."""
+    """For each class (K,) how many images of it were measured, and how many of those were recognised.
+
+    Of images in groups, `num_groups` (K,) counts those of each class, `clusters` says how much less the images tell of
+    the accuracy, and `clusters_of_recall` of the balanced one.
+    """
 
     num_right: NDArray[np.int64]
     num_images: NDArray[np.int64]
+    num_groups: NDArray[np.int64] | None = None
+    clusters: Clusters | None = None
+    clusters_of_recall: Clusters | None = None
+
+    @classmethod
+    def of(cls, right: ArrayLike, targets: ArrayLike, num_classes: int, groups: ArrayLike | None = None) -> ClassCounts:
+        """Return the counts of images of classes `targets` (N,), `right` (N,) or not, in `groups` (N,) or each alone.
+
+        The balanced accuracy is a mean of images that weigh by one over the size of their class; what a group adds to
+        its variance is what it adds to that of the mean, linearised (Korn and Graubard 1998, as in `clusters_of`).
+        """
+        right, targets = np.asarray(right, dtype=bool), np.asarray(targets)
+        num_images = np.bincount(targets, minlength=num_classes)
+        num_right = np.bincount(targets[right], minlength=num_classes)
+        if groups is None:
+            return cls(num_right, num_images)
+
+        numbers = np.asarray(groups)
+        num_groups = np.array([len(np.unique(numbers[targets == k])) for k in range(num_classes)])
+        weight = len(targets) / np.count_nonzero(num_images) / num_images[targets]
+        recall = num_right[targets] / num_images[targets]
+        spread = float((weight**2).mean()) / 4
+        of_recall = clusters_of(weight * (right - recall), numbers, spread)
+        return cls(num_right, num_images, num_groups, clusters_of(right, numbers, 0.25), of_recall)
 
     @property
     def commonest_share(self) -> float:
@@ -169,7 +219,7 @@ class ClassCounts:
         occurs = np.flatnonzero(self.num_images)
         counted = [(int(self.num_right[k]), int(self.num_images[k])) for k in occurs]
         recalls = np.array([right / n for right, n in counted])
-        ends = np.array([wilson_interval(right, n, confidence) for right, n in counted])
+        ends = np.array([_share_interval(right, n, self.clusters_of_recall, confidence) for right, n in counted])
         below, above = np.linalg.norm(recalls - ends[:, 0]), np.linalg.norm(ends[:, 1] - recalls)
         mean, num = float(recalls.mean()), len(occurs)
         return mean, max(0.0, mean - float(below) / num), min(1.0, mean + float(above) / num)
@@ -199,7 +249,7 @@ def fit_verdict(
     3. "fits": neither was shown.
 
     Classes that are never recognised are named in any case. Where the gap's interval is wider than 20 points, the word
-    stays and the text says that it is uncertain.
+    stays and the text says that it is uncertain. Of images in groups, all intervals are those of clusters.
 
     Args:
         train_correct: training images that were answered rightly, of `train_n`.
@@ -217,7 +267,9 @@ def fit_verdict(
     if train_n == 0 or val_n == 0 or num_classes < 2:
         raise ValueError(f"no verdict on {train_n} training and {val_n} validation images of {num_classes} classes")
     train_accuracy, val_accuracy = train_correct / train_n, val_correct / val_n
-    interval = newcombe_interval(train_correct, train_n, val_correct, val_n)
+    of_train = None if train_classes is None else train_classes.clusters
+    of_val = None if val_classes is None else val_classes.clusters
+    interval = newcombe_interval(train_correct, train_n, val_correct, val_n, clusters1=of_train, clusters2=of_val)
     chance = 1 / num_classes if train_classes is None else max(1 / num_classes, train_classes.commonest_share)
     enough = chance + LEARNED_PART * (1 - chance)
     overfits = interval[0] > ORDINARY_GAP
@@ -227,7 +279,7 @@ def fit_verdict(
     by_class = _verdict_by_class(train_classes, val_classes, num_classes)
 
     ordinary = f"{100 * ORDINARY_GAP:g} points"
-    if wilson_interval(train_correct, train_n)[1] < enough:
+    if _share_interval(train_correct, train_n, of_train)[1] < enough:
         word = "underfits"
         floor = (
             "chance"
@@ -257,7 +309,11 @@ def fit_verdict(
     elif word == "overfits":
         text += " Try: more augmentation, weight decay, fewer epochs."
     if interval[1] - interval[0] > UNCERTAIN_WIDTH:
-        text += f" Uncertain: {train_n} training and {val_n} validation images are too few to know the gap well."
+        in_groups = [f" in {each.num_groups} groups" if each else "" for each in (of_train, of_val)]
+        text += (
+            f" Uncertain: {train_n} training{' images' if of_train else ''}{in_groups[0]} and {val_n} validation images"
+            f"{in_groups[1]} are too few to know the gap well."
+        )
     return Verdict(word, text, train_accuracy - val_accuracy, interval, never)
 
 
@@ -290,8 +346,9 @@ def _never_recognised(
         return (), ""
     measured, right = train.num_images + val.num_images, train.num_right + val.num_right
     nowhere = (measured > 0) & (right == 0)
-    # One or two validation images may be missed by chance.
-    not_in_val = ~nowhere & (val.num_images >= FEWEST_MISSED) & (val.num_right == 0)
+    # One or two validation images may be missed by chance, and so may those of one or two groups.
+    independent = val.num_images if val.num_groups is None else val.num_groups
+    not_in_val = ~nowhere & (independent >= FEWEST_MISSED) & (val.num_right == 0)
     sentences = []
     for missed, where in ((nowhere, "is never recognised"), (not_in_val, "is never recognised in validation")):
         classes = np.flatnonzero(missed)
@@ -651,6 +708,22 @@ def clustered_mean_interval(
     error = math.sqrt(found.design_effect) * float(values.std(ddof=1)) / math.sqrt(len(values))
     mean, half_width = float(values.mean()), found.quantile(confidence) * error
     return mean - half_width, mean + half_width
+
+
+def clustered_paired_p(values: ArrayLike, groups: ArrayLike) -> float | None:
+    """Return the two-sided p-value of a mean of zero of differences `values` (N,) on images in `groups` (N,).
+
+    That of `clustered_mean_interval`, so that both agree; None of fewer than two groups.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    found = clusters_of(values, groups)
+    if found.num_groups < 2:
+        return None
+    mean = float(values.mean())
+    error = math.sqrt(found.design_effect) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stdtr(found.num_groups - 1, -abs(mean) / error))
 
 
 def paired_interval(only_a: float, only_b: float, n: float, confidence: float = 0.95) -> tuple[float, float]:

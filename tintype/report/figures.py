@@ -282,7 +282,7 @@ def _rounded(share: np.ndarray, shown: np.ndarray) -> list[list[float | None]]:
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> go.Figure:
-    """Draw accuracy against confidence with 95 % Wilson intervals, a dot for each bin.
+    """Draw accuracy against confidence with 95 % intervals, a dot for each bin.
 
     `bins` are mappings with low, high, count, confidence (mean) and accuracy; empty bins may hold None. No line joins
     the dots: in bins of a few images it would draw the eye to chance. `before` are the bins without temperature.
@@ -291,7 +291,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
     x = [each["confidence"] for each in bins]
     y = [each["accuracy"] for each in bins]
     counts = [int(each["count"]) for each in bins]
-    below, above = wilson_bars(y, counts)
+    below, above = interval_bars(bins, "accuracy", "count")
     ends = reliability_range(bins, before)
 
     figure = new_figure(height=480)
@@ -359,12 +359,12 @@ def reliability_range(*groups: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Draw the recall of each class with its 95 % Wilson interval against the number of its training images.
+    """Draw the recall of each class with its 95 % interval against the number of its training images.
 
-    `rows` are mappings with name, recall, support and trained.
+    `rows` are mappings with name, recall, support and trained, and the interval recall_ci95 where it is not Wilson's.
     """
-    recall, support = [row["recall"] for row in rows], [row["support"] for row in rows]
-    low, high = wilson_bars(recall, support)
+    recall = [row["recall"] for row in rows]
+    low, high = interval_bars(rows, "recall", "support")
     names = [html.escape(str(row["name"])) for row in rows]
     figure = new_figure(height=420)
     figure.add_trace(
@@ -380,7 +380,7 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
             error_y={
                 "type": "data", "array": high, "arrayminus": low, "color": COLOURS["val"], "thickness": 1.2, "width": 3,
             },
-            customdata=support,
+            customdata=[row["support"] for row in rows],
             hovertemplate="<b>%{text}</b><br>trained on %{x:,} images<br>recall %{y:.1%} of %{customdata}<extra></extra>",
             showlegend=False,
             meta={"role": "val"},
@@ -516,11 +516,17 @@ def dot_sizes(counts: Sequence[int], smallest: float = 6, largest: float = 16) -
     return [max(smallest, largest * math.sqrt(count / most)) for count in counts]
 
 
-def wilson_bars(shares: Sequence[float], counts: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Return how far the 95 % Wilson interval of each share reaches below and above it."""
-    bounds = [wilson_interval(round(share * count), count) for share, count in zip(shares, counts, strict=True)]
-    below = [max(0.0, share - low) for share, (low, _) in zip(shares, bounds, strict=True)]
-    above = [max(0.0, high - share) for share, (_, high) in zip(shares, bounds, strict=True)]
+def interval_bars(rows: Sequence[Mapping[str, Any]], share: str, count: str) -> tuple[list[float], list[float]]:
+    """Return how far the 95 % interval of each row's share reaches below and above it.
+
+    It is the row's own (`share` with _ci95), as of images in groups, or else Wilson's of `count` images.
+    """
+    below, above = [], []
+    for row in rows:
+        value = row[share]
+        low, high = row.get(f"{share}_ci95") or wilson_interval(round(value * row[count]), int(row[count]))
+        below.append(max(0.0, value - low))
+        above.append(max(0.0, high - value))
     return below, above
 
 

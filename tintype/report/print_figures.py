@@ -28,11 +28,11 @@ from tintype.report.figures import (
     class_colours,
     dot_sizes,
     filled_bins,
+    interval_bars,
     percent_range,
     percent_ticks,
     reliability_range,
     whole_ticks,
-    wilson_bars,
 )
 from tintype.report.pictures import Card
 
@@ -153,7 +153,7 @@ def name_axes(ax: Axes, class_names: Sequence[str]) -> None:
 
 @matplotlib.rc_context(STYLE)
 def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """Draw accuracy against confidence with 95 % Wilson intervals, a dot for each bin."""
+    """Draw accuracy against confidence with 95 % intervals, a dot for each bin."""
     bins, before = filled_bins(bins), filled_bins(before)
     counts = [int(each["count"]) for each in bins]
     x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
@@ -165,7 +165,15 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
     if before:
         middle = [each["confidence"] for each in before], [each["accuracy"] for each in before]
         ax.scatter(*middle, s=14, facecolors="none", edgecolors=COLOURS["guide"], label="without temperature")
-    ax.errorbar(x, y, yerr=wilson_bars(y, counts), fmt="none", ecolor=COLOURS["val"], elinewidth=0.9, capsize=2)
+    ax.errorbar(
+        x,
+        y,
+        yerr=interval_bars(bins, "accuracy", "count"),
+        fmt="none",
+        ecolor=COLOURS["val"],
+        elinewidth=0.9,
+        capsize=2,
+    )
     areas = [(0.55 * size) ** 2 for size in dot_sizes(counts, largest=11)]
     ax.scatter(x, y, s=areas, color=COLOURS["val"], zorder=3, label="this model, with 95 % intervals")
 
@@ -178,11 +186,11 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
 
 @matplotlib.rc_context(STYLE)
 def class_sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the recall of each class with its 95 % Wilson interval against the number of its training images."""
+    """Draw the recall of each class with its 95 % interval against the number of its training images."""
     x, y = [row["trained"] for row in rows], [row["recall"] for row in rows]
     figure = new_figure(4.6, 3.2)
     ax = figure.subplots()
-    bars = wilson_bars(y, [row["support"] for row in rows])
+    bars = interval_bars(rows, "recall", "support")
     ax.errorbar(x, y, yerr=bars, fmt="o", color=COLOURS["val"], elinewidth=0.9, capsize=2, markersize=4)
     if len(rows) <= MAX_LEGEND:
         for row in rows:

@@ -268,10 +268,15 @@ class Classify(Task):
             details = evaluations[split].details
             probabilities, targets = details["probabilities"], details["targets"]
             confusion = metrics.confusion_matrix(probabilities.argmax(1), targets, len(names))
-            evaluation["per_class"][split] = metrics.per_class(confusion, names)
+            right, groups = probabilities.argmax(1) == targets, details.get("groups")
+            ends = metrics.recall_intervals(right, targets, len(names), groups)
+            rates = metrics.per_class(confusion, names)
+            evaluation["per_class"][split] = [
+                {**row, "recall_ci95": interval} for row, interval in zip(rates, ends, strict=True)
+            ]
             evaluation["confusion"][split] = confusion.tolist()
             evaluation["most_confused"][split] = metrics.most_confused(confusion, names)
-            evaluation["reliability"][split] = metrics.reliability_bins(probabilities, targets)
+            evaluation["reliability"][split] = metrics.reliability_bins(probabilities, targets, groups=groups)
             rows += prediction_rows(split, sources[split], probabilities, targets, names)
         train, val = evaluations["train"].figures, evaluations["val"].figures
         verdict = statistics.fit_verdict(
@@ -338,7 +343,8 @@ class Classify(Task):
             }
         for split in ("val", "test"):  # before; after is `reliability` of the evaluation
             details = raw[split].details
-            bins = metrics.reliability_bins(details["probabilities"], details["targets"])
+            groups = details.get("groups")
+            bins = metrics.reliability_bins(details["probabilities"], details["targets"], groups=groups)
             calibration["reliability"][split] = bins
         return after, calibration
 
@@ -373,9 +379,7 @@ def _given(evaluation: Evaluation) -> dict[str, np.ndarray]:
 def _counts_by_class(evaluation: Evaluation, num_classes: int) -> statistics.ClassCounts:
     targets = evaluation.details["targets"]
     right = evaluation.details["probabilities"].argmax(1) == targets
-    return statistics.ClassCounts(
-        np.bincount(targets[right], minlength=num_classes), np.bincount(targets, minlength=num_classes)
-    )
+    return statistics.ClassCounts.of(right, targets, num_classes, evaluation.details.get("groups"))
 
 
 def abstaining(val: Evaluation, test: Evaluation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
