@@ -5,6 +5,8 @@ Loading reads data only; no code comes out of these files.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +18,9 @@ from tintype.errors import UserError
 from tintype.models import build_model, count_parameters, first_filter
 from tintype.models.backbone import backbone_parts, make_head
 from tintype.run import RunFolder, written_whole
+from tintype.shapes import FORMAT, MISFIT
 
-FORMAT = 1
+SPARE_PARAMETERS = 50_000_000  # of networks that are built beside the one in the file, and of heads that are exchanged
 
 
 def describe_model(
@@ -75,37 +78,54 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    description = run.read("model.json")
+    description = run.read("model.json", complete=True)
+    how = description["preprocessing"]
+    spec = DataSpec(
+        name=run.name,
+        channels=how["channels"],
+        height=how["height"],
+        width=how["width"],
+        class_names=tuple(description["class_names"]),
+        mean=tuple(how["mean"]),
+        std=tuple(how["std"]),
+        fingerprint="",
+        white=how.get("white"),
+    )
     try:
-        if description["format"] > FORMAT:
-            raise UserError(f"{run.path} was made by a newer tintype (format {description['format']}). Update tintype.")
-        how, names = description["preprocessing"], tuple(description["class_names"])
-        spec = DataSpec(
-            name=run.name,
-            channels=how["channels"],
-            height=how["height"],
-            width=how["width"],
-            class_names=names,
-            mean=tuple(how["mean"]),
-            std=tuple(how["std"]),
-            fingerprint="",
-            white=how.get("white"),
-        )
-        name, options = description["architecture"]["name"], description["architecture"]["options"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{run.path / 'model.json'} is incomplete or broken ({error}).") from None
+        network = _network(description, spec, run.path / "model.safetensors")
+    except MISFIT as error:  # options that the architecture does not take
+        line = str(error).split("\n")[0]
+        raise UserError(
+            f"{run.path / 'model.json'} is broken (architecture: {type(error).__name__}: {line})."
+        ) from None
+    path = run.path / "model.safetensors"
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, *MISFIT) as error:
+        line = str(error).split("\n")[0]
+        raise UserError(
+            f"cannot load {path} ({line}). Go on with the run to write it again: tintype train --resume {run.path}"
+        ) from None
+    return network.to(device, memory_format=torch.channels_last).eval(), spec, description  # pyright: ignore[reportCallIssue]
+
+
+def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.Module:
+    """Return the network that model.json describes, with random weights.
+
+    Raises:
+        ValueError, TypeError, ...: it describes none, or one that is far larger than the file of weights.
+        UserError: there is no such model.
+    """
+    name, options = description["architecture"]["name"], description["architecture"]["options"]
+    count = 0
+    with torch.device("meta"), suppress(UserError, *MISFIT):  # no memory is taken there; not every model can be built
+        count = count_parameters(build_model(name, spec, options, seed=0))
+    if weights.exists() and count > SPARE_PARAMETERS + 10 * weights.stat().st_size:
+        raise ValueError(f"it has {count:,} parameters, far more than {weights.name} holds")
     network = build_model(name, spec, options, seed=0)
     if description.get("head"):
         parts = backbone_parts(network)
         network.set_submodule(parts.head_name, make_head(parts.num_features, spec.num_classes, description["head"]))
     if isinstance(network, nn.ModuleDict):  # a model of several networks, as a GAN
         network = network[description["network"]]
-    path = run.path / "model.safetensors"
-    try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        line = str(error).split("\n")[0]
-        raise UserError(
-            f"cannot load {path} ({line}). Go on with the run to write it again: tintype train --resume {run.path}"
-        ) from None
-    return network.to(device, memory_format=torch.channels_last).eval(), spec, description  # pyright: ignore[reportCallIssue]
+    return network

@@ -20,6 +20,7 @@ from tintype.predicting.files import list_images
 from tintype.predicting.pipeline import answered
 from tintype.predicting.typical import Typical
 from tintype.run import RunFolder
+from tintype.shapes import MISFIT
 from tintype.tasks.classify import Classify
 from tintype.tasks.task import Prediction, Task
 
@@ -98,4 +99,7 @@ def load_task(run: RunFolder, device: str) -> tuple[Task, dict[str, Any]]:
     # The precision that the figures were measured in; every CPU and GPU that torch supports can compute in it.
     dtype = torch.bfloat16 if description["precision"] == "bf16" else torch.float32
     module = find("tasks", description["task"])
-    return module.restore(network, spec, description, device=chosen, dtype=dtype), description
+    try:
+        return module.restore(network, spec, description, device=chosen, dtype=dtype), description
+    except MISFIT as error:  # fields of the task that do not fit the network, or one another
+        raise UserError(f"{run.path / 'model.json'} is broken ({type(error).__name__}: {error}).") from None

@@ -25,6 +25,7 @@ from tintype.files import (
 )
 from tintype.packed import is_packed, unpacked
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
+from tintype.shapes import check, fitting
 
 PHOTOS_FILE = "photos.safetensors"  # which photos the run saw, see tintype.data.identity
 
@@ -205,20 +206,22 @@ class RunFolder:
     def _recorded_threads(self) -> int | None:
         """Return the threads of a run that is older than the recipe's field, None where it did not get so far."""
         try:
-            threads = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["threads"]
-        except (OSError, ValueError, KeyError, TypeError):  # absent, or broken from outside
+            threads = read_json_object(self.path / "environment.json")["threads"]
+        except (OSError, ValueError, KeyError):  # absent, or broken from outside
             return None
         return threads if type(threads) is int and 1 <= threads <= MOST_THREADS else None
 
-    def read(self, file: str) -> Any:
-        """Return the content of a JSON file of the run.
+    def read(self, file: str, *, complete: bool = False) -> Any:
+        """Return the content of a JSON file of the run, its types checked; `complete` asks for every figure as well.
 
         Raises:
             UserError: the file is missing (the run did not get so far) or broken.
         """
         path = self.path / file
         try:
-            return read_json_object(path)
+            content = read_json_object(path)
+            check(path, content, complete=complete)
+            return content
         except FileNotFoundError:
             state = self.status.get("state", "unfinished")
             raise UserError(
@@ -226,7 +229,10 @@ class RunFolder:
             ) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{path} is broken ({reason}). Make it again: tintype evaluate {self.path}") from None
+            raise UserError(
+                f"{path} is broken ({reason}). Put the file back as it was, or train the run again: "
+                f"tintype train {self.path / 'recipe.yaml'}"
+            ) from None
 
     def write(self, file: str, content: Any) -> None:
         """Write a JSON file of the run."""
@@ -236,7 +242,7 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         """Return state ("running", "stopped", "failed", "finished"), step, total_steps and seconds; empty before the start."""
         try:
-            return read_json_object(self.path / "status.json")
+            return fitting("status.json", read_json_object(self.path / "status.json"))[0]
         except (OSError, ValueError):  # absent, or broken from outside: no later step needs it
             return {}
 

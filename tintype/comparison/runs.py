@@ -120,7 +120,7 @@ def open_all(runs: Sequence[str | Path | RunFolder], names: Sequence[str] | None
 
 def _open(folder: RunFolder, name: str, split: str) -> Compared:
     _check_finished(folder)
-    evaluation = folder.read("evaluation.json")
+    evaluation = folder.read("evaluation.json", complete=True)
     if not isinstance(evaluation, dict) or split not in evaluation.get("splits", {}):
         other = "val" if split == "test" else "test"
         hint = f"Compare by --split {other}, or leave it out."

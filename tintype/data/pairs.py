@@ -236,8 +236,8 @@ def open_pairs(
     """
     if scale not in (2, 3, 4, 8):
         raise UserError(f"scale is {scale!r}. Expected 2, 3, 4 or 8.")
-    if patch < 8 * scale or patch % scale:
-        raise UserError(f"patch is {patch}; expected a multiple of scale {scale}, at least {8 * scale}.")
+    if type(patch) is not int or patch < 8 * scale or patch % scale:
+        raise UserError(f"patch is {patch!r}; expected a multiple of scale {scale}, at least {8 * scale}.")
     photos, given, notes, skipped = read_photos(data, data_root, image_size, resize, scale, progress)
     wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     names = [photo.name for photo in photos]

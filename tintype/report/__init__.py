@@ -5,13 +5,19 @@ The page needs no network: styles, scripts, pictures and Plotly's JavaScript (co
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from markupsafe import Markup
 
 from tintype.report.folder import RunFiles, files_beside, read_run
-from tintype.report.pages import render_page
+from tintype.report.pages import render_page, templates
 from tintype.report.section import Section
-from tintype.report.sections import COMMON, SECTIONS
+from tintype.report.sections import COMMON, SECTIONS, warnings
 from tintype.run import written_whole
+from tintype.shapes import MISFIT
 
 __all__ = ["write_report"]
 
@@ -38,7 +44,7 @@ def write_report(folder: Path) -> Path:
         UserError: `folder` is not a run folder, or cannot be written to.
     """
     run = read_run(Path(folder))
-    sections = [section for make in SECTIONS.get(run.task, COMMON) if (section := make(run))]
+    sections = _sections(run)
     for section in sections:
         for name, content in section.static.items():
             with written_whole(run.folder / "figures" / f"{name}.png") as temporary:
@@ -47,6 +53,31 @@ def write_report(folder: Path) -> Path:
     with written_whole(page) as temporary:
         temporary.write_text(render(run, sections), encoding="utf-8")
     return page
+
+
+def _sections(run: RunFiles) -> list[Section]:
+    """Return the sections that have something to show; what a damaged file spoils is left out with a line in `warnings`."""
+    makers = SECTIONS.get(run.task, COMMON)
+    made: dict[Any, Section | None] = {}
+    problems = list(run.problems)
+    for make in (each for each in makers if each is not warnings):
+        try:
+            made[make] = _rendered(make(run))
+        except (*MISFIT, TemplateError) as error:  # what no description of a file can foresee
+            what = make.__name__.replace("_", " ")
+            problems.append(
+                f"the section on {what} is left out, since files of the run are damaged ({type(error).__name__}: {error})"
+            )
+    made[warnings] = _rendered(warnings(replace(run, problems=tuple(problems))))
+    return [section for make in makers if (section := made.get(make))]
+
+
+def _rendered(section: Section | None) -> Section | None:
+    """Return a section with its body, so that a value which its template cannot show spoils no other section."""
+    if section is None:
+        return None
+    body = templates().get_template(section.template).render(s=section.context)
+    return replace(section, body=Markup(body))
 
 
 def render(run: RunFiles, sections: list[Section]) -> str:

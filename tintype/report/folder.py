@@ -16,6 +16,7 @@ import yaml
 
 from tintype.errors import UserError
 from tintype.files import open_text, read_bytes, read_json_object
+from tintype.shapes import fitting
 from tintype.yaml_files import MOST_YAML_BYTES, parse_yaml
 
 Metrics = dict[str, list[float]]  # column -> one value for each row, NaN where the row is blank
@@ -125,10 +126,12 @@ def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return read_json_object(path)
+        content, left_out = fitting(path.name, read_json_object(path))
     except (OSError, ValueError) as error:
         problems.append(f"{path.name} cannot be read: {error}")
         return {}
+    problems += left_out
+    return content
 
 
 def read_metrics(path: Path) -> Metrics:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 
 from tintype.report.pictures import data_uri
 
@@ -44,10 +45,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: `template` is rendered with `context`; `static` are PNG files for papers, by name."""
+    """A part of the page: `template` is rendered with `context`; `static` are PNG files for papers, by name.
+
+    `body` is what was rendered already; otherwise it is when the page is.
+    """
 
     id: str
     title: str
     template: str
     context: Mapping[str, Any]
     static: Mapping[str, bytes] = field(default_factory=dict)
+    body: Markup | None = None

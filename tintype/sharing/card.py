@@ -37,7 +37,7 @@ def make_card(run: RunFolder, *, licence: str | None = None, repository: str | N
     Raises:
         UserError: the run is not finished.
     """
-    model, evaluation, data = run.read("model.json"), run.read("evaluation.json"), run.read("data.json")
+    model, evaluation, data = (run.read(file, complete=True) for file in ("model.json", "evaluation.json", "data.json"))
     split = _measured(evaluation)
     parts = [
         _head(run, model, data, evaluation["splits"][split], split, licence),
