@@ -283,6 +283,13 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path, layout, change, message)
             open_data(str(root), image_size=size)
 
 
+def test_a_folder_of_other_files_is_not_called_empty(tmp_path):
+    for name in ("a.txt", "b.txt", "c.txt", "README"):
+        (tmp_path / name).write_text("a letter", encoding="utf-8")
+    with pytest.raises(UserError, match=r"holds no image; it has 3 \.txt files, 1 file without an extension\. "):
+        open_data(str(tmp_path))
+
+
 def test_two_images_of_a_class_train_and_test(tmp_path):
     splits = open_data(str(plant(tmp_path / "set", {"a": 20, "b": 2})), image_size=16)
     assert [(splits[s].targets == 1).sum().item() for s in ("train", "val", "test")] == [1, 0, 1]

@@ -344,6 +344,7 @@ def test_an_image_depends_on_seed_and_index_alone(gan_run):
     assert not np.array_equal(many[:3], gan_run.generate(3, seed=6))
     of_three = gan_run.generate(14, seed=5, class_name="3")
     assert np.array_equal(of_three[[3, 13]], many[[3, 13]]), "classes come by turns"
+    assert np.array_equal(of_three[:4], gan_run.generate(4, seed=5, class_name=3)), "whole numbers name a class as well"
     assert not np.array_equal(of_three[4], many[4])
     assert len(np.unique(gan_run.generate(12, truncation=0.01, class_name="3"), axis=0)) < 12
     way = gan_run.generate(9, interpolate=True, class_name="3")

@@ -23,6 +23,7 @@ from sklearn.datasets import load_digits
 
 from tintype import api, cli
 from tintype.errors import UserError
+from tintype.predict import Predictor
 from tintype.predicting.classifier import Classifier
 from tintype.predicting.files import list_images
 from tintype.predicting.job import Wishes, run_job
@@ -249,6 +250,24 @@ def test_photos_with_the_longest_names_are_sorted(tmp_path, letter, link):
     assert [place.name[-6:] for place in places[1:]] == ["-2.png", "-3.png"]
     assert sorted(places) == sorted((tmp_path / "sorted" / "black").iterdir())
     assert all(place.is_symlink() == link and place.read_bytes() == files[0].read_bytes() for place in places)
+
+
+@pytest.mark.parametrize("letter", ["n", "\u00e9"])
+def test_heat_maps_of_photos_with_the_longest_names_are_written(kinds, tmp_path, letter):
+    longest = letter * ((255 - len(".png")) // len(letter.encode())) + ".png"
+    files = [tmp_path / folder / longest for folder in ("one", "two")]
+    for file in files:
+        file.parent.mkdir()
+        Image.new("L", (8, 8), 90).save(file)
+    rows: list[dict[str, Any]] = []
+    predictor = Predictor.of(kinds["cnn"], device="cpu")
+    run_job(predictor, files, Wishes(heatmaps=tmp_path / "heat"), on_row=rows.append)
+    names = [row["heatmap"] for row in rows]
+    assert sorted(names) == sorted(path.name for path in (tmp_path / "heat").iterdir())
+    assert len(set(names)) == 2
+    assert all(
+        len(os.fsencode(name)) <= 255 and row["prediction"] in name for name, row in zip(names, rows, strict=True)
+    )
 
 
 def test_names_are_cut_as_the_file_system_asks_and_stay_apart(tmp_path, monkeypatch):

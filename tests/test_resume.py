@@ -271,6 +271,15 @@ def test_a_finished_run_says_so_and_stays(copied_run):
     assert {p: p.read_bytes() for p in copied_run.path.iterdir() if p.is_file()} == before
 
 
+def test_a_folder_that_is_named_for_a_finished_run_is_looked_for(copied_run, tmp_path):
+    for changes in ({"data": str(tmp_path / "nowhere")}, {"data_root": str(tmp_path / "nowhere")}):
+        with pytest.raises(UserError, match="there is no folder"):
+            api.train(resume=copied_run.path, watcher=Silent(), **changes)
+    watcher = Stopper(0)
+    api.train(resume=copied_run.path, watcher=watcher, data=str(tmp_path))
+    assert watcher.notes[-1] == "warning: --data changes nothing of a finished run"
+
+
 def test_a_finished_run_without_its_report_gets_it(copied_run):
     (copied_run.path / "report.html").unlink()
     api.train(resume=copied_run.path, watcher=Silent())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ class Run(RunFolder):
         *,
         start: int = 0,
         seed: int = 0,
-        class_name: str | None = None,
+        class_name: str | int | None = None,
         truncation: float | None = None,
         interpolate: bool = False,
         device: str = "auto",
@@ -74,7 +74,8 @@ class Run(RunFolder):
             count: how many.
             start: index of the first one.
             seed: another seed gives other images.
-            class_name: what to show; by default the classes by turns, where the generator knows classes.
+            class_name: what to show, its name or a whole number that is one; by default the classes by turns, where the
+                generator knows classes.
             truncation: bound of the noise; lower is more typical and less varied.
             interpolate: images on a way from one to the next, 8 for each stretch.
             device: where to compute.
@@ -268,6 +269,7 @@ def plan(what: str | Recipe, *, watcher: Silent | None = None, verbose: bool | N
     check_trackers(recipe.track)
     watcher.note(f"training {kind}")
     prepared = prepare(recipe, watcher, asked, choices, free=free)
+    _check_there(recipe)  # afterwards, since a loader that reads the folder says better what belongs into it
     for line in prepared.lines(verbose=bool(verbose)):
         watcher.note(line)
     watcher.close()
@@ -318,7 +320,10 @@ def train(
             )
         run = Run.open(resume)
         if run.status.get("state") == "finished":
+            _check_there(run.recipe.with_(**moved), moved)
             watcher.note(f"{run.path} is finished; nothing is left to do")
+            for key in moved:
+                watcher.note(f"warning: --{key.replace('_', '-')} changes nothing of a finished run")
             if not (run.path / "report.html").exists():  # stopped while it was written
                 watcher.note(f"report: {run.report()}")
             return run
@@ -346,6 +351,21 @@ def train(
         train_run(run, prepared, watcher, command or _python_call(what, changes))
         watcher.note(f"report: {run.report()}")
     return run
+
+
+def _check_there(recipe: Recipe, named: Collection[str] = ("data_root",)) -> None:
+    """Raise where a place that the user has named does not exist, also where the data set at hand needs none.
+
+    Raises:
+        UserError: it does not.
+    """
+    root = recipe.data_root
+    if "data_root" in named and root and not Path(root).expanduser().is_dir():
+        raise UserError(
+            f"there is no folder {root}. Expected one for --data-root that holds the files of the data set."
+        )
+    if "data" in named and not _is_set(recipe) and not Path(recipe.data).expanduser().exists():
+        raise UserError(f"there is no folder or file '{recipe.data}' (looked from {Path.cwd()}).")
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:

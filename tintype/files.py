@@ -242,7 +242,8 @@ def temporary_for(path: Path) -> Path:
         _cleaned.add(folder)
         remove_abandoned(folder)
     # Cut, since a name that is as long as a file system takes has no room for more.
-    return path.with_name(f".{path.name[:200]}.{_MACHINE}-{os.getpid()}.tmp")
+    start = os.fsencode(path.name)[:200].decode("utf-8", "ignore")
+    return path.with_name(f".{start}.{_MACHINE}-{os.getpid()}.tmp")
 
 
 @contextmanager

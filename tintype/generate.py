@@ -49,7 +49,7 @@ class Sampler:
         *,
         start: int = 0,
         seed: int = SAMPLE_SEED,
-        class_name: str | None = None,
+        class_name: str | int | None = None,
         truncation: float | None = None,
         interpolate: bool = False,
     ) -> Iterator[np.ndarray]:
@@ -59,7 +59,8 @@ class Sampler:
             count: how many.
             start: index of the first one.
             seed: image i follows from (seed, i) alone.
-            class_name: what to show; by default the classes by turns, where the generator knows classes.
+            class_name: what to show, its name or a whole number that is one; by default the classes by turns, where the
+                generator knows classes.
             truncation: bound of the noise; lower is more typical and less varied (1 is strong, 3 changes little).
             interpolate: images on a way from one to the next, 8 for each stretch.
 
@@ -79,8 +80,9 @@ class Sampler:
         label = self._label(class_name)
         return self._images(range(start, start + count), seed, label, truncation, interpolate)
 
-    def _label(self, class_name: str | None) -> int | None:
+    def _label(self, class_name: str | int | None) -> int | None:
         names = self.task.spec.class_names
+        class_name = str(class_name) if type(class_name) is int else class_name
         if class_name is None:
             return None
         if not self.task.conditional:

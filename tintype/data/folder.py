@@ -465,7 +465,16 @@ def _no_photos(root: Path, walk: Walk) -> str:
     folders = [name for name in walk.folders if "/" not in name]
     if folders:
         return f"no images in the {len(folders)} folders of {root} ({listed(sorted(folders))}). {shape}"
+    if walk.others:
+        kinds = ", ".join(_counted(kind, count) for kind, count in walk.others.most_common(3))
+        return f"{root} holds no image; it has {kinds}. {shape}"
     return f"{root} is empty. {shape}"
+
+
+def _counted(extension: str, count: int) -> str:
+    """Return "3 .txt files", or "1 file without an extension"."""
+    files = "file" if count == 1 else "files"
+    return f"{count:,} {extension} {files}" if extension.startswith(".") else f"{count:,} {files} without an extension"
 
 
 def _all_broken(source: str, skipped: Sequence[tuple[str, str]], num_images: int | None = None) -> str:

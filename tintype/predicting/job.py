@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from tintype.errors import UserError
 from tintype.predicting.classifier import Classifier
 from tintype.predicting.output import Output, Row, flattened
 from tintype.predicting.pipeline import Answered, answered
-from tintype.predicting.sorting import Sorter, folder_name
+from tintype.predicting.sorting import Sorter, folder_name, longest_name, name_within
 
 UNSURE = "unsure"
 LOOKED_AT = 8  # last answers of an earlier part that a resumed job gives again, to see that the model is the same
@@ -187,6 +188,7 @@ class _Painter:
                 "or choose another --heatmaps."
             )
         self.classifier, self.folder = classifier, folder
+        self._longest = longest_name(folder)
         self._taken = {row["heatmap"] for row in done if row.get("heatmap")}
 
     def paint(self, batch: Sequence[Answered], rows: Sequence[Row]) -> None:
@@ -203,11 +205,16 @@ class _Painter:
             write_picture(self.folder / row["heatmap"], picture)
 
     def _name(self, file: str, class_name: str) -> str:
-        stem, number = f"{Path(file).stem}-{folder_name(class_name)}", 1
-        while (name := f"{stem}.png" if number == 1 else f"{stem}-{number}.png") in self._taken:
+        number, of_class = 1, f"-{folder_name(class_name)}"
+        if len(os.fsencode(of_class)) > self._longest // 2:  # at least half of the name is left for that of the photo
+            of_class = ""
+        while True:
+            more = f"{of_class}.png" if number == 1 else f"{of_class}-{number}.png"
+            name = name_within(Path(file).stem, self._longest, more)
+            if name not in self._taken:
+                self._taken.add(name)
+                return name
             number += 1
-        self._taken.add(name)
-        return name
 
 
 def _short(reason: str) -> str:

@@ -27,14 +27,14 @@ class Sorter:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file. Expected a folder for --sort-into.")
         self.folder, self.link, self._taken = folder, link, set(placed or ())
-        self._longest = _longest_name(folder)
+        self._longest = longest_name(folder)
 
     def name_for(self, file: str, class_name: str) -> str:
         """Return a free place for a photo, relative to the folder; where the name is taken it gets a number."""
         source, number = Path(file), 1
         while True:
             more = source.suffix if number == 1 else f"-{number}{source.suffix}"
-            place = f"{folder_name(class_name)}/{_within(source.stem, self._longest, more)}"
+            place = f"{folder_name(class_name)}/{name_within(source.stem, self._longest, more)}"
             if place not in self._taken and not os.path.lexists(self.folder / place):
                 self._taken.add(place)
                 return place
@@ -79,10 +79,10 @@ def folder_name(class_name: str) -> str:
     plain = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", class_name).strip(" .") or "_"
     if len(os.fsencode(plain)) <= LONGEST_NAME:
         return plain
-    return _within(plain, LONGEST_NAME, f"-{hashlib.blake2b(os.fsencode(plain), digest_size=4).hexdigest()}")
+    return name_within(plain, LONGEST_NAME, f"-{hashlib.blake2b(os.fsencode(plain), digest_size=4).hexdigest()}")
 
 
-def _within(start: str, longest: int, end: str) -> str:
+def name_within(start: str, longest: int, end: str) -> str:
     """Return a name of at most `longest` bytes; what is too long is cut off from its start."""
     if len(os.fsencode(end)) >= longest:  # no ending, but a name with a dot somewhere
         start, end = start + end, ""
@@ -91,7 +91,7 @@ def _within(start: str, longest: int, end: str) -> str:
     return start + end
 
 
-def _longest_name(folder: Path) -> int:
+def longest_name(folder: Path) -> int:
     """Return how many bytes a name in a folder, which need not exist yet, may have."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     try:
