@@ -57,6 +57,15 @@ def test_test_images_are_like_the_training_images_and_inverted_ones_are_not(fini
     assert np.mean([answer.unlike == INVERTED for answer in answers]) >= 0.95
 
 
+def test_the_run_says_how_many_of_its_test_images_would_be_called_unlike(finished_run, test_digits):
+    counted = finished_run.read("evaluation.json")["unlike"]
+    assert counted["num_images"] == len(test_digits)
+    assert counted["num_unlike"] == round(share(finished_run, test_digits) * len(test_digits))
+    said = f"{counted['num_unlike']} of {len(test_digits)} test images would"
+    assert said in (finished_run.path / "report.html").read_text(encoding="utf-8")
+    assert said in str(finished_run.card("-"))
+
+
 def test_noise_faint_and_empty_images_are_unlike_digits(finished_run, test_digits):
     noise = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1)).astype(np.uint8)
     empty = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 128, 255)])

@@ -33,7 +33,7 @@ from tintype.model import describe_model, preprocessing, save_model
 from tintype.models import count_parameters
 from tintype.optim import steepest_rate
 from tintype.plugins import find, names
-from tintype.predicting.typical import learn
+from tintype.predicting.typical import Typical, learn
 from tintype.progress import Silent
 from tintype.recipe import NEW_SPLIT_RULE, Recipe, parse_duration
 from tintype.run import PHOTOS_FILE, RunFolder, held, write_picture, written_whole
@@ -42,7 +42,7 @@ from tintype.tasks.task import Evaluation, Task
 
 # Enough for an interval of about +-1 point at most; more would only cost time.
 CLEAN_TRAINING_IMAGES = 10_000
-TYPICAL_IMAGES = 4_000  # of a split, of which it is measured what they have in common
+TYPICAL_IMAGES = 2_000  # of a split, of which it is measured what they have in common
 
 
 # Choices about the machine, which change how fast a run is and not what it does.
@@ -433,13 +433,22 @@ def _record_typical(run: RunFolder, splits: DataSplits, recipe: Recipe) -> None:
         return
     # Grey images of files that are not known to be grey: the user wanted them without their colour.
     coloured = None if recipe.channels == 1 else 0.0
-    found = learn(_some_images(splits.train), _some_images(splits.val), coloured=coloured)
+    found = learn(typical_images(splits.train), typical_images(splits.val), coloured=coloured)
     if found is not None:
         run.write("model.json", {**run.read("model.json"), "typical": found.to_dict()})
 
 
-def _some_images(source: ImageSource, most: int = TYPICAL_IMAGES) -> Iterator[np.ndarray]:
-    """Yield batches (N, H, W, C) uint8 of evenly spread images, at most `most` in all."""
+def _said_unlike(run: RunFolder, test: ImageSource) -> dict[str, Any]:
+    """Return how many test images are said to be unlike the training images, though they are of the same kind."""
+    typical = Typical.of(run.read("model.json").get("typical"))
+    if typical is None:
+        return {}
+    reasons = [reason for some in typical_images(test) for reason in typical.reasons(some, [None] * len(some))]
+    return {"unlike": {"num_images": len(reasons), "num_unlike": sum(map(bool, reasons))}}
+
+
+def typical_images(source: ImageSource, most: int = TYPICAL_IMAGES) -> Iterator[np.ndarray]:
+    """Yield evenly spread images of a split, at most `most` in all, in batches (N, H, W, C) uint8."""
     index = torch.linspace(0, len(source) - 1, min(len(source), most), dtype=torch.float64).round().long()
     for some in index.split(64):
         yield source.take(some).images.permute(0, 2, 3, 1).cpu().numpy()
@@ -493,7 +502,7 @@ def _measure(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, w
     _write_samples(run, summary.samples, splits.test)
     analyse(run, task, _to_measure(splits), evaluations, watcher)
     looks = count_test_look(run, splits.spec.fingerprint)
-    run.write("evaluation.json", {**summary.evaluation, "test_looks": looks})
+    run.write("evaluation.json", {**summary.evaluation, **_said_unlike(run, splits.test), "test_looks": looks})
 
 
 def _measure_without_test(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent) -> None:

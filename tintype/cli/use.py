@@ -28,7 +28,7 @@ def predict(
     ] = False,
     abstain: Annotated[
         bool,
-        typer.Option("--abstain", help="Answer 'unsure' where the confidence does not promise that --wish are right."),
+        typer.Option("--abstain", help="Answer 'unsure' where validation does not promise that --wish are right."),
     ] = False,
     wish: Annotated[
         float, typer.Option(help="With --abstain: the part of the answers to be right; 0.8, 0.9, 0.95, 0.98 or 0.99.")

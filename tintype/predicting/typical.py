@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,9 +175,9 @@ def measure(pixels: np.ndarray) -> dict[str, np.ndarray]:
     rows, columns = grey.shape[1:]
 
     edge = max(1, round(min(rows, columns) / 8))
-    on_border = np.ones((rows, columns), bool)
-    on_border[edge : rows - edge, edge : columns - edge] = False
-    border = grey[:, on_border].mean(axis=1)
+    inner = grey[:, edge : rows - edge, edge : columns - edge]
+    inside = inner.shape[1] * inner.shape[2]
+    border = (grey.sum(axis=(1, 2)) - inner.sum(axis=(1, 2))) / (rows * columns - inside)
     middle = grey[:, rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4].mean(axis=(1, 2))
 
     darkest, brightest = np.quantile(grey.reshape(count, -1), (0.02, 0.98), axis=1)
@@ -186,7 +187,7 @@ def measure(pixels: np.ndarray) -> dict[str, np.ndarray]:
         "darkest": darkest, "brightest": brightest, "roughness": 100 * _steps(pixels) / (contrast + 4),
     }  # fmt: skip
     if channels == 3:
-        found["colourfulness"] = np.ptp(sparse, axis=3).mean(axis=(1, 2))
+        found["colourfulness"] = _between_channels(sparse).mean(axis=(1, 2))
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 
@@ -205,15 +206,21 @@ def _negative(measured: Mapping[str, float]) -> dict[str, float]:
 def colours(pixels: np.ndarray) -> np.ndarray:
     """Return which images (N, H, W, C) uint8 show colour (N,) bool; a few pixels of noise are none."""
     step = max(1, min(pixels.shape[1:3]) // SHARPEST_SIDE)
-    between = np.ptp(pixels[:, ::step, ::step].astype(np.int16), axis=3).reshape(len(pixels), -1)
-    return (between > COLOUR).mean(axis=1) > 0.02
+    return (_between_channels(pixels[:, ::step, ::step]) > COLOUR).mean(axis=(1, 2)) > 0.02
 
 
 def _steps(pixels: np.ndarray) -> np.ndarray:
     """Return the mean difference of neighbouring pixels (N,), at full resolution, of one channel (green)."""
-    plane = pixels[..., pixels.shape[3] // 2].astype(np.int16)
-    along = [np.abs(np.diff(plane, axis=axis)) for axis in (1, 2) if plane.shape[axis] > 1]
+    plane = np.ascontiguousarray(pixels[..., pixels.shape[3] // 2])
+    neighbours = (plane[:, 1:], plane[:, :-1]), (plane[:, :, 1:], plane[:, :, :-1])
+    along = [np.maximum(one, other) - np.minimum(one, other) for one, other in neighbours if one.size]
     return sum((each.mean(axis=(1, 2)) for each in along), np.zeros(len(plane))) / max(1, len(along))
+
+
+def _between_channels(pixels: np.ndarray) -> np.ndarray:
+    """Return the highest less the lowest channel (N, H, W); by planes ten times as fast as `np.ptp`."""
+    planes = [pixels[..., channel] for channel in range(pixels.shape[3])]
+    return reduce(np.maximum, planes) - reduce(np.minimum, planes)
 
 
 def _ends(values: np.ndarray, tolerance: float) -> tuple[float, float, float]:

@@ -239,6 +239,7 @@ def abstaining(run: RunFiles) -> Section | None:
         "rows": kept,
         "unkept": [row["accuracy"] for row in table if row.get("threshold") is None],
         "num_val": val["num_images"] if val else None,
+        "unlike": run.evaluation.get("unlike"),
     }
     return Section(
         "abstain", "Confidence thresholds", "abstain.html", context, {chart.name: chart.png} if chart else {}

@@ -187,9 +187,11 @@ def _limits(model: Mapping[str, Any], evaluation: Mapping[str, Any], data: Mappi
             "are right; below, a person should be asked."
         )
     if model.get("typical"):
+        alarms = evaluation.get("unlike")
+        often = f" ({alarms['num_unlike']:,} of {alarms['num_images']:,} test images would be)" if alarms else ""
         lines.append(
-            "- A picture that is unlike the training images (colour where they are grey, dark on light, much brighter, "
-            "rougher) is said to be so, and its confidence does not apply. Other strange pictures pass unnoticed."
+            "- A picture that is plainly unlike the training images (colour where they are grey, light and dark exchanged, "
+            f"noise) is said to be so{often}, and its confidence does not apply. Other strange pictures pass unnoticed."
         )
     if model["task"] == "classify":
         lines.append("- It knows its classes only: a picture of anything else gets one of them all the same.")
