@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +26,8 @@ from sklearn.datasets import load_digits, load_sample_images
 import tintype
 from tintype import Audit
 from tintype.auditing.files import blur
-from tintype.auditing.findings import picture_findings
-from tintype.auditing.labels import confident_errors, confident_joint, find_label_issues, plain_features
+from tintype.auditing.findings import label_findings, picture_findings
+from tintype.auditing.labels import LabelIssues, confident_errors, confident_joint, find_label_issues, plain_features
 from tintype.cli import main
 from tintype.data import Images, open_data
 from tintype.data.audit import (
@@ -363,7 +366,9 @@ def test_features_of_ones_own_are_taken(digit_files):
     features[wrong] = rng.normal(size=16) + 6 * np.eye(16)[3]
     found = audit(digit_files, labels=True, features=features)
     assert names_in(found, "labels") == {wrong}
-    assert "or 3?" in found["labels"].items[0].remark
+    remark = found["labels"].items[0].remark
+    assert re.fullmatch(rf"labelled {wrong.split('/')[0]} \(\d+ %\), looks like 3 \(\d+ %\)", remark)
+    assert "Most of these labels may be correct" not in found["labels"].text
     array = np.stack([features[name] for name in names])
     assert names_in(audit(digit_files, labels=True, features=array), "labels") == {wrong}
     with pytest.raises(UserError, match="expected"):
@@ -524,6 +529,16 @@ def test_files_that_change_after_the_look_leave_the_page_whole(tmp_path, patches
     assert "a/00.png" in page
 
 
+def test_a_judge_that_errs_often_says_that_most_labels_may_be_correct(digit_files):
+    inspected = audit(digit_files).inspected
+    few = np.array([3, 7]), np.array([1, 2]), np.array([0.05, 0.1]), np.array([0.67, 0.9])
+    (weak,) = label_findings(inspected, LabelIssues(*few, accuracy=0.67), True)
+    assert weak.text.startswith("Most of these labels may be correct: the classifier is itself wrong about 33%.")
+    (sound,) = label_findings(inspected, LabelIssues(*few, accuracy=0.97), True)
+    assert not sound.text.startswith("Most")
+    assert "(5 %), looks like" in weak.items[0].remark
+
+
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
@@ -536,6 +551,9 @@ def test_the_page_holds_the_pictures_and_escapes_names(messy, tmp_path):
     assert "Cat/&lt;b&gt;&amp;" in page
     assert "Same picture, different labels" in page
     assert "http" not in page.replace("http://www.w3.org", "")
+    # A command stands in a line of its own that does not break, and can be copied.
+    command = f"<code>tintype audit {shlex.quote(str(messy))} --fix clean.csv</code></pre>"
+    assert f'{command}<button type="button" class="copy"' in html.unescape(page)
     assert "Same picture, different labels" in found._repr_html_()
 
 

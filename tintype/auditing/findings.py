@@ -24,6 +24,7 @@ SMALL = 64  # short side in pixels, and less than half of the usual
 ASPECT = 3.0  # long side over short side, and twice the usual
 IMBALANCE = 10  # images of the largest class for one of the smallest
 FEW = 10  # images of a class
+UNSURE = 0.9  # accuracy of a classifier below which most of the labels that it doubts may be correct
 WEAK = 0.5  # accuracy below which a classifier says nothing of labels
 MOST_PIXELS_READ = 2000  # pictures decoded in full to tell copies of pixels from near-duplicates
 
@@ -365,12 +366,15 @@ def label_findings(inspected: Inspected, issues: LabelIssues | None, own_feature
         f"Judged by {reached}. Confident learning (Northcutt et al. 2021), the most doubtful first; "
         "expect hard pictures among them, and look before you change a label."
     )
+    if issues.accuracy < UNSURE:
+        text = f"Most of these labels may be correct: the classifier is itself wrong about {1 - issues.accuracy:.0%}. {text}"
     return [Finding("labels", "Labels that look wrong", text, items=items)]
 
 
 def _doubt(inspected: Inspected, i: int, other: int, given_share: float, other_share: float) -> str:
     given = inspected.class_names[inspected.targets[i]]
-    return f"{given}, or {inspected.class_names[other]}? {given_share:.0%} to {other_share:.0%}"
+    looks_like = inspected.class_names[other]
+    return f"labelled {given} ({100 * given_share:.0f} %), looks like {looks_like} ({100 * other_share:.0f} %)"
 
 
 def counted(values: Iterable[bytes]) -> dict[str, int]:

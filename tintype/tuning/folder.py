@@ -21,7 +21,7 @@ from tintype.yaml_files import read_yaml
 if TYPE_CHECKING:
     import optuna
 
-FEWEST_FOR_IMPORTANCE = 4
+FEWEST_FOR_IMPORTANCE = 20  # finished trials; of fewer the shares are mostly noise
 
 
 @dataclass(frozen=True)
@@ -213,22 +213,23 @@ class Tuning:
 def said_of(outcome: Outcome, measure: Measure) -> list[str]:
     """Return an outcome in words: the best trial, that its figure flatters, and what the winner does when trained anew."""
     if outcome.best_trial is None or outcome.best_validation is None:
-        return [f"None of {outcome.num_trials} trials came to its end."]
+        return [f"None of {outcome.num_trials} trials finished."]
     said = [
         f"The best of {outcome.num_trials} trials is number {outcome.best_trial}, with "
-        f"{measure.said(outcome.best_validation)} on validation. The best of many figures flatters: part of it is luck."
+        f"{measure.said(outcome.best_validation)} on validation. The best of many trials looks better than it is: "
+        "part of it is luck."
     ]
     again, deviation = outcome.winner.get("val", (None, None))
     if again is not None:
         change = again - outcome.best_validation
-        seeds = "one fresh seed" if outcome.num_seeds == 1 else f"{outcome.num_seeds} fresh seeds"
+        seeds = "one new seed" if outcome.num_seeds == 1 else f"{outcome.num_seeds} new seeds"
         said.append(
-            f"Trained anew with {seeds} these settings reach {_spread(again, deviation, measure)} on validation "
+            f"Retrained with {seeds}, these settings reach {_spread(again, deviation, measure)} on validation "
             f"({measure.difference(change)})."
         )
     test, deviation = outcome.winner.get("test", (None, None))
     if test is not None:
-        said.append(f"The honest figure is {_spread(test, deviation, measure)} on test, which no trial has looked at.")
+        said.append(f"The honest figure is {_spread(test, deviation, measure)} on test, which no trial has used.")
     return said
 
 

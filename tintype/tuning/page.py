@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,12 +57,28 @@ def write_page(tuning: Tuning) -> Path:
 def _result(tuning: Tuning) -> Section:
     outcome = tuning.outcome()
     best = tuning.best
-    command = f"tintype train {tuning.path / best.user_attrs['run'] / 'recipe.yaml'} --set measure=test" if best else ""
-    context = {
+    recipe = tuning.path / best.user_attrs["run"] / "recipe.yaml" if best else None
+    command = f"tintype train {shlex.quote(str(recipe))} --set measure=test" if recipe else ""
+    context: dict[str, Any] = {
         "outcome": outcome, "measure": tuning.measure, "sentences": tuning.sentences(),
-        "honest": outcome.winner.get("test", (None, None))[0], "command": command,
+        "honest": outcome.winner.get("test", (None, None))[0], "command": command, **_winner(tuning),
     }  # fmt: skip
     return Section("result", "Result", "tuning_result.html", context)
+
+
+def _winner(tuning: Tuning) -> dict[str, Any]:
+    """Return where the winner lies that is best on validation, its report, and the command that uses it."""
+    result = tuning.winner.result() if tuning.winner else None
+    if result is None:
+        return {"winner": ""}
+    sign = 1 if tuning.wishes.higher_is_better else -1
+    runs = result.variants[0].finished
+    best = max(runs, key=lambda each: sign * (each.figure("val", tuning.wishes.score) or 0.0))
+    path, inside = best.run.path, best.run.path.relative_to(tuning.path).as_posix()
+    use = {"classify": "predict {} photo.jpg", "generate": "generate {}", "upscale": "upscale {} photo.jpg"}
+    command = "tintype " + use[best.evaluation["task"]].format(shlex.quote(str(path)))
+    page = f"{inside}/report.html" if (path / "report.html").is_file() else ""
+    return {"winner": inside, "winners": runs, "winner_page": page, "use": command}
 
 
 def _trials(tuning: Tuning) -> Section:
@@ -94,11 +111,12 @@ def _search(tuning: Tuning) -> Section | None:
     line = {"color": COLOURS["guide"], "shape": "hv"}
     figure.add_trace(go.Scatter(x=numbers, y=best, mode="lines", name="best so far", line=line, meta={"role": "guide"}))
     _axes(figure, "trial", label, percent)
+    figure.update_xaxes(tick0=0, dtick=max(1, -(-(max(numbers) + 1) // 10)))
     printed = _printed([("trial", numbers, values)], label, False, best)
     chart = Chart("search", figure, printed, f"{label} of each trial, in order.")
     text = (
-        "The validation figure of each trial that came to its end, and the best so far. The more trials there are, the more "
-        "the best of them flatters."
+        "The validation figure of each finished trial, and the best so far. The more trials there are, the more optimistic "
+        "is the figure of the best one."
     )
     return Section("search", "How the search went", "tuning_charts.html", {"charts": [chart], "text": text})
 
@@ -130,8 +148,8 @@ def _importance(tuning: Tuning) -> Section | None:
             Chart(f"slice-{len(charts)}", figure, _printed([(field, x, y)], label, log), f"{label} against {field}.")
         )
     text = (
-        "The share of the spread of validation figures that each setting explains (functional analysis of variance over the "
-        "trials that came to their end), and below it every trial at the value that it had. With few trials this is rough."
+        "The share of the variance of the validation figures that each setting explains (functional analysis of variance "
+        "over the finished trials), and below it each trial at its value of the setting. This is a rough estimate."
     )
     context = {"charts": charts, "bars": list(importances.items()), "text": text}
     return Section("importance", "What matters", "tuning_charts.html", context)
