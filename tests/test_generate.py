@@ -521,7 +521,29 @@ def test_files_and_sheets_are_written_and_nothing_is_overwritten(tt, gan_run, tm
     assert tt("generate", gan_run.path, "--count", 3, "--seed", 2, "--class", "4", "--out", "made")[0] == 0
     assert tt("generate", gan_run.path, "--grid", "sheet.png", "--interpolate")[0] == 0
     with Image.open("sheet.png") as sheet:
-        assert sheet.size == (78, 78)
+        assert sheet.size == (8 * 64 + 7 * 2, 8 * 64 + 7 * 2)  # digits of 8 x 8 pixels, enlarged by 8
+
+
+def test_a_sheet_is_nearly_square_and_shows_each_pixel(tt, gan_run, tmp_path):
+    assert tt("generate", gan_run.path, "--count", 10, "--grid", "ten.png")[0] == 0
+    with Image.open("ten.png") as sheet:
+        assert sheet.size == (4 * 66 - 2, 3 * 66 - 2)
+        corner = np.asarray(sheet)[:64, :64]
+    first = gan_run.generate(1)[0, :, :, 0]
+    assert np.array_equal(corner, np.kron(first, np.ones((8, 8), np.uint8)))
+
+    asked = ("--count", 10, "--grid", "plain.png", "--columns", 5, "--scale", 1)
+    assert tt("generate", gan_run.path, *asked)[0] == 0
+    with Image.open("plain.png") as sheet:
+        assert sheet.size == (5 * 10 - 2, 2 * 10 - 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "columns", "scale"),
+    [((8, 8), 8, 8), ((28, 28), 8, 2), ((64, 64), 8, 1), ((300, 200), 4, 1), ((8, 8), 100, 2)],
+)
+def test_only_small_images_are_enlarged(size, columns, scale):
+    assert sampling.viewing_scale(size, columns) == scale
 
 
 @pytest.mark.parametrize(
@@ -535,6 +557,10 @@ def test_files_and_sheets_are_written_and_nothing_is_overwritten(tt, gan_run, tm
         (["--grid", "sheet.jpg"], "ends in .png"),
         (["--grid", "sheet.png", "--out", "made"], "Give one of them"),
         (["--grid", "sheet.png", "--count", 20_000], "too large to look at"),
+        (["--grid", "sheet.png", "--scale", 10_000], "too large to look at"),
+        (["--grid", "sheet.png", "--scale", 0], "--scale is 0"),
+        (["--grid", "sheet.png", "--columns", -3], "--columns is -3"),
+        (["--out", "made", "--columns", 3], "--columns is for a sheet"),
     ],
 )
 def test_what_cannot_be_made_is_a_line(tt, gan_run, tmp_path, arguments, message):

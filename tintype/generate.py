@@ -20,6 +20,7 @@ from tintype.tasks.generate import SAMPLE_SEED, Generate
 # the size of the batch, and an image must not depend on how many were asked for.
 AT_ONCE = 16
 MOST = 1_000_000
+MOST_SHEET_PIXELS = 200_000_000
 STEPS_BETWEEN = 8  # images from one point to the next of an interpolation
 
 
@@ -119,24 +120,47 @@ def generate_files(
     start: int = 0,
     out: Path | None = None,
     grid: Path | None = None,
+    columns: int | None = None,
+    scale: int | None = None,
     device: str = "auto",
     **how: Any,
 ) -> Path:
     """Write images as PNG files in a folder, or as one sheet; return the folder or the file.
 
-    Without `out` and `grid` the folder is RUN/generated. `how` are further arguments of `Sampler.images`. Images that are
-    in the folder already are kept, so that a call that was stopped goes on.
+    Without `out` and `grid` the folder is RUN/generated. Images that are in the folder already are kept, so that a call that
+    was stopped goes on.
+
+    Args:
+        run: the run folder.
+        count: how many images.
+        start: index of the first one.
+        out: folder for a file each.
+        grid: file of the sheet.
+        columns: images in a row of the sheet; by default the sheet is nearly square.
+        scale: whole-number factor at which the images are enlarged on the sheet; by default small ones are.
+        device: where to compute.
+        how: further arguments of `Sampler.images`.
 
     Raises:
         UserError: no such run, a file is there already, or it cannot be written.
     """
     if out is not None and grid is not None:
         raise UserError("--out writes a file for each image and --grid one sheet. Give one of them.")
+    for option, value in (("--columns", columns), ("--scale", scale)):
+        if value is None:
+            continue
+        if grid is None:
+            raise UserError(f"{option} is for a sheet. Add --grid FILE.png, or leave it out.")
+        if value < 1:
+            raise UserError(f"{option} is {value}. Expected a whole number from 1 up.")
     folder = RunFolder.open(run)
     sampler = Sampler.of(folder, device=device)
     images = sampler.images(count, start=start, **how)
     if grid is not None:
-        return _write_sheet(grid, images, count)
+        if columns is None and how.get("interpolate"):
+            columns = STEPS_BETWEEN  # a row for each stretch
+        spec = sampler.task.spec
+        return _write_sheet(grid, images, count, (spec.height, spec.width), columns, scale)
     out = folder.path / "generated" if out is None else out
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file. Expected a folder for --out; --grid writes a single file.")
@@ -169,14 +193,31 @@ def _parts(
     return [part for part in parts if part]
 
 
-def _write_sheet(path: Path, images: Iterator[np.ndarray], count: int) -> Path:
+def _write_sheet(
+    path: Path,
+    images: Iterator[np.ndarray],
+    count: int,
+    size: tuple[int, int],
+    columns: int | None,
+    scale: int | None,
+) -> Path:
     if path.suffix.lower() != ".png":
         raise UserError(f"--grid {path}: expected a file that ends in .png.")
     if count > 10_000:
         raise UserError(f"a sheet of {count:,} images is too large to look at. Expected at most 10,000, or --out DIR.")
     _refuse_taken(path, "--grid")
-    columns = STEPS_BETWEEN if count <= 64 else round(count**0.5)
-    write_picture(path, sampling.grid(np.stack(list(images)), min(columns, count)))
+
+    columns = min(columns or sampling.square_columns(count), count)
+    height, width = size
+    scale = scale or sampling.viewing_scale(size, columns)
+    if count * height * width * scale**2 > MOST_SHEET_PIXELS:
+        raise UserError(
+            f"a sheet of {count:,} images of {width * scale:,} x {height * scale:,} pixels is too large to look at. "
+            "Try a smaller --scale, or --out DIR."
+        )
+
+    stacked = np.stack(list(images))
+    write_picture(path, sampling.grid(sampling.enlarged(stacked, scale), columns))
     return path
 
 

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
+VIEWING_SIDE = 64  # pixels that a side of an image on a sheet is brought near to
+WIDEST_SHEET = 2048
+
 
 def latents(seed: int, indices: Iterable[int], shape: Sequence[int]) -> NDArray[np.float32]:
     """Return standard normal noise (N, *shape) float32, each row from (seed, index) alone, the same on every machine."""
@@ -66,3 +69,25 @@ def grid(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.ui
         top, left = number // columns * (height + gap), number % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def square_columns(count: int) -> int:
+    """Return the columns of a sheet of `count` images that is as nearly square as it can be, never taller than wide."""
+    return max(1, math.ceil(math.sqrt(count)))
+
+
+def viewing_scale(size: tuple[int, int], columns: int) -> int:
+    """Return the whole-number factor at which small images can be looked at; 1 for images that are large enough.
+
+    Args:
+        size: height and width of an image in pixels.
+        columns: how many images stand in a row; a row is not enlarged beyond 2,048 pixels.
+    """
+    wanted = VIEWING_SIDE // max(size)
+    most = WIDEST_SHEET // (columns * size[1])
+    return max(1, min(wanted, most))
+
+
+def enlarged(images: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Repeat each pixel of images (..., H, W, C) `scale` times in both directions."""
+    return images.repeat(scale, axis=-3).repeat(scale, axis=-2)
