@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
+from sklearn.metrics import classification_report
 
 import tintype
 from tintype import api
@@ -190,3 +193,41 @@ def test_a_full_disk_does_not_swallow_the_figures(copied_run, monkeypatch):
 
     monkeypatch.setattr(RunFolder, "write", refuse)
     assert "No space left on device" in copied_run.evaluate()["remark"]
+
+
+# ---- the figures of the classes ---------------------------------------------------------------------------------------
+
+
+def test_the_classification_report_is_that_of_scikit_learn(tt, copied_run):
+    rows = [row for row in copied_run.read_table("predictions.csv") if row["split"] == "test"]
+    expected: Any = classification_report(
+        [row["target"] for row in rows], [row["prediction"] for row in rows], output_dict=True, zero_division=0
+    )
+    expected["macro average"], expected["weighted average"] = expected["macro avg"], expected["weighted avg"]
+
+    code, output, errors = tt("evaluate", copied_run.path, "--classes", "--csv", "classes.csv")
+    assert code == 0, errors
+    with open("classes.csv", encoding="utf-8", newline="") as lines:
+        written = list(csv.DictReader(lines))
+    kept = [row for row in copied_run.read_table("classification_report.csv") if row["split"] == "test"]
+    assert written == kept
+    assert len(kept) == 12
+    for row in kept:
+        reference = expected[row["class"]]
+        for key, name in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score"), ("support", "support")):
+            assert float(row[key]) == pytest.approx(reference[name])
+        assert f"{reference['f1-score']:.3f}" in next(
+            line for line in output.splitlines() if line.startswith(row["class"])
+        )
+
+    code, output, errors = tt("evaluate", copied_run.path, "--csv", "classes.csv")
+    assert (code, output) == (2, "")
+    assert errors == "error: classes.csv already exists and will not be overwritten. Choose another --csv.\n"
+    assert tt("evaluate", copied_run.path, "--csv", "nowhere/classes.csv")[0] == 2
+
+
+def test_the_classes_of_other_data_are_reported_too(run, photos):
+    figures = run.evaluate(data=str(photos), classes=True)
+    assert sum(row["support"] for row in figures["per_class"]) == figures["num_images"]
+    assert figures["averages"]["macro"]["f1"] == pytest.approx(figures["macro_f1"])
+    assert figures["averages"]["weighted"]["recall"] == pytest.approx(figures["accuracy"])

@@ -575,6 +575,7 @@ def test_commands_of_another_task_are_a_line(tt, gan_run, finished_run):
         (["generate", finished_run.path], "is a run of task classify, which makes no images"),
         (["predict", gan_run.path, gan_run.path / "samples"], "is a run of task generate, not a classifier"),
         (["evaluate", gan_run.path, "--data", "digits"], "only a classifier can be measured on other data"),
+        (["evaluate", gan_run.path, "--classes"], "has no classes to report on"),
         (["evaluate", finished_run.path, "--features", gan_run.path], "makes none"),
         (["evaluate", gan_run.path, "--features", gan_run.path], "is a run of task generate. Expected a classifier"),
         (["evaluate", gan_run.path, "--inception-weights", "no.pth"], "FID needs torch-fidelity|no file no.pth"),

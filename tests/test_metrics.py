@@ -249,3 +249,20 @@ def test_what_is_no_prediction_is_refused(probabilities: Any, targets: Any, mess
 def test_predictions_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="2 predictions for 1 targets"):
         metrics.confusion_matrix([0, 1], [0], 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_averages_over_the_classes_are_those_of_scikit_learn(seed):
+    generator = np.random.default_rng(seed)
+    num_classes = 6
+    targets = generator.integers(0, num_classes - 1, 40)  # the last class never occurs, and may be predicted
+    predictions = np.where(generator.random(40) < 0.5, targets, generator.integers(0, num_classes - seed % 2, 40))
+
+    found = metrics.averages(metrics.confusion_matrix(predictions, targets, num_classes))
+    report: Any = reference.classification_report(targets, predictions, output_dict=True, zero_division=0)  # pyright: ignore[reportArgumentType]
+    for kind in ("macro", "weighted"):
+        expected = report[f"{kind} avg"]
+        assert found[kind]["precision"] == pytest.approx(expected["precision"])
+        assert found[kind]["recall"] == pytest.approx(expected["recall"])
+        assert found[kind]["f1"] == pytest.approx(expected["f1-score"])
+        assert found[kind]["support"] == expected["support"]

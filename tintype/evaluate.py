@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from tintype.data.source import ImageSource
 from tintype.errors import UserError
 from tintype.model import resize_of
 from tintype.predict import load_task
-from tintype.run import PHOTOS_FILE, RunFolder
+from tintype.run import PHOTOS_FILE, RunFolder, written_whole
 from tintype.tasks.classify import Classify
 from tintype.tasks.generate import Generate
 from tintype.tasks.upscale import Upscale
@@ -34,12 +37,14 @@ def evaluate_run(
     device: str,
     features: str | None = None,
     inception_weights: str | None = None,
+    classes: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a run's model on a split of its own data, or on `data` (all of it, or one split).
 
     `features` and `inception_weights` say what a generator's images are measured by, see tintype.generation.distances; of
     super-resolution, `features` is the network under LPIPS.
+    With `classes` a classifier's figures hold `per_class` and `averages` as well.
     A look at the run's own test split is counted in evaluation.json. The arithmetic takes as many threads as the training
     did, so that the same images give the same figures.
 
@@ -53,7 +58,7 @@ def evaluate_run(
     with computing(threads, device, exact=recipe.exact):
         return _evaluated(
             run, data=data, split=split, device=device, features=features, inception_weights=inception_weights,
-            progress=progress,
+            classes=classes, progress=progress,
         )  # fmt: skip
 
 
@@ -65,10 +70,15 @@ def _evaluated(
     device: str,
     features: str | None,
     inception_weights: str | None,
+    classes: bool,
     progress: Progress | None,
 ) -> dict[str, Any]:
     task, description = load_task(run, device)
     recipe, how = run.recipe, description["preprocessing"]
+    if classes and not isinstance(task, Classify):
+        raise UserError(
+            f"{run.path} is a run of task {recipe.task}, which has no classes to report on. Leave --classes out."
+        )
     wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed", "groups")}
     if isinstance(task, Upscale):
         task.measure_by(features)
@@ -90,7 +100,7 @@ def _evaluated(
                 source = open_whole(data, progress=progress, **shape)
             else:
                 source = open_data(data, split_rule=recipe.split_rule, **shape, **wishes)[split]
-            figures = _on_other_data(run, task, source, split or "all")
+            figures = _on_other_data(run, task, source, split or "all", classes=classes)
             figures["remark"] = "\n".join([*shadowed(data), figures["remark"]])
             return figures
         splits = open_data(
@@ -116,7 +126,10 @@ def _evaluated(
             f"features and Inception weights measure pictures that a model makes, and {run.path} makes none."
         )
     task.groups = splits.groups
-    figures = task.evaluate(task.networks[task.main], splits[split]).figures
+    evaluation = task.evaluate(task.networks[task.main], splits[split])
+    figures = evaluation.figures
+    if classes:
+        more |= _by_class(evaluation.details["probabilities"], evaluation.details["targets"], task.spec.class_names)
     if split == "test":
         more |= _count_look(run, splits.spec.fingerprint)
     return {"split": split, "data": splits.spec.name, **figures, **more}
@@ -137,7 +150,34 @@ def _count_look(run: RunFolder, fingerprint: str) -> dict[str, str]:
     return {}
 
 
-def _on_other_data(run: RunFolder, task: Classify, source: ImageSource, split: str) -> dict[str, Any]:
+def _by_class(probabilities: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    confusion = metrics.confusion_matrix(probabilities.argmax(1), targets, len(class_names))
+    return {"per_class": metrics.per_class(confusion, class_names), "averages": metrics.averages(confusion)}
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise UserError where a file for the figures of the classes exists already, or its folder does not."""
+    if path.exists():
+        raise UserError(f"{path} already exists and will not be overwritten. Choose another --csv.")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} for --csv {path}. Make it first, or choose another file.")
+
+
+def write_classes(path: Path, figures: Mapping[str, Any]) -> None:
+    """Write the figures of the classes, and their averages, as CSV.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    rows = metrics.report_rows(figures["split"], figures["per_class"], figures["averages"])
+    try:
+        with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+            csv.writer(out).writerows([metrics.REPORT_HEADER, *rows])
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}). Choose another --csv.") from None
+
+
+def _on_other_data(run: RunFolder, task: Classify, source: ImageSource, split: str, *, classes: bool) -> dict[str, Any]:
     """Return the figures on other images, and those without the images that training or validation has seen."""
     known = {class_name(name): k for k, name in enumerate(task.spec.class_names)}
     unknown = [name for name in source.spec.class_names if name not in known]
@@ -151,6 +191,8 @@ def _on_other_data(run: RunFolder, task: Classify, source: ImageSource, split: s
     targets = to_model[source.targets.numpy()]
     figures = metrics.classification_figures(probabilities, targets)
     result = {"split": split, "data": source.spec.name, **figures}
+    if classes:
+        result |= _by_class(probabilities, targets, task.spec.class_names)
 
     seen = _seen(run, source)
     if seen is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +138,39 @@ def recall_intervals(
             continue
         intervals.append(_share_interval(right[of_class], None if numbers is None else numbers[of_class]))
     return intervals
+
+
+def averages(confusion: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """Return precision, recall, F1 and support over the classes: "macro", their plain mean, and "weighted" by support.
+
+    Classes that occur neither in the targets nor in the predictions are left out, as scikit-learn does.
+    """
+    *rates, support = _rates(confusion)
+    occurs = (support > 0) | (confusion.sum(0) > 0)
+    total = int(support.sum())
+
+    found: dict[str, dict[str, float]] = {}
+    for name, weights in (("macro", occurs.astype(float)), ("weighted", support.astype(float))):
+        means = (float(np.average(rate, weights=weights)) for rate in rates)
+        found[name] = {**dict(zip(("precision", "recall", "f1"), means, strict=True)), "support": total}
+    return found
+
+
+REPORT_HEADER = ["split", "class", "precision", "recall", "f1", "support"]
+
+
+def report_rows(
+    split: str, classes: Sequence[Mapping[str, Any]], means: Mapping[str, Mapping[str, Any]]
+) -> list[list[Any]]:
+    """Return the rows of classification_report.csv: a row for each class, then the two averages.
+
+    Args:
+        split: the name of the split.
+        classes: what `per_class` returned.
+        means: what `averages` returned.
+    """
+    rows = [*classes, *({"name": f"{kind} average", **means[kind]} for kind in ("macro", "weighted"))]
+    return [[split, *(row[key] for key in ("name", "precision", "recall", "f1", "support"))] for row in rows]
 
 
 def most_confused(confusion: NDArray[np.int64], class_names: Sequence[str], k: int = 10) -> list[dict[str, Any]]:

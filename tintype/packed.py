@@ -17,6 +17,7 @@ from tintype.files import refuse_ways_out, regular_only, temporary_folder, tempo
 FILES = (
     "recipe.yaml", "model.json", "model.safetensors", "data.json", "evaluation.json", "status.json", "environment.json",
     "metrics.csv", "predictions.csv", "splits.csv", "photos.safetensors", "analysis.json", "lr_finder.csv",
+    "classification_report.csv",
     "report.html", "MODEL_CARD.md",
 )  # fmt: skip
 NEEDED = ("recipe.yaml", "model.json", "model.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -32,6 +33,19 @@ def result_table(splits: dict[str, dict[str, Any]]) -> Table:
             f"{figures['loss']:.4f}",
             f"{figures.get('calibration_error', figures['expected_calibration_error']):.3f}",
         )
+    return table
+
+
+def class_table(figures: Mapping[str, Any]) -> Table:
+    """Return a table with precision, recall, F1 and the number of images of each class, and their averages."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("class", "precision", "recall", "F1", "images"):
+        table.add_column(column, justify="left" if column == "class" else "right", no_wrap=column != "class")
+    means = [{"name": f"{kind} average", **figures["averages"][kind]} for kind in ("macro", "weighted")]
+    last = len(figures["per_class"]) - 1
+    for number, row in enumerate([*figures["per_class"], *means]):
+        rates = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        table.add_row(escape(row["name"]), *rates, f"{row['support']:,}", end_section=number == last)
     return table
 
 

@@ -499,6 +499,8 @@ def _measure(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, w
     task.leaked = splits.leaked
     summary = task.summarise(evaluations, sources)
     run.write_table("predictions.csv", *summary.predictions)
+    for name, table in summary.tables.items():
+        run.write_table(name, *table)
     _write_samples(run, summary.samples, splits.test)
     analyse(run, task, _to_measure(splits), evaluations, watcher)
     looks = count_test_look(run, splits.spec.fingerprint)

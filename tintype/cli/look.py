@@ -26,24 +26,39 @@ def evaluate(
         str | None,
         typer.Option(metavar="FILE", help="Weights for FID by the standard protocol (torch-fidelity's), or: download."),
     ] = None,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Also print precision, recall and F1 of each class, and their averages.")
+    ] = False,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the figures of the classes to this file, which must be new.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure a finished run again, on its own data or on another set. Looks at the test split are counted."""
     from tintype import load
+    from tintype.evaluate import refuse_taken, write_classes
 
+    if csv is not None:
+        refuse_taken(csv)
     figures = load(str(run)).evaluate(
-        data=data, split=split, features=features, inception_weights=inception_weights, device=device
-    )
+        data=data, split=split, features=features, inception_weights=inception_weights,
+        classes=classes or csv is not None, device=device,
+    )  # fmt: skip
+    if csv is not None:
+        write_classes(csv, figures)
     if as_json:
         print(json.dumps(figures, indent=1))
         return
     from rich.console import Console
 
-    from tintype.summary import result_table
+    from tintype.summary import class_table, result_table
 
     console = Console(highlight=False)
     console.print(result_table({figures["split"]: figures}))
+    if "averages" in figures:
+        console.print()
+        console.print(class_table(figures))
     if "remark" in figures:
         console.print(figures["remark"], markup=False, soft_wrap=True)
     protocol = figures.get("protocol")  # of super-resolution it is one name, which stands under the table

@@ -308,7 +308,9 @@ def classes(run: RunFiles) -> Section | None:
         return None
     trained = dict(zip(run.class_names, (run.data.get("class_counts") or {}).get("train") or [], strict=False))
     rows = [{**row, "trained": trained.get(str(row.get("name")))} for row in per_class]
-    context = {"rows": rows, "trained": bool(trained), "split": SPLIT_NAMES[run.split]}
+    means = run.evaluated("averages") or {}
+    averages = [(kind.capitalize(), means[kind]) for kind in ("macro", "weighted") if kind in means]
+    context = {"rows": rows, "averages": averages, "trained": bool(trained), "split": SPLIT_NAMES[run.split]}
     sized = [row for row in rows if row["trained"] and row.get("support")]
     counts = [row["trained"] for row in sized]
     if len(sized) < 2 or max(counts) < UNEQUAL * min(counts):

@@ -262,8 +262,9 @@ class Classify(Task):
         evaluations, calibration = self._calibrate(evaluations)
         evaluation: dict[str, Any] = {"task": "classify", "splits": {s: e.figures for s, e in evaluations.items()}}
         evaluation["calibration"] = calibration
-        evaluation.update(per_class={}, confusion={}, most_confused={}, reliability={})
+        evaluation.update(per_class={}, averages={}, confusion={}, most_confused={}, reliability={})
         rows: list[list[Any]] = []
+        report: list[list[Any]] = []
         for split in ("val", "test"):
             details = evaluations[split].details
             probabilities, targets = details["probabilities"], details["targets"]
@@ -274,6 +275,8 @@ class Classify(Task):
             evaluation["per_class"][split] = [
                 {**row, "recall_ci95": interval} for row, interval in zip(rates, ends, strict=True)
             ]
+            evaluation["averages"][split] = metrics.averages(confusion)
+            report += metrics.report_rows(split, evaluation["per_class"][split], evaluation["averages"][split])
             evaluation["confusion"][split] = confusion.tolist()
             evaluation["most_confused"][split] = metrics.most_confused(confusion, names)
             evaluation["reliability"][split] = metrics.reliability_bins(probabilities, targets, groups=groups)
@@ -302,7 +305,8 @@ class Classify(Task):
             more = []
         header = ["split", "position", "name", "target", "prediction", "confidence", "loss", "rank", *more]
         samples = choose_samples(test["probabilities"], test["targets"], sources["test"], names)
-        return Summary(evaluation, (header, rows), samples)
+        tables = {"classification_report.csv": (metrics.REPORT_HEADER, report)}
+        return Summary(evaluation, (header, rows), samples, tables)
 
     def _without_leaks(self, split: str, evaluation: Evaluation) -> str:
         """Add to the figures of a split those without the images that training has seen, and return a warning."""

@@ -58,12 +58,13 @@ class Summary:
     """What a finished run writes down: figures (JSON-ready), a table with a row for each image, pictures to show.
 
     `samples` maps a group ("grid", "worst") to items that each name the `position` of an image in the test split, or
-    bring a `picture` (H, W, C) uint8 with the name of its `file`.
+    bring a `picture` (H, W, C) uint8 with the name of its `file`. `tables` are further CSV files: header and rows by name.
     """
 
     evaluation: dict[str, Any]
     predictions: tuple[list[str], list[list[Any]]]
     samples: dict[str, list[dict[str, Any]]]
+    tables: Mapping[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
 
 
 class Task(ABC):
