@@ -168,6 +168,7 @@ MAY_IMPORT = {
         "report",
         "run",
         "statistics",
+        "summary",
         "tasks",
         "upscaling",
     },

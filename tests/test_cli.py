@@ -226,7 +226,7 @@ def test_train_for_people_says_figures_verdict_and_where_the_report_lies(tt):
         "run: runs/digits-ann",
         "validation accuracy",
         "95 % interval",
-        "looked at",
+        "The test set has been used",
         "runs/digits-ann/report.html",
     ):
         assert said in output

@@ -307,7 +307,9 @@ def test_where_validation_chose_the_weights_the_figure_is_said_to_flatter(tiny, 
         assert "chosen_by_validation" not in evaluation
         return
     said = evaluation["chosen_by_validation"]
-    assert re.search(r"the best of [89] evaluations, so its figure flatters", said)
+    assert re.search(
+        r"the best of [89] evaluations on validation, so the validation figure is slightly optimistic", said
+    )
     assert said in verdict_line(evaluation)
     assert said in write_report(folder.path).read_text(encoding="utf-8")
 

@@ -139,30 +139,35 @@ def test_verdict_on_the_three_cases() -> None:
     over = fit_verdict(997, 1000, 831, 1000, 10)
     assert over.word == "overfits"
     assert over.text.startswith(
-        "overfits: 99.7 % on training images, 83.1 % on validation images; the gap of 16.6 points"
+        "overfits: 99.7 % right on training images and 83.1 % on validation images: the gap of 16.6 points"
     )
     assert "Try: more augmentation" in over.text
     under = fit_verdict(5600, 10_000, 550, 1000, 10)
     assert under.word == "underfits"
-    assert "77.5 %" in under.text
+    assert "only 56.0 % right even on training images (77.5 % expected), and 55.0 % on validation" in under.text
     assert "Try: more epochs" in under.text
     fits = fit_verdict(9500, 10_000, 940, 1000, 10)
     assert fits.word == "fits"
     assert fits.gap == pytest.approx(0.01)
-    assert "is within" in fits.text
+    assert fits.text.startswith("fits: no sign of overfitting: 95.0 % right on training images")
+    assert "is within the usual 5 points" in fits.text
     assert "Try" not in fits.text
 
 
 def test_verdict_that_is_uncertain_or_double_says_so() -> None:
     few = fit_verdict(100, 100, 17, 20, 10)
     assert few.word == "fits"
-    assert "cannot be told from" in few.text
+    assert "no clear sign of overfitting" in few.text
+    assert "may be within the usual 5 points" in few.text
     assert "Uncertain" in few.text
     both = fit_verdict(600, 1000, 300, 1000, 10)
     assert both.word == "underfits"
     assert "the gap of 30.0 points" in both.text
     assert "100.0 %" not in fit_verdict(59_999, 60_000, 9000, 10_000, 10).text
-    assert "99.99 % on training" in fit_verdict(59_999, 60_000, 9000, 10_000, 10).text
+    better = fit_verdict(95, 100, 20, 20, 10)
+    assert "no sign of overfitting" in better.text
+    assert "validation is as good as training" in better.text
+    assert "99.99 % right on training" in fit_verdict(59_999, 60_000, 9000, 10_000, 10).text
 
 
 @pytest.mark.machines

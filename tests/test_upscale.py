@@ -31,6 +31,7 @@ from tintype.perceptual import PerceptualDistance, PerceptualLoss
 from tintype.plugins import names
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build, read_recipe, recipe_names, resolve
+from tintype.summary import protocol_in_words
 from tintype.tasks.upscale import Upscale, _verdict
 from tintype.upscaling import Upscaler, read_picture, upscale_files
 
@@ -466,10 +467,12 @@ def test_measured_again_it_is_the_same(run, tmp_path, capsys):
     assert run.evaluate(split="val")["psnr_y"] == pytest.approx(run.metrics["val"]["psnr_y"], abs=1e-3)
     Image.fromarray(cat()).save(tmp_path / "cat.png")
     cli.app(["evaluate", str(run.path), "--data", str(tmp_path)], standalone_mode=False)
-    assert "Y, border 2, 8 bit, mean of images" in capsys.readouterr().out
+    assert "without a 2-pixel border" in " ".join(capsys.readouterr().out.split())
     figures = run.evaluate(data=str(tmp_path))
     assert figures["num_images"] == 1
     assert figures["gain_ci95"] is None
+    val = run.metrics["val"]
+    assert (val["num_images"], val["gain_ci95"]) == (2, None), "of two photos an interval says nothing"
     photo = cat()[:90, :130]
     low = resample.shrink(planes(photo)[None], 2)[0].permute(1, 2, 0).numpy()
     expected = quality.compare(run.upscale(low), photo, 2)
@@ -543,6 +546,20 @@ def test_the_discriminator_learns_to_tell_enlarged_patches_from_real_ones(recipe
 def test_the_verdict_says_no_more_than_the_interval(gain, interval, word):
     figures = {"gain": gain, "gain_ci95": interval, "num_images": 3}
     assert _verdict(figures, adversarial=False)["word"] == word
+
+
+def test_one_photo_proves_little():
+    one = _verdict({"gain": 2.13, "gain_ci95": None, "num_images": 1}, adversarial=False)
+    assert one["text"] == "may sharpen: +2.13 dB over bicubic, but on one test photo only."
+
+
+def test_the_protocol_is_put_into_words():
+    said = protocol_in_words(quality.protocol(2))
+    assert said == "PSNR and SSIM of the brightness channel, without a 2-pixel border, averaged over images"
+    assert protocol_in_words(f"{quality.protocol(4)}, degraded as photos are").endswith(
+        "images, degraded as photos are"
+    )
+    assert protocol_in_words("another") == "PSNR and SSIM by the protocol: another"
 
 
 # ---- LPIPS --------------------------------------------------------------------------------------------------------------

@@ -585,10 +585,10 @@ class Engine:
         num = sum(score != "" for score in scores)  # rows that were read again have every column
         if num < 2:
             return ""
-        best = "the best" if self.recipe.monitor is None else f"those of the best {self.monitor}"
+        best = "the best" if self.recipe.monitor is None else f"those with the best {self.monitor}"
         return (
-            f"Validation chose these weights, {best} of {num:,} evaluations, so its figure flatters a little; "
-            "the test images had no part in that."
+            f"These weights are {best} of {num:,} evaluations on validation, so the validation figure is slightly "
+            "optimistic. The test images had no part in this choice."
         )
 
     @contextmanager

@@ -273,34 +273,42 @@ def fit_verdict(
     chance = 1 / num_classes if train_classes is None else max(1 / num_classes, train_classes.commonest_share)
     enough = chance + LEARNED_PART * (1 - chance)
     overfits = interval[0] > ORDINARY_GAP
-    gap = (
-        f"the gap of {_points(train_accuracy - val_accuracy)} points ({_points(interval[0])} to {_points(interval[1])})"
-    )
+    width = f"{_points(interval[0])} to {_points(interval[1])}"
+    gap = f"the gap of {_points(train_accuracy - val_accuracy)} points ({width})"
     by_class = _verdict_by_class(train_classes, val_classes, num_classes)
 
     ordinary = f"{100 * ORDINARY_GAP:g} points"
+    trained, validated = _percent(train_accuracy), _percent(val_accuracy)
+    seen = f"{trained} right on training images and {validated} on validation images"
+
     if _share_interval(train_correct, train_n, of_train)[1] < enough:
         word = "underfits"
-        floor = (
-            "chance"
+        why = (
+            ""
             if chance < 1.5 / num_classes
-            else f"always answering with the commonest class ({_percent(chance)})"
+            else f"; always answering with the commonest class gives {_percent(chance)}"
         )
-        reason = f"the first is below {_percent(enough)}, three quarters of the way from {floor} to perfect"
+        reason = f"only {trained} right even on training images ({_percent(enough)} expected{why})"
+        reason += f", and {validated} on validation images"
         if overfits:
-            reason += f", and yet {gap} is more than the {ordinary} that chance and ordinary optimism explain"
+            reason += f"; and yet {gap} is more than the usual {ordinary}"
     elif by_class and by_class[0] == "underfits":
-        word, reason = by_class
+        word, reason = "underfits", f"{seen}; {by_class[1]}"
     elif overfits:
-        word, reason = "overfits", f"{gap} is more than the {ordinary} that chance and ordinary optimism explain"
+        word, reason = "overfits", f"{seen}: {gap} is more than the usual {ordinary}"
     elif by_class:
-        word, reason = by_class
+        word, reason = by_class[0], f"{seen}; {by_class[1]}"
+    elif interval[1] <= ORDINARY_GAP:
+        word, reason = "fits", f"no sign of overfitting: {seen}, and {gap} is within the usual {ordinary}"
+    elif train_accuracy <= val_accuracy:
+        word, reason = (
+            "fits",
+            f"no sign of overfitting: {seen}, so validation is as good as training (gap {width} points)",
+        )
     else:
-        word = "fits"
-        reason = f"{gap} {'is within' if interval[1] <= ORDINARY_GAP else 'cannot be told from'} the usual {ordinary}"
+        word, reason = "fits", f"no clear sign of overfitting: {seen}, and {gap} may be within the usual {ordinary}"
 
-    seen = f"{_percent(train_accuracy)} on training images, {_percent(val_accuracy)} on validation images"
-    text = f"{word}: {seen}; {reason}."
+    text = f"{word}: {reason}."
     never, remark = _never_recognised(train_classes, val_classes, class_names)
     text += remark
     if word == "underfits":
@@ -312,7 +320,7 @@ def fit_verdict(
         in_groups = [f" in {each.num_groups} groups" if each else "" for each in (of_train, of_val)]
         text += (
             f" Uncertain: {train_n} training{' images' if of_train else ''}{in_groups[0]} and {val_n} validation images"
-            f"{in_groups[1]} are too few to know the gap well."
+            f"{in_groups[1]} are too few to measure the gap well."
         )
     return Verdict(word, text, train_accuracy - val_accuracy, interval, never)
 
@@ -325,15 +333,15 @@ def _verdict_by_class(train: ClassCounts | None, val: ClassCounts | None, num_cl
     enough = 1 / num_classes + LEARNED_PART * (1 - 1 / num_classes)
     if train_high < enough:
         return "underfits", (
-            f"averaged over the classes, {_percent(trained)} of the training images are recognised, "
-            f"less than {_percent(enough)}"
+            f"averaged over the classes, only {_percent(trained)} of the training images are right "
+            f"({_percent(enough)} expected)"
         )
     validated, _val_low, val_high = val.mean_recall()
     lowest_gap = trained - validated - math.hypot(trained - train_low, val_high - validated)
     if lowest_gap > ORDINARY_GAP:
         return "overfits", (
             f"averaged over the classes, {_percent(trained)} of the training images and {_percent(validated)} of the "
-            f"validation images are recognised, a gap of more than {100 * ORDINARY_GAP:g} points"
+            f"validation images are right, a gap of more than the usual {100 * ORDINARY_GAP:g} points"
         )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,9 +78,9 @@ def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mappin
 
 
 def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
-    """Return a table with PSNR and SSIM of each split beside bicubic and nearest, under the name of the protocol."""
+    """Return a table with PSNR and SSIM of each split beside bicubic and nearest, and what they are of."""
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
-    table.caption = f"PSNR in dB and SSIM by the protocol: {next(iter(splits.values()))['protocol']}"
+    table.caption = protocol_in_words(next(iter(splits.values()))["protocol"])
     looks = [key for key in next(iter(splits.values())) if key.startswith("lpips_")]
     more = [head for key in looks for head in (key, "bicubic")]
     for head in ("", "images", "PSNR", "bicubic", "nearest", "gain on bicubic (95 %)", "SSIM", "bicubic", *more):
@@ -101,6 +102,15 @@ def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def protocol_in_words(protocol: str) -> str:
+    """Return what PSNR and SSIM are of by the protocol of that name, in words."""
+    known = re.fullmatch(r"Y, border (\d+), 8 bit, mean of images(.*)", protocol)
+    if known is None:
+        return f"PSNR and SSIM by the protocol: {protocol}"
+    border, more = known.groups()
+    return f"PSNR and SSIM of the brightness channel, without a {border}-pixel border, averaged over images{more}"
+
+
 def _any_table(splits: dict[str, dict[str, Any]]) -> Table:
     """Return a table with a row for each figure that is a number, and a column for each split."""
     names = dict.fromkeys(n for figures in splits.values() for n, v in figures.items() if isinstance(v, int | float))
@@ -114,9 +124,8 @@ def _any_table(splits: dict[str, dict[str, Any]]) -> Table:
 
 
 def verdict_line(evaluation: dict[str, Any]) -> str:
-    """Return the verdict, what calibration changed, and how often the test split was looked at."""
+    """Return the verdict, what calibration changed, and how often the test set was used."""
     looks = evaluation["test_looks"]["data"]
-    times = "once" if looks == 1 else f"{looks} times"
     lines = [evaluation["verdict"]["text"]]
     lines += [evaluation["chosen_by_validation"]] if evaluation.get("chosen_by_validation") else []
     if by_group := by_groups(evaluation.get("splits", {})):
@@ -125,17 +134,25 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
     if calibration and calibration["temperature"] != 1.0:
         test = calibration["splits"]["test"]
         kind = "ece_debiased" if "ece_debiased_after" in test else "ece"  # runs of earlier versions have the plain one
-        change = f"ECE on test {test[f'{kind}_before']:.3f} without it, {test[f'{kind}_after']:.3f} with it"
-        lines.append(f"Confidence: temperature {calibration['temperature']:.3g}, fitted on validation; {change}.")
+        lines.append(
+            f"Confidence, calibrated on validation, is off by {test[f'{kind}_after']:.1%} on test "
+            f"({test[f'{kind}_before']:.1%} before)."
+        )
     plain = evaluation["splits"].get("test", {})
     if "calibration_error_if_perfect" in plain:
         lines.append(
-            f"ECE is debiased; as it is defined it reads {plain['expected_calibration_error']:.3f} on test, where a "
-            f"perfectly calibrated model would read {plain['calibration_error_if_perfect']:.3f}."
+            f"ECE is debiased; the plain figure on test is {plain['expected_calibration_error']:.3f}, and "
+            f"{plain['calibration_error_if_perfect']:.3f} for a perfectly calibrated model."
         )
     if evaluation.get("protocol", {}).get("fid", "").startswith("left out"):
         lines.append(f"FID is {evaluation['protocol']['fid']}.")
     lines += [f"Warning: {line}" for line in evaluation.get("warnings", ())]
-    told = f"The test images were looked at {times} by the runs in this folder."
-    lines.append(told if looks else "No run in this folder has looked at the test images.")
+    lines.append(_uses(looks))
     return "\n".join(lines)
+
+
+def _uses(count: int) -> str:
+    """Return how often the runs in a folder used the test set."""
+    if not count:
+        return "The test set has not been used."
+    return f"The test set has been used {'once' if count == 1 else f'{count} times by the runs in this folder'}."

@@ -11,6 +11,7 @@ import numpy as np
 from tintype import statistics
 from tintype.comparison.result import CLAIM, Group, Pair, conclude, correct, more_needed
 from tintype.comparison.runs import Compared
+from tintype.summary import protocol_in_words
 
 SAME_DB = 0.01  # the floors of the same picture on two machines differ by less
 DIGITS = {"psnr_y": 2, "ssim_y": 4}
@@ -65,7 +66,7 @@ def _group(runs: list[Compared]) -> Group:
     group.conclusion = conclude(
         group, f"the highest PSNR, {figures['psnr_y']:.2f} dB (bicubic {figures['bicubic']['psnr_y']:.2f})"
     )
-    group.remarks = [f"PSNR in dB and SSIM by the protocol: {figures['protocol']}."]
+    group.remarks = [f"{protocol_in_words(figures['protocol'])}."]
     if count == 1 and len(runs) > 1:
         group.remarks.append("One picture is too few to tell a difference from chance.")
     return group

@@ -385,7 +385,7 @@ def sample_photos() -> Read:
         given += ["train", "val"]
     path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     photos.append(Photo(path.name, _tensor(decode(path, height=None, width=None, channels=3))))
-    note = "validation shares its two photos with training (their right quarters); the test photo is a third one"
+    note = "the right quarters of the two training photos are kept for validation; a third photo is the test"
     return photos, np.array([*given, "test"]), [note], []
 
 

@@ -141,10 +141,11 @@ def verdict(figures: Mapping[str, Any], *, recall: float, nearness: float) -> tu
         "misses classes": bool(_missing(figures)),
         "lacks variety": recall < RARE,
     }
-    classes = f", show {figures['classes_present']} of {len(shares)} classes" if shares else ""
+    classes = f", showing {figures['classes_present']} of {len(shares)} classes" if shares else ""
+    copies = "copies of training images" if nearness < COPIED else "no copies of training images"
     why = (
-        f"generated images differ from each other {figures['diversity']:.0%} as much as real ones, come near {recall:.0%} of "
-        f"these{classes}, and lie {nearness:.0%} as far from the nearest training image as test images do."
+        f"{figures['diversity']:.0%} as diverse as real images, resembling {recall:.0%} of them{classes}, and {copies} "
+        f"({nearness:.0%} as far from the nearest one as test images are)."
     )
     return next((word for word, holds in rules.items() if holds), "varies"), why
 

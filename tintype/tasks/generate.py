@@ -341,13 +341,12 @@ class Generate(Task):
         return distances.nearest(torch.from_numpy(images).permute(0, 3, 1, 2), blocks)
 
     def _sentence(self, figures: dict[str, Any]) -> str:
-        count = f"{figures['num_generated']:,} generated against as many test images"
         parts = []
-        for name in (self.score_name, "fid"):
+        for name, title in ((self.score_name, "Fréchet distance"), ("fid", "FID")):
             if name in figures:
                 floor = figures.get(f"{name}_floor")
-                against = "" if floor is None else f"; real against real {floor:.4g}"
-                parts.append(f"{name} {figures[name]:.4g} ({count}{against}).")
+                against = "" if floor is None else f"two sets of real images: {floor:.3g}; "
+                parts.append(f"{title} {figures[name]:.3g} ({against}lower is better).")
         return " ".join(parts)
 
     def _pictures(

@@ -36,6 +36,7 @@ JITTERED = ("brightness", "contrast", "saturation", "hue")
 ADVERSARIAL = "relativistic"  # the loss between real patches and enlarged ones, in pairs, as ESRGAN has it
 DEGRADATIONS = ("bicubic", "photo")  # photo: blur, noise and JPEG as well, see tintype.degrade
 SHOWN = 6  # test pictures kept for the report
+FEWEST_FOR_INTERVAL = 3  # photos; of two the interval is ten times as wide as they differ, and says nothing
 LARGEST_SHOWN = 512  # pixels of a side; of a larger picture the middle is kept
 
 # ITU-R BT.601: Y = 16 + weights . RGB, for values of 0..255; grey moves Y by 219/255 of itself.
@@ -401,7 +402,7 @@ class Upscale(Task):
             columns |= {f"{name}_{key}": np.array([floor[name][key] for floor in floors]) for key in keys}
         gains = columns["psnr_y"] - columns["bicubic_psnr_y"]
         figures["gain"] = float(gains.mean())
-        figures["gain_ci95"] = statistics.mean_interval(gains)
+        figures["gain_ci95"] = statistics.mean_interval(gains) if len(gains) >= FEWEST_FOR_INTERVAL else None
         return Evaluation(figures, columns)
 
     def measured_pair(self, photos: ImageSource, number: int) -> tuple[Tensor, np.ndarray]:
@@ -495,10 +496,13 @@ def _verdict(figures: dict[str, Any], adversarial: bool) -> dict[str, Any]:
         word = "does not sharpen"
     else:
         word = "may sharpen" if gain > 0 else "is not shown to sharpen"
-    within = f" (95 % paired interval {interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
-    text = (
-        f"{word}: {gain:+.2f} dB over bicubic on {count} test picture{'s' if count > 1 else ''}{within}; Y, border cut."
-    )
+    photos = "one test photo" if count == 1 else f"{count} test photos"
+    if interval:
+        text = (
+            f"{word}: {gain:+.2f} dB over bicubic on {photos} (95 % interval {interval[0]:+.2f} to {interval[1]:+.2f})."
+        )
+    else:
+        text = f"{word}: {gain:+.2f} dB over bicubic, but on {photos} only."
     if adversarial:
         text += " Trained against a discriminator, which costs PSNR: look at the pictures, or measure LPIPS."
     return {"word": word, "text": text}
