@@ -174,7 +174,7 @@ MAY_IMPORT = {
     },
     "catalogue": {"files", "yaml_files", "errors", "run"},
     "listing": {"catalogue", "errors", "plugins", "recipe"},
-    "tracking": {"files", "errors", "plugins", "progress", "recipe", "run"},
+    "tracking": {"files", "errors", "plugins", "progress", "recipe", "run", "shapes"},
     "board": {"catalogue", "errors", "report", "run"},
     "studying": {
         "files",
@@ -192,9 +192,22 @@ MAY_IMPORT = {
         "recipe",
         "report",
         "run",
+        "shapes",
         "statistics",
     },
-    "tuning": {"files", "yaml_files", "api", "engine", "errors", "progress", "recipe", "report", "run", "studying"},
+    "tuning": {
+        "files",
+        "yaml_files",
+        "api",
+        "engine",
+        "errors",
+        "progress",
+        "recipe",
+        "report",
+        "run",
+        "shapes",
+        "studying",
+    },
 }
 STAND_ON_ALL = {"cli", "doctor"}
 

@@ -9,12 +9,14 @@ import shutil
 import signal
 import struct
 import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tintype import api, catalogue, exporting, files, yaml_files
 from tintype.board import Board
@@ -441,3 +443,42 @@ def test_an_export_that_finds_no_room_is_one_line_and_leaves_nothing(finished_ru
         assert code == 2, errors
         assert "cannot write" in errors
         assert not list(tmp_path.iterdir())
+
+
+# ---- texts in pictures ------------------------------------------------------------------------------------------------
+
+
+def with_text(kind: bytes, length: int) -> bytes:
+    """Return a PNG of 4 by 4 pixels before whose pixels stands a compressed text of `length` characters."""
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4), 77).save(buffer, "PNG")
+    text = zlib.compress(b"a" * length, 9)
+    body = kind + (b"note\0\0" if kind == b"zTXt" else b"note\0\1\0\0\0") + text
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return buffer.getvalue()[:33] + chunk + buffer.getvalue()[33:]  # after the signature and the head
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+@pytest.mark.parametrize("length", [1_000, 1_000_000, 50_000_000])
+def test_a_text_in_a_png_is_unpacked_to_a_megabyte_at_most(kind, length, monkeypatch):
+    unpacked = []
+    before = zlib.decompressobj
+
+    class Counting:
+        def __init__(self, *arguments: Any) -> None:
+            self.inner = before(*arguments)
+
+        def decompress(self, *arguments: Any) -> bytes:
+            content = self.inner.decompress(*arguments)
+            unpacked.append(len(content))
+            return content
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+    content = with_text(kind, length)
+    monkeypatch.setattr(PngImagePlugin.zlib, "decompressobj", Counting)
+    pixels = decode(content, height=4, width=4, channels=1)
+    assert (pixels == 77).all()
+    assert unpacked, "Pillow unpacks texts in another way: count there"
+    assert max(unpacked) <= 2**20

@@ -16,12 +16,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from tintype import shapes
+from tintype import shapes, tracking
 from tintype.board import Board
 from tintype.errors import UserError
 from tintype.report import folder, print_figures
 from tintype.run import RunFolder
 from tintype.serving import served
+from tintype.studying import Study, declare
+from tintype.tuning.folder import Wishes
 
 Say = Callable[..., tuple[int, str, str]]
 VALUES = [
@@ -228,3 +230,45 @@ def test_threads_are_read_within_the_bounds_of_json(copied_run):
     lines = [line for line in recipe.read_text(encoding="utf-8").splitlines() if not line.startswith("threads")]
     recipe.write_text("\n".join(lines), encoding="utf-8")
     assert copied_run.recipe.threads == "auto"
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        3, [], {"one-seed0": 3}, {"one-seed0": {"state": 5}}, {"one-seed0": {"state": "failed"}},
+        {"one-seed0": {"state": "failed", "message": [1], "recipe": "all"}}, {"other": None},
+    ],
+)  # fmt: skip
+def test_a_damaged_record_of_a_study_takes_no_run_with_it(tmp_path, runs):
+    declaration = declare({"recipe": {"data": "digits", "model": "ann", "epochs": 1}})
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "study.yaml").write_text(declaration.to_yaml(), encoding="utf-8")
+    (tmp_path / "one" / "study.json").write_text(json.dumps({"runs": runs}), encoding="utf-8")
+    found = Study.open(tmp_path / "one")
+    assert len(found.waiting()) == len(found.planned) > 0
+    assert all(isinstance(message, str) for message in found.failures().values())
+    found.note(found.planned[0], "failed", message="no disk", seconds=1.0)
+    assert Study.open(tmp_path / "one").failures() == {found.planned[0].name: "no disk"}
+
+
+@pytest.mark.parametrize("key", ["recipe", "search", "score", "higher_is_better", "shared"])
+@pytest.mark.parametrize("value", [None, [], {"a": [[1]]}, 7, "x"])
+def test_a_damaged_wish_of_a_tuning_is_one_line(tmp_path, key, value):
+    content = {
+        "recipe": {"data": "digits", "model": "ann"}, "search": {"lr": {"low": 0.001, "high": 0.1}}, "score": "accuracy",
+        "higher_is_better": True, "shared": False,
+    }  # fmt: skip
+    (tmp_path / "tune.yaml").write_text(yaml.safe_dump({**content, key: value}), encoding="utf-8")
+    try:
+        Wishes.read(tmp_path / "tune.yaml")
+    except UserError as error:
+        told = str(error)
+    else:
+        told = ""
+    assert len(told.splitlines()) <= 2
+
+
+def test_a_damaged_record_of_trackers_is_begun_again(tmp_path):
+    for content in ("3", "[]", '{"tensorboard": 3}', '{"tensorboard": {"id": "a", "step": "many"}}'):
+        (tmp_path / "tracking.json").write_text(content, encoding="utf-8")
+        assert tracking._read_record(RunFolder(tmp_path)).get("tensorboard", {}).get("step") is None

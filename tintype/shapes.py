@@ -444,9 +444,29 @@ class _Samples(BaseModel):
     __pydantic_extra__: dict[str, list[_Sample]]
 
 
+class _OfStudy(_Shape):
+    state: str
+    message: str | None = None
+    seconds: Number | None = None
+    recipe: dict[str, Any] | None = None
+
+
+class _Study(_Shape):
+    runs: dict[str, _OfStudy]
+
+
+class _Tracked(_Shape):
+    step: Count | None = None
+
+
+class _Tracking(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, _Tracked]
+
+
 SHAPES: dict[str, type[BaseModel]] = {
     "model.json": _Model, "evaluation.json": _Evaluation, "status.json": _Status, "environment.json": _Environment,
-    "data.json": _Data, "samples.json": _Samples, "analysis.json": _Analysis,
+    "data.json": _Data, "samples.json": _Samples, "analysis.json": _Analysis, "study.json": _Study, "tracking.json": _Tracking,
 }  # fmt: skip
 
 

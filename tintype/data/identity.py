@@ -60,7 +60,7 @@ class Identities:
                 digests, hashes, splits = (file.get_tensor(name) for name in ("digests", "hashes", "splits"))
             version, *sides = metadata["version and shape"].split()
             height, width, channels = (int(side) for side in sides)
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # TypeError: a type that NumPy lacks
             return None
         sound = (
             version == VERSION

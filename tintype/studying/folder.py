@@ -13,6 +13,7 @@ from tintype.errors import UserError
 from tintype.files import is_temporary, read_json_object, refuse_ways_out
 from tintype.recipe import NEW_SPLIT_RULE
 from tintype.run import RunFolder, write_json, written_whole
+from tintype.shapes import fitting
 from tintype.studying.declaration import Declaration, PlannedRun
 from tintype.studying.reading import declare
 
@@ -76,7 +77,7 @@ class StudyFolder:
         """Write down what became of a run; `seconds` are added to those before."""
         before = self.record.get(planned.name, {})
         recipe = planned.recipe.model_dump(mode="json", exclude_unset=True)
-        total = round(before.get("seconds", 0.0) + seconds, 3)
+        total = round((before.get("seconds") or 0.0) + seconds, 3)
         self.record[planned.name] = {"state": state, "message": message, "seconds": total, "recipe": recipe}
         self.save()
 
@@ -89,7 +90,9 @@ class StudyFolder:
     def failures(self) -> dict[str, str]:
         """Return why runs failed, by name."""
         names = [planned.name for planned in self.planned]
-        return {n: self.record[n]["message"] for n in names if self.record.get(n, {}).get("state") == "failed"}
+        return {
+            n: self.record[n].get("message") or "" for n in names if self.record.get(n, {}).get("state") == "failed"
+        }
 
     def left_over(self) -> list[str]:
         """Return runs in the folder that the declaration does not have (any more)."""
@@ -99,8 +102,8 @@ class StudyFolder:
 
     def _read_record(self) -> dict[str, dict[str, Any]]:
         try:
-            return dict(read_json_object(self.path / "study.json")["runs"])
-        except (OSError, ValueError, KeyError, TypeError):  # absent, or broken from outside: the runs themselves tell
+            return dict(fitting("study.json", read_json_object(self.path / "study.json"))[0]["runs"])
+        except (OSError, ValueError, KeyError):  # absent, or broken from outside: the runs themselves tell
             return {}
 
     def _refuse_other_recipes(self) -> None:

@@ -17,6 +17,7 @@ from tintype.plugins import canonical, find
 from tintype.progress import Silent
 from tintype.recipe import Recipe
 from tintype.run import RunFolder, write_json
+from tintype.shapes import fitting
 from tintype.tracking.tracker import Told, Tracker
 
 __all__ = ["Told", "Tracker", "check_trackers", "tracked"]
@@ -81,7 +82,8 @@ class _Trackers(Silent):
                     "Mend it, or leave it out: the run folder holds everything in any case."
                 ) from error
             self.trackers[name] = tracker
-            self.record[name] = {"step": 0, **self.record.get(name, {}), "id": tracker.id}
+            self.record[name] = {**self.record.get(name, {}), "id": tracker.id}
+            self.record[name]["step"] = self.record[name].get("step") or 0
             watcher.note(f"tracked: {tracker.where}")
         write_json(run.path / RECORD, self.record)
 
@@ -163,6 +165,6 @@ def _final_figures(run: RunFolder) -> dict[str, float]:
 
 def _read_record(run: RunFolder) -> dict[str, Any]:
     try:
-        return read_json_object(run.path / RECORD)
+        return fitting(RECORD, read_json_object(run.path / RECORD))[0]
     except (OSError, ValueError):
         return {}

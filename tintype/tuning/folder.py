@@ -12,6 +12,7 @@ import yaml
 from tintype.errors import UserError
 from tintype.recipe import OLD_SPLIT_RULE, Recipe, build
 from tintype.run import RunFolder, write_json, written_whole
+from tintype.shapes import MISFIT
 from tintype.studying import Study
 from tintype.studying.figures import Measure, measure_of
 from tintype.tuning.space import Choice, Space, as_plain, read_space
@@ -68,8 +69,11 @@ class Wishes:
             content = read_yaml(path)
             before = {"split_rule": OLD_SPLIT_RULE, **content["recipe"]}
             recipe, space = build(before, where=str(path)), read_space(content["search"])
-            return cls(recipe, space, content["score"], content["higher_is_better"], content["shared"])
-        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+            wishes = cls(recipe, space, content["score"], content["higher_is_better"], content["shared"])
+            if not isinstance(wishes.score, str) or not isinstance(wishes.higher_is_better, bool):
+                raise TypeError("score: expected the name of a figure, and of higher_is_better true or false")
+            return wishes
+        except (OSError, yaml.YAMLError, *MISFIT) as error:
             raise UserError(f"{path} is broken ({error}). Begin again with another --name.") from None
 
     def to_dict(self) -> dict[str, Any]:
