@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from PIL import Image
 
 import tintype
 from tintype import api, cli, plugins
+from tintype.listing import SOURCES
 from tintype.progress import epochs
 from tintype.recipe import Recipe, read_recipe, recipe_names
 
@@ -117,6 +119,18 @@ def test_lists_name_everything_with_a_description(tt, what, names):
     code, output, _ = tt("list", what)
     assert code == 0
     assert all(name in output for name in names)
+
+
+def test_recipes_are_listed_by_task_in_whole_sentences_with_their_sources(tt):
+    _, output, _ = tt("list", "recipes")
+    tasks = [output.index(heading) for heading in ("Classification\n", "Generation\n", "Super-resolution\n")]
+    places = [output.index(name) for name in ("cifar10-fast ", "mnist-flow ", "pets-x2 ")]
+    assert [*sorted([*tasks, *places])] == [place for pair in zip(tasks, places, strict=True) for place in pair]
+    assert "also against a discriminator of patches (the way of SRGAN and ESRGAN)." in output
+    marks = set(re.findall(r"\((R\d+)\)", " ".join(recipe_names().values())))
+    assert marks == set(SOURCES)
+    assert all(re.search(rf"^  {mark} +{SOURCES[mark]}", output, re.MULTILINE) for mark in marks)
+    assert all(text.endswith(".") for text in recipe_names().values())
 
 
 @pytest.mark.machines

@@ -10,6 +10,23 @@ from tintype.errors import UserError, unknown_name
 
 KINDS = ("recipes", "studies", "models", "data", "augmentations", "tasks", "tracking", "runs")
 
+TASKS = {"classify": "Classification", "generate": "Generation", "upscale": "Super-resolution"}
+SOURCES = {
+    "R1": "a recogniser of handwritten digits",
+    "R2": "three depths of network on Fashion-MNIST",
+    "R3": "the same three on CIFAR-100",
+    "R4": "a small network of few filters on CIFAR-100",
+    "R5": "fully connected networks on CIFAR-10, compared",
+    "R6": "a convolutional network on CIFAR-10",
+    "R7": "three pretrained networks on CIFAR-100",
+    "R8": "seven pretrained networks on photos of nine people",
+    "R9": "garbage from scratch or pretrained, with and without augmentation",
+    "R10": "a fully connected GAN on MNIST",
+    "R11": "a DCGAN on CIFAR-100",
+    "R12": "photos of pets at twice the size",
+}
+"""The published systems that some recipes rebuild as they were described, by the mark in the recipes' first sentences."""
+
 
 def listing(
     what: str, runs: Path, *, sort: str | None = None, where: Sequence[str] = (), reverse: bool = False
@@ -28,10 +45,11 @@ def listing(
             f"only runs are sorted and chosen. Type: tintype list runs, or leave --sort and --where out of {what}."
         )
     if what == "recipes":
-        from tintype.recipe import recipe_names
+        from tintype.recipe import recipe_names, recipe_task
 
-        found = recipe_names()
-    elif what == "studies":
+        rows = [{"name": n, "task": recipe_task(n), "description": text} for n, text in recipe_names().items()]
+        return sorted(rows, key=lambda row: row["task"])
+    if what == "studies":
         from tintype.plugins import study_names
 
         found = study_names()

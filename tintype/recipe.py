@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -375,12 +376,24 @@ def _plain(error: ValidationError, where: str) -> str:
 
 
 def recipe_names() -> dict[str, str]:
-    """Return every built-in recipe with the first line of its head comment."""
-    found = {}
-    for path in sorted(RECIPES.glob("*.yaml")):
-        with path.open(encoding="utf-8") as lines:
-            found[path.stem] = lines.readline().lstrip("# ").strip()
-    return found
+    """Return every built-in recipe with the first sentence of its head comment, which may go on in the next line."""
+    return {path.stem: _first_sentence(path) for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def recipe_task(name: str) -> str:
+    """Return the task of a built-in recipe; reads its text only, so that a listing answers at once."""
+    found = re.search(r"^task: *(\w+)", (RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else Recipe.model_fields["task"].default
+
+
+def _first_sentence(path: Path) -> str:
+    words: list[str] = []
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if not line.startswith("#") or (words and words[-1].endswith(".")):
+                break
+            words.append(line.lstrip("# ").strip())
+    return " ".join(words)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -136,8 +136,26 @@ def list_(
         return
     if what == "runs" and not wide:
         rows = [_in_short(row, sort) for row in rows]
+    if what == "recipes":
+        _print_recipes(rows)
+        return
     folded = ("name", "data", "model") if what == "runs" else ("description",)
     _print_rows(rows, folded)
+
+
+def _print_recipes(rows: list[dict[str, Any]]) -> None:
+    """Print the recipes of each task under a heading, and what the marks in their descriptions mean."""
+    from tintype.listing import SOURCES, TASKS
+
+    width = max(len(row["name"]) for row in rows)
+    for task in dict.fromkeys(row["task"] for row in rows):
+        print(TASKS.get(task, task))
+        found = [(row["name"], row["description"]) for row in rows if row["task"] == task]
+        _print_rows([{"name": f"  {name:{width}}", "text": text} for name, text in found], ("text",), heads=False)
+        print()
+
+    print("Recipes marked (R1) to (R12) rebuild one of twelve published systems as it was described:")
+    _print_rows([{"name": f"  {mark}", "text": text} for mark, text in SOURCES.items()], ("text",), heads=False)
 
 
 def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
@@ -151,13 +169,13 @@ def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
     return short
 
 
-def _print_rows(rows: list[dict[str, Any]], folded: tuple[str, ...]) -> None:
+def _print_rows(rows: list[dict[str, Any]], folded: tuple[str, ...], *, heads: bool = True) -> None:
     """Print a table in which nothing is cut: long texts go on in the next line, and a pipe gets whole lines."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=heads)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column not in folded)
