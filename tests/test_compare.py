@@ -144,7 +144,9 @@ def test_what_runs_differ_in_is_said_before_they_are_ranked(digits: list[Path]) 
     assert found.sentences()[: len(confounding)] == [each.sentence() for each in confounding.values()]
     texts = [str(line) for line in found.lines()]
     assert texts.index(weak) < texts.index(found.groups[0].conclusion)
-    assert found.to_dict()["groups"][0]["confounding"][0]["differences"][0].keys() == {"setting", "reference", "value"}
+    assert found.to_dict()["groups"][0]["confounding"][0]["differences"][0].keys() == {
+        "field", "setting", "reference", "value"
+    }  # fmt: skip
 
 
 def test_runs_that_differ_in_one_setting_or_in_the_seed_are_not_confounded(

@@ -38,6 +38,7 @@ from tintype.statistics import (
     percentile_interval,
     rank_correlation,
     risk_coverage,
+    sign_flip_p,
     wilson_interval,
     wilson_lower,
 )
@@ -582,6 +583,37 @@ def test_rank_correlation_agrees_with_scipy(points: list[tuple[int, int]]) -> No
 
 
 # ---- two models on the same images ----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=9))
+def test_flips_of_signs_agree_with_scipys_permutation_test(values: list[int]) -> None:
+    outside = stats.permutation_test(
+        (values,), np.sum, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )  # which flips signs where there is one sample
+    assert sign_flip_p(values) == pytest.approx(min(1.0, float(outside.pvalue)), rel=1e-9)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 30))
+def test_flips_of_single_signs_are_mcnemars_exact_test(only_a: int, only_b: int, neither: int) -> None:
+    values = [1] * only_a + [-1] * only_b + [0] * neither
+    expected = float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
+    assert sign_flip_p(values) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 5)), min_size=1, max_size=30))
+def test_signs_of_a_group_are_flipped_together(cases: list[tuple[int, int]]) -> None:
+    values, groups = (np.array(column) for column in zip(*cases, strict=True))
+    sums = [int(values[groups == group].sum()) for group in np.unique(groups)]
+    assert sign_flip_p(values, groups) == pytest.approx(sign_flip_p(sums), rel=1e-9)
+
+
+def test_flips_of_many_signs_join_the_normal_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(-2, 3, 4000) + (np.arange(4000) % 40 == 0)
+    exact = sign_flip_p(values)
+    monkeypatch.setattr("tintype.statistics.MOST_EXACT", 100)
+    assert sign_flip_p(values) == pytest.approx(exact, rel=0.05)
+    with pytest.raises(ValueError, match="whole"):
+        sign_flip_p([0.5])
 
 
 @pytest.mark.machines

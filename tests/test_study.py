@@ -22,9 +22,11 @@ import scipy.stats
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar
 
 import tintype
 from tintype import api, cli, studying
+from tintype.comparison import compare
 from tintype.data.cache import num_cores
 from tintype.errors import UserError
 from tintype.plugins import names, study_names
@@ -32,10 +34,11 @@ from tintype.progress import Silent
 from tintype.recipe import resolve
 from tintype.run import RunFolder
 from tintype.statistics import block_error
-from tintype.studying import Study, declare, study
+from tintype.studying import Study, declare, declared_confounding, study
 from tintype.studying.choice import choose
 from tintype.studying.conduct import Progress
 from tintype.studying.declaration import label_of
+from tintype.studying.effects import _sentence
 from tintype.studying.figures import Finished, Measure, VariantResult, image_figures
 from tintype.studying.page import _strip
 
@@ -459,11 +462,153 @@ def test_with_one_seed_the_effect_is_paired_on_the_images(finished):
     assert a is not None
     assert b is not None
     assert a[0] == b[0]
-    outside = scipy.stats.ttest_rel(b[1], a[1])
+    only_large, only_small = int((b[1] > a[1]).sum()), int((b[1] < a[1]).sum())
     assert effect.basis == "images"
     assert len(a[1]) == one.runs()[0].metrics["test"]["num_images"]
     assert effect.estimate == pytest.approx((b[1] - a[1]).mean())
-    assert effect.ci95 == pytest.approx(tuple(outside.confidence_interval(0.95)))
+    assert effect.p == pytest.approx(mcnemar([[0, only_large], [only_small, 0]], exact=True).pvalue, rel=1e-9)
+    compared = compare([run.path for run in one.runs()], latency=False).pairs[0]
+    assert effect.p == pytest.approx(compared.p)  # `tintype compare` says the same
+    assert effect.ci95 == pytest.approx(compared.ci95)
+    assert "significant" in effect.sentence
+    assert f"for these runs, paired on {len(a[1])} images, one seed" in effect.sentence
+
+
+def test_beside_the_seeds_the_effect_is_tested_on_the_images_of_these_runs(finished):
+    (effect,) = finished.result().effects
+    runs = {(each.planned.levels["model_options.hidden"], each.planned.seed): each for each in _finished(finished)}
+    right = {key: figures[1] for key, each in runs.items() if (figures := image_figures(each, "test"))}
+    twice = sum(right["hidden 32", seed] - right["hidden 8", seed] for seed in (0, 1))
+    assert effect.basis == "runs"
+    assert effect.images.test == "sign flips"
+    assert effect.images.estimate == pytest.approx(effect.estimate)
+    assert effect.images.ci95 == pytest.approx(tuple(scipy.stats.ttest_1samp(twice / 2, 0).confidence_interval(0.95)))
+    flipped = scipy.stats.permutation_test(
+        (twice,), np.sum, permutation_type="samples", n_resamples=2000, rng=0, vectorized=False
+    )
+    assert (effect.images.p < 0.01) == (flipped.pvalue < 0.01)
+    assert effect.shown_on_images
+    unsure = replace(effect, p=0.2, p_holm=0.2, ci95=(-0.3, 0.9))  # as far as two seeds can say
+    said = _sentence(unsure, ["large", "small"], ACCURACY, "test", 1)
+    assert said.startswith("large compared with small: no significant effect on test")
+    assert f"These very runs differ significantly on their {len(twice)} images, " in said
+    assert "luck" not in said
+    written = finished.to_dict()["effects"][0]
+    assert written["shown_on_images"]
+    assert written["images"]["num_images"] == len(twice)
+
+
+def test_images_that_belong_together_are_tested_together(finished, tmp_path):
+    one = Study(Path(shutil.copytree(finished.path, tmp_path / "grouped")), declare(finished.path).with_(seeds=[0]))
+    (alone,) = one.result().effects
+    for run in one.runs():
+        path = run.path / "predictions.csv"
+        header, *lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [f"{line},{number // 3}" for number, line in enumerate(lines)]
+        path.write_text("\n".join([f"{header},group", *rows]) + "\n", encoding="utf-8")
+    (grouped,) = one.result().effects
+    assert (alone.images.test, alone.images.num_groups) == ("McNemar", None)
+    assert grouped.images.test == "sign flips"
+    assert grouped.images.num_groups == pytest.approx(alone.images.num_images / 3, abs=2)
+    assert grouped.estimate == pytest.approx(alone.estimate)
+    assert grouped.p > alone.p
+
+
+# ---- what variants differ in -------------------------------------------------------------------------------------------
+
+MIXED: dict[str, Any] = {
+    "recipe": {**TINY, "model_options": {"hidden": [8]}, "epochs": 1},
+    "variants": {
+        "plain": {},
+        "faster": {"lr": 0.03},
+        "large": {"model_options.hidden": [32], "lr": 0.02, "batch_size": 50},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, {"large": ["model_options.hidden", "lr", "batch_size"]}),
+        ({"about": "lr"}, {"large": ["model_options.hidden", "lr", "batch_size"]}),
+        ({"about": ["model", "lr", "batch"]}, {}),  # of which the question is the sum
+    ],
+)
+def test_levels_that_differ_in_more_than_the_question_names_are_found(more, expected):
+    found = {each.name: each for each in declared_confounding(declare({**MIXED, **more}))}
+    assert {name: sorted(d.field for d in each.differences) for name, each in found.items()} == {
+        name: sorted(fields) for name, fields in expected.items()
+    }
+    assert all(each.reference == "plain" for each in found.values())
+
+
+def test_a_grid_of_single_settings_is_not_confounded():
+    grid = {
+        **GRID,
+        "vary": {"lr": [0.1, 0.2], "optimizer": ["adamw", "sgd"], "augment": ["none", {"flip": True, "crop": 2}]},
+    }
+    assert declared_confounding(declare(grid)) == []
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_what_variants_differ_in_is_said_first_and_nothing_is_credited(tmp_path, monkeypatch, capsys):
+    found = study(MIXED, out=tmp_path, name="mixed", watcher=Silent())
+    result = found.result()
+    faster, large = result.effects
+    assert faster.confounding is None
+    (told,) = result.confounding
+    size = f"{ACCURACY.number(abs(large.estimate))} points"
+    assert told.startswith("large differs from plain in 3 settings: ")
+    assert "hidden layers (8 → 32)" in told
+    assert told.endswith(f"The {size} between them are the sum of these.")
+    assert large.sentence.endswith("They differ in 3 settings, none of which is credited with that.")
+    assert "settings" not in faster.sentence
+
+    assert str(found.lines()[0]) == told
+    page = (found.path / "study.html").read_text(encoding="utf-8")
+    assert page.index(told) < page.index('class="plate study"')
+    assert "differ in one thing only, or in the settings that stand above" in page
+    written = found.to_dict()
+    assert written["confounding"] == [told]
+    assert written["effects"][1]["confounding"]["differences"][0].keys() == {"field", "setting", "reference", "value"}
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(["study", str(written_to(tmp_path)), "--dry-run"])
+    assert "large differs from plain in 3 settings" in " ".join(capsys.readouterr().out.split())
+
+
+def written_to(folder: Path) -> Path:
+    return written(folder, yaml.safe_dump(MIXED, sort_keys=False), "mixed.yaml")
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({"a": {}, "b": {"data": "mnist"}}, "'a' and 'b' are trained on different data (data digits and mnist)"),
+        ({"a": {}, "b": {"split_seed": 3}}, "'a' and 'b' are split in different ways (split_seed 0 and 3)"),
+        ({"a": {}, "b": {"val_fraction": 200}}, "'a' and 'b' are split in different ways (val_fraction 0.1 and 200)"),
+        ({"a": {}, "b": {"recipe": "digits-gan"}}, "'a' and 'b' have different tasks"),
+        ({"a": {}, "b": {"momentum": 0.5}}, "'a' and 'b' are the same but for momentum, which neither of them reads"),
+        ({"a": {}, "b": {"evaluate_every": 3}}, "'a' and 'b' are the same but for evaluate every"),
+        ({"a": {}, "b": {"epochs": 2}}, "'a' and 'b' are the same recipe"),
+    ],
+)
+def test_variants_that_are_equal_or_of_other_data_are_one_line(tmp_path, capsys, variants, message):
+    text = yaml.safe_dump({"recipe": TINY, "variants": variants}, sort_keys=False)
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["study", str(written(tmp_path, text)), "--out", str(tmp_path / "runs"), *more])
+        assert end.value.code == 2
+        said = capsys.readouterr().err.strip()
+        assert message in said
+        assert len(said.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_may_be_what_a_study_varies():
+    grid = {**GRID, "vary": {"data": ["digits", "mnist"], "lr": [0.1, 0.2]}}
+    studying.refuse_mixed_data(declare(grid))
 
 
 def _finished(of: Study) -> list[Finished]:

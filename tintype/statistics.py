@@ -27,6 +27,8 @@ FEWEST_TO_CALIBRATE = 20
 # How often the promise of a threshold for abstaining may be broken, and how many thresholds are tried.
 ABSTAIN_RISK = 0.05
 THRESHOLDS_TRIED = 20
+# Sums of whole differences up to this size are tested exactly; beyond, the normal distribution differs by nothing.
+MOST_EXACT = 20_000
 # The chi-square approximation holds for about 5 expected cases in each cell (Cochran 1954).
 FEWEST_EXPECTED = 5.0
 
@@ -687,6 +689,43 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
     """
     _check_counts(only_a, only_a + only_b)
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+
+
+def sign_flip_p(values: ArrayLike, groups: ArrayLike | None = None) -> float:
+    """Return the exact two-sided p-value that differences are as likely of one sign as of the other.
+
+    `values` (N,) are whole numbers, such as how often more one side was right on an image; values of one of `groups`
+    (N,) keep their signs together. Where all are -1, 0 or 1, this is McNemar's exact test. From a sum of absolute values
+    of 20,000 on, the distribution of the sum is taken as normal.
+
+    Raises:
+        ValueError: a value that is not whole.
+
+    Source: Fisher, "The Design of Experiments" (1935), section 21; by convolution of the binomial distributions.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    whole = np.rint(given).astype(np.int64)
+    if (whole != given).any():
+        raise ValueError("differences must be whole numbers")
+    if groups is not None:
+        _, numbers = np.unique(np.asarray(groups), return_inverse=True)
+        whole = np.rint(np.bincount(numbers, weights=whole)).astype(np.int64)
+    sizes = np.abs(whole)
+    seen, largest = abs(int(whole.sum())), int(sizes.sum())
+    if seen == 0:
+        return 1.0
+    if largest > MOST_EXACT:
+        return float(2 * ndtr(-seen / math.sqrt(float((sizes.astype(np.float64) ** 2).sum()))))
+
+    # The sum of all sizes with random signs, shifted so that it begins at zero and counted in steps of two.
+    chances = np.ones(1)
+    for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
+        of_size = np.zeros(int(size * count) + 1)
+        below = bdtr(np.arange(count + 1), count, 0.5)
+        of_size[:: int(size)] = np.diff(below, prepend=0.0)
+        chances = np.convolve(chances, of_size)
+    tail = (largest - seen) // 2
+    return min(1.0, 2 * float(chances[: tail + 1].sum()))
 
 
 def clustered_pair(only_a: ArrayLike, only_b: ArrayLike, groups: ArrayLike) -> tuple[tuple[float, float], float]:

@@ -79,6 +79,7 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
 
     with writing_at_most(DRY_RUN_BYTES):
         rows = studying.plan(what, **changes)
+        confounding = studying.declared_confounding(studying.declare(what).with_(**changes))
     if as_json:
         print(
             json.dumps([{"run": run.name, "variant": run.variant, "seed": run.seed, **s} for run, s in rows], indent=1)
@@ -91,6 +92,8 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
         numbers = (run.seed, summary["parameters"], summary["multiply_adds"], summary["steps"])
         table.add_row(run.name, run.variant, *(f"{number:,}" for number in numbers))
     console = Console(highlight=False, markup=False)
+    for each in confounding:
+        console.print(each.sentence())
     console.print(table)
     console.print(f"{len(rows)} runs; nothing was trained.")
 

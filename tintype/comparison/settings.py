@@ -36,8 +36,9 @@ MOST_SETTINGS = 8  # that a sentence lists
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting with its value in the reference and in the other run, as they are written."""
+    """A setting with its value in the reference and in the other run, as they are written; `field` is the recipe's."""
 
+    field: str
     setting: str
     reference: str
     value: str
@@ -121,7 +122,7 @@ def differing(reference: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[
             other.pop(key, None)
     keys = dict.fromkeys([*one, *other])
     return tuple(
-        Difference(name_of(key), one.get(key, "default"), other.get(key, "default"))
+        Difference(key, name_of(key), one.get(key, "default"), other.get(key, "default"))
         for key in keys
         if one.get(key, "default") != other.get(key, "default")
     )

@@ -20,7 +20,8 @@ from tintype.plugins import study_names
 from tintype.progress import Silent, make_watcher
 from tintype.run import RunFolder
 from tintype.studying.conduct import conduct, most_threads
-from tintype.studying.declaration import MOST_RUNS, Declaration, PlannedRun
+from tintype.studying.confounding import declared_confounding, refuse_idle_differences
+from tintype.studying.declaration import MOST_RUNS, Declaration, PlannedRun, refuse_mixed_data
 from tintype.studying.figures import table
 from tintype.studying.folder import StudyFolder
 from tintype.studying.reading import declare
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import RenderableType
 
-__all__ = ["Declaration", "PlannedRun", "Study", "declare", "plan", "study", "study_names"]
+__all__ = ["Declaration", "PlannedRun", "Study", "declare", "declared_confounding", "plan", "study", "study_names"]
 
 
 class Study(StudyFolder):
@@ -75,11 +76,12 @@ class Study(StudyFolder):
         from dataclasses import asdict
 
         result = self.result()
-        effects = [{**asdict(effect), "shown": effect.shown} for effect in result.effects] if result else []
+        effects = [effect.to_dict() for effect in result.effects] if result else []
         return {
             "study": str(self.path),
             "question": self.declaration.question,
             "measure": result.measure.key if result else None,
+            "confounding": result.confounding if result else [],
             "runs": self.table(),
             "effects": effects,
             "choice": asdict(result.choice) if result and result.choice else None,
@@ -114,7 +116,9 @@ def plan(
     Raises:
         UserError: whatever is wrong with the declaration, or with one of its variants.
     """
-    planned = declare(what).with_(seeds=seeds, weights=weights, **changes).runs()
+    declaration = declare(what).with_(seeds=seeds, weights=weights, **changes)
+    planned = declaration.runs()
+    _refuse_what_cannot_be_compared(declaration)
     summaries: dict[str, dict[str, Any]] = {}
     for run in planned:
         if run.variant not in summaries:
@@ -168,10 +172,17 @@ def study(
             f"{declaration.name} is a grid of {declaration.num_runs:,} runs. If that is what you want, add --yes; "
             "`tintype tune` finds good settings in far fewer."
         )
+    if not (path / "study.yaml").exists():  # earlier studies may be gone on with, whatever they hold
+        _refuse_what_cannot_be_compared(declaration)
     if workers < 1:
         raise UserError(f"workers is {workers}. Expected a number from 1 on.")
     _refuse_more_threads_than_cores(declaration, path, workers)
     return run_study(declaration, path, watcher=watcher, workers=workers, command=command)
+
+
+def _refuse_what_cannot_be_compared(declaration: Declaration) -> None:
+    refuse_mixed_data(declaration)
+    refuse_idle_differences(declaration)
 
 
 def run_study(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tintype.statistics import BlockError, block_error, holm, paired_p
-from tintype.studying.figures import Finished, Measure, VariantResult, image_differences
+from tintype.statistics import BlockError, block_error, holm
+from tintype.studying.figures import Finished, Measure, VariantResult
+from tintype.studying.paired import on_images
 
 CLAIM = 0.05  # a variant is told from another where the p-value, corrected for their number, is below
 FEWEST_DF = 2  # degrees of freedom from which on the spread between seeds is asked as well; of one it is hardly known
@@ -50,8 +51,8 @@ def _p_on_validation(best: VariantResult, other: VariantResult, between: BlockEr
     Chance has two sources, the images and the seeds; the difference must stand out against each of them that is known:
     the images by each image's mean over seeds, the seeds by the spread that all variants share.
     """
-    by_image = image_differences(_same_seeds(best, other), "val")
-    p_values = [None if by_image is None else paired_p(by_image)]
+    by_image = on_images(_same_seeds(best, other), "val")
+    p_values = [by_image and by_image.p]
     if between is not None:
         p_values.append(between.p((best.mean("val") or 0.0) - (other.mean("val") or 0.0)))
     known = [p for p in p_values if p is not None]

@@ -17,6 +17,8 @@ from tintype.errors import UserError
 from tintype.recipe import ALIASES, Recipe, build, resolve
 
 MOST_RUNS = 500  # more are begun only on --yes
+# What decides which images a run is trained and measured on.
+MADE_OF = ("task", "data", "data_root", "val_fraction", "test_fraction", "split_seed", "split_rule", "groups")
 LONGEST_NAME = 120  # characters of a run folder; file systems take 255
 
 Changes = dict[str, Any]
@@ -46,6 +48,7 @@ class Declaration:
         seeds: each combination of levels is run with each of them.
         overrides: changes for every run, whatever its levels say.
         weights: what replaces the pretrained weights of those runs that start from some.
+        about: the fields that the question is about; levels that differ in others as well are said to.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Declaration:
     seeds: tuple[int, ...] = (0,)
     overrides: Changes = field(default_factory=dict)
     weights: str | None = None
+    about: tuple[str, ...] = ()
 
     @property
     def num_runs(self) -> int:
@@ -120,9 +124,9 @@ class Declaration:
             factor: {label: changes[factor] for label, changes in levels.items()} if is_field(factor) else levels
             for factor, levels in self.factors.items()
         }
-        content: Changes = {"question": self.question, "recipe": self.recipe, **self.fields}
+        content: Changes = {"question": self.question, "about": list(self.about), "recipe": self.recipe, **self.fields}
         content |= {"vary": vary, "seeds": list(self.seeds), "set": self.overrides, "weights": self.weights}
-        kept = {key: value for key, value in content.items() if value not in ("", None, {})}
+        kept = {key: value for key, value in content.items() if value not in ("", None, {}, [])}
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
     def _recipe(self, levels: Mapping[str, str], title: str) -> Recipe:
@@ -222,6 +226,36 @@ def _refuse_equal(titles: Sequence[str], recipes: Sequence[Recipe], name: str) -
         same = seen.setdefault(json.dumps(recipe.model_dump(mode="json"), sort_keys=True), title)
         if same is not title:
             raise UserError(f"{name}: '{same}' and '{title}' are the same recipe. Leave one out, or tell them apart.")
+
+
+def refuse_mixed_data(declaration: Declaration) -> None:
+    """Raise where variants are trained or measured on different images, unless the data is a factor of its own.
+
+    Raises:
+        UserError: different tasks, data or splits.
+    """
+    if any(_parts(factor)[0] in ("data", "data_root") for factor in declaration.factors):
+        return
+    planned = declaration.runs()
+    first = planned[0]
+    for name in MADE_OF:
+        value = getattr(first.recipe, name)
+        other = next((run for run in planned if getattr(run.recipe, name) != value), None)
+        if other is None:
+            continue
+        both = f"'{first.variant}' and '{other.variant}'"
+        values = f"{name} {_plain(value)} and {_plain(getattr(other.recipe, name))}"
+        if name == "task":
+            raise UserError(f"{declaration.name}: {both} have different tasks ({values}), which cannot be compared.")
+        if name in ("data", "data_root"):
+            raise UserError(
+                f"{declaration.name}: {both} are trained on different data ({values}), so that their difference is that of "
+                "the data too. Give all the same, or make it a factor of its own: vary: {data: [...]}."
+            )
+        raise UserError(
+            f"{declaration.name}: {both} are split in different ways ({values}), so that they are measured on different "
+            f"images. Give all the same {name}."
+        )
 
 
 def _folder_names(titles: Sequence[str], name: str) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from tintype.statistics import BlockError, block_error, holm, mean_interval, paired_p
-from tintype.studying.figures import Finished, Measure, image_differences
+from tintype.comparison.settings import Confounding
+from tintype.statistics import BlockError, block_error, holm
+from tintype.studying.confounding import confounding_of
+from tintype.studying.figures import Finished, Measure
 from tintype.studying.folder import StudyFolder
+from tintype.studying.paired import OnImages, on_images
 
 Blocks = dict[tuple[str, int], dict[str, Finished]]  # (levels of the other factors, seed) -> level -> run
 
@@ -18,11 +22,13 @@ CLAIM = 0.05  # an effect is claimed where its p-value, corrected for their numb
 
 @dataclass
 class Effect:
-    """What a level of a factor brings against the first level, all else equal.
+    """What a level of a factor brings against the first level.
 
     `parts` holds the mean difference in each combination of the other factors. The interval is Student's: of the paired
     differences of runs, their spread pooled over the levels of the factor, with a variance between the combinations of the
-    other factors (`basis` "runs"); or of the differences on each image where there is but one seed (`basis` "images").
+    other factors (`basis` "runs"): what is to be expected of further seeds. Or, where there is but one seed, that of the
+    differences on each image (`basis` "images"): what holds for these runs. `images` has the latter for several seeds too.
+    `confounding` says in what the two levels differ where that is more than the one thing that is asked about.
     """
 
     factor: str
@@ -34,6 +40,8 @@ class Effect:
     num_pairs: int
     basis: str
     parts: Mapping[str, float]
+    images: OnImages | None = None
+    confounding: Confounding | None = None
     p_holm: float | None = None
     sentence: str = ""
 
@@ -42,6 +50,20 @@ class Effect:
         """Whether the effect is beyond chance, corrected for the number of effects."""
         return self.p_holm is not None and self.p_holm < CLAIM
 
+    @property
+    def shown_on_images(self) -> bool:
+        """Whether these very runs differ beyond chance on their images, corrected for the number of effects."""
+        return self.images is not None and self.images.p_holm is not None and self.images.p_holm < CLAIM
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the effect as plain data."""
+        return {
+            **asdict(self),
+            "confounding": self.confounding.to_dict() if self.confounding else None,
+            "shown": self.shown,
+            "shown_on_images": self.shown_on_images,
+        }
+
 
 def effects_of(study: StudyFolder, finished: Sequence[Finished], measure: Measure, split: str) -> list[Effect]:
     """Return the effect of each level of each factor against the first level, those without a pair of runs left out."""
@@ -49,7 +71,11 @@ def effects_of(study: StudyFolder, finished: Sequence[Finished], measure: Measur
     known = [effect for effect in effects if effect.p is not None]
     for effect, p in zip(known, holm([effect.p for effect in known if effect.p is not None]), strict=True):
         effect.p_holm = p
+    images = [effect.images for effect in effects if effect.images and effect.images.p is not None]
+    for each, p in zip(images, holm([each.p for each in images if each.p is not None]), strict=True):
+        each.p_holm = p
     for effect in effects:
+        effect.confounding = confounding_of(study, effect.factor, effect.level)
         names = [study.declaration.shown(effect.factor, level) for level in (effect.level, effect.reference)]
         effect.sentence = _sentence(effect, names, measure, split, len(known))
     return effects
@@ -85,10 +111,10 @@ def _effect(
     differences = {key: a - b for key, (a, b) in figures.items()}
     estimate = float(np.mean(list(differences.values())))
     one_seed = len({seed for _, seed in pairs}) == 1
-    by_image = image_differences(list(pairs.values()), split) if one_seed else None
+    by_image = on_images(list(pairs.values()), split)
     pooled = None if one_seed else _error_of_all_levels(blocks, levels, measure, split)
-    if by_image is not None:
-        basis, interval, p = "images", mean_interval(by_image), paired_p(by_image)
+    if one_seed and by_image is not None:
+        basis, interval, p = "images", by_image.ci95, by_image.p
     elif pooled is not None and len(pairs) == len(_complete(blocks, levels)):
         basis, interval, p = "runs", pooled.interval(estimate), pooled.p(estimate)
     else:  # some runs are missing: only these pairs are left
@@ -98,7 +124,7 @@ def _effect(
     for (context, _), difference in differences.items():
         parts.setdefault(context, []).append(difference)
     shown = {context: float(np.mean(values)) for context, values in parts.items()} if len(parts) > 1 else {}
-    return Effect(factor, level, reference, estimate, interval, p, len(pairs), basis, shown)
+    return Effect(factor, level, reference, estimate, interval, p, len(pairs), basis, shown, by_image)
 
 
 def _complete(blocks: Blocks, levels: Sequence[str]) -> Blocks:
@@ -125,13 +151,31 @@ def _sentence(effect: Effect, names: Sequence[str], measure: Measure, split: str
     size = measure.difference(effect.estimate)
     if effect.ci95 is None:
         return f"{what}: {size} on {where} in one pair of runs, which cannot show whether that is luck."
-    source = f"{effect.num_pairs} pairs of runs" if effect.basis == "runs" else "paired by image, one seed"
+    source = f"{effect.num_pairs} pairs of runs"
+    if effect.basis == "images" and effect.images:
+        source = f"for these runs, paired on {effect.images.num_images:,} images, one seed"
     within = f"({measure.interval(effect.ci95)}; {source})"
     corrected = f" after correction for {num_effects} comparisons" if num_effects > 1 else ""
-    if not effect.shown and effect.ci95[0] <= 0 <= effect.ci95[1]:
-        return f"{what}: no significant effect on {where}, {size} {within}."
-    if not effect.shown:
-        return f"{what}: {size} on {where} {within}, not significant{corrected}."
-    good = (effect.estimate > 0) == measure.higher_is_better
-    verb = "is better than" if good else "is worse than"
-    return f"{level} {verb} {reference} by {size[1:]} on {where} {within}, significant{corrected}."
+    if effect.shown:
+        good = (effect.estimate > 0) == measure.higher_is_better
+        verb = "is better than" if good else "is worse than"
+        text = f"{level} {verb} {reference} by {size[1:]} on {where} {within}, significant{corrected}."
+    elif effect.ci95[0] <= 0 <= effect.ci95[1]:
+        text = f"{what}: no significant effect on {where}, {size} {within}."
+    else:
+        text = f"{what}: {size} on {where} {within}, not significant{corrected}."
+    if effect.basis == "runs" and not effect.shown and effect.shown_on_images:
+        text += f" {_of_these_runs(effect, measure)}"
+    if effect.confounding:
+        text += f" They differ in {len(effect.confounding.differences)} settings, none of which is credited with that."
+    return text
+
+
+def _of_these_runs(effect: Effect, measure: Measure) -> str:
+    """Say that these very runs do differ, where their seeds are too few to say it of the recipes."""
+    assert effect.images is not None
+    size = f"{measure.difference(effect.images.estimate)} ({measure.interval(effect.images.ci95)})"
+    return (
+        f"These very runs differ significantly on their {effect.images.num_images:,} images, {size}; so few seeds cannot "
+        "show that others would."
+    )

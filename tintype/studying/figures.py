@@ -161,26 +161,25 @@ def table(study: StudyFolder) -> tuple[list[str], list[list[Any]]]:
 def image_figures(each: Finished, split: str) -> tuple[tuple[str, ...], np.ndarray] | None:
     """Return the names of the images of a split and the figure of each (N,), in the order of names; None without such."""
     task = each.evaluation["task"]
-    path = each.run.path / "predictions.csv"
-    if task not in IMAGE_FIGURES or not path.is_file():
+    if task not in IMAGE_FIGURES:
         return None
-    column = IMAGE_FIGURES[task]
-    with path.open(encoding="utf-8", newline="") as lines:
-        rows = sorted(
-            (f"{row['name']} {row['position']}", row) for row in csv.DictReader(lines) if row["split"] == split
-        )
+    column, rows = IMAGE_FIGURES[task], _predictions(each, split)
     of_row: Callable[[dict[str, str]], float] = (
         (lambda row: float(row["prediction"] == row["target"])) if column is None else (lambda row: float(row[column]))
     )
     return (tuple(name for name, _ in rows), np.array([of_row(row) for _, row in rows])) if rows else None
 
 
-def image_differences(pairs: Sequence[tuple[Finished, Finished]], split: str) -> np.ndarray | None:
-    """Return the difference on each image, averaged over the pairs; None where they were not measured on the same images."""
-    several = []
-    for a, b in pairs:
-        of_a, of_b = image_figures(a, split), image_figures(b, split)
-        if of_a is None or of_b is None or of_a[0] != of_b[0] or (several and of_a[0] != several[0][0]):
-            return None
-        several.append((of_a[0], of_a[1] - of_b[1]))
-    return np.mean([difference for _, difference in several], axis=0)
+def image_groups(each: Finished, split: str) -> dict[str, str]:
+    """Return the group of each image of a split that belongs together with others, by the name in `image_figures`."""
+    return {name: row["group"] for name, row in _predictions(each, split) if row.get("group")}
+
+
+def _predictions(each: Finished, split: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the predictions of a split with a name for each, in the order of names; none where there is no file."""
+    path = each.run.path / "predictions.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["split"] == split]
+    return sorted(((f"{row['name']} {row['position']}", row) for row in rows), key=lambda named: named[0])

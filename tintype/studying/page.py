@@ -161,8 +161,12 @@ def _effects(study: StudyFolder, result: Result) -> Section | None:
         "factors": by_factor, "zero": line.place(0.0), "ticks": line.ticks, "measure": result.measure, "split": result.split,
         "num": len(result.effects), "images": any(effect.basis == "images" for effect in result.effects),
         "known": any(effect.ci95 for effect in result.effects),
+        "confounded": any(effect.confounding for effect in result.effects),
+        "all_confounded": all(effect.confounding for effect in result.effects),
     }  # fmt: skip
-    return Section("effects", "What each change brings", "study_effects.html", context)
+    # A title that speaks of changes one by one would credit them.
+    title = "What the variants differ by" if context["all_confounded"] else "What each change brings"
+    return Section("effects", title, "study_effects.html", context)
 
 
 def _comparison(study: StudyFolder, result: Result, watcher: Silent) -> list[Section]:
@@ -174,6 +178,8 @@ def _comparison(study: StudyFolder, result: Result, watcher: Silent) -> list[Sec
     runs, names = [v.finished[0].run for v in ordered], [v.title for v in ordered]
     try:
         comparison = compare(runs, names=names, split=result.split, latency=False, progress=watcher.on_work)
+        for group in comparison.groups:
+            group.confounding = []  # the study has said it of the levels that it compares
         sections = comparison.sections(watcher.on_work, study.path / "study.html")
     except UserError as error:
         watcher.note(f"the runs could not be compared: {error}")

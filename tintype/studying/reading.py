@@ -16,7 +16,7 @@ from tintype.studying.declaration import Changes, Declaration, checked_seeds, is
 from tintype.yaml_files import BoundedLoader, read_yaml
 
 STUDIES = PACKAGE / "studies"
-KEYS = ("recipe", "question", "vary", "variants", "seeds", "set", "weights")
+KEYS = ("recipe", "question", "about", "vary", "variants", "seeds", "set", "weights")
 
 
 class _OnceOnly(BoundedLoader):
@@ -73,7 +73,7 @@ def _declaration(name: str, content: Mapping[Any, Any], folder: Path) -> Declara
     for key in content:
         if key not in known and not ("." in key and is_field(key)):
             raise unknown_name(f"key in the study {name}:", key, known)
-    if not set(content) - {"question", "seeds", "set", "weights"}:
+    if not set(content) - {"question", "about", "seeds", "set", "weights"}:
         raise UserError(
             f"{name} says nothing of what is trained. Expected `recipe:` with a recipe's name, file or fields."
         )
@@ -94,7 +94,23 @@ def _declaration(name: str, content: Mapping[Any, Any], folder: Path) -> Declara
         checked_seeds(content.get("seeds", [int(fields.get("seed", 0))]), name),
         _changes(content.get("set") or {}, f"{name}: set"),
         str(content["weights"]) if content.get("weights") else None,
+        _about(content.get("about"), name),
     )
+
+
+def _about(about: Any, name: str) -> tuple[str, ...]:
+    """Return the fields that the question is about.
+
+    Raises:
+        UserError: not a field, nor a list of them.
+    """
+    named = [about] if isinstance(about, str) else about or []
+    if not isinstance(named, list) or not all(isinstance(field, str) for field in named):
+        raise UserError(f"{name}: about is {about!r}. Expected fields of the recipe, as in [schedule, milestones].")
+    for field in named:
+        if not is_field(field):
+            raise unknown_name("field in about:", field, [*Recipe.model_fields, *ALIASES])
+    return tuple(named)
 
 
 def _recipe(recipe: Any, folder: Path, name: str) -> str | Changes:

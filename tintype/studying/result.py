@@ -24,6 +24,16 @@ class Result:
     choice: Choice | None
     remarks: Sequence[str] = field(default_factory=list)
 
+    @property
+    def confounding(self) -> list[str]:
+        """What is to be said first: which levels differ in more than what the study asks about, and in what."""
+        said = []
+        for effect in self.effects:
+            if effect.confounding:
+                size = f"{self.measure.number(abs(effect.estimate))} {self.measure.unit}" if self.measure.unit else ""
+                said.append(effect.confounding.sentence(size))
+        return said
+
 
 def result_of(study: StudyFolder) -> Result | None:
     """Return what the finished runs say, or None where none is finished or they are of different tasks."""
@@ -48,7 +58,10 @@ def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
             f"{missing} of {len(study.planned)} runs are not finished" + (f", {failed} failed." if failed else ".")
         )
     if len(study.declaration.seeds) == 1:
-        remarks.append("One seed each: what another seed would give is not known (three would tell).")
+        remarks.append(
+            "One seed each: what is said of the images holds for these runs; what other seeds of the recipes would give "
+            "is not known (three would show)."
+        )
     if len(_image_sets(finished)) > 1:
         remarks.append("Not all runs were measured on the same images; part of their differences comes from that.")
     left = study.left_over()

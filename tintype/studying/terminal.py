@@ -21,6 +21,7 @@ def lines(study: Study) -> list[RenderableType]:
     """Return table, effects, choice and failures."""
     result, shown = study.result(), []
     if result is not None:
+        shown += [Text(said) for said in result.confounding]
         grid = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("variant", "seeds", "validation", "test", "parameters", "verdict"):
             justify = "left" if column in ("variant", "verdict") else "right"
