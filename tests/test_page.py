@@ -214,6 +214,21 @@ def test_a_photo_can_be_dropped_and_pasted(visit, kinds, seven):
         page.until(".top", text=kinds["cnn"].predict(seven).top1)
 
 
+def test_a_photo_unlike_the_training_images_is_said_to_be_so_and_nothing_is_promised(visit, seven, tmp_path):
+    with Image.open(seven) as image:
+        Image.fromarray(255 - np.asarray(image)).save(tmp_path / "ink.png")
+    page = visit("digits")
+    page.choose(tmp_path / "ink.png")
+    said = page.until(".sure", text="unlike the training images").text
+    assert said.startswith("This image is unlike the training images: it is dark on light")
+    assert said.endswith("Its confidence does not apply.")
+    assert "validation" not in said
+    page.choose(seven)
+    said = page.until(".sure", text="sure").text
+    assert "unlike" not in said
+    assert "unlike" not in page.one(".sure").get_attribute("class")
+
+
 def test_a_network_without_maps_offers_none(visit, kinds, seven):
     page = visit("digits")
     page.choose(seven)

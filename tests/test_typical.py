@@ -141,6 +141,17 @@ def _answers(tt: Any, model: Path, photos: Path) -> list[dict[str, Any]]:
     return json.loads(tt("predict", model, photos, "--json")[1])["predictions"]
 
 
+def test_evaluating_on_images_unlike_the_training_images_says_so(finished_run, digit_files, tmp_path):
+    assert "unlike" not in finished_run.evaluate(data=str(digit_files))["remark"]
+    for path in digit_files.rglob("*.png"):
+        target = tmp_path / "ink" / path.relative_to(digit_files)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            Image.fromarray(255 - np.asarray(image)).save(target)
+    remark = finished_run.evaluate(data=str(tmp_path / "ink"))["remark"]
+    assert f"WARNING: 120 of 120 images are unlike the training images, 120 of them because {INVERTED}" in remark
+
+
 def test_a_run_of_an_earlier_version_answers_as_before(tt, copied_run, strange, tmp_path):
     description = copied_run.read("model.json")
     del description["typical"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from tintype.run import PHOTOS_FILE, RunFolder, written_whole
 from tintype.tasks.classify import Classify
 from tintype.tasks.generate import Generate
 from tintype.tasks.upscale import Upscale
-from tintype.training import count_test_look
+from tintype.training import count_test_look, unlike_images
+
+MOST_UNLIKE = 0.02  # of images that are like the training images, at most half as many are called unlike them
 
 
 def evaluate_run(
@@ -101,7 +104,7 @@ def _evaluated(
             else:
                 source = open_data(data, split_rule=recipe.split_rule, **shape, **wishes)[split]
             figures = _on_other_data(run, task, source, split or "all", classes=classes)
-            figures["remark"] = "\n".join([*shadowed(data), figures["remark"]])
+            figures["remark"] = "\n".join([*shadowed(data), figures["remark"], *_unlike(run, source)])
             return figures
         splits = open_data(
             recipe.data,
@@ -216,6 +219,19 @@ def _seen(run: RunFolder, source: ImageSource) -> tuple[np.ndarray, np.ndarray] 
     if photos is None or photos.shape != (source.spec.height, source.spec.width, source.spec.channels):
         return None
     return photos.seen(identify({"test": source}))
+
+
+def _unlike(run: RunFolder, source: ImageSource) -> list[str]:
+    """Return a line where more of the images are unlike the training images than of the test images ever are."""
+    reasons = unlike_images(run, source)
+    counts = Counter(filter(None, reasons))
+    if counts.total() <= MOST_UNLIKE * len(reasons):
+        return []
+    most, count = counts.most_common(1)[0]
+    return [
+        f"WARNING: {counts.total():,} of {len(reasons):,} images are unlike the training images, {count:,} of them because "
+        f"{most}: confidence and its calibration do not apply to them."
+    ]
 
 
 def _remark(num_images: int, counts: dict[str, int], num_near: int) -> str:

@@ -440,11 +440,19 @@ def _record_typical(run: RunFolder, splits: DataSplits, recipe: Recipe) -> None:
 
 def _said_unlike(run: RunFolder, test: ImageSource) -> dict[str, Any]:
     """Return how many test images are said to be unlike the training images, though they are of the same kind."""
+    reasons = unlike_images(run, test)
+    return {"unlike": {"num_images": len(reasons), "num_unlike": sum(map(bool, reasons))}} if reasons else {}
+
+
+def unlike_images(run: RunFolder, source: ImageSource) -> list[str]:
+    """Return why images are unlike the training images of a run, "" where they are not; evenly spread ones of many.
+
+    The list is empty where the run does not know. Colour that a grey model does not see is not looked at.
+    """
     typical = Typical.of(run.read("model.json").get("typical"))
     if typical is None:
-        return {}
-    reasons = [reason for some in typical_images(test) for reason in typical.reasons(some, [None] * len(some))]
-    return {"unlike": {"num_images": len(reasons), "num_unlike": sum(map(bool, reasons))}}
+        return []
+    return [reason for some in typical_images(source) for reason in typical.reasons(some, [None] * len(some))]
 
 
 def typical_images(source: ImageSource, most: int = TYPICAL_IMAGES) -> Iterator[np.ndarray]:

@@ -147,6 +147,7 @@ function classify(model, main) {
     $(".top", result).textContent = first.class;
     $(".sure", result).textContent = prediction.unlike ? strangeness(prediction.unlike) : sureness(first.probability);
     $(".sure", result).classList.toggle("unlike", Boolean(prediction.unlike));
+    $(".eyebrow", result).textContent = prediction.unlike ? "The nearest of its classes" : "It looks like";
     $(".bars", result).replaceChildren(...prediction.top.map(({ class: name, probability }) => {
       const row = document.createElement("li"), label = document.createElement("b"), value = document.createElement("span"), bar = document.createElement("i");
       label.textContent = name;
