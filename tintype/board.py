@@ -148,10 +148,11 @@ def _changed(path: Path) -> int | None:
 def _living_state(run: RunFolder, state: str) -> str:
     """Return "interrupted" for a run that calls itself running, and that nobody trains any more."""
     changed = _changed(run.path / "status.json")
-    if state != "running" or changed is None or time.time() - changed / 1e9 < STALE_SECONDS:
+    # A time in the future says nothing: some clock was wrong.
+    if state != "running" or changed is None or 0 <= time.time() - changed / 1e9 < STALE_SECONDS:
         return state
     try:
-        with run.locked():
+        with run.locked(seconds=0):
             return "interrupted"
     except (UserError, OSError):
         return state

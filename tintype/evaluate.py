@@ -23,7 +23,7 @@ from tintype.data.source import ImageSource
 from tintype.errors import UserError
 from tintype.model import resize_of
 from tintype.predict import load_task
-from tintype.run import PHOTOS_FILE, RunFolder, written_whole
+from tintype.run import PHOTOS_FILE, RunFolder, held, written_whole
 from tintype.tasks.classify import Classify
 from tintype.tasks.generate import Generate
 from tintype.tasks.upscale import Upscale
@@ -140,10 +140,12 @@ def _evaluated(
 
 def _count_look(run: RunFolder, fingerprint: str) -> dict[str, str]:
     """Count a look at the test split in the run; return a remark where the run cannot be written."""
-    evaluation = run.read("evaluation.json")
+    run.read("evaluation.json")  # which says what is missing of a run that is not finished
     try:
-        evaluation["test_looks"] = count_test_look(run, fingerprint)
-        run.write("evaluation.json", evaluation)
+        with held(run.path / ".lock"):  # of several that measure at once, each look counts
+            evaluation = run.read("evaluation.json")
+            evaluation["test_looks"] = count_test_look(run, fingerprint)
+            run.write("evaluation.json", evaluation)
     except (OSError, UserError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         reason = getattr(cause, "strerror", None) or "no permission"

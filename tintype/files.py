@@ -223,6 +223,29 @@ def _refuse_link_out(link: Path, root: Path) -> None:
         )
 
 
+# ---- locks ------------------------------------------------------------------------------------------------------------
+
+
+def lock(file: IO[Any], *, wait: bool) -> None:
+    """Hold an open file for this process until it is closed or the process ends; no time plays a part.
+
+    Where there are no such locks (Windows, some network file systems), nothing is guarded against a second process.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is not asked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
+
+
 # ---- temporary names --------------------------------------------------------------------------------------------------
 
 # Which machine: on a shared disk, the number of a process says nothing of another machine's.

@@ -16,6 +16,7 @@ import numpy as np
 
 from tintype.errors import UserError
 from tintype.files import (
+    lock,
     open_text,
     read_json_object,
     refuse_ways_out,
@@ -27,6 +28,7 @@ from tintype.packed import is_packed, unpacked
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
 from tintype.shapes import check, fitting
 
+LOCK_SECONDS = 0.5  # that a run may be held before it counts as being trained
 PHOTOS_FILE = "photos.safetensors"  # which photos the run saw, see tintype.data.identity
 
 
@@ -62,17 +64,12 @@ def held(path: Path, *, wait: bool = True) -> Iterator[None]:
         UserError: it cannot be opened, or is no regular file.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows has no flock; what is locked is then not guarded against a second process
-        yield
-        return
-    try:
         # For appending, so that whatever is in it is left as it is.
-        lock = open(path, "a", encoding="utf-8", opener=regular_without_links)  # noqa: SIM115
+        file = open(path, "a", encoding="utf-8", opener=regular_without_links)  # noqa: SIM115
     except OSError as error:
-        raise UserError(f"cannot lock {path}: {error.strerror or error}.") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        raise UserError(f"cannot lock {path}: {error.strerror or error}.") from error
+    with file:
+        lock(file, wait=wait)
         yield
 
 
@@ -278,19 +275,24 @@ class RunFolder:
             raise UserError(f"{path} is broken ({getattr(error, 'strerror', None) or error}).") from None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run for this process.
+    def locked(self, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+        """Hold the run for this process, if need be after a moment in which somebody only asks whether it is held.
 
         Raises:
             UserError: another process is training it.
         """
+        until = time.monotonic() + seconds
         with ExitStack() as stack:
-            try:
-                stack.enter_context(held(self.path / ".lock", wait=False))
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.path} is being trained by another process. Wait for it, or stop it first."
-                ) from None
+            while True:
+                try:
+                    stack.enter_context(held(self.path / ".lock", wait=False))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise UserError(
+                            f"{self.path} is being trained by another process. Wait for it, or stop it first."
+                        ) from None
+                time.sleep(0.02)
             yield
 
 

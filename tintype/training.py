@@ -237,6 +237,9 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
     recipe = prepared.recipe
     threads, _ = choose_threads(recipe.threads)
     with run.locked(), computing(threads, str(prepared.device), exact=recipe.exact) as without:
+        if run.status.get("state") == "finished":  # by another process, while this one prepared itself
+            watcher.note(f"{run.path} is finished; nothing is left to do")
+            return
         departure = _write_origin(run, prepared, command)
         _write_place(run, prepared.recipe)
         if departure:

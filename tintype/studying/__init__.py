@@ -194,8 +194,9 @@ def run_study(
         UserError: something else is there, or its runs were begun with other recipes.
         Interrupted: stopped by a signal.
     """
-    found = Study.create(path, declaration)
-    with RunFolder(found.path).locked():
+    Study.make_folder(path)
+    with RunFolder(path).locked():  # before anything is written: another process may train it as it was declared before
+        found = Study.create(path, declaration)
         waiting = found.waiting()
         watcher.note(
             f"study: {found.path}, {len(found.planned)} runs, {len(found.planned) - len(waiting)} done already"

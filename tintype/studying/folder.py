@@ -43,6 +43,20 @@ class StudyFolder:
         refuse_ways_out(path)
         return cls(path, declare(path))
 
+    @staticmethod
+    def make_folder(path: Path) -> None:
+        """Make the folder of a study, unless it is there.
+
+        Raises:
+            UserError: something else is there, or it cannot be made.
+        """
+        if not (path / "study.yaml").exists() and is_occupied(path):
+            raise UserError(f"{path} is there already and is not a study. Choose another --name or --out.")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {path}: {error.strerror}. Choose another --out.") from None
+
     @classmethod
     def create(cls, path: Path, declaration: Declaration) -> Self:
         """Make the folder, or go on with the one that is there.
@@ -50,10 +64,8 @@ class StudyFolder:
         Raises:
             UserError: something else is there, or its runs were begun with other recipes.
         """
-        if not (path / "study.yaml").exists() and is_occupied(path):
-            raise UserError(f"{path} is there already and is not a study. Choose another --name or --out.")
-        if path.is_dir():
-            refuse_ways_out(path)
+        cls.make_folder(path)
+        refuse_ways_out(path)
         study = cls(path, declaration)
         study._refuse_other_recipes()
         with written_whole(path / "study.yaml") as temporary:
