@@ -46,7 +46,6 @@ def predict_command(
         print(f"every answer counts{but}: by validation, at least {wish:.0%} of all answers are right", file=sys.stderr)
     wishes = Wishes(min(top, len(classifier.class_names)), threshold, sort_into, link, heatmaps)
     output = None if out is None else Output(out, wishes.columns(classifier), resume=resume)
-    listed = names_from(sys.stdin.buffer) if list(map(str, paths)) == ["-"] else list_images(paths)
     rows: list[Row] = []
     named = 0
 
@@ -68,11 +67,14 @@ def predict_command(
     # Where answers are printed one by one, they are the progress.
     progress = watcher.on_work if output is not None or as_json else None
     try:
+        listed = names_from(sys.stdin.buffer) if list(map(str, paths)) == ["-"] else list_images(paths)
         summary = run_job(
             classifier, without(listed, [sort_into, heatmaps]), wishes, output=output, on_row=show, progress=progress
         )
     finally:
         watcher.close()
+        if output is not None:
+            output.release()
     _close(summary, rows, output, as_json, time.perf_counter() - begin, classifier.notes)
 
 

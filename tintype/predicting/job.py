@@ -101,6 +101,22 @@ def run_job(
     Raises:
         UserError: something cannot be written, or cannot be done with this model; or another one began the file.
     """
+    try:
+        return _run_job(classifier, files, wishes, output, on_row, progress, decoders)
+    finally:
+        if output:
+            output.release()
+
+
+def _run_job(
+    classifier: Classifier,
+    files: Sequence[str | Path],
+    wishes: Wishes,
+    output: Output | None,
+    on_row: Callable[[Row], None] | None,
+    progress: Callable[[str, int, int], None] | None,
+    decoders: int | None,
+) -> Summary:
     done = output.done if output else []
     summary = Summary(before=len(done))
     sorter = _sorter(wishes, done)

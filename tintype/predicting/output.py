@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tintype.errors import UserError
-from tintype.files import parse_json, read_bytes, regular_only
+from tintype.files import lock, parse_json, read_bytes, regular_only
 
 KINDS = (".csv", ".jsonl", ".parquet")
 Row = dict[str, Any]
@@ -46,8 +46,19 @@ class Output:
         if taken is not None:
             go_on = "" if taken.suffix == ".parquet" else ", or go on with it: --resume"
             raise UserError(f"{taken} is there already, and nothing is overwritten. Choose another --out{go_on}.")
-        self.done: list[Row] = self._read() if resume and self.journal.exists() else []
         self._file: Any = None
+        self._own = False  # whether this job made the file of rows, or wrote into it
+        self.done: list[Row] = []
+        if resume and self.journal.exists():
+            try:
+                self._file = self._held("ab")
+            except OSError as error:
+                raise UserError(f"cannot go on with {self.journal}: {error.strerror}. Give another --out.") from None
+            try:
+                self.done = self._read()
+            except BaseException:
+                self.release()
+                raise
 
     def append(self, rows: Sequence[Row]) -> None:
         """Write rows, all of them whole."""
@@ -55,32 +66,64 @@ class Output:
             return
         try:
             if self._file is None:
-                new = not self.journal.exists() or not self.journal.stat().st_size
-                self._file = open(self.journal, "ab", buffering=0, opener=regular_only)  # noqa: SIM115 (held until `close`)
-                if new and self.kind == ".csv":
-                    self._file.write(_csv_lines([self.columns]))
+                self._file, self._own = self._held("xb"), True
+                if self.path != self.journal and self.path.exists():
+                    self.discard()
+                    raise self._taken_meanwhile()
+            if self.kind == ".csv" and not self.journal.stat().st_size:
+                self._file.write(_csv_lines([self.columns]))
+            self._own = True
             self._write(self._lines(rows))
+        except FileExistsError:
+            raise self._taken_meanwhile() from None
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror or error}. Free some space, then --resume."
             ) from None
 
+    def _held(self, mode: str) -> Any:
+        """Open the file of rows and hold it, so that a second process does not write into it.
+
+        Raises:
+            OSError: it cannot be opened.
+            UserError: another process writes into it.
+        """
+        file = open(self.journal, mode, buffering=0, opener=regular_only)  # noqa: SIM115 (held until `close`)
+        try:
+            lock(file, wait=False)
+        except BlockingIOError:
+            file.close()
+            raise UserError(f"another process is writing {self.path}. Wait for it, or choose another --out.") from None
+        return file
+
+    def _taken_meanwhile(self) -> UserError:
+        return UserError(
+            f"{self.path} was made by another process meanwhile, and nothing is overwritten. Choose another --out."
+        )
+
     def close(self) -> None:
         """Finish the file: flush it to the disk, and turn the rows of a Parquet file into one."""
         if self._file is not None:
             os.fsync(self._file.fileno())
+        finished = self.kind == ".parquet" and self.journal.exists()
+        if finished:
+            self._write_parquet()
+        self.release()
+        if finished:
+            self.journal.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let other processes have the file; what is in it stays."""
+        if self._file is not None:
             self._file.close()
             self._file = None
-        if self.kind == ".parquet" and self.journal.exists():
-            self._write_parquet()
-            self.journal.unlink()
 
     def discard(self) -> None:
         """Take back a file of this job alone, in which there is no answer."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
-            self.journal.unlink()
+            self.release()
+            if self._own:
+                self.journal.unlink()
 
     def _write(self, content: bytes) -> None:
         left = memoryview(content)
