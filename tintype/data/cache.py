@@ -37,6 +37,7 @@ from tintype.files import remove_abandoned as remove_temporary
 VERSION = 1  # raise it when decoding changes what a file gives
 DEFAULT_LIMIT_BYTES = 20_000_000_000
 DRY_RUN_BYTES = 2_000_000_000  # that are decoded only to say what a run would do
+CLOCKS_DIFFER = 60.0  # seconds, between machines that share a disk
 CHUNK = 16  # images for each task of a thread
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
@@ -161,11 +162,21 @@ def cache_entries() -> list[CacheEntry]:
         try:
             meta = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
             num_bytes = sum(file.stat().st_size for file in folder.iterdir())
-            last_used = (folder / "entry.json").stat().st_mtime
+            last_used = _last_used(folder / "entry.json")
             entries.append(CacheEntry(folder, str(meta["source"]), int(meta["shape"][0]), num_bytes, last_used))
         except (OSError, ValueError, LookupError, TypeError):
             continue  # half removed by another process, or none of ours
     return sorted(entries, key=lambda entry: -entry.last_used)
+
+
+def _last_used(file: Path) -> float:
+    """Return when an entry was used last; one that says in the future, by a clock that was wrong, ages from now on."""
+    last_used, now = file.stat().st_mtime, time.time()
+    if last_used > now + CLOCKS_DIFFER:
+        with contextlib.suppress(OSError):
+            os.utime(file, (now, now))
+        return now
+    return last_used
 
 
 def clear_cache(*, downloads: bool = False) -> int:
