@@ -60,7 +60,7 @@ class Events:
         def counting_open(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **more: Any) -> Any:
             if set(mode) & set("wxa"):
                 self._event("open", file)
-            if buffering == 0 and "a" in mode:
+            if buffering == 0 and set(mode) & set("xa"):
                 return Unbuffered(file, mode.replace("b", ""), *args, **more)
             return opened(file, mode, buffering, *args, **more)
 
