@@ -207,6 +207,7 @@ def test_a_model_of_colour_images_knows_grey_ones():
     train, val, test = np.split(colour[order], [len(colour) * 6 // 10, len(colour) * 8 // 10])
     found = learn([train], [val], coloured=None)
     assert found is not None
+    assert Typical.of(json.loads(json.dumps(found.to_dict()))) == found, "the record comes back"
     grey = np.repeat(np.asarray([np.asarray(Image.fromarray(image).convert("L")) for image in test])[..., None], 3, 3)
     unknown = [None] * len(test)
     assert np.mean([bool(reason) for reason in found.reasons(test, unknown)]) <= 0.02

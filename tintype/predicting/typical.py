@@ -115,7 +115,7 @@ class Typical:
         try:
             ranges = {name: (float(low), float(high)) for name, (low, high) in dict(record["ranges"]).items()}
             coloured = record["coloured"]
-            if unknown := set(ranges) ^ set(PROPERTIES) - {"colourfulness"}:
+            if unknown := (set(ranges) | {"colourfulness"}) ^ set(PROPERTIES):  # grey models have no colourfulness
                 raise ValueError(f"ranges of {', '.join(sorted(unknown))}")
             if not all(np.isfinite(ends).all() for ends in ranges.values()):
                 raise ValueError("a range has no end")
