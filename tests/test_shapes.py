@@ -272,3 +272,17 @@ def test_a_damaged_record_of_trackers_is_begun_again(tmp_path):
     for content in ("3", "[]", '{"tensorboard": 3}', '{"tensorboard": {"id": "a", "step": "many"}}'):
         (tmp_path / "tracking.json").write_text(content, encoding="utf-8")
         assert tracking._read_record(RunFolder(tmp_path)).get("tensorboard", {}).get("step") is None
+
+
+def test_a_comparison_names_the_column_that_is_broken(finished_run, copied_run, say):
+    file = copied_run.path / "predictions.csv"
+    rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"))))
+    place = rows[0].index("confidence")
+    for cells, said in (({0: "sure"}, "it has no column confidence"), ({-1: "sure"}, "column confidence: could not")):
+        broken = copy.deepcopy(rows)
+        for number, cell in cells.items():
+            broken[number][place] = cell
+        file.write_text("\n".join(map(",".join, broken)), encoding="utf-8")
+        code, _, errors = say("compare", copied_run.path, finished_run.path, "--no-latency")
+        assert code == 2
+        assert said in errors

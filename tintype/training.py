@@ -584,7 +584,9 @@ def count_test_look(run: RunFolder, fingerprint: str) -> dict[str, int]:
     Each look invites a choice made on test images; many looks make the test figure optimistic. The runs of a study count
     with those beside the study.
     """
-    before = run.read("evaluation.json")["test_looks"]["run"] if (run.path / "evaluation.json").exists() else 0
+    before = 0
+    if (run.path / "evaluation.json").exists():
+        before = (run.read("evaluation.json").get("test_looks") or {}).get("run", 0)
     ledger = _ledger(run)
     with held(ledger.with_name(f"{ledger.name}.lock")):
         looks = looks_by_data(run)

@@ -14,6 +14,7 @@ from tintype.errors import UserError
 from tintype.run import RunFolder
 
 TASKS = {"classify": "classification", "generate": "generation", "upscale": "super-resolution"}
+NUMBERS = {"confidence", "psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y"}  # columns of predictions.csv
 
 
 @dataclass
@@ -59,7 +60,17 @@ class Compared:
                 f"evaluation.json tells of {self.figures.get('num_images')}. {again}"
             )
         rows.sort(key=lambda row: row[header.index("name")])
-        return {column: [row[i] for row in rows] for i, column in enumerate(header)}
+        columns = {column: [row[i] for row in rows] for i, column in enumerate(header)}
+        needed = ("target", "prediction", "confidence") if self.evaluation["task"] == "classify" else ()
+        missing = [column for column in needed if column not in columns]
+        if missing:
+            raise UserError(f"{path} is broken (it has no column {missing[0]}). {again}")
+        for column in NUMBERS & columns.keys():
+            try:
+                list(map(float, columns[column]))
+            except ValueError as error:
+                raise UserError(f"{path} is broken (column {column}: {error}). {again}") from None
+        return columns
 
     @cached_property
     def members(self) -> str:
