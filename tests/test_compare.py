@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,7 +29,7 @@ from tintype.comparison import compare
 from tintype.comparison.classify import resampled
 from tintype.comparison.page import Line
 from tintype.comparison.pictures import only_one_right
-from tintype.comparison.result import about
+from tintype.comparison.result import Pair, about
 from tintype.comparison.runs import open_all
 from tintype.comparison.settings import differing
 from tintype.errors import UserError
@@ -806,3 +807,47 @@ def test_images_in_groups_are_measured_and_compared_by_group(tmp_path, tiny, tra
     assert pair.estimate == narrow.estimate
     assert np.diff(pair.ci95) > np.diff(narrow.ci95)
     assert any("by group" in remark for remark in by_group.groups[0].remarks)
+
+
+def test_crops_of_one_photo_are_compared_by_photo() -> None:
+    import statsmodels.api as sm
+
+    from tintype.comparison import upscale
+
+    draw, photos, crops = np.random.default_rng(2), 80, 4
+    group = np.arange(photos).repeat(crops)
+    gain = 0.3 + (draw.normal(size=(photos, 1)) + 0.5 * draw.normal(size=(photos, crops))).reshape(-1)
+    better = 30 + draw.normal(size=photos * crops)
+    table = {"name": [f"photo{g}_{i}.png" for i, g in enumerate(group)], "group": [f"photo{g}" for g in group]}
+
+    def pair_of(grouped: bool) -> Pair:
+        kept = table if grouped else {"name": table["name"]}
+        runs = [
+            SimpleNamespace(name=name, table={**kept, "psnr_y": psnr})
+            for name, psnr in (("a", better + gain), ("b", better))
+        ]
+        (pair,) = upscale._pairs(runs, "psnr_y")  # pyright: ignore[reportArgumentType]
+        return pair
+
+    alone, pair = pair_of(False), pair_of(True)
+    outside = sm.OLS(gain, np.ones(len(gain))).fit(cov_type="cluster", cov_kwds={"groups": group}, use_t=True)
+
+    assert pair.more["num_groups"] == photos
+    assert pair.ci95 == pytest.approx(tuple(outside.conf_int()[0]), abs=0.02)
+    assert pair.p == pytest.approx(outside.pvalues[0], rel=0.15)
+    assert pair.ci95 is not None
+    assert alone.ci95 is not None
+    assert pair.ci95[1] - pair.ci95[0] > 1.5 * (alone.ci95[1] - alone.ci95[0])
+
+
+def test_upscalers_with_groups_say_so(sharpeners: list[Path], tmp_path: Path) -> None:
+    copies = [shutil.copytree(path, tmp_path / path.name) for path in sharpeners]
+    for path in copies:
+        with (path / "predictions.csv").open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        with (path / "predictions.csv").open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, [*rows[0], "group"])
+            writer.writeheader()
+            writer.writerows({**row, "group": row["name"][0]} for row in rows)
+    found = compare(copies, latency=False)
+    assert any("pictures come in 2 groups" in remark for remark in found.groups[0].remarks), found.groups[0].remarks

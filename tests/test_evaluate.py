@@ -231,3 +231,42 @@ def test_the_classes_of_other_data_are_reported_too(run, photos):
     assert sum(row["support"] for row in figures["per_class"]) == figures["num_images"]
     assert figures["averages"]["macro"]["f1"] == pytest.approx(figures["macro_f1"])
     assert figures["averages"]["weighted"]["recall"] == pytest.approx(figures["accuracy"])
+
+
+def noise(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (72, 96, 3), np.uint8)).save(path)
+
+
+def test_copies_in_groups_tell_no_more_than_the_images(run, tmp_path):
+    """Other photos of 40 objects: one of each, or four of each in a group, by their names or by a list's column."""
+    for i in range(40):
+        label = "temple" if i % 3 else "flower"
+        noise(tmp_path / "one" / label / f"o{i}.png", i)
+        for k in range(4):
+            noise(tmp_path / "four" / label / f"o{i}_{k}.png", i)
+    listed = sorted((tmp_path / "four").rglob("*.png"))
+    rows = [f"{path},{path.parent.name},{path.stem.split('_')[0]}" for path in listed]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *rows]), encoding="utf-8")
+
+    one = run.evaluate(data=str(tmp_path / "one"))
+    by_name = run.evaluate(data=str(tmp_path / "four"), groups="{group}_*.png")
+    by_column = run.evaluate(data=str(tmp_path / "list.csv"))
+
+    assert "num_groups" not in one
+    for four in (by_name, by_column):
+        assert (four["num_images"], four["num_groups"]) == (160, 40)
+        assert four["accuracy"] == pytest.approx(one["accuracy"])
+        assert four["accuracy_ci95"] == pytest.approx(one["accuracy_ci95"], abs=0.02)
+        assert "Intervals are by group: 160 images in 40 groups." in four["remark"]
+
+
+def test_groups_are_for_other_data(tt, run, tmp_path):
+    code, _, err = tt("evaluate", run.path, "--groups", "{group}_*.png")
+    assert code == 2
+    assert "groups are for other data, named by --data" in err
+
+    noise(tmp_path / "x" / "temple" / "a1.png", 1)
+    code, _, err = tt("evaluate", run.path, "--data", tmp_path / "x", "--groups", "{group}_*.jpg")
+    assert code == 2
+    assert "fits none of the 1 names" in err

@@ -396,3 +396,37 @@ def test_training_names_what_to_type_once(objects: Path):
     assert "20 groups" in line
     assert "--groups '{group}_*.jpg'" in line
     assert not any("suggest" in note for note in open_data(str(objects), groups="{group}_*.jpg").notes)
+
+
+def test_an_upscaler_measures_crops_by_photo(tmp_path: Path, tiny, train_in):
+    import statsmodels.api as sm
+
+    for number in range(60):
+        photo(tmp_path / "crops" / f"photo{number // 3:02d}_crop{number % 3}.png", number // 3, size=48 + number % 3)
+    fields = {
+        "task": "upscale",
+        "model": "espcn",
+        "model_options": {},
+        "batch_size": 8,
+        "lr": 0.003,
+        "optimizer": "adam",
+    }
+    options = {"scale": 2, "patch": 32}
+    recipe = tiny(
+        **fields, task_options=options, data=str(tmp_path / "crops"), groups="{group}_crop*", steps=1, test_fraction=36
+    )
+    run = train_in(tmp_path / "run", recipe)
+
+    with (run.path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    gain = np.array([float(row["psnr_y"]) - float(row["bicubic_psnr_y"]) for row in rows])
+    groups = [row["group"] for row in rows]
+    outside = sm.OLS(gain, np.ones(len(gain))).fit(
+        cov_type="cluster", cov_kwds={"groups": np.unique(groups, return_inverse=True)[1]}, use_t=True
+    )
+
+    evaluation = run.read("evaluation.json")
+    figures = evaluation["splits"]["test"]
+    assert figures["num_groups"] == len(set(groups)) == 12
+    assert figures["gain_ci95"] == pytest.approx(list(outside.conf_int()[0]), abs=0.2 * np.ptp(outside.conf_int()[0]))
+    assert "36 test photos in 12 groups" in evaluation["verdict"]["text"]

@@ -122,6 +122,7 @@ class Run(RunFolder):
         features: str | None = None,
         inception_weights: str | None = None,
         classes: bool = False,
+        groups: str | None = None,
         device: str = "auto",
     ) -> dict[str, Any]:
         """Measure the model again: on a split of its own data ("test" by default), or on another data set.
@@ -129,6 +130,7 @@ class Run(RunFolder):
         With `data` and no split, all its images are taken. Looking at the own test split is counted. A generator is
         measured on `features` (a classifier's run folder or a weight file), and by FID where Inception weights are given.
         With `classes`, a classifier's figures hold precision, recall and F1 of each class, and their averages.
+        `groups` says which images of `data` belong together ("{group}_*.jpg", a regular expression, "exif:60s").
 
         Returns:
             The figures: accuracy, accuracy_ci95, loss, num_images and more.
@@ -142,7 +144,7 @@ class Run(RunFolder):
         try:
             return evaluate_run(
                 self, data=data, split=split, device=device, features=features, inception_weights=inception_weights,
-                classes=classes, progress=watcher.on_work,
+                classes=classes, groups=groups, progress=watcher.on_work,
             )  # fmt: skip
         finally:
             watcher.close()

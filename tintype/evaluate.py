@@ -17,9 +17,9 @@ from tintype.data.cache import Progress
 from tintype.data.identity import Identities, identify
 from tintype.data.layout import class_name
 from tintype.data.opening import shadowed
-from tintype.data.pairs import open_pairs
+from tintype.data.pairs import group_photos, open_pairs
 from tintype.data.pairs import open_whole as open_photos
-from tintype.data.source import ImageSource
+from tintype.data.source import ImageSource, group_numbers
 from tintype.errors import UserError
 from tintype.model import resize_of
 from tintype.predict import load_task
@@ -41,12 +41,14 @@ def evaluate_run(
     features: str | None = None,
     inception_weights: str | None = None,
     classes: bool = False,
+    groups: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a run's model on a split of its own data, or on `data` (all of it, or one split).
 
     `features` and `inception_weights` say what a generator's images are measured by, see tintype.generation.distances; of
-    super-resolution, `features` is the network under LPIPS.
+    super-resolution, `features` is the network under LPIPS. `groups` says what belongs together in `data`, see
+    tintype.grouping; the run's own images keep the groups of its recipe.
     With `classes` a classifier's figures hold `per_class` and `averages` as well.
     A look at the run's own test split is counted in evaluation.json. The arithmetic takes as many threads as the training
     did, so that the same images give the same figures.
@@ -56,12 +58,16 @@ def evaluate_run(
     """
     if split not in (None, "train", "val", "test"):
         raise UserError(f"unknown split '{split}'. Expected val, test or train.")
+    if groups is not None and data is None:
+        raise UserError(
+            "groups are for other data, named by --data; the run's own images keep the groups of its recipe."
+        )
     recipe = run.recipe
     threads, _ = choose_threads(recipe.threads)
     with computing(threads, device, exact=recipe.exact):
         return _evaluated(
             run, data=data, split=split, device=device, features=features, inception_weights=inception_weights,
-            classes=classes, progress=progress,
+            classes=classes, groups=groups, progress=progress,
         )  # fmt: skip
 
 
@@ -74,6 +80,7 @@ def _evaluated(
     features: str | None,
     inception_weights: str | None,
     classes: bool,
+    groups: str | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
     task, description = load_task(run, device)
@@ -87,6 +94,8 @@ def _evaluated(
         task.measure_by(features)
         if data:
             photos = open_photos(data, task.scale, split)
+            if groups is not None:
+                task.groups = group_photos(photos.photos, groups, progress)[0]
             figures = task.evaluate(task.networks[task.main], photos).figures
             return {"split": split or "all", "data": photos.spec.name, **figures}
         splits = open_pairs(
@@ -99,12 +108,15 @@ def _evaluated(
         if data:
             if not isinstance(task, Classify):
                 raise UserError("only a classifier can be measured on other data so far.")
+            more: list[str] = []
             if split is None:
-                source = open_whole(data, progress=progress, **shape)
+                source, known, more = open_whole(data, groups=groups, progress=progress, **shape)
             else:
-                source = open_data(data, split_rule=recipe.split_rule, **shape, **wishes)[split]
-            figures = _on_other_data(run, task, source, split or "all", classes=classes)
-            figures["remark"] = "\n".join([*shadowed(data), figures["remark"], *_unlike(run, source)])
+                opened = open_data(data, split_rule=recipe.split_rule, **shape, **{**wishes, "groups": groups})
+                source, known = opened[split], opened.groups
+            figures = _on_other_data(run, task, source, known, split or "all", classes=classes)
+            more += _about_groups(figures, groups, recipe.groups)
+            figures["remark"] = "\n".join([*shadowed(data), figures["remark"], *more, *_unlike(run, source)])
             return figures
         splits = open_data(
             recipe.data,
@@ -120,10 +132,10 @@ def _evaluated(
             f"the images of {splits.spec.name} have changed since this run was trained, so its {split} split is not the same. "
             f"To measure on them all the same: tintype evaluate {run.path} --data {recipe.data}"
         )
-    more: dict[str, Any] = {}
+    besides: dict[str, Any] = {}
     if isinstance(task, Generate):
         task.measure_by(splits.train, features, inception_weights, progress)
-        more["protocol"] = task.protocol()
+        besides["protocol"] = task.protocol()
     elif inception_weights or (features and not isinstance(task, Upscale)):
         raise UserError(
             f"features and Inception weights measure pictures that a model makes, and {run.path} makes none."
@@ -132,10 +144,10 @@ def _evaluated(
     evaluation = task.evaluate(task.networks[task.main], splits[split])
     figures = evaluation.figures
     if classes:
-        more |= _by_class(evaluation.details["probabilities"], evaluation.details["targets"], task.spec.class_names)
+        besides |= _by_class(evaluation.details["probabilities"], evaluation.details["targets"], task.spec.class_names)
     if split == "test":
-        more |= _count_look(run, splits.spec.fingerprint)
-    return {"split": split, "data": splits.spec.name, **figures, **more}
+        besides |= _count_look(run, splits.spec.fingerprint)
+    return {"split": split, "data": splits.spec.name, **figures, **besides}
 
 
 def _count_look(run: RunFolder, fingerprint: str) -> dict[str, str]:
@@ -182,8 +194,25 @@ def write_classes(path: Path, figures: Mapping[str, Any]) -> None:
         raise UserError(f"{path} cannot be written ({error.strerror}). Choose another --csv.") from None
 
 
-def _on_other_data(run: RunFolder, task: Classify, source: ImageSource, split: str, *, classes: bool) -> dict[str, Any]:
-    """Return the figures on other images, and those without the images that training or validation has seen."""
+def _about_groups(figures: Mapping[str, Any], groups: str | None, of_run: str | None) -> list[str]:
+    """Return a sentence where the intervals are by group, and one where the run had groups and these images have none."""
+    lines = []
+    if figures.get("num_groups"):
+        lines.append(f"Intervals are by group: {figures['num_images']:,} images in {figures['num_groups']:,} groups.")
+    if of_run is not None and groups is None:
+        lines.append(
+            f"The run was trained with groups {of_run}; where these images are named alike, type --groups too."
+        )
+    return lines
+
+
+def _on_other_data(
+    run: RunFolder, task: Classify, source: ImageSource, groups: Mapping[str, str], split: str, *, classes: bool
+) -> dict[str, Any]:
+    """Return the figures on other images, and those without the images that training or validation has seen.
+
+    `groups` names the group of each image that belongs together with others, by the image's name.
+    """
     known = {class_name(name): k for k, name in enumerate(task.spec.class_names)}
     unknown = [name for name in source.spec.class_names if name not in known]
     if unknown:
@@ -194,7 +223,7 @@ def _on_other_data(run: RunFolder, task: Classify, source: ImageSource, split: s
     to_model = np.array([known[name] for name in source.spec.class_names])
     probabilities = task.predict_source(task.networks[task.main], source)
     targets = to_model[source.targets.numpy()]
-    figures = metrics.classification_figures(probabilities, targets)
+    figures = metrics.classification_figures(probabilities, targets, group_numbers(source.names, groups))
     result = {"split": split, "data": source.spec.name, **figures}
     if classes:
         result |= _by_class(probabilities, targets, task.spec.class_names)
@@ -211,7 +240,9 @@ def _on_other_data(run: RunFolder, task: Classify, source: ImageSource, split: s
     result["seen"] = {**counts, "near": int((near & trained).sum())}
     result["remark"] = _remark(len(trained), counts, result["seen"]["near"])
     if trained.any() and not trained.all():
-        result["without_seen"] = metrics.classification_figures(probabilities[~trained], targets[~trained])
+        new = np.flatnonzero(~trained)
+        numbers = group_numbers([source.names[i] for i in new.tolist()], groups)
+        result["without_seen"] = metrics.classification_figures(probabilities[new], targets[new], numbers)
     return result
 
 

@@ -583,11 +583,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float] | None:
+def mean_interval(
+    values: ArrayLike, confidence: float = 0.95, groups: ArrayLike | None = None
+) -> tuple[float, float] | None:
     """Return Student's interval (low, high) for the mean of `values` (N,), or None of fewer than two.
 
-    Of differences on the same images it is the paired interval.
+    Of differences on the same images it is the paired interval; of images in `groups` (N,) that of clusters.
     """
+    if groups is not None:
+        return clustered_mean_interval(values, groups, confidence)
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return None
@@ -663,11 +667,13 @@ def _sum_of_residuals(values: NDArray[np.float64]) -> float:
     return float((residuals**2).sum())
 
 
-def paired_p(values: ArrayLike) -> float | None:
+def paired_p(values: ArrayLike, groups: ArrayLike | None = None) -> float | None:
     """Return the two-sided p-value of a mean of zero by Student's t, of differences `values` (N,); None of fewer than two.
 
-    1 where all differences are zero, 0 where all are equal and not zero.
+    1 where all differences are zero, 0 where all are equal and not zero. Of images in `groups` (N,) it is that of clusters.
     """
+    if groups is not None:
+        return clustered_paired_p(values, groups)
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return None
@@ -828,11 +834,12 @@ def percentile_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[fl
 
 
 def more_cases_of_proportions(
-    only_a: int, only_b: int, n: int, *, alpha: float = 0.05, power: float = 0.8
+    only_a: int, only_b: int, n: int, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0
 ) -> int | None:
     """Return how many cases beyond `n` McNemar's test needs to show a difference as large as the one that was seen.
 
-    It is then shown with probability `power` at level `alpha`. None where no difference was seen.
+    It is then shown with probability `power` at level `alpha`. None where no difference was seen. Of images in groups so
+    many more are needed as `design_effect` says (see `clusters_of`).
 
     Source: Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43
     (1987): N = (z_alpha/2 sqrt(psi) + z_power sqrt(psi - d^2))^2 / d^2, psi the share of cases in which the two differ.
@@ -841,13 +848,16 @@ def more_cases_of_proportions(
         return None
     psi, d = (only_a + only_b) / n, abs(only_a - only_b) / n
     needed = (_z(1 - alpha / 2) * math.sqrt(psi) + _z(power) * math.sqrt(max(0.0, psi - d * d))) ** 2 / d**2
-    return max(1, math.ceil(needed) - n)
+    return max(1, math.ceil(needed * design_effect) - n)
 
 
-def more_cases_of_mean(values: ArrayLike, *, alpha: float = 0.05, power: float = 0.8) -> int | None:
+def more_cases_of_mean(
+    values: ArrayLike, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0
+) -> int | None:
     """Return how many differences beyond `values` (N,) the paired t-test needs to show a mean as large as theirs.
 
-    It is then shown with probability `power` at level `alpha`. None of fewer than two, or of a mean of zero.
+    It is then shown with probability `power` at level `alpha`. None of fewer than two, or of a mean of zero. Of images in
+    groups so many more are needed as `design_effect` says (see `clusters_of`).
 
     Source: the normal approximation N = ((z_alpha/2 + z_power) s / d)^2 (Chow et al., "Sample size calculations in
     clinical research", 2008, section 3.1).
@@ -856,7 +866,8 @@ def more_cases_of_mean(values: ArrayLike, *, alpha: float = 0.05, power: float =
     if len(values) < 2 or values.mean() == 0:
         return None
     ratio = float(values.std(ddof=1) / abs(values.mean()))
-    return max(1, math.ceil(((_z(1 - alpha / 2) + _z(power)) * ratio) ** 2) - len(values))
+    needed = ((_z(1 - alpha / 2) + _z(power)) * ratio) ** 2
+    return max(1, math.ceil(needed * design_effect) - len(values))
 
 
 def swap_p(taken: int, n: int, kept: int, other_n: int) -> float:

@@ -32,6 +32,10 @@ def evaluate(
     csv: Annotated[
         Path | None, typer.Option(help="Write the figures of the classes to this file, which must be new.")
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Images of --data that count as one: '{group}_*.jpg', exif:60s, ..."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -42,7 +46,7 @@ def evaluate(
     if csv is not None:
         refuse_taken(csv)
     figures = load(str(run)).evaluate(
-        data=data, split=split, features=features, inception_weights=inception_weights,
+        data=data, split=split, features=features, inception_weights=inception_weights, groups=groups,
         classes=classes or csv is not None, device=device,
     )  # fmt: skip
     if csv is not None:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from tintype import statistics
 from tintype.comparison.result import CLAIM, Group, Pair, conclude, correct, more_needed
-from tintype.comparison.runs import Compared
-from tintype.data.source import group_numbers
+from tintype.comparison.runs import Compared, groups_of, remark_on_groups
 from tintype.metrics import calibration_errors
 
 RESAMPLES = 1000
@@ -113,24 +112,11 @@ def _answers(runs: Sequence[Compared]) -> dict[str, Any]:
     return {
         "class_names": names,
         "names": runs[0].table["name"],
-        "groups": _groups(runs),
+        "groups": groups_of(runs),
         "targets": numbers(runs[0].table["target"]),
         "predictions": [numbers(run.table["prediction"]) for run in runs],
         "losses": [np.array(run.table["loss"], np.float64) for run in runs],
     }
-
-
-def _groups(runs: Sequence[Compared]) -> NDArray[np.int64] | None:
-    """Return a number (N,) for each image, equal for those that belong together; None where no run tells of groups.
-
-    Runs of earlier versions have no groups in their predictions; the images are the same ones, so one run that has them
-    will do.
-    """
-    for run in runs:
-        if "group" in run.table:
-            names = run.table["name"]
-            return group_numbers(names, dict(zip(names, run.table["group"], strict=True)))
-    return None
 
 
 def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> list[Pair]:
@@ -159,7 +145,8 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
             p = statistics.mcnemar_p(only_a, only_b)
         else:
             interval, p = statistics.clustered_pair(right[a] & ~right[b], right[b] & ~right[a], groups)
-            more["num_groups"] = int(groups.max()) + 1
+            found = statistics.clusters_of(right[a].astype(float) - right[b], groups)
+            more |= {"num_groups": found.num_groups, "design_effect": found.design_effect}
         pairs.append(
             Pair(
                 runs[a].name, runs[b].name, "accuracy", (only_a - only_b) / len(targets),
@@ -170,7 +157,10 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
     for pair in pairs:
         counts = pair.more["only_better"], pair.more["only_other"], pair.more["num_images"]
         # At the level that the smallest of so many p-values must reach.
-        needed = None if pair.shown else statistics.more_cases_of_proportions(*counts, alpha=CLAIM / len(pairs))
+        needed = None
+        if not pair.shown:
+            effect = pair.more.get("design_effect", 1.0)
+            needed = statistics.more_cases_of_proportions(*counts, alpha=CLAIM / len(pairs), design_effect=effect)
         pair.more["more_images"] = needed
         pair.sentence = _sentence(pair, split)
     return pairs
@@ -241,12 +231,7 @@ def _remarks(runs: Sequence[Compared], split: str) -> list[str]:
             remarks.append(f"{run.name} sees the same {split} images as {first.name}, {how}.")
         if run.members != first.members:
             remarks.append(f"{run.name} divides the other images into training and validation in another way.")
-    groups = _groups(runs)
-    if groups is not None:
-        remarks.append(
-            f"The images come in {int(groups.max()) + 1:,} groups of what belongs together: intervals and tests of the "
-            "differences are by group."
-        )
+    remarks += remark_on_groups(groups_of(runs), "images")
     leaked = [run for run in runs if "without_leaked" in run.figures]
     if leaked:
         count = leaked[0].figures["num_images"] - leaked[0].figures["without_leaked"]["num_images"]

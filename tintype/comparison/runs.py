@@ -10,6 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.data.source import group_numbers
 from tintype.errors import UserError
 from tintype.run import RunFolder
 
@@ -181,3 +185,26 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(path) for path in paths]
+
+
+def groups_of(runs: Sequence[Compared]) -> NDArray[np.int64] | None:
+    """Return a number (N,) for each image, equal for those that belong together; None where no run tells of groups.
+
+    Runs of earlier versions have no groups in their predictions; the images are the same ones, so one run that has them
+    will do.
+    """
+    for run in runs:
+        if "group" in run.table:
+            names = run.table["name"]
+            return group_numbers(names, dict(zip(names, run.table["group"], strict=True)))
+    return None
+
+
+def remark_on_groups(groups: NDArray[np.int64] | None, what: str) -> list[str]:
+    """Return a sentence where the images (or `what` they are) come in groups."""
+    if groups is None:
+        return []
+    return [
+        f"The {what} come in {int(groups.max()) + 1:,} groups of what belongs together: intervals and tests of the "
+        "differences are by group."
+    ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tintype import statistics
 from tintype.comparison.result import CLAIM, Group, Pair, conclude, correct, more_needed
-from tintype.comparison.runs import Compared
+from tintype.comparison.runs import Compared, groups_of, remark_on_groups
 from tintype.summary import protocol_in_words
 
 SAME_DB = 0.01  # the floors of the same picture on two machines differ by less
@@ -69,6 +69,7 @@ def _group(runs: list[Compared]) -> Group:
     group.remarks = [f"{protocol_in_words(figures['protocol'])}."]
     if count == 1 and len(runs) > 1:
         group.remarks.append("One picture is too few to tell a difference from chance.")
+    group.remarks += remark_on_groups(groups_of(runs), "pictures")
     return group
 
 
@@ -90,16 +91,24 @@ def _row(run: Compared) -> dict[str, Any]:
 def _pairs(runs: Sequence[Compared], key: str) -> list[Pair]:
     """Return the pair of each two runs, in the runs' order, with its differences in `key`."""
     pairs, columns = [], [_column(run, key) for run in runs]
+    groups = groups_of(runs)
     for a, b in combinations(range(len(runs)), 2):
         differences = columns[a] - columns[b]
-        interval, p = statistics.mean_interval(differences), statistics.paired_p(differences)
+        interval = statistics.mean_interval(differences, groups=groups)
+        p = statistics.paired_p(differences, groups)
         more = {"num_images": len(differences), "num_better": int((differences > 0).sum())}
+        if groups is not None:
+            effect = statistics.clusters_of(differences, groups).design_effect
+            more |= {"num_groups": int(groups.max()) + 1, "design_effect": effect}
         pairs.append(Pair(runs[a].name, runs[b].name, key, float(differences.mean()), interval, p, more=more))
         pairs[-1].more["differences"] = differences.tolist()
     correct(pairs)
     for pair in pairs:
         differences = pair.more.pop("differences")
-        needed = None if pair.shown else statistics.more_cases_of_mean(differences, alpha=CLAIM / len(pairs))
+        needed = None
+        if not pair.shown:
+            effect = pair.more.get("design_effect", 1.0)
+            needed = statistics.more_cases_of_mean(differences, alpha=CLAIM / len(pairs), design_effect=effect)
         pair.more["more_images"] = needed
         pair.sentence = _sentence(pair)
     return pairs

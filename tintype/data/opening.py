@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -122,6 +123,14 @@ def grouped(images: Images, groups: str | None, progress: Progress | None = None
     return replace(images, groups=np.array(found), notes=(*images.notes, note))
 
 
+class Whole(NamedTuple):
+    """All images of a data set as one source, the group of each by its name, and what was noticed of groups."""
+
+    source: ImageSource
+    groups: dict[str, str]
+    notes: list[str]
+
+
 def open_whole(
     data: str,
     *,
@@ -129,25 +138,31 @@ def open_whole(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     resize: str | Resize = "crop",
+    groups: str | None = None,
     memory_limit: int | None = None,
     progress: Progress | None = None,
-) -> ImageSource:
+) -> Whole:
     """Return every image of a data set as one source: nothing is divided, so that one class and one image will do.
 
-    The arguments are those of `open_data`.
+    The arguments are those of `open_data`. Near-duplicates are a group as well.
 
     Raises:
-        UserError: the data cannot be found or read.
+        UserError: the data cannot be found or read, or `groups` gives no groups.
     """
     how = as_resize(resize)
     loaded, name = _load(data, data_root, image_size, channels, how, True, progress)
     images = _fitted(loaded, name, image_size, channels, how, progress)
+    images = grouped(images, groups, progress)
+    together = kept_together(photo_audit(loaded), images.names, images.groups)
+    known = {} if together is None else {n: str(g) for n, g in zip(images.names, together, strict=True) if g}
+
     rows = np.arange(len(images.targets))
     mean, std, _ = _statistics(images.pixels, rows)
     _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, dict.fromkeys(SPLITS, rows))
     spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white)
-    return _source(spec, images, rows, _choose_resident(images.pixels.nbytes, memory_limit)[0])
+    source = _source(spec, images, rows, _choose_resident(images.pixels.nbytes, memory_limit)[0])
+    return Whole(source, known, _suggested_groups(images))
 
 
 def _load(

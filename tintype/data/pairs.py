@@ -24,7 +24,7 @@ from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.data.split import describe_splits, three_splits
 from tintype.data.taken import read_taken
 from tintype.errors import UserError, no_data_set, unknown_name
-from tintype.grouping import check_groups, parse_groups
+from tintype.grouping import check_groups, parse_groups, suggest_by_names
 
 TASK = "upscale"
 NAMES = {
@@ -243,8 +243,12 @@ def open_pairs(
     names = [photo.name for photo in photos]
     together: list[str] | None = None
     if groups is not None:
-        together, note = _grouped(photos, groups, progress)
+        known, note = group_photos(photos, groups, progress)
+        together = [known.get(name, "") for name in names]
         notes = [*notes, note]
+    else:
+        known, suggested = {}, suggest_by_names(names, [""] * len(names))
+        notes = [*notes, suggested.line()] if suggested else notes
     rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **wishes)
     if any(len(rows[split]) == 0 for split in rows):
         raise UserError(f"{len(photos)} photos in {data} are too few: each of training, validation and test needs one.")
@@ -270,12 +274,11 @@ def open_pairs(
     # Two pixels of the small image on each side see beyond a block's edge: they are cut off after it was made small.
     train = BlockSource.cut(spec, large, patch if large[0].low is not None else patch + 4 * scale, scale)
     val, test = (WholePhotos(spec, [photos[i].cropped(scale) for i in rows[split]]) for split in ("val", "test"))
-    known = {name: group for name, group in zip(names, together or (), strict=False) if group}
     return DataSplits(spec, train, val, test, tuple(notes), tuple(skipped), groups=known)
 
 
-def _grouped(photos: Sequence[Photo], groups: str, progress: Progress | None) -> tuple[list[str], str]:
-    """Return the group of each photo, "" where it stands alone, and a line on them.
+def group_photos(photos: Sequence[Photo], groups: str, progress: Progress | None = None) -> tuple[dict[str, str], str]:
+    """Return the group of each photo that is in one, by its name, and a line on them.
 
     Raises:
         UserError: `groups` cannot be read, or gives no groups.
@@ -286,7 +289,8 @@ def _grouped(photos: Sequence[Photo], groups: str, progress: Progress | None) ->
         found = grouping.of_names(names)
     else:
         found = grouping.of_times(read_taken([photo.path for photo in photos], progress), names)
-    return found, check_groups(grouping, found, names)
+    note = check_groups(grouping, found, names)
+    return {name: group for name, group in zip(names, found, strict=True) if group}, note
 
 
 def open_whole(data: str, scale: int, split: str | None = None) -> WholePhotos:

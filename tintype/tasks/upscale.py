@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tintype import quality, resample, statistics
 from tintype.augment.pixels import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 from tintype.data.pairs import open_pairs as open_data
-from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource, group_numbers
 from tintype.degrade import degraded
 from tintype.distributed import autocast
 from tintype.errors import UserError, unknown_name
@@ -402,7 +402,12 @@ class Upscale(Task):
             columns |= {f"{name}_{key}": np.array([floor[name][key] for floor in floors]) for key in keys}
         gains = columns["psnr_y"] - columns["bicubic_psnr_y"]
         figures["gain"] = float(gains.mean())
-        figures["gain_ci95"] = statistics.mean_interval(gains) if len(gains) >= FEWEST_FOR_INTERVAL else None
+        groups = group_numbers(photos.names, self.groups) if self.groups else None
+        independent = len(gains) if groups is None else int(groups.max()) + 1
+        enough = independent >= FEWEST_FOR_INTERVAL
+        figures["gain_ci95"] = statistics.mean_interval(gains, groups=groups) if enough else None
+        if groups is not None:
+            figures["num_groups"] = independent
         return Evaluation(figures, columns)
 
     def measured_pair(self, photos: ImageSource, number: int) -> tuple[Tensor, np.ndarray]:
@@ -443,7 +448,11 @@ class Upscale(Task):
             photos, details = sources[split], evaluations[split].details
             for i, name in enumerate(photos.names):
                 rows.append([split, i, name, *(f"{details[key][i]:.6f}" for key in keys)])
-        return Summary(evaluation, (["split", "position", "name", *keys], rows), self._samples(evaluations, sources))
+        header = ["split", "position", "name", *keys]
+        if any(row[2] in self.groups for row in rows):
+            header.append("group")
+            rows = [[*row, self.groups.get(row[2], "")] for row in rows]
+        return Summary(evaluation, (header, rows), self._samples(evaluations, sources))
 
     def _samples(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
@@ -497,6 +506,8 @@ def _verdict(figures: dict[str, Any], adversarial: bool) -> dict[str, Any]:
     else:
         word = "may sharpen" if gain > 0 else "is not shown to sharpen"
     photos = "one test photo" if count == 1 else f"{count} test photos"
+    if "num_groups" in figures:
+        photos += f" in {figures['num_groups']} groups"
     if interval:
         text = (
             f"{word}: {gain:+.2f} dB over bicubic on {photos} (95 % interval {interval[0]:+.2f} to {interval[1]:+.2f})."
