@@ -7,6 +7,8 @@ import itertools
 import json
 import math
 import random
+import re
+import shutil
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,11 @@ from tintype.generation.objective import Objective
 from tintype.generation.trouble import Trouble, verdict
 from tintype.models import build_model, count_parameters
 from tintype.models.gan_parts import MinibatchStd, SelfAttention
+from tintype.predict import load_task
 from tintype.progress import Silent
 from tintype.recipe import RECIPES, Recipe, read_recipe, recipe_names
+from tintype.report import generate_sections
+from tintype.report.folder import read_run
 from tintype.run import RunFolder, load_checkpoint
 
 GANS = [name for name in plugins.names("models", task="generate") if not name.startswith("flow")]
@@ -757,7 +762,7 @@ def test_a_generator_that_copies_is_said_to_memorise(tiny_gan, tmp_path, monkeyp
     assert evaluation["verdict"]["word"] == "memorises"
     assert any("memorisation: generated images are 0% as far" in line for line in evaluation["warnings"])
     page = run.report().read_text(encoding="utf-8")
-    assert "The model memorises." in page
+    assert "Copies of training images." in page
     assert "The test set has been used once" in page
 
 
@@ -929,13 +934,45 @@ def test_a_flow_that_cannot_be_is_a_line(options, message):
 
 def test_the_report_shows_sheets_lapse_and_losses(gan_run):
     page = (gan_run.path / "report.html").read_text(encoding="utf-8")
-    for section in ("result", "sheets", "lapse", "making", "history", "classes", "interpolation", "memory"):
-        assert f'<section id="{section}"' in page, section
-    assert page.count('<img src="data:image/png') >= 10
-    assert "fd_pixels8" in page
-    assert "Real against real" in page
-    assert f"The model {gan_run.read('evaluation.json')['verdict']['word']}." in page
+    shown = re.findall(r'<section id="([^"]+)"', page)
+    order = ["result", "warnings", "memory", "classes", "lapse", "interpolation", "history", "making"]
+    assert shown == [section for section in order if section in shown]
+    assert set(shown) >= {"result", "memory", "classes", "lapse", "interpolation", "history", "making"}
+    assert page.count('<img src="data:image/png') >= 8
     assert (gan_run.path / "figures" / "generated-8x8.png").exists()
+
+    result = page[page.index('<section id="result"') : page.index(f'<section id="{shown[1]}"')]
+    places = [result.index(part) for part in ("<img", "64 generated images", 'class="word"', "Two sets of real images")]
+    assert places == sorted(places), "the images, then the verdict, then the distance with what it means"
+    assert result.index("<details") < result.index("Kernel distance (KID)"), "folded away"
+    assert not re.search(r"\de-\d\d<", result), "no figure is written with an exponent"
+    assert 'type="range" aria-label="Training step"' in page
+
+
+@pytest.mark.parametrize(("nearness", "said"), [(1.05, "no copies."), (0.7, "70% as far"), (0.3, "copies.")])
+def test_copies_are_told_by_the_distance_of_unseen_images(nearness, said):
+    text = generate_sections._said_of_copies({"median_generated": 30 * nearness, "median_test": 30.0})
+    assert said in text
+    assert ("no copies" in text) == (nearness >= 0.5)
+
+
+def test_the_verdict_has_a_plain_title(gan_run, tmp_path):
+    folder = shutil.copytree(gan_run.path, tmp_path / "run")
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation["verdict"] = {"word": "varies", "text": "varies: and so on."}
+    evaluation["splits"]["test"]["diversity"] = 0.95
+    (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    assert (
+        generate_sections.headline(read_run(folder)).context["verdict"]["title"]
+        == "As varied as real images, and no copies."
+    )
+
+
+def test_real_images_beside_generated_ones_are_of_the_same_classes(gan_run):
+    (task, _), test = load_task(gan_run, "cpu"), open_data("digits").test
+    like = task._like(test, range(64))
+    assert test.targets[like].tolist() == [i % 10 for i in range(64)]
+    assert len(set(like.tolist())) == 64
 
 
 def test_the_report_of_an_unfinished_run_says_how_to_go_on(tiny_gan, train_in, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import warnings
@@ -935,7 +936,14 @@ def test_weights_that_are_no_network_are_told(tmp_path, monkeypatch):
 def test_the_report_shows_the_pictures(run, tmp_path):
     copied = api.Run(shutil.copytree(run.path, tmp_path / "copied"))
     page = copied.report().read_text(encoding="utf-8")
-    assert "gain over bicubic" in page.lower()
+    result = page[page.index('<section id="result"') : page.index('<section id="pictures"')]
+    gain = f"{run.metrics['test']['gain']:+.2f}<span>dB</span>"
+    assert result.index("Gain over bicubic, 2 times larger") < result.index(gain) < result.index("This model")
+    assert "95 % interval" not in result, "there is one test photo, and two of validation"
+    assert re.search(r"trained on \d+ tiles cut from 2 photos", result)
+    assert '<h3 class="plain"><b>grace_hopper.jpg</b></h3>' in page, "not in capitals"
+    order = ["result", "pictures", "by-picture", "history", "making"]
+    assert [section for section in re.findall(r'<section id="([^"]+)"', page) if section != "warnings"] == order
     assert page.count("grace_hopper.jpg") >= 2
     assert page.count("data:image/") >= 8
     for figure in ("comparison", "history"):

@@ -18,27 +18,40 @@ from tintype.report.section import SPLIT_NAMES, Chart, Section
 from tintype.report.verdict import looks, verdict
 
 MOST_FRAMES = 40
+GAP = 2  # pixels between the images of a sheet
+COPIED = 0.5  # as in the verdict: distance to the nearest training image as a part of that of test images
 SHARPEST = 640  # pixels that a sheet of small images is enlarged to, in whole steps
 LABELS = {
     "num_generated": "Images of each kind",
-    "diversity": "Difference among images, real is 1",
+    "diversity": "Diversity, as a share of real images'",
     "classes_present": "Classes present",
     "largest_class_share": "Largest share of a class",
     "mean_confidence": "Mean confidence of the classifier",
-    "class_accuracy": "Shows the class that was asked for",
+    "class_accuracy": "Images that show the class asked for",
 }
+KINDS = {
+    "fd": "Fréchet distance",
+    "fid": "FID",
+    "kid": "Kernel distance (KID)",
+    "precision": "Precision: generated images that resemble real ones",
+    "recall": "Recall: real images that generated ones resemble",
+}
+SHARES = ("diversity", "largest_class_share", "mean_confidence", "class_accuracy", "precision", "recall")
+AS_VARIED = 0.9  # of the difference among real images
+AS_FAR = 0.9  # of the distance that unseen real images have from the training images
 
 
 def headline(run: RunFiles) -> Section:
-    """Open with the distance that counts beside its floor, and the table of all figures."""
+    """Open with generated images beside real ones, a verdict in plain words, and the distance with what it means."""
     splits = run.splits
     main = splits.get(run.split) or {}
     name = next((key for key in main if key.startswith("fd_") and not key.endswith("_floor")), None)
+    sheets = [sheet for kind in ("generated", "real") if (sheet := _sheet(run, f"{kind}-8x8", kind))]
     context = {
+        "sheets": sheets if len(sheets) == 2 else [],
         "finished": bool(name),
         "reached": run.reached,
         "of": SPLIT_NAMES[run.split],
-        "name": name,
         "value": main.get(name) if name else None,
         "floor": main.get(f"{name}_floor"),
         "count": main.get("num_generated"),
@@ -46,15 +59,34 @@ def headline(run: RunFiles) -> Section:
         "strip": _strip(splits, name, main.get(f"{name}_floor")) if name else [],
         "fid": _strip({run.split: main}, "fid", main.get("fid_floor")) if "fid" in main else [],
         "table": _table(splits),
-        "verdict": verdict(run),
+        "verdict": _plain_verdict(run, main),
         "looks": looks(run),
     }
-    return Section("result", "Result", "generate_headline.html", context)
+    files = _files(run, "real-8x8", "generated-8x8") if context["sheets"] else {}
+    return Section("result", "Result", "generate_headline.html", context, files)
 
 
-def _strip(splits: Mapping[str, Mapping[str, Any]], name: str, floor: float | None) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = [(f"against {SPLIT_NAMES[s]}", figures[name]) for s, figures in splits.items()]
-    return [*rows, ("real against real", floor)] if floor is not None else rows
+def _plain_verdict(run: RunFiles, figures: Mapping[str, Any]) -> dict[str, str]:
+    """Return the verdict with a title in plain words; of an unknown word the title is left to the page."""
+    found = verdict(run)
+    diversity = figures.get("diversity") or 0.0
+    varied = "As varied as real images" if diversity >= AS_VARIED else f"{diversity:.0%} as varied as real images"
+    titles = {
+        "varies": f"{varied}, and no copies.",
+        "memorises": "Copies of training images.",
+        "collapses": "Hardly any variety: the generator has collapsed.",
+        "misses classes": "Some classes are missing.",
+        "lacks variety": "Too little variety.",
+    }
+    return {**found, "title": titles.get(found["word"], "")}
+
+
+def _strip(splits: Mapping[str, Mapping[str, Any]], name: str, floor: float | None) -> list[tuple[str, str]]:
+    rows = [(f"To {SPLIT_NAMES[split]} images", figures.get(name)) for split, figures in splits.items()]
+    if floor is not None:
+        rows.append(("Between two sets of real images", floor))
+    digits = _decimals([value for _, value in rows])
+    return [(label, words.fixed(value, digits)) for label, value in rows]
 
 
 def _table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -66,14 +98,32 @@ def _table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     )
     if not keys:
         return None
-    rows = [(_label(key), [words.number(split.get(key)) for split in splits.values()]) for key in keys]
+    rows = [(_label(key), _texts(key, [split.get(key) for split in splits.values()])) for key in keys]
     return {"columns": [SPLIT_NAMES[name] for name in splits], "rows": rows}
 
 
 def _label(key: str) -> str:
     if key in LABELS:
         return LABELS[key]
-    return f"{key.removesuffix('_floor')}, real against real" if key.endswith("_floor") else key
+    kind, _, features = key.removesuffix("_floor").partition("_")
+    label = KINDS.get(kind, kind) + (f" ({features})" if features else "")
+    return f"{label}, two sets of real images" if key.endswith("_floor") else label
+
+
+def _texts(key: str, values: Sequence[Any]) -> list[str]:
+    """Return the figures of a row with the same number of decimals: counts, shares in percent, distances."""
+    if key.startswith(SHARES):
+        return [words.percent(value) for value in values]
+    if all(value is None or isinstance(value, int) for value in values):
+        return [words.number(value) for value in values]
+    digits = 5 if key.startswith("kid") else _decimals(values)
+    return [words.fixed(value, digits) for value in values]
+
+
+def _decimals(values: Sequence[Any]) -> int:
+    """Return how many decimals distances need, so that the largest has about three digits."""
+    largest = max((abs(value) for value in values if isinstance(value, int | float)), default=0.0)
+    return 3 if largest < 10 else 2 if largest < 100 else 1
 
 
 def history(run: RunFiles) -> Section | None:
@@ -103,12 +153,12 @@ def history_panels(metrics: Mapping[str, Sequence[float]]) -> list[Panel]:
         losses += _noisy(name, x, metrics.get(column, []), role)
     panels = [Panel("Loss", losses, 1.0)]
     right = _noisy("right", x, metrics.get("discriminator_accuracy", []), "train")
-    panels.append(Panel("How often the discriminator is right", right, 0.6, percent=True))
+    panels.append(Panel("Discriminator accuracy", right, 0.6, percent=True))
     strength = _noisy("probability", x, metrics.get("augment_probability", []), "rate")
     panels.append(Panel("Strength of augmentation", strength, 0.4, percent=True))
     for column, values in metrics.items():
         if column.startswith("val_fd_"):
-            panels.append(Panel(f"{column.removeprefix('val_')} on validation", [_points(x, values, "test")], 0.6))
+            panels.append(Panel("Fréchet distance on validation", [_points(x, values, "test")], 0.6))
     return [panel for panel in panels if any(series.x for series in panel.series)]
 
 
@@ -143,22 +193,8 @@ def lapse(run: RunFiles) -> Section | None:
             frames.append({"step": int(files[number].stem.removeprefix("step-")), "uri": data_uri(png_bytes(image))})
     if not frames:
         return None
-    context = {"frames": frames, "last": frames[-1], "total": len(files)}
+    context = {"frames": frames, "last": frames[-1], "total": len(files), "count": _count(run, files[-1])}
     return Section("lapse", "Progress during training", "generate_lapse.html", context)
-
-
-def sheets(run: RunFiles) -> Section | None:
-    """Show sheets of real images beside generated ones."""
-    pairs = [("8x8", "8 × 8"), ("4x4", "4 × 4")]
-    rows = [
-        (title, [sheet for kind in ("real", "generated") if (sheet := _sheet(run, f"{kind}-{size}", kind))])
-        for size, title in pairs
-    ]
-    rows = [(title, found) for title, found in rows if len(found) == 2]
-    if not rows:
-        return None
-    files = _files(run, "real-8x8", "generated-8x8")
-    return Section("sheets", "Real and generated images", "generate_sheets.html", {"rows": rows}, files)
 
 
 def classes(run: RunFiles) -> Section | None:
@@ -188,8 +224,28 @@ def memory(run: RunFiles) -> Section | None:
     sheet = _sheet(run, "nearest", "generated above, the nearest training image below")
     if sheet is None:
         return None
-    context = {"sheet": sheet, "nearest": run.evaluation.get("nearest") or {}}
+    nearest = run.evaluation.get("nearest") or {}
+    context = {"sheet": sheet, "nearest": nearest, "said": _said_of_copies(nearest)}
     return Section("memory", "Nearest training images", "generate_memory.html", context, _files(run, "nearest"))
+
+
+def _said_of_copies(nearest: Mapping[str, Any]) -> str:
+    """Say whether generated images are nearer to training images than unseen real ones are."""
+    if not nearest.get("median_test"):
+        return ""
+    part = nearest["median_generated"] / nearest["median_test"]
+    if part >= AS_FAR:
+        return "They are as far from the training images as unseen real images are: no copies."
+    near = f"They are {part:.0%} as far from the training images as unseen real images are"
+    return f"{near}: copies." if part < COPIED else f"{near}, but are no copies."
+
+
+def _count(run: RunFiles, path: Path) -> int | None:
+    """Return how many images a sheet holds, where the size of one is known."""
+    sheet, height, width = _open(path), run.data.get("height"), run.data.get("width")
+    if sheet is None or not height or not width:
+        return None
+    return ((sheet.width + GAP) // (width + GAP)) * ((sheet.height + GAP) // (height + GAP))
 
 
 def _open(path: Path) -> Image.Image | None:
@@ -211,6 +267,7 @@ def _sheet(run: RunFiles, name: str, alt: str) -> dict[str, Any] | None:
         "width": image.width * factor,
         "alt": alt,
         "height": image.height * factor,
+        "count": _count(run, run.folder / "samples" / f"{name}.png"),
     }
 
 

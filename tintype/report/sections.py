@@ -163,7 +163,8 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
             (
                 "Images",
                 " · ".join(
-                    f"{n:,} {SPLIT_NAMES.get(name, name)}" for name, n in (data.get("num_images") or {}).items()
+                    f"{n:,} {SPLIT_NAMES.get(name, name)}{' tiles' if run.task == 'upscale' and name == 'train' else ''}"
+                    for name, n in (data.get("num_images") or {}).items()
                 ),
             ),
             ("Classes", len(data.get("class_names") or []) or None),
@@ -469,7 +470,6 @@ SECTIONS: dict[str, tuple[Callable[[RunFiles], Section | None], ...]] = {
     "generate": (
         generate_sections.headline,
         warnings,
-        generate_sections.sheets,
         generate_sections.memory,
         generate_sections.classes,
         generate_sections.lapse,

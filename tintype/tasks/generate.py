@@ -353,7 +353,7 @@ class Generate(Task):
         self, network: nn.Module, generated: np.ndarray, near: np.ndarray, test: ImageSource, train: ImageSource
     ) -> dict[str, list[dict[str, Any]]]:
         """Return the sheets that the report shows."""
-        real = _pictures(test, drawn(test, SHOWN))
+        real = _pictures(test, self._like(test, range(SHOWN)))
         pairs = np.concatenate([generated[:8], _pictures(train, near[:8])])
         noise = sampling.path(SAMPLE_SEED, range(64), self.generator.latent_shape, 8)
         starts = [self.turns([i // 8])[0] for i in range(64)]
@@ -371,6 +371,21 @@ class Generate(Task):
             name: [{"file": f"{name}.png", "picture": sampling.grid(images, columns)}]
             for name, (images, columns) in sheets.items()
         }
+
+    def _like(self, source: ImageSource, indices: Sequence[int]) -> Tensor:
+        """Return positions of real images for generated ones to stand beside: of the same classes, in the same order."""
+        order = drawn(source, max(len(source), len(indices)))
+        if not self.conditional:
+            return order[: len(indices)]
+
+        of_class: dict[int, list[int]] = {}
+        for position, label in zip(order.tolist(), source.targets[order].tolist(), strict=True):
+            of_class.setdefault(label, []).append(position)
+        found = []
+        for i, label in enumerate(self.turns(indices)):
+            some = of_class.get(label) or order.tolist()
+            found.append(some[i // self.spec.num_classes % len(some)])
+        return torch.tensor(found)
 
 
 class _evaluating:
