@@ -317,7 +317,7 @@ def test_predict_into_a_csv_that_must_be_new(tt, finished_run, digit_files, tmp_
     assert tt(*arguments)[:2] == (0, "24 predictions written to out.csv\n")
     with (tmp_path / "out.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
-    assert list(rows[0]) == ["file", "prediction", "confidence", "prediction2", "confidence2", "error"]
+    assert list(rows[0]) == ["file", "prediction", "confidence", "prediction2", "confidence2", "unlike", "error"]
     assert np.mean([row["prediction"] == Path(row["file"]).parent.name for row in rows]) > 0.8
     before = (tmp_path / "out.csv").read_bytes()
     code, _, errors = tt(*arguments)

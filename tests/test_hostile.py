@@ -381,7 +381,8 @@ def test_answers_that_tintype_did_not_write_are_refused(change, finished_run, tm
 
 def test_a_confidence_of_a_table_that_is_no_number_is_refused(finished_run, tmp_path, say):
     folder = photos(tmp_path / "d")
-    (tmp_path / "p.csv").write_text(f"file,prediction,confidence,error\n{folder / '1.png'},1,abc,\n", encoding="utf-8")
+    row = f"{folder / '1.png'},1,abc,,"
+    (tmp_path / "p.csv").write_text(f"file,prediction,confidence,unlike,error\n{row}\n", encoding="utf-8")
     code, _, errors = say("predict", finished_run.path, folder, "--out", tmp_path / "p.csv", "--resume")
     assert code == 2
     assert "no number" in errors
