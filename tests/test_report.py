@@ -6,6 +6,7 @@ import base64
 import csv
 import gzip
 import io
+import itertools
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,9 +30,18 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
-from tintype import report
+from tintype import losses, report
 from tintype.errors import UserError
-from tintype.report import figures, generate_sections, mistakes, print_figures, sections, words, write_report
+from tintype.report import (
+    figures,
+    generate_sections,
+    mistakes,
+    objectives,
+    print_figures,
+    sections,
+    words,
+    write_report,
+)
 from tintype.report.folder import read_metrics, read_run
 from tintype.report.pictures import filter_sheet, read_cards
 
@@ -348,7 +359,7 @@ def test_structure_serves_readers_and_screen_readers(original: Path) -> None:
     # The result and its warnings, then the mistakes, the training, and last how the run was made.
     assert sections_shown == [
         "result", "warnings", "worst-mistakes", "pairs", "confusion", "classes", "slices", "history", "reliability",
-        "abstain", "map", "predictions", "filters", "making",
+        "abstain", "map", "predictions", "filters", "learning", "making",
     ]  # fmt: skip
     assert all(section["aria-labelledby"] in page.ids for section in page.all("section"))
 
@@ -498,7 +509,7 @@ def test_an_unfinished_run_says_so(run: Path) -> None:
 def test_a_recipe_alone_is_enough(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("data: digits\n", encoding="utf-8")
     page = Page(write_report(tmp_path))
-    assert {section["id"] for section in page.all("section")} == {"result", "making"}
+    assert {section["id"] for section in page.all("section")} == {"result", "learning", "making"}
     assert not any("plotly" in attributes.get("id", "") for attributes, _ in page.scripts)
 
 
@@ -558,7 +569,12 @@ def test_other_tasks_get_the_sections_that_every_run_has(run: Path) -> None:
     (run / "recipe.yaml").write_text("task: generate\n", encoding="utf-8")
     (run / "evaluation.json").unlink()
     (run / "metrics.csv").write_text("step,epoch,d_loss,g_loss\n1,0.1,0.5,0.7\n", encoding="utf-8")
-    assert {section["id"] for section in Page(write_report(run)).all("section")} == {"result", "making", "warnings"}
+    assert {section["id"] for section in Page(write_report(run)).all("section")} == {
+        "result",
+        "learning",
+        "making",
+        "warnings",
+    }
 
 
 # ---- figures: data in, figure out -----------------------------------------------------------------------------------
@@ -926,3 +942,52 @@ def test_the_run_is_read_as_it_is(original: Path) -> None:
     assert files.problems == ()
     assert len(files.metrics["loss"]) == 30
     assert sum(not math.isnan(value) for value in files.metrics["val_accuracy"]) == 3
+
+
+# ---- how it learns ----------------------------------------------------------------------------------------------------
+
+
+def test_every_loss_stands_as_an_equation_in_the_report_and_in_the_documentation() -> None:
+    assert set(objectives.ADVERSARIAL) == set(losses.ADVERSARIAL)
+    assert set(objectives.RESTORATION) == {*losses.RESTORATION, "perceptual", "adversarial"}
+
+    documented = (Path(__file__).parents[1] / "docs/objectives.md").read_text(encoding="utf-8")
+    pairs = itertools.chain(*objectives.ADVERSARIAL.values())
+    single = (objectives.CROSS_ENTROPY, objectives.PENALTIES, objectives.RESTORATION)
+    equations = [*pairs, *itertools.chain(*(table.values() for table in single)), objectives.FLOW]
+    for latex in equations:
+        assert f"$${latex}$$" in documented
+        assert objectives.Equation("", latex).svg.startswith("data:image/svg+xml;base64,")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ({}, ["plain"]),
+        ({"label_smoothing": 0.1}, ["smoothing"]),
+        ({"class_weights": "balanced", "label_smoothing": 0.1}, ["both"]),
+    ],
+)
+def test_a_classifier_shows_the_cross_entropy_that_it_minimises(run: Path, recipe: Any, expected: Any) -> None:
+    path = run / "recipe.yaml"
+    fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(
+        yaml.safe_dump({**fields, "label_smoothing": 0.0, "class_weights": None, **recipe}), encoding="utf-8"
+    )
+    shown = [image.get("alt") for image in Page(write_report(run)).all("img")]
+    assert [kind for kind, latex in objectives.CROSS_ENTROPY.items() if latex in shown] == expected
+
+
+def test_a_gan_shows_its_objective_as_it_is_written() -> None:
+    def equations(**options: Any) -> list[str]:
+        recipe = {"model": "dcgan", "task_options": options}
+        return [equation.latex for equation in objectives._generation(recipe)]
+
+    assert equations(loss="minimax") == list(objectives.ADVERSARIAL["minimax"])
+    assert equations() == list(objectives.ADVERSARIAL["bce"])
+    assert equations(loss="wgan-gp") == [
+        *objectives.ADVERSARIAL["wasserstein"],
+        objectives.PENALTIES["gradient_penalty"],
+    ]
+    assert equations(loss="relativistic", r1=2.0)[-1] == objectives.PENALTIES["r1"]
+    assert [e.latex for e in objectives._generation({"model": "flow-unet"})] == [objectives.FLOW]

@@ -12,6 +12,7 @@ from typing import Any
 
 from tintype.report import figures, generate_sections, mistakes, print_figures, upscale_sections, words
 from tintype.report.folder import RunFiles, first_layer, read_metrics
+from tintype.report.objectives import learning
 from tintype.report.pictures import Card, data_uri, enlarged, filter_sheet, png_bytes, read_cards
 from tintype.report.section import SPLIT_NAMES, Chart, Section
 from tintype.report.verdict import looks, verdict
@@ -465,6 +466,7 @@ SECTIONS: dict[str, tuple[Callable[[RunFiles], Section | None], ...]] = {
         mistakes.embedding,
         predictions,
         filters,
+        learning,
         making,
     ),
     "generate": (
@@ -475,6 +477,7 @@ SECTIONS: dict[str, tuple[Callable[[RunFiles], Section | None], ...]] = {
         generate_sections.lapse,
         generate_sections.ways,
         generate_sections.history,
+        learning,
         making,
     ),
     "upscale": (
@@ -483,6 +486,7 @@ SECTIONS: dict[str, tuple[Callable[[RunFiles], Section | None], ...]] = {
         upscale_sections.pictures,
         upscale_sections.by_picture,
         upscale_sections.history,
+        learning,
         making,
     ),
 }
