@@ -98,6 +98,7 @@ MAY_IMPORT = {
     "sharing": {"files", "data", "errors", "packed", "recipe", "run"},
     "serving": {
         "distributed",
+        "files",
         "report",
         "analysis",
         "data",

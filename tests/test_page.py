@@ -173,10 +173,13 @@ def test_a_photo_is_classified_and_shown_with_its_heat_map(visit, kinds, seven):
     assert page.until(".top", text=expected.top1).text == expected.top1
     rows = [tuple(row.text.split("\n")) for row in page.all(".bars li")]
     assert rows == [(name, f"{100 * share:.1f} %") for name, share in expected.top5]
-    assert page.picture(".photo img") == (8, 8)
+    assert page.picture(".own img") == (8, 8)
+    assert not page.one(".heat").is_displayed()
     page.one(".look input").click()
-    assert page.picture(".photo img")[0] == 112, "the heat map is drawn over an enlarged picture"
-    assert page.one(".photo img").get_attribute("alt").startswith("What the model saw")
+    assert page.one(".own").is_displayed(), "the photo stays beside its heat map"
+    assert page.picture(".heat img")[0] == 112, "the heat map is drawn over an enlarged picture"
+    assert page.until(".heat figcaption", text=f"for “{expected.top1}”")
+    assert page.one(".choose + span").text == "Another photo"
     assert page.one(".result").get_attribute("aria-live") == "polite"
     assert page.complaints() == []
 
@@ -186,6 +189,8 @@ def test_a_broken_file_is_told_and_the_next_photo_is_answered(visit, seven, brok
     page.choose(broken)
     said = page.until(".classify .error", text="not an image")
     assert said.get_attribute("role") == "alert"
+    assert said.text.startswith("broken.png cannot be read as an image")
+    assert said.text.endswith("Send JPEG, PNG, WebP, GIF, TIFF or BMP.")
     assert not page.one(".result").is_displayed()
     page.choose(seven)
     page.until(".top", text="")
@@ -196,7 +201,7 @@ def test_a_file_that_is_too_large_is_told_without_sending_it(visit, tmp_path):
     (tmp_path / "large.png").write_bytes(bytes(3_000_000))
     page = visit("cnn")
     page.choose(tmp_path / "large.png")
-    page.until(".classify .error", text="at most 2 MB")
+    page.until(".classify .error", text="large.png has 3 MB; at most 2 MB")
 
 
 def test_a_photo_can_be_dropped_and_pasted(visit, kinds, seven):
@@ -229,6 +234,22 @@ def test_a_photo_unlike_the_training_images_is_said_to_be_so_and_nothing_is_prom
     assert "unlike" not in page.one(".sure").get_attribute("class")
 
 
+def test_a_test_image_can_be_tried(visit, kinds, finished_run):
+    page = visit("digits")
+    page.one(".try").click()
+    name = page.until(".own figcaption", text="test image").text
+    files = sorted((finished_run.path / "samples").glob("test-*[0-9].png"))
+    number = int(name.removeprefix("test image ").removesuffix(".png")) - 1
+    page.until(".top", text=kinds["digits"].predict(files[number]).top1)
+    assert page.one(".try").text == "Another test image"
+    assert page.complaints() == []
+
+
+def test_the_models_wrap_on_a_phone(visit):
+    page = visit("cnn", PHONE)
+    assert all(button.rect["x"] + button.rect["width"] <= PHONE[0] for button in page.all(".models button"))
+
+
 def test_a_network_without_maps_offers_none(visit, kinds, seven):
     page = visit("digits")
     page.choose(seven)
@@ -255,7 +276,7 @@ def test_images_are_made_and_the_grid_grows(visit, kinds):
     page.until(".grid img", count=16)
     page.one("button.more").click()
     page.until(".grid img", count=32)
-    page.until(".generate .status", text="32 images of seed 5")
+    page.until(".generate .status", text="32 images of seed 5: same seed, same images")
     read = """
       const canvas = document.createElement("canvas"), image = document.querySelectorAll(".grid img")[arguments[0]];
       canvas.width = canvas.height = 8;

@@ -42,6 +42,7 @@ from tintype import api, cli
 from tintype.analysis.heatmaps import grad_cam, overlaid
 from tintype.errors import UserError
 from tintype.predicting.classifier import Classifier
+from tintype.run import RunFolder
 from tintype.serving import server, wire
 from tintype.serving.app import make_app
 from tintype.serving.batching import Abandoned, Compute
@@ -298,6 +299,24 @@ def test_the_report_is_there_and_shut_in_a_sandbox(base, finished_run):
     assert "default-src 'none'" in policy
 
 
+def test_test_images_of_the_run_can_be_tried_and_are_its_own_files(base, finished_run, models, tmp_path, monkeypatch):
+    files = sorted((finished_run.path / "samples").glob("test-*[0-9].png"))
+    listed = {model["name"]: model["samples"] for model in ask(base, "/v1/models").json["models"]}
+    assert listed["digits"] == min(len(files), 64)
+    assert listed["cnn"] == 0, "without a report nothing of the run is shown"
+    answer = ask(base, "/samples/digits/0")
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.body == files[0].read_bytes()
+    # A run folder of a stranger: what leads out of it is not sent.
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / "report.html").write_text("a report", encoding="utf-8")
+    (tmp_path / "run" / "samples" / "test-000000.png").symlink_to(tmp_path / "secret")
+    stranger = PhotoClassifier("stranger", {}, RunFolder(tmp_path / "run"), Slow(), None)
+    with running(make_app([stranger])) as address:
+        assert ask(address, "/samples/stranger/0").status == 404
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/v1/models", "/nothing", "/v1/predict", "/healthz", "/static/page.js", "/metrics"]
 )
@@ -394,6 +413,9 @@ BAD: list[tuple[str, str, bytes | None, dict[str, str], str, str]] = [
     ("field", "/v1/generate", b'{"counts": 3}', JSON, "invalid", "counts"),
     ("method", "/v1/predict", None, {}, "method", "GET"),
     ("nothing there", "/v2/predict", GOOD, PNG, "unknown", "/v2/predict"),
+    ("no test image", "/samples/digits/1000", None, {}, "unknown", "no test image"),
+    ("no number", "/samples/digits/-1", None, {}, "unknown", "no test image"),
+    ("no model", "/samples/none/0", None, {}, "unknown", "'none'"),
     ("no report", "/reports/cnn", None, {}, "unknown", "tintype report"),
     ("path out", "/reports/..%2f..%2fetc%2fpasswd", None, {}, "unknown", ""),
     ("path to code", "/static/../app.py", None, {}, "unknown", ""),
@@ -632,7 +654,7 @@ def test_a_fault_of_ours_is_a_500_that_tells_no_secrets(caplog):
 
 def test_without_the_token_nothing_but_the_page_is_given(models):
     with running(make_app(models[:1], Settings(token=TOKEN))) as address:
-        for path in ("/v1/models", "/metrics", "/reports/digits"):
+        for path in ("/v1/models", "/metrics", "/reports/digits", "/samples/digits/0"):
             refused = ask(address, path)
             assert refused.status == 401
             assert refused.headers["www-authenticate"].startswith("Bearer")

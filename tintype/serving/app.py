@@ -452,6 +452,18 @@ def _add_pages(app: FastAPI, gate: Gate) -> None:
     docs = template.render(api=app.openapi(), problems=KINDS, examples=EXAMPLES, token=token)
     add("/docs", docs.encode(), "text/html")
 
+    @app.get("/samples/{name}/{number}", include_in_schema=False)
+    async def sample(name: str, number: int) -> Response:
+        """Return a test image for the page to try."""
+        model = gate.service.models.get(name)
+        if model is None:
+            raise Problem("unknown", f"there is no model '{name}'.")
+        try:
+            content = await gate.service.in_pool(model.sample, number)
+        except (UserError, OSError, ValueError) as error:
+            raise Problem("unknown", str(error)) from None
+        return Response(content, headers={"Cache-Control": "no-cache"}, media_type="image/png")
+
     @app.post("/v1/session", include_in_schema=False)
     async def session(request: Request) -> Response:
         """Keep the token that a person typed into the page as a cookie that no script can read."""

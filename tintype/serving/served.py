@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +21,7 @@ from PIL import Image
 from tintype.analysis.heatmaps import grad_cam, overlaid
 from tintype.data.decode import Unreadable, read_header
 from tintype.errors import UserError
+from tintype.files import refuse_link_out
 from tintype.generate import Sampler
 from tintype.predict import Predictor, load_task
 from tintype.predicting.classifier import Classifier, Picture
@@ -33,6 +36,7 @@ from tintype.upscaling import Upscaler, read_picture
 from tintype.upscaling.pictures import encoded
 
 HEAT_AT_ONCE = 16  # pictures with gradients
+MOST_SAMPLES = 64  # test images of a run that the page offers to try
 TILE = 128  # pixels; between two tiles of a large picture, photos are classified
 
 
@@ -54,6 +58,7 @@ class Served(ABC):
     """A model behind the service. What computes is called in the compute thread only."""
 
     kind: str  # the task
+    sample_names = r"(?!)"  # of files in samples/ that can be sent as a photo; none
 
     def __init__(self, name: str, description: dict[str, Any], run: RunFolder | None = None) -> None:
         self.name, self.description, self.run = name, description, run
@@ -64,6 +69,25 @@ class Served(ABC):
     def report(self) -> Path | None:
         page = None if self.run is None else self.run.path / "report.html"
         return page if page is not None and page.is_file() else None
+
+    @cached_property
+    def samples(self) -> list[Path]:
+        """Test images that can be tried; of a run with a report only, which shows them too."""
+        if self.run is None or self.report is None:
+            return []
+        files = sorted((self.run.path / "samples").glob("*.png"))
+        return [file for file in files if re.fullmatch(self.sample_names, file.name)][:MOST_SAMPLES]
+
+    def sample(self, number: int) -> bytes:
+        """Return a test image as a photo to send, PNG.
+
+        Raises:
+            UserError: there is none of this number, or it leads out of the run folder.
+        """
+        if self.run is None or not 0 <= number < len(self.samples):
+            raise UserError(f"{self.name} has no test image {number}.")
+        refuse_link_out(self.samples[number], self.run.path)
+        return self.samples[number].read_bytes()
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -78,6 +102,7 @@ class Served(ABC):
             "parameters": self.description.get("parameters"),
             "image": {name: how.get(name) for name in ("width", "height", "channels")},
             "report": f"/reports/{quote(self.name)}" if self.report else None,
+            "samples": len(self.samples),
         }
 
     @abstractmethod
@@ -94,6 +119,7 @@ class PhotoClassifier(Served):
     """Says what is on photos."""
 
     kind = "classify"
+    sample_names = r"test-\d+\.png"
 
     def __init__(
         self,
@@ -199,6 +225,7 @@ class PhotoEnlarger(Served):
     """Makes photos larger."""
 
     kind = "upscale"
+    sample_names = r"test-\d+-low\.png"
 
     def __init__(self, name: str, description: dict[str, Any], run: RunFolder, task: Upscale) -> None:
         super().__init__(name, description, run)
@@ -216,6 +243,12 @@ class PhotoEnlarger(Served):
         return f"enlarges photos x{self.upscaler.scale}" + (
             "" if gain is None else f", {gain:+.2f} dB over bicubic on test"
         )
+
+    def sample(self, number: int) -> bytes:
+        """Return a small test picture, PNG; the run keeps it with each pixel repeated."""
+        with Image.open(io.BytesIO(super().sample(number))) as image:
+            step = self.upscaler.scale
+            return png_bytes(np.ascontiguousarray(np.asarray(image.convert("RGB"))[::step, ::step]))
 
     def warm_up(self) -> None:
         self.upscaler.enlarge(np.zeros((16, 16, 3), np.uint8))

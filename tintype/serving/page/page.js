@@ -3,6 +3,7 @@ const number = (value) => value.toLocaleString("en");
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const TINY = 64; // pixels of a side, up to which pictures are shown with hard edges
 const FIRST = 16, NEXT = 16, MOST = 512; // images of a seed
+const FORMATS = "JPEG, PNG, WebP, GIF, TIFF or BMP";
 const ALL_OF_IT = 3.2; // truncation from which on the noise is hardly changed
 
 let limits = {};
@@ -61,18 +62,38 @@ function tell(box, error) {
   box.hidden = !error;
 }
 
-/** Let photos be dropped, pasted, chosen or taken; `use` gets each. */
-function takePhotos(stage, use, error) {
-  const drop = copy("drop");
-  $(".limits", drop).textContent = `JPEG, PNG, WebP, GIF, TIFF or BMP, up to ${number(limits.max_upload_mb)} MB`;
+/** Let an error name the file that it is about, and where it is no image, what would be one. */
+function about(file, problem) {
+  const name = file.name || "The pasted picture";
+  const more = /^It cannot be read/.test(problem.message) ? ` Send ${FORMATS}.` : "";
+  return new Error(problem.message.replace(/^It /, () => `${name} `) + more);
+}
+
+/** Let photos be dropped, pasted, chosen or taken, or a test image be tried; `use` gets each. */
+function takePhotos(model, stage, use, error) {
+  const drop = copy("drop"), trying = $(".try", drop), choosing = $(".choose + span", drop);
+  let sample = model.samples ? Math.floor(Math.random() * model.samples) : 0;
+  $(".limits", drop).textContent = `${FORMATS}, up to ${number(limits.max_upload_mb)} MB`;
   const take = (file) => {
     if (!file) return;
     if (file.size > limits.max_upload_mb * 1e6) {
-      tell(error, new Error(`The file has ${number(Math.round(file.size / 1e6))} MB; at most ${number(limits.max_upload_mb)} MB are taken.`));
+      tell(error, new Error(`${file.name || "The pasted picture"} has ${number(Math.round(file.size / 1e6))} MB; at most ${number(limits.max_upload_mb)} MB are taken.`));
       return;
     }
+    choosing.textContent = "Another photo";
     use(file);
   };
+  trying.hidden = !model.samples;
+  trying.addEventListener("click", async () => {
+    try {
+      const image = await (await ask(`/samples/${encodeURIComponent(model.name)}/${sample}`)).blob();
+      take(new File([image], `test image ${sample + 1}.png`, { type: image.type }));
+      trying.textContent = "Another test image";
+    } catch (problem) {
+      tell(error, problem);
+    }
+    sample = (sample + 1) % model.samples;
+  });
   for (const input of drop.querySelectorAll("input")) {
     input.addEventListener("change", () => { take(input.files[0]); input.value = ""; });
   }
@@ -105,16 +126,17 @@ function pngAddress(text) { return `data:image/png;base64,${text}`; }
 
 function classify(model, main) {
   const view = copy("classify");
-  const plate = $(".plate", view), figure = $(".photo", view), image = $("img", figure), caption = $("figcaption", figure);
+  const plate = $(".plate", view), figure = $(".own", view), image = $("img", figure), caption = $("figcaption", figure);
+  const heatFigure = $(".heat", view), heatImage = $("img", heatFigure), heatCaption = $("figcaption", heatFigure);
   const error = $(".error", view), result = $(".result", view), look = $(".look", view), toggle = $("input", look);
   const addresses = pictureAddresses();
   let photo = null, heat = null, asked = 0;
 
   const show = () => {
-    const warm = toggle.checked && heat !== null;
-    image.src = warm ? heat : photo;
-    image.alt = warm ? "What the model saw, with a heat map over it" : "Your photo";
-    image.classList.toggle("heat", warm);
+    image.src = photo;
+    image.alt = "Your photo";
+    heatFigure.hidden = !(toggle.checked && heat);
+    if (heat) heatImage.src = heat;
   };
   image.addEventListener("load", () => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= TINY));
   image.addEventListener("error", () => { image.alt = "This browser does not show such files."; });
@@ -137,7 +159,7 @@ function classify(model, main) {
       const answer = await (await ask(`/v1/predict?${query}`, { method: "POST", headers, body: file })).json();
       if (turn === asked) present(answer.predictions[0]);
     } catch (problem) {
-      if (turn === asked) { tell(error, problem); figure.hidden = true; }
+      if (turn === asked) { tell(error, about(file, problem)); figure.hidden = true; }
     }
     if (turn === asked) plate.classList.remove("busy");
   }
@@ -157,6 +179,8 @@ function classify(model, main) {
       return row;
     }));
     heat = prediction.heatmap ? pngAddress(prediction.heatmap) : null;
+    heatCaption.textContent = `where the model looked for “${first.class}”: warm colours counted most`;
+    heatImage.alt = `What the model saw, with a heat map for ${first.class} over it`;
     look.hidden = !heat;
     result.hidden = false;
     show();
@@ -175,7 +199,7 @@ function classify(model, main) {
     return `${percent(probability)} sure.`;
   }
 
-  const stop = takePhotos($(".stage", view), use, error);
+  const stop = takePhotos(model, $(".stage", view), use, error);
   $("summary", view).textContent = `It knows ${number(model.classes.length)} classes, and chooses one of them whatever the photo shows`;
   $("details p", view).textContent = model.classes.join(" · ");
   main.append(view);
@@ -192,7 +216,7 @@ function generate(model, main) {
 
   for (const name of model.classes) form.elements.class.append(new Option(name, name));
   $(".of-class", form).hidden = !model.classes.length;
-  const showVariety = () => { output.textContent = range.value >= ALL_OF_IT ? "all of it" : range.value < 1 ? "typical ones" : "less"; };
+  const showVariety = () => { output.textContent = range.value >= ALL_OF_IT ? "full" : range.value < 1 ? "typical" : "less"; };
   range.addEventListener("input", showVariety);
   showVariety();
   $(".dice", form).addEventListener("click", () => {
@@ -220,7 +244,7 @@ function generate(model, main) {
       const body = JSON.stringify({ ...wish, start, count });
       const answer = await (await ask("/v1/generate", { method: "POST", headers: { "content-type": "application/json" }, body, signal })).json();
       grid.append(...answer.images.map(cell));
-      status.textContent = `${number(grid.children.length)} images of seed ${wish.seed}; image i follows from the seed and i alone`;
+      status.textContent = `${number(grid.children.length)} images of seed ${wish.seed}: same seed, same images`;
     } catch (problem) {
       if (problem.name === "AbortError") return;
       tell(error, problem);
@@ -287,12 +311,12 @@ function upscale(model, main) {
       status.textContent = "";
     } catch (problem) {
       if (problem.name === "AbortError") return;
-      tell(error, problem);
+      tell(error, about(file, problem));
       status.textContent = "";
     }
   }
 
-  const listening = takePhotos($(".stage", view), use, error);
+  const listening = takePhotos(model, $(".stage", view), use, error);
   main.append(view);
   return () => { stop.abort(); listening.abort(); addresses.free(); };
 }
@@ -300,8 +324,8 @@ function upscale(model, main) {
 // ---- the page -------------------------------------------------------------------------------------------------------
 
 const KINDS = {
-  classify: { view: classify, says: "tells what is on a photo" },
-  generate: { view: generate, says: "makes images" },
+  classify: { view: classify, says: "classifies photos" },
+  generate: { view: generate, says: "generates images" },
   upscale: { view: upscale, says: "enlarges photos" },
 };
 
