@@ -19,6 +19,7 @@ from tintype.board import Board, make_server
 from tintype.catalogue import list_runs
 from tintype.errors import UserError
 from tintype.listing import listing
+from tintype.report.sandbox import with_way_back
 from tintype.run import RunFolder
 
 HARMLESS = "<img src=x onerror=alert(1)>"
@@ -181,6 +182,21 @@ def test_a_page_out_of_a_run_folder_is_sandboxed(address):
     assert "allow-same-origin" not in policy
     assert "connect-src" not in policy
     assert not (ask(address, "/").getheader("Content-Security-Policy") or "").startswith("sandbox")
+
+
+def test_a_page_leads_back_to_its_study_and_to_all_runs(tmp_path):
+    folder = tmp_path / "runs"
+    for name in ("alone", "study & more/inside"):
+        write_run(folder / name, "model: ann\n")
+        (folder / name / "report.html").write_text('<p class="wordmark">tintype</p>', encoding="utf-8")
+    (folder / "study & more" / "study.html").write_text("a page", encoding="utf-8")
+    leads = Board(folder).way_back
+    assert leads(folder.resolve() / "alone" / "report.html") == [("/", "All runs")]
+    back = leads(folder.resolve() / "study & more" / "inside" / "report.html")
+    assert back == [("/", "All runs"), ("/files/study%20%26%20more/study.html", "Study")]
+    page = with_way_back(b'<p class="wordmark">tintype</p>', [*back, ("/x", "<b>")])
+    assert b'<a href="/">All runs</a> <a href="/files/study%20%26%20more/study.html">Study</a>' in page
+    assert b"<b>" not in page
 
 
 def test_names_are_text(tmp_path):

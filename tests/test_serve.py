@@ -9,6 +9,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -290,8 +291,10 @@ def test_an_exported_model_answers_as_its_run_does(kinds, digits, tmp_path):
 def test_the_report_is_there_and_shut_in_a_sandbox(base, finished_run):
     page = ask(base, "/reports/digits")
     written = (finished_run.path / "report.html").read_bytes()
-    assert page.body.replace(b"<style>footer .files, footer .beside { display: none; }</style>", b"") == written
-    assert len(page.body) > len(written), "links to files that are not served are hidden"
+    hidden = page.body.replace(b"<style>footer .files, footer .beside { display: none; }</style>", b"")
+    assert len(page.body) > len(hidden), "links to files that are not served are hidden"
+    assert b'<a href="/">All models</a>' in hidden
+    assert re.sub(rb' <span class="way-back".*?</span>', b"", hidden) == written
     policy = page.headers["content-security-policy"]
     assert policy.startswith("sandbox allow-scripts")
     assert "allow-same-origin" not in policy

@@ -18,7 +18,7 @@ from tintype.catalogue import facts_of, run_folders
 from tintype.errors import UserError
 from tintype.report.folder import read_metrics
 from tintype.report.pages import templates
-from tintype.report.sandbox import SANDBOX, without_dead_links
+from tintype.report.sandbox import SANDBOX, with_way_back, without_dead_links
 from tintype.run import RunFolder
 
 MOST_RUNS = 300  # the newest; a page of more would be slow
@@ -128,6 +128,13 @@ class Board:
         inside = owner != self.folder and owner.is_relative_to(self.folder)
         return path if inside and any((owner / name).is_file() for name in OWNERS) else None
 
+    def way_back(self, page: Path) -> list[tuple[str, str]]:
+        """Return where a page leads back to: the study or tuning that its run is part of, and all runs."""
+        above = page.parent.parent
+        owners = [above / name for name in ("study.html", "tuning.html") if (above / name).is_file()]
+        inside = [(self._address(owner), owner.stem.capitalize()) for owner in owners if above != self.folder]
+        return [("/", "All runs"), *inside]
+
 
 def _points(columns: dict[str, list[float]], name: str) -> list[list[float]]:
     """Return at most MOST_POINTS points (step, value) of a column; NaN is left out, neighbours are averaged."""
@@ -197,7 +204,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
                 return
             is_page = file.suffix == ".html"
-            content = without_dead_links(content, tuple(TYPES)) if is_page else content
+            if is_page:
+                content = with_way_back(without_dead_links(content, tuple(TYPES)), self.board.way_back(file))
             self._send(HTTPStatus.OK, content, TYPES[file.suffix], SANDBOX if is_page else POLICY)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")

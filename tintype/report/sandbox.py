@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 # A report brings its own scripts, styles and pictures. The sandbox takes it out of the origin, so that it can neither call
@@ -23,3 +24,11 @@ def without_dead_links(page: bytes, served: Sequence[str] = ()) -> bytes:
     start, end, rest = page.rpartition(b"</body>")
     rule = f"<style>{hidden} {{ display: none; }}</style>".encode()
     return start + rule + end + rest if end else page + rule
+
+
+def with_way_back(page: bytes, links: Sequence[tuple[str, str]]) -> bytes:
+    """Return a page with links, each an address and what it is called, beside its wordmark: a page alone has none."""
+    wordmark = b'<p class="wordmark">tintype'
+    anchors = " ".join(f'<a href="{html.escape(address)}">{html.escape(title)}</a>' for address, title in links)
+    style = "margin-left: 1.4rem; font: .85rem/1 system-ui, sans-serif"
+    return page.replace(wordmark, wordmark + f' <span class="way-back" style="{style}">{anchors}</span>'.encode(), 1)

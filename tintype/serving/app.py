@@ -23,7 +23,7 @@ from starlette.responses import Response
 from tintype import __version__
 from tintype.errors import UserError
 from tintype.generation import sampling
-from tintype.report.sandbox import SANDBOX, without_dead_links
+from tintype.report.sandbox import SANDBOX, with_way_back, without_dead_links
 from tintype.serving.gate import COOKIE, Application, Gate, Receive, Scope, Send
 from tintype.serving.measures import MEDIA_TYPE
 from tintype.serving.problems import KINDS, Problem, json_bytes, of_status
@@ -430,7 +430,8 @@ def _add_looks(app: FastAPI, service: Service) -> None:
             raise Problem("unknown", f"there is no report of '{name}'. `tintype report RUN` makes one.")
         headers = {"Content-Security-Policy": SANDBOX, "Cache-Control": "no-cache"}
         page = await service.in_pool(model.report.read_bytes)
-        return Response(without_dead_links(page), headers=headers, media_type="text/html")
+        page = with_way_back(without_dead_links(page), [("/", "All models")])
+        return Response(page, headers=headers, media_type="text/html")
 
 
 def _add_pages(app: FastAPI, gate: Gate) -> None:
