@@ -122,7 +122,7 @@ def with_answers(original: Path, path: Path, wrong: int) -> Path:
         ({"momentum": 0.5, "betas": (0.5, 0.9), "optimizer": "sgd"}, ["optimizer (adamw → sgd)"]),  # and no betas
         ({"augment": {"flip": True, "crop": 4}}, ["augmentation (none → flip, crop 4)"]),
         ({"epochs": None, "steps": 1500}, ["length (2 epochs → 1,500 steps)"]),
-        ({"image_size": (20, 30), "patience": 3}, ["image size (none → 30x20)", "patience (none → 3)"]),
+        ({"image_size": (20, 30), "patience": 3}, ["image size (default → 30x20)", "patience (none → 3)"]),
         ({"weights": "/a/b/c.safetensors", "tune": "head"}, ["weights (none → c.safetensors)", "tune (all → head)"]),
     ],
 )

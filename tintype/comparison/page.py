@@ -261,12 +261,30 @@ def p_text(p: float | None) -> str:
 
 
 def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
-    """Show what each run reaches against what it costs, with the Pareto front."""
+    """Show what each run reaches against what it costs, with the Pareto front: its rank's figure, and the loss."""
     key, interval, _, title = _value(comparison.task, group)
-    colours = figures.class_colours(len(group.rows))
     form, unit = {"classify": (".1~%", ""), "upscale": (".2f", " dB")}.get(comparison.task, ("~g", ""))
     value = Scale(title, form, unit, higher_is_better=comparison.task != "generate")
-    charts, costs = [], []
+    found = _against_costs(group, key, interval, value, f"cost-{{}}{suffix}")
+    if comparison.task == "classify":
+        loss = Scale(title.replace("accuracy", "log loss"), "~g", higher_is_better=False)
+        of_loss = _against_costs(group, "loss", "", loss, f"cost-{{}}-loss{suffix}")
+        found += [(f"{cost}, log loss", chart) for cost, chart in of_loss]
+    if not found:
+        return None
+    colours = figures.class_colours(len(group.rows))
+    context = {
+        "charts": [chart for _, chart in found], "costs": [cost for cost, _ in found], "machine": comparison.machine,
+        "what": f"{title}, or the log loss," if comparison.task == "classify" else title,
+        "runs": [(row["name"], colour) for row, colour in zip(group.rows, colours, strict=True)],
+    }  # fmt: skip
+    return Section("cost", "What it costs", "comparison_cost.html", context)
+
+
+def _against_costs(group: Group, key: str, interval: str, value: Scale, name: str) -> list[tuple[str, Chart]]:
+    """Return a chart of a figure against each cost in which the runs differ, with what the cost is called."""
+    colours = figures.class_colours(len(group.rows))
+    found = []
     for cost, scale in COSTS.items():
         points = [
             Point(
@@ -277,22 +295,14 @@ def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section 
             if row.get(cost) is not None and row.get(key) is not None
         ]  # fmt: skip
         if len({point.cost for point in points}) > 1:
-            costs.append(scale.title)
-            charts.append(
-                Chart(
-                    f"cost-{cost.replace('_', '-')}{suffix}",
-                    comparison_figures.against_cost(points, scale, value),
-                    print_figures.png(comparison_print.against_cost(points, scale, value)),
-                    f"{title} of {len(points)} runs against {scale.title}, with the Pareto front.",
-                )
+            chart = Chart(
+                name.format(cost.replace("_", "-")),
+                comparison_figures.against_cost(points, scale, value),
+                print_figures.png(comparison_print.against_cost(points, scale, value)),
+                f"{value.title} of {len(points)} runs against {scale.title}, with the Pareto front.",
             )
-    if not charts:
-        return None
-    context = {
-        "charts": charts, "costs": costs, "machine": comparison.machine, "what": title,
-        "runs": [(row["name"], colour) for row, colour in zip(group.rows, colours, strict=True)],
-    }  # fmt: skip
-    return Section("cost", "What it costs", "comparison_cost.html", context)
+            found.append((scale.title, chart))
+    return found
 
 
 # ---- training -------------------------------------------------------------------------------------------------------

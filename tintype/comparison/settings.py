@@ -26,6 +26,13 @@ READ_BY = {
     "step_factor": ("schedule", ("step",)),
 }
 READ_TO_STOP = ("monitor", "evaluate_every")  # read where a run stops early or keeps its best weights
+CHOSEN = (
+    "image_size",
+    "channels",
+    "crop_fraction",
+    "interpolation",
+    "normalise",
+)  # by the data and network if left open
 OPTIONS = ("model_options", "task_options")
 NAMES = {
     "lr": "learning rate", "augment": "augmentation", "model": "network", "val fraction": "validation part",
@@ -99,7 +106,8 @@ def settings_of(recipe: Mapping[str, Any]) -> dict[str, str]:
     if fields.get("patience") is None and fields.get("keep") != "best":
         for key in READ_TO_STOP:
             fields.pop(key, None)
-    found = {key: said(value) for key, value in fields.items() if key not in OPTIONS}
+    chosen = {key for key in CHOSEN if fields.get(key) is None}
+    found = {key: "default" if key in chosen else said(fields[key]) for key in fields if key not in OPTIONS}
     for options in OPTIONS:
         found |= {f"{options}.{key}": said(value) for key, value in (fields.get(options) or {}).items()}
 

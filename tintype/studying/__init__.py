@@ -85,6 +85,7 @@ class Study(StudyFolder):
             "runs": self.table(),
             "effects": effects,
             "choice": asdict(result.choice) if result and result.choice else None,
+            "choices": {data: asdict(choice) for data, choice in result.choices.items()} if result else {},
             "remarks": list(result.remarks) if result else [],
             "failures": self.failures(),
         }

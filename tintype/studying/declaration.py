@@ -66,6 +66,15 @@ class Declaration:
         """How many runs it has."""
         return math.prod(len(levels) for levels in self.factors.values()) * len(self.seeds)
 
+    @property
+    def data_factors(self) -> list[str]:
+        """The factors that are data: what is trained on different data is never ranked against each other."""
+        return [factor for factor in self.factors if _parts(factor)[0] in ("data", "data_root")]
+
+    def data_of(self, levels: Mapping[str, str]) -> str:
+        """Return what the data of a run is called where the study varies it, "" elsewhere."""
+        return " + ".join(self.shown(factor, levels[factor]) for factor in self.data_factors)
+
     def runs(self) -> list[PlannedRun]:
         """Unfold the study: every combination of levels with the first seed, then with the second, and so on.
 
@@ -234,7 +243,7 @@ def refuse_mixed_data(declaration: Declaration) -> None:
     Raises:
         UserError: different tasks, data or splits.
     """
-    if any(_parts(factor)[0] in ("data", "data_root") for factor in declaration.factors):
+    if declaration.data_factors:
         return
     planned = declaration.runs()
     first = planned[0]

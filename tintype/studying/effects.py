@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from tintype.comparison.settings import Confounding
 from tintype.statistics import BlockError, block_error, holm
 from tintype.studying.confounding import confounding_of
+from tintype.studying.declaration import Declaration
 from tintype.studying.figures import Finished, Measure
 from tintype.studying.folder import StudyFolder
 from tintype.studying.paired import OnImages, on_images
@@ -28,7 +29,8 @@ class Effect:
     differences of runs, their spread pooled over the levels of the factor, with a variance between the combinations of the
     other factors (`basis` "runs"): what is to be expected of further seeds. Or, where there is but one seed, that of the
     differences on each image (`basis` "images"): what holds for these runs. `images` has the latter for several seeds too.
-    `confounding` says in what the two levels differ where that is more than the one thing that is asked about.
+    `confounding` says in what the two levels differ where that is more than the one thing that is asked about. `data` names
+    the data where the study varies it: effects are taken on each apart.
     """
 
     factor: str
@@ -42,6 +44,7 @@ class Effect:
     parts: Mapping[str, float]
     images: OnImages | None = None
     confounding: Confounding | None = None
+    data: str = ""
     p_holm: float | None = None
     sentence: str = ""
 
@@ -82,18 +85,32 @@ def effects_of(study: StudyFolder, finished: Sequence[Finished], measure: Measur
 
 
 def _effects(study: StudyFolder, finished: Sequence[Finished], measure: Measure, split: str) -> Iterator[Effect | None]:
-    for factor, levels in study.declaration.factors.items():
-        blocks = _blocks(factor, finished, study)
-        reference = next(iter(levels))
-        for level in list(levels)[1:]:
-            yield _effect(factor, level, reference, list(levels), blocks, measure, split)
+    declaration = study.declaration
+    for data, members in by_data(declaration, finished).items():
+        for factor, levels in declaration.factors.items():
+            if factor in declaration.data_factors:
+                continue
+            blocks = _blocks(factor, members, study)
+            reference = next(iter(levels))
+            for level in list(levels)[1:]:
+                effect = _effect(factor, level, reference, list(levels), blocks, measure, split)
+                yield effect and replace(effect, data=data)
+
+
+def by_data(declaration: Declaration, finished: Sequence[Finished]) -> dict[str, list[Finished]]:
+    """Return the runs on each data, under "" where the study has one data only."""
+    found: dict[str, list[Finished]] = {}
+    for each in finished:
+        found.setdefault(declaration.data_of(each.planned.levels), []).append(each)
+    return found
 
 
 def _blocks(factor: str, finished: Sequence[Finished], study: StudyFolder) -> Blocks:
     """Return the runs by what they share but for the factor, and then by its level."""
     blocks: Blocks = {}
     for each in finished:
-        levels = [study.declaration.shown(*level) for level in each.planned.levels.items() if level[0] != factor]
+        apart = {factor, *study.declaration.data_factors}
+        levels = [study.declaration.shown(*level) for level in each.planned.levels.items() if level[0] not in apart]
         others = " + ".join(levels)
         blocks.setdefault((others, each.planned.seed), {})[each.planned.levels[factor]] = each
     return blocks
@@ -146,6 +163,7 @@ def _error_of_all_levels(blocks: Blocks, levels: Sequence[str], measure: Measure
 
 def _sentence(effect: Effect, names: Sequence[str], measure: Measure, split: str, num_effects: int) -> str:
     where = "test" if split == "test" else "validation"
+    where += f" of {effect.data}" if effect.data else ""
     level, reference = names
     what = f"{level} compared with {reference}"
     size = measure.difference(effect.estimate)

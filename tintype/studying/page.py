@@ -88,7 +88,7 @@ def _row(variant: VariantResult, result: Result) -> dict[str, Any]:
     return {
         "variant": variant, "cells": cells, "verdict": ", ".join(verdicts),
         "why": first.evaluation["verdict"]["text"], "page": f"{first.planned.name}/report.html",
-        "chosen": bool(result.choice) and variant.title == result.choice.variant,  # pyright: ignore[reportOptionalMemberAccess]
+        "chosen": variant.title in [choice.variant for choice in (result.choice, *result.choices.values()) if choice],
     }  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def _effects(study: StudyFolder, result: Result) -> Section | None:
         text = result.measure.signed(effect.estimate) + within
         return {
             "effect": effect,
-            "level": declaration.shown(effect.factor, effect.level),
+            "level": declaration.shown(effect.factor, effect.level) + (f" on {effect.data}" if effect.data else ""),
             "reference": declaration.shown(effect.factor, effect.reference),
             "dot": line.place(effect.estimate),
             "left": line.place(start),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tintype.errors import UserError
 from tintype.studying.choice import Choice, choose
-from tintype.studying.effects import Effect, effects_of
+from tintype.studying.effects import Effect, by_data, effects_of
 from tintype.studying.figures import Finished, Measure, VariantResult, measure_of, read_finished, variants_of
 from tintype.studying.folder import StudyFolder
 
@@ -23,6 +23,7 @@ class Result:
     effects: Sequence[Effect]
     choice: Choice | None
     remarks: Sequence[str] = field(default_factory=list)
+    choices: Mapping[str, Choice] = field(default_factory=dict)  # on each data, where the study varies it
 
     @property
     def confounding(self) -> list[str]:
@@ -31,7 +32,8 @@ class Result:
         for effect in self.effects:
             if effect.confounding:
                 size = f"{self.measure.number(abs(effect.estimate))} {self.measure.unit}" if self.measure.unit else ""
-                said.append(effect.confounding.sentence(size))
+                on = f" on {effect.data}" if effect.data and size else ""
+                said.append(effect.confounding.sentence(size + on))
         return said
 
 
@@ -43,10 +45,14 @@ def result_of(study: StudyFolder) -> Result | None:
     measure = measure_of(finished[0].evaluation)
     split = "test" if all("test" in each.evaluation["splits"] for each in finished) else "val"
     variants = variants_of(finished, measure)
-    choice = choose(variants, measure, split) if len(variants) > 1 else None
-    return Result(
-        measure, split, variants, effects_of(study, finished, measure, split), choice, _remarks(study, finished)
-    )
+    choices: dict[str, Choice] = {}
+    for data, members in by_data(study.declaration, finished).items():
+        choice = choose(variants_of(members, measure), measure, split)
+        if choice is not None:
+            choices[data] = choice
+    effects, remarks = effects_of(study, finished, measure, split), _remarks(study, finished)
+    choice = None if study.declaration.data_factors else choices.pop("", None)
+    return Result(measure, split, variants, effects, choice, remarks, choices)
 
 
 def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
@@ -62,7 +68,11 @@ def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
             "One seed each: what is said of the images holds for these runs; what other seeds of the recipes would give "
             "is not known (three would show)."
         )
-    if len(_image_sets(finished)) > 1:
+    if study.declaration.data_factors:
+        remarks.append(
+            "The data sets are not ranked against each other: effects and choices are those on each of them."
+        )
+    elif len(_image_sets(finished)) > 1:
         remarks.append("Not all runs were measured on the same images; part of their differences comes from that.")
     left = study.left_over()
     if left:

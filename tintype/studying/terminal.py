@@ -38,6 +38,8 @@ def lines(study: Study) -> list[RenderableType]:
         shown += [Text(effect.sentence) for effect in result.effects[:MOST_EFFECTS]]
         if result.choice:
             shown.append(Text(f"Recommended: {result.choice.variant}. {result.choice.reason} {result.choice.honest}"))
+        for data, choice in result.choices.items():
+            shown.append(Text(f"Recommended on {data}: {choice.variant}. {choice.reason} {choice.honest}"))
         shown += [Text(remark) for remark in result.remarks]
     by_message: dict[str, list[str]] = {}
     for name, message in study.failures().items():
