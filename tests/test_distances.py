@@ -141,7 +141,7 @@ def test_inception_weights_are_downloaded_once(inception_file, tmp_path, monkeyp
     assert len(asked) == 1
     for file in (tmp_path / "cache").rglob("*.pth"):
         file.unlink()
-    with pytest.raises(UserError, match=r"Inception could not be downloaded .* --inception-weights FILE"):
+    with pytest.raises(UserError, match=r"Inception could not be downloaded .* name it in place of download"):
         distances.inception_features("download", device)
 
 

@@ -20,17 +20,19 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from tintype import pretrained
+from tintype import pretrained, tuning
 from tintype.data.decode import fit
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.backbone import backbone_parts
 from tintype.models.torchvision_zoo import NAMES
+from tintype.perceptual import PerceptualDistance
 from tintype.pretrained import (
     fetch_weights,
     is_backbone,
@@ -39,6 +41,7 @@ from tintype.pretrained import (
     own_preprocessing,
     weights_available,
 )
+from tintype.studying import declare
 
 SMALL = "shufflenet_v2_x0_5"  # 1.4 million parameters
 
@@ -592,6 +595,80 @@ def test_offline_is_one_clear_line(server, served, gone):
     assert ("Not there" if gone == "file" else "refused") in message
     assert "Download that file elsewhere and give --weights FILE, or start without: --weights none" in message
     assert "\n" not in message
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """No weights are at hand, and the server refuses the connection."""
+    monkeypatch.setenv("TINTYPE_WEIGHTS_MIRROR", "http://127.0.0.1:9")
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train DATA --model mobilenet_v2", ""),
+        ("train DATA --model mobilenet_v2 --tune head", "tune: all"),
+        ("train garbage-tuned --data DATA", ""),
+        ("train garbage-frozen --data DATA", "tune: all"),
+        ("train pets-x2 --data LARGE --set task.patch=64", "loss: mse"),
+        ("study garbage-two-by-two --data DATA", ""),
+    ],
+)
+def test_where_weights_none_is_advised_it_works_as_typed(tt, digit_files, large_photos, command, said):
+    places = {"DATA": digit_files, "LARGE": large_photos}
+    typed = [*(places.get(word, word) for word in command.split()), "--steps", 1, "--dry-run"]
+    typed += [] if "pets" in command else ["--set", "image_size=32"]
+    code, _, errors = tt(*typed)
+    assert (code, "could not be downloaded" in errors) == (2, True)
+    assert "--weights none" in errors
+
+    code, output, errors = tt(*typed, "--weights", "none")
+    assert code == 0, errors
+    assert said in errors + output
+
+
+@pytest.fixture(scope="module")
+def large_photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    for number, photo in enumerate(pixels):
+        Image.fromarray(photo).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_tuning_and_a_study_with_a_perceptual_loss_take_weights_none(tt, tmp_path, monkeypatch):
+    given = {}
+
+    def told(what: str, **changes: Any) -> None:
+        given.update(changes)
+        raise UserError("enough")
+
+    monkeypatch.setattr(tuning, "tune", told)
+    tt("tune", "digits", "--weights", "none")
+    assert given["weights"] == "none"
+
+    fields = {"task": "upscale", "data": "photos", "task_options": {"colour": "rgb", "loss": "perceptual"}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**fields, "vary": {"lr": [0.1, 0.2]}}), encoding="utf-8")
+    runs = declare(str(tmp_path / "s.yaml")).with_(weights="none").runs()
+    assert {run.recipe.weights for run in runs} == {"none"}
+
+
+@pytest.mark.usefixtures("no_network")
+def test_only_a_perceptual_loss_needs_weights(tt):
+    code, _, errors = tt(
+        "train", "pets-x2", "--data", "photos", "--set", "task.loss=perceptual", "--weights", "none", "--dry-run"
+    )
+    assert code == 2
+    assert "no other loss. Add one, as in --set task.loss=mse." in errors
+
+
+@pytest.mark.usefixtures("no_network")
+def test_offline_lpips_advises_what_lpips_takes():
+    pytest.importorskip("lpips")
+    with pytest.raises(UserError, match="name that file in place of alexnet, or measure without LPIPS") as error:
+        PerceptualDistance("alexnet", torch.device("cpu"))
+    assert "--weights" not in str(error.value)
 
 
 # ---- names and preprocessing ------------------------------------------------------------------------------------------

@@ -196,8 +196,10 @@ def choose_training(
     That is so with tune "auto", for heads, and for everything where the user named only images (`free`).
     """
     starts_pretrained = recipe.task == "classify" and recipe.weights not in (None, "none")
+    if not starts_pretrained and (free or recipe.tune == "auto"):
+        return _from_scratch(recipe)
     if not starts_pretrained:
-        return _from_scratch(recipe) if free or recipe.tune == "auto" else (recipe, [])
+        return recipe, _all_is_trained(recipe)
     if recipe.tune == "head":
         return _head(recipe, splits, device, dtype) if free else _length_of_head(recipe)
     if recipe.tune == "auto" or free:
@@ -209,12 +211,15 @@ def _from_scratch(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
     wanted = FROM_NOISE if recipe.task == "generate" else {**FROM_SCRATCH, "model": recipe.model}
     name = "generating" if recipe.task == "generate" else "training from scratch"
     chosen, choices = _filled(recipe, Source(name, wanted))
-    if recipe.tune not in ("auto", "all"):
-        told = (
-            f"there are no pretrained weights of which tune {recipe.tune} could keep a part; --weights FILE gives some"
-        )
-        choices.append(Choice("tune", "all", told))
-    return chosen, choices
+    return chosen, [*choices, *_all_is_trained(recipe)]
+
+
+def _all_is_trained(recipe: Recipe) -> list[Choice]:
+    """Return what becomes of a part to tune where a network starts from scratch."""
+    if recipe.task != "classify" or recipe.tune in ("auto", "all"):
+        return []
+    told = f"there are no pretrained weights of which tune {recipe.tune} could keep a part; --weights FILE gives some"
+    return [Choice("tune", "all", told)]
 
 
 def _by_time(

@@ -31,6 +31,9 @@ LAYERS = {
     "mobilenet_v2": ("features.1", "features.3", "features.6"),
 }
 
+INSTEAD = "give --weights FILE, or train without the perceptual loss: --weights none"
+INSTEAD_OF_LPIPS = "name that file in place of {name}, or measure without LPIPS"
+
 # What LPIPS was fitted on, as torchvision and as the package calls it.
 TRUNKS = {"alexnet": "alex", "vgg16": "vgg", "squeezenet1_1": "squeeze"}
 
@@ -66,7 +69,7 @@ class PerceptualLoss(nn.Module):
             raise UserError(f"which layers of {name}? Set task.feature_layers, as in [features.3, features.8].")
         classes = tuple(str(k) for k in range(1000))
         network = build_model(name, DataSpec("", 3, 224, 224, classes, (), (), ""), {}, seed=0)
-        load_pretrained(network, name, weights)
+        load_pretrained(network, name, weights, instead=INSTEAD)
         try:
             self.network = create_feature_extractor(network.eval(), chosen)
         except ValueError as error:
@@ -125,7 +128,10 @@ class PerceptualDistance:
         name = trunk if trunk in TRUNKS else model_of_weights(trunk) if Path(trunk).is_file() else None
         if name not in TRUNKS:
             raise UserError(f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file of one.")
-        tensors = read_weights(fetch_weights(name) if trunk == name else Path(trunk)).tensors
+        downloaded = trunk == name
+        instead = INSTEAD_OF_LPIPS.format(name=name)
+        file = fetch_weights(name, instead=instead) if downloaded else Path(trunk)
+        tensors = read_weights(file).tensors
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it calls torchvision as one did in 2021
             self.network = lpips.LPIPS(net=TRUNKS[name], pnet_rand=True, verbose=False).to(device)

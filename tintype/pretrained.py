@@ -32,6 +32,7 @@ from tintype.weights import as_expected, read_weights, without_prefix, without_s
 CHUNK = 1 << 20  # bytes
 PATIENCE = 60  # seconds without an answer
 SHOWN = 3  # names of tensors in a message
+INSTEAD = "give --weights FILE, or start without: --weights none"
 
 # Old files of DenseNet number their layers "norm.1", where today's network has "norm1".
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -173,8 +174,13 @@ def weights_available(name: str) -> bool:
     return name in torchvision_zoo.NAMES and _downloaded(_file_name(_entry(name, "default"))) is not None
 
 
-def fetch_weights(name: str, progress: Progress | None = None) -> Path:
+def fetch_weights(name: str, progress: Progress | None = None, *, instead: str = INSTEAD) -> Path:
     """Return the file with a torchvision backbone's default weights, downloaded if it is not on this machine yet.
+
+    Args:
+        name: of the backbone.
+        progress: called as progress(what, done, total), in bytes.
+        instead: what to type where it cannot be downloaded.
 
     Raises:
         UserError: there are none, or the download failed.
@@ -182,7 +188,7 @@ def fetch_weights(name: str, progress: Progress | None = None) -> Path:
     name = canonical("models", name)
     if name not in torchvision_zoo.NAMES:
         raise UserError(_no_such_weights(name, "default"))
-    return _fetched(_entry(name, "default"), name, progress)
+    return _fetched(_entry(name, "default"), name, progress, instead)
 
 
 def model_of_weights(path: str | Path) -> str | None:
@@ -210,6 +216,8 @@ def load_pretrained(
     weights: str = "default",
     progress: Progress | None = None,
     class_names: Sequence[str] | None = None,
+    *,
+    instead: str = INSTEAD,
 ) -> dict[str, Any]:
     """Load pretrained weights into a network; its head stays as it is where the classes are others.
 
@@ -220,6 +228,7 @@ def load_pretrained(
             (.safetensors, .pth, .pt), a run of one's own (folder or packed), a folder with model.safetensors, or "none".
         progress: called as progress(what, done, total), in bytes, while a file is downloaded.
         class_names: what the network is to tell apart; the head of a run of one's own is kept only for the same classes.
+        instead: what to type where weights cannot be downloaded.
 
     Returns:
         What model.json keeps: source, file, sha256, head ("new" or "loaded"), and what is known of licence and training.
@@ -237,10 +246,10 @@ def load_pretrained(
     if path.is_file():
         origin: dict[str, Any] = {} if run is None else {"run": run.folder.name}
     elif name.startswith("timm/") and weights == "default":
-        return _load_from_timm(network, name)
+        return _load_from_timm(network, name, instead)
     elif name in torchvision_zoo.NAMES and weights in _entries(name):
         entry = _entries(name)[weights]
-        path, origin = _fetched(entry, name, progress), _origin(entry)
+        path, origin = _fetched(entry, name, progress, instead), _origin(entry)
     else:
         raise UserError(_no_such_weights(name, weights))
     content = read_weights(path)
@@ -354,12 +363,12 @@ def _no_such_weights(name: str, weights: str) -> str:
     return f"there is no weight file '{weights}'. Expected a .safetensors or .pth file, none, or one of: {known}."
 
 
-def _fetched(entry: Any, name: str, progress: Progress | None) -> Path:
+def _fetched(entry: Any, name: str, progress: Progress | None, instead: str) -> Path:
     """Return the file with torchvision's weights, downloaded if need be."""
     file = _file_name(entry)
     path = _downloaded(file) or cache_folder() / "weights" / file
     if not path.exists():
-        _download(entry.url, path, name, progress)
+        _download(entry.url, path, name, progress, instead=instead)
     return path
 
 
@@ -404,7 +413,7 @@ def _download(
     name: str,
     progress: Progress | None,
     *,
-    instead: str = "give --weights FILE, or start without: --weights none",
+    instead: str,
     checked: bool = True,
 ) -> None:
     """Download a file whose name, where it is `checked`, ends in the first digits of its SHA-256, as all of torchvision's do.
@@ -459,7 +468,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _load_from_timm(network: nn.Module, name: str) -> dict[str, Any]:
+def _load_from_timm(network: nn.Module, name: str, instead: str) -> dict[str, Any]:
     """Load timm's own weights, which timm downloads, keeps and brings to the network's image size."""
     config = timm_zoo.default_config(name)
     try:
@@ -473,7 +482,7 @@ def _load_from_timm(network: nn.Module, name: str) -> dict[str, Any]:
         line = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise UserError(
             f"the weights of {name} could not be loaded from {config.hf_hub_id or config.url} ({line[:150]}). "
-            "Download them elsewhere and give --weights FILE, or start without: --weights none"
+            f"Download them elsewhere and {instead}"
         ) from None
     head = backbone_parts(source).head_name
     tensors = {key: value for key, value in source.state_dict().items() if not key.startswith(f"{head}.")}

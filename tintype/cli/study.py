@@ -117,6 +117,10 @@ def tune(
     data_root: Annotated[str | None, typer.Option(help="Folder that holds the data set's files already.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
     steps: Annotated[int | None, typer.Option(help="Batches, instead of epochs.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="What trials start from: default (downloaded once), a file, an earlier run, or none."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     threads: Annotated[
         int | None,
@@ -138,7 +142,8 @@ def tune(
     from tintype.recipe import parse_assignments
 
     given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "device": device, "threads": threads,
+        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "weights": weights, "device": device,
+        "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None} | parse_assignments(set_ or [])
     found = tuning.tune(

@@ -308,7 +308,7 @@ def inception_features(weights: str, device: torch.device, progress: Progress | 
     path = Path(weights).expanduser()
     if weights == "download":
         path = fetch_file(
-            URL_INCEPTION_V3, "Inception", "give --inception-weights FILE, or measure without them", progress
+            URL_INCEPTION_V3, "Inception", "name it in place of download, or measure without FID", progress
         )
     if not path.is_file():
         raise UserError(f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them (.pth).")

@@ -291,8 +291,10 @@ def _with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
     Raises:
         UserError: a folder without a file for the backbone, or a file for another one where the study varies the model.
     """
-    if recipe.weights in (None, "none"):
+    if not _starts_pretrained(recipe):
         return recipe
+    if recipe.task == "upscale" or weights in ("default", "none"):
+        return recipe.with_(weights=weights)
     path = Path(weights)
     if path.is_dir():
         files = [path / f"{recipe.model}{suffix}" for suffix in (".safetensors", ".pth", ".pt")]
@@ -302,8 +304,6 @@ def _with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
                 f"{path} holds no {recipe.model}.safetensors or .pth. Put it there, or leave the model out."
             )
         return recipe.with_(weights=str(found))
-    if weights in ("default", "none"):
-        return recipe.with_(weights=weights)
     from tintype.pretrained import model_of_weights
 
     model = model_of_weights(path) or recipe.model
@@ -313,3 +313,14 @@ def _with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
             f"such as {recipe.model}.safetensors, or --weights none."
         )
     return recipe.with_(model=model, weights=weights)
+
+
+def _starts_pretrained(recipe: Recipe) -> bool:
+    """Return whether a recipe takes pretrained weights: those that it names, or the usual ones where it names none."""
+    from tintype.pretrained import is_backbone
+
+    if recipe.weights is not None:
+        return recipe.weights != "none"
+    if recipe.task == "upscale":
+        return "perceptual" in recipe.task_options.get("loss", "")
+    return recipe.task == "classify" and (recipe.model == "auto" or is_backbone(recipe.model))

@@ -18,7 +18,7 @@ from tintype.augment.pixels import adjust_brightness, adjust_contrast, adjust_hu
 from tintype.data.pairs import open_pairs as open_data
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource, group_numbers
 from tintype.degrade import degraded
-from tintype.distributed import autocast
+from tintype.distributed import Choice, autocast
 from tintype.errors import UserError, unknown_name
 from tintype.losses import RESTORATION, discriminator_loss, generator_loss, restoration_loss
 from tintype.models import build_model, count_multiply_adds, count_parameters
@@ -87,6 +87,10 @@ def make(
     losses = _checked_losses(loss)
     channels = 1 if colour == "luma" else 3
     perceptual = None
+    choices: list[Choice] = []
+    if "perceptual" in losses and weights == "none":
+        losses, choice = _without_perceptual(losses)
+        choices.append(choice)
     if "perceptual" in losses:
         if channels == 1:
             raise UserError("the perceptual loss sees colours. Set task.colour=rgb.")
@@ -105,8 +109,25 @@ def make(
         colour_jitter=_checked_jitter(colour_jitter), degrade=degrade, discriminator=judge,
         discriminator_lr=discriminator_lr, adversarial_from=adversarial_from,
     )  # fmt: skip
+    task.choices = choices
     task.measure_by(lpips)
     return task
+
+
+def _without_perceptual(losses: dict[str, float]) -> tuple[dict[str, float], Choice]:
+    """Return the other losses: there is no sense in comparing by a network that was never trained.
+
+    Raises:
+        UserError: none is left that sees the original.
+    """
+    others = {name: weight for name, weight in losses.items() if name != "perceptual"}
+    if not others:
+        raise UserError(
+            "weights none leaves the perceptual loss without a network to compare by, and there is no other loss. "
+            "Add one, as in --set task.loss=mse."
+        )
+    reason = "weights none leaves the perceptual loss without a network to compare by"
+    return _checked_losses(others), Choice("loss", " + ".join(others), reason)
 
 
 def _discriminator(channels: int, seed: int) -> nn.Module:
