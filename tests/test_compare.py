@@ -227,7 +227,7 @@ def test_what_is_said_follows_from_the_numbers(digits: list[Path]) -> None:
     assert pair.shown
     low, high = (f"{100 * end:.1f}" for end in pair.ci95 or ())
     assert pair.sentence == f"good is better than weak by {100 * pair.estimate:.1f} points ({low} to {high})"
-    assert "better than weak beyond chance" in found.groups[0].conclusion
+    assert "significantly better than weak" in found.groups[0].conclusion
     told = found.sentences()
     assert told.index(found.groups[0].conclusion) + 1 == told.index(f"{pair.sentence}.")
 
@@ -609,7 +609,7 @@ def test_everything_is_plain_data(digits: list[Path]) -> None:
     frame = found.frame()
     assert frame["accuracy"].tolist() == [row["accuracy"] for row in found.table()]
     assert frame["rank"].tolist() == [1, 2]
-    assert "beyond chance" in repr(found)
+    assert "significantly better" in repr(found)
     assert len(repr(found)) < 400
     shown = found._repr_html_()
     assert shown.count("<tr>") == 3

@@ -175,7 +175,7 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
         findings.append(
             Finding(
                 "alike",
-                "Near-duplicates cannot be told",
+                "Near-duplicates cannot be detected",
                 "These images resemble each other so much, as drawings or scans in one frame do, that copies which were "
                 "resized or saved again do not stand out. Exact copies were looked for.",
             )

@@ -342,7 +342,7 @@ def _confusion(comparison: Comparison, group: Group, suffix: str, _: Any) -> Sec
         f"Confusion matrix of {one.name} less that of {other.name}, {len(names)} classes.",
     )
     context = {"chart": chart, "one": one.name, "other": other.name, "split": comparison.split, "many": len(names) > 20}
-    return Section("confusion", "What is taken for what", "comparison_confusion.html", context)
+    return Section("confusion", "Confusion matrices compared", "comparison_confusion.html", context)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------

@@ -99,10 +99,10 @@ def conclude(group: Group, figure: str) -> str:
     if not others:
         return f"{group.best}: {figure.removeprefix('the highest ')}. {ALONE}"
     if not equal:
-        return f"{text}, and is better than {_all(behind)} beyond chance."
+        return f"{text}, and is significantly better than {_all(behind)}."
     unclear = f"no difference from {listed(equal)} can be shown"
     return (
-        f"{text}. It is better than {listed(behind)} beyond chance; {unclear}." if behind else f"{text}, but {unclear}."
+        f"{text}. It is significantly better than {listed(behind)}; {unclear}." if behind else f"{text}, but {unclear}."
     )
 
 

@@ -138,7 +138,7 @@ def lines(comparison: Comparison) -> list[RenderableType]:
         shown += [Text(remark) for remark in group.remarks]
         shown.append(Text(""))
     if len(comparison.pairs) > 1:
-        shown.append(Text("Differences are called shown where Holm's correction for all pairs leaves p < 0.05."))
+        shown.append(Text("A difference is significant if p < 0.05 after Holm's correction for all pairs."))
     if comparison.machine:
         threads, device = comparison.machine["threads"], comparison.machine["device"]
         shown.append(Text(f"Latency was measured now, on {device} with {threads} thread{'s' if threads > 1 else ''}."))
