@@ -125,7 +125,7 @@ def _any_table(splits: dict[str, dict[str, Any]]) -> Table:
 
 def verdict_line(evaluation: dict[str, Any]) -> str:
     """Return the verdict, what calibration changed, and how often the test set was used."""
-    looks = evaluation["test_looks"]["data"]
+    looks = (evaluation.get("test_looks") or {}).get("data", 0)
     lines = [evaluation["verdict"]["text"]]
     lines += [evaluation["chosen_by_validation"]] if evaluation.get("chosen_by_validation") else []
     if by_group := by_groups(evaluation.get("splits", {})):

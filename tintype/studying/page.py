@@ -73,7 +73,7 @@ def _result(study: StudyFolder, result: Result | None) -> Section:
         "strip": _strip(ordered[:MOST_STRIPS], split, measure),
         "left_out": max(0, len(ordered) - MOST_STRIPS),
         "chosen": next((v for v in ordered if result.choice and v.title == result.choice.variant), ordered[0]),
-        "looks": sum(each.evaluation["test_looks"]["run"] for v in ordered for each in v.finished),
+        "looks": sum((each.evaluation.get("test_looks") or {}).get("run", 0) for v in ordered for each in v.finished),
     }
     return Section("result", "Result", "study_result.html", context)
 
