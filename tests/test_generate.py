@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tintype import api, losses, plugins
+from tintype.catalogue import list_runs
 from tintype.data import open_data
 from tintype.data.source import DataSpec
 from tintype.engine import Order, fold
@@ -319,7 +320,15 @@ def test_a_run_leaves_everything_that_was_promised(gan_run):
     assert 0 < figures["fd_pixels8_floor"] < figures["fd_pixels8"]
     assert "fd_pixels8_floor" not in gan_run.metrics["train"]
     described = gan_run.read("model.json")
-    assert described["parameters_by_network"]["generator"] == described["parameters"]
+    counts = described["parameters_by_network"]
+    assert counts["generator"] == described["parameters"]
+    page = (gan_run.path / "report.html").read_text(encoding="utf-8")
+    both = f"{counts['generator']:,} (generator) + {counts['discriminator']:,} (discriminator)"
+    assert f"{both} = {sum(counts.values()):,}" in page
+    (row,) = list_runs(gan_run.path.parent)
+    assert (
+        row["parameters.sum"] == row["parameters.generator"] + row["parameters.discriminator"] == sum(counts.values())
+    )
     assert "no Inception weights" in gan_run.read("evaluation.json")["protocol"]["fid"]
     for name, sides in {"real-8x8": (8, 8), "generated-4x4": (4, 4), "classes": (10, 8), "nearest": (2, 8)}.items():
         with Image.open(gan_run.path / "samples" / f"{name}.png") as sheet:
@@ -935,7 +944,7 @@ def test_a_flow_that_cannot_be_is_a_line(options, message):
 def test_the_report_shows_sheets_lapse_and_losses(gan_run):
     page = (gan_run.path / "report.html").read_text(encoding="utf-8")
     shown = re.findall(r'<section id="([^"]+)"', page)
-    order = ["result", "warnings", "memory", "classes", "lapse", "interpolation", "history", "making"]
+    order = ["result", "warnings", "memory", "classes", "lapse", "interpolation", "history", "learning", "making"]
     assert shown == [section for section in order if section in shown]
     assert set(shown) >= {"result", "memory", "classes", "lapse", "interpolation", "history", "making"}
     assert page.count('<img src="data:image/png') >= 8

@@ -21,7 +21,7 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": lambda a, b: a == b, ">": lambda a, b: a > b, "<": lambda a, b: a < b,
 }  # fmt: skip
 READ = ("recipe.yaml", "status.json", "evaluation.json", "model.json", "metrics.csv")
-COLUMNS = ("name", "state", "task", "data", "model")
+COLUMNS = ("name", "state", "task", "data", "model", "parameters")
 
 
 def list_runs(
@@ -54,7 +54,8 @@ def list_runs(
         kept = with_value + [item for item in kept if item[1].get(sort) is None]  # what has no figure stands last
     elif reverse:
         kept.reverse()
-    shown = dict.fromkeys([*COLUMNS, *_usual_figures(facts for _, facts in kept), *named])
+    networks = dict.fromkeys(name for _, facts in kept for name in facts if name.startswith("parameters."))
+    shown = dict.fromkeys([*COLUMNS, *networks, *_usual_figures(facts for _, facts in kept), *named])
     return [{name: facts[name] for name in shown if name in facts} for _, facts in kept]
 
 
@@ -103,7 +104,12 @@ def _facts(run: RunFolder, folder: Path) -> dict[str, Any]:
             numbers = {k: v for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool)}
             facts |= {f"{split}_{name}": value for name, value in numbers.items()}
     if (run.path / "model.json").exists():
-        facts["parameters"] = run.read("model.json").get("parameters")
+        model = run.read("model.json")
+        facts["parameters"] = model.get("parameters")
+        for network, count in (model.get("parameters_by_network") or {}).items():
+            facts[f"parameters.{network}"] = count
+        if model.get("parameters_by_network"):
+            facts["parameters.sum"] = sum(model["parameters_by_network"].values())
     facts["seconds"] = run.status.get("seconds")
     return {key: value for key, value in facts.items() if value is not None}
 

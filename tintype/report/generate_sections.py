@@ -40,6 +40,8 @@ SHARES = ("diversity", "largest_class_share", "mean_confidence", "class_accuracy
 AS_VARIED = 0.9  # of the difference among real images
 AS_FAR = 0.9  # of the distance that unseen real images have from the training images
 
+SHEETS = ("real-8x8", "generated-8x8", "real-4x4", "generated-4x4")
+
 
 def headline(run: RunFiles) -> Section:
     """Open with generated images beside real ones, a verdict in plain words, and the distance with what it means."""
@@ -62,7 +64,7 @@ def headline(run: RunFiles) -> Section:
         "verdict": _plain_verdict(run, main),
         "looks": looks(run),
     }
-    files = _files(run, "real-8x8", "generated-8x8") if context["sheets"] else {}
+    files = _files(run, *SHEETS) if context["sheets"] else {}
     return Section("result", "Result", "generate_headline.html", context, files)
 
 

@@ -175,7 +175,7 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
         "Model": [
             ("Architecture", architecture.get("name") or recipe.get("model")),
             ("Options", options),
-            ("Parameters", words.number(model["parameters"]) if model.get("parameters") else None),
+            ("Parameters", _parameters(model)),
             ("Multiply-adds", words.magnitude(model["multiply_adds"]) if model.get("multiply_adds") else None),
         ],
         "Machine": [
@@ -211,6 +211,14 @@ def _instructions(arithmetic: Any) -> str | None:
         return None
     onednn = " ".join(str(arithmetic[key]) for key in ("onednn", "onednn_instructions") if key in arithmetic)
     return " · ".join(filter(None, [arithmetic.get("instructions"), onednn and f"oneDNN {onednn}"]))
+
+
+def _parameters(model: Mapping[str, Any]) -> str | None:
+    """Say how many parameters the network has; of a run that trains several, each and their sum."""
+    by_network = model.get("parameters_by_network")
+    if isinstance(by_network, Mapping) and len(by_network) > 1:
+        return words.networks(by_network)
+    return words.number(model["parameters"]) if model.get("parameters") else None
 
 
 def _versions(environment: Mapping[str, Any]) -> str:

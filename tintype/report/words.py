@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -82,6 +82,13 @@ def times(count: int) -> str:
 def plural(count: int, noun: str) -> str:
     """Return (1, "image") as "1 image", (1234, "image") as "1,234 images"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def networks(parameters: Mapping[str, Any]) -> str:
+    """Return {"generator": 370624, "discriminator": 167808} as "370,624 (generator) + 167,808 (discriminator) = 538,432"."""
+    counts = {str(name): count for name, count in parameters.items() if isinstance(count, int)}
+    each = " + ".join(f"{count:,} ({name})" for name, count in counts.items())
+    return f"{each} = {sum(counts.values()):,}" if len(counts) > 1 else each
 
 
 def _is_number(value: Any) -> bool:
