@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import os
 import pickle
+import re
 import tarfile
 import urllib.error
 from pathlib import Path
@@ -21,6 +23,7 @@ from torchvision import datasets
 
 from tintype import plugins
 from tintype.data import cache, open_data, opening, torchvision_sets
+from tintype.data.pairs import open_pairs
 from tintype.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -438,3 +441,69 @@ def test_the_real_mnist():
     assert [len(splits[s]) for s in ("train", "val", "test")] == [54_000, 6_000, 10_000]
     assert splits.spec.mean == pytest.approx([0.1307], abs=2e-4)
     assert splits.spec.std == pytest.approx([0.3081], abs=3e-4)
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return content.getvalue()
+
+
+def served_pets(monkeypatch) -> dict[str, bytes]:
+    """Return two archives as those of Oxford-IIIT Pet: four photos to train on, two to test on, and one of neither."""
+    names = {"trainval": [f"Bombay_{n}" for n in range(4)], "test": ["beagle_1", "beagle_2"]}
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 64, 72, 3), np.uint8)
+    photos = {}
+    for name, photo in zip([*names["trainval"], *names["test"], "beagle_3"], pixels, strict=True):
+        content = io.BytesIO()
+        Image.fromarray(photo).save(content, "JPEG")
+        photos[f"images/{name}.jpg"] = content.getvalue()
+    lists = {f"annotations/{k}.txt": "".join(f"{name} 1 1 1\n" for name in some).encode() for k, some in names.items()}
+
+    files = {"images.tar.gz": packed(photos), "annotations.tar.gz": packed(lists)}
+    addresses = [
+        (url, hashlib.md5(files[url.rsplit("/", 1)[1]]).hexdigest()) for url, _ in datasets.OxfordIIITPet._RESOURCES
+    ]
+    monkeypatch.setattr(datasets.OxfordIIITPet, "_RESOURCES", addresses)
+    return files
+
+
+PETS_X2 = ("train", "pets-x2", "--weights", "none", "--set", "task.patch=32", "--set", "image_size=48", "--steps", "1")
+
+
+def test_pets_are_downloaded_once_into_the_splits_that_they_have(tmp_path, monkeypatch, tt):
+    asked = serve(monkeypatch, served_pets(monkeypatch))
+    code, output, errors = tt(*PETS_X2, "--dry-run", "--json")
+    assert code == 0, errors
+    assert json.loads(output)["data"]["num_images"]["test"] == 2
+    assert len(set(asked)) == 2
+
+    asked.clear()
+    monkeypatch.setenv("TINTYPE_DATA_ROOT", str(tmp_path))  # holds other sets
+    splits = open_pairs("oxford-pets", patch=32)
+    assert asked == []
+    assert sorted(splits.test.names) == ["beagle_1.jpg", "beagle_2.jpg"]
+    assert sorted({p.name for p in splits.train.photos} | set(splits.val.names)) == [
+        f"Bombay_{n}.jpg" for n in range(4)
+    ]
+    assert not list((tmp_path / "cache").rglob("*.gz"))
+
+
+@pytest.mark.parametrize("broken", ["images.tar.gz", "annotations.tar.gz", None])
+def test_pets_that_cannot_be_downloaded_are_one_line_that_names_the_data_root(tmp_path, monkeypatch, tt, broken):
+    files = served_pets(monkeypatch)
+    serve(monkeypatch, {} if broken is None else {**files, broken: files[broken][:100]})
+    code, _, errors = tt(*PETS_X2)
+    assert code == 2
+    line = errors.strip().splitlines()[-1]
+    assert re.match(
+        r"error: oxford-pets could not be downloaded \(.*give --data-root DIR.*`photos` needs no download", line
+    )
+    assert list((tmp_path / "cache" / "datasets").iterdir()) == []
+
+    serve(monkeypatch, files)
+    assert len(open_pairs("oxford-pets", patch=32).test) == 2

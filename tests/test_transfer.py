@@ -421,12 +421,15 @@ def test_a_folder_of_nasty_photos_is_trained_and_nothing_is_silently_dropped(nas
 
 
 def test_a_set_of_photos_says_where_it_is_to_be_had(tmp_path, digit_files):
-    with pytest.raises(UserError, match=r"Get dataset-resized\.zip .* --data-root FOLDER"):
+    with pytest.raises(UserError, match=r"Get dataset-resized\.zip from https://github\.com/.* --data-root FOLDER"):
         api.plan("garbage-scratch", watcher=Silent())
     with pytest.raises(UserError, match="there is no folder"):
         api.plan("garbage-scratch", data_root=str(tmp_path / "none"), watcher=Silent())
     with pytest.raises(UserError, match="10 classes, where trashnet has 6"):
         api.plan("garbage-scratch", data_root=str(digit_files), watcher=Silent())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"(?s)empty.*\nGet dataset-resized\.zip"):
+        api.plan("garbage-scratch", data_root=str(tmp_path / "empty"), watcher=Silent())
     with pytest.raises(UserError, match="photos of your own"):
         api.plan("faces", watcher=Silent())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tintype.data import folder
 from tintype.data.cache import Progress
@@ -17,7 +18,8 @@ NAMES = {
 # Where a set may lie below the root that is given, and where to get it.
 PLACES = {"trashnet": ("trashnet", "dataset-resized", "trashnet/dataset-resized", ".")}
 ORIGIN = {
-    "trashnet": "Get dataset-resized.zip from github.com/garythung/trashnet, unpack it, and type --data-root FOLDER",
+    "trashnet": "Get dataset-resized.zip from https://github.com/garythung/trashnet (data/), unpack it, and type "
+    "--data-root FOLDER",
     "own-photos": "This recipe is for photos of your own. Type --data-root FOLDER, where each class has a folder",
 }
 
@@ -43,9 +45,13 @@ def load(
     found = next((root / place for place in PLACES.get(name, (".",)) if (root / place).is_dir()), None)
     if found is None:
         raise UserError(f"there is no folder {root}. {ORIGIN[name]}.")
-    images = folder.load(
-        str(found), image_size=image_size, channels=channels, resize=resize, progress=progress, one_class=one_class
-    )  # fmt: skip
+    wishes: dict[str, Any] = {"image_size": image_size, "channels": channels, "resize": resize, "one_class": one_class}
+    try:
+        images = folder.load(str(found), progress=progress, **wishes)
+    except UserError as error:
+        if name == "own-photos":
+            raise
+        raise UserError(f"{error}\n{ORIGIN[name]}.") from None
     if name == "trashnet" and len(images.class_names) != 6:
         raise UserError(
             f"{found} has {len(images.class_names)} classes, where trashnet has 6. {ORIGIN[name]}; "

@@ -106,8 +106,27 @@ def load(
             )
     store = cache_folder() / "datasets" / name
     if not store.exists():
-        _download(name, described, store, progress)
+        _download(name, described.download, store, progress)
     return _images(name, described, store)
+
+
+def fetch_pets(progress: Progress | None = None) -> Path:
+    """Return a folder with Oxford-IIIT Pet as torchvision lays it out, downloaded into the cache if need be.
+
+    Raises:
+        UserError: the download failed.
+    """
+    store = cache_folder() / "datasets" / "oxford-pets"
+    if not store.exists():
+        # The files of both splits come at once; a list of names tells them apart.
+        _download(
+            "oxford-pets",
+            lambda root: datasets.OxfordIIITPet(root, download=True),
+            store,
+            progress,
+            at_hand="photos",
+        )
+    return store
 
 
 def _describe(name: str) -> _Set:
@@ -275,8 +294,26 @@ def _stl10() -> _Set:
     )
 
 
-def _download(name: str, described: _Set, store: Path, progress: Progress | None) -> None:
-    """Download a set into `store`, which appears only when everything is there and checked."""
+def _download(
+    name: str,
+    download: Callable[[Path], object],
+    store: Path,
+    progress: Progress | None,
+    *,
+    at_hand: str = "digits",
+) -> None:
+    """Download a set into `store`, which appears only when everything is there and checked.
+
+    Args:
+        name: of the set.
+        download: given an empty folder, downloads the files into it and checks them.
+        store: the folder that is to hold them.
+        progress: called as progress(what, done, total), in bytes.
+        at_hand: a set for the same tasks that needs no download.
+
+    Raises:
+        UserError: the folder cannot be written, or the download failed.
+    """
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(store.parent)
@@ -296,14 +333,14 @@ def _download(name: str, described: _Set, store: Path, progress: Progress | None
     )
     try:
         with _progress_into(progress, f"downloading {name}"), _patience(seconds=60):
-            described.download(temporary)
+            download(temporary)
         _remove_archives(temporary)
         with contextlib.suppress(OSError):  # another process was faster
             os.replace(temporary, store)
     except failures as error:
         raise UserError(
             f"{name} could not be downloaded ({_brief(error)}). Try again with a network, or give "
-            "--data-root DIR, a folder that holds the files already. (`digits` needs no download.)"
+            f"--data-root DIR, a folder that holds the files already. (`{at_hand}` needs no download.)"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
