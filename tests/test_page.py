@@ -24,6 +24,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_digits
 
 from tintype.board import make_server
+from tintype.report import write_report
 from tintype.serving import server
 from tintype.serving.app import make_app
 from tintype.serving.served import load
@@ -263,6 +264,33 @@ def test_the_report_is_one_click_away_and_draws_its_figures(visit, finished_run)
     page.until("h1", text=finished_run.name)
     WebDriverWait(page.browser, 60).until(lambda _: len(page.all("figure.chart.drawn")) > 2)
     assert page.script("return self.origin") == "null", "it is shut in a sandbox"
+
+
+ALL_DRAWN = "return [...document.querySelectorAll('figure.chart')].every((c) => c.classList.contains('drawn'))"
+LEGENDS_OVER_PLOTS = """
+  return [...document.querySelectorAll("figure.chart")].filter((chart) => {
+    const legend = chart.querySelector(".legend"), plot = chart.querySelector(".cartesianlayer");
+    return legend && legend.getBoundingClientRect().top < plot.getBoundingClientRect().bottom - 1;
+  }).map((chart) => chart.dataset.chart);
+"""
+
+
+@pytest.mark.parametrize("name", ["cnn", "gan", "sharp"])
+def test_a_report_begins_with_the_result_and_fits_a_phone(browser, kinds, tmp_path, name):
+    path = write_report(Path(shutil.copytree(kinds[name].path, tmp_path / name)))
+    for size in (PHONE, DESK):
+        browser.set_window_size(*size)
+        browser.get("about:blank")
+        browser.get_log("browser")
+        browser.get(path.as_uri())
+        WebDriverWait(browser, 60).until(lambda _: browser.execute_script(ALL_DRAWN))
+        contents = browser.find_element(By.CSS_SELECTOR, ".contents details")
+        assert (contents.get_attribute("open") is not None) == (size == DESK)
+        assert browser.find_element(By.ID, "result").location["y"] < size[1] / 2, "the answer is on the first screen"
+        wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert browser.execute_script(wide) == 0, size
+        assert browser.execute_script(LEGENDS_OVER_PLOTS) == []
+        assert [line["message"] for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
 
 
 def test_images_are_made_and_the_grid_grows(visit, kinds):

@@ -70,11 +70,21 @@ def test_the_card_hides_no_leak_and_no_second_look(copied_run):
     card = make_card(copied_run)
     assert "Warning: 7 of 359 test images are duplicates" in card
     assert "- LEAK: 7 of 359" in card
-    assert "looked at 5 times" in card
+    assert "The test set has been used 5 times" in card
     assert "| test, without leaked images | 359 | 50.00% |" in card
     assert r"my \[x\](y)" in card, "a name is no link"
     assert head_of(card)["license"] == "other"
     assert "No licence was chosen" in card
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.83])
+def test_the_card_says_what_the_threshold_means(copied_run, threshold):
+    model = copied_run.read("model.json")
+    copied_run.write("model.json", {**model, "abstain": [{"accuracy": 0.95, "threshold": threshold}]})
+    right = f"{copied_run.metrics['test']['accuracy']:.1%} were right on test."
+    card = make_card(copied_run)
+    assert (f"- Every answer counts; {right}" in card) == (threshold == 0)
+    assert ("at least 95% of the answers with a confidence of 0.83 or more are right" in card) == (threshold > 0)
 
 
 def test_the_card_of_a_run_that_left_the_test_split_alone(copied_run):
@@ -83,7 +93,7 @@ def test_the_card_of_a_run_that_left_the_test_split_alone(copied_run):
     copied_run.write("evaluation.json", evaluation)
     card = make_card(copied_run)
     assert head_of(card)["model-index"][0]["results"][0]["dataset"]["split"] == "val"
-    assert "It was not measured on its test images" in card
+    assert "It was not measured on its test set" in card
     assert "Weakest classes on val" in card
 
 

@@ -177,7 +177,8 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
     areas = [(0.55 * size) ** 2 for size in dot_sizes(counts, largest=11)]
     ax.scatter(x, y, s=areas, color=COLOURS["val"], zorder=3, label="this model, with 95 % intervals")
 
-    ax.set(xlim=ends, ylim=ends, xlabel="confidence", ylabel="accuracy")
+    ticks = percent_ticks(ends, 6)
+    ax.set(xlim=ends, ylim=ends, xticks=ticks, yticks=ticks, xlabel="confidence", ylabel="accuracy")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
     _legend_below(figure)

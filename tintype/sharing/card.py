@@ -17,11 +17,12 @@ PIPELINES = {
 }
 TASKS = {
     "classify": "It says which of {count} classes a picture shows.",
-    "generate": "It makes pictures from noise.",
-    "upscale": "It makes pictures {scale} times as large.",
+    "generate": "It generates pictures from noise.",
+    "upscale": "It enlarges pictures {scale} times.",
 }
 # figure of ours, type of the hub, name in its tables
 FOR_TABLES = (("accuracy", "accuracy", "accuracy"), ("macro_f1", "f1", "macro F1"), ("psnr_y", "psnr", "PSNR (Y)"))
+SPLITS = {"test": "test", "val": "validation"}
 WEAK = 5  # classes that are named as the weakest
 NO_LICENCE = "other"
 
@@ -89,24 +90,25 @@ def _head(
 def _what(run: RunFolder, model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     how, counts = model["preprocessing"], data["num_images"]
     sentence = TASKS.get(model["task"], "").format(count=len(model["class_names"]), scale=model.get("scale", ""))
+    pieces, whole = ("tiles of photos", "photos") if model["task"] == "upscale" else ("images", "images")
     lines = [
         sentence,
         "",
         f"- Network: `{model['architecture']['name']}`, {model['parameters']:,} parameters, "
-        f"{model['multiply_adds'] / 1e6:,.1f} million multiply-adds for one picture.",
-        f"- Training data: {_plain(data['name'])}, {counts['train']:,} images to learn from, {counts['val']:,} to choose by, "
-        f"{counts['test']:,} to measure on; none of these is in two of them by name.",
+        f"{model['multiply_adds'] / 1e6:,.1f} million multiply-adds per picture.",
+        f"- Data: {_plain(data['name'])}, with {counts['train']:,} {pieces} for training, {counts['val']:,} {whole} for "
+        f"validation and {counts['test']:,} for testing.",
     ]
     if model["class_names"]:
         lines.append(f"- Classes: {', '.join(_plain(name) for name in model['class_names'])}.")
     if model["task"] == "classify":
         lines.append(
-            f"- Input: {how['height']}x{how['width']} pixels, {'grey' if how['channels'] == 1 else 'RGB'}; brought to size by "
+            f"- Input: {how['height']}x{how['width']} pixels, {'grey' if how['channels'] == 1 else 'RGB'}; resized with "
             f"{how['interpolation']} filtering ({how['resize']}), then (x / 255 - mean) / deviation."
         )
     if "pretrained" in model:
         lines.append(f"- Started from weights: {_plain(str(model['pretrained'].get('source', 'pretrained')))}.")
-    lines.append(f"- Made with tintype; the recipe lies beside as `recipe.yaml`, seed {run.recipe.seed}.")
+    lines.append(f"- Made with tintype; the recipe is in `recipe.yaml`, seed {run.recipe.seed}.")
     return "\n".join(lines)
 
 
@@ -125,7 +127,10 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
                 f"{figures['macro_f1']:.3f} | {figures['loss']:.3f} | {error:.3f} |"
             )
     elif "psnr_y" in first:
-        lines += [f"By the protocol `{first['protocol']}`:", ""]
+        lines += [
+            f"Measured by the protocol `{first['protocol']}`. PSNR depends on the photo, so compare the splits by the gain:",
+            "",
+        ]
         lines += ["| split | images | PSNR | bicubic | gain | 95 % interval | SSIM |", "|---|---|---|---|---|---|---|"]
         for name, figures in splits.items():
             between = figures["gain_ci95"]
@@ -158,10 +163,10 @@ def _with_clean(splits: Mapping[str, Any]) -> dict[str, Any]:
 def _limits(model: Mapping[str, Any], evaluation: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     looks, split = evaluation.get("test_looks", {}).get("data", 1), _measured(evaluation)
     lines = ["## Limits", ""]
-    often = f"{looks} times, by this run and others; choosing among them makes figures too good"
+    often = f"{looks} times, by this run and others; choosing among them makes the figures optimistic"
     lines.append(
-        f"- The test images were looked at {'once' if looks == 1 else often}." if split == "test"
-        else "- It was not measured on its test images: these figures chose it, and are too good."
+        f"- The test set has been used {'once' if looks == 1 else often}." if split == "test"
+        else "- It was not measured on its test set: the figures above were used to choose it, and are optimistic."
     )  # fmt: skip
     lines += [f"- Warning: {_plain(text)}" for text in evaluation.get("warnings", ())]
     lines += [f"- {_plain(note)}" for note in data.get("notes", ()) if note.startswith("LEAK")]
@@ -179,12 +184,12 @@ def _limits(model: Mapping[str, Any], evaluation: Mapping[str, Any], data: Mappi
     promised = [entry for entry in model.get("abstain", ()) if entry["threshold"] is not None]
     if promised:
         best = promised[-1]
-        wish, threshold = f"{best['accuracy']:.0%}", best["threshold"]
+        right = f"{evaluation['splits'][split]['accuracy']:.1%} were right on {SPLITS[split]}"
         lines.append(
-            f"- Every answer counts: validation shows that {wish} or more of them are right, however sure."
-            if threshold == 0
-            else f"- Validation shows that {wish} or more of the answers with a confidence of at least {threshold:.2f} "
-            "are right; below, a person should be asked."
+            f"- Every answer counts; {right}."
+            if best["threshold"] == 0
+            else f"- On validation, at least {best['accuracy']:.0%} of the answers with a confidence of "
+            f"{best['threshold']:.2f} or more are right; below that, a person should be asked. Of all answers, {right}."
         )
     if model.get("typical"):
         alarms = evaluation.get("unlike")
@@ -194,8 +199,8 @@ def _limits(model: Mapping[str, Any], evaluation: Mapping[str, Any], data: Mappi
             f"noise) is said to be so{often}, and its confidence does not apply. Other strange pictures pass unnoticed."
         )
     if model["task"] == "classify":
-        lines.append("- It knows its classes only: a picture of anything else gets one of them all the same.")
-    lines.append("- Measured on pictures like those it was trained on; of others, nothing is known.")
+        lines.append("- It knows only its classes: a picture of anything else is given one of them all the same.")
+    lines.append("- The figures hold for pictures like those it was trained on; nothing is known about others.")
     return "\n".join(lines)
 
 
