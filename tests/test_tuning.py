@@ -159,8 +159,8 @@ def test_in_a_notebook_each_trial_draws_its_curves(tmp_path):
     ("name", "changes", "figure", "told"),
     [
         ("digits-gan", {"steps": 3, "model_options.hidden": [8], "model_options.discriminator_hidden": [8]}, "fd_pixels8",
-         "180 generated images to as many validation images"),
-        ("photos-x2", {"steps": 2, "batch_size": 2, "task.patch": 32}, "psnr_y", "PSNR on validation pictures"),
+         "180 generated images with those of as many validation images"),
+        ("photos-x2", {"steps": 2, "batch_size": 2, "task.patch": 32}, "psnr_y", "PSNR on 2 validation photos"),
     ],
 )  # fmt: skip
 def test_what_generates_and_what_enlarges_is_tuned_too(tmp_path, name, changes, figure, told):
