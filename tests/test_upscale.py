@@ -942,7 +942,7 @@ def test_the_report_shows_the_pictures(run, tmp_path):
     assert "95 % interval" not in result, "there is one test photo, and two of validation"
     assert re.search(r"trained on \d+ tiles cut from 2 photos", result)
     assert '<h3 class="plain"><b>grace_hopper.jpg</b></h3>' in page, "not in capitals"
-    order = ["result", "pictures", "by-picture", "history", "making"]
+    order = ["result", "pictures", "by-picture", "history", "learning", "making"]
     assert [section for section in re.findall(r'<section id="([^"]+)"', page) if section != "warnings"] == order
     assert page.count("grace_hopper.jpg") >= 2
     assert page.count("data:image/") >= 8
