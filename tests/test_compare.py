@@ -31,7 +31,7 @@ from tintype.comparison.page import Line
 from tintype.comparison.pictures import only_one_right
 from tintype.comparison.result import Pair, about
 from tintype.comparison.runs import open_all
-from tintype.comparison.settings import differing
+from tintype.comparison.settings import completed, differing
 from tintype.errors import UserError
 from tintype.recipe import Recipe, build
 from tintype.report.comparison_figures import Point, Scale, against_cost, confusion_difference, overlaid, pareto_front
@@ -148,6 +148,18 @@ def test_what_runs_differ_in_is_said_before_they_are_ranked(digits: list[Path]) 
     assert found.to_dict()["groups"][0]["confounding"][0]["differences"][0].keys() == {
         "field", "setting", "reference", "value"
     }  # fmt: skip
+
+
+def test_what_was_chosen_and_what_was_asked_for_are_the_same_where_they_are_equal() -> None:
+    how = {"preprocessing": {"height": 8, "width": 8, "channels": 1, "crop_fraction": 1.0, "interpolation": "bilinear"}}
+    left_open = build({"data": "digits"}, where="").model_dump(mode="json")
+    stated = build({"data": "digits", "image_size": [8, 8], "channels": 1, "crop_fraction": 1}, where="").model_dump(
+        mode="json"
+    )
+    assert differing(left_open, stated)
+    assert differing(completed(left_open, how), completed(stated, how)) == ()
+    larger = {"preprocessing": {**how["preprocessing"], "height": 16}}
+    assert [each.field for each in differing(completed(left_open, how), completed(stated, larger))] == ["image_size"]
 
 
 def test_runs_that_differ_in_one_setting_or_in_the_seed_are_not_confounded(

@@ -645,6 +645,11 @@ def test_what_variants_differ_in_is_said_first_and_nothing_is_credited(tmp_path,
     with pytest.raises(SystemExit):
         cli.main(["study", str(written_to(tmp_path)), "--dry-run"])
     assert "large differs from plain in 3 settings" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        cli.main(["study", str(written_to(tmp_path)), "--dry-run", "--json"])
+    rows = {row["variant"]: row for row in json.loads(capsys.readouterr().out)}
+    assert [len(rows[name]["confounding"]) for name in ("plain", "faster", "large")] == [0, 0, 1]
+    assert rows["large"]["confounding"][0]["sentence"].startswith("large differs from plain in 3 settings")
 
 
 def written_to(folder: Path) -> Path:
@@ -673,6 +678,17 @@ def test_variants_that_are_equal_or_of_other_data_are_one_line(tmp_path, capsys,
         assert message in said
         assert len(said.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_a_study_that_mixed_data_before_goes_on(tmp_path):
+    content = {"recipe": {**TINY, "epochs": 1}, "variants": {"a": {}, "b": {"split_seed": 3}}}
+    with pytest.raises(UserError, match="split in different ways"):
+        study(content, out=tmp_path, name="mixed", watcher=Silent())
+    studying.run_study(replace(declare(content), name="mixed"), tmp_path / "mixed", watcher=Silent())
+    again = study(tmp_path / "mixed", seeds=2, watcher=Silent())
+    assert len(again.runs()) == 4
+    assert any("Not all runs were measured on the same images" in remark for remark in again.result().remarks)
 
 
 @pytest.mark.usefixtures("short_reports")

@@ -79,11 +79,16 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
 
     with writing_at_most(DRY_RUN_BYTES):
         rows = studying.plan(what, **changes)
-        confounding = studying.declared_confounding(studying.declare(what).with_(**changes))
+    declaration = studying.declare(what).with_(**changes)
+    confounding = studying.declared_confounding(declaration)
     if as_json:
-        print(
-            json.dumps([{"run": run.name, "variant": run.variant, "seed": run.seed, **s} for run, s in rows], indent=1)
-        )
+        found = []
+        for run, summary in rows:
+            levels = [declaration.shown(*level) for level in run.levels.items()]
+            differing = [each.to_dict() for each in confounding if each.name in levels]
+            about = {"run": run.name, "variant": run.variant, "seed": run.seed}
+            found.append({**about, **summary, "confounding": differing})
+        print(json.dumps(found, indent=1))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("run", "variant", "seed", "parameters", "multiply-adds", "steps"):

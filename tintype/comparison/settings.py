@@ -118,6 +118,15 @@ def settings_of(recipe: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def completed(recipe: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's recipe with the size and channels that its network sees, whether they were asked for or chosen."""
+    how = model.get("preprocessing") or {}
+    found = {key: how[key] for key in ("channels", "crop_fraction", "interpolation") if how.get(key) is not None}
+    if how.get("height") and how.get("width"):
+        found["image_size"] = [how["height"], how["width"]]
+    return {**recipe, **found}
+
+
 def differing(reference: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[Difference, ...]:
     """Return the settings in which two recipes differ. Of another network the options are part of the network."""
     one, other = settings_of(reference), settings_of(recipe)
@@ -160,7 +169,7 @@ def confounded(runs: Sequence[Compared]) -> list[Confounding]:
     """Return those of some runs that differ from the first one in more than one setting."""
     found = []
     for run in runs[1:]:
-        differences = differing(runs[0].recipe, run.recipe)
+        differences = differing(completed(runs[0].recipe, runs[0].model), completed(run.recipe, run.model))
         if len(differences) > 1:
             found.append(Confounding(run.name, runs[0].name, differences))
     return found

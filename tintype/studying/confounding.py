@@ -11,6 +11,7 @@ from tintype.comparison.settings import (
     READ_TO_STOP,
     Confounding,
     Difference,
+    completed,
     differing,
     name_of,
     settings_of,
@@ -85,9 +86,12 @@ def _confounding(
 
 
 def _recipe(planned: PlannedRun, study: StudyFolder | None) -> dict[str, Any]:
-    run = None if study is None else study.run(planned)
-    begun = run is not None and (run.path / "recipe.yaml").is_file()
-    return (run.recipe if run is not None and begun else planned.recipe).model_dump(mode="json")
+    if study is None:
+        return planned.recipe.model_dump(mode="json")
+    run = study.run(planned)
+    begun = (run.path / "recipe.yaml").is_file()
+    recipe = (run.recipe if begun else planned.recipe).model_dump(mode="json")
+    return completed(recipe, run.read("model.json")) if (run.path / "model.json").is_file() else recipe
 
 
 def _asked(declaration: Declaration, factor: str) -> list[str]:
