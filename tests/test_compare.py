@@ -35,6 +35,7 @@ from tintype.comparison.settings import completed, differing
 from tintype.errors import UserError
 from tintype.recipe import Recipe, build
 from tintype.report.comparison_figures import Point, Scale, against_cost, confusion_difference, overlaid, pareto_front
+from tintype.report.drawings import write_drawings
 from tintype.report.pages import check_replaceable, write_sections
 from tintype.run import RunFolder
 from tintype.summary import verdict_line
@@ -672,6 +673,67 @@ def test_figures_of_a_run_in_a_notebook(finished_run: api.Run, gans: list[Path],
             tt.load(str(path)).figures.confusion()
     with pytest.raises(UserError, match="unknown library 'bokeh'"):
         figures.history("bokeh")  # pyright: ignore[reportArgumentType]
+
+
+def test_figures_of_a_comparison_are_objects_of_both_libraries(digits: list[Path], gans: list[Path]) -> None:
+    import plotly.graph_objects as go
+    from matplotlib.figure import Figure
+
+    found = compare(digits[:2], latency=False)
+    figures = found.figures
+    for make in (figures.ranking, figures.against, figures.history, figures.confusion):
+        assert isinstance(make(), go.Figure)
+        assert isinstance(make(library="matplotlib"), Figure)
+
+    rows = found.table()
+    dots = {trace.name: (trace.x[0], trace.y[0]) for trace in figures.against("parameters").data[1:]}  # pyright: ignore
+    assert dots == {
+        f"{number}  {row['name']}": (row["parameters"], row["accuracy"]) for number, row in enumerate(rows, 1)
+    }
+    losses = [trace.x[0] for trace in figures.ranking("loss").data]  # pyright: ignore[reportAttributeAccessIssue]
+    assert losses == [row["loss"] for row in rows]
+    still = figures.against("parameters", library="matplotlib")
+    assert [text.get_text() for text in still.legends[0].get_texts()] == list(dots)  # pyright: ignore
+
+    with pytest.raises(UserError, match=r"no figure cost-latency-1-ms. It has ranking, ranking-loss, cost-parameters"):
+        figures.against("latency_1_ms")
+    with pytest.raises(UserError, match="1 sets of runs to rank, and no number 2"):
+        figures.history(number=2)
+    with pytest.raises(UserError, match="unknown library 'bokeh'"):
+        figures.history("bokeh")  # pyright: ignore[reportArgumentType]
+    assert "ranking" in [drawing.name for drawing in compare(gans[:2]).figures.drawings]
+
+
+def test_figures_of_a_comparison_lie_beside_its_page(digits: list[Path], say: Any, tmp_path: Path) -> None:
+    code, output, _ = say("compare", *digits[:2], "--no-latency", "--html", tmp_path / "two.html")
+    assert code == 0
+    folder = tmp_path / "two-figures"
+    assert f"figures  {folder}" in output.replace("\n", "")
+    stems = {path.stem for path in folder.iterdir()}
+    assert stems >= {"ranking", "ranking-loss", "cost-parameters", "cost-multiply-adds-loss", "histories"}
+    assert {path.name for path in folder.iterdir()} == {f"{stem}.{end}" for stem in stems for end in ("png", "svg")}
+    with Image.open(folder / "cost-parameters.png") as image:
+        assert min(image.size) > 400
+    assert b"<svg" in (folder / "histories.svg").read_bytes()
+
+    again = write_drawings(folder, compare(digits[:2], latency=False).figures.drawings[-2:])
+    before = {path: path.read_bytes() for path in again}
+    assert write_drawings(folder, compare(digits[:2], latency=False).figures.drawings[-2:]) == again
+    assert {path: path.read_bytes() for path in again} == before
+
+
+def test_only_our_own_figures_are_replaced(digits: list[Path], say: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "paper"
+    folder.mkdir()
+    (folder / "histories.svg").write_text("my own", encoding="utf-8")
+    code, _, errors = say("compare", *digits[:2], "--no-latency", "--figures", folder)
+    assert code == 2
+    assert "histories.svg is there already and was not written by tintype" in errors
+    assert [path.name for path in folder.iterdir()] == ["histories.svg"]
+    assert (folder / "histories.svg").read_text(encoding="utf-8") == "my own"
+    code, _, errors = say("compare", *digits[:2], "--no-latency", "--figures", folder / "histories.svg")
+    assert code == 2
+    assert "is a file. Expected a folder" in errors
 
 
 def test_a_run_shows_itself(finished_run: api.Run, gans: list[Path], sharpeners: list[Path], tmp_path: Path) -> None:

@@ -18,18 +18,22 @@ def compare(
     split: Annotated[str, typer.Option(help="test, or val while the choice is yet to be made.")] = "test",
     latency: Annotated[bool, typer.Option(help="Measure how long an answer takes on this machine.")] = True,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with figures and pictures.")] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the figures as PNG and SVG there, and not beside the page of --html."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Say which of several runs is better, by how much, and whether that could be luck."""
-    from tintype.comparison import compare_command
+    from tintype.comparison import compare_command, default_figures
     from tintype.progress import make_watcher
 
     watcher = make_watcher(to_stderr=True)
     try:
         comparison = compare_command(
             runs, names=names.split(",") if names is not None else None, split=split, latency=latency, device=device,
-            html=html, progress=watcher.on_work,
+            html=html, figures=figures, progress=watcher.on_work,
         )  # fmt: skip
     finally:
         watcher.close()
@@ -43,3 +47,5 @@ def compare(
         console.print(line, soft_wrap=not hasattr(line, "columns"))
     if html is not None:
         console.print(f"page  {html}", markup=False, soft_wrap=True)
+    if figures is not None or html is not None:
+        console.print(f"figures  {figures or default_figures(html or Path())}", markup=False, soft_wrap=True)

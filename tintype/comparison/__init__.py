@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import RenderableType
 
+    from tintype.comparison.figures import DrawnFigures
     from tintype.report.section import Section
 
 __all__ = ["Comparison", "Group", "Pair", "compare", "compare_command"]
@@ -126,6 +127,13 @@ class Comparison:
         from tintype.comparison.page import write_comparison
 
         return write_comparison(Path(path), title or self.title, self.sections, progress)
+
+    @property
+    def figures(self) -> DrawnFigures:
+        """The figures of the page as objects: `.ranking()`, `.against("parameters")`, `.history()`, `.confusion()`."""
+        from tintype.comparison.figures import figures_of
+
+        return figures_of(self)
 
     @property
     def title(self) -> str:
@@ -231,18 +239,33 @@ def compare_command(
     latency: bool = True,
     device: str = "auto",
     html: Path | None = None,
+    figures: Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare runs, and write the page where one is asked for; what is wrong with its path is told before any work.
 
+    The figures are written into the folder `figures`, by default into `default_figures(html)` beside the page.
+
     Raises:
-        UserError: as `compare` and `Comparison.write_html`.
+        UserError: as `compare`, `Comparison.write_html` and `Comparison.figures.save`.
     """
+    figures = figures or (default_figures(html) if html is not None else None)
     if html is not None:
         from tintype.comparison.page import check_replaceable
 
         check_replaceable(html)
+    if figures is not None:
+        from tintype.report.drawings import check_folder
+
+        check_folder(figures)
     comparison = compare(runs, names=names, split=split, latency=latency, device=device, progress=progress)
+    if figures is not None:
+        comparison.figures.save(figures)
     if html is not None:
         comparison.write_html(html, progress=progress)
     return comparison
+
+
+def default_figures(page: Path) -> Path:
+    """Return the folder beside a page in which its figures lie: of comparison.html, comparison-figures."""
+    return page.with_name(f"{page.stem}-figures")

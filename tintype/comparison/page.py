@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tintype.comparison import terminal
+from tintype.comparison.figures import against_costs, confusion, histories, value_of
 from tintype.comparison.pictures import crops, only_one_right, samples
-from tintype.report import comparison_figures, comparison_print, figures, print_figures, words
-from tintype.report.comparison_figures import Point, Scale
-from tintype.report.folder import read_metrics
+from tintype.report import figures, words
 from tintype.report.pages import check_replaceable as check_page
 from tintype.report.pages import templates, write_sections
-from tintype.report.section import Chart, Section
+from tintype.report.section import Section
 
 if TYPE_CHECKING:
     from tintype.comparison import Comparison
@@ -28,17 +27,6 @@ Progress = Callable[[str, int, int], None]
 MADE_BY = "tintype compare"
 MOST_STRIPS = 12
 KINDS = {"classify": "Classification", "generate": "Generation", "upscale": "Super-resolution"}
-COSTS = {
-    "parameters": Scale("parameters"),
-    "multiply_adds": Scale("multiply-adds"),
-    "training_seconds": Scale("training time", "~g", " s"),
-    "latency_1_ms": Scale("latency of one image", "~g", " ms"),
-    "latency_64_ms": Scale("latency of a batch of 64", "~g", " ms"),
-}
-HISTORIES = {
-    "classify": {"val_accuracy": "Validation accuracy", "val_loss": "Validation loss"},
-    "upscale": {"val_psnr_y": "PSNR on validation, dB", "val_ssim_y": "SSIM on validation"},
-}
 
 
 def write_comparison(
@@ -137,21 +125,9 @@ def _cells(task: str, group: Group) -> tuple[list[str], list[list[tuple[Any, str
     return [column.head for column in columns.values()], cells
 
 
-def _value(task: str, group: Group) -> tuple[str, str, Callable[[float], str], str]:
-    """Return the figure by which a group is ranked: its key, that of its interval, how it is written, and its title."""
-    if task == "classify":
-        digits = 2 if group.rows[0]["num_images"] >= 5000 else 1
-        split = "Test" if group.runs[0].split == "test" else "Validation"
-        return "accuracy", "accuracy_ci95", lambda v: words.percent(v, digits), f"{split} accuracy"
-    if task == "upscale":
-        return "psnr_y", "", lambda v: f"{v:.2f} dB", "PSNR"
-    measure = group.details["measure"]
-    return measure, "", lambda v: f"{v:.4g}", f"{measure}, lower is nearer"
-
-
 def _plate(task: str, group: Group) -> dict[str, Any] | None:
     """Return what the dark plate shows: the first run's figure, and all runs on a common scale."""
-    key, interval, text, title = _value(task, group)
+    key, interval, text, title = value_of(task, group)
     scale = 100 if task == "classify" else 1
     rows = [row for row in group.rows if row.get(key) is not None][:MOST_STRIPS]
     if not rows:
@@ -262,47 +238,18 @@ def p_text(p: float | None) -> str:
 
 def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
     """Show what each run reaches against what it costs, with the Pareto front: its rank's figure, and the loss."""
-    key, interval, _, title = _value(comparison.task, group)
-    form, unit = {"classify": (".1~%", ""), "upscale": (".2f", " dB")}.get(comparison.task, ("~g", ""))
-    value = Scale(title, form, unit, higher_is_better=comparison.task != "generate")
-    found = _against_costs(group, key, interval, value, f"cost-{{}}{suffix}")
-    if comparison.task == "classify":
-        loss = Scale(title.replace("accuracy", "log loss"), "~g", higher_is_better=False)
-        of_loss = _against_costs(group, "loss", "", loss, f"cost-{{}}-loss{suffix}")
-        found += [(f"{cost}, log loss", chart) for cost, chart in of_loss]
+    found = against_costs(comparison, group, suffix)
     if not found:
         return None
+    title = value_of(comparison.task, group)[3]
     colours = figures.class_colours(len(group.rows))
     context = {
-        "charts": [chart for _, chart in found], "costs": [cost for cost, _ in found], "machine": comparison.machine,
+        "charts": [drawing.chart(legend=False) for _, drawing in found], "costs": [cost for cost, _ in found],
+        "machine": comparison.machine,
         "what": f"{title}, or the log loss," if comparison.task == "classify" else title,
         "runs": [(row["name"], colour) for row, colour in zip(group.rows, colours, strict=True)],
     }  # fmt: skip
     return Section("cost", "What it costs", "comparison_cost.html", context)
-
-
-def _against_costs(group: Group, key: str, interval: str, value: Scale, name: str) -> list[tuple[str, Chart]]:
-    """Return a chart of a figure against each cost in which the runs differ, with what the cost is called."""
-    colours = figures.class_colours(len(group.rows))
-    found = []
-    for cost, scale in COSTS.items():
-        points = [
-            Point(
-                row["name"], float(row[cost]), row[key], tuple(row[interval]) if row.get(interval) else None,
-                colour, number,
-            )
-            for number, (row, colour) in enumerate(zip(group.rows, colours, strict=True), 1)
-            if row.get(cost) is not None and row.get(key) is not None
-        ]  # fmt: skip
-        if len({point.cost for point in points}) > 1:
-            chart = Chart(
-                name.format(cost.replace("_", "-")),
-                comparison_figures.against_cost(points, scale, value),
-                print_figures.png(comparison_print.against_cost(points, scale, value)),
-                f"{value.title} of {len(points)} runs against {scale.title}, with the Pareto front.",
-            )
-            found.append((scale.title, chart))
-    return found
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -310,38 +257,22 @@ def _against_costs(group: Group, key: str, interval: str, value: Scale, name: st
 
 def _history(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
     """Show the validation figures of all runs over their training."""
-    histories = {run.name: read_metrics(run.folder.path / "metrics.csv") for run in group.runs}
-    columns, x = HISTORIES.get(comparison.task), "epoch"
-    if columns is None:
-        key = f"val_{group.details['measure']}"
-        columns, x = {key: f"{group.details['measure']} on validation"}, "step"
-    panels = comparison_figures.overlaid(histories, columns, x)
-    if not panels:
+    drawing = histories(comparison, group, suffix)
+    if drawing is None:
         return None
-    figure = figures.history(panels, x)
-    chart = Chart(
-        f"histories{suffix}",
-        figure,
-        print_figures.png(print_figures.history(panels, x)),
-        f"{' and '.join(panel.title for panel in panels)} of {len(histories)} runs over their training.",
-    )
-    return Section("training", "Training", "comparison_history.html", {"chart": chart})
+    return Section("training", "Training", "comparison_history.html", {"chart": drawing.chart()})
 
 
 def _confusion(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
     """Show the confusion matrices of the first two runs as their difference."""
-    one, other = group.runs[:2]
-    first, second = ((run.evaluation.get("confusion") or {}).get(comparison.split) for run in (one, other))
-    names = group.details["class_names"]
-    if not (first and second and len(first) == len(second) == len(names)):
+    drawing = confusion(comparison, group, suffix)
+    if drawing is None:
         return None
-    chart = Chart(
-        f"confusion-difference{suffix}",
-        comparison_figures.confusion_difference(first, second, names),
-        print_figures.png(comparison_print.confusion_difference(first, second, names)),
-        f"Confusion matrix of {one.name} less that of {other.name}, {len(names)} classes.",
-    )
-    context = {"chart": chart, "one": one.name, "other": other.name, "split": comparison.split, "many": len(names) > 20}
+    one, other = group.runs[:2]
+    many = len(group.details["class_names"]) > 20
+    context = {
+        "chart": drawing.chart(), "one": one.name, "other": other.name, "split": comparison.split, "many": many,
+    }  # fmt: skip
     return Section("confusion", "Confusion matrices compared", "comparison_confusion.html", context)
 
 

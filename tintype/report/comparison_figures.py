@@ -56,11 +56,11 @@ def logarithmic(points: Sequence[Point]) -> bool:
     return min(costs) > 0 and max(costs) / min(costs) >= LOGARITHMIC
 
 
-def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> go.Figure:
-    """Draw what each run reaches against what it costs, with 95 % intervals and the Pareto front.
+def against_cost(points: Sequence[Point], cost: Scale, value: Scale, *, legend: bool = False) -> go.Figure:
+    """Draw what each run reaches against what it costs, with its interval and the Pareto front.
 
-    Each dot holds the run's number, by which the page names it: names in the plot would be cut at its edges and crossed
-    by the front.
+    Each dot holds the run's number, by which the page or the `legend` names it: names in the plot would be cut at its
+    edges and crossed by the front.
     """
     figure = figures.new_figure(height=400)
     front = pareto_front(points, higher_is_better=value.higher_is_better)
@@ -73,9 +73,10 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> go.Figur
     )  # fmt: skip
     for point in points:
         low, high = point.bounds or (point.value, point.value)
+        name = f"{point.number}  {point.name}" if legend else point.name
         figure.add_trace(
             go.Scatter(
-                x=[point.cost], y=[point.value], name=html.escape(point.name), showlegend=False, cliponaxis=False,
+                x=[point.cost], y=[point.value], name=html.escape(name), showlegend=legend, cliponaxis=False,
                 mode="markers+text", text=[str(point.number)], textposition="middle center",
                 textfont={"size": 11, "color": NUMBER}, marker={"color": point.colour, "size": 19, "line": {"width": 0}},
                 error_y={
@@ -97,6 +98,36 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> go.Figur
         xaxis={**common, **x_axis, "title": {"text": cost.title}},
         yaxis={**common, "title": {"text": value.title}, "tickformat": value.format, "ticksuffix": value.suffix},
     )
+    return figure
+
+
+def ranking(points: Sequence[Point], value: Scale) -> go.Figure:
+    """Draw what each run reaches, with its interval: a line for each, in their order from the top."""
+    figure = figures.new_figure(height=110 + 30 * len(points))
+    for place, point in enumerate(points):
+        low, high = point.bounds or (point.value, point.value)
+        figure.add_trace(
+            go.Scatter(
+                x=[point.value], y=[place], name=html.escape(point.name), showlegend=False, mode="markers",
+                marker={"color": point.colour, "size": 11, "line": {"width": 0}}, cliponaxis=False,
+                error_x={
+                    "type": "data", "array": [high - point.value], "arrayminus": [point.value - low],
+                    "color": point.colour, "thickness": 1.2, "width": 3, "visible": point.bounds is not None,
+                },
+                hovertemplate=f"<b>%{{fullData.name}}</b><br>{value.title} %{{x:{value.format}}}{value.suffix}"
+                "<extra></extra>",
+            )
+        )  # fmt: skip
+    common = {"gridcolor": COLOURS["grid"], "zeroline": False}
+    names = [html.escape(point.name) for point in points]
+    figure.update_layout(
+        hovermode="closest",
+        margin={"t": 12, "r": 24},
+        xaxis={**common, "title": {"text": value.title}, "tickformat": value.format, "ticksuffix": value.suffix},
+        yaxis={
+            **common, "tickvals": list(range(len(points))), "ticktext": names, "range": [len(points) - 0.5, -0.5],
+        },
+    )  # fmt: skip
     return figure
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from tintype.errors import UserError
 from tintype.report import figures, generate_sections, print_figures, upscale_sections, words
+from tintype.report.drawings import Library, check_library
 from tintype.report.folder import RunFiles, read_run
 from tintype.report.pages import templates
 from tintype.report.pictures import Card, data_uri, enlarged, png_bytes, read_cards
 from tintype.report.section import SPLIT_NAMES
 
-Library = Literal["plotly", "matplotlib"]
 COLUMNS = 6  # of pictures
 
 
@@ -67,8 +67,7 @@ class RunFigures:
         return picture_grid(cards) if library == "plotly" else print_figures.picture_grid(cards, COLUMNS)
 
     def _read(self, library: str) -> RunFiles:
-        if library not in ("plotly", "matplotlib"):
-            raise UserError(f"unknown library '{library}'. Expected plotly or matplotlib.")
+        check_library(library)
         return read_run(self.folder)
 
 
