@@ -1,0 +1,135 @@
+"""The benchmark of the published systems: its cells exist, and its table is written twice without a change."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tintype.listing import SOURCES
+from tintype.plugins import study_names
+from tintype.recipe import recipe_names
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "reference.py"
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["reference"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def table(tmp_path, reference) -> Path:
+    path = tmp_path / "results.md"
+    path.write_text(f"# Before\n\n{reference.BEGIN}\n{reference.END}\n\nAfter.\n", encoding="utf-8")
+    return path
+
+
+def record(cell, figure: str = "98.00 % (97.71 to 98.26)", quick: bool = False) -> dict:
+    row = {
+        "label": "", "figure": figure, "seconds": 61.4, "processor": "a processor", "arithmetic": "fp32, 1 thread",
+        "beside_other_work": True,
+    }  # fmt: skip
+    return {"cell": cell.key, "command": cell.command(), "quick": quick, "rows": [row]}
+
+
+def test_every_system_has_cells_of_recipes_and_studies_that_exist(reference):
+    every = reference.cells()
+    assert {cell.system for cell in every} == set(SOURCES)
+    assert len({cell.key for cell in every}) == len(every)
+    known = {"train": set(recipe_names()), "study": set(study_names())}
+    for cell in every:
+        if cell.verb != "elsewhere":
+            assert cell.what in known[cell.verb], cell.key
+
+    described = {cell.system for cell in every if cell.ours.startswith("as described")}
+    assert described == set(SOURCES) - {"R8"}, "the photos of R8 are not public"
+
+
+def test_list_names_each_cell_and_trains_nothing(reference, tmp_path):
+    command = [sys.executable, str(SCRIPT), "--list", "--only", "R4,R11-inception", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
+    named = [line.split()[0] for line in done.stdout.splitlines()[:-1]]
+    assert named == ["R4-small-filters", "R4-small-filters-plus", "R4-open-points", "R11-inception"]
+    assert "--inception-weights download" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+    with pytest.raises(SystemExit, match="R13: neither a system"):
+        reference.chosen(reference.cells(), "R13")
+
+
+def test_the_table_is_idempotent_and_says_what_is_not_measured(reference, table):
+    every = reference.cells()
+    reference.write_table(table, every, {})
+    empty = table.read_text(encoding="utf-8")
+    assert empty.startswith("# Before\n")
+    assert empty.endswith("\n\nAfter.\n")
+    assert empty.count("| not measured |") == len([cell for cell in every if cell.verb != "elsewhere"])
+
+    records = {every[0].key: record(every[0])}
+    reference.write_table(table, every, records)
+    once = table.read_text(encoding="utf-8")
+    assert "| 98.00 % (97.71 to 98.26) | 61, beside other work | a processor, fp32, 1 thread |" in once
+    reference.write_table(table, every, records)
+    assert table.read_text(encoding="utf-8") == once
+
+
+def test_what_was_measured_elsewhere_stays_until_its_command_changes(reference, table):
+    every = reference.cells()
+    cell = every[0]
+    reference.write_table(table, every, {cell.key: record(cell)})
+    measured = table.read_text(encoding="utf-8")
+    for records in ({}, {cell.key: record(cell, quick=True)}):
+        reference.write_table(table, every, records)
+        assert table.read_text(encoding="utf-8") == measured
+
+    table.write_text(measured.replace("train mnist-ann", "train mnist-ann --lr 0.1"), encoding="utf-8")
+    reference.write_table(table, every, {})
+    assert "98.00 %" not in table.read_text(encoding="utf-8")
+
+
+def test_a_quick_cell_gives_no_figure(reference, table):
+    every = reference.cells()
+    reference.write_table(table, every, {every[0].key: record(every[0], figure="11.00 %", quick=True)})
+    text = table.read_text(encoding="utf-8")
+    assert "11.00 %" not in text
+    assert "not measured; runs (2 steps)" in text
+
+
+def test_the_published_page_holds_a_row_of_each_cell(reference):
+    text = reference.TABLE.read_text(encoding="utf-8")
+    for cell in reference.cells():
+        assert f"\n| `{cell.key}` |" in text
+        assert f"`{cell.command()}` |\n" in text
+
+
+@pytest.mark.slow
+def test_a_cell_is_run_kept_and_not_run_again(reference, table, tmp_path, monkeypatch):
+    cell = reference.Cell("R1-mnist-ann", "as described", "train", "digits-ann")
+    monkeypatch.setattr(reference, "cells", lambda steps: [cell])
+    begin = ["reference.py", "--data-root", str(tmp_path), "--out", str(tmp_path / "out"), "--table", str(table)]
+    monkeypatch.setattr(sys, "argv", [*begin, "--quick"])
+    with pytest.raises(SystemExit) as ended:
+        reference.main()
+    assert ended.value.code == 0
+    kept = tmp_path / "out" / "quick" / "cells" / "R1-mnist-ann.json"
+    content = json.loads(kept.read_text(encoding="utf-8"))
+    assert content["quick"]
+    assert "% (" in content["rows"][0]["figure"]
+    assert "runs (2 steps)" in table.read_text(encoding="utf-8")
+
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a finished cell was run again"))
+    with pytest.raises(SystemExit) as again:
+        reference.main()
+    assert again.value.code == 0
