@@ -34,8 +34,10 @@ from tintype.comparison.runs import open_all
 from tintype.comparison.settings import completed, differing
 from tintype.errors import UserError
 from tintype.recipe import Recipe, build
+from tintype.report import generate_sections
 from tintype.report.comparison_figures import Point, Scale, against_cost, confusion_difference, overlaid, pareto_front
 from tintype.report.drawings import write_drawings
+from tintype.report.folder import read_metrics
 from tintype.report.pages import check_replaceable, write_sections
 from tintype.run import RunFolder
 from tintype.summary import verdict_line
@@ -673,6 +675,28 @@ def test_figures_of_a_run_in_a_notebook(finished_run: api.Run, gans: list[Path],
             tt.load(str(path)).figures.confusion()
     with pytest.raises(UserError, match="unknown library 'bokeh'"):
         figures.history("bokeh")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_history_can_be_drawn_unsmoothed(finished_run: api.Run, gans: list[Path]) -> None:
+    gan = tt.load(str(gans[0]))
+    logged = read_metrics(gan.path / "metrics.csv")
+    curves = {trace.name: trace for trace in gan.figures.history(smooth=False).data}  # pyright: ignore
+    for name in ("generator", "discriminator"):
+        known = [value for value in logged[f"loss_{name}"] if not math.isnan(value)]
+        assert list(curves[name].y) == known
+        assert curves[name].opacity == 1
+    assert not any("each step" in name for name in curves)
+
+    curves = [trace for trace in finished_run.figures.history(smooth=False).data if trace.name == "training"]  # pyright: ignore
+    known = [value for value in read_metrics(finished_run.path / "metrics.csv")["loss"] if not math.isnan(value)]
+    assert list(curves[0].y) == known
+
+
+def test_the_value_of_every_step_is_drawn_however_many_there_are() -> None:
+    steps = [float(step) for step in range(1, 4001)]
+    losses = [step % 7 for step in steps]
+    (panel,) = generate_sections.history_panels({"step": steps, "loss_generator": losses}, smooth=False)
+    assert [list(series.y) for series in panel.series] == [losses]
 
 
 def test_figures_of_a_comparison_are_objects_of_both_libraries(digits: list[Path], gans: list[Path]) -> None:

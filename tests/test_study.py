@@ -723,6 +723,9 @@ def test_where_data_is_varied_effects_and_choices_are_those_on_each(tmp_path, di
         for suffix in ("1", "2"):
             assert f"cost-{cost}-{suffix}" in page
             assert f"cost-{cost}-loss-{suffix}" in page
+            assert (found.path / "figures" / f"cost-{cost}-loss-{suffix}.svg").is_file()
+    second = found.figures.ranking(number=2).data
+    assert {trace.name for trace in second} == {v.title for v in found.result().variants if v.levels["data"] == "files"}
 
 
 def _finished(of: Study) -> list[Finished]:
@@ -744,6 +747,29 @@ def test_the_page_says_what_was_found(finished):
     assert page.count('class="big"') == 1, "one headline"
     assert "the order here may differ" in page
     assert "evaluated the test images 4 times in all" in page
+
+
+def test_figures_of_a_study_are_the_means_over_its_seeds(finished):
+    result = finished.result()
+    best = max(result.variants, key=lambda variant: variant.mean("val"))
+    figure = finished.figures.against("parameters")
+    dot = figure.data[1]
+    assert dot.name == f"1  {best.title}"
+    assert dot.x[0] == best.parameters
+    assert dot.y[0] == pytest.approx(best.mean("test"))
+    assert dot.y[0] + dot.error_y.array[0] == pytest.approx(max(best.values["test"]))
+    assert "mean over 2 seeds" in figure.layout.yaxis.title.text
+
+    losses = [each.figure("test", "loss") for each in best.finished]
+    assert finished.figures.ranking("loss").data[0].x[0] == pytest.approx(np.mean(losses))
+
+
+def test_figures_of_a_study_lie_in_its_folder(finished):
+    names = {path.name for path in (finished.path / "figures").iterdir()}
+    stems = {drawing.name for drawing in finished.figures.drawings}
+    assert names == {f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")}
+    assert stems >= {"ranking", "ranking-loss", "cost-parameters", "cost-parameters-loss", "histories"}
+    assert 'href="figures/cost-parameters.png"' in (finished.path / "study.html").read_text(encoding="utf-8")
 
 
 @given(st.lists(st.tuples(*[st.floats(-5, 5)] * 2), min_size=2, max_size=8))

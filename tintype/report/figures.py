@@ -68,27 +68,34 @@ class Panel:
     percent: bool = False
 
 
-def history_panels(metrics: Mapping[str, Sequence[float]]) -> list[Panel]:
+def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:
     """Arrange the columns of metrics.csv as loss, accuracy and learning rate; what was never logged is left out.
 
     What was measured on training batches, which is noisy, comes twice: faint as it is, and smoothed by an exponential
-    mean. It is of the images as they were trained on, augmentation and dropout included.
+    mean; without `smooth`, once, each value as it was logged. It is of the images as they were trained on, augmentation
+    and dropout included.
     """
     x = metrics.get("epoch") or metrics.get("step") or []
-    loss = _column("training, each interval", x, metrics.get("loss", []), "train", "faint")
-    smooth = Series("training", loss.x, smoothed(loss.y), "train")
+    loss = _noisy(x, metrics.get("loss", []), smooth)
     val_loss = _column("validation", x, metrics.get("val_loss", []), "val", "points")
-    batches = _column("training, each interval", x, metrics.get("train_accuracy", []), "train", "faint")
-    trained = Series("training", batches.x, smoothed(batches.y), "train")
+    batches = _noisy(x, metrics.get("train_accuracy", []), smooth)
     clean = _column("training, not augmented", x, metrics.get("clean_train_accuracy", []), "train", "points")
     accuracy = _column("validation", x, metrics.get("val_accuracy", []), "val", "points")
     rate = _column("learning rate", x, metrics.get("lr", []), "rate", "line")
     panels = [
-        Panel("Loss", [s for s in (loss, smooth, val_loss) if len(s.x)], share=1.0),
-        Panel("Accuracy", [s for s in (batches, trained, clean, accuracy) if len(s.x)], share=0.8, percent=True),
+        Panel("Loss", [s for s in (*loss, val_loss) if len(s.x)], share=1.0),
+        Panel("Accuracy", [s for s in (*batches, clean, accuracy) if len(s.x)], share=0.8, percent=True),
         Panel("Learning rate", [s for s in (rate,) if len(s.x)], share=0.42),
     ]
     return [panel for panel in panels if panel.series]
+
+
+def _noisy(x: Sequence[float], y: Sequence[float], smooth: bool) -> list[Series]:
+    if not smooth:
+        known = [(a, b) for a, b in zip(x, y, strict=False) if not (math.isnan(a) or math.isnan(b))]
+        return [Series("training", [a for a, _ in known], [b for _, b in known], "train")]
+    each = _column("training, each interval", x, y, "train", "faint")
+    return [each, Series("training", each.x, smoothed(each.y), "train")]
 
 
 def _column(

@@ -144,19 +144,22 @@ def history(run: RunFiles) -> Section | None:
     return Section("history", "Training curves", "generate_history.html", context, {chart.name: chart.png})
 
 
-def history_panels(metrics: Mapping[str, Sequence[float]]) -> list[Panel]:
-    """Arrange the columns of metrics.csv: losses, the discriminator's accuracy, distances; empty ones are left out."""
+def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:
+    """Arrange the columns of metrics.csv: losses, the discriminator's accuracy, distances; empty ones are left out.
+
+    Without `smooth`, the value of every step is drawn as it was logged.
+    """
     x = metrics.get("step") or []
     losses: list[Series] = []
     for column, name, role in (
         ("loss_generator", "generator", "val"), ("loss_discriminator", "discriminator", "train"),
         ("loss_penalty", "penalty", "rate"), ("loss", "training", "train"),
     ):  # fmt: skip
-        losses += _noisy(name, x, metrics.get(column, []), role)
+        losses += _noisy(name, x, metrics.get(column, []), role, smooth)
     panels = [Panel("Loss", losses, 1.0)]
-    right = _noisy("right", x, metrics.get("discriminator_accuracy", []), "train")
+    right = _noisy("right", x, metrics.get("discriminator_accuracy", []), "train", smooth)
     panels.append(Panel("Discriminator accuracy", right, 0.6, percent=True))
-    strength = _noisy("probability", x, metrics.get("augment_probability", []), "rate")
+    strength = _noisy("probability", x, metrics.get("augment_probability", []), "rate", smooth)
     panels.append(Panel("Strength of augmentation", strength, 0.4, percent=True))
     for column, values in metrics.items():
         if column.startswith("val_fd_"):
@@ -169,10 +172,12 @@ def _known(x: Sequence[float], y: Sequence[float]) -> np.ndarray:
     return np.array(rows).reshape(-1, 2)
 
 
-def _noisy(name: str, x: Sequence[float], y: Sequence[float], role: str) -> list[Series]:
+def _noisy(name: str, x: Sequence[float], y: Sequence[float], role: str, smooth: bool) -> list[Series]:
     points = _known(x, y)
     if not len(points):
         return []
+    if not smooth:
+        return [Series(name, points[:, 0].tolist(), points[:, 1].tolist(), role)]
     xs, ys = (values.tolist() for values in figures.thinned(points))
     return [Series(f"{name}, each step", xs, ys, role, "faint"), Series(name, xs, figures.smoothed(ys), role)]
 

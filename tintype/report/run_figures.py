@@ -27,15 +27,18 @@ class RunFigures:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def history(self, library: Library = "plotly") -> go.Figure | Figure:
+    def history(self, library: Library = "plotly", *, smooth: bool = True) -> go.Figure | Figure:
         """Draw losses, validation figures and learning rate over the training.
+
+        What was measured on training batches is drawn smoothed, over a faint line of what it was; with `smooth=False`
+        every value that was logged is drawn as it is: both losses of a GAN at every step.
 
         Raises:
             UserError: nothing has been logged yet, or an unknown library.
         """
         run = self._read(library)
         arrange = {"generate": generate_sections.history_panels, "upscale": upscale_sections.history_panels}
-        panels = arrange.get(run.task, figures.history_panels)(run.metrics)
+        panels = arrange.get(run.task, figures.history_panels)(run.metrics, smooth=smooth)
         if not panels:
             raise UserError(f"{self.folder} has no history: nothing has been logged yet.")
         x = "step" if run.task == "generate" or not run.metrics.get("epoch") else "epoch"

@@ -99,9 +99,13 @@ def history(run: RunFiles) -> Section | None:
     return Section("history", "Training curves", "upscale_history.html", context, {chart.name: chart.png})
 
 
-def history_panels(metrics: Mapping[str, Sequence[float]]) -> list[Panel]:
-    """Arrange the columns of metrics.csv as loss, PSNR, SSIM and learning rate; what was never logged is left out."""
-    panels = figures.history_panels({key: metrics[key] for key in ("epoch", "step", "loss", "lr") if key in metrics})
+def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:
+    """Arrange the columns of metrics.csv as loss, PSNR, SSIM and learning rate; what was never logged is left out.
+
+    Without `smooth`, every value of the training loss is drawn as it was logged.
+    """
+    known = {key: metrics[key] for key in ("epoch", "step", "loss", "lr") if key in metrics}
+    panels = figures.history_panels(known, smooth=smooth)
     for column, title in (("val_psnr_y", "PSNR on validation, dB"), ("val_ssim_y", "SSIM on validation")):
         x, y = metrics.get("epoch", []), metrics.get(column, [])
         points = [(a, b) for a, b in zip(x, y, strict=False) if not math.isnan(a + b)]

@@ -1,7 +1,7 @@
 """Studies: many runs from one declaration, that end in one page which says what is better, by how much, and for what reason.
 
 A study is a folder: study.yaml (what was declared), study.json (how far each run is), an ordinary run folder for each
-run, table.csv and study.html. Whatever is killed can be gone on with by the same command.
+run, table.csv, study.html and figures/. Whatever is killed can be gone on with by the same command.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import RenderableType
 
+    from tintype.comparison.figures import DrawnFigures
+
 __all__ = ["Declaration", "PlannedRun", "Study", "declare", "declared_confounding", "plan", "study", "study_names"]
 
 
@@ -54,12 +56,24 @@ class Study(StudyFolder):
         """
         return frame_of(self.table())
 
+    @property
+    def figures(self) -> DrawnFigures:
+        """Its figures as objects: `.ranking()`, `.against("parameters")`, `.history()`, `.confusion()`.
+
+        Raises:
+            UserError: the runs of the first seed cannot be compared, as where predictions are missing.
+        """
+        from tintype.studying.drawings import compare_first_seed, figures_of
+
+        result = self.result()
+        return figures_of(self, result, compare_first_seed(result) if result else None)
+
     def runs(self) -> list[api.Run]:
         """Return the finished runs."""
         return [api.Run(self.path / p.name) for p in self.planned if self.is_done(p)]
 
     def report(self, watcher: Silent | None = None) -> Path:
-        """Write table.csv and study.html from the files of the runs, and return the page's path."""
+        """Write table.csv, study.html and figures/ from the files of the runs, and return the page's path."""
         from tintype.studying.page import write_page
 
         RunFolder(self.path).write_table("table.csv", *table(self))

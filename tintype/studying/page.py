@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tintype.comparison import compare
+from tintype.comparison import Comparison
 from tintype.comparison.page import Line
 from tintype.errors import UserError
 from tintype.progress import Silent
@@ -15,29 +15,32 @@ from tintype.report.pages import check_replaceable, render_page
 from tintype.report.section import Section
 from tintype.run import written_whole
 from tintype.studying.declaration import factor_name
+from tintype.studying.drawings import FOLDER, MOST_COMPARED, compare_first_seed, figures_of, ordered
 from tintype.studying.effects import Effect
 from tintype.studying.figures import Measure, VariantResult
 from tintype.studying.folder import StudyFolder
 from tintype.studying.result import Result
 
 MADE_BY = "tintype study"
-MOST_COMPARED = 12  # runs whose pictures, pairs and histories are shown
 MOST_STRIPS = 16
 LETTERS_OF_MARKS = 14  # that have room below a scale; of more marks, every second one is written
 
 
 def write_page(study: StudyFolder, result: Result | None, watcher: Silent) -> Path:
-    """Write study.html from the files of the runs, and return its path.
+    """Write study.html, and its figures as PNG and SVG, from the files of the runs; return the page's path.
 
     Raises:
-        UserError: something else is in its place, or it cannot be written.
+        UserError: something else is in the place of the page or of a figure, or it cannot be written.
     """
     page = study.path / "study.html"
     check_replaceable(page, MADE_BY)
     sections = [_result(study, result)]
+    figures: list[Path] = []
     if result is not None:
+        comparison = _compared(result, watcher)
         sections += [section for section in (_effects(study, result),) if section]
-        sections += _comparison(study, result, watcher)
+        sections += _comparison(study, result, comparison, watcher)
+        figures = figures_of(study, result, comparison).save(study.path / FOLDER)
     sections.append(_runs(study))
     declaration = study.declaration
     facts = [
@@ -46,6 +49,7 @@ def write_page(study: StudyFolder, result: Result | None, watcher: Silent) -> Pa
     ]
     facts.append("one seed" if len(declaration.seeds) == 1 else f"{len(declaration.seeds)} seeds")
     files = [name for name in ("study.yaml", "study.json", "table.csv") if (study.path / name).is_file()]
+    files += [f"{FOLDER}/{path.name}" for path in figures if path.suffix == ".png"]
     text = render_page(
         "study.html", sections, title=study.path.resolve().name, standfirst=["Study", *facts], made_by=MADE_BY, files=files,
         question=declaration.question,
@@ -169,24 +173,32 @@ def _effects(study: StudyFolder, result: Result) -> Section | None:
     return Section("effects", title, "study_effects.html", context)
 
 
-def _comparison(study: StudyFolder, result: Result, watcher: Silent) -> list[Section]:
-    """Return the comparison of the variants by their runs of the first seed: only these are paired image by image."""
-    sign = -1 if result.measure.higher_is_better else 1
-    ordered = sorted(result.variants, key=lambda v: sign * (v.mean("val") or 0.0))[:MOST_COMPARED]
-    if len(ordered) < 2:
-        return []
-    runs, names = [v.finished[0].run for v in ordered], [v.title for v in ordered]
+def _compared(result: Result, watcher: Silent) -> Comparison | None:
+    """Return the comparison of the variants by their runs of the first seed, None where they cannot be compared."""
     try:
-        comparison = compare(runs, names=names, split=result.split, latency=False, progress=watcher.on_work)
-        for group in comparison.groups:
-            group.confounding = []  # the study has said it of the levels that it compares
+        comparison = compare_first_seed(result, watcher.on_work)
+    except UserError as error:
+        watcher.note(f"the runs could not be compared: {error}")
+        return None
+    finally:
+        watcher.close()
+    for group in comparison.groups if comparison else []:
+        group.confounding = []  # the study has said it of the levels that it compares
+    return comparison
+
+
+def _comparison(study: StudyFolder, result: Result, comparison: Comparison | None, watcher: Silent) -> list[Section]:
+    """Return the sections of the comparison of the first seed's runs."""
+    if comparison is None:
+        return []
+    try:
         sections = comparison.sections(watcher.on_work, study.path / "study.html")
     except UserError as error:
         watcher.note(f"the runs could not be compared: {error}")
         return []
     finally:
         watcher.close()
-    seed = ordered[0].finished[0].planned.seed
+    seed = ordered(result.variants, result.measure)[0].finished[0].planned.seed
     return [_of_one_seed(section, seed, study, result) for section in sections]
 
 
