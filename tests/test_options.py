@@ -174,7 +174,7 @@ def test_a_run_stops_by_the_figure_that_it_monitors(tiny, train_in, tmp_path, mo
     assert len(measured) == best + 4
 
     said = run.read("evaluation.json")["chosen_by_validation"]
-    assert ("those of the best" if monitor else "the best of") in said
+    assert ("those with the best" if monitor else "the best of") in said
     if worse == -1:
         assert run.read("evaluation.json")["splits"]["val"]["accuracy"] == pytest.approx(-measured[best])
 
