@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "notebook": {"errors"},
     "progress": {"notebook"},
     "optim": {"distributed"},
-    "summary": set(),
+    "summary": {"run"},
     "plugins": {"errors"},
     "resample": set(),
     "generation": {"data", "errors", "losses", "model", "pretrained", "run", "weights"},

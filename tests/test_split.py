@@ -128,10 +128,10 @@ def test_given_validation_stays_and_test_is_cut_from_training():
     assert splits["val"].tolist() == list(range(20))
     assert len(splits["test"]) == 20
     lines = describe_splits(given_split, val_fraction=0.1, test_fraction=0.25, seed=0)
-    assert lines == [
-        "splits given by the data are kept: train, val",
-        "test: 25 % of training, stratified, seed 0",
-    ]
+    assert lines[0] == "splits given by the data are kept: train, val"
+    assert lines[1].startswith("test: 25 % of training, stratified, seed 0 (held out, since")
+    assert "--test none" not in lines[1]
+    assert len(lines) == 2
 
 
 def test_all_three_given_are_kept_and_free_images_train():
@@ -147,7 +147,7 @@ def test_a_number_of_images_is_met_exactly():
     assert [len(splits[s]) for s in SPLITS] == [849, 50, 101]
 
 
-@pytest.mark.parametrize(("val", "test"), [(0, 0.2), (-0.1, 0.2), (0.1, 0), (0.5, 0.5), (60, 0.5), (0.1, 500)])
+@pytest.mark.parametrize(("val", "test"), [(0, 0.2), (-0.1, 0.2), (0.1, -1), (0.5, 0.5), (60, 0.5), (0.1, 500)])
 def test_fractions_that_leave_nothing_are_refused(val, test):
     targets, names = labelled([50, 50])
     with pytest.raises(UserError, match="fraction"):

@@ -13,7 +13,7 @@ import yaml
 
 from tintype.errors import UserError, unknown_name
 from tintype.files import is_temporary, refuse_link_out
-from tintype.run import RunFolder
+from tintype.run import BY_VALIDATION, RunFolder, without_test
 from tintype.yaml_files import parse_yaml
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -55,7 +55,8 @@ def list_runs(
     elif reverse:
         kept.reverse()
     networks = dict.fromkeys(name for _, facts in kept for name in facts if name.startswith("parameters."))
-    shown = dict.fromkeys([*COLUMNS, *networks, *_usual_figures(facts for _, facts in kept), *named])
+    figures = [*_usual_figures(facts for _, facts in kept), "figures"]
+    shown = dict.fromkeys([*COLUMNS, *networks, *figures, *named])
     return [{name: facts[name] for name in shown if name in facts} for _, facts in kept]
 
 
@@ -100,6 +101,8 @@ def _facts(run: RunFolder, folder: Path) -> dict[str, Any]:
     if (run.path / "evaluation.json").exists():
         evaluation = run.read("evaluation.json")
         facts["verdict"] = evaluation.get("verdict", {}).get("word")
+        if without_test(evaluation):
+            facts["figures"] = BY_VALIDATION
         for split, figures in evaluation["splits"].items():
             numbers = {k: v for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool)}
             facts |= {f"{split}_{name}": value for name, value in numbers.items()}

@@ -126,13 +126,15 @@ def _evaluated(
             **shape,
             **wishes,
         )
-    split = split or "test"
+    if split == "test" and not len(splits.test):
+        raise UserError(f"{run.path} has no test part, as was asked (--test none). Type: --split val")
+    split = split or ("test" if len(splits.test) else "val")
     if splits.spec.fingerprint != run.read("data.json")["fingerprint"]:
         raise UserError(
             f"the images of {splits.spec.name} have changed since this run was trained, so its {split} split is not the same. "
             f"To measure on them all the same: tintype evaluate {run.path} --data {recipe.data}"
         )
-    besides: dict[str, Any] = {}
+    besides: dict[str, Any] = {} if len(splits.test) or data else {"tested": False}
     if isinstance(task, Generate):
         task.measure_by(splits.train, features, inception_weights, progress)
         besides["protocol"] = task.protocol()

@@ -66,7 +66,9 @@ class Recipe(BaseModel):
     )
     val_fraction: float = Field(default=0.1, gt=0, description="validation part: a fraction, or a number of images")
     test_fraction: float = Field(
-        default=0.2, gt=0, description="test part where the data brings none: a fraction, or a number"
+        default=0.2,
+        ge=0,
+        description="test part where the data brings none: a fraction, a number, or none (0), so that all others train",
     )
     split_seed: int = Field(default=0, ge=0, description="which images go to which split")
     groups: str | None = Field(
@@ -189,6 +191,11 @@ class Recipe(BaseModel):
     def _on_or_off(cls, value: Any) -> Any:
         # YAML 1.1 reads a bare on and off as true and false.
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+    @field_validator("test_fraction", mode="before")
+    @classmethod
+    def _none_is_zero(cls, value: Any) -> Any:
+        return 0 if value == "none" else value
 
     @field_validator("track", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +30,12 @@ from tintype.shapes import check, fitting
 
 LOCK_SECONDS = 0.5  # that a run may be held before it counts as being trained
 PHOTOS_FILE = "photos.safetensors"  # which photos the run saw, see tintype.data.identity
+BY_VALIDATION = "validation accuracy, on photos that chose the model"  # of a run on data without a test part
+
+
+def without_test(evaluation: Mapping[str, Any]) -> bool:
+    """Return whether the data of a run had no test part, so that its figures may only be called `BY_VALIDATION`."""
+    return evaluation.get("tested") is False
 
 
 @contextmanager

@@ -9,9 +9,16 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from tintype.run import BY_VALIDATION, without_test
 
-def result_table(splits: dict[str, dict[str, Any]]) -> Table:
-    """Return a table with a row for each split: images, accuracy with its interval, top-5, macro F1, loss, calibration."""
+
+def result_table(splits: dict[str, dict[str, Any]], *, tested: bool = True) -> Table:
+    """Return a table with a row for each split: images, accuracy with its interval, top-5, macro F1, loss, calibration.
+
+    Where there was no test part (`tested` is False), it holds validation alone, and its heading says so.
+    """
+    if not tested:
+        splits = {"val": splits["val"]}
     if all("psnr_y" in figures for figures in splits.values()):
         return _upscale_table(splits)
     if not all("accuracy" in figures for figures in splits.values()):
@@ -19,7 +26,10 @@ def result_table(splits: dict[str, dict[str, Any]]) -> Table:
     top5 = any("top5_accuracy" in figures for figures in splits.values())
     # With top-5 the columns stand closer, so that no figure is cut where a line has 80 characters.
     table = Table(box=None, pad_edge=False, collapse_padding=top5, header_style="bold")
-    for column in ("", "images", "accuracy", "95 % interval", *(["top-5"] if top5 else []), "macro F1", "loss", "ECE"):
+    if not tested:
+        table.title, table.title_justify = f"{BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}", "left"
+    head = "accuracy" if tested else "right"
+    for column in ("", "images", head, "95 % interval", *(["top-5"] if top5 else []), "macro F1", "loss", "ECE"):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for split, figures in with_clean_rows(splits).items():
         low, high = figures["accuracy_ci95"]
@@ -147,7 +157,8 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
     if evaluation.get("protocol", {}).get("fid", "").startswith("left out"):
         lines.append(f"FID is {evaluation['protocol']['fid']}.")
     lines += [f"Warning: {line}" for line in evaluation.get("warnings", ())]
-    lines.append(_uses(looks))
+    if not without_test(evaluation):
+        lines.append(_uses(looks))
     return "\n".join(lines)
 
 

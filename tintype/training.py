@@ -36,7 +36,7 @@ from tintype.plugins import find, names
 from tintype.predicting.typical import Typical, learn
 from tintype.progress import Silent
 from tintype.recipe import NEW_SPLIT_RULE, Recipe, parse_duration
-from tintype.run import PHOTOS_FILE, RunFolder, held, write_picture, written_whole
+from tintype.run import BY_VALIDATION, PHOTOS_FILE, RunFolder, held, write_picture, written_whole
 from tintype.symmetry import keep_orientation
 from tintype.tasks.task import Evaluation, Task
 
@@ -70,7 +70,7 @@ class Prepared:
     def lines(self, *, verbose: bool = False) -> list[str]:
         """Return what a run says first; with `verbose` also how it uses the machine, which the report says as well."""
         spec, recipe, model = self.splits.spec, self.recipe, self.model
-        sizes = ", ".join(f"{s} {len(self.splits[s]):,}" for s in ("train", "val", "test"))
+        sizes = ", ".join(f"{s} {_counted(self.splits[s])}" for s in ("train", "val", "test"))
         notes = [note for note in self.splits.notes if verbose or not is_detail(note)]
         choices = [choice for choice in self.choices if verbose or choice.name not in MACHINE or self._breaks(choice)]
         machine = ", ".join(c.choice for c in self.choices if c.name in ("device", "precision"))
@@ -110,6 +110,10 @@ class Prepared:
         }
 
 
+def _counted(source: ImageSource) -> str:
+    return f"{len(source):,}" if len(source) else "none"
+
+
 def prepare(
     recipe: Recipe,
     watcher: Silent,
@@ -145,6 +149,10 @@ def _prepared(
     dtype, why = choose_precision(recipe.precision, device)
     choices.append(why)
     module = find("tasks", recipe.task)
+    if not recipe.test_fraction and recipe.task != "classify":
+        raise UserError(
+            f"task {recipe.task} cannot do without a test part: its figures need one. Leave --test none out."
+        )
     recipe, why = choose_model(recipe, device, watcher.on_work, asked)
     choices += why
     opener = getattr(module, "open_data", open_data)
@@ -264,8 +272,12 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             save_model(run, task.result(), prepared.model)
             _record_photos(run, prepared.splits)
             _record_typical(run, prepared.splits, recipe)
-            measure = _measure if recipe.measure == "test" else _measure_without_test
-            measure(run, seen, splits, task, watcher)
+            if recipe.measure == "val":
+                _measure_without_test(run, seen, splits, task, watcher)
+            elif len(splits.test):
+                _measure(run, seen, splits, task, watcher)
+            else:
+                _measure_by_validation(run, seen, splits, task, watcher)
             if chosen := engine.choice_by_validation():
                 run.write("evaluation.json", {**run.read("evaluation.json"), "chosen_by_validation": chosen})
         except UserError:
@@ -536,6 +548,32 @@ def _measure_without_test(run: RunFolder, seen: DataSplits, splits: DataSplits, 
             "test_looks": {"run": 0, "data": looks_by_data(run).get(splits.spec.fingerprint, 0)},
         },
     )
+
+
+def _measure_by_validation(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent) -> None:
+    """Measure on clean training images and validation of data without a test part; write figures and predictions.
+
+    Validation chose the model, so its figures are too good; they are never called by the name of what a test would show.
+    """
+    measured = {split: source for split, source in _to_measure(seen).items() if len(source)}
+    evaluations = _evaluated(task, measured, watcher)
+    task.leaked = splits.leaked
+    summary = task.summarise(evaluations, measured)
+    run.write_table("predictions.csv", *summary.predictions)
+    for name, table in summary.tables.items():
+        run.write_table(name, *table)
+
+    evaluation = {**summary.evaluation, "tested": False, "test_looks": {"run": 0, "data": 0}}
+    figures = evaluation["splits"]["val"]
+    low, high = figures["accuracy_ci95"]
+    fit = evaluation["verdict"]["text"]
+    evaluation["verdict"] |= {
+        "text": f"{fit.rstrip('.')}. {BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {figures['accuracy']:.2%} "
+        f"({low:.2%} to {high:.2%}). There is no test part, so how good the model is on new photos is not known."
+    }
+    run.write("evaluation.json", evaluation)
+    model = run.read("model.json")
+    run.write("model.json", {**model, **task.describe()})
 
 
 def _evaluated(task: Task, sources: dict[str, ImageSource], watcher: Silent) -> dict[str, Evaluation]:

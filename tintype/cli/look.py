@@ -56,10 +56,12 @@ def evaluate(
         return
     from rich.console import Console
 
+    from tintype.run import without_test
     from tintype.summary import class_table, result_table
 
     console = Console(highlight=False)
-    console.print(result_table({figures["split"]: figures}))
+    tested = not (without_test(figures) and figures["split"] == "val")
+    console.print(result_table({figures["split"]: figures}, tested=tested))
     if "averages" in figures:
         console.print()
         console.print(class_table(figures))
@@ -167,7 +169,8 @@ def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
     short = {key: row.get(key, "") for key in ("name", "state", "task", "data")}
     figures = [key for key in row if key.startswith(("test_", "val_"))]
     best = sort if sort in figures else min(figures, key=lambda key: key.startswith("val_"), default="")
-    short["figure"] = f"{_cell(best, row[best])} {best.replace('_', ' ', 1)}" if best in row else ""
+    called = row.get("figures", best.replace("_", " ", 1)) if best == "val_accuracy" else best.replace("_", " ", 1)
+    short["figure"] = f"{_cell(best, row[best])} {called}" if best in row else ""
     if sort and sort not in short and sort != best:
         short[sort] = row.get(sort, "")
     return short

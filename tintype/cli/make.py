@@ -22,6 +22,13 @@ def train(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set's name, folder, or CSV file.")] = None,
     data_root: Annotated[str | None, typer.Option(help="Folder that holds the data set's files already.")] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART",
+            help="Test part where the data brings none: 0.2, a number of photos, or none, so that all others train.",
+        ),
+    ] = None,
     groups: Annotated[
         str | None,
         typer.Option(
@@ -72,10 +79,10 @@ def train(
     from tintype.recipe import parse_assignments
 
     given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "groups": groups, "model": model, "epochs": epochs, "steps": steps,
-        "batch_size": batch_size, "lr": _number(lr), "weights": weights, "tune": tune, "time": time,
-        "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision, "track": track,
-        "threads": threads,
+        "data": data, "data_root": data_root, "test_fraction": _number(test), "groups": groups, "model": model,
+        "epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": _number(lr), "weights": weights, "tune": tune,
+        "time": time, "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision,
+        "track": track, "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))
@@ -112,9 +119,11 @@ def _number(text: str | None) -> float | str | None:
 def _print_result(run: Any) -> None:
     from rich.console import Console
 
+    from tintype.run import without_test
     from tintype.summary import result_table, verdict_line
 
     console = Console(highlight=False)
-    console.print(result_table(run.metrics))
-    console.print(verdict_line(run.read("evaluation.json")), markup=False)
+    evaluation = run.read("evaluation.json")
+    console.print(result_table(run.metrics, tested=not without_test(evaluation)))
+    console.print(verdict_line(evaluation), markup=False)
     console.print(f"report  {run.path / 'report.html'}", markup=False, soft_wrap=True)

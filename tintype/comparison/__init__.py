@@ -185,7 +185,9 @@ def compare(
     for group in groups:
         group.confounding = confounded(group.runs)
     names_in_order = [run.name for run in opened]
-    comparison = Comparison(task, split, groups, _remarks(opened), machine, side_by_side(opened), names_in_order)
+    comparison = Comparison(
+        task, opened[0].split, groups, _remarks(opened), machine, side_by_side(opened), names_in_order
+    )
     if len(comparison.groups) > 1:
         _tell_apart(comparison.groups)
         comparison.remarks.insert(0, _why_apart(task, comparison.groups))

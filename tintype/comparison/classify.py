@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype import statistics
-from tintype.comparison.result import CLAIM, Group, Pair, conclude, correct, more_needed
+from tintype.comparison.result import CLAIM, Group, Pair, conclude, correct, listed, more_needed
 from tintype.comparison.runs import Compared, groups_of, remark_on_groups
 from tintype.metrics import calibration_errors
+from tintype.run import BY_VALIDATION, without_test
 
 RESAMPLES = 1000
 SPLIT_WORDS = {"test": "test", "val": "validation"}
@@ -69,11 +70,19 @@ def _group(runs: list[Compared]) -> Group:
     group = Group(title, runs, [_row(run) for run in runs], details=_answers(runs))
     group.pairs = _pairs(runs, group.details, split)
     accuracy, (low, high) = runs[0].figures["accuracy"], runs[0].figures["accuracy_ci95"]
+    called = "validation accuracy" if untested(runs) else "accuracy"
     group.conclusion = conclude(
-        group, f"the highest accuracy, {100 * accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        group, f"the highest {called}, {100 * accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     )
     group.remarks = _remarks(runs, split)
+    if names := untested(runs):
+        group.remarks.insert(0, f"{BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {listed(names)} had no test part.")
     return group
+
+
+def untested(runs: Sequence[Compared]) -> list[str]:
+    """Return the names of the runs whose data had no test part."""
+    return [run.name for run in runs if without_test(run.evaluation)]
 
 
 def _row(run: Compared) -> dict[str, Any]:
@@ -239,7 +248,7 @@ def _remarks(runs: Sequence[Compared], split: str) -> list[str]:
             f"{count:,} of the {split} images are duplicates of training images; the table has the accuracy without them, "
             "the differences between runs are taken on all."
         )
-    if split == "validation":
+    if split == "validation" and len(untested(runs)) < len(runs):
         remarks.append(
             "Validation images took part in choosing epochs and temperature; test figures are the honest ones."
         )

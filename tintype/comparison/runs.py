@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tintype.data.source import group_numbers
 from tintype.errors import UserError
-from tintype.run import RunFolder
+from tintype.run import RunFolder, without_test
 
 TASKS = {"classify": "classification", "generate": "generation", "upscale": "super-resolution"}
 NUMBERS = {"confidence", "psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y"}  # columns of predictions.csv
@@ -110,7 +110,7 @@ class Compared:
 
 
 def open_all(runs: Sequence[str | Path | RunFolder], names: Sequence[str] | None, split: str) -> list[Compared]:
-    """Open the runs of a comparison.
+    """Open the runs of a comparison, by validation where no data of theirs had a test part.
 
     Raises:
         UserError: fewer than two, one twice, equal names, different tasks, or a run that is not finished.
@@ -125,12 +125,18 @@ def open_all(runs: Sequence[str | Path | RunFolder], names: Sequence[str] | None
     if len(folders) < 2:
         raise UserError("a comparison needs two runs or more. Type: tintype compare RUN RUN")
     chosen = _given_names(names, len(folders)) if names is not None else _short_names(paths)
+    if split == "test" and all(_has_no_test(folder) for folder in folders):
+        split = "val"
     opened = [_open(folder, name, split) for folder, name in zip(folders, chosen, strict=True)]
     tasks = {run.evaluation["task"]: run for run in opened}
     if len(tasks) > 1:
         told = ", ".join(f"{run.name} is {TASKS.get(task, task)}" for task, run in tasks.items())
         raise UserError(f"runs of different tasks cannot be compared: {told}. Name runs of one task.")
     return opened
+
+
+def _has_no_test(folder: RunFolder) -> bool:
+    return (folder.path / "evaluation.json").exists() and without_test(folder.read("evaluation.json"))
 
 
 def _open(folder: RunFolder, name: str, split: str) -> Compared:

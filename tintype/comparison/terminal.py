@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tintype.comparison.result import listed
+from tintype.run import without_test
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,6 +97,8 @@ COLUMNS: dict[str, dict[str, Column]] = {
 def columns(task: str, group: Group) -> dict[str, Column]:
     """Return the columns of a group's table that hold something, by the figure that they show."""
     known = dict(COLUMNS.get(task) or (*_distances(group), *COST))
+    if task == "classify" and any(without_test(run.evaluation) for run in group.runs):
+        known["accuracy"] = Column("validation accuracy % (95 %)", _accuracy("accuracy"))
     if task == "upscale":
         known |= dict(_plain(key, key.replace("_", " "), "{:.4f}".format) for key in group.rows[0] if "lpips" in key)
     return {key: column for key, column in known.items() if any(row.get(key) is not None for row in group.rows)}

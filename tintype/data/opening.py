@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -55,7 +56,7 @@ def open_data(
         channels: 1 or 3; by default as the images are.
         resize: "crop", "squash" or "pad", or a Resize, which says also how much of the centre and which filter.
         val_fraction: below 1 a fraction of what may be cut, from 1 on a number of images.
-        test_fraction: the same, where the data brings no test split.
+        test_fraction: the same, where the data brings no test split; 0 leaves the test split empty then.
         split_seed: another seed gives another membership.
         groups: what belongs together beside what the data itself says (see `tintype.grouping.parse_groups`).
         split_rule: where near-copies, which stay on one side, are looked for: "from-photos", so that the splits follow
@@ -76,13 +77,13 @@ def open_data(
     duplicates = photo_audit(loaded) if split_rule == "from-photos" else quick_audit(images)
     together = kept_together(duplicates, images.names, images.groups)
     rows = three_splits(images.targets, images.names, images.split, together, **wishes)
-    _check_held_out(rows, duplicates, images)
+    _check_held_out(rows, duplicates, images, ("val", "test") if test_fraction else ("val",))
     leaked = leaked_rows(duplicates.told_apart(images.targets), rows)
     notes = [
         *shadowed(data),
         *images.notes,
         *_skipped_note(images),
-        *describe_splits(images.split, **wishes),
+        *describe_splits(images.split, **wishes, can_do_without_test=not one_class),
         *_split_notes(images, rows),
         *_divided_groups(images, rows),
         *_suggested_groups(images),
@@ -272,9 +273,10 @@ def _check_classes(images: Images, name: str) -> None:
             )
 
 
-def _check_held_out(rows: dict[str, np.ndarray], duplicates: Duplicates, images: Images) -> None:
+def _check_held_out(rows: dict[str, np.ndarray], duplicates: Duplicates, images: Images, needed: Sequence[str]) -> None:
     """Refuse data of which nothing is left to measure on, and say what keeps it together."""
-    empty = [word for split, word in (("val", "validation"), ("test", "test")) if not len(rows[split])]
+    words = {"val": "validation", "test": "test"}
+    empty = [words[split] for split in needed if not len(rows[split])]
     if not empty:
         return
     num_images, num_pictures = len(images.names), len(np.unique(duplicates.group))
@@ -306,10 +308,14 @@ def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
     """Return how many images went where, and which classes are missing in a split."""
     num_images, height, width, channels = images.pixels.shape
     counts = ", ".join(
-        f"{len(rows[split]):,} {word}" for split, word in zip(SPLITS, ("training", "validation", "test"), strict=True)
+        f"{len(rows[split]):,} {word}"
+        for split, word in zip(SPLITS, ("training", "validation", "test"), strict=True)
+        if len(rows[split])
     )
     notes = [f"{num_images:,} images of {height}x{width}x{channels}, {len(images.class_names)} classes: {counts}"]
     for split, word in (("val", "validation"), ("test", "test")):
+        if not len(rows[split]):
+            continue
         present = np.bincount(images.targets[rows[split]], minlength=len(images.class_names)) > 0
         absent = [images.class_names[c] for c in np.flatnonzero(~present)]
         if absent:

@@ -40,7 +40,7 @@ def three_splits(
         given: N of "train", "val", "test" or "" (free), or None.
         groups: N names of what must stay together where a split is cut ("" stands alone), or None.
         val_fraction: below 1 a fraction of the images that may be cut, from 1 on a number of images.
-        test_fraction: the same.
+        test_fraction: the same; 0 cuts no test part.
         seed: another seed gives another membership.
 
     Raises:
@@ -52,7 +52,8 @@ def three_splits(
     given = np.full(len(targets), "") if given is None else np.asarray(given)
     result = np.where(np.isin(given, ("val", "test")), given, "train").astype("<U5")
     pool = np.flatnonzero(result == "train")
-    missing = [split for split in ("test", "val") if not (result == split).any()]
+    wanted = ("test", "val") if test_fraction else ("val",)
+    missing = [split for split in wanted if not (result == split).any()]
     if not len(pool):
         raise UserError("no image is left for training: every image is given to validation or test.")
     fractions = _fractions({"val": val_fraction, "test": test_fraction}, missing, len(pool))
@@ -73,7 +74,7 @@ def three_splits(
 def _fractions(wished: dict[str, float], missing: Sequence[str], num_images: int) -> dict[str, float]:
     """Return every wish as a fraction of the pool, checked."""
     for split, wish in wished.items():
-        if wish <= 0:
+        if wish < 0 or (wish == 0 and split == "val"):
             raise UserError(f"{split}_fraction is {wish:g}; it must be above 0 (below 1 a fraction, else a number).")
     fractions = {split: wish if wish < 1 else int(wish) / num_images for split, wish in wished.items()}
     if sum(fractions[split] for split in missing) >= 1:
@@ -131,17 +132,43 @@ def _choose(class_units: list[list[int]], wished: int, spare: int) -> set[int]:
 
 
 def describe_splits(
-    given: np.ndarray | Sequence[str] | None, *, val_fraction: float, test_fraction: float, seed: int
+    given: np.ndarray | Sequence[str] | None,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    can_do_without_test: bool = False,
 ) -> list[str]:
-    """Return a line for each split that was cut from training, and one where the data's own splits were kept."""
+    """Return a line for each split that was cut from training, and one where the data's own splits were kept.
+
+    Where only a test part is missing, its line says what else can be done; with `can_do_without_test` that is also to
+    have none.
+    """
     there = set() if given is None else {str(split) for split in np.unique(np.asarray(given))}
     lines = []
     kept = [split for split in ("train", "val", "test") if split in there]
     if kept:
         lines.append(f"splits given by the data are kept: {', '.join(kept)}")
     for split, word, wish in (("val", "validation", val_fraction), ("test", "test", test_fraction)):
-        if split not in there:
-            amount = f"{int(wish):,} of" if wish >= 1 else f"{100 * wish:.3g} % of"
-            pool = "training" if kept else "all images"
-            lines.append(f"{word}: {amount} {pool}, stratified, seed {seed}")
+        if split in there and not wish:
+            lines.append("test: none was asked for, which changes nothing, since the data brings a test part")
+        if split in there:
+            continue
+        if not wish:
+            lines.append("test: none, as asked, so that all figures are of validation photos, which chose the model")
+            continue
+        amount = f"{int(wish):,} of" if wish >= 1 else f"{100 * wish:.3g} % of"
+        pool = "training" if kept else "all images"
+        line = f"{word}: {amount} {pool}, stratified, seed {seed}"
+        if split == "test" and "val" in there:
+            line += _ways_out(can_do_without_test)
+        lines.append(line)
     return lines
+
+
+def _ways_out(can_do_without_test: bool) -> str:
+    """Return how to have another test part than one that is cut from training, for the end of a line."""
+    others = "put photos of your own into test/ beside train/ and val/, or choose how many with --test 0.1"
+    if can_do_without_test:
+        others += "; --test none trains on all of train/, and then nothing but validation is measured"
+    return f" (held out, since there are train and val alone; {others})"

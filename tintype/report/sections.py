@@ -16,6 +16,7 @@ from tintype.report.objectives import learning
 from tintype.report.pictures import Card, data_uri, enlarged, filter_sheet, png_bytes, read_cards
 from tintype.report.section import SPLIT_NAMES, Chart, Section
 from tintype.report.verdict import looks, verdict
+from tintype.run import BY_VALIDATION, without_test
 from tintype.statistics import rank_correlation
 from tintype.summary import by_groups, with_clean_rows
 
@@ -27,12 +28,15 @@ FEW_VAL = 100  # validation images below which the report says that they decide 
 def headline(run: RunFiles) -> Section:
     """Open with the figure that counts, its interval, the other splits beside it and the verdict."""
     measured = {name: figures for name, figures in run.splits.items() if "accuracy" in figures}
+    if without_test(run.evaluation):
+        measured = {name: figures for name, figures in measured.items() if name == "val"}
     shown = with_clean_rows(measured)
     context = {
         "finished": run.finished,
         "reached": run.reached,
         "val_accuracy": _last(run.metrics.get("val_accuracy", [])),
         "split": run.split,
+        "called": BY_VALIDATION if without_test(run.evaluation) else "",
         "main": shown.get(run.split),
         "strip": _strip(shown),
         "verdict": verdict(run),
@@ -40,7 +44,7 @@ def headline(run: RunFiles) -> Section:
         "looks": looks(run),
         "by_groups": by_groups(run.splits),
         "chosen": run.evaluation.get("chosen_by_validation"),
-        "table": _figures_table(shown),
+        "table": _figures_table(shown, tested=not without_test(run.evaluation)),
     }
     return Section("result", "Result", "headline.html", context)
 
@@ -114,11 +118,18 @@ FIGURES = {
 }
 
 
-def _figures_table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+UNTESTED = {
+    "accuracy": "Right",
+    "top5_accuracy": "Right among five answers",
+    "balanced_accuracy": "Mean recall",
+}  # what figures of validation photos alone are called
+
+
+def _figures_table(splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True) -> dict[str, Any] | None:
     if not splits:
         return None
     rows = [
-        (label, [as_text(split.get(key)) for split in splits.values()])
+        (label if tested else UNTESTED.get(key, label), [as_text(split.get(key)) for split in splits.values()])
         for key, (label, as_text) in FIGURES.items()
         if any(split.get(key) is not None for split in splits.values())
     ]

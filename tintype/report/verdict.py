@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tintype.report import words
 from tintype.report.folder import RunFiles
+from tintype.run import without_test
 
 
 def verdict(run: RunFiles) -> dict[str, str]:
@@ -16,6 +17,8 @@ def verdict(run: RunFiles) -> dict[str, str]:
 
 def looks(run: RunFiles) -> str:
     """Return as sentences how often the test set was used, or nothing where it was not counted."""
+    if without_test(run.evaluation):
+        return ""
     counted = run.evaluation.get("test_looks") or {}
     by_run, by_data = counted.get("run"), counted.get("data")
     if not by_run:

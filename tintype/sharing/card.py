@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tintype.run import RunFolder
+from tintype.run import BY_VALIDATION, RunFolder, without_test
 from tintype.sharing.plain import plain_architecture
 
 PIPELINES = {
@@ -41,7 +41,7 @@ def make_card(run: RunFolder, *, licence: str | None = None, repository: str | N
     model, evaluation, data = (run.read(file, complete=True) for file in ("model.json", "evaluation.json", "data.json"))
     split = _measured(evaluation)
     parts = [
-        _head(run, model, data, evaluation["splits"][split], split, licence),
+        _head(run, model, data, evaluation["splits"][split], split, licence, without_test(evaluation)),
         f"# {run.name}",
         _what(run, model, data),
         _figures(evaluation),
@@ -64,6 +64,7 @@ def _head(
     figures: Mapping[str, Any],
     split: str,
     licence: str | None,
+    no_test: bool,
 ) -> str:
     task = model["task"]
     head: dict[str, Any] = {
@@ -72,8 +73,9 @@ def _head(
         "pipeline_tag": PIPELINES.get(task, "image-to-image"),
         "tags": ["tintype", task, str(model["architecture"]["name"])],
     }
+    names = {"accuracy": BY_VALIDATION} if no_test else {}
     metrics = [
-        {"type": kind, "value": round(float(figures[key]), 6), "name": f"{split} {name}"}
+        {"type": kind, "value": round(float(figures[key]), 6), "name": names.get(key, f"{split} {name}")}
         for key, kind, name in FOR_TABLES
         if key in figures
     ]  # fmt: skip
@@ -97,7 +99,7 @@ def _what(run: RunFolder, model: Mapping[str, Any], data: Mapping[str, Any]) -> 
         f"- Network: `{model['architecture']['name']}`, {model['parameters']:,} parameters, "
         f"{model['multiply_adds'] / 1e6:,.1f} million multiply-adds per picture.",
         f"- Data: {_plain(data['name'])}, with {counts['train']:,} {pieces} for training, {counts['val']:,} {whole} for "
-        f"validation and {counts['test']:,} for testing.",
+        f"validation and {_count(counts['test'])} for testing.",
     ]
     if model["class_names"]:
         lines.append(f"- Classes: {', '.join(_plain(name) for name in model['class_names'])}.")
@@ -112,12 +114,19 @@ def _what(run: RunFolder, model: Mapping[str, Any], data: Mapping[str, Any]) -> 
     return "\n".join(lines)
 
 
+def _count(number: int) -> str:
+    return f"{number:,}" if number else "none"
+
+
 def _figures(evaluation: Mapping[str, Any]) -> str:
     splits = evaluation["splits"]
     first = splits[_measured(evaluation)]
     lines = ["## How good it is", "", evaluation.get("verdict", {}).get("text", ""), ""]
+    if without_test(evaluation):
+        splits = {"val": first}
     if "accuracy" in first:
-        lines += ["| split | images | accuracy | 95 % interval | macro F1 | log loss | calibration error |"]
+        called = BY_VALIDATION if without_test(evaluation) else "accuracy"
+        lines += [f"| split | images | {called} | 95 % interval | macro F1 | log loss | calibration error |"]
         lines += ["|---|---|---|---|---|---|---|"]
         for name, figures in _with_clean(splits).items():
             low, high = figures["accuracy_ci95"]
@@ -164,10 +173,11 @@ def _limits(model: Mapping[str, Any], evaluation: Mapping[str, Any], data: Mappi
     looks, split = evaluation.get("test_looks", {}).get("data", 1), _measured(evaluation)
     lines = ["## Limits", ""]
     often = f"{looks} times, by this run and others; choosing among them makes the figures optimistic"
-    lines.append(
-        f"- The test set has been used {'once' if looks == 1 else often}." if split == "test"
-        else "- It was not measured on its test set: the figures above were used to choose it, and are optimistic."
-    )  # fmt: skip
+    if split == "test":
+        lines.append(f"- The test set has been used {'once' if looks == 1 else often}.")
+    else:
+        why = "No images were kept to test it on" if without_test(evaluation) else "It was not measured on its test set"
+        lines.append(f"- {why}: the figures above were used to choose it, and are optimistic.")
     lines += [f"- Warning: {_plain(text)}" for text in evaluation.get("warnings", ())]
     lines += [f"- {_plain(note)}" for note in data.get("notes", ()) if note.startswith("LEAK")]
     per_class = evaluation.get("per_class", {}).get(split, [])

@@ -257,7 +257,10 @@ class Classify(Task):
         return Evaluation(figures, {**details, "probabilities": probabilities})
 
     def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
-        """Fit temperature and abstain thresholds on validation, apply them, and turn all into what is written down."""
+        """Fit temperature and abstain thresholds on validation, apply them, and turn all into what is written down.
+
+        Without a test part that is the figures and answers of validation, and nothing that was fitted on it.
+        """
         names = list(self.spec.class_names)
         evaluations, calibration = self._calibrate(evaluations)
         evaluation: dict[str, Any] = {"task": "classify", "splits": {s: e.figures for s, e in evaluations.items()}}
@@ -265,7 +268,8 @@ class Classify(Task):
         evaluation.update(per_class={}, averages={}, confusion={}, most_confused={}, reliability={})
         rows: list[list[Any]] = []
         report: list[list[Any]] = []
-        for split in ("val", "test"):
+        measured = [split for split in ("val", "test") if split in evaluations]
+        for split in measured:
             details = evaluations[split].details
             probabilities, targets = details["probabilities"], details["targets"]
             confusion = metrics.confusion_matrix(probabilities.argmax(1), targets, len(names))
@@ -296,16 +300,21 @@ class Classify(Task):
         evaluation["warnings"] = [
             self._without_leaks(split, e) for split, e in evaluations.items() if split in self.leaked
         ]
-        self.abstain, evaluation["abstain"] = abstaining(evaluations["val"], evaluations["test"])
-        test = evaluations["test"].details
-        if any("groups" in evaluations[split].details for split in ("val", "test")):
+        self.abstain, evaluation["abstain"] = abstaining(evaluations["val"], evaluations.get("test"))
+        if any("groups" in evaluations[split].details for split in measured):
             rows = [[*row, self.groups.get(row[2], "")] for row in rows]
             more = ["group"]
         else:
             more = []
         header = ["split", "position", "name", "target", "prediction", "confidence", "loss", "rank", *more]
-        samples = choose_samples(test["probabilities"], test["targets"], sources["test"], names)
         tables = {"classification_report.csv": (metrics.REPORT_HEADER, report)}
+        if "test" not in evaluations:
+            # What was fitted on validation cannot be shown on it as well.
+            del evaluation["abstain"], evaluation["calibration"]
+            return Summary(evaluation, (header, rows), {}, tables)
+
+        test = evaluations["test"].details
+        samples = choose_samples(test["probabilities"], test["targets"], sources["test"], names)
         return Summary(evaluation, (header, rows), samples, tables)
 
     def _without_leaks(self, split: str, evaluation: Evaluation) -> str:
@@ -346,6 +355,8 @@ class Classify(Task):
                 for when, value in zip(("before", "after"), pair, strict=True)
             }
         for split in ("val", "test"):  # before; after is `reliability` of the evaluation
+            if split not in raw:
+                continue
             details = raw[split].details
             groups = details.get("groups")
             bins = metrics.reliability_bins(details["probabilities"], details["targets"], groups=groups)
@@ -386,7 +397,7 @@ def _counts_by_class(evaluation: Evaluation, num_classes: int) -> statistics.Cla
     return statistics.ClassCounts.of(right, targets, num_classes, evaluation.details.get("groups"))
 
 
-def abstaining(val: Evaluation, test: Evaluation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def abstaining(val: Evaluation, test: Evaluation | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Choose on validation from which confidence on to answer for each wished accuracy, and measure that on test.
 
     Returns:
@@ -395,7 +406,7 @@ def abstaining(val: Evaluation, test: Evaluation) -> tuple[list[dict[str, Any]],
     """
     kept: list[dict[str, Any]] = []
     reported: list[dict[str, Any]] = []
-    both = {"val": val, "test": test}
+    both = {"val": val} if test is None else {"val": val, "test": test}
     sides = {
         split: (e.details["probabilities"].max(1), e.details["probabilities"].argmax(1) == e.details["targets"])
         for split, e in both.items()

@@ -228,6 +228,9 @@ class HeadOnly(Transfer):
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
         seen = {}
         for split in ("train", "val", "test"):
+            if not len(splits[split]):  # a run that was asked to have no test part
+                seen[split] = splits[split]
+                continue
             features = self.features_of(splits, split, self.views if split == "train" else 0, progress)
             seen[split] = FeatureSource(splits.spec, features, splits[split].targets, splits[split].names)
         self.selection = seen["val"]

@@ -79,6 +79,11 @@ def tune(
         raise UserError(f"seeds is {seeds}. Expected a number from 0 on.")
     seconds = parse_duration(time) if time else None
     path, wishes = _asked(what, Path(out), name, storage, watcher, changes)
+    if seeds and not wishes.recipe.test_fraction:
+        raise UserError(
+            "a tuning ends with its winner's figures on the test part, and none was wanted (test_fraction 0). "
+            "Leave that out, or add --seeds 0."
+        )
     path.mkdir(parents=True, exist_ok=True)
     refuse_ways_out(path)
     with RunFolder(path).locked():
