@@ -326,32 +326,45 @@ def row_of_run(folder: Path) -> Record:
 
 
 def rows_of_study(content: Record, folder: Path) -> list[Record]:
-    """Return a row for each variant: the mean of its seeds, and its effect against the first variant where there is one."""
+    """Return a row for each variant of a study, the mean of its seeds, and one for each effect that was measured."""
     grouped: dict[str, list[Record]] = {}
     for run in content["runs"]:
         grouped.setdefault(run["variant"], []).append(run)
-    effects = {effect["level"]: effect for effect in content["effects"]}
+
     rows = []
     for variant, runs in grouped.items():
         singles = [row_of_run(folder / run["run"]) for run in runs]
         row = singles[0] | {"label": variant, "seconds": statistics.mean(each["seconds"] for each in singles)}
         if len(runs) > 1:
-            values = [run[f"test_{content['measure']}"] for run in runs]
-            row["figure"] = seeds_figure(values)
-        effect = effects.get(variant)
-        if effect and effect.get("ci95"):
-            low, high = effect["ci95"]
-            row["figure"] += f"; {effect['estimate']:+.3g} ({low:+.3g} to {high:+.3g}) against {effect['reference']}"
+            row["figure"] = seeds_figure(content["measure"], [run[f"test_{content['measure']}"] for run in runs])
         rows.append(row)
+
+    for effect in content["effects"]:
+        label = f"{effect['level']} against {effect['reference']}"
+        figure = effect_figure(effect, content["measure"] == "accuracy")
+        rows.append(rows[0] | {"label": label, "figure": figure, "seconds": None})
     return rows
 
 
-def seeds_figure(values: Sequence[float]) -> str:
-    """Return the mean accuracy of several seeds with Student's interval."""
-    text = f"{statistics.mean(values):.1%}".replace("%", " %")
-    interval = mean_interval(list(values))
+def effect_figure(effect: Record, as_points: bool) -> str:
+    """Return an effect with its interval, in percentage points where it is one of accuracy, and whether it is confounded."""
+    scale, unit = (100, " points") if as_points else (1, "")
+    text = f"{scale * effect['estimate']:+.3g}{unit}"
+    if effect["ci95"]:
+        low, high = effect["ci95"]
+        text += f" ({scale * low:+.3g} to {scale * high:+.3g})"
+    if effect["confounding"]:
+        text += ", the sum of several differences"
+    return text
+
+
+def seeds_figure(measure: str, values: Sequence[float]) -> str:
+    """Return the mean of several seeds with Student's interval, an accuracy in percent."""
+    scale, begin, unit = (100, "", " %") if measure == "accuracy" else (1, f"{measure} ", "")
+    text = f"{begin}{scale * statistics.mean(values):.4g}{unit}"
+    interval = mean_interval(values)
     if interval is not None:
-        text += f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+        text += f" ({scale * interval[0]:.4g} to {scale * interval[1]:.4g})"
     return f"{text}, mean of {len(values)} seeds"
 
 
@@ -392,10 +405,10 @@ def lines_of(cell: Cell, record: Record | None) -> list[str]:
     lines = []
     for row in record["rows"]:
         label = f": {row['label']}" if row["label"] else ""
-        figure, seconds = row["figure"], f"{row['seconds']:.0f}"
+        figure, seconds = row["figure"], "" if row["seconds"] is None else f"{row['seconds']:.0f}"
         if record["quick"]:
             figure, seconds = f"{NOT_MEASURED}; runs ({QUICK_STEPS} steps)", ""
-        elif row["beside_other_work"]:
+        elif seconds and row["beside_other_work"]:
             seconds += ", beside other work"
         processor = f"{row['processor']}, {row['arithmetic']}"
         lines.append(
@@ -465,7 +478,10 @@ def main() -> None:
         if cell.verb == "elsewhere" or bench.record(cell):
             continue
         print(f"{cell.key}: {cell.command()}", flush=True)
-        reason = bench.run(cell)
+        try:
+            reason = bench.run(cell)
+        except KeyboardInterrupt:
+            sys.exit("stopped; the same command goes on from here")
         failed += reason is not None
         print(f"  {'done' if reason is None else f'not done: {reason}'}", flush=True)
         if reason is None:

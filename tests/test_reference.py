@@ -114,6 +114,49 @@ def test_the_published_page_holds_a_row_of_each_cell(reference):
         assert f"`{cell.command()}` |\n" in text
 
 
+def test_a_study_gives_a_row_for_each_variant_and_each_effect(reference, tmp_path):
+    runs = []
+    for variant, seed, accuracy in (("plain", 0, 0.30), ("plain", 1, 0.32), ("swish", 0, 0.33), ("swish", 1, 0.35)):
+        name = f"{variant}-seed{seed}"
+        runs.append({"run": name, "variant": variant, "test_accuracy": accuracy})
+        (tmp_path / name).mkdir()
+        environment = {
+            "threads": 2, "training_seconds": 10.0 + seed, "cpu": "a processor", "device": "cpu", "precision": "fp32",
+            "tintype": "0.1.0",
+        }  # fmt: skip
+        measured = {"accuracy": accuracy, "accuracy_ci95": [accuracy - 0.01, accuracy + 0.01], "loss": 2.5}
+        evaluation = {"splits": {"train": measured, "test": measured}}
+        (tmp_path / name / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    effect = {"level": "swish", "reference": "plain", "estimate": 0.03, "ci95": [0.01, 0.05], "confounding": None}
+
+    rows = reference.rows_of_study({"measure": "accuracy", "runs": runs, "effects": [effect]}, tmp_path)
+    assert [row["label"] for row in rows] == ["plain", "swish", "swish against plain"]
+    # Student's quantile with one degree of freedom is 12.706, the standard error one point
+    assert rows[0]["figure"] == "31 % (18.29 to 43.71), mean of 2 seeds"
+    assert rows[0]["seconds"] == 10.5
+    assert rows[0]["arithmetic"] == "fp32, 2 threads"
+    assert rows[2]["figure"] == "+3 points (+1 to +5)"
+
+    confounded = reference.effect_figure(effect | {"confounding": {"differences": ["lr", "model"]}}, True)
+    assert confounded == "+3 points (+1 to +5), the sum of several differences"
+
+
+def test_a_cell_that_lacks_something_says_what(reference, table, tmp_path, monkeypatch, capsys):
+    begin = ["reference.py", "--out", str(tmp_path / "out"), "--table", str(table), "--only"]
+    for more, said in (
+        (["R1-mnist-ann"], "it needs --data-root"),
+        (["R9-garbage-tuned", "--data-root", str(tmp_path)], "with mobilenet_v2.safetensors"),
+        (["R8-vgg16", "--data-root", str(tmp_path)], "it needs pets/BREED"),
+        (["R10-mnist-gan", "--data-root", str(tmp_path)], "run that cell first"),
+    ):
+        monkeypatch.setattr(sys, "argv", begin + more)
+        with pytest.raises(SystemExit) as ended:
+            reference.main()
+        assert ended.value.code == 1
+        assert said in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_cell_is_run_kept_and_not_run_again(reference, table, tmp_path, monkeypatch):
     cell = reference.Cell("R1-mnist-ann", "as described", "train", "digits-ann")
