@@ -280,6 +280,25 @@ def test_the_notebook_on_studies(execute):
     assert any("dataframe" in table for table in tables)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "num_displays", "num_pictures", "words"),
+    [
+        ("fashion_three_depths", 1, 5, "deep cnn"),
+        ("photos_nine_classes", 2, 3, "augmented"),
+        ("garbage_two_by_two", 1, 4, "differs from"),
+        ("digits_gan", 2, 6, "mnist-dcgan"),
+        ("pets_x2", 2, 3, "over bicubic"),
+    ],
+)
+def test_the_notebook_of_each_collection(execute, name, num_displays, num_pictures, words):
+    outputs = execute(name)
+    assert len(live_displays(outputs)) == num_displays
+    assert len(shown(outputs, "image/png")) >= num_pictures
+    assert words in printed(outputs)
+    assert any("<table" in table for table in shown(outputs, "text/html"))
+
+
 # ---- the files --------------------------------------------------------------------------------------------------------
 
 
@@ -296,4 +315,6 @@ def test_examples_are_stored_without_outputs(path):
 
 def test_every_kind_of_work_has_a_notebook():
     found = {path.stem for path in EXAMPLES.glob("*.ipynb")}
-    assert found == {"classification", "transfer", "generation", "super_resolution", "study"}
+    small = {"classification", "transfer", "generation", "super_resolution", "study"}
+    collections = {"fashion_three_depths", "photos_nine_classes", "garbage_two_by_two", "digits_gan", "pets_x2"}
+    assert found == small | collections
