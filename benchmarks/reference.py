@@ -245,7 +245,8 @@ class Bench:
         )  # fmt: skip
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
-            return said[-1]
+            errors = [line for line in said if line.startswith("error")]
+            return (errors or said)[-1]
         rows = rows_of_study(json.loads(done.stdout), begun) if cell.verb == "study" else [row_of_run(begun)]
         content = {"cell": cell.key, "command": cell.command(), "quick": self.quick, "rows": rows}
         for row in rows:
@@ -425,9 +426,9 @@ def write_table(path: Path, every: Sequence[Cell], records: dict[str, Record]) -
     """Write the rows of all cells between the two marks; measured rows of the same command that were there stay.
 
     Raises:
-        SystemExit: the file lacks the marks.
+        SystemExit: there is no such file, or it lacks the marks.
     """
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         sys.exit(f"{path} has to hold the lines {BEGIN} and {END} once, in this order: the table goes between them.")
     before, rest = text.split(BEGIN)
@@ -473,6 +474,9 @@ def main() -> None:
         print(f"about {left / 60:.1f} hours left, estimated for one quiet thread of an EPYC (Zen 4, bf16)")
         return
 
+    write_table(
+        options.table, every, _records(bench, every)
+    )  # a table that cannot be written is known before hours of work
     failed = 0
     for cell in selected if not options.table_only else []:
         if cell.verb == "elsewhere" or bench.record(cell):
@@ -486,7 +490,6 @@ def main() -> None:
         print(f"  {'done' if reason is None else f'not done: {reason}'}", flush=True)
         if reason is None:
             write_table(options.table, every, _records(bench, every))
-    write_table(options.table, every, _records(bench, every))
     sys.exit(1 if failed else 0)
 
 

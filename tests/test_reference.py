@@ -99,6 +99,16 @@ def test_what_was_measured_elsewhere_stays_until_its_command_changes(reference, 
     assert "98.00 %" not in table.read_text(encoding="utf-8")
 
 
+def test_a_page_without_the_marks_is_left_alone(reference, tmp_path):
+    path = tmp_path / "page.md"
+    for text in (None, "no marks", f"{reference.END}{reference.BEGIN}"):
+        if text is not None:
+            path.write_text(text, encoding="utf-8")
+        with pytest.raises(SystemExit, match="has to hold the lines"):
+            reference.write_table(path, reference.cells(), {})
+        assert text is None or path.read_text(encoding="utf-8") == text
+
+
 def test_a_quick_cell_gives_no_figure(reference, table):
     every = reference.cells()
     reference.write_table(table, every, {every[0].key: record(every[0], figure="11.00 %", quick=True)})
