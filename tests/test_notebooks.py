@@ -275,7 +275,7 @@ def test_the_notebook_on_studies(execute):
     assert all(f"[{number} of 4]" in whole[0] for number in range(1, 5))
     assert "study.html" in whole[0]
     tables = [table for table in shown(outputs, "text/html") if "<table" in table]
-    assert any("wide, light" in table and "Recommended" in table for table in tables)
+    assert any("wide + light" in table and "Recommended" in table for table in tables)
     assert "points" in printed(outputs)
     assert any("dataframe" in table for table in tables)
 

@@ -212,7 +212,7 @@ def test_the_share_of_the_commonest_class_is_chance() -> None:
     verdict = verdict_by_class(by_class([890, 50], [900, 100]), by_class([89, 5], [90, 10]), ("a", "b"))
     assert verdict.word == "underfits"
     assert "97.5 %" in verdict.text
-    assert "commonest class (90.0 %)" in verdict.text
+    assert "the commonest class gives 90.0 %" in verdict.text
     assert verdict.never_recognised == ()
 
 
