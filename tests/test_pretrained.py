@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ import torch
 import torchvision
 import yaml
 from PIL import Image
+from psutil import Process
 from safetensors.torch import save_file
 from torch import nn
 
@@ -586,6 +588,7 @@ def test_a_broken_download_is_told_and_leaves_nothing(tmp_path, served, broken, 
 def test_offline_is_one_clear_line(server, served, gone):
     served(theirs())
     server.files.clear()
+    port = urlsplit(server.url).port
     if gone == "server":
         server.close()  # from now on the connection is refused
     with pytest.raises(UserError) as error:
@@ -595,6 +598,7 @@ def test_offline_is_one_clear_line(server, served, gone):
     assert ("Not there" if gone == "file" else "refused") in message
     assert "Download that file elsewhere and give --weights FILE, or start without: --weights none" in message
     assert "\n" not in message
+    assert not [line for line in Process().net_connections() if line.raddr and line.raddr.port == port], "left open"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import os
 import re
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -457,6 +458,8 @@ def _chunks(url: str) -> Iterator[tuple[int, bytes]]:
                 yield total, chunk
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         raise _NoDownload(str(reason).strip() or type(error).__name__) from None
 
 
