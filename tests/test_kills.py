@@ -347,7 +347,8 @@ CASES = {
     "train upscale": training("upscale", sample=2),
     "train folder": training("folder", sample=8),
     "study": Case(
-        ["study", "study.yaml", "--name", "all"], differ=("*/study.json", "*.html", "*/checkpoints/*"), sample=1
+        ["study", "study.yaml", "--name", "all"], sample=1,
+        differ=("*/study.json", "*.html", "*/checkpoints/*", "*/figures/cost-training-seconds*"),
     ),
     "tune": Case(
         TUNE, differ=("*.json", "*.html", "*.db", "*/checkpoints/*"), sample=1, imports=("optuna", "sqlalchemy"),
