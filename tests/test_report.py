@@ -32,6 +32,7 @@ from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_
 
 from tintype import losses, report
 from tintype.errors import UserError
+from tintype.generation import objective
 from tintype.report import (
     figures,
     generate_sections,
@@ -949,6 +950,7 @@ def test_the_run_is_read_as_it_is(original: Path) -> None:
 
 def test_every_loss_stands_as_an_equation_in_the_report_and_in_the_documentation() -> None:
     assert set(objectives.ADVERSARIAL) == set(losses.ADVERSARIAL)
+    assert objectives._OTHER_NAMES == objective.OTHER_NAMES  # which stand twice, since a report needs no torch
     assert set(objectives.RESTORATION) == {*losses.RESTORATION, "perceptual", "adversarial"}
 
     documented = (Path(__file__).parents[1] / "docs/objectives.md").read_text(encoding="utf-8")

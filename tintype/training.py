@@ -38,7 +38,7 @@ from tintype.progress import Silent
 from tintype.recipe import NEW_SPLIT_RULE, Recipe, parse_duration
 from tintype.run import BY_VALIDATION, PHOTOS_FILE, RunFolder, held, write_picture, written_whole
 from tintype.symmetry import keep_orientation
-from tintype.tasks.task import Evaluation, Task
+from tintype.tasks.task import Evaluation, Summary, Task
 
 # Enough for an interval of about +-1 point at most; more would only cost time.
 CLEAN_TRAINING_IMAGES = 10_000
@@ -521,13 +521,17 @@ def _measure(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, w
     evaluations = _evaluated(task, sources, watcher)
     task.leaked = splits.leaked
     summary = task.summarise(evaluations, sources)
-    run.write_table("predictions.csv", *summary.predictions)
-    for name, table in summary.tables.items():
-        run.write_table(name, *table)
+    _write_tables(run, summary)
     _write_samples(run, summary.samples, splits.test)
     analyse(run, task, _to_measure(splits), evaluations, watcher)
     looks = count_test_look(run, splits.spec.fingerprint)
     run.write("evaluation.json", {**summary.evaluation, **_said_unlike(run, splits.test), "test_looks": looks})
+
+
+def _write_tables(run: RunFolder, summary: Summary) -> None:
+    run.write_table("predictions.csv", *summary.predictions)
+    for name, table in summary.tables.items():
+        run.write_table(name, *table)
 
 
 def _measure_without_test(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent) -> None:
@@ -559,9 +563,7 @@ def _measure_by_validation(run: RunFolder, seen: DataSplits, splits: DataSplits,
     evaluations = _evaluated(task, measured, watcher)
     task.leaked = splits.leaked
     summary = task.summarise(evaluations, measured)
-    run.write_table("predictions.csv", *summary.predictions)
-    for name, table in summary.tables.items():
-        run.write_table(name, *table)
+    _write_tables(run, summary)
 
     evaluation = {**summary.evaluation, "tested": False, "test_looks": {"run": 0, "data": 0}}
     figures = evaluation["splits"]["val"]
