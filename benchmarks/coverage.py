@@ -1,6 +1,7 @@
 """How often tintype's intervals hold the truth, and its promises are kept, in simulations whose truth is known.
 
-python benchmarks/coverage.py [effects] [thresholds] [calibration] [groups] [verdicts] [means] [--tries 10000]
+python benchmarks/coverage.py [effects] [thresholds] [calibration] [groups] [verdicts] [means]
+[--tries 10000]
 
 A short form of each stands in tests/.
 """
@@ -27,8 +28,12 @@ from tintype.statistics import (
 
 
 def effects(tries: int) -> None:
-    """Effects in a study: coverage of the 95 % interval where the effect differs between the other factors' combinations."""
-    print("effects: levels, contexts, seeds, part of the variance that is between contexts: coverage")
+    """Effects in a study: coverage of the 95 % interval where the effect differs between the other
+    factors' combinations.
+    """
+    print(
+        "effects: levels, contexts, seeds, part of the variance that is between contexts: coverage"
+    )
     draw = np.random.default_rng(0)
     for levels in (2, 3):
         for num_contexts in (2, 3, 4, 9):
@@ -37,10 +42,17 @@ def effects(tries: int) -> None:
                 found = []
                 for part in (0.0, 0.05, 0.15, 0.4):
                     between = np.sqrt(part) * draw.normal(size=(tries, num_contexts, 1, levels))
-                    within = np.sqrt(1 - part) * draw.normal(size=(tries, num_contexts, seeds, levels))
-                    hits = [_holds_zero(each, contexts) for each in (between + within).reshape(tries, -1, levels)]
+                    within = np.sqrt(1 - part) * draw.normal(
+                        size=(tries, num_contexts, seeds, levels)
+                    )
+                    hits = [
+                        _holds_zero(each, contexts)
+                        for each in (between + within).reshape(tries, -1, levels)
+                    ]
                     found.append(f"{part:.0%} {100 * np.mean(hits):.1f}")
-                print(f"  {levels} levels, {num_contexts} contexts, {seeds} seeds: {', '.join(found)}")
+                print(
+                    f"  {levels} levels, {num_contexts} contexts, {seeds} seeds: {', '.join(found)}"
+                )
 
 
 def _holds_zero(values: np.ndarray, contexts: list[int]) -> bool:
@@ -51,18 +63,29 @@ def _holds_zero(values: np.ndarray, contexts: list[int]) -> bool:
 
 
 def thresholds(tries: int) -> None:
-    """Thresholds for abstaining: how often the true accuracy of the answers is below the one that was promised."""
-    print("thresholds: images, wish: broken where confidence tells nothing; broken, given, answered where it does")
+    """Thresholds for abstaining: how often the true accuracy of the answers is below the one that
+    was promised.
+    """
+    print(
+        "thresholds: images, wish: broken where confidence tells nothing; broken, given, answered where it does"
+    )
     draw = np.random.default_rng(0)
     for n in (60, 200, 1000, 5000):
         for wish in (0.8, 0.9, 0.95, 0.99):
             ramp = np.linspace(1, 0.5, n)
-            flat = [abstain_threshold(ramp, draw.random(n) < wish - 1e-3, wish) is not None for _ in range(tries // 5)]
-            print(f"  {n:,} images, {wish:.0%}: {100 * np.mean(flat):.1f} %; {_telling(draw, n, wish, tries // 20)}")
+            flat = [
+                abstain_threshold(ramp, draw.random(n) < wish - 1e-3, wish) is not None
+                for _ in range(tries // 5)
+            ]
+            print(
+                f"  {n:,} images, {wish:.0%}: {100 * np.mean(flat):.1f} %; {_telling(draw, n, wish, tries // 20)}"
+            )
 
 
 def _telling(draw: np.random.Generator, n: int, wish: float, tries: int) -> str:
-    """Simulate a confidence c that follows Beta(4, 1), of which answers are right with probability 0.3 + 0.7 c."""
+    """Simulate a confidence c that follows Beta(4, 1), of which answers are right with probability
+    0.3 + 0.7 c.
+    """
     sure = np.sort(draw.beta(4, 1, 100_000))[::-1]
     truth = np.cumsum(0.3 + 0.7 * sure) / np.arange(1, len(sure) + 1)
     broken, answered = [], []
@@ -77,7 +100,9 @@ def _telling(draw: np.random.Generator, n: int, wish: float, tries: int) -> str:
 
 
 def calibration(tries: int) -> None:
-    """Calibration errors: the means of the plain and of the debiased reading, where the true error is known."""
+    """Calibration errors: the means of the plain and of the debiased reading, where the true error
+    is known.
+    """
     print("calibration: images, true error: plain, if perfect, debiased")
     draw = np.random.default_rng(0)
     for n in (50, 359, 1000, 10_000):
@@ -86,24 +111,35 @@ def calibration(tries: int) -> None:
             for _ in range(tries // 50):
                 confidence = 0.1 + 0.9 * draw.beta(4, 1, n)
                 found.append(calibration_errors(confidence, draw.random(n) < confidence - error))
-            means = [np.mean([getattr(each, key) for each in found]) for key in ("plain", "if_perfect", "debiased")]
+            means = [
+                np.mean([getattr(each, key) for each in found])
+                for key in ("plain", "if_perfect", "debiased")
+            ]
             print(f"  {n:,} images, {error:.2f}: {', '.join(f'{mean:.3f}' for mean in means)}")
 
 
 def groups(tries: int) -> None:
-    """Images in groups: coverage of the interval of an accuracy, of images as if alone and by group, and of a difference."""
-    print("groups: share right, groups x size, correlation: as if alone, by group, difference by group")
+    """Images in groups: coverage of the interval of an accuracy, of images as if alone and by
+    group, and of a difference.
+    """
+    print(
+        "groups: share right, groups x size, correlation: as if alone, by group, difference by group"
+    )
     draw = np.random.default_rng(0)
     for share in (0.7, 0.8, 0.9):
         for num_groups, size in ((40, 5), (100, 3), (100, 5)):
             numbers = np.arange(num_groups).repeat(size)
             for alike in (0.2, 0.5, 0.8):
                 strength = 1 / alike - 1
-                own = draw.beta(share * strength, (1 - share) * strength, (2, tries // 5, num_groups, 1))
+                own = draw.beta(
+                    share * strength, (1 - share) * strength, (2, tries // 5, num_groups, 1)
+                )
                 right = (draw.random((*own.shape[:3], size)) < own).reshape(2, tries // 5, -1)
                 alone = [wilson_interval(int(each.sum()), len(each)) for each in right[0]]
                 clustered = [clustered_interval(each, numbers) for each in right[0]]
-                pairs = [clustered_pair(a & ~b, b & ~a, numbers)[0] for a, b in zip(*right, strict=True)]
+                pairs = [
+                    clustered_pair(a & ~b, b & ~a, numbers)[0] for a, b in zip(*right, strict=True)
+                ]
                 found = [
                     f"{100 * np.mean([low <= truth <= high for low, high in ends]):.1f}"
                     for ends, truth in ((alone, share), (clustered, share), (pairs, 0.0))
@@ -112,8 +148,12 @@ def groups(tries: int) -> None:
 
 
 def verdicts(tries: int) -> None:
-    """The verdict on images in groups: coverage of the gap's interval, as if alone and by group, and of a balanced accuracy."""
-    print("verdicts: groups x size, correlation: gap as if alone, gap by group, balanced accuracy by group")
+    """The verdict on images in groups: coverage of the gap's interval, as if alone and by group,
+    and of a balanced accuracy.
+    """
+    print(
+        "verdicts: groups x size, correlation: gap as if alone, gap by group, balanced accuracy by group"
+    )
     draw = np.random.default_rng(0)
     for num_groups, size in ((40, 5), (100, 3), (100, 5)):
         numbers = [np.arange(part * num_groups).repeat(size) for part in (2, 1)]
@@ -122,14 +162,17 @@ def verdicts(tries: int) -> None:
             hits = []
             for _ in range(tries // 5):
                 train, val = (
-                    _alike(draw, share, each, alike) for share, each in zip((0.95, 0.8), numbers, strict=True)
+                    _alike(draw, share, each, alike)
+                    for share, each in zip((0.95, 0.8), numbers, strict=True)
                 )
                 sides = [
                     ClassCounts.of(right, targets[: len(right)], 3, each)
                     for right, each in zip((train, val), numbers, strict=True)
                 ]
                 counts = int(train.sum()), len(train), int(val.sum()), len(val)
-                by_group = newcombe_interval(*counts, clusters1=sides[0].clusters, clusters2=sides[1].clusters)
+                by_group = newcombe_interval(
+                    *counts, clusters1=sides[0].clusters, clusters2=sides[1].clusters
+                )
                 balanced = sides[1].mean_recall()[1:]
                 ends = (newcombe_interval(*counts), 0.15), (by_group, 0.15), (balanced, 0.8)
                 hits.append([low <= truth <= high for (low, high), truth in ends])
@@ -137,7 +180,9 @@ def verdicts(tries: int) -> None:
             print(f"  {num_groups} x {size}, {alike}: {found}")
 
 
-def _alike(draw: np.random.Generator, share: float, numbers: np.ndarray, alike: float) -> np.ndarray:
+def _alike(
+    draw: np.random.Generator, share: float, numbers: np.ndarray, alike: float
+) -> np.ndarray:
     """Return (N,) of right or wrong, with the correlation `alike` in a group (beta-binomial)."""
     strength = 1 / alike - 1
     own = draw.beta(share * strength, (1 - share) * strength, int(numbers.max()) + 1)
@@ -145,7 +190,9 @@ def _alike(draw: np.random.Generator, share: float, numbers: np.ndarray, alike: 
 
 
 def means(tries: int) -> None:
-    """Means over groups, as of PSNR over crops of photos: coverage of Student's interval, as if alone and by group."""
+    """Means over groups, as of PSNR over crops of photos: coverage of Student's interval, as if
+    alone and by group.
+    """
     print("means: groups x size, correlation: as if alone, by group")
     draw = np.random.default_rng(0)
     for num_groups, size in ((10, 4), (40, 5), (100, 3), (100, 5)):
@@ -172,7 +219,9 @@ SIMULATIONS: dict[str, Callable[[int], None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("which", nargs="*", choices=[*SIMULATIONS, []], help="by default all")
     parser.add_argument("--tries", type=int, default=10_000)
     options = parser.parse_args()

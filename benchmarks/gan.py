@@ -3,9 +3,10 @@
     python benchmarks/gan.py                     # made images, 32x32x3, network of R11, batch 128
     python benchmarks/gan.py --threads 1 --rounds 5
 
-Both train the same networks (370,624 and 167,808 parameters) by Adam at 0.0002 on the same images. The tutorial's loop is
-that of pytorch.org/tutorials/beginner/dcgan_faces_tutorial.html: per-image transforms in a DataLoader with two workers,
-float32, default memory format, sigmoid and BCELoss, one generated batch for both networks.
+Both train the same networks (370,624 and 167,808 parameters) by Adam at 0.0002 on the same images.
+The tutorial's loop is that of pytorch.org/tutorials/beginner/dcgan_faces_tutorial.html: per-image
+transforms in a DataLoader with two workers, float32, default memory format, sigmoid and BCELoss,
+one generated batch for both networks.
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ BATCH = 128
 def made_images(count: int = 8192) -> DataSplits:
     """Return smooth random pictures; what is on them does not matter for the speed."""
     draw = np.random.default_rng(0)
-    small = [Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)) for _ in range(count)]
-    pixels = torch.from_numpy(np.stack([np.asarray(i.resize((32, 32), Image.Resampling.BICUBIC)) for i in small]))
+    small = [
+        Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)) for _ in range(count)
+    ]
+    pixels = torch.from_numpy(
+        np.stack([np.asarray(i.resize((32, 32), Image.Resampling.BICUBIC)) for i in small])
+    )
     spec = DataSpec("made", 3, 32, 32, ("thing",), (0.5,) * 3, (0.5,) * 3, "")
     names = [f"{i}" for i in range(count)]
     train = ResidentSource(spec, pixels, torch.zeros(count, dtype=torch.int64), names)
@@ -70,7 +75,14 @@ def engine(splits: DataSplits, steps: int, device: torch.device) -> float:
     compile, _ = choose_compile("auto", device, steps)
     splits = splits if device.type == "cpu" else _on_device(splits, device)
     task = make(
-        splits, device=device, dtype=dtype, model="dcgan", model_options={}, seed=0, augment="none", num_samples=16
+        splits,
+        device=device,
+        dtype=dtype,
+        model="dcgan",
+        model_options={},
+        seed=0,
+        augment="none",
+        num_samples=16,
     )
     for network in task.networks.values():
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -107,7 +119,9 @@ class Pictures(Dataset[Any]):
 def tutorial(splits: DataSplits, steps: int, device: torch.device) -> float:
     """Return the steps per second of the tutorial's loop."""
     assert isinstance(splits.train, ResidentSource)
-    loader = DataLoader(Pictures(splits.train.pixels), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True)
+    loader = DataLoader(
+        Pictures(splits.train.pixels), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True
+    )
     networks: Any = build_model("dcgan", splits.spec, {}, seed=0).to(device)
     net_g, net_d = networks["generator"], networks["discriminator"]
     criterion = nn.BCELoss()
@@ -131,7 +145,8 @@ def tutorial(splits: DataSplits, steps: int, device: torch.device) -> float:
             err_g = criterion(net_d(fake).sigmoid().view(-1), label)
             err_g.backward()
             optimizer_g.step()
-            _ = (err_real + err_fake).item(), err_g.item()  # the tutorial keeps both losses of each step
+            # the tutorial keeps both losses of each step
+            _ = (err_real + err_fake).item(), err_g.item()
             times.append(time.perf_counter())
             if len(times) == steps:
                 kept = times[warm_up(steps) :]
@@ -144,16 +159,31 @@ def warm_up(steps: int) -> int:
 
 
 def measured(which: str, options: argparse.Namespace) -> float:
-    """Return the steps per second of one of the two, in a process of its own: held memory cannot be given back."""
-    command = [sys.executable, __file__, "--only", which, "--steps", str(options.steps), "--device", options.device]
+    """Return the steps per second of one of the two, in a process of its own: held memory cannot be
+    given back.
+    """
+    command = [
+        sys.executable,
+        __file__,
+        "--only",
+        which,
+        "--steps",
+        str(options.steps),
+        "--device",
+        options.device,
+    ]
     command += ["--threads", str(options.threads)] if options.threads else []
     return float(
-        subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout.split()[-1]
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, encoding="utf-8"
+        ).stdout.split()[-1]
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
@@ -170,15 +200,22 @@ def main() -> None:
         hold_memory()
         print(engine(made_images(), options.steps, device))
         return
-    print(f"{why}\n{choose_precision('auto', device)[1]}\n{torch.get_num_threads()} threads, batch {BATCH}")
+    print(
+        f"{why}\n{choose_precision('auto', device)[1]}\n{torch.get_num_threads()} threads, batch {BATCH}"
+    )
     ratios, fast = [], []
     for _ in range(options.rounds):
         slow = measured("tutorial", options)
         fast.append(measured("engine", options))
         ratios.append(fast[-1] / slow)
-        print(f"tutorial {slow:7.2f} steps/s   engine {fast[-1]:7.2f} steps/s   ratio {ratios[-1]:.2f}", flush=True)
+        print(
+            f"tutorial {slow:7.2f} steps/s   engine {fast[-1]:7.2f} steps/s   ratio {ratios[-1]:.2f}",
+            flush=True,
+        )
     minutes = 50_000 / statistics.median(fast) / 60
-    print(f"ratio: median {statistics.median(ratios):.2f} of {len(ratios)} rounds; 50,000 steps take {minutes:.1f} min")
+    print(
+        f"ratio: median {statistics.median(ratios):.2f} of {len(ratios)} rounds; 50,000 steps take {minutes:.1f} min"
+    )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 python benchmarks/gpu.py [--device auto] [--minutes 6] [--quick] [--out gpu.json]
 
-For a classifier, a head on a pretrained backbone, a generator and an upscaler: a run with `exact: true` is trained whole, then
-stopped half-way and resumed, and the weights are compared bit for bit. The cost is the time of the whole run with `exact: true`
-over that with `exact: false`, by turns, as the median over rounds. It needs no network: the backbone's weights are random.
-`--quick` takes sizes that a CPU does in seconds. Prints a table and writes JSON; exits with 1 where a promise is broken.
+For a classifier, a head on a pretrained backbone, a generator and an upscaler: a run with `exact:
+true` is trained whole, then stopped half-way and resumed, and the weights are compared bit for bit.
+The cost is the time of the whole run with `exact: true` over that with `exact: false`, by turns, as
+the median over rounds. It needs no network: the backbone's weights are random. `--quick` takes
+sizes that a CPU does in seconds. Prints a table and writes JSON; exits with 1 where a promise is
+broken.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ TASKS: dict[str, tuple[str | dict[str, Any], dict[str, Any], dict[str, Any]]] = 
 
 @dataclass
 class Measured:
-    """What a task came to: equal bits or not, why they are not promised, where it was stopped, seconds and their ratio."""
+    """What a task came to: equal bits or not, why they are not promised, where it was stopped,
+    seconds and their ratio.
+    """
 
     task: str
     bit_equal: bool
@@ -68,7 +72,9 @@ class Halfway(Silent):
 
 
 def train(run: RunFolder, recipe: Recipe, watcher: Silent) -> float:
-    """Train in `run`, from where it stands, with an empty cache; return the seconds of preparing and training."""
+    """Train in `run`, from where it stands, with an empty cache; return the seconds of preparing
+    and training.
+    """
     with tempfile.TemporaryDirectory(prefix="tintype-gpu-") as cache:
         os.environ["TINTYPE_CACHE"] = cache  # features are computed, not read
         prepared = prepare(recipe, watcher)
@@ -100,7 +106,9 @@ def measure(task: str, recipe: Recipe, folder: Path, seconds: float) -> Measured
     train(whole, recipe, Silent())  # the first call of every kernel is slower, so it is not timed
     resumed, stopped_at = stopped_and_resumed(folder / "resumed", recipe)
     files = ("model.safetensors", "metrics.csv")
-    equal = all((whole.path / file).read_bytes() == (resumed.path / file).read_bytes() for file in files)
+    equal = all(
+        (whole.path / file).read_bytes() == (resumed.path / file).read_bytes() for file in files
+    )
     choice = next(c for c in whole.read("environment.json")["choices"] if c["name"] == "exact")
 
     times: dict[bool, list[float]] = {True: [], False: []}
@@ -121,25 +129,37 @@ def measure(task: str, recipe: Recipe, folder: Path, seconds: float) -> Measured
 
 def main() -> None:
     """Measure every task and say what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--minutes", type=float, default=6.0, help="about how long it may take")
-    parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it works")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and one round, to see that it works"
+    )
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="JSON of the table")
     options = parser.parse_args()
 
     device, _ = choose_device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{'task':15}{'resumed':>10}{'stopped at':>14}{'exact s':>10}{'fast s':>10}{'cost':>8}{'rounds':>8}")
+    print(
+        f"{'task':15}{'resumed':>10}{'stopped at':>14}{'exact s':>10}{'fast s':>10}{'cost':>8}{'rounds':>8}"
+    )
     found = []
     with tempfile.TemporaryDirectory(prefix="tintype-gpu-") as folder:
         weights = Path(folder) / "resnet18.safetensors"
         torch.manual_seed(0)
         save_file(resnet18().state_dict(), weights)
         for task, (what, sizes, quick) in TASKS.items():
-            recipe = resolve(what)[0] if isinstance(what, str) else build({**what, "weights": str(weights)}, where="")
-            recipe = recipe.with_(**{**sizes, **(quick if options.quick else {})}, device=options.device)
+            recipe = (
+                resolve(what)[0]
+                if isinstance(what, str)
+                else build({**what, "weights": str(weights)}, where="")
+            )
+            recipe = recipe.with_(
+                **{**sizes, **(quick if options.quick else {})}, device=options.device
+            )
             share = 0.0 if options.quick else 60 * options.minutes / len(TASKS)
             one = measure(task, recipe, Path(folder) / task.replace(" ", "-"), share)
             found.append(one)
@@ -149,7 +169,12 @@ def main() -> None:
                 f"{one.cost:>8.2f}{one.rounds:>8}",
                 flush=True,
             )
-    content = {"device": name, "torch": torch.__version__, "quick": options.quick, "tasks": [asdict(m) for m in found]}
+    content = {
+        "device": name,
+        "torch": torch.__version__,
+        "quick": options.quick,
+        "tasks": [asdict(m) for m in found],
+    }
     options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for one in found:
         if not one.promised.startswith("yes"):

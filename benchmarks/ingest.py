@@ -3,10 +3,11 @@
     python benchmarks/ingest.py --photos 2000 --size 1024x768 --image-size 128
     python benchmarks/ingest.py --folder my_photos
 
-First pass: from the files to batches (here with decoding into the cache). Later passes: every image once more, in
-random order. Both sides end with float batches (N, 3, S, S) of 0..1. The photos are made from two pictures that come
-with scikit-learn: crops with moved colours and grain, saved as JPEG of quality 90. Both sides read files that the
-system holds in memory, in turns, and the median of the rounds is shown.
+First pass: from the files to batches (here with decoding into the cache). Later passes: every image
+once more, in random order. Both sides end with float batches (N, 3, S, S) of 0..1. The photos are
+made from two pictures that come with scikit-learn: crops with moved colours and grain, saved as
+JPEG of quality 90. Both sides read files that the system holds in memory, in turns, and the median
+of the rounds is shown.
 """
 
 from __future__ import annotations
@@ -43,12 +44,17 @@ def make_photos(root: Path, num_photos: int, width: int, height: int) -> None:
         zoom = rng.uniform(0.6, 1.0)
         wide, tall = picture.width * zoom, picture.height * zoom
         left, top = rng.uniform(0, picture.width - wide), rng.uniform(0, picture.height - tall)
-        photo = picture.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, left + wide, top + tall))
-        grain = rng.normal(0, 3, (height, width, 1))  # without it enlarged pictures take too few bits
+        photo = picture.resize(
+            (width, height), Image.Resampling.BICUBIC, box=(left, top, left + wide, top + tall)
+        )
+        # without it enlarged pictures take too few bits
+        grain = rng.normal(0, 3, (height, width, 1))
         pixels = np.asarray(photo) * rng.uniform(0.7, 1.3, 3) + grain
         folder = root / f"class{i % 4}"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:05d}.jpg", quality=90)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+            folder / f"{i:05d}.jpg", quality=90
+        )
 
 
 def epoch_of_tintype(splits: DataSplits) -> int:
@@ -89,7 +95,9 @@ def measure(folder: Path, image_size: int, workers: int) -> dict[str, float]:
         start = time.perf_counter()
         epoch_of_tintype(splits)
         later = time.perf_counter() - start
-    loader = DataLoader(ImageFolder(str(folder), usual), batch_size=BATCH, shuffle=True, num_workers=workers)
+    loader = DataLoader(
+        ImageFolder(str(folder), usual), batch_size=BATCH, shuffle=True, num_workers=workers
+    )
     start = time.perf_counter()
     their_count = epoch_of_loader(loader)
     theirs = time.perf_counter() - start
@@ -111,7 +119,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how fast photos become training images.")
     parser.add_argument("--photos", type=int, default=1000, help="how many photos to make")
     parser.add_argument("--size", default="1024x768", help="their size, width x height")
-    parser.add_argument("--image-size", type=int, default=128, help="side of the images to train on")
+    parser.add_argument(
+        "--image-size", type=int, default=128, help="side of the images to train on"
+    )
     parser.add_argument("--folder", type=Path, help="a folder ROOT/CLASS/* of your own instead")
     parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
     parser.add_argument("--rounds", type=int, default=3, help="how often to measure")
@@ -122,10 +132,15 @@ def main() -> None:
         if not arguments.folder:
             width, height = (int(side) for side in arguments.size.split("x"))
             make_photos(folder, arguments.photos, width, height)
-        rounds = [measure(folder, arguments.image_size, arguments.workers) for _ in range(arguments.rounds)]
+        rounds = [
+            measure(folder, arguments.image_size, arguments.workers)
+            for _ in range(arguments.rounds)
+        ]
     median = {key: statistics.median(result[key] for result in rounds) for key in rounds[0]}
     what = arguments.folder or f"{arguments.photos} photos of {arguments.size}"
-    print(f"{what}, image size {arguments.image_size}, {num_cores()} cores, median of {arguments.rounds}\n")
+    print(
+        f"{what}, image size {arguments.image_size}, {num_cores()} cores, median of {arguments.rounds}\n"
+    )
     usual = f"ImageFolder, {arguments.workers} workers"
     print(f"{'images per second':<22}{'tintype':>12}{usual:>26}{'ratio':>9}")
     for key in ("first", "later"):

@@ -3,13 +3,16 @@
     python -m venv others && others/bin/pip install tensorflow-cpu fastai
     python benchmarks/others.py --data-root DIR --python others/bin/python
 
-Each contender is a process of its own, one after another, with all cores, and has the images in memory at the start:
-  keras    keras.io/examples/vision/mnist_convnet: two convolutions, dropout, Adam, batch 128 (TensorFlow)
-  pytorch  github.com/pytorch/examples/mnist: two convolutions, two layers, Adadelta, batch 64, DataLoader
-  fastai   chapter 4 of fastbook on all ten digits: vision_learner with ResNet-18 from scratch, one cycle of three epochs
+Each contender is a process of its own, one after another, with all cores, and has the images in
+    memory at the start:
+  keras    keras.io/examples/vision/mnist_convnet: two convolutions, dropout, Adam, batch 128
+  (TensorFlow) pytorch  github.com/pytorch/examples/mnist: two convolutions, two layers, Adadelta,
+  batch 64, DataLoader fastai   chapter 4 of fastbook on all ten digits: vision_learner with
+  ResNet-18 from scratch, one cycle of three epochs
   tintype  `tintype train mnist --epochs E`, of the length that is given, and tested once
-The first three may look at the test split after each epoch, outside of the clock, and stop once the target is reached; tintype
-may not. Its validation images are taken from the same 60,000 that the others train on.
+The first three may look at the test split after each epoch, outside of the clock, and stop once the
+target is reached; tintype may not. Its validation images are taken from the same 60,000 that the
+others train on.
 """
 
 from __future__ import annotations
@@ -47,7 +50,10 @@ class Stopwatch:
 
     def tell(self, accuracy: float) -> bool:
         """Print what the epoch has reached, go on counting, and return whether it is the target."""
-        print(json.dumps({"epochs": self.epochs, "seconds": self.seconds, "accuracy": accuracy}), flush=True)
+        print(
+            json.dumps({"epochs": self.epochs, "seconds": self.seconds, "accuracy": accuracy}),
+            flush=True,
+        )
         self.since = time.perf_counter()
         return accuracy >= self.target
 
@@ -73,17 +79,29 @@ def keras(train: Pixels, labels: Labels, test: Pixels, test_labels: Labels, targ
             model.stop_training = watch.tell(float((guesses == test_labels).mean()))
 
     classes = k.utils.to_categorical(labels, 10)
-    model.fit(seen, classes, batch_size=128, epochs=15, validation_split=0.1, verbose=0, callbacks=[Look()])
+    model.fit(
+        seen,
+        classes,
+        batch_size=128,
+        epochs=15,
+        validation_split=0.1,
+        verbose=0,
+        callbacks=[Look()],
+    )
 
 
-def pytorch(train: Pixels, labels: Labels, test: Pixels, test_labels: Labels, target: float) -> None:
+def pytorch(
+    train: Pixels, labels: Labels, test: Pixels, test_labels: Labels, target: float
+) -> None:
     """Train the network of PyTorch's own examples by its loop, at most its 14 epochs."""
     import torch
     import torch.nn.functional as F
     from torch import nn
     from torchvision import transforms
 
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    transform = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+    )
 
     class Digits(torch.utils.data.Dataset[Any]):
         def __init__(self, pixels: Pixels, targets: Labels) -> None:
@@ -107,7 +125,9 @@ def pytorch(train: Pixels, labels: Labels, test: Pixels, test_labels: Labels, ta
     def accuracy() -> float:
         model.eval()
         with torch.no_grad():
-            right = sum(int((model(images).argmax(1) == targets).sum()) for images, targets in looks)
+            right = sum(
+                int((model(images).argmax(1) == targets).sum()) for images, targets in looks
+            )
         model.train()
         return right / len(test)
 
@@ -161,15 +181,32 @@ def tintype(root: str | None, epochs: float, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         where = [] if root is None else ["--data-root", root]
         command = [sys.executable, *command, *where, "--out", out]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
         result = json.loads(done.stdout)
-        environment = json.loads((Path(result["run"]) / "environment.json").read_text(encoding="utf-8"))
-    return {"epochs": epochs, "seconds": environment["training_seconds"], "accuracy": result["test"]["accuracy"]}
+        environment = json.loads(
+            (Path(result["run"]) / "environment.json").read_text(encoding="utf-8")
+        )
+    return {
+        "epochs": epochs,
+        "seconds": environment["training_seconds"],
+        "accuracy": result["test"]["accuracy"],
+    }
 
 
 def other(name: str, python: str, images: Path, target: float) -> Iterator[dict[str, Any]]:
     """Yield what a contender in another interpreter prints after each epoch."""
-    command = [python, __file__, "--contender", name, "--images", str(images), "--target", str(target)]
+    command = [
+        python,
+        __file__,
+        "--contender",
+        name,
+        "--images",
+        str(images),
+        "--target",
+        str(target),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         assert process.stdout
         for line in process.stdout:
@@ -191,9 +228,13 @@ def images_of(root: str | None, path: Path) -> None:
 
 def main() -> None:
     """Run each contender in turn and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-root", help="folder that holds MNIST")
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has TensorFlow, fastai and torch")
+    parser.add_argument(
+        "--python", default=sys.executable, help="interpreter that has TensorFlow, fastai and torch"
+    )
     parser.add_argument("--target", type=float, default=0.99, help="accuracy on the test split")
     parser.add_argument("--epochs", type=float, default=0.3, help="of tintype")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of tintype")
@@ -203,15 +244,23 @@ def main() -> None:
     options = parser.parse_args()
     if options.contender:
         parts = np.load(options.images)
-        train, labels, test, test_labels = (parts[name] for name in ("train", "train_labels", "test", "test_labels"))
+        train, labels, test, test_labels = (
+            parts[name] for name in ("train", "train_labels", "test", "test_labels")
+        )
         OTHERS[options.contender](train, labels, test, test_labels, options.target)
         return
     if options.others and not shutil.which(options.python):
         parser.error(f"--python {options.python}: there is no such program")
     runs = [tintype(options.data_root, options.epochs, seed) for seed in options.seeds]
-    ours = {name: statistics.mean(run[name] for run in runs) for name in ("epochs", "seconds", "accuracy")}
+    ours = {
+        name: statistics.mean(run[name] for run in runs)
+        for name in ("epochs", "seconds", "accuracy")
+    }
     each = ", ".join(f"{run['accuracy']:.2%}" for run in runs)
-    print(f"tintype  {ours['epochs']:4g} epochs {ours['seconds']:7.1f} s  {ours['accuracy']:.2%} ({each})", flush=True)
+    print(
+        f"tintype  {ours['epochs']:4g} epochs {ours['seconds']:7.1f} s  {ours['accuracy']:.2%} ({each})",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "mnist.npz"
         images_of(options.data_root, images)

@@ -3,10 +3,11 @@
     python benchmarks/predict.py RUN FOLDER              # a run folder, or a .onnx file, and photos
     python benchmarks/predict.py RUN FOLDER --count 2000 --repeats 5
 
-Each part is given what it has in the pipeline: half of the cores decode and half compute (on a GPU all cores decode). The
-three are measured in turn, `--repeats` times, and the ratio is stated for each turn, so that another process that comes and
-goes shows as spread. Asked is a ratio of 0.9 to the slower of the two. What all cores give each alone is stated as well: no
-pipeline on the same cores can reach that.
+Each part is given what it has in the pipeline: half of the cores decode and half compute (on a GPU
+all cores decode). The three are measured in turn, `--repeats` times, and the ratio is stated for
+each turn, so that another process that comes and goes shows as spread. Asked is a ratio of 0.9 to
+the slower of the two. What all cores give each alone is stated as well: no pipeline on the same
+cores can reach that.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def main() -> None:
     decoders = cores if on_gpu else max(1, cores // 2)
     pixels = np.stack([classifier.pixels(file) for file in files[: classifier.batch_size]])
     classifier.probabilities(pixels)
-    print(f"{len(files):,} photos, {cores} cores, {decoders} decoding; load before {os.getloadavg()[0]:.1f}")
+    print(
+        f"{len(files):,} photos, {cores} cores, {decoders} decoding; load before {os.getloadavg()[0]:.1f}"
+    )
     ratios = []
     for _ in range(wished.repeats):
         torch.set_num_threads(max(1, cores - decoders))
@@ -87,7 +90,9 @@ def main() -> None:
     print(
         f"all cores: decoding {alone:.0f}/s, network {network:.0f}/s; together as `tintype predict` does {usual:.0f}/s"
     )
-    print(f"ratio to the slower: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(
+        f"ratio to the slower: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """The twelve published systems measured again: as they were described and improved, in one table of docs/results.md.
 
-    python benchmarks/reference.py --list
-    python benchmarks/reference.py --data-root DATA --weights WEIGHTS [--only R1,R4] [--threads 1] [--quick]
-    python benchmarks/reference.py --table-only
+    python benchmarks/reference.py --list python benchmarks/reference.py --data-root DATA --weights
+    WEIGHTS [--only R1,R4] [--threads 1] [--quick] python benchmarks/reference.py --table-only
 
-DATA holds `torchvision/` (MNIST, FashionMNIST), `cifar10/` and `cifar100/` as {train,test}/CLASS, `trashnet/CLASS` and
-`pets/BREED`. WEIGHTS holds `mobilenet_v2.safetensors` and `squeezenet1_0.safetensors` in torchvision's naming.
+DATA holds `torchvision/` (MNIST, FashionMNIST), `cifar10/` and `cifar100/` as {train,test}/CLASS,
+`trashnet/CLASS` and `pets/BREED`. WEIGHTS holds `mobilenet_v2.safetensors` and
+`squeezenet1_0.safetensors` in torchvision's naming.
 
-A cell is one `tintype train` or `tintype study`. Each finished cell is a JSON file in OUT/cells, so that the next call goes
-on where this one stopped; a cell that was interrupted is resumed. The table keeps the rows that were measured elsewhere.
+A cell is one `tintype train` or `tintype study`. Each finished cell is a JSON file in OUT/cells, so
+that the next call goes on where this one stopped; a cell that was interrupted is resumed. The table
+keeps the rows that were measured elsewhere.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Cell:
         ours: "as described", "improved", or what else it is for.
         verb: "train" or "study"; "elsewhere" for a command that cannot run here.
         what: a recipe or a study.
-        arguments: as typed, with {places} that are filled in: data, mobilenet, squeezenet, nine, runs.
+        arguments: as typed, with {places} that are filled in: data, mobilenet, squeezenet, nine,
+            runs.
         length: --steps or --epochs, which --quick replaces.
         minutes: estimated on one quiet thread of an EPYC (Zen 4, bf16).
     """
@@ -98,7 +100,15 @@ HEADS = "--weights {mobilenet}"
 SEEN = "--set task.features={mobilenet}"
 BY_DIGITS = "--set task.features={runs}/R1-mnist"
 PAIRS = "--weights {squeezenet} --set task.feature_network=squeezenet1_0"
-SEVEN = ("vgg16", "resnet18", "densenet161", "googlenet", "mobilenet_v2", "resnext50_32x4d", "wide_resnet50_2")
+SEVEN = (
+    "vgg16",
+    "resnet18",
+    "densenet161",
+    "googlenet",
+    "mobilenet_v2",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+)
 
 
 def cells(steps: int = 10_000) -> list[Cell]:
@@ -207,12 +217,16 @@ def chosen(every: Sequence[Cell], only: str | None) -> list[Cell]:
     names = {name.strip() for name in only.split(",")}
     unknown = sorted(names - {cell.key for cell in every} - {cell.system for cell in every})
     if unknown:
-        sys.exit(f"--only {unknown[0]}: neither a system (R1 to R12) nor a cell. Type --list for all of them.")
+        sys.exit(
+            f"--only {unknown[0]}: neither a system (R1 to R12) nor a cell. Type --list for all of them."
+        )
     return [cell for cell in every if names & {cell.key, cell.system}]
 
 
 class Bench:
-    """Runs cells and keeps what they gave in a folder: OUT/cells/KEY.json, the runs themselves in OUT/runs."""
+    """Runs cells and keeps what they gave in a folder: OUT/cells/KEY.json, the runs themselves in
+    OUT/runs.
+    """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -221,7 +235,9 @@ class Bench:
         self.runs = self.out / "runs"
 
     def record(self, cell: Cell) -> Record | None:
-        """Return what a finished cell gave, or None where it is not finished or was another command."""
+        """Return what a finished cell gave, or None where it is not finished or was another
+        command.
+        """
         path = self.out / "cells" / f"{cell.key}.json"
         if not path.is_file():
             return None
@@ -229,7 +245,9 @@ class Bench:
         return content if content["command"] == cell.command() else None
 
     def run(self, cell: Cell) -> str | None:
-        """Run a cell, or go on with it, and keep its record; return in a line why it failed, or None."""
+        """Run a cell, or go on with it, and keep its record; return in a line why it failed, or
+        None.
+        """
         places, missing = self._places(cell)
         if missing:
             return missing
@@ -247,7 +265,11 @@ class Bench:
             said = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
             errors = [line for line in said if line.startswith("error")]
             return (errors or said)[-1]
-        rows = rows_of_study(json.loads(done.stdout), begun) if cell.verb == "study" else [row_of_run(begun)]
+        rows = (
+            rows_of_study(json.loads(done.stdout), begun)
+            if cell.verb == "study"
+            else [row_of_run(begun)]
+        )
         content = {"cell": cell.key, "command": cell.command(), "quick": self.quick, "rows": rows}
         for row in rows:
             row["processor"] = self.options.processor or row["processor"]
@@ -288,7 +310,10 @@ class Bench:
             if not (Path(root) / "pets").is_dir():
                 return places, f"it needs pets/BREED in {root}"
             places["nine"] = str(self._nine_breeds(Path(root) / "pets"))
-        if BY_DIGITS in cell.arguments and not (self.runs / "R1-mnist" / "evaluation.json").is_file():
+        if (
+            BY_DIGITS in cell.arguments
+            and not (self.runs / "R1-mnist" / "evaluation.json").is_file()
+        ):
             return places, "it measures by the network of R1-mnist: run that cell first"
         return places, None
 
@@ -320,14 +345,18 @@ def row_of_run(folder: Path) -> Record:
         "label": "",
         "figure": figure_of(evaluation),
         "seconds": environment["training_seconds"],
-        "processor": environment["cpu"] if environment["device"] == "cpu" else environment["device"],
+        "processor": environment["cpu"]
+        if environment["device"] == "cpu"
+        else environment["device"],
         "arithmetic": f"{environment['precision']}, {threads} thread{'' if threads == 1 else 's'}",
         "tintype": environment["tintype"],
     }
 
 
 def rows_of_study(content: Record, folder: Path) -> list[Record]:
-    """Return a row for each variant of a study, the mean of its seeds, and one for each effect that was measured."""
+    """Return a row for each variant of a study, the mean of its seeds, and one for each effect that
+    was measured.
+    """
     grouped: dict[str, list[Record]] = {}
     for run in content["runs"]:
         grouped.setdefault(run["variant"], []).append(run)
@@ -335,9 +364,14 @@ def rows_of_study(content: Record, folder: Path) -> list[Record]:
     rows = []
     for variant, runs in grouped.items():
         singles = [row_of_run(folder / run["run"]) for run in runs]
-        row = singles[0] | {"label": variant, "seconds": statistics.mean(each["seconds"] for each in singles)}
+        row = singles[0] | {
+            "label": variant,
+            "seconds": statistics.mean(each["seconds"] for each in singles),
+        }
         if len(runs) > 1:
-            row["figure"] = seeds_figure(content["measure"], [run[f"test_{content['measure']}"] for run in runs])
+            row["figure"] = seeds_figure(
+                content["measure"], [run[f"test_{content['measure']}"] for run in runs]
+            )
         rows.append(row)
 
     for effect in content["effects"]:
@@ -348,7 +382,9 @@ def rows_of_study(content: Record, folder: Path) -> list[Record]:
 
 
 def effect_figure(effect: Record, as_points: bool) -> str:
-    """Return an effect with its interval, in percentage points where it is one of accuracy, and whether it is confounded."""
+    """Return an effect with its interval, in percentage points where it is one of accuracy, and
+    whether it is confounded.
+    """
     scale, unit = (100, " points") if as_points else (1, "")
     text = f"{scale * effect['estimate']:+.3g}{unit}"
     if effect["ci95"]:
@@ -393,7 +429,11 @@ def figure_of(evaluation: Record) -> str:
     floor = test.get(f"{distance}_floor")
     text = f"{distance} {test[distance]:.4g}"
     text += "" if floor is None else f" (real against real {floor:.3g})"
-    return text if precision is None or recall is None else f"{text}, precision {precision:.2f}, recall {recall:.2f}"
+    return (
+        text
+        if precision is None or recall is None
+        else f"{text}, precision {precision:.2f}, recall {recall:.2f}"
+    )
 
 
 def lines_of(cell: Cell, record: Record | None) -> list[str]:
@@ -413,7 +453,17 @@ def lines_of(cell: Cell, record: Record | None) -> list[str]:
             seconds += ", beside other work"
         processor = f"{row['processor']}, {row['arithmetic']}"
         lines.append(
-            _line([f"`{cell.key}`", *begin, cell.ours + label, figure, seconds, processor, f"`{cell.command()}`"])
+            _line(
+                [
+                    f"`{cell.key}`",
+                    *begin,
+                    cell.ours + label,
+                    figure,
+                    seconds,
+                    processor,
+                    f"`{cell.command()}`",
+                ]
+            )
         )
     return lines
 
@@ -430,14 +480,20 @@ def write_table(path: Path, every: Sequence[Cell], records: dict[str, Record]) -
     """
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        sys.exit(f"{path} has to hold the lines {BEGIN} and {END} once, in this order: the table goes between them.")
+        sys.exit(
+            f"{path} has to hold the lines {BEGIN} and {END} once, in this order: the table goes between them."
+        )
     before, rest = text.split(BEGIN)
     inside, after = rest.split(END)
     rows = [line for line in inside.splitlines() if line.startswith("| `")]
     lines = [HEAD, "|---|---|---|---|---|---:|---|---|"]
     for cell in every:
         record = records.get(cell.key)
-        written = [row for row in rows if row.startswith(f"| `{cell.key}` |") and row.endswith(f"`{cell.command()}` |")]
+        written = [
+            row
+            for row in rows
+            if row.startswith(f"| `{cell.key}` |") and row.endswith(f"`{cell.command()}` |")
+        ]
         measured = any(f"| {NOT_MEASURED}" not in row for row in written)
         keep = measured and (record is None or record["quick"])
         lines += written if keep and cell.verb != "elsewhere" else lines_of(cell, record)
@@ -446,20 +502,38 @@ def write_table(path: Path, every: Sequence[Cell], records: dict[str, Record]) -
 
 def main() -> None:
     """Run what is not finished, and write the table after each cell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-root", help="folder that holds the data sets")
-    parser.add_argument("--weights", help="folder that holds the weights of MobileNetV2 and SqueezeNet")
-    parser.add_argument("--out", default="runs/reference", help="folder for finished cells and their runs")
+    parser.add_argument(
+        "--weights", help="folder that holds the weights of MobileNetV2 and SqueezeNet"
+    )
+    parser.add_argument(
+        "--out", default="runs/reference", help="folder for finished cells and their runs"
+    )
     parser.add_argument("--only", help="systems or cells, separated by commas: R4,R5-dropout")
     parser.add_argument("--steps", type=int, default=10_000, help="of the DCGAN on CIFAR-100 (R11)")
     parser.add_argument("--threads", type=int, default=1, help="that share the arithmetic")
-    parser.add_argument("--processor", help="its name in the table, where the machine does not give all of it")
-    parser.add_argument("--beside-other-work", action="store_true", help="mark the seconds: the machine was not quiet")
     parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK_STEPS} steps each, only to see that all of it runs"
+        "--processor", help="its name in the table, where the machine does not give all of it"
     )
-    parser.add_argument("--list", action="store_true", help="print the cells, what they cost, and stop")
-    parser.add_argument("--table", type=Path, default=TABLE, help="Markdown file that holds the two marks")
+    parser.add_argument(
+        "--beside-other-work",
+        action="store_true",
+        help="mark the seconds: the machine was not quiet",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"{QUICK_STEPS} steps each, only to see that all of it runs",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the cells, what they cost, and stop"
+    )
+    parser.add_argument(
+        "--table", type=Path, default=TABLE, help="Markdown file that holds the two marks"
+    )
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the table")
     options = parser.parse_args()
 
@@ -470,8 +544,12 @@ def main() -> None:
         for cell in selected:
             state = "finished" if bench.record(cell) else f"about {cell.minutes:.0f} min"
             print(f"{cell.key:24} {state:14} {cell.ours}: {cell.command()}")
-        left = sum(cell.minutes for cell in selected if not bench.record(cell) and cell.verb != "elsewhere")
-        print(f"about {left / 60:.1f} hours left, estimated for one quiet thread of an EPYC (Zen 4, bf16)")
+        left = sum(
+            cell.minutes for cell in selected if not bench.record(cell) and cell.verb != "elsewhere"
+        )
+        print(
+            f"about {left / 60:.1f} hours left, estimated for one quiet thread of an EPYC (Zen 4, bf16)"
+        )
         return
 
     write_table(

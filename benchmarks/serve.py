@@ -2,10 +2,11 @@
 
     python benchmarks/serve.py [--run runs/digits] [--clients 32] [--seconds 8] [--rounds 3]
 
-Three services are loaded in turn, round after round, so that whatever else the machine does meets all of them:
-`plain`, a FastAPI handler that decodes and computes each request by itself; `single`, tintype with batches of one;
-`batched`, tintype as it is by default. Servers and load generator are processes of their own. Every answer is compared
-with that of `Run.predict`: the same class, probabilities within 1e-5.
+Three services are loaded in turn, round after round, so that whatever else the machine does meets
+all of them: `plain`, a FastAPI handler that decodes and computes each request by itself; `single`,
+tintype with batches of one; `batched`, tintype as it is by default. Servers and load generator are
+processes of their own. Every answer is compared with that of `Run.predict`: the same class,
+probabilities within 1e-5.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ SERVICES = ("plain", "single", "batched")
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients saw: answers, wrong ones, other statuses, and the seconds that each answer took."""
+    """What the clients saw: answers, wrong ones, other statuses, and the seconds that each answer
+    took.
+    """
 
     answers: int
     wrong: int
@@ -51,9 +54,13 @@ class Load:
 
 
 class Client(asyncio.Protocol):
-    """One connection that asks, checks the answer, and asks again; little else, so that the load costs little."""
+    """One connection that asks, checks the answer, and asks again; little else, so that the load
+    costs little.
+    """
 
-    def __init__(self, photos: list[tuple[bytes, dict[str, float]]], first: int, tally: Tally) -> None:
+    def __init__(
+        self, photos: list[tuple[bytes, dict[str, float]]], first: int, tally: Tally
+    ) -> None:
         self.photos, self.number, self.tally, self.received = photos, first, tally, b""
         self.transport: Any = None
 
@@ -110,7 +117,9 @@ class Tally:
             self.done.set_result(None)
 
 
-def load(port: int, photos: list[tuple[bytes, dict[str, float]]], clients: int, seconds: float) -> Load:
+def load(
+    port: int, photos: list[tuple[bytes, dict[str, float]]], clients: int, seconds: float
+) -> Load:
     """Ask from `clients` connections for some seconds; in a process of its own."""
 
     async def run() -> Load:
@@ -118,7 +127,9 @@ def load(port: int, photos: list[tuple[bytes, dict[str, float]]], clients: int, 
         start = time.perf_counter()
         tally = Tally(clients, start + seconds, loop.create_future())
         for i in range(clients):
-            await loop.create_connection(lambda i=i: Client(photos, 7 * i, tally), "127.0.0.1", port)
+            await loop.create_connection(
+                lambda i=i: Client(photos, 7 * i, tally), "127.0.0.1", port
+            )
         await tally.done
         took = time.perf_counter() - start
         return Load(len(tally.latencies), tally.wrong, tally.others, took, tally.latencies)
@@ -150,7 +161,9 @@ def photos_of(run: Path) -> list[tuple[bytes, dict[str, float]]]:
     found = []
     for i in range(NUM_PHOTOS):
         small = np.random.default_rng(i).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        picture = Image.fromarray(small).resize((how["width"], how["height"]), Image.Resampling.BICUBIC)
+        picture = Image.fromarray(small).resize(
+            (how["width"], how["height"]), Image.Resampling.BICUBIC
+        )
         buffer = BytesIO()
         picture.convert("L" if how["channels"] == 1 else "RGB").save(buffer, "PNG")
         found.append(buffer.getvalue())
@@ -165,7 +178,9 @@ def photos_of(run: Path) -> list[tuple[bytes, dict[str, float]]]:
 
 
 def serve_plainly(run: Path, port: int) -> None:
-    """Serve as one does without tintype: each request is decoded and computed when it comes, and then answered."""
+    """Serve as one does without tintype: each request is decoded and computed when it comes, and
+    then answered.
+    """
     import torch
     import uvicorn
 
@@ -179,7 +194,9 @@ def serve_plainly(run: Path, port: int) -> None:
     @app.post("/v1/predict")
     async def predict(request: Request, top: int = 5) -> dict[str, Any]:
         (seen,) = model.answer([(model.picture(await request.body(), 10**8), False)])
-        classes = [{"class": name, "probability": share} for name, share in seen.prediction.top(top)]
+        classes = [
+            {"class": name, "probability": share} for name, share in seen.prediction.top(top)
+        ]
         return {"predictions": [{"top": classes}]}
 
     @app.get("/readyz")
@@ -197,7 +214,16 @@ class Running:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         options = ["--max-batch", "1", "--latency-ms", "0"] if kind == "single" else []
-        command = [sys.executable, "-m", "tintype", "serve", str(run), "--port", str(self.port), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "tintype",
+            "serve",
+            str(run),
+            "--port",
+            str(self.port),
+            *options,
+        ]
         if kind == "plain":
             command = [sys.executable, __file__, "--plain", str(self.port), "--run", str(run)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -219,8 +245,12 @@ class Running:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="run folder of a classifier; by default digits are trained")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run", type=Path, help="run folder of a classifier; by default digits are trained"
+    )
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -246,7 +276,9 @@ def measure(run: Path, clients: int, seconds: float, rounds: int) -> None:
             for kind in SERVICES:
                 with Running(kind, run) as service:
                     generator.submit(load, service.port, photos, clients, 1.0).result()  # warm
-                    results[kind].append(generator.submit(load, service.port, photos, clients, seconds).result())
+                    results[kind].append(
+                        generator.submit(load, service.port, photos, clients, seconds).result()
+                    )
     print(
         f"{run.name}, {clients} clients, {rounds} x {seconds:g} s, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
@@ -261,8 +293,13 @@ def measure(run: Path, clients: int, seconds: float, rounds: int) -> None:
             f"{kind:>8}: {speed}, median {median:.1f} ms, p99 {p99:.1f} ms, {answers:,} answers, {wrong} wrong, {lost} lost"
         )
     for kind in SERVICES[:2]:
-        ratios = sorted(b.per_second / a.per_second for a, b in zip(results[kind], results["batched"], strict=True))
-        print(f"batched / {kind}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        ratios = sorted(
+            b.per_second / a.per_second
+            for a, b in zip(results[kind], results["batched"], strict=True)
+        )
+        print(
+            f"batched / {kind}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
 
 
 if __name__ == "__main__":

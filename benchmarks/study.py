@@ -2,9 +2,10 @@
 
 python benchmarks/study.py [--seeds 3] [--epochs 30] [--out DIR]
 
-A run's own time is that of `tintype.train` called for it: data, training, measuring, its report. What the study adds is
-its checks and records between the runs, and at the end the comparison and the page. All is timed in one process and one
-go, so that other work on the machine slows both alike.
+A run's own time is that of `tintype.train` called for it: data, training, measuring, its report.
+What the study adds is its checks and records between the runs, and at the end the comparison and
+the page. All is timed in one process and one go, so that other work on the machine slows both
+alike.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from tintype.progress import Silent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=30)
     parser.add_argument("--out", help="folder for the runs; by default one that is removed")
@@ -36,7 +39,8 @@ def measure(out: Path, seeds: int, epochs: float) -> None:
         "vary": {"model_options.widths": [[16, 32], [32, 64], [64, 128]]},
         "seeds": seeds,
     }
-    tt.train("digits-cnn", epochs=1, out=out, name="warm", watcher=Silent())  # imports are not the study's
+    # imports are not the study's
+    tt.train("digits-cnn", epochs=1, out=out, name="warm", watcher=Silent())
     started = time.perf_counter()
     study = tt.study(content, out=out, watcher=Silent())
     whole = time.perf_counter() - started
@@ -47,7 +51,9 @@ def measure(out: Path, seeds: int, epochs: float) -> None:
     print(
         f"{len(study.planned)} runs, {own:.1f} s of their own, {own / len(study.planned):.1f} s each; {whole:.1f} s in all"
     )
-    print(f"between the runs: {whole - own - page:.2f} s, {(whole - own - page) / own:.2%} of the runs' own time")
+    print(
+        f"between the runs: {whole - own - page:.2f} s, {(whole - own - page) / own:.2%} of the runs' own time"
+    )
     print(f"the page at the end: {page:.2f} s, {page / own:.2%}")
 
 

@@ -1,11 +1,13 @@
 """Training images per second: the engine, the bare step, and the usual DataLoader loop, in turn in one run.
 
-    python benchmarks/throughput.py --data-root DIR            # CIFAR-10, see `tintype train --data-root`
-    python benchmarks/throughput.py --data-root DIR --beside 1 # with another busy process beside it
+    python benchmarks/throughput.py --data-root DIR            # CIFAR-10, see `tintype train
+    --data-root` python benchmarks/throughput.py --data-root DIR --beside 1 # with another busy
+    process beside it
 
-All three train the 3-block CNN 64-128-256 at batch 256 with crop and flip (the bare step on one fixed batch).
-(a) is the engine's own network, precision, memory format and optimizer without data; (b) is the loop of the usual tutorial:
-torchvision transforms for each image in two DataLoader workers, float32, default memory format.
+All three train the 3-block CNN 64-128-256 at batch 256 with crop and flip (the bare step on one
+fixed batch). (a) is the engine's own network, precision, memory format and optimizer without data;
+(b) is the loop of the usual tutorial: torchvision transforms for each image in two DataLoader
+workers, float32, default memory format.
 """
 
 from __future__ import annotations
@@ -61,7 +63,13 @@ def engine(splits: DataSplits, steps: int) -> float:
     """Return images per second of the engine with crop and flip."""
     dtype, _ = choose_precision("auto", CPU)
     recipe = Recipe(
-        model="cnn", steps=steps, batch_size=BATCH, optimizer="adamw", lr=1e-3, evaluate_every=1000, augment="standard"
+        model="cnn",
+        steps=steps,
+        batch_size=BATCH,
+        optimizer="adamw",
+        lr=1e-3,
+        evaluate_every=1000,
+        augment="standard",
     )
     net = network(splits).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     task = Classify(net, splits.spec, CPU, augment={"flip": True, "crop": 4}, dtype=dtype)
@@ -90,7 +98,9 @@ def bare_step(splits: DataSplits, steps: int) -> float:
 
 
 def usual_loop(splits: DataSplits, steps: int) -> float:
-    """Return images per second of a DataLoader with two workers and torchvision transforms, in float32."""
+    """Return images per second of a DataLoader with two workers and torchvision transforms, in
+    float32.
+    """
     from torchvision import transforms
 
     assert isinstance(splits.train, ResidentSource)
@@ -115,7 +125,9 @@ def usual_loop(splits: DataSplits, steps: int) -> float:
 
     net = network(splits)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
-    loader = torch.utils.data.DataLoader(Images(), BATCH, shuffle=True, num_workers=2, drop_last=True)
+    loader = torch.utils.data.DataLoader(
+        Images(), BATCH, shuffle=True, num_workers=2, drop_last=True
+    )
     clock = Clock()
     for step, (images, labels) in enumerate(loader):
         if step == steps:
@@ -134,7 +146,9 @@ def _spin() -> None:
 
 def main() -> None:
     """Measure in turn and print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-root", type=Path, help="folder that holds CIFAR-10")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30, help="steps of a round")
@@ -144,7 +158,8 @@ def main() -> None:
     print(
         f"{torch.get_num_threads()} threads, {choose_precision('auto', CPU)[1]}, {options.beside} busy processes beside"
     )
-    # The usual loop runs as users run it: before glibc is told to hold its memory, in every round of its own process.
+    # The usual loop runs as users run it: before glibc is told to hold its memory, in every round
+    # of its own process.
     fork = multiprocessing.get_context("fork")
     busy = [fork.Process(target=_spin, daemon=True) for _ in range(options.beside)]
     for process in busy:
@@ -164,7 +179,9 @@ def main() -> None:
         )
     ratio = [e / b for e, b in zip(speeds["engine"], speeds["bare step"], strict=True)]
     print(f"engine / bare step   {statistics.median(ratio):.3f}")
-    print(f"engine / usual loop  {statistics.median(speeds['engine']) / statistics.median(usual):.2f}")
+    print(
+        f"engine / usual loop  {statistics.median(speeds['engine']) / statistics.median(usual):.2f}"
+    )
 
 
 if __name__ == "__main__":

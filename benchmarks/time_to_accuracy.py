@@ -3,8 +3,9 @@
     python benchmarks/time_to_accuracy.py --data-root DIR --target 83
     python benchmarks/time_to_accuracy.py --data-root DIR --target 91 --seeds 0 1 2
 
-A run's seconds are those of training (data in memory at the start); its accuracy is the one look at the test split after it.
-The recipe's length is fixed in advance, so nothing is chosen by looking at test images.
+A run's seconds are those of training (data in memory at the start); its accuracy is the one look at
+the test split after it. The recipe's length is fixed in advance, so nothing is chosen by looking at
+test images.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ RECIPES = {83: ("cifar10", {"epochs": 1.2}), 91: ("cifar10-fast", {})}
 
 def main() -> None:
     """Train with each seed and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-root", help="folder that holds CIFAR-10")
     parser.add_argument("--target", type=int, choices=sorted(RECIPES), default=83)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -31,7 +34,9 @@ def main() -> None:
     accuracies, seconds = [], []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as out:
-            run = tintype.train(recipe, data_root=options.data_root, seed=seed, out=out, watcher=Silent(), **changes)
+            run = tintype.train(
+                recipe, data_root=options.data_root, seed=seed, out=out, watcher=Silent(), **changes
+            )
             test, environment = run.metrics["test"], run.read("environment.json")
         accuracies.append(test["accuracy"])
         seconds.append(environment["training_seconds"])

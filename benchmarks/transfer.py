@@ -2,9 +2,10 @@
 
 python benchmarks/transfer.py PHOTOS --weights FILE [--epochs 20] [--rounds 3]
 
-PHOTOS is a folder with one folder for each class, FILE the pretrained weights of a torchvision backbone, named after it.
-Prints, from one run: seconds of both at the same number of epochs, their accuracy on the same test photos with its
-interval, and the photos a second of feature extraction beside those of the backbone's bare inference.
+PHOTOS is a folder with one folder for each class, FILE the pretrained weights of a torchvision
+backbone, named after it. Prints, from one run: seconds of both at the same number of epochs, their
+accuracy on the same test photos with its interval, and the photos a second of feature extraction
+beside those of the backbone's bare inference.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ CPU = torch.device("cpu")
 
 
 def usual_loop(prepared: Prepared, epochs: int) -> tuple[float, int]:
-    """Train a head with the backbone run at every step, as tutorials do; return seconds and right test answers."""
+    """Train a head with the backbone run at every step, as tutorials do; return seconds and right
+    test answers.
+    """
     recipe, splits, task = prepared.recipe, prepared.splits, prepared.task
     assert isinstance(task, HeadOnly)
     network = build_model(recipe.model, splits.spec, {}, recipe.seed)
@@ -68,7 +71,9 @@ def usual_loop(prepared: Prepared, epochs: int) -> tuple[float, int]:
 
 @torch.no_grad()
 def bare_inference(prepared: Prepared, images: torch.Tensor, rounds: int) -> float:
-    """Return the most images a second that the folded backbone takes, the images already normalised in memory."""
+    """Return the most images a second that the folded backbone takes, the images already normalised
+    in memory.
+    """
     task = prepared.task
     assert isinstance(task, HeadOnly)
     network = for_inference(task.network, task.spec)
@@ -84,7 +89,9 @@ def bare_inference(prepared: Prepared, images: torch.Tensor, rounds: int) -> flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--epochs", type=int, default=20)
@@ -94,7 +101,11 @@ def main() -> None:
     hold_memory()
     recipe = tt.Recipe(data=options.photos, weights=options.weights, model="auto", tune="head")
     recipe = recipe.with_(
-        epochs=options.epochs, batch_size=64, image_size=options.image_size, augment="none", device="cpu"
+        epochs=options.epochs,
+        batch_size=64,
+        image_size=options.image_size,
+        augment="none",
+        device="cpu",
     )
     prepared = prepare(recipe, Silent())
     task = prepared.task
@@ -114,10 +125,13 @@ def main() -> None:
         started = time.perf_counter()
         task._compute_features(some, 0, "features", None)
         extracting = max(extracting, len(ready) / (time.perf_counter() - started))
-    print(f"features: {extracting:.1f} photos/s, bare inference {bare:.1f} photos/s: ratio {extracting / bare:.3f}")
+    print(
+        f"features: {extracting:.1f} photos/s, bare inference {bare:.1f} photos/s: ratio {extracting / bare:.3f}"
+    )
 
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TINTYPE_CACHE"] = folder  # features are computed here, and not found from an earlier run
+        # features are computed here, and not found from an earlier run
+        os.environ["TINTYPE_CACHE"] = folder
         started = time.perf_counter()
         seen = task.sources(splits)
         run = RunFolder.create(Path(folder), "run", exact=True)

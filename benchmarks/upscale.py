@@ -1,11 +1,13 @@
 """Super-resolution: figures on a test set, and the time for a picture of 1280x720, of every network or of finished runs.
 
-python benchmarks/upscale.py floor FOLDER          bicubic and nearest (published for Set5: 33.66, 30.39, 28.42)
-python benchmarks/upscale.py speed [RUN ...]       seconds and multiply-adds for an output of 1280x720
-python benchmarks/upscale.py memory RUN [--side N] peak memory for an output of N x N pixels (10,000 is 100 megapixels)
-python benchmarks/upscale.py table FOLDER RUN ...  PSNR, SSIM, parameters, multiply-adds and seconds of runs, as a table
+python benchmarks/upscale.py floor FOLDER          bicubic and nearest (published for Set5: 33.66,
+30.39, 28.42) python benchmarks/upscale.py speed [RUN ...]       seconds and multiply-adds for an
+output of 1280x720 python benchmarks/upscale.py memory RUN [--side N] peak memory for an output of N
+x N pixels (10,000 is 100 megapixels) python benchmarks/upscale.py table FOLDER RUN ...  PSNR, SSIM,
+parameters, multiply-adds and seconds of runs, as a table
 
-Times are the median of several rounds in one process, each network by turns, and stand beside SRCNN's from the same rounds.
+Times are the median of several rounds in one process, each network by turns, and stand beside
+SRCNN's from the same rounds.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def floor(folder: str) -> None:
 
 def _task(model: str, scale: int) -> Upscale:
     spec = DataSpec("", 1, 96, 96, (), (0.0,), (1.0,), "")
-    return Upscale(build_model(model, spec, {"scale": scale}, 0), spec, torch.device("cpu"), scale=scale)
+    return Upscale(
+        build_model(model, spec, {"scale": scale}, 0), spec, torch.device("cpu"), scale=scale
+    )
 
 
 def _tasks(runs: list[str]) -> dict[str, Upscale]:
@@ -63,7 +67,8 @@ def _tasks(runs: list[str]) -> dict[str, Upscale]:
 def seconds(tasks: dict[str, Upscale]) -> dict[str, float]:
     """Return the median time of each network for an output of 1280x720, colour included."""
     networks = {
-        name: merged(task.networks[task.main]).to(memory_format=torch.channels_last) for name, task in tasks.items()
+        name: merged(task.networks[task.main]).to(memory_format=torch.channels_last)
+        for name, task in tasks.items()
     }  # pyright: ignore[reportCallIssue]
     taken: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(ROUNDS + 1):
@@ -94,7 +99,9 @@ def table(folder: str, runs: list[str]) -> None:
     """Print a row for each run: figures on FOLDER, size and time."""
     tasks = {run: load_task(RunFolder.open(run), "cpu")[0] for run in runs}
     times = seconds({name: task for name, task in tasks.items() if isinstance(task, Upscale)})
-    print("| run | scale | PSNR | bicubic | gain (95 %) | SSIM | parameters | G multiply-adds | seconds for 1280x720 |")
+    print(
+        "| run | scale | PSNR | bicubic | gain (95 %) | SSIM | parameters | G multiply-adds | seconds for 1280x720 |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for run, task in tasks.items():
         if not isinstance(task, Upscale):
@@ -111,9 +118,13 @@ def table(folder: str, runs: list[str]) -> None:
 
 
 def memory(run: str, side: int) -> None:
-    """Print by how much an output of `side` x `side` raises the peak memory, beside the size of the picture itself."""
+    """Print by how much an output of `side` x `side` raises the peak memory, beside the size of the
+    picture itself.
+    """
     upscaler = Upscaler.of(RunFolder.open(run))
-    pixels = np.random.default_rng(0).integers(0, 256, (side // upscaler.scale, side // upscaler.scale, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (side // upscaler.scale, side // upscaler.scale, 3), np.uint8
+    )
     upscaler.enlarge(pixels[:512, :512])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
@@ -127,7 +138,9 @@ def memory(run: str, side: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("floor", "speed", "memory", "table"))
     parser.add_argument("paths", nargs="*")
     parser.add_argument("--side", type=int, default=10_000)

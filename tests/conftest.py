@@ -1,4 +1,6 @@
-"""Shared by all tests: an own cache, one thread (bit-equal everywhere), and small runs on scikit-learn's digits."""
+"""Shared by all tests: an own cache, one thread (bit-equal everywhere), and small runs on
+scikit-learn's digits.
+"""
 
 # ruff: noqa: E402 (the environment must be set before torch is imported)
 
@@ -11,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported, and inherited by the subprocesses. tests/machines.py asks for other machines.
+# Before torch is imported, and inherited by the subprocesses. tests/machines.py asks for other
+# machines.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("TINTYPE_TEST_THREADS", "1")
 PRECISION = os.environ.get("TINTYPE_TEST_PRECISION", "fp32")
 if "TINTYPE_TEST_THREADS" in os.environ:
@@ -43,7 +46,9 @@ Answer = tuple[int, str, str]  # exit code, output, errors
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Recipe]:
-    """Return a function that makes the recipe of a run of a fraction of a second; its arguments are fields."""
+    """Return a function that makes the recipe of a run of a fraction of a second; its arguments are
+    fields.
+    """
     fields = {
         "data": "digits", "model": "ann", "model_options": {"hidden": [16]}, "epochs": 2, "batch_size": 100,
         "lr": 0.01, "precision": PRECISION, "device": "cpu",
@@ -59,7 +64,9 @@ def tiny() -> Callable[..., Recipe]:
 
 @pytest.fixture(scope="session")
 def train_in() -> Callable[..., RunFolder]:
-    """Return a function that trains a recipe in a folder as `tintype train` does, without the report."""
+    """Return a function that trains a recipe in a folder as `tintype train` does, without the
+    report.
+    """
     from tintype.training import prepare, train_run
 
     def train(folder: Path, recipe: Recipe, watcher: Silent | None = None) -> RunFolder:
@@ -76,7 +83,10 @@ def train_in() -> Callable[..., RunFolder]:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe]) -> api.Run:
-    """A finished run on digits, with its report. Tests must not change it; `copied_run` may be changed."""
+    """A finished run on digits, with its report.
+
+    Tests must not change it; `copied_run` may be changed.
+    """
     recipe = tiny(model_options={"hidden": [32]}, epochs=10)
     return api.train(recipe, out=tmp_path_factory.mktemp("runs"), name="digits", watcher=Silent())
 
@@ -95,10 +105,18 @@ def kinds(
     tiny: Callable[..., Recipe],
     train_in: Callable[..., RunFolder],
 ) -> dict[str, api.Run]:
-    """Runs by name: a classifier without heat maps ("digits") and one with them ("cnn"), a generator, one that enlarges."""
+    """Runs by name: a classifier without heat maps ("digits") and one with them ("cnn"), a
+    generator, one that enlarges.
+    """
     folder = tmp_path_factory.mktemp("kinds")
-    gan = {"task": "generate", "model": "dcgan", "model_options": {"width": 8, "latent": 8, "conditional": True}}
-    x2 = resolve("photos-x2")[0].with_(steps=4, batch_size=4, evaluate_every=1, device="cpu", precision="fp32")
+    gan = {
+        "task": "generate",
+        "model": "dcgan",
+        "model_options": {"width": 8, "latent": 8, "conditional": True},
+    }
+    x2 = resolve("photos-x2")[0].with_(
+        steps=4, batch_size=4, evaluate_every=1, device="cpu", precision="fp32"
+    )
     made = {
         "cnn": tiny(model="cnn", model_options={"widths": [8], "hidden": [16]}, epochs=6),
         "gan": tiny(**gan, steps=10, batch_size=50, optimizer="adam", lr=0.001, evaluate_every=1),
@@ -127,7 +145,9 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
 
 
 @pytest.fixture
-def tt(say: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Answer]:
+def tt(
+    say: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Answer]:
     """Return what `say` does, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return say
@@ -135,7 +155,9 @@ def tt(say: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 @pytest.fixture(scope="session")
 def short_report() -> Callable[[api.Run], Path]:
-    """Return a function that writes a line in place of a run's page, which takes longer than the run."""
+    """Return a function that writes a line in place of a run's page, which takes longer than the
+    run.
+    """
 
     def write(run: api.Run) -> Path:
         (run.path / "report.html").write_text("a report", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Run the tests marked `machines` as other machines would: python tests/machines.py [NAME...], or make test-machines.
 
-Each combination sets the environment of one pytest process. What this processor or system lacks is listed as "not run here".
+Each combination sets the environment of one pytest process. What this processor or system lacks is
+listed as "not run here".
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ class Combination:
 
 
 def instructions(torch: str, onednn: str, openblas: str) -> dict[str, str]:
-    return {"ATEN_CPU_CAPABILITY": torch, "ONEDNN_MAX_CPU_ISA": onednn, "OPENBLAS_CORETYPE": openblas}
+    return {
+        "ATEN_CPU_CAPABILITY": torch,
+        "ONEDNN_MAX_CPU_ISA": onednn,
+        "OPENBLAS_CORETYPE": openblas,
+    }
 
 
 def suite(*, threads: int = 1, precision: str = "fp32") -> dict[str, str]:
@@ -71,7 +76,11 @@ COMBINATIONS = (
     # Decimal commas, and a time zone that is off by a quarter of an hour.
     Combination("german", {**suite(threads=4), "TZ": "Asia/Kathmandu"}, locale="de_DE.UTF-8"),
     # Files and the terminal are ASCII where nothing else is asked for.
-    Combination("ascii", {**suite(), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Pacific/Apia"}, locale="C"),
+    Combination(
+        "ascii",
+        {**suite(), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Pacific/Apia"},
+        locale="C",
+    ),
     Combination("random-order", {**suite(), "TZ": "UTC"}, options=("-p", "randomly")),
 )
 
@@ -91,12 +100,16 @@ def processor_flags() -> set[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return set()
-    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+    return next(
+        (set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set()
+    )
 
 
 def system_locales() -> set[str]:
     try:
-        listed = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=True, encoding="utf-8").stdout
+        listed = subprocess.run(
+            ["locale", "-a"], capture_output=True, text=True, check=True, encoding="utf-8"
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         listed = ""
     return {"c", *map(_plain, listed.split())}
@@ -122,15 +135,38 @@ class Outcome:
 def run(combination: Combination) -> Outcome:
     began = time.monotonic()
     environment = {**os.environ, **combination.environment, "LC_ALL": combination.locale}
-    files = [str(file) for file in sorted(TESTS.glob("test_*.py")) if MARKED in file.read_text(encoding="utf-8")]
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "machines", *combination.options, *files]
-    settings: dict[str, Any] = {"cwd": TESTS.parent, "env": environment, "encoding": "utf-8", "errors": "replace"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **settings)
+    files = [
+        str(file)
+        for file in sorted(TESTS.glob("test_*.py"))
+        if MARKED in file.read_text(encoding="utf-8")
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-m",
+        "machines",
+        *combination.options,
+        *files,
+    ]
+    settings: dict[str, Any] = {
+        "cwd": TESTS.parent,
+        "env": environment,
+        "encoding": "utf-8",
+        "errors": "replace",
+    }
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **settings
+    )
     lines = done.stdout.splitlines()
     summary = next((line for line in reversed(lines) if " passed" in line or " failed" in line), "")
     if not summary:
         summary = f"{time.monotonic() - began:.0f} s"
-    return Outcome(combination, "failed" if done.returncode else "passed", summary.strip("= "), done.stdout)
+    return Outcome(
+        combination, "failed" if done.returncode else "passed", summary.strip("= "), done.stdout
+    )
 
 
 def main(names: list[str]) -> int:
@@ -149,7 +185,10 @@ def main(names: list[str]) -> int:
 
     here = [c for c in chosen if not missing[c.name]]
     outcomes = []
-    for abreast, part in (SIDE_BY_SIDE, [c for c in here if not c.alone]), (1, [c for c in here if c.alone]):
+    for abreast, part in (
+        (SIDE_BY_SIDE, [c for c in here if not c.alone]),
+        (1, [c for c in here if c.alone]),
+    ):
         with ThreadPoolExecutor(abreast) as pool:
             for outcome in pool.map(run, part):
                 print(outcome, outcome.output if outcome.status == "failed" else "", flush=True)

@@ -1,4 +1,6 @@
-"""The closer look at mistakes: against closed forms and references, on made images whose answer is known, and in real runs."""
+"""The closer look at mistakes: against closed forms and references, on made images whose answer is
+known, and in real runs.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ NAMES = ("one", "two", "three")
 
 def spec_of(pixels: np.ndarray, names: Sequence[str] = NAMES) -> DataSpec:
     _, height, width, channels = pixels.shape
-    return DataSpec("made", channels, height, width, tuple(names), (0.5,) * channels, (0.25,) * channels, "")
+    return DataSpec(
+        "made", channels, height, width, tuple(names), (0.5,) * channels, (0.25,) * channels, ""
+    )
 
 
 def answers(
@@ -53,10 +57,15 @@ def answers(
     features: np.ndarray | None = None,
     names: Sequence[str] = NAMES,
 ) -> Answers:
-    """Make what a model may have said of images (N, H, W, C) uint8; later ones with less confidence."""
+    """Make what a model may have said of images (N, H, W, C) uint8; later ones with less
+    confidence.
+    """
     n = len(targets)
     source = ResidentSource(
-        spec_of(pixels, names), torch.from_numpy(pixels), torch.tensor(targets), [f"{split}/{i}" for i in range(n)]
+        spec_of(pixels, names),
+        torch.from_numpy(pixels),
+        torch.tensor(targets),
+        [f"{split}/{i}" for i in range(n)],
     )
     features = np.zeros((n, 0), np.float16) if features is None else features
     confidence = np.linspace(0.99, 0.5, n, dtype=np.float32)
@@ -73,13 +82,21 @@ def noise(n: int, side: int = 12, channels: int = 3, seed: int = 0) -> np.ndarra
 def averaging_network(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 3),
     )
 
 
 def test_grad_cam_is_cam_where_averages_go_into_a_linear_layer() -> None:
     """Closed form (Zhou et al. 2016): the map is ReLU(sum over k of w_ck A_k)."""
-    network, images, classes = averaging_network(), torch.rand(5, 1, 9, 7), torch.tensor([0, 1, 2, 1, 0])
+    network, images, classes = (
+        averaging_network(),
+        torch.rand(5, 1, 9, 7),
+        torch.tensor([0, 1, 2, 1, 0]),
+    )
     found = grad_cam(network, images, classes)
     assert found is not None
     assert found.layer == "1"
@@ -102,7 +119,9 @@ def test_grad_cam_shows_the_decisive_region() -> None:
     network = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), head)
     images = torch.zeros(1, 1, 16, 16)
     images[0, 0, 2:6, 2:6], images[0, 0, 10:14, 9:13] = 1.0, -1.0
-    for label, (rows, columns) in enumerate(((slice(1, 7), slice(1, 7)), (slice(9, 15), slice(8, 14)))):
+    for label, (rows, columns) in enumerate(
+        ((slice(1, 7), slice(1, 7)), (slice(9, 15), slice(8, 14)))
+    ):
         found = grad_cam(network, images, torch.tensor([label]))
         assert found is not None
         assert found.maps[0].max() == pytest.approx(1.0)
@@ -139,7 +158,11 @@ def test_networks_without_maps_have_none() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.patches, self.mix, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8), nn.Linear(8, 3)
+            self.patches, self.mix, self.head = (
+                nn.Conv2d(3, 8, 4, 4),
+                nn.Linear(8, 8),
+                nn.Linear(8, 3),
+            )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(self.mix(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
@@ -174,7 +197,9 @@ def test_penultimate_is_what_the_last_layer_sees() -> None:
     torch.testing.assert_close(seen[0].float(), expected, atol=2e-3, rtol=0)
     network(images)
     assert len(seen) == 2  # looks no longer
-    ends_in_a_convolution = nn.Sequential(nn.Conv2d(1, 5, 3), nn.Conv2d(5, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    ends_in_a_convolution = nn.Sequential(
+        nn.Conv2d(1, 5, 3), nn.Conv2d(5, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     with penultimate(ends_in_a_convolution) as seen:
         ends_in_a_convolution(images)
     assert seen[0].shape == (4, 5)
@@ -183,18 +208,29 @@ def test_penultimate_is_what_the_last_layer_sees() -> None:
 @pytest.mark.machines
 def test_neighbours_agree_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rng.normal(size=(7, 9)), rng.normal(size=(80, 9)))]
-    distance, index = NearestNeighbors(n_neighbors=4, metric="cosine").fit(unit[1]).kneighbors(unit[0])
-    for row, (d, i) in zip(nearest_images(unit[0], unit[1], 4), zip(distance, index, strict=True), strict=True):
+    unit = [
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (rng.normal(size=(7, 9)), rng.normal(size=(80, 9)))
+    ]
+    distance, index = (
+        NearestNeighbors(n_neighbors=4, metric="cosine").fit(unit[1]).kneighbors(unit[0])
+    )
+    for row, (d, i) in zip(
+        nearest_images(unit[0], unit[1], 4), zip(distance, index, strict=True), strict=True
+    ):
         assert [position for position, _ in row] == i.tolist()
         np.testing.assert_allclose([1 - similarity for _, similarity in row], d, atol=1e-6)
     assert nearest_images(np.zeros((2, 0)), np.zeros((5, 0)), 4) == [[], []]
 
 
 def test_a_picture_that_is_also_in_training_is_found(tmp_path: Path) -> None:
-    """Test image 1 is training image 7, slightly noisy, with another label; test image 0 is not there."""
+    """Test image 1 is training image 7, slightly noisy, with another label; test image 0 is not
+    there.
+    """
     test_pixels, train_pixels = noise(4), noise(40, seed=1)
-    train_pixels[7] = (test_pixels[1].astype(int) + np.random.default_rng(2).integers(-3, 4, (12, 12, 3))).clip(0, 255)
+    train_pixels[7] = (
+        test_pixels[1].astype(int) + np.random.default_rng(2).integers(-3, 4, (12, 12, 3))
+    ).clip(0, 255)
     network = build_model("cnn", spec_of(test_pixels), {"widths": [8], "hidden": [16]}, 0)
     task = Classify(network, spec_of(test_pixels), torch.device("cpu"))
     features = []
@@ -222,7 +258,10 @@ def test_confused_pairs_are_shown_side_by_side(tmp_path: Path) -> None:
     targets = [0] * 10 + [1] * 10 + [2] * 4
     guesses = [1] * 6 + [0] * 4 + [1] * 9 + [2] + [2] * 4
     pairs = confused_pairs(tmp_path, answers(noise(24), targets, guesses))
-    assert [(p["target"], p["prediction"], p["count"]) for p in pairs] == [("one", "two", 6), ("two", "three", 1)]
+    assert [(p["target"], p["prediction"], p["count"]) for p in pairs] == [
+        ("one", "two", 6),
+        ("two", "three", 1),
+    ]
     assert [item["position"] for item in pairs[0]["mistakes"]] == [0, 1, 2, 3]
     assert all(item["correct"] and item["target"] == "one" for item in pairs[0]["of_target"])
     assert all(item["correct"] and item["target"] == "two" for item in pairs[0]["of_prediction"])
@@ -248,16 +287,26 @@ def test_attributes_agree_with_scipy() -> None:
 def test_errors_planted_in_dark_images_are_found_and_others_are_not() -> None:
     rng = np.random.default_rng(0)
     bright = rng.uniform(40, 200, 400)
-    pixels = (bright[:, None, None, None] + rng.normal(0, 20, (400, 8, 8, 1))).clip(0, 255).astype(np.uint8)
+    pixels = (
+        (bright[:, None, None, None] + rng.normal(0, 20, (400, 8, 8, 1)))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     wrong = rng.random(400) < np.where(bright < 80, 0.6, 0.1)
     found = slicing.error_rates(answers(pixels, [0] * 400, wrong.astype(int).tolist()))
     by_name = {a["name"]: a for a in found["attributes"]}
     assert by_name["brightness"]["significant"]
     rates = [b["error_rate"] for b in by_name["brightness"]["bins"]]
     assert rates[0] == max(rates)
-    assert sum(b["num_wrong"] for b in by_name["brightness"]["bins"]) == wrong.sum() == found["num_wrong"]
+    assert (
+        sum(b["num_wrong"] for b in by_name["brightness"]["bins"])
+        == wrong.sum()
+        == found["num_wrong"]
+    )
     assert found["num_images"] == 400
-    at_random = slicing.error_rates(answers(pixels, [0] * 400, rng.permutation(wrong).astype(int).tolist()))
+    at_random = slicing.error_rates(
+        answers(pixels, [0] * 400, rng.permutation(wrong).astype(int).tolist())
+    )
     assert not any(a["significant"] for a in at_random["attributes"])
     assert all(a["p_holm"] >= a["p"] for a in at_random["attributes"])
 
@@ -270,7 +319,8 @@ def test_chance_is_rarely_claimed() -> None:
     for _ in range(100):
         guesses = (rng.random(200) < 0.3).astype(int).tolist()
         claims += any(
-            a.get("significant") for a in slicing.error_rates(answers(pixels, [0] * 200, guesses))["attributes"]
+            a.get("significant")
+            for a in slicing.error_rates(answers(pixels, [0] * 200, guesses))["attributes"]
         )
     assert claims <= 12
 
@@ -327,10 +377,16 @@ def test_t_sne_keeps_digits_together_and_is_always_the_same() -> None:
 def test_the_map_holds_thumbnails_of_all_mistakes(tmp_path: Path, side: int, file: str) -> None:
     n = MOST_THUMBNAILS + 60
     rng = np.random.default_rng(0)
-    pixels = np.broadcast_to(rng.integers(0, 256, (n, 1, 1, 1)), (n, side, side, 1)).astype(np.uint8).copy()
+    pixels = (
+        np.broadcast_to(rng.integers(0, 256, (n, 1, 1, 1)), (n, side, side, 1))
+        .astype(np.uint8)
+        .copy()
+    )
     guesses = (rng.random(n) < 0.2).astype(int)
     features = rng.normal(size=(n, 6)).astype(np.float16)
-    found = embedding_map(tmp_path, answers(pixels, [0] * n, guesses.tolist(), features=features), thorough=False)
+    found = embedding_map(
+        tmp_path, answers(pixels, [0] * n, guesses.tolist(), features=features), thorough=False
+    )
     assert found is not None
     assert found["method"] == "PCA"
     assert max(map(abs, found["x"] + found["y"])) == 1
@@ -342,7 +398,10 @@ def test_the_map_holds_thumbnails_of_all_mistakes(tmp_path: Path, side: int, fil
         drawn = np.asarray(image)
     for point in np.flatnonzero(thumbnail >= 0)[::50]:
         row, column = divmod(int(thumbnail[point]), sheet["columns"])
-        middle = drawn[row * sheet["height"] + sheet["height"] // 2, column * sheet["width"] + sheet["width"] // 2]
+        middle = drawn[
+            row * sheet["height"] + sheet["height"] // 2,
+            column * sheet["width"] + sheet["width"] // 2,
+        ]
         assert abs(int(middle) - int(pixels[found["position"][point], 0, 0, 0])) <= 4
 
 
@@ -387,9 +446,14 @@ def test_abstaining_is_measured_on_test_and_chosen_on_validation(finished_run: a
             continue
         assert wish["val"]["accuracy_ci95"][0] >= wish["accuracy"]
         for split, table in rows.items():
-            answered = [row for row in table if float(row["confidence"]) >= wish["threshold"] - 1e-6]
+            answered = [
+                row for row in table if float(row["confidence"]) >= wish["threshold"] - 1e-6
+            ]
             right = sum(row["target"] == row["prediction"] for row in answered)
-            assert (wish[split]["num_answered"], wish[split]["num_correct"]) == (len(answered), right)
+            assert (wish[split]["num_answered"], wish[split]["num_correct"]) == (
+                len(answered),
+                right,
+            )
             assert wish[split]["coverage"] == len(answered) / len(table)
 
 
@@ -433,14 +497,22 @@ def test_other_tasks_are_passed_over(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_photos_in_folders_are_cut_by_their_size(digit_files: Path, tiny: Any, train_in: Any, tmp_path: Path) -> None:
-    """Names are paths: the headers of the files are read. All digits are 8x8, so only what differs is cut."""
+def test_photos_in_folders_are_cut_by_their_size(
+    digit_files: Path, tiny: Any, train_in: Any, tmp_path: Path
+) -> None:
+    """Names are paths: the headers of the files are read.
+
+    All digits are 8x8, so only what differs is cut.
+    """
     for i, path in enumerate(sorted(digit_files.rglob("*.png"))):
         target = tmp_path / "photos" / path.relative_to(digit_files)
         target.parent.mkdir(parents=True, exist_ok=True)
         side = 8 * (1 + i % 3)
         Image.open(path).resize((side, side)).save(target)
-    run = train_in(tmp_path / "out" / "run", tiny(data=str(tmp_path / "photos"), image_size=8, epochs=1, batch_size=30))
+    run = train_in(
+        tmp_path / "out" / "run",
+        tiny(data=str(tmp_path / "photos"), image_size=8, epochs=1, batch_size=30),
+    )
     found = json.loads((run.path / "analysis.json").read_text(encoding="utf-8"))["slices"]
     names = [attribute["name"] for attribute in found["attributes"]]
     assert names == ["brightness", "contrast", "sharpness", "size"]

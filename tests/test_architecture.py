@@ -18,7 +18,8 @@ MODULES = {
     if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
 }
 
-# What each part may import from the package; a part is a module or a folder. `cli` and `doctor` stand on all.
+# What each part may import from the package; a part is a module or a folder. `cli` and `doctor`
+# stand on all.
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
@@ -73,13 +74,33 @@ MAY_IMPORT = {
     "automatic": {"bundles", "data", "distributed", "errors", "models", "pretrained", "recipe"},
     "engine": {"errors", "data", "distributed", "optim", "recipe", "run", "tasks"},
     "model": {"errors", "data", "models", "run", "shapes"},
-    "report": {"files", "yaml_files", "errors", "progress", "run", "shapes", "statistics", "summary", "metrics"},
+    "report": {
+        "files",
+        "yaml_files",
+        "errors",
+        "progress",
+        "run",
+        "shapes",
+        "statistics",
+        "summary",
+        "metrics",
+    },
     "auditing": {"files", "errors", "grouping", "plugins", "data", "report", "run"},
     "analysis": {"data", "metrics", "progress", "run", "statistics", "tasks"},
     "predicting": {"files", "data", "errors", "run"},
     "bulk": {"errors", "predict", "predicting", "progress", "run", "runtime"},
     "runtime": {"errors", "predicting"},
-    "predict": {"analysis", "errors", "distributed", "model", "plugins", "predicting", "run", "shapes", "tasks"},
+    "predict": {
+        "analysis",
+        "errors",
+        "distributed",
+        "model",
+        "plugins",
+        "predicting",
+        "run",
+        "shapes",
+        "tasks",
+    },
     "exporting": {
         "files",
         "data",
@@ -133,8 +154,28 @@ MAY_IMPORT = {
         "tasks",
     },
     "symmetry": {"auditing", "augment", "data", "distributed", "recipe", "statistics"},
-    "upscaling": {"files", "data", "distributed", "errors", "packed", "predict", "run", "tasks", "weights"},
-    "evaluate": {"arithmetic", "errors", "data", "metrics", "model", "predict", "run", "tasks", "training"},
+    "upscaling": {
+        "files",
+        "data",
+        "distributed",
+        "errors",
+        "packed",
+        "predict",
+        "run",
+        "tasks",
+        "weights",
+    },
+    "evaluate": {
+        "arithmetic",
+        "errors",
+        "data",
+        "metrics",
+        "model",
+        "predict",
+        "run",
+        "tasks",
+        "training",
+    },
     "api": {
         "automatic",
         "engine",
@@ -252,7 +293,9 @@ def test_the_layers_have_no_circle():
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_loading_runs_no_code(module):
-    """No pickle is read: torch.load only with weights_only, YAML only by the safe loader with bounds, no eval."""
+    """No pickle is read: torch.load only with weights_only, YAML only by the safe loader with
+    bounds, no eval.
+    """
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
             continue
@@ -269,13 +312,18 @@ def test_loading_runs_no_code(module):
             "joblib.load",
         }
         assert called != "torch.load" or keywords.get("weights_only") == "True"
-        assert called not in {"np.load", "numpy.load"} or keywords.get("allow_pickle", "False") == "False"
+        assert (
+            called not in {"np.load", "numpy.load"}
+            or keywords.get("allow_pickle", "False") == "False"
+        )
 
 
 def test_the_public_functions_are_described():
     public = [getattr(tintype, name) for name in tintype.__all__]
     public += [
-        f for name, f in vars(api).items() if inspect.isfunction(f) and f.__module__ == api.__name__ and name[0] != "_"
+        f
+        for name, f in vars(api).items()
+        if inspect.isfunction(f) and f.__module__ == api.__name__ and name[0] != "_"
     ]
     public += [f for name, f in vars(api.Run).items() if name[0] != "_"]
     assert len(public) > 8
@@ -288,7 +336,9 @@ def test_no_drawer_for_odds_and_ends():
 
 
 def _lacks_an_encoding(call: ast.Call) -> bool:
-    """Tell whether a call reads or writes text in the encoding of the locale; ruff's rule does not know every path."""
+    """Tell whether a call reads or writes text in the encoding of the locale; ruff's rule does not
+    know every path.
+    """
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     if "encoding" in given or None in given:

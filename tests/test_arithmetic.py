@@ -33,7 +33,12 @@ from tintype.progress import Silent
 from tintype.recipe import build
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
-SMALL_CNN = {"model": "cnn", "model_options": {"widths": [16], "hidden": [16]}, "epochs": 2, "batch_size": 100}
+SMALL_CNN = {
+    "model": "cnn",
+    "model_options": {"widths": [16], "hidden": [16]},
+    "epochs": 2,
+    "batch_size": 100,
+}
 
 
 class Halfway(Silent):
@@ -117,7 +122,9 @@ def test_automatic_threads_are_recorded_in_the_recipe(tmp_path, tiny):
 
 @pytest.mark.usefixtures("short_reports")
 @pytest.mark.parametrize("recipe_says", ["nothing", "auto"])
-def test_a_run_that_is_older_than_the_field_goes_on_with_its_recorded_threads(tmp_path, tiny, recipe_says):
+def test_a_run_that_is_older_than_the_field_goes_on_with_its_recorded_threads(
+    tmp_path, tiny, recipe_says
+):
     recipe = tiny(**SMALL_CNN, threads=torch.get_num_threads() + 1)
     whole = api.train(recipe, out=tmp_path, name="whole", watcher=Silent())
     run = stopped_run(tmp_path, recipe)
@@ -125,7 +132,10 @@ def test_a_run_that_is_older_than_the_field_goes_on_with_its_recorded_threads(tm
     del fields["threads"], fields["exact"]
     fields |= {"threads": "auto"} if recipe_says == "auto" else {}
     (run.path / "recipe.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
-    edit(run.path / "environment.json", lambda content: [content.pop(key) for key in ("arithmetic", "not_bit_equal")])
+    edit(
+        run.path / "environment.json",
+        lambda content: [content.pop(key) for key in ("arithmetic", "not_bit_equal")],
+    )
 
     resumed = api.train(resume=run.path, watcher=Silent())
     assert weights(resumed) == weights(whole)
@@ -145,8 +155,19 @@ def test_neither_variable_nor_machine_changes_what_a_resume_computes(tmp_path):
         "api.train(recipe, out=out, name='whole', watcher=Silent());"
         "here.stopped_run(out, recipe)"
     )
-    unset = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    begin = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path), json.dumps(fields)]
+    unset = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    }
+    begin = [
+        sys.executable,
+        "-c",
+        script,
+        str(Path(__file__).parent),
+        str(tmp_path),
+        json.dumps(fields),
+    ]
     subprocess.run(begin, env={**unset, "TINTYPE_CHECKPOINT_SECONDS": "0"}, check=True)
     resume = [sys.executable, "-m", "tintype", "train", "--resume", str(tmp_path / "stopped")]
     subprocess.run(resume, env={**unset, "OMP_NUM_THREADS": "3"}, check=True, capture_output=True)
@@ -159,7 +180,9 @@ def test_neither_variable_nor_machine_changes_what_a_resume_computes(tmp_path):
 
 def test_threads_that_cannot_be_are_refused():
     for threads in (0, -1, 100_000):
-        with pytest.raises(UserError, match=r"threads: must be a number from 1 to 1024, or auto \(got"):
+        with pytest.raises(
+            UserError, match=r"threads: must be a number from 1 to 1024, or auto \(got"
+        ):
             build({"threads": threads}, where="")
     with pytest.raises(UserError, match="threads"):
         build({"threads": "many"}, where="")
@@ -190,7 +213,10 @@ def test_a_resume_says_once_where_its_arithmetic_differs_and_why(tmp_path, tiny)
     run = stopped_run(tmp_path, tiny(epochs=4))
     step = run.status["step"]
     here = torch.backends.cpu.get_cpu_capability()
-    edit(run.path / "environment.json", lambda e: e["arithmetic"].update(instructions="ELSEWHERE", onednn="1.2.3"))
+    edit(
+        run.path / "environment.json",
+        lambda e: e["arithmetic"].update(instructions="ELSEWHERE", onednn="1.2.3"),
+    )
     watcher = Halfway()
     with pytest.raises(Interrupted):
         api.train(resume=run.path, watcher=watcher)
@@ -199,7 +225,8 @@ def test_a_resume_says_once_where_its_arithmetic_differs_and_why(tmp_path, tiny)
     assert f"oneDNN is {onednn_version()} and was 1.2.3" in line
 
     again = Halfway(stops=False)
-    api.train(resume=run.path, watcher=again)  # a second resume on the same machine has nothing to add
+    # a second resume on the same machine has nothing to add
+    api.train(resume=run.path, watcher=again)
     assert not any(note.startswith("not bit-equal") for note in again.notes)
     [departure] = run.read("environment.json")["not_bit_equal"]
     assert departure["step"] == step
@@ -224,13 +251,25 @@ def test_a_run_without_the_promise_says_nothing_of_a_difference(tmp_path, tiny):
     watcher = Halfway(stops=False)
     done = api.train(resume=run.path, watcher=watcher)
     assert not any(note.startswith("not bit-equal") for note in watcher.notes)
-    assert {"name": "exact", "choice": "no", "reason": "as asked"} in done.read("environment.json")["choices"]
+    assert {"name": "exact", "choice": "no", "reason": "as asked"} in done.read("environment.json")[
+        "choices"
+    ]
 
 
 def test_records_are_compared_in_what_both_hold():
-    now = {"threads": 2, "torch": "2.15.0", "precision": "fp32", "device": "cpu", "exact": True, "onednn": "3.1"}
+    now = {
+        "threads": 2,
+        "torch": "2.15.0",
+        "precision": "fp32",
+        "device": "cpu",
+        "exact": True,
+        "onednn": "3.1",
+    }
     assert differences({}, now) == ""
-    assert differences(arithmetic.recorded({"threads": 2, "torch": "2.15.0", "device": "cpu"}), now) == ""
+    assert (
+        differences(arithmetic.recorded({"threads": 2, "torch": "2.15.0", "device": "cpu"}), now)
+        == ""
+    )
     assert differences({"threads": 1, "exact": False}, now) == (
         "the number of threads is 2 and was 1; exact is on and was off"
     )
@@ -239,7 +278,9 @@ def test_records_are_compared_in_what_both_hold():
     }  # fmt: skip
 
 
-def test_the_instruction_set_of_onednn_is_what_the_processor_has_within_what_is_allowed(monkeypatch):
+def test_the_instruction_set_of_onednn_is_what_the_processor_has_within_what_is_allowed(
+    monkeypatch,
+):
     flags = frozenset({"sse4_1", "avx", "avx2", "avx512bw", "avx512_vnni", "avx512_bf16"})
     monkeypatch.setattr(arithmetic, "cpu_flags", lambda: flags)
     for allowed, used in {
@@ -271,7 +312,9 @@ def test_exact_says_whether_the_promise_can_be_kept_and_why(monkeypatch):
     assert choose_exact(True, CUDA, compile=False).choice == "yes"
 
 
-@pytest.mark.parametrize(("exact", "why", "printed"), [(True, "yes", False), (True, "no", True), (False, "no", False)])
+@pytest.mark.parametrize(
+    ("exact", "why", "printed"), [(True, "yes", False), (True, "no", True), (False, "no", False)]
+)
 def test_a_promise_that_cannot_be_kept_is_printed_unasked(tiny, exact, why, printed):
     prepared = api.plan(tiny(exact=exact), watcher=Silent())
     others = [choice for choice in prepared.choices if choice.name != "exact"]
@@ -299,17 +342,21 @@ def test_deterministic_kernels_are_asked_for_within_the_block_only(monkeypatch):
     monkeypatch.setattr(arithmetic, "_fixed_before_cuda", False)
     monkeypatch.delenv(arithmetic.WORKSPACE, raising=False)
     shown: list[str] = []
-    monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: shown.append(str(message)))
+    monkeypatch.setattr(
+        warnings, "showwarning", lambda message, *_, **__: shown.append(str(message))
+    )
     before, without = settings(), []
     with warnings.catch_warnings(), deterministic_kernels(without):
         warnings.filterwarnings("always", message="of another kind")
         assert settings()[:5] == (False, True, ":4096:8", True, True)
-        torch.zeros(3).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))  # the order of writing is not fixed
+        # the order of writing is not fixed
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
         warnings.warn("of another kind", UserWarning, stacklevel=1)
     assert settings() == before
     assert without == ["put_"]
     assert shown == ["of another kind"]
-    assert choose_exact(True, CUDA, compile=False).choice == "yes"  # set before CUDA began, so it holds from now on
+    # set before CUDA began, so it holds from now on
+    assert choose_exact(True, CUDA, compile=False).choice == "yes"
 
     with fastest_kernels():
         assert torch.backends.cudnn.benchmark
@@ -332,7 +379,15 @@ def test_a_users_own_settings_come_back(monkeypatch):
 @pytest.mark.slow
 def test_the_benchmark_of_exact_runs_on_a_cpu(tmp_path):
     script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
-    command = [sys.executable, str(script), "--quick", "--device", "cpu", "--out", str(tmp_path / "gpu.json")]
+    command = [
+        sys.executable,
+        str(script),
+        "--quick",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "gpu.json"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
     tasks = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["tasks"]
     assert [each["task"] for each in tasks] == ["classify", "transfer head", "generate", "upscale"]

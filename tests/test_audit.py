@@ -1,4 +1,6 @@
-"""The audit finds what is planted: copies, leaks, contradictions, wrong labels, poor and broken pictures."""
+"""The audit finds what is planted: copies, leaks, contradictions, wrong labels, poor and broken
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ import tintype
 from tintype import Audit
 from tintype.auditing.files import blur
 from tintype.auditing.findings import label_findings, picture_findings
-from tintype.auditing.labels import LabelIssues, confident_errors, confident_joint, find_label_issues, plain_features
+from tintype.auditing.labels import (
+    LabelIssues,
+    confident_errors,
+    confident_joint,
+    find_label_issues,
+    plain_features,
+)
 from tintype.cli import main
 from tintype.data import Images, open_data
 from tintype.data.audit import (
@@ -54,7 +62,9 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def patches() -> list[Image.Image]:
-    """48 pieces of 100 x 96 pixels of two photos; sky and petals among them, which resemble each other."""
+    """48 pieces of 100 x 96 pixels of two photos; sky and petals among them, which resemble each
+    other.
+    """
     return [
         Image.fromarray(photo[top : top + 96, left : left + 100])
         for photo in load_sample_images().images
@@ -68,7 +78,9 @@ def save(image: Image.Image, path: Path, **how) -> None:
     image.save(path, **how)
 
 
-def plant(root: Path, patches: list[Image.Image], folders: tuple[str, ...] = ("a", "b"), first: int = 0) -> Path:
+def plant(
+    root: Path, patches: list[Image.Image], folders: tuple[str, ...] = ("a", "b"), first: int = 0
+) -> Path:
     """Write the patches as PNG, numbered and in turn into the folders; returns the root."""
     for i, patch in enumerate(patches, start=first):
         save(patch, root / folders[i % len(folders)] / f"{i:02d}.png")
@@ -91,10 +103,18 @@ def names_in(found: Audit, kind: str) -> set[str]:
 
 COPIES: dict[str, Callable[[Image.Image, Path], None]] = {
     "quality 40": lambda image, path: save(image, path.with_suffix(".jpg"), quality=40),
-    "smaller": lambda image, path: save(image.resize((62, 60)), path.with_suffix(".jpg"), quality=80),
-    "larger": lambda image, path: save(image.resize((180, 173)), path.with_suffix(".jpg"), quality=80),
-    "mirrored": lambda image, path: save(ImageOps.mirror(image), path.with_suffix(".jpg"), quality=80),
-    "mirrored and smaller": lambda image, path: save(ImageOps.mirror(image).resize((75, 72)), path.with_suffix(".png")),
+    "smaller": lambda image, path: save(
+        image.resize((62, 60)), path.with_suffix(".jpg"), quality=80
+    ),
+    "larger": lambda image, path: save(
+        image.resize((180, 173)), path.with_suffix(".jpg"), quality=80
+    ),
+    "mirrored": lambda image, path: save(
+        ImageOps.mirror(image), path.with_suffix(".jpg"), quality=80
+    ),
+    "mirrored and smaller": lambda image, path: save(
+        ImageOps.mirror(image).resize((75, 72)), path.with_suffix(".png")
+    ),
     "grey": lambda image, path: save(image.convert("L"), path.with_suffix(".png")),
     "few colours": lambda image, path: save(image, path.with_suffix(".gif")),
 }
@@ -121,7 +141,8 @@ def test_changed_copies_are_found(tmp_path, patches, how):
         COPIES[how](patch, root / "ab"[i % 2] / f"copy {i:02d}")
     found = audit(root)
     numbers = [
-        sorted(Path(name).stem[-2:] for name in pair) for pair in pairs_in(found, "near", "copies", "contradictory")
+        sorted(Path(name).stem[-2:] for name in pair)
+        for pair in pairs_in(found, "near", "copies", "contradictory")
     ]
     right = {pair[0] for pair in numbers if len(pair) == 2 and pair[0] == pair[1]}
     assert len(right) >= 0.95 * len(patches)
@@ -143,7 +164,9 @@ def test_many_crops_of_each_photo_do_not_pass_for_a_set_of_drawings(patches):
     pictures = [np.asarray(patch.resize((64, 64))) for patch in detailed]
     for patch in detailed * 3:
         left, top, right, bottom = rng.integers(0, 4, 4)
-        pictures.append(np.asarray(patch.crop((left, top, 100 - right, 96 - bottom)).resize((64, 64))))
+        pictures.append(
+            np.asarray(patch.crop((left, top, 100 - right, 96 - bottom)).resize((64, 64)))
+        )
     assert not near_pairs(np.stack(pictures)).alike
 
 
@@ -180,11 +203,16 @@ def test_near_duplicates_stay_on_one_side(tmp_path, patches):
         splits = open_data(str(root), image_size=64, split_seed=seed)
         for i in range(20):
             sides = [
-                s for s in ("train", "val", "test") for name in splits[s].names if Path(name).stem[-2:] == f"{i:02d}"
+                s
+                for s in ("train", "val", "test")
+                for name in splits[s].names
+                if Path(name).stem[-2:] == f"{i:02d}"
             ]
             assert len(sides) == 2
             assert len(set(sides)) == 1
-        assert any("40 near-duplicates in 20 groups stay on one side" in note for note in splits.notes)
+        assert any(
+            "40 near-duplicates in 20 groups stay on one side" in note for note in splits.notes
+        )
         assert splits.leaked == {}
 
 
@@ -203,13 +231,17 @@ def test_splits_and_groups_follow_from_the_photos_whatever_a_model_sees(tmp_path
     assert (usual.spec.height, usual.spec.width) == (96, 96)
 
     ways: list[dict[str, Any]] = [{"image_size": size} for size in (24, 32, 48, 224, (40, 100))]
-    ways += [{"image_size": 64, "channels": 1}, {"image_size": 64, "resize": Resize("squash", 1, "bicubic")}]
+    ways += [
+        {"image_size": 64, "channels": 1},
+        {"image_size": 64, "resize": Resize("squash", 1, "bicubic")},
+    ]
     for way in ways:
         splits = open_data(str(root), **way)
         assert members_of(splits) == members_of(usual), way
         assert splits.groups == usual.groups, way
 
-    before = open_data(str(root), image_size=32, split_rule="at-image-size")  # in which there was nothing to find
+    # in which there was nothing to find
+    before = open_data(str(root), image_size=32, split_rule="at-image-size")
     assert not before.groups
     assert members_of(before) != members_of(usual)
 
@@ -219,7 +251,9 @@ def test_splits_of_a_set_of_arrays_follow_from_it_whatever_a_model_sees():
     assert members_of(open_data("digits", image_size=56, channels=3)) == usual
 
 
-def test_more_photos_than_are_compared_pair_by_pair_have_their_copies_together(tmp_path, patches, monkeypatch):
+def test_more_photos_than_are_compared_pair_by_pair_have_their_copies_together(
+    tmp_path, patches, monkeypatch
+):
     monkeypatch.setattr("tintype.data.audit.QUICK_IMAGES", 40)
     root = plant(tmp_path / "photos", patches)
     for i in range(6):
@@ -229,7 +263,9 @@ def test_more_photos_than_are_compared_pair_by_pair_have_their_copies_together(t
         splits = open_data(str(root), image_size=size)
         assert any("12 copies in 6 groups stay on one side" in note for note in splits.notes)
         assert sorted(splits.groups) == sorted(
-            f"{'ab'[i % 2]}/{name}" for i in range(6) for name in (f"{i:02d}.png", f"again {i:02d}.bmp")
+            f"{'ab'[i % 2]}/{name}"
+            for i in range(6)
+            for name in (f"{i:02d}.png", f"again {i:02d}.bmp")
         )
 
 
@@ -245,7 +281,10 @@ def test_a_given_split_that_leaks_is_told_with_the_images(tmp_path, patches):
         "test": ["test/a/from training.jpg", "test/a/from validation.png"],
         "val": ["val/b/from training.png"],
     }
-    assert any(note.startswith("LEAK: 2 of 14 test images are duplicates of training or val") for note in splits.notes)
+    assert any(
+        note.startswith("LEAK: 2 of 14 test images are duplicates of training or val")
+        for note in splits.notes
+    )
     found = audit(root)
     assert {"test/a/from training.jpg", "train/a/02.png"} in pairs_in(found, "leak")
     assert found["leak"].serious
@@ -255,7 +294,13 @@ def test_a_given_split_that_leaks_is_told_with_the_images(tmp_path, patches):
 def test_the_split_of_a_set_without_duplicates_stays_as_it_was():
     splits = open_data("digits")
     targets = load_digits().target
-    rows = three_splits(targets, [f"{i:04d}" for i in range(len(targets))], val_fraction=0.1, test_fraction=0.2, seed=0)
+    rows = three_splits(
+        targets,
+        [f"{i:04d}" for i in range(len(targets))],
+        val_fraction=0.1,
+        test_fraction=0.2,
+        seed=0,
+    )
     for split, positions in rows.items():
         assert list(splits[split].names) == [f"{i:04d}" for i in positions]
 
@@ -275,7 +320,10 @@ def test_what_was_seen_before_counts_as_leaked():
     pixels = np.array([1, 2, 3, 1, 2, 4], np.uint8).reshape(-1, 1, 1, 1)
     duplicates = quick_audit(Images(pixels, np.zeros(6, np.int64), list("abcdef"), ("0",)))
     splits = {"train": np.array([0]), "val": np.array([1, 3]), "test": np.array([2, 4, 5])}
-    assert {s: rows.tolist() for s, rows in leaked_rows(duplicates, splits).items()} == {"val": [1], "test": [1]}
+    assert {s: rows.tolist() for s, rows in leaked_rows(duplicates, splits).items()} == {
+        "val": [1],
+        "test": [1],
+    }
 
 
 def test_mirrored_pictures_with_different_labels_are_no_contradiction(tmp_path, patches):
@@ -292,8 +340,12 @@ def test_mirrored_pictures_with_different_labels_are_no_contradiction(tmp_path, 
     assert any("stay on one side" in note for note in notes)
 
 
-def test_a_picture_saved_again_under_another_label_contradicts_its_mirrored_ones_or_not(tmp_path, patches):
-    """Of one picture in a, mirrored in b, and saved again in b, the first and the last contradict each other."""
+def test_a_picture_saved_again_under_another_label_contradicts_its_mirrored_ones_or_not(
+    tmp_path, patches
+):
+    """Of one picture in a, mirrored in b, and saved again in b, the first and the last contradict
+    each other.
+    """
     for i, patch in enumerate(patches[:4]):
         save(patch, tmp_path / "d" / "a" / f"{i}.png")
         save(ImageOps.mirror(patch), tmp_path / "d" / "b" / f"{i}.png")
@@ -301,7 +353,11 @@ def test_a_picture_saved_again_under_another_label_contradicts_its_mirrored_ones
     symmetric = np.asarray(patches[20]).copy()
     symmetric[:, symmetric.shape[1] // 2 :] = symmetric[:, ::-1][:, symmetric.shape[1] // 2 :]
     save(Image.fromarray(symmetric), tmp_path / "d" / "a" / "symmetric.png")
-    save(ImageOps.mirror(Image.fromarray(symmetric)), tmp_path / "d" / "b" / "symmetric.jpg", quality=90)
+    save(
+        ImageOps.mirror(Image.fromarray(symmetric)),
+        tmp_path / "d" / "b" / "symmetric.jpg",
+        quality=90,
+    )
     found = audit(tmp_path / "d")
     assert pairs_in(found, "contradictory") == {
         frozenset({"a/0.png", "b/again.jpg"}),
@@ -314,7 +370,10 @@ def test_a_picture_saved_again_under_another_label_contradicts_its_mirrored_ones
 def test_a_mirrored_picture_of_another_class_does_not_leak(tmp_path, patches):
     for i, patch in enumerate(patches[:8]):
         save(patch, tmp_path / "d" / ("train" if i < 4 else "test") / "left" / f"{i}.png")
-        save(ImageOps.mirror(patch), tmp_path / "d" / ("test" if i < 4 else "train") / "right" / f"{i}.png")
+        save(
+            ImageOps.mirror(patch),
+            tmp_path / "d" / ("test" if i < 4 else "train") / "right" / f"{i}.png",
+        )
     assert not open_data(str(tmp_path / "d"), image_size=64).leaked
     assert "leak" not in audit(tmp_path / "d")
 
@@ -335,7 +394,9 @@ def test_confident_joint_by_hand():
 @pytest.mark.machines
 def test_wrong_labels_are_found_and_right_ones_left():
     digits = load_digits()
-    features = plain_features(thumbnails(np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None], 32))
+    features = plain_features(
+        thumbnails(np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None], 32)
+    )
     targets = digits.target.astype(np.int64)
     rng = np.random.default_rng(0)
     wrong = rng.choice(len(targets), round(0.05 * len(targets)), replace=False)
@@ -361,13 +422,17 @@ def test_plain_features_tell_digits_apart():
 def test_features_of_ones_own_are_taken(digit_files):
     names = audit(digit_files).names
     rng = np.random.default_rng(0)
-    features = {name: rng.normal(size=16) + 6 * np.eye(16)[int(name.split("/")[0])] for name in names}
+    features = {
+        name: rng.normal(size=16) + 6 * np.eye(16)[int(name.split("/")[0])] for name in names
+    }
     wrong = "7/" + names[-30].split("/")[1] if names[-30].startswith("7/") else names[0]
     features[wrong] = rng.normal(size=16) + 6 * np.eye(16)[3]
     found = audit(digit_files, labels=True, features=features)
     assert names_in(found, "labels") == {wrong}
     remark = found["labels"].items[0].remark
-    assert re.fullmatch(rf"labelled {wrong.split('/')[0]} \(\d+ %\), looks like 3 \(\d+ %\)", remark)
+    assert re.fullmatch(
+        rf"labelled {wrong.split('/')[0]} \(\d+ %\), looks like 3 \(\d+ %\)", remark
+    )
     assert "Most of these labels may be correct" not in found["labels"].text
     array = np.stack([features[name] for name in names])
     assert names_in(audit(digit_files, labels=True, features=array), "labels") == {wrong}
@@ -388,13 +453,16 @@ def test_weak_features_say_so(tmp_path, patches):
 
 
 def test_dark_is_relative_to_the_set():
-    """Digits are white on black: they are no dark pictures, as photos of the same brightness among others would be."""
+    """Digits are white on black: they are no dark pictures, as photos of the same brightness among
+    others would be.
+    """
     found = audit("digits", labels=False)
     brightness = found.inspected.facts["brightness"]
     assert "dark" not in found
     found.inspected.facts["brightness"] = brightness / 4
     assert not [f for f in picture_findings(found.inspected) if f.kind == "dark"]
-    found.inspected.facts["brightness"][:1000] = 120  # photos in bright light, and 797 of which nothing is seen
+    # photos in bright light, and 797 of which nothing is seen
+    found.inspected.facts["brightness"][:1000] = 120
     (dark,) = [f for f in picture_findings(found.inspected) if f.kind == "dark"]
     assert {item.rows[0] for item in dark.items} <= set(range(1000, 1797))
     assert len(dark.items) > 780  # some of them are blank as well
@@ -406,7 +474,10 @@ def test_poor_pictures_are_found(tmp_path, patches):
     save(patches[31].point(lambda value: value // 16), root / "a" / "dark.png")
     save(patches[32].resize((20, 19)), root / "a" / "small.png")
     save(patches[33].resize((400, 80)), root / "a" / "long.png")
-    save(patches[37].resize((400, 384)).filter(ImageFilter.GaussianBlur(12)), root / "a" / "blurred.png")
+    save(
+        patches[37].resize((400, 384)).filter(ImageFilter.GaussianBlur(12)),
+        root / "a" / "blurred.png",
+    )
     save(patches[38], root / "a" / "moves.gif", save_all=True, append_images=[patches[39]])
     found = audit(root)
     assert names_in(found, "blank") == {"a/blank.png"}
@@ -421,7 +492,10 @@ def test_poor_pictures_are_found(tmp_path, patches):
 
 def test_blur_grows_with_blur_and_not_with_contrast(patches):
     for patch in patches[24:30]:
-        grey = [np.asarray(patch.convert("L").filter(ImageFilter.GaussianBlur(r)), np.float32) for r in (0, 1, 2, 4)]
+        grey = [
+            np.asarray(patch.convert("L").filter(ImageFilter.GaussianBlur(r)), np.float32)
+            for r in (0, 1, 2, 4)
+        ]
         values = [blur(g) for g in grey]
         assert values == sorted(values)
         assert 0 <= values[0] < values[-1] <= 1
@@ -488,7 +562,9 @@ def test_nothing_is_dropped_silently(messy):
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything is open to root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything is open to root"
+)
 def test_files_without_permission_are_told(tmp_path, patches):
     root = plant(tmp_path / "photos", patches[:8])
     (root / "a" / "00.png").chmod(0)
@@ -516,7 +592,9 @@ def test_pixels_of_a_named_set(tmp_path):
     assert found.findings == ()
     with pytest.raises(UserError, match="no files to list"):
         found.write_manifest(tmp_path / "clean.csv")
-    assert "Nothing was found" in found.write_html(tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert "Nothing was found" in found.write_html(tmp_path / "audit.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_files_that_change_after_the_look_leave_the_page_whole(tmp_path, patches):
@@ -533,7 +611,9 @@ def test_a_judge_that_errs_often_says_that_most_labels_may_be_correct(digit_file
     inspected = audit(digit_files).inspected
     few = np.array([3, 7]), np.array([1, 2]), np.array([0.05, 0.1]), np.array([0.67, 0.9])
     (weak,) = label_findings(inspected, LabelIssues(*few, accuracy=0.67), True)
-    assert weak.text.startswith("Most of these labels may be correct: the classifier is itself wrong about 33%.")
+    assert weak.text.startswith(
+        "Most of these labels may be correct: the classifier is itself wrong about 33%."
+    )
     (sound,) = label_findings(inspected, LabelIssues(*few, accuracy=0.97), True)
     assert not sound.text.startswith("Most")
     assert "(5 %), looks like" in weak.items[0].remark
@@ -573,7 +653,10 @@ def test_fix_lists_what_is_sound_and_trains(tmp_path, patches, tiny, train_in):
     assert end.value.code == 1
     with manifest.open(encoding="utf-8", newline="") as file:
         rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
-    assert not {"copy\n.png", "leaks.jpg", "contrary.png", "02.png", "text.jpg", "é ü.png"} & rows.keys()
+    assert (
+        not {"copy\n.png", "leaks.jpg", "contrary.png", "02.png", "text.jpg", "é ü.png"}
+        & rows.keys()
+    )
     assert len(rows) == 32 + 12 - 1 + 1
     assert rows["33.png"]["split"] == "test"
     assert rows["near.jpg"]["group"] == rows["01.png"]["group"] != ""
@@ -626,7 +709,9 @@ def test_exit_codes_and_json(tmp_path, patches, capsys):
 def test_rows_named_again_are_told(tmp_path, patches):
     plant(tmp_path, patches[:8])
     rows = [f"{'ab'[i % 2]}/{i:02d}.png,{'ab'[i % 2]}" for i in range(8)]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, "a/00.png,b", "a/02.png,a"]), encoding="utf-8")
+    (tmp_path / "list.csv").write_text(
+        "\n".join(["path,label", *rows, "a/00.png,b", "a/02.png,a"]), encoding="utf-8"
+    )
     found = audit(tmp_path / "list.csv")
     assert found["relabelled"].serious
     assert len(found["relabelled"].items) == len(found["repeated"].items) == 1

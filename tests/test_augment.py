@@ -1,4 +1,6 @@
-"""Augmentation: a contract for every one in the listing, the mathematics against torchvision, chance by its laws."""
+"""Augmentation: a contract for every one in the listing, the mathematics against torchvision,
+chance by its laws.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,13 @@ def apply(spec: Any, images: Tensor, seed: int = 0, **more: Any) -> tuple[Tensor
 
 # The contract, for every name and preset
 
-EVERY = [*names(), *PRESETS, "flip.mode=alternate", "erase.area=0.1:0.3,erase.fill=noise", "colour_jitter.hue=0.3"]
+EVERY = [
+    *names(),
+    *PRESETS,
+    "flip.mode=alternate",
+    "erase.area=0.1:0.3,erase.fill=noise",
+    "colour_jitter.hue=0.3",
+]
 
 
 @pytest.mark.parametrize("spec", EVERY)
@@ -92,15 +100,29 @@ def test_seeds_differ(name: str) -> None:
     assert not torch.equal(apply(name, images, seed=0)[0], apply(name, images, seed=1)[0])
 
 
-@pytest.mark.parametrize("spec", ["flip,vertical_flip,crop=4,translate,erase,cutmix", "none", "light", "standard"])
+@pytest.mark.parametrize(
+    "spec", ["flip,vertical_flip,crop=4,translate,erase,cutmix", "none", "light", "standard"]
+)
 def test_what_moves_or_hides_keeps_uint8(spec: str) -> None:
     assert apply(spec, photos())[0].dtype == torch.uint8
 
 
 def test_nothing_asked_is_nothing_done() -> None:
     images = photos()
-    for spec in (None, "none", {}, {"flip": False}, "flip=0", "crop=0", "rotate=0", "erase=0", "cutmix.probability=0"):
-        torch.testing.assert_close(apply(spec, images)[0].float(), images.float(), atol=1e-3, rtol=0)
+    for spec in (
+        None,
+        "none",
+        {},
+        {"flip": False},
+        "flip=0",
+        "crop=0",
+        "rotate=0",
+        "erase=0",
+        "cutmix.probability=0",
+    ):
+        torch.testing.assert_close(
+            apply(spec, images)[0].float(), images.float(), atol=1e-3, rtol=0
+        )
     assert not Augment("none", num_classes=2)
     assert Augment("flip", num_classes=2)
 
@@ -124,7 +146,9 @@ def test_flips_mirror_about_half_of_the_images() -> None:
 
 def test_alternate_flips_show_both_sides_in_any_two_epochs() -> None:
     images = photos(1000, height=8, width=8)
-    epochs = [apply("flip.mode=alternate", images, seed=epoch, epoch=epoch)[0] for epoch in range(4)]
+    epochs = [
+        apply("flip.mode=alternate", images, seed=epoch, epoch=epoch)[0] for epoch in range(4)
+    ]
     assert torch.equal(epochs[0], epochs[2])
     assert torch.equal(epochs[1], epochs[3])
     assert torch.equal(epochs[1], reference.horizontal_flip(epochs[0]))
@@ -170,7 +194,9 @@ def test_flip_then_crop_in_one_lookup_is_flip_then_crop() -> None:
     for i, result in enumerate(canvas.pixels()):
         dy, dx = offsets[:, i].tolist()
         image = reference.horizontal_flip(images[i]) if mirrored[i] else images[i]
-        image = reference.crop(reference.pad(image, [0, 3], padding_mode="reflect"), 3 + dy, 0, 10, 12)
+        image = reference.crop(
+            reference.pad(image, [0, 3], padding_mode="reflect"), 3 + dy, 0, 10, 12
+        )
         assert torch.equal(result, reference.crop(reference.pad(image, [3, 0]), 0, 3 + dx, 10, 12))
 
 
@@ -180,7 +206,9 @@ def test_translate_fills_with_black_and_lengths_may_be_fractions() -> None:
     black = (result == 0).flatten(1).sum(1)
     assert set(black.tolist()) == {128 - (8 - y) * (16 - x) for y in range(3) for x in range(3)}
     # Reflection far beyond the image repeats it.
-    assert set(apply("crop=100", torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2))[0].flatten().tolist()) <= {
+    assert set(
+        apply("crop=100", torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2))[0].flatten().tolist()
+    ) <= {
         0,
         1,
         2,
@@ -193,7 +221,10 @@ def test_black_stays_black_beside_reflection_and_rotation() -> None:
     result, _ = apply("translate=8,rotate=0.001", white)
     assert (result < 1).float().mean() > 0.2
     # Where several ask for a fill, black wins in any order.
-    for spec in ("rotate=45,rotate.fill=zero,affine=0", "rotate=0,affine=45,affine.fill=zero,resized_crop=1:1"):
+    for spec in (
+        "rotate=45,rotate.fill=zero,affine=0",
+        "rotate=0,affine=45,affine.fill=zero,resized_crop=1:1",
+    ):
         assert (apply(spec, white)[0] < 1).any()
     assert apply("rotate=45,affine=45", white)[0].min() > 254
 
@@ -232,8 +263,11 @@ def test_affine_agrees_with_torchvision(size: tuple[int, int]) -> None:
 
 def test_resized_crop_agrees_with_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     images = photos(1, 3, 40, 40)
-    draws = iter([400.0 / 1600, 0.0, 0.5 - 1e-6, -0.25])  # area 20x20, ratio 1, right end, a quarter from the middle
-    monkeypatch.setattr(Canvas, "uniform", lambda self, low=0.0, high=1.0: torch.tensor([next(draws)]))
+    # area 20x20, ratio 1, right end, a quarter from the middle
+    draws = iter([400.0 / 1600, 0.0, 0.5 - 1e-6, -0.25])
+    monkeypatch.setattr(
+        Canvas, "uniform", lambda self, low=0.0, high=1.0: torch.tensor([next(draws)])
+    )
     result, _ = Augment("resized_crop=0.1:1", num_classes=2)(images, torch.tensor([0]))
     expected = reference.resized_crop(images[0].float(), 5, 20, 20, 20, [40, 40], antialias=False)
     # At the box's border torchvision repeats its edge, where we see the image go on.
@@ -249,21 +283,32 @@ def test_resized_crop_draws_the_stated_boxes() -> None:
     height = 63 * (result[:, 1, 44, 32] - result[:, 1, 3, 32]) * 48 / 41
     area, ratio = width * height / (48 * 64), width / height
     assert stats.kstest(area.numpy(), stats.uniform(0.25, 0.25).cdf).pvalue > 1e-4
-    assert stats.kstest(ratio.log().numpy(), stats.uniform(math.log(0.8), 2 * math.log(1.25)).cdf).pvalue > 1e-4
+    assert (
+        stats.kstest(
+            ratio.log().numpy(), stats.uniform(math.log(0.8), 2 * math.log(1.25)).cdf
+        ).pvalue
+        > 1e-4
+    )
 
 
 def test_geometry_is_sampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     sample = Canvas._sampled
-    monkeypatch.setattr(Canvas, "_sampled", lambda self, matrix: calls.append(1) or sample(self, matrix))
+    monkeypatch.setattr(
+        Canvas, "_sampled", lambda self, matrix: calls.append(1) or sample(self, matrix)
+    )
     apply("flip,crop,rotate,affine,resized_crop,colour_jitter", photos())
     assert len(calls) == 1
 
 
 def test_merged_matrices_act_one_after_the_other() -> None:
     images = photos(3, height=41, width=41)
-    first = affine_matrix(torch.full((3,), 90.0), dx=torch.full((3,), 3.0), dy=torch.full((3,), 1.0))
-    second = affine_matrix(torch.full((3,), 180.0), dx=torch.full((3,), -2.0), dy=torch.full((3,), 4.0))
+    first = affine_matrix(
+        torch.full((3,), 90.0), dx=torch.full((3,), 3.0), dy=torch.full((3,), 1.0)
+    )
+    second = affine_matrix(
+        torch.full((3,), 180.0), dx=torch.full((3,), -2.0), dy=torch.full((3,), 4.0)
+    )
     merged, apart = (Canvas(images, torch.zeros(3, dtype=torch.int64)) for _ in range(2))
     for canvas in (merged, apart):
         canvas.transform(first)
@@ -306,23 +351,31 @@ def test_colours_agree_with_torchvision(ours: Any, theirs: Any, values: list[flo
     images = photos(len(values)) / 255
     images[:, :, :4] = 0.5  # grey has no hue
     result = ours(images, torch.tensor(values), 1.0)
-    expected = torch.stack([theirs(image, value) for image, value in zip(images, values, strict=True)])
+    expected = torch.stack(
+        [theirs(image, value) for image, value in zip(images, values, strict=True)]
+    )
     torch.testing.assert_close(result, expected, atol=2e-4, rtol=0)
-    torch.testing.assert_close(ours(images * 255, torch.tensor(values), 255.0) / 255, expected, atol=2e-4, rtol=0)
+    torch.testing.assert_close(
+        ours(images * 255, torch.tensor(values), 255.0) / 255, expected, atol=2e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("ours", [pixels.adjust_brightness, pixels.adjust_contrast])
 def test_grey_images_agree_with_torchvision(ours: Any) -> None:
     digits = torch.from_numpy(load_digits(return_X_y=True)[0][:6] / 16).float().view(6, 1, 8, 8)
     theirs = getattr(reference, ours.__name__)
-    expected = torch.stack([theirs(image, value) for image, value in zip(digits, FACTORS, strict=True)])
+    expected = torch.stack(
+        [theirs(image, value) for image, value in zip(digits, FACTORS, strict=True)]
+    )
     torch.testing.assert_close(ours(digits, torch.tensor(FACTORS), 1.0), expected)
 
 
 def test_jitter_draws_within_its_strength() -> None:
     middle = torch.full((1000, 1, 4, 4), 100, dtype=torch.uint8)
     result, _ = apply({"colour_jitter": {"strength": 0, "brightness": 0.4}}, middle)
-    assert stats.kstest((result[:, 0, 0, 0] / 100).numpy(), stats.uniform(0.6, 0.8).cdf).pvalue > 1e-4
+    assert (
+        stats.kstest((result[:, 0, 0, 0] / 100).numpy(), stats.uniform(0.6, 0.8).cdf).pvalue > 1e-4
+    )
     spared, _ = apply({"colour_jitter": {"strength": 0.5, "probability": 0.3}}, photos(400))
     untouched = (spared - photos(400)).abs().amax((1, 2, 3)) < 1e-3
     assert stats.binomtest(int(untouched.sum()), 400, 0.7).pvalue > 1e-4
@@ -374,7 +427,10 @@ def test_erased_parts_have_the_mean_colour_or_noise() -> None:
     changed = (noise != images).any(1, keepdim=True).expand_as(images)
     assert abs(float(noise[changed].float().mean()) - 127.5) < 3
     half = (
-        (apply({"erase": {"probability": 0.5, "fill": "noise"}}, photos(1000))[0] != photos(1000)).any(1).any(1).any(1)
+        (apply({"erase": {"probability": 0.5, "fill": "noise"}}, photos(1000))[0] != photos(1000))
+        .any(1)
+        .any(1)
+        .any(1)
     )
     assert stats.binomtest(int(half.sum()), 1000, 0.5).pvalue > 1e-4
 
@@ -383,7 +439,8 @@ def test_erased_parts_have_the_mean_colour_or_noise() -> None:
 def test_beta_agrees_with_scipy(alpha: float) -> None:
     canvas = Canvas(torch.zeros(20_000, 1, 1, 1), torch.zeros(0), generator=seeded())
     drawn = canvas.beta(alpha).double().numpy()
-    # Below 0.5 much of the law lies nearer to 1 than float32 can say, so that only the quantiles are compared.
+    # Below 0.5 much of the law lies nearer to 1 than float32 can say, so that only the quantiles
+    # are compared.
     if alpha >= 0.5:
         assert stats.kstest(drawn, stats.beta(alpha, alpha).cdf).pvalue > 1e-4
     for quantile in (0.01, 0.25, 0.5, 0.9):
@@ -396,7 +453,9 @@ def ramp_of_classes(n: int) -> Tensor:
     return (60 * (torch.arange(n) % 5)).to(torch.uint8)[:, None, None, None].expand(n, 1, 20, 20)
 
 
-@pytest.mark.parametrize("spec", ["mixup=1", "cutmix=1", "mixup=0.4,cutmix=1", "mixup=1,cutmix=1,mixup.probability=1"])
+@pytest.mark.parametrize(
+    "spec", ["mixup=1", "cutmix=1", "mixup=0.4,cutmix=1", "mixup=1,cutmix=1,mixup.probability=1"]
+)
 def test_mixed_targets_tell_the_mixed_pixels(spec: str) -> None:
     images, targets = apply(spec, ramp_of_classes(500))
     assert targets.shape == (500, 5)
@@ -428,7 +487,8 @@ def test_cutmix_leaves_alone_what_mixup_has_changed() -> None:
 
 def test_mixing_can_spare_some() -> None:
     _, targets = apply("mixup=1,mixup.probability=0.25", photos(1000))
-    assert stats.binomtest(int((targets.amax(1) < 1).sum()), 1000, 0.25 * 0.8).pvalue > 1e-4  # a fifth meets its like
+    # a fifth meets its like
+    assert stats.binomtest(int((targets.amax(1) < 1).sum()), 1000, 0.25 * 0.8).pvalue > 1e-4
 
 
 # What a recipe says
@@ -445,7 +505,9 @@ def test_command_line_form() -> None:
 
 
 def test_presets_take_additions_and_changes() -> None:
-    options = resolve({"preset": "standard", "crop": {"fill": "zero"}, "flip": False, "color_jitter": 0.4})
+    options = resolve(
+        {"preset": "standard", "crop": {"fill": "zero"}, "flip": False, "color_jitter": 0.4}
+    )
     assert list(options) == ["crop", "colour_jitter"]
     assert options["crop"] == {"padding": 0.125, "fill": "zero"}
     assert options["colour_jitter"]["strength"] == 0.4
@@ -457,7 +519,12 @@ def test_presets_take_additions_and_changes() -> None:
     assert str(Augment(None, num_classes=2)) == "none"
 
 
-@given(st.lists(st.tuples(st.sampled_from(sorted(names())), st.floats(0.3, 0.9)), unique_by=lambda pair: pair[0]))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(names())), st.floats(0.3, 0.9)),
+        unique_by=lambda pair: pair[0],
+    )
+)
 def test_order_in_the_recipe_does_not_matter(parts: list[tuple[str, float]]) -> None:
     text = ",".join(f"{name}={value}" for name, value in parts)
     options = resolve(text)

@@ -1,4 +1,6 @@
-"""Every backbone keeps the same contract: build, find the parts, freeze, step, save, load; figures as torchvision says."""
+"""Every backbone keeps the same contract: build, find the parts, freeze, step, save, load; figures
+as torchvision says.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,19 @@ from torch import nn
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model, first_filter
-from tintype.models.backbone import backbone_parts, for_inference, freeze, keep_norm_in_eval, make_head, penultimate
+from tintype.models.backbone import (
+    backbone_parts,
+    for_inference,
+    freeze,
+    keep_norm_in_eval,
+    make_head,
+    penultimate,
+)
 from tintype.models.torchvision_zoo import MULTIPLES, NAMES, SMALLEST, listing
 from tintype.plugins import canonical, find, names
 
-# One or two of each family for every run of the tests, then those that people ask for most; `make test-all` takes the rest
-# too, but for what needs gigabytes.
+# One or two of each family for every run of the tests, then those that people ask for most; `make
+# test-all` takes the rest too, but for what needs gigabytes.
 FAST = {
     "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small",
     "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1",
@@ -30,7 +39,11 @@ ASKED_FOR = {
     "vit_b_16",
 }  # fmt: skip
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(ASKED_FOR)]
-REST = [pytest.param(name, marks=pytest.mark.exhaustive) for name in NAMES if name not in FAST | ASKED_FOR | GIANTS]
+REST = [
+    pytest.param(name, marks=pytest.mark.exhaustive)
+    for name in NAMES
+    if name not in FAST | ASKED_FOR | GIANTS
+]
 OWN = [name for name in names("models", "classify") if name not in NAMES and "/" not in name]
 
 
@@ -44,17 +57,23 @@ def side_of(name: str) -> int:
 
 def spec(side: int = 32, channels: int = 3, classes: int = 4) -> DataSpec:
     class_names = tuple(f"class {k}" for k in range(classes))
-    return DataSpec("made", channels, side, side, class_names, (0.5,) * channels, (0.25,) * channels, "")
+    return DataSpec(
+        "made", channels, side, side, class_names, (0.5,) * channels, (0.25,) * channels, ""
+    )
 
 
 def images(of: DataSpec, count: int = 2, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, of.channels, of.height, of.width, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        count, of.channels, of.height, of.width, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
     """Compare relative to the largest value: networks with random weights answer in all magnitudes."""
     found, expected = found.detach(), expected.detach()
-    assert float((found - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), 1e-30)
+    assert float((found - expected).abs().max()) <= tolerance * max(
+        float(expected.abs().max()), 1e-30
+    )
 
 
 # ---- the contract -----------------------------------------------------------------------------------------------------
@@ -88,7 +107,9 @@ def test_a_backbone_is_built_frozen_trained_saved_and_loaded(name, tmp_path):
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     trained = (*parts.stages[-1], parts.head_name)
-    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    changed = {
+        key for key, value in network.state_dict().items() if not torch.equal(value, before[key])
+    }
     assert changed
     assert all(key.startswith(tuple(f"{unit}." for unit in trained)) for key in changed)
     assert any(key.startswith(parts.head_name) for key in changed)
@@ -103,10 +124,16 @@ def test_a_backbone_is_built_frozen_trained_saved_and_loaded(name, tmp_path):
         assert_same(again.eval()(x), network.eval()(x), 1e-5)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5", "regnet_y_400mf", "densenet121", "googlenet"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "shufflenet_v2_x0_5", "regnet_y_400mf", "densenet121", "googlenet"]
+)
 def test_the_state_dict_is_torchvisions(name):
     network = build_model(name, spec(), {}, seed=0)
-    more = {"aux_logits": False, "init_weights": False, "transform_input": True} if name == "googlenet" else {}
+    more = (
+        {"aux_logits": False, "init_weights": False, "transform_input": True}
+        if name == "googlenet"
+        else {}
+    )
     theirs = torchvision.models.get_model(name, num_classes=4, **more)
     theirs.load_state_dict(network.state_dict())
     x = images(spec())
@@ -124,7 +151,9 @@ def test_the_backbone_of_squeezenet_is_torchvisions_and_its_head_linear():
     with torch.no_grad():
         maps = theirs.features(x)
         torch.testing.assert_close(backbone_parts(network).features(x), maps.mean((2, 3)))
-        torch.testing.assert_close(network(x), theirs.classifier[1](maps).mean((2, 3)), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            network(x), theirs.classifier[1](maps).mean((2, 3)), rtol=1e-4, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +176,9 @@ def test_the_backbone_of_squeezenet_is_torchvisions_and_its_head_linear():
     ],
 )
 def test_stages_end_where_the_resolution_is_reduced(name, ends):
-    assert [stage[-1] for stage in backbone_parts(build_model(name, spec(), {}, seed=0)).stages] == ends
+    assert [
+        stage[-1] for stage in backbone_parts(build_model(name, spec(), {}, seed=0)).stages
+    ] == ends
 
 
 def test_every_block_of_a_vision_transformer_is_a_stage():
@@ -165,7 +196,10 @@ def test_every_block_of_a_vision_transformer_is_a_stage():
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "googlenet", "squeezenet1_1"])
 def test_grey_images_are_three_equal_channels(name):
-    colour, grey = build_model(name, spec(), {}, seed=0).eval(), build_model(name, spec(channels=1), {}, seed=0).eval()
+    colour, grey = (
+        build_model(name, spec(), {}, seed=0).eval(),
+        build_model(name, spec(channels=1), {}, seed=0).eval(),
+    )
     x = images(spec(channels=1))
     assert torch.equal(grey(x), colour(x.expand(-1, 3, -1, -1)))
     assert torch.equal(copy.deepcopy(grey)(x), grey(x))
@@ -173,11 +207,19 @@ def test_grey_images_are_three_equal_channels(name):
     assert first_filter(grey, spec(channels=1)) == first_filter(colour, spec())
 
 
-SIZED = [("googlenet", 15), ("squeezenet1_0", 21), ("squeezenet1_1", 17), ("densenet121", 29), ("inception_v3", 75)]
+SIZED = [
+    ("googlenet", 15),
+    ("squeezenet1_0", 21),
+    ("squeezenet1_1", 17),
+    ("densenet121", 29),
+    ("inception_v3", 75),
+]
 SIZED_SLOW = [("alexnet", 63), ("convnext_tiny", 32), ("vgg11", 32)]
 
 
-@pytest.mark.parametrize(("name", "least"), [*SIZED, *(pytest.param(*p, marks=pytest.mark.slow) for p in SIZED_SLOW)])
+@pytest.mark.parametrize(
+    ("name", "least"), [*SIZED, *(pytest.param(*p, marks=pytest.mark.slow) for p in SIZED_SLOW)]
+)
 def test_the_smallest_size_is_the_smallest_that_works(name, least):
     network = build_model(name, spec(least), {}, seed=0).eval()
     assert network(images(spec(least))).shape == (2, 4)
@@ -190,7 +232,9 @@ def test_the_smallest_size_is_the_smallest_that_works(name, least):
 
 @pytest.mark.parametrize(("name", "side", "fits"), [("vit_b_16", 100, 96), ("maxvit_t", 200, 224)])
 def test_networks_for_one_size_say_which_would_do(name, side, fits):
-    with pytest.raises(UserError, match=rf"of {side}x{side} do not fit.* --image-size {fits} or another model"):
+    with pytest.raises(
+        UserError, match=rf"of {side}x{side} do not fit.* --image-size {fits} or another model"
+    ):
         build_model(name, spec(side), {}, seed=0)
 
 
@@ -201,7 +245,9 @@ def test_dropout_is_an_option_where_the_network_has_it():
         build_model("resnet18", spec(), {"dropout": 0.5}, seed=0)
     with pytest.raises(UserError, match=r"dropout is 1\.5, expected 0 or more and below 1"):
         build_model("mobilenet_v2", spec(), {"dropout": 1.5}, seed=0)
-    with pytest.raises(UserError, match=r"unknown option of model resnet18.*Did you mean 'dropout'"):
+    with pytest.raises(
+        UserError, match=r"unknown option of model resnet18.*Did you mean 'dropout'"
+    ):
         build_model("resnet18", spec(), {"drop_out": 0.5}, seed=0)
 
 
@@ -225,7 +271,12 @@ def test_a_name_may_be_written_with_hyphens_or_capitals(written, name):
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("mobilenetv2", "'mobilenet_v2'"), ("resnet19", "'resnet18'"), ("timn/resnet18", "'resnet18'"), ("timm", "timm")],
+    [
+        ("mobilenetv2", "'mobilenet_v2'"),
+        ("resnet19", "'resnet18'"),
+        ("timn/resnet18", "'resnet18'"),
+        ("timm", "timm"),
+    ],
 )
 def test_unknown_names_are_told_with_the_nearest(wrong, near):
     with pytest.raises(UserError, match=f"unknown model '{wrong}'. Did you mean .*{near}"):
@@ -247,7 +298,9 @@ def test_the_listed_figures_are_torchvisions():
 
 
 def in_training(network: nn.Module) -> set[str]:
-    return {name.split(".")[0] for name, module in network.named_modules() if name and module.training}
+    return {
+        name.split(".")[0] for name, module in network.named_modules() if name and module.training
+    }
 
 
 def trainable(network: nn.Module) -> set[str]:
@@ -381,11 +434,15 @@ def test_a_network_without_a_linear_layer_is_told():
 
 def test_without_timm_it_is_told_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"need timm, which is not installed. Type: pip install 'tintype\[timm\]'"):
+    with pytest.raises(
+        UserError, match=r"need timm, which is not installed. Type: pip install 'tintype\[timm\]'"
+    ):
         build_model("timm/resnet18", spec(), {}, seed=0)
 
 
-@pytest.mark.parametrize("name", ["resnet18d", "vit_tiny_patch16_224", "mobilenetv3_small_050", "convnext_atto"])
+@pytest.mark.parametrize(
+    "name", ["resnet18d", "vit_tiny_patch16_224", "mobilenetv3_small_050", "convnext_atto"]
+)
 def test_a_model_of_timm_keeps_the_contract(name):
     pytest.importorskip("timm")
     of = spec(64, channels=1)
@@ -399,7 +456,9 @@ def test_a_model_of_timm_keeps_the_contract(name):
 
 def test_unknown_models_of_timm_are_told():
     pytest.importorskip("timm")
-    with pytest.raises(UserError, match=r"unknown model of timm 'resnet18x'\. Did you mean .*'resnet18'"):
+    with pytest.raises(
+        UserError, match=r"unknown model of timm 'resnet18x'\. Did you mean .*'resnet18'"
+    ):
         build_model("timm/resnet18x", spec(), {}, seed=0)
     with pytest.raises(UserError, match="its head is not one linear layer"):
         build_model("timm/deit_tiny_distilled_patch16_224", spec(), {}, seed=0)

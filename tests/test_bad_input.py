@@ -1,4 +1,6 @@
-"""Whatever a user does wrong: one or two clear lines, exit code 2, no traceback, nothing lost, nothing left behind."""
+"""Whatever a user does wrong: one or two clear lines, exit code 2, no traceback, nothing lost,
+nothing left behind.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def files_below(folder: Path) -> dict[Path, bytes]:
 
 @pytest.fixture
 def refused(capsys, monkeypatch, tmp_path) -> Refusal:
-    """Return a function that runs a command that must be refused, holds the contract, and gives what was said."""
+    """Return a function that runs a command that must be refused, holds the contract, and gives
+    what was said.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -81,8 +85,14 @@ def photos(tmp_path) -> Path:
         ("train --augment flop", "'flip'"),
         ("train --augment crop=-3", "crop"),
         ("train --set optimiser=sgd", "unknown field 'optimiser'. Did you mean 'optimizer'"),
-        ("train --set optimizer=sdg", "optimizer: input should be 'sgd', 'adam', 'adamw' or 'muon' (got 'sdg')"),
-        ("train --set model.widht=3", "unknown option of model fast-cnn: 'widht'. Did you mean 'widths'"),
+        (
+            "train --set optimizer=sdg",
+            "optimizer: input should be 'sgd', 'adam', 'adamw' or 'muon' (got 'sdg')",
+        ),
+        (
+            "train --set model.widht=3",
+            "unknown option of model fast-cnn: 'widht'. Did you mean 'widths'",
+        ),
         ("train --set model.widths=3", "widths is 3. Expected a list of whole numbers"),
         ("train --set model.widths=[]", "widths is []"),
         ("train --model ann --set model.activation=rellu", "unknown activation 'rellu'"),
@@ -195,11 +205,18 @@ def png_that_claims(width: int, height: int) -> bytes:
     """Return a PNG of a few bytes whose header claims a size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(b"\0" * 1000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 def test_hostile_and_damaged_images_are_named_and_passed_over(photos, tmp_path, monkeypatch):
@@ -209,7 +226,15 @@ def test_hostile_and_damaged_images_are_named_and_passed_over(photos, tmp_path, 
     cut = (photos / "dog" / "cut.jpg").read_bytes()
     (photos / "dog" / "cut.jpg").write_bytes(cut[: len(cut) // 10])
     (photos / "dog" / "text.png").write_text("no image at all", encoding="utf-8")
-    run = api.train("photos", model="ann", epochs=1, batch_size=4, val_fraction=2, augment="none", watcher=Silent())
+    run = api.train(
+        "photos",
+        model="ann",
+        epochs=1,
+        batch_size=4,
+        val_fraction=2,
+        augment="none",
+        watcher=Silent(),
+    )
     skipped = {name for name, _ in run.read("data.json")["skipped"]}
     assert {"cat/bomb.png", "dog/text.png"} <= skipped
     assert sum(run.read("data.json")["num_images"].values()) + len(skipped) == 15
@@ -232,10 +257,14 @@ def test_an_output_folder_that_is_a_file(refused, tmp_path):
     assert "cannot make" in refused("train", "digits", "--out", "file/deeper")
 
 
-def test_a_prediction_file_in_a_place_that_cannot_be_written(refused, finished_run, digit_files, tmp_path):
+def test_a_prediction_file_in_a_place_that_cannot_be_written(
+    refused, finished_run, digit_files, tmp_path
+):
     (tmp_path / "file").write_text("text", encoding="utf-8")
     photo = next((digit_files / "1").iterdir())
-    assert "cannot write file/out.csv" in refused("predict", finished_run.path, photo, "--csv", "file/out.csv")
+    assert "cannot write file/out.csv" in refused(
+        "predict", finished_run.path, photo, "--csv", "file/out.csv"
+    )
     assert "file is there already" in refused("predict", finished_run.path, photo, "--csv", "file")
 
 
@@ -266,7 +295,10 @@ def edit_model(run: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda run: (run / "model.json").write_text("{", encoding="utf-8"), "model.json is broken"),
+        (
+            lambda run: (run / "model.json").write_text("{", encoding="utf-8"),
+            "model.json is broken",
+        ),
         (lambda run: (run / "model.json").write_text("[]", encoding="utf-8"), "model.json"),
         (
             lambda run: (run / "model.json").write_text("{}", encoding="utf-8"),
@@ -274,14 +306,22 @@ def edit_model(run: Path, **changes: object) -> None:
         ),
         (lambda run: (run / "model.json").unlink(), "has no model.json"),
         (lambda run: edit_model(run, format=99), "was made by a newer tintype"),
-        (lambda run: edit_model(run, architecture={"name": "annn", "options": {}}), "unknown model 'annn'"),
-        (lambda run: edit_model(run, architecture={"name": "ann"}), "(architecture.options: it is missing)"),
+        (
+            lambda run: edit_model(run, architecture={"name": "annn", "options": {}}),
+            "unknown model 'annn'",
+        ),
+        (
+            lambda run: edit_model(run, architecture={"name": "ann"}),
+            "(architecture.options: it is missing)",
+        ),
         (lambda run: edit_model(run, architecture={"name": "cnn", "options": {}}), "cannot load"),
         (lambda run: edit_model(run, class_names=["a", "b"]), "cannot load"),
         (lambda run: (run / "model.safetensors").unlink(), "cannot load"),
         (lambda run: (run / "model.safetensors").write_bytes(b""), "cannot load"),
         (
-            lambda run: (run / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:2000]),
+            lambda run: (run / "model.safetensors").write_bytes(
+                (run / "model.safetensors").read_bytes()[:2000]
+            ),
             "cannot load",
         ),
         (lambda run: (run / "recipe.yaml").unlink(), "is not a run folder"),
@@ -299,7 +339,9 @@ def test_a_recipe_broken_afterwards(refused, copied_run):
 
 
 def test_a_run_folder_is_no_data(refused, copied_run):
-    assert "is a run folder. To go on with it: tintype train --resume" in refused("train", copied_run.path)
+    assert "is a run folder. To go on with it: tintype train --resume" in refused(
+        "train", copied_run.path
+    )
 
 
 def test_predicting_what_is_no_image(refused, finished_run, tmp_path):
@@ -307,10 +349,14 @@ def test_predicting_what_is_no_image(refused, finished_run, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "bomb.png").write_bytes(png_that_claims(50_000, 50_000))
     assert "no image could be read" in refused("predict", finished_run.path, "notes.txt")
-    assert "no image could be read" in refused("predict", finished_run.path, "notes.txt", "--csv", "out.csv")
+    assert "no image could be read" in refused(
+        "predict", finished_run.path, "notes.txt", "--csv", "out.csv"
+    )
     assert "no image could be read" in refused("predict", finished_run.path, "bomb.png", "--json")
     assert "there is no image in folder" in refused("predict", finished_run.path, "folder")
-    assert "there is no file or folder none.png" in refused("predict", finished_run.path, "none.png")
+    assert "there is no file or folder none.png" in refused(
+        "predict", finished_run.path, "none.png"
+    )
     assert "'--top'" in refused("predict", finished_run.path, "notes.txt", "--top", 0)
 
 
@@ -333,11 +379,14 @@ def test_an_unfinished_run_says_how_to_go_on(refused, tmp_path):
 def test_ctrl_c_outside_training_is_one_word():
     script = (
         "import signal, tintype.listing as l\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        # a shell's background job ignores it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "l.listing = lambda *a, **k: signal.raise_signal(signal.SIGINT)\n"
         "from tintype.cli import main; main(['list'])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, encoding="utf-8"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
 
 

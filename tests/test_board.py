@@ -1,4 +1,6 @@
-"""The board shows what the folder holds, changes with it, and gives nothing else away; lists are sorted and filtered."""
+"""The board shows what the folder holds, changes with it, and gives nothing else away; lists are
+sorted and filtered.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,9 @@ def write_run(path: Path, recipe: str = "model: ann\nlr: 0.01\n", **files: Any) 
     (path / "recipe.yaml").write_text(recipe, encoding="utf-8")
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
-        (path / {"metrics": "metrics.csv", "report": "report.html"}.get(name, f"{name}.json")).write_text(
-            text, encoding="utf-8"
-        )
+        (
+            path / {"metrics": "metrics.csv", "report": "report.html"}.get(name, f"{name}.json")
+        ).write_text(text, encoding="utf-8")
     return RunFolder(path)
 
 
@@ -61,7 +63,12 @@ def runs(tmp_path: Path) -> Path:
     )
     (folder / "study" / "study.yaml").write_text("recipe: digits\n", encoding="utf-8")
     (folder / "study" / "study.html").write_text("<p>study</p>", encoding="utf-8")
-    write_run(folder / "poor", "model: cnn\nlr: 0.1\n", status={"state": "finished"}, evaluation=evaluated(0.3))
+    write_run(
+        folder / "poor",
+        "model: cnn\nlr: 0.1\n",
+        status={"state": "finished"},
+        evaluation=evaluated(0.3),
+    )
     (folder / "good one" / "figures").mkdir()
     (folder / "good one" / "figures" / "history.png").write_bytes(b"\x89PNG")
     (folder / ".test-looks.json").write_text("{}", encoding="utf-8")
@@ -84,7 +91,9 @@ def address(runs: Path) -> Iterator[tuple[str, int]]:
         thread.join()
 
 
-def ask(address: tuple[str, int], path: str, method: str = "GET", host: str | None = None) -> http.client.HTTPResponse:
+def ask(
+    address: tuple[str, int], path: str, method: str = "GET", host: str | None = None
+) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection(*address, timeout=10)
     connection.request(method, path, headers={"Host": host} if host else {})
     response = connection.getresponse()
@@ -101,7 +110,10 @@ def test_the_page_and_its_data(address, runs):
     rows = {row["name"]: row for row in state["runs"]}
     assert set(rows) == {"good one", "study/in study", "poor"}
     good = rows["good one"]
-    assert good["curves"] == {"val_accuracy": [[2, 0.5], [3, 0.9]], "loss": [[1, 2.0], [2, 1.0], [3, 0.5]]}
+    assert good["curves"] == {
+        "val_accuracy": [[2, 0.5], [3, 0.9]],
+        "loss": [[1, 2.0], [2, 1.0], [3, 0.5]],
+    }
     assert good["figures"]["test_accuracy"] == 0.91
     assert good["report"] == "/files/good%20one/report.html"
     assert (rows["study/in study"]["state"], rows["study/in study"]["step"]) == ("running", 5)
@@ -114,7 +126,9 @@ def test_curves_follow_the_run(address, runs):
 
     def curve() -> list[Any]:
         rows = json.loads(ask(address, "/api/runs").content)["runs"]  # type: ignore[attr-defined]
-        return next(row["curves"].get("loss", []) for row in rows if row["name"] == "study/in study")
+        return next(
+            row["curves"].get("loss", []) for row in rows if row["name"] == "study/in study"
+        )
 
     assert curve() == []
     path.write_text("step,loss\n1,3.0\n", encoding="utf-8")
@@ -129,7 +143,9 @@ def test_reports_and_pictures_are_served_and_nothing_else(address):
     assert report.content.startswith(b"<p>report</p>")  # type: ignore[attr-defined]
     assert report.headers["Content-Type"] == "text/html; charset=utf-8"
     assert ask(address, "/files/study/study.html").status == 200
-    assert ask(address, "/files/good%20one/figures/history.png").headers["Content-Type"] == "image/png"
+    assert (
+        ask(address, "/files/good%20one/figures/history.png").headers["Content-Type"] == "image/png"
+    )
     assert ask(address, "/files/good%20one/metrics.csv").status == 200
 
 
@@ -159,7 +175,8 @@ def test_no_other_page_may_use_it(address):
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
         assert "Access-Control-Allow-Origin" not in headers
-    assert ask(address, "/api/runs", host="evil.example").status == 421  # a name that was made to lead here
+    # a name that was made to lead here
+    assert ask(address, "/api/runs", host="evil.example").status == 421
     assert ask(address, "/api/runs", host=f"localhost:{address[1]}").status == 200
     for method in ("POST", "PUT", "DELETE"):
         assert ask(address, "/api/runs", method=method).status == 501
@@ -177,7 +194,9 @@ def test_a_host_that_cannot_be_read_gets_an_answer_and_no_traceback(address, cap
 
 
 def test_a_page_out_of_a_run_folder_is_sandboxed(address):
-    policy = ask(address, "/files/good%20one/report.html").getheader("Content-Security-Policy") or ""
+    policy = (
+        ask(address, "/files/good%20one/report.html").getheader("Content-Security-Policy") or ""
+    )
     assert policy.startswith("sandbox ")
     assert "allow-same-origin" not in policy
     assert "connect-src" not in policy
@@ -188,22 +207,30 @@ def test_a_page_leads_back_to_its_study_and_to_all_runs(tmp_path):
     folder = tmp_path / "runs"
     for name in ("alone", "study & more/inside"):
         write_run(folder / name, "model: ann\n")
-        (folder / name / "report.html").write_text('<p class="wordmark">tintype</p>', encoding="utf-8")
+        (folder / name / "report.html").write_text(
+            '<p class="wordmark">tintype</p>', encoding="utf-8"
+        )
     (folder / "study & more" / "study.html").write_text("a page", encoding="utf-8")
     leads = Board(folder).way_back
     assert leads(folder.resolve() / "alone" / "report.html") == [("/", "All runs")]
     back = leads(folder.resolve() / "study & more" / "inside" / "report.html")
     assert back == [("/", "All runs"), ("/files/study%20%26%20more/study.html", "Study")]
     page = with_way_back(b'<p class="wordmark">tintype</p>', [*back, ("/x", "<b>")])
-    assert b'<a href="/">All runs</a> <a href="/files/study%20%26%20more/study.html">Study</a>' in page
+    assert (
+        b'<a href="/">All runs</a> <a href="/files/study%20%26%20more/study.html">Study</a>' in page
+    )
     assert b"<b>" not in page
 
 
 def test_names_are_text(tmp_path):
-    write_run(tmp_path / "runs" / "a&b", f"model: ann\ndata: {HARMLESS!r}\n", status={"state": HARMLESS})
+    write_run(
+        tmp_path / "runs" / "a&b", f"model: ann\ndata: {HARMLESS!r}\n", status={"state": HARMLESS}
+    )
     (row,) = Board(tmp_path / "runs").state()["runs"]
     assert row["state"] == HARMLESS  # the page puts it in as text, never as HTML
-    script = (Path(board.__file__).parent / "report" / "templates" / "board.js").read_text(encoding="utf-8")
+    script = (Path(board.__file__).parent / "report" / "templates" / "board.js").read_text(
+        encoding="utf-8"
+    )
     assert "innerHTML" not in script
     assert "insertAdjacentHTML" not in script
 
@@ -211,7 +238,12 @@ def test_names_are_text(tmp_path):
 def test_a_broken_run_is_passed_over_and_long_curves_are_thinned(tmp_path):
     write_run(tmp_path / "broken", "modle: ann\n")
     lines = "".join(f"{i},{i / 10}\n" for i in range(1, 5001)) + "5001,nan\n"
-    write_run(tmp_path / "long", metrics="step,loss\n" + lines, status={"state": "running"}, evaluation="{")
+    write_run(
+        tmp_path / "long",
+        metrics="step,loss\n" + lines,
+        status={"state": "running"},
+        evaluation="{",
+    )
     assert Board(tmp_path).state()["runs"] == []  # its evaluation is broken
     (tmp_path / "long" / "evaluation.json").unlink()
     (row,) = Board(tmp_path).state()["runs"]
@@ -225,7 +257,9 @@ def test_a_run_that_nobody_trains_any_more_is_called_interrupted(runs, monkeypat
     run = RunFolder(runs / "study" / "in study")
 
     def state() -> str:
-        return next(row["state"] for row in Board(runs).state()["runs"] if row["name"] == "study/in study")
+        return next(
+            row["state"] for row in Board(runs).state()["runs"] if row["name"] == "study/in study"
+        )
 
     assert state() == "running"
     monkeypatch.setattr(board, "STALE_SECONDS", -1.0)
@@ -249,7 +283,8 @@ def test_runs_are_sorted_and_chosen_by_what_they_reached(runs):
         return [row["name"] for row in list_runs(runs, **how)]
 
     assert set(names()) == {"good one", "study/in study", "poor"}
-    assert names(sort="test_accuracy") == ["good one", "poor", "study/in study"]  # what has no figure stands last
+    # what has no figure stands last
+    assert names(sort="test_accuracy") == ["good one", "poor", "study/in study"]
     assert names(sort="test_accuracy", reverse=True) == ["poor", "good one", "study/in study"]
     assert len(names(sort="betas")) == 3  # a list is sorted as text
     assert names(sort="name") == ["good one", "poor", "study/in study"]
@@ -264,7 +299,10 @@ def test_runs_are_sorted_and_chosen_by_what_they_reached(runs):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"sort": "test_acuracy"}, "unknown field or figure 'test_acuracy'. Did you mean 'test_accuracy'"),
+        (
+            {"sort": "test_acuracy"},
+            "unknown field or figure 'test_acuracy'. Did you mean 'test_accuracy'",
+        ),
         ({"where": ["test_acuracy>1"]}, "unknown field or figure 'test_acuracy'"),
         ({"where": ["accuracy"]}, "expected FIELD=VALUE"),
         ({"where": [">1"]}, "expected FIELD=VALUE"),

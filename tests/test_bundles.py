@@ -1,4 +1,6 @@
-"""Settings that belong together come from one place, whichever of them the user sets; and time bounds every training."""
+"""Settings that belong together come from one place, whichever of them the user sets; and time
+bounds every training.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ import pytest
 
 from tintype import api, training
 from tintype.automatic import FINE_TUNE, FROM_NOISE, FROM_SCRATCH, HEAD
-from tintype.bundles import ADAPTIVE, LENGTH, UPDATE, USUAL, USUAL_PRETRAINED, Source, completed, default_of, settled
+from tintype.bundles import (
+    ADAPTIVE,
+    LENGTH,
+    UPDATE,
+    USUAL,
+    USUAL_PRETRAINED,
+    Source,
+    completed,
+    default_of,
+    settled,
+)
 from tintype.engine import Engine
 from tintype.errors import UserError
 from tintype.progress import Silent
@@ -22,7 +34,8 @@ SOURCES = {
     "a generator": Source("a generator", FROM_NOISE),
     "a data set": Source("a data set", QUICK),
 }
-# Two values for each field: one that suits the source's optimizer at times, and one that seldom does.
+# Two values for each field: one that suits the source's optimizer at times, and one that seldom
+# does.
 VALUES: dict[str, tuple[Any, Any]] = {
     "optimizer": ("sgd", "muon"), "lr": (0.001, 0.3), "momentum": (0.5, 0.95), "betas": ((0.5, 0.9), (0.9, 0.95)),
     "weight_decay": (0.01, 0.1), "schedule": ("constant", "one-cycle"), "warmup": (0.05, 0.3), "epochs": (3.0, 50.0),
@@ -53,14 +66,18 @@ def _check_update(given: dict[str, Any], whole: dict[str, Any], source: Source) 
     """Check that each field that was not set has the value of the optimizer's only source."""
     optimizer = whole["optimizer"]
     own = source.settings["optimizer"] == optimizer
-    place = source.settings if own else (USUAL_PRETRAINED if source.pretrained else USUAL)[optimizer]
+    place = (
+        source.settings if own else (USUAL_PRETRAINED if source.pretrained else USUAL)[optimizer]
+    )
     for key in UPDATE:
         if key not in given and key != "optimizer":
             assert whole[key] == place.get(key, default_of(key)), key
     for key in LENGTH:
         if key not in given:
             length = key in ("epochs", "steps") and {"epochs", "steps"} & given.keys()
-            assert whole[key] == (None if length else source.settings.get(key, default_of(key))), key
+            assert whole[key] == (None if length else source.settings.get(key, default_of(key))), (
+                key
+            )
 
 
 def test_a_rate_far_from_the_sources_own_is_no_rate_for_its_optimizer():
@@ -88,7 +105,9 @@ def test_built_in_recipes_stand_as_they_are(name):
 def test_another_optimizer_over_a_recipe_brings_its_own_rate():
     recipe = api.plan("digits", optimizer="adamw", watcher=Silent()).recipe
     assert (recipe.optimizer, recipe.lr, recipe.schedule) == ("adamw", 1e-3, "cosine")
-    muon = api.plan(build({"data": "digits", "model": "ann", "optimizer": "muon"}, where=""), watcher=Silent())
+    muon = api.plan(
+        build({"data": "digits", "model": "ann", "optimizer": "muon"}, where=""), watcher=Silent()
+    )
     assert muon.recipe.lr == USUAL["muon"]["lr"]
     assert any(choice.name == "lr" for choice in muon.choices)
     kept = api.plan("digits", lr=0.001, watcher=Silent())
@@ -124,11 +143,15 @@ def test_any_model_learns_at_a_rate_of_one_thousandth(tmp_path, model):
 def recipes(tiny, digit_files, tmp_path) -> dict[str, Any]:
     """Recipes of each task, with many more steps than the time of a test allows."""
     gan = {"task": "generate", "model": "dcgan", "model_options": {"width": 8, "latent": 8}}
-    x2 = resolve("photos-x2")[0].with_(steps=5000, batch_size=4, evaluate_every=50, device="cpu", precision="fp32")
+    x2 = resolve("photos-x2")[0].with_(
+        steps=5000, batch_size=4, evaluate_every=50, device="cpu", precision="fp32"
+    )
     return {
         "classify": tiny(epochs=5000, augment="light"),
         "unset": tiny(epochs=None, steps=None),
-        "generate": tiny(**gan, steps=5000, batch_size=50, optimizer="adam", lr=0.001, evaluate_every=50),
+        "generate": tiny(
+            **gan, steps=5000, batch_size=50, optimizer="adam", lr=0.001, evaluate_every=50
+        ),
         "upscale": x2.with_(**{"model.width": 8}),
     }
 
@@ -139,21 +162,28 @@ def test_time_fixes_the_number_of_steps_once_and_leaves_the_run_as_if_it_had_bee
     recipes, tmp_path, monkeypatch, task
 ):
     timing = Engine.timing
-    monkeypatch.setattr(Engine, "timing", lambda *a, **k: (timing(*a, **k), (1.0, 2.0))[1])  # the clock of no machine
+    # the clock of no machine
+    monkeypatch.setattr(Engine, "timing", lambda *a, **k: (timing(*a, **k), (1.0, 2.0))[1])
     monkeypatch.setattr(training, "_to_measure", _nothing_once(training._to_measure))
     run = api.train(recipes[task].with_(time="12s"), out=tmp_path, name="bounded", watcher=Silent())
     assert run.recipe.time is None
     assert 1 <= run.recipe.steps <= 10
-    told = next(choice for choice in run.read("environment.json")["choices"] if choice["name"] == "time")
+    told = next(
+        choice for choice in run.read("environment.json")["choices"] if choice["name"] == "time"
+    )
     assert told["choice"].startswith(f"{run.recipe.steps} of ")
     assert run.status["step"] == run.recipe.steps
     given = api.train(run.recipe, out=tmp_path, name="given", watcher=Silent())
-    assert (run.path / "model.safetensors").read_bytes() == (given.path / "model.safetensors").read_bytes()
+    assert (run.path / "model.safetensors").read_bytes() == (
+        given.path / "model.safetensors"
+    ).read_bytes()
     assert (run.path / "metrics.csv").read_bytes() == (given.path / "metrics.csv").read_bytes()
 
 
 def _nothing_once(real: Any) -> Any:
-    """Return `_to_measure` that finds nothing to measure at its first call, which asks how long that takes."""
+    """Return `_to_measure` that finds nothing to measure at its first call, which asks how long
+    that takes.
+    """
     calls: list[int] = []
 
     def found(splits: Any) -> Any:
@@ -168,30 +198,44 @@ def test_the_shorter_of_time_and_epochs_counts(tiny, tmp_path):
     run = api.train(tiny(epochs=1, time="1h"), out=tmp_path, name="run", watcher=Silent())
     assert run.recipe.epochs == 1
     assert run.recipe.steps is None
-    told = next(choice for choice in run.read("environment.json")["choices"] if choice["name"] == "time")
+    told = next(
+        choice for choice in run.read("environment.json")["choices"] if choice["name"] == "time"
+    )
     assert "they fit into 3600 s" in told["reason"]
 
 
 @pytest.mark.parametrize(
     ("seconds", "step", "evaluation", "every", "steps"),
-    [(10, 1, 0, 5, 10), (12, 1, 2, 10, 8), (0.1, 1, 0, 5, 1), (-5, 1, 1, 5, 1), (100, 0.5, 1, 2, 99)],
+    [
+        (10, 1, 0, 5, 10),
+        (12, 1, 2, 10, 8),
+        (0.1, 1, 0, 5, 1),
+        (-5, 1, 1, 5, 1),
+        (100, 0.5, 1, 2, 99),
+    ],
 )
 def test_steps_that_fit(seconds, step, evaluation, every, steps):
     assert training.steps_within(seconds, step=step, evaluation=evaluation, every=every) == steps
 
 
-def test_a_run_under_way_for_which_time_had_no_effect_goes_on_as_it_was(tiny, train_in, tmp_path, monkeypatch):
+def test_a_run_under_way_for_which_time_had_no_effect_goes_on_as_it_was(
+    tiny, train_in, tmp_path, monkeypatch
+):
     class Stop(Silent):
         def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
             if step > 10:
                 raise UserError("stopped")
 
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(training, "_within_time", lambda run, prepared, recipe, *_: recipe)  # an earlier version
+    # an earlier version
+    monkeypatch.setattr(training, "_within_time", lambda run, prepared, recipe, *_: recipe)
     recipe = tiny(epochs=3, time="1s")
     with pytest.raises(UserError, match="stopped"):
         train_in(tmp_path / "run", recipe, Stop())
     monkeypatch.undo()
     run = train_in(tmp_path / "run", recipe)
     assert run.recipe.time == "1s"
-    assert run.status["step"] == training.Plan.of(recipe, 1258 - 180).total_steps or run.status["step"] > 30
+    assert (
+        run.status["step"] == training.Plan.of(recipe, 1258 - 180).total_steps
+        or run.status["step"] > 30
+    )

@@ -43,7 +43,17 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 # Typer itself takes pydantic when it reads arguments; importing tintype does not.
-HEAVY = ("torch", "numpy", "sklearn", "scipy", "plotly", "matplotlib", "PIL", "pandas", "torchvision")
+HEAVY = (
+    "torch",
+    "numpy",
+    "sklearn",
+    "scipy",
+    "plotly",
+    "matplotlib",
+    "PIL",
+    "pandas",
+    "torchvision",
+)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +83,9 @@ def test_as_a_module_and_as_a_shell_completes():
         "-c", script, _TINTYPE_COMPLETE="complete_bash", COMP_WORDS="tintype ", COMP_CWORD="1",
         _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1",
     )  # fmt: skip
-    assert {"train", "evaluate", "predict", "report", "list", "doctor"} <= set(completed.stdout.split())
+    assert {"train", "evaluate", "predict", "report", "list", "doctor"} <= set(
+        completed.stdout.split()
+    )
 
 
 def test_help_names_every_command_and_option(tt):
@@ -123,9 +135,14 @@ def test_lists_name_everything_with_a_description(tt, what, names):
 
 def test_recipes_are_listed_by_task_in_whole_sentences_with_their_sources(tt):
     _, output, _ = tt("list", "recipes")
-    tasks = [output.index(heading) for heading in ("Classification\n", "Generation\n", "Super-resolution\n")]
+    tasks = [
+        output.index(heading)
+        for heading in ("Classification\n", "Generation\n", "Super-resolution\n")
+    ]
     places = [output.index(name) for name in ("cifar10-fast ", "mnist-flow ", "pets-x2 ")]
-    assert [*sorted([*tasks, *places])] == [place for pair in zip(tasks, places, strict=True) for place in pair]
+    assert [*sorted([*tasks, *places])] == [
+        place for pair in zip(tasks, places, strict=True) for place in pair
+    ]
     assert "also against a discriminator of patches (the way of SRGAN and ESRGAN)." in output
     marks = set(re.findall(r"\((R\d+)\)", " ".join(recipe_names().values())))
     assert marks == set(SOURCES)
@@ -138,21 +155,31 @@ def test_list_runs(tt, finished_run):
     code, output, _ = tt("list", "runs", "--out", finished_run.path.parent, "--json")
     assert code == 0
     (row,) = json.loads(output)
-    assert (row["name"], row["state"], row["model"], row["data"]) == ("digits", "finished", "ann", "digits")
+    assert (row["name"], row["state"], row["model"], row["data"]) == (
+        "digits",
+        "finished",
+        "ann",
+        "digits",
+    )
     assert row["test_accuracy"] == finished_run.metrics["test"]["accuracy"]
     assert "digits" in tt("list", "runs", "--out", finished_run.path.parent)[1]
     assert tt("list", "runs") == (0, "There are no runs in runs.\n", "")
     assert tt("list", "runs", "--json")[:2] == (0, "[]\n")
 
 
-def test_list_runs_shows_a_run_that_never_started_and_passes_over_a_broken_one(tt, copied_run, tmp_path):
+def test_list_runs_shows_a_run_that_never_started_and_passes_over_a_broken_one(
+    tt, copied_run, tmp_path
+):
     for name, text in (("begun", "model: ann"), ("broken", "modle: ann")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "begun" / "status.json").write_text("{", encoding="utf-8")
     code, output, errors = tt("list", "runs", "--out", tmp_path, "--json")
     assert code == 0
-    assert {row["name"]: row["state"] for row in json.loads(output)} == {"copied": "finished", "begun": "empty"}
+    assert {row["name"]: row["state"] for row in json.loads(output)} == {
+        "copied": "finished",
+        "begun": "empty",
+    }
     assert "passed over" in errors
     assert "modle" in errors
 
@@ -171,7 +198,12 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tt, tmp_path):
     assert plan["recipe"]["model_options"] == {"hidden": [16]}
     assert (plan["data"]["channels"], plan["data"]["height"], plan["data"]["width"]) == (1, 8, 8)
     assert sum(plan["data"]["num_images"].values()) == 1797
-    assert {choice["name"] for choice in plan["choices"]} >= {"device", "precision", "compile", "memory"}
+    assert {choice["name"] for choice in plan["choices"]} >= {
+        "device",
+        "precision",
+        "compile",
+        "memory",
+    }
     assert list(tmp_path.iterdir()) == []
 
 
@@ -226,7 +258,9 @@ def test_train_json_prints_one_object_with_the_agreed_fields(tt, tmp_path):
         """
     )
     assert all((run / file).is_file() for file in files)
-    assert json.loads((run / "environment.json").read_text(encoding="utf-8"))["command"].startswith("tintype ")
+    assert json.loads((run / "environment.json").read_text(encoding="utf-8"))["command"].startswith(
+        "tintype "
+    )
     with (run / "predictions.csv").open(encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if row["split"] == "test"]
     right = sum(row["target"] == row["prediction"] for row in rows)
@@ -244,7 +278,9 @@ def test_train_for_people_says_figures_verdict_and_where_the_report_lies(tt):
         "runs/digits-ann/report.html",
     ):
         assert said in output
-    assert tt(*TINY[:2], "--steps", 1)[1].count("runs/digits-ann-2") >= 2, "the next one takes the next number"
+    assert tt(*TINY[:2], "--steps", 1)[1].count("runs/digits-ann-2") >= 2, (
+        "the next one takes the next number"
+    )
     assert tt("evaluate", "runs/digits-ann", "--split", "val")[0] == 0
 
 
@@ -271,7 +307,9 @@ def test_no_figure_is_cut_where_a_line_has_80_characters():
 def test_the_same_in_python(finished_run, digit_files):
     run = tintype.load(str(finished_run.path))
     assert run.metrics["test"]["accuracy"] > 0.85
-    assert run.history[-1]["val_accuracy"] == pytest.approx(run.metrics["val"]["accuracy"], abs=1e-9)
+    assert run.history[-1]["val_accuracy"] == pytest.approx(
+        run.metrics["val"]["accuracy"], abs=1e-9
+    )
     one = run.predict(str(next((digit_files / "7").iterdir())))
     assert not isinstance(one, list)
     assert one.top1 == "7"
@@ -296,7 +334,9 @@ def test_predict_a_file_for_people(tt, finished_run, digit_files):
 
 
 @pytest.mark.machines
-def test_predict_a_folder_as_json_passes_over_what_is_no_image(tt, finished_run, digit_files, tmp_path):
+def test_predict_a_folder_as_json_passes_over_what_is_no_image(
+    tt, finished_run, digit_files, tmp_path
+):
     (tmp_path / "photos").mkdir()
     for k in (1, 5):
         Image.open(next((digit_files / str(k)).iterdir())).save(tmp_path / "photos" / f"{k}.png")
@@ -313,11 +353,28 @@ def test_predict_a_folder_as_json_passes_over_what_is_no_image(tt, finished_run,
 
 
 def test_predict_into_a_csv_that_must_be_new(tt, finished_run, digit_files, tmp_path):
-    arguments = ("predict", finished_run.path, digit_files / "3", digit_files / "4", "--top", 2, "--csv", "out.csv")
+    arguments = (
+        "predict",
+        finished_run.path,
+        digit_files / "3",
+        digit_files / "4",
+        "--top",
+        2,
+        "--csv",
+        "out.csv",
+    )
     assert tt(*arguments)[:2] == (0, "24 predictions written to out.csv\n")
     with (tmp_path / "out.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
-    assert list(rows[0]) == ["file", "prediction", "confidence", "prediction2", "confidence2", "unlike", "error"]
+    assert list(rows[0]) == [
+        "file",
+        "prediction",
+        "confidence",
+        "prediction2",
+        "confidence2",
+        "unlike",
+        "error",
+    ]
     assert np.mean([row["prediction"] == Path(row["file"]).parent.name for row in rows]) > 0.8
     before = (tmp_path / "out.csv").read_bytes()
     code, _, errors = tt(*arguments)
@@ -351,7 +408,9 @@ def test_evaluate_on_a_folder_with_the_same_classes(tt, copied_run, digit_files)
     assert code == 0
     assert (figures["split"], figures["num_images"]) == ("all", 120)
     assert figures["accuracy"] > 0.85
-    assert copied_run.read("evaluation.json")["test_looks"] == looks, "other images are not the run's test split"
+    assert copied_run.read("evaluation.json")["test_looks"] == looks, (
+        "other images are not the run's test split"
+    )
 
 
 def test_evaluate_on_some_of_the_classes_keeps_their_numbers(tt, copied_run, digit_files, tmp_path):
@@ -379,9 +438,16 @@ def test_report_is_made_again_from_the_files(tt, copied_run):
 def test_doctor_finds_this_machine_well(tt):
     code, output, _ = tt("doctor", "--json")
     findings = json.loads(output)
-    assert {"tintype", "python", "torch", "torchvision", "device", "precision", "memory", "cache"} <= set(
-        findings["facts"]
-    )
+    assert {
+        "tintype",
+        "python",
+        "torch",
+        "torchvision",
+        "device",
+        "precision",
+        "memory",
+        "cache",
+    } <= set(findings["facts"])
     assert code == (1 if findings["problems"] else 0)
     assert tt("doctor")[0] == code
 
@@ -416,7 +482,9 @@ def test_cache_is_shown_bounded_and_cleared(tt, digit_files, monkeypatch, tmp_pa
 
 
 def test_public_names_stay_functions_after_use() -> None:
-    """`tintype.train` must not turn into a submodule of that name once training has imported its parts."""
+    """`tintype.train` must not turn into a submodule of that name once training has imported its
+    parts.
+    """
     code = (
         "import tintype, importlib, pkgutil\n"
         "for module in pkgutil.walk_packages(tintype.__path__, 'tintype.'):\n"
@@ -444,13 +512,29 @@ def test_names_of_runs_stand_first_and_are_never_cut(finished_run, tmp_path, tt)
 
 
 def test_evaluations_are_told_in_whole_epochs(tt):
-    _, output, _ = tt("train", "digits-ann", "--epochs", "2", "--batch-size", "100", "--device", "cpu", "--name", "r")
+    _, output, _ = tt(
+        "train",
+        "digits-ann",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "100",
+        "--device",
+        "cpu",
+        "--name",
+        "r",
+    )
     said = [line for line in output.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in said] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert not any(line.startswith(("memory:", "compile:")) for line in output.splitlines())
 
     _, verbose, _ = tt("train", "digits-ann", "--verbose", "--dry-run")
-    assert {line.split(":")[0] for line in verbose.splitlines()} >= {"memory", "compile", "device", "precision"}
+    assert {line.split(":")[0] for line in verbose.splitlines()} >= {
+        "memory",
+        "compile",
+        "device",
+        "precision",
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Two processes at once on one run, one cache, one name or one file lose nothing; clocks that are wrong change nothing."""
+"""Two processes at once on one run, one cache, one name or one file lose nothing; clocks that are
+wrong change nothing.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def at_once(folder: Path, *commands: Command) -> list[tuple[int, str]]:
-    """Run commands in the same folder at the same time; return the exit code of each, and what it said."""
+    """Run commands in the same folder at the same time; return the exit code of each, and what it
+    said.
+    """
     children = [Child(command, folder) for command in commands]
     return [child.ended()[:2] for child in children]
 
@@ -70,7 +74,9 @@ def test_two_that_take_one_name_in_the_same_moment(tiny, tmp_path, monkeypatch, 
 
     def create(recipe: Recipe) -> None:
         try:
-            got.append((RunFolder.create(tmp_path, "run", exact=exact, recipe=recipe).name, recipe.seed))
+            got.append(
+                (RunFolder.create(tmp_path, "run", exact=exact, recipe=recipe).name, recipe.seed)
+            )
         except UserError as error:
             got.append((str(error), recipe.seed))
 
@@ -86,19 +92,25 @@ def test_two_that_take_one_name_in_the_same_moment(tiny, tmp_path, monkeypatch, 
         assert "run is there already" in other
     else:
         assert (other, RunFolder(tmp_path / "run-2").recipe.seed) == ("run-2", seed)
-    assert sorted(path.name for path in tmp_path.iterdir()) == (["run"] if exact else ["run", "run-2"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == (
+        ["run"] if exact else ["run", "run-2"]
+    )
 
 
 @forks
 def test_two_trainings_of_one_recipe_at_once(short_reports, place):
-    """They make the same entry of the cache, take two names, and count both looks at the test images."""
+    """They make the same entry of the cache, take two names, and count both looks at the test
+    images.
+    """
     train = ["train", "small.yaml"]
     for code, said in at_once(place, train, train):
         assert code == 0, said
     runs = [RunFolder(place / "runs" / name) for name in ("small", "small-2")]
     assert [run.status["state"] for run in runs] == ["finished", "finished"]
     assert len({(run.path / "model.safetensors").read_bytes() for run in runs}) == 1
-    assert list(json.loads((place / "runs" / ".test-looks.json").read_text(encoding="utf-8")).values()) == [2]
+    assert list(
+        json.loads((place / "runs" / ".test-looks.json").read_text(encoding="utf-8")).values()
+    ) == [2]
     hidden = [path.name for path in place.rglob(".*")]
     assert set(hidden) == {".lock", ".test-looks.json", ".test-looks.json.lock"}
 
@@ -122,9 +134,12 @@ def test_one_run_resumed_twice_at_once(short_reports, tiny, train_in, tmp_path, 
     assert run.read("evaluation.json")["test_looks"] == {"run": 1, "data": 1}
 
 
-def test_a_run_that_another_process_finished_meanwhile_is_not_measured_again(tiny, train_in, tmp_path):
+def test_a_run_that_another_process_finished_meanwhile_is_not_measured_again(
+    tiny, train_in, tmp_path
+):
     run = train_in(tmp_path / "run", tiny(steps=2))
-    train_in(tmp_path / "run", tiny(steps=2))  # as one that prepared itself while the first one trained
+    # as one that prepared itself while the first one trained
+    train_in(tmp_path / "run", tiny(steps=2))
     assert run.read("evaluation.json")["test_looks"] == {"run": 1, "data": 1}
 
 
@@ -189,7 +204,10 @@ def answered(file: Path) -> list[str]:
 
         return pyarrow.parquet.read_table(file)["file"].to_pylist()
     with file.open(encoding="utf-8", newline="") as lines:
-        return [row["file"] for row in (csv.DictReader(lines) if file.suffix == ".csv" else map(json.loads, lines))]
+        return [
+            row["file"]
+            for row in (csv.DictReader(lines) if file.suffix == ".csv" else map(json.loads, lines))
+        ]
 
 
 def test_a_job_that_is_under_way_is_not_gone_on_with(tmp_path):
@@ -268,7 +286,9 @@ def test_trainings_while_the_cache_is_cleared_over_and_over(short_reports, place
 @forks
 def test_a_packed_run_that_two_processes_unpack_at_once(place, kinds):
     kinds["cnn"].pack(place / "packed.zip")
-    ends = at_once(place, *([["predict", "packed.zip", "photos", "--out", f"{i}.csv"] for i in range(2)]))
+    ends = at_once(
+        place, *([["predict", "packed.zip", "photos", "--out", f"{i}.csv"] for i in range(2)])
+    )
     assert [code for code, _ in ends] == [0, 0], ends
     ends = at_once(place, *2 * [["load", "packed.zip", "--name", "new"]])
     assert sorted(code for code, _ in ends) == [0, 2], ends
@@ -287,8 +307,18 @@ def test_what_passes_is_measured_by_clocks_that_never_go_back():
     found = set()
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            of_day = isinstance(node, ast.Attribute) and node.attr in ("time", "time_ns", "now", "utcnow", "today")
-            if of_day and isinstance(node.value, ast.Name) and node.value.id in ("time", "clock", "datetime", "date"):
+            of_day = isinstance(node, ast.Attribute) and node.attr in (
+                "time",
+                "time_ns",
+                "now",
+                "utcnow",
+                "today",
+            )
+            if (
+                of_day
+                and isinstance(node.value, ast.Name)
+                and node.value.id in ("time", "clock", "datetime", "date")
+            ):
                 found.add(path.relative_to(package).as_posix())
     assert found <= TIME_OF_DAY
 
@@ -308,7 +338,9 @@ def test_a_run_under_a_clock_that_goes_backwards(backwards, short_reports, tiny,
     assert run.status["state"] == "finished"
     assert 0 < run.status["seconds"] < 20
     environment = run.read("environment.json")
-    assert all(environment[name] > 0 for name in ("seconds", "training_seconds", "preparing_seconds"))
+    assert all(
+        environment[name] > 0 for name in ("seconds", "training_seconds", "preparing_seconds")
+    )
 
 
 def test_times_in_the_future_change_nothing(tiny, train_in, tmp_path, monkeypatch):
@@ -327,7 +359,9 @@ def test_times_in_the_future_change_nothing(tiny, train_in, tmp_path, monkeypatc
     assert row["state"] == "interrupted"
     whole = train_in(tmp_path / "whole" / "run", tiny(steps=6))
     train_in(folder, tiny(steps=6))
-    assert (folder / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+    assert (folder / "model.safetensors").read_bytes() == (
+        whole.path / "model.safetensors"
+    ).read_bytes()
 
 
 def test_entries_of_the_cache_with_times_in_the_future_are_removed_as_others_are(own_cache):

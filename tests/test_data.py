@@ -41,7 +41,11 @@ def everything(splits) -> tuple[np.ndarray, np.ndarray, list[str]]:
     names = [name for s in ("train", "val", "test") for name in splits[s].names]
     order = np.argsort(names)
     images = torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1).numpy()
-    return images[order], torch.cat([batch.targets for batch in batches]).numpy()[order], sorted(names)
+    return (
+        images[order],
+        torch.cat([batch.targets for batch in batches]).numpy()[order],
+        sorted(names),
+    )
 
 
 # --- digits --------------------------------------------------------------------------------------------------------
@@ -107,7 +111,8 @@ def test_fingerprint_follows_pixels_labels_and_membership(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "shape"), [(16, None, (16, 16, 1)), ((6, 10), 3, (6, 10, 3)), (None, 3, (8, 8, 3))]
+    ("size", "channels", "shape"),
+    [(16, None, (16, 16, 1)), ((6, 10), 3, (6, 10, 3)), (None, 3, (8, 8, 3))],
 )
 def test_arrays_are_fitted_to_the_wished_shape(size, channels, shape):
     splits = open_data("digits", image_size=size, channels=channels)
@@ -167,20 +172,29 @@ rng = np.random.default_rng(0)
 
 
 def idx(array: np.ndarray) -> bytes:
-    return bytes((0, 0, 8, array.ndim)) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+    return (
+        bytes((0, 0, 8, array.ndim))
+        + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        + array.tobytes()
+    )
 
 
 def plant_idx(raw: Path, prefixes=("train", "t10k"), num_classes: int = 10, packed: bool = False):
     """Write the four files of an MNIST-like set; return what they hold."""
     raw.mkdir(parents=True)
     held = {}
-    for split, prefix, count in (("train", prefixes[0], 6 * num_classes), ("test", prefixes[1], 2 * num_classes)):
+    for split, prefix, count in (
+        ("train", prefixes[0], 6 * num_classes),
+        ("test", prefixes[1], 2 * num_classes),
+    ):
         images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         labels = (np.arange(count) % num_classes).astype(np.uint8)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             path = raw / f"{prefix}-{kind}-ubyte"
             content = idx(array)
-            (raw / f"{path.name}.gz").write_bytes(gzip.compress(content)) if packed else path.write_bytes(content)
+            (raw / f"{path.name}.gz").write_bytes(
+                gzip.compress(content)
+            ) if packed else path.write_bytes(content)
         held[split] = images, labels
     return held
 
@@ -199,7 +213,8 @@ def expect(splits, held, transpose=(0, 1, 2, 3)):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+    ("name", "folder"),
+    [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")],
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_idx_files_are_read_packed_or_not(tmp_path, name, folder, packed):
@@ -207,8 +222,13 @@ def test_idx_files_are_read_packed_or_not(tmp_path, name, folder, packed):
     before = sorted((tmp_path / "root").rglob("*"))
     for inner in ("", folder, f"{folder}/raw"):
         expect(open_data(name, data_root=str(tmp_path / "root" / inner)), held)
-    assert sorted((tmp_path / "root").rglob("*")) == before  # nothing is written into the user's folder
-    assert open_data(name, data_root=str(tmp_path / "root")).spec.class_names[0] in ("0", "T-shirt/top", "o")
+    # nothing is written into the user's folder
+    assert sorted((tmp_path / "root").rglob("*")) == before
+    assert open_data(name, data_root=str(tmp_path / "root")).spec.class_names[0] in (
+        "0",
+        "T-shirt/top",
+        "o",
+    )
 
 
 def test_idx_files_of_another_set_are_not_taken(tmp_path):
@@ -219,7 +239,9 @@ def test_idx_files_of_another_set_are_not_taken(tmp_path):
 
 
 def test_emnist_is_turned_upright(tmp_path):
-    held = plant_idx(tmp_path / "EMNIST" / "raw", ("emnist-balanced-train", "emnist-balanced-test"), 47)
+    held = plant_idx(
+        tmp_path / "EMNIST" / "raw", ("emnist-balanced-train", "emnist-balanced-test"), 47
+    )
     splits = open_data("emnist", data_root=str(tmp_path))
     expect(splits, held, transpose=(0, 2, 1, 3))
     assert splits.spec.num_classes == 47
@@ -262,7 +284,10 @@ def plant_cifar(root: Path, monkeypatch, kind) -> dict:
         for file, _ in files:
             images = rng.integers(0, 256, (2 * num_classes, 3, 32, 32), dtype=np.uint8)
             labels = list(range(num_classes)) * 2
-            entry = {"data": images.reshape(len(images), -1), "fine_labels" if fine else "labels": labels}
+            entry = {
+                "data": images.reshape(len(images), -1),
+                "fine_labels" if fine else "labels": labels,
+            }
             (folder / file).write_bytes(pickle.dumps(entry))
             checksums[file] = md5(folder / file)
             parts.append((images.transpose(0, 2, 3, 1), np.array(labels)))
@@ -276,7 +301,9 @@ def plant_cifar(root: Path, monkeypatch, kind) -> dict:
     return held
 
 
-@pytest.mark.parametrize(("name", "kind"), [("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)]
+)
 def test_cifar_batches_are_read_and_checked(tmp_path, monkeypatch, name, kind):
     held = plant_cifar(tmp_path, monkeypatch, kind)
     for inner in ("", kind.base_folder):
@@ -315,7 +342,8 @@ def test_svhn_is_read_with_the_right_axes(tmp_path, monkeypatch):
         images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         labels = np.arange(count) % 10
         path = tmp_path / f"{split}_32x32.mat"
-        stored = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]  # the file calls the digit 0 "10"
+        # the file calls the digit 0 "10"
+        stored = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
         scipy.io.savemat(path, {"X": images.transpose(1, 2, 3, 0), "y": stored})
         held[split] = images, labels
         entries[split] = ["", path.name, md5(path)]
@@ -333,12 +361,16 @@ def test_stl10_is_read_without_its_unlabelled_images(tmp_path, monkeypatch):
     for split, count in (("train", 20), ("test", 10)):
         images = rng.integers(0, 256, (count, 96, 96, 3), dtype=np.uint8)
         labels = np.arange(count) % 10
-        (folder / f"{split}_X.bin").write_bytes(images.transpose(0, 3, 2, 1).tobytes())  # column by column
+        # column by column
+        (folder / f"{split}_X.bin").write_bytes(images.transpose(0, 3, 2, 1).tobytes())
         (folder / f"{split}_y.bin").write_bytes((labels + 1).astype(np.uint8).tobytes())
         held[split] = images, labels
         checksums |= {f"{split}_{part}.bin": md5(folder / f"{split}_{part}.bin") for part in "Xy"}
     for attribute in ("train_list", "test_list"):
-        entries = [[file, checksums.get(file, checksum)] for file, checksum in getattr(datasets.STL10, attribute)]
+        entries = [
+            [file, checksums.get(file, checksum)]
+            for file, checksum in getattr(datasets.STL10, attribute)
+        ]
         monkeypatch.setattr(datasets.STL10, attribute, entries)
     for inner in ("", "stl10_binary"):
         splits = open_data("stl10", data_root=str(tmp_path / inner))
@@ -358,7 +390,10 @@ class Response(io.BytesIO):
 
 
 def serve(monkeypatch, files: dict[str, bytes]) -> list[str]:
-    """Stand in for the network: files by the last part of their address. Returns the addresses asked for."""
+    """Stand in for the network: files by the last part of their address.
+
+    Returns the addresses asked for.
+    """
     asked = []
 
     def urlopen(request, *_, **__):
@@ -375,7 +410,9 @@ def serve(monkeypatch, files: dict[str, bytes]) -> list[str]:
 def served_mnist(tmp_path, monkeypatch) -> dict[str, bytes]:
     plant_idx(tmp_path / "origin", packed=True)
     files = {path.name: path.read_bytes() for path in (tmp_path / "origin").iterdir()}
-    checksums = [(name, hashlib.md5(files[name]).hexdigest()) for name, _ in datasets.MNIST.resources]
+    checksums = [
+        (name, hashlib.md5(files[name]).hexdigest()) for name, _ in datasets.MNIST.resources
+    ]
     monkeypatch.setattr(datasets.MNIST, "resources", checksums)
     return files
 
@@ -398,7 +435,9 @@ def test_download_once_with_progress(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("name", list(torchvision_sets.NAMES))
 def test_offline_is_told_clearly_and_leaves_nothing(tmp_path, monkeypatch, name):
     serve(monkeypatch, {})
-    with pytest.raises(UserError, match=rf"{name} could not be downloaded \(.*not known.*--data-root DIR"):
+    with pytest.raises(
+        UserError, match=rf"{name} could not be downloaded \(.*not known.*--data-root DIR"
+    ):
         open_data(name)
     assert list((tmp_path / "cache" / "datasets").iterdir()) == []
 
@@ -419,7 +458,8 @@ def test_a_hostile_archive_is_not_unpacked(tmp_path, monkeypatch):
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         tar.addfile(tarfile.TarInfo("../../escaped"), io.BytesIO(b""))
     serve(monkeypatch, {"cifar-10-python.tar.gz": packed.getvalue()})
-    with pytest.raises(UserError, match="corrupted"):  # the checksum is wrong before anything else matters
+    # the checksum is wrong before anything else matters
+    with pytest.raises(UserError, match="corrupted"):
         open_data("cifar10")
     assert not list(tmp_path.rglob("escaped"))
 
@@ -454,7 +494,9 @@ def packed(files: dict[str, bytes]) -> bytes:
 
 
 def served_pets(monkeypatch) -> dict[str, bytes]:
-    """Return two archives as those of Oxford-IIIT Pet: four photos to train on, two to test on, and one of neither."""
+    """Return two archives as those of Oxford-IIIT Pet: four photos to train on, two to test on, and
+    one of neither.
+    """
     names = {"trainval": [f"Bombay_{n}" for n in range(4)], "test": ["beagle_1", "beagle_2"]}
     pixels = np.random.default_rng(0).integers(0, 256, (7, 64, 72, 3), np.uint8)
     photos = {}
@@ -462,17 +504,32 @@ def served_pets(monkeypatch) -> dict[str, bytes]:
         content = io.BytesIO()
         Image.fromarray(photo).save(content, "JPEG")
         photos[f"images/{name}.jpg"] = content.getvalue()
-    lists = {f"annotations/{k}.txt": "".join(f"{name} 1 1 1\n" for name in some).encode() for k, some in names.items()}
+    lists = {
+        f"annotations/{k}.txt": "".join(f"{name} 1 1 1\n" for name in some).encode()
+        for k, some in names.items()
+    }
 
     files = {"images.tar.gz": packed(photos), "annotations.tar.gz": packed(lists)}
     addresses = [
-        (url, hashlib.md5(files[url.rsplit("/", 1)[1]]).hexdigest()) for url, _ in datasets.OxfordIIITPet._RESOURCES
+        (url, hashlib.md5(files[url.rsplit("/", 1)[1]]).hexdigest())
+        for url, _ in datasets.OxfordIIITPet._RESOURCES
     ]
     monkeypatch.setattr(datasets.OxfordIIITPet, "_RESOURCES", addresses)
     return files
 
 
-PETS_X2 = ("train", "pets-x2", "--weights", "none", "--set", "task.patch=32", "--set", "image_size=48", "--steps", "1")
+PETS_X2 = (
+    "train",
+    "pets-x2",
+    "--weights",
+    "none",
+    "--set",
+    "task.patch=32",
+    "--set",
+    "image_size=48",
+    "--steps",
+    "1",
+)
 
 
 def test_pets_are_downloaded_once_into_the_splits_that_they_have(tmp_path, monkeypatch, tt):
@@ -494,14 +551,17 @@ def test_pets_are_downloaded_once_into_the_splits_that_they_have(tmp_path, monke
 
 
 @pytest.mark.parametrize("broken", ["images.tar.gz", "annotations.tar.gz", None])
-def test_pets_that_cannot_be_downloaded_are_one_line_that_names_the_data_root(tmp_path, monkeypatch, tt, broken):
+def test_pets_that_cannot_be_downloaded_are_one_line_that_names_the_data_root(
+    tmp_path, monkeypatch, tt, broken
+):
     files = served_pets(monkeypatch)
     serve(monkeypatch, {} if broken is None else {**files, broken: files[broken][:100]})
     code, _, errors = tt(*PETS_X2)
     assert code == 2
     line = errors.strip().splitlines()[-1]
     assert re.match(
-        r"error: oxford-pets could not be downloaded \(.*give --data-root DIR.*`photos` needs no download", line
+        r"error: oxford-pets could not be downloaded \(.*give --data-root DIR.*`photos` needs no download",
+        line,
     )
     assert list((tmp_path / "cache" / "datasets").iterdir()) == []
 

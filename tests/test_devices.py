@@ -1,5 +1,6 @@
 """A step of classification and of generation on an accelerator that is only claimed: tensors without data, whose operations
-refuse to mix devices. Super-resolution is not here: it reads where to crop from its random numbers, which have no values.
+refuse to mix devices. Super-resolution is not here: it reads where to crop from its random numbers,
+which have no values.
 """
 
 from __future__ import annotations
@@ -29,12 +30,17 @@ class Stream:
 
 @contextmanager
 def accelerator() -> Iterator[None]:
-    """Let tensors lie on an accelerator that is not there. Derivatives are left out: they would need it."""
+    """Let tensors lie on an accelerator that is not there.
+
+    Derivatives are left out: they would need it.
+    """
 
     def without_stream(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def drawn(*shape: Any, generator: Any, device: Any = "cpu", **more: Any) -> torch.Tensor:
             assert isinstance(generator, Stream), "drawn from another stream"
-            assert torch.device(device).type == "cuda", "a stream on the accelerator draws on the accelerator"
+            assert torch.device(device).type == "cuda", (
+                "a stream on the accelerator draws on the accelerator"
+            )
             return draw(*shape, device=device, **more)
 
         return drawn
@@ -42,7 +48,9 @@ def accelerator() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as changed, FakeTensorMode(allow_non_fake_inputs=True):
         for name in DRAWING:
             changed.setattr(torch, name, without_stream(getattr(torch, name)))
-        changed.setattr(torch.autograd, "grad", lambda output, inputs, **_: (torch.zeros_like(inputs),))
+        changed.setattr(
+            torch.autograd, "grad", lambda output, inputs, **_: (torch.zeros_like(inputs),)
+        )
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
@@ -100,7 +108,9 @@ def test_a_step_leaves_nothing_on_another_device(tiny, case):
         on_accelerator(task)
         there = Batch(batch.images.to(THERE), batch.targets.to(THERE), batch.index)
         for phase in task.phases:
-            loss, _ = task.loss(phase, there, StepContext(0, 0, 0.0, cast(torch.Generator, Stream())))
+            loss, _ = task.loss(
+                phase, there, StepContext(0, 0, 0.0, cast(torch.Generator, Stream()))
+            )
             assert loss.device == THERE, phase.name
 
 

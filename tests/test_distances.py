@@ -1,4 +1,6 @@
-"""Distances between real and generated images, against SciPy, torch-fidelity and cases that are known by hand."""
+"""Distances between real and generated images, against SciPy, torch-fidelity and cases that are
+known by hand.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def frechet_by_scipy(a: np.ndarray, b: np.ndarray) -> float:
     """The formula as it is written, with the root of the product of both covariances."""
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = linalg.sqrtm(cov_a @ cov_b)
-    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * np.real(root)))
+    return float(
+        np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * np.real(root))
+    )
 
 
 @pytest.mark.machines
@@ -49,7 +53,9 @@ def test_frechet_distance_is_that_of_scipy(seed, size, shift):
 
 @pytest.mark.machines
 def test_frechet_distance_of_fewer_images_than_features():
-    """Where covariances are singular, sqrtm loses digits; identical sets are at distance zero all the same."""
+    """Where covariances are singular, sqrtm loses digits; identical sets are at distance zero all
+    the same.
+    """
     real = features(20, 64, 0)
     assert distances.frechet_distance(real, real) == pytest.approx(0, abs=1e-4)
     moved = distances.frechet_distance(real, real + 2)
@@ -59,13 +65,17 @@ def test_frechet_distance_of_fewer_images_than_features():
 
 
 def test_frechet_and_kernel_distance_are_those_of_torch_fidelity():
-    fidelity = pytest.importorskip("torch_fidelity", reason="an optional extra: pip install 'tintype[fid]'")
+    fidelity = pytest.importorskip(
+        "torch_fidelity", reason="an optional extra: pip install 'tintype[fid]'"
+    )
     from torch_fidelity import metric_fid, metric_kid
 
     del fidelity
     real, fake = features(300, 16, 1), features(300, 16, 2, 0.3)
     statistics = [metric_fid.fid_features_to_statistics(x) for x in (real, fake)]
-    expected = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    expected = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)[
+        "frechet_inception_distance"
+    ]
     assert distances.frechet_distance(real, fake) == pytest.approx(expected, rel=1e-6)
     pairs = ((real, real), (fake, fake), (real, fake))
     kernels = [polynomial_kernel(a.double(), b.double(), degree=3, coef0=1) for a, b in pairs]
@@ -75,8 +85,12 @@ def test_frechet_and_kernel_distance_are_those_of_torch_fidelity():
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of the Inception network of the protocol, drawn at random: the right ones are a download of 91 MB."""
-    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="an optional extra")
+    """Weights of the Inception network of the protocol, drawn at random: the right ones are a
+    download of 91 MB.
+    """
+    module = pytest.importorskip(
+        "torch_fidelity.feature_extractor_inceptionv3", reason="an optional extra"
+    )
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         torch.manual_seed(0)
         patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
@@ -101,7 +115,9 @@ def test_fid_is_that_of_torch_fidelity_from_pixels_on(inception_file):
         def __getitem__(self, i: int) -> torch.Tensor:
             return self.images[i]
 
-    digits = torch.from_numpy((load_digits().images[:24] * 15.9).astype(np.uint8))[:, None].repeat(1, 3, 1, 1)
+    digits = torch.from_numpy((load_digits().images[:24] * 15.9).astype(np.uint8))[:, None].repeat(
+        1, 3, 1, 1
+    )
     real, fake = digits[:12], digits[12:].flip(3)
     expected = calculate_metrics(
         input1=Images(fake), input2=Images(real), fid=True, cuda=False, cache=False, verbose=False, save_cpu_ram=True,
@@ -135,13 +151,19 @@ def test_inception_weights_are_downloaded_once(inception_file, tmp_path, monkeyp
         threading.Thread(target=served.serve_forever, daemon=True).start()
         monkeypatch.setenv("TINTYPE_WEIGHTS_MIRROR", f"http://127.0.0.1:{served.server_port}")
         images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-        found = [distances.inception_features("download", device).extract(images)[0] for _ in range(2)]
+        found = [
+            distances.inception_features("download", device).extract(images)[0] for _ in range(2)
+        ]
         served.shutdown()
-    torch.testing.assert_close(found[0], distances.inception_features(str(inception_file), device).extract(images)[0])
+    torch.testing.assert_close(
+        found[0], distances.inception_features(str(inception_file), device).extract(images)[0]
+    )
     assert len(asked) == 1
     for file in (tmp_path / "cache").rglob("*.pth"):
         file.unlink()
-    with pytest.raises(UserError, match=r"Inception could not be downloaded .* name it in place of download"):
+    with pytest.raises(
+        UserError, match=r"Inception could not be downloaded .* name it in place of download"
+    ):
         distances.inception_features("download", device)
 
 
@@ -150,7 +172,9 @@ def test_inception_weights_run_no_code(inception_file, tmp_path):
         def __reduce__(self):
             return (Path.touch, (tmp_path / "sprung",))
 
-    torch.save({**torch.load(inception_file, weights_only=True), "trap": Trap()}, tmp_path / "trap.pth")
+    torch.save(
+        {**torch.load(inception_file, weights_only=True), "trap": Trap()}, tmp_path / "trap.pth"
+    )
     with pytest.raises(UserError):
         distances.inception_features(str(tmp_path / "trap.pth"), torch.device("cpu"))
     assert not (tmp_path / "sprung").exists()
@@ -162,7 +186,11 @@ def test_kernel_distance_is_the_unbiased_estimate():
         key: polynomial_kernel(a.double(), b.double(), degree=3, coef0=1, gamma=1 / 8)
         for key, a, b in (("rr", real, real), ("ff", fake, fake), ("rf", real, fake))
     }
-    off = {key: (v.sum() - np.trace(v)) / (len(v) * (len(v) - 1)) for key, v in k.items() if key != "rf"}
+    off = {
+        key: (v.sum() - np.trace(v)) / (len(v) * (len(v) - 1))
+        for key, v in k.items()
+        if key != "rf"
+    }
     expected = off["rr"] + off["ff"] - 2 * k["rf"].mean()
     assert distances.kernel_distance(real, fake) == pytest.approx(expected, rel=1e-9)
 
@@ -195,7 +223,9 @@ def test_nearest_finds_the_image_itself_across_blocks():
 
 
 def test_pairwise_distance():
-    assert distances.pairwise_distance(torch.tensor([[0.0, 0.0], [3.0, 3.0], [6.0, 6.0]])) == pytest.approx(4)
+    assert distances.pairwise_distance(
+        torch.tensor([[0.0, 0.0], [3.0, 3.0], [6.0, 6.0]])
+    ) == pytest.approx(4)
     assert distances.pairwise_distance(torch.zeros(5, 3)) == 0
 
 
@@ -235,13 +265,17 @@ def test_features_of_a_weight_file(tmp_path):
     torch.manual_seed(0)
     network = squeezenet1_1(weights=None).eval()
     save_file(network.state_dict(), tmp_path / "squeezenet1_1.safetensors")
-    found = distances.load_features(str(tmp_path / "squeezenet1_1.safetensors"), torch.device("cpu"))
+    found = distances.load_features(
+        str(tmp_path / "squeezenet1_1.safetensors"), torch.device("cpu")
+    )
     values, probabilities = found.extract(digits()[:3])
     assert (found.name, values.shape, probabilities) == ("squeezenet1_1", (3, 512), None)
     assert "128x128" in found.protocol
 
 
-@pytest.mark.parametrize("name", ["nothing", "somewhere.safetensors", "nonsense.safetensors", "empty"])
+@pytest.mark.parametrize(
+    "name", ["nothing", "somewhere.safetensors", "nonsense.safetensors", "empty"]
+)
 def test_what_is_no_feature_network_is_a_line(tmp_path, name):
     (tmp_path / "nonsense.safetensors").write_bytes(b"x")
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,6 @@
-"""The training loop: order, randomness, accumulation, averages, early stopping, and losses that are frozen."""
+"""The training loop: order, randomness, accumulation, averages, early stopping, and losses that are
+frozen.
+"""
 
 from __future__ import annotations
 
@@ -55,15 +57,21 @@ FROZEN_LOSSES_WITH_ALL = [2.356976, 2.332251, 1.897255, 1.706636, 1.608464]
 
 @pytest.fixture
 def fit(tmp_path: Path) -> Callable[..., tuple[Weights, Recorder]]:
-    """Return a function that trains a recipe and gives the final weights and what was told; one folder for each call."""
+    """Return a function that trains a recipe and gives the final weights and what was told; one
+    folder for each call.
+    """
     number = itertools.count()
 
-    def fit(recipe: Recipe, change: Callable[[DataSplits], DataSplits] = lambda s: s) -> tuple[Weights, Recorder]:
+    def fit(
+        recipe: Recipe, change: Callable[[DataSplits], DataSplits] = lambda s: s
+    ) -> tuple[Weights, Recorder]:
         watcher = Recorder()
         prepared = prepare(recipe, watcher)
         splits = change(prepared.splits)
         run = RunFolder.create(tmp_path, f"run-{next(number)}", exact=True)
-        Engine(prepared.task, recipe, run, watcher, device=prepared.device).fit(splits.train, splits.val)
+        Engine(prepared.task, recipe, run, watcher, device=prepared.device).fit(
+            splits.train, splits.val
+        )
         network = prepared.task.networks[prepared.task.main]
         return {k: v.detach().clone() for k, v in network.state_dict().items()}, watcher
 
@@ -88,7 +96,9 @@ def test_each_image_comes_exactly_once_in_an_epoch(num_images, batch_size, seed)
         assert positions.sort().values.tolist() == list(range(num_images))
 
 
-@given(st.integers(1, 40), st.integers(1, 50), st.lists(st.integers(0, 200), min_size=1, max_size=10))
+@given(
+    st.integers(1, 40), st.integers(1, 50), st.lists(st.integers(0, 200), min_size=1, max_size=10)
+)
 def test_a_batch_does_not_depend_on_the_ones_asked_before(num_images, batch_size, steps):
     asked = Order(7, num_images, batch_size)
     for step in steps:
@@ -108,7 +118,13 @@ def test_seeds_are_the_same_on_every_machine():
     assert Order(0, 10, 10).batch(0).tolist() == FIRST_ORDER
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("ab"), st.integers(0, 99)), unique=True, min_size=2))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.sampled_from("ab"), st.integers(0, 99)),
+        unique=True,
+        min_size=2,
+    )
+)
 def test_different_purposes_get_different_seeds(parts):
     assert len({fold(*part) for part in parts}) == len(parts)
     assert all(0 <= fold(*part) < 2**63 for part in parts)
@@ -142,11 +158,16 @@ def test_rows_that_are_read_later_are_the_same_rows(tiny, train_in, tmp_path, mo
     at_once = train_in(tmp_path / "at-once", tiny(steps=30))
     monkeypatch.setitem(READ_SECONDS, "cpu", 1e9)
     later = train_in(tmp_path / "later", tiny(steps=30))
-    rows = [path.read_bytes() for path in (at_once.path / "metrics.csv", later.path / "metrics.csv")]
+    rows = [
+        path.read_bytes() for path in (at_once.path / "metrics.csv", later.path / "metrics.csv")
+    ]
     assert rows[0] == rows[1]
     assert rows[0].count(b"\n") == 31
     with pytest.raises(UserError, match=r"not finite after step \d+ \(") as error:
-        train_in(tmp_path / "ruined", tiny(steps=30, optimizer="sgd", lr=1e30, warmup=0.9, evaluate_every=100))
+        train_in(
+            tmp_path / "ruined",
+            tiny(steps=30, optimizer="sgd", lr=1e30, warmup=0.9, evaluate_every=100),
+        )
     ruined = re.search(r"after step (\d+)", str(error.value))
     assert ruined is not None
     assert int(ruined[1]) < 30  # the row, not the step at which it was read
@@ -228,10 +249,19 @@ def test_every_optimizer_learns(fit, tiny, optimizer):
 def test_images_from_disk_train_bit_equal_to_images_in_memory(fit, tiny):
     def mapped(splits: DataSplits) -> DataSplits:
         def on_disk(source):
-            pixels = source.take(torch.arange(len(source))).images.permute(0, 2, 3, 1).contiguous().numpy()
-            return MappedSource(source.spec, np.ascontiguousarray(pixels), source.targets, source.names)
+            pixels = (
+                source.take(torch.arange(len(source)))
+                .images.permute(0, 2, 3, 1)
+                .contiguous()
+                .numpy()
+            )
+            return MappedSource(
+                source.spec, np.ascontiguousarray(pixels), source.targets, source.names
+            )
 
-        return DataSplits(splits.spec, on_disk(splits.train), on_disk(splits.val), on_disk(splits.test))
+        return DataSplits(
+            splits.spec, on_disk(splits.train), on_disk(splits.val), on_disk(splits.test)
+        )
 
     recipe = tiny(epochs=2, model="cnn", model_options={"widths": [8]}, augment="standard")
     resident, mapped_weights = fit(recipe)[0], fit(recipe, mapped)[0]
@@ -253,7 +283,9 @@ def test_accumulation_gives_the_step_of_the_whole_batch(fit, tiny):
 
 def test_one_hot_targets_give_the_same_training(fit, tiny):
     recipe = tiny(steps=5, label_smoothing=0.1, class_weights="balanced")
-    assert fit(recipe)[1].losses == pytest.approx(fit(recipe.with_(one_hot=True))[1].losses, rel=1e-5)
+    assert fit(recipe)[1].losses == pytest.approx(
+        fit(recipe.with_(one_hot=True))[1].losses, rel=1e-5
+    )
 
 
 def test_clipping_bounds_the_step(fit, tiny):
@@ -263,7 +295,9 @@ def test_clipping_bounds_the_step(fit, tiny):
     start = {k: v.clone() for k, v in prepared.task.networks["classifier"].state_dict().items()}
 
     def moved(weights: Weights) -> float:
-        return float(torch.stack([(weights[k] - start[k]).square().sum() for k in start]).sum().sqrt())
+        return float(
+            torch.stack([(weights[k] - start[k]).square().sum() for k in start]).sum().sqrt()
+        )
 
     free = moved(fit(recipe)[0])
     assert free > 0.1
@@ -283,7 +317,10 @@ def test_the_run_ends_with_the_averaged_weights(fit, tiny):
         assert (averaged[key] - own[key]).norm() < (start[key] - own[key]).norm()
     evaluation = prepared.task.networks["classifier"]
     evaluation.load_state_dict(averaged)
-    assert prepared.task.evaluate(evaluation, prepared.splits.val).figures["accuracy"] == told.scores[-1]
+    assert (
+        prepared.task.evaluate(evaluation, prepared.splits.val).figures["accuracy"]
+        == told.scores[-1]
+    )
 
 
 def test_patience_stops_and_the_best_weights_are_restored(fit, tiny):
@@ -296,11 +333,16 @@ def test_patience_stops_and_the_best_weights_are_restored(fit, tiny):
     prepared = prepare(recipe, Silent())
     network = prepared.task.networks["classifier"]
     network.load_state_dict(weights)
-    assert prepared.task.evaluate(network, prepared.splits.val).figures["accuracy"] == told.scores[best]
+    assert (
+        prepared.task.evaluate(network, prepared.splits.val).figures["accuracy"]
+        == told.scores[best]
+    )
 
 
 @pytest.mark.parametrize("how", [{"keep": "best"}, {"patience": 9}, {}])
-def test_where_validation_chose_the_weights_the_figure_is_said_to_flatter(tiny, train_in, tmp_path, how):
+def test_where_validation_chose_the_weights_the_figure_is_said_to_flatter(
+    tiny, train_in, tmp_path, how
+):
     folder = train_in(tmp_path / "run", tiny(epochs=2, evaluate_every=0.25, **how))
     evaluation = folder.read("evaluation.json")
     if not how:
@@ -308,7 +350,8 @@ def test_where_validation_chose_the_weights_the_figure_is_said_to_flatter(tiny, 
         return
     said = evaluation["chosen_by_validation"]
     assert re.search(
-        r"the best of [89] evaluations on validation, so the validation figure is slightly optimistic", said
+        r"the best of [89] evaluations on validation, so the validation figure is slightly optimistic",
+        said,
     )
     assert said in verdict_line(evaluation)
     assert said in write_report(folder.path).read_text(encoding="utf-8")
@@ -317,7 +360,9 @@ def test_where_validation_chose_the_weights_the_figure_is_said_to_flatter(tiny, 
 @pytest.mark.machines
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_keep_decides_which_weights_remain(fit, tiny, keep):
-    recipe = tiny(epochs=4, optimizer="sgd", lr=1.0, schedule="constant", evaluate_every=0.25, keep=keep)
+    recipe = tiny(
+        epochs=4, optimizer="sgd", lr=1.0, schedule="constant", evaluate_every=0.25, keep=keep
+    )
     weights, told = fit(recipe)
     assert told.scores[-1] < max(told.scores), "the example shows nothing"
     prepared = prepare(recipe, Silent())
@@ -328,17 +373,23 @@ def test_keep_decides_which_weights_remain(fit, tiny, keep):
 
 
 def test_smaller_images_first(fit, tiny):
-    recipe = tiny(steps=6, model="small-filters", model_options={"widths": [8]}, resolutions=[[0, 8]])
+    recipe = tiny(
+        steps=6, model="small-filters", model_options={"widths": [8]}, resolutions=[[0, 8]]
+    )
     plain = recipe.with_(resolutions=[])
     assert fit(recipe)[1].losses == fit(plain)[1].losses, "the full size is the same as none"
-    grown = tiny(steps=6, model="fast-cnn", model_options={"widths": [8, 8]}, resolutions=[[0, 6], [0.5, 8]])
+    grown = tiny(
+        steps=6, model="fast-cnn", model_options={"widths": [8, 8]}, resolutions=[[0, 6], [0.5, 8]]
+    )
     assert fit(grown)[1].losses != fit(grown.with_(resolutions=[]))[1].losses
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_checkpoint(tiny, train_in, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_checkpoint(
+    tiny, train_in, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
     recipe = tiny(steps=50, optimizer="sgd", lr=1e30, warmup=0.9)
     with pytest.raises(UserError, match="not finite after step") as error:
@@ -359,7 +410,9 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_checkpoint(ti
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_diverging_in_the_last_step_is_told_too(tiny, train_in, tmp_path, steps):
-    """The loss of a step is measured before its update, so weights may be ruined while all losses were finite."""
+    """The loss of a step is measured before its update, so weights may be ruined while all losses
+    were finite.
+    """
     recipe = tiny(steps=steps, optimizer="sgd", lr=1e38, momentum=0.0, schedule="constant")
     with pytest.raises(UserError, match="not finite"):
         train_in(tmp_path / "run", recipe)
@@ -384,8 +437,16 @@ def test_batches_of_one_image_train_or_are_refused(fit, tiny, model):
 
 @pytest.mark.usefixtures("short_reports")
 def test_the_accuracy_of_training_batches_is_that_of_their_images(tmp_path, tiny):
-    """With weights that stand still and all images in one batch, it is the accuracy on the training images."""
-    still = {"lr": 1e-20, "optimizer": "sgd", "schedule": "constant", "weight_decay": 0.0, "precision": "fp32"}
+    """With weights that stand still and all images in one batch, it is the accuracy on the training
+    images.
+    """
+    still = {
+        "lr": 1e-20,
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "precision": "fp32",
+    }
     recipe = tiny(**still, steps=2, batch_size=5000, evaluate_every=1, clean_sample=5000)
     run = api.train(recipe, out=tmp_path, name="still", watcher=Silent())
     reached = run.read("evaluation.json")["splits"]["train"]["accuracy"]
@@ -403,9 +464,14 @@ def test_the_clean_sample_is_measured_without_augmentation_and_survives_a_resume
     measured = [row for row in run.history if row["val_accuracy"] is not None]
     assert len(measured) == 3
     assert all(
-        100 * row["clean_train_accuracy"] == pytest.approx(round(100 * row["clean_train_accuracy"])) for row in measured
+        100 * row["clean_train_accuracy"] == pytest.approx(round(100 * row["clean_train_accuracy"]))
+        for row in measured
     )
 
-    without = api.train(recipe.with_(clean_sample=0), out=tmp_path, name="without", watcher=Silent())
-    assert (run.path / "model.safetensors").read_bytes() == (without.path / "model.safetensors").read_bytes()
+    without = api.train(
+        recipe.with_(clean_sample=0), out=tmp_path, name="without", watcher=Silent()
+    )
+    assert (run.path / "model.safetensors").read_bytes() == (
+        without.path / "model.safetensors"
+    ).read_bytes()
     assert "clean_train_accuracy" not in without.history[0]

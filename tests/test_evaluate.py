@@ -1,4 +1,6 @@
-"""A finished run is measured again: on photos that it has seen, on one class, where nothing can be written."""
+"""A finished run is measured again: on photos that it has seen, on one class, where nothing can be
+written.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,17 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory) -> api.Run:
-    recipe = {"model": "cnn", "weights": "none", "epochs": 2, "image_size": PIECE, "device": "cpu", "augment": "none"}
-    return api.train(str(photos), out=tmp_path_factory.mktemp("runs"), name="r", watcher=Silent(), **recipe)
+    recipe = {
+        "model": "cnn",
+        "weights": "none",
+        "epochs": 2,
+        "image_size": PIECE,
+        "device": "cpu",
+        "augment": "none",
+    }
+    return api.train(
+        str(photos), out=tmp_path_factory.mktemp("runs"), name="r", watcher=Silent(), **recipe
+    )
 
 
 def counts(run: api.Run) -> dict[str, int]:
@@ -79,7 +90,9 @@ def test_copies_that_were_changed_are_known_again(run, photos, tmp_path, change)
 
 
 def test_new_photos_are_not_taken_for_seen_ones(run, tmp_path):
-    """Pieces of the same two photos in other places and in another size: close relatives, but no copies."""
+    """Pieces of the same two photos in other places and in another size: close relatives, but no
+    copies.
+    """
     for name, photo in zip(("temple", "flower"), load_sample_images().images, strict=True):
         (tmp_path / "new" / name).mkdir(parents=True)
         for i in range(12):
@@ -121,7 +134,10 @@ def test_a_run_of_an_earlier_version_says_that_it_cannot_be_checked(run, photos,
 
 def test_a_packed_run_carries_its_digests(run, photos, tmp_path):
     packed = run.pack(tmp_path / "r.zip")
-    assert tintype.load(str(packed)).evaluate(data=str(photos))["seen"]["train"] == counts(run)["train"]
+    assert (
+        tintype.load(str(packed)).evaluate(data=str(photos))["seen"]["train"]
+        == counts(run)["train"]
+    )
 
 
 def test_the_file_follows_the_table_of_splits_and_is_the_same_again(run, photos, tmp_path):
@@ -146,7 +162,9 @@ def test_pictures_that_all_look_alike_are_known_by_their_pixels_alone():
 
     def source(pixels: np.ndarray) -> ResidentSource:
         names = [str(i) for i in range(len(pixels))]
-        return ResidentSource(spec, torch.from_numpy(pixels), torch.zeros(len(pixels), dtype=torch.int64), names)
+        return ResidentSource(
+            spec, torch.from_numpy(pixels), torch.zeros(len(pixels), dtype=torch.int64), names
+        )
 
     stored = identify({"train": source(sheets[:40])})
     assert stored.hashes.shape == (40, 0)
@@ -159,7 +177,9 @@ def test_one_class_is_measured(run, photos, tmp_path):
     shutil.copytree(photos / "temple", tmp_path / "one" / "temple")
     figures = run.evaluate(data=str(tmp_path / "one"))
     assert figures["num_images"] == 30
-    (tmp_path / "one.csv").write_text(f"path,label\n{photos / 'flower' / '00.png'},flower\n", encoding="utf-8")
+    (tmp_path / "one.csv").write_text(
+        f"path,label\n{photos / 'flower' / '00.png'},flower\n", encoding="utf-8"
+    )
     assert run.evaluate(data=str(tmp_path / "one.csv"))["num_images"] == 1
 
 
@@ -169,7 +189,9 @@ def test_photos_without_a_class_are_still_refused(run, photos, tmp_path):
         run.evaluate(data=str(tmp_path / "loose"))
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")]
+)
 def test_a_run_that_cannot_be_written_gives_its_figures(tt, finished_run, monkeypatch, error):
     """Root may write everywhere, so the system's refusal is played."""
     before = (finished_run.path / "evaluation.json").read_bytes()
@@ -201,20 +223,33 @@ def test_a_full_disk_does_not_swallow_the_figures(copied_run, monkeypatch):
 def test_the_classification_report_is_that_of_scikit_learn(tt, copied_run):
     rows = [row for row in copied_run.read_table("predictions.csv") if row["split"] == "test"]
     expected: Any = classification_report(
-        [row["target"] for row in rows], [row["prediction"] for row in rows], output_dict=True, zero_division=0
+        [row["target"] for row in rows],
+        [row["prediction"] for row in rows],
+        output_dict=True,
+        zero_division=0,
     )
-    expected["macro average"], expected["weighted average"] = expected["macro avg"], expected["weighted avg"]
+    expected["macro average"], expected["weighted average"] = (
+        expected["macro avg"],
+        expected["weighted avg"],
+    )
 
     code, output, errors = tt("evaluate", copied_run.path, "--classes", "--csv", "classes.csv")
     assert code == 0, errors
     with open("classes.csv", encoding="utf-8", newline="") as lines:
         written = list(csv.DictReader(lines))
-    kept = [row for row in copied_run.read_table("classification_report.csv") if row["split"] == "test"]
+    kept = [
+        row for row in copied_run.read_table("classification_report.csv") if row["split"] == "test"
+    ]
     assert written == kept
     assert len(kept) == 12
     for row in kept:
         reference = expected[row["class"]]
-        for key, name in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score"), ("support", "support")):
+        for key, name in (
+            ("precision", "precision"),
+            ("recall", "recall"),
+            ("f1", "f1-score"),
+            ("support", "support"),
+        ):
             assert float(row[key]) == pytest.approx(reference[name])
         assert f"{reference['f1-score']:.3f}" in next(
             line for line in output.splitlines() if line.startswith(row["class"])
@@ -222,7 +257,10 @@ def test_the_classification_report_is_that_of_scikit_learn(tt, copied_run):
 
     code, output, errors = tt("evaluate", copied_run.path, "--csv", "classes.csv")
     assert (code, output) == (2, "")
-    assert errors == "error: classes.csv already exists and will not be overwritten. Choose another --csv.\n"
+    assert (
+        errors
+        == "error: classes.csv already exists and will not be overwritten. Choose another --csv.\n"
+    )
     assert tt("evaluate", copied_run.path, "--csv", "nowhere/classes.csv")[0] == 2
 
 
@@ -239,7 +277,9 @@ def noise(path: Path, seed: int) -> None:
 
 
 def test_copies_in_groups_tell_no_more_than_the_images(run, tmp_path):
-    """Other photos of 40 objects: one of each, or four of each in a group, by their names or by a list's column."""
+    """Other photos of 40 objects: one of each, or four of each in a group, by their names or by a
+    list's column.
+    """
     for i in range(40):
         label = "temple" if i % 3 else "flower"
         noise(tmp_path / "one" / label / f"o{i}.png", i)

@@ -1,4 +1,6 @@
-"""Exporting: the graph resizes as Pillow does, every format gives the run's answers, and a wrong export is not kept."""
+"""Exporting: the graph resizes as Pillow does, every format gives the run's answers, and a wrong
+export is not kept.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ HOW = [
 
 @pytest.fixture(scope="module")
 def colour_run(tmp_path_factory) -> api.Run:
-    """A small classifier with batch norm on colour pictures of 16x16: squares of two photos, upright and mirrored."""
+    """A small classifier with batch norm on colour pictures of 16x16: squares of two photos,
+    upright and mirrored.
+    """
     root = tmp_path_factory.mktemp("colour")
     photos = {"cat": skimage.data.chelsea(), "coffee": skimage.data.coffee()}
     for name, photo in photos.items():
@@ -69,13 +73,17 @@ def session_of(path: Path) -> Any:
 @pytest.mark.parametrize("resize", HOW, ids=str)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_graph_resizes_as_pillow_does(resize, channels):
-    """By one level at most here and there; two where Pillow rounds twice more, in pictures that shrink a lot."""
+    """By one level at most here and there; two where Pillow rounds twice more, in pictures that
+    shrink a lot.
+    """
     photo = skimage.data.chelsea()
     for (height, width), (to_height, to_width) in product(SIZES, [(16, 16), (24, 16)]):
         if (height, width) == (to_height, to_width):
             continue
         picture = np.ascontiguousarray(photo[:height, :width])
-        expected = fit(picture, height=to_height, width=to_width, channels=channels, resize=resize).astype(int)
+        expected = fit(
+            picture, height=to_height, width=to_width, channels=channels, resize=resize
+        ).astype(int)
         resizer = Resizer(channels, to_height, to_width, resize)
         got = resizer(torch.from_numpy(picture)[None])[0].permute(1, 2, 0).numpy()
         difference = np.abs(got - expected)
@@ -91,7 +99,11 @@ def test_a_picture_of_the_models_size_passes_bit_for_bit(resize):
 
 
 def test_grey_is_pillows_grey():
-    every = np.stack(np.meshgrid(*[np.arange(0, 256, 5)] * 3), -1).reshape(1, -1, 52, 3).astype(np.uint8)
+    every = (
+        np.stack(np.meshgrid(*[np.arange(0, 256, 5)] * 3), -1)
+        .reshape(1, -1, 52, 3)
+        .astype(np.uint8)
+    )
     resizer = Resizer(1, every.shape[1], 52, Resize("squash"))
     got = resizer(torch.from_numpy(every))[0, 0].numpy()
     np.testing.assert_array_equal(got, np.asarray(Image.fromarray(every[0]).convert("L")))
@@ -135,10 +147,16 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(colour_run, export
     assert about["class_names"] == ["cat", "coffee"]
     assert about["preprocessing"] == colour_run.read("model.json")["preprocessing"]
     assert (about["recipe"]["data"], about["recipe"]["seed"]) == ("photos", colour_run.recipe.seed)
-    sides = [side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    sides = [
+        side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim
+    ]
     assert sides == ["batch", "height", "width", 3]
     content = exported.path.read_bytes()
-    for place in (str(colour_run.path.parent), str(Path(formats.__file__).parent), str(Path.home())):
+    for place in (
+        str(colour_run.path.parent),
+        str(Path(formats.__file__).parent),
+        str(Path.home()),
+    ):
         assert place.encode() not in content
 
 
@@ -157,8 +175,12 @@ def test_eight_bits_are_smaller_and_the_accuracy_lost_is_stated(colour_run, expo
     checked = eight.checked
     low, high = checked["accuracy_lost_ci95"]
     assert low < checked["accuracy_lost"] < high
-    assert checked["accuracy_lost"] == pytest.approx(checked["accuracy_pytorch"] - checked["accuracy"])
-    assert checked["num_images"] < exported.checked["num_images"], "those that calibrate are not measured on"
+    assert checked["accuracy_lost"] == pytest.approx(
+        checked["accuracy_pytorch"] - checked["accuracy"]
+    )
+    assert checked["num_images"] < exported.checked["num_images"], (
+        "those that calibrate are not measured on"
+    )
 
 
 # ---- the other formats, the other tasks -------------------------------------------------------------------------------
@@ -168,7 +190,9 @@ def test_torchscript_and_torch_export_answer_as_the_run_does(colour_run, tmp_pat
     photo = np.ascontiguousarray(skimage.data.coffee()[:70, 100:190])
     expected = colour_run.predict(photo).probs
     for format, load in (("torchscript", formats.load_torchscript), ("pt2", formats.load_pt2)):
-        done = export_run(colour_run, format=format, out=tmp_path / f"model{formats.ENDINGS[format]}")
+        done = export_run(
+            colour_run, format=format, out=tmp_path / f"model{formats.ENDINGS[format]}"
+        )
         assert done.checked["top1_same"] == 1
         got = load(done.path, 1)({"images": np.stack([photo] * 3)})
         np.testing.assert_allclose(got, np.stack([expected] * 3), atol=0.02)
@@ -181,7 +205,10 @@ def test_torchscript_and_torch_export_answer_as_the_run_does(colour_run, tmp_pat
 @pytest.fixture(scope="module")
 def gan_run(tmp_path_factory, tiny) -> api.Run:
     recipe = tiny(
-        task="generate", model="dcgan", model_options={"width": 8, "latent": 8, "conditional": True}, steps=12
+        task="generate",
+        model="dcgan",
+        model_options={"width": 8, "latent": 8, "conditional": True},
+        steps=12,
     )
     return api.train(recipe, out=tmp_path_factory.mktemp("gans"), name="gan", watcher=Silent())
 
@@ -191,7 +218,13 @@ def sharp_run(tmp_path_factory) -> api.Run:
     from tintype.recipe import resolve
 
     recipe = resolve("photos-x2")[0].with_(
-        steps=12, batch_size=4, lr=0.05, device="cpu", precision="fp32", evaluate_every=1, **{"model.width": 8}
+        steps=12,
+        batch_size=4,
+        lr=0.05,
+        device="cpu",
+        precision="fp32",
+        evaluate_every=1,
+        **{"model.width": 8},
     )
     return api.train(recipe, out=tmp_path_factory.mktemp("sharp"), name="sharp", watcher=Silent())
 
@@ -262,7 +295,9 @@ def test_too_much_accuracy_lost_is_refused_and_a_little_is_not(colour_run):
     right = np.eye(2, dtype=np.float32)[found.targets]
 
     def answer(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        start = next(i for i in range(len(right)) if np.array_equal(found.pixels[i], inputs["images"][0]))
+        start = next(
+            i for i in range(len(right)) if np.array_equal(found.pixels[i], inputs["images"][0])
+        )
         return 1 - right[start : start + len(inputs["images"])]  # wrong every time
 
     check = {"task": task, "images": found, "answer": answer, "resize": resize_of(description)}
@@ -314,7 +349,9 @@ def test_images_that_are_gone_can_be_replaced_by_others(colour_run, tmp_path, mo
         text.replace(str(colour_run.path.parent / "photos"), "/nowhere/photos"), encoding="utf-8"
     )
     model = moved.read("model.json")
-    with pytest.raises(UserError, match=r"those of /nowhere/photos cannot be opened.*--data FOLDER"):
+    with pytest.raises(
+        UserError, match=r"those of /nowhere/photos cannot be opened.*--data FOLDER"
+    ):
         images.classified_images(moved, model, None)
     found = images.classified_images(moved, model, str(colour_run.path.parent / "photos"))
     first = sorted((colour_run.path.parent / "photos" / "cat").iterdir())[0]

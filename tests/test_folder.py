@@ -100,7 +100,9 @@ def test_validation_is_cut_from_training_where_only_test_is_given(tmp_path):
 
 
 def test_a_class_named_train_is_a_class(tmp_path):
-    splits = open_data(str(plant(tmp_path / "vehicles", {"train": 4, "car": 4, "bus": 4})), image_size=16)
+    splits = open_data(
+        str(plant(tmp_path / "vehicles", {"train": 4, "car": 4, "bus": 4})), image_size=16
+    )
     assert splits.spec.class_names == ("bus", "car", "train")
 
 
@@ -268,7 +270,11 @@ def break_all(root: Path) -> None:
         ({"set/cat": 4, "set/dog": 4}, None, "Did you mean .*set\\?"),
         ({"cat": 4, "dog": 1}, None, "class 'dog' .* one image only"),
         ({"cat": 4, "dog": 4}, break_all, "none of the 8 images .* can be read"),
-        ({"train/a": 3, "train/b": 3, "test/c": 3, "test/a": 3}, None, "class 'c' .* no training image"),
+        (
+            {"train/a": 3, "train/b": 3, "test/c": 3, "test/a": 3},
+            None,
+            "class 'c' .* no training image",
+        ),
         ({"train/a": 3, "training/b": 3}, None, "several folders for one split"),
     ],
 )
@@ -286,14 +292,18 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path, layout, change, message)
 def test_a_folder_of_other_files_is_not_called_empty(tmp_path):
     for name in ("a.txt", "b.txt", "c.txt", "README"):
         (tmp_path / name).write_text("a letter", encoding="utf-8")
-    with pytest.raises(UserError, match=r"holds no image; it has 3 \.txt files, 1 file without an extension\. "):
+    with pytest.raises(
+        UserError, match=r"holds no image; it has 3 \.txt files, 1 file without an extension\. "
+    ):
         open_data(str(tmp_path))
 
 
 def test_two_images_of_a_class_train_and_test(tmp_path):
     splits = open_data(str(plant(tmp_path / "set", {"a": 20, "b": 2})), image_size=16)
     assert [(splits[s].targets == 1).sum().item() for s in ("train", "val", "test")] == [1, 0, 1]
-    assert any(note == "validation holds no image of 1 classes with too few: b" for note in splits.notes)
+    assert any(
+        note == "validation holds no image of 1 classes with too few: b" for note in splits.notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -320,7 +330,9 @@ def test_a_file_that_is_no_csv_is_refused(tmp_path):
 # --- CSV -----------------------------------------------------------------------------------------------------------
 
 
-def write_csv(root: Path, lines: list[str], name: str = "labels.csv", encoding: str = "utf-8") -> str:
+def write_csv(
+    root: Path, lines: list[str], name: str = "labels.csv", encoding: str = "utf-8"
+) -> str:
     (root / name).write_text("\n".join(lines) + "\n", encoding=encoding)
     return str(root / name)
 
@@ -355,7 +367,9 @@ def test_csv_split_group_and_data_root(tmp_path):
     root = tree(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    lines = rows(split=lambda i: ("test", "", "Train", "")[i % 4], group=lambda i: f"animal{i // 3}")
+    lines = rows(
+        split=lambda i: ("test", "", "Train", "")[i % 4], group=lambda i: f"animal{i // 3}"
+    )
     csv_path = write_csv(elsewhere, lines)
     splits = open_data(csv_path, data_root=str(root), image_size=16, val_fraction=0.3)
     names = [line.split(",")[0] for line in lines[1:]]
@@ -427,7 +441,9 @@ def test_a_picture_of_the_target_size_passes_bit_for_bit(kind):
         assert (pixels == np.asarray(image)).all()
 
 
-@pytest.mark.parametrize(("kind", "how"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("GIF", {})])
+@pytest.mark.parametrize(
+    ("kind", "how"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("GIF", {})]
+)
 def test_lossy_formats_come_near(kind, how, china):
     image = Image.fromarray(china).resize((160, 107))
     pixels = decode.decode(encoded(image, kind, **how), height=107, width=160, channels=3)
@@ -438,7 +454,9 @@ def test_crop_agrees_with_torchvision(china):
     reference = v2.Compose([v2.Resize(96, antialias=True), v2.CenterCrop(96)])
     china = china[
         :400, :600
-    ]  # a size at which torchvision's margins are whole pixels; else it is off centre by half of one
+        # a size at which torchvision's margins are whole pixels; else it is off centre by half of
+        # one
+    ]
     for image in (Image.fromarray(china), Image.fromarray(china.transpose(1, 0, 2).copy())):
         pixels = decode.fit(image, height=96, width=96, channels=3)
         expected = np.asarray(reference(image)).astype(int)
@@ -447,7 +465,9 @@ def test_crop_agrees_with_torchvision(china):
 
 def test_squash_agrees_with_torchvision(china):
     pixels = decode.fit(china, height=200, width=180, channels=3, resize="squash")
-    expected = np.asarray(v2.functional.resize(Image.fromarray(china), [200, 180], antialias=True)).astype(int)
+    expected = np.asarray(
+        v2.functional.resize(Image.fromarray(china), [200, 180], antialias=True)
+    ).astype(int)
     assert np.abs(pixels - expected).max() <= 1
 
 
@@ -464,15 +484,23 @@ def test_reduced_scale_jpeg_comes_near_the_full_decoding(china):
     data = encoded(Image.fromarray(china).resize((1283, 857)), "JPEG", quality=95)
     for side in (96, 112, 128, 160, 224):
         for resize in decode.RESIZE_MODES:
-            quick = decode.decode(data, height=side, width=side, channels=3, resize=resize).astype(int)
-            full = decode.fit(Image.open(io.BytesIO(data)), height=side, width=side, channels=3, resize=resize)
+            quick = decode.decode(data, height=side, width=side, channels=3, resize=resize).astype(
+                int
+            )
+            full = decode.fit(
+                Image.open(io.BytesIO(data)), height=side, width=side, channels=3, resize=resize
+            )
             assert 10 * np.log10(255**2 / ((quick - full) ** 2).mean()) > 40
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("before", "side"), [(256, 224), (232, 224), (342, 299), (97, 96), (600, 300)])
+@pytest.mark.parametrize(
+    ("before", "side"), [(256, 224), (232, 224), (342, 299), (97, 96), (600, 300)]
+)
 def test_a_part_of_the_centre_agrees_with_torchvision(china, before, side, interpolation):
-    reference = v2.Compose([v2.Resize(before, v2.InterpolationMode(interpolation)), v2.CenterCrop(side)])
+    reference = v2.Compose(
+        [v2.Resize(before, v2.InterpolationMode(interpolation)), v2.CenterCrop(side)]
+    )
     how = decode.Resize("crop", side / before, interpolation)
     for picture in (china, china[:, :321], china[:301, :300], china[100:230, 100:233]):
         image = Image.fromarray(np.ascontiguousarray(picture))
@@ -488,7 +516,9 @@ def test_a_part_of_the_centre_is_that_part(china, size):
     height, width = size
     ramp = np.tile(np.linspace(0, 255, 640), (427, 1)).round().astype(np.uint8)
     whole, half = (
-        decode.fit(ramp, height=height, width=width, channels=1, resize=decode.Resize("crop", fraction))[0, :, 0]
+        decode.fit(
+            ramp, height=height, width=width, channels=1, resize=decode.Resize("crop", fraction)
+        )[0, :, 0]
         for fraction in (1.0, 0.5)
     )
     middle = (float(whole[0]) + float(whole[-1])) / 2
@@ -502,14 +532,20 @@ def test_reduced_scale_jpeg_of_a_part_comes_near_the_full_decoding(china):
     how = decode.Resize("crop", 0.5, "bicubic")
     for side in (32, 48, 64):
         quick = decode.decode(data, height=side, width=side, channels=3, resize=how).astype(int)
-        full = decode.fit(Image.open(io.BytesIO(data)), height=side, width=side, channels=3, resize=how)
+        full = decode.fit(
+            Image.open(io.BytesIO(data)), height=side, width=side, channels=3, resize=how
+        )
         assert ((quick - full) ** 2).mean() < 255**2 / 10**3.8, "38 dB (PSNR) at least"
 
 
 def test_how_to_resize_is_written_as_before_where_nothing_is_new():
-    assert [str(decode.as_resize(mode)) for mode in decode.RESIZE_MODES] == list(decode.RESIZE_MODES)
+    assert [str(decode.as_resize(mode)) for mode in decode.RESIZE_MODES] == list(
+        decode.RESIZE_MODES
+    )
     assert f"{decode.Resize('crop', 0.875)}" == "crop 0.875 bilinear"
-    assert decode.as_resize(decode.Resize("squash", 0.875, "bicubic")) == decode.Resize("squash", 1.0, "bicubic")
+    assert decode.as_resize(decode.Resize("squash", 0.875, "bicubic")) == decode.Resize(
+        "squash", 1.0, "bicubic"
+    )
     for wrong, message in [
         (decode.Resize("corp"), "Did you mean 'crop'"),
         (decode.Resize(interpolation="cubic"), "Did you mean 'bicubic'"),
@@ -528,7 +564,9 @@ def test_how_to_resize_is_written_as_before_where_nothing_is_new():
 )
 def test_every_picture_comes_out_at_the_wished_size(width, height, fraction, mode):
     image = Image.new("L", (width, height), 200)
-    pixels = decode.fit(image, height=11, width=7, channels=1, resize=decode.Resize(mode, fraction, "bicubic"))
+    pixels = decode.fit(
+        image, height=11, width=7, channels=1, resize=decode.Resize(mode, fraction, "bicubic")
+    )
     assert pixels.shape == (11, 7, 1)
     assert pixels.max() == 200
 
@@ -566,7 +604,9 @@ def test_exif_orientation_is_applied(orientation, kind, china):
     full = decode.decode(data, height=None, width=None, channels=3)
     assert (full == np.asarray(upright.convert("RGB"))).all()
     small = decode.decode(data, height=40, width=24, channels=3)
-    assert np.abs(small.astype(int) - decode.fit(upright, height=40, width=24, channels=3)).mean() < 3
+    assert (
+        np.abs(small.astype(int) - decode.fit(upright, height=40, width=24, channels=3)).mean() < 3
+    )
 
 
 def test_grey_palette_alpha_cmyk_and_bits():
@@ -574,17 +614,26 @@ def test_grey_palette_alpha_cmyk_and_bits():
     size = {"height": 16, "width": 16}
     same = decode.decode(encoded(Image.fromarray(grey), "PNG"), **size, channels=3)
     assert (same == grey[:, :, None]).all()
-    assert decode.decode(encoded(Image.fromarray(grey), "PNG"), **size, channels=1).shape == (16, 16, 1)
+    assert decode.decode(encoded(Image.fromarray(grey), "PNG"), **size, channels=1).shape == (
+        16,
+        16,
+        1,
+    )
 
     palette = Image.fromarray(np.stack([grey, grey, 255 - grey], 2)).quantize(64)
-    assert (decode.decode(encoded(palette, "PNG"), **size, channels=3) == np.asarray(palette.convert("RGB"))).all()
+    assert (
+        decode.decode(encoded(palette, "PNG"), **size, channels=3)
+        == np.asarray(palette.convert("RGB"))
+    ).all()
 
     deep = Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16))
     for kind in ("PNG", "TIFF"):
         assert (decode.decode(encoded(deep, kind), **size, channels=1)[:, :, 0] == grey).all()
 
     bits = Image.fromarray((grey % 2).astype(bool))
-    assert (decode.decode(encoded(bits, "PNG"), **size, channels=1)[:, :, 0] == grey % 2 * 255).all()
+    assert (
+        decode.decode(encoded(bits, "PNG"), **size, channels=1)[:, :, 0] == grey % 2 * 255
+    ).all()
 
     cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # pure red in print
     red = decode.decode(encoded(cmyk, "JPEG", quality=95), **size, channels=3)[8, 8].astype(int)
@@ -596,8 +645,13 @@ def test_grey_palette_alpha_cmyk_and_bits():
 
 def test_transparency_is_laid_on_white():
     size = {"height": 8, "width": 8, "channels": 3}
-    assert (decode.decode(encoded(Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "PNG"), **size) == 255).all()
-    assert (decode.decode(encoded(Image.new("RGBA", (8, 8), (255, 0, 0, 255)), "PNG"), **size) == [255, 0, 0]).all()
+    assert (
+        decode.decode(encoded(Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "PNG"), **size) == 255
+    ).all()
+    assert (
+        decode.decode(encoded(Image.new("RGBA", (8, 8), (255, 0, 0, 255)), "PNG"), **size)
+        == [255, 0, 0]
+    ).all()
     assert (decode.decode(encoded(Image.new("LA", (8, 8), (0, 51)), "PNG"), **size) == 204).all()
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
@@ -611,7 +665,11 @@ def test_the_first_frame_of_an_animation_counts():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
     for kind in ("GIF", "WEBP"):
         data = encoded(
-            frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
+            frames[0],
+            kind,
+            save_all=True,
+            append_images=frames[1:],
+            **({"lossless": True} if kind == "WEBP" else {}),
         )
         assert (decode.decode(data, height=8, width=8, channels=3) == [255, 0, 0]).all()
 
@@ -620,7 +678,11 @@ def test_the_first_frame_of_an_animation_counts():
 def test_extreme_sizes(size):
     for resize in ("crop", "squash", "pad"):
         for data in (encoded(Image.new("RGB", size, "red"), kind) for kind in ("PNG", "JPEG")):
-            assert decode.decode(data, height=32, width=48, channels=3, resize=resize).shape == (32, 48, 3)
+            assert decode.decode(data, height=32, width=48, channels=3, resize=resize).shape == (
+                32,
+                48,
+                3,
+            )
 
 
 def test_a_photo_of_108_million_pixels_is_read():
@@ -722,7 +784,10 @@ def test_photos_are_decoded_once_while_unchanged(tmp_path, monkeypatch):
     assert len(seen) == 13
     assert second.spec.fingerprint != first.spec.fingerprint  # other membership
     os.rename(root, tmp_path / "moved")
-    assert open_pixels(tmp_path / "moved", image_size=16, channels=3).spec.fingerprint == first.spec.fingerprint
+    assert (
+        open_pixels(tmp_path / "moved", image_size=16, channels=3).spec.fingerprint
+        == first.spec.fingerprint
+    )
     assert len(seen) == 13
     open_pixels(tmp_path / "moved", image_size=17, channels=3)
     assert len(seen) == 26
@@ -740,7 +805,9 @@ def test_a_changed_photo_is_seen(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("remembered", [False, True])
-def test_photos_replaced_with_the_same_size_and_time_are_read_again(tmp_path, monkeypatch, remembered):
+def test_photos_replaced_with_the_same_size_and_time_are_read_again(
+    tmp_path, monkeypatch, remembered
+):
     """As archives and build systems leave them, which write one fixed time."""
     monkeypatch.setattr(contents, "JUST_NOW", 0 if remembered else 10**18)
     files = [tmp_path / "set" / label / f"{i}.bmp" for label in "ab" for i in range(10)]
@@ -766,7 +833,10 @@ def test_a_copied_folder_finds_the_pixels_of_the_first(tmp_path, monkeypatch):
     first = open_pixels(root, image_size=16, channels=3)
     decoded = len(seen)
     shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)  # with new times
-    assert open_pixels(tmp_path / "copy", image_size=16, channels=3).spec.fingerprint == first.spec.fingerprint
+    assert (
+        open_pixels(tmp_path / "copy", image_size=16, channels=3).spec.fingerprint
+        == first.spec.fingerprint
+    )
     assert len(seen) == decoded
 
 
@@ -829,9 +899,13 @@ def test_entries_trim_and_clear(tmp_path):
     for size in (8, 16, 32):
         open_pixels(root, image_size=size)
         for entry in cache.cache_entries():
-            os.utime(entry.path / "entry.json", (1000 + size, 1000 + size)) if entry.last_used > 2000 else None
+            os.utime(
+                entry.path / "entry.json", (1000 + size, 1000 + size)
+            ) if entry.last_used > 2000 else None
     entries = cache.cache_entries()
-    assert [entry.num_bytes // 13 // 3 for entry in entries] == pytest.approx([1024, 256, 64], rel=0.5)
+    assert [entry.num_bytes // 13 // 3 for entry in entries] == pytest.approx(
+        [1024, 256, 64], rel=0.5
+    )
     assert all(entry.num_images == 13 and entry.source == str(root) for entry in entries)
     assert cache.trim_cache(entries[0].num_bytes + 1000) == 2
     assert cache.cache_entries() == entries[:1]
@@ -867,7 +941,9 @@ def test_two_at_once(tmp_path):
     root = tree(tmp_path)
     found, threads = [], []
     for _ in range(4):
-        threads.append(threading.Thread(target=lambda: found.append(open_data(str(root), image_size=16).spec)))
+        threads.append(
+            threading.Thread(target=lambda: found.append(open_data(str(root), image_size=16).spec))
+        )
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -938,7 +1014,9 @@ def test_photos_are_decoded_once_more_to_find_near_copies(tmp_path, monkeypatch)
     seen = count_decoding(monkeypatch)
 
     def decoded(**how: Any) -> int:
-        """Return how many pictures were decoded, but for one that may be to see whether all are grey."""
+        """Return how many pictures were decoded, but for one that may be to see whether all are
+        grey.
+        """
         before = len(seen)
         open_data(str(root), **how)
         return (len(seen) - before) // 13 * 13

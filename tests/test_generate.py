@@ -1,4 +1,6 @@
-"""Generation from end to end: networks and their sizes, losses, training, resume, images by seed, figures, mistakes."""
+"""Generation from end to end: networks and their sizes, losses, training, resume, images by seed,
+figures, mistakes.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,13 @@ from tintype.run import RunFolder, load_checkpoint
 GANS = [name for name in plugins.names("models", task="generate") if not name.startswith("flow")]
 
 
-def spec(channels: int = 3, height: int = 32, width: int | None = None, classes: int = 10) -> DataSpec:
+def spec(
+    channels: int = 3, height: int = 32, width: int | None = None, classes: int = 10
+) -> DataSpec:
     names = tuple(f"class {k}" for k in range(classes))
-    return DataSpec("made", channels, height, width or height, names, (0.5,) * channels, (0.25,) * channels, "")
+    return DataSpec(
+        "made", channels, height, width or height, names, (0.5,) * channels, (0.25,) * channels, ""
+    )
 
 
 def gan(name: str, of: DataSpec, **options: Any) -> Any:
@@ -78,7 +84,12 @@ def test_dcgan_has_the_sizes_of_r11():
     assert count_parameters(networks["generator"]) == 370_624
     assert count_parameters(networks["discriminator"]) == 167_808
     first = networks["generator"].layers[0]
-    assert (first.in_channels, first.out_channels, first.kernel_size, first.stride) == (100, 128, (4, 4), (1, 1))
+    assert (first.in_channels, first.out_channels, first.kernel_size, first.stride) == (
+        100,
+        128,
+        (4, 4),
+        (1, 1),
+    )
 
 
 def test_products_of_matrices_stand_for_the_layers_at_the_ends():
@@ -105,11 +116,19 @@ def test_mlp_gan_has_the_sizes_of_r10():
     by_hand = sum(i * o + o for i, o in itertools.pairwise(sizes))
     assert count_parameters(networks["discriminator"]) == by_hand == 533_505
     sizes = [100, 256, 512, 784]
-    assert count_parameters(networks["generator"]) == sum(i * o + o for i, o in itertools.pairwise(sizes))
+    assert count_parameters(networks["generator"]) == sum(
+        i * o + o for i, o in itertools.pairwise(sizes)
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [{"norm": "spectral"}, {"norm": "none"}, {"minibatch": "stddev"}, {"minibatch": "discrimination"}]
+    "options",
+    [
+        {"norm": "spectral"},
+        {"norm": "none"},
+        {"minibatch": "stddev"},
+        {"minibatch": "discrimination"},
+    ],
 )
 def test_options_of_the_discriminator(options):
     networks = gan("dcgan", spec(1, 8), **options)
@@ -120,7 +139,9 @@ def test_options_of_the_discriminator(options):
         for _ in range(20):  # the power iteration comes closer with each call
             judge(images)
         layer = next(m for m in judge.modules() if isinstance(m, nn.Conv2d))
-        assert float(torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)) == pytest.approx(1, abs=0.02)
+        assert float(
+            torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+        ) == pytest.approx(1, abs=0.02)
 
 
 def test_minibatch_deviation_shows_a_lack_of_variety():
@@ -129,7 +150,9 @@ def test_minibatch_deviation_shows_a_lack_of_variety():
     assert float(layer(same)[:, -1].max()) < 1e-3
     expected = varied.var(0, unbiased=False).sqrt().mean()
     torch.testing.assert_close(layer(varied)[:, -1], expected.expand(4, 3, 3), rtol=1e-4, atol=1e-4)
-    assert layer(torch.randn(7, 2, 3, 3)).shape == (7, 3, 3, 3), "a group of 1 where nothing larger divides 7"
+    assert layer(torch.randn(7, 2, 3, 3)).shape == (7, 3, 3, 3), (
+        "a group of 1 where nothing larger divides 7"
+    )
 
 
 def test_minibatch_deviation_takes_a_batch_that_no_group_divides_as_one():
@@ -173,15 +196,21 @@ def test_losses_are_those_of_torch():
     bce = nn.functional.binary_cross_entropy
     expected = bce(real.sigmoid(), torch.ones(3)) + bce(fake.sigmoid(), torch.zeros(3))
     torch.testing.assert_close(losses.discriminator_loss("bce", real, fake), expected)
-    torch.testing.assert_close(losses.generator_loss("bce", None, fake), bce(fake.sigmoid(), torch.ones(3)))
     torch.testing.assert_close(
-        losses.discriminator_loss("hinge", real, fake), torch.tensor((0.7 + 3 + 0) / 3 + (0 + 1.5 + 1) / 3)
+        losses.generator_loss("bce", None, fake), bce(fake.sigmoid(), torch.ones(3))
     )
-    torch.testing.assert_close(losses.discriminator_loss("wasserstein", real, fake), fake.mean() - real.mean())
+    torch.testing.assert_close(
+        losses.discriminator_loss("hinge", real, fake),
+        torch.tensor((0.7 + 3 + 0) / 3 + (0 + 1.5 + 1) / 3),
+    )
+    torch.testing.assert_close(
+        losses.discriminator_loss("wasserstein", real, fake), fake.mean() - real.mean()
+    )
     pairs = bce((real - fake).sigmoid(), torch.ones(3))
     torch.testing.assert_close(losses.discriminator_loss("relativistic", real, fake), pairs)
     torch.testing.assert_close(
-        losses.generator_loss("relativistic", real, fake), bce((fake - real).sigmoid(), torch.ones(3))
+        losses.generator_loss("relativistic", real, fake),
+        bce((fake - real).sigmoid(), torch.ones(3)),
     )
 
 
@@ -190,12 +219,16 @@ def test_penalties_of_a_known_function():
     images = torch.randn(5, 2, 3, 3, requires_grad=True)
     weight = torch.randn(2, 3, 3)
     linear = (images * weight).sum((1, 2, 3))
-    torch.testing.assert_close(losses.squared_gradient(images, linear), weight.square().sum().expand(5))
+    torch.testing.assert_close(
+        losses.squared_gradient(images, linear), weight.square().sum().expand(5)
+    )
     torch.testing.assert_close(
         losses.length_penalty(images, (images * weight).sum((1, 2, 3))), (weight.norm() - 1) ** 2
     )
     squared = images.square().sum((1, 2, 3))
-    torch.testing.assert_close(losses.squared_gradient(images, squared), 4 * images.detach().square().sum((1, 2, 3)))
+    torch.testing.assert_close(
+        losses.squared_gradient(images, squared), 4 * images.detach().square().sum((1, 2, 3))
+    )
 
 
 # ---- augmentation that gradients pass through -------------------------------------------------------------------------
@@ -225,7 +258,10 @@ def test_translation_moves_without_changing_values():
 
 
 def test_cutout_hides_at_most_a_quarter():
-    hidden = (diff_augment(torch.ones(64, 1, 16, 16), ["cutout"], 1.0, torch.Generator().manual_seed(1)) == 0).float()
+    hidden = (
+        diff_augment(torch.ones(64, 1, 16, 16), ["cutout"], 1.0, torch.Generator().manual_seed(1))
+        == 0
+    ).float()
     shares = hidden.mean((1, 2, 3))
     assert float(shares.min()) > 0.05
     assert float(shares.max()) <= 0.28
@@ -261,7 +297,9 @@ def test_truncation_keeps_the_order_and_the_bound():
     noise = sampling.latents(0, range(100), (20,))
     cut = sampling.truncated(noise, 0.7)
     assert float(np.abs(cut).max()) <= 0.7
-    assert np.array_equal(np.argsort(noise.ravel(), kind="stable"), np.argsort(cut.ravel(), kind="stable"))
+    assert np.array_equal(
+        np.argsort(noise.ravel(), kind="stable"), np.argsort(cut.ravel(), kind="stable")
+    )
     np.testing.assert_allclose(sampling.truncated(noise, 9.0), noise, atol=1e-5)
 
 
@@ -327,10 +365,17 @@ def test_a_run_leaves_everything_that_was_promised(gan_run):
     assert f"{both} = {sum(counts.values()):,}" in page
     (row,) = list_runs(gan_run.path.parent)
     assert (
-        row["parameters.sum"] == row["parameters.generator"] + row["parameters.discriminator"] == sum(counts.values())
+        row["parameters.sum"]
+        == row["parameters.generator"] + row["parameters.discriminator"]
+        == sum(counts.values())
     )
     assert "no Inception weights" in gan_run.read("evaluation.json")["protocol"]["fid"]
-    for name, sides in {"real-8x8": (8, 8), "generated-4x4": (4, 4), "classes": (10, 8), "nearest": (2, 8)}.items():
+    for name, sides in {
+        "real-8x8": (8, 8),
+        "generated-4x4": (4, 4),
+        "classes": (10, 8),
+        "nearest": (2, 8),
+    }.items():
         with Image.open(gan_run.path / "samples" / f"{name}.png") as sheet:
             assert sheet.size == (sides[1] * 10 - 2, sides[0] * 10 - 2)
     rows = gan_run.read_table("predictions.csv")
@@ -354,11 +399,15 @@ def test_an_image_depends_on_seed_and_index_alone(gan_run):
     assert np.array_equal(many[:3], gan_run.generate(3, seed=5))
     assert np.array_equal(many[:17], gan_run.generate(17, seed=5))
     for start in (0, 7, 16, 39):
-        assert np.array_equal(many[start:], gan_run.generate(40 - start, start=start, seed=5)), start
+        assert np.array_equal(many[start:], gan_run.generate(40 - start, start=start, seed=5)), (
+            start
+        )
     assert not np.array_equal(many[:3], gan_run.generate(3, seed=6))
     of_three = gan_run.generate(14, seed=5, class_name="3")
     assert np.array_equal(of_three[[3, 13]], many[[3, 13]]), "classes come by turns"
-    assert np.array_equal(of_three[:4], gan_run.generate(4, seed=5, class_name=3)), "whole numbers name a class as well"
+    assert np.array_equal(of_three[:4], gan_run.generate(4, seed=5, class_name=3)), (
+        "whole numbers name a class as well"
+    )
     assert not np.array_equal(of_three[4], many[4])
     assert len(np.unique(gan_run.generate(12, truncation=0.01, class_name="3"), axis=0)) < 12
     way = gan_run.generate(9, interpolate=True, class_name="3")
@@ -370,13 +419,23 @@ def test_an_image_depends_on_seed_and_index_alone(gan_run):
     ("options", "task"),
     [
         ({"norm": "none"}, {"loss": "relativistic", "r1": 1.0, "r2": 1.0}),
-        ({"norm": "spectral", "minibatch": "stddev"}, {"loss": "hinge", "r1": 1.0, "penalty_every": 4}),
-        ({"norm": "none", "minibatch": "discrimination"}, {"loss": "wgan-gp", "discriminator_steps": 2}),
+        (
+            {"norm": "spectral", "minibatch": "stddev"},
+            {"loss": "hinge", "r1": 1.0, "penalty_every": 4},
+        ),
+        (
+            {"norm": "none", "minibatch": "discrimination"},
+            {"loss": "wgan-gp", "discriminator_steps": 2},
+        ),
         ({}, {"loss": "bce", "ada": 0.6, "generator_steps": 2}),
     ],
 )
-def test_every_objective_goes_on_bit_equal_after_a_stop(tiny_gan, train_in, tmp_path, monkeypatch, options, task):
-    """Both optimizers, the average, the strength of augmentation and the accumulators of the watch come back."""
+def test_every_objective_goes_on_bit_equal_after_a_stop(
+    tiny_gan, train_in, tmp_path, monkeypatch, options, task
+):
+    """Both optimizers, the average, the strength of augmentation and the accumulators of the watch
+    come back.
+    """
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
     options = {"width": 4, "latent": 4, "conditional": True, **options}
     recipe = tiny_gan(model_options=options, task_options={**task, "num_samples": 50})
@@ -390,7 +449,9 @@ def test_every_objective_goes_on_bit_equal_after_a_stop(tiny_gan, train_in, tmp_
         assert (whole.path / file).read_bytes() == (folder / file).read_bytes(), file
     states = [load_checkpoint(path / "checkpoints")[0] for path in (whole.path, folder)]
     assert states[0]["task"] == states[1]["task"]
-    assert all(torch.equal(a, b) for a, b in zip(_tensors(states[0]), _tensors(states[1]), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(_tensors(states[0]), _tensors(states[1]), strict=True)
+    )
     for sheet in (whole.path / "samples").glob("*.png"):
         assert sheet.read_bytes() == (folder / "samples" / sheet.name).read_bytes(), sheet.name
     one, other = (api.Run(path).generate(5, seed=2) for path in (whole.path, folder))
@@ -428,7 +489,9 @@ def test_a_phase_comes_at_its_own_steps(tiny_gan, train_in, tmp_path):
 
 
 def test_a_run_is_the_loop_that_alternates(tiny, train_in, tmp_path):
-    """Two steps of plain PyTorch: the discriminator learns, then judges the same images anew for the generator."""
+    """Two steps of plain PyTorch: the discriminator learns, then judges the same images anew for
+    the generator.
+    """
     options = {"latent": 4, "hidden": [8], "discriminator_hidden": [8]}
     recipe = tiny(
         task="generate", model="mlp-gan", model_options=options, task_options={"num_samples": 20}, augment="none",
@@ -465,9 +528,15 @@ def test_the_network_that_has_no_turn_holds_still(tiny_gan, train_in, tmp_path):
         load_checkpoint(train_in(tmp_path / f"run{r.steps}", r).path / "checkpoints")[0]["networks"]
         for r in (recipe, longer)
     ]
-    one, other = ({k: v for k, v in s["generator"].items() if "running" not in k and "num" not in k} for s in states)
+    one, other = (
+        {k: v for k, v in s["generator"].items() if "running" not in k and "num" not in k}
+        for s in states
+    )
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert any(not torch.equal(states[0]["discriminator"][k], v) for k, v in states[1]["discriminator"].items())
+    assert any(
+        not torch.equal(states[0]["discriminator"][k], v)
+        for k, v in states[1]["discriminator"].items()
+    )
 
 
 def test_a_collapsed_generator_is_told_with_a_remedy(tiny_gan, tmp_path):
@@ -484,10 +553,14 @@ def test_a_collapsed_generator_is_told_with_a_remedy(tiny_gan, tmp_path):
     told = [line for line in notes.lines if line.startswith("warning: step")]
     assert any("mode collapse" in line and "task.loss=relativistic" in line for line in told)
     assert len(told) == len(set(told))
-    assert {line.removeprefix("warning: ") for line in told} <= set(run.read("evaluation.json")["warnings"])
+    assert {line.removeprefix("warning: ") for line in told} <= set(
+        run.read("evaluation.json")["warnings"]
+    )
 
 
-def test_divergence_is_a_line_that_keeps_the_last_checkpoint(tiny_gan, train_in, tmp_path, monkeypatch):
+def test_divergence_is_a_line_that_keeps_the_last_checkpoint(
+    tiny_gan, train_in, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
     from tintype.tasks.adversarial import Adversarial
 
@@ -497,18 +570,24 @@ def test_divergence_is_a_line_that_keeps_the_last_checkpoint(tiny_gan, train_in,
         return wrong(self, real, labels, context) * (math.nan if context.step == 5 else 1)
 
     monkeypatch.setattr(Adversarial, "_generator_loss", diverges)
-    with pytest.raises(UserError, match=r"not finite after step 6.*The last good checkpoint is kept"):
+    with pytest.raises(
+        UserError, match=r"not finite after step 6.*The last good checkpoint is kept"
+    ):
         train_in(tmp_path / "run", tiny_gan())
     assert load_checkpoint(tmp_path / "run" / "checkpoints")[0]["step"] == 5
     assert RunFolder(tmp_path / "run").status["state"] == "failed"
 
 
 def test_a_classifier_run_tells_which_classes_are_made(tiny_gan, finished_run, tmp_path):
-    recipe = tiny_gan(steps=4, task_options={"features": str(finished_run.path), "num_samples": 100})
+    recipe = tiny_gan(
+        steps=4, task_options={"features": str(finished_run.path), "num_samples": 100}
+    )
     run = api.train(recipe, out=tmp_path, name="run", watcher=Silent())
     figures = run.metrics["test"]
     assert sum(figures["class_shares"].values()) == pytest.approx(1, abs=1e-3)
-    assert figures["largest_class_share"] == pytest.approx(max(figures["class_shares"].values()), abs=1e-3)
+    assert figures["largest_class_share"] == pytest.approx(
+        max(figures["class_shares"].values()), abs=1e-3
+    )
     assert {"fd_digits", "fd_digits_floor", "precision_digits", "recall_digits"} <= set(figures)
     assert {"class_accuracy", "mean_confidence", "classes_present"} <= set(figures)
     again = run.evaluate()
@@ -532,10 +611,14 @@ def test_files_and_sheets_are_written_and_nothing_is_overwritten(tt, gan_run, tm
     assert (code, errors.count("\n")) == (2, 1)
     assert "nothing is overwritten" in errors
     assert files[0].read_bytes() == before
-    assert tt("generate", gan_run.path, "--count", 3, "--seed", 2, "--class", "4", "--out", "made")[0] == 0
+    assert (
+        tt("generate", gan_run.path, "--count", 3, "--seed", 2, "--class", "4", "--out", "made")[0]
+        == 0
+    )
     assert tt("generate", gan_run.path, "--grid", "sheet.png", "--interpolate")[0] == 0
     with Image.open("sheet.png") as sheet:
-        assert sheet.size == (8 * 64 + 7 * 2, 8 * 64 + 7 * 2)  # digits of 8 x 8 pixels, enlarged by 8
+        # digits of 8 x 8 pixels, enlarged by 8
+        assert sheet.size == (8 * 64 + 7 * 2, 8 * 64 + 7 * 2)
 
 
 def test_a_sheet_is_nearly_square_and_shows_each_pixel(tt, gan_run, tmp_path):
@@ -587,12 +670,24 @@ def test_what_cannot_be_made_is_a_line(tt, gan_run, tmp_path, arguments, message
 def test_commands_of_another_task_are_a_line(tt, gan_run, finished_run):
     for arguments, message in [
         (["generate", finished_run.path], "is a run of task classify, which makes no images"),
-        (["predict", gan_run.path, gan_run.path / "samples"], "is a run of task generate, not a classifier"),
-        (["evaluate", gan_run.path, "--data", "digits"], "only a classifier can be measured on other data"),
+        (
+            ["predict", gan_run.path, gan_run.path / "samples"],
+            "is a run of task generate, not a classifier",
+        ),
+        (
+            ["evaluate", gan_run.path, "--data", "digits"],
+            "only a classifier can be measured on other data",
+        ),
         (["evaluate", gan_run.path, "--classes"], "has no classes to report on"),
         (["evaluate", finished_run.path, "--features", gan_run.path], "makes none"),
-        (["evaluate", gan_run.path, "--features", gan_run.path], "is a run of task generate. Expected a classifier"),
-        (["evaluate", gan_run.path, "--inception-weights", "no.pth"], "FID needs torch-fidelity|no file no.pth"),
+        (
+            ["evaluate", gan_run.path, "--features", gan_run.path],
+            "is a run of task generate. Expected a classifier",
+        ),
+        (
+            ["evaluate", gan_run.path, "--inception-weights", "no.pth"],
+            "FID needs torch-fidelity|no file no.pth",
+        ),
     ]:
         code, output, errors = tt(*arguments)
         assert (code, output) == (2, "")
@@ -601,7 +696,9 @@ def test_commands_of_another_task_are_a_line(tt, gan_run, finished_run):
 
 def test_an_unconditional_generator_knows_no_class(tiny_gan, tmp_path):
     recipe = tiny_gan(
-        steps=2, model="mlp-gan", model_options={"hidden": [16], "discriminator_hidden": [16], "latent": 4}
+        steps=2,
+        model="mlp-gan",
+        model_options={"hidden": [16], "discriminator_hidden": [16], "latent": 4},
     )
     run = api.train(recipe, out=tmp_path, name="run", watcher=Silent())
     assert run.generate(2).shape == (2, 8, 8, 1)
@@ -622,14 +719,23 @@ def test_an_unconditional_generator_knows_no_class(tiny_gan, tmp_path):
         ({"task_options": {"diff_augment": ["rotate"]}}, "unknown operation of diff_augment"),
         ({"task_options": {"ada": 3}}, "task.ada is 3"),
         ({"task_options": {"ada": 0.6, "loss": "relativistic"}}, "task.ada goes by the sign"),
-        ({"model": "flow-unet", "model_options": {}, "task_options": {"r1": 1}}, "task.r1 is about a discriminator"),
+        (
+            {"model": "flow-unet", "model_options": {}, "task_options": {"r1": 1}},
+            "task.r1 is about a discriminator",
+        ),
         ({"task_options": {"num_samples": 2}}, "task.num_samples is 2"),
         ({"task_options": {"features": "nowhere"}}, "features: there is no nowhere"),
         ({"augment": {"mixup": 0.2}}, "mixup and cutmix blend images"),
         ({"model": "cnn", "model_options": {}}, "model cnn makes no images"),
         ({"image_size": 30}, "not 30x30"),
-        ({"label_smoothing": 0.1}, "label_smoothing has no effect on task generate, only on task classify"),
-        ({"weights": "default"}, "weights has no effect on task generate, only on task classify and upscale"),
+        (
+            {"label_smoothing": 0.1},
+            "label_smoothing has no effect on task generate, only on task classify",
+        ),
+        (
+            {"weights": "default"},
+            "weights has no effect on task generate, only on task classify and upscale",
+        ),
         ({"tta": "flip"}, "tta has no effect on task generate"),
     ],
 )
@@ -659,7 +765,9 @@ def photos(tmp_path) -> Any:
 
 
 def test_some_real_images_stand_for_all_of_them(photos):
-    """A test split in the order of its classes, of which a part is measured: real images of the other split are as near."""
+    """A test split in the order of its classes, of which a part is measured: real images of the
+    other split are as near.
+    """
     from tintype.generation.measuring import Measure
 
     splits = open_data(str(photos), val_fraction=30, test_fraction=30)
@@ -685,8 +793,21 @@ def test_photos_without_classes_train_a_generator(photos, tt, layout):
     for i, file in enumerate(sorted(photos.rglob("*.png"))):
         file.rename(place / f"{i}.png")
     root = str(photos.parent / "unsorted")
-    options = ("--data-root", root, "--image-size", "16", "--steps", "2", "--batch-size", "8", "--set", "model.width=4")
-    code, _, errors = tt("train", "faces-gan", *options, "--out", photos.parent / "runs", "--name", "run")
+    options = (
+        "--data-root",
+        root,
+        "--image-size",
+        "16",
+        "--steps",
+        "2",
+        "--batch-size",
+        "8",
+        "--set",
+        "model.width=4",
+    )
+    code, _, errors = tt(
+        "train", "faces-gan", *options, "--out", photos.parent / "runs", "--name", "run"
+    )
     assert code == 0, errors
     run = api.Run(photos.parent / "runs" / "run")
     assert sum(run.read("data.json")["num_images"].values()) == 120
@@ -699,7 +820,11 @@ def test_a_folder_trains_the_model_that_was_asked_for(photos):
     planned = api.plan(str(photos), model="resnet", watcher=Silent())
     assert planned.recipe.model == "resnet"
     planned = api.plan(str(photos), model="dcgan", task="generate", image_size=16, watcher=Silent())
-    assert (planned.recipe.model, planned.recipe.optimizer, planned.recipe.steps) == ("dcgan", "adam", 5000)
+    assert (planned.recipe.model, planned.recipe.optimizer, planned.recipe.steps) == (
+        "dcgan",
+        "adam",
+        5000,
+    )
 
 
 def test_only_the_standard_features_are_called_fid(finished_run, tiny_gan, tmp_path):
@@ -754,7 +879,10 @@ def test_the_verdict_is_the_first_rule_that_holds(bad, word):
     case = GOOD | bad
     figures = {"diversity": case["diversity"]}
     if case["shares"]:
-        figures |= {"class_shares": case["shares"], "classes_present": sum(v >= 0.05 for v in case["shares"].values())}
+        figures |= {
+            "class_shares": case["shares"],
+            "classes_present": sum(v >= 0.05 for v in case["shares"].values()),
+        }
     said, why = verdict(figures, recall=case["recall"], nearness=case["nearness"])
     assert said == word
     assert f"{case['nearness']:.0%} as far" in why
@@ -769,7 +897,9 @@ def test_a_generator_that_copies_is_said_to_memorise(tiny_gan, tmp_path, monkeyp
     run = api.train(tiny_gan(steps=2), out=tmp_path, name="run", watcher=Silent())
     evaluation = run.read("evaluation.json")
     assert evaluation["verdict"]["word"] == "memorises"
-    assert any("memorisation: generated images are 0% as far" in line for line in evaluation["warnings"])
+    assert any(
+        "memorisation: generated images are 0% as far" in line for line in evaluation["warnings"]
+    )
     page = run.report().read_text(encoding="utf-8")
     assert "Copies of training images." in page
     assert "The test set has been used once" in page
@@ -803,7 +933,10 @@ def test_missing_classes_are_told():
 def test_a_lazy_penalty_counts_the_turns_of_the_discriminator():
     from tintype.tasks.adversarial import _turns
 
-    phases = {phase.name: phase for phase in _turns(Objective("bce", generator_steps=3, r1=1.0, penalty_every=4))}
+    phases = {
+        phase.name: phase
+        for phase in _turns(Objective("bce", generator_steps=3, r1=1.0, penalty_every=4))
+    }
     assert phases["discriminator"].every == 3
     assert phases["penalty"].every == 12
 
@@ -813,10 +946,22 @@ def test_too_few_images_to_measure_against_are_told_before_training():
     from tintype.tasks.generate import make
 
     splits = open_data("digits")
-    few = DataSplits(splits.spec, splits.train, splits.val, splits.test.subset(torch.arange(4)), (), ())
+    few = DataSplits(
+        splits.spec, splits.train, splits.val, splits.test.subset(torch.arange(4)), (), ()
+    )
     cpu = torch.device("cpu")
-    with pytest.raises(UserError, match="4 test images are too few to measure generated ones against"):
-        make(few, device=cpu, dtype=torch.float32, model="dcgan", model_options={}, seed=0, augment="none")
+    with pytest.raises(
+        UserError, match="4 test images are too few to measure generated ones against"
+    ):
+        make(
+            few,
+            device=cpu,
+            dtype=torch.float32,
+            model="dcgan",
+            model_options={},
+            seed=0,
+            augment="none",
+        )
 
 
 def test_a_dry_run_names_the_parameters_of_each_network(tt):
@@ -843,7 +988,9 @@ def test_a_flow_starts_at_rest_and_makes_images_of_its_size(side):
 
 
 def test_a_flow_follows_its_velocity_by_the_midpoint_rule():
-    """The velocity x at time t has the solution exp(1) after one unit of time; the error falls with the square."""
+    """The velocity x at time t has the solution exp(1) after one unit of time; the error falls with
+    the square.
+    """
 
     from tintype.models.flow_unet import FlowUNet
 
@@ -874,14 +1021,21 @@ def test_guidance_goes_from_the_velocity_of_any_class_towards_and_past_that_of_o
 
     def velocity(x, time):
         times = torch.full((2,), time)
-        towards, anywhere = network.velocity(x, times, labels), network.velocity(x, times, any_class)
+        towards, anywhere = (
+            network.velocity(x, times, labels),
+            network.velocity(x, times, any_class),
+        )
         return guidance * towards + (1 - guidance) * anywhere
 
-    torch.testing.assert_close(network(noise, labels), noise + velocity(noise + velocity(noise, 0.0) / 2, 0.5))
+    torch.testing.assert_close(
+        network(noise, labels), noise + velocity(noise + velocity(noise, 0.0) / 2, 0.5)
+    )
 
 
 @pytest.mark.parametrize(("guidance", "hidden"), [(1, 0.0), (1.5, 0.1)])
-def test_guidance_needs_a_tenth_of_the_classes_hidden_in_training(tiny_gan, tmp_path, guidance, hidden, monkeypatch):
+def test_guidance_needs_a_tenth_of_the_classes_hidden_in_training(
+    tiny_gan, tmp_path, guidance, hidden, monkeypatch
+):
     from tintype.models.flow_unet import FlowUNet
 
     seen, velocity = [], FlowUNet.velocity
@@ -893,7 +1047,9 @@ def test_guidance_needs_a_tenth_of_the_classes_hidden_in_training(tiny_gan, tmp_
 
     monkeypatch.setattr(FlowUNet, "velocity", watched)
     options = {"width": 4, "levels": 1, "sampling_steps": 1, "guidance": guidance}
-    recipe = tiny_gan(model="flow-unet", model_options=options, steps=40, batch_size=64, optimizer="adamw")
+    recipe = tiny_gan(
+        model="flow-unet", model_options=options, steps=40, batch_size=64, optimizer="adamw"
+    )
     api.train(recipe, out=tmp_path, name="run", watcher=Silent())
     labels = torch.cat(seen)
     assert len(labels) == 40 * 64
@@ -914,7 +1070,9 @@ def test_a_flow_trains_resumes_and_makes_the_class_that_is_asked_for(
         train_in(tmp_path / "stopped" / "run", recipe, Stopper(5))
     train_in(tmp_path / "stopped" / "run", recipe)
     for file in ("model.safetensors", "metrics.csv"):
-        assert (whole.path / file).read_bytes() == (tmp_path / "stopped" / "run" / file).read_bytes(), file
+        assert (whole.path / file).read_bytes() == (
+            tmp_path / "stopped" / "run" / file
+        ).read_bytes(), file
     run = api.Run(whole.path)
     assert run.read("model.json")["loss"] == "flow"
     assert run.history[-1]["loss"] < run.history[0]["loss"]
@@ -944,23 +1102,50 @@ def test_a_flow_that_cannot_be_is_a_line(options, message):
 def test_the_report_shows_sheets_lapse_and_losses(gan_run):
     page = (gan_run.path / "report.html").read_text(encoding="utf-8")
     shown = re.findall(r'<section id="([^"]+)"', page)
-    order = ["result", "warnings", "memory", "classes", "lapse", "interpolation", "history", "learning", "making"]
+    order = [
+        "result",
+        "warnings",
+        "memory",
+        "classes",
+        "lapse",
+        "interpolation",
+        "history",
+        "learning",
+        "making",
+    ]
     assert shown == [section for section in order if section in shown]
-    assert set(shown) >= {"result", "memory", "classes", "lapse", "interpolation", "history", "making"}
+    assert set(shown) >= {
+        "result",
+        "memory",
+        "classes",
+        "lapse",
+        "interpolation",
+        "history",
+        "making",
+    }
     assert page.count('<img src="data:image/png') >= 8
     assert (gan_run.path / "figures" / "generated-8x8.png").exists()
 
     result = page[page.index('<section id="result"') : page.index(f'<section id="{shown[1]}"')]
-    places = [result.index(part) for part in ("<img", "64 generated images", 'class="word"', "Two sets of real images")]
-    assert places == sorted(places), "the images, then the verdict, then the distance with what it means"
+    places = [
+        result.index(part)
+        for part in ("<img", "64 generated images", 'class="word"', "Two sets of real images")
+    ]
+    assert places == sorted(places), (
+        "the images, then the verdict, then the distance with what it means"
+    )
     assert result.index("<details") < result.index("Kernel distance (KID)"), "folded away"
     assert not re.search(r"\de-\d\d<", result), "no figure is written with an exponent"
     assert 'type="range" aria-label="Training step"' in page
 
 
-@pytest.mark.parametrize(("nearness", "said"), [(1.05, "no copies."), (0.7, "70% as far"), (0.3, "copies.")])
+@pytest.mark.parametrize(
+    ("nearness", "said"), [(1.05, "no copies."), (0.7, "70% as far"), (0.3, "copies.")]
+)
 def test_copies_are_told_by_the_distance_of_unseen_images(nearness, said):
-    text = generate_sections._said_of_copies({"median_generated": 30 * nearness, "median_test": 30.0})
+    text = generate_sections._said_of_copies(
+        {"median_generated": 30 * nearness, "median_test": 30.0}
+    )
     assert said in text
     assert ("no copies" in text) == (nearness >= 0.5)
 
@@ -994,10 +1179,17 @@ def test_the_report_of_an_unfinished_run_says_how_to_go_on(tiny_gan, train_in, t
 
 # ---- the recipes ------------------------------------------------------------------------------------------------------
 
-SHAPES = {"digits": (1, 8, 10), "mnist": (1, 28, 10), "fashion-mnist": (1, 28, 10), "cifar10": (3, 32, 10)}
+SHAPES = {
+    "digits": (1, 8, 10),
+    "mnist": (1, 28, 10),
+    "fashion-mnist": (1, 28, 10),
+    "cifar10": (3, 32, 10),
+}
 SHAPES |= {"cifar100": (3, 32, 100), "own-photos": (3, 64, 2)}
 RECIPES_HERE = {
-    name: recipe for name in recipe_names() if (recipe := read_recipe(RECIPES / f"{name}.yaml")).task == "generate"
+    name: recipe
+    for name in recipe_names()
+    if (recipe := read_recipe(RECIPES / f"{name}.yaml")).task == "generate"
 }
 
 
@@ -1021,7 +1213,11 @@ def test_a_recipe_makes_images_of_its_data(name):
     networks: Any = build_model(recipe.model, of, recipe.model_options, seed=0)
     adversarial = isinstance(networks, nn.ModuleDict)
     known = {f.name for f in dataclasses.fields(Objective)}
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.task_options.items() if k in known}
+    given = {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in recipe.task_options.items()
+        if k in known
+    }
     assert Objective(**given).checked(adversarial).loss in (*losses.ADVERSARIAL, "flow")
     generator = networks["generator"] if adversarial else networks
     labels = torch.zeros(2, dtype=torch.int64) if generator.conditional else None

@@ -1,4 +1,6 @@
-"""Photos in groups, by a pattern of their names or by EXIF time: what is a group, the split, the figures, the errors."""
+"""Photos in groups, by a pattern of their names or by EXIF time: what is a group, the split, the
+figures, the errors.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,31 @@ from tintype.auditing import audit
 from tintype.data import open_data
 from tintype.data.pairs import open_pairs
 from tintype.errors import UserError
-from tintype.grouping import Taken, check_groups, parse_groups, suggest_by_names, suggest_by_times, united
+from tintype.grouping import (
+    Taken,
+    check_groups,
+    parse_groups,
+    suggest_by_names,
+    suggest_by_times,
+    united,
+)
 from tintype.recipe import build
 from tintype.run import RunFolder
 from tintype.statistics import clustered_interval
 from tintype.training import prepare
 
-NAMES = ["cat/cat_012_1.jpg", "cat/cat_012_2.jpg", "cat/cat_013_1.jpg", "dog/clip3_frame0001.JPG", "dog/other.jpg"]
+NAMES = [
+    "cat/cat_012_1.jpg",
+    "cat/cat_012_2.jpg",
+    "cat/cat_013_1.jpg",
+    "dog/clip3_frame0001.JPG",
+    "dog/other.jpg",
+]
 
 
-def photo(path: Path, seed: int, when: datetime.datetime | None = None, camera: str = "A", size: int = 32) -> None:
+def photo(
+    path: Path, seed: int, when: datetime.datetime | None = None, camera: str = "A", size: int = 32
+) -> None:
     """Write a photo of noise, with the time that it was taken in its EXIF data."""
     exif = Image.Exif()
     if when is not None:
@@ -50,7 +67,9 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("objects")
     for c, label in enumerate(("cat", "dog")):
         for number in range(40):
-            photo(root / label / f"{label}_{number // 4:03d}_{number % 4 + 1}.jpg", 1000 * c + number)
+            photo(
+                root / label / f"{label}_{number // 4:03d}_{number % 4 + 1}.jpg", 1000 * c + number
+            )
     return root
 
 
@@ -111,7 +130,15 @@ def test_a_pattern_that_gives_no_groups_is_one_line(text, message):
 
 
 def test_a_gap_in_time_or_another_camera_begins_a_new_group():
-    taken = [Taken(0, "A"), Taken(50, "A"), Taken(100, "A"), Taken(161, "A"), Taken(60, "B"), None, Taken(120, "B")]
+    taken = [
+        Taken(0, "A"),
+        Taken(50, "A"),
+        Taken(100, "A"),
+        Taken(161, "A"),
+        Taken(60, "B"),
+        None,
+        Taken(120, "B"),
+    ]
 
     groups = parse_groups("exif:60s").of_times(taken, list("abcdefg"))
 
@@ -142,21 +169,27 @@ def test_groups_of_names_stay_on_one_side_and_are_counted(objects: Path):
 
 def test_groups_by_time_stay_on_one_side(tmp_path: Path):
     start = datetime.datetime(2024, 5, 1, 23, 59, 30)
-    for number in range(40):  # bursts of 4 photos, 0.4 s apart, over midnight; a new one every two minutes
+    # bursts of 4 photos, 0.4 s apart, over midnight; a new one every two minutes
+    for number in range(40):
         when = start + datetime.timedelta(minutes=2 * (number // 4), seconds=0.4 * (number % 4))
         photo(tmp_path / "ab"[number % 8 // 4] / f"{number}.jpg", number, when)
     photo(tmp_path / "a" / "none.jpg", 99)
 
     splits = open_data(str(tmp_path), groups="exif:1s")
 
-    assert "groups: 10 of 4 images each (by EXIF time, at most 1 s apart); 1 stands alone" in splits.notes, splits.notes
+    assert (
+        "groups: 10 of 4 images each (by EXIF time, at most 1 s apart); 1 stands alone"
+        in splits.notes
+    ), splits.notes
     assert sorted(len(splits[split]) % 4 for split in ("train", "val", "test")) == [0, 0, 1]
     alone = open_data(str(tmp_path), groups="exif:0.1s")
     assert "groups: none, no two photos of one camera were taken within 0.1 s" in alone.notes
 
 
 def test_photos_that_say_no_time_are_one_line(objects: Path):
-    with pytest.raises(UserError, match="none of the 80 images says in its EXIF data when it was taken"):
+    with pytest.raises(
+        UserError, match="none of the 80 images says in its EXIF data when it was taken"
+    ):
         open_data(str(objects), groups="exif:60s")
 
 
@@ -166,7 +199,13 @@ def test_groups_join_those_of_the_column(objects: Path, tmp_path: Path):
         rows.writerow(["path", "label", "group"])
         for path in sorted(objects.rglob("*.jpg")):
             object_number = int(path.stem.split("_")[1])
-            rows.writerow([path, path.parent.name, f"box {object_number // 2}" if path.parent.name == "cat" else ""])
+            rows.writerow(
+                [
+                    path,
+                    path.parent.name,
+                    f"box {object_number // 2}" if path.parent.name == "cat" else "",
+                ]
+            )
 
     splits = open_data(str(tmp_path / "list.csv"), groups="{group}_*.jpg")
 
@@ -174,12 +213,16 @@ def test_groups_join_those_of_the_column(objects: Path, tmp_path: Path):
 
 
 def test_a_group_on_both_sides_of_a_given_split_is_told(tmp_path: Path):
-    for number, split in enumerate(("train", "train", "val", "test", "train", "train", "val", "test")):
+    for number, split in enumerate(
+        ("train", "train", "val", "test", "train", "train", "val", "test")
+    ):
         photo(tmp_path / split / "ab"[number // 4] / f"x{number // 3}_{number}.jpg", number)
 
     notes = open_data(str(tmp_path), groups="{group}_*.jpg").notes
 
-    assert any(note.startswith("LEAK: 3 groups have images on both sides of the split") for note in notes), notes
+    assert any(
+        note.startswith("LEAK: 3 groups have images on both sides of the split") for note in notes
+    ), notes
 
 
 def test_a_run_keeps_its_groups_and_measures_by_them(objects: Path, tmp_path: Path, tiny, train_in):
@@ -195,9 +238,13 @@ def test_a_run_keeps_its_groups_and_measures_by_them(objects: Path, tmp_path: Pa
     for of_class in evaluation["per_class"]["test"]:
         mine = [row for row in rows if row["target"] == of_class["name"]]
         right = [row["prediction"] == row["target"] for row in mine]
-        assert of_class["recall_ci95"] == list(clustered_interval(right, [row["group"] for row in mine]))
+        assert of_class["recall_ci95"] == list(
+            clustered_interval(right, [row["group"] for row in mine])
+        )
     filled = [each for each in evaluation["reliability"]["test"] if each["count"]]
-    assert all(each["accuracy_ci95"][0] <= each["accuracy"] <= each["accuracy_ci95"][1] for each in filled)
+    assert all(
+        each["accuracy_ci95"][0] <= each["accuracy"] <= each["accuracy_ci95"][1] for each in filled
+    )
 
     again = api.Run(run.path).evaluate(split="test")
     assert again["accuracy_ci95"] == figures["accuracy_ci95"]
@@ -218,17 +265,31 @@ def test_crops_of_one_photo_stay_on_one_side(tmp_path: Path):
 
     splits = open_pairs(str(tmp_path), groups="{group}_crop*", patch=32, image_size=64)
 
-    sides = [{name.split("_")[0] for name in splits[split].names} for split in ("train", "val", "test")]
+    sides = [
+        {name.split("_")[0] for name in splits[split].names} for split in ("train", "val", "test")
+    ]
     assert sum(map(len, sides)) == len(set().union(*sides)) == 10
     assert splits.groups["photo0_crop0.png"] == "photo0"
 
 
 def test_the_command_takes_groups(objects: Path, tt):
-    code, out, _ = tt("train", objects, "--groups", "{group}_*.jpg", "--model", "cnn", "--weights", "none", "--dry-run")
+    code, out, _ = tt(
+        "train",
+        objects,
+        "--groups",
+        "{group}_*.jpg",
+        "--model",
+        "cnn",
+        "--weights",
+        "none",
+        "--dry-run",
+    )
     assert code == 0
     assert "groups: '{group}_*.jpg'" in out
 
-    code, _, err = tt("train", objects, "--groups", "{group}.jpg", "--model", "cnn", "--weights", "none")
+    code, _, err = tt(
+        "train", objects, "--groups", "{group}.jpg", "--model", "cnn", "--weights", "none"
+    )
     assert code == 2
     assert "makes each image a group of its own" in err
 
@@ -242,10 +303,15 @@ DRAW = random.Random(0)
 def in_classes(
     name: str, counts: Mapping[str, Iterable[object]], classes: tuple[str, ...] = CLASSES
 ) -> list[tuple[str, str]]:
-    """Return (path, class) for each class and each combination of numbers; {h} in `name` is a random code."""
+    """Return (path, class) for each class and each combination of numbers; {h} in `name` is a
+    random code.
+    """
     keys = list(counts)
     return [
-        (f"{c}/{name.format(c=c, h=DRAW.getrandbits(64), **dict(zip(keys, values, strict=True)))}", c)
+        (
+            f"{c}/{name.format(c=c, h=DRAW.getrandbits(64), **dict(zip(keys, values, strict=True)))}",
+            c,
+        )
         for c in classes
         for values in product(*counts.values())
     ]
@@ -257,28 +323,42 @@ DAYS = {"d": range(10, 28), "i": range(10, 20)}
 PLAIN = {
     "trashnet": in_classes("{c}{i}.jpg", {"i": range(1, 400)}, MATERIALS),
     "pets": in_classes("{c}_{i}.jpg", {"i": range(1, 200, 17)}, PETS),
-    "pets by kind": [(f"animals/{n.split('/')[1]}", "x") for n, _ in in_classes("{c}_{i}.jpg", {"i": range(30)}, PETS)],
+    "pets by kind": [
+        (f"animals/{n.split('/')[1]}", "x")
+        for n, _ in in_classes("{c}_{i}.jpg", {"i": range(30)}, PETS)
+    ],
     "digits": [(f"{i:05d}", str(i % 10)) for i in range(1797)],
     "mnist": [(f"{'train' if i < 6000 else 'test'}/{i:05d}", str(i * 7 % 10)) for i in range(7000)],
     "camera": in_classes("IMG_{i:04d}.JPG", {"i": range(100)}),
-    "cameras": [p for a in ("IMG_", "DSC", "P101", "img-") for p in in_classes(a + "{i:04d}.jpg", {"i": range(50)})],
+    "cameras": [
+        p
+        for a in ("IMG_", "DSC", "P101", "img-")
+        for p in in_classes(a + "{i:04d}.jpg", {"i": range(50)})
+    ],
     "class and number": in_classes("{c}_{i:04d}.png", {"i": range(50)}, tuple("0123456789")),
-    "imagenet": in_classes("{c}_{i}.JPEG", {"i": range(7, 20000, 97)}, ("n01440764", "n01443537", "n01484850")),
+    "imagenet": in_classes(
+        "{c}_{i}.JPEG", {"i": range(7, 20000, 97)}, ("n01440764", "n01443537", "n01484850")
+    ),
     "one prefix": in_classes("ILSVRC2012_val_{i:08d}.JPEG", {"i": range(1, 50000, 499)}),
     "moments": in_classes("IMG_202405{d}_1204{i}.jpg", DAYS),
     "days": in_classes("202405{d}_{i:03d}.jpg", DAYS),
     "whatsapp": in_classes("IMG-202405{d}-WA{i:04d}.jpg", DAYS),
     "dropbox": in_classes("2024-05-{d} 12.{i}.30.jpg", DAYS),
     "codes": in_classes("{h:016x}.jpg", {"i": range(300)}),
-    "short codes": [(f"{p}/{DRAW.getrandbits(32):08x}.jpg", p) for p in CLASSES for _ in range(300)],
+    "short codes": [
+        (f"{p}/{DRAW.getrandbits(32):08x}.jpg", p) for p in CLASSES for _ in range(300)
+    ],
     "sizes": in_classes("photo_640x480_{i:04d}.jpg", {"i": range(100)}),
     "some copies": in_classes("IMG_{i:04d}.jpg", {"i": range(99)})
     + in_classes("IMG_{i:04d} (1).jpg", {"i": range(20)}),
     "number and class": in_classes("{i:04d}_{c}.jpg", {"i": range(100)}),
     "birds": in_classes("Black_{c}_{i:04d}_{h}.jpg", {"i": range(60)}),
-    "one object each": in_classes("{c}__{i}.png", {"i": range(0, 360, 5)}, tuple(f"obj{k}" for k in range(12))),
+    "one object each": in_classes(
+        "{c}__{i}.png", {"i": range(0, 360, 5)}, tuple(f"obj{k}" for k in range(12))
+    ),
     "inner classes": [
-        (f"pet/{name}", "pet") for name, _ in in_classes("{c}{i}.jpg", {"i": range(40)}, tuple("abcdef"))
+        (f"pet/{name}", "pet")
+        for name, _ in in_classes("{c}{i}.jpg", {"i": range(40)}, tuple("abcdef"))
     ],
     "too few": in_classes("{c}_{o}_{i}.jpg", {"o": range(2), "i": range(4)}, ("cat",)),
 }
@@ -323,11 +403,15 @@ def test_names_of_objects_and_clips_suggest_their_groups(kind):
         dict(zip(found.groups, expected, strict=True)).items()
     ), "one group of the truth for each group that was found"
     assert len(set(found.groups)) == len(set(expected)), "and the other way round"
-    assert parse_groups(found.text).of_names(names) == found.groups, "what is typed gives what was counted"
+    assert parse_groups(found.text).of_names(names) == found.groups, (
+        "what is typed gives what was counted"
+    )
 
 
 def test_names_are_looked_at_in_part_where_there_are_many():
-    names, labels = zip(*in_classes("{c}_{o:04d}_{i}.jpg", {"o": range(800), "i": range(4)}), strict=True)
+    names, labels = zip(
+        *in_classes("{c}_{o:04d}_{i}.jpg", {"o": range(800), "i": range(4)}), strict=True
+    )
     found = suggest_by_names(names, labels)
     assert found is not None
     assert len(found.sizes) == 2400
@@ -395,14 +479,20 @@ def test_training_names_what_to_type_once(objects: Path):
     (line,) = [note for note in notes if "suggest" in note]
     assert "20 groups" in line
     assert "--groups '{group}_*.jpg'" in line
-    assert not any("suggest" in note for note in open_data(str(objects), groups="{group}_*.jpg").notes)
+    assert not any(
+        "suggest" in note for note in open_data(str(objects), groups="{group}_*.jpg").notes
+    )
 
 
 def test_an_upscaler_measures_crops_by_photo(tmp_path: Path, tiny, train_in):
     import statsmodels.api as sm
 
     for number in range(60):
-        photo(tmp_path / "crops" / f"photo{number // 3:02d}_crop{number % 3}.png", number // 3, size=48 + number % 3)
+        photo(
+            tmp_path / "crops" / f"photo{number // 3:02d}_crop{number % 3}.png",
+            number // 3,
+            size=48 + number % 3,
+        )
     fields = {
         "task": "upscale",
         "model": "espcn",
@@ -413,7 +503,12 @@ def test_an_upscaler_measures_crops_by_photo(tmp_path: Path, tiny, train_in):
     }
     options = {"scale": 2, "patch": 32}
     recipe = tiny(
-        **fields, task_options=options, data=str(tmp_path / "crops"), groups="{group}_crop*", steps=1, test_fraction=36
+        **fields,
+        task_options=options,
+        data=str(tmp_path / "crops"),
+        groups="{group}_crop*",
+        steps=1,
+        test_fraction=36,
     )
     run = train_in(tmp_path / "run", recipe)
 
@@ -422,11 +517,15 @@ def test_an_upscaler_measures_crops_by_photo(tmp_path: Path, tiny, train_in):
     gain = np.array([float(row["psnr_y"]) - float(row["bicubic_psnr_y"]) for row in rows])
     groups = [row["group"] for row in rows]
     outside = sm.OLS(gain, np.ones(len(gain))).fit(
-        cov_type="cluster", cov_kwds={"groups": np.unique(groups, return_inverse=True)[1]}, use_t=True
+        cov_type="cluster",
+        cov_kwds={"groups": np.unique(groups, return_inverse=True)[1]},
+        use_t=True,
     )
 
     evaluation = run.read("evaluation.json")
     figures = evaluation["splits"]["test"]
     assert figures["num_groups"] == len(set(groups)) == 12
-    assert figures["gain_ci95"] == pytest.approx(list(outside.conf_int()[0]), abs=0.2 * np.ptp(outside.conf_int()[0]))
+    assert figures["gain_ci95"] == pytest.approx(
+        list(outside.conf_int()[0]), abs=0.2 * np.ptp(outside.conf_int()[0])
+    )
     assert "36 test photos in 12 groups" in evaluation["verdict"]["text"]

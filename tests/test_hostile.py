@@ -1,4 +1,7 @@
-"""Files of strangers: links that lead elsewhere, pipes, nests and bombs. One line each; nothing waits, or changes."""
+"""Files of strangers: links that lead elsewhere, pipes, nests and bombs.
+
+One line each; nothing waits, or changes.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,9 @@ def nothing_waits():
 # ---- links and pipes in a run folder ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", [".lock", "report.html", "figures", "samples", "checkpoints", "samples/deep"])
+@pytest.mark.parametrize(
+    "place", [".lock", "report.html", "figures", "samples", "checkpoints", "samples/deep"]
+)
 def test_nothing_in_a_run_folder_leads_out_of_it(place, copied_run, tmp_path, say):
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -76,7 +81,9 @@ def test_links_to_a_run_and_within_a_run_are_followed(copied_run, tmp_path):
     assert api.Run.open(tmp_path / "linked").metrics == copied_run.metrics
 
 
-@pytest.mark.parametrize("name", ["recipe.yaml", "model.json", ".lock", "evaluation.json", "metrics.csv", "samples/x"])
+@pytest.mark.parametrize(
+    "name", ["recipe.yaml", "model.json", ".lock", "evaluation.json", "metrics.csv", "samples/x"]
+)
 def test_a_pipe_in_a_run_folder_makes_nobody_wait(name, copied_run, say):
     (copied_run.path / name).unlink(missing_ok=True)
     os.mkfifo(copied_run.path / name)
@@ -102,7 +109,11 @@ def test_a_lock_is_opened_without_following_and_without_emptying(tmp_path):
 
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, kind in ((tmp_path / "pipe", "named pipe"), (Path("/dev/zero"), "device"), (tmp_path, "directory")):
+    for path, kind in (
+        (tmp_path / "pipe", "named pipe"),
+        (Path("/dev/zero"), "device"),
+        (tmp_path, "directory"),
+    ):
         with pytest.raises(OSError, match=kind):
             files.read_bytes(path)
         with pytest.raises(UserError, match=kind):
@@ -111,7 +122,9 @@ def test_only_regular_files_are_read(tmp_path):
 
 def test_a_study_does_not_follow_links_out_of_it(tmp_path):
     (tmp_path / "s").mkdir()
-    (tmp_path / "s/study.yaml").write_text("recipe: digits-ann\nvary: {lr: [0.1, 0.2]}\n", encoding="utf-8")
+    (tmp_path / "s/study.yaml").write_text(
+        "recipe: digits-ann\nvary: {lr: [0.1, 0.2]}\n", encoding="utf-8"
+    )
     (tmp_path / "mine").mkdir()
     (tmp_path / "s/lr-0.1-seed0").symlink_to("../mine", target_is_directory=True)
     with pytest.raises(UserError, match="leads out"):
@@ -129,7 +142,9 @@ STRANGE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "content"), [(n, c) for n, contents in STRANGE.items() for c in contents])
+@pytest.mark.parametrize(
+    ("name", "content"), [(n, c) for n, contents in STRANGE.items() for c in contents]
+)
 def test_a_broken_run_takes_no_other_with_it(name, content, copied_run, tmp_path, say):
     runs = copied_run.path.parent
     good = runs / "good"
@@ -174,18 +189,27 @@ def test_yaml_is_bounded_by_what_it_stands_for():
     bomb = f"[&b0 [{','.join('l' * 10)}], {', '.join(tens)}]"  # 10^5 words in 200 bytes
     with pytest.raises(yaml.YAMLError, match=f"more than {yaml_files.MOST_NODES:,} values"):
         yaml_files.parse_yaml(bomb)
-    assert len(yaml_files.parse_yaml(f"[{','.join('l' * (yaml_files.MOST_NODES - 1))}]")) == yaml_files.MOST_NODES - 1
+    assert (
+        len(yaml_files.parse_yaml(f"[{','.join('l' * (yaml_files.MOST_NODES - 1))}]"))
+        == yaml_files.MOST_NODES - 1
+    )
     with pytest.raises(yaml.YAMLError, match="stands for more"):
         yaml_files.parse_yaml(f"[{','.join('l' * yaml_files.MOST_NODES)}]")
     with pytest.raises(yaml.YAMLError, match="alias"):
         yaml_files.parse_yaml("a: &a [*a]")
-    assert yaml_files.parse_yaml("{a: &x {b: 1}, c: {<<: *x, d: *x}}") == {"a": {"b": 1}, "c": {"b": 1, "d": {"b": 1}}}
+    assert yaml_files.parse_yaml("{a: &x {b: 1}, c: {<<: *x, d: *x}}") == {
+        "a": {"b": 1},
+        "c": {"b": 1, "d": {"b": 1}},
+    }
 
 
 @pytest.mark.parametrize("parse", [yaml_files.parse_yaml, files.parse_json])
 def test_depth_and_digits_are_bounded(parse):
     assert json.dumps(parse(nested(files.MOST_DEPTH))) == nested(files.MOST_DEPTH)
-    for text, said in ((nested(files.MOST_DEPTH + 1), "deep"), ("9" * (files.MOST_DIGITS + 1), "digits")):
+    for text, said in (
+        (nested(files.MOST_DEPTH + 1), "deep"),
+        ("9" * (files.MOST_DIGITS + 1), "digits"),
+    ):
         with pytest.raises((yaml.YAMLError, ValueError), match=said):
             parse(text)
     assert parse("9" * files.MOST_DIGITS) == 10**files.MOST_DIGITS - 1
@@ -208,7 +232,15 @@ def test_a_date_is_a_word(value, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", ["!!timestamp 2020-13-45", "!!int x", "!!float x", "!!binary é", "!!python/name:os.system", "? [1]"]
+    "value",
+    [
+        "!!timestamp 2020-13-45",
+        "!!int x",
+        "!!float x",
+        "!!binary é",
+        "!!python/name:os.system",
+        "? [1]",
+    ],
 )
 def test_a_value_that_yaml_cannot_make_is_one_line(value, tmp_path):
     (tmp_path / "x.yaml").write_text(f"data: {value}\n", encoding="utf-8")
@@ -272,7 +304,9 @@ def test_a_pipe_among_photos_is_passed_over_and_counted(finished_run, tmp_path, 
     assert "named pipe" in (tmp_path / "p.csv").read_text(encoding="utf-8")
     assert say("predict", finished_run.path, folder / "x.png")[0] == 2
     os.mkfifo(tmp_path / "y.csv")
-    assert say("predict", finished_run.path, folder, "--out", tmp_path / "y.csv", "--resume")[0] == 2
+    assert (
+        say("predict", finished_run.path, folder, "--out", tmp_path / "y.csv", "--resume")[0] == 2
+    )
 
 
 def test_pipes_in_the_place_of_a_list_or_a_photo_to_train_on(tmp_path, say):
@@ -283,8 +317,11 @@ def test_pipes_in_the_place_of_a_list_or_a_photo_to_train_on(tmp_path, say):
     for label in "ab":
         photos(tmp_path / "d" / label, 12)
     os.mkfifo(tmp_path / "d/a/pipe.png")
-    code, output, errors = say("train", tmp_path / "d", "--model", "ann", "--weights", "none", "--dry-run", "--json")
-    assert code in (0, 2)  # what is left may be too little to hold anything out; it waits for nothing
+    code, output, errors = say(
+        "train", tmp_path / "d", "--model", "ann", "--weights", "none", "--dry-run", "--json"
+    )
+    # what is left may be too little to hold anything out; it waits for nothing
+    assert code in (0, 2)
     assert "Traceback" not in output + errors
 
 
@@ -293,15 +330,22 @@ def test_a_path_that_no_file_can_have_is_skipped(tmp_path):
     from tintype.data.folder import read_photos
 
     folder = photos(tmp_path / "d")
-    rows = [f"d/{i % 4}.png,{'ab'[i % 2]}" for i in range(4)] + ["d/\0.png,a", f"d/{'n' * 300}.png,b"]
+    rows = [f"d/{i % 4}.png,{'ab'[i % 2]}" for i in range(4)] + [
+        "d/\0.png,a",
+        f"d/{'n' * 300}.png,b",
+    ]
     (tmp_path / "x.csv").write_text("path,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    images = read_photos(find_rows(tmp_path / "x.csv", None), "x", image_size=8, channels=3, resize="crop")
+    images = read_photos(
+        find_rows(tmp_path / "x.csv", None), "x", image_size=8, channels=3, resize="crop"
+    )
     assert len(images.targets) == len(list(folder.iterdir()))
     assert len(images.skipped) == 2
 
 
 def many_scans(count: int) -> bytes:
-    """Return a progressive JPEG (ITU T.81) of 64x64 pixels whose coefficients are refined `count` times."""
+    """Return a progressive JPEG (ITU T.81) of 64x64 pixels whose coefficients are refined `count`
+    times.
+    """
     segment = lambda marker, body: struct.pack(">BBH", 255, marker, len(body) + 2) + body  # noqa: E731
     table = lambda kind, value: segment(0xC4, bytes([kind, 1] + [0] * 15 + [value]))  # noqa: E731
     refine = segment(0xDA, bytes([1, 1, 0, 1, 1, 0])) + b"\x00\x00" * 4
@@ -333,7 +377,8 @@ def test_what_only_looks_like_scans_is_read():
         plain = file.getvalue()
         assert count_scans(plain) == scans
         comment = struct.pack(">BBH", 255, 0xFE, 2 + 2 * 5000) + b"\xff\xda" * 5000
-        padded = plain[:2] + comment + plain[2:] + b"\xff\xda" * 5000  # a preview, and a film behind the photo
+        # a preview, and a film behind the photo
+        padded = plain[:2] + comment + plain[2:] + b"\xff\xda" * 5000
         assert count_scans(padded) == scans
         pictures = [decode(content, height=64, width=64, channels=3) for content in (padded, plain)]
         np.testing.assert_array_equal(*pictures)
@@ -347,7 +392,9 @@ def test_only_the_first_directories_of_a_tiff_are_looked_at(tmp_path, monkeypatc
     loaded = []
     load = TiffImagePlugin.ImageFileDirectory_v2.load
     monkeypatch.setattr(
-        TiffImagePlugin.ImageFileDirectory_v2, "load", lambda self, file: loaded.append(1) or load(self, file)
+        TiffImagePlugin.ImageFileDirectory_v2,
+        "load",
+        lambda self, file: loaded.append(1) or load(self, file),
     )
     with pytest.raises(UserError, match="several pages"):
         read_picture(tmp_path / "x.tif")
@@ -369,7 +416,12 @@ def test_only_the_first_directories_of_a_tiff_are_looked_at(tmp_path, monkeypatc
 )  # fmt: skip
 def test_answers_that_tintype_did_not_write_are_refused(change, finished_run, tmp_path, say):
     folder = photos(tmp_path / "d")
-    row = {"file": str(folder / "1.png"), "prediction": "1", "confidence": 0.9, "sorted_to": "1/1.png"} | change
+    row = {
+        "file": str(folder / "1.png"),
+        "prediction": "1",
+        "confidence": 0.9,
+        "sorted_to": "1/1.png",
+    } | change
     (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     arguments = ("--out", tmp_path / "p.jsonl", "--sort-into", tmp_path / "s" / "x", "--resume")
@@ -382,8 +434,12 @@ def test_answers_that_tintype_did_not_write_are_refused(change, finished_run, tm
 def test_a_confidence_of_a_table_that_is_no_number_is_refused(finished_run, tmp_path, say):
     folder = photos(tmp_path / "d")
     row = f"{folder / '1.png'},1,abc,,"
-    (tmp_path / "p.csv").write_text(f"file,prediction,confidence,unlike,error\n{row}\n", encoding="utf-8")
-    code, _, errors = say("predict", finished_run.path, folder, "--out", tmp_path / "p.csv", "--resume")
+    (tmp_path / "p.csv").write_text(
+        f"file,prediction,confidence,unlike,error\n{row}\n", encoding="utf-8"
+    )
+    code, _, errors = say(
+        "predict", finished_run.path, folder, "--out", tmp_path / "p.csv", "--resume"
+    )
     assert code == 2
     assert "no number" in errors
 
@@ -403,7 +459,10 @@ def test_a_dry_run_decodes_no_more_than_its_bound(tmp_path, monkeypatch, say):
         code, _, errors = say(command, tmp_path / "x.yaml", "--dry-run")
         assert code == 2
         assert "a dry run decodes at most" in errors
-        assert sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file()) < 1_000_000
+        assert (
+            sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
+            < 1_000_000
+        )
     assert DRY_RUN_BYTES < 1797 * 4096**2
 
 
@@ -421,7 +480,9 @@ def test_the_bound_counts_bytes_and_spares_what_is_there(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", ["train", "study", "tune"])
 def test_a_name_that_no_file_can_have_is_one_line(command, tmp_path, say):
-    (tmp_path / "s.yaml").write_text("recipe: digits-ann\nvary: {lr: [0.1, 0.2]}\n", encoding="utf-8")
+    (tmp_path / "s.yaml").write_text(
+        "recipe: digits-ann\nvary: {lr: [0.1, 0.2]}\n", encoding="utf-8"
+    )
     what = tmp_path / "s.yaml" if command == "study" else "digits-ann"
     code, _, errors = say(command, what, "--name", "n" * 256, "--out", tmp_path / "runs")
     assert code == 2
@@ -450,13 +511,16 @@ def test_an_export_that_finds_no_room_is_one_line_and_leaves_nothing(finished_ru
 
 
 def with_text(kind: bytes, length: int) -> bytes:
-    """Return a PNG of 4 by 4 pixels before whose pixels stands a compressed text of `length` characters."""
+    """Return a PNG of 4 by 4 pixels before whose pixels stands a compressed text of `length`
+    characters.
+    """
     buffer = io.BytesIO()
     Image.new("L", (4, 4), 77).save(buffer, "PNG")
     text = zlib.compress(b"a" * length, 9)
     body = kind + (b"note\0\0" if kind == b"zTXt" else b"note\0\1\0\0\0") + text
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return buffer.getvalue()[:33] + chunk + buffer.getvalue()[33:]  # after the signature and the head
+    # after the signature and the head
+    return buffer.getvalue()[:33] + chunk + buffer.getvalue()[33:]
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])

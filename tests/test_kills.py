@@ -1,8 +1,9 @@
 """Killed before any event that changes a file, a command that is typed again ends as if nothing had happened.
 
-The command runs in a forked process in which every function of `os` and `open` that changes a file counts; before the
-event of a given number the process kills itself. Then the same command, or the one that continues it, must end with
-equal files and leave nothing else behind. `make test` takes a few events of each kind, `make test-all` every one.
+The command runs in a forked process in which every function of `os` and `open` that changes a file
+counts; before the event of a given number the process kills itself. Then the same command, or the
+one that continues it, must end with equal files and leave nothing else behind. `make test` takes a
+few events of each kind, `make test-all` every one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from tintype.recipe import Recipe
 resource: Any = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-# What changes a file if there is something under that name already, if there is nothing, and in any case.
+# What changes a file if there is something under that name already, if there is nothing, and in any
+# case.
 REMOVING, MAKING = ("unlink", "remove", "rmdir"), ("mkdir",)
 CHANGING = ("replace", "rename", "link", "symlink", "truncate")
 Command = list[str]
@@ -41,7 +43,9 @@ Event = tuple[str, str]  # the kind, and the name of the file
 
 
 class Events:
-    """Counts what changes a file below a folder; before the event of a given number the process ends, or the disk is full."""
+    """Counts what changes a file below a folder; before the event of a given number the process
+    ends, or the disk is full.
+    """
 
     def __init__(self, below: Path, at: int, *, full: bool = False) -> None:
         self.below, self.at, self.full = str(below), at, full
@@ -58,7 +62,9 @@ class Events:
                 event("write", self.name)
                 return super().write(content)
 
-        def counting_open(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **more: Any) -> Any:
+        def counting_open(
+            file: Any, mode: str = "r", buffering: int = -1, *args: Any, **more: Any
+        ) -> Any:
             if set(mode) & set("wxa"):
                 self._event("open", file)
             if buffering == 0 and set(mode) & set("xa"):
@@ -92,7 +98,12 @@ class Events:
         if not path.startswith(self.below):
             return
         self.seen.append((kind, os.path.basename(path)))
-        if self.full and self.at and len(self.seen) >= self.at and kind in ("open", "write", "mkdir", "symlink"):
+        if (
+            self.full
+            and self.at
+            and len(self.seen) >= self.at
+            and kind in ("open", "write", "mkdir", "symlink")
+        ):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if len(self.seen) == self.at and not self.full:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -114,7 +125,13 @@ class Child:
     """`tintype COMMAND` in a forked process, in a folder of its own with a cache of its own."""
 
     def __init__(
-        self, command: Command, folder: Path, at: int = 0, *, full: bool = False, most_bytes: int | None = None
+        self,
+        command: Command,
+        folder: Path,
+        at: int = 0,
+        *,
+        full: bool = False,
+        most_bytes: int | None = None,
     ) -> None:
         self._read, write = os.pipe()
         self.pid = os.fork()
@@ -147,7 +164,9 @@ class Child:
             os._exit(code)  # whatever happens, the child must not go on as a second pytest
 
     def ended(self) -> tuple[int, str, list[Event]]:
-        """Wait for the end; return the exit code (-9 where it was killed), what was said, and the events."""
+        """Wait for the end; return the exit code (-9 where it was killed), what was said, and the
+        events.
+        """
         with os.fdopen(self._read, encoding="utf-8") as out:
             content = out.read()
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -155,7 +174,9 @@ class Child:
         return code, said, [(kind, name) for kind, name in events]
 
 
-def forked(command: Command, folder: Path, at: int = 0, *, full: bool = False) -> tuple[int, str, list[Event]]:
+def forked(
+    command: Command, folder: Path, at: int = 0, *, full: bool = False
+) -> tuple[int, str, list[Event]]:
     """Run `tintype COMMAND` in `folder` to its end."""
     return Child(command, folder, at, full=full).ended()
 
@@ -178,7 +199,9 @@ class Case:
 
 
 def content(folder: Path, differ: Sequence[str]) -> dict[str, Any]:
-    """Return by name what is compared of all files and folders, but for what the cache remembers of files' states."""
+    """Return by name what is compared of all files and folders, but for what the cache remembers of
+    files' states.
+    """
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -190,14 +213,20 @@ def content(folder: Path, differ: Sequence[str]) -> dict[str, Any]:
 
 
 def _compared(path: Path) -> Any:
-    """Return the content of a file, without times and without how often somebody looked at the test images."""
+    """Return the content of a file, without times and without how often somebody looked at the test
+    images.
+    """
     if path.name == "evaluation.json":
         return {
-            key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key != "test_looks"
+            key: value
+            for key, value in json.loads(path.read_text(encoding="utf-8")).items()
+            if key != "test_looks"
         }
     if path.name == "data.json":  # which says how much memory was free
         content = json.loads(path.read_text(encoding="utf-8"))
-        return content | {"notes": [note for note in content["notes"] if not note.startswith("resident")]}
+        return content | {
+            "notes": [note for note in content["notes"] if not note.startswith("resident")]
+        }
     if path.name == "status.json":
         return json.loads(path.read_text(encoding="utf-8"))["state"]
     if path.name == ".test-looks.json":
@@ -213,7 +242,9 @@ def assert_same(folder: Path, expected: dict[str, Any], case: Case, when: str) -
 
 
 def drawn(events: Sequence[Event], count: int | None) -> list[int]:
-    """Return the numbers of `count` events, of as many kinds as there are, drawn by a fixed seed; None takes all."""
+    """Return the numbers of `count` events, of as many kinds as there are, drawn by a fixed seed;
+    None takes all.
+    """
     numbers = list(range(1, len(events) + 1))
     if count is None:
         return numbers
@@ -235,8 +266,12 @@ def typed_again(case: Case, folder: Path, when: str) -> None:
         assert code in (0, 2), f"{when}: {said}"
 
 
-def check(place: Path, tmp_path: Path, case: Case, count: int | None, *, full: bool = False) -> None:
-    """Kill a command before events, or let the disk be full from one on; type it again; compare with one left alone."""
+def check(
+    place: Path, tmp_path: Path, case: Case, count: int | None, *, full: bool = False
+) -> None:
+    """Kill a command before events, or let the disk be full from one on; type it again; compare
+    with one left alone.
+    """
     # Always the same folder, since paths are part of what is written.
     folder = shutil.copytree(place, tmp_path / "folder")
     for module in case.imports:
@@ -247,7 +282,9 @@ def check(place: Path, tmp_path: Path, case: Case, count: int | None, *, full: b
     expected = content(folder, case.differ)
 
     for at in drawn(events, count):
-        when = f"{'disk full' if full else 'killed'} at event {at} of {len(events)}, {events[at - 1]}"
+        when = (
+            f"{'disk full' if full else 'killed'} at event {at} of {len(events)}, {events[at - 1]}"
+        )
         shutil.rmtree(folder)
         shutil.copytree(place, folder)
         code, said, _ = forked(case.command, folder, at, full=full)
@@ -258,7 +295,9 @@ def check(place: Path, tmp_path: Path, case: Case, count: int | None, *, full: b
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, kinds: dict[str, api.Run], tiny: Callable[..., Recipe]) -> Path:
+def place(
+    tmp_path_factory: pytest.TempPathFactory, kinds: dict[str, api.Run], tiny: Callable[..., Recipe]
+) -> Path:
     """A folder with a run of each task, a packed run, photos of two classes, and recipes."""
     folder = tmp_path_factory.mktemp("kills") / "start"
     for name in ("cnn", "gan", "sharp"):
@@ -266,7 +305,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, kinds: dict[str, api.Run], t
     kinds["cnn"].pack(folder / "packed.zip")
     shutil.copytree(folder / "cnn", folder / "other")
     shutil.copytree(
-        folder / "cnn", folder / "bare", ignore=shutil.ignore_patterns("samples", "predictions.csv", "analysis.json")
+        folder / "cnn",
+        folder / "bare",
+        ignore=shutil.ignore_patterns("samples", "predictions.csv", "analysis.json"),
     )
 
     draw = random.Random(0)
@@ -278,7 +319,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, kinds: dict[str, api.Run], t
 
     few = {"steps": 3, "evaluate_every": 1.0}
     network = {"model": "dcgan", "model_options": {"width": 8, "latent": 8}}
-    gan = {"task": "generate", **network, "optimizer": "adam", "lr": 0.001, "task_options": {"num_samples": 40}}
+    gan = {
+        "task": "generate",
+        **network,
+        "optimizer": "adam",
+        "lr": 0.001,
+        "task_options": {"num_samples": 40},
+    }
     recipes = {
         "classify": tiny(**few, lr="auto"),
         "generate": tiny(**few, **gan, batch_size=20),
@@ -305,7 +352,12 @@ def predicting(model: str, *more: str, sample: int = 4) -> Case:
 
 def training(recipe: str, sample: int) -> Case:
     command = ["train", f"{recipe}.yaml", "--name", "new"]
-    return Case(command, ["train", "--resume", "runs/new"], differ=("runs/new/checkpoints/*",), sample=sample)
+    return Case(
+        command,
+        ["train", "--resume", "runs/new"],
+        differ=("runs/new/checkpoints/*",),
+        sample=sample,
+    )
 
 
 def exporting(*more: str, sample: int = 0, imports: tuple[str, ...] = ()) -> Case:
@@ -368,7 +420,9 @@ def test_a_command_is_killed_before_every_event(short_reports_of_training, place
     check(place, tmp_path, CASES[name], None)
 
 
-@pytest.mark.parametrize("name", ["load", "predict packed", "torchscript", "train folder", "generate", "upscale"])
+@pytest.mark.parametrize(
+    "name", ["load", "predict packed", "torchscript", "train folder", "generate", "upscale"]
+)
 def test_the_disk_is_full_from_any_event_on(short_reports_of_training, place, tmp_path, name):
     check(place, tmp_path, CASES[name], 3, full=True)
 
@@ -382,7 +436,13 @@ def test_the_disk_is_full_from_every_event_on(short_reports_of_training, place, 
 
 @pytest.mark.parametrize(
     "name",
-    ["torchscript", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("onnx", "int8", "pt2", "pack"))],
+    [
+        "torchscript",
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("onnx", "int8", "pt2", "pack")
+        ),
+    ],
 )
 def test_what_cannot_be_written_by_any_library_is_one_line(place, tmp_path, name):
     """A bound of the system stops writers of C++ too, which no count of Python's calls sees."""
@@ -395,6 +455,8 @@ def test_what_cannot_be_written_by_any_library_is_one_line(place, tmp_path, name
 
 @pytest.fixture
 def short_reports_of_training(request: pytest.FixtureRequest) -> None:
-    """Leave the pages of runs short, which take longer than the run, except where the page is what is tested."""
+    """Leave the pages of runs short, which take longer than the run, except where the page is what
+    is tested.
+    """
     if "report" not in request.node.callspec.params["name"]:
         request.getfixturevalue("short_reports")

@@ -56,7 +56,11 @@ def read(*files: str, one_class: bool = False) -> Layout:
 
 
 def answer(layout: Layout) -> Truth:
-    return {photo: (place.label, place.split) for place in layout.places for photo in place.folder.all_photos()}
+    return {
+        photo: (place.label, place.split)
+        for place in layout.places
+        for photo in place.folder.all_photos()
+    }
 
 
 # ---- the words of names -----------------------------------------------------------------------------------------------
@@ -117,12 +121,25 @@ def layouts() -> Iterator[tuple[str, Truth, dict[str, tuple[str, str] | None]]]:
             split = split_of(other)
             both = below(train, classes, "train") | below(other, classes, split)
             yield "splits", both, {}
-            yield "splits with unlabelled pictures beside them", both, dict.fromkeys(["pred/1.jpg", "pred/2.jpg"])
-            inner = below(f"{train}/{train}", classes, "train") | below(f"{other}/{other}", classes, split)
+            yield (
+                "splits with unlabelled pictures beside them",
+                both,
+                dict.fromkeys(["pred/1.jpg", "pred/2.jpg"]),
+            )
+            inner = below(f"{train}/{train}", classes, "train") | below(
+                f"{other}/{other}", classes, split
+            )
             yield "unpacked twice", inner, {}
         for one, two in UNNAMED:
-            yield "splits without words", below(one, classes, "train") | below(two, classes, "test"), {}
-            outer = {file: (file.split("/")[0], "") for file in below(one, classes, "") | below(two, classes, "")}
+            yield (
+                "splits without words",
+                below(one, classes, "train") | below(two, classes, "test"),
+                {},
+            )
+            outer = {
+                file: (file.split("/")[0], "")
+                for file in below(one, classes, "") | below(two, classes, "")
+            }
             yield "classes with folders of the same names", outer, {}
         train, other = PAIRS[len(classes)]
         plain: Truth = {}
@@ -136,13 +153,33 @@ def layouts() -> Iterator[tuple[str, Truth, dict[str, tuple[str, str] | None]]]:
         yield "splits inside classes", inside, {}
         yield "folders inside classes", deeper, {}
         yield "inner classes", {file: (file.split("/")[1], "") for file in deeper}, {}
-        yield "train and extra", below("train", classes, "train") | below("extra", classes, "test"), {}
-        yield "validation and test alone", below("val", classes, "val") | below("test", classes, "test"), {}
+        yield (
+            "train and extra",
+            below("train", classes, "train") | below("extra", classes, "test"),
+            {},
+        )
+        yield (
+            "validation and test alone",
+            below("val", classes, "val") | below("test", classes, "test"),
+            {},
+        )
         nowhere = dict.fromkeys([f"{train}/{name}.{i}.jpg" for name in classes for i in range(4)])
         yield "flat splits", {}, nowhere | dict.fromkeys([f"{other}/{i}.jpg" for i in range(4)])
-        yield "unlabelled test", below("train", classes, "train"), dict.fromkeys(["test/1.jpg", "test/2.jpg"])
-        yield "test in one folder", below(train, classes, "train"), dict.fromkeys(["test/images/1.jpg"])
-        yield "train and unlabelled", below("train", classes, "train"), dict.fromkeys(["new/1.jpg", "new/2.jpg"])
+        yield (
+            "unlabelled test",
+            below("train", classes, "train"),
+            dict.fromkeys(["test/1.jpg", "test/2.jpg"]),
+        )
+        yield (
+            "test in one folder",
+            below(train, classes, "train"),
+            dict.fromkeys(["test/images/1.jpg"]),
+        )
+        yield (
+            "train and unlabelled",
+            below("train", classes, "train"),
+            dict.fromkeys(["new/1.jpg", "new/2.jpg"]),
+        )
         yield "a class named train", plain | flat("train", "train"), {}
         yield (
             "copies beside the splits",
@@ -228,17 +265,32 @@ def test_many_classes_of_which_two_sound_like_splits_are_classes():
 
 
 def test_folders_of_a_training_set_that_lack_a_class_elsewhere():
-    layout = read("seg_train/a/1.jpg", "seg_train/b/1.jpg", "seg_train/c/1.jpg", "seg_test/a/1.jpg", "seg_test/b/2.jpg")
+    layout = read(
+        "seg_train/a/1.jpg",
+        "seg_train/b/1.jpg",
+        "seg_train/c/1.jpg",
+        "seg_test/a/1.jpg",
+        "seg_test/b/2.jpg",
+    )
     assert answer(layout)["seg_test/b/2.jpg"] == ("b", "test")
 
 
 def test_one_class_takes_flat_splits():
     layout = read("train/1.jpg", "train/2.jpg", "test/1.jpg", one_class=True)
-    assert answer(layout) == {"train/1.jpg": ("d", "train"), "train/2.jpg": ("d", "train"), "test/1.jpg": ("d", "test")}
-    assert answer(read("1.jpg", "2.jpg", one_class=True)) == {"1.jpg": ("d", ""), "2.jpg": ("d", "")}
+    assert answer(layout) == {
+        "train/1.jpg": ("d", "train"),
+        "train/2.jpg": ("d", "train"),
+        "test/1.jpg": ("d", "test"),
+    }
+    assert answer(read("1.jpg", "2.jpg", one_class=True)) == {
+        "1.jpg": ("d", ""),
+        "2.jpg": ("d", ""),
+    }
 
 
-NAMES = st.sampled_from(["train", "test", "val", "seg_train", "seg_test", "a", "b", "cat", "images", "part1", "part2"])
+NAMES = st.sampled_from(
+    ["train", "test", "val", "seg_train", "seg_test", "a", "b", "cat", "images", "part1", "part2"]
+)
 
 
 @given(st.sets(st.lists(NAMES, max_size=4).map(tuple), min_size=1, max_size=12), st.booleans())
@@ -264,18 +316,25 @@ def test_thousands_of_classes_with_folders_inside_are_read_at_once():
 
 
 def test_splits_under_other_names_train_and_measure(tmp_path):
-    root = plant(tmp_path / "d", **{f"{s}__{c}": 6 for s in ("training_set", "test_set") for c in ("cats", "dogs")})
+    root = plant(
+        tmp_path / "d",
+        **{f"{s}__{c}": 6 for s in ("training_set", "test_set") for c in ("cats", "dogs")},
+    )
     splits = open_data(str(root), image_size=8)
     assert splits.spec.class_names == ("cats", "dogs")
     assert {name.split("/")[0] for name in splits.test.names} == {"test_set"}
-    assert {name.split("/")[0] for name in (*splits.train.names, *splits.val.names)} == {"training_set"}
+    assert {name.split("/")[0] for name in (*splits.train.names, *splits.val.names)} == {
+        "training_set"
+    }
     assert any("test_set is test, training_set is train" in note for note in splits.notes)
 
 
 @pytest.mark.parametrize("command", ["train --dry-run", "audit"])
 def test_every_command_reads_the_same_layouts(tt, tmp_path, command):
     plant(tmp_path / "d", **{f"{s}__{c}": 4 for s in ("seg_train", "seg_test") for c in ("a", "b")})
-    code, said, errors = tt(*command.split(), "d", *["--model", "ann"] * command.startswith("train"))
+    code, said, errors = tt(
+        *command.split(), "d", *["--model", "ann"] * command.startswith("train")
+    )
     assert code == 0, errors
     assert "seg_test is test, seg_train is train" in said + errors
     plant(tmp_path / "flat", train=4, test=4)
@@ -297,13 +356,22 @@ def test_longer_names_are_splits_of_photos_to_enlarge():
     files = ["DIV2K_train/1.png", "DIV2K_valid/2.png", "3.png"]
     assert pairs._splits_by_words(files) == dict(zip(files, ("train", "val", ""), strict=True))
     assert pairs._splits_by_words(["test drive/1.png", "holidays/2.png"]) == {}
-    assert pairs._splits_by_words(["train/1.png", "seg_test/2.png"]) == {}, "read by the plain names"
+    assert pairs._splits_by_words(["train/1.png", "seg_test/2.png"]) == {}, (
+        "read by the plain names"
+    )
 
 
 def test_run_folders_are_never_classes(tt, tmp_path, monkeypatch):
     root = plant(tmp_path / "d", cat=8, dog=8)
     monkeypatch.chdir(root)
-    settings = {"model": "ann", "weights": "none", "tune": "all", "epochs": 1, "image_size": 8, "device": "cpu"}
+    settings = {
+        "model": "ann",
+        "weights": "none",
+        "tune": "all",
+        "epochs": 1,
+        "image_size": 8,
+        "device": "cpu",
+    }
     monkeypatch.setattr(api.Run, "report", lambda run: run.path / "report.html")
     before = api.plan(".", **settings).splits
     run = api.train(".", name="first", **settings)
@@ -317,10 +385,15 @@ def test_run_folders_are_never_classes(tt, tmp_path, monkeypatch):
     picture(root / "tuned" / "final" / "1.png")
     after = api.plan(".", **settings).splits
     assert after.spec == before.spec
-    assert "folders of tintype's own runs are passed over: cat/runs/second, runs/first, tuned" in after.notes
+    assert (
+        "folders of tintype's own runs are passed over: cat/runs/second, runs/first, tuned"
+        in after.notes
+    )
     assert not any("runs" in note and "class folder" in note for note in after.notes)
     assert len(image_files(root)) == 16
-    assert [path.name for path in image_files(run.path / "samples") if path.name == "1.png"] == ["1.png"]
+    assert [path.name for path in image_files(run.path / "samples") if path.name == "1.png"] == [
+        "1.png"
+    ]
     code, _, errors = tt("audit", root / "runs")
     assert code == 2
     assert "only what tintype made" in errors
@@ -328,13 +401,19 @@ def test_run_folders_are_never_classes(tt, tmp_path, monkeypatch):
 
 def test_accents_in_two_spellings_are_one_class(tmp_path):
     composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-    root = plant(tmp_path / "d", **{f"train__{composed}": 5, "train__tea": 5, f"test__{apart}": 5, "test__tea": 5})
+    root = plant(
+        tmp_path / "d",
+        **{f"train__{composed}": 5, "train__tea": 5, f"test__{apart}": 5, "test__tea": 5},
+    )
     splits = open_data(str(root), image_size=8)
     assert splits.spec.class_names == (composed, "tea")
     assert splits.test.targets.tolist() == [0] * 5 + [1] * 5
     both = plant(tmp_path / "both", **{composed: 5, apart: 5, "tea": 5})
     if len(list(both.iterdir())) == 3:  # some file systems keep one spelling
-        assert Counter(photo.label for photo in find_photos(both).photos) == {composed: 10, "tea": 5}
+        assert Counter(photo.label for photo in find_photos(both).photos) == {
+            composed: 10,
+            "tea": 5,
+        }
         assert any("one class: café" in note for note in find_photos(both).notes)
 
 
@@ -376,12 +455,16 @@ def test_pictures_of_a_kind_that_is_not_read_are_told(tmp_path, kind):
     with pytest.raises(UserError, match=rf"2 \.{kind} \("):
         find_photos(tmp_path / "d")
     plant(tmp_path / "d", a=2, b=2)
-    assert any(f"not read are passed over: 2 .{kind}" in note for note in find_photos(tmp_path / "d").notes)
+    assert any(
+        f"not read are passed over: 2 .{kind}" in note for note in find_photos(tmp_path / "d").notes
+    )
 
 
 def test_validation_and_test_alone_cannot_be_trained_on(tmp_path):
     root = plant(tmp_path / "d", val__a=3, val__b=3, test__a=3, test__b=3)
-    with pytest.raises(UserError, match="no image of d is for training: all are given to val and test"):
+    with pytest.raises(
+        UserError, match="no image of d is for training: all are given to val and test"
+    ):
         open_data(str(root), image_size=8)
 
 
@@ -426,7 +509,8 @@ def test_a_column_that_only_sounds_like_splits_is_named(tmp_path, column, value)
     found = find_rows(table(plant(tmp_path, a=10, b=10), rows_with(column, value)), None)
     assert not any(photo.split for photo in found.photos)
     assert any(
-        note.startswith(f"column '{column}' is not read as a split, since its values are") for note in found.notes
+        note.startswith(f"column '{column}' is not read as a split, since its values are")
+        for note in found.notes
     )
 
 
@@ -438,9 +522,14 @@ def test_other_columns_are_left_alone(tmp_path):
 def test_columns_of_splits_that_contradict_are_refused(tmp_path):
     root = plant(tmp_path, a=10, b=10)
     with pytest.raises(UserError, match=r"column 'subset' .* holds splits and also 'spare'"):
-        find_rows(table(root, rows_with("subset", lambda i: ("train", "test", "spare")[i % 3])), None)
+        find_rows(
+            table(root, rows_with("subset", lambda i: ("train", "test", "spare")[i % 3])), None
+        )
     header, *rows = rows_with("set", lambda i: ("train", "test")[i % 2])
-    lines = [f"{header},phase", *(f"{row},{('train', 'test')[i > 5]}" for i, row in enumerate(rows))]
+    lines = [
+        f"{header},phase",
+        *(f"{row},{('train', 'test')[i > 5]}" for i, row in enumerate(rows)),
+    ]
     with pytest.raises(UserError, match=r"'set' and 'phase' .* different splits"):
         find_rows(table(root, lines), None)
 
@@ -452,12 +541,16 @@ def test_ids_without_an_ending_find_their_files(tmp_path):
     ids = [f"{c}/{i},{c}" for c in ("a", "b") for i in range(3)]
     path = table(tmp_path, ["image,label", *ids, "1.2.840,a", "A/0.PNG,a", "b/0.png,b"])
     found = find_rows(path, root)
-    assert {photo.name: Path(photo.path).relative_to(root).as_posix() for photo in found.photos} == {
+    assert {
+        photo.name: Path(photo.path).relative_to(root).as_posix() for photo in found.photos
+    } == {
         **{f"{c}/{i}": f"{c}/{i}.png" for c in ("a", "b") for i in range(3)},
         "1.2.840": "1.2.840.png",
     }
     assert {name for name, _ in found.skipped} == {"A/0.PNG (row 9)", "b/0.png (row 10)"}
-    assert any("7 names are found by adding the ending: a/0 (0.png)" in note for note in found.notes)
+    assert any(
+        "7 names are found by adding the ending: a/0 (0.png)" in note for note in found.notes
+    )
     picture(root / "a" / "0.jpg")
     with pytest.raises(UserError, match=r"row 2 .*'0' may be any of 0\.jpg, 0\.png"):
         find_rows(path, root)
@@ -467,7 +560,12 @@ def test_names_match_files_in_either_spelling_of_accents(tmp_path):
     composed, apart = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
     root = plant(tmp_path, **{apart: 2})
     picture(root / "b" / f"{composed}.png")
-    lines = ["path,label", f"{composed}/0.png,{apart}", f"{apart}/1.png,{composed}", f"b/{apart}.png,b"]
+    lines = [
+        "path,label",
+        f"{composed}/0.png,{apart}",
+        f"{apart}/1.png,{composed}",
+        f"b/{apart}.png,b",
+    ]
     found = find_rows(table(root, lines), None)
     assert [Path(photo.path).is_file() for photo in found.photos] == [True] * 3
     assert {photo.label for photo in found.photos} == {composed, "b"}
@@ -477,7 +575,8 @@ def test_names_match_files_in_either_spelling_of_accents(tmp_path):
 def test_lists_of_which_no_file_is_there_say_where_they_looked(tmp_path):
     path = table(plant(tmp_path, a=2), ["path,label", "x/0.png,a", "x/1.png,b"])
     with pytest.raises(
-        UserError, match=r"none of the 2 images .* is there. The first: x/0.png, looked for in .*--data-root"
+        UserError,
+        match=r"none of the 2 images .* is there. The first: x/0.png, looked for in .*--data-root",
     ):
         find_rows(path, None)
 
@@ -487,12 +586,17 @@ def test_lists_are_read_by_position(tt, tmp_path, name):
     root = plant(tmp_path / "im", a=6, b=6)
     rows = [(f"{c}/{i}.png", c) for c in ("a", "b") for i in range(6)]
     if name.endswith("jsonl"):
-        lines = [json.dumps({"file_name": path, "label": label, "objects": {"bbox": []}}) for path, label in rows]
+        lines = [
+            json.dumps({"file_name": path, "label": label, "objects": {"bbox": []}})
+            for path, label in rows
+        ]
     else:
         comma = "\t" if name.endswith("tsv") else ","
         lines = [comma.join(row) for row in [("file_name", "label"), *rows]]
     path = table(root, lines, name)
-    code, said, errors = tt("train", path, "--model", "ann", "--weights", "none", "--dry-run", "--json")
+    code, said, errors = tt(
+        "train", path, "--model", "ann", "--weights", "none", "--dry-run", "--json"
+    )
     assert code == 0, errors
     assert json.loads(said)["data"]["classes"] == ["a", "b"]
     code, _, errors = tt("audit", path)

@@ -57,12 +57,16 @@ def test_whole_numbers_of_32_bits(tmp_path):
 def test_the_tag_of_the_largest_sample_comes_first(tmp_path):
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[281] = 16_383
-    Image.fromarray((light(level=0.2) * 16_383).astype(np.uint16)).save(tmp_path / "a.tif", tiffinfo=tags)
+    Image.fromarray((light(level=0.2) * 16_383).astype(np.uint16)).save(
+        tmp_path / "a.tif", tiffinfo=tags
+    )
     assert decode.decode(tmp_path / "a.tif", **WHOLE).mean() == pytest.approx(0.2 * 255, abs=3)
 
 
 def test_the_set_decides_so_that_dark_pictures_stay_dark(tmp_path):
-    """A dark picture of 12 bits fills 10 of them; beside light ones it is dark, in training and when it is predicted."""
+    """A dark picture of 12 bits fills 10 of them; beside light ones it is dark, in training and
+    when it is predicted.
+    """
     for name, level in (("dark", 0.1), ("light", 0.8)):
         (tmp_path / "d" / name).mkdir(parents=True)
         for i in range(12):
@@ -122,7 +126,9 @@ def test_long_texts_are_no_part_of_a_picture(tmp_path, chunk):
     start = png.index(b"IDAT") - 4
     head = b"Comment\0\0" if chunk == b"zTXt" else b"Comment\0\1\0\0\0"
     text = head + zlib.compress(b"x" * 3_000_000)
-    texts = struct.pack(">I", len(text)) + chunk + text + struct.pack(">I", zlib.crc32(chunk + text))
+    texts = (
+        struct.pack(">I", len(text)) + chunk + text + struct.pack(">I", zlib.crc32(chunk + text))
+    )
     long = png[:start] + texts + png[start:]
     assert (decode.decode(long, **WHOLE) == decode.decode(png, **WHOLE)).all()
 
@@ -160,7 +166,14 @@ def test_what_is_no_picture_is_named(tmp_path, content, said):
 
 
 def test_bands_of_a_tiff_are_counted():
-    entries = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 2), (277, 3, 1, 13)]
+    entries = [
+        (256, 4, 1, 8),
+        (257, 4, 1, 8),
+        (258, 3, 1, 16),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (277, 3, 1, 13),
+    ]
     packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     content = b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(4)
     assert "13 bands of 16 bits" in kind_of(content)
@@ -168,7 +181,9 @@ def test_bands_of_a_tiff_are_counted():
 
 def test_odd_but_readable_files_warn_nobody(tmp_path):
     path = tmp_path / "odd.jpg"
-    Image.fromarray((light() * 255).astype(np.uint8)).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(30))
+    Image.fromarray((light() * 255).astype(np.uint8)).save(
+        path, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(30)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         decode.decode(path, **WHOLE)
@@ -190,13 +205,23 @@ def test_names_that_are_no_utf8_end_nothing(tmp_path, finished_run):
             Image.fromarray((light(side=8) * 255).astype(np.uint8)).save(file, "PNG")
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     for more in ([], ["--json"]):
-        command = [sys.executable, "-m", "tintype", "predict", str(finished_run.path), str(folder), *more]
+        command = [
+            sys.executable,
+            "-m",
+            "tintype",
+            "predict",
+            str(finished_run.path),
+            str(folder),
+            *more,
+        ]
         done = subprocess.run(command, capture_output=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(b".png") == 3
 
 
 def test_importing_the_decoder_does_not_reach_the_locale():
-    """Tk sets the locale of the whole process when it is loaded, after which commas are no decimal points any more."""
+    """Tk sets the locale of the whole process when it is loaded, after which commas are no decimal
+    points any more.
+    """
     code = "import tintype.data.decode, sys; sys.exit(sorted({'tkinter', '_tkinter'} & {*sys.modules}) or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -40,7 +40,9 @@ def test_integer_targets_agree_with_torch(
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_one_hot_targets_agree_exactly(batch: tuple[Tensor, Tensor], smoothing: float, weights: Tensor | None) -> None:
+def test_one_hot_targets_agree_exactly(
+    batch: tuple[Tensor, Tensor], smoothing: float, weights: Tensor | None
+) -> None:
     logits, targets = batch
     of_integers = cross_entropy(logits, targets, label_smoothing=smoothing, class_weights=weights)
     one_hot = F.one_hot(targets, 7)
@@ -102,7 +104,15 @@ def test_given_weights_are_checked() -> None:
     given = class_weights(targets, 3, [1, 2.5, 0])
     assert given is not None
     assert given.tolist() == [1, 2.5, 0]
-    for wrong in ("balance", [1, 2], [1, -1, 1], [1, float("nan"), 1], [0, 0, 0], ["a", "b", "c"], 3):
+    for wrong in (
+        "balance",
+        [1, 2],
+        [1, -1, 1],
+        [1, float("nan"), 1],
+        [0, 0, 0],
+        ["a", "b", "c"],
+        3,
+    ):
         with pytest.raises(UserError, match="expected 'balanced' or 3 numbers"):
             class_weights(targets, 3, wrong)  # pyright: ignore[reportArgumentType]
 

@@ -1,4 +1,6 @@
-"""The combinations of `make test-machines` are in force where the tests run, and what a machine lacks is said."""
+"""The combinations of `make test-machines` are in force where the tests run, and what a machine
+lacks is said.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ def test_the_combination_is_in_force():
     if "ATEN_CPU_CAPABILITY" in asked:
         assert torch.backends.cpu.get_cpu_capability().lower() == asked["ATEN_CPU_CAPABILITY"]
     if "OPENBLAS_CORETYPE" in asked:
-        kinds = {found["architecture"] for found in threadpool_info() if found["internal_api"] == "openblas"}
+        kinds = {
+            found["architecture"]
+            for found in threadpool_info()
+            if found["internal_api"] == "openblas"
+        }
         assert kinds <= {asked["OPENBLAS_CORETYPE"]}
     if asked.get("TZ") == "Asia/Kathmandu":
         assert time.timezone == -(5 * 60 + 45) * 60
@@ -38,9 +44,14 @@ def test_what_a_machine_lacks_is_said():
     german = next(c for c in machines.COMBINATIONS if c.name == "german")
     wide = next(c for c in machines.COMBINATIONS if c.name == "avx512")
 
-    assert machines.lacking(german, set(), {"c", "c.utf8"}) == "the system lacks the locale de_DE.UTF-8"
+    assert (
+        machines.lacking(german, set(), {"c", "c.utf8"})
+        == "the system lacks the locale de_DE.UTF-8"
+    )
     assert machines.lacking(german, set(), {"c", "de_de.utf8"}) == ""
-    assert machines.lacking(wide, {"avx512f", "avx2"}, {"c.utf8"}).startswith("the processor lacks avx512bw")
+    assert machines.lacking(wide, {"avx512f", "avx2"}, {"c.utf8"}).startswith(
+        "the processor lacks avx512bw"
+    )
 
 
 def test_an_unknown_combination_is_refused(capsys):

@@ -24,7 +24,9 @@ Case = tuple[NDArray[Any], NDArray[Any]]
 
 @pytest.fixture(scope="module")
 def digits() -> Case:
-    """Return probabilities and targets of 897 digits that a regression, fitted briefly, has not seen."""
+    """Return probabilities and targets of 897 digits that a regression, fitted briefly, has not
+    seen.
+    """
     images, targets = load_digits(return_X_y=True)
     pixels = images / 16
     model = LogisticRegression(C=0.25, max_iter=500).fit(pixels[:900], targets[:900])
@@ -33,7 +35,9 @@ def digits() -> Case:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Return random probabilities without ties; classes may be absent from targets, predictions or both."""
+    """Return random probabilities without ties; classes may be absent from targets, predictions or
+    both.
+    """
     num_classes, n = draw(st.integers(2, 14)), draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     probabilities = rng.dirichlet(np.full(num_classes, draw(st.sampled_from([0.1, 1.0, 10.0]))), n)
@@ -58,9 +62,13 @@ def assert_agrees(probabilities: NDArray[Any], targets: NDArray[Any]) -> None:
         if num_classes > 10:
             top5 = reference.top_k_accuracy_score(targets, probabilities, k=5, labels=labels)
             expected["top5_accuracy"] = top5
-        report: Any = reference.classification_report(targets, predictions, labels=labels, output_dict=True)
+        report: Any = reference.classification_report(
+            targets, predictions, labels=labels, output_dict=True
+        )
         assert (confusion == reference.confusion_matrix(targets, predictions, labels=labels)).all()
-    assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert {name: figures[name] for name in expected} == pytest.approx(
+        expected, rel=1e-9, abs=1e-12
+    )
     assert ("top5_accuracy" in figures) == ("top5_accuracy_ci95" in figures) == (num_classes > 10)
     interval = stats.binomtest(figures["num_correct"], n).proportion_ci(method="wilson")
     assert figures["accuracy_ci95"] == pytest.approx([interval.low, interval.high])
@@ -70,7 +78,9 @@ def assert_agrees(probabilities: NDArray[Any], targets: NDArray[Any]) -> None:
         assert [row[name] for name in ("precision", "recall", "f1", "support")] == pytest.approx(
             [theirs[name] for name in ("precision", "recall", "f1-score", "support")]
         )
-    assert figures["expected_calibration_error"] == pytest.approx(slow_calibration_error(probabilities, targets))
+    assert figures["expected_calibration_error"] == pytest.approx(
+        slow_calibration_error(probabilities, targets)
+    )
 
 
 def slow_calibration_error(probabilities: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -80,7 +90,9 @@ def slow_calibration_error(probabilities: NDArray[Any], targets: NDArray[Any]) -
     for m in range(15):
         inside = (confidence > m / 15) & (confidence <= (m + 1) / 15)
         if inside.any():
-            error += inside.sum() / len(targets) * abs(right[inside].mean() - confidence[inside].mean())
+            error += (
+                inside.sum() / len(targets) * abs(right[inside].mean() - confidence[inside].mean())
+            )
     return error
 
 
@@ -167,7 +179,9 @@ def test_reliability_bins_hold_every_image(case: Case) -> None:
     assert max(b["count"] for b in bins) - min(b["count"] for b in bins) <= 1
     assert all(b["low"] - 1e-12 <= b["confidence"] <= b["high"] + 1e-12 for b in bins)
     accuracy = sum(b["count"] * b["accuracy"] for b in bins) / len(targets)
-    assert accuracy == pytest.approx(metrics.classification_figures(probabilities, targets)["accuracy"])
+    assert accuracy == pytest.approx(
+        metrics.classification_figures(probabilities, targets)["accuracy"]
+    )
 
 
 def test_reliability_bins_agree_with_scikit_learn() -> None:
@@ -189,7 +203,8 @@ def test_the_number_of_reliability_bins_follows_the_images(images: int, bins: in
 def test_calibrated_and_boastful_predictions_differ() -> None:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(4, 0.5), 20_000)
-    targets = (probabilities.cumsum(1) < rng.random((20_000, 1))).sum(1).clip(max=3)  # drawn as the model says
+    # drawn as the model says
+    targets = (probabilities.cumsum(1) < rng.random((20_000, 1))).sum(1).clip(max=3)
     assert metrics.expected_calibration_error(probabilities, targets) < 0.015
     boastful = probabilities**3 / (probabilities**3).sum(1, keepdims=True)
     assert metrics.expected_calibration_error(boastful, targets) > 0.1
@@ -197,7 +212,9 @@ def test_calibrated_and_boastful_predictions_differ() -> None:
 
 @pytest.mark.parametrize("n", [50, 359, 5000])
 def test_the_calibration_error_is_debiased(n: int) -> None:
-    """Simulated: answers are right as often as their confidence less `error` says, which is then the true error."""
+    """Simulated: answers are right as often as their confidence less `error` says, which is then
+    the true error.
+    """
     rng = np.random.default_rng(n)
     read: dict[float, list[metrics.CalibrationErrors]] = {0.0: [], 0.05: [], 0.1: []}
     for error, found in read.items():
@@ -205,7 +222,10 @@ def test_the_calibration_error_is_debiased(n: int) -> None:
             confidence = 0.2 + 0.8 * rng.beta(2, 1.3, n)
             found.append(metrics.calibration_errors(confidence, rng.random(n) < confidence - error))
     means = {
-        error: {key: np.mean([getattr(each, key) for each in found]) for key in ("plain", "debiased", "if_perfect")}
+        error: {
+            key: np.mean([getattr(each, key) for each in found])
+            for key in ("plain", "debiased", "if_perfect")
+        }
         for error, found in read.items()
     }
     # What a perfect model reads is known without a simulation, and is what it does read.
@@ -214,7 +234,9 @@ def test_the_calibration_error_is_debiased(n: int) -> None:
     assert np.median([each.debiased for each in read[0.0]]) < 0.3 * means[0.0]["plain"]
     for error in (0.05, 0.1):
         assert abs(means[error]["debiased"] - error) < 0.025
-        assert abs(means[error]["debiased"] - error) < max(0.003, abs(means[error]["plain"] - error))
+        assert abs(means[error]["debiased"] - error) < max(
+            0.003, abs(means[error]["plain"] - error)
+        )
 
 
 @given(cases())
@@ -255,11 +277,16 @@ def test_predictions_of_another_length_are_refused() -> None:
 def test_averages_over_the_classes_are_those_of_scikit_learn(seed):
     generator = np.random.default_rng(seed)
     num_classes = 6
-    targets = generator.integers(0, num_classes - 1, 40)  # the last class never occurs, and may be predicted
-    predictions = np.where(generator.random(40) < 0.5, targets, generator.integers(0, num_classes - seed % 2, 40))
+    # the last class never occurs, and may be predicted
+    targets = generator.integers(0, num_classes - 1, 40)
+    predictions = np.where(
+        generator.random(40) < 0.5, targets, generator.integers(0, num_classes - seed % 2, 40)
+    )
 
     found = metrics.averages(metrics.confusion_matrix(predictions, targets, num_classes))
-    report: Any = reference.classification_report(targets, predictions, output_dict=True, zero_division=0)  # pyright: ignore[reportArgumentType]
+    report: Any = reference.classification_report(
+        targets, predictions, output_dict=True, zero_division=0
+    )  # pyright: ignore[reportArgumentType]
     for kind in ("macro", "weighted"):
         expected = report[f"{kind} avg"]
         assert found[kind]["precision"] == pytest.approx(expected["precision"])

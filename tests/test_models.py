@@ -1,4 +1,6 @@
-"""Every network keeps the same contract: any channels, sizes and classes that make sense, the others refused clearly."""
+"""Every network keeps the same contract: any channels, sizes and classes that make sense, the
+others refused clearly.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,14 @@ from tintype.plugins import names
 OWN = [name for name in names("models", "classify") if name not in BACKBONES and "/" not in name]
 
 
-def spec(channels: int = 3, height: int = 32, width: int | None = None, classes: int = 10) -> DataSpec:
+def spec(
+    channels: int = 3, height: int = 32, width: int | None = None, classes: int = 10
+) -> DataSpec:
     width = height if width is None else width
     class_names = tuple(f"class {k}" for k in range(classes))
-    return DataSpec("made", channels, height, width, class_names, (0.5,) * channels, (0.25,) * channels, "")
+    return DataSpec(
+        "made", channels, height, width, class_names, (0.5,) * channels, (0.25,) * channels, ""
+    )
 
 
 def images(of: DataSpec, count: int = 3, seed: int = 0) -> torch.Tensor:
@@ -79,9 +85,14 @@ def test_weights_follow_from_the_seed_alone(name):
     torch.manual_seed(123)
     state_before = torch.get_rng_state()
     first = build_model(name, of, {}, seed=5).state_dict()
-    assert torch.equal(torch.get_rng_state(), state_before), "building disturbs the random numbers outside"
+    assert torch.equal(torch.get_rng_state(), state_before), (
+        "building disturbs the random numbers outside"
+    )
     torch.rand(7)
-    same, other = build_model(name, of, {}, seed=5).state_dict(), build_model(name, of, {}, seed=6).state_dict()
+    same, other = (
+        build_model(name, of, {}, seed=5).state_dict(),
+        build_model(name, of, {}, seed=6).state_dict(),
+    )
     assert all(torch.equal(first[key], same[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
@@ -177,13 +188,18 @@ def test_small_filters_has_57332_parameters_for_cifar100():
     assert count_parameters(build_model("small-filters", of, {"residual": True}, seed=0)) == 57_332
     # A gate of c -> max(2, c // 4) -> c, with biases, for 8, 16 and 32 channels.
     gates = sum(c * i + i + i * c + c for c, i in [(8, 2), (16, 4), (32, 8)])
-    assert count_parameters(build_model("small-filters", of, {"attention": True}, seed=0)) == 57_332 + gates
+    assert (
+        count_parameters(build_model("small-filters", of, {"attention": True}, seed=0))
+        == 57_332 + gates
+    )
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_small_filters_takes_every_activation(activation):
     of = spec(3, 32, classes=100)
-    network = build_model("small-filters", of, {"activation": activation, "residual": True, "attention": True}, seed=0)
+    network = build_model(
+        "small-filters", of, {"activation": activation, "residual": True, "attention": True}, seed=0
+    )
     assert network(images(of)).shape == (3, 100)
 
 
@@ -195,14 +211,20 @@ def test_ann_3072_100_20_10():
 
 def test_multiply_adds_of_the_three_block_network():
     options = {"widths": [64, 128, 256], "hidden": [], "dropout": 0}
-    by_hand = 32 * 32 * 64 * 3 * 9 + 16 * 16 * 128 * 64 * 9 + 8 * 8 * 256 * 128 * 9 + 4 * 4 * 256 * 10
+    by_hand = (
+        32 * 32 * 64 * 3 * 9 + 16 * 16 * 128 * 64 * 9 + 8 * 8 * 256 * 128 * 9 + 4 * 4 * 256 * 10
+    )
     network = build_model("cnn", spec(), options, seed=0)
     assert count_multiply_adds(network, spec()) == by_hand
     assert network.training, "counting leaves the mode as it was"
 
 
 def test_resnet20_has_the_size_of_the_paper():
-    """He et al. 2016, table 6: 0.27 million parameters, 41 million multiply-adds (the shortcuts of option A have none)."""
+    """He et al.
+
+    2016, table 6: 0.27 million parameters, 41 million multiply-adds (the shortcuts of option A have
+    none).
+    """
     network = build_model("resnet", spec(), {"depth": 20}, seed=0)
     shortcuts = (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
     assert round((count_parameters(network) - shortcuts) / 1e6, 2) == 0.27
@@ -223,10 +245,14 @@ def test_the_first_filters_are_found_where_there_are_some():
 
 def test_whitening_makes_patches_uncorrelated_with_variance_one():
     """On correlated images, the answers of all twelve filters have the unit matrix as covariance."""
-    x = nn.functional.avg_pool2d(torch.randn(64, 3, 24, 24, generator=torch.Generator().manual_seed(0)), 3, 1)
+    x = nn.functional.avg_pool2d(
+        torch.randn(64, 3, 24, 24, generator=torch.Generator().manual_seed(0)), 3, 1
+    )
     layer = Whitening(3, kernel=2, stride=1)
     layer.initialise_from(x, epsilon=0.0)
     answers = layer(x).detach().transpose(0, 1).flatten(1)[: layer.num_pairs]
-    torch.testing.assert_close(answers @ answers.T / answers.shape[1], torch.eye(12), rtol=0, atol=2e-2)
+    torch.testing.assert_close(
+        answers @ answers.T / answers.shape[1], torch.eye(12), rtol=0, atol=2e-2
+    )
     torch.testing.assert_close(layer.weight[:12], -layer.weight[12:])
     assert not layer.weight.requires_grad

@@ -1,4 +1,6 @@
-"""The notebooks of examples/ run from top to bottom in a kernel, and show what they are there to show."""
+"""The notebooks of examples/ run from top to bottom in a kernel, and show what they are there to
+show.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ def test_a_live_display_needs_no_script_and_no_widget(clock):
     live = Live(told)  # pyright: ignore[reportArgumentType]
     train(live, clock, steps=100)
     live.close()
-    assert not re.search(r"<script|<svg|onload|http://(?!www\.w3\.org/2000/svg)|https://", told.html)
+    assert not re.search(
+        r"<script|<svg|onload|http://(?!www\.w3\.org/2000/svg)|https://", told.html
+    )
     assert len(told.html) < 20_000
 
 
@@ -112,7 +116,14 @@ def test_both_losses_of_a_gan_and_its_distance_are_drawn(clock):
     for step in range(1, 40):
         clock.now += 0.1
         live.on_step(step, 40, 0.7, 100.0)
-        live.on_row({"step": step, "loss_discriminator": 0.7, "loss_generator": 2.0 - step / 40, "right": 0.5})
+        live.on_row(
+            {
+                "step": step,
+                "loss_discriminator": 0.7,
+                "loss_generator": 2.0 - step / 40,
+                "right": 0.5,
+            }
+        )
     live.on_evaluation(40, 2.0, {"num_images": 9, "kid_x": 0.1, "fd_x": 0.6, "fd_x_floor": 0.1})
     live.close()
     svg = drawn(told.html)
@@ -180,7 +191,9 @@ def test_outside_a_notebook_there_is_none(monkeypatch):
 
 @pytest.fixture(scope="module")
 def execute(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[Any]]]:
-    """Return a function that runs an example in a folder of its own and returns the outputs of all cells."""
+    """Return a function that runs an example in a folder of its own and returns the outputs of all
+    cells.
+    """
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("jupyter")
         patch.setenv("TINTYPE_QUICK", "1")
@@ -192,9 +205,17 @@ def execute(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             content = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
             folder = tmp_path_factory.mktemp(name)
             NotebookClient(
-                content, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+                content,
+                timeout=240,
+                kernel_name="python3",
+                resources={"metadata": {"path": str(folder)}},
             ).execute()
-            return [output for cell in content.cells if cell.cell_type == "code" for output in cell.outputs]
+            return [
+                output
+                for cell in content.cells
+                if cell.cell_type == "code"
+                for output in cell.outputs
+            ]
 
         yield run
 
@@ -210,7 +231,9 @@ def printed(outputs: list[Any]) -> str:
 
 def live_displays(outputs: list[Any]) -> list[str]:
     """Return the displays of training: where they ended, since each is replaced in its place."""
-    return [content for content in shown(outputs, "text/html") if 'src="data:image/svg+xml' in content]
+    return [
+        content for content in shown(outputs, "text/html") if 'src="data:image/svg+xml' in content
+    ]
 
 
 def num_trained(outputs: list[Any]) -> int:
@@ -316,5 +339,11 @@ def test_examples_are_stored_without_outputs(path):
 def test_every_kind_of_work_has_a_notebook():
     found = {path.stem for path in EXAMPLES.glob("*.ipynb")}
     small = {"classification", "transfer", "generation", "super_resolution", "study"}
-    collections = {"fashion_three_depths", "photos_nine_classes", "garbage_two_by_two", "digits_gan", "pets_x2"}
+    collections = {
+        "fashion_three_depths",
+        "photos_nine_classes",
+        "garbage_two_by_two",
+        "digits_gan",
+        "pets_x2",
+    }
     assert found == small | collections

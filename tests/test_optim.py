@@ -1,4 +1,6 @@
-"""Optimizers, schedules and weight averages, against torch, SciPy's decompositions and closed forms."""
+"""Optimizers, schedules and weight averages, against torch, SciPy's decompositions and closed
+forms.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def network() -> nn.Sequential:
 
 
 def torch_factors(make, total_steps: int) -> list[float]:
-    """Return the learning rates that a scheduler of torch gives at steps 0 .. total_steps - 1, for a peak of 1."""
+    """Return the learning rates that a scheduler of torch gives at steps 0 ..
+
+    total_steps - 1, for a peak of 1.
+    """
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = make(optimizer)
     rates = []
@@ -55,22 +60,30 @@ def test_cosine_agrees_with_torch():
 
 
 def test_linear_agrees_with_torch():
-    theirs = torch_factors(lambda o: lr_scheduler.LinearLR(o, start_factor=1.0, end_factor=1e-12, total_iters=50), 50)
+    theirs = torch_factors(
+        lambda o: lr_scheduler.LinearLR(o, start_factor=1.0, end_factor=1e-12, total_iters=50), 50
+    )
     assert ours("linear", 50) == pytest.approx(theirs, abs=1e-6)
 
 
 def test_step_agrees_with_torch():
-    theirs = torch_factors(lambda o: lr_scheduler.MultiStepLR(o, milestones=[20, 30], gamma=0.1), 40)
+    theirs = torch_factors(
+        lambda o: lr_scheduler.MultiStepLR(o, milestones=[20, 30], gamma=0.1), 40
+    )
     assert ours("step", 40) == pytest.approx(theirs)
 
 
 def test_one_cycle_agrees_with_torch():
     """torch counts to the last step where we count to the end of the run, hence one step more there.
 
-    Its start is a 25th of the peak and its end a 10,000th of the start; ours ends at a 10,000th of the peak.
+    Its start is a 25th of the peak and its end a 10,000th of the start; ours ends at a 10,000th of
+    the peak.
     """
     theirs = torch_factors(
-        lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=1001, pct_start=0.3001, final_div_factor=400), 1000
+        lambda o: lr_scheduler.OneCycleLR(
+            o, 1.0, total_steps=1001, pct_start=0.3001, final_div_factor=400
+        ),
+        1000,
     )
     assert ours("one-cycle", 1000) == pytest.approx(theirs, abs=5e-3)
     assert lr_factor("one-cycle", 0.0) == pytest.approx(1 / 25)
@@ -104,14 +117,23 @@ def test_norms_and_biases_do_not_decay():
     decay, free = parameter_groups(net, 0.1, lr=1.0)
     assert (decay["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     assert {id(p) for p in decay["params"]} == {id(net[0].weight), id(net[3].weight)}
-    assert {id(p) for p in free["params"]} == {id(net[0].bias), id(net[1].weight), id(net[1].bias), id(net[3].bias)}
+    assert {id(p) for p in free["params"]} == {
+        id(net[0].bias),
+        id(net[1].weight),
+        id(net[1].bias),
+        id(net[3].bias),
+    }
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
 def test_every_trainable_parameter_is_trained_once_and_a_fixed_one_never(name):
     net = network()
     net[1].weight.requires_grad_(False)
-    groups = [group for o in build_optimizers(net, name, lr=0.1, weight_decay=0.1) for group in o.param_groups]
+    groups = [
+        group
+        for o in build_optimizers(net, name, lr=0.1, weight_decay=0.1)
+        for group in o.param_groups
+    ]
     trained = [id(p) for group in groups for p in group["params"]]
     assert sorted(trained) == sorted(id(p) for p in net.parameters() if p.requires_grad)
 
@@ -160,7 +182,8 @@ def test_steps_are_those_of_torch(name):
 def test_orthogonalize_keeps_singular_vectors_and_brings_values_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     u, values, vt = torch.linalg.svd(matrix, full_matrices=False)
-    # Well-conditioned, as five iterations of the quintic lift values above about 0.01 of the norm only.
+    # Well-conditioned, as five iterations of the quintic lift values above about 0.01 of the norm
+    # only.
     matrix = u @ torch.diag(values.clamp(min=0.2 * float(values.max()))) @ vt
     result = orthogonalize(matrix, num_iterations=5)
     assert result.dtype == torch.float64
@@ -171,7 +194,9 @@ def test_orthogonalize_keeps_singular_vectors_and_brings_values_near_one(shape):
 
 
 def test_orthogonalize_computes_in_float32_where_bfloat16_is_emulated(monkeypatch):
-    """On a CPU without bf16 units the products of bfloat16 matrices are up to 50 times slower than those of float32."""
+    """On a CPU without bf16 units the products of bfloat16 matrices are up to 50 times slower than
+    those of float32.
+    """
     matrix = torch.randn(8, 20, generator=torch.Generator().manual_seed(2))
     monkeypatch.setattr("tintype.optim.bf16_units", list)
     precise = orthogonalize(matrix)
@@ -185,7 +210,9 @@ def test_orthogonalize_computes_in_float32_where_bfloat16_is_emulated(monkeypatc
 
 def test_orthogonalize_does_not_see_the_scale():
     matrix = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(orthogonalize(matrix), orthogonalize(matrix * 1024), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        orthogonalize(matrix), orthogonalize(matrix * 1024), rtol=0, atol=0.02
+    )
     assert bool(orthogonalize(torch.zeros(3, 4)).isfinite().all())
 
 
@@ -249,7 +276,9 @@ def test_a_short_run_is_not_ruled_by_its_start():
 def test_buffers_are_averaged_and_counters_copied():
     net = nn.BatchNorm1d(2)
     average = WeightAverage(net, 0.5)
-    net.load_state_dict({**net.state_dict(), "running_mean": torch.ones(2), "num_batches_tracked": torch.tensor(7)})
+    net.load_state_dict(
+        {**net.state_dict(), "running_mean": torch.ones(2), "num_batches_tracked": torch.tensor(7)}
+    )
     average.update(net)
     assert 0 < float(average.tensors["running_mean"][0]) < 1
     assert int(average.tensors["num_batches_tracked"]) == 7

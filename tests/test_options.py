@@ -1,4 +1,6 @@
-"""What a recipe can say of pixels, schedules, early stopping, pooling, objectives and pairs, against plain PyTorch."""
+"""What a recipe can say of pixels, schedules, early stopping, pooling, objectives and pairs,
+against plain PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,16 @@ def test_pixels_are_normalised_as_the_recipe_says(tiny, how):
     train = prepared.splits.train
     pixels = train.take(torch.arange(len(train))).images.float()
 
-    expected = {"none": pixels, "scale": pixels / 255}.get(how, (pixels - pixels.mean()) / pixels.std())
+    expected = {"none": pixels, "scale": pixels / 255}.get(
+        how, (pixels - pixels.mean()) / pixels.std()
+    )
     assert isinstance(prepared.task, Classify)
     torch.testing.assert_close(prepared.task.normalise(pixels), expected, atol=1e-3, rtol=1e-5)
 
 
-def test_a_backbone_has_its_own_statistics_unless_the_recipe_says_otherwise(tiny, train_in, tmp_path):
+def test_a_backbone_has_its_own_statistics_unless_the_recipe_says_otherwise(
+    tiny, train_in, tmp_path
+):
     first = train_in(tmp_path / "first", tiny(epochs=1))
     again = {"weights": str(first.path), "epochs": 1}
     own = tuple(first.read("model.json")["preprocessing"]["mean"])
@@ -57,13 +63,17 @@ def test_a_backbone_has_its_own_statistics_unless_the_recipe_says_otherwise(tiny
 
 @pytest.mark.parametrize(("how", "by"), [("none", 1), ("scale", 255)])
 def test_the_preprocessing_travels_with_the_model(tiny, train_in, tmp_path, how, by):
-    """Predictions and the exported file are the network's answers to pixels / 255 alone, or to pixels alone."""
+    """Predictions and the exported file are the network's answers to pixels / 255 alone, or to
+    pixels alone.
+    """
     run = train_in(tmp_path / "run", tiny(normalise=how, epochs=1))
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
 
     from safetensors.torch import load_file
 
-    network = build_model("ann", DataSpec("", 1, 8, 8, tuple("0123456789"), (), (), ""), {"hidden": [16]}, 0)
+    network = build_model(
+        "ann", DataSpec("", 1, 8, 8, tuple("0123456789"), (), (), ""), {"hidden": [16]}, 0
+    )
     network.load_state_dict(load_file(run.path / "model.safetensors"))
     inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / by
     with torch.no_grad():
@@ -81,7 +91,10 @@ def test_the_preprocessing_travels_with_the_model(tiny, train_in, tmp_path, how,
 
 def test_a_task_with_its_own_range_of_pixels_takes_no_other(tiny):
     with pytest.raises(UserError, match="normalise has no effect on task upscale"):
-        prepare(tiny(task="upscale", data="photos", model="srcnn", model_options={}, normalise="scale"), Silent())
+        prepare(
+            tiny(task="upscale", data="photos", model="srcnn", model_options={}, normalise="scale"),
+            Silent(),
+        )
 
 
 # ---- the schedule of steps --------------------------------------------------------------------------------------------
@@ -89,8 +102,12 @@ def test_a_task_with_its_own_range_of_pixels_takes_no_other(tiny):
 
 @pytest.mark.parametrize("milestones", [[2, 5], [0.25, 0.625]])
 def test_milestones_agree_with_torch(milestones):
-    """Eight epochs of seven steps: the rate is multiplied by 0.3 after the second and after the fifth epoch."""
-    recipe = Recipe(epochs=8, batch_size=10, schedule="step", milestones=milestones, step_factor=0.3)
+    """Eight epochs of seven steps: the rate is multiplied by 0.3 after the second and after the
+    fifth epoch.
+    """
+    recipe = Recipe(
+        epochs=8, batch_size=10, schedule="step", milestones=milestones, step_factor=0.3
+    )
     plan = Plan.of(recipe, 70)
     assert plan.total_steps == 56
 
@@ -102,18 +119,25 @@ def test_milestones_agree_with_torch(milestones):
         optimizer.step()
         scheduler.step()
 
-    ours = [lr_factor("step", step / 56, milestones=plan.milestones, step_factor=0.3) for step in range(56)]
+    ours = [
+        lr_factor("step", step / 56, milestones=plan.milestones, step_factor=0.3)
+        for step in range(56)
+    ]
     assert ours == pytest.approx(theirs)
 
 
 def test_a_run_follows_its_milestones(tiny, train_in, tmp_path):
     run = train_in(
         tmp_path / "run",
-        tiny(steps=12, schedule="step", milestones=[0.5], step_factor=0.2, lr=0.01, evaluate_every=9),
+        tiny(
+            steps=12, schedule="step", milestones=[0.5], step_factor=0.2, lr=0.01, evaluate_every=9
+        ),
     )
     rows = run.path.joinpath("metrics.csv").read_text(encoding="utf-8").splitlines()
     column = rows[0].split(",").index("lr")
-    assert [float(row.split(",")[column]) for row in rows[1:]] == pytest.approx([0.01] * 6 + [0.002] * 6)
+    assert [float(row.split(",")[column]) for row in rows[1:]] == pytest.approx(
+        [0.01] * 6 + [0.002] * 6
+    )
 
 
 def test_a_run_that_ends_sooner_keeps_the_parts_of_its_milestones(tiny, train_in, tmp_path):
@@ -126,13 +150,22 @@ def test_a_run_that_ends_sooner_keeps_the_parts_of_its_milestones(tiny, train_in
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"schedule": "step", "epochs": 30, "milestones": [10, 30]}, "beyond the end of the run, which has 30 epochs"),
+        (
+            {"schedule": "step", "epochs": 30, "milestones": [10, 30]},
+            "beyond the end of the run, which has 30 epochs",
+        ),
         ({"schedule": "step", "milestones": [5, 2]}, "milestones: must rise"),
         ({"schedule": "step", "milestones": [0.5, 2]}, "milestones: must rise"),
         ({"schedule": "step", "milestones": [0.0]}, "milestones: must rise"),
         ({"schedule": "step", "step_factor": 1.5}, "step_factor: .*less than 1"),
-        ({"schedule": "cosine", "milestones": [0.5]}, "belong to schedule: step, but the schedule is cosine"),
-        ({"schedule": "cosine", "step_factor": 0.5}, "belongs to schedule: step, but the schedule is cosine"),
+        (
+            {"schedule": "cosine", "milestones": [0.5]},
+            "belong to schedule: step, but the schedule is cosine",
+        ),
+        (
+            {"schedule": "cosine", "step_factor": 0.5},
+            "belongs to schedule: step, but the schedule is cosine",
+        ),
         ({"monitor": "loss"}, "monitor has no effect without patience or keep: best"),
         ({"normalise": "255"}, "normalise: .*'none', 'scale' or 'mean-std'"),
     ],
@@ -144,9 +177,20 @@ def test_a_wrong_wish_is_one_line(fields: dict[str, Any], said: str):
 
 
 def test_milestones_beyond_the_last_step_are_refused_before_a_folder_is_made(tt):
-    code, _, errors = tt("train", "digits-ann", "--steps", 50, "--set", "schedule=step", "--set", "milestones=[10, 20]")
+    code, _, errors = tt(
+        "train",
+        "digits-ann",
+        "--steps",
+        50,
+        "--set",
+        "schedule=step",
+        "--set",
+        "milestones=[10, 20]",
+    )
     assert code == 2
-    assert "beyond the end of the run, which has 50 steps or 2.54 epochs" in " ".join(errors.split())
+    assert "beyond the end of the run, which has 50 steps or 2.54 epochs" in " ".join(
+        errors.split()
+    )
     assert not Path("runs").exists()
 
 
@@ -154,14 +198,21 @@ def test_milestones_beyond_the_last_step_are_refused_before_a_folder_is_made(tt)
 
 
 def scores(run: Any, column: str) -> list[float]:
-    rows = [line.split(",") for line in run.path.joinpath("metrics.csv").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        line.split(",")
+        for line in run.path.joinpath("metrics.csv").read_text(encoding="utf-8").splitlines()
+    ]
     at = rows[0].index(column)
     return [float(row[at]) for row in rows[1:] if row[at]]
 
 
-@pytest.mark.parametrize(("monitor", "worse"), [("loss", 1), ("val_loss", 1), ("accuracy", -1), (None, -1)])
+@pytest.mark.parametrize(
+    ("monitor", "worse"), [("loss", 1), ("val_loss", 1), ("accuracy", -1), (None, -1)]
+)
 def test_a_run_stops_by_the_figure_that_it_monitors(tiny, train_in, tmp_path, monitor, worse):
-    """Counted by hand from metrics.csv: it ends three evaluations after the best one, and has the weights of that one."""
+    """Counted by hand from metrics.csv: it ends three evaluations after the best one, and has the
+    weights of that one.
+    """
     recipe = tiny(
         epochs=60, lr=0.03, schedule="constant", patience=3, evaluate_every=0.5, monitor=monitor,
         model_options={"hidden": [64]},
@@ -176,13 +227,20 @@ def test_a_run_stops_by_the_figure_that_it_monitors(tiny, train_in, tmp_path, mo
     said = run.read("evaluation.json")["chosen_by_validation"]
     assert ("those with the best" if monitor else "the best of") in said
     if worse == -1:
-        assert run.read("evaluation.json")["splits"]["val"]["accuracy"] == pytest.approx(-measured[best])
+        assert run.read("evaluation.json")["splits"]["val"]["accuracy"] == pytest.approx(
+            -measured[best]
+        )
 
 
 def test_a_figure_that_is_not_measured_is_refused(tt):
-    code, _, errors = tt("train", "digits-ann", "--set", "patience=3", "--set", "monitor=val_acuracy")
+    code, _, errors = tt(
+        "train", "digits-ann", "--set", "patience=3", "--set", "monitor=val_acuracy"
+    )
     assert code == 2
-    assert "unknown figure to monitor on validation: 'acuracy'. Did you mean 'accuracy'" in " ".join(errors.split())
+    assert (
+        "unknown figure to monitor on validation: 'acuracy'. Did you mean 'accuracy'"
+        in " ".join(errors.split())
+    )
     code, _, errors = tt("train", "photos-x2", "--set", "patience=3", "--set", "monitor=accuracy")
     assert code == 2
     assert "unknown figure to monitor on validation: 'accuracy'" in " ".join(errors.split())
@@ -200,7 +258,9 @@ def test_patience_that_cannot_end_a_run_is_said(tiny):
 
 @pytest.mark.parametrize("model", ["cnn", "deep-cnn", "small-filters"])
 def test_pooling_is_by_the_largest_or_by_the_mean(model):
-    """Where pooling is by the mean, each layer of it is torch's AvgPool2d, and none takes the largest."""
+    """Where pooling is by the mean, each layer of it is torch's AvgPool2d, and none takes the
+    largest.
+    """
     largest = build_model(model, RED_GREEN_BLUE, {}, 0).eval()
     mean = build_model(model, RED_GREEN_BLUE, {"pooling": "average"}, 0).eval()
     for name, module in list(largest.named_modules()):
@@ -220,7 +280,9 @@ def test_minimax_is_the_objective_as_it_is_written():
     real, fake = torch.randn(9), torch.randn(9)
     written = torch.log(torch.sigmoid(real)).mean() + torch.log(1 - torch.sigmoid(fake)).mean()
     torch.testing.assert_close(losses.discriminator_loss("minimax", real, fake), -written)
-    torch.testing.assert_close(losses.generator_loss("minimax", None, fake), torch.log(1 - torch.sigmoid(fake)).mean())
+    torch.testing.assert_close(
+        losses.generator_loss("minimax", None, fake), torch.log(1 - torch.sigmoid(fake)).mean()
+    )
     assert Objective("minimax").checked(True).loss == "minimax"
     assert Objective("saturating").checked(True).loss == "minimax"
     assert Objective("non-saturating").checked(True).loss == "bce"
@@ -235,7 +297,9 @@ def test_minimax_stays_finite_where_the_discriminator_is_sure():
 
 def test_a_generator_trains_by_the_objective_as_written(tiny, train_in, tmp_path):
     gan = {"task": "generate", "model": "dcgan", "model_options": {"width": 8, "latent": 8}}
-    run = train_in(tmp_path / "run", tiny(**gan, task_options={"loss": "minimax"}, steps=4, evaluate_every=1))
+    run = train_in(
+        tmp_path / "run", tiny(**gan, task_options={"loss": "minimax"}, steps=4, evaluate_every=1)
+    )
     generator = scores(run, "loss_generator")
     assert all(value < 0 for value in generator), "log(1 - D) is never above zero"
 
@@ -248,17 +312,23 @@ def blocks() -> torch.Tensor:
     return torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].repeat(16, 1, 1, 1)
 
 
-def pairs(high: torch.Tensor, given: torch.Tensor | None = None, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def pairs(
+    high: torch.Tensor, given: torch.Tensor | None = None, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     spec = DataSpec("", 3, 64, 64, (), (), (), "")
     task = Upscale(build_model("srcnn", spec, {}, 0), spec, CPU, scale=2, **options)
     targets = torch.zeros(len(high), dtype=torch.int64) if given is None else given
-    return task.pairs(Batch(high, targets, torch.arange(len(high))), torch.Generator().manual_seed(0))
+    return task.pairs(
+        Batch(high, targets, torch.arange(len(high))), torch.Generator().manual_seed(0)
+    )
 
 
 def test_patches_are_mirrored_left_to_right_alone():
     photos = blocks()
     low, high = pairs(photos, symmetries="flip")
-    mirrored = [torch.equal(seen, photo.flip(2).float()) for seen, photo in zip(high, photos, strict=True)]
+    mirrored = [
+        torch.equal(seen, photo.flip(2).float()) for seen, photo in zip(high, photos, strict=True)
+    ]
     upright = [torch.equal(seen, photo.float()) for seen, photo in zip(high, photos, strict=True)]
     assert 0 < sum(mirrored) < 16
     assert sum(mirrored) + sum(upright) == 16
@@ -294,9 +364,18 @@ def test_both_pictures_of_a_given_pair_change_alike():
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("task.symmetries=horizontal", "task.symmetries is 'horizontal'. Expected true, false, or flip"),
-        ("task.colour_jitter=-1", "task.colour_jitter is -1. Expected a number from 0 to 1, or a mapping such as"),
-        ("task.colour_jitter={hue: 0.9}", "task.colour_jitter.hue is 0.9. Expected a number from 0 to 0.5"),
+        (
+            "task.symmetries=horizontal",
+            "task.symmetries is 'horizontal'. Expected true, false, or flip",
+        ),
+        (
+            "task.colour_jitter=-1",
+            "task.colour_jitter is -1. Expected a number from 0 to 1, or a mapping such as",
+        ),
+        (
+            "task.colour_jitter={hue: 0.9}",
+            "task.colour_jitter.hue is 0.9. Expected a number from 0 to 0.5",
+        ),
         ("task.colour_jitter={sharpness: 0.1}", "unknown colour to jitter: 'sharpness'"),
     ],
 )

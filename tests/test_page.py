@@ -1,4 +1,6 @@
-"""The page in a real browser: a photo and its classes, an error, images that grow, before and after; keyboard and phone."""
+"""The page in a real browser: a photo and its classes, an error, images that grow, before and
+after; keyboard and phone.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ TOKEN = "-".join(["letters", "for", "a", "test"])
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (BROWSER and DRIVER), reason="no chromium with chromedriver here; `make browser` installs them"
+        not (BROWSER and DRIVER),
+        reason="no chromium with chromedriver here; `make browser` installs them",
     ),
 ]
 
@@ -89,7 +92,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
     for argument in ARGUMENTS:
         options.add_argument(argument)
     options.add_argument(f"--user-data-dir={folder / 'profile'}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
+    options.add_experimental_option(
+        "prefs", {"download.default_directory": str(folder / "downloads")}
+    )
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(DRIVER, env={**os.environ, "HOME": str(folder)})
     driver = webdriver.Chrome(options=options, service=service)
@@ -101,7 +106,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 class Page:
     """The page at an address, as a person uses it."""
 
-    def __init__(self, browser: webdriver.Chrome, address: str, model: str = "", size: tuple[int, int] = DESK) -> None:
+    def __init__(
+        self, browser: webdriver.Chrome, address: str, model: str = "", size: tuple[int, int] = DESK
+    ) -> None:
         self.browser = browser
         browser.set_window_size(*size)
         browser.get("about:blank")  # so that another model of the same address is loaded anew
@@ -124,14 +131,22 @@ class Page:
             shown = [each for each in self.all(selector) if each.is_displayed()]
             return shown[0] if len(shown) >= count and text in shown[0].text else None
 
-        return WebDriverWait(self.browser, 30, ignored_exceptions=[Exception]).until(there, f"{selector} with {text!r}")
+        return WebDriverWait(self.browser, 30, ignored_exceptions=[Exception]).until(
+            there, f"{selector} with {text!r}"
+        )
 
     def choose(self, path: Path) -> None:
         self.one("input.choose").send_keys(str(path))
 
     def complaints(self) -> list[str]:
-        """Return what the browser complains of: a script that fails, something that the policy forbids."""
-        return [line["message"] for line in self.browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]
+        """Return what the browser complains of: a script that fails, something that the policy
+        forbids.
+        """
+        return [
+            line["message"]
+            for line in self.browser.get_log("browser")
+            if line["level"] in ("SEVERE", "WARNING")
+        ]
 
     def script(self, text: str, *arguments: Any) -> Any:
         return self.browser.execute_script(text, *arguments)
@@ -139,10 +154,16 @@ class Page:
     def picture(self, selector: str) -> tuple[int, int]:
         """Wait for a picture, and return its width and height in its own pixels."""
         get = "const i = document.querySelector(arguments[0]); return i.complete ? [i.naturalWidth, i.naturalHeight] : [0, 0]"
-        return tuple(WebDriverWait(self.browser, 20).until(lambda _: (s := self.script(get, selector))[0] and s))
+        return tuple(
+            WebDriverWait(self.browser, 20).until(
+                lambda _: (s := self.script(get, selector))[0] and s
+            )
+        )
 
     def overflow(self) -> int:
-        return self.script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        return self.script(
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
 
 
 @pytest.fixture
@@ -220,7 +241,9 @@ def test_a_photo_can_be_dropped_and_pasted(visit, kinds, seven):
         page.until(".top", text=kinds["cnn"].predict(seven).top1)
 
 
-def test_a_photo_unlike_the_training_images_is_said_to_be_so_and_nothing_is_promised(visit, seven, tmp_path):
+def test_a_photo_unlike_the_training_images_is_said_to_be_so_and_nothing_is_promised(
+    visit, seven, tmp_path
+):
     with Image.open(seven) as image:
         Image.fromarray(255 - np.asarray(image)).save(tmp_path / "ink.png")
     page = visit("digits")
@@ -248,7 +271,9 @@ def test_a_test_image_can_be_tried(visit, kinds, finished_run):
 
 def test_the_models_wrap_on_a_phone(visit):
     page = visit("cnn", PHONE)
-    assert all(button.rect["x"] + button.rect["width"] <= PHONE[0] for button in page.all(".models button"))
+    assert all(
+        button.rect["x"] + button.rect["width"] <= PHONE[0] for button in page.all(".models button")
+    )
 
 
 def test_a_network_without_maps_offers_none(visit, kinds, seven):
@@ -286,11 +311,15 @@ def test_a_report_begins_with_the_result_and_fits_a_phone(browser, kinds, tmp_pa
         WebDriverWait(browser, 60).until(lambda _: browser.execute_script(ALL_DRAWN))
         contents = browser.find_element(By.CSS_SELECTOR, ".contents details")
         assert (contents.get_attribute("open") is not None) == (size == DESK)
-        assert browser.find_element(By.ID, "result").location["y"] < size[1] / 2, "the answer is on the first screen"
+        assert browser.find_element(By.ID, "result").location["y"] < size[1] / 2, (
+            "the answer is on the first screen"
+        )
         wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert browser.execute_script(wide) == 0, size
         assert browser.execute_script(LEGENDS_OVER_PLOTS) == []
-        assert [line["message"] for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+        assert [
+            line["message"] for line in browser.get_log("browser") if line["level"] == "SEVERE"
+        ] == []
 
 
 def test_images_are_made_and_the_grid_grows(visit, kinds):
@@ -314,7 +343,9 @@ def test_images_are_made_and_the_grid_grows(visit, kinds):
     """
     expected = kinds["gan"].generate(32, seed=5)[:, :, :, 0]
     for i in (0, 15, 16, 31):
-        assert page.script(read, i) == expected[i].reshape(-1).tolist(), "image i of the seed, whatever was asked first"
+        assert page.script(read, i) == expected[i].reshape(-1).tolist(), (
+            "image i of the seed, whatever was asked first"
+        )
     assert page.all(".grid img")[17].get_attribute("alt") == "image 17, made as 7"
     assert page.complaints() == []
 
@@ -357,11 +388,11 @@ def test_everything_is_reached_by_keyboard_and_the_focus_is_seen(visit):
     for _ in range(20):
         ActionChains(page.browser).send_keys(Keys.TAB).perform()
         focus = page.browser.switch_to.active_element
-        reached.append((focus.get_attribute("class") or focus.text or focus.tag_name).split("\n")[0])
+        reached.append(
+            (focus.get_attribute("class") or focus.text or focus.tag_name).split("\n")[0]
+        )
         if focus.tag_name not in ("body", "html"):
-            outlined = (
-                "const e = arguments[0].closest('.button') || arguments[0]; return getComputedStyle(e).outlineStyle"
-            )
+            outlined = "const e = arguments[0].closest('.button') || arguments[0]; return getComputedStyle(e).outlineStyle"
             assert page.script(outlined, focus) != "none", reached[-1]
     for wanted in ("skip", "wordmark", "API", "theme", "gan", "sharp", "choose"):
         assert wanted in reached
@@ -391,7 +422,10 @@ def test_nothing_is_cut_off_on_a_phone(visit, model, seven, tmp_path):
     page.until({"cnn": ".bars li", "gan": ".grid img", "sharp": ".sizes"}[model])
     assert page.overflow() == 0
     if model == "sharp":
-        assert page.script("return document.querySelector('.pair').getBoundingClientRect().right") <= PHONE[0]
+        assert (
+            page.script("return document.querySelector('.pair').getBoundingClientRect().right")
+            <= PHONE[0]
+        )
 
 
 def test_light_and_dark_are_kept(visit):
@@ -424,7 +458,9 @@ def test_a_token_is_asked_for_once(browser, serving, kinds, seven):
 def board(tmp_path: Path) -> Iterator[str]:
     """The board of two runs of a study, one that generates, and one that has not begun."""
 
-    def write(name: str, task: str, state: dict[str, Any], metrics: str, figures: dict[str, Any]) -> None:
+    def write(
+        name: str, task: str, state: dict[str, Any], metrics: str, figures: dict[str, Any]
+    ) -> None:
         run = tmp_path / "runs" / name
         run.mkdir(parents=True)
         (run / "recipe.yaml").write_text(f"task: {task}\ndata: digits\n", encoding="utf-8")
@@ -437,7 +473,9 @@ def board(tmp_path: Path) -> Iterator[str]:
     done = {"state": "finished"}
     for name, share in (("poor", 0.5), ("good", 0.9)):
         figures = {"val": {"accuracy": share}, "test": {"accuracy": share - 0.1}}
-        write(f"widths/{name}", "classify", done, f"step,loss,val_accuracy\n5,1.0,{share}\n", figures)
+        write(
+            f"widths/{name}", "classify", done, f"step,loss,val_accuracy\n5,1.0,{share}\n", figures
+        )
     distances = {"val": {"fd_pixels8": 0.4}, "test": {"fd_pixels8": 0.5}}
     write("gan", "generate", done, "step,val_fd_pixels8\n5,0.4\n", distances)
     write("soon", "classify", {"state": "running", "step": 0, "total_steps": 50}, "", {})
@@ -456,7 +494,10 @@ def test_the_board_groups_studies_names_figures_and_sorts(browser, board):
     page.until("#rows tr", count=5)
 
     def rows() -> list[list[str]]:
-        return [[cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")] for row in page.all("#rows tr")]
+        return [
+            [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")]
+            for row in page.all("#rows tr")
+        ]
 
     by_name = {row[1]: row for row in rows() if len(row) > 1}
     assert ["widths · 2 runs"] in rows()
@@ -478,4 +519,7 @@ def test_on_a_phone_the_result_stands_beside_the_name(browser, board):
     page = Page(browser, board, size=PHONE)
     page.until("#rows tr", count=5)
     assert page.overflow() == 0
-    assert max(cell.rect["x"] + cell.rect["width"] for cell in page.all("#rows td:nth-child(3)")) <= PHONE[0]
+    assert (
+        max(cell.rect["x"] + cell.rect["width"] for cell in page.all("#rows td:nth-child(3)"))
+        <= PHONE[0]
+    )

@@ -113,12 +113,16 @@ class Lightness(Classifier):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> Path:
-    """A folder with 43 grey pictures, some under the same name, some that are none; one name has a line end and a quote."""
+    """A folder with 43 grey pictures, some under the same name, some that are none; one name has a
+    line end and a quote.
+    """
     folder = tmp_path_factory.mktemp("many")
     for number in range(40):
         (folder / str(number % 2)).mkdir(exist_ok=True)
         level = number * 255 // 39
-        Image.new("L", (6 + number % 3, 5), level).save(folder / str(number % 2) / f"photo{number // 2}.png")
+        Image.new("L", (6 + number % 3, 5), level).save(
+            folder / str(number % 2) / f"photo{number // 2}.png"
+        )
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing more")
     (folder / "empty.png").write_bytes(b"")
     Image.new("L", (5, 5), 255).save(folder / 'odd, "name"\nhere.png')
@@ -136,7 +140,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def test_every_file_gets_a_row_in_order_and_broken_ones_a_reason(many, tmp_path, ending):
     path, files = tmp_path / f"answers.{ending}", list_images([many])
     wishes = Wishes(top=2)
-    summary = run_job(Lightness(), files, wishes, output=Output(path, wishes.columns(), resume=False))
+    summary = run_job(
+        Lightness(), files, wishes, output=Output(path, wishes.columns(), resume=False)
+    )
     assert (summary.num_predicted, summary.num_passed_over) == (41, 2)
     if ending == "parquet":
         import pyarrow.parquet
@@ -163,7 +169,9 @@ def test_a_job_cut_off_at_any_byte_goes_on_without_loss_or_doubling(many, tmp_pa
     whole = tmp_path / f"whole.{ending}"
     run_job(Lightness(), files, wishes, output=Output(whole, wishes.columns(), resume=False))
     expected, content = read_rows(whole), whole.read_bytes()
-    tree = {p.relative_to(tmp_path / "sorted") for p in (tmp_path / "sorted").rglob("*") if p.is_file()}
+    tree = {
+        p.relative_to(tmp_path / "sorted") for p in (tmp_path / "sorted").rglob("*") if p.is_file()
+    }
     assert len(tree) == 41
     cut = tmp_path / f"cut.{ending}"
     for length in [*range(0, 60, 7), *range(60, len(content), 397), len(content) - 1, len(content)]:
@@ -171,7 +179,11 @@ def test_a_job_cut_off_at_any_byte_goes_on_without_loss_or_doubling(many, tmp_pa
         cut.write_bytes(content[:length])
         run_job(Lightness(), files, wishes, output=Output(cut, wishes.columns(), resume=True))
         assert read_rows(cut) == expected, length
-        assert {p.relative_to(tmp_path / "sorted") for p in (tmp_path / "sorted").rglob("*") if p.is_file()} == tree
+        assert {
+            p.relative_to(tmp_path / "sorted")
+            for p in (tmp_path / "sorted").rglob("*")
+            if p.is_file()
+        } == tree
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
@@ -202,8 +214,18 @@ def test_a_killed_job_goes_on(finished_run, digit_files, tmp_path):
         "cli.main(sys.argv[1:])\n"
     )
     out, into = tmp_path / "answers.csv", tmp_path / "sorted"
-    arguments = ["predict", str(finished_run.path), str(digit_files), "--out", str(out), "--sort-into", str(into)]
-    first = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, timeout=120)
+    arguments = [
+        "predict",
+        str(finished_run.path),
+        str(digit_files),
+        "--out",
+        str(out),
+        "--sort-into",
+        str(into),
+    ]
+    first = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, timeout=120
+    )
     assert first.returncode == -signal.SIGKILL
     assert len(read_rows(out)) == 64, "the batch whose photos were being sorted"
     assert 0 < len([p for p in into.rglob("*") if p.is_file()]) < 64
@@ -244,12 +266,17 @@ def test_photos_with_the_longest_names_are_sorted(tmp_path, letter, link):
         file.parent.mkdir()
         Image.new("L", (6, 5), 3).save(file)
     rows: list[dict[str, Any]] = []
-    run_job(Lightness(), files, Wishes(sort_into=tmp_path / "sorted", link=link), on_row=rows.append)
+    run_job(
+        Lightness(), files, Wishes(sort_into=tmp_path / "sorted", link=link), on_row=rows.append
+    )
     places = [tmp_path / "sorted" / row["sorted_to"] for row in rows]
     assert places[0].name == longest
     assert [place.name[-6:] for place in places[1:]] == ["-2.png", "-3.png"]
     assert sorted(places) == sorted((tmp_path / "sorted" / "black").iterdir())
-    assert all(place.is_symlink() == link and place.read_bytes() == files[0].read_bytes() for place in places)
+    assert all(
+        place.is_symlink() == link and place.read_bytes() == files[0].read_bytes()
+        for place in places
+    )
 
 
 @pytest.mark.parametrize("letter", ["n", "\u00e9"])
@@ -266,14 +293,21 @@ def test_heat_maps_of_photos_with_the_longest_names_are_written(kinds, tmp_path,
     assert sorted(names) == sorted(path.name for path in (tmp_path / "heat").iterdir())
     assert len(set(names)) == 2
     assert all(
-        len(os.fsencode(name)) <= 255 and row["prediction"] in name for name, row in zip(names, rows, strict=True)
+        len(os.fsencode(name)) <= 255 and row["prediction"] in name
+        for name, row in zip(names, rows, strict=True)
     )
 
 
 def test_names_are_cut_as_the_file_system_asks_and_stay_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pathconf", lambda *_: 143, raising=False)  # as eCryptfs
     sorter = Sorter(tmp_path / "not" / "there", link=False)
-    names = {"a" * 200 + ".png", "a." + "b" * 200, "." + "c" * 200, "d" * 200, "e" * 60 + "." + "f" * 150}
+    names = {
+        "a" * 200 + ".png",
+        "a." + "b" * 200,
+        "." + "c" * 200,
+        "d" * 200,
+        "e" * 60 + "." + "f" * 150,
+    }
     places = [sorter.name_for(name, "class") for name in sorted(names) for _ in range(12)]
     assert len(set(places)) == 60
     assert max(len(Path(place).name) for place in places) == 143
@@ -298,7 +332,9 @@ def test_a_wish_that_validation_cannot_promise():
     assert Lightness().threshold(0.9) == 0.8
     with pytest.raises(UserError, match=r"cannot promise that 99%.*it can promise 0.9: --wish 0.9"):
         Lightness().threshold(0.99)
-    with pytest.raises(UserError, match=r"no threshold was fitted for 0.5. Expected one of 0.9, 0.99"):
+    with pytest.raises(
+        UserError, match=r"no threshold was fitted for 0.5. Expected one of 0.9, 0.99"
+    ):
         Lightness().threshold(0.5)
 
 
@@ -331,7 +367,9 @@ def test_names_on_standard_input(tt, finished_run, digit_files, monkeypatch):
     names = [str(p) for p in sorted((digit_files / "4").iterdir())]
     for end in ("\n", "\0"):
         content = end.join([*names, "nowhere.png"]) + end
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode()), encoding="utf-8"))
+        monkeypatch.setattr(
+            "sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode()), encoding="utf-8")
+        )
         code, output, errors = tt("predict", finished_run.path, "-")
         assert code == 0
         assert [line.partition(":")[0] for line in output.splitlines()] == names
@@ -344,7 +382,10 @@ def test_names_on_standard_input(tt, finished_run, digit_files, monkeypatch):
 def test_heat_maps_of_a_network_with_maps(tt, tiny, digit_files, tmp_path):
     recipe = tiny(model="cnn", model_options={"widths": [8, 8]})
     run = api.train(recipe, out=tmp_path, name="cnn", watcher=Silent())
-    photos = [*sorted((digit_files / "1").iterdir())[:2], *sorted((digit_files / "2").iterdir())[:1]]
+    photos = [
+        *sorted((digit_files / "1").iterdir())[:2],
+        *sorted((digit_files / "2").iterdir())[:1],
+    ]
     code, _, errors = tt("predict", run.path, *photos, "--heatmaps", "heat", "--out", "a.jsonl")
     assert code == 0, errors
     rows = read_rows(tmp_path / "a.jsonl")
@@ -362,8 +403,14 @@ def test_wishes_that_do_not_fit(tt, finished_run, digit_files, tmp_path):
         (("--link",), "--link says how --sort-into"),
         (("--out", "a.txt"), "expected one that ends in .csv, .jsonl or .parquet"),
         (("--out", "mine.csv"), "mine.csv is there already"),
-        (("--out", "mine.csv", "--resume"), "cannot go on with mine.csv: its columns are not, ours"),
-        (("--out", "mine.jsonl", "--resume"), "cannot go on with mine.jsonl: its lines have no file"),
+        (
+            ("--out", "mine.csv", "--resume"),
+            "cannot go on with mine.csv: its columns are not, ours",
+        ),
+        (
+            ("--out", "mine.jsonl", "--resume"),
+            "cannot go on with mine.jsonl: its lines have no file",
+        ),
         (("--out", "a.jsonl", "--json"), "Give one of the two"),
         (("--sort-into", "mine.csv"), "mine.csv is a file"),
         (("--abstain", "--wish", "0.5"), "no threshold was fitted for 0.5"),
@@ -375,7 +422,9 @@ def test_wishes_that_do_not_fit(tt, finished_run, digit_files, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv", "mine.jsonl"]
 
 
-def test_a_huge_file_that_is_no_image_is_passed_over_at_once(tt, finished_run, digit_files, tmp_path):
+def test_a_huge_file_that_is_no_image_is_passed_over_at_once(
+    tt, finished_run, digit_files, tmp_path
+):
     with open(tmp_path / "huge.jpg", "wb") as file:
         file.truncate(200_000_000)
     code, output, errors = tt("predict", finished_run.path, "huge.jpg", digit_files / "1")
@@ -393,6 +442,8 @@ def test_partial_copies_of_a_killed_job_are_removed(finished_run, digit_files, t
     rows = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "p.csv").write_text("".join(rows[:-1]), encoding="utf-8")
 
-    code, _, errors = tt("predict", finished_run.path, digit_files, "--out", "p.csv", "--sort-into", "s", "--resume")
+    code, _, errors = tt(
+        "predict", finished_run.path, digit_files, "--out", "p.csv", "--sort-into", "s", "--resume"
+    )
     assert code == 0, errors
     assert not list((tmp_path / "s").rglob("*.partial"))

@@ -1,4 +1,6 @@
-"""Pretrained weights: read without running code, checked against the network, downloaded once; and own preprocessing."""
+"""Pretrained weights: read without running code, checked against the network, downloaded once; and
+own preprocessing.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,11 @@ def as_safetensors(network: nn.Module, path: Path) -> Path:
 
 
 def as_half_safetensors(network: nn.Module, path: Path) -> Path:
-    halved = {k: v.half() if v.ndim > 1 else v for k, v in network.state_dict().items() if "num_batches" not in k}
+    halved = {
+        k: v.half() if v.ndim > 1 else v
+        for k, v in network.state_dict().items()
+        if "num_batches" not in k
+    }
     save_file(halved, path)
     return path
 
@@ -108,11 +114,15 @@ def as_checkpoint(network: nn.Module, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("write", [as_safetensors, as_half_safetensors, as_pth, as_old_pth, as_checkpoint])
+@pytest.mark.parametrize(
+    "write", [as_safetensors, as_half_safetensors, as_pth, as_old_pth, as_checkpoint]
+)
 def test_a_file_is_loaded_and_its_head_dropped(tmp_path, write):
     source, network = theirs(), ours()
     path = write(source, tmp_path / "any name.weights")
-    head = {key: value.clone() for key, value in network.state_dict().items() if key.startswith("fc.")}
+    head = {
+        key: value.clone() for key, value in network.state_dict().items() if key.startswith("fc.")
+    }
     info = load_pretrained(network, SMALL, str(path))
     assert same_features(network, source, 1e-2 if write is as_half_safetensors else 1e-5)
     assert {p.dtype for p in network.parameters()} == {torch.float32}
@@ -140,7 +150,9 @@ def test_the_folder_of_a_run_is_as_good_as_its_file(tmp_path):
 def test_none_leaves_the_network_as_it_is():
     network, fresh = ours(), ours()
     assert load_pretrained(network, SMALL, "none") == {"source": "none"}
-    assert all(torch.equal(network.state_dict()[key], value) for key, value in fresh.state_dict().items())
+    assert all(
+        torch.equal(network.state_dict()[key], value) for key, value in fresh.state_dict().items()
+    )
 
 
 def test_old_names_of_densenet_are_understood(tmp_path):
@@ -166,7 +178,10 @@ def test_auxiliary_heads_are_left_out(tmp_path):
 
 def test_the_backbone_of_squeezenet_is_loaded(tmp_path):
     source, network = theirs("squeezenet1_1"), ours("squeezenet1_1")
-    assert load_pretrained(network, "squeezenet1_1", str(as_pth(source, tmp_path / "w.pth")))["head"] == "new"
+    assert (
+        load_pretrained(network, "squeezenet1_1", str(as_pth(source, tmp_path / "w.pth")))["head"]
+        == "new"
+    )
     assert torch.equal(network.features[0].weight, source.features[0].weight)
 
 
@@ -190,13 +205,19 @@ def written(content: Any, path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("prefix", ["model.", "net.", "encoder.", "module._orig_mod.", "student.backbone.body."])
-@pytest.mark.parametrize("beside", [{}, {"criterion.weight": torch.ones(3), "head.mean": torch.ones(2)}])
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "encoder.", "module._orig_mod.", "student.backbone.body."]
+)
+@pytest.mark.parametrize(
+    "beside", [{}, {"criterion.weight": torch.ones(3), "head.mean": torch.ones(2)}]
+)
 def test_a_prefix_before_all_keys_is_no_part_of_the_network(tmp_path, prefix, beside):
     source, network = theirs(), ours()
     state = {f"{prefix}{key}": value for key, value in source.state_dict().items()}
     info = load_pretrained(
-        network, SMALL, written({"state_dict": {**state, **beside}, "epoch": 3}, tmp_path / "w.ckpt")
+        network,
+        SMALL,
+        written({"state_dict": {**state, **beside}, "epoch": 3}, tmp_path / "w.ckpt"),
     )
     assert same_features(network, source)
     wrapper = prefix.startswith("module.") and not beside
@@ -211,7 +232,10 @@ def test_the_model_is_guessed_behind_a_prefix(tmp_path):
 
 def test_of_two_networks_in_one_file_none_is_taken_by_chance(tmp_path):
     one, other = theirs().state_dict(), ours(classes=1000).state_dict()
-    state = {**{f"query.{k}": v for k, v in one.items()}, **{f"key.{k}": v for k, v in other.items()}}
+    state = {
+        **{f"query.{k}": v for k, v in one.items()},
+        **{f"key.{k}": v for k, v in other.items()},
+    }
     with pytest.raises(UserError, match="several networks of this kind: query, key"):
         load_pretrained(ours(), SMALL, written(state, tmp_path / "w.pth"))
     with pytest.raises(UserError, match="several state dicts: left, right"):
@@ -219,12 +243,20 @@ def test_of_two_networks_in_one_file_none_is_taken_by_chance(tmp_path):
 
 
 def _timm(last: dict, mean: dict) -> dict:
-    return {"state_dict": last, "state_dict_ema": {f"module.{k}": v for k, v in mean.items()}, "arch": SMALL}
+    return {
+        "state_dict": last,
+        "state_dict_ema": {f"module.{k}": v for k, v in mean.items()},
+        "arch": SMALL,
+    }
 
 
 def _torchvision_references(last: dict, mean: dict) -> dict:
     averaged = {"n_averaged": torch.tensor(7), **{f"module.{k}": v for k, v in mean.items()}}
-    return {"model": last, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, "model_ema": averaged}
+    return {
+        "model": last,
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}},
+        "model_ema": averaged,
+    }
 
 
 def _parameters_alone(last: dict, mean: dict) -> dict:
@@ -251,7 +283,10 @@ def test_averaged_weights_are_taken_and_told(tmp_path, keep):
 
 def test_averages_without_names_are_told_and_left(tmp_path):
     source, network = theirs(), ours()
-    content = {"model": source.state_dict(), "ema": {"decay": 0.99, "shadow_params": [torch.ones(3)]}}
+    content = {
+        "model": source.state_dict(),
+        "ema": {"decay": 0.99, "shadow_params": [torch.ones(3)]},
+    }
     info = load_pretrained(network, SMALL, written(content, tmp_path / "w.pth"))
     assert same_features(network, source)
     assert "ema holds averaged weights without names" in info["remark"]
@@ -263,7 +298,9 @@ def test_every_tensor_may_have_another_precision_even_counters(tmp_path, dtype):
     source.conv1[1].num_batches_tracked.fill_(100_000)  # infinite in float16
     before = network.conv1[1].num_batches_tracked.clone()
     info = load_pretrained(
-        network, SMALL, written({k: v.to(dtype) for k, v in source.state_dict().items()}, tmp_path / "w.pth")
+        network,
+        SMALL,
+        written({k: v.to(dtype) for k, v in source.state_dict().items()}, tmp_path / "w.pth"),
     )
     assert info["head"] == "new"
     for key, value in network.state_dict().items():
@@ -282,7 +319,11 @@ def test_quantised_weights_are_refused_with_their_type(tmp_path):
 
 def test_settings_beside_the_weights_do_no_harm(tmp_path):
     source, network = theirs(), ours()
-    content = {"state_dict": source.state_dict(), "args": Namespace(lr=0.1, data=Path("there")), "epoch": 3}
+    content = {
+        "state_dict": source.state_dict(),
+        "args": Namespace(lr=0.1, data=Path("there")),
+        "epoch": 3,
+    }
     load_pretrained(network, SMALL, written(content, tmp_path / "w.pth"))
     assert same_features(network, source)
 
@@ -308,7 +349,10 @@ def test_weights_of_another_model_are_refused_with_names_counts_and_that_model(t
 def test_the_model_is_guessed_by_its_parameters_whatever_the_head(tmp_path, name, classes):
     path = as_safetensors(theirs(name, num_classes=classes), tmp_path / "best.safetensors")
     assert model_of_weights(path) == name
-    with pytest.raises(UserError, match=rf"\d+ missing \(conv1.*\d+ unexpected \(.* They fit {name}: --model {name}"):
+    with pytest.raises(
+        UserError,
+        match=rf"\d+ missing \(conv1.*\d+ unexpected \(.* They fit {name}: --model {name}",
+    ):
         load_pretrained(ours(), SMALL, str(path))
 
 
@@ -318,7 +362,8 @@ def test_missing_tensors_are_named(tmp_path):
         del state[key]
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(
-        UserError, match=r"2 missing \(conv1\.0\.weight, conv5\.1\.bias\)\. Give the weights of that model"
+        UserError,
+        match=r"2 missing \(conv1\.0\.weight, conv5\.1\.bias\)\. Give the weights of that model",
     ):
         load_pretrained(ours(), SMALL, str(tmp_path / "w.pth"))
 
@@ -328,7 +373,9 @@ def test_a_refused_file_leaves_the_network_as_it_is(tmp_path):
     path = as_pth(theirs("shufflenet_v2_x1_0"), tmp_path / "w.pth")
     with pytest.raises(UserError):
         load_pretrained(network, SMALL, str(path))
-    assert all(torch.equal(network.state_dict()[key], value) for key, value in fresh.state_dict().items())
+    assert all(
+        torch.equal(network.state_dict()[key], value) for key, value in fresh.state_dict().items()
+    )
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
@@ -361,7 +408,9 @@ def test_a_file_that_needs_code_is_refused_and_runs_none(tmp_path, monkeypatch, 
 def test_a_truncated_file_is_told(tmp_path, write, kept):
     path = write(theirs(), tmp_path / "w")
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(UserError, match=r"w is damaged, not complete, or not weights \(.*Get it again") as error:
+    with pytest.raises(
+        UserError, match=r"w is damaged, not complete, or not weights \(.*Get it again"
+    ) as error:
         load_pretrained(ours(), SMALL, str(path))
     assert "\n" not in str(error.value)
 
@@ -369,7 +418,10 @@ def test_a_truncated_file_is_told(tmp_path, write, kept):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\n", "a link or a web page, not weights"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\n",
+            "a link or a web page, not weights",
+        ),
         (b"<!doctype html><html>", "a link or a web page, not weights"),
         (b"weights\n" * 100, "is text. Expected a state dict"),
         (b"\xfe\x01weights" * 100, "is damaged, not complete, or not weights"),
@@ -433,7 +485,10 @@ def _starting_with(start: bytes) -> Callable[[Path], object]:
         (_starting_with(b"\x1c\0\0\0TFL3"), "is a TensorFlow Lite model"),
         (_starting_with(b"\x1f\x8b\x08"), "is packed by gzip; unpack it first"),
         (_starting_with(b"\x81\xa6params\x82"), "is a MessagePack file, as Flax"),
-        (lambda path: path.write_bytes(bytes(300) + bytes.fromhex("57fb808b247547db")), "of a TensorFlow checkpoint"),
+        (
+            lambda path: path.write_bytes(bytes(300) + bytes.fromhex("57fb808b247547db")),
+            "of a TensorFlow checkpoint",
+        ),
         (lambda path: path.write_text('{"weight_map": {}}', encoding="utf-8"), r"is text \(JSON\)"),
         (lambda path: path.write_text("step,loss\n1,0.5\n", encoding="utf-8"), "is text"),
     ],
@@ -455,15 +510,24 @@ def test_a_file_without_tensors_is_told(tmp_path):
 
 
 def test_weights_that_are_not_there_are_told(tmp_path):
-    with pytest.raises(UserError, match=rf"no weight file '{tmp_path}/no\.pth'.*default, IMAGENET1K_V1"):
+    with pytest.raises(
+        UserError, match=rf"no weight file '{tmp_path}/no\.pth'.*default, IMAGENET1K_V1"
+    ):
         load_pretrained(ours(), SMALL, f"{tmp_path}/no.pth")
-    with pytest.raises(UserError, match=r"no pretrained weights 'default' for model cnn.*--weights none"):
+    with pytest.raises(
+        UserError, match=r"no pretrained weights 'default' for model cnn.*--weights none"
+    ):
         load_pretrained(build_model("cnn", spec(), {}, seed=0), "cnn", "default")
 
 
 def test_our_own_models_take_files_too(tmp_path):
-    source, network = build_model("resnet", spec(7), {}, seed=1), build_model("resnet", spec(), {}, seed=0)
-    assert load_pretrained(network, "resnet", str(as_pth(source, tmp_path / "w.pth")))["head"] == "new"
+    source, network = (
+        build_model("resnet", spec(7), {}, seed=1),
+        build_model("resnet", spec(), {}, seed=0),
+    )
+    assert (
+        load_pretrained(network, "resnet", str(as_pth(source, tmp_path / "w.pth")))["head"] == "new"
+    )
     assert same_features(network, source)
 
 
@@ -517,9 +581,13 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def served(server, tmp_path, monkeypatch) -> Callable[..., tuple[str, bytes]]:
-    """Return a function that makes the default weights of a model come from the server, under a name with their hash."""
+    """Return a function that makes the default weights of a model come from the server, under a
+    name with their hash.
+    """
 
-    def serve(network: nn.Module, sent: float = 1.0, hash_of: bytes | None = None) -> tuple[str, bytes]:
+    def serve(
+        network: nn.Module, sent: float = 1.0, hash_of: bytes | None = None
+    ) -> tuple[str, bytes]:
         content = as_pth(network, tmp_path / "origin.pth").read_bytes()
         name = f"{SMALL}-{hashlib.sha256(hash_of or content).hexdigest()[:8]}.pth"
         server.files[name] = (content[: int(sent * len(content))], len(content))
@@ -562,7 +630,9 @@ def test_what_torch_has_downloaded_is_used(tmp_path, server, served):
 
 def test_a_mirror_is_asked_in_place_of_torchvisions_server(server, monkeypatch):
     monkeypatch.setenv("TINTYPE_WEIGHTS_MIRROR", f"{server.url}/copies/")
-    with pytest.raises(UserError, match=rf"from {server.url}/copies/{SMALL[:-5].replace('_v2', 'v2')}\S+\.pth \("):
+    with pytest.raises(
+        UserError, match=rf"from {server.url}/copies/{SMALL[:-5].replace('_v2', 'v2')}\S+\.pth \("
+    ):
         load_pretrained(ours(), SMALL, "default")
     assert len(server.asked) == 1
 
@@ -577,7 +647,8 @@ def test_a_mirror_is_asked_in_place_of_torchvisions_server(server, monkeypatch):
 def test_a_broken_download_is_told_and_leaves_nothing(tmp_path, served, broken, reason):
     served(theirs(), **broken)
     with pytest.raises(
-        UserError, match=rf"could not be downloaded from http\S+ \(({reason}).*--weights FILE, .*--weights none"
+        UserError,
+        match=rf"could not be downloaded from http\S+ \(({reason}).*--weights FILE, .*--weights none",
     ):
         load_pretrained(ours(), SMALL, "default")
     assert list((tmp_path / "cache" / "weights").iterdir()) == []
@@ -594,11 +665,18 @@ def test_offline_is_one_clear_line(server, served, gone):
     with pytest.raises(UserError) as error:
         load_pretrained(ours(), SMALL, "default")
     message = str(error.value)
-    assert message.startswith(f"the weights of {SMALL} could not be downloaded from {server.url}/models/{SMALL}-")
+    assert message.startswith(
+        f"the weights of {SMALL} could not be downloaded from {server.url}/models/{SMALL}-"
+    )
     assert ("Not there" if gone == "file" else "refused") in message
-    assert "Download that file elsewhere and give --weights FILE, or start without: --weights none" in message
+    assert (
+        "Download that file elsewhere and give --weights FILE, or start without: --weights none"
+        in message
+    )
     assert "\n" not in message
-    assert not [line for line in Process().net_connections() if line.raddr and line.raddr.port == port], "left open"
+    assert not [
+        line for line in Process().net_connections() if line.raddr and line.raddr.port == port
+    ], "left open"
 
 
 @pytest.fixture
@@ -619,7 +697,9 @@ def no_network(monkeypatch):
         ("study garbage-two-by-two --data DATA", ""),
     ],
 )
-def test_where_weights_none_is_advised_it_works_as_typed(tt, digit_files, large_photos, command, said):
+def test_where_weights_none_is_advised_it_works_as_typed(
+    tt, digit_files, large_photos, command, said
+):
     places = {"DATA": digit_files, "LARGE": large_photos}
     typed = [*(places.get(word, word) for word in command.split()), "--steps", 1, "--dry-run"]
     typed += [] if "pets" in command else ["--set", "image_size=32"]
@@ -652,8 +732,14 @@ def test_a_tuning_and_a_study_with_a_perceptual_loss_take_weights_none(tt, tmp_p
     tt("tune", "digits", "--weights", "none")
     assert given["weights"] == "none"
 
-    fields = {"task": "upscale", "data": "photos", "task_options": {"colour": "rgb", "loss": "perceptual"}}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**fields, "vary": {"lr": [0.1, 0.2]}}), encoding="utf-8")
+    fields = {
+        "task": "upscale",
+        "data": "photos",
+        "task_options": {"colour": "rgb", "loss": "perceptual"},
+    }
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump({**fields, "vary": {"lr": [0.1, 0.2]}}), encoding="utf-8"
+    )
     runs = declare(str(tmp_path / "s.yaml")).with_(weights="none").runs()
     assert {run.recipe.weights for run in runs} == {"none"}
 
@@ -661,7 +747,15 @@ def test_a_tuning_and_a_study_with_a_perceptual_loss_take_weights_none(tt, tmp_p
 @pytest.mark.usefixtures("no_network")
 def test_only_a_perceptual_loss_needs_weights(tt):
     code, _, errors = tt(
-        "train", "pets-x2", "--data", "photos", "--set", "task.loss=perceptual", "--weights", "none", "--dry-run"
+        "train",
+        "pets-x2",
+        "--data",
+        "photos",
+        "--set",
+        "task.loss=perceptual",
+        "--weights",
+        "none",
+        "--dry-run",
     )
     assert code == 2
     assert "no other loss. Add one, as in --set task.loss=mse." in errors
@@ -670,7 +764,9 @@ def test_only_a_perceptual_loss_needs_weights(tt):
 @pytest.mark.usefixtures("no_network")
 def test_offline_lpips_advises_what_lpips_takes():
     pytest.importorskip("lpips")
-    with pytest.raises(UserError, match="name that file in place of alexnet, or measure without LPIPS") as error:
+    with pytest.raises(
+        UserError, match="name that file in place of alexnet, or measure without LPIPS"
+    ) as error:
         PerceptualDistance("alexnet", torch.device("cpu"))
     assert "--weights" not in str(error.value)
 
@@ -723,7 +819,11 @@ def test_own_preprocessing_gives_what_torchvisions_gives(name):
     own = own_preprocessing(name)
     assert own is not None
     transforms = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
-    side, mean, std = own.image_size, torch.tensor(own.mean).view(3, 1, 1), torch.tensor(own.std).view(3, 1, 1)
+    side, mean, std = (
+        own.image_size,
+        torch.tensor(own.mean).view(3, 1, 1),
+        torch.tensor(own.std).view(3, 1, 1),
+    )
     for picture in pictures():
         pixels = fit(picture, height=side, width=side, channels=3, resize=own.resize)
         expected = transforms(picture) * std + mean
@@ -737,7 +837,10 @@ def test_own_preprocessing_gives_what_torchvisions_gives(name):
 def test_preprocessing_of_weights_follows_their_name():
     assert own_preprocessing("mobilenet_v2").crop_fraction == 224 / 232
     assert own_preprocessing("mobilenet_v2", "IMAGENET1K_V1").crop_fraction == 224 / 256
-    assert own_preprocessing("mobilenet_v2", "/any/mobilenet_v2-b0353104.pth").crop_fraction == 224 / 256
+    assert (
+        own_preprocessing("mobilenet_v2", "/any/mobilenet_v2-b0353104.pth").crop_fraction
+        == 224 / 256
+    )
     assert own_preprocessing("mobilenet_v2", "/any/best.pth").crop_fraction == 224 / 232
     assert own_preprocessing("efficientnet_b0").interpolation == "bicubic"
 
@@ -781,5 +884,8 @@ def test_weights_of_timm(monkeypatch, tmp_path):
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(UserError, match=r"timm/resnet10t could not be loaded from \S+ \(no network\).*--weights FILE"):
+    with pytest.raises(
+        UserError,
+        match=r"timm/resnet10t could not be loaded from \S+ \(no network\).*--weights FILE",
+    ):
         load_pretrained(network, "timm/resnet10t", "default")

@@ -19,7 +19,16 @@ from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.optim import build_optimizers
 from tintype.pretrained import is_backbone
-from tintype.recipe import ALIASES, RECIPES, Recipe, build, parse_assignments, read_recipe, recipe_names, resolve
+from tintype.recipe import (
+    ALIASES,
+    RECIPES,
+    Recipe,
+    build,
+    parse_assignments,
+    read_recipe,
+    recipe_names,
+    resolve,
+)
 
 # Channels, side, classes and training images of the data sets, as their papers state them.
 SHAPES = {
@@ -32,7 +41,8 @@ SHAPES = {
     "own-photos": (3, 600, 9, 929),
 }
 
-# Every setting with its default. A change here changes what a user's recipe means: say so in the CHANGELOG.
+# Every setting with its default. A change here changes what a user's recipe means: say so in the
+# CHANGELOG.
 DEFAULTS = {
     "task": "classify", "task_options": {}, "data": "digits", "data_root": None, "image_size": None,
     "channels": None, "resize": "crop", "crop_fraction": None, "interpolation": None, "normalise": None,
@@ -69,11 +79,16 @@ def test_a_recipe_cannot_be_changed_in_place():
 recipes = st.builds(
     Recipe,
     data=st.sampled_from(["digits", "cifar10", "photos/мои фото", "no", "1e3", "null"]),
-    image_size=st.none() | st.integers(1, 4096) | st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
+    image_size=st.none()
+    | st.integers(1, 4096)
+    | st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
     epochs=st.none() | st.floats(1e-6, 1e6),
     lr=st.floats(1e-12, 1e12),
-    model_options=st.dictionaries(st.text("abc_", min_size=1), st.integers() | st.booleans() | st.lists(st.integers())),
-    augment=st.sampled_from(["none", "flip,crop=4"]) | st.just({"flip": True, "crop": {"padding": 4}}),
+    model_options=st.dictionaries(
+        st.text("abc_", min_size=1), st.integers() | st.booleans() | st.lists(st.integers())
+    ),
+    augment=st.sampled_from(["none", "flip,crop=4"])
+    | st.just({"flip": True, "crop": {"padding": 4}}),
     class_weights=st.none() | st.just("balanced") | st.lists(st.floats(0, 10)),
     resolutions=st.just([]) | st.just([(0.0, 20), (0.5, 32)]),
     seed=st.integers(0, 2**63),
@@ -198,10 +213,15 @@ def test_values_are_read_as_people_mean_them(text, value):
 
 
 @given(
-    st.sampled_from(sorted(DEFAULTS)), st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False)
+    st.sampled_from(sorted(DEFAULTS)),
+    st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False),
 )
 def test_every_plain_value_survives(key, value):
-    text = {True: "true", False: "false"}.get(value, repr(value)) if isinstance(value, bool) else repr(value)
+    text = (
+        {True: "true", False: "false"}.get(value, repr(value))
+        if isinstance(value, bool)
+        else repr(value)
+    )
     assert parse_assignments([f"{key}={text}", f"{key.replace('_', '-')}={text}"]) == {key: value}
 
 
@@ -304,7 +324,9 @@ def test_every_task_that_is_listed_can_be_made_and_restored():
 
 @pytest.mark.parametrize("name", BY_TASK["transfer"])
 def test_a_recipe_with_a_backbone_fits_its_data(name):
-    """Building the large networks takes long; that each can be trained, tests/test_backbones.py shows."""
+    """Building the large networks takes long; that each can be trained, tests/test_backbones.py
+    shows.
+    """
     recipe = read_recipe(RECIPES / f"{name}.yaml")
     *_, classes, num_images = SHAPES[recipe.data]
     assert is_backbone(recipe.model)
@@ -321,12 +343,23 @@ def test_every_recipe_can_be_trained(name):
     channels, side, classes, num_images = SHAPES[recipe.data]
     side = recipe.image_size if isinstance(recipe.image_size, int) else side
     spec = DataSpec(
-        recipe.data, channels, side, side, tuple(map(str, range(classes))), (0.5,) * channels, (0.25,) * channels, ""
+        recipe.data,
+        channels,
+        side,
+        side,
+        tuple(map(str, range(classes))),
+        (0.5,) * channels,
+        (0.25,) * channels,
+        "",
     )
     assert Plan.of(recipe, num_images).total_steps > 10
     network = build_model(recipe.model, spec, recipe.model_options, recipe.seed)
     optimizers = build_optimizers(
-        network, recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        network,
+        recipe.optimizer,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
     )
     images = torch.randint(0, 256, (4, channels, side, side), dtype=torch.uint8)
     targets = torch.arange(4)

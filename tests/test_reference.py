@@ -1,4 +1,6 @@
-"""The benchmark of the published systems: its cells exist, and its table is written twice without a change."""
+"""The benchmark of the published systems: its cells exist, and its table is written twice without a
+change.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,15 @@ def test_every_system_has_cells_of_recipes_and_studies_that_exist(reference):
 
 
 def test_list_names_each_cell_and_trains_nothing(reference, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--list", "--only", "R4,R11-inception", "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--list",
+        "--only",
+        "R4,R11-inception",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
     named = [line.split()[0] for line in done.stdout.splitlines()[:-1]]
     assert named == ["R4-small-filters", "R4-small-filters-plus", "R4-open-points", "R11-inception"]
@@ -75,12 +85,16 @@ def test_the_table_is_idempotent_and_says_what_is_not_measured(reference, table)
     empty = table.read_text(encoding="utf-8")
     assert empty.startswith("# Before\n")
     assert empty.endswith("\n\nAfter.\n")
-    assert empty.count("| not measured |") == len([cell for cell in every if cell.verb != "elsewhere"])
+    assert empty.count("| not measured |") == len(
+        [cell for cell in every if cell.verb != "elsewhere"]
+    )
 
     records = {every[0].key: record(every[0])}
     reference.write_table(table, every, records)
     once = table.read_text(encoding="utf-8")
-    assert "| 98.00 % (97.71 to 98.26) | 61, beside other work | a processor, fp32, 1 thread |" in once
+    assert (
+        "| 98.00 % (97.71 to 98.26) | 61, beside other work | a processor, fp32, 1 thread |" in once
+    )
     reference.write_table(table, every, records)
     assert table.read_text(encoding="utf-8") == once
 
@@ -94,7 +108,9 @@ def test_what_was_measured_elsewhere_stays_until_its_command_changes(reference, 
         reference.write_table(table, every, records)
         assert table.read_text(encoding="utf-8") == measured
 
-    table.write_text(measured.replace("train mnist-ann", "train mnist-ann --lr 0.1"), encoding="utf-8")
+    table.write_text(
+        measured.replace("train mnist-ann", "train mnist-ann --lr 0.1"), encoding="utf-8"
+    )
     reference.write_table(table, every, {})
     assert "98.00 %" not in table.read_text(encoding="utf-8")
 
@@ -111,7 +127,9 @@ def test_a_page_without_the_marks_is_left_alone(reference, tmp_path):
 
 def test_a_quick_cell_gives_no_figure(reference, table):
     every = reference.cells()
-    reference.write_table(table, every, {every[0].key: record(every[0], figure="11.00 %", quick=True)})
+    reference.write_table(
+        table, every, {every[0].key: record(every[0], figure="11.00 %", quick=True)}
+    )
     text = table.read_text(encoding="utf-8")
     assert "11.00 %" not in text
     assert "not measured; runs (2 steps)" in text
@@ -126,7 +144,12 @@ def test_the_published_page_holds_a_row_of_each_cell(reference):
 
 def test_a_study_gives_a_row_for_each_variant_and_each_effect(reference, tmp_path):
     runs = []
-    for variant, seed, accuracy in (("plain", 0, 0.30), ("plain", 1, 0.32), ("swish", 0, 0.33), ("swish", 1, 0.35)):
+    for variant, seed, accuracy in (
+        ("plain", 0, 0.30),
+        ("plain", 1, 0.32),
+        ("swish", 0, 0.33),
+        ("swish", 1, 0.35),
+    ):
         name = f"{variant}-seed{seed}"
         runs.append({"run": name, "variant": variant, "test_accuracy": accuracy})
         (tmp_path / name).mkdir()
@@ -134,13 +157,25 @@ def test_a_study_gives_a_row_for_each_variant_and_each_effect(reference, tmp_pat
             "threads": 2, "training_seconds": 10.0 + seed, "cpu": "a processor", "device": "cpu", "precision": "fp32",
             "tintype": "0.1.0",
         }  # fmt: skip
-        measured = {"accuracy": accuracy, "accuracy_ci95": [accuracy - 0.01, accuracy + 0.01], "loss": 2.5}
+        measured = {
+            "accuracy": accuracy,
+            "accuracy_ci95": [accuracy - 0.01, accuracy + 0.01],
+            "loss": 2.5,
+        }
         evaluation = {"splits": {"train": measured, "test": measured}}
         (tmp_path / name / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
         (tmp_path / name / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
-    effect = {"level": "swish", "reference": "plain", "estimate": 0.03, "ci95": [0.01, 0.05], "confounding": None}
+    effect = {
+        "level": "swish",
+        "reference": "plain",
+        "estimate": 0.03,
+        "ci95": [0.01, 0.05],
+        "confounding": None,
+    }
 
-    rows = reference.rows_of_study({"measure": "accuracy", "runs": runs, "effects": [effect]}, tmp_path)
+    rows = reference.rows_of_study(
+        {"measure": "accuracy", "runs": runs, "effects": [effect]}, tmp_path
+    )
     assert [row["label"] for row in rows] == ["plain", "swish", "swish against plain"]
     # Student's quantile with one degree of freedom is 12.706, the standard error one point
     assert rows[0]["figure"] == "31 % (18.29 to 43.71), mean of 2 seeds"
@@ -148,7 +183,9 @@ def test_a_study_gives_a_row_for_each_variant_and_each_effect(reference, tmp_pat
     assert rows[0]["arithmetic"] == "fp32, 2 threads"
     assert rows[2]["figure"] == "+3 points (+1 to +5)"
 
-    confounded = reference.effect_figure(effect | {"confounding": {"differences": ["lr", "model"]}}, True)
+    confounded = reference.effect_figure(
+        effect | {"confounding": {"differences": ["lr", "model"]}}, True
+    )
     assert confounded == "+3 points (+1 to +5), the sum of several differences"
 
 
@@ -171,7 +208,15 @@ def test_a_cell_that_lacks_something_says_what(reference, table, tmp_path, monke
 def test_a_cell_is_run_kept_and_not_run_again(reference, table, tmp_path, monkeypatch):
     cell = reference.Cell("R1-mnist-ann", "as described", "train", "digits-ann")
     monkeypatch.setattr(reference, "cells", lambda steps: [cell])
-    begin = ["reference.py", "--data-root", str(tmp_path), "--out", str(tmp_path / "out"), "--table", str(table)]
+    begin = [
+        "reference.py",
+        "--data-root",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--table",
+        str(table),
+    ]
     monkeypatch.setattr(sys, "argv", [*begin, "--quick"])
     with pytest.raises(SystemExit) as ended:
         reference.main()
@@ -182,7 +227,9 @@ def test_a_cell_is_run_kept_and_not_run_again(reference, table, tmp_path, monkey
     assert "% (" in content["rows"][0]["figure"]
     assert "runs (2 steps)" in table.read_text(encoding="utf-8")
 
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a finished cell was run again"))
+    monkeypatch.setattr(
+        subprocess, "run", lambda *a, **k: pytest.fail("a finished cell was run again")
+    )
     with pytest.raises(SystemExit) as again:
         reference.main()
     assert again.value.code == 0

@@ -1,4 +1,6 @@
-"""The report: from plain files alone, self-contained, safe, legible, and whole where parts are missing."""
+"""The report: from plain files alone, self-contained, safe, legible, and whole where parts are
+missing.
+"""
 
 from __future__ import annotations
 
@@ -68,27 +70,53 @@ def make_run(folder: Path, class_names: list[str]) -> Path:
     images = (digits.images * 255 / 16).astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(images))
     members = {"train": order[:150], "val": order[150:300], "test": order[300:]}
-    # Pixels in 0..1: on 0..16 the solver is stopped by its limit on some processors and not on others.
+    # Pixels in 0..1: on 0..16 the solver is stopped by its limit on some processors and not on
+    # others.
     pixels = digits.data / 16
-    model = LogisticRegression(C=2.5, max_iter=1000).fit(pixels[members["train"]], digits.target[members["train"]])
+    model = LogisticRegression(C=2.5, max_iter=1000).fit(
+        pixels[members["train"]], digits.target[members["train"]]
+    )
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(
-        "task: classify\ndata: digits\nmodel: cnn\nepochs: 3\nlabel_smoothing: 0.1\n", encoding="utf-8"
+        "task: classify\ndata: digits\nmodel: cnn\nepochs: 3\nlabel_smoothing: 0.1\n",
+        encoding="utf-8",
     )
     write_json(folder / "environment.json", environment())
-    write_json(folder / "data.json", data_json(class_names, {s: digits.target[i] for s, i in members.items()}))
+    write_json(
+        folder / "data.json",
+        data_json(class_names, {s: digits.target[i] for s, i in members.items()}),
+    )
     write_json(folder / "model.json", model_json(class_names))
     write_metrics(folder / "metrics.csv")
-    evaluation: dict[str, Any] = {"task": "classify", "splits": {}, "per_class": {}, "confusion": {}}
-    evaluation |= {"most_confused": {}, "reliability": {}, "warnings": ["val: few images of class 1"]}
-    evaluation["verdict"] = {"word": "overfits", "text": "overfits: 100.0 % on training images; why.", "gap": 0.06}
+    evaluation: dict[str, Any] = {
+        "task": "classify",
+        "splits": {},
+        "per_class": {},
+        "confusion": {},
+    }
+    evaluation |= {
+        "most_confused": {},
+        "reliability": {},
+        "warnings": ["val: few images of class 1"],
+    }
+    evaluation["verdict"] = {
+        "word": "overfits",
+        "text": "overfits: 100.0 % on training images; why.",
+        "gap": 0.06,
+    }
     evaluation["test_looks"] = {"run": 1, "data": 3}
     for split, index in members.items():
-        add_figures(evaluation, split, model.predict_proba(pixels[index]), digits.target[index], class_names)
+        add_figures(
+            evaluation, split, model.predict_proba(pixels[index]), digits.target[index], class_names
+        )
     write_json(folder / "evaluation.json", evaluation)
     probabilities = model.predict_proba(pixels[members["test"]])
     write_samples(
-        folder / "samples", images[members["test"]], probabilities, digits.target[members["test"]], class_names
+        folder / "samples",
+        images[members["test"]],
+        probabilities,
+        digits.target[members["test"]],
+        class_names,
     )
     add_analysis(folder, images, digits.target, members, model.predict_proba(pixels), class_names)
     filters = np.random.default_rng(1).normal(size=(12, 1, 3, 3)).astype(np.float32)
@@ -121,7 +149,9 @@ def model_json(names: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def add_figures(evaluation: dict[str, Any], split: str, p: np.ndarray, target: np.ndarray, names: list[str]) -> None:
+def add_figures(
+    evaluation: dict[str, Any], split: str, p: np.ndarray, target: np.ndarray, names: list[str]
+) -> None:
     guess, confidence = p.argmax(1), p.max(1)
     accuracy = float((guess == target).mean())
     evaluation["splits"][split] = {
@@ -131,7 +161,9 @@ def add_figures(evaluation: dict[str, Any], split: str, p: np.ndarray, target: n
     }  # fmt: skip
     if split == "train":
         return
-    columns = precision_recall_fscore_support(target, guess, labels=range(len(names)), zero_division=0)
+    columns = precision_recall_fscore_support(
+        target, guess, labels=range(len(names)), zero_division=0
+    )
     evaluation["per_class"][split] = [
         {"name": n, "precision": float(a), "recall": float(b), "f1": float(c), "support": int(d)}
         for n, a, b, c, d in zip(names, *columns, strict=True)
@@ -139,7 +171,12 @@ def add_figures(evaluation: dict[str, Any], split: str, p: np.ndarray, target: n
     matrix = confusion_matrix(target, guess, labels=range(len(names)))
     evaluation["confusion"][split] = matrix.tolist()
     row, column = np.unravel_index((matrix - np.diag(np.diag(matrix))).argmax(), matrix.shape)
-    pair = {"target": names[row], "prediction": names[column], "count": int(matrix[row, column]), "share": 0.1}
+    pair = {
+        "target": names[row],
+        "prediction": names[column],
+        "count": int(matrix[row, column]),
+        "share": 0.1,
+    }
     evaluation["most_confused"][split] = [pair]
     bins = []
     for low in np.arange(0, 1, 0.1):
@@ -150,7 +187,14 @@ def add_figures(evaluation: dict[str, Any], split: str, p: np.ndarray, target: n
             else {}
         )
         bins.append(
-            {"low": low, "high": low + 0.1, "count": int(inside.sum()), "confidence": None, "accuracy": None, **mean}
+            {
+                "low": low,
+                "high": low + 0.1,
+                "count": int(inside.sum()),
+                "confidence": None,
+                "accuracy": None,
+                **mean,
+            }
         )
     evaluation["reliability"][split] = bins
 
@@ -163,7 +207,9 @@ def add_analysis(
     probabilities: np.ndarray,
     names: list[str],
 ) -> None:
-    """Write analysis.json and its pictures with the functions of a run, and calibration and abstaining in evaluation.json."""
+    """Write analysis.json and its pictures with the functions of a run, and calibration and
+    abstaining in evaluation.json.
+    """
     import torch
 
     from tintype.analysis.embedding import embedding_map
@@ -180,21 +226,28 @@ def add_analysis(
     for split, index in members.items():
         pixels = torch.from_numpy(images[index][..., None])
         source = ResidentSource(
-            spec, pixels, torch.from_numpy(targets[index]), [f"digits/{i}" for i in range(len(index))]
+            spec,
+            pixels,
+            torch.from_numpy(targets[index]),
+            [f"digits/{i}" for i in range(len(index))],
         )
         p = probabilities[index].astype(np.float32)
         unit = (
             images[index].reshape(len(index), -1)
             / np.linalg.norm(images[index].reshape(len(index), -1), axis=1)[:, None]
         )
-        answers[split] = Answers(targets[index], p.argmax(1), p.max(1), unit.astype(np.float16), names, split, source)
+        answers[split] = Answers(
+            targets[index], p.argmax(1), p.max(1), unit.astype(np.float16), names, split, source
+        )
         evaluations[split] = Evaluation({}, {"probabilities": p, "targets": targets[index]})
         curve = risk_coverage(p.max(1), p.argmax(1) == targets[index])
         curves[split] = {
             "coverage": (curve.num_answered / len(index)).tolist(), "accuracy": (curve.num_right / curve.num_answered).tolist(),
             "threshold": curve.threshold.tolist(),
         }  # fmt: skip
-    task = Classify(build_model("cnn", spec, {"widths": [4], "hidden": [8]}, 0), spec, torch.device("cpu"))
+    task = Classify(
+        build_model("cnn", spec, {"widths": [4], "hidden": [8]}, 0), spec, torch.device("cpu")
+    )
     samples, test = folder / "samples", answers["test"]
     found = {
         "format": 1, "pairs": confused_pairs(samples, test), "slices": error_rates(test),
@@ -221,7 +274,9 @@ def write_metrics(path: Path, rows: int = 30) -> None:
             writer.writerow([step, step / 10, 0.1 / step, 2.3 / step, *evaluated])
 
 
-def write_samples(folder: Path, images: np.ndarray, p: np.ndarray, target: np.ndarray, names: list[str]) -> None:
+def write_samples(
+    folder: Path, images: np.ndarray, p: np.ndarray, target: np.ndarray, names: list[str]
+) -> None:
     folder.mkdir()
     wrong, right = np.flatnonzero(p.argmax(1) != target), np.flatnonzero(p.argmax(1) == target)
 
@@ -252,7 +307,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(original: Path, tmp_path: Path) -> Path:
     """A copy of the run to break, without its report."""
-    folder = shutil.copytree(original, tmp_path / "digits", ignore=shutil.ignore_patterns("report.html", "figures"))
+    folder = shutil.copytree(
+        original, tmp_path / "digits", ignore=shutil.ignore_patterns("report.html", "figures")
+    )
     return Path(folder)
 
 
@@ -291,13 +348,19 @@ class Page(HTMLParser):
 
     @property
     def figures(self) -> list[Any]:
-        return [json.loads(text) for attributes, text in self.scripts if attributes.get("type") == "application/json"]
+        return [
+            json.loads(text)
+            for attributes, text in self.scripts
+            if attributes.get("type") == "application/json"
+        ]
 
     @property
     def charts(self) -> dict[str, dict[str, Any]]:
         """Interactive figures by name."""
         names = [figure["data-chart"] for figure in self.all("figure") if "data-chart" in figure]
-        return dict(zip(names, (each for each in self.figures if isinstance(each, dict)), strict=True))
+        return dict(
+            zip(names, (each for each in self.figures if isinstance(each, dict)), strict=True)
+        )
 
 
 # ---- the whole page -------------------------------------------------------------------------------------------------
@@ -306,12 +369,17 @@ class Page(HTMLParser):
 def test_the_page_needs_nothing_from_outside(original: Path) -> None:
     page = Page(original / "report.html")
     addresses = [
-        value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "href")
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href")
     ]
     assert len(addresses) > 20
     for address in addresses:
         inside = address.startswith(("data:", "#"))
-        assert inside or (original / address).is_file(), f"{address[:80]} is not in the page nor beside it"
+        assert inside or (original / address).is_file(), (
+            f"{address[:80]} is not in the page nor beside it"
+        )
     styles = page.source[page.source.index("<style>") : page.source.index("</style>")]
     assert "url(" not in styles
     assert "@import" not in styles
@@ -320,7 +388,9 @@ def test_the_page_needs_nothing_from_outside(original: Path) -> None:
 
 def test_plotly_unpacks_to_the_installed_script(original: Path) -> None:
     packed = next(
-        text for attributes, text in Page(original / "report.html").scripts if "plotly" in attributes.get("id", "")
+        text
+        for attributes, text in Page(original / "report.html").scripts
+        if "plotly" in attributes.get("id", "")
     )
     script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
     assert gzip.decompress(base64.b64decode(packed)) == script
@@ -351,7 +421,13 @@ def test_headline_and_facts_are_those_of_the_files(original: Path) -> None:
 
 def test_structure_serves_readers_and_screen_readers(original: Path) -> None:
     page = Page(original / "report.html")
-    assert [len(page.all(tag)) for tag in ("h1", "main", "nav", "header", "footer")] == [1, 1, 1, 1, 1]
+    assert [len(page.all(tag)) for tag in ("h1", "main", "nav", "header", "footer")] == [
+        1,
+        1,
+        1,
+        1,
+        1,
+    ]
     assert all(picture.get("alt") for picture in page.all("img"))
     links = {link["href"][1:] for link in page.all("a") if link["href"].startswith("#")}
     assert links <= page.ids
@@ -368,7 +444,9 @@ def test_structure_serves_readers_and_screen_readers(original: Path) -> None:
 @pytest.mark.machines
 def test_figures_hold_the_measured_numbers(original: Path) -> None:
     charts = Page(original / "report.html").charts
-    history, confusion, reliability = (charts[name] for name in ("history", "confusion", "reliability"))
+    history, confusion, reliability = (
+        charts[name] for name in ("history", "confusion", "reliability")
+    )
     evaluation = json.loads((original / "evaluation.json").read_text(encoding="utf-8"))
     matrix = np.array(evaluation["confusion"]["test"])
     shares = np.zeros_like(matrix, dtype=float)
@@ -377,8 +455,13 @@ def test_figures_hold_the_measured_numbers(original: Path) -> None:
     np.testing.assert_allclose(shares, matrix / matrix.sum(1, keepdims=True), atol=1e-4)
     raw = next(trace for trace in history["data"] if trace["name"] == "training, each interval")
     np.testing.assert_allclose(raw["y"], [2.3 / step for step in range(1, 31)])
-    dots = next(trace for trace in reliability["data"] if trace["name"] == "this model, with 95 % intervals")
-    assert sum(count for count, _, _ in dots["customdata"]) == evaluation["splits"]["test"]["num_images"]
+    dots = next(
+        trace for trace in reliability["data"] if trace["name"] == "this model, with 95 % intervals"
+    )
+    assert (
+        sum(count for count, _, _ in dots["customdata"])
+        == evaluation["splits"]["test"]["num_images"]
+    )
     points = [point for trace in charts["map"]["data"] for point in trace.get("customdata", [])]
     matrix = np.zeros_like(matrix)
     np.add.at(matrix, tuple(np.array(points, dtype=int)[:, :2].T), 1)
@@ -399,7 +482,9 @@ def test_static_figures_lie_beside_the_page(original: Path) -> None:
 
 @pytest.mark.machines
 def test_the_same_folder_gives_the_same_page(original: Path, run: Path) -> None:
-    page = write_report(run).read_text(encoding="utf-8").replace(run.as_posix(), original.as_posix())
+    page = (
+        write_report(run).read_text(encoding="utf-8").replace(run.as_posix(), original.as_posix())
+    )
     assert page == (original / "report.html").read_text(encoding="utf-8")
 
 
@@ -408,11 +493,19 @@ def test_torch_is_not_needed() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no browser here")
+@pytest.mark.skipif(
+    not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no browser here"
+)
 @pytest.mark.slow
 def test_a_browser_draws_all_figures(original: Path, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome") or ""
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
     options += [
         "--disable-component-update",
         "--disable-sync",
@@ -421,10 +514,15 @@ def test_a_browser_draws_all_figures(original: Path, tmp_path: Path) -> None:
     ]
     address = (original / "report.html").as_uri()
     done = subprocess.run(
-        [browser, *options, "--dump-dom", address], capture_output=True, text=True, timeout=120, encoding="utf-8"
+        [browser, *options, "--dump-dom", address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        encoding="utf-8",
     )
     assert len(re.findall(r'<figure class="chart drawn"', done.stdout)) == 5
-    assert re.search(r'class="thumb shown"', done.stdout)  # a mistake is shown before anything is pointed at
+    # a mistake is shown before anything is pointed at
+    assert re.search(r'class="thumb shown"', done.stdout)
 
 
 # ---- names that come from the user ----------------------------------------------------------------------------------
@@ -444,12 +542,16 @@ def test_names_cannot_become_markup(run: Path, tmp_path: Path) -> None:
     assert all(source["src"].startswith("data:") for source in page.all("img"))
     # Plotly reads names as its own small HTML, so they are escaped there as well.
     assert page.charts["confusion"]["data"][0]["x"][0] == "&lt;script&gt;alert(1)&lt;/script&gt;"
-    assert HOSTILE in page.figures[-1] or any(HOSTILE in each for each in page.figures)  # the map's names, as JSON
+    # the map's names, as JSON
+    assert HOSTILE in page.figures[-1] or any(HOSTILE in each for each in page.figures)
 
 
 def test_pictures_outside_of_the_samples_are_not_read(run: Path) -> None:
     Image.new("L", (8, 8)).save(run / "secret.png")
-    assert read_cards(run / "samples", [{"file": "../secret.png"}, {"file": "/etc/hostname"}, {}]) == []
+    assert (
+        read_cards(run / "samples", [{"file": "../secret.png"}, {"file": "/etc/hostname"}, {}])
+        == []
+    )
 
 
 # ---- parts that are missing, broken or not yet there ----------------------------------------------------------------
@@ -527,7 +629,10 @@ def test_without_test_figures_validation_is_shown(run: Path) -> None:
     for group in ("splits", "per_class", "confusion", "most_confused", "reliability"):
         del evaluation[group]["test"]
     evaluation["test_looks"] = {"run": 0, "data": 0}
-    evaluation["verdict"] = {"word": "not tested", "text": "measured on validation only, as asked (measure: val)."}
+    evaluation["verdict"] = {
+        "word": "not tested",
+        "text": "measured on validation only, as asked (measure: val).",
+    }
     write_json(run / "evaluation.json", evaluation)
     page = Page(write_report(run))
     assert "Validation accuracy" in page.words
@@ -553,7 +658,9 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
-def test_a_failure_keeps_the_page_that_was_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_keeps_the_page_that_was_there(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (run / "report.html").write_text("the old page", encoding="utf-8")
 
     def fail(*_: object) -> str:
@@ -625,12 +732,15 @@ def test_reliability_dots_and_their_intervals_are_within_the_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "low", "high"), [([1.0, 1.0], 0.9, 0.95), ([0.28, 1.0], 0.1, 0.28), ([0.0, 0.0], -0.1, 0.0)]
+    ("values", "low", "high"),
+    [([1.0, 1.0], 0.9, 0.95), ([0.28, 1.0], 0.1, 0.28), ([0.0, 0.0], -0.1, 0.0)],
 )
 def test_no_curve_lies_on_the_frame_and_no_tick_is_beyond_100_percent(
     values: list[float], low: float, high: float
 ) -> None:
-    panel = figures.Panel("Accuracy", [figures.Series("validation", [1, 2], values, "val")], percent=True)
+    panel = figures.Panel(
+        "Accuracy", [figures.Series("validation", [1, 2], values, "val")], percent=True
+    )
     axis = figures.history([panel]).layout.yaxis
     assert low <= axis.range[0] < high
     assert axis.range[1] > max(values)
@@ -639,7 +749,9 @@ def test_no_curve_lies_on_the_frame_and_no_tick_is_beyond_100_percent(
 
 
 def test_few_epochs_have_whole_ticks() -> None:
-    loss = figures.Panel("Loss", [figures.Series("training", [0.5, 1, 1.5, 2], [4, 3, 2, 1], "train")])
+    loss = figures.Panel(
+        "Loss", [figures.Series("training", [0.5, 1, 1.5, 2], [4, 3, 2, 1], "train")]
+    )
     assert figures.history([loss]).layout.xaxis.dtick == 1
     many = figures.Panel("Loss", [figures.Series("training", [1, 300], [4, 3], "train")])
     assert figures.history([many]).layout.xaxis.dtick is None
@@ -647,16 +759,26 @@ def test_few_epochs_have_whole_ticks() -> None:
 
 def test_only_panels_of_several_curves_are_named_in_the_legend() -> None:
     x = [1.0, 2.0, 3.0]
-    metrics = {"step": x, "loss_generator": x, "loss_discriminator": x, "discriminator_accuracy": [0.5, 0.6, 0.7]}
+    metrics = {
+        "step": x,
+        "loss_generator": x,
+        "loss_discriminator": x,
+        "discriminator_accuracy": [0.5, 0.6, 0.7],
+    }
     drawn = figures.history(generate_sections.history_panels(metrics), "step")
-    assert [trace.name for trace in drawn.data if trace.showlegend] == ["generator", "discriminator"]
+    assert [trace.name for trace in drawn.data if trace.showlegend] == [
+        "generator",
+        "discriminator",
+    ]
     assert drawn.layout.legend.yref == "container", "below the plot, away from titles and toolbar"
     assert drawn.layout.legend.y == 0
 
 
 def test_history_names_only_what_was_logged() -> None:
     nan = math.nan
-    panels = figures.history_panels({"epoch": [1.0, 2.0], "loss": [2.0, 1.0], "val_loss": [nan, nan], "lr": [nan, nan]})
+    panels = figures.history_panels(
+        {"epoch": [1.0, 2.0], "loss": [2.0, 1.0], "val_loss": [nan, nan], "lr": [nan, nan]}
+    )
     assert [panel.title for panel in panels] == ["Loss"]
     assert [series.name for series in panels[0].series] == ["training, each interval", "training"]
     assert figures.history_panels({}) == []
@@ -706,8 +828,16 @@ def test_pictures_are_embedded_small(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.png")
     Image.fromarray(noise[:32, :32]).save(tmp_path / "tiny.png")
-    entry = {"name": "n", "target": "cat", "prediction": "dog", "confidence": 0.75, "correct": False}
-    photo, tiny = read_cards(tmp_path, [{**entry, "file": "photo.png"}, {**entry, "file": "tiny.png"}])
+    entry = {
+        "name": "n",
+        "target": "cat",
+        "prediction": "dog",
+        "confidence": 0.75,
+        "correct": False,
+    }
+    photo, tiny = read_cards(
+        tmp_path, [{**entry, "file": "photo.png"}, {**entry, "file": "tiny.png"}]
+    )
     assert photo.image.size == (224, 168)
     assert photo.uri.startswith("data:image/jpeg")
     decoded = Image.open(io.BytesIO(base64.b64decode(tiny.uri.partition(",")[2])))
@@ -721,10 +851,14 @@ def test_pictures_are_embedded_small(tmp_path: Path) -> None:
 def test_calibration_is_told_before_and_after(original: Path) -> None:
     page = Page(original / "report.html")
     assert "divided by a temperature of 0.5 before the softmax" in page.words
-    assert "comes from the validation images (least log loss on 150 validation images)" in page.words
+    assert (
+        "comes from the validation images (least log loss on 150 validation images)" in page.words
+    )
     assert "without it, the network is underconfident" in page.words
     assert "Expected calibration error 21.0 % → 4.0 %" in page.words
-    assert any(trace["name"] == "without temperature" for trace in page.charts["reliability"]["data"])
+    assert any(
+        trace["name"] == "without temperature" for trace in page.charts["reliability"]["data"]
+    )
 
 
 def test_worst_mistakes_stand_beside_their_neighbours(original: Path) -> None:
@@ -742,7 +876,11 @@ def test_worst_mistakes_stand_beside_their_neighbours(original: Path) -> None:
 def test_a_leak_is_told(run: Path, label: str) -> None:
     analysis = json.loads((run / "analysis.json").read_text(encoding="utf-8"))
     item = analysis["worst"]["items"][0]
-    item["target"], item["neighbours"][0]["target"], item["neighbours"][0]["same"] = "1", label, True
+    item["target"], item["neighbours"][0]["target"], item["neighbours"][0]["same"] = (
+        "1",
+        label,
+        True,
+    )
     write_json(run / "analysis.json", analysis)
     page = Page(write_report(run))
     assert "A training image is almost identical" in page.words
@@ -758,8 +896,20 @@ def test_only_what_is_beyond_chance_is_claimed(run: Path) -> None:
             for i, k in enumerate(wrong)
         ]  # fmt: skip
 
-    dark = {"name": "brightness", "bins": bins(30, 12, 11, 9), "p": 1e-5, "p_holm": 2e-5, "significant": True}
-    flat = {"name": "contrast", "bins": bins(16, 15, 17, 14), "p": 0.9, "p_holm": 0.9, "significant": False}
+    dark = {
+        "name": "brightness",
+        "bins": bins(30, 12, 11, 9),
+        "p": 1e-5,
+        "p_holm": 2e-5,
+        "significant": True,
+    }
+    flat = {
+        "name": "contrast",
+        "bins": bins(16, 15, 17, 14),
+        "p": 0.9,
+        "p_holm": 0.9,
+        "significant": False,
+    }
 
     def said(attributes: list[dict[str, Any]]) -> str:
         analysis = json.loads((run / "analysis.json").read_text(encoding="utf-8"))
@@ -838,11 +988,20 @@ def test_few_validation_images_and_untrained_filters_are_said(run: Path) -> None
 
 def test_ranges_of_an_attribute_have_no_gaps_and_sharpness_is_in_words() -> None:
     bins = [
-        {"low": low, "high": high, "error_rate": 0.1, "error_rate_ci95": [0.0, 0.2], "num_wrong": 1, "num_images": 10}
+        {
+            "low": low,
+            "high": high,
+            "error_rate": 0.1,
+            "error_rate_ci95": [0.0, 0.2],
+            "num_wrong": 1,
+            "num_images": 10,
+        }
         for low, high in ((0.1, 0.214), (0.226, 0.3), (0.31, 0.4))
     ]
     labels = {
-        name: [row["range"] for row in mistakes._panel({"name": name, "bins": bins}, top=0.2)["rows"]]
+        name: [
+            row["range"] for row in mistakes._panel({"name": name, "bins": bins}, top=0.2)["rows"]
+        ]
         for name in ("brightness", "sharpness")
     }
     assert labels["brightness"] == ["10 – 21", "21 – 30", "30 – 40"]
@@ -906,13 +1065,21 @@ def contrast(a: str, b: str) -> float:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_contrast_reaches_aa(theme: str) -> None:
-    css = (resources.files("tintype.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    css = (resources.files("tintype.report") / "templates" / "style.css").read_text(
+        encoding="utf-8"
+    )
     block = (
-        css[css.index(":root {") : css.index("{% macro")] if theme == "light" else css.split("{% macro dark() %}")[1]
+        css[css.index(":root {") : css.index("{% macro")]
+        if theme == "light"
+        else css.split("{% macro dark() %}")[1]
     )
     block = block.split("{% endmacro %}")[0]
     colours = dict(re.findall(r"--([a-z-]+): ([^;]+);", block))
-    pairs = [(ink, ground) for ink in ("ink", "muted", "accent", "right", "wrong") for ground in ("paper", "surface")]
+    pairs = [
+        (ink, ground)
+        for ink in ("ink", "muted", "accent", "right", "wrong")
+        for ground in ("paper", "surface")
+    ]
     pairs += [("plate-ink", "plate"), ("plate-muted", "plate")]
     for ink, ground in pairs:
         assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
@@ -924,14 +1091,18 @@ def test_contrast_reaches_aa(theme: str) -> None:
 
 
 def test_light_colours_are_those_of_the_figures() -> None:
-    css = (resources.files("tintype.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    css = (resources.files("tintype.report") / "templates" / "style.css").read_text(
+        encoding="utf-8"
+    )
     for role in ("train", "val", "rate", "right", "wrong", "guide", "grid"):
         assert f"--fig-{role}: {figures.COLOURS[role]};" in css
 
 
 def test_every_section_has_its_template() -> None:
     names = {path.name for path in (resources.files("tintype.report") / "templates").iterdir()}
-    code = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (sections, mistakes))
+    code = "".join(
+        Path(module.__file__).read_text(encoding="utf-8") for module in (sections, mistakes)
+    )
     used = set(re.findall(r'"(\w+\.html)"', code))
     assert len(used) > 10
     assert used <= names
@@ -939,7 +1110,12 @@ def test_every_section_has_its_template() -> None:
 
 def test_the_run_is_read_as_it_is(original: Path) -> None:
     files = read_run(original)
-    assert (files.name, files.task, files.split, files.finished) == ("digits", "classify", "test", True)
+    assert (files.name, files.task, files.split, files.finished) == (
+        "digits",
+        "classify",
+        "test",
+        True,
+    )
     assert files.problems == ()
     assert len(files.metrics["loss"]) == 30
     assert sum(not math.isnan(value) for value in files.metrics["val_accuracy"]) == 3
@@ -950,7 +1126,8 @@ def test_the_run_is_read_as_it_is(original: Path) -> None:
 
 def test_every_loss_stands_as_an_equation_in_the_report_and_in_the_documentation() -> None:
     assert set(objectives.ADVERSARIAL) == set(losses.ADVERSARIAL)
-    assert objectives._OTHER_NAMES == objective.OTHER_NAMES  # which stand twice, since a report needs no torch
+    # which stand twice, since a report needs no torch
+    assert objectives._OTHER_NAMES == objective.OTHER_NAMES
     assert set(objectives.RESTORATION) == {*losses.RESTORATION, "perceptual", "adversarial"}
 
     documented = (Path(__file__).parents[1] / "docs/objectives.md").read_text(encoding="utf-8")
@@ -970,11 +1147,14 @@ def test_every_loss_stands_as_an_equation_in_the_report_and_in_the_documentation
         ({"class_weights": "balanced", "label_smoothing": 0.1}, ["both"]),
     ],
 )
-def test_a_classifier_shows_the_cross_entropy_that_it_minimises(run: Path, recipe: Any, expected: Any) -> None:
+def test_a_classifier_shows_the_cross_entropy_that_it_minimises(
+    run: Path, recipe: Any, expected: Any
+) -> None:
     path = run / "recipe.yaml"
     fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     path.write_text(
-        yaml.safe_dump({**fields, "label_smoothing": 0.0, "class_weights": None, **recipe}), encoding="utf-8"
+        yaml.safe_dump({**fields, "label_smoothing": 0.0, "class_weights": None, **recipe}),
+        encoding="utf-8",
     )
     shown = [image.get("alt") for image in Page(write_report(run)).all("img")]
     assert [kind for kind, latex in objectives.CROSS_ENTROPY.items() if latex in shown] == expected

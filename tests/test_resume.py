@@ -30,10 +30,14 @@ RESULT = ("model.safetensors", "metrics.csv", "predictions.csv", "splits.csv")
 
 
 def assert_same_result(one: Path, other: Path) -> None:
-    """Weights, metrics and figures agree bit for bit; how often the test images were looked at may differ."""
+    """Weights, metrics and figures agree bit for bit; how often the test images were looked at may
+    differ.
+    """
     for file in RESULT:
         assert (one / file).read_bytes() == (other / file).read_bytes(), file
-    figures = [json.loads((path / "evaluation.json").read_text(encoding="utf-8")) for path in (one, other)]
+    figures = [
+        json.loads((path / "evaluation.json").read_text(encoding="utf-8")) for path in (one, other)
+    ]
     for evaluation in figures:
         assert evaluation.pop("test_looks")["run"] >= 1
     assert figures[0] == figures[1]
@@ -75,7 +79,9 @@ def every_step(monkeypatch):
 
 @pytest.fixture
 def full(tiny) -> Recipe:
-    """Everything that holds state: Muon and AdamW, averaged weights, batch norm, dropout, augmentation, patience."""
+    """Everything that holds state: Muon and AdamW, averaged weights, batch norm, dropout,
+    augmentation, patience.
+    """
     return tiny(
         model="cnn", model_options={"widths": [8], "hidden": [16], "batch_norm": True, "dropout": 0.3},
         optimizer="muon", lr=0.05, ema=0.9, augment="standard", patience=9, evaluate_every=0.5, epochs=3, batch_size=200,
@@ -88,7 +94,9 @@ def full(tiny) -> Recipe:
 
 @pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.machines), 1, 2])
 def test_stopped_at_random_steps_over_an_epoch_boundary(every_step, full, train_in, tmp_path, seed):
-    """19 steps of 200 images in 3 epochs of 1,258 images: an epoch ends inside step 7 and inside step 13."""
+    """19 steps of 200 images in 3 epochs of 1,258 images: an epoch ends inside step 7 and inside
+    step 13.
+    """
     whole = train_in(tmp_path / "whole" / "run", full)
     stops = sorted(random.Random(seed).sample(range(2, 20), 3))
     folder = tmp_path / "stopped" / "run"
@@ -102,10 +110,17 @@ def test_stopped_at_random_steps_over_an_epoch_boundary(every_step, full, train_
     assert_same_result(whole.path, folder)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.machines)])
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.machines)]
+)
 def test_every_optimizer_goes_on(every_step, tiny, train_in, tmp_path, optimizer):
     recipe = tiny(
-        optimizer=optimizer, steps=9, model="cnn", model_options={"widths": [4, 8]}, keep="best", schedule="one-cycle"
+        optimizer=optimizer,
+        steps=9,
+        model="cnn",
+        model_options={"widths": [4, 8]},
+        keep="best",
+        schedule="one-cycle",
     )
     whole = train_in(tmp_path / "whole" / "run", recipe)
     with pytest.raises(Stop):
@@ -121,7 +136,15 @@ def test_every_network_goes_on(every_step, tiny, train_in, tmp_path, model):
         "fast-cnn": {"widths": [8, 8]}, "deep-cnn": {"widths": [8], "hidden": [8]}, "resnet": {"depth": 8, "width": 4},
         "small-filters": {"attention": True},
     }[model]  # fmt: skip
-    recipe = tiny(optimizer="muon", lr=0.1, steps=5, model=model, model_options=options, precision="bf16", ema=0.5)
+    recipe = tiny(
+        optimizer="muon",
+        lr=0.1,
+        steps=5,
+        model=model,
+        model_options=options,
+        precision="bf16",
+        ema=0.5,
+    )
     whole = train_in(tmp_path / "whole" / "run", recipe)
     with pytest.raises(Stop):
         train_in(tmp_path / "stopped" / "run", recipe, Stopper(3))
@@ -130,14 +153,22 @@ def test_every_network_goes_on(every_step, tiny, train_in, tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    "where", ["before the first checkpoint", "at an evaluation", "measuring train", "measuring val", "measuring test"]
+    "where",
+    [
+        "before the first checkpoint",
+        "at an evaluation",
+        "measuring train",
+        "measuring val",
+        "measuring test",
+    ],
 )
 def test_stopped_at_the_seams(full, train_in, tmp_path, where):
     whole = train_in(tmp_path / "whole" / "run", full)
     folder = tmp_path / "stopped" / "run"
-    stopper = {"before the first checkpoint": Stopper(2), "at an evaluation": Stopper(6, "on_evaluation")}.get(
-        where, Stopper(0, where)
-    )
+    stopper = {
+        "before the first checkpoint": Stopper(2),
+        "at an evaluation": Stopper(6, "on_evaluation"),
+    }.get(where, Stopper(0, where))
     with pytest.raises(Stop):
         train_in(folder, full, stopper)
     assert RunFolder(folder).status["state"] == "stopped"
@@ -182,7 +213,9 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, flip_the_header, cut_short, empty])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(every_step, full, train_in, tmp_path, damage):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    every_step, full, train_in, tmp_path, damage
+):
     whole = train_in(tmp_path / "whole" / "run", full)
     folder = tmp_path / "stopped" / "run"
     with pytest.raises(Stop):
@@ -230,7 +263,9 @@ def test_a_full_disk_keeps_the_checkpoint_before(every_step, tiny, train_in, tmp
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc to see which file is flushed")
     monkeypatch.setattr("os.fsync", full_at_step_4)
-    with pytest.raises(UserError, match=r"cannot write .*No space left on device\. Free some space"):
+    with pytest.raises(
+        UserError, match=r"cannot write .*No space left on device\. Free some space"
+    ):
         train_in(folder, recipe)
     assert max((folder / "checkpoints").iterdir()).name == "step-000000003.safetensors"
     assert not list(folder.rglob("*.tmp"))
@@ -298,7 +333,9 @@ def test_images_that_changed_are_refused(every_step, tiny, train_in, tmp_path, d
 
 
 def as_csv(folder: Path, target: Path) -> Path:
-    rows = [f"{file.parent.name}/{file.name},{file.parent.name}" for file in sorted(folder.glob("*/*"))]
+    rows = [
+        f"{file.parent.name}/{file.name},{file.parent.name}" for file in sorted(folder.glob("*/*"))
+    ]
     target.write_text("\n".join(["path,label", *rows]), encoding="utf-8")
     return target
 
@@ -309,8 +346,14 @@ def test_photos_that_were_moved_are_found_at_their_new_place(
 ):
     """The run ends as the one whose photos stayed; afterwards its recipe names the new place."""
     old = Path(shutil.copytree(digit_files, tmp_path / "old"))
-    new, table = tmp_path / "new", as_csv(old, tmp_path / ("table.csv" if way == "csv stays" else "old/table.csv"))
-    data = {"data": str(old if way == "folder" else table), "data_root": str(old) if way == "csv stays" else None}
+    new, table = (
+        tmp_path / "new",
+        as_csv(old, tmp_path / ("table.csv" if way == "csv stays" else "old/table.csv")),
+    )
+    data = {
+        "data": str(old if way == "folder" else table),
+        "data_root": str(old) if way == "csv stays" else None,
+    }
     recipe = tiny(**data, steps=6, batch_size=30, val_fraction=0.2)
     train_in(tmp_path / "whole", recipe)
     with pytest.raises(Stop):
@@ -324,7 +367,11 @@ def test_photos_that_were_moved_are_found_at_their_new_place(
         "csv stays": {"data_root": str(new)},
     }[way]  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    run = api.train(resume=tmp_path / "run", watcher=Silent(), **{k: os.path.relpath(v) for k, v in moved.items()})
+    run = api.train(
+        resume=tmp_path / "run",
+        watcher=Silent(),
+        **{k: os.path.relpath(v) for k, v in moved.items()},
+    )
     assert_same_result(tmp_path / "whole", run.path)
     assert {key: getattr(run.recipe, key) for key in moved} == moved
     assert run.evaluate()["num_images"] == run.metrics["test"]["num_images"]
@@ -332,7 +379,9 @@ def test_photos_that_were_moved_are_found_at_their_new_place(
 
 @pytest.fixture(scope="module")
 def copied_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 pieces of two photos, half of them saved again: small pictures of them were not searched for copies before."""
+    """60 pieces of two photos, half of them saved again: small pictures of them were not searched
+    for copies before.
+    """
     root = tmp_path_factory.mktemp("photos")
     for number, (top, left) in enumerate(product(range(10, 310, 60), range(10, 510, 85))):
         photo = load_sample_images().images[number % 2]
@@ -354,7 +403,9 @@ def without_rule(run: Path) -> None:
 
 
 @pytest.mark.machines
-def test_a_run_of_an_earlier_version_keeps_its_splits(every_step, tiny, train_in, tmp_path, copied_photos):
+def test_a_run_of_an_earlier_version_keeps_its_splits(
+    every_step, tiny, train_in, tmp_path, copied_photos
+):
     recipe = tiny(data=str(copied_photos), image_size=16, steps=6, batch_size=20)
     train_in(tmp_path / "whole", recipe)
     with pytest.raises(Stop):
@@ -369,13 +420,19 @@ def test_a_run_of_an_earlier_version_keeps_its_splits(every_step, tiny, train_in
     new = api.train(recipe, out=tmp_path, name="new", watcher=Silent())
     now = {row["name"]: row["split"] for row in new.read_table("splits.csv")}
     assert new.recipe.split_rule == "from-photos"
-    pairs = [(name, name.replace("again ", "").replace(".jpg", ".png")) for name in now if "again" in name]
+    pairs = [
+        (name, name.replace("again ", "").replace(".jpg", ".png"))
+        for name in now
+        if "again" in name
+    ]
     assert all(now[one] == now[other] for one, other in pairs)
     assert not all(before[one] == before[other] for one, other in pairs)
     assert new.evaluate()["accuracy"] == new.metrics["test"]["accuracy"]
 
 
-def test_other_photos_are_not_taken_for_moved_ones(every_step, tiny, train_in, tmp_path, digit_files):
+def test_other_photos_are_not_taken_for_moved_ones(
+    every_step, tiny, train_in, tmp_path, digit_files
+):
     recipe = tiny(data=str(digit_files), steps=6, batch_size=30, val_fraction=0.2)
     with pytest.raises(Stop):
         train_in(tmp_path / "run", recipe, Stopper(4))
@@ -418,7 +475,9 @@ def test_the_device_may_change(every_step, tiny, train_in, tmp_path):
     with pytest.raises(Stop):
         train_in(tmp_path / "run", tiny(steps=6), Stopper(4))
     path = tmp_path / "run" / "recipe.yaml"
-    path.write_text(path.read_text(encoding="utf-8").replace("device: cpu", "device: cpu:0"), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("device: cpu", "device: cpu:0"), encoding="utf-8"
+    )
     assert train_in(tmp_path / "run", tiny()).status["state"] == "finished"
 
 
@@ -433,7 +492,10 @@ def test_a_second_process_on_one_run_is_refused(tiny, train_in, tmp_path):
                 "try:\n  RunFolder(Path(sys.argv[1])).locked().__enter__()\nexcept UserError as e: print(e)"
             )
             done = subprocess.run(
-                [sys.executable, "-c", script, tmp_path / "run"], capture_output=True, text=True, encoding="utf-8"
+                [sys.executable, "-c", script, tmp_path / "run"],
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
             )
             self.told = done.stdout + done.stderr
 
@@ -549,7 +611,8 @@ def wait_until_step(process: subprocess.Popen[str], run: Path, step: int) -> Non
         time.sleep(0.005)
 
 
-# Two optimizers, averaged weights, a lazy penalty, and augmentation whose strength follows the discriminator.
+# Two optimizers, averaged weights, a lazy penalty, and augmentation whose strength follows the
+# discriminator.
 GAN_OPTIONS = shlex.split(
     "digits-gan --steps 38 --set task.loss=bce --set task.ada=0.6 --set task.r1=1 --set task.penalty_every=4 "
     "--set task.num_samples=50 --set ema=0.9 --batch-size 32 --precision fp32 --device cpu --name run"

@@ -1,4 +1,6 @@
-"""Exported models where torch is not installed: the same answers, and clear lines for what is not one of ours."""
+"""Exported models where torch is not installed: the same answers, and clear lines for what is not
+one of ours.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,18 @@ sys.meta_path.insert(0, Missing())
 from tintype.cli import main
 main(sys.argv[1:])
 """
-HEAVY = ("torch", "torchvision", "scipy", "sklearn", "safetensors", "psutil", "matplotlib", "plotly", "onnx", "yaml")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "scipy",
+    "sklearn",
+    "safetensors",
+    "psutil",
+    "matplotlib",
+    "plotly",
+    "onnx",
+    "yaml",
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +52,9 @@ def model(finished_run, tmp_path_factory) -> Path:
     return export_run(finished_run, out=tmp_path_factory.mktemp("exported") / "digits.onnx").path
 
 
-def without(missing: tuple[str, ...], *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+def without(
+    missing: tuple[str, ...], *arguments: object, folder: Path
+) -> subprocess.CompletedProcess[str]:
     script = WITHOUT.format(missing=set(missing))
     root = str(Path(__file__).parent.parent)
     return subprocess.run(
@@ -50,7 +65,9 @@ def without(missing: tuple[str, ...], *arguments: object, folder: Path) -> subpr
 
 def test_predicting_needs_no_torch(model, finished_run, digit_files, tmp_path):
     answers = tmp_path / "answers.jsonl"
-    done = without(HEAVY, "predict", model, digit_files, "--out", answers, "--top", 10, folder=tmp_path)
+    done = without(
+        HEAVY, "predict", model, digit_files, "--out", answers, "--top", 10, folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     expected = finished_run.predict([Path(row["file"]) for row in rows])
@@ -92,8 +109,14 @@ def broken(_: Path, target: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda m, t: edited(m, t, format=FORMAT + 1), "was made by a newer tintype (format 2, this one reads 1)"),
-        (lambda m, t: edited(m, t, task="generate"), "is an export of task generate, not a classifier"),
+        (
+            lambda m, t: edited(m, t, format=FORMAT + 1),
+            "was made by a newer tintype (format 2, this one reads 1)",
+        ),
+        (
+            lambda m, t: edited(m, t, task="generate"),
+            "is an export of task generate, not a classifier",
+        ),
         (lambda m, t: edited(m, t, preprocessing={}), "is incomplete or broken ('channels')"),
         (lambda m, t: edited(m, t, format="one"), "is broken. Export it again"),
         (lambda m, t: edited(m, t), "but not one of `tintype export`"),

@@ -1,4 +1,6 @@
-"""The service: answers equal to those of Python, limits, errors, batches, and an orderly end; over real sockets."""
+"""The service: answers equal to those of Python, limits, errors, batches, and an orderly end; over
+real sockets.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,13 @@ class Answer(NamedTuple):
 
 
 def ask(
-    base: str, path: str, body: Any = None, *, method: str | None = None, timeout: float = 30, **headers: str
+    base: str,
+    path: str,
+    body: Any = None,
+    *,
+    method: str | None = None,
+    timeout: float = 30,
+    **headers: str,
 ) -> Answer:
     """Ask over a connection of its own; header names are given with underscores."""
     connection = http.client.HTTPConnection(urlsplit(base).netloc, timeout=timeout)
@@ -86,7 +94,8 @@ def ask_json(base: str, path: str, content: Any) -> Answer:
 def form(*files: tuple[str, bytes]) -> tuple[bytes, str]:
     """Return a multipart body with its content type."""
     parts = b"".join(
-        b'--x\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\n%s\r\n' % (name.encode(), content)
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\n%s\r\n'
+        % (name.encode(), content)
         for name, content in files
     )
     return parts + b"--x--\r\n", "multipart/form-data; boundary=x"
@@ -161,16 +170,21 @@ def test_an_answer_is_exactly_that_of_python(alone, finished_run, digits):
         body, kind = form(("a.png", photo))
         assert top(ask(alone, "/v1/predict", body, content_type=kind)) == expected
     answer = ask(alone, "/v1/predict?top=10", digits[0], content_type="application/octet-stream")
-    assert dict(top(answer)) == dict(zip("0123456789", map(float, finished_run.predict(digits[0]).probs), strict=True))
+    assert dict(top(answer)) == dict(
+        zip("0123456789", map(float, finished_run.predict(digits[0]).probs), strict=True)
+    )
     assert answer.json["model"] == "digits"
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode"), [("JPEG", "RGB"), ("WEBP", "RGB"), ("GIF", "P"), ("TIFF", "CMYK"), ("BMP", "L")]
+    ("kind", "mode"),
+    [("JPEG", "RGB"), ("WEBP", "RGB"), ("GIF", "P"), ("TIFF", "CMYK"), ("BMP", "L")],
 )
 def test_every_format_is_read_as_python_reads_it(alone, finished_run, kind, mode):
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).convert(mode).save(buffer, kind)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).convert(
+        mode
+    ).save(buffer, kind)
     answer = ask(alone, "/v1/predict", buffer.getvalue(), content_type="image/whatever")
     assert top(answer) == finished_run.predict(buffer.getvalue()).top(5)
 
@@ -205,14 +219,20 @@ def test_many_clients_at_once_each_get_their_own_answer(models, finished_run, di
     app = make_app(models[:1])
     with running(app) as address, ThreadPoolExecutor(16) as clients:
         order = [i % len(digits) for i in range(240)]
-        answers = clients.map(lambda i: ask(address, "/v1/predict?top=10", digits[i], content_type="image/png"), order)
+        answers = clients.map(
+            lambda i: ask(address, "/v1/predict?top=10", digits[i], content_type="image/png"), order
+        )
         for i, answer in zip(order, answers, strict=True):
             got = dict(top(answer))
             assert max(got, key=got.__getitem__) == max(expected[i], key=expected[i].__getitem__)
-            assert got == pytest.approx(expected[i], abs=1e-5)  # the last bits depend on the size of a batch
+            # the last bits depend on the size of a batch
+            assert got == pytest.approx(expected[i], abs=1e-5)
         figures = ask(address, "/metrics").body.decode()
     sizes = {
-        s.name: s.value for f in text_string_to_metric_families(figures) for s in f.samples if "batch_size" in s.name
+        s.name: s.value
+        for f in text_string_to_metric_families(figures)
+        for s in f.samples
+        if "batch_size" in s.name
     }
     assert sizes["tintype_batch_size_sum"] == 240
     assert sizes["tintype_batch_size_count"] < 200, "photos were computed together"
@@ -226,13 +246,19 @@ def test_a_heat_map_is_that_of_the_analysis(base, models, digits):
     pixels = models[1].classifier.pixels(digits[3])
     images = task.normalise(torch.from_numpy(pixels[None].copy()).permute(0, 3, 1, 2))
     best = int(
-        task.probabilities(task.networks[task.main], torch.from_numpy(pixels[None].copy()).permute(0, 3, 1, 2)).argmax()
+        task.probabilities(
+            task.networks[task.main], torch.from_numpy(pixels[None].copy()).permute(0, 3, 1, 2)
+        ).argmax()
     )
     found = grad_cam(task.networks[task.main], images, torch.tensor([best]))
     assert found is not None
     assert np.array_equal(shown, overlaid(pixels, found.maps[0]))
-    without = ask(base, "/v1/predict?model=digits&heatmap=true", digits[3], content_type="image/png")
-    assert "heatmap" not in without.json["predictions"][0], "a network without maps has none to show"
+    without = ask(
+        base, "/v1/predict?model=digits&heatmap=true", digits[3], content_type="image/png"
+    )
+    assert "heatmap" not in without.json["predictions"][0], (
+        "a network without maps has none to show"
+    )
 
 
 def test_generated_images_are_those_of_python(base, kinds):
@@ -245,20 +271,25 @@ def test_generated_images_are_those_of_python(base, kinds):
     sheet = ask_json(base, "/v1/generate", {"count": 2, "seed": 5, "format": "png"})
     assert sheet.headers["content-type"] == "image/png"
     assert np.array_equal(decoded(sheet.body)[:, :8], expected[0])
-    sevens = ask_json(base, "/v1/generate", {"count": 1, "seed": 1, "class": "7", "truncation": 0.5}).json
+    sevens = ask_json(
+        base, "/v1/generate", {"count": 1, "seed": 1, "class": "7", "truncation": 0.5}
+    ).json
     alike = kinds["gan"].generate(1, seed=1, class_name="7", truncation=0.5)[0, :, :, 0]
     assert np.array_equal(decoded(base64.b64decode(sevens["images"][0]["png"])), alike)
 
 
 def test_an_enlarged_photo_is_that_of_python(base, kinds):
-    pixels = np.random.default_rng(0).integers(0, 256, (150, 20, 4), np.uint8)  # two tiles, with alpha
+    # two tiles, with alpha
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 20, 4), np.uint8)
     answer = ask(base, "/v1/upscale", encoded(pixels), content_type="image/png")
     assert answer.headers["content-type"] == "image/png"
     assert np.array_equal(decoded(answer.body), kinds["sharp"].upscale(pixels))
     deep = np.random.default_rng(0).integers(0, 65536, (9, 7), np.uint16)
     body, kind = form(("deep.png", encoded(deep)))
     answer = ask(base, "/v1/upscale", body, content_type=kind)
-    assert np.array_equal(decoded(answer.body), kinds["sharp"].upscale(deep)), "16 bits stay 16 bits"
+    assert np.array_equal(decoded(answer.body), kinds["sharp"].upscale(deep)), (
+        "16 bits stay 16 bits"
+    )
 
 
 def test_models_are_listed_with_what_is_known_of_them(base, kinds):
@@ -266,7 +297,9 @@ def test_models_are_listed_with_what_is_known_of_them(base, kinds):
     by_name = {model["name"]: model for model in listed["models"]}
     assert list(by_name) == list(kinds)
     figures = kinds["digits"].metrics["test"]
-    assert by_name["digits"]["test"] == {key: figures[key] for key in ("accuracy", "accuracy_ci95", "num_images")}
+    assert by_name["digits"]["test"] == {
+        key: figures[key] for key in ("accuracy", "accuracy_ci95", "num_images")
+    }
     assert by_name["digits"]["report"] == "/reports/digits"
     assert by_name["cnn"]["report"] is None, "this run has none"
     assert by_name["sharp"]["scale"] == 2
@@ -282,7 +315,9 @@ def test_an_exported_model_answers_as_its_run_does(kinds, digits, tmp_path):
     with running(make_app([model])) as address:
         for photo in digits[:5]:
             answer = ask(address, "/v1/predict?heatmap=1", photo, content_type="image/png")
-            assert dict(top(answer)) == pytest.approx(dict(kinds["cnn"].predict(photo).top(5)), abs=1e-4)
+            assert dict(top(answer)) == pytest.approx(
+                dict(kinds["cnn"].predict(photo).top(5)), abs=1e-4
+            )
 
 
 # ---- what is around the answers ---------------------------------------------------------------------------------------
@@ -291,7 +326,9 @@ def test_an_exported_model_answers_as_its_run_does(kinds, digits, tmp_path):
 def test_the_report_is_there_and_shut_in_a_sandbox(base, finished_run):
     page = ask(base, "/reports/digits")
     written = (finished_run.path / "report.html").read_bytes()
-    hidden = page.body.replace(b"<style>footer .files, footer .beside { display: none; }</style>", b"")
+    hidden = page.body.replace(
+        b"<style>footer .files, footer .beside { display: none; }</style>", b""
+    )
     assert len(page.body) > len(hidden), "links to files that are not served are hidden"
     assert b'<a href="/">All models</a>' in hidden
     assert re.sub(rb' <span class="way-back".*?</span>', b"", hidden) == written
@@ -302,7 +339,9 @@ def test_the_report_is_there_and_shut_in_a_sandbox(base, finished_run):
     assert "default-src 'none'" in policy
 
 
-def test_test_images_of_the_run_can_be_tried_and_are_its_own_files(base, finished_run, models, tmp_path, monkeypatch):
+def test_test_images_of_the_run_can_be_tried_and_are_its_own_files(
+    base, finished_run, models, tmp_path, monkeypatch
+):
     files = sorted((finished_run.path / "samples").glob("test-*[0-9].png"))
     listed = {model["name"]: model["samples"] for model in ask(base, "/v1/models").json["models"]}
     assert listed["digits"] == min(len(files), 64)
@@ -321,7 +360,17 @@ def test_test_images_of_the_run_can_be_tried_and_are_its_own_files(base, finishe
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/docs", "/v1/models", "/nothing", "/v1/predict", "/healthz", "/static/page.js", "/metrics"]
+    "path",
+    [
+        "/",
+        "/docs",
+        "/v1/models",
+        "/nothing",
+        "/v1/predict",
+        "/healthz",
+        "/static/page.js",
+        "/metrics",
+    ],
 )
 def test_every_answer_has_safe_headers(base, path):
     for method in ("GET", "HEAD"):
@@ -336,7 +385,12 @@ def test_every_answer_has_safe_headers(base, path):
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/static/page.js", "/static/style.css"])
 def test_pages_need_nothing_from_elsewhere(base, path):
-    text = ask(base, path).body.decode().replace("http://HOST", "").replace("http://www.w3.org/2000/svg", "")
+    text = (
+        ask(base, path)
+        .body.decode()
+        .replace("http://HOST", "")
+        .replace("http://www.w3.org/2000/svg", "")
+    )
     assert "http://" not in text
     assert "https://" not in text
     assert "//cdn" not in text
@@ -358,10 +412,16 @@ def test_figures_are_counted_for_prometheus(models, digits):
         ask(address, "/v1/predict", b"no picture", content_type="image/png")
         ask(address, "/a/secret/path")
         text = ask(address, "/metrics").body.decode()
-    values = {(s.name, *s.labels.values()): s.value for f in text_string_to_metric_families(text) for s in f.samples}
+    values = {
+        (s.name, *s.labels.values()): s.value
+        for f in text_string_to_metric_families(text)
+        for s in f.samples
+    }
     assert values["tintype_requests_total", "/v1/predict", "200"] == 3
     assert values["tintype_requests_total", "/v1/predict", "422"] == 1
-    assert values["tintype_requests_total", "other", "404"] == 1, "addresses that somebody made up are no labels"
+    assert values["tintype_requests_total", "other", "404"] == 1, (
+        "addresses that somebody made up are no labels"
+    )
     assert values["tintype_images_total", "digits"] == 3
     assert values["tintype_images_waiting",] == 0
 
@@ -370,13 +430,23 @@ def test_figures_are_counted_for_prometheus(models, digits):
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
     """Return a PNG whose head says one thing, and whose rows another."""
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 GOOD = encoded(np.zeros((8, 8), np.uint8))
@@ -427,7 +497,9 @@ BAD: list[tuple[str, str, bytes | None, dict[str, str], str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "headers", "kind", "says"), [each[1:] for each in BAD], ids=[each[0] for each in BAD]
+    ("path", "body", "headers", "kind", "says"),
+    [each[1:] for each in BAD],
+    ids=[each[0] for each in BAD],
 )
 def test_bad_input_is_told_as_problem_details(base, path, body, headers, kind, says):
     answer = ask(base, path, body, **headers)
@@ -537,7 +609,8 @@ def test_odd_characters_in_a_name_are_answered_as_any_other_error(base, caplog, 
 
 
 @pytest.mark.parametrize(
-    "kind", ["multipart/form-data; boundary=x; charset=nonsense", "multipart/form-data; boundary=\xe9"]
+    "kind",
+    ["multipart/form-data; boundary=x; charset=nonsense", "multipart/form-data; boundary=\xe9"],
 )
 def test_an_odd_charset_is_no_fault_of_the_service(base, caplog, kind):
     body, _ = form(("a.png", b"x"))
@@ -547,7 +620,9 @@ def test_an_odd_charset_is_no_fault_of_the_service(base, caplog, kind):
     assert not [record for record in caplog.records if record.exc_info]
 
 
-@pytest.mark.parametrize("bytes_", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+@pytest.mark.parametrize(
+    "bytes_", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"]
+)
 def test_what_is_no_http_is_answered_as_any_other_error(base, bytes_):
     host, port = urlsplit(base).netloc.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as line:
@@ -593,7 +668,9 @@ def test_a_full_queue_says_when_to_come_again():
         slow.go.set()
         assert [each.result().status for each in held] == [200] * 3, "what was accepted is answered"
         body, kind = form(*[("a", GOOD)] * 4)
-        assert ask(address, "/v1/predict", body, content_type=kind).status == 400, "more files than the queue holds"
+        assert ask(address, "/v1/predict", body, content_type=kind).status == 400, (
+            "more files than the queue holds"
+        )
 
 
 def test_an_answer_that_takes_too_long_is_given_up():
@@ -729,7 +806,9 @@ def test_photos_that_are_on_their_way_are_waited_for():
             for future in futures[:3]:
                 compute.small(measure, 0, future)
             await asyncio.sleep(0.1)
-            assert not any(future.done() for future in futures), "three of six are there, and four fit"
+            assert not any(future.done() for future in futures), (
+                "three of six are there, and four fit"
+            )
             for future in futures[3:]:
                 compute.small(measure, 0, future)
             return await asyncio.wait_for(asyncio.gather(*futures[:4]), 20)
@@ -899,14 +978,19 @@ def test_models_of_the_same_name_get_a_number():
 
 
 def test_who_may_ask_under_which_name():
-    with socket.create_server(("127.0.0.1", 0)) as local, socket.create_server(("0.0.0.0", 0)) as everyone:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as local,
+        socket.create_server(("0.0.0.0", 0)) as everyone,
+    ):
         assert server._hosts(local, ["me.example"]) == server.LOOPBACK | {"me.example"}
         assert server._hosts(everyone, []) is None
         assert server._hosts(everyone, ["Me.example"]) == server.LOOPBACK | {"me.example"}
 
 
 def test_it_finishes_what_it_accepted_when_told_to_stop(kinds, digits):
-    """A process of its own: told to stop in the middle of a long job, it answers that, takes no more, and ends well."""
+    """A process of its own: told to stop in the middle of a long job, it answers that, takes no
+    more, and ends well.
+    """
     command = [
         sys.executable,
         "-m",
@@ -933,11 +1017,18 @@ def test_it_finishes_what_it_accepted_when_told_to_stop(kinds, digits):
         assert lines[0].startswith("digits: tells 10 classes apart")
         assert "no --token" in lines[2]
         address = lines[-1].split()[2].replace("0.0.0.0", "127.0.0.1")
-        assert top(ask(address, "/v1/predict", digits[0], **PNG)) == kinds["digits"].predict(digits[0]).top(5)
-        photo = encoded(np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8), compress_level=0)
+        assert top(ask(address, "/v1/predict", digits[0], **PNG)) == kinds["digits"].predict(
+            digits[0]
+        ).top(5)
+        photo = encoded(
+            np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8), compress_level=0
+        )
         with ThreadPoolExecutor(1) as client:
             answer = client.submit(ask, address, "/v1/upscale", photo, **PNG, timeout=120)
-            while "tintype_batch" not in ask(address, "/metrics").body.decode() or not answer.running():
+            while (
+                "tintype_batch" not in ask(address, "/metrics").body.decode()
+                or not answer.running()
+            ):
                 time.sleep(0.01)
             time.sleep(0.5)
             process.send_signal(signal.SIGTERM)
@@ -957,7 +1048,9 @@ def test_serving_is_in_python_too():
 
 
 def test_the_service_keeps_what_its_description_promises(base):
-    """schemathesis makes requests from the description, right ones and wrong ones, and checks each answer against it."""
+    """schemathesis makes requests from the description, right ones and wrong ones, and checks each
+    answer against it.
+    """
     schema = schemathesis.openapi.from_url(f"{base}/openapi.json")
     checks = [CHECKS.get_one(name) for name in ("not_a_server_error", "status_code_conformance", "content_type_conformance",
                                                 "response_schema_conformance", "response_headers_conformance")]  # fmt: skip
@@ -968,7 +1061,11 @@ def test_the_service_keeps_what_its_description_promises(base):
 
         @given(case=operation.as_strategy())
         @settings(
-            max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=25,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         )
         def check(case: Any) -> None:
             tried[case.path] = tried.get(case.path, 0) + 1
@@ -990,17 +1087,23 @@ def pictures() -> list[bytes]:
         ("PPM", "RGB", {}),
     ]:  # fmt: skip
         buffer = io.BytesIO()
-        (photo.convert("L").convert(mode) if mode == "I;16" else photo.convert(mode)).save(buffer, kind, **options)
+        (photo.convert("L").convert(mode) if mode == "I;16" else photo.convert(mode)).save(
+            buffer, kind, **options
+        )
         made.append(buffer.getvalue())
     return made
 
 
 @st.composite
 def mutated(draw: Any) -> bytes:
-    """Draw a real picture with some bytes changed, taken out, put in or doubled, or its end cut off."""
+    """Draw a real picture with some bytes changed, taken out, put in or doubled, or its end cut
+    off.
+    """
     content = bytearray(draw(st.sampled_from(pictures())))
     for _ in range(draw(st.integers(1, 6))):
-        where = draw(st.integers(0, max(0, min(len(content) - 1, draw(st.sampled_from([32, 200, 10_000]))))))
+        where = draw(
+            st.integers(0, max(0, min(len(content) - 1, draw(st.sampled_from([32, 200, 10_000])))))
+        )
         what = draw(st.sampled_from(["set", "flip", "delete", "insert", "repeat", "cut", "number"]))
         if what == "set":
             content[where : where + 1] = bytes([draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]))])
@@ -1011,7 +1114,9 @@ def mutated(draw: Any) -> bytes:
         elif what == "insert":
             content[where:where] = draw(st.binary(max_size=20))
         elif what == "repeat":
-            content[where:where] = content[where : where + draw(st.integers(1, 60))] * draw(st.integers(1, 20))
+            content[where:where] = content[where : where + draw(st.integers(1, 60))] * draw(
+                st.integers(1, 20)
+            )
         elif what == "number":
             content[where : where + 4] = draw(
                 st.sampled_from([b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\0\0\xff\xff"])
@@ -1027,10 +1132,16 @@ def hostile(base: str, examples: int) -> dict[int, int]:
 
     @given(
         content=mutated(),
-        path=st.sampled_from(["/v1/predict?model=digits&heatmap=1", "/v1/predict?model=cnn", "/v1/upscale"]),
+        path=st.sampled_from(
+            ["/v1/predict?model=digits&heatmap=1", "/v1/predict?model=cnn", "/v1/upscale"]
+        ),
     )
     @settings(
-        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
     )
     def check(content: bytes, path: str) -> None:
         status = ask(base, path, content, **PNG).status
@@ -1058,11 +1169,17 @@ def test_ten_thousand_hostile_uploads_do_not_shake_the_service(base):
 
 
 def test_the_container_follows_the_rules_for_dockerfiles():
-    linter = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    linter = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which(
+        "hadolint"
+    )
     if linter is None:
         pytest.skip("hadolint is not there for this machine")
     done = subprocess.run(
-        [linter, "Dockerfile"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, encoding="utf-8"
+        [linter, "Dockerfile"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout
 
@@ -1073,7 +1190,9 @@ def test_the_container_runs_without_rights_and_holds_no_more_than_it_needs():
     assert "USER 10001" in lines
     copied = {file for line in lines if line.startswith("COPY") for file in line.split()[1:-1]}
     sent = {
-        line[1:] for line in (root / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")
+        line[1:]
+        for line in (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line.startswith("!")
     }
     assert copied == sent, "what is copied is sent to the builder, and nothing else"
     assert all((root / file).exists() for file in copied)

@@ -1,4 +1,6 @@
-"""Files of a run that hold something else than tintype writes: each command ends with 0, or with 2 and one clear line."""
+"""Files of a run that hold something else than tintype writes: each command ends with 0, or with 2
+and one clear line.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ KINDS = ("digits", "cnn", "gan", "sharp")
 
 
 def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the keys that lead to each value of a nest; of a long list to the first twelve and the last."""
+    """Yield the keys that lead to each value of a nest; of a long list to the first twelve and the
+    last.
+    """
     yield at
     items = content.items() if isinstance(content, dict) else []
     if isinstance(content, list):
@@ -45,7 +49,9 @@ def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(content: Any, chance: random.Random) -> tuple[Any, str]:
-    """Return JSON or YAML with one value deleted, exchanged, nested, or of another length, and what was done."""
+    """Return JSON or YAML with one value deleted, exchanged, nested, or of another length, and what
+    was done.
+    """
     content = copy.deepcopy(content)
     depth = chance.choice([1, 1, 2, 2, 3, 4, 9])
     near = [place for place in places(content) if 0 < len(place) <= depth]
@@ -72,7 +78,10 @@ def changed_table(text: str, chance: random.Random) -> tuple[str, str]:
     """Return CSV with a cell or a line that is wrong, and what was done."""
     rows = list(csv.reader(io.StringIO(text)))
     number = chance.choice([0, 1, len(rows) - 1, chance.randrange(len(rows))]) % len(rows)
-    row, kind = rows[number], chance.choice(["line", "cell", "cells", "exchange", "exchange", "NUL"])
+    row, kind = (
+        rows[number],
+        chance.choice(["line", "cell", "cells", "exchange", "exchange", "NUL"]),
+    )
     column = chance.randrange(len(row))
     if kind == "line":
         del rows[number]
@@ -121,7 +130,9 @@ def commands(kind: str, run: Path, other: Path, beside: Path) -> list[tuple[Any,
 
 @pytest.fixture
 def bare_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the rendering of static figures, which takes longer than everything else; their axes are still filled."""
+    """Leave out the rendering of static figures, which takes longer than everything else; their
+    axes are still filled.
+    """
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "PNG")
     monkeypatch.setattr(print_figures, "png", lambda figure: buffer.getvalue())
@@ -140,9 +151,7 @@ def try_damages(kinds: dict[str, Any], folder: Path, say: Say, seed: int, count:
 
         command = chance.choice(commands(kind, run, other, beside))
         code, output, errors = say(*command)
-        told = (
-            f"seed {seed}, {number}: {command[0]} after {what} of {file.relative_to(run)} of {kind}:\n{output}{errors}"
-        )
+        told = f"seed {seed}, {number}: {command[0]} after {what} of {file.relative_to(run)} of {kind}:\n{output}{errors}"
         assert code in (0, 2), told
         assert "Traceback" not in errors, told
         assert code == 0 or 1 <= len(errors.strip().splitlines()) <= 3, told
@@ -162,7 +171,9 @@ def test_whatever_a_file_of_a_run_holds_ends_in_a_line(kinds, tmp_path, say, bar
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(2, 22))
-def test_whatever_a_file_of_a_run_holds_ends_in_a_line_many_times(kinds, tmp_path, say, bare_figures, seed):
+def test_whatever_a_file_of_a_run_holds_ends_in_a_line_many_times(
+    kinds, tmp_path, say, bare_figures, seed
+):
     try_damages(kinds, tmp_path, say, seed=seed, count=150)
 
 
@@ -183,20 +194,54 @@ def edit(file: Path, way: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("file", "way", "value", "command", "said"),
     [
-        ("model.json", "class_names", 5, "predict", "model.json is broken (class_names: expected a list, found 5)"),
-        ("model.json", "preprocessing.mean", [0.5, 0.5], "predict", "mean and std need 1 values each"),
+        (
+            "model.json",
+            "class_names",
+            5,
+            "predict",
+            "model.json is broken (class_names: expected a list, found 5)",
+        ),
+        (
+            "model.json",
+            "preprocessing.mean",
+            [0.5, 0.5],
+            "predict",
+            "mean and std need 1 values each",
+        ),
         ("model.json", "architecture.options", {"hidden": [10**9]}, "predict", "is out of bounds"),
-        ("model.json", "architecture.options", {"hidden": [90_000] * 3}, "predict", "far more than model.safetensors"),
-        ("model.json", "temperature", -1, "predict", "temperature: expected greater than 0, found -1"),
-        ("evaluation.json", "splits.test.accuracy", "high", "card", "accuracy: expected a number, found 'high'"),
+        (
+            "model.json",
+            "architecture.options",
+            {"hidden": [90_000] * 3},
+            "predict",
+            "far more than model.safetensors",
+        ),
+        (
+            "model.json",
+            "temperature",
+            -1,
+            "predict",
+            "temperature: expected greater than 0, found -1",
+        ),
+        (
+            "evaluation.json",
+            "splits.test.accuracy",
+            "high",
+            "card",
+            "accuracy: expected a number, found 'high'",
+        ),
         ("evaluation.json", "splits.test.accuracy_ci95", [0.5], "card", "accuracy_ci95: "),
         ("evaluation.json", "verdict", [], "card", "verdict: expected a mapping, found []"),
         ("data.json", "num_images", None, "card", "num_images: expected a mapping, found None"),
     ],
 )
-def test_a_value_of_another_kind_is_told_by_its_place(copied_run, digit_files, say, file, way, value, command, said):
+def test_a_value_of_another_kind_is_told_by_its_place(
+    copied_run, digit_files, say, file, way, value, command, said
+):
     edit(copied_run.path / file, way, value)
-    code, _, errors = say(command, copied_run.path, *([digit_files / "1"] if command == "predict" else []))
+    code, _, errors = say(
+        command, copied_run.path, *([digit_files / "1"] if command == "predict" else [])
+    )
     assert code == 2
     assert said in errors
     assert str(copied_run.path / file) in errors
@@ -208,7 +253,9 @@ def test_a_page_leaves_out_what_is_damaged_and_says_so(copied_run, say, bare_fig
     edit(copied_run.path / "environment.json", "choices", 3)
     assert say("report", copied_run.path)[0] == 0
     page = (copied_run.path / "report.html").read_text(encoding="utf-8")
-    assert "analysis.json: slices.attributes is left out: slices.attributes: expected a list" in page
+    assert (
+        "analysis.json: slices.attributes is left out: slices.attributes: expected a list" in page
+    )
     assert "environment.json: choices is left out: choices: expected a list, found 3" in page
     assert 'id="confusion"' in page
     assert 'id="slices"' not in page
@@ -225,9 +272,15 @@ def test_what_tintype_writes_fits(kinds, kind):
 
 
 def test_threads_are_read_within_the_bounds_of_json(copied_run):
-    (copied_run.path / "environment.json").write_text('{"threads": ' + "[" * 100_000, encoding="utf-8")
+    (copied_run.path / "environment.json").write_text(
+        '{"threads": ' + "[" * 100_000, encoding="utf-8"
+    )
     recipe = copied_run.path / "recipe.yaml"
-    lines = [line for line in recipe.read_text(encoding="utf-8").splitlines() if not line.startswith("threads")]
+    lines = [
+        line
+        for line in recipe.read_text(encoding="utf-8").splitlines()
+        if not line.startswith("threads")
+    ]
     recipe.write_text("\n".join(lines), encoding="utf-8")
     assert copied_run.recipe.threads == "auto"
 
@@ -269,7 +322,12 @@ def test_a_damaged_wish_of_a_tuning_is_one_line(tmp_path, key, value):
 
 
 def test_a_damaged_record_of_trackers_is_begun_again(tmp_path):
-    for content in ("3", "[]", '{"tensorboard": 3}', '{"tensorboard": {"id": "a", "step": "many"}}'):
+    for content in (
+        "3",
+        "[]",
+        '{"tensorboard": 3}',
+        '{"tensorboard": {"id": "a", "step": "many"}}',
+    ):
         (tmp_path / "tracking.json").write_text(content, encoding="utf-8")
         assert tracking._read_record(RunFolder(tmp_path)).get("tensorboard", {}).get("step") is None
 
@@ -278,7 +336,10 @@ def test_a_comparison_names_the_column_that_is_broken(finished_run, copied_run, 
     file = copied_run.path / "predictions.csv"
     rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"))))
     place = rows[0].index("confidence")
-    for cells, said in (({0: "sure"}, "it has no column confidence"), ({-1: "sure"}, "column confidence: could not")):
+    for cells, said in (
+        ({0: "sure"}, "it has no column confidence"),
+        ({-1: "sure"}, "column confidence: could not"),
+    ):
         broken = copy.deepcopy(rows)
         for number, cell in cells.items():
             broken[number][place] = cell

@@ -50,11 +50,18 @@ def test_the_card_tells_the_figures_with_their_intervals(finished_run):
         "tintype",
     )
     [result] = head["model-index"][0]["results"]
-    assert {m["type"]: m["value"] for m in result["metrics"]}["accuracy"] == pytest.approx(test["accuracy"], abs=1e-6)
+    assert {m["type"]: m["value"] for m in result["metrics"]}["accuracy"] == pytest.approx(
+        test["accuracy"], abs=1e-6
+    )
     low, high = test["accuracy_ci95"]
-    assert f"| test | {test['num_images']} | {test['accuracy']:.2%} | {low:.2%} to {high:.2%} |" in card
+    assert (
+        f"| test | {test['num_images']} | {test['accuracy']:.2%} | {low:.2%} to {high:.2%} |"
+        in card
+    )
     assert finished_run.read("evaluation.json")["verdict"]["text"] in card
-    worst = min(finished_run.read("evaluation.json")["per_class"]["test"], key=lambda row: row["f1"])
+    worst = min(
+        finished_run.read("evaluation.json")["per_class"]["test"], key=lambda row: row["f1"]
+    )
     assert f"Weakest classes on test: {worst['name']} (F1 {worst['f1']:.2f}" in card
     assert "Most confused on test" in card
     assert 'tt.load("digits")' in card
@@ -62,11 +69,19 @@ def test_the_card_tells_the_figures_with_their_intervals(finished_run):
 
 def test_the_card_hides_no_leak_and_no_second_look(copied_run):
     evaluation, data = copied_run.read("evaluation.json"), copied_run.read("data.json")
-    evaluation["warnings"] = ["7 of 359 test images are duplicates of images that training has seen"]
+    evaluation["warnings"] = [
+        "7 of 359 test images are duplicates of images that training has seen"
+    ]
     evaluation["test_looks"] = {"run": 1, "data": 5}
-    evaluation["splits"]["test"]["without_leaked"] = {**evaluation["splits"]["test"], "accuracy": 0.5}
+    evaluation["splits"]["test"]["without_leaked"] = {
+        **evaluation["splits"]["test"],
+        "accuracy": 0.5,
+    }
     copied_run.write("evaluation.json", evaluation)
-    copied_run.write("data.json", {**data, "notes": ["LEAK: 7 of 359 test images are duplicates"], "name": "my [x](y)"})
+    copied_run.write(
+        "data.json",
+        {**data, "notes": ["LEAK: 7 of 359 test images are duplicates"], "name": "my [x](y)"},
+    )
     card = make_card(copied_run)
     assert "Warning: 7 of 359 test images are duplicates" in card
     assert "- LEAK: 7 of 359" in card
@@ -80,11 +95,15 @@ def test_the_card_hides_no_leak_and_no_second_look(copied_run):
 @pytest.mark.parametrize("threshold", [0.0, 0.83])
 def test_the_card_says_what_the_threshold_means(copied_run, threshold):
     model = copied_run.read("model.json")
-    copied_run.write("model.json", {**model, "abstain": [{"accuracy": 0.95, "threshold": threshold}]})
+    copied_run.write(
+        "model.json", {**model, "abstain": [{"accuracy": 0.95, "threshold": threshold}]}
+    )
     right = f"{copied_run.metrics['test']['accuracy']:.1%} were right on test."
     card = make_card(copied_run)
     assert (f"- Every answer counts; {right}" in card) == (threshold == 0)
-    assert ("at least 95% of the answers with a confidence of 0.83 or more are right" in card) == (threshold > 0)
+    assert ("at least 95% of the answers with a confidence of 0.83 or more are right" in card) == (
+        threshold > 0
+    )
 
 
 def test_the_card_of_a_run_that_left_the_test_split_alone(copied_run):
@@ -268,7 +287,9 @@ COMMIT = "a" * 40
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's HTTP interface as one upload and one download need; what is stored lies in `server.files`."""
+    """As much of the hub's HTTP interface as one upload and one download need; what is stored lies
+    in `server.files`.
+    """
 
     server: Any
 
@@ -303,13 +324,27 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({"url": place})
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
-            self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
+            self.answer(
+                {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for f in files
+                    ]
+                }
+            )
         elif "/commit/" in self.path:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
-                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    self.server.files[line["value"]["path"]] = base64.b64decode(
+                        line["value"]["content"]
+                    )
             self.answer(
-                {"success": True, "commitOid": COMMIT, "commitUrl": f"{place}/commit/{COMMIT}", "hookOutput": ""}
+                {
+                    "success": True,
+                    "commitOid": COMMIT,
+                    "commitUrl": f"{place}/commit/{COMMIT}",
+                    "hookOutput": "",
+                }
             )
         else:
             self.answer({})
@@ -319,7 +354,9 @@ class Hub(BaseHTTPRequestHandler):
         if "/resolve/" in self.path:
             name = self.path.split("/resolve/")[1].partition("/")[2]
             self.server.fetched.add(name)
-            self.answer(files[name], ETag=f'"{hashlib.sha1(files[name]).hexdigest()}"', X_Repo_Commit=COMMIT)
+            self.answer(
+                files[name], ETag=f'"{hashlib.sha1(files[name]).hexdigest()}"', X_Repo_Commit=COMMIT
+            )
         elif not files:
             self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
         elif "/tree/" in self.path:
@@ -327,7 +364,10 @@ class Hub(BaseHTTPRequestHandler):
                 {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in files.items()
             ])  # fmt: skip
         else:
-            siblings = [{"rfilename": n, "size": self.server.claims.get(n, len(c))} for n, c in files.items()]
+            siblings = [
+                {"rfilename": n, "size": self.server.claims.get(n, len(c))}
+                for n, c in files.items()
+            ]
             self.answer({"id": "ann/digits", "sha": COMMIT, "siblings": siblings})
 
     do_HEAD = do_GET
@@ -365,7 +405,9 @@ def test_a_run_pushed_and_pulled_is_the_run(finished_run, digit_files, server, t
     assert "evil.py" not in server.fetched
     assert {p.name for p in run.path.iterdir()} == {*hub.OF_RUN, "status.json"}
     again = api.Run(run.path)
-    for a, b in zip(finished_run.predict(digit_files / "5"), again.predict(digit_files / "5"), strict=True):
+    for a, b in zip(
+        finished_run.predict(digit_files / "5"), again.predict(digit_files / "5"), strict=True
+    ):
         np.testing.assert_array_equal(a.probs, b.probs)
     assert again.metrics == finished_run.metrics
     with pytest.raises(UserError, match="is there already"):
@@ -375,7 +417,11 @@ def test_a_run_pushed_and_pulled_is_the_run(finished_run, digit_files, server, t
 def test_what_the_hub_refuses_is_one_line(finished_run, server, tmp_path):
     with pytest.raises(UserError, match="the hub has no model ann/nothing"):
         hub.pull("ann/nothing", tmp_path / "run")
-    for status, said in ((401, "Log in: hf auth login"), (403, "does not let you"), (500, "answered with an error")):
+    for status, said in (
+        (401, "Log in: hf auth login"),
+        (403, "does not let you"),
+        (500, "answered with an error"),
+    ):
         server.status = status
         with pytest.raises(UserError, match=said):
             hub.push(finished_run, "ann/digits")
@@ -394,7 +440,10 @@ def test_what_the_hub_refuses_is_one_line(finished_run, server, tmp_path):
 def test_without_a_connection_it_says_so(finished_run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    for call in (lambda: hub.push(finished_run, "ann/digits"), lambda: hub.pull("ann/digits", tmp_path / "run")):
+    for call in (
+        lambda: hub.push(finished_run, "ann/digits"),
+        lambda: hub.pull("ann/digits", tmp_path / "run"),
+    ):
         with pytest.raises(UserError, match="the hub cannot be reached"):
             call()
     assert not list(tmp_path.iterdir())
@@ -412,7 +461,9 @@ def photos(tmp_path_factory) -> Path:
     for name, photo in {"cat": skimage.data.chelsea(), "coffee": skimage.data.coffee()}.items():
         (root / name).mkdir()
         for k in range(20):
-            Image.fromarray(photo[k * 8 : k * 8 + 80, k * 9 : k * 9 + 80]).save(root / name / f"{k:02d}.png")
+            Image.fromarray(photo[k * 8 : k * 8 + 80, k * 9 : k * 9 + 80]).save(
+                root / name / f"{k:02d}.png"
+            )
     return root
 
 
@@ -432,10 +483,17 @@ def test_the_weights_load_into_the_plain_network(photos, tmp_path, model):
         network = timm.create_model(config["architecture"], num_classes=config["num_classes"])
         assert config["label_names"] == ["cat", "coffee"]
     else:
-        network = torchvision.models.get_model(config["architecture"], num_classes=config["num_labels"])
+        network = torchvision.models.get_model(
+            config["architecture"], num_classes=config["num_labels"]
+        )
     network.load_state_dict(load_file(tmp_path / "repository" / "model.safetensors"))
-    how = json.loads((tmp_path / "repository" / "preprocessor_config.json").read_text(encoding="utf-8"))
-    photo, described = np.ascontiguousarray(skimage.data.coffee()[100:160, 100:150]), run.read("model.json")
+    how = json.loads(
+        (tmp_path / "repository" / "preprocessor_config.json").read_text(encoding="utf-8")
+    )
+    photo, described = (
+        np.ascontiguousarray(skimage.data.coffee()[100:160, 100:150]),
+        run.read("model.json"),
+    )
     picture = np.array(fit(photo, **how["size"], channels=3, resize=resize_of(described)))
     x = torch.from_numpy(picture).permute(2, 0, 1)[None] * how["rescale_factor"]
     mean, std = (torch.tensor(how[key]).view(1, -1, 1, 1) for key in ("image_mean", "image_std"))
@@ -451,4 +509,6 @@ def test_what_is_not_plain_is_not_called_so(finished_run, tmp_path):
     assert "plain state dict" not in make_card(finished_run)
     (tmp_path / "repository").mkdir()
     hub.write_repository(finished_run, tmp_path / "repository")
-    assert "library" not in json.loads((tmp_path / "repository" / "config.json").read_text(encoding="utf-8"))
+    assert "library" not in json.loads(
+        (tmp_path / "repository" / "config.json").read_text(encoding="utf-8")
+    )

@@ -27,7 +27,9 @@ def membership(names: list[str], splits: dict[str, np.ndarray]) -> dict[str, str
     return {names[i]: split for split in SPLITS for i in splits[split]}
 
 
-def counts(targets: np.ndarray, splits: dict[str, np.ndarray], num_classes: int) -> dict[str, np.ndarray]:
+def counts(
+    targets: np.ndarray, splits: dict[str, np.ndarray], num_classes: int
+) -> dict[str, np.ndarray]:
     return {split: np.bincount(targets[splits[split]], minlength=num_classes) for split in SPLITS}
 
 
@@ -59,7 +61,13 @@ def test_membership_does_not_depend_on_order(sizes, val, test, seed, random):
         wishes = {"val_fraction": val, "test_fraction": test, "seed": seed}
         one = three_splits(targets, names, None, groups if grouped else None, **wishes)
         shuffled = [names[i] for i in order]
-        two = three_splits(targets[order], shuffled, None, [groups[i] for i in order] if grouped else None, **wishes)
+        two = three_splits(
+            targets[order],
+            shuffled,
+            None,
+            [groups[i] for i in order] if grouped else None,
+            **wishes,
+        )
         assert membership(names, one) == membership(shuffled, two)
 
 
@@ -67,7 +75,9 @@ def test_membership_does_not_depend_on_order(sizes, val, test, seed, random):
 def test_groups_stay_on_one_side(sizes, num_groups, seed):
     targets, names = labelled(sizes)
     groups = np.array([f"g{(i * 7919) % num_groups}" if i % 4 else "" for i in range(len(names))])
-    splits = three_splits(targets, names, None, groups, val_fraction=0.1, test_fraction=0.2, seed=seed)
+    splits = three_splits(
+        targets, names, None, groups, val_fraction=0.1, test_fraction=0.2, seed=seed
+    )
     assert sum(len(splits[s]) for s in SPLITS) == len(names)
     assert len(splits["train"])
     sides = defaultdict(set)
@@ -102,7 +112,9 @@ def test_membership_is_the_same_on_every_machine_and_for_ever():
     splits = three_splits(targets, names, val_fraction=0.2, test_fraction=0.2, seed=0)
     assert splits["val"].tolist() == [0, 2]
     assert splits["test"].tolist() == [5, 11]
-    ranked = sorted(range(12), key=lambda i: hashlib.blake2b(f"0\0{names[i]}".encode(), digest_size=16).digest())
+    ranked = sorted(
+        range(12), key=lambda i: hashlib.blake2b(f"0\0{names[i]}".encode(), digest_size=16).digest()
+    )
     assert sorted(ranked[:2]) == [5, 11]
 
 
@@ -112,7 +124,9 @@ def test_a_given_test_split_is_kept_and_validation_cut_from_training(sizes, seed
     given_split = np.array(["test" if i % 3 == 1 else "train" for i in range(len(names))])
     if not (given_split == "test").any():
         return
-    splits = three_splits(targets, names, given_split, val_fraction=0.1, test_fraction=0.2, seed=seed)
+    splits = three_splits(
+        targets, names, given_split, val_fraction=0.1, test_fraction=0.2, seed=seed
+    )
     assert splits["test"].tolist() == np.flatnonzero(given_split == "test").tolist()
     assert set(splits["val"]) <= set(np.flatnonzero(given_split == "train"))
     train_sizes = np.bincount(targets[given_split == "train"], minlength=len(sizes))
@@ -138,7 +152,11 @@ def test_all_three_given_are_kept_and_free_images_train():
     targets, names = labelled([8])
     given_split = np.array(["val", "test", "train", "", "train", "", "val", "test"])
     splits = three_splits(targets, names, given_split, val_fraction=0.1, test_fraction=0.2, seed=0)
-    assert {s: splits[s].tolist() for s in SPLITS} == {"train": [2, 3, 4, 5], "val": [0, 6], "test": [1, 7]}
+    assert {s: splits[s].tolist() for s in SPLITS} == {
+        "train": [2, 3, 4, 5],
+        "val": [0, 6],
+        "test": [1, 7],
+    }
 
 
 def test_a_number_of_images_is_met_exactly():
@@ -147,7 +165,9 @@ def test_a_number_of_images_is_met_exactly():
     assert [len(splits[s]) for s in SPLITS] == [849, 50, 101]
 
 
-@pytest.mark.parametrize(("val", "test"), [(0, 0.2), (-0.1, 0.2), (0.1, -1), (0.5, 0.5), (60, 0.5), (0.1, 500)])
+@pytest.mark.parametrize(
+    ("val", "test"), [(0, 0.2), (-0.1, 0.2), (0.1, -1), (0.5, 0.5), (60, 0.5), (0.1, 500)]
+)
 def test_fractions_that_leave_nothing_are_refused(val, test):
     targets, names = labelled([50, 50])
     with pytest.raises(UserError, match="fraction"):

@@ -1,4 +1,6 @@
-"""Intervals, tests and temperatures against SciPy, published tables and exact coverage; rules against their statement."""
+"""Intervals, tests and temperatures against SciPy, published tables and exact coverage; rules
+against their statement.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def counts(draw: st.DrawFn, largest: int = 5000) -> tuple[int, int]:
 @given(counts(), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_wilson_agrees_with_scipy(trial: tuple[int, int], confidence: float) -> None:
     reference = stats.binomtest(*trial).proportion_ci(confidence, method="wilson")
-    assert wilson_interval(*trial, confidence) == pytest.approx((reference.low, reference.high), abs=1e-12)
+    assert wilson_interval(*trial, confidence) == pytest.approx(
+        (reference.low, reference.high), abs=1e-12
+    )
 
 
 @given(counts())
@@ -104,18 +108,24 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("table", "interval"), PUBLISHED)
-def test_newcombe_agrees_with_the_paper(table: tuple[int, int, int, int], interval: tuple[float, float]) -> None:
+def test_newcombe_agrees_with_the_paper(
+    table: tuple[int, int, int, int], interval: tuple[float, float]
+) -> None:
     assert newcombe_interval(*table) == pytest.approx(interval, abs=6e-5)
 
 
 @given(counts(), counts())
-def test_newcombe_holds_the_difference_and_mirrors(one: tuple[int, int], two: tuple[int, int]) -> None:
+def test_newcombe_holds_the_difference_and_mirrors(
+    one: tuple[int, int], two: tuple[int, int]
+) -> None:
     low, high = newcombe_interval(*one, *two)
     assert -1 <= low <= one[0] / one[1] - two[0] / two[1] <= high <= 1
     assert newcombe_interval(*two, *one) == pytest.approx((-high, -low), abs=1e-12)
 
 
-@pytest.mark.parametrize(("n1", "p1", "n2", "p2"), [(300, 0.95, 60, 0.9), (200, 0.7, 50, 0.5), (150, 0.99, 100, 0.8)])
+@pytest.mark.parametrize(
+    ("n1", "p1", "n2", "p2"), [(300, 0.95, 60, 0.9), (200, 0.7, 50, 0.5), (150, 0.99, 100, 0.8)]
+)
 def test_newcombe_covers_95_percent(n1: int, p1: float, n2: int, p2: float) -> None:
     one, two = np.arange(n1 + 1), np.arange(n2 + 1)
     weight1, weight2 = stats.binom.pmf(one, n1, p1), stats.binom.pmf(two, n2, p2)
@@ -145,7 +155,10 @@ def test_verdict_on_the_three_cases() -> None:
     assert "Try: more augmentation" in over.text
     under = fit_verdict(5600, 10_000, 550, 1000, 10)
     assert under.word == "underfits"
-    assert "only 56.0 % right even on training images (77.5 % expected), and 55.0 % on validation" in under.text
+    assert (
+        "only 56.0 % right even on training images (77.5 % expected), and 55.0 % on validation"
+        in under.text
+    )
     assert "Try: more epochs" in under.text
     fits = fit_verdict(9500, 10_000, 940, 1000, 10)
     assert fits.word == "fits"
@@ -173,7 +186,9 @@ def test_verdict_that_is_uncertain_or_double_says_so() -> None:
 
 @pytest.mark.machines
 @given(counts(), counts(), st.integers(2, 100))
-def test_verdict_follows_its_rule(train: tuple[int, int], val: tuple[int, int], num_classes: int) -> None:
+def test_verdict_follows_its_rule(
+    train: tuple[int, int], val: tuple[int, int], num_classes: int
+) -> None:
     verdict = fit_verdict(*train, *val, num_classes)
     low, high = newcombe_interval(*train, *val)
     enough = 1 / num_classes + 0.75 * (1 - 1 / num_classes)
@@ -192,24 +207,35 @@ def by_class(right: list[int], images: list[int]) -> ClassCounts:
 
 
 def verdict_by_class(train: ClassCounts, val: ClassCounts, names: tuple[str, ...]) -> Verdict:
-    sums = [int(counts.sum()) for side in (train, val) for counts in (side.num_right, side.num_images)]
+    sums = [
+        int(counts.sum()) for side in (train, val) for counts in (side.num_right, side.num_images)
+    ]
     return fit_verdict(*sums, len(names), train_classes=train, val_classes=val, class_names=names)
 
 
 @pytest.mark.parametrize(
-    ("images", "val_images"), [([950, 50], [95, 5]), ([95, 5], [9, 1]), ([210, 3], [30, 1]), ([60, 60, 4], [6, 6, 1])]
+    ("images", "val_images"),
+    [([950, 50], [95, 5]), ([95, 5], [9, 1]), ([210, 3], [30, 1]), ([60, 60, 4], [6, 6, 1])],
 )
-def test_a_model_that_never_says_one_class_does_not_fit(images: list[int], val_images: list[int]) -> None:
+def test_a_model_that_never_says_one_class_does_not_fit(
+    images: list[int], val_images: list[int]
+) -> None:
     names = (*("common", "other", "rare")[: len(images) - 1], "rare")
-    verdict = verdict_by_class(by_class([*images[:-1], 0], images), by_class([*val_images[:-1], 0], val_images), names)
+    verdict = verdict_by_class(
+        by_class([*images[:-1], 0], images), by_class([*val_images[:-1], 0], val_images), names
+    )
     assert verdict.word == "underfits"
     assert verdict.never_recognised == ("rare",)
-    assert f"Class 'rare' ({images[-1] + val_images[-1]} images) is never recognised." in verdict.text
+    assert (
+        f"Class 'rare' ({images[-1] + val_images[-1]} images) is never recognised." in verdict.text
+    )
 
 
 def test_the_share_of_the_commonest_class_is_chance() -> None:
     """94 % where 90 % are of one class: less than half of what there was to learn."""
-    verdict = verdict_by_class(by_class([890, 50], [900, 100]), by_class([89, 5], [90, 10]), ("a", "b"))
+    verdict = verdict_by_class(
+        by_class([890, 50], [900, 100]), by_class([89, 5], [90, 10]), ("a", "b")
+    )
     assert verdict.word == "underfits"
     assert "97.5 %" in verdict.text
     assert "the commonest class gives 90.0 %" in verdict.text
@@ -218,18 +244,26 @@ def test_the_share_of_the_commonest_class_is_chance() -> None:
 
 def test_a_rare_class_that_is_known_by_heart_overfits() -> None:
     """Accuracy falls by 4.5 points only; the rare class is lost."""
-    verdict = verdict_by_class(by_class([1900, 100], [1900, 100]), by_class([190, 1], [190, 10]), ("a", "b"))
+    verdict = verdict_by_class(
+        by_class([1900, 100], [1900, 100]), by_class([190, 1], [190, 10]), ("a", "b")
+    )
     assert verdict.word == "overfits"
     assert "averaged over the classes, 100.0 %" in verdict.text
-    lost = verdict_by_class(by_class([1900, 100], [1900, 100]), by_class([190, 0], [190, 10]), ("a", "b"))
+    lost = verdict_by_class(
+        by_class([1900, 100], [1900, 100]), by_class([190, 0], [190, 10]), ("a", "b")
+    )
     assert "is never recognised in validation" in lost.text
 
 
 def test_balanced_classes_change_nothing_and_one_missed_image_is_no_class_unseen() -> None:
-    balanced = verdict_by_class(by_class([95] * 10, [100] * 10), by_class([18] * 10, [20] * 10), tuple("abcdefghij"))
+    balanced = verdict_by_class(
+        by_class([95] * 10, [100] * 10), by_class([18] * 10, [20] * 10), tuple("abcdefghij")
+    )
     assert balanced.word == fit_verdict(950, 1000, 180, 200, 10).word == "fits"
     assert balanced.text == fit_verdict(950, 1000, 180, 200, 10).text
-    missed = verdict_by_class(by_class([95] * 10, [100] * 10), by_class([1] * 9 + [0], [1] * 10), tuple("abcdefghij"))
+    missed = verdict_by_class(
+        by_class([95] * 10, [100] * 10), by_class([1] * 9 + [0], [1] * 10), tuple("abcdefghij")
+    )
     assert missed.never_recognised == ()
 
 
@@ -244,10 +278,14 @@ def test_the_interval_of_the_balanced_accuracy_covers_it() -> None:
 
 
 def test_verdict_rarely_accuses_a_model_without_a_gap() -> None:
-    """With equal true accuracies "overfits" must stay far below the 2.5 % that a bare 95 % interval would allow."""
+    """With equal true accuracies "overfits" must stay far below the 2.5 % that a bare 95 % interval
+    would allow.
+    """
     rng = np.random.default_rng(0)
     train, val = rng.binomial(1000, 0.9, 400), rng.binomial(200, 0.9, 400)
-    words = [fit_verdict(int(t), 1000, int(v), 200, 10).word for t, v in zip(train, val, strict=True)]
+    words = [
+        fit_verdict(int(t), 1000, int(v), 200, 10).word for t, v in zip(train, val, strict=True)
+    ]
     assert words.count("overfits") <= 2
 
 
@@ -263,7 +301,9 @@ def test_verdict_without_images_is_refused(bad: tuple[int, int, int, int, int]) 
 @pytest.mark.machines
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
 def test_temperature_finds_the_scale_of_simulated_logits(scale: float) -> None:
-    """Classes drawn from softmax(z), logits scale * z: the temperature is the scale, within three standard errors."""
+    """Classes drawn from softmax(z), logits scale * z: the temperature is the scale, within three
+    standard errors.
+    """
     rng = np.random.default_rng(0)
     z = rng.normal(scale=2.0, size=(8000, 6))
     targets = np.array([rng.choice(6, p=p) for p in softmax(z, axis=1)])
@@ -271,8 +311,12 @@ def test_temperature_finds_the_scale_of_simulated_logits(scale: float) -> None:
 
 
 @given(st.integers(20, 400), st.floats(0.05, 8.0), st.data())
-def test_temperature_of_two_classes_has_a_closed_form(n: int, margin: float, data: st.DataObject) -> None:
-    """With the same margin m everywhere and k of n right the log loss is least at T = m / log(k / (n - k))."""
+def test_temperature_of_two_classes_has_a_closed_form(
+    n: int, margin: float, data: st.DataObject
+) -> None:
+    """With the same margin m everywhere and k of n right the log loss is least at T = m / log(k /
+    (n - k)).
+    """
     right = data.draw(st.integers(n // 2 + 1, n - 1))
     targets = np.array([0] * right + [1] * (n - right))
     expected = margin / np.log(right / (n - right))
@@ -290,7 +334,9 @@ def test_temperature_agrees_with_a_search_by_scipy() -> None:
         return float(-np.log(softmax(logits / t, axis=1)[np.arange(300), targets]).mean())
 
     grid = np.geomspace(0.05, 20, 4001)
-    assert fit_temperature(logits, targets).value == pytest.approx(grid[np.argmin([loss(t) for t in grid])], rel=2e-3)
+    assert fit_temperature(logits, targets).value == pytest.approx(
+        grid[np.argmin([loss(t) for t in grid])], rel=2e-3
+    )
     assert fit_temperature(logits + rng.normal(size=(300, 1)), targets).value == pytest.approx(
         fit_temperature(logits, targets).value, rel=1e-4
     )
@@ -309,7 +355,9 @@ def test_temperature_where_the_log_loss_says_nothing() -> None:
     assert fit_temperature(1e-3 * np.eye(3)[targets], targets).value == pytest.approx(0.05)
     assert fit_temperature(1e6 * np.eye(3)[targets], targets).value == pytest.approx(20)
     # Answers no better than chance: the confidence goes as low as the bound lets it.
-    worthless = fit_temperature(np.random.default_rng(0).normal(size=(900, 3)), targets[np.arange(900) % 180])
+    worthless = fit_temperature(
+        np.random.default_rng(0).normal(size=(900, 3)), targets[np.arange(900) % 180]
+    )
     assert worthless.value > 5
     with pytest.raises(ValueError, match="finite"):
         fit_temperature([[np.nan, 0.0]] * 30, [0] * 30)
@@ -317,7 +365,9 @@ def test_temperature_where_the_log_loss_says_nothing() -> None:
 
 # ---- abstaining -----------------------------------------------------------------------------------------------------
 
-answers = st.lists(st.tuples(st.integers(0, 12).map(lambda c: c / 12), st.booleans()), min_size=1, max_size=120)
+answers = st.lists(
+    st.tuples(st.integers(0, 12).map(lambda c: c / 12), st.booleans()), min_size=1, max_size=120
+)
 
 
 @given(answers, st.sampled_from([0.3, 0.5, 0.8, 0.9]))
@@ -331,12 +381,16 @@ def test_an_abstain_threshold_is_a_confidence_that_was_given_and_passes_a_single
     answered = confidence >= threshold
     assert threshold == 0.0 or threshold in confidence
     assert threshold > 0 or answered.all()
-    outside = stats.binomtest(int(right[answered].sum()), int(answered.sum()), wish, alternative="greater")
+    outside = stats.binomtest(
+        int(right[answered].sum()), int(answered.sum()), wish, alternative="greater"
+    )
     assert outside.pvalue <= 0.05
 
 
 def test_few_answers_promise_what_they_can() -> None:
-    """With every answer right, 14 images show 80 %, 59 show 95 % and 299 show 99 %: wish ** n <= 5 %."""
+    """With every answer right, 14 images show 80 %, 59 show 95 % and 299 show 99 %: wish ** n <= 5
+    %.
+    """
     for wish, fewest in ((0.8, 14), (0.95, 59), (0.99, 299)):
         for n in (fewest - 1, fewest):
             threshold = abstain_threshold(np.linspace(0.5, 1, n), np.ones(n, bool), wish)
@@ -344,12 +398,19 @@ def test_few_answers_promise_what_they_can() -> None:
     assert abstain_threshold([], [], 0.9) is None
 
 
-@pytest.mark.parametrize(("wish", "n"), [(0.8, 60), (0.8, 1000), (0.9, 200), (0.95, 2000), (0.99, 1000)])
+@pytest.mark.parametrize(
+    ("wish", "n"), [(0.8, 60), (0.8, 1000), (0.9, 200), (0.95, 2000), (0.99, 1000)]
+)
 def test_the_level_of_many_thresholds_is_that_of_simulated_walks(wish: float, n: int) -> None:
-    """The surest answers are right as often as all others, just as often as wished: 5 % may pass any of the tests."""
+    """The surest answers are right as often as all others, just as often as wished: 5 % may pass
+    any of the tests.
+    """
     draw, tries = np.random.default_rng(n), 2000
     confidence = np.linspace(1, 0.5, n)
-    broken = sum(abstain_threshold(confidence, row, wish) is not None for row in draw.random((tries, n)) < wish)
+    broken = sum(
+        abstain_threshold(confidence, row, wish) is not None
+        for row in draw.random((tries, n)) < wish
+    )
     tolerance = 3 * np.sqrt(0.05 * 0.95 / tries)
     assert broken / tries < 0.05 + tolerance
     assert broken / tries > 0.01  # the level is used and not wasted
@@ -357,10 +418,13 @@ def test_the_level_of_many_thresholds_is_that_of_simulated_walks(wish: float, n:
 
 @pytest.mark.parametrize(("wish", "power", "n"), [(0.9, 1.0, 400), (0.95, 2.0, 2000)])
 def test_the_promise_of_abstaining_is_kept(wish: float, power: float, n: int) -> None:
-    """500 runs with n validation images: the true accuracy among the answered falls short in at most 5 of 100."""
+    """500 runs with n validation images: the true accuracy among the answered falls short in at
+    most 5 of 100.
+    """
     rng = np.random.default_rng(3)
     confidence = np.sort(rng.beta(4, 1, 200_000))[::-1]
-    truth = np.cumsum(0.3 + 0.7 * confidence**power) / np.arange(1, 200_001)  # of all answers at least this sure
+    # of all answers at least this sure
+    truth = np.cumsum(0.3 + 0.7 * confidence**power) / np.arange(1, 200_001)
     broken = answered = 0
     for _ in range(500):
         c = rng.choice(confidence, n)
@@ -381,7 +445,10 @@ def test_risk_coverage_counts_answers(pairs: list[tuple[float, bool]]) -> None:
         assert (n, k) == ((confidence >= t).sum(), right[confidence >= t].sum())
     lower = wilson_lower(curve.num_right, curve.num_answered)
     assert lower == pytest.approx(
-        [wilson_interval(int(k), int(n))[0] for k, n in zip(curve.num_right, curve.num_answered, strict=True)]
+        [
+            wilson_interval(int(k), int(n))[0]
+            for k, n in zip(curve.num_right, curve.num_answered, strict=True)
+        ]
     )
 
 
@@ -391,31 +458,48 @@ def test_risk_coverage_counts_answers(pairs: list[tuple[float, bool]]) -> None:
 def grouped_images(
     draw: np.random.Generator, tries: int, groups: int, size: int, share: float, alike: float
 ) -> np.ndarray:
-    """Return (tries, groups, size) of right or wrong, with the correlation `alike` in a group (beta-binomial)."""
+    """Return (tries, groups, size) of right or wrong, with the correlation `alike` in a group
+    (beta-binomial).
+    """
     strength = 1 / alike - 1
     own = draw.beta(share * strength, (1 - share) * strength, (tries, groups, 1))
     return draw.random((tries, groups, size)) < own
 
 
-NINE = [(groups, size, alike) for groups, size in ((40, 5), (100, 3), (100, 5)) for alike in (0.2, 0.5, 0.8)]
+NINE = [
+    (groups, size, alike)
+    for groups, size in ((40, 5), (100, 3), (100, 5))
+    for alike in (0.2, 0.5, 0.8)
+]
 
 
 @pytest.mark.parametrize(("groups", "size", "alike"), NINE)
-def test_the_interval_of_images_in_groups_covers_95_percent(groups: int, size: int, alike: float) -> None:
+def test_the_interval_of_images_in_groups_covers_95_percent(
+    groups: int, size: int, alike: float
+) -> None:
     tries, numbers = 1500, np.arange(groups).repeat(size)
-    right = grouped_images(np.random.default_rng(groups), tries, groups, size, 0.85, alike).reshape(tries, -1)
+    right = grouped_images(np.random.default_rng(groups), tries, groups, size, 0.85, alike).reshape(
+        tries, -1
+    )
     ends = [clustered_interval(each, numbers) for each in right]
     tolerance = 3 * np.sqrt(0.05 * 0.95 / tries)
-    assert 0.93 - tolerance < np.mean([low <= 0.85 <= high for low, high in ends]) < 0.97 + tolerance
+    assert (
+        0.93 - tolerance < np.mean([low <= 0.85 <= high for low, high in ends]) < 0.97 + tolerance
+    )
     alone = [wilson_interval(int(each.sum()), len(each)) for each in right]
-    assert np.mean([low <= 0.85 <= high for low, high in alone]) < 0.93  # of images as if each stood alone
+    # of images as if each stood alone
+    assert np.mean([low <= 0.85 <= high for low, high in alone]) < 0.93
 
 
 @pytest.mark.parametrize(("groups", "size", "alike"), NINE)
-def test_the_paired_interval_of_images_in_groups_covers_95_percent(groups: int, size: int, alike: float) -> None:
+def test_the_paired_interval_of_images_in_groups_covers_95_percent(
+    groups: int, size: int, alike: float
+) -> None:
     """Two models, each right for 80 % of the images; the p-value agrees with the interval."""
     draw, tries, numbers = np.random.default_rng(size), 500, np.arange(groups).repeat(size)
-    a, b = (grouped_images(draw, tries, groups, size, 0.8, alike).reshape(tries, -1) for _ in range(2))
+    a, b = (
+        grouped_images(draw, tries, groups, size, 0.8, alike).reshape(tries, -1) for _ in range(2)
+    )
     covered = 0
     for one, other in zip(a, b, strict=True):
         (low, high), p = clustered_pair(one & ~other, other & ~one, numbers)
@@ -442,7 +526,9 @@ def test_copies_of_images_tell_no_more_than_the_images() -> None:
 
 
 @pytest.mark.parametrize(("groups", "size", "alike"), NINE)
-def test_the_gap_of_images_in_groups_covers_95_percent(groups: int, size: int, alike: float) -> None:
+def test_the_gap_of_images_in_groups_covers_95_percent(
+    groups: int, size: int, alike: float
+) -> None:
     """Training is right for 95 % and validation for 80 %, both in groups."""
     draw, tries = np.random.default_rng(groups + size), 400
     train = grouped_images(draw, tries, 2 * groups, size, 0.95, alike).reshape(tries, -1)
@@ -454,7 +540,9 @@ def test_the_gap_of_images_in_groups_covers_95_percent(groups: int, size: int, a
         counts = int(one.sum()), len(one), int(other.sum()), len(other)
         of_train = ClassCounts.of(one, zeros, 2, np.arange(2 * groups).repeat(size))
         of_val = ClassCounts.of(other, zeros[: len(other)], 2, np.arange(groups).repeat(size))
-        low, high = fit_verdict(*counts, 2, train_classes=of_train, val_classes=of_val, class_names="ab").gap_ci95
+        low, high = fit_verdict(
+            *counts, 2, train_classes=of_train, val_classes=of_val, class_names="ab"
+        ).gap_ci95
         covered += low <= 0.15 <= high
         low, high = newcombe_interval(*counts)
         alone += low <= 0.15 <= high
@@ -463,7 +551,9 @@ def test_the_gap_of_images_in_groups_covers_95_percent(groups: int, size: int, a
     assert alone < covered
 
 
-@pytest.mark.parametrize("across", [False, True], ids=["one class a group", "all classes in each group"])
+@pytest.mark.parametrize(
+    "across", [False, True], ids=["one class a group", "all classes in each group"]
+)
 @pytest.mark.parametrize(("groups", "size", "alike"), NINE)
 def test_the_balanced_accuracy_of_images_in_groups_covers_95_percent(
     groups: int, size: int, alike: float, across: bool
@@ -485,22 +575,30 @@ def test_the_gap_and_the_balanced_accuracy_agree_with_a_bootstrap_over_groups() 
     draw, groups, size = np.random.default_rng(3), 300, 5
     numbers = np.arange(groups).repeat(size)
     targets = draw.choice(3, len(numbers), p=[0.6, 0.2, 0.2])
-    train, val = (grouped_images(draw, 1, groups, size, share, 0.5).reshape(-1) for share in (0.9, 0.75))
+    train, val = (
+        grouped_images(draw, 1, groups, size, share, 0.5).reshape(-1) for share in (0.9, 0.75)
+    )
     sides = [ClassCounts.of(right, targets, 3, numbers) for right in (train, val)]
     counts = int(train.sum()), len(train), int(val.sum()), len(val)
-    low, high = fit_verdict(*counts, 3, train_classes=sides[0], val_classes=sides[1], class_names="abc").gap_ci95
+    low, high = fit_verdict(
+        *counts, 3, train_classes=sides[0], val_classes=sides[1], class_names="abc"
+    ).gap_ci95
 
     gaps, recalls = [], []
     for _ in range(2000):
         one, other = draw.integers(groups, size=(2, groups))
-        gaps.append(train.reshape(groups, size)[one].mean() - val.reshape(groups, size)[other].mean())
+        gaps.append(
+            train.reshape(groups, size)[one].mean() - val.reshape(groups, size)[other].mean()
+        )
         of_class = targets.reshape(groups, size)[other]
         right = val.reshape(groups, size)[other]
         recalls.append(np.mean([right[of_class == k].mean() for k in range(3)]))
 
     assert (low, high) == pytest.approx(np.quantile(gaps, [0.025, 0.975]), abs=0.1 * (high - low))
     _, low, high = sides[1].mean_recall()
-    assert (low, high) == pytest.approx(np.quantile(recalls, [0.025, 0.975]), abs=0.1 * (high - low))
+    assert (low, high) == pytest.approx(
+        np.quantile(recalls, [0.025, 0.975]), abs=0.1 * (high - low)
+    )
 
 
 def test_a_mean_over_groups_agrees_with_statsmodels() -> None:
@@ -509,7 +607,9 @@ def test_a_mean_over_groups_agrees_with_statsmodels() -> None:
     draw, groups, size = np.random.default_rng(5), 200, 4
     numbers = np.arange(groups).repeat(size)
     values = 0.2 + (draw.normal(size=(groups, 1)) + draw.normal(size=(groups, size))).reshape(-1)
-    robust = sm.OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": numbers}, use_t=True)
+    robust = sm.OLS(values, np.ones(len(values))).fit(
+        cov_type="cluster", cov_kwds={"groups": numbers}, use_t=True
+    )
 
     interval = clustered_mean_interval(values, numbers)
     assert interval == pytest.approx(robust.conf_int()[0], abs=0.005)
@@ -531,7 +631,11 @@ def test_a_verdict_on_copies_is_that_on_the_images() -> None:
         counts = int(train.sum()), 400, int(right.sum()), len(right)
         return fit_verdict(*counts, 2, train_classes=of_train, val_classes=of_val, class_names="ab")
 
-    alone, grouped, as_if_alone = verdict(val, None), verdict(copies, numbers), verdict(copies, None)
+    alone, grouped, as_if_alone = (
+        verdict(val, None),
+        verdict(copies, numbers),
+        verdict(copies, None),
+    )
     assert grouped.gap_ci95 == pytest.approx(alone.gap_ci95, abs=0.02)
     assert (alone.word, grouped.word, as_if_alone.word) == ("fits", "fits", "overfits")
     assert "200 validation images in 40 groups are too few" in grouped.text
@@ -542,7 +646,9 @@ def test_a_class_is_never_recognised_only_where_several_groups_of_it_are_missed(
     train = ClassCounts.of(np.ones(80, bool), targets, 2)
     for groups, missed in ((np.where(targets == 0, 0, np.arange(80)), ()), (np.arange(80), ("a",))):
         val = ClassCounts.of(right, targets, 2, groups)
-        found = fit_verdict(80, 80, 72, 80, 2, train_classes=train, val_classes=val, class_names="ab")
+        found = fit_verdict(
+            80, 80, 72, 80, 2, train_classes=train, val_classes=val, class_names="ab"
+        )
         assert found.never_recognised == missed
 
 
@@ -565,7 +671,8 @@ def test_heterogeneity_of_too_few_is_not_told() -> None:
 
 
 def test_holm_is_that_of_the_books() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as R's p.adjust gives them
+    # as R's p.adjust gives them
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     assert holm([0.6, 0.7]) == [1.0, 1.0]
 
@@ -594,7 +701,9 @@ def test_flips_of_signs_agree_with_scipys_permutation_test(values: list[int]) ->
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 30))
-def test_flips_of_single_signs_are_mcnemars_exact_test(only_a: int, only_b: int, neither: int) -> None:
+def test_flips_of_single_signs_are_mcnemars_exact_test(
+    only_a: int, only_b: int, neither: int
+) -> None:
     values = [1] * only_a + [-1] * only_b + [0] * neither
     expected = float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
     assert sign_flip_p(values) == pytest.approx(expected, rel=1e-9)
@@ -620,7 +729,9 @@ def test_flips_of_many_signs_join_the_normal_distribution(monkeypatch: pytest.Mo
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemar_agrees_with_statsmodels(only_a: int, only_b: int) -> None:
     ours = mcnemar_p(only_a, only_b)
-    assert ours == pytest.approx(float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue), rel=1e-9)
+    assert ours == pytest.approx(
+        float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue), rel=1e-9
+    )
     assert ours == mcnemar_p(only_b, only_a)
 
 
@@ -653,16 +764,28 @@ def constrained_score(only_a: int, only_b: int, n: int, difference: float) -> fl
 
     def minus_log_likelihood(share_b: float) -> float:
         share_a, rest = share_b + difference, 1 - 2 * share_b - difference
-        return -(only_a * np.log(share_a) + only_b * np.log(share_b) + (n - only_a - only_b) * np.log(rest))
+        return -(
+            only_a * np.log(share_a)
+            + only_b * np.log(share_b)
+            + (n - only_a - only_b) * np.log(rest)
+        )
 
     low, high = max(0.0, -difference) + 1e-12, (1 - difference) / 2 - 1e-12
-    found: Any = minimize_scalar(minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-13})
+    found: Any = minimize_scalar(
+        minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-13}
+    )
     share = float(found.x)
-    return (only_a - only_b - n * difference) / np.sqrt(n * (2 * share + difference * (1 - difference)))
+    return (only_a - only_b - n * difference) / np.sqrt(
+        n * (2 * share + difference * (1 - difference))
+    )
 
 
-@pytest.mark.parametrize("table", [(12, 5, 100), (40, 22, 359), (150, 90, 10_000), (3, 1, 60), (30, 60, 100)])
-def test_the_score_interval_ends_where_the_score_is_the_quantile(table: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    "table", [(12, 5, 100), (40, 22, 359), (150, 90, 10_000), (3, 1, 60), (30, 60, 100)]
+)
+def test_the_score_interval_ends_where_the_score_is_the_quantile(
+    table: tuple[int, int, int],
+) -> None:
     low, high = paired_interval(*table)
     assert low < (table[0] - table[1]) / table[2] < high
     assert constrained_score(*table, low) == pytest.approx(1.959964, abs=1e-3)
@@ -670,7 +793,9 @@ def test_the_score_interval_ends_where_the_score_is_the_quantile(table: tuple[in
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 500))
-def test_the_score_interval_decides_as_mcnemars_score_test(only_a: int, only_b: int, rest: int) -> None:
+def test_the_score_interval_decides_as_mcnemars_score_test(
+    only_a: int, only_b: int, rest: int
+) -> None:
     n = only_a + only_b + rest
     low, high = paired_interval(only_a, only_b, n)
     assert -1 <= low <= high <= 1
@@ -690,13 +815,16 @@ def test_models_that_never_differ_leave_an_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "only_a", "only_b"), [(100, 0.1, 0.06), (359, 0.03, 0.02), (1000, 0.02, 0.02), (200, 0.3, 0.1)]
+    ("n", "only_a", "only_b"),
+    [(100, 0.1, 0.06), (359, 0.03, 0.02), (1000, 0.02, 0.02), (200, 0.3, 0.1)],
 )
 def test_the_paired_interval_covers_95_percent(n: int, only_a: float, only_b: float) -> None:
     """Summed over all tables that can come, so that no luck is in it."""
     coverage = 0.0
     for a in np.flatnonzero(stats.binom.pmf(np.arange(n + 1), n, only_a) > 1e-4).tolist():
-        weights = stats.binom.pmf(a, n, only_a) * stats.binom.pmf(np.arange(n - a + 1), n - a, only_b / (1 - only_a))
+        weights = stats.binom.pmf(a, n, only_a) * stats.binom.pmf(
+            np.arange(n - a + 1), n - a, only_b / (1 - only_a)
+        )
         for b in np.flatnonzero(weights > 1e-6).tolist():
             low, high = paired_interval(a, b, n)
             coverage += weights[b] * (low <= only_a - only_b <= high)
@@ -707,10 +835,18 @@ def test_the_paired_interval_covers_95_percent(n: int, only_a: float, only_b: fl
 def test_the_paired_bootstrap_is_scipys() -> None:
     draw = np.random.default_rng(0)
     differences = draw.choice([-1, 0, 1], size=300, p=[0.05, 0.85, 0.1])
-    replicates = np.concatenate([block @ differences for block in bootstrap_counts(300, 4000, seed=1)]) / 300
-    reference = stats.bootstrap((differences,), np.mean, n_resamples=4000, method="percentile", random_state=0)
-    assert percentile_interval(replicates) == pytest.approx(tuple(reference.confidence_interval), abs=0.004)
-    again = np.concatenate([block @ differences for block in bootstrap_counts(300, 4000, seed=1)]) / 300
+    replicates = (
+        np.concatenate([block @ differences for block in bootstrap_counts(300, 4000, seed=1)]) / 300
+    )
+    reference = stats.bootstrap(
+        (differences,), np.mean, n_resamples=4000, method="percentile", random_state=0
+    )
+    assert percentile_interval(replicates) == pytest.approx(
+        tuple(reference.confidence_interval), abs=0.004
+    )
+    again = (
+        np.concatenate([block @ differences for block in bootstrap_counts(300, 4000, seed=1)]) / 300
+    )
     assert np.array_equal(replicates, again)
 
 
@@ -721,19 +857,26 @@ def test_bootstrap_blocks_are_bounded_and_draw_all_cases() -> None:
 
 
 def test_the_paired_bootstrap_covers_95_percent() -> None:
-    """Simulated: 600 test sets of 400 images, of which one model alone gets 8 % right and the other alone 4 %."""
+    """Simulated: 600 test sets of 400 images, of which one model alone gets 8 % right and the other
+    alone 4 %.
+    """
     draw, hits = np.random.default_rng(7), 0
     for number in range(600):
         a, b, _ = draw.multinomial(400, [0.08, 0.04, 0.88])
         images = np.repeat([1, -1, 0], [a, b, 400 - a - b])
-        replicates = np.concatenate([block @ images for block in bootstrap_counts(400, 200, seed=number)]) / 400
+        replicates = (
+            np.concatenate([block @ images for block in bootstrap_counts(400, 200, seed=number)])
+            / 400
+        )
         low, high = percentile_interval(replicates)
         hits += low <= 0.04 <= high
     assert 0.93 <= hits / 600 <= 0.97
 
 
 def test_so_many_more_images_show_a_difference_four_times_in_five() -> None:
-    """The number that is told is tried: with it, McNemar's test finds the difference with a probability of 80 %."""
+    """The number that is told is tried: with it, McNemar's test finds the difference with a
+    probability of 80 %.
+    """
     n = 300 + (more_cases_of_proportions(24, 15, 300) or 0)
     draws = np.random.default_rng(3).multinomial(n, [24 / 300, 15 / 300, 261 / 300], size=2000)
     share = np.mean([mcnemar_p(int(a), int(b)) < 0.05 for a, b, _ in draws])

@@ -1,4 +1,6 @@
-"""Studies: what is declared is what is run; a kill changes nothing; effects and choice agree with SciPy and with reason."""
+"""Studies: what is declared is what is run; a kill changes nothing; effects and choice agree with
+SciPy and with reason.
+"""
 
 from __future__ import annotations
 
@@ -59,18 +61,29 @@ def written(folder: Path, text: str, name: str = "grid.yaml") -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[api.Run], Path]) -> Study:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[api.Run], Path]
+) -> Study:
     """Two widths with two seeds each. Tests must not change it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api.Run, "report", short_report)
-        return study({**GRID, "seeds": 2}, out=tmp_path_factory.mktemp("runs"), name="widths", watcher=Silent())
+        return study(
+            {**GRID, "seeds": 2},
+            out=tmp_path_factory.mktemp("runs"),
+            name="widths",
+            watcher=Silent(),
+        )
 
 
 # ---- the declaration --------------------------------------------------------------------------------------------------
 
 
 def test_a_grid_is_every_combination_with_every_seed():
-    content = {**GRID, "vary": {**GRID["vary"], "augment": {"plain": "none", "moved": "light"}}, "seeds": [3, 5]}
+    content = {
+        **GRID,
+        "vary": {**GRID["vary"], "augment": {"plain": "none", "moved": "light"}},
+        "seeds": [3, 5],
+    }
     runs = declare(content).runs()
     assert [(r.name, r.seed, r.recipe.seed) for r in runs[:2]] == [
         ("hidden-8-plain-seed3", 3, 3), ("hidden-8-moved-seed3", 3, 3)
@@ -84,7 +97,10 @@ def test_a_grid_is_every_combination_with_every_seed():
 
 def test_variants_bring_a_recipe_and_what_is_given_to_all_comes_last():
     content = {
-        "variants": {"small": {"recipe": "digits-ann"}, "large": {"recipe": "digits-cnn", "lr": 0.5}},
+        "variants": {
+            "small": {"recipe": "digits-ann"},
+            "large": {"recipe": "digits-cnn", "lr": 0.5},
+        },
         "weight_decay": 0.3,
     }
     small, large = declare(content).with_(epochs=2, seeds=[7]).runs()
@@ -94,7 +110,11 @@ def test_variants_bring_a_recipe_and_what_is_given_to_all_comes_last():
 
 
 def test_a_study_can_be_written_and_read_again(tmp_path):
-    for what in ({**GRID, "seeds": 2, "variants": {"a": {}, "b": {"lr": 0.1}}}, "garbage-two-by-two", "cifar10-fcn"):
+    for what in (
+        {**GRID, "seeds": 2, "variants": {"a": {}, "b": {"lr": 0.1}}},
+        "garbage-two-by-two",
+        "cifar10-fcn",
+    ):
         declaration = declare(what).with_(epochs=3)
         again = declare(written(tmp_path, declaration.to_yaml()))
         assert [vars(run) for run in again.runs()] == [vars(run) for run in declaration.runs()]
@@ -132,8 +152,14 @@ def test_values_have_short_names(value, factor, label):
         ("recipe: digits\nvariants: {a: {lrr: 1}}", "unknown field 'lrr'"),
         ("recipe: digits\nvariants: {a: 3}", "a is 3. Expected fields"),
         ("recipe: digits\nvariants: {a: {lr: 0.1}, a: {lr: 0.2}}", "'a' stands twice"),
-        ("recipe: digits\nvariants: {a: {lr: 0.1}, b: {lr: 0.1}}", "'a' and 'b' are the same recipe"),
-        ("recipe: digits\nvariants: {a b: {lr: 0.1}, A-b: {lr: 0.2}}", "two variants are called 'A-b'"),
+        (
+            "recipe: digits\nvariants: {a: {lr: 0.1}, b: {lr: 0.1}}",
+            "'a' and 'b' are the same recipe",
+        ),
+        (
+            "recipe: digits\nvariants: {a b: {lr: 0.1}, A-b: {lr: 0.2}}",
+            "two variants are called 'A-b'",
+        ),
         ("recipe: digits\nvary: {lr: [-1, 1]}", "must be greater than 0"),
         ("recipe: digits\nseeds: 0", "seeds is 0"),
         ("recipe: digits\nseeds: [1, 1]", "seeds is [1, 1]"),
@@ -165,7 +191,10 @@ def test_a_change_of_what_varies_is_refused():
 
 
 def test_a_large_grid_asks_first(tmp_path, monkeypatch):
-    grid = {"recipe": TINY, "vary": {"lr": [i / 100 for i in range(1, 101)], "weight_decay": list(range(100))}}
+    grid = {
+        "recipe": TINY,
+        "vary": {"lr": [i / 100 for i in range(1, 101)], "weight_decay": list(range(100))},
+    }
     with pytest.raises(UserError, match=r"a grid of 10,000 runs.*--yes"):
         study(grid, out=tmp_path, watcher=Silent())
     assert list(tmp_path.iterdir()) == []
@@ -179,7 +208,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     for name in ("a/b", ".."):
         with pytest.raises(UserError, match="cannot be a study's name"):
             study(GRID, out=tmp_path, name=name, watcher=Silent())
-    with pytest.raises(UserError, match=r"unknown study 'fashon-three-depths'\. Did you mean 'fashion-three-depths'"):
+    with pytest.raises(
+        UserError,
+        match=r"unknown study 'fashon-three-depths'\. Did you mean 'fashion-three-depths'",
+    ):
         declare("fashon-three-depths")
     with pytest.raises(UserError, match="is not the folder of a study"):
         declare(tmp_path)
@@ -187,11 +219,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 # ---- the built-in studies ---------------------------------------------------------------------------------------------
 
-ON_PHOTOS = {"faces-seven-backbones", "faces-pipelines", "garbage-two-by-two", "garbage-two-by-two-clean"}
+ON_PHOTOS = {
+    "faces-seven-backbones",
+    "faces-pipelines",
+    "garbage-two-by-two",
+    "garbage-two-by-two-clean",
+}
 BACKBONES = {"cifar100-three-backbones", "cifar100-three-backbones-as-described"}
 
 
-@pytest.mark.parametrize("name", sorted(set(study_names()) - ON_PHOTOS - BACKBONES - {"three-depths"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(study_names()) - ON_PHOTOS - BACKBONES - {"three-depths"})
+)
 def test_built_in_studies_are_checked_by_a_dry_run(name):
     rows = studying.plan(name, data="digits", val_fraction=0.1, steps=2)
     assert len(rows) == declare(name).num_runs
@@ -200,20 +239,33 @@ def test_built_in_studies_are_checked_by_a_dry_run(name):
 
 
 def test_garbage_is_two_by_two(digit_files):
-    rows = studying.plan("garbage-two-by-two", data=str(digit_files), weights="none", image_size=32, steps=2)
+    rows = studying.plan(
+        "garbage-two-by-two", data=str(digit_files), weights="none", image_size=32, steps=2
+    )
     assert [run.variant for run, _ in rows] == [
         "scratch + plain", "scratch + augmented", "pretrained + plain", "pretrained + augmented"
     ]  # fmt: skip
-    for (run, _), recipe in zip(rows, ("scratch", "scratch-augmented", "frozen", "frozen-augmented"), strict=True):
+    for (run, _), recipe in zip(
+        rows, ("scratch", "scratch-augmented", "frozen", "frozen-augmented"), strict=True
+    ):
         built_in = resolve(f"garbage-{recipe}")[0]
         assert run.recipe.augment == built_in.augment
         assert run.recipe.model == built_in.model
 
 
 def test_pipelines_on_photos_are_checked_by_a_dry_run(digit_files):
-    rows = studying.plan("faces-pipelines", data=str(digit_files), weights="none", image_size=32, steps=1)
+    rows = studying.plan(
+        "faces-pipelines", data=str(digit_files), weights="none", image_size=32, steps=1
+    )
     assert len(rows) == declare("faces-pipelines").num_runs == 9
-    assert {str(run.recipe.augment) for run, _ in rows} == {"all", "none", "flips", "rotations", "shifts", "colours"}
+    assert {str(run.recipe.augment) for run, _ in rows} == {
+        "all",
+        "none",
+        "flips",
+        "rotations",
+        "shifts",
+        "colours",
+    }
     assert {run.recipe.schedule for run, _ in rows} == {"step", "cosine", "constant"}
     assert {run.recipe.class_weights for run, _ in rows} == {"balanced", None}
 
@@ -222,7 +274,8 @@ def test_garbage_all_else_equal(digit_files):
     declaration = declare("garbage-two-by-two-clean")
     started = {run.levels["start"]: run.recipe.weights for run in declaration.runs()}
     assert started == {"pretrained": "default", "from scratch": "none"}
-    scratch = replace(declaration, factors={"augment": declaration.factors["augment"]})  # which needs no weights here
+    # which needs no weights here
+    scratch = replace(declaration, factors={"augment": declaration.factors["augment"]})
     rows = studying.plan(scratch, data=str(digit_files), weights="none", image_size=32, steps=1)
     assert [run.recipe.model for run, _ in rows] == ["resnet18"] * 2
 
@@ -238,14 +291,20 @@ def test_three_depths_across_two_sets(digit_files):
     declaration = declare("three-depths")
     planned = declaration.runs()
     assert [(run.recipe.data, run.recipe.model) for run in planned] == [
-        (data, model) for data in ("fashion-mnist", "cifar100") for model in ("ann", "cnn", "deep-cnn")
+        (data, model)
+        for data in ("fashion-mnist", "cifar100")
+        for model in ("ann", "cnn", "deep-cnn")
     ]
     for run, name in zip(planned, ("fashion-ann", "fashion-cnn", "fashion-deep-cnn"), strict=False):
         assert run.recipe == resolve(name)[0].with_(threads=1)
-    for run, name in zip(planned[3:], ("cifar100-ann", "cifar100-cnn", "cifar100-deep-cnn"), strict=True):
+    for run, name in zip(
+        planned[3:], ("cifar100-ann", "cifar100-cnn", "cifar100-deep-cnn"), strict=True
+    ):
         assert run.recipe == resolve(name)[0].with_(threads=1)
     sets = {"digits": {"data": "digits"}, "files": {"data": str(digit_files)}}
-    rows = studying.plan(replace(declaration, factors={**declaration.factors, "data": sets}), steps=2, image_size=28)
+    rows = studying.plan(
+        replace(declaration, factors={**declaration.factors, "data": sets}), steps=2, image_size=28
+    )
     assert len(rows) == 6
 
 
@@ -257,7 +316,9 @@ CLEAN = {
 
 
 def test_comparisons_exist_clean_and_as_described():
-    """A clean one differs in what it asks about alone; one as described may differ in more, which is then told."""
+    """A clean one differs in what it asks about alone; one as described may differ in more, which
+    is then told.
+    """
     for clean, described in CLEAN.items():
         assert declared_confounding(declare(clean)) == []
         assert declare(clean).name != declare(described).name
@@ -270,19 +331,24 @@ def test_comparisons_exist_clean_and_as_described():
     ):
         assert declared_confounding(declare(alone)) == [], alone
     (dense,) = declared_confounding(declare("cifar10-dense-cnn-as-described"))
-    assert {"optimizer", "augment", "length", "schedule", "lr"} <= {each.field for each in dense.differences}
+    assert {"optimizer", "augment", "length", "schedule", "lr"} <= {
+        each.field for each in dense.differences
+    }
     assert dense.about == ("network",)
     assert "not the effect of network alone" in dense.sentence()
     (garbage,) = declared_confounding(declare("garbage-two-by-two"))
     assert (garbage.name, garbage.reference) == ("pretrained", "scratch")
-    assert {"model", "weights", "tune", "image_size"} <= {each.field for each in garbage.differences}
+    assert {"model", "weights", "tune", "image_size"} <= {
+        each.field for each in garbage.differences
+    }
 
 
 @pytest.mark.slow
 def test_faces_by_seven_backbones(digit_files):
     declaration = declare("faces-seven-backbones")
     assert declaration.num_runs == 14
-    once = replace(declaration, factors={"model": declaration.factors["model"]})  # augmentation builds no other network
+    # augmentation builds no other network
+    once = replace(declaration, factors={"model": declaration.factors["model"]})
     rows = studying.plan(once, data=str(digit_files), weights="none", image_size=32, steps=1)
     assert {run.recipe.model for run, _ in rows} == {
         "resnet18", "vgg16", "densenet161", "googlenet", "mobilenet_v2", "resnext50_32x4d", "wide_resnet50_2"
@@ -291,7 +357,10 @@ def test_faces_by_seven_backbones(digit_files):
 
 
 def test_the_studies_are_of_the_recipes_that_they_name():
-    for name, prefix in (("fashion-three-depths", "fashion"), ("cifar100-three-depths", "cifar100")):
+    for name, prefix in (
+        ("fashion-three-depths", "fashion"),
+        ("cifar100-three-depths", "cifar100"),
+    ):
         runs = declare(name).runs()[:3]
         wanted = [resolve(f"{prefix}-{m}")[0].with_(threads=1) for m in ("ann", "cnn", "deep-cnn")]
         assert [r.recipe for r in runs] == wanted
@@ -311,17 +380,28 @@ def test_weights_are_given_to_the_pretrained_runs_only(tmp_path):
     with pytest.raises(UserError, match=r"holds no resnet18\.safetensors"):
         declare("faces-seven-backbones").with_(weights=str(tmp_path)).runs()
     with pytest.raises(UserError, match="the study varies the model"):
-        declare("faces-seven-backbones").with_(weights=str(tmp_path / "mobilenet_v2.safetensors")).runs()
+        declare("faces-seven-backbones").with_(
+            weights=str(tmp_path / "mobilenet_v2.safetensors")
+        ).runs()
     with pytest.raises(UserError, match="there is no nowhere"):
         declaration.with_(weights="nowhere")
 
 
 def test_names_of_several_values_are_joined_by_plus_and_their_folders_stay(tmp_path):
-    grid = {**GRID, "vary": {"model_options.hidden": {"narrow, flat": [8]}, "augment": ["none", "light"]}}
+    grid = {
+        **GRID,
+        "vary": {"model_options.hidden": {"narrow, flat": [8]}, "augment": ["none", "light"]},
+    }
     planned = declare(grid).runs()
-    assert [run.variant for run in planned] == ["narrow, flat + no augmentation", "narrow, flat + light"]
+    assert [run.variant for run in planned] == [
+        "narrow, flat + no augmentation",
+        "narrow, flat + light",
+    ]
     # The folders of studies that were begun by an earlier version are found again.
-    assert [run.name for run in planned] == ["narrow-flat-augment-none-seed0", "narrow-flat-light-seed0"]
+    assert [run.name for run in planned] == [
+        "narrow-flat-augment-none-seed0",
+        "narrow-flat-light-seed0",
+    ]
 
 
 # ---- running ----------------------------------------------------------------------------------------------------------
@@ -337,13 +417,17 @@ def test_a_study_is_a_folder_of_ordinary_runs(finished):
         assert row["test_accuracy"] == run.metrics["test"]["accuracy"]
         assert row["parameters"] == run.read("model.json")["parameters"]
     with (finished.path / "table.csv").open(encoding="utf-8", newline="") as lines:
-        assert [float(row["val_loss"]) for row in csv.DictReader(lines)] == [row["val_loss"] for row in rows]
+        assert [float(row["val_loss"]) for row in csv.DictReader(lines)] == [
+            row["val_loss"] for row in rows
+        ]
     assert finished.frame()["test_accuracy"].tolist() == [row["test_accuracy"] for row in rows]
     assert declare(finished.path).runs() == finished.planned
 
 
 def test_the_looks_at_the_test_split_are_counted_beside_the_study(finished):
-    (count,) = json.loads((finished.path.parent / ".test-looks.json").read_text(encoding="utf-8")).values()
+    (count,) = json.loads(
+        (finished.path.parent / ".test-looks.json").read_text(encoding="utf-8")
+    ).values()
     assert count == 4
     assert not (finished.path / ".test-looks.json").exists()
 
@@ -356,7 +440,13 @@ def test_what_is_done_is_not_done_again(finished):
 
 def test_runs_of_another_recipe_are_not_mixed_in(finished):
     with pytest.raises(UserError, match=r"was begun with epochs 2.0, and now it is 3.0"):
-        study({**GRID, "seeds": 2}, out=finished.path.parent, name="widths", epochs=3, watcher=Silent())
+        study(
+            {**GRID, "seeds": 2},
+            out=finished.path.parent,
+            name="widths",
+            epochs=3,
+            watcher=Silent(),
+        )
 
 
 def begin_study(folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -372,12 +462,15 @@ def begin_study(folder: Path, *more: str) -> subprocess.Popen[str]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_reports")
 def test_a_study_that_is_killed_ends_in_the_same_table(finished, tmp_path):
-    """Killed once while one process trains and once while two do, each time at a random moment of a run."""
+    """Killed once while one process trains and once while two do, each time at a random moment of a
+    run.
+    """
     moments = random.Random(0)
     for workers in ("1", str(min(2, num_cores()))):
         process = begin_study(tmp_path, "--workers", workers)
         assert process.stdout is not None
-        assert any(line.startswith("[") for line in iter(process.stdout.readline, ""))  # the first run begins
+        # the first run begins
+        assert any(line.startswith("[") for line in iter(process.stdout.readline, ""))
         time.sleep(moments.uniform(0.0, 3.0))
         process.kill()
         process.wait()
@@ -392,10 +485,18 @@ def test_a_study_that_is_killed_ends_in_the_same_table(finished, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(num_cores() < 2, reason="two workers need two cores")
 def test_the_number_of_workers_changes_nothing(tmp_path):
-    """Where OMP_NUM_THREADS is not set, a worker and this process would take different numbers of threads."""
+    """Where OMP_NUM_THREADS is not set, a worker and this process would take different numbers of
+    threads.
+    """
     convolution = {"model": "cnn", "model_options": {"widths": [16], "hidden": [16]}}
-    file = written(tmp_path, yaml.safe_dump({"recipe": {**TINY, **convolution}, "seeds": 2}), "two.yaml")
-    unset = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    file = written(
+        tmp_path, yaml.safe_dump({"recipe": {**TINY, **convolution}, "seeds": 2}), "two.yaml"
+    )
+    unset = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    }
     for workers in ("1", "2"):
         subprocess.run(
             [sys.executable, "-m", "tintype", "study", str(file), "--out", str(tmp_path / workers), "--workers", workers],
@@ -405,17 +506,23 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
     assert (one / "table.csv").read_bytes() == (two / "table.csv").read_bytes()
     for seed in (0, 1):
         for name in ("model.safetensors", "metrics.csv", "predictions.csv"):
-            assert (one / f"two-seed{seed}" / name).read_bytes() == (two / f"two-seed{seed}" / name).read_bytes()
+            assert (one / f"two-seed{seed}" / name).read_bytes() == (
+                two / f"two-seed{seed}" / name
+            ).read_bytes()
 
 
 def test_a_study_computes_with_one_thread_unless_more_are_asked_for():
     assert {run.recipe.threads for run in declare(GRID).runs()} == {1}
     assert {run.recipe.threads for run in declare({**GRID, "threads": 3}).runs()} == {3}
     assert {run.recipe.threads for run in declare(GRID).with_(threads=2).runs()} == {2}
-    assert {run.recipe.threads for run in declare({**GRID, "threads": 3}).with_(threads="auto").runs()} == {1}
+    assert {
+        run.recipe.threads for run in declare({**GRID, "threads": 3}).with_(threads="auto").runs()
+    } == {1}
 
 
-def test_workers_whose_threads_exceed_the_cores_are_refused_with_both_numbers(tmp_path, monkeypatch):
+def test_workers_whose_threads_exceed_the_cores_are_refused_with_both_numbers(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(studying, "num_cores", lambda: 4)
     for workers, threads, wanted in ((2, 3, "2 workers with 3 threads each would need 6 cores, and there are 4"),
                                      (1, 5, "1 worker with 5 threads each would need 5 cores, and there are 4")):  # fmt: skip
@@ -453,7 +560,10 @@ def test_all_runs_of_a_study_of_an_earlier_version_are_divided_as_its_first_ones
     begun = study(grid, out=tmp_path, name="older", watcher=Silent())
     assert [run.recipe.split_rule for run in begun.runs()] == ["from-photos"]
     recipe = begun.runs()[0].path / "recipe.yaml"
-    recipe.write_text(recipe.read_text(encoding="utf-8").replace("split_rule: from-photos\n", ""), encoding="utf-8")
+    recipe.write_text(
+        recipe.read_text(encoding="utf-8").replace("split_rule: from-photos\n", ""),
+        encoding="utf-8",
+    )
     again = study(begun.path, seeds=2, watcher=Silent())
     assert [run.recipe.split_rule for run in again.runs()] == ["at-image-size"] * 2
     assert len(study(begun.path, seeds=3, watcher=Silent()).runs()) == 3
@@ -463,7 +573,12 @@ def test_all_runs_of_a_study_of_an_earlier_version_are_divided_as_its_first_ones
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = yaml.safe_dump(
-        {"recipe": TINY, "vary": {"lr": {"mad": 1e30, "calm": 0.01}}, "model_options": {"hidden": [8]}}, sort_keys=False
+        {
+            "recipe": TINY,
+            "vary": {"lr": {"mad": 1e30, "calm": 0.01}},
+            "model_options": {"hidden": [8]},
+        },
+        sort_keys=False,
     )
     with pytest.raises(SystemExit) as end:
         cli.main(["study", str(written(tmp_path, text)), "--json"])
@@ -535,7 +650,9 @@ def test_with_one_seed_the_effect_is_paired_on_the_images(finished):
     assert effect.basis == "images"
     assert len(a[1]) == one.runs()[0].metrics["test"]["num_images"]
     assert effect.estimate == pytest.approx((b[1] - a[1]).mean())
-    assert effect.p == pytest.approx(mcnemar([[0, only_large], [only_small, 0]], exact=True).pvalue, rel=1e-9)
+    assert effect.p == pytest.approx(
+        mcnemar([[0, only_large], [only_small, 0]], exact=True).pvalue, rel=1e-9
+    )
     compared = compare([run.path for run in one.runs()], latency=False).pairs[0]
     assert effect.p == pytest.approx(compared.p)  # `tintype compare` says the same
     assert effect.ci95 == pytest.approx(compared.ci95)
@@ -545,13 +662,20 @@ def test_with_one_seed_the_effect_is_paired_on_the_images(finished):
 
 def test_beside_the_seeds_the_effect_is_tested_on_the_images_of_these_runs(finished):
     (effect,) = finished.result().effects
-    runs = {(each.planned.levels["model_options.hidden"], each.planned.seed): each for each in _finished(finished)}
-    right = {key: figures[1] for key, each in runs.items() if (figures := image_figures(each, "test"))}
+    runs = {
+        (each.planned.levels["model_options.hidden"], each.planned.seed): each
+        for each in _finished(finished)
+    }
+    right = {
+        key: figures[1] for key, each in runs.items() if (figures := image_figures(each, "test"))
+    }
     twice = sum(right["hidden 32", seed] - right["hidden 8", seed] for seed in (0, 1))
     assert effect.basis == "runs"
     assert effect.images.test == "sign flips"
     assert effect.images.estimate == pytest.approx(effect.estimate)
-    assert effect.images.ci95 == pytest.approx(tuple(scipy.stats.ttest_1samp(twice / 2, 0).confidence_interval(0.95)))
+    assert effect.images.ci95 == pytest.approx(
+        tuple(scipy.stats.ttest_1samp(twice / 2, 0).confidence_interval(0.95))
+    )
     flipped = scipy.stats.permutation_test(
         (twice,), np.sum, permutation_type="samples", n_resamples=2000, rng=0, vectorized=False
     )
@@ -568,7 +692,10 @@ def test_beside_the_seeds_the_effect_is_tested_on_the_images_of_these_runs(finis
 
 
 def test_images_that_belong_together_are_tested_together(finished, tmp_path):
-    one = Study(Path(shutil.copytree(finished.path, tmp_path / "grouped")), declare(finished.path).with_(seeds=[0]))
+    one = Study(
+        Path(shutil.copytree(finished.path, tmp_path / "grouped")),
+        declare(finished.path).with_(seeds=[0]),
+    )
     (alone,) = one.result().effects
     for run in one.runs():
         path = run.path / "predictions.csv"
@@ -614,13 +741,19 @@ def test_levels_that_differ_in_more_than_the_question_names_are_found(more, expe
 def test_a_grid_of_single_settings_is_not_confounded():
     grid = {
         **GRID,
-        "vary": {"lr": [0.1, 0.2], "optimizer": ["adamw", "sgd"], "augment": ["none", {"flip": True, "crop": 2}]},
+        "vary": {
+            "lr": [0.1, 0.2],
+            "optimizer": ["adamw", "sgd"],
+            "augment": ["none", {"flip": True, "crop": 2}],
+        },
     }
     assert declared_confounding(declare(grid)) == []
 
 
 @pytest.mark.usefixtures("short_reports")
-def test_what_variants_differ_in_is_said_first_and_nothing_is_credited(tmp_path, monkeypatch, capsys):
+def test_what_variants_differ_in_is_said_first_and_nothing_is_credited(
+    tmp_path, monkeypatch, capsys
+):
     found = study(MIXED, out=tmp_path, name="mixed", watcher=Silent())
     result = found.result()
     faster, large = result.effects
@@ -630,7 +763,9 @@ def test_what_variants_differ_in_is_said_first_and_nothing_is_credited(tmp_path,
     assert told.startswith("large differs from plain in 3 settings: ")
     assert "hidden layers (8 → 32)" in told
     assert told.endswith(f"The {size} between them are the sum of these.")
-    assert large.sentence.endswith("They differ in 3 settings, none of which is credited with that.")
+    assert large.sentence.endswith(
+        "They differ in 3 settings, none of which is credited with that."
+    )
     assert "settings" not in faster.sentence
 
     assert str(found.lines()[0]) == told
@@ -639,7 +774,12 @@ def test_what_variants_differ_in_is_said_first_and_nothing_is_credited(tmp_path,
     assert "differ in one thing only, or in the settings that stand above" in page
     written = found.to_dict()
     assert written["confounding"] == [told]
-    assert written["effects"][1]["confounding"]["differences"][0].keys() == {"field", "setting", "reference", "value"}
+    assert written["effects"][1]["confounding"]["differences"][0].keys() == {
+        "field",
+        "setting",
+        "reference",
+        "value",
+    }
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
@@ -649,7 +789,9 @@ def test_what_variants_differ_in_is_said_first_and_nothing_is_credited(tmp_path,
         cli.main(["study", str(written_to(tmp_path)), "--dry-run", "--json"])
     rows = {row["variant"]: row for row in json.loads(capsys.readouterr().out)}
     assert [len(rows[name]["confounding"]) for name in ("plain", "faster", "large")] == [0, 0, 1]
-    assert rows["large"]["confounding"][0]["sentence"].startswith("large differs from plain in 3 settings")
+    assert rows["large"]["confounding"][0]["sentence"].startswith(
+        "large differs from plain in 3 settings"
+    )
 
 
 def written_to(folder: Path) -> Path:
@@ -659,11 +801,23 @@ def written_to(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
-        ({"a": {}, "b": {"data": "mnist"}}, "'a' and 'b' are trained on different data (data digits and mnist)"),
-        ({"a": {}, "b": {"split_seed": 3}}, "'a' and 'b' are split in different ways (split_seed 0 and 3)"),
-        ({"a": {}, "b": {"val_fraction": 200}}, "'a' and 'b' are split in different ways (val_fraction 0.1 and 200)"),
+        (
+            {"a": {}, "b": {"data": "mnist"}},
+            "'a' and 'b' are trained on different data (data digits and mnist)",
+        ),
+        (
+            {"a": {}, "b": {"split_seed": 3}},
+            "'a' and 'b' are split in different ways (split_seed 0 and 3)",
+        ),
+        (
+            {"a": {}, "b": {"val_fraction": 200}},
+            "'a' and 'b' are split in different ways (val_fraction 0.1 and 200)",
+        ),
         ({"a": {}, "b": {"recipe": "digits-gan"}}, "'a' and 'b' have different tasks"),
-        ({"a": {}, "b": {"momentum": 0.5}}, "'a' and 'b' are the same but for momentum, which neither of them reads"),
+        (
+            {"a": {}, "b": {"momentum": 0.5}},
+            "'a' and 'b' are the same but for momentum, which neither of them reads",
+        ),
         ({"a": {}, "b": {"evaluate_every": 3}}, "'a' and 'b' are the same but for evaluate every"),
         ({"a": {}, "b": {"epochs": 2}}, "'a' and 'b' are the same recipe"),
     ],
@@ -672,7 +826,9 @@ def test_variants_that_are_equal_or_of_other_data_are_one_line(tmp_path, capsys,
     text = yaml.safe_dump({"recipe": TINY, "variants": variants}, sort_keys=False)
     for more in ([], ["--dry-run"]):
         with pytest.raises(SystemExit) as end:
-            cli.main(["study", str(written(tmp_path, text)), "--out", str(tmp_path / "runs"), *more])
+            cli.main(
+                ["study", str(written(tmp_path, text)), "--out", str(tmp_path / "runs"), *more]
+            )
         assert end.value.code == 2
         said = capsys.readouterr().err.strip()
         assert message in said
@@ -685,10 +841,15 @@ def test_a_study_that_mixed_data_before_goes_on(tmp_path):
     content = {"recipe": {**TINY, "epochs": 1}, "variants": {"a": {}, "b": {"split_seed": 3}}}
     with pytest.raises(UserError, match="split in different ways"):
         study(content, out=tmp_path, name="mixed", watcher=Silent())
-    studying.run_study(replace(declare(content), name="mixed"), tmp_path / "mixed", watcher=Silent())
+    studying.run_study(
+        replace(declare(content), name="mixed"), tmp_path / "mixed", watcher=Silent()
+    )
     again = study(tmp_path / "mixed", seeds=2, watcher=Silent())
     assert len(again.runs()) == 4
-    assert any("Not all runs were measured on the same images" in remark for remark in again.result().remarks)
+    assert any(
+        "Not all runs were measured on the same images" in remark
+        for remark in again.result().remarks
+    )
 
 
 @pytest.mark.usefixtures("short_reports")
@@ -711,7 +872,9 @@ def test_where_data_is_varied_effects_and_choices_are_those_on_each(tmp_path, di
     first = result.effects[0]
     assert "on test of arrays" in first.sentence
     figures = {run.name: run.metrics["test"]["accuracy"] for run in found.runs()}
-    assert first.estimate == pytest.approx(figures["arrays-wide-seed0"] - figures["arrays-narrow-seed0"])
+    assert first.estimate == pytest.approx(
+        figures["arrays-wide-seed0"] - figures["arrays-narrow-seed0"]
+    )
     assert result.choice is None
     assert set(result.choices) == {"arrays", "files"}
     assert result.choices["arrays"].variant == "arrays + wide"
@@ -725,7 +888,9 @@ def test_where_data_is_varied_effects_and_choices_are_those_on_each(tmp_path, di
             assert f"cost-{cost}-loss-{suffix}" in page
             assert (found.path / "figures" / f"cost-{cost}-loss-{suffix}.svg").is_file()
     second = found.figures.ranking(number=2).data
-    assert {trace.name for trace in second} == {v.title for v in found.result().variants if v.levels["data"] == "files"}
+    assert {trace.name for trace in second} == {
+        v.title for v in found.result().variants if v.levels["data"] == "files"
+    }
 
 
 def _finished(of: Study) -> list[Finished]:
@@ -768,8 +933,16 @@ def test_figures_of_a_study_lie_in_its_folder(finished):
     names = {path.name for path in (finished.path / "figures").iterdir()}
     stems = {drawing.name for drawing in finished.figures.drawings}
     assert names == {f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")}
-    assert stems >= {"ranking", "ranking-loss", "cost-parameters", "cost-parameters-loss", "histories"}
-    assert 'href="figures/cost-parameters.png"' in (finished.path / "study.html").read_text(encoding="utf-8")
+    assert stems >= {
+        "ranking",
+        "ranking-loss",
+        "cost-parameters",
+        "cost-parameters-loss",
+        "histories",
+    }
+    assert 'href="figures/cost-parameters.png"' in (finished.path / "study.html").read_text(
+        encoding="utf-8"
+    )
 
 
 @given(st.lists(st.tuples(*[st.floats(-5, 5)] * 2), min_size=2, max_size=8))
@@ -794,7 +967,8 @@ def test_the_error_of_blocks_is_that_of_an_analysis_of_variance():
     draw = np.random.default_rng(3)
     values = draw.normal(size=(4, 5)) + draw.normal(size=(4, 1)) + np.arange(5) / 3
     frame = pd.DataFrame(
-        [(f"b{i}", f"l{j}", values[i, j]) for i in range(4) for j in range(5)], columns=["b", "l", "y"]
+        [(f"b{i}", f"l{j}", values[i, j]) for i in range(4) for j in range(5)],
+        columns=["b", "l", "y"],
     )
     fitted = smf.ols("y ~ C(b) + C(l)", frame).fit()
     error = block_error(values)
@@ -804,7 +978,9 @@ def test_the_error_of_blocks_is_that_of_an_analysis_of_variance():
         difference = values[:, j].mean() - values[:, 0].mean()
         assert difference == pytest.approx(fitted.params[f"C(l)[T.l{j}]"])
         assert error.p(difference) == pytest.approx(fitted.pvalues[f"C(l)[T.l{j}]"])
-        assert error.interval(difference) == pytest.approx(tuple(fitted.conf_int().loc[f"C(l)[T.l{j}]"]))
+        assert error.interval(difference) == pytest.approx(
+            tuple(fitted.conf_int().loc[f"C(l)[T.l{j}]"])
+        )
 
 
 def test_the_interval_of_an_effect_covers_the_truth_as_often_as_it_says():
@@ -827,7 +1003,11 @@ def test_where_contexts_differ_the_error_is_that_of_a_mixed_model():
     draw = np.random.default_rng(1)
     contexts = [f"c{i}" for i in range(5) for _ in range(4)]
     effect = np.repeat(draw.normal(1, 2, 5), 4)
-    values = np.stack([np.zeros(20), effect], axis=1) + draw.normal(size=(20, 1)) + draw.normal(0, 0.5, (20, 2))
+    values = (
+        np.stack([np.zeros(20), effect], axis=1)
+        + draw.normal(size=(20, 1))
+        + draw.normal(0, 0.5, (20, 2))
+    )
     error = block_error(values, contexts)
     assert error is not None
     frame = pd.DataFrame({"difference": values[:, 1] - values[:, 0], "context": contexts})
@@ -846,7 +1026,9 @@ def test_contexts_that_agree_change_nothing():
 
 @pytest.mark.parametrize(("seeds", "part"), [(s, p) for s in (2, 3, 5) for p in (0.05, 0.15)])
 def test_the_interval_covers_the_truth_where_an_effect_differs_between_contexts(seeds, part):
-    """Three levels in three contexts, whose own effects have `part` of the variance; the true difference is zero."""
+    """Three levels in three contexts, whose own effects have `part` of the variance; the true
+    difference is zero.
+    """
     draw, tries = np.random.default_rng(seeds), 2000
     own = np.sqrt(part) * draw.normal(size=(tries, 3, 1, 3)) + np.sqrt(1 - part) * draw.normal(
         size=(tries, 3, seeds, 3)
@@ -863,15 +1045,22 @@ def test_the_interval_covers_the_truth_where_an_effect_differs_between_contexts(
     assert 0.93 - tolerance < hits / tries < 0.97 + tolerance
 
 
-def variant(folder: Path, title: str, parameters: int, right: Mapping[int, np.ndarray]) -> VariantResult:
+def variant(
+    folder: Path, title: str, parameters: int, right: Mapping[int, np.ndarray]
+) -> VariantResult:
     """Return a variant whose run of each seed got these validation images right."""
     finished = []
     for seed, of_seed in right.items():
         path = folder / f"{title}-{seed}"
         path.mkdir()
         rows = "".join(f"val,{i},image{i},a,{'a' if ok else 'b'}\n" for i, ok in enumerate(of_seed))
-        (path / "predictions.csv").write_text("split,position,name,target,prediction\n" + rows, encoding="utf-8")
-        figures = {split: {"accuracy": float(of_seed.mean()), "accuracy_ci95": [0.1, 0.9]} for split in ("val", "test")}
+        (path / "predictions.csv").write_text(
+            "split,position,name,target,prediction\n" + rows, encoding="utf-8"
+        )
+        figures = {
+            split: {"accuracy": float(of_seed.mean()), "accuracy_ci95": [0.1, 0.9]}
+            for split in ("val", "test")
+        }
         evaluation = {"task": "classify", "splits": figures, "verdict": {"word": "fits"}}
         planned = SimpleNamespace(seed=seed, variant=title, levels={"variant": title})
         finished.append(Finished(cast(Any, planned), RunFolder(path), evaluation, {}, {}))
@@ -886,8 +1075,14 @@ def test_the_simplest_that_validation_cannot_tell_from_the_best_is_chosen(tmp_pa
     def right(accuracy: float, seeds: int = 3) -> dict[int, np.ndarray]:
         return {seed: hard + draw.normal(0, 0.02, 2000) < accuracy for seed in range(seeds)}
 
-    large, equal = variant(tmp_path, "large", 900, right(0.901)), variant(tmp_path, "equal", 300, right(0.9))
-    poor, huge = variant(tmp_path, "poor", 100, right(0.7)), variant(tmp_path, "huge", 9000, right(0.85))
+    large, equal = (
+        variant(tmp_path, "large", 900, right(0.901)),
+        variant(tmp_path, "equal", 300, right(0.9)),
+    )
+    poor, huge = (
+        variant(tmp_path, "poor", 100, right(0.7)),
+        variant(tmp_path, "huge", 9000, right(0.85)),
+    )
     found = choose([large, equal, poor, huge], ACCURACY, "test")
     assert found is not None
     assert found.variant == "equal"  # poor is simpler still, and worse
@@ -903,7 +1098,9 @@ def test_the_simplest_that_validation_cannot_tell_from_the_best_is_chosen(tmp_pa
 def test_of_few_images_nothing_is_claimed(tmp_path):
     few = {0: np.arange(20) < 15}
     fewer = {0: np.arange(20) < 14}
-    found = choose([variant(tmp_path, "a", 900, few), variant(tmp_path, "b", 10, fewer)], ACCURACY, "test")
+    found = choose(
+        [variant(tmp_path, "a", 900, few), variant(tmp_path, "b", 10, fewer)], ACCURACY, "test"
+    )
     assert found is not None
     assert (found.variant, found.best) == ("b", "a")
     assert "cannot be distinguished from it" in found.reason
@@ -931,14 +1128,18 @@ def test_it_is_told_when_runs_have_other_test_images(finished, tmp_path):
     assert "same images" not in remarks(finished)
     other = Study(Path(shutil.copytree(finished.path, tmp_path / "other")), finished.declaration)
     splits = other.path / other.planned[0].name / "splits.csv"
-    splits.write_text(splits.read_text(encoding="utf-8").replace(",test", ",val", 1), encoding="utf-8")
+    splits.write_text(
+        splits.read_text(encoding="utf-8").replace(",test", ",val", 1), encoding="utf-8"
+    )
     assert "Not all runs were measured on the same images" in remarks(other)
 
 
 @pytest.mark.parametrize("values", [[1 / 9] * 3, [1 / 9, 0.112], [0.5, 0.9], [0.892, 0.914, 0.932]])
 def test_marks_of_the_scale_are_told_exactly(values):
     measure = Measure("accuracy", "accuracy", "points", scale=100.0)
-    variants: Any = [SimpleNamespace(title="", values={"test": [v]}, mean=lambda _, v=v: v) for v in values]
+    variants: Any = [
+        SimpleNamespace(title="", values={"test": [v]}, mean=lambda _, v=v: v) for v in values
+    ]
     found = _strip(variants, "test", measure)
     labels = [label for _, label in found["ticks"]]
     assert 2 <= len(labels) <= 7

@@ -41,7 +41,9 @@ POINTED = {
 
 
 def arrows(*directions: str, count: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    pictures = [POINTED[name](arrow(k, i)) for k, name in enumerate(directions) for i in range(count)]
+    pictures = [
+        POINTED[name](arrow(k, i)) for k, name in enumerate(directions) for i in range(count)
+    ]
     return np.stack([np.asarray(p) for p in pictures]), np.repeat(np.arange(len(directions)), count)
 
 
@@ -67,7 +69,10 @@ def write(folder: Path, images: np.ndarray, targets: np.ndarray, names: list[str
 
 
 def changes(images: np.ndarray, targets: np.ndarray, names: list[str]) -> dict[str, bool | None]:
-    return {turn: found.changes for turn, found in find_symmetries(images, targets, names, list(TURNS)).items()}
+    return {
+        turn: found.changes
+        for turn, found in find_symmetries(images, targets, names, list(TURNS)).items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,9 @@ def test_labels_without_meaning_are_seldom_taken_for_mirrored_classes():
     assert not any(changed for each in found for changed in each.values())
 
 
-@pytest.mark.parametrize(("taken", "n", "kept", "other_n"), [(9, 10, 2, 12), (3, 40, 30, 40), (5, 5, 0, 5)])
+@pytest.mark.parametrize(
+    ("taken", "n", "kept", "other_n"), [(9, 10, 2, 12), (3, 40, 30, 40), (5, 5, 0, 5)]
+)
 def test_the_test_is_fishers(taken, n, kept, other_n):
     table = [[taken, n - taken], [kept, other_n - kept]]
     assert swap_p(taken, n, kept, other_n) == pytest.approx(fisher_exact(table, "greater")[1])
@@ -121,7 +128,9 @@ def test_the_test_is_fishers(taken, n, kept, other_n):
 
 @pytest.fixture(scope="module")
 def left_and_right(tmp_path_factory) -> str:
-    return str(write(tmp_path_factory.mktemp("arrows"), *arrows("left", "right"), ["left", "right"]))
+    return str(
+        write(tmp_path_factory.mktemp("arrows"), *arrows("left", "right"), ["left", "right"])
+    )
 
 
 SMALL = {"model": "cnn", "weights": "none", "image_size": 24, "device": "cpu"}
@@ -145,15 +154,23 @@ def test_a_preset_that_was_asked_for_loses_its_flip_alone(left_and_right):
 
 
 def test_a_flip_that_was_asked_for_by_name_stays_with_a_warning(left_and_right):
-    prepared = api.plan(left_and_right, watcher=Silent(), augment="flip,crop=2", tta="flip", **SMALL)
+    prepared = api.plan(
+        left_and_right, watcher=Silent(), augment="flip,crop=2", tta="flip", **SMALL
+    )
     assert "flip" in prepared.task.augment.options
     assert prepared.recipe.tta == "flip"
     assert "WARNING" in choices_of(prepared)["mirrored photos"]
 
 
 def test_two_flips_make_a_half_turn(tmp_path):
-    """Of arrows to the upper left and the lower right neither flip makes the other, both together do."""
-    up_left = [arrow(k, i).rotate(-45, fillcolor=arrow(k, i).getpixel((0, 0))) for k in (0, 1) for i in range(40)]
+    """Of arrows to the upper left and the lower right neither flip makes the other, both together
+    do.
+    """
+    up_left = [
+        arrow(k, i).rotate(-45, fillcolor=arrow(k, i).getpixel((0, 0)))
+        for k in (0, 1)
+        for i in range(40)
+    ]
     images = np.stack([np.asarray(p.rotate(180 * (i >= 40))) for i, p in enumerate(up_left)])
     data = str(write(tmp_path, images, np.repeat([0, 1], 40), ["in", "out"]))
     prepared = api.plan(data, watcher=Silent(), augment="flips", tta="none", **SMALL)

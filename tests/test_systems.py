@@ -1,8 +1,9 @@
 """The published systems that recipes stand for: each one's network, pixels, losses and schedule against plain PyTorch.
 
-A system is trained for a few steps as `tintype train` does it, and by a loop of plain PyTorch that is written here from its
-description; the losses of every step must be the same. A loss depends on the steps before it, so the optimizer, its rate
-and the schedule are checked with it. `DESCRIBED` names, for every sentence of the descriptions, what does it.
+A system is trained for a few steps as `tintype train` does it, and by a loop of plain PyTorch that
+is written here from its description; the losses of every step must be the same. A loss depends on
+the steps before it, so the optimizer, its rate and the schedule are checked with it. `DESCRIBED`
+names, for every sentence of the descriptions, what does it.
 """
 
 from __future__ import annotations
@@ -72,13 +73,17 @@ def flat(*sizes: int) -> list[nn.Module]:
 def with_weights_of(plain: nn.Module, ours: nn.Module) -> nn.Module:
     """Give a plain network the weights of ours, in order; both must have the same shapes."""
     own = plain.state_dict()
-    plain.load_state_dict({key: value.clone() for key, value in zip(own, ours.state_dict().values(), strict=True)})
+    plain.load_state_dict(
+        {key: value.clone() for key, value in zip(own, ours.state_dict().values(), strict=True)}
+    )
     return plain
 
 
 @pytest.fixture
 def small(digit_files: Path) -> Callable[..., Prepared]:
-    """Return a function that prepares a recipe on 120 real digits, at the size and in the channels of its system."""
+    """Return a function that prepares a recipe on 120 real digits, at the size and in the channels
+    of its system.
+    """
 
     def make(name: str, *, channels: int = 3, side: int = 32, **changes: Any) -> Prepared:
         recipe = recipe_of(name).with_(
@@ -92,7 +97,9 @@ def small(digit_files: Path) -> Callable[..., Prepared]:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Callable[[Prepared], Rows]:
-    """Return a function that trains what was prepared, as `tintype train` does, and gives the rows of metrics.csv."""
+    """Return a function that trains what was prepared, as `tintype train` does, and gives the rows
+    of metrics.csv.
+    """
 
     def train(prepared: Prepared) -> Rows:
         run = RunFolder.create(tmp_path, "run", exact=True)
@@ -109,7 +116,9 @@ def column(rows: Rows, name: str) -> list[float]:
 
 
 def alike(expected: list[float]) -> Any:
-    """What rounding may differ by after some steps of Adam, which divides small gradients by small ones."""
+    """What rounding may differ by after some steps of Adam, which divides small gradients by small
+    ones.
+    """
     return pytest.approx(expected, rel=0.01, abs=0.003)
 
 
@@ -131,7 +140,8 @@ def plain_losses(
     """Train a plain network on pixels divided by 255 and return the loss of every step."""
     found = []
     for step, (images, targets) in enumerate(batches_of(prepared)):
-        torch.manual_seed(fold(prepared.recipe.seed, "step", step))  # dropout draws what it draws in the run
+        # dropout draws what it draws in the run
+        torch.manual_seed(fold(prepared.recipe.seed, "step", step))
         value = loss(network(images / 255), targets)
         optimizer.zero_grad()
         value.backward()
@@ -154,7 +164,8 @@ def adam(network: nn.Module, **more: Any) -> torch.optim.Optimizer:
 
 # ---- what was not described -------------------------------------------------------------------------------------------
 
-# Recipes that stand for a system as it was described, and what each of them sets beside what nobody gave.
+# Recipes that stand for a system as it was described, and what each of them sets beside what nobody
+# gave.
 SYSTEMS: dict[str, dict[str, Any]] = {
     "mnist-ann": {}, "mnist-cnn": {},
     "fashion-ann": {}, "fashion-cnn": {}, "fashion-deep-cnn": {},
@@ -201,7 +212,9 @@ def head_of(name: str) -> str:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_head_of_a_system_says_what_was_described_given_and_reached(name):
     head = head_of(name)
-    assert all(word in head for word in ("As described: ", "Not given: ", "Reported", "Reached: ")), head
+    assert all(
+        word in head for word in ("As described: ", "Not given: ", "Reported", "Reached: ")
+    ), head
     assert re.search(r"\(R\d+\)", head)
     assert f"`tintype train {name}" in head
 
@@ -210,14 +223,19 @@ def test_the_head_of_a_system_says_what_was_described_given_and_reached(name):
 def test_what_was_improved_says_in_what_it_differs(name, of):
     assert f"Differs from {of} in: " in head_of(name)
     better, described = recipe_of(name), recipe_of(of)
-    options = [{k: v for k, v in r.model_options.items() if k != "widths"} for r in (better, described)]
+    options = [
+        {k: v for k, v in r.model_options.items() if k != "widths"} for r in (better, described)
+    ]
     assert (better.model, options[0], better.data) == (described.model, options[1], described.data)
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_that_takes_long_says_why_it_is_there(name):
     head = head_of(name)
-    minutes = [float(n) * (60 if unit == "hours" else 1) for n, unit in re.findall(r"([\d.]+) (min|hours)\b", head)]
+    minutes = [
+        float(n) * (60 if unit == "hours" else 1)
+        for n, unit in re.findall(r"([\d.]+) (min|hours)\b", head)
+    ]
     if max(minutes, default=0) > 30:
         assert "Longer than 30 minutes" in head
         assert " because " in head
@@ -233,7 +251,9 @@ def only_differs_in(names: Sequence[str], *fields: str) -> None:
 
 
 def three_depths(depth: str, channels: int, side: int, classes: int) -> nn.Module:
-    """The three networks: flattened; two blocks of convolution, ReLU and pooling; three of two convolutions each."""
+    """The three networks: flattened; two blocks of convolution, ReLU and pooling; three of two
+    convolutions each.
+    """
     pixels = channels * side * side
     if depth == "ann":
         return nn.Sequential(*flat(pixels, 512, 256, classes))
@@ -244,9 +264,18 @@ def three_depths(depth: str, channels: int, side: int, classes: int) -> nn.Modul
     layers: list[nn.Module] = []
     for before, after in ((channels, 32), (32, 64), (64, 128)):
         for inner in (before, after):
-            layers += [nn.Conv2d(inner, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [
+                nn.Conv2d(inner, after, 3, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
         layers.append(nn.MaxPool2d(2))
-    layers += [nn.Flatten(), nn.Linear(128 * (side // 8) ** 2, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU()]
+    layers += [
+        nn.Flatten(),
+        nn.Linear(128 * (side // 8) ** 2, 256, bias=False),
+        nn.BatchNorm1d(256),
+        nn.ReLU(),
+    ]
     return nn.Sequential(*layers, nn.Linear(256, classes))
 
 
@@ -254,7 +283,9 @@ def three_depths(depth: str, channels: int, side: int, classes: int) -> nn.Modul
 def test_r1_digits_from_scratch(small, trained, name):
     """An ANN and a CNN for the digits 0 to 9, Adam at 0.001 on pixels / 255."""
     prepared = small(name, channels=1, side=28)
-    plain = with_weights_of(three_depths(name.split("-")[1], 1, 28, 10), prepared.task.networks["classifier"])
+    plain = with_weights_of(
+        three_depths(name.split("-")[1], 1, 28, 10), prepared.task.networks["classifier"]
+    )
     expected = plain_losses(prepared, plain, adam(plain), F.cross_entropy)
     assert column(trained(prepared), "loss") == alike(expected)
     assert recipe_of(name).data == "mnist"
@@ -262,10 +293,16 @@ def test_r1_digits_from_scratch(small, trained, name):
 
 @pytest.mark.parametrize("depth", ["ann", "cnn", "deep-cnn"])
 @pytest.mark.parametrize(("prefix", "channels", "side"), [("fashion", 1, 28), ("cifar100", 3, 32)])
-def test_r2_r3_three_depths_train_as_plain_pytorch_does(small, trained, prefix, channels, side, depth):
-    """Pixels / 255 and nothing else; one-hot labels with categorical cross-entropy; Adam at 0.001, constant."""
+def test_r2_r3_three_depths_train_as_plain_pytorch_does(
+    small, trained, prefix, channels, side, depth
+):
+    """Pixels / 255 and nothing else; one-hot labels with categorical cross-entropy; Adam at 0.001,
+    constant.
+    """
     prepared = small(f"{prefix}-{depth}", channels=channels, side=side)
-    plain = with_weights_of(three_depths(depth, channels, side, 10), prepared.task.networks["classifier"])
+    plain = with_weights_of(
+        three_depths(depth, channels, side, 10), prepared.task.networks["classifier"]
+    )
     expected = plain_losses(prepared, plain, adam(plain), categorical)
     rows = trained(prepared)
     assert column(rows, "loss") == alike(expected)
@@ -292,18 +329,27 @@ def test_r2_early_stopping_and_the_best_checkpoint(small):
 
 def test_r2_r3_the_three_differ_in_the_network_alone_and_are_the_same_on_both_sets():
     for prefix in ("fashion", "cifar100"):
-        only_differs_in([f"{prefix}-{depth}" for depth in ("ann", "cnn", "deep-cnn")], "model", "model_options")
+        only_differs_in(
+            [f"{prefix}-{depth}" for depth in ("ann", "cnn", "deep-cnn")], "model", "model_options"
+        )
     for depth in ("ann", "cnn", "deep-cnn"):
         only_differs_in([f"fashion-{depth}", f"cifar100-{depth}"], "data")
-    complexity = [parameters_of(f"fashion-{depth}", shape(1, 28, 10)) for depth in ("ann", "cnn", "deep-cnn")]
+    complexity = [
+        parameters_of(f"fashion-{depth}", shape(1, 28, 10)) for depth in ("ann", "cnn", "deep-cnn")
+    ]
     assert complexity == [535_818, 421_642, 584_874]
 
 
 def test_r2_what_a_run_shows(finished_run):
-    """Loss and accuracy on test, confusion matrix, classification report, an interactive history, predictions mixed."""
+    """Loss and accuracy on test, confusion matrix, classification report, an interactive history,
+    predictions mixed.
+    """
     evaluation = finished_run.read("evaluation.json")
     assert {"loss", "accuracy"} <= evaluation["splits"]["test"].keys()
-    assert np.array(evaluation["confusion"]["test"]).sum() == evaluation["splits"]["test"]["num_images"]
+    assert (
+        np.array(evaluation["confusion"]["test"]).sum()
+        == evaluation["splits"]["test"]["num_images"]
+    )
     assert {"precision", "recall", "f1", "support"} <= evaluation["per_class"]["test"][0].keys()
 
     rows = finished_run.read_table("metrics.csv")
@@ -316,7 +362,9 @@ def test_r2_the_grid_mixes_right_and_wrong():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(10), 200)
     pixels, targets = torch.zeros(200, 8, 8, 1, dtype=torch.uint8), rng.integers(0, 10, 200)
-    source = ResidentSource(shape(1, 8, 10), pixels, torch.from_numpy(targets), [f"{i}" for i in range(200)])
+    source = ResidentSource(
+        shape(1, 8, 10), pixels, torch.from_numpy(targets), [f"{i}" for i in range(200)]
+    )
     grid = choose_samples(probabilities, targets, source, [str(k) for k in range(10)])["grid"]
     right = [item["correct"] for item in grid]
     assert 12 <= right.count(False) < len(right)
@@ -359,8 +407,12 @@ def test_r4_trains_as_plain_pytorch_does(small, trained, pooling, layer):
     ],
 )
 def test_r4_what_its_authors_left_open_is_an_option_each(options, more):
-    """Leaky ReLU or Swish, residual connections, attention; augmentation is a field of every recipe."""
-    recipe = recipe_of("cifar100-small-filters").with_(**{f"model_options.{k}": v for k, v in options.items()})
+    """Leaky ReLU or Swish, residual connections, attention; augmentation is a field of every
+    recipe.
+    """
+    recipe = recipe_of("cifar100-small-filters").with_(
+        **{f"model_options.{k}": v for k, v in options.items()}
+    )
     network = build_model(recipe.model, shape(3, 32, 100), recipe.model_options, 0)
     assert 57_332 <= count_parameters(network) <= 57_332 + more
     assert augmentations(recipe.with_(augment="flip,crop=4").augment).keys() == {"flip", "crop"}
@@ -378,12 +430,16 @@ FCN = {
 
 @pytest.mark.parametrize("kind", FCN)
 def test_r5_trains_as_plain_pytorch_does(small, trained, kind):
-    """3072-100-20-10 with ReLU by SGD without momentum; larger; deeper; 3072-512-256-10 with dropout."""
+    """3072-100-20-10 with ReLU by SGD without momentum; larger; deeper; 3072-512-256-10 with
+    dropout.
+    """
     prepared = small(f"cifar10-fcn-{kind}")
     layers = flat(*FCN[kind])
     if kind == "dropout":
         layers = [
-            part for layer in layers for part in ((layer, nn.Dropout(0.2)) if isinstance(layer, nn.ReLU) else (layer,))
+            part
+            for layer in layers
+            for part in ((layer, nn.Dropout(0.2)) if isinstance(layer, nn.ReLU) else (layer,))
         ]
     plain = with_weights_of(nn.Sequential(*layers), prepared.task.networks["classifier"])
     optimizer = torch.optim.SGD(plain.parameters(), lr=float(prepared.recipe.lr))
@@ -397,12 +453,18 @@ def test_r5_the_four_differ_in_the_network_alone():
 
 
 def test_r5_rates_batch_sizes_and_hidden_sizes_can_be_tuned():
-    search = {"lr": [0.02, 0.1], "batch_size": [64, 128], "model_options.hidden": [[100, 20], [512, 256]]}
+    search = {
+        "lr": [0.02, 0.1],
+        "batch_size": [64, 128],
+        "model_options.hidden": [[100, 20], [512, 256]],
+    }
     assert recipe_of("cifar10-fcn-baseline").with_(search=search).search == search
 
 
 def test_r6_trains_as_plain_pytorch_does(small, trained):
-    """Three blocks with max-pool and batch norm, dense layers with batch norm and dropout; weight decay; cosine."""
+    """Three blocks with max-pool and batch norm, dense layers with batch norm and dropout; weight
+    decay; cosine.
+    """
     prepared = small("cifar10-cnn", augment="none")  # what is drawn is looked at below
     layers: list[nn.Module] = []
     for before, after in ((3, 64), (64, 128), (128, 256)):
@@ -414,8 +476,15 @@ def test_r6_trains_as_plain_pytorch_does(small, trained):
         ]
     layers.append(nn.Flatten())
     for inner, outer in ((256 * 4 * 4, 256), (256, 128)):
-        layers += [nn.Linear(inner, outer, bias=False), nn.BatchNorm1d(outer), nn.ReLU(), nn.Dropout(0.3)]
-    plain = with_weights_of(nn.Sequential(*layers, nn.Linear(128, 10)), prepared.task.networks["classifier"])
+        layers += [
+            nn.Linear(inner, outer, bias=False),
+            nn.BatchNorm1d(outer),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+        ]
+    plain = with_weights_of(
+        nn.Sequential(*layers, nn.Linear(128, 10)), prepared.task.networks["classifier"]
+    )
 
     matrices = [weight for weight in plain.parameters() if weight.ndim > 1]
     others = [weight for weight in plain.parameters() if weight.ndim == 1]
@@ -445,7 +514,9 @@ class Weights(NamedTuple):
 
 @pytest.fixture(scope="module")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Weights]:
-    """Return a function that makes torchvision's network with random weights, and the file that they lie in."""
+    """Return a function that makes torchvision's network with random weights, and the file that
+    they lie in.
+    """
     folder = tmp_path_factory.mktemp("weights")
     made: dict[str, Weights] = {}
 
@@ -473,7 +544,9 @@ def test_r7_sees_images_of_32_pixels_by_the_networks_own_preprocessing(small, ba
 
     features = prepared.task.sources(prepared.splits).train.take(torch.arange(8)).images[:, 0]
     with torch.no_grad():
-        expected = network.features(imagenet(prepared.splits.train.take(torch.arange(8)).images)).mean((2, 3))
+        expected = network.features(
+            imagenet(prepared.splits.train.take(torch.arange(8)).images)
+        ).mean((2, 3))
     torch.testing.assert_close(features, expected, rtol=1e-2, atol=1e-4)
 
 
@@ -500,7 +573,9 @@ def few_zeros(digit_files: Path, tmp_path: Path) -> Path:
     return tmp_path / "few"
 
 
-def test_r8_fine_tunes_every_layer_at_a_lower_rate_with_a_new_last_layer(small, trained, backbones, few_zeros):
+def test_r8_fine_tunes_every_layer_at_a_lower_rate_with_a_new_last_layer(
+    small, trained, backbones, few_zeros
+):
     """All layers, class-weighted loss, a schedule of steps: ResNet18, as one of the seven."""
     network, file = backbones("resnet18")
     prepared = small("faces", model="resnet18", weights=str(file), augment="none", accumulate=1)
@@ -519,15 +594,30 @@ def test_r8_fine_tunes_every_layer_at_a_lower_rate_with_a_new_last_layer(small, 
     assert lower == 0.0001 < float(SILENT["lr"])
     rows = trained(prepared)
     assert column(rows, "lr") == pytest.approx([lower, lower, 0.1 * lower, 0.01 * lower])
-    moved = [not torch.equal(w, network.state_dict()[k]) for k, w in ours.named_parameters() if not k.startswith("fc")]
+    moved = [
+        not torch.equal(w, network.state_dict()[k])
+        for k, w in ours.named_parameters()
+        if not k.startswith("fc")
+    ]
     assert all(moved)
 
 
 def test_r8_the_seven_networks_and_the_pipelines_are_there():
-    seven = {"vgg16", "resnet18", "densenet161", "googlenet", "mobilenet_v2", "resnext50_32x4d", "wide_resnet50_2"}
+    seven = {
+        "vgg16",
+        "resnet18",
+        "densenet161",
+        "googlenet",
+        "mobilenet_v2",
+        "resnext50_32x4d",
+        "wide_resnet50_2",
+    }
     assert seven <= names("models").keys()
     assert recipe_of("faces").model == "wide_resnet50_2"
-    used = {preset: augmentations(preset).keys() for preset in ("flips", "rotations", "shifts", "colours", "all")}
+    used = {
+        preset: augmentations(preset).keys()
+        for preset in ("flips", "rotations", "shifts", "colours", "all")
+    }
     assert used["flips"] == {"flip", "vertical_flip"}
     assert "rotate" in used["rotations"]
     assert "affine" in used["shifts"]
@@ -556,7 +646,11 @@ def test_r9_early_layers_of_resnet18_are_frozen_and_the_head_is_new(small, backb
     _, file = backbones("resnet18")
     task = small("garbage-frozen", weights=str(file)).task
     assert isinstance(task, FineTune)
-    trained = {name.split(".")[0] for name, weight in task.network.named_parameters() if weight.requires_grad}
+    trained = {
+        name.split(".")[0]
+        for name, weight in task.network.named_parameters()
+        if weight.requires_grad
+    }
     assert trained == {"layer4", "fc"}
     assert task.network.get_submodule("fc").weight.shape == (10, 512)
 
@@ -575,25 +669,39 @@ def test_r9_is_two_by_two():
 def dense_gan() -> tuple[nn.Module, nn.Module]:
     generator = nn.Sequential(*flat(100, 256, 512, 1024, 784)[1:], nn.Tanh())
     leaky = nn.LeakyReLU(0.2)
-    judge = nn.Sequential(nn.Linear(784, 512), leaky, nn.Linear(512, 256), leaky, nn.Linear(256, 1), nn.Sigmoid())
+    judge = nn.Sequential(
+        nn.Linear(784, 512), leaky, nn.Linear(512, 256), leaky, nn.Linear(256, 1), nn.Sigmoid()
+    )
     return generator, judge
 
 
 def dcgan() -> tuple[nn.Module, nn.Module]:
     up: list[nn.Module] = [nn.ConvTranspose2d(100, 128, 4, 1, 0, bias=False)]
     for before, after in ((128, 64), (64, 32), (32, 3)):
-        up += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
+        up += [
+            nn.BatchNorm2d(before),
+            nn.ReLU(),
+            nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
+        ]
     down: list[nn.Module] = [nn.Conv2d(3, 32, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
     for before, after in ((32, 64), (64, 128)):
-        down += [nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*up, nn.Tanh()), nn.Sequential(*down, nn.Conv2d(128, 1, 4, bias=False), nn.Sigmoid())
+        down += [
+            nn.Conv2d(before, after, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.LeakyReLU(0.2),
+        ]
+    return nn.Sequential(*up, nn.Tanh()), nn.Sequential(
+        *down, nn.Conv2d(128, 1, 4, bias=False), nn.Sigmoid()
+    )
 
 
 def play(
     prepared: Prepared, generator: nn.Module, judge: nn.Module, as_images: bool,
     generators_loss: Callable[[Tensor], Tensor],
 ) -> tuple[list[float], list[float]]:  # fmt: skip
-    """Train a plain GAN by binary cross-entropy on images of -1..1, Adam at 0.0002 on both; return both losses."""
+    """Train a plain GAN by binary cross-entropy on images of -1..1, Adam at 0.0002 on both; return
+    both losses.
+    """
     of_generator = torch.optim.Adam(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))
     of_judge = torch.optim.Adam(judge.parameters(), lr=0.0002, betas=(0.5, 0.999))
     lost: tuple[list[float], list[float]] = ([], [])
@@ -642,7 +750,9 @@ def painted(digit_files: Path) -> Callable[..., Prepared]:
 
 
 def test_r10_trains_as_plain_pytorch_does(painted, trained):
-    """784-512-256-1 with Leaky ReLU 0.2 against 100-256-512-1024-784 with ReLU and Tanh; binary cross-entropy."""
+    """784-512-256-1 with Leaky ReLU 0.2 against 100-256-512-1024-784 with ReLU and Tanh; binary
+    cross-entropy.
+    """
     prepared = painted("mnist-gan", 1, 28)
     ours = prepared.task.networks
     generator, judge = dense_gan()
@@ -676,7 +786,10 @@ def test_r11_trains_as_plain_pytorch_does(painted, trained):
 def test_r11_has_370624_and_167808_parameters():
     recipe = recipe_of("cifar100-dcgan")
     ours: Any = build_model(recipe.model, shape(3, 32, 100), recipe.model_options, 0)
-    counts = [count_parameters(network) for network in (*dcgan(), ours["generator"], ours["discriminator"])]
+    counts = [
+        count_parameters(network)
+        for network in (*dcgan(), ours["generator"], ours["discriminator"])
+    ]
     assert counts == [370_624, 167_808, 370_624, 167_808]
     assert sum(counts[2:]) == 538_432
     assert recipe.steps == 50_000
@@ -687,14 +800,18 @@ def test_r11_what_its_authors_left_open_can_be_asked_for():
     of = shape(3, 32, 100)
     judge: Any = build_model("dcgan", of, {"minibatch": "discrimination"}, 0)
     assert count_parameters(judge["discriminator"]) > 167_808
-    recipe = recipe_of("cifar100-dcgan").with_(augment="flip", **{"task.diff_augment": ["colour", "translation"]})
+    recipe = recipe_of("cifar100-dcgan").with_(
+        augment="flip", **{"task.diff_augment": ["colour", "translation"]}
+    )
     assert recipe.task_options["diff_augment"] == ["colour", "translation"]
     assert {"fast-gan", "resnet-gan", "flow-unet", "mlp-gan"} <= names("models", "generate").keys()
 
 
 def test_r10_r11_sheets_of_4x4_and_8x8(kinds):
     for number in (4, 8):
-        with Image.open(kinds["gan"].path / "samples" / f"generated-{number}x{number}.png") as sheet:
+        with Image.open(
+            kinds["gan"].path / "samples" / f"generated-{number}x{number}.png"
+        ) as sheet:
             assert min(sheet.size) >= number * 8, "each picture at its size"
 
 
@@ -718,7 +835,9 @@ def enlarged_by_pillow(low: Tensor) -> Tensor:
 
 
 def test_r12_is_three_layers_on_the_bicubic_picture_by_mse_and_perceptual_loss(pets, backbones):
-    """256 made 128 by bicubic, enlarged again, 9x9 first and 5x5 last; MSE + perceptual loss, each once."""
+    """256 made 128 by bicubic, enlarged again, 9x9 first and 5x5 last; MSE + perceptual loss, each
+    once.
+    """
     recipe = recipe_of("pets-x2").with_(
         data=str(pets),
         weights=str(backbones("squeezenet1_0").file),
@@ -748,7 +867,8 @@ def test_r12_is_three_layers_on_the_bicubic_picture_by_mse_and_perceptual_loss(p
     with_weights_of(network, ours)
     with torch.no_grad():
         answer = network(enlarged_by_pillow(low))
-        middle = (..., slice(16, -16), slice(16, -16))  # Pillow and MATLAB treat the edges in two ways
+        # Pillow and MATLAB treat the edges in two ways
+        middle = (..., slice(16, -16), slice(16, -16))
         assert float((answer - ours(low / 255))[middle].abs().max()) < 0.02
 
         context = StepContext(0, 0, 0.0, torch.Generator().manual_seed(0))
@@ -772,7 +892,9 @@ def test_r12_compares_by_vgg16_and_changes_photos_as_described():
 
 
 def test_r12_shows_low_bicubic_generated_and_original_side_by_side(kinds):
-    files = {path.stem.split("-")[-1] for path in (kinds["sharp"].path / "samples").glob("test-*.png")}
+    files = {
+        path.stem.split("-")[-1] for path in (kinds["sharp"].path / "samples").glob("test-*.png")
+    }
     assert files == {"low", "bicubic", "ours", "original"}
 
 
@@ -781,37 +903,81 @@ def test_r12_shows_low_bicubic_generated_and_original_side_by_side(kinds):
 HERE = "tests/test_systems.py::"
 DESCRIBED: list[tuple[str, str, str]] = [
     ("R1", "digits 0 to 9 from scratch", HERE + "test_r1_digits_from_scratch"),
-    ("R2", "ANN (flattened), basic CNN, deeper CNN", HERE + "test_r2_r3_three_depths_train_as_plain_pytorch_does"),
-    ("R2", "pixels divided by 255 and nothing else", HERE + "test_r2_pixels_are_divided_by_255_and_nothing_else"),
+    (
+        "R2",
+        "ANN (flattened), basic CNN, deeper CNN",
+        HERE + "test_r2_r3_three_depths_train_as_plain_pytorch_does",
+    ),
+    (
+        "R2",
+        "pixels divided by 255 and nothing else",
+        HERE + "test_r2_pixels_are_divided_by_255_and_nothing_else",
+    ),
     (
         "R2",
         "one-hot labels with categorical cross-entropy",
         HERE + "test_r2_r3_three_depths_train_as_plain_pytorch_does",
     ),
-    ("R2", "early stopping, best checkpoint of each model", HERE + "test_r2_early_stopping_and_the_best_checkpoint"),
-    ("R2", "history of each model", "tests/test_options.py::test_a_run_stops_by_the_figure_that_it_monitors"),
+    (
+        "R2",
+        "early stopping, best checkpoint of each model",
+        HERE + "test_r2_early_stopping_and_the_best_checkpoint",
+    ),
+    (
+        "R2",
+        "history of each model",
+        "tests/test_options.py::test_a_run_stops_by_the_figure_that_it_monitors",
+    ),
     ("R2", "evaluation (loss, accuracy) on test", HERE + "test_r2_what_a_run_shows"),
     ("R2", "confusion matrix and classification report", HERE + "test_r2_what_a_run_shows"),
     ("R2", "interactive history of training and validation", HERE + "test_r2_what_a_run_shows"),
-    ("R2", "performance comparison plots, efficiency against complexity", "study fashion-three-depths"),
-    ("R2", "grid of predictions, right and wrong mixed", HERE + "test_r2_the_grid_mixes_right_and_wrong"),
+    (
+        "R2",
+        "performance comparison plots, efficiency against complexity",
+        "study fashion-three-depths",
+    ),
+    (
+        "R2",
+        "grid of predictions, right and wrong mixed",
+        HERE + "test_r2_the_grid_mixes_right_and_wrong",
+    ),
     (
         "R3",
         "the same three models and outputs on the harder set",
         HERE + "test_r2_r3_the_three_differ_in_the_network_alone_and_are_the_same_on_both_sets",
     ),
     ("R3", "how they compare across the two sets", "study cifar100-three-depths"),
-    ("R4", "no augmentation", HERE + "test_r4_has_57332_parameters_and_10000_steps_without_augmentation"),
-    ("R4", "three blocks, max or average pooling, 3-8-16-32, 512, 100", HERE + "test_r4_trains_as_plain_pytorch_does"),
-    ("R4", "57,332 parameters exactly", HERE + "test_r4_has_57332_parameters_and_10000_steps_without_augmentation"),
-    ("R4", "10,000 steps", HERE + "test_r4_has_57332_parameters_and_10000_steps_without_augmentation"),
+    (
+        "R4",
+        "no augmentation",
+        HERE + "test_r4_has_57332_parameters_and_10000_steps_without_augmentation",
+    ),
+    (
+        "R4",
+        "three blocks, max or average pooling, 3-8-16-32, 512, 100",
+        HERE + "test_r4_trains_as_plain_pytorch_does",
+    ),
+    (
+        "R4",
+        "57,332 parameters exactly",
+        HERE + "test_r4_has_57332_parameters_and_10000_steps_without_augmentation",
+    ),
+    (
+        "R4",
+        "10,000 steps",
+        HERE + "test_r4_has_57332_parameters_and_10000_steps_without_augmentation",
+    ),
     (
         "R4",
         "left open: activation, residual, attention, augmentation",
         HERE + "test_r4_what_its_authors_left_open_is_an_option_each",
     ),
     ("R4", "the measured gain of each", "study small-filters-open-points"),
-    ("R5", "3072-100-20-10 with ReLU (baseline, SGD)", HERE + "test_r5_trains_as_plain_pytorch_does"),
+    (
+        "R5",
+        "3072-100-20-10 with ReLU (baseline, SGD)",
+        HERE + "test_r5_trains_as_plain_pytorch_does",
+    ),
     ("R5", "larger hidden layers", "recipe cifar10-fcn-large"),
     ("R5", "dropout", "recipe cifar10-fcn-dropout"),
     ("R5", "deeper", "recipe cifar10-fcn-deep"),
@@ -840,7 +1006,11 @@ DESCRIBED: list[tuple[str, str, str]] = [
         HERE + "test_r7_three_networks_with_integer_labels",
     ),
     ("R7", "sparse cross-entropy", HERE + "test_r7_sparse_cross_entropy_is_that_of_one_hot_labels"),
-    ("R8", "seven networks; augmentation pipelines", HERE + "test_r8_the_seven_networks_and_the_pipelines_are_there"),
+    (
+        "R8",
+        "seven networks; augmentation pipelines",
+        HERE + "test_r8_the_seven_networks_and_the_pipelines_are_there",
+    ),
     (
         "R8",
         "all layers fine-tuned at a lower rate, last layer replaced, class-weighted loss",
@@ -854,7 +1024,11 @@ DESCRIBED: list[tuple[str, str, str]] = [
         "error analysis: which pairs are confused, the worst mistakes",
         "tests/test_analysis.py::test_confused_pairs_are_shown_side_by_side",
     ),
-    ("R9", "3-layer CNN from scratch", HERE + "test_r9_three_layers_from_scratch_train_as_plain_pytorch_does"),
+    (
+        "R9",
+        "3-layer CNN from scratch",
+        HERE + "test_r9_three_layers_from_scratch_train_as_plain_pytorch_does",
+    ),
     (
         "R9",
         "ResNet-18 with frozen early layers and a new head",
@@ -905,7 +1079,11 @@ DESCRIBED: list[tuple[str, str, str]] = [
         "a table of the differences in loading and preprocessing",
         "tests/test_compare.py::test_data_splits_and_preprocessing_lie_side_by_side",
     ),
-    ("R8", "own folder, train and val only", "tests/test_folder.py::test_split_folders_are_respected"),
+    (
+        "R8",
+        "own folder, train and val only",
+        "tests/test_folder.py::test_split_folders_are_respected",
+    ),
     ("R8", "convergence plots", "tests/test_report.py::test_figures_hold_the_measured_numbers"),
     ("R9", "confusion heat map", "tests/test_report.py::test_figures_hold_the_measured_numbers"),
     (

@@ -1,4 +1,6 @@
-"""Trackers hold what the run folder holds: values are read back from TensorBoard and MLflow; a broken one costs no run."""
+"""Trackers hold what the run folder holds: values are read back from TensorBoard and MLflow; a
+broken one costs no run.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from tintype.tracking import check_trackers
 from tintype.tracking.tracker import Told
 
 # The libraries warn of each other's age; that is no business of these tests.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 
 
 class Heard(Silent):
@@ -44,7 +48,9 @@ class Heard(Silent):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe]) -> api.Run:
-    """A finished run that TensorBoard and MLflow were told of; MLflow's store is a SQLite file beside it."""
+    """A finished run that TensorBoard and MLflow were told of; MLflow's store is a SQLite file
+    beside it.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
             patch.delenv(name, raising=False)
@@ -55,13 +61,19 @@ def told(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe]) 
 
 def rows_of(run: RunFolder, column: str) -> dict[int, float]:
     """Return the steps and values of a column of metrics.csv."""
-    return {int(float(r["step"])): float(r[column]) for r in run.read_table("metrics.csv") if r[column] != ""}
+    return {
+        int(float(r["step"])): float(r[column])
+        for r in run.read_table("metrics.csv")
+        if r[column] != ""
+    }
 
 
 def test_tensorboard_reads_back_what_the_folder_holds(told):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(told.path / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    events = EventAccumulator(
+        str(told.path / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0}
+    )
     events.Reload()
     for column in ("loss", "lr", "epoch", "val_accuracy", "val_loss"):
         scalars = {event.step: event.value for event in events.Scalars(column)}
@@ -83,7 +95,10 @@ def test_mlflow_reads_back_what_the_folder_holds(told):
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == ("told", "FINISHED")
     for column in ("loss", "lr", "val_accuracy"):
-        history = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, column)}
+        history = {
+            metric.step: metric.value
+            for metric in client.get_metric_history(run.info.run_id, column)
+        }
         assert history == pytest.approx(rows_of(told, column))
     assert run.data.metrics["test_accuracy"] == told.metrics["test"]["accuracy"]
     assert run.data.params["model_options.hidden"] == "[16]"
@@ -92,18 +107,26 @@ def test_mlflow_reads_back_what_the_folder_holds(told):
     assert files == {"recipe.yaml", "report.html", "evaluation.json", "pictures"}
     kept = Path(client.download_artifacts(run.info.run_id, "report.html"))
     assert kept.read_bytes() == (told.path / "report.html").read_bytes()
-    assert len(client.list_artifacts(run.info.run_id, "pictures")) == len(list((told.path / "figures").glob("*.png")))
+    assert len(client.list_artifacts(run.info.run_id, "pictures")) == len(
+        list((told.path / "figures").glob("*.png"))
+    )
 
 
 def test_a_resumed_run_is_told_each_step_once(tiny, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 1e9)  # no checkpoint: all is computed a second time
+    # no checkpoint: all is computed a second time
+    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 1e9)
     monkeypatch.setattr("tintype.tracking.SECONDS", 0.0)
     monkeypatch.setattr(api.Run, "report", lambda run: run.path / "report.html")
     with pytest.raises(Interrupted):
         api.train(tiny(track=["tensorboard"]), out=tmp_path, name="run", watcher=Heard(stop_at=9))
-    assert json.loads((tmp_path / "run" / "tracking.json").read_text(encoding="utf-8"))["tensorboard"]["step"] == 8
+    assert (
+        json.loads((tmp_path / "run" / "tracking.json").read_text(encoding="utf-8"))["tensorboard"][
+            "step"
+        ]
+        == 8
+    )
     run = api.train(resume=tmp_path / "run", watcher=Silent())
     events = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
@@ -115,7 +138,9 @@ def test_a_resumed_run_is_told_each_step_once(tiny, tmp_path, monkeypatch):
 
 
 class Recording(types.ModuleType):
-    """Stands for a library: keeps every call by name, and gives itself back for what it does not know."""
+    """Stands for a library: keeps every call by name, and gives itself back for what it does not
+    know.
+    """
 
     def __init__(self, name: str, run: Any) -> None:
         super().__init__(name)
@@ -176,7 +201,10 @@ def test_the_other_trackers_are_told_the_same(name, told, monkeypatch, tmp_path)
     tracker.picture("figures/history", told.path / "figures" / "history.png", 26)
     assert recorded.logged[-1] == ({"figures/history": "image of history.png"}, 26)
     tracker.figures({"test_accuracy": 0.5}, 26)
-    assert recorded.summary.get("test_accuracy") == 0.5 or recorded.logged[-1] == ({"final/test_accuracy": 0.5}, 26)
+    assert recorded.summary.get("test_accuracy") == 0.5 or recorded.logged[-1] == (
+        {"final/test_accuracy": 0.5},
+        26,
+    )
     tracker.file(told.path / "recipe.yaml")
     assert "recipe.yaml" in recorded.saved or ("artifact", "recipe.yaml") in library.calls
     tracker.finish("stopped")
@@ -191,18 +219,18 @@ def test_wandb_offline(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = api.train(tiny(track=["wandb"]), out=tmp_path, name="run", watcher=Silent())
     assert list((run.path / "wandb").glob("offline-run-*/*.wandb"))
-    assert json.loads((run.path / "tracking.json").read_text(encoding="utf-8"))["wandb"]["step"] == max(
-        rows_of(run, "loss")
-    )
+    assert json.loads((run.path / "tracking.json").read_text(encoding="utf-8"))["wandb"][
+        "step"
+    ] == max(rows_of(run, "loss"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
 def test_trackio_locally(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     run = api.train(tiny(track=["trackio"]), out=tmp_path / "runs", name="run", watcher=Silent())
-    assert json.loads((run.path / "tracking.json").read_text(encoding="utf-8"))["trackio"]["step"] == max(
-        rows_of(run, "loss")
-    )
+    assert json.loads((run.path / "tracking.json").read_text(encoding="utf-8"))["trackio"][
+        "step"
+    ] == max(rows_of(run, "loss"))
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------------------------------
@@ -210,10 +238,16 @@ def test_trackio_locally(tiny, tmp_path, monkeypatch):
 
 def test_what_is_missing_is_told_before_anything_is_written(tiny, tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "mlflow" else find_spec(name, *a))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "mlflow" else find_spec(name, *a),
+    )
     with pytest.raises(UserError, match=r"pip install 'tintype\[mlflow\]'"):
         api.train(tiny(track=["mlflow"]), out=tmp_path, watcher=Silent())
-    with pytest.raises(UserError, match=r"unknown tracker 'tensorbord'\. Did you mean 'tensorboard'"):
+    with pytest.raises(
+        UserError, match=r"unknown tracker 'tensorbord'\. Did you mean 'tensorboard'"
+    ):
         api.train(tiny(track=["tensorbord"]), out=tmp_path, watcher=Silent())
     assert list(tmp_path.iterdir()) == []
     assert set(names("tracking")) == {"tensorboard", "mlflow", "wandb", "trackio"}
@@ -238,4 +272,6 @@ def test_a_tracker_that_breaks_costs_no_run(tiny, tmp_path, monkeypatch):
     run = api.train(tiny(track=["tensorboard"]), out=tmp_path, name="run", watcher=heard)
     assert run.status["state"] == "finished"
     told = [line for line in heard.lines if line.startswith("warning")]
-    assert told == ["warning: tensorboard is told no more of this run (ConnectionError: the server has gone)"]
+    assert told == [
+        "warning: tensorboard is told no more of this run (ConnectionError: the server has gone)"
+    ]

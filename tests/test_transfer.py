@@ -1,4 +1,6 @@
-"""Ways to train a pretrained network further: heads on cached features, fine-tuning, and what is chosen automatically."""
+"""Ways to train a pretrained network further: heads on cached features, fine-tuning, and what is
+chosen automatically.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ BACKBONE = "mobilenet_v3_small"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A file with weights of a small backbone for 1,000 classes, drawn at random; stands for pretrained ones."""
+    """A file with weights of a small backbone for 1,000 classes, drawn at random; stands for
+    pretrained ones.
+    """
     spec = DataSpec("", 3, 32, 32, tuple(map(str, range(1000))), (0.5,) * 3, (0.25,) * 3, "")
     network = build_model(BACKBONE, spec, {}, seed=1)
     path = tmp_path_factory.mktemp("weights") / f"{BACKBONE}.safetensors"
@@ -48,7 +52,9 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def photos(digit_files, weights):
-    """Return a function that makes a recipe for small pictures and a backbone; its arguments are fields."""
+    """Return a function that makes a recipe for small pictures and a backbone; its arguments are
+    fields.
+    """
 
     def make(**changes: object) -> Recipe:
         fields = {
@@ -88,7 +94,10 @@ def test_the_backbone_is_left_as_it_was(photos, weights, tmp_path):
     run = train(photos(tune="head"), tmp_path)
     before, after = load_file(weights), load_file(run.path / "model.safetensors")
     same = [key for key in before if torch.equal(before[key], after[key])]
-    assert [key for key in before if key not in same] == ["classifier.3.bias", "classifier.3.weight"]
+    assert [key for key in before if key not in same] == [
+        "classifier.3.bias",
+        "classifier.3.weight",
+    ]
 
 
 def test_features_are_computed_once(photos, tmp_path, monkeypatch):
@@ -100,8 +109,16 @@ def test_features_are_computed_once(photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(transfer.Transfer, "_compute_features", refuse)
     again = train(recipe.with_(lr=1e-3), tmp_path / "b")
-    assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
-    for changes in ({"augment": "rotations"}, {"seed": 3}, {"tta": "flip"}, {"image_size": 40}, {"views": 1}):
+    assert (first.path / "model.safetensors").read_bytes() == (
+        again.path / "model.safetensors"
+    ).read_bytes()
+    for changes in (
+        {"augment": "rotations"},
+        {"seed": 3},
+        {"tta": "flip"},
+        {"image_size": 40},
+        {"views": 1},
+    ):
         with pytest.raises(AssertionError, match="computed again"):
             train(recipe.with_(**changes), tmp_path / str(changes))
 
@@ -109,12 +126,22 @@ def test_features_are_computed_once(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize("tune", ["head", "last:2", "all"])
 def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
     class Stop(Silent):
-        def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
+        def on_step(
+            self, step: int, total_steps: int, loss: float, images_per_second: float
+        ) -> None:
             if step == 7:
                 raise KeyError("stop")
 
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
-    recipe = photos(tune=tune, augment="photos", views=1, steps=12, layer_decay=0.8, unfreeze=0.5, sampling="balanced")
+    recipe = photos(
+        tune=tune,
+        augment="photos",
+        views=1,
+        steps=12,
+        layer_decay=0.8,
+        unfreeze=0.5,
+        sampling="balanced",
+    )
     whole = train(recipe, tmp_path / "whole")
     with pytest.raises(KeyError):
         api.train(recipe, out=tmp_path / "stopped", name="run", watcher=Stop())
@@ -127,7 +154,9 @@ def blobs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Return features (300, 8) of different scales and targets (300,) of three overlapping classes."""
     draw = np.random.default_rng(seed)
     targets = draw.integers(0, 3, 300)
-    features = (draw.normal(size=(3, 8))[targets] + draw.normal(size=(300, 8))) * np.logspace(-2, 2, 8) + 5
+    features = (draw.normal(size=(3, 8))[targets] + draw.normal(size=(300, 8))) * np.logspace(
+        -2, 2, 8
+    ) + 5
     return torch.tensor(features, dtype=torch.float32), torch.tensor(targets)
 
 
@@ -137,7 +166,9 @@ def test_the_first_head_is_that_of_scikit_learn(penalty):
     features, targets = blobs()
     head = fit_linear(features, targets, 3, penalty)
     x = (features - features.mean(0)) / features.std(0, correction=0)
-    reference = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-6, max_iter=1000).fit(x.numpy(), targets.numpy())
+    reference = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-6, max_iter=1000).fit(
+        x.numpy(), targets.numpy()
+    )
     ours = torch.softmax(head(features), 1).detach().numpy()
     np.testing.assert_allclose(ours, reference.predict_proba(x.numpy()), atol=2e-3)
 
@@ -153,7 +184,9 @@ def test_each_head_of_the_bank_comes_to_the_solution_of_its_penalty():
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         fit = sum(F.cross_entropy(logits, targets) for logits in bank(features))
-        held = [0.5 * p * h.weight.square().sum() for p, h in zip(PENALTIES, bank.heads, strict=True)]
+        held = [
+            0.5 * p * h.weight.square().sum() for p, h in zip(PENALTIES, bank.heads, strict=True)
+        ]
         loss = fit + torch.stack(held).sum()
         loss.backward()
         return loss
@@ -174,7 +207,9 @@ def test_folding_changes_no_answer():
     head = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
     x, _ = blobs()
     mean, scale = x.mean(0), 1 / x.std(0)
-    torch.testing.assert_close(folded(head, mean, scale)(x), head((x - mean) * scale), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        folded(head, mean, scale)(x), head((x - mean) * scale), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_source_of_features_behaves_like_one_of_images():
@@ -197,9 +232,15 @@ def test_only_the_last_stages_are_trained(photos, weights, tmp_path):
     network = build_model(BACKBONE, load_task(run, "cpu")[0].spec, {}, seed=0)
     parts = backbone_parts(network)
     trained = {
-        key for key in after if before[key].shape != after[key].shape or not torch.equal(before[key], after[key])
+        key
+        for key in after
+        if before[key].shape != after[key].shape or not torch.equal(before[key], after[key])
     }
-    last = {name for name, _ in network.named_parameters() if parts.stage_of(name) >= len(parts.stages) - 1}
+    last = {
+        name
+        for name, _ in network.named_parameters()
+        if parts.stage_of(name) >= len(parts.stages) - 1
+    }
     assert trained == last, "the last stage and the head, and no statistics of a norm"
 
 
@@ -239,7 +280,9 @@ def test_stages_thaw_from_the_last_to_the_first(photos, tmp_path):
     assert seen == sorted(seen)
     assert seen[0] == 2, "one stage and the head"
     stages = backbone_parts(
-        build_model(BACKBONE, DataSpec("", 3, 32, 32, ("a", "b"), (0.5,) * 3, (1.0,) * 3, ""), {}, 0)
+        build_model(
+            BACKBONE, DataSpec("", 3, 32, 32, ("a", "b"), (0.5,) * 3, (1.0,) * 3, ""), {}, 0
+        )
     )
     assert seen[-1] == len(stages.stages) + 1
     assert len(set(seen)) > 2
@@ -248,7 +291,9 @@ def test_stages_thaw_from_the_last_to_the_first(photos, tmp_path):
 # ---- sampling and learning rate ---------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(1, 30), min_size=2, max_size=5), st.integers(1, 40), st.integers(0, 2**32))
+@given(
+    st.lists(st.integers(1, 30), min_size=2, max_size=5), st.integers(1, 40), st.integers(0, 2**32)
+)
 def test_balanced_sampling_shows_each_class_equally_often(counts, batch_size, seed):
     targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     order = Order(seed, len(targets), min(batch_size, len(targets)), targets)
@@ -257,7 +302,9 @@ def test_balanced_sampling_shows_each_class_equally_often(counts, batch_size, se
     shown = torch.bincount(targets[epoch], minlength=len(counts))
     assert int(shown.max()) - int(shown.min()) <= 1
     for label in range(len(counts)):  # no image twice before each was shown once
-        times = torch.bincount(epoch[targets[epoch] == label], minlength=len(targets))[targets == label]
+        times = torch.bincount(epoch[targets[epoch] == label], minlength=len(targets))[
+            targets == label
+        ]
         assert int(times.max()) - int(times.min()) <= 1
     assert torch.equal(epoch, Order(seed, len(targets), 1, targets)._epoch(0))
 
@@ -280,16 +327,22 @@ def test_a_measured_learning_rate_leaves_the_run_as_if_it_had_been_given(tiny, t
     curve = found.read_table("lr_finder.csv")
     assert float(curve[0]["lr"]) < lr < float(curve[-1]["lr"])
     given = train(tiny(lr=lr, optimizer="adamw"), tmp_path / "given")
-    assert (found.path / "model.safetensors").read_bytes() == (given.path / "model.safetensors").read_bytes()
+    assert (found.path / "model.safetensors").read_bytes() == (
+        given.path / "model.safetensors"
+    ).read_bytes()
 
 
 # ---- what is chosen automatically -------------------------------------------------------------------------------------
 
 
-@given(st.floats(0.1, 1e4), st.sampled_from([("s", 1), ("m", 60), ("min", 60), ("h", 3600), ("", 1)]))
+@given(
+    st.floats(0.1, 1e4), st.sampled_from([("s", 1), ("m", 60), ("min", 60), ("h", 3600), ("", 1)])
+)
 def test_durations(number, unit):
     text, factor = unit
-    assert automatic.parse_duration(f"{number:.3f}{text}") == pytest.approx(round(number, 3) * factor)
+    assert automatic.parse_duration(f"{number:.3f}{text}") == pytest.approx(
+        round(number, 3) * factor
+    )
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-3m", "0s", "5 weeks", "1e3"])
@@ -299,7 +352,9 @@ def test_no_duration(text):
 
 
 @pytest.mark.machines
-def test_few_photos_get_a_head_on_the_backbone_that_the_weights_name(digit_files, weights, tmp_path):
+def test_few_photos_get_a_head_on_the_backbone_that_the_weights_name(
+    digit_files, weights, tmp_path
+):
     prepared = api.plan(str(digit_files), weights=str(weights), image_size=32, watcher=Silent())
     recipe = prepared.recipe
     assert (recipe.model, recipe.tune, recipe.channels) == (BACKBONE, "head", 3)
@@ -308,13 +363,24 @@ def test_few_photos_get_a_head_on_the_backbone_that_the_weights_name(digit_files
 
 
 @pytest.mark.parametrize("what", ["photos", "digits"])
-def test_a_head_that_was_asked_for_has_the_settings_of_one_that_was_chosen(digit_files, weights, what):
+def test_a_head_that_was_asked_for_has_the_settings_of_one_that_was_chosen(
+    digit_files, weights, what
+):
     fields = {"weights": str(weights), "image_size": 32, "model": BACKBONE, "watcher": Silent()}
     chosen = api.plan(str(digit_files), **fields).recipe
     what = str(digit_files) if what == "photos" else "digits"
     asked = api.plan(what, tune="head", **fields).recipe
     assert chosen.tune == asked.tune == "head"
-    same = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch_size")
+    same = (
+        "optimizer",
+        "lr",
+        "momentum",
+        "weight_decay",
+        "schedule",
+        "warmup",
+        "epochs",
+        "batch_size",
+    )
     assert {key: getattr(asked, key) for key in same} == {key: getattr(chosen, key) for key in same}
     if what != "digits":  # a recipe of its own says how photos are changed
         assert (asked.augment, asked.views, asked.tta) == (chosen.augment, chosen.views, chosen.tta)
@@ -329,24 +395,35 @@ def test_a_recipe_that_states_a_head_and_no_length_gets_that_of_heads(photos):
         if key not in ("epochs", "batch_size")
     }
     prepared = api.plan(build(fields, where=""), watcher=Silent())
-    assert (prepared.recipe.epochs, prepared.recipe.batch_size) == (automatic.HEAD_EPOCHS, automatic.HEAD["batch_size"])
+    assert (prepared.recipe.epochs, prepared.recipe.batch_size) == (
+        automatic.HEAD_EPOCHS,
+        automatic.HEAD["batch_size"],
+    )
     assert any(choice.name == "length" for choice in prepared.choices)
 
 
 @pytest.mark.parametrize("tune", ["last:2", "all"])
 def test_fine_tuning_that_was_asked_for_has_its_own_settings(digit_files, weights, tune):
-    recipe = api.plan(str(digit_files), weights=str(weights), image_size=32, tune=tune, watcher=Silent()).recipe
+    recipe = api.plan(
+        str(digit_files), weights=str(weights), image_size=32, tune=tune, watcher=Silent()
+    ).recipe
     wanted = automatic.FINE_TUNE
     assert recipe.tune == tune
     assert all(
-        getattr(recipe, key) == wanted[key] for key in ("optimizer", "lr", "weight_decay", "batch_size", "warmup")
+        getattr(recipe, key) == wanted[key]
+        for key in ("optimizer", "lr", "weight_decay", "batch_size", "warmup")
     )
     assert automatic.FEWEST_EPOCHS <= (recipe.epochs or 0) <= automatic.MOST_EPOCHS
 
 
 def test_settings_of_the_user_are_kept(digit_files, weights):
     recipe = api.plan(
-        str(digit_files), weights=str(weights), image_size=32, epochs=7, augment="flips", watcher=Silent()
+        str(digit_files),
+        weights=str(weights),
+        image_size=32,
+        epochs=7,
+        augment="flips",
+        watcher=Silent(),
     ).recipe
     assert (recipe.epochs, recipe.augment) == (7, "flips")
 
@@ -361,23 +438,35 @@ def test_without_weights_at_hand_a_network_is_trained_from_scratch_and_says_why(
 
 def test_time_decides_between_fine_tuning_and_a_head(digit_files, weights, monkeypatch):
     monkeypatch.setattr(automatic, "FEWEST_TO_FINE_TUNE", 10)
-    monkeypatch.setattr(automatic, "inference_speed", lambda *_: 100.0)  # 84 training images: 2.5 s an epoch
+    # 84 training images: 2.5 s an epoch
+    monkeypatch.setattr(automatic, "inference_speed", lambda *_: 100.0)
     fields = {"weights": str(weights), "image_size": 32, "watcher": Silent()}
     long = api.plan(str(digit_files), time="2m", **fields).recipe
     assert (long.tune, long.epochs) == ("all", 20)
     short = api.plan(str(digit_files), time="5s", **fields).recipe
     assert short.tune == "head"
     asked = api.plan(str(digit_files), time="5s", tune="all", **fields).recipe
-    assert (asked.tune, asked.epochs, asked.time) == ("all", automatic.FEWEST_EPOCHS, "5s"), "bounded when it runs"
+    assert (asked.tune, asked.epochs, asked.time) == ("all", automatic.FEWEST_EPOCHS, "5s"), (
+        "bounded when it runs"
+    )
 
 
 def test_a_resolved_recipe_repeats_without_choosing(digit_files, weights, tmp_path, monkeypatch):
     run = api.train(
-        str(digit_files), weights=str(weights), image_size=32, epochs=2, out=tmp_path, name="first", watcher=Silent()
+        str(digit_files),
+        weights=str(weights),
+        image_size=32,
+        epochs=2,
+        out=tmp_path,
+        name="first",
+        watcher=Silent(),
     )
     monkeypatch.setattr(automatic, "choose_training", None)
     again = api.train(str(run.path / "recipe.yaml"), out=tmp_path, name="again", watcher=Silent())
-    assert json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))["splits"] == again.metrics
+    assert (
+        json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))["splits"]
+        == again.metrics
+    )
 
 
 # ---- photos as they are -----------------------------------------------------------------------------------------------
@@ -407,9 +496,17 @@ def nasty(digit_files, tmp_path) -> Path:
     return root
 
 
-def test_a_folder_of_nasty_photos_is_trained_and_nothing_is_silently_dropped(nasty, weights, tmp_path):
+def test_a_folder_of_nasty_photos_is_trained_and_nothing_is_silently_dropped(
+    nasty, weights, tmp_path
+):
     run = api.train(
-        str(nasty), weights=str(weights), image_size=32, epochs=1, out=tmp_path / "runs", name="run", watcher=Silent()
+        str(nasty),
+        weights=str(weights),
+        image_size=32,
+        epochs=1,
+        out=tmp_path / "runs",
+        name="run",
+        watcher=Silent(),
     )
     names = {row["name"] for row in run.read_table("splits.csv")}
     skipped = {name for name, _ in run.read("data.json")["skipped"]}
@@ -421,7 +518,9 @@ def test_a_folder_of_nasty_photos_is_trained_and_nothing_is_silently_dropped(nas
 
 
 def test_a_set_of_photos_says_where_it_is_to_be_had(tmp_path, digit_files):
-    with pytest.raises(UserError, match=r"Get dataset-resized\.zip from https://github\.com/.* --data-root FOLDER"):
+    with pytest.raises(
+        UserError, match=r"Get dataset-resized\.zip from https://github\.com/.* --data-root FOLDER"
+    ):
         api.plan("garbage-scratch", watcher=Silent())
     with pytest.raises(UserError, match="there is no folder"):
         api.plan("garbage-scratch", data_root=str(tmp_path / "none"), watcher=Silent())
@@ -469,7 +568,9 @@ def test_leaked_images_are_told_beside_every_figure_and_counted_out(digit_files,
     assert (test["num_images"], test["without_leaked"]["num_images"]) == (18, 12)
     right = sum(row["target"] == row["prediction"] for row in others)
     assert test["without_leaked"]["accuracy"] == pytest.approx(right / 12)
-    warning = next(line for line in run.read("evaluation.json")["warnings"] if "6 of 18 test images" in line)
+    warning = next(
+        line for line in run.read("evaluation.json")["warnings"] if "6 of 18 test images" in line
+    )
     assert f"{right / 12:.2%}" in warning
     assert "test without leaks" in (run.path / "report.html").read_text(encoding="utf-8")
 
@@ -492,13 +593,23 @@ def five_classes(digit_files, tmp_path_factory) -> Path:
 
 @pytest.mark.usefixtures("short_reports")
 @pytest.mark.parametrize(("model", "tune"), [*((model, "head") for model in OWN), ("cnn", "all")])
-def test_a_run_of_ones_own_gives_its_network_and_its_way_to_see(digit_files, five_classes, tmp_path, model, tune):
-    fields = {"model": model, "model_options": OWN[model], "tune": "all", "epochs": 1, "batch_size": 32}
+def test_a_run_of_ones_own_gives_its_network_and_its_way_to_see(
+    digit_files, five_classes, tmp_path, model, tune
+):
+    fields = {
+        "model": model,
+        "model_options": OWN[model],
+        "tune": "all",
+        "epochs": 1,
+        "batch_size": 32,
+    }
     first = api.train(
         build({"data": str(five_classes), "image_size": 24, "resize": "pad", "weights": "none", **fields}, where=""),
         out=tmp_path, name="first", watcher=Silent(),
     )  # fmt: skip
-    prepared = api.plan(str(digit_files), weights=str(first.path), tune=tune, epochs=1, watcher=Silent())
+    prepared = api.plan(
+        str(digit_files), weights=str(first.path), tune=tune, epochs=1, watcher=Silent()
+    )
     task, recipe = prepared.task, prepared.recipe
     assert (recipe.model, recipe.model_options) == (model, first.recipe.model_options)
     assert (recipe.image_size, recipe.resize, task.spec.num_classes) == (24, "pad", 10)
@@ -506,7 +617,11 @@ def test_a_run_of_ones_own_gives_its_network_and_its_way_to_see(digit_files, fiv
     assert (list(task.spec.mean), list(task.spec.std)) == (before["mean"], before["std"])
     kept, now = load_file(first.path / "model.safetensors"), task.result().state_dict()
     head = backbone_parts(load_task(first, "cpu")[0].result()).head_name
-    assert all(torch.equal(now[key], value) for key, value in kept.items() if not key.startswith(f"{head}."))
+    assert all(
+        torch.equal(now[key], value)
+        for key, value in kept.items()
+        if not key.startswith(f"{head}.")
+    )
     told = {choice.name: choice for choice in prepared.choices}
     assert (told["model"].choice, told["head"].choice) == (model, "new")
     assert "classes are others than those of first" in told["head"].reason
@@ -514,7 +629,10 @@ def test_a_run_of_ones_own_gives_its_network_and_its_way_to_see(digit_files, fiv
 
 @pytest.mark.usefixtures("short_reports")
 def test_a_packed_run_and_the_file_in_its_folder_are_as_good(digit_files, five_classes, tmp_path):
-    recipe = build({"data": str(five_classes), "model": "cnn", "model_options": {"widths": [8]}, "steps": 2}, where="")
+    recipe = build(
+        {"data": str(five_classes), "model": "cnn", "model_options": {"widths": [8]}, "steps": 2},
+        where="",
+    )
     first = api.train(recipe, out=tmp_path, name="first", watcher=Silent())
     packed = first.pack(tmp_path / "elsewhere.zip")
     for weights in (packed, first.path / "model.safetensors"):
@@ -535,7 +653,9 @@ def test_a_packed_run_and_the_file_in_its_folder_are_as_good(digit_files, five_c
 def test_runs_that_cannot_be_started_from_are_told(digit_files, five_classes, tmp_path, kinds):
     with pytest.raises(UserError, match=r"is a run of task generate; only a classifier's"):
         api.plan(str(digit_files), weights=str(kinds["gan"].path), watcher=Silent())
-    with pytest.raises(UserError, match=r"the network of .*cnn is cnn, not ann\. Leave out --model"):
+    with pytest.raises(
+        UserError, match=r"the network of .*cnn is cnn, not ann\. Leave out --model"
+    ):
         api.plan(str(digit_files), weights=str(kinds["cnn"].path), model="ann", watcher=Silent())
     stopped = tmp_path / "stopped"
     stopped.mkdir()

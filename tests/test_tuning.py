@@ -1,4 +1,6 @@
-"""Tuning: trials never look at the test split, what falls behind is stopped, and an interrupted search goes on as it was."""
+"""Tuning: trials never look at the test split, what falls behind is stopped, and an interrupted
+search goes on as it was.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ from tintype.tuning.space import as_plain, check_space, default_space, own_value
 from tintype.tuning.storage import open_database, without_password
 from tintype.tuning.trial import run_trial
 
-SEARCH: dict[str, Any] = {"lr": {"low": 0.001, "high": 0.1, "log": True}, "augment": ["none", {"crop": 1}]}
+SEARCH: dict[str, Any] = {
+    "lr": {"low": 0.001, "high": 0.1, "log": True},
+    "augment": ["none", {"crop": 1}],
+}
 
 
 def small(**more: Any) -> Recipe:
@@ -41,11 +46,20 @@ def small(**more: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[api.Run], Path]) -> Tuning:
+def tuned(
+    tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[api.Run], Path]
+) -> Tuning:
     """A finished tuning of four trials. Tests must not change it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api.Run, "report", short_report)
-        return tune(small(), trials=4, seeds=1, out=tmp_path_factory.mktemp("runs"), name="tuned", watcher=Silent())
+        return tune(
+            small(),
+            trials=4,
+            seeds=1,
+            out=tmp_path_factory.mktemp("runs"),
+            name="tuned",
+            watcher=Silent(),
+        )
 
 
 # ---- the whole --------------------------------------------------------------------------------------------------------
@@ -58,7 +72,9 @@ def test_trials_are_runs_that_leave_the_test_split_alone(tuned):
         assert run.metrics["val"]["accuracy"] == trial.value
         assert run.recipe.lr == trial.params["lr"]
         assert run.recipe.augment in ("none", {"crop": 1})
-    (looks,) = json.loads((tuned.path.parent / ".test-looks.json").read_text(encoding="utf-8")).values()
+    (looks,) = json.loads(
+        (tuned.path.parent / ".test-looks.json").read_text(encoding="utf-8")
+    ).values()
     assert looks == 1  # the winner's one run
 
 
@@ -76,7 +92,9 @@ def test_the_winner_is_trained_anew_with_fresh_seeds_and_tested(tuned):
     optimistic, _, honest = tuned.sentences()
     assert "looks better than it is" in optimistic
     assert f"{100 * outcome.best_validation:.1f} %" in optimistic
-    assert f"{100 * run.metrics['test']['accuracy']:.1f} % on test, which no trial has used" in honest
+    assert (
+        f"{100 * run.metrics['test']['accuracy']:.1f} % on test, which no trial has used" in honest
+    )
 
 
 def test_the_page_and_the_tables_hold_all_of_it(tuned):
@@ -112,7 +130,9 @@ def test_optuna_itself_reads_the_trials(tuned):
 def test_a_finished_tuning_has_nothing_left_to_do(tuned):
     before = {path: path.stat().st_mtime_ns for path in tuned.path.glob("*/*.json")}
     again = tune(tuned.path, trials=4, seeds=1, watcher=Silent())
-    assert {path: path.stat().st_mtime_ns for path in again.path.glob("*/status.json")}.items() <= before.items()
+    assert {
+        path: path.stat().st_mtime_ns for path in again.path.glob("*/status.json")
+    }.items() <= before.items()
     with pytest.raises(UserError, match="goes on as it was begun"):
         tune(tuned.path, lr=0.5, watcher=Silent())
     with pytest.raises(UserError, match="was begun with another recipe"):
@@ -122,12 +142,16 @@ def test_a_finished_tuning_has_nothing_left_to_do(tuned):
 @pytest.mark.usefixtures("short_reports")
 def test_a_tuning_keeps_the_threads_that_it_was_begun_with(tmp_path):
     here = torch.get_num_threads()
-    first = tune(small(threads=here + 1), trials=1, seeds=1, out=tmp_path, name="kept", watcher=Silent())
+    first = tune(
+        small(threads=here + 1), trials=1, seeds=1, out=tmp_path, name="kept", watcher=Silent()
+    )
     again = tune(
         small(), trials=2, seeds=1, out=tmp_path, name="kept", watcher=Silent()
     )  # auto, where another number is usual
     assert first.winner is not None
-    runs = [tintype.load(str(again.path / f"trial-{number:04d}")) for number in range(2)] + first.winner.runs()
+    runs = [
+        tintype.load(str(again.path / f"trial-{number:04d}")) for number in range(2)
+    ] + first.winner.runs()
     assert {run.read("environment.json")["threads"] for run in runs} == {here + 1}
     assert torch.get_num_threads() == here
     with pytest.raises(UserError, match="was begun with another recipe"):
@@ -140,10 +164,17 @@ def test_a_tuning_that_is_older_than_a_field_goes_on(tmp_path):
     content = yaml.safe_load((begun.path / "tune.yaml").read_text(encoding="utf-8"))
     del content["recipe"]["threads"], content["recipe"]["flips"], content["recipe"]["split_rule"]
     (begun.path / "tune.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    assert len(tune(small(), trials=2, seeds=0, out=tmp_path, name="older", watcher=Silent()).trials()) == 2
+    assert (
+        len(tune(small(), trials=2, seeds=0, out=tmp_path, name="older", watcher=Silent()).trials())
+        == 2
+    )
     assert len(tune(begun.path, trials=3, seeds=0, watcher=Silent()).trials()) == 3
-    rules = [tintype.load(str(begun.path / f"trial-{number:04d}")).recipe.split_rule for number in range(3)]
-    assert rules == ["from-photos", "at-image-size", "at-image-size"]  # the first was begun as it is now
+    rules = [
+        tintype.load(str(begun.path / f"trial-{number:04d}")).recipe.split_rule
+        for number in range(3)
+    ]
+    # the first was begun as it is now
+    assert rules == ["from-photos", "at-image-size", "at-image-size"]
 
 
 @pytest.mark.usefixtures("short_reports")
@@ -195,19 +226,25 @@ def test_an_interrupted_trial_goes_on_with_what_it_had(tuned, tmp_path, monkeypa
         tune(small(), **wish, watcher=StopsAt(15))
     found = tune(small(), **wish, watcher=Silent())
     of_both = [(t.number, t.params, t.value) for t in tuned.trials()[:2]]
-    assert [(t.number, t.params, t.value) for t in found.trials()] == of_both  # as if nothing had happened
+    # as if nothing had happened
+    assert [(t.number, t.params, t.value) for t in found.trials()] == of_both
     assert found.winner is None
 
 
 @pytest.mark.usefixtures("short_reports")
 def test_a_trial_that_falls_behind_is_stopped_and_keeps_its_folder(tmp_path):
-    wishes = Wishes(small(epochs=4), read_space({"lr": {"low": 1e-6, "high": 1e-5}}), "accuracy", True, False)
+    wishes = Wishes(
+        small(epochs=4), read_space({"lr": {"low": 1e-6, "high": 1e-5}}), "accuracy", True, False
+    )
     database = open_database(tmp_path, "t", None, higher_is_better=True)
     good = {"lr": optuna.distributions.FloatDistribution(1e-6, 1e-5)}
     for _ in range(4):
         database.add_trial(
             optuna.trial.create_trial(
-                params={"lr": 5e-6}, distributions=good, value=0.99, intermediate_values={1: 0.9, 2: 0.95, 3: 0.99}
+                params={"lr": 5e-6},
+                distributions=good,
+                value=0.99,
+                intermediate_values={1: 0.9, 2: 0.95, 3: 0.99},
             )
         )
     tuning = Tuning(tmp_path, wishes, database)
@@ -292,14 +329,27 @@ def test_values_that_make_no_recipe_are_found_before_the_start():
 
 
 def test_a_space_is_written_as_it_was_read():
-    search = {**SEARCH, "batch_size": {"low": 32, "high": 128, "step": 32}, "model_options.hidden": [[8], [16, 8]]}
+    search = {
+        **SEARCH,
+        "batch_size": {"low": 32, "high": 128, "step": 32},
+        "model_options.hidden": [[8], [16, 8]],
+    }
     assert as_plain(read_space(as_plain(read_space(search)))) == as_plain(read_space(search))
     assert read_space(search)["batch_size"].whole
-    trial = optuna.trial.FixedTrial({"batch_size": 96, "lr": 0.01, "augment": "crop 1", "model_options.hidden": "16-8"})
-    assert [entry.suggest(trial) for entry in read_space(search).values()] == [0.01, {"crop": 1}, 96, [16, 8]]
+    trial = optuna.trial.FixedTrial(
+        {"batch_size": 96, "lr": 0.01, "augment": "crop 1", "model_options.hidden": "16-8"}
+    )
+    assert [entry.suggest(trial) for entry in read_space(search).values()] == [
+        0.01,
+        {"crop": 1},
+        96,
+        [16, 8],
+    ]
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-ann", "garbage-tuned", "digits-gan", "mnist-flow", "t91-fast-x2"])
+@pytest.mark.parametrize(
+    "name", ["digits", "digits-ann", "garbage-tuned", "digits-gan", "mnist-flow", "t91-fast-x2"]
+)
 def test_every_task_has_a_space_by_default_that_holds_the_recipe_itself(name):
     recipe = tintype.recipe.resolve(name)[0]
     space = default_space(recipe, adversarial=name == "digits-gan")
@@ -314,12 +364,19 @@ def test_every_task_has_a_space_by_default_that_holds_the_recipe_itself(name):
 
 def test_the_words_keep_apart_what_flatters_and_what_is_honest():
     measure = measure_of({"task": "classify", "splits": {"val": {"accuracy": 0.0}}})
-    outcome = Outcome("accuracy", 20, 5, 1, 7, 0.934, {}, 3, {"val": (0.921, 0.004), "test": (0.917, 0.002)})
+    outcome = Outcome(
+        "accuracy", 20, 5, 1, 7, 0.934, {}, 3, {"val": (0.921, 0.004), "test": (0.917, 0.002)}
+    )
     said = " ".join(said_of(outcome, measure))
     assert "number 7, with 93.4 % on validation" in said
-    assert "3 new seeds, these settings reach 92.1 % (standard deviation 0.4) on validation (−1.3 points)" in said
+    assert (
+        "3 new seeds, these settings reach 92.1 % (standard deviation 0.4) on validation (−1.3 points)"
+        in said
+    )
     assert "The honest figure is 91.7 % (standard deviation 0.2) on test" in said
-    assert said_of(Outcome("accuracy", 3, 0, 3, None, None, {}), measure) == ["None of 3 trials finished."]
+    assert said_of(Outcome("accuracy", 3, 0, 3, None, None, {}), measure) == [
+        "None of 3 trials finished."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +393,8 @@ def test_a_database_that_does_not_answer_is_one_clear_line(tmp_path, url):
         open_database(tmp_path, "t", url, higher_is_better=True)
     assert "database" in str(error.value)
     assert "secret" not in str(error.value)
-    with pytest.raises(UserError, match="database"):  # and what it left behind is not in the way of a second attempt
+    # and what it left behind is not in the way of a second attempt
+    with pytest.raises(UserError, match="database"):
         tune(small(), storage=url, out=tmp_path, name="t", watcher=Silent())
     with pytest.raises(UserError, match="database"):
         tune(small(), storage=url, out=tmp_path, name="t", watcher=Silent())

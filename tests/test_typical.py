@@ -1,4 +1,6 @@
-"""Images that are unlike the training images are said to be so, wherever a classifier answers; the others are left alone."""
+"""Images that are unlike the training images are said to be so, wherever a classifier answers; the
+others are left alone.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def share(run: api.Run, images: np.ndarray) -> float:
     return float(np.mean([bool(answer.unlike) for answer in answers]))
 
 
-def test_test_images_are_like_the_training_images_and_inverted_ones_are_not(finished_run, test_digits):
+def test_test_images_are_like_the_training_images_and_inverted_ones_are_not(
+    finished_run, test_digits
+):
     assert share(finished_run, test_digits) <= 0.02
     answers: Any = finished_run.predict(list(255 - test_digits))
     assert np.mean([answer.unlike == INVERTED for answer in answers]) >= 0.95
@@ -73,7 +77,9 @@ def test_noise_faint_and_empty_images_are_unlike_digits(finished_run, test_digit
         assert share(finished_run, images) >= 0.95
 
 
-def test_a_colour_photo_is_unlike_grey_images_in_every_form_in_which_it_comes(finished_run, strange):
+def test_a_colour_photo_is_unlike_grey_images_in_every_form_in_which_it_comes(
+    finished_run, strange
+):
     path = strange / "photo.jpg"
     with Image.open(path) as image:
         image.load()
@@ -107,7 +113,9 @@ def test_files_of_answers_say_it(tt, finished_run, strange, tmp_path, ending):
     }
     assert "2 of 3 are unlike the training images" in errors
     if ending == "csv":
-        assert tt("predict", finished_run.path, strange, "--out", out, "--resume")[0] == 0, "its columns are the same"
+        assert tt("predict", finished_run.path, strange, "--out", out, "--resume")[0] == 0, (
+            "its columns are the same"
+        )
 
 
 def test_the_terminal_says_it_and_what_validation_promised_is_withheld(tt, finished_run, strange):
@@ -117,14 +125,19 @@ def test_the_terminal_says_it_and_what_validation_promised_is_withheld(tt, finis
     assert "unsure" not in digit
     assert "ink.png: unsure (" in ink
     assert "photo.jpg: unsure (" in photo
-    assert ink_more.strip() == f"This image is unlike the training images: {INVERTED}. Its confidence does not apply."
+    assert (
+        ink_more.strip()
+        == f"This image is unlike the training images: {INVERTED}. Its confidence does not apply."
+    )
     assert COLOUR in photo_more
 
     answers = json.loads(tt("predict", finished_run.path, strange, "--json")[1])["predictions"]
     assert [answer["unlike"] for answer in answers] == [None, INVERTED, COLOUR]
 
 
-def test_it_travels_with_an_export_and_a_packed_run(tt, finished_run, strange, test_digits, tmp_path):
+def test_it_travels_with_an_export_and_a_packed_run(
+    tt, finished_run, strange, test_digits, tmp_path
+):
     exported = export_run(finished_run, out=tmp_path / "digits.onnx").path
     packed = finished_run.pack(tmp_path / "digits.zip")
     expected = [answer["unlike"] for answer in _answers(tt, finished_run.path, strange)]
@@ -141,7 +154,9 @@ def _answers(tt: Any, model: Path, photos: Path) -> list[dict[str, Any]]:
     return json.loads(tt("predict", model, photos, "--json")[1])["predictions"]
 
 
-def test_evaluating_on_images_unlike_the_training_images_says_so(finished_run, digit_files, tmp_path):
+def test_evaluating_on_images_unlike_the_training_images_says_so(
+    finished_run, digit_files, tmp_path
+):
     assert "unlike" not in finished_run.evaluate(data=str(digit_files))["remark"]
     for path in digit_files.rglob("*.png"):
         target = tmp_path / "ink" / path.relative_to(digit_files)
@@ -149,7 +164,10 @@ def test_evaluating_on_images_unlike_the_training_images_says_so(finished_run, d
         with Image.open(path) as image:
             Image.fromarray(255 - np.asarray(image)).save(target)
     remark = finished_run.evaluate(data=str(tmp_path / "ink"))["remark"]
-    assert f"WARNING: 120 of 120 images are unlike the training images, 120 of them because {INVERTED}" in remark
+    assert (
+        f"WARNING: 120 of 120 images are unlike the training images, 120 of them because {INVERTED}"
+        in remark
+    )
 
 
 def test_a_run_of_an_earlier_version_answers_as_before(tt, copied_run, strange, tmp_path):
@@ -158,7 +176,9 @@ def test_a_run_of_an_earlier_version_answers_as_before(tt, copied_run, strange, 
     copied_run.write("model.json", description)
     assert copied_run.predict(strange / "photo.jpg").unlike == ""
     assert tt("predict", copied_run.path, strange, "--out", tmp_path / "answers.csv")[0] == 0
-    assert (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()[0] == "file,prediction,confidence,error"
+    assert (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()[
+        0
+    ] == "file,prediction,confidence,error"
     assert "unlike" not in tt("predict", copied_run.path, strange, "--json")[1]
 
 
@@ -197,7 +217,11 @@ def test_a_record_comes_back_as_it_was_written():
 def patches(photo: np.ndarray, size: int = 24) -> np.ndarray:
     """Return half-overlapping squares of a photo (N, size, size, 3) uint8."""
     height, width = photo.shape[:2]
-    corners = [(y, x) for y in range(0, height - size, size // 2) for x in range(0, width - size, size // 2)]
+    corners = [
+        (y, x)
+        for y in range(0, height - size, size // 2)
+        for x in range(0, width - size, size // 2)
+    ]
     return np.stack([photo[y : y + size, x : x + size] for y, x in corners])
 
 
@@ -208,7 +232,11 @@ def test_a_model_of_colour_images_knows_grey_ones():
     found = learn([train], [val], coloured=None)
     assert found is not None
     assert Typical.of(json.loads(json.dumps(found.to_dict()))) == found, "the record comes back"
-    grey = np.repeat(np.asarray([np.asarray(Image.fromarray(image).convert("L")) for image in test])[..., None], 3, 3)
+    grey = np.repeat(
+        np.asarray([np.asarray(Image.fromarray(image).convert("L")) for image in test])[..., None],
+        3,
+        3,
+    )
     unknown = [None] * len(test)
     assert np.mean([bool(reason) for reason in found.reasons(test, unknown)]) <= 0.02
     assert set(found.reasons(grey, unknown)) == {"it is grey, and the training images have colour"}
@@ -225,7 +253,9 @@ def test_what_is_measured_of_an_image():
     assert (found["border"], found["polarity"]) == (200, -100)
     assert (found["darkest"], found["brightest"]) == (100, 200)
     # Of 15 steps in each of 16 rows, two are of 100 in half of the rows.
-    assert found["roughness"] == pytest.approx(100 * (8 * 2 * 100 / (15 * 16)) / (found["contrast"] + 4))
+    assert found["roughness"] == pytest.approx(
+        100 * (8 * 2 * 100 / (15 * 16)) / (found["contrast"] + 4)
+    )
     colour = np.repeat(grey, 3, axis=3)
     assert measure(colour)["colourfulness"] == 0
     assert {name: pytest.approx(float(v[0]), abs=1e-3) for name, v in measure(colour).items()} == {
@@ -241,4 +271,6 @@ def test_what_is_measured_of_an_image():
 def test_images_of_any_size_are_measured(shape):
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     found = measure(images)
-    assert all(values.shape == (shape[0],) and np.isfinite(values).all() for values in found.values())
+    assert all(
+        values.shape == (shape[0],) and np.isfinite(values).all() for values in found.values()
+    )

@@ -1,4 +1,6 @@
-"""Super-resolution: MATLAB's resizing, the protocol, pairs, networks, tiles, files, and a run from recipe to report."""
+"""Super-resolution: MATLAB's resizing, the protocol, pairs, networks, tiles, files, and a run from
+recipe to report.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def recipe() -> Recipe:
 
 @pytest.fixture(scope="module")
 def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
-    return api.train(recipe.with_(steps=30), out=tmp_path_factory.mktemp("runs"), name="sharp", watcher=Silent())
+    return api.train(
+        recipe.with_(steps=30), out=tmp_path_factory.mktemp("runs"), name="sharp", watcher=Silent()
+    )
 
 
 # ---- resizing ---------------------------------------------------------------------------------------------------------
@@ -82,23 +86,33 @@ def test_halving_is_matlabs_filter():
 
 def test_doubling_is_keys_kernel():
     column = resample.bicubic(torch.eye(16)[None, None], 32, 16)[0, 0]
-    torch.testing.assert_close(column[16, 6:10], torch.tensor([-0.0234375, 0.2265625, 0.8671875, -0.0703125]))
+    torch.testing.assert_close(
+        column[16, 6:10], torch.tensor([-0.0234375, 0.2265625, 0.8671875, -0.0703125])
+    )
 
 
 def test_edges_are_mirrored():
-    """Of a ramp, MATLAB's first half-size value: the weights beyond the edge fall on the pixels mirrored there."""
+    """Of a ramp, MATLAB's first half-size value: the weights beyond the edge fall on the pixels
+    mirrored there.
+    """
     ramp = torch.arange(8.0)[None, None, None]
     weights = torch.tensor([-3.0, -9.0, 29.0, 111.0, 111.0, 29.0, -9.0, -3.0]) / 256
     mirrored = torch.tensor([2.0, 1.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0])
-    assert float(resample.bicubic(ramp, 1, 4)[0, 0, 0, 0]) == pytest.approx(float(weights @ mirrored))
+    assert float(resample.bicubic(ramp, 1, 4)[0, 0, 0, 0]) == pytest.approx(
+        float(weights @ mirrored)
+    )
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_pillow_agrees_inside(scale):
     """Pillow's BICUBIC has the same kernel and antialiasing, but other edges."""
     grey = skimage.data.camera()[:120, :144].astype(np.float32)
-    ours = resample.bicubic(torch.from_numpy(grey)[None, None], 120 // scale, 144 // scale)[0, 0].numpy()
-    theirs = np.asarray(Image.fromarray(grey).resize((144 // scale, 120 // scale), Image.Resampling.BICUBIC))
+    ours = resample.bicubic(torch.from_numpy(grey)[None, None], 120 // scale, 144 // scale)[
+        0, 0
+    ].numpy()
+    theirs = np.asarray(
+        Image.fromarray(grey).resize((144 // scale, 120 // scale), Image.Resampling.BICUBIC)
+    )
     np.testing.assert_allclose(ours[3:-3, 3:-3], theirs[3:-3, 3:-3], atol=2e-3)
 
 
@@ -107,7 +121,10 @@ def test_pillow_agrees_inside(scale):
 def test_enlarging_by_one_convolution_is_the_same(scale, size):
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        resample.enlarge(images, scale), resample.bicubic(images, size[0] * scale, size[1] * scale), rtol=0, atol=1e-5
+        resample.enlarge(images, scale),
+        resample.bicubic(images, size[0] * scale, size[1] * scale),
+        rtol=0,
+        atol=1e-5,
     )
 
 
@@ -119,12 +136,26 @@ def test_figures_agree_with_scikit_image():
     other = np.asarray(Image.fromarray(one).resize((65, 45)).resize((131, 90)))
     x, y = quality.luma(one), quality.luma(other)
     np.testing.assert_array_equal(x, np.rint(skimage.color.rgb2ycbcr(one)[:, :, 0]))
-    assert quality.psnr(x, y) == pytest.approx(skimage.metrics.peak_signal_noise_ratio(x, y, data_range=255), abs=1e-9)
-    window = {"data_range": 255, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    assert quality.ssim(x, y) == pytest.approx(skimage.metrics.structural_similarity(x, y, **window), abs=1e-9)
+    assert quality.psnr(x, y) == pytest.approx(
+        skimage.metrics.peak_signal_noise_ratio(x, y, data_range=255), abs=1e-9
+    )
+    window = {
+        "data_range": 255,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+    }
+    assert quality.ssim(x, y) == pytest.approx(
+        skimage.metrics.structural_similarity(x, y, **window), abs=1e-9
+    )
     theirs = skimage.metrics.structural_similarity(one, other, channel_axis=2, **window)
     assert quality.ssim(one, other) == pytest.approx(theirs, abs=1e-6)
-    assert quality.compare(one, one, 2) == {"psnr_y": 130.0, "ssim_y": 1.0, "psnr_rgb": 130.0, "ssim_rgb": 1.0}
+    assert quality.compare(one, one, 2) == {
+        "psnr_y": 130.0,
+        "ssim_y": 1.0,
+        "psnr_rgb": 130.0,
+        "ssim_rgb": 1.0,
+    }
 
 
 def test_the_border_is_cut_and_grey_counts_as_colour():
@@ -155,12 +186,21 @@ def test_losses_fall_to_their_least_at_the_original(kind):
 
 def test_golden_losses():
     one, other = torch.full((1, 1, 16, 16), 0.5), torch.full((1, 1, 16, 16), 0.25)
-    expected = {"mse": 0.0625, "l1": 0.25, "charbonnier": 0.250002, "ssim": 1 - (2 * 0.125 + 1e-4) / (0.3125 + 1e-4)}
-    assert {k: pytest.approx(float(restoration_loss(k, one, other)), abs=1e-6) for k in RESTORATION} == expected
+    expected = {
+        "mse": 0.0625,
+        "l1": 0.25,
+        "charbonnier": 0.250002,
+        "ssim": 1 - (2 * 0.125 + 1e-4) / (0.3125 + 1e-4),
+    }
+    assert {
+        k: pytest.approx(float(restoration_loss(k, one, other)), abs=1e-6) for k in RESTORATION
+    } == expected
 
 
 def test_the_perceptual_loss_compares_features(tmp_path):
-    """By hand on the same network: ImageNet normalisation, three layers, each by the size of its features."""
+    """By hand on the same network: ImageNet normalisation, three layers, each by the size of its
+    features.
+    """
     import torchvision
     from safetensors.torch import save_file
 
@@ -174,7 +214,10 @@ def test_the_perceptual_loss_compares_features(tmp_path):
     found.backward()
     assert picture.grad is not None
     assert all(weight.grad is None for weight in loss.parameters())
-    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean, std = (
+        torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+        torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+    )
     x, y, parts = (picture.detach() - mean) / std, (original - mean) / std, []
     with torch.no_grad():
         for number, layer in enumerate(network.features[:8]):
@@ -209,7 +252,9 @@ def test_every_network_enlarges_and_learns(name, channels, scale):
     assert large.shape == (2, channels, 9 * scale, 12 * scale)
     large.square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
-    one, other = (build_model(name, spec(channels), {"scale": scale}, seed=s).state_dict() for s in (0, 1))
+    one, other = (
+        build_model(name, spec(channels), {"scale": scale}, seed=s).state_dict() for s in (0, 1)
+    )
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
@@ -248,7 +293,11 @@ def test_sizes_of_the_papers():
     """Weights without biases and slopes: SRCNN 9-1-5 8,032; 9-5-5 57,184; FSRCNN(56, 12, 4) 12,464."""
 
     def weights(name: str, **options: Any) -> int:
-        return sum(p.numel() for p in build_model(name, spec(), options, seed=0).parameters() if p.ndim == 4)
+        return sum(
+            p.numel()
+            for p in build_model(name, spec(), options, seed=0).parameters()
+            if p.ndim == 4
+        )
 
     assert weights("srcnn") == 8_032
     assert weights("srcnn", kernels=[9, 5, 5]) == 57_184
@@ -295,10 +344,14 @@ def task_for(patch: int = 32, scale: int = 2, **more: Any) -> Upscale:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_a_training_pair_is_cut_from_a_photo_and_its_small_version(scale):
-    """The small patch equals the same place of the whole photo made small: its edges have seen what lies around."""
+    """The small patch equals the same place of the whole photo made small: its edges have seen what
+    lies around.
+    """
     patch, photo = 8 * scale, cat(24 * scale, 24 * scale)
     task = task_for(patch, scale, symmetries=False)
-    batch = Batch(planes(photo)[None], torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    batch = Batch(
+        planes(photo)[None], torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    )
     whole = resample.shrink(planes(photo)[None], scale)[0].float()
     seen = 0
     for seed in range(60):
@@ -306,7 +359,9 @@ def test_a_training_pair_is_cut_from_a_photo_and_its_small_version(scale):
         room = 24 * scale - (patch + 4 * scale)
         drawn = torch.randint(room + 1, (1, 2), generator=torch.Generator().manual_seed(seed))[0]
         top, left = (drawn + 2 * scale).tolist()
-        assert torch.equal(high[0], planes(photo).float()[:, top : top + patch, left : left + patch])
+        assert torch.equal(
+            high[0], planes(photo).float()[:, top : top + patch, left : left + patch]
+        )
         assert low.shape == (1, 3, 8, 8)
         if top % scale == 0 and left % scale == 0:  # elsewhere the photo's own grid lies between
             y, x = top // scale, left // scale
@@ -326,7 +381,8 @@ def test_symmetries_and_colours_keep_the_pair_together():
     given = resample.shrink(blocks, 2)
     low, high = task.pairs(Batch(blocks, given, zeros), torch.Generator().manual_seed(1))
     again = resample.shrink(high.clamp(0, 255).round().to(torch.uint8), 2).float()
-    assert float((low - again)[:, :, 2:-2, 2:-2].abs().mean()) < 0.5  # more only where the photo was clipped
+    # more only where the photo was clipped
+    assert float((low - again)[:, :, 2:-2, 2:-2].abs().mean()) < 0.5
 
 
 def write_pairs(root: Path, count: int = 5, scale: int = 2) -> Path:
@@ -351,8 +407,14 @@ def test_given_pairs_are_used(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda root: (root / "lr" / "0x2.png").unlink(), "0.png has no partner of the same name in lr/"),
-        (lambda root: (root / "hr" / "0.png").unlink(), "0x2.png has no partner of the same name in hr/"),
+        (
+            lambda root: (root / "lr" / "0x2.png").unlink(),
+            "0.png has no partner of the same name in lr/",
+        ),
+        (
+            lambda root: (root / "hr" / "0.png").unlink(),
+            "0x2.png has no partner of the same name in hr/",
+        ),
         (
             lambda root: Image.new("RGB", (9, 9)).save(root / "lr" / "0x2.png"),
             "does not fit: lr is 9 x 9, so hr must be 18",
@@ -423,7 +485,8 @@ def test_photos_beyond_memory_are_mapped_from_disk(tmp_path, monkeypatch, with_p
         for i in range(7):
             Image.fromarray(cat(70 + i, 71)).save(root / f"{i}.png")
     in_memory = open_pairs(str(root), patch=32)
-    monkeypatch.setattr("tintype.data.pairs.MEMORY_SHARE", 3e4 / psutil.virtual_memory().total)  # room for the first
+    # room for the first
+    monkeypatch.setattr("tintype.data.pairs.MEMORY_SHARE", 3e4 / psutil.virtual_memory().total)
     mapped = open_pairs(str(root), patch=32)
     assert any("pixels are mapped from disk" in note for note in mapped.notes)
     assert not any("mapped" in note for note in in_memory.notes)
@@ -438,7 +501,11 @@ def test_photos_beyond_memory_are_mapped_from_disk(tmp_path, monkeypatch, with_p
 def test_every_recipe_of_the_task_is_read():
     from tintype.recipe import RECIPES
 
-    found = [r for name in recipe_names() if (r := read_recipe(RECIPES / f"{name}.yaml")).task == "upscale"]
+    found = [
+        r
+        for name in recipe_names()
+        if (r := read_recipe(RECIPES / f"{name}.yaml")).task == "upscale"
+    ]
     assert found
     for each in found:
         assert each.model in MODELS
@@ -446,7 +513,9 @@ def test_every_recipe_of_the_task_is_read():
 
 
 def test_data_of_the_task_alone_names_no_classifier():
-    with pytest.raises(UserError, match=r"unknown recipe or data set 'photos'. Did you mean 'photos-x2'"):
+    with pytest.raises(
+        UserError, match=r"unknown recipe or data set 'photos'. Did you mean 'photos-x2'"
+    ):
         resolve("photos")
 
 
@@ -465,7 +534,9 @@ def test_a_run_beats_bicubic_and_says_by_which_protocol(run):
 
 
 def test_measured_again_it_is_the_same(run, tmp_path, capsys):
-    assert run.evaluate(split="val")["psnr_y"] == pytest.approx(run.metrics["val"]["psnr_y"], abs=1e-3)
+    assert run.evaluate(split="val")["psnr_y"] == pytest.approx(
+        run.metrics["val"]["psnr_y"], abs=1e-3
+    )
     Image.fromarray(cat()).save(tmp_path / "cat.png")
     cli.app(["evaluate", str(run.path), "--data", str(tmp_path)], standalone_mode=False)
     assert "without a 2-pixel border" in " ".join(capsys.readouterr().out.split())
@@ -473,13 +544,17 @@ def test_measured_again_it_is_the_same(run, tmp_path, capsys):
     assert figures["num_images"] == 1
     assert figures["gain_ci95"] is None
     val = run.metrics["val"]
-    assert (val["num_images"], val["gain_ci95"]) == (2, None), "of two photos an interval says nothing"
+    assert (val["num_images"], val["gain_ci95"]) == (2, None), (
+        "of two photos an interval says nothing"
+    )
     photo = cat()[:90, :130]
     low = resample.shrink(planes(photo)[None], 2)[0].permute(1, 2, 0).numpy()
     expected = quality.compare(run.upscale(low), photo, 2)
     assert figures["psnr_y"] == pytest.approx(expected["psnr_y"])
     floor = np.asarray(Image.fromarray(low).resize((130, 90), Image.Resampling.BICUBIC))
-    assert figures["bicubic"]["psnr_y"] == pytest.approx(quality.compare(floor, photo, 2)["psnr_y"], abs=0.05)
+    assert figures["bicubic"]["psnr_y"] == pytest.approx(
+        quality.compare(floor, photo, 2)["psnr_y"], abs=0.05
+    )
 
 
 class Stop(Exception):
@@ -495,7 +570,9 @@ class Stopper(Silent):
             raise Stop
 
 
-@pytest.mark.parametrize(("colour", "loss"), [("luma", "l1"), ("rgb", "l1"), ("rgb", {"l1": 1, "adversarial": 0.1})])
+@pytest.mark.parametrize(
+    ("colour", "loss"), [("luma", "l1"), ("rgb", "l1"), ("rgb", {"l1": 1, "adversarial": 0.1})]
+)
 def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour, loss):
     monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
     photos = tmp_path / "photos"
@@ -519,11 +596,17 @@ def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour, loss):
         train_in(tmp_path / "stopped" / "run", recipe, Stopper(5))
     train_in(tmp_path / "stopped" / "run", recipe)
     for file in ("model.safetensors", "metrics.csv", "predictions.csv", "splits.csv"):
-        assert (whole.path / file).read_bytes() == (tmp_path / "stopped" / "run" / file).read_bytes(), file
+        assert (whole.path / file).read_bytes() == (
+            tmp_path / "stopped" / "run" / file
+        ).read_bytes(), file
 
 
-def test_the_discriminator_learns_to_tell_enlarged_patches_from_real_ones(recipe, train_in, tmp_path):
-    """Its answers hardly count for the network that enlarges, which is left behind; only that one is kept."""
+def test_the_discriminator_learns_to_tell_enlarged_patches_from_real_ones(
+    recipe, train_in, tmp_path
+):
+    """Its answers hardly count for the network that enlarges, which is left behind; only that one
+    is kept.
+    """
     changes = {"task.loss": {"l1": 1, "adversarial": 1e-6}, "task.colour": "rgb", "task.patch": 32}
     recipe = recipe.with_(optimizer="adam", lr=0.001, steps=80, batch_size=8, **changes)
     run = train_in(tmp_path / "run", recipe.with_(**{"task.adversarial_from": 0.25}))
@@ -556,7 +639,10 @@ def test_one_photo_proves_little():
 
 def test_the_protocol_is_put_into_words():
     said = protocol_in_words(quality.protocol(2))
-    assert said == "PSNR and SSIM of the brightness channel, without a 2-pixel border, averaged over images"
+    assert (
+        said
+        == "PSNR and SSIM of the brightness channel, without a 2-pixel border, averaged over images"
+    )
     assert protocol_in_words(f"{quality.protocol(4)}, degraded as photos are").endswith(
         "images, degraded as photos are"
     )
@@ -568,8 +654,12 @@ def test_the_protocol_is_put_into_words():
 
 @pytest.fixture(scope="module")
 def squeezenet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of SqueezeNet 1.1, drawn at random, in the file that torchvision would have downloaded."""
-    network = build_model("squeezenet1_1", DataSpec("", 3, 224, 224, tuple("abc"), (), (), ""), {}, seed=0)
+    """Weights of SqueezeNet 1.1, drawn at random, in the file that torchvision would have
+    downloaded.
+    """
+    network = build_model(
+        "squeezenet1_1", DataSpec("", 3, 224, 224, tuple("abc"), (), (), ""), {}, seed=0
+    )
     folder = tmp_path_factory.mktemp("torch") / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     tensors = {k: v for k, v in network.state_dict().items() if k.startswith("features.")}
@@ -588,14 +678,19 @@ def test_lpips_is_that_of_the_package(squeezenet_file, monkeypatch):
     ours = PerceptualDistance(str(squeezenet_file), torch.device("cpu"))
     assert ours.name == "lpips_squeeze"
     photo, other = cat(), np.roll(cat(), 3, axis=1)
-    expected = float(reference(*(planes(p)[None].float() / 127.5 - 1 for p in (other, photo))).detach())
+    expected = float(
+        reference(*(planes(p)[None].float() / 127.5 - 1 for p in (other, photo))).detach()
+    )
     assert ours(other, photo) == pytest.approx(expected, rel=1e-5)
     assert ours(photo, photo) == pytest.approx(0, abs=1e-7)
 
 
 def test_lpips_is_measured_beside_bicubic(run, squeezenet_file, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    cli.app(["evaluate", str(run.path), "--split", "val", "--features", str(squeezenet_file)], standalone_mode=False)
+    cli.app(
+        ["evaluate", str(run.path), "--split", "val", "--features", str(squeezenet_file)],
+        standalone_mode=False,
+    )
     assert "lpips_squeeze" in capsys.readouterr().out
     figures = run.evaluate(split="val", features=str(squeezenet_file))
     assert figures["lpips_squeeze"] > 0
@@ -633,11 +728,15 @@ def test_colour_is_left_as_it_is_by_a_network_of_luma(run):
     """Cb and Cr are those of bicubic."""
     small = cat(60, 60)
     ours = skimage.color.rgb2ycbcr(run.upscale(small))
-    bicubic = skimage.color.rgb2ycbcr(np.asarray(Image.fromarray(small).resize((120, 120), Image.Resampling.BICUBIC)))
+    bicubic = skimage.color.rgb2ycbcr(
+        np.asarray(Image.fromarray(small).resize((120, 120), Image.Resampling.BICUBIC))
+    )
     assert np.abs(ours - bicubic)[4:-4, 4:-4, 1:].mean() < 0.5
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 40, 3), (17, 3, 1), (20, 20), (9, 9, 4), (9, 9, 2)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 3), (1, 40, 3), (17, 3, 1), (20, 20), (9, 9, 4), (9, 9, 2)]
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_arrays_of_any_shape(run, shape, dtype):
     pixels = np.full(shape, np.iinfo(dtype).max // 3, dtype)
@@ -648,7 +747,9 @@ def test_arrays_of_any_shape(run, shape, dtype):
 
 
 def disc(colour: tuple[int, ...], hidden: int, dtype: Any, side: int = 48) -> np.ndarray:
-    """Draw a smooth disc (side, side, C + alpha); what lies under full transparency has the value `hidden` of 255."""
+    """Draw a smooth disc (side, side, C + alpha); what lies under full transparency has the value
+    `hidden` of 255.
+    """
     white = np.iinfo(dtype).max
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     alpha = (side / 3 + 0.5 - np.hypot(x, y)).clip(0, 1)
@@ -679,7 +780,9 @@ def test_the_edge_of_a_transparent_picture_keeps_its_colour(run, colour, hidden,
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("page", [0.0, 1.0])
 def test_a_faint_shadow_beside_a_solid_picture_leaves_no_rim(run, dtype, page):
-    """Enlarged and laid on a page it is what the page with the picture on it becomes when it is enlarged."""
+    """Enlarged and laid on a page it is what the page with the picture on it becomes when it is
+    enlarged.
+    """
     pixels = disc((255, 250, 240), 0, dtype)
     white = np.iinfo(dtype).max
     shadow = pixels[:, :, 3] == 0
@@ -692,7 +795,8 @@ def test_a_faint_shadow_beside_a_solid_picture_leaves_no_rim(run, dtype, page):
 
     network = (upscaler.enlarge(pixels).astype(float) - upscaler.bicubic(pixels))[:, :, :3]
     alone = upscaler.enlarge(pixels[:, :, :3]).astype(float) - upscaler.bicubic(pixels[:, :, :3])
-    assert np.abs(network - alone).mean() < 0.005 * white  # what the network adds to bicubic stays as it is
+    # what the network adds to bicubic stays as it is
+    assert np.abs(network - alone).mean() < 0.005 * white
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -714,7 +818,10 @@ def test_full_alpha_changes_nothing(run, dtype):
 
 def test_sixteen_bits_are_not_cut_to_eight(run):
     ramp = np.tile(np.arange(20000, 20000 + 64 * 8, 8, dtype=np.uint16), (64, 1))
-    deep, cut = run.upscale(ramp).astype(int), run.upscale((ramp // 257).astype(np.uint8)).astype(int)
+    deep, cut = (
+        run.upscale(ramp).astype(int),
+        run.upscale((ramp // 257).astype(np.uint8)).astype(int),
+    )
     assert len(np.unique(deep[64])) > 60 > 10 > len(np.unique(cut[64]))
 
 
@@ -740,12 +847,18 @@ def test_files_keep_what_they_are(run, tmp_path):
     clear = photo.convert("RGBA")
     clear.putalpha(Image.fromarray(np.linspace(0, 255, 40 * 56).reshape(40, 56).astype(np.uint8)))
     clear.save(source / "clear.png", icc_profile=profile())
-    Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(source / "deep.png")
+    Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(
+        source / "deep.png"
+    )
     photo.save(source / "old.bmp")
     done = upscale_files(run, [source], out=out, compare=True, tile=32)
     assert not done.skipped
     assert len(done.written) == 12
-    found = {path.relative_to(out).as_posix(): loaded(path) for path in done.written if "compare" not in path.name}
+    found = {
+        path.relative_to(out).as_posix(): loaded(path)
+        for path in done.written
+        if "compare" not in path.name
+    }
     assert {name: (i.format, i.mode, i.size) for name, i in found.items()} == {
         "turned-x2.jpg": ("JPEG", "RGB", (80, 112)),
         "below/web-x2.webp": ("WEBP", "RGB", (112, 80)),
@@ -758,7 +871,9 @@ def test_files_keep_what_they_are(run, tmp_path):
     assert turned.getexif()[0x010F] == "Maker"
     assert turned.getexif().get(0x0112, 1) == 1
     assert turned.info["icc_profile"] == found["clear-x2.png"].info["icc_profile"] == profile()
-    upright = np.asarray(photo.rotate(-90, expand=True).resize((80, 112), Image.Resampling.BICUBIC)).astype(float)
+    upright = np.asarray(
+        photo.rotate(-90, expand=True).resize((80, 112), Image.Resampling.BICUBIC)
+    ).astype(float)
     assert np.abs(np.asarray(turned) - upright).mean() < 6
     assert loaded(out / "grey-x2-compare.png").size == (3 * 112 + 8, 80)
     again = upscale_files(run, [source], out=out)
@@ -774,16 +889,22 @@ def test_two_photos_of_one_stem_never_share_a_result(run, tmp_path):
     Image.new("RGB", (16, 16), "blue").save(source / "a.bmp")
     for compare, force in ((False, False), (True, True), (False, True)):
         done = upscale_files(run, [source, source / "a.png"], out=out, compare=compare, force=force)
-        assert [path.name for path in done.written] == ["a-x2.png", "a-x2-compare.png"][: 1 + compare]
+        assert [path.name for path in done.written] == ["a-x2.png", "a-x2-compare.png"][
+            : 1 + compare
+        ]
         assert loaded(done.written[0]).getpixel((16, 16))[2] > 200  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
         assert [name for name, _ in done.skipped] == [str(source / "a.png")] * 2
-        assert all(f"it was just made of {source / 'a.bmp'}" in reason for _, reason in done.skipped)
+        assert all(
+            f"it was just made of {source / 'a.bmp'}" in reason for _, reason in done.skipped
+        )
         if not force:
             shutil.rmtree(out)
 
 
 def test_results_that_one_file_system_takes_for_the_same_are_not_written_twice(run, tmp_path):
-    """Names that differ in case or in how an accent is written, on a system that does not tell them apart."""
+    """Names that differ in case or in how an accent is written, on a system that does not tell them
+    apart.
+    """
     for folder, name in [("one", "caf\u00e9.png"), ("two", "CAFE\u0301.png")]:
         (tmp_path / folder).mkdir()
         Image.fromarray(cat(16, 16)).save(tmp_path / folder / name)
@@ -811,7 +932,12 @@ def test_a_photo_to_enlarge_is_never_overwritten(run, tmp_path):
 def test_photos_named_like_results_are_enlarged_and_results_are_left_out(run, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    for name, how in [("photo-x2.png", {}), ("b.png", {"exif": exif}), ("c-x2-compare.png", {}), ("d.jpg", {})]:
+    for name, how in [
+        ("photo-x2.png", {}),
+        ("b.png", {"exif": exif}),
+        ("c-x2-compare.png", {}),
+        ("d.jpg", {}),
+    ]:
         Image.fromarray(cat(16, 20)).save(tmp_path / name, **how)
     first = upscale_files(run, [tmp_path], compare=True)
     assert not first.skipped
@@ -856,7 +982,10 @@ def test_a_folder_goes_on_without_its_bad_files(run, tmp_path, capsys):
     (tmp_path / "empty.png").write_bytes(b"")
     photo.save(tmp_path / "moving.gif", save_all=True, append_images=[photo.rotate(90)])
     Image.new("RGB", (9000, 1)).save(tmp_path / "long.webp")
-    cli.app(["upscale", str(run.path), str(tmp_path), "--out", str(tmp_path / "out")], standalone_mode=False)
+    cli.app(
+        ["upscale", str(run.path), str(tmp_path), "--out", str(tmp_path / "out")],
+        standalone_mode=False,
+    )
     said = capsys.readouterr()
     assert said.out.splitlines()[-1].endswith("good-x2.png")
     for name, reason in [("cut.jpg", "cannot be read"), ("empty.png", "it is empty"), ("moving.gif", "animated (2 frames)"),
@@ -877,7 +1006,9 @@ def test_what_cannot_be_enlarged_is_told(run, finished_run, tmp_path):
     with pytest.raises(UserError, match="cannot enlarge an array"):
         run.upscale(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(UserError, match="more than a billion"):
-        Upscaler.of(run).enlarge(np.broadcast_to(np.zeros((1, 1, 1), np.uint8), (30_000, 30_000, 1)))
+        Upscaler.of(run).enlarge(
+            np.broadcast_to(np.zeros((1, 1, 1), np.uint8), (30_000, 30_000, 1))
+        )
     with pytest.raises(UserError, match="a tile of 8 pixels is too small"):
         run.upscale(cat(), tile=8)
 
@@ -888,7 +1019,9 @@ def compact_weights(path: Path) -> torch.nn.Module:
     from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
     torch.manual_seed(0)
-    network = SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2, act_type="prelu").eval()
+    network = SRVGGNetCompact(
+        num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2, act_type="prelu"
+    ).eval()
     save_file(network.state_dict(), path)
     return network
 
@@ -896,10 +1029,15 @@ def compact_weights(path: Path) -> torch.nn.Module:
 def test_other_peoples_weights_enlarge(tmp_path):
     network = compact_weights(tmp_path / "theirs.safetensors")
     Image.fromarray(cat(40, 56)).save(tmp_path / "cat.png")
-    [written] = upscale_files(tmp_path / "theirs.safetensors", [tmp_path / "cat.png"], tile=16).written
+    [written] = upscale_files(
+        tmp_path / "theirs.safetensors", [tmp_path / "cat.png"], tile=16
+    ).written
     with torch.no_grad():
         expected = network(planes(cat(40, 56))[None] / 255)[0].clamp(0, 1) * 255
-    assert np.abs(np.asarray(loaded(written)).astype(float) - expected.permute(1, 2, 0).numpy()).max() <= 1
+    assert (
+        np.abs(np.asarray(loaded(written)).astype(float) - expected.permute(1, 2, 0).numpy()).max()
+        <= 1
+    )
 
 
 def test_weights_that_are_no_network_are_told(tmp_path, monkeypatch):
@@ -908,14 +1046,20 @@ def test_weights_that_are_no_network_are_told(tmp_path, monkeypatch):
     Image.fromarray(cat(40, 56)).save(tmp_path / "cat.png")
     save_file({"a": torch.zeros(3)}, tmp_path / "odd.safetensors")
     (tmp_path / "broken.pth").write_bytes(b"PK nothing")
-    for name, message in [("odd.safetensors", "spandrel knows no network"), ("broken.pth", "is damaged, not complete")]:
+    for name, message in [
+        ("odd.safetensors", "spandrel knows no network"),
+        ("broken.pth", "is damaged, not complete"),
+    ]:
         with pytest.raises(UserError, match=message) as error:
             upscale_files(tmp_path / name, [tmp_path / "cat.png"])
         assert "\n" not in str(error.value)
     torch.save(torch.nn.Conv2d(3, 3, 3), tmp_path / "whole.pth")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch would rather have torch.export
-        torch.jit.save(torch.jit.trace(torch.nn.Conv2d(3, 3, 3), torch.zeros(1, 3, 9, 9)), tmp_path / "program.pt")
+        torch.jit.save(
+            torch.jit.trace(torch.nn.Conv2d(3, 3, 3), torch.zeros(1, 3, 9, 9)),
+            tmp_path / "program.pt",
+        )
     (tmp_path / "graph.onnx").write_bytes(b"\x08\x08\x12\x07pytorch" + bytes(40))
     for spandrel in (True, False):  # which would not help
         if not spandrel:
@@ -938,12 +1082,18 @@ def test_the_report_shows_the_pictures(run, tmp_path):
     page = copied.report().read_text(encoding="utf-8")
     result = page[page.index('<section id="result"') : page.index('<section id="pictures"')]
     gain = f"{run.metrics['test']['gain']:+.2f}<span>dB</span>"
-    assert result.index("Gain over bicubic, 2 times larger") < result.index(gain) < result.index("This model")
+    assert (
+        result.index("Gain over bicubic, 2 times larger")
+        < result.index(gain)
+        < result.index("This model")
+    )
     assert "95 % interval" not in result, "there is one test photo, and two of validation"
     assert re.search(r"trained on \d+ tiles cut from 2 photos", result)
     assert '<h3 class="plain"><b>grace_hopper.jpg</b></h3>' in page, "not in capitals"
     order = ["result", "pictures", "by-picture", "history", "learning", "making"]
-    assert [section for section in re.findall(r'<section id="([^"]+)"', page) if section != "warnings"] == order
+    assert [
+        section for section in re.findall(r'<section id="([^"]+)"', page) if section != "warnings"
+    ] == order
     assert page.count("grace_hopper.jpg") >= 2
     assert page.count("data:image/") >= 8
     for figure in ("comparison", "history"):

@@ -21,8 +21,26 @@ from tintype.progress import Silent
 from tintype.tuning import tune
 
 CALLED = "alidation accuracy, on photos that chose the model"
-FIELDS = {"model": "ann", "model_options": {"hidden": [16]}, "epochs": 2, "batch_size": 20, "lr": 0.01, "device": "cpu"}
-SET = ("--model", "ann", "--epochs", "2", "--lr", "0.01", "--set", "model.hidden=[16]", "--device", "cpu")
+FIELDS = {
+    "model": "ann",
+    "model_options": {"hidden": [16]},
+    "epochs": 2,
+    "batch_size": 20,
+    "lr": 0.01,
+    "device": "cpu",
+}
+SET = (
+    "--model",
+    "ann",
+    "--epochs",
+    "2",
+    "--lr",
+    "0.01",
+    "--set",
+    "model.hidden=[16]",
+    "--device",
+    "cpu",
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +61,33 @@ def untested(tmp_path_factory, train_and_val) -> list[api.Run]:
     out = tmp_path_factory.mktemp("runs")
     return [
         api.train(
-            str(train_and_val), out=out, name=f"seed-{seed}", test_fraction=0, seed=seed, watcher=Silent(), **FIELDS
+            str(train_and_val),
+            out=out,
+            name=f"seed-{seed}",
+            test_fraction=0,
+            seed=seed,
+            watcher=Silent(),
+            **FIELDS,
         )
         for seed in (0, 1)
     ]
 
 
 def only_called_what_it_is(text: str) -> None:
-    """Assert that a text has the whole name once, and speaks of no other accuracy, and of no figure of a test."""
+    """Assert that a text has the whole name once, and speaks of no other accuracy, and of no figure
+    of a test.
+    """
     plain = " ".join(text.split())
     assert CALLED in plain
     for found in re.finditer("accuracy", plain, re.IGNORECASE):
         before = plain[: found.start()].lower()
-        assert before.endswith(("validation ", "val_")) or "accuracy minus validation" in plain[found.start() :][:40], (
-            plain[max(0, found.start() - 60) : found.end() + 20]
-        )
-    assert not re.search(r"[Tt]est (set has|accuracy|images (were|show))|on test\b|test_accuracy", plain)
+        assert (
+            before.endswith(("validation ", "val_"))
+            or "accuracy minus validation" in plain[found.start() :][:40]
+        ), plain[max(0, found.start() - 60) : found.end() + 20]
+    assert not re.search(
+        r"[Tt]est (set has|accuracy|images (were|show))|on test\b|test_accuracy", plain
+    )
 
 
 def test_no_test_part_is_cut_where_none_is_wanted():
@@ -105,7 +134,8 @@ def test_the_report_and_the_card_say_what_the_figure_is(untested):
     only_called_what_it_is(text)
 
     card = str(run.card("-"))
-    only_called_what_it_is(card.replace("type: accuracy", ""))  # the hub's name for the kind of figure
+    # the hub's name for the kind of figure
+    only_called_what_it_is(card.replace("type: accuracy", ""))
 
 
 def test_the_list_and_a_comparison_say_what_the_figures_are(tt, untested):
@@ -129,7 +159,10 @@ def test_a_test_part_that_the_data_brings_stays(tmp_path, train_and_val):
             photo.rename(photo.with_stem(f"test-{photo.stem}"))
     prepared = api.plan(str(tmp_path / "data"), test_fraction="none", watcher=Silent(), **FIELDS)
     assert len(prepared.splits.test) == 9
-    assert any("changes nothing, since the data brings a test part" in note for note in prepared.splits.notes)
+    assert any(
+        "changes nothing, since the data brings a test part" in note
+        for note in prepared.splits.notes
+    )
 
 
 def test_a_head_is_trained_without_a_test_part(tmp_path, train_and_val):
@@ -151,7 +184,10 @@ def test_a_head_is_trained_without_a_test_part(tmp_path, train_and_val):
             lambda: api.plan("digits-gan", test_fraction=0, watcher=Silent()),
             "task generate cannot do without a test part",
         ),
-        (lambda: tune("digits", trials=1, test_fraction=0), "a tuning ends with its winner's figures on the test part"),
+        (
+            lambda: tune("digits", trials=1, test_fraction=0),
+            "a tuning ends with its winner's figures on the test part",
+        ),
         (lambda: api.plan("digits", val_fraction=0, watcher=Silent()), "val_fraction"),
         (lambda: api.plan("digits", test_fraction=-1, watcher=Silent()), "test_fraction"),
     ],

@@ -1,4 +1,6 @@
-"""The verbs, in Python: `train` makes a Run, `load` opens one; a Run evaluates, predicts and reports."""
+"""The verbs, in Python: `train` makes a Run, `load` opens one; a Run evaluates, predicts and
+reports.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ class Run(RunFolder):
     @property
     def history(self) -> list[dict[str, float | None]]:
         """metrics.csv as a list of rows; a figure that was not measured in a row is None."""
-        return [{k: float(v) if v else None for k, v in row.items()} for row in self.read_table("metrics.csv")]
+        return [
+            {k: float(v) if v else None for k, v in row.items()}
+            for row in self.read_table("metrics.csv")
+        ]
 
     def predict(self, images: Any, *, device: str = "auto") -> Prediction | list[Prediction]:
         """Predict one image (a file, a PIL image or a NumPy array) or many (a folder, or a list of images).
@@ -74,7 +79,8 @@ class Run(RunFolder):
             count: how many.
             start: index of the first one.
             seed: another seed gives other images.
-            class_name: what to show, its name or a whole number that is one; by default the classes by turns, where the
+            class_name: what to show, its name or a whole number that is one; by default the classes
+                by turns, where the
                 generator knows classes.
             truncation: bound of the noise; lower is more typical and less varied.
             interpolate: images on a way from one to the next, 8 for each stretch.
@@ -127,16 +133,18 @@ class Run(RunFolder):
     ) -> dict[str, Any]:
         """Measure the model again: on a split of its own data ("test" by default), or on another data set.
 
-        With `data` and no split, all its images are taken. Looking at the own test split is counted. A generator is
-        measured on `features` (a classifier's run folder or a weight file), and by FID where Inception weights are given.
-        With `classes`, a classifier's figures hold precision, recall and F1 of each class, and their averages.
-        `groups` says which images of `data` belong together ("{group}_*.jpg", a regular expression, "exif:60s").
+        With `data` and no split, all its images are taken. Looking at the own test split is
+        counted. A generator is measured on `features` (a classifier's run folder or a weight file),
+        and by FID where Inception weights are given. With `classes`, a classifier's figures hold
+        precision, recall and F1 of each class, and their averages. `groups` says which images of
+        `data` belong together ("{group}_*.jpg", a regular expression, "exif:60s").
 
         Returns:
             The figures: accuracy, accuracy_ci95, loss, num_images and more.
 
         Raises:
-            UserError: the data is not there, has other classes, or is no longer what the run was trained on.
+            UserError: the data is not there, has other classes, or is no longer what the run was
+                trained on.
         """
         from tintype.evaluate import evaluate_run
 
@@ -168,25 +176,36 @@ class Run(RunFolder):
             fp16: weights and arithmetic of the network in float16.
             out: the file, which must be new; RUN/exports/NAME by default.
             data: other images to check on, where the run's own are gone.
-            max_loss: how much a quantised model may lose: points of accuracy (2 by default), or dB (0.3).
+            max_loss: how much a quantised model may lose: points of accuracy (2 by default), or dB
+                (0.3).
             progress: called as progress(what, done, total).
 
         Raises:
-            UserError: the run has no finished model, something is missing, or the exported model does not agree.
+            UserError: the run has no finished model, something is missing, or the exported model
+                does not agree.
         """
         from tintype.exporting import export_run
 
         out = None if out is None else Path(out)
         return export_run(
-            self, format=format, int8=int8, fp16=fp16, out=out, data=data, max_loss=max_loss, progress=progress
+            self,
+            format=format,
+            int8=int8,
+            fp16=fp16,
+            out=out,
+            data=data,
+            max_loss=max_loss,
+            progress=progress,
         )
 
     def card(self, out: str | Path | None = None, *, licence: str | None = None) -> Path | str:
         """Write a model card: what the model is, how good, where it fails, how to use it.
 
         Args:
-            out: the file; MODEL_CARD.md of the run by default, which is made again. "-" returns the text.
-            licence: identifier of the licence of the weights, such as "apache-2.0"; none is assumed.
+            out: the file; MODEL_CARD.md of the run by default, which is made again. "-" returns the
+                text.
+            licence: identifier of the licence of the weights, such as "apache-2.0"; none is
+                assumed.
 
         Raises:
             UserError: the run is not finished, or another file is there already.
@@ -199,7 +218,9 @@ class Run(RunFolder):
             return text
         path = self.path / "MODEL_CARD.md" if out is None else Path(out)
         if out is not None and path.exists():
-            raise UserError(f"{path} is there already, and nothing is overwritten. Choose another --out.")
+            raise UserError(
+                f"{path} is there already, and nothing is overwritten. Choose another --out."
+            )
         with written_whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return path
@@ -221,20 +242,29 @@ class Run(RunFolder):
         return target
 
     def report(self) -> Path:
-        """Make report.html and the figures again from the files of the folder, and return the page's path."""
+        """Write report.html and its figures again, and return the path of the page.
+
+        They are made from the files of the folder alone.
+        """
         from tintype.report import write_report
 
         return write_report(self.path)
 
     @property
     def figures(self) -> RunFigures:
-        """The figures of the report as objects: `run.figures.history()`, `.confusion()`, `.mistakes()`."""
+        """Return the figures of the report as objects.
+
+        `run.figures.history()`, `.confusion()`, `.mistakes()` and so on.
+        """
         from tintype.report.run_figures import RunFigures
 
         return RunFigures(self.path)
 
     def result(self) -> dict[str, Any]:
-        """Return what `tintype train --json` prints: run, parameters, multiply_adds, seconds, and the figures by split."""
+        """Return what `tintype train --json` prints.
+
+        That is run, parameters, multiply_adds, seconds, and the figures by split.
+        """
         model, environment = self.read("model.json"), self.read("environment.json")
         return {
             "run": str(self.path),
@@ -254,7 +284,13 @@ class Run(RunFolder):
         return run_card(self.path)
 
 
-def plan(what: str | Recipe, *, watcher: Silent | None = None, verbose: bool | None = None, **changes: Any) -> Prepared:
+def plan(
+    what: str | Recipe,
+    *,
+    watcher: Silent | None = None,
+    verbose: bool | None = None,
+    **changes: Any,
+) -> Prepared:
     """Resolve and check everything that `train` would do, and stop there (`--dry-run`)."""
     from tintype.automatic import open_settings
     from tintype.training import prepare
@@ -262,7 +298,9 @@ def plan(what: str | Recipe, *, watcher: Silent | None = None, verbose: bool | N
     watcher = watcher or make_watcher(quiet=verbose is False)
     recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
     base, changed = recipe, {ALIASES.get(key, key) for key in changes}
-    recipe, choices, free = open_settings(base, _with_absolute_paths(recipe.with_(**changes)), changed, kind)
+    recipe, choices, free = open_settings(
+        base, _with_absolute_paths(recipe.with_(**changes)), changed, kind
+    )
     # Decided for new runs only: a recipe of an earlier version, when resumed, states its flips.
     if "flips" not in recipe.model_fields_set:
         recipe = recipe.with_(flips="auto")
@@ -273,7 +311,8 @@ def plan(what: str | Recipe, *, watcher: Silent | None = None, verbose: bool | N
     check_trackers(recipe.track)
     watcher.note(f"training {kind}")
     prepared = prepare(recipe, watcher, asked, choices, free=free)
-    _check_there(recipe)  # afterwards, since a loader that reads the folder says better what belongs into it
+    # afterwards, since a loader that reads the folder says better what belongs into it
+    _check_there(recipe)
     for line in prepared.lines(verbose=bool(verbose)):
         watcher.note(line)
     watcher.close()
@@ -294,12 +333,16 @@ def train(
     """Train a model and measure it: on validation while it trains, once on test at the end.
 
     Args:
-        what: a recipe's name or file, a data set's name, a folder of images, or a Recipe; "digits" by default.
+        what: a recipe's name or file, a data set's name, a folder of images, or a Recipe; "digits"
+            by default.
         out: folder in which the run folder is made.
-        name: name of the run folder; must be new. By default that of the recipe, with a number where it is taken.
-        resume: a run folder to go on with; everything else is then read from its recipe. Only `data` and `data_root`
+        name: name of the run folder; must be new. By default that of the recipe, with a number
+            where it is taken.
+        resume: a run folder to go on with; everything else is then read from its recipe. Only
+            `data` and `data_root`
             may be given as well, where the same photos now are somewhere else.
-        watcher: who is told of progress; by default a bar on a terminal, a curve in a notebook, lines elsewhere.
+        watcher: who is told of progress; by default a bar on a terminal, a curve in a notebook,
+            lines elsewhere.
         verbose: False prints nothing, True also how the run uses the machine.
         command: how to repeat the run, for the report.
         changes: any field of the recipe, as in `epochs=5, lr=0.01`.
@@ -327,7 +370,9 @@ def train(
             _check_there(run.recipe.with_(**moved), moved)
             watcher.note(f"{run.path} is finished; nothing is left to do")
             for key in moved:
-                watcher.note(f"warning: --{key.replace('_', '-')} changes nothing of a finished run")
+                watcher.note(
+                    f"warning: --{key.replace('_', '-')} changes nothing of a finished run"
+                )
             if not (run.path / "report.html").exists():  # stopped while it was written
                 watcher.note(f"report: {run.report()}")
             return run
@@ -342,14 +387,20 @@ def train(
                 f"{error}\nIf the photos were moved, unchanged: tintype train --resume {resume} --data NEW "
                 "(or --data-root NEW)"
             ) from None
-        command = run.read("environment.json")["command"] if (run.path / "environment.json").exists() else command
+        command = (
+            run.read("environment.json")["command"]
+            if (run.path / "environment.json").exists()
+            else command
+        )
     else:
         what = "digits" if what is None else what
         if name is not None:
             Run.remove_unstarted(Path(out) / name)
             Run.refuse_taken(Path(out) / name)  # at once, not after the data was read
         prepared = plan(what, watcher=watcher, verbose=verbose, **changes)
-        run = Run.create(out, name or _default_name(what), exact=name is not None, recipe=prepared.recipe)
+        run = Run.create(
+            out, name or _default_name(what), exact=name is not None, recipe=prepared.recipe
+        )
     watcher.note(f"run: {run.path}")
     with interruptible(run.path), tracked(run, prepared.recipe, watcher) as watcher:
         train_run(run, prepared, watcher, command or _python_call(what, changes))
@@ -373,15 +424,22 @@ def _check_there(recipe: Recipe, named: Collection[str] = ("data_root",)) -> Non
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Return the recipe with paths that hold from every folder, so that the run can be resumed from any."""
+    """Return the recipe with paths that hold from every folder, so that the run can be resumed from
+    any.
+    """
     changes: dict[str, Any] = (
-        {"data_root": str(Path(recipe.data_root).expanduser().resolve())} if recipe.data_root else {}
+        {"data_root": str(Path(recipe.data_root).expanduser().resolve())}
+        if recipe.data_root
+        else {}
     )
     for option in ("features", "inception_weights", "lpips"):
         file = recipe.task_options.get(option)
         if isinstance(file, str) and Path(file).expanduser().exists():
             task_options = changes.get("task_options", recipe.task_options)
-            changes["task_options"] = {**task_options, option: str(Path(file).expanduser().resolve())}
+            changes["task_options"] = {
+                **task_options,
+                option: str(Path(file).expanduser().resolve()),
+            }
     if recipe.weights and recipe.weights not in ("default", "none"):
         changes["weights"] = str(Path(recipe.weights).expanduser().resolve())
     if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():
@@ -397,9 +455,16 @@ def _default_name(what: str | Recipe) -> str:
     if isinstance(what, Recipe):
         what = what.data
     path = Path(what).expanduser().resolve()
-    return (path.stem if path.suffix.lower() in (".yaml", ".yml", ".csv", ".tsv", ".jsonl") else path.name) or "run"
+    return (
+        path.stem
+        if path.suffix.lower() in (".yaml", ".yml", ".csv", ".tsv", ".jsonl")
+        else path.name
+    ) or "run"
 
 
 def _python_call(what: str | Recipe | None, changes: dict[str, Any]) -> str:
-    arguments = ["recipe" if isinstance(what, Recipe) else repr(what), *(f"{k}={v!r}" for k, v in changes.items())]
+    arguments = [
+        "recipe" if isinstance(what, Recipe) else repr(what),
+        *(f"{k}={v!r}" for k, v in changes.items()),
+    ]
     return f"tintype.train({', '.join(arguments)})"

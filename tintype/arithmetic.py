@@ -1,7 +1,8 @@
 """What bit-equal depends on: threads, instruction set, libraries and kernels; held while a run is made, and recorded.
 
-The same sum taken in another order differs in its last bit. How many threads share it, how wide the processor's vectors are
-and which kernel a library picks all change the order, so a run records them, and a resume compares.
+The same sum taken in another order differs in its last bit. How many threads share it, how wide the
+processor's vectors are and which kernel a library picks all change the order, so a run records
+them, and a resume compares.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from threadpoolctl import threadpool_limits
 from tintype.data.cache import num_cores
 from tintype.distributed import Choice, cpu_flags
 
-# cuBLAS sums in a fixed order only with a workspace of a fixed size, which it reads when CUDA begins.
+# cuBLAS sums in a fixed order only with a workspace of a fixed size, which it reads when CUDA
+# begins.
 WORKSPACE, FIXED_SIZE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 FIXED_SIZES = (":4096:8", ":16:8")
 
 # What torch says of a kernel that has no deterministic counterpart; its name comes first.
 NO_COUNTERPART = r"(\S+).* does not have a deterministic implementation"
 
-# oneDNN's names of instruction sets with the flag of the processor that each needs, the widest first.
+# oneDNN's names of instruction sets with the flag of the processor that each needs, the widest
+# first.
 ONEDNN_SETS = (
     ("AVX10_1_512_AMX_FP16", "amx_fp16"),
     ("AVX512_CORE_AMX", "amx_tile"),
@@ -76,14 +79,26 @@ def choose_threads(threads: int | Literal["auto"]) -> tuple[int, Choice]:
 def choose_exact(exact: bool, device: torch.device, *, compile: bool) -> Choice:
     """Say whether a run ends in the same bits when it is resumed or repeated here, and why."""
     if not exact:
-        faster = "faster kernels are allowed whose sums may differ" if device.type == "cuda" else "as asked"
+        faster = (
+            "faster kernels are allowed whose sums may differ"
+            if device.type == "cuda"
+            else "as asked"
+        )
         return Choice("exact", "no", faster)
     if device.type == "cpu":
-        return Choice("exact", "yes", "a resume ends bit-equal on this processor, with these threads and this torch")
+        return Choice(
+            "exact",
+            "yes",
+            "a resume ends bit-equal on this processor, with these threads and this torch",
+        )
     if device.type != "cuda":
         return Choice("exact", "no", f"torch promises no deterministic kernels on {device.type}")
     if compile:
-        return Choice("exact", "no", "what torch.compile makes may differ when it is compiled again; compile: off")
+        return Choice(
+            "exact",
+            "no",
+            "what torch.compile makes may differ when it is compiled again; compile: off",
+        )
     if not _workspace_is_fixed():
         reason = f"CUDA was in use before {WORKSPACE} was set. Set it to {FIXED_SIZE} before Python starts"
         return Choice("exact", "no", reason)
@@ -120,7 +135,9 @@ def computing(threads: int, device: str, *, exact: bool) -> Iterator[list[str]]:
 
 @contextmanager
 def deterministic_kernels(without: list[str]) -> Iterator[None]:
-    """Ask for deterministic kernels within the block; operations that have none are added to `without`."""
+    """Ask for deterministic kernels within the block; operations that have none are added to
+    `without`.
+    """
     global _fixed_before_cuda
     utilities: Any = torch.utils.deterministic
     benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
@@ -134,14 +151,18 @@ def deterministic_kernels(without: list[str]) -> Iterator[None]:
         _fixed_before_cuda = _fixed_before_cuda or not torch.cuda.is_initialized()
         os.environ[WORKSPACE] = FIXED_SIZE
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    # A warning and no error: a network whose operation has no such kernel trains all the same, and the run tells of it.
+    # A warning and no error: a network whose operation has no such kernel trains all the same, and
+    # the run tells of it.
     torch.use_deterministic_algorithms(True, warn_only=True)
     utilities.fill_uninitialized_memory = False  # nothing here reads memory that it has not written
     try:
         with _noting(without):
             yield
     finally:
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = (
+            benchmark,
+            deterministic,
+        )
         torch.use_deterministic_algorithms(asked, warn_only=only_warned)
         utilities.fill_uninitialized_memory = filled
         if workspace is None:
@@ -161,7 +182,8 @@ def fastest_kernels() -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-# Whether CUBLAS_WORKSPACE_CONFIG was set by us while CUDA had not begun; a later run in this process profits from it.
+# Whether CUBLAS_WORKSPACE_CONFIG was set by us while CUDA had not begun; a later run in this
+# process profits from it.
 _fixed_before_cuda = False
 
 
@@ -171,7 +193,9 @@ def _workspace_is_fixed() -> bool:
 
 @contextmanager
 def _noting(without: list[str]) -> Iterator[None]:
-    """Collect the names in torch's warnings of operations without a deterministic kernel; pass others on."""
+    """Collect the names in torch's warnings of operations without a deterministic kernel; pass
+    others on.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=NO_COUNTERPART)
         shown = warnings.showwarning
@@ -190,14 +214,19 @@ def _noting(without: list[str]) -> Iterator[None]:
 # ---- recorded and compared --------------------------------------------------------------------------------------------
 
 
-def facts(device: torch.device, *, threads: int, precision: str, compile: bool, exact: bool) -> dict[str, Any]:
+def facts(
+    device: torch.device, *, threads: int, precision: str, compile: bool, exact: bool
+) -> dict[str, Any]:
     """Return what the bits of a run depend on, as environment.json holds it."""
     found: dict[str, Any] = {
         "threads": threads,
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "onednn_instructions": onednn_instructions(),
-        "mkl": " ".join(f"{name}={os.environ[name]}" for name in _MKL_SETTINGS if os.environ.get(name)) or "default",
+        "mkl": " ".join(
+            f"{name}={os.environ[name]}" for name in _MKL_SETTINGS if os.environ.get(name)
+        )
+        or "default",
         "torch": torch.__version__,
         "onednn": onednn_version(),
         "device": device.type,
@@ -216,8 +245,12 @@ _MKL_SETTINGS = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 
 
 def recorded(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the bits of an earlier part of a run depended on; of runs older than this record, what is known."""
-    known = {key: environment[key] for key in ("threads", "torch", "precision") if key in environment}
+    """Return what the bits of an earlier part of a run depended on; of runs older than this record,
+    what is known.
+    """
+    known = {
+        key: environment[key] for key in ("threads", "torch", "precision") if key in environment
+    }
     if "cpu" in environment:
         known["processor"] = environment["cpu"]
     if "device" in environment:
@@ -228,7 +261,9 @@ def recorded(environment: Mapping[str, Any]) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in what two records differ, empty where they agree in all that both hold."""
     changed = [key for key in WORDS if key in before and key in now and before[key] != now[key]]
-    return "; ".join(f"{WORDS[key]} is {_said(now[key])} and was {_said(before[key])}" for key in changed)
+    return "; ".join(
+        f"{WORDS[key]} is {_said(now[key])} and was {_said(before[key])}" for key in changed
+    )
 
 
 def _said(value: Any) -> str:
@@ -246,7 +281,9 @@ def onednn_instructions() -> str:
 
     "default" where the system does not tell the processor's flags.
     """
-    asked = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+    asked = (
+        os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    ).upper()
     asked = ONEDNN_ALIASES.get(asked, asked)
     names = [name for name, _ in ONEDNN_SETS]
     allowed = ONEDNN_SETS[names.index(asked) :] if asked in names else ONEDNN_SETS

@@ -1,6 +1,7 @@
 """What a recipe leaves open: a backbone's own preprocessing; for photos the backbone, what of it to train, how long.
 
-Every choice is returned with its reason and printed; the recipe holds the result, so that a run repeats without choosing.
+Every choice is returned with its reason and printed; the recipe holds the result, so that a run
+repeats without choosing.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ from tintype.pretrained import (
 )
 from tintype.recipe import Recipe, build, parse_duration
 
-# In this order where weights are at hand: what gives most for its cost in transfer on each kind of device.
-PREFERRED = {"cpu": ("mobilenet_v3_large", "mobilenet_v2", "efficientnet_b0"), "gpu": ("convnext_tiny", "resnet50")}
+# In this order where weights are at hand: what gives most for its cost in transfer on each kind of
+# device.
+PREFERRED = {
+    "cpu": ("mobilenet_v3_large", "mobilenet_v2", "efficientnet_b0"),
+    "gpu": ("convnext_tiny", "resnet50"),
+}
 DEFAULT_SECONDS = 300.0
 # A training step costs about three times an inference: forward, and two products backward.
 TRAINING_COST = 3.0
@@ -41,7 +46,8 @@ ABOUT_DATA = (
     "data", "data_root", "channels", "val_fraction", "test_fraction", "split_seed", "split_rule", "groups", "sampling",
     "class_weights", "device", "precision", "seed",
 )  # fmt: skip
-FEWEST_TO_FINE_TUNE = 500  # images; below, a head on fixed features generalises as well, and is done at once
+# images; below, a head on fixed features generalises as well, and is done at once
+FEWEST_TO_FINE_TUNE = 500
 
 FROM_SCRATCH: dict[str, Any] = {
     "model": "fast-cnn", "tune": "all", "augment": "standard", "epochs": 30, "batch_size": 64, "optimizer": "muon", "lr": 0.24,
@@ -62,7 +68,10 @@ FINE_TUNE: dict[str, Any] = {
 
 
 def choose_model(
-    recipe: Recipe, device: torch.device, progress: Progress | None = None, asked: Collection[str] = ()
+    recipe: Recipe,
+    device: torch.device,
+    progress: Progress | None = None,
+    asked: Collection[str] = (),
 ) -> tuple[Recipe, list[Choice]]:
     """Return the recipe with a model in place of "auto", and with a backbone's weights and preprocessing filled in.
 
@@ -75,7 +84,8 @@ def choose_model(
         asked: the fields that the user set.
 
     Raises:
-        UserError: the weights' file name tells no model, or they are those of another model than the user asked for.
+        UserError: the weights' file name tells no model, or they are those of another model than
+            the user asked for.
     """
     choices = []
     run = own_run(recipe.weights) if recipe.task == "classify" else None
@@ -115,31 +125,45 @@ def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tup
         "model_options": {**run.options, **(recipe.model_options if own_options else {})},
         "image_size": own.image_size if recipe.image_size is None else recipe.image_size,
         "channels": len(own.mean) if recipe.channels is None else recipe.channels,
-        "crop_fraction": own.crop_fraction if recipe.crop_fraction is None else recipe.crop_fraction,
-        "interpolation": own.interpolation if recipe.interpolation is None else recipe.interpolation,
+        "crop_fraction": own.crop_fraction
+        if recipe.crop_fraction is None
+        else recipe.crop_fraction,
+        "interpolation": own.interpolation
+        if recipe.interpolation is None
+        else recipe.interpolation,
     }
     if "resize" not in recipe.model_fields_set:
         changes["resize"] = own.mode
-    return recipe.with_(**changes), Choice("model", run.model, f"the network of {run.folder.name}, a run of your own")
+    return recipe.with_(**changes), Choice(
+        "model", run.model, f"the network of {run.folder.name}, a run of your own"
+    )
 
 
-def _with_model(recipe: Recipe, device: torch.device, progress: Progress | None) -> tuple[Recipe, Choice]:
+def _with_model(
+    recipe: Recipe, device: torch.device, progress: Progress | None
+) -> tuple[Recipe, Choice]:
     weights = recipe.weights
     if weights not in (None, "none", "default"):
         model = model_of_weights(Path(str(weights)))
         if not Path(str(weights)).exists():
             raise UserError(f"there is no weight file {weights}.")
         if model is None:
-            raise UserError(f"the name of {weights} tells no model. Say which it is, as in --model resnet18.")
+            raise UserError(
+                f"the name of {weights} tells no model. Say which it is, as in --model resnet18."
+            )
         return recipe.with_(model=model), Choice("model", model, "told by the name of the weights")
     if weights != "none":
         wanted = PREFERRED["cpu" if device.type == "cpu" else "gpu"]
         for model in wanted:
             if weights_available(model):
-                return recipe.with_(model=model), Choice("model", model, "pretrained, its weights are at hand")
+                return recipe.with_(model=model), Choice(
+                    "model", model, "pretrained, its weights are at hand"
+                )
         try:
             fetch_weights(wanted[0], progress)
-            return recipe.with_(model=wanted[0]), Choice("model", wanted[0], "pretrained, downloaded once")
+            return recipe.with_(model=wanted[0]), Choice(
+                "model", wanted[0], "pretrained, downloaded once"
+            )
         except UserError as error:
             failure = str(error).split(". ")[0]
             reason = f"from scratch: {failure}; --weights FILE takes a file, and gives far better results"
@@ -148,7 +172,9 @@ def _with_model(recipe: Recipe, device: torch.device, progress: Progress | None)
     return recipe.with_(model="fast-cnn"), Choice("model", "fast-cnn", reason)
 
 
-def open_settings(base: Recipe, recipe: Recipe, asked: Collection[str], kind: str) -> tuple[Recipe, list[Choice], bool]:
+def open_settings(
+    base: Recipe, recipe: Recipe, asked: Collection[str], kind: str
+) -> tuple[Recipe, list[Choice], bool]:
     """Return a recipe whose settings fit together after the user has set some, why, and whether the rest may be chosen.
 
     Args:
@@ -158,7 +184,8 @@ def open_settings(base: Recipe, recipe: Recipe, asked: Collection[str], kind: st
         kind: which kind of thing `base` is, as `recipe.resolve` says it.
 
     Returns:
-        The recipe, the decisions, and whether `choose_training` may fill in what the recipe leaves unset.
+        The recipe, the decisions, and whether `choose_training` may fill in what the recipe leaves
+        unset.
     """
     given = {field: getattr(recipe, field) for field in asked if field in Recipe.model_fields}
     if kind.startswith("images in"):
@@ -166,11 +193,22 @@ def open_settings(base: Recipe, recipe: Recipe, asked: Collection[str], kind: st
 
     named = kind.startswith("data set") or kind.endswith("(built in)")
     other = recipe.model != base.model
-    backbone = recipe.weights not in (None, "none") or (is_backbone(recipe.model) and recipe.weights != "none")
+    backbone = recipe.weights not in (None, "none") or (
+        is_backbone(recipe.model) and recipe.weights != "none"
+    )
     if named and backbone and other and base.weights in (None, "none"):
-        # How another network is trained from scratch says nothing about one with pretrained weights.
-        kept = {field: value for field, value in _set_fields(recipe).items() if field in given or field in ABOUT_DATA}
-        return build({**kept, "model": recipe.model, "tune": given.get("tune", "auto")}, where=""), [], True
+        # How another network is trained from scratch says nothing about one with pretrained
+        # weights.
+        kept = {
+            field: value
+            for field, value in _set_fields(recipe).items()
+            if field in given or field in ABOUT_DATA
+        }
+        return (
+            build({**kept, "model": recipe.model, "tune": given.get("tune", "auto")}, where=""),
+            [],
+            True,
+        )
 
     name = "a data set without a recipe" if kind.startswith("data set") else _name_of(kind)
     # The rate and the optimizer of what is built in were found for its own network.
@@ -189,11 +227,17 @@ def _set_fields(recipe: Recipe) -> dict[str, Any]:
 
 
 def choose_training(
-    recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype, *, free: bool = False
+    recipe: Recipe,
+    splits: DataSplits,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    free: bool = False,
 ) -> tuple[Recipe, list[Choice]]:
     """Return the recipe with a way to train and a length where it leaves them open.
 
-    That is so with tune "auto", for heads, and for everything where the user named only images (`free`).
+    That is so with tune "auto", for heads, and for everything where the user named only images
+    (`free`).
     """
     starts_pretrained = recipe.task == "classify" and recipe.weights not in (None, "none")
     if not starts_pretrained and (free or recipe.tune == "auto"):
@@ -225,29 +269,42 @@ def _all_is_trained(recipe: Recipe) -> list[Choice]:
 def _by_time(
     recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype
 ) -> tuple[Recipe, list[Choice]]:
-    """Return the recipe for fine-tuning as long as the time allows, or for a head where it does not allow enough."""
+    """Return the recipe for fine-tuning as long as the time allows, or for a head where it does not
+    allow enough.
+    """
     speed, spare, budget = _spare_seconds(recipe, splits, device, dtype)
     train = len(splits.train)
     epoch = TRAINING_COST * train / speed
     asked = recipe.tune != "auto"
     if not asked and (train < FEWEST_TO_FINE_TUNE or spare < FEWEST_EPOCHS * epoch):
         few = train < FEWEST_TO_FINE_TUNE
-        reason = f"{train:,} training images are few" if few else f"an epoch of all layers takes about {epoch:.0f} s"
+        reason = (
+            f"{train:,} training images are few"
+            if few
+            else f"an epoch of all layers takes about {epoch:.0f} s"
+        )
         return _head(recipe, splits, device, dtype, reason=reason)
 
     epochs = int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, spare / epoch)))
     tune = recipe.tune if asked else "all"
     chosen, choices = _filled(
-        recipe, Source("fine-tuning", {**FINE_TUNE, "tune": tune, "epochs": epochs}, pretrained=True)
+        recipe,
+        Source("fine-tuning", {**FINE_TUNE, "tune": tune, "epochs": epochs}, pretrained=True),
     )
-    why = f"{train:,} training images, {epochs} epochs of about {epoch:.0f} s fit into {budget:.0f} s"
+    why = (
+        f"{train:,} training images, {epochs} epochs of about {epoch:.0f} s fit into {budget:.0f} s"
+    )
     if asked:
         why = f"as asked; {_length_in_words(chosen)}, each epoch of {train:,} images at most about {epoch:.0f} s"
     return chosen, [Choice("tune", tune, why), *choices]
 
 
 def _head(
-    recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype, reason: str = "as asked"
+    recipe: Recipe,
+    splits: DataSplits,
+    device: torch.device,
+    dtype: torch.dtype,
+    reason: str = "as asked",
 ) -> tuple[Recipe, list[Choice]]:
     speed, spare, _ = _spare_seconds(recipe, splits, device, dtype)
     views = int(min(HEAD_VIEWS, max(0, spare / (len(splits.train) / speed))))
@@ -258,14 +315,19 @@ def _head(
 
 
 def _length_of_head(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
-    """Return a recipe that states a head with the length and the optimizer that heads need, where it leaves them open."""
+    """Return a recipe that states a head with the length and the optimizer that heads need, where
+    it leaves them open.
+    """
     settings, choices = settled(_set_fields(recipe), Source("a head", HEAD, pretrained=True))
     bundles = {key: value for key, value in settings.items() if key in (*UPDATE, *LENGTH)}
     changes = {key: value for key, value in bundles.items() if getattr(recipe, key) != value}
     if not changes:
         return recipe, choices
     chosen = recipe.with_(**changes)
-    return chosen, [Choice("length", _length_in_words(chosen), "what a head on fixed features needs"), *choices]
+    return chosen, [
+        Choice("length", _length_in_words(chosen), "what a head on fixed features needs"),
+        *choices,
+    ]
 
 
 def _length_in_words(recipe: Recipe) -> str:
@@ -280,16 +342,23 @@ def _length_in_words(recipe: Recipe) -> str:
 def _spare_seconds(
     recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float, float]:
-    """Return how many images a second the network takes, the seconds that are left for training, and those of the budget."""
+    """Return how many images a second the network takes, the seconds that are left for training,
+    and those of the budget.
+    """
     budget = parse_duration(recipe.time) if recipe.time else DEFAULT_SECONDS
     speed = inference_speed(recipe, splits.spec, device, dtype)
-    others = 2 * (len(splits.val) + len(splits.test)) + 2 * len(splits.train)  # measuring, with mirrored views
+    # measuring, with mirrored views
+    others = 2 * (len(splits.val) + len(splits.test)) + 2 * len(splits.train)
     return speed, budget - others / speed, budget
 
 
 def _filled(recipe: Recipe, source: Source) -> tuple[Recipe, list[Choice]]:
     """Return the recipe with the settings of a source wherever the user has set none."""
-    given = {field: value for field, value in _set_fields(recipe).items() if field not in ("model", "tune")}
+    given = {
+        field: value
+        for field, value in _set_fields(recipe).items()
+        if field not in ("model", "tune")
+    }
     settings, choices = settled(given, source)
     if given.get("epochs") is not None or given.get("steps") is not None:
         settings = {key: value for key, value in settings.items() if key not in ("epochs", "steps")}
@@ -297,9 +366,15 @@ def _filled(recipe: Recipe, source: Source) -> tuple[Recipe, list[Choice]]:
 
 
 @torch.no_grad()
-def inference_speed(recipe: Recipe, spec: DataSpec, device: torch.device, dtype: torch.dtype) -> float:
-    """Return how many images a second the recipe's network takes on this device, measured for about a second."""
-    network = for_inference(build_model(recipe.model, spec, recipe.model_options, recipe.seed).to(device), spec)
+def inference_speed(
+    recipe: Recipe, spec: DataSpec, device: torch.device, dtype: torch.dtype
+) -> float:
+    """Return how many images a second the recipe's network takes on this device, measured for about
+    a second.
+    """
+    network = for_inference(
+        build_model(recipe.model, spec, recipe.model_options, recipe.seed).to(device), spec
+    )
     images = torch.zeros(16, spec.channels, spec.height, spec.width, device=device)
     images = images.to(memory_format=torch.channels_last)
 

@@ -1,4 +1,7 @@
-"""A live page of a folder of runs: how far each is, its curves, its figures, the way to its report. Read only, and local."""
+"""A live page of a folder of runs: how far each is, its curves, its figures, the way to its report.
+
+Read only, and local.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ from tintype.run import RunFolder
 
 MOST_RUNS = 300  # the newest; a page of more would be slow
 MOST_POINTS = 150  # of a curve
-STALE_SECONDS = 60.0  # without news, after which a run that calls itself running is asked whether it lives
+# without news, after which a run that calls itself running is asked whether it lives
+STALE_SECONDS = 60.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WATCHED = ("status.json", "metrics.csv", "evaluation.json", "report.html")
 OWNERS = ("recipe.yaml", "study.yaml", "tune.yaml")  # what makes a folder one whose files are shown
@@ -44,7 +48,9 @@ class Board:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise UserError(f"there is no folder {folder}. Expected one that holds run folders, such as runs.")
+            raise UserError(
+                f"there is no folder {folder}. Expected one that holds run folders, such as runs."
+            )
         self.folder = folder.resolve()
         self._seen: dict[Path, tuple[Any, dict[str, Any]]] = {}
         self._lock = threading.Lock()
@@ -94,16 +100,23 @@ class Board:
             "total_steps": status.get("total_steps"),
             "score": score,
             "figures": figures,
-            "curves": {name: _points(columns, name) for name in ([score] if score else []) + trained},
+            "curves": {
+                name: _points(columns, name) for name in ([score] if score else []) + trained
+            },
             "report": self._address(report) if report.is_file() else None,
             "changed": max(_changed(run.path / name) or 0 for name in WATCHED) / 1e9,
         }
 
     def _pages(self) -> list[dict[str, str]]:
         """Return the pages of studies and tunings."""
-        patterns = [f"{depth}/{name}" for name in ("study.html", "tuning.html") for depth in ("*", "*/*")]
+        patterns = [
+            f"{depth}/{name}" for name in ("study.html", "tuning.html") for depth in ("*", "*/*")
+        ]
         found = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
-        return [{"name": p.parent.relative_to(self.folder).as_posix(), "page": self._address(p)} for p in found]
+        return [
+            {"name": p.parent.relative_to(self.folder).as_posix(), "page": self._address(p)}
+            for p in found
+        ]
 
     def _address(self, path: Path) -> str:
         return "/files/" + quote(path.relative_to(self.folder).as_posix())
@@ -111,10 +124,14 @@ class Board:
     def file(self, address: str) -> Path | None:
         """Return the file that an address below /files/ means, or None where it is none that is shown.
 
-        Shown are pages, tables and pictures of run folders, studies and tunings; whatever leads out of the folder is not.
+        Shown are pages, tables and pictures of run folders, studies and tunings; whatever leads out
+        of the folder is not.
         """
         parts = unquote(address).split("/")
-        if any(part in ("", ".", "..") or part.startswith(".") or "\\" in part or "\0" in part for part in parts):
+        if any(
+            part in ("", ".", "..") or part.startswith(".") or "\\" in part or "\0" in part
+            for part in parts
+        ):
             return None
         try:
             path = self.folder.joinpath(*parts).resolve(strict=True)
@@ -129,15 +146,25 @@ class Board:
         return path if inside and any((owner / name).is_file() for name in OWNERS) else None
 
     def way_back(self, page: Path) -> list[tuple[str, str]]:
-        """Return where a page leads back to: the study or tuning that its run is part of, and all runs."""
+        """Return where a page leads back to: the study or tuning that its run is part of, and all
+        runs.
+        """
         above = page.parent.parent
-        owners = [above / name for name in ("study.html", "tuning.html") if (above / name).is_file()]
-        inside = [(self._address(owner), owner.stem.capitalize()) for owner in owners if above != self.folder]
+        owners = [
+            above / name for name in ("study.html", "tuning.html") if (above / name).is_file()
+        ]
+        inside = [
+            (self._address(owner), owner.stem.capitalize())
+            for owner in owners
+            if above != self.folder
+        ]
         return [("/", "All runs"), *inside]
 
 
 def _points(columns: dict[str, list[float]], name: str) -> list[list[float]]:
-    """Return at most MOST_POINTS points (step, value) of a column; NaN is left out, neighbours are averaged."""
+    """Return at most MOST_POINTS points (step, value) of a column; NaN is left out, neighbours are
+    averaged.
+    """
     x = columns.get("step") or columns.get("epoch") or []
     pairs = [(a, b) for a, b in zip(x, columns[name]) if a == a and b == b]  # noqa: B905 (a column may be shorter)
     size = -(-len(pairs) // MOST_POINTS) or 1
@@ -166,7 +193,9 @@ def _living_state(run: RunFolder, state: str) -> str:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD for the page, its data, and the files of runs; nothing can be changed through it."""
+    """Answers GET and HEAD for the page, its data, and the files of runs; nothing can be changed
+    through it.
+    """
 
     server_version, sys_version = "tintype", ""
     protocol_version = "HTTP/1.1"
@@ -187,10 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
             path = urlsplit(self.path).path
         except ValueError:  # such as a bracket without its other half
-            self._send(HTTPStatus.BAD_REQUEST, b"the host or the address cannot be read", "text/plain")
+            self._send(
+                HTTPStatus.BAD_REQUEST, b"the host or the address cannot be read", "text/plain"
+            )
             return
 
-        if self.hosts and host not in self.hosts:  # a foreign page that has its name resolved to this machine
+        # a foreign page that has its name resolved to this machine
+        if self.hosts and host not in self.hosts:
             self._send(HTTPStatus.MISDIRECTED_REQUEST, b"unknown host", "text/plain")
         elif path == "/":
             page = templates().get_template("board.html").render(folder=self.board.folder.name)
@@ -205,7 +237,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             is_page = file.suffix == ".html"
             if is_page:
-                content = with_way_back(without_dead_links(content, tuple(TYPES)), self.board.way_back(file))
+                content = with_way_back(
+                    without_dead_links(content, tuple(TYPES)), self.board.way_back(file)
+                )
             self._send(HTTPStatus.OK, content, TYPES[file.suffix], SANDBOX if is_page else POLICY)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
@@ -228,7 +262,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each request; a client that goes away, or sends what is no HTTP, leaves no traceback."""
+    """A thread for each request; a client that goes away, or sends what is no HTTP, leaves no
+    traceback.
+    """
 
     daemon_threads = True
 

@@ -42,8 +42,15 @@ def predict_command(
     classifier = open_classifier(model, device)
     threshold = None if wish is None else classifier.threshold(wish)
     if threshold == 0:
-        but = "" if classifier.typical is None else ", but for photos that are unlike the training images"
-        print(f"every answer counts{but}: by validation, at least {wish:.0%} of all answers are right", file=sys.stderr)
+        but = (
+            ""
+            if classifier.typical is None
+            else ", but for photos that are unlike the training images"
+        )
+        print(
+            f"every answer counts{but}: by validation, at least {wish:.0%} of all answers are right",
+            file=sys.stderr,
+        )
     wishes = Wishes(min(top, len(classifier.class_names)), threshold, sort_into, link, heatmaps)
     output = None if out is None else Output(out, wishes.columns(classifier), resume=resume)
     rows: list[Row] = []
@@ -67,9 +74,16 @@ def predict_command(
     # Where answers are printed one by one, they are the progress.
     progress = watcher.on_work if output is not None or as_json else None
     try:
-        listed = names_from(sys.stdin.buffer) if list(map(str, paths)) == ["-"] else list_images(paths)
+        listed = (
+            names_from(sys.stdin.buffer) if list(map(str, paths)) == ["-"] else list_images(paths)
+        )
         summary = run_job(
-            classifier, without(listed, [sort_into, heatmaps]), wishes, output=output, on_row=show, progress=progress
+            classifier,
+            without(listed, [sort_into, heatmaps]),
+            wishes,
+            output=output,
+            on_row=show,
+            progress=progress,
         )
     finally:
         watcher.close()
@@ -88,7 +102,9 @@ def open_classifier(model: Path, device: str) -> Classifier:
         from tintype.runtime import OnnxClassifier
 
         if device not in ("auto", "cpu"):
-            raise UserError(f"an exported model computes on the CPU here, not on {device}. Leave --device out.")
+            raise UserError(
+                f"an exported model computes on the CPU here, not on {device}. Leave --device out."
+            )
         return OnnxClassifier.of(model)
     from tintype.predict import Predictor
     from tintype.run import RunFolder
@@ -96,11 +112,15 @@ def open_classifier(model: Path, device: str) -> Classifier:
     return Predictor.of(RunFolder.open(model), device=device)
 
 
-def _check(out: Path | None, resume: bool, sort_into: Path | None, link: bool, as_json: bool) -> None:
+def _check(
+    out: Path | None, resume: bool, sort_into: Path | None, link: bool, as_json: bool
+) -> None:
     if resume and out is None:
         raise UserError("--resume goes on with a file of answers. Name it: --out answers.jsonl")
     if link and sort_into is None:
-        raise UserError("--link says how --sort-into puts photos into folders. Give --sort-into DIR as well.")
+        raise UserError(
+            "--link says how --sort-into puts photos into folders. Give --sort-into DIR as well."
+        )
     if as_json and out is not None:
         raise UserError(
             "--json prints the answers and --out writes them. Give one of the two; --out FILE.jsonl is JSON."
@@ -109,11 +129,18 @@ def _check(out: Path | None, resume: bool, sort_into: Path | None, link: bool, a
 
 def _line(row: Row) -> str:
     answers = ", ".join(f"{entry['class']} {entry['probability']:.1%}" for entry in row["top"])
-    return f"{row['file']}: " + (f"unsure ({answers})" if row["prediction"] != row["top"][0]["class"] else answers)
+    return f"{row['file']}: " + (
+        f"unsure ({answers})" if row["prediction"] != row["top"][0]["class"] else answers
+    )
 
 
 def _close(
-    summary: Summary, rows: list[Row], output: Output | None, as_json: bool, seconds: float, notes: Mapping[str, int]
+    summary: Summary,
+    rows: list[Row],
+    output: Output | None,
+    as_json: bool,
+    seconds: float,
+    notes: Mapping[str, int],
 ) -> None:
     if not summary.num_predicted and not summary.before:
         raise UserError("no image could be read.")
@@ -123,7 +150,9 @@ def _close(
     elif output is not None:
         print(f"{summary.num_predicted:,} predictions written to {output.path}")
     if output is not None and summary.unlike:
-        reasons = "; ".join(f"{count:,} because {reason}" for reason, count in summary.unlike.most_common(5))
+        reasons = "; ".join(
+            f"{count:,} because {reason}" for reason, count in summary.unlike.most_common(5)
+        )
         print(
             f"{summary.unlike.total():,} of {summary.num_predicted:,} are unlike the training images, so that their confidence "
             f"does not apply: {reasons}",

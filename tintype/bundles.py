@@ -1,7 +1,8 @@
 """Settings that belong together: how weights are updated, and how long. What is left open comes from one source.
 
-A learning rate means another thing to every optimizer, so whoever sets one of these fields must not get the rest from
-settings that were made for another optimizer. Everything here is a pure function of what was set and of what is at hand.
+A learning rate means another thing to every optimizer, so whoever sets one of these fields must not
+get the rest from settings that were made for another optimizer. Everything here is a pure function
+of what was set and of what is at hand.
 """
 
 from __future__ import annotations
@@ -13,10 +14,21 @@ from typing import Any
 from tintype.distributed import Choice
 from tintype.recipe import Recipe
 
-UPDATE = ("optimizer", "lr", "momentum", "betas", "weight_decay", "schedule", "milestones", "step_factor", "warmup")
+UPDATE = (
+    "optimizer",
+    "lr",
+    "momentum",
+    "betas",
+    "weight_decay",
+    "schedule",
+    "milestones",
+    "step_factor",
+    "warmup",
+)
 LENGTH = ("epochs", "steps", "batch_size", "patience")
 
-# What an optimizer does well with where nothing else is known: a network from scratch, and one with pretrained weights.
+# What an optimizer does well with where nothing else is known: a network from scratch, and one with
+# pretrained weights.
 USUAL: dict[str, dict[str, Any]] = {
     "adamw": {"lr": 1e-3},
     "adam": {"lr": 1e-3},
@@ -40,7 +52,8 @@ class Source:
 
     Attributes:
         name: in the user's words.
-        settings: fields with values; those of a bundle that are not named have the recipe's defaults.
+        settings: fields with values; those of a bundle that are not named have the recipe's
+            defaults.
         pretrained: whether the network starts from pretrained weights.
         stated: whether the user chose the source (a recipe by its name): its optimizer then stands.
     """
@@ -85,7 +98,9 @@ def _optimizer(given: Mapping[str, Any], source: Source) -> tuple[str, str]:
     return "adamw", f"lr {lr:g} is no rate for {own}, whose usual one is {usual:g}"
 
 
-def _updates(given: Mapping[str, Any], source: Source, optimizer: str, why: str) -> tuple[dict[str, Any], list[Choice]]:
+def _updates(
+    given: Mapping[str, Any], source: Source, optimizer: str, why: str
+) -> tuple[dict[str, Any], list[Choice]]:
     own = source.settings.get("optimizer", default_of("optimizer"))
     here = source.settings if optimizer == own else _usual(optimizer, pretrained=source.pretrained)
     values = {key: here.get(key, default_of(key)) for key in UPDATE if key != "optimizer"}
@@ -93,18 +108,26 @@ def _updates(given: Mapping[str, Any], source: Source, optimizer: str, why: str)
     asked = [key for key in UPDATE if key in given]
     choices = []
     if optimizer != own:
-        rest = ", ".join(f"{key} {_shown(values[key])}" for key in _read_by(optimizer) if key not in asked)
-        reason = f"{why}; the rest is what {optimizer} usually has, not what {source.name} has for {own}"
+        rest = ", ".join(
+            f"{key} {_shown(values[key])}" for key in _read_by(optimizer) if key not in asked
+        )
+        reason = (
+            f"{why}; the rest is what {optimizer} usually has, not what {source.name} has for {own}"
+        )
         choices.append(Choice("optimizer", f"{optimizer} ({rest})" if rest else optimizer, reason))
     for key, readers in (("momentum", WITH_MOMENTUM), ("betas", ADAPTIVE)):
         if key in given and optimizer not in readers:
-            choices.append(Choice(key, "without effect", f"{optimizer} has none; {' and '.join(readers)} have"))
+            choices.append(
+                Choice(key, "without effect", f"{optimizer} has none; {' and '.join(readers)} have")
+            )
     choices += _strange_rate(given, source, optimizer)
     return values, choices
 
 
 def _strange_rate(given: Mapping[str, Any], source: Source, optimizer: str) -> list[Choice]:
-    """Return a warning where a rate was set that is far from what the optimizer of a stated recipe can use."""
+    """Return a warning where a rate was set that is far from what the optimizer of a stated recipe
+    can use.
+    """
     lr = given.get("lr", "auto")
     if lr == "auto" or not source.stated or "optimizer" in given or optimizer in ADAPTIVE:
         return []
@@ -120,12 +143,19 @@ def _usual(optimizer: str, *, pretrained: bool) -> dict[str, Any]:
 
 
 def _read_by(optimizer: str) -> list[str]:
-    idle = {"optimizer", "milestones", "step_factor", "betas" if optimizer in WITH_MOMENTUM else "momentum"}
+    idle = {
+        "optimizer",
+        "milestones",
+        "step_factor",
+        "betas" if optimizer in WITH_MOMENTUM else "momentum",
+    }
     return [key for key in UPDATE if key not in idle]
 
 
 def _length(given: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """Return the length: epochs or steps, never of both sources; the batch size belongs to the source's learning rate."""
+    """Return the length: epochs or steps, never of both sources; the batch size belongs to the
+    source's learning rate.
+    """
     values = {key: source.settings.get(key, default_of(key)) for key in LENGTH}
     if given.get("epochs") is not None or given.get("steps") is not None:
         values["epochs"] = values["steps"] = None
@@ -146,8 +176,8 @@ def completed(
 ) -> tuple[dict[str, Any], list[Choice]]:
     """Return what must change in a recipe that states its settings, where some were set over it, and why.
 
-    Another optimizer brings its own rest; so does one that the recipe names without a learning rate. Everything else
-    stands as the recipe has it.
+    Another optimizer brings its own rest; so does one that the recipe names without a learning
+    rate. Everything else stands as the recipe has it.
 
     Args:
         base: the fields that the recipe states.

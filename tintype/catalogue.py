@@ -25,14 +25,20 @@ COLUMNS = ("name", "state", "task", "data", "model", "parameters")
 
 
 def list_runs(
-    folder: str | Path = "runs", *, sort: str | None = None, where: Sequence[str] = (), reverse: bool = False
+    folder: str | Path = "runs",
+    *,
+    sort: str | None = None,
+    where: Sequence[str] = (),
+    reverse: bool = False,
 ) -> list[dict[str, Any]]:
     """Return name, state, data, model and figures of every run in `folder` and in its studies; reads no weights.
 
     Args:
         folder: holds the run folders.
-        sort: a field or figure; numbers the largest first, texts in the order of letters. By default the newest first.
-        where: conditions such as "task=classify" or "test_accuracy>0.9"; a run must fulfil all of them.
+        sort: a field or figure; numbers the largest first, texts in the order of letters. By
+            default the newest first.
+        where: conditions such as "task=classify" or "test_accuracy>0.9"; a run must fulfil all of
+            them.
         reverse: the other way round.
 
     Raises:
@@ -43,18 +49,28 @@ def list_runs(
     found = list(_described(Path(folder)))
     for name in named:
         if found and not any(name in facts for _, facts in found):
-            raise unknown_name("field or figure", name, {key for _, facts in found for key in facts})
-    kept = [(run, facts) for run, facts in found if all(_fulfils(facts, *condition) for condition in conditions)]
+            raise unknown_name(
+                "field or figure", name, {key for _, facts in found for key in facts}
+            )
+    kept = [
+        (run, facts)
+        for run, facts in found
+        if all(_fulfils(facts, *condition) for condition in conditions)
+    ]
     if sort:
         with_value = [item for item in kept if item[1].get(sort) is not None]
         texts = not all(isinstance(facts[sort], int | float) for _, facts in with_value)
         with_value.sort(
-            key=lambda item: str(item[1][sort]) if texts else float(item[1][sort]), reverse=reverse == texts
+            key=lambda item: str(item[1][sort]) if texts else float(item[1][sort]),
+            reverse=reverse == texts,
         )
-        kept = with_value + [item for item in kept if item[1].get(sort) is None]  # what has no figure stands last
+        # what has no figure stands last
+        kept = with_value + [item for item in kept if item[1].get(sort) is None]
     elif reverse:
         kept.reverse()
-    networks = dict.fromkeys(name for _, facts in kept for name in facts if name.startswith("parameters."))
+    networks = dict.fromkeys(
+        name for _, facts in kept for name in facts if name.startswith("parameters.")
+    )
     figures = [*_usual_figures(facts for _, facts in kept), "figures"]
     shown = dict.fromkeys([*COLUMNS, *networks, *figures, *named])
     return [{name: facts[name] for name in shown if name in facts} for _, facts in kept]
@@ -62,9 +78,15 @@ def list_runs(
 
 def run_folders(folder: Path) -> list[RunFolder]:
     """Return the runs in a folder, and those in its studies and tunings, the newest first."""
-    paths = [path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/recipe.yaml")]
+    paths = [
+        path.parent
+        for depth in ("*", "*/*", "*/*/*")
+        for path in folder.glob(f"{depth}/recipe.yaml")
+    ]
     paths = [path for path in paths if not is_temporary(path)]
-    inside = [path for path in paths if path.parent == folder or RunFolder(path).root == folder.resolve()]
+    inside = [
+        path for path in paths if path.parent == folder or RunFolder(path).root == folder.resolve()
+    ]
     return [RunFolder(path) for path in sorted(inside, key=_changed, reverse=True)]
 
 
@@ -88,7 +110,9 @@ def facts_of(run: RunFolder, folder: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # a file that is valid, and holds something else than tintype writes
-        raise UserError(f"its files are not those of a run ({type(error).__name__}: {error}).") from None
+        raise UserError(
+            f"its files are not those of a run ({type(error).__name__}: {error})."
+        ) from None
 
 
 def _facts(run: RunFolder, folder: Path) -> dict[str, Any]:
@@ -104,7 +128,11 @@ def _facts(run: RunFolder, folder: Path) -> dict[str, Any]:
         if without_test(evaluation):
             facts["figures"] = BY_VALIDATION
         for split, figures in evaluation["splits"].items():
-            numbers = {k: v for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+            numbers = {
+                k: v
+                for k, v in figures.items()
+                if isinstance(v, int | float) and not isinstance(v, bool)
+            }
             facts |= {f"{split}_{name}": value for name, value in numbers.items()}
     if (run.path / "model.json").exists():
         model = run.read("model.json")
@@ -135,7 +163,9 @@ def _usual_figures(every: Iterator[dict[str, Any]]) -> list[str]:
 def _condition(text: str) -> tuple[str, str, Any]:
     found = re.fullmatch(r"\s*([\w.-]+)\s*(>=|<=|!=|==|=|>|<)\s*(.+?)\s*", text)
     if not found:
-        raise UserError(f"--where {text}: expected FIELD=VALUE, FIELD!=VALUE or FIELD>VALUE, as in test_accuracy>0.9.")
+        raise UserError(
+            f"--where {text}: expected FIELD=VALUE, FIELD!=VALUE or FIELD>VALUE, as in test_accuracy>0.9."
+        )
     name, operator, value = found.groups()
     try:
         parsed = parse_yaml(value)
@@ -151,7 +181,9 @@ def _fulfils(facts: Mapping[str, Any], name: str, operator: str, value: Any) -> 
     own = facts.get(name)
     if own is None:
         return operator == "!="
-    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (own, value))
+    numbers = all(
+        isinstance(each, int | float) and not isinstance(each, bool) for each in (own, value)
+    )
     if not numbers and operator in ("<", ">", "<=", ">=") and isinstance(own, int | float):
         raise UserError(
             f"--where {name}{operator}{value}: {name} is a number. Expected one to compare it with, as in 0.9."

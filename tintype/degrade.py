@@ -21,8 +21,8 @@ _REACH = 3  # small pixels that the widest Gaussian reaches
 def degraded(images: Tensor, scale: int, generator: torch.Generator) -> Tensor:
     """Return uint8 images (N, C, H, W) blurred, made 1 / `scale` as large by bicubic, with noise, and through JPEG.
 
-    Strengths are drawn for each image from `generator`; the order is that of the classical degradation model (Wang et al.
-    2021, Real-ESRGAN, first order).
+    Strengths are drawn for each image from `generator`; the order is that of the classical
+    degradation model (Wang et al. 2021, Real-ESRGAN, first order).
     """
     count, device = len(images), generator.device
     sigma, noise, quality = torch.rand(3, count, generator=generator, device=device).cpu()
@@ -32,9 +32,9 @@ def degraded(images: Tensor, scale: int, generator: torch.Generator) -> Tensor:
     low = low + grain * (NOISE[0] + (NOISE[1] - NOISE[0]) * noise.to(low.device)).view(-1, 1, 1, 1)
     low = low.round().clamp(0, 255).to(torch.uint8)
     levels = (JPEG[0] + (JPEG[1] - JPEG[0]) * quality).round().int().tolist()
-    return torch.stack([_through_jpeg(image, level) for image, level in zip(low, levels, strict=True)]).to(
-        images.device
-    )
+    return torch.stack(
+        [_through_jpeg(image, level) for image, level in zip(low, levels, strict=True)]
+    ).to(images.device)
 
 
 def _blurred(images: Tensor, sigma: Tensor) -> Tensor:

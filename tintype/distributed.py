@@ -16,7 +16,9 @@ from tintype.errors import UserError
 
 @dataclass(frozen=True)
 class Choice:
-    """An automatic decision and why it was taken; printed at the start of a run and kept in environment.json."""
+    """An automatic decision and why it was taken; printed at the start of a run and kept in
+    environment.json.
+    """
 
     name: str
     choice: str
@@ -42,11 +44,21 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise UserError(f"unknown device '{asked}'. Expected auto, cpu, cuda, cuda:1 or mps.") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        raise UserError(
+            f"unknown device '{asked}'. Expected auto, cpu, cuda, cuda:1 or mps."
+        ) from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if chosen.type not in there:
-        raise UserError(f"device '{asked}' is not supported. Expected auto, cpu, cuda, cuda:1 or mps.")
-    if not there[chosen.type] or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
+        raise UserError(
+            f"device '{asked}' is not supported. Expected auto, cpu, cuda, cuda:1 or mps."
+        )
+    if not there[chosen.type] or (
+        chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()
+    ):
         have = ", ".join(name for name, ok in there.items() if ok)
         raise UserError(
             f"device '{asked}' is not available here (have: {have}). Leave out --device to choose automatically."
@@ -68,14 +80,22 @@ def cpu_flags() -> frozenset[str]:
 
 
 def bf16_units() -> list[str]:
-    """Return the instructions that make bf16 fast on this CPU; without any, it is emulated and many times slower."""
-    return sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"}) if torch.backends.mkldnn.is_available() else []
+    """Return the instructions that make bf16 fast on this CPU; without any, it is emulated and many
+    times slower.
+    """
+    return (
+        sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+        if torch.backends.mkldnn.is_available()
+        else []
+    )
 
 
 def choose_precision(precision: str, device: torch.device) -> tuple[torch.dtype, Choice]:
     """Return torch.bfloat16 where the hardware is fast at it, else torch.float32."""
     if precision != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], Choice("precision", precision, "as asked")
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], Choice(
+            "precision", precision, "as asked"
+        )
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16, Choice("precision", "bf16", "the GPU has bf16 matrix units")
@@ -93,8 +113,8 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def hold_memory() -> Choice:
     """Tell glibc to keep freed memory in the process instead of giving it back to the kernel.
 
-    Large CPU tensors otherwise cost page faults at every step. M_MMAP_MAX=0 keeps large blocks off mmap, and the largest
-    M_TRIM_THRESHOLD keeps the top of the heap.
+    Large CPU tensors otherwise cost page faults at every step. M_MMAP_MAX=0 keeps large blocks off
+    mmap, and the largest M_TRIM_THRESHOLD keeps the top of the heap.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return Choice("memory", "as the system does", "only glibc can be told to keep freed memory")
@@ -103,24 +123,39 @@ def hold_memory() -> Choice:
     held = libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1)
     if not held:
         return Choice("memory", "as the system does", "glibc refused")
-    return Choice("memory", "held", "freed memory stays in the process, which saves page faults at every step")
+    return Choice(
+        "memory", "held", "freed memory stays in the process, which saves page faults at every step"
+    )
 
 
 def release_memory() -> None:
-    """Give the freed memory that `hold_memory` keeps back to the system. Without effect where libc is not glibc."""
+    """Give the freed memory that `hold_memory` keeps back to the system.
+
+    Without effect where libc is not glibc.
+    """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def choose_compile(compile: str, device: torch.device, total_steps: int, *, exact: bool = False) -> tuple[bool, Choice]:
-    """Decide whether torch.compile pays back within the run; where exact is asked, it would break that promise."""
+def choose_compile(
+    compile: str, device: torch.device, total_steps: int, *, exact: bool = False
+) -> tuple[bool, Choice]:
+    """Decide whether torch.compile pays back within the run; where exact is asked, it would break
+    that promise.
+    """
     if compile != "auto":
         return compile == "on", Choice("compile", compile, "as asked")
     if device.type != "cuda":
-        return False, Choice("compile", "off", f"convolutions on the {device.type} gain nothing from it")
+        return False, Choice(
+            "compile", "off", f"convolutions on the {device.type} gain nothing from it"
+        )
     if total_steps < 2000:
-        return False, Choice("compile", "off", f"{total_steps:,} steps are too few to pay back the compilation")
+        return False, Choice(
+            "compile", "off", f"{total_steps:,} steps are too few to pay back the compilation"
+        )
     if exact:
-        reason = "what is compiled again after a stop may compute other last bits; exact: false compiles"
+        reason = (
+            "what is compiled again after a stop may compute other last bits; exact: false compiles"
+        )
         return False, Choice("compile", "off", reason)
     return True, Choice("compile", "on", f"{total_steps:,} steps pay back the compilation")

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydantic", "scikit-learn", "scipy", "plotly", "matplotlib")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "pydantic",
+    "scikit-learn",
+    "scipy",
+    "plotly",
+    "matplotlib",
+)
 
 
 @dataclass
@@ -71,7 +81,8 @@ def _torch(found: Findings) -> None:
 def _torchvision(found: Findings) -> None:
     try:
         importlib.import_module("torchvision")
-    except Exception as error:  # RuntimeError: operator torchvision::nms does not exist, or a missing library
+    # RuntimeError: operator torchvision::nms does not exist, or a missing library
+    except Exception as error:
         found.problems.append(explain_torchvision(error))
 
 
@@ -100,7 +111,9 @@ def _machine(found: Findings) -> None:
         import psutil
 
         memory = psutil.virtual_memory()
-        found.facts["memory"] = f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
+        found.facts["memory"] = (
+            f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
+        )
     except ImportError:
         pass
     try:
@@ -111,9 +124,13 @@ def _machine(found: Findings) -> None:
     folder = cache_folder()
     used = sum(entry.num_bytes for entry in cache_entries())
     free = shutil.disk_usage(folder if folder.exists() else folder.anchor).free
-    found.facts["cache"] = f"{folder} ({used / 1e6:,.0f} MB used, {free / 1e9:.1f} GB free on the disk)"
+    found.facts["cache"] = (
+        f"{folder} ({used / 1e6:,.0f} MB used, {free / 1e9:.1f} GB free on the disk)"
+    )
     if folder.exists() and not os.access(folder, os.W_OK):
-        found.problems.append(f"the cache folder {folder} cannot be written. Set TINTYPE_CACHE to a folder that can.")
+        found.problems.append(
+            f"the cache folder {folder} cannot be written. Set TINTYPE_CACHE to a folder that can."
+        )
     if free < 1e9:
         found.problems.append(
             f"less than 1 GB is free where the cache lies ({folder}). `tintype cache --clear` frees its part."

@@ -1,7 +1,8 @@
 """The training loop, the only one. It owns the mechanics: order, randomness, precision, steps, checkpoints, resume.
 
-Every random number follows from (seed, purpose, step), and the order of the images from (seed, epoch). No generator state
-is saved, so a resumed run is bit-equal to one never stopped, and nothing outside the loop can disturb it.
+Every random number follows from (seed, purpose, step), and the order of the images from (seed,
+epoch). No generator state is saved, so a resumed run is bit-equal to one never stopped, and nothing
+outside the loop can disturb it.
 """
 
 from __future__ import annotations
@@ -32,18 +33,29 @@ from tintype.recipe import Recipe
 from tintype.run import RunFolder, load_checkpoint, save_checkpoint, write_picture, written_whole
 from tintype.tasks.task import StepContext, Task
 
-# A checkpoint is written when the last one is older than this; tests and fragile machines want it more often.
+# A checkpoint is written when the last one is older than this; tests and fragile machines want it
+# more often.
 CHECKPOINT_SECONDS = float(os.environ.get("TINTYPE_CHECKPOINT_SECONDS", "20"))
 
 FRAMES = 12  # pictures of the time lapse, beside those of evaluations
 
-# How long the figures of steps may stay unread on a device. Reading one from an accelerator makes the host wait for it, and
-# it then waits for the host's next step.
+# How long the figures of steps may stay unread on a device. Reading one from an accelerator makes
+# the host wait for it, and it then waits for the host's next step.
 READ_SECONDS = {"cpu": 0.0, "cuda": 0.2, "mps": 0.2}
 
-# What may change between the parts of a run: where it computes and where the files lie, not what is computed. Where the last
-# bits change with it (device, threads), the run says so and records it.
-FREE_TO_CHANGE = {"data", "data_root", "device", "compile", "hold_memory", "search", "track", "threads", "exact"}
+# What may change between the parts of a run: where it computes and where the files lie, not what is
+# computed. Where the last bits change with it (device, threads), the run says so and records it.
+FREE_TO_CHANGE = {
+    "data",
+    "data_root",
+    "device",
+    "compile",
+    "hold_memory",
+    "search",
+    "track",
+    "threads",
+    "exact",
+}
 
 
 # Where a range test begins and ends. Muon's rate is a relative step.
@@ -58,7 +70,9 @@ MOST_TIMED_STEPS = 60
 class Watcher(Protocol):
     """Who is told how training goes: the progress bar, plain lines, a notebook, or nobody."""
 
-    def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None: ...
+    def on_step(
+        self, step: int, total_steps: int, loss: float, images_per_second: float
+    ) -> None: ...
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None: ...
 
@@ -71,13 +85,17 @@ class Interrupted(Exception):
     """Training was stopped by a signal after its state was saved."""
 
     def __init__(self, number: int, folder: Path, command: str = "tintype train --resume") -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: {command} {folder}")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; go on with: {command} {folder}"
+        )
         self.number = number
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long the run is, in steps, and where a schedule of steps lowers the learning rate, as parts of the run."""
+    """How long the run is, in steps, and where a schedule of steps lowers the learning rate, as
+    parts of the run.
+    """
 
     num_images: int
     batch_size: int
@@ -100,8 +118,12 @@ class Plan:
         batch_size = min(recipe.batch_size, num_images)
         steps = recipe.steps or max(1, round((recipe.epochs or 10) * num_images / batch_size))
         every = max(1, round(recipe.evaluate_every * num_images / batch_size))
-        milestones = [round(m * steps if m < 1 else m * num_images / batch_size) for m in recipe.milestones]
-        if any(m >= 1 and step >= steps for m, step in zip(recipe.milestones, milestones, strict=True)):
+        milestones = [
+            round(m * steps if m < 1 else m * num_images / batch_size) for m in recipe.milestones
+        ]
+        if any(
+            m >= 1 and step >= steps for m, step in zip(recipe.milestones, milestones, strict=True)
+        ):
             end = steps * batch_size / num_images
             raise UserError(
                 f"the milestones {recipe.milestones} lie beyond the end of the run, which has {steps:,} steps or "
@@ -119,10 +141,13 @@ def fold(*parts: object) -> int:
 class Order:
     """The endless sequence of image positions: one permutation for each epoch, cut into batches without remainder.
 
-    With `targets` (N,) the classes are balanced: an epoch is as long, and each class has an equal share of it.
+    With `targets` (N,) the classes are balanced: an epoch is as long, and each class has an equal
+    share of it.
     """
 
-    def __init__(self, seed: int, num_images: int, batch_size: int, targets: Tensor | None = None) -> None:
+    def __init__(
+        self, seed: int, num_images: int, batch_size: int, targets: Tensor | None = None
+    ) -> None:
         self.seed, self.num_images, self.batch_size = seed, num_images, batch_size
         self.targets = targets
         self._epochs: dict[int, Tensor] = {}
@@ -144,7 +169,10 @@ class Order:
         drawn = []
         for members, one_more in zip(classes, lucky.tolist(), strict=True):
             wanted = share + one_more  # as many whole permutations of the class as its share takes
-            rounds = [torch.randperm(len(members), generator=generator) for _ in range(-(-wanted // len(members)))]
+            rounds = [
+                torch.randperm(len(members), generator=generator)
+                for _ in range(-(-wanted // len(members)))
+            ]
             drawn.append(members[torch.cat(rounds or [members[:0]])[:wanted]])
         together = torch.cat(drawn)
         return together[torch.randperm(len(together), generator=generator)]
@@ -161,7 +189,10 @@ class Order:
 
 
 def batches(source: ImageSource, order: Order, first: int, last: int) -> Iterator[Batch]:
-    """Yield the batches of steps `first` to `last` - 1. A mapped source is read one step ahead by a thread."""
+    """Yield the batches of steps `first` to `last` - 1.
+
+    A mapped source is read one step ahead by a thread.
+    """
     if source.kind == "resident":
         for step in range(first, last):
             yield source.take(order.batch(step))
@@ -180,7 +211,8 @@ def batches(source: ImageSource, order: Order, first: int, last: int) -> Iterato
 class History:
     """metrics.csv: a row for each logging interval, with the validation figures where they were measured.
 
-    Rows behind the step that a run resumes from are cut off, so that the file too is that of a run never stopped.
+    Rows behind the step that a run resumes from are cut off, so that the file too is that of a run
+    never stopped.
     """
 
     path: Path
@@ -208,7 +240,10 @@ class History:
 
 @contextmanager
 def caught_signals() -> Iterator[Callable[[], int | None]]:
-    """Turn Ctrl-C and SIGTERM into a question that the loop asks after each step. A second Ctrl-C stops at once."""
+    """Turn Ctrl-C and SIGTERM into a question that the loop asks after each step.
+
+    A second Ctrl-C stops at once.
+    """
     seen: list[int] = []
 
     def handler(number: int, _frame: object) -> None:
@@ -222,7 +257,9 @@ def caught_signals() -> Iterator[Callable[[], int | None]]:
 
 @contextmanager
 def interruptible(folder: Path) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into Interrupted at once, for work whose files are written whole or not at all."""
+    """Turn Ctrl-C and SIGTERM into Interrupted at once, for work whose files are written whole or
+    not at all.
+    """
 
     def handler(number: int, _frame: object) -> None:
         raise Interrupted(number, folder)
@@ -233,7 +270,8 @@ def interruptible(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+    # signals reach the main thread only
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -265,7 +303,8 @@ class Engine:
         recipe: lengths, optimizers, schedules.
         run: where checkpoints and metrics go.
         watcher: who is told of progress.
-        checkpoint_seconds: a checkpoint is written when the last one is older than this, and at the end;
+        checkpoint_seconds: a checkpoint is written when the last one is older than this, and at the
+            end;
             by default CHECKPOINT_SECONDS.
         compile: whether the main networks are compiled.
     """
@@ -283,7 +322,9 @@ class Engine:
     ) -> None:
         self.task, self.recipe, self.run, self.watcher = task, recipe, run, watcher
         self.device, self.lr = device, float(recipe.lr)  # auto was resolved before
-        self.checkpoint_seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+        self.checkpoint_seconds = (
+            CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+        )
         self.read_seconds = READ_SECONDS[device.type]
         # One set for each network; phases that train the same network share it.
         self.optimizers: dict[str, Sequence[torch.optim.Optimizer]] = {
@@ -298,10 +339,14 @@ class Engine:
             for phase in reversed(task.phases)
         }
         self.peaks = {
-            name: [[group["lr"] for group in o.param_groups] for o in opts] for name, opts in self.optimizers.items()
+            name: [[group["lr"] for group in o.param_groups] for o in opts]
+            for name, opts in self.optimizers.items()
         }
         self.monitor, self.higher_is_better = monitored(recipe, task)
-        self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in task.networks.items()}
+        self.trainable = {
+            name: [p for p in net.parameters() if p.requires_grad]
+            for name, net in task.networks.items()
+        }
         main = task.networks[task.main]
         self.average = WeightAverage(main, recipe.ema) if recipe.ema else None
         self.best: dict[str, Any] = {}  # "score", "step", "tensors" of the best evaluation so far
@@ -329,7 +374,10 @@ class Engine:
         if not self.restore():
             task.start(train)
         clean = self._clean_sample(train)
-        with torch.random.fork_rng(devices=_cuda_devices(self.device)), caught_signals() as signal_seen:
+        with (
+            torch.random.fork_rng(devices=_cuda_devices(self.device)),
+            caught_signals() as signal_seen,
+        ):
             pending: list[dict[str, Tensor]] = []  # what the steps since the last row logged
             unread: list[dict[str, Any]] = []  # rows whose figures are still on the device
             started = saved = read = time.perf_counter()
@@ -388,11 +436,14 @@ class Engine:
     def range_test(self, train: ImageSource, *, num_steps: int = 100) -> list[tuple[float, float]]:
         """Raise the learning rate from step to step and return (rate, loss) of each; the networks end as they began.
 
-        The range test of Smith (2017), "Cyclical learning rates". The engine's recipe must have lr 1. It ends where the loss
-        is four times its smallest.
+        The range test of Smith (2017), "Cyclical learning rates". The engine's recipe must have lr
+        1. It ends where the loss is four times its smallest.
         """
         self.task.start(train)
-        before = {name: copy.deepcopy(network.state_dict()) for name, network in self.task.networks.items()}
+        before = {
+            name: copy.deepcopy(network.state_dict())
+            for name, network in self.task.networks.items()
+        }
         low, high = RANGE[self.recipe.optimizer]
         plan = Plan(len(train), min(self.recipe.batch_size, len(train)), num_steps, num_steps)
         order = Order(fold(self.recipe.seed, "range test"), len(train), plan.batch_size)
@@ -402,15 +453,21 @@ class Engine:
                 rate = low * (high / low) ** (step / (num_steps - 1))
                 self.step = step
                 logged = self._train_step(batch, plan, rate)
-                loss = float(next(value for name, value in logged.items() if name.startswith("loss")))
-                if not math.isfinite(loss) or (curve and loss > 4 * min(value for _, value in curve)):
+                loss = float(
+                    next(value for name, value in logged.items() if name.startswith("loss"))
+                )
+                if not math.isfinite(loss) or (
+                    curve and loss > 4 * min(value for _, value in curve)
+                ):
                     break
                 curve.append((rate, loss))
         for name, network in self.task.networks.items():
             network.load_state_dict(before[name])
         return curve
 
-    def timing(self, train: ImageSource, val: ImageSource, *, most_seconds: float) -> tuple[float, float]:
+    def timing(
+        self, train: ImageSource, val: ImageSource, *, most_seconds: float
+    ) -> tuple[float, float]:
         """Return the seconds of a step, on average over the whole run, and of an evaluation; all ends as it began.
 
         Steps are tried all along the run, since images may grow and layers thaw on the way.
@@ -421,7 +478,10 @@ class Engine:
             most_seconds: how long steps are tried; each part of the run is tried once in any case.
         """
         self.task.start(train)
-        networks = {name: copy.deepcopy(network.state_dict()) for name, network in self.task.networks.items()}
+        networks = {
+            name: copy.deepcopy(network.state_dict())
+            for name, network in self.task.networks.items()
+        }
         state, warnings = copy.deepcopy(self.task.state()), list(self.task.warnings)
         plan = Plan.of(self.recipe, len(train))
         balance = train.targets if self.recipe.sampling == "balanced" else None
@@ -432,7 +492,9 @@ class Engine:
             for network in self.task.networks.values():
                 network.train()
             self._timed_step(train, order, plan, 0)  # the first one is slower
-            while len(spent) < len(parts) or (sum(spent) < most_seconds and len(spent) < MOST_TIMED_STEPS):
+            while len(spent) < len(parts) or (
+                sum(spent) < most_seconds and len(spent) < MOST_TIMED_STEPS
+            ):
                 turn, place = divmod(len(spent), len(parts))
                 spent.append(self._timed_step(train, order, plan, parts[place] + turn))
             started = time.perf_counter()
@@ -464,9 +526,14 @@ class Engine:
             if self.step % phase.every or self.step / plan.total_steps < phase.start:
                 continue
             self._hold_still_all_but(phase.network)
-            generator = torch.Generator(batch.images.device).manual_seed(fold(recipe.seed, phase.name, self.step))
+            generator = torch.Generator(batch.images.device).manual_seed(
+                fold(recipe.seed, phase.name, self.step)
+            )
             context = StepContext(
-                self.step, self.step * plan.batch_size // plan.num_images, self.step / plan.total_steps, generator
+                self.step,
+                self.step * plan.batch_size // plan.num_images,
+                self.step / plan.total_steps,
+                generator,
             )
             network, optimizers = task.networks[phase.network], self.optimizers[phase.network]
             for optimizer in optimizers:
@@ -488,25 +555,39 @@ class Engine:
         return logged
 
     def _hold_still_all_but(self, name: str) -> None:
-        """Let gradients reach the weights of one network only; the others are passed through, which saves their share."""
+        """Let gradients reach the weights of one network only; the others are passed through, which
+        saves their share.
+        """
         if len(self.task.networks) > 1:
             for other, weights in self.trainable.items():
                 for weight in weights:
                     weight.requires_grad_(other == name)
 
     def _row(self, pending: list[dict[str, Tensor]], plan: Plan, factor: float) -> dict[str, Any]:
-        """Return a row of metrics.csv: what the steps since the last one logged, averaged, as tensors."""
+        """Return a row of metrics.csv: what the steps since the last one logged, averaged, as
+        tensors.
+        """
         names = list(dict.fromkeys(name for step in pending for name in step))
-        means = {name: torch.stack([step[name].float() for step in pending if name in step]).mean() for name in names}
+        means = {
+            name: torch.stack([step[name].float() for step in pending if name in step]).mean()
+            for name in names
+        }
         epoch = self.step * plan.batch_size / plan.num_images
         return {"step": self.step, "epoch": round(epoch, 4), "lr": self.lr * factor, **means}
 
     def _read(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Bring the figures of rows from the device, all at once, and stop where one is not finite."""
-        figures = [value.to(self.device) for row in rows for value in row.values() if isinstance(value, Tensor)]
+        figures = [
+            value.to(self.device)
+            for row in rows
+            for value in row.values()
+            if isinstance(value, Tensor)
+        ]
         values = iter(torch.stack(figures).tolist())
         for row in rows:
-            row.update({name: next(values) for name, value in row.items() if isinstance(value, Tensor)})
+            row.update(
+                {name: next(values) for name, value in row.items() if isinstance(value, Tensor)}
+            )
             for name, value in row.items():
                 if not math.isfinite(value):
                     raise self._diverged(f"the {name.replace('_', ' ')} is", row["step"])
@@ -535,15 +616,22 @@ class Engine:
             if better:
                 tensors = {}
                 if self.recipe.keep == "best" or self.recipe.patience:
-                    tensors = {k: v.detach().clone() for k, v in task.networks[task.main].state_dict().items()}
+                    tensors = {
+                        k: v.detach().clone()
+                        for k, v in task.networks[task.main].state_dict().items()
+                    }
                 self.best = {"score": score, "step": self.step, "tensors": tensors}
         self._show()
         self.evaluations_without_gain = 0 if better else self.evaluations_without_gain + 1
-        self.watcher.on_evaluation(self.step, self.step * plan.batch_size / plan.num_images, figures)
+        self.watcher.on_evaluation(
+            self.step, self.step * plan.batch_size / plan.num_images, figures
+        )
         return {f"val_{name}": figures[name] for name in task.watched if name in figures}
 
     def _clean_sample(self, train: ImageSource) -> ImageSource | None:
-        """Return the training images that are measured without augmentation: the same ones at each evaluation."""
+        """Return the training images that are measured without augmentation: the same ones at each
+        evaluation.
+        """
         size = min(self.recipe.clean_sample, len(train))
         if not size:
             return None
@@ -578,7 +666,9 @@ class Engine:
         return True
 
     def choice_by_validation(self) -> str:
-        """Return what the reader of the validation figure must know where it chose the weights, or an empty text."""
+        """Return what the reader of the validation figure must know where it chose the weights, or
+        an empty text.
+        """
         if not self.best.get("tensors"):
             return ""
         scores = [row.get(f"val_{self.task.score_name}", "") for row in self.history.rows]
@@ -606,7 +696,9 @@ class Engine:
             network.load_state_dict(own)
 
     def _take_result(self) -> None:
-        """Leave in the main network the weights that the run ends with: the best ones, the averaged ones, or the last."""
+        """Leave in the main network the weights that the run ends with: the best ones, the averaged
+        ones, or the last.
+        """
         network = self.task.networks[self.task.main]
         if self.best.get("tensors"):
             network.load_state_dict(self.best["tensors"])
@@ -621,7 +713,11 @@ class Engine:
         Raises:
             UserError: a weight is not finite; the checkpoints before are left as they are.
         """
-        if not all(bool(w.isfinite().all()) for network in self.task.networks.values() for w in network.parameters()):
+        if not all(
+            bool(w.isfinite().all())
+            for network in self.task.networks.values()
+            for w in network.parameters()
+        ):
             raise self._diverged("the weights are", self.step)
         self.history.save()
         state = {
@@ -629,8 +725,12 @@ class Engine:
             "step": self.step,
             "rows": len(self.history.rows),
             "seconds": self.seconds,
-            "networks": {name: network.state_dict() for name, network in self.task.networks.items()},
-            "optimizers": {name: [o.state_dict() for o in opts] for name, opts in self.optimizers.items()},
+            "networks": {
+                name: network.state_dict() for name, network in self.task.networks.items()
+            },
+            "optimizers": {
+                name: [o.state_dict() for o in opts] for name, opts in self.optimizers.items()
+            },
             "average": {"num_updates": self.average.num_updates, "tensors": self.average.tensors}
             if self.average
             else {},
@@ -669,7 +769,9 @@ class Engine:
             ) from error
         if self.average:
             self.average.num_updates = state["average"]["num_updates"]
-            self.average.tensors = {k: v.to(self.device) for k, v in state["average"]["tensors"].items()}
+            self.average.tensors = {
+                k: v.to(self.device) for k, v in state["average"]["tensors"].items()
+            }
         self.best, self.evaluations_without_gain = state["best"], state["evaluations_without_gain"]
         self.task.load_state(state.get("task", {}))
         self.step, self.seconds = state["step"], state["seconds"]
@@ -679,8 +781,13 @@ class Engine:
 
     def _refuse_other_recipe(self, before: dict[str, Any]) -> None:
         now = self.recipe.model_dump(mode="json")
-        usual = {key: field.default for key, field in Recipe.model_fields.items()}  # of fields younger than the run
-        edited = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before.get(key, usual[key])]
+        # of fields younger than the run
+        usual = {key: field.default for key, field in Recipe.model_fields.items()}
+        edited = [
+            key
+            for key in now
+            if key not in FREE_TO_CHANGE and now[key] != before.get(key, usual[key])
+        ]
         if edited:
             raise UserError(
                 f"{self.run.path / 'recipe.yaml'} was edited since this run began: {edited[0]} is {now[edited[0]]!r} and was "
@@ -699,7 +806,9 @@ def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
 
 
 def _like_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Give loaded optimizer state the memory format of its parameter: sums taken in another order differ in the last bit."""
+    """Give loaded optimizer state the memory format of its parameter: sums taken in another order
+    differ in the last bit.
+    """
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

@@ -13,7 +13,8 @@ MOST_NAMES = 20  # in a message; longer lists have a command that shows them
 class UserError(Exception):
     """A mistake that the user can mend, told in one or two lines: what happened, what was expected, what to type.
 
-    The command line prints the message without a traceback and exits with code 2 (`--debug` shows the traceback).
+    The command line prints the message without a traceback and exits with code 2 (`--debug` shows
+    the traceback).
     """
 
 

@@ -1,4 +1,6 @@
-"""Measure a finished run again: on a split of its own data, or on other images with the same classes."""
+"""Measure a finished run again: on a split of its own data, or on other images with the same
+classes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ from tintype.tasks.generate import Generate
 from tintype.tasks.upscale import Upscale
 from tintype.training import count_test_look, unlike_images
 
-MOST_UNLIKE = 0.02  # of images that are like the training images, at most half as many are called unlike them
+# of images that are like the training images, at most half as many are called unlike them
+MOST_UNLIKE = 0.02
 
 
 def evaluate_run(
@@ -46,15 +49,16 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Return the figures of a run's model on a split of its own data, or on `data` (all of it, or one split).
 
-    `features` and `inception_weights` say what a generator's images are measured by, see tintype.generation.distances; of
-    super-resolution, `features` is the network under LPIPS. `groups` says what belongs together in `data`, see
-    tintype.grouping; the run's own images keep the groups of its recipe.
-    With `classes` a classifier's figures hold `per_class` and `averages` as well.
-    A look at the run's own test split is counted in evaluation.json. The arithmetic takes as many threads as the training
-    did, so that the same images give the same figures.
+    `features` and `inception_weights` say what a generator's images are measured by, see
+    tintype.generation.distances; of super-resolution, `features` is the network under LPIPS.
+    `groups` says what belongs together in `data`, see tintype.grouping; the run's own images keep
+    the groups of its recipe. With `classes` a classifier's figures hold `per_class` and `averages`
+    as well. A look at the run's own test split is counted in evaluation.json. The arithmetic takes
+    as many threads as the training did, so that the same images give the same figures.
 
     Raises:
-        UserError: unknown split, the data is not there, has changed, or has classes that the model does not know.
+        UserError: unknown split, the data is not there, has changed, or has classes that the model
+            does not know.
     """
     if split not in (None, "train", "val", "test"):
         raise UserError(f"unknown split '{split}'. Expected val, test or train.")
@@ -89,7 +93,10 @@ def _evaluated(
         raise UserError(
             f"{run.path} is a run of task {recipe.task}, which has no classes to report on. Leave --classes out."
         )
-    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed", "groups")}
+    wishes = {
+        key: getattr(recipe, key)
+        for key in ("val_fraction", "test_fraction", "split_seed", "groups")
+    }
     if isinstance(task, Upscale):
         task.measure_by(features)
         if data:
@@ -112,11 +119,15 @@ def _evaluated(
             if split is None:
                 source, known, more = open_whole(data, groups=groups, progress=progress, **shape)
             else:
-                opened = open_data(data, split_rule=recipe.split_rule, **shape, **{**wishes, "groups": groups})
+                opened = open_data(
+                    data, split_rule=recipe.split_rule, **shape, **{**wishes, "groups": groups}
+                )
                 source, known = opened[split], opened.groups
             figures = _on_other_data(run, task, source, known, split or "all", classes=classes)
             more += _about_groups(figures, groups, recipe.groups)
-            figures["remark"] = "\n".join([*shadowed(data), figures["remark"], *more, *_unlike(run, source)])
+            figures["remark"] = "\n".join(
+                [*shadowed(data), figures["remark"], *more, *_unlike(run, source)]
+            )
             return figures
         splits = open_data(
             recipe.data,
@@ -127,7 +138,9 @@ def _evaluated(
             **wishes,
         )
     if split == "test" and not len(splits.test):
-        raise UserError(f"{run.path} has no test part, as was asked (--test none). Type: --split val")
+        raise UserError(
+            f"{run.path} has no test part, as was asked (--test none). Type: --split val"
+        )
     split = split or ("test" if len(splits.test) else "val")
     if splits.spec.fingerprint != run.read("data.json")["fingerprint"]:
         raise UserError(
@@ -146,7 +159,11 @@ def _evaluated(
     evaluation = task.evaluate(task.networks[task.main], splits[split])
     figures = evaluation.figures
     if classes:
-        besides |= _by_class(evaluation.details["probabilities"], evaluation.details["targets"], task.spec.class_names)
+        besides |= _by_class(
+            evaluation.details["probabilities"],
+            evaluation.details["targets"],
+            task.spec.class_names,
+        )
     if split == "test":
         besides |= _count_look(run, splits.spec.fingerprint)
     return {"split": split, "data": splits.spec.name, **figures, **besides}
@@ -169,17 +186,26 @@ def _count_look(run: RunFolder, fingerprint: str) -> dict[str, str]:
     return {}
 
 
-def _by_class(probabilities: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+def _by_class(
+    probabilities: np.ndarray, targets: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
     confusion = metrics.confusion_matrix(probabilities.argmax(1), targets, len(class_names))
-    return {"per_class": metrics.per_class(confusion, class_names), "averages": metrics.averages(confusion)}
+    return {
+        "per_class": metrics.per_class(confusion, class_names),
+        "averages": metrics.averages(confusion),
+    }
 
 
 def refuse_taken(path: Path) -> None:
-    """Raise UserError where a file for the figures of the classes exists already, or its folder does not."""
+    """Raise UserError where a file for the figures of the classes exists already, or its folder
+    does not.
+    """
     if path.exists():
         raise UserError(f"{path} already exists and will not be overwritten. Choose another --csv.")
     if not path.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {path.parent} for --csv {path}. Make it first, or choose another file.")
+        raise UserError(
+            f"there is no folder {path.parent} for --csv {path}. Make it first, or choose another file."
+        )
 
 
 def write_classes(path: Path, figures: Mapping[str, Any]) -> None:
@@ -190,17 +216,26 @@ def write_classes(path: Path, figures: Mapping[str, Any]) -> None:
     """
     rows = metrics.report_rows(figures["split"], figures["per_class"], figures["averages"])
     try:
-        with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+        with (
+            written_whole(path) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as out,
+        ):
             csv.writer(out).writerows([metrics.REPORT_HEADER, *rows])
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}). Choose another --csv.") from None
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}). Choose another --csv."
+        ) from None
 
 
 def _about_groups(figures: Mapping[str, Any], groups: str | None, of_run: str | None) -> list[str]:
-    """Return a sentence where the intervals are by group, and one where the run had groups and these images have none."""
+    """Return a sentence where the intervals are by group, and one where the run had groups and
+    these images have none.
+    """
     lines = []
     if figures.get("num_groups"):
-        lines.append(f"Intervals are by group: {figures['num_images']:,} images in {figures['num_groups']:,} groups.")
+        lines.append(
+            f"Intervals are by group: {figures['num_images']:,} images in {figures['num_groups']:,} groups."
+        )
     if of_run is not None and groups is None:
         lines.append(
             f"The run was trained with groups {of_run}; where these images are named alike, type --groups too."
@@ -209,7 +244,13 @@ def _about_groups(figures: Mapping[str, Any], groups: str | None, of_run: str | 
 
 
 def _on_other_data(
-    run: RunFolder, task: Classify, source: ImageSource, groups: Mapping[str, str], split: str, *, classes: bool
+    run: RunFolder,
+    task: Classify,
+    source: ImageSource,
+    groups: Mapping[str, str],
+    split: str,
+    *,
+    classes: bool,
 ) -> dict[str, Any]:
     """Return the figures on other images, and those without the images that training or validation has seen.
 
@@ -225,7 +266,9 @@ def _on_other_data(
     to_model = np.array([known[name] for name in source.spec.class_names])
     probabilities = task.predict_source(task.networks[task.main], source)
     targets = to_model[source.targets.numpy()]
-    figures = metrics.classification_figures(probabilities, targets, group_numbers(source.names, groups))
+    figures = metrics.classification_figures(
+        probabilities, targets, group_numbers(source.names, groups)
+    )
     result = {"split": split, "data": source.spec.name, **figures}
     if classes:
         result |= _by_class(probabilities, targets, task.spec.class_names)
@@ -244,20 +287,30 @@ def _on_other_data(
     if trained.any() and not trained.all():
         new = np.flatnonzero(~trained)
         numbers = group_numbers([source.names[i] for i in new.tolist()], groups)
-        result["without_seen"] = metrics.classification_figures(probabilities[new], targets[new], numbers)
+        result["without_seen"] = metrics.classification_figures(
+            probabilities[new], targets[new], numbers
+        )
     return result
 
 
 def _seen(run: RunFolder, source: ImageSource) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return in which split of the run each image was, and whether as a near copy; None where that is not known."""
+    """Return in which split of the run each image was, and whether as a near copy; None where that
+    is not known.
+    """
     photos = Identities.load(run.path / PHOTOS_FILE)
-    if photos is None or photos.shape != (source.spec.height, source.spec.width, source.spec.channels):
+    if photos is None or photos.shape != (
+        source.spec.height,
+        source.spec.width,
+        source.spec.channels,
+    ):
         return None
     return photos.seen(identify({"test": source}))
 
 
 def _unlike(run: RunFolder, source: ImageSource) -> list[str]:
-    """Return a line where more of the images are unlike the training images than of the test images ever are."""
+    """Return a line where more of the images are unlike the training images than of the test images
+    ever are.
+    """
     reasons = unlike_images(run, source)
     counts = Counter(filter(None, reasons))
     if counts.total() <= MOST_UNLIKE * len(reasons):

@@ -39,7 +39,8 @@ def regular_only(path: str | os.PathLike[str], flags: int) -> int:
     """
     refuse_special(path)
 
-    # The file may have been exchanged since; a pipe that is opened in this way at least does not block.
+    # The file may have been exchanged since; a pipe that is opened in this way at least does not
+    # block.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     try:
         _refuse_mode(os.fstat(descriptor).st_mode, path)
@@ -81,7 +82,9 @@ def _refuse_mode(mode: int, path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
 
 
-def open_text(path: str | os.PathLike[str], *, newline: str | None = None, errors: str = "strict") -> IO[str]:
+def open_text(
+    path: str | os.PathLike[str], *, newline: str | None = None, errors: str = "strict"
+) -> IO[str]:
     """Open a regular file for reading as UTF-8.
 
     Raises:
@@ -136,7 +139,12 @@ def parse_json(text: str) -> Any:
         ValueError: it is no JSON, or its content is beyond a bound.
     """
     try:
-        content = json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_refuse_constant)
+        content = json.loads(
+            text,
+            parse_int=_whole_number,
+            parse_float=_finite_number,
+            parse_constant=_refuse_constant,
+        )
     except RecursionError:
         raise ValueError(f"it is nested more than {MOST_DEPTH} deep") from None
 
@@ -149,7 +157,9 @@ def parse_json(text: str) -> Any:
 
 
 def _inside(value: Any) -> list[Any]:
-    """Return the lists and mappings, and only those, that lie directly in a value, or an empty list."""
+    """Return the lists and mappings, and only those, that lie directly in a value, or an empty
+    list.
+    """
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list):
@@ -199,7 +209,9 @@ def refuse_ways_out(folder: Path) -> None:
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append(Path(entry.path))
             elif not entry.is_file(follow_symlinks=False):
-                raise UserError(f"{entry.path} is a pipe, a socket or a device. Expected regular files; remove it.")
+                raise UserError(
+                    f"{entry.path} is a pipe, a socket or a device. Expected regular files; remove it."
+                )
 
 
 def refuse_link_out(path: Path, folder: Path) -> None:
@@ -229,7 +241,8 @@ def _refuse_link_out(link: Path, root: Path) -> None:
 def lock(file: IO[Any], *, wait: bool) -> None:
     """Hold an open file for this process until it is closed or the process ends; no time plays a part.
 
-    Where there are no such locks (Windows, some network file systems), nothing is guarded against a second process.
+    Where there are no such locks (Windows, some network file systems), nothing is guarded against a
+    second process.
 
     Raises:
         BlockingIOError: another process holds it, and `wait` is not asked.
@@ -258,7 +271,8 @@ _cleaned: set[Path] = set()
 def temporary_for(path: Path) -> Path:
     """Return a name beside `path` under which this process may write before it renames.
 
-    What dead processes of this machine left in the folder under such names is removed, once for each process.
+    What dead processes of this machine left in the folder under such names is removed, once for
+    each process.
     """
     folder = path.parent.absolute()  # what is relative means another one after a change of folder
     if folder not in _cleaned:
@@ -305,7 +319,9 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that other processes may read: it is gone at once, and a kill leaves no half of it in use."""
+    """Remove a folder that other processes may read: it is gone at once, and a kill leaves no half
+    of it in use.
+    """
     doomed = folder.with_name(f".{folder.name[:200]}.{_MACHINE}-{os.getpid()}-{next(_numbers)}.tmp")
     try:
         os.rename(folder, doomed)

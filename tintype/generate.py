@@ -16,8 +16,8 @@ from tintype.predict import load_task
 from tintype.run import RunFolder, write_picture
 from tintype.tasks.generate import SAMPLE_SEED, Generate
 
-# Always so many images are computed together, from an index that this divides: a convolution's last bits may depend on
-# the size of the batch, and an image must not depend on how many were asked for.
+# Always so many images are computed together, from an index that this divides: a convolution's last
+# bits may depend on the size of the batch, and an image must not depend on how many were asked for.
 AT_ONCE = 16
 MOST = 1_000_000
 MOST_SHEET_PIXELS = 200_000_000
@@ -35,7 +35,8 @@ class Sampler:
         """Load the generator of a run.
 
         Raises:
-            UserError: the run has no finished model, it makes no images, or the device is not there.
+            UserError: the run has no finished model, it makes no images, or the device is not
+                there.
         """
         task, description = load_task(run, device)
         if not isinstance(task, Generate):
@@ -60,9 +61,11 @@ class Sampler:
             count: how many.
             start: index of the first one.
             seed: image i follows from (seed, i) alone.
-            class_name: what to show, its name or a whole number that is one; by default the classes by turns, where the
+            class_name: what to show, its name or a whole number that is one; by default the classes
+                by turns, where the
                 generator knows classes.
-            truncation: bound of the noise; lower is more typical and less varied (1 is strong, 3 changes little).
+            truncation: bound of the noise; lower is more typical and less varied (1 is strong, 3
+                changes little).
             interpolate: images on a way from one to the next, 8 for each stretch.
 
         Raises:
@@ -74,7 +77,9 @@ class Sampler:
             raise UserError(f"start is {start!r}. Expected a whole number from 0 to {MOST:,}.")
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise UserError(f"seed is {seed!r}. Expected a whole number from 0 to {2**32 - 1:,}.")
-        if truncation is not None and not (isinstance(truncation, int | float) and 0 < truncation <= 10):
+        if truncation is not None and not (
+            isinstance(truncation, int | float) and 0 < truncation <= 10
+        ):
             raise UserError(
                 f"truncation is {truncation!r}. Expected a number above 0, as 1 (typical) or 3 (hardly changed)."
             )
@@ -87,13 +92,20 @@ class Sampler:
         if class_name is None:
             return None
         if not self.task.conditional:
-            raise UserError("this generator knows no classes. Train one with --set model.conditional=true.")
+            raise UserError(
+                "this generator knows no classes. Train one with --set model.conditional=true."
+            )
         if class_name not in names:
             raise unknown_name("class", str(class_name), names)
         return names.index(class_name)
 
     def _images(
-        self, wanted: range, seed: int, label: int | None, truncation: float | None, interpolate: bool
+        self,
+        wanted: range,
+        seed: int,
+        label: int | None,
+        truncation: float | None,
+        interpolate: bool,
     ) -> Iterator[np.ndarray]:
         shape = self.task.generator.latent_shape
         for start in range(wanted.start - wanted.start % AT_ONCE, wanted.stop, AT_ONCE):
@@ -109,7 +121,12 @@ class Sampler:
                 noise = sampling.latents(seed, indices, shape)
                 classes = self.task.turns(indices) if label is None else [label] * AT_ONCE
             noise = noise if truncation is None else sampling.truncated(noise, truncation)
-            pixels = self.task.make_images(self.network, noise, classes).permute(0, 2, 3, 1).cpu().numpy()
+            pixels = (
+                self.task.make_images(self.network, noise, classes)
+                .permute(0, 2, 3, 1)
+                .cpu()
+                .numpy()
+            )
             yield from pixels[max(0, wanted.start - start) : wanted.stop - start]
 
 
@@ -127,8 +144,8 @@ def generate_files(
 ) -> Path:
     """Write images as PNG files in a folder, or as one sheet; return the folder or the file.
 
-    Without `out` and `grid` the folder is RUN/generated. Images that are in the folder already are kept, so that a call that
-    was stopped goes on.
+    Without `out` and `grid` the folder is RUN/generated. Images that are in the folder already are
+    kept, so that a call that was stopped goes on.
 
     Args:
         run: the run folder.
@@ -137,7 +154,8 @@ def generate_files(
         out: folder for a file each.
         grid: file of the sheet.
         columns: images in a row of the sheet; by default the sheet is nearly square.
-        scale: whole-number factor at which the images are enlarged on the sheet; by default small ones are.
+        scale: whole-number factor at which the images are enlarged on the sheet; by default small
+            ones are.
         device: where to compute.
         how: further arguments of `Sampler.images`.
 
@@ -145,7 +163,9 @@ def generate_files(
         UserError: no such run, a file is there already, or it cannot be written.
     """
     if out is not None and grid is not None:
-        raise UserError("--out writes a file for each image and --grid one sheet. Give one of them.")
+        raise UserError(
+            "--out writes a file for each image and --grid one sheet. Give one of them."
+        )
     for option, value in (("--columns", columns), ("--scale", scale)):
         if value is None:
             continue
@@ -163,13 +183,16 @@ def generate_files(
         return _write_sheet(grid, images, count, (spec.height, spec.width), columns, scale)
     out = folder.path / "generated" if out is None else out
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file. Expected a folder for --out; --grid writes a single file.")
+        raise UserError(
+            f"{out} is a file. Expected a folder for --out; --grid writes a single file."
+        )
     prefix = "-".join(_parts(**how))
     paths = [out / f"{prefix}-{index:06d}.png" for index in range(start, start + count)]
     if all(path.exists() for path in paths):
         _refuse_taken(paths[0], "--out")
     for path, image in zip(paths, images, strict=True):
-        if not _shows(path, image):  # otherwise a call that was stopped, or one for fewer images, has made it
+        # otherwise a call that was stopped, or one for fewer images, has made it
+        if not _shows(path, image):
             _refuse_taken(path, "--out")
             write_picture(path, image)
     return out
@@ -185,11 +208,19 @@ def _shows(path: Path, image: np.ndarray) -> bool:
 
 
 def _parts(
-    seed: int = SAMPLE_SEED, class_name: str | None = None, truncation: float | None = None, interpolate: bool = False
+    seed: int = SAMPLE_SEED,
+    class_name: str | None = None,
+    truncation: float | None = None,
+    interpolate: bool = False,
 ) -> list[str]:
     """Return what tells these files from others of the same run."""
     plain = "".join(c if c.isalnum() else "_" for c in class_name or "")
-    parts = [f"seed{seed}", plain, "" if truncation is None else f"truncation{truncation!r}", "way" * interpolate]
+    parts = [
+        f"seed{seed}",
+        plain,
+        "" if truncation is None else f"truncation{truncation!r}",
+        "way" * interpolate,
+    ]
     return [part for part in parts if part]
 
 
@@ -204,7 +235,9 @@ def _write_sheet(
     if path.suffix.lower() != ".png":
         raise UserError(f"--grid {path}: expected a file that ends in .png.")
     if count > 10_000:
-        raise UserError(f"a sheet of {count:,} images is too large to look at. Expected at most 10,000, or --out DIR.")
+        raise UserError(
+            f"a sheet of {count:,} images is too large to look at. Expected at most 10,000, or --out DIR."
+        )
     _refuse_taken(path, "--grid")
 
     columns = min(columns or sampling.square_columns(count), count)
@@ -223,4 +256,6 @@ def _write_sheet(
 
 def _refuse_taken(path: Path, option: str) -> None:
     if path.exists():
-        raise UserError(f"{path} is there already, and nothing is overwritten. Choose another {option}.")
+        raise UserError(
+            f"{path} is there already, and nothing is overwritten. Choose another {option}."
+        )

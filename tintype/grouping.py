@@ -1,4 +1,7 @@
-"""Which photos belong together: several of one object, the frames of one clip. By their names, or by when they were taken."""
+"""Which photos belong together: several of one object, the frames of one clip.
+
+By their names, or by when they were taken.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ EXPECTED = (
 
 
 class Taken(NamedTuple):
-    """When a photo was taken, in seconds since some fixed moment, and by which camera ("" where it is not known)."""
+    """When a photo was taken, in seconds since some fixed moment, and by which camera ("" where it
+    is not known).
+    """
 
     seconds: float
     camera: str
@@ -28,7 +33,9 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Grouping:
-    """How photos are put into groups: by what `pattern` captures in a name, or by gaps of more than `seconds`."""
+    """How photos are put into groups: by what `pattern` captures in a name, or by gaps of more than
+    `seconds`.
+    """
 
     text: str
     pattern: re.Pattern[str] | None = None
@@ -44,7 +51,8 @@ class Grouping:
     def of_times(self, taken: Sequence[Taken | None], names: Sequence[str]) -> list[str]:
         """Return the group of each photo, "" where the time is not known.
 
-        Of the photos of one camera a gap of more than `seconds` begins a new group, so that a long burst is one.
+        Of the photos of one camera a gap of more than `seconds` begins a new group, so that a long
+        burst is one.
         """
         groups = [""] * len(taken)
         cameras: dict[str, list[tuple[float, int]]] = {}
@@ -64,9 +72,10 @@ class Grouping:
 def parse_groups(text: str) -> Grouping:
     r"""Read how photos are grouped: "{group}_*.jpg", a regular expression with one capturing group, or "exif:60s".
 
-    With {group}, `*` stands for any characters but "/", `?` for one, and case does not count. The pattern fits the end
-    of a photo's path below the data's folder, from the beginning of a file's or folder's name. A regular expression
-    may fit anywhere in that path. {group} and `.+` take as much as they can, so that what is left out is the last part.
+    With {group}, `*` stands for any characters but "/", `?` for one, and case does not count. The
+    pattern fits the end of a photo's path below the data's folder, from the beginning of a file's
+    or folder's name. A regular expression may fit anywhere in that path. {group} and `.+` take as
+    much as they can, so that what is left out is the last part.
 
     Raises:
         UserError: it is none of these.
@@ -76,7 +85,9 @@ def parse_groups(text: str) -> Grouping:
         try:
             return Grouping(text, seconds=parse_duration(gap))
         except UserError:
-            raise UserError(f"'{text}' names no time. Expected one such as exif:60s or exif:5m.") from None
+            raise UserError(
+                f"'{text}' names no time. Expected one such as exif:60s or exif:5m."
+            ) from None
     if PLACE in text:
         if text.count(PLACE) > 1:
             raise UserError(f"'{text}' has {PLACE} more than once. {EXPECTED}.")
@@ -87,14 +98,18 @@ def parse_groups(text: str) -> Grouping:
         raise UserError(f"'{text}' is no regular expression ({error}). {EXPECTED}.") from None
     if pattern.groups != 1 and "group" not in pattern.groupindex:
         count = pattern.groups or "no"
-        raise UserError(f"'{text}' has {count} capturing group{'s' if pattern.groups else ''}. {EXPECTED}.")
+        raise UserError(
+            f"'{text}' has {count} capturing group{'s' if pattern.groups else ''}. {EXPECTED}."
+        )
     return Grouping(text, pattern)
 
 
 def _from_glob(text: str) -> str:
     parts = re.split(r"(\{group\}|\*+|\?)", text)
     meant = {PLACE: "([^/]+)", "?": "[^/]"}
-    body = "".join("[^/]*" if part.startswith("*") else meant.get(part) or re.escape(part) for part in parts)
+    body = "".join(
+        "[^/]*" if part.startswith("*") else meant.get(part) or re.escape(part) for part in parts
+    )
     return rf"\A(?:.*/)?{body}\Z"
 
 
@@ -131,16 +146,23 @@ def check_groups(grouping: Grouping, groups: Sequence[str], names: Sequence[str]
 
     together = [size for size in sizes.values() if size > 1]
     alone = len(names) - sum(together)
-    spread = f"{min(together):,}" if min(together) == largest else f"{min(together):,} to {largest:,}"
+    spread = (
+        f"{min(together):,}" if min(together) == largest else f"{min(together):,} to {largest:,}"
+    )
     rest = f"; {alone:,} stand{'s' if alone == 1 else ''} alone" if alone else ""
-    how = f"by EXIF time, at most {grouping.seconds:g} s apart" if by_time else f"by the names, {grouping.text}"
+    how = (
+        f"by EXIF time, at most {grouping.seconds:g} s apart"
+        if by_time
+        else f"by the names, {grouping.text}"
+    )
     return f"groups: {len(together):,} of {spread} images each ({how}){rest}"
 
 
 def united(one: Sequence[str], other: Sequence[str]) -> list[str]:
     """Return groups (N,) in which images are together that share a group of `one` or of `other`, directly or by others.
 
-    "" stands alone. A joined group has the name of the first of its groups in `other`, or else in `one`.
+    "" stands alone. A joined group has the name of the first of its groups in `other`, or else in
+    `one`.
     """
     parent: dict[tuple[int, str], tuple[int, str]] = {}
 
@@ -150,7 +172,10 @@ def united(one: Sequence[str], other: Sequence[str]) -> list[str]:
             node = parent[node]
         return node
 
-    nodes = [[(kind, str(name)) for kind, name in enumerate(pair) if name] for pair in zip(other, one, strict=True)]
+    nodes = [
+        [(kind, str(name)) for kind, name in enumerate(pair) if name]
+        for pair in zip(other, one, strict=True)
+    ]
     for linked in nodes:
         if len(linked) == 2:
             first, second = sorted((root(linked[0]), root(linked[1])))
@@ -177,7 +202,11 @@ class Suggestion:
     @property
     def sizes(self) -> list[int]:
         """How many images the groups of two and more have, the largest first."""
-        return [size for _, size in Counter(group for group in self.groups if group).most_common() if size > 1]
+        return [
+            size
+            for _, size in Counter(group for group in self.groups if group).most_common()
+            if size > 1
+        ]
 
     @property
     def median(self) -> int:
@@ -194,10 +223,13 @@ class Suggestion:
 
 # What photos suggest is believed where it concerns so much of them: ...
 FEWEST_GROUPS, FEWEST_IN_CLASS, LEAST_SHARE = 5, 3, 0.5
-# ... of candidates with so many groups the coarsest one (the clip rather than the frame of which there are several crops).
+# ... of candidates with so many groups the coarsest one (the clip rather than the frame of which
+# there are several crops).
 ENOUGH_GROUPS = 10
-BLOCKS, BLOCK = 10, 500  # names that are looked at of many: what belongs together stands together in their order
-# Bursts: so near in time, so many of the photos, of which no moment may hold more than half (scanners give one to all).
+# names that are looked at of many: what belongs together stands together in their order
+BLOCKS, BLOCK = 10, 500
+# Bursts: so near in time, so many of the photos, of which no moment may hold more than half
+# (scanners give one to all).
 BURST, BURST_SHARE = 5.0, 0.3
 
 _SEPARATOR = re.compile(r"[ _.\-()+~,#]+")
@@ -205,7 +237,8 @@ _MOMENT = re.compile(
     r"(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
     r"(?:[-_. T]+(?:at )?(?:[01]\d|2[0-3])[-_.:h]?[0-5]\d(?:[-_.:m]?[0-5]\d(?:[-_.]?\d{3})?)?)?(?!\d)"
 )
-_EXPORTED = re.compile(r"\.rf\.[0-9a-zA-Z]{16,}$")  # Roboflow's: the picture's own name stands before it
+# Roboflow's: the picture's own name stands before it
+_EXPORTED = re.compile(r"\.rf\.[0-9a-zA-Z]{16,}$")
 _EDGES = " _.-()+~,#"
 _TURN = re.compile(r"(?<=\d)(?=[A-Za-z])")
 
@@ -213,9 +246,10 @@ _TURN = re.compile(r"(?<=\d)(?=[A-Za-z])")
 def suggest_by_names(names: Sequence[str], labels: Sequence[object]) -> Suggestion | None:
     """Return the groups that the names (N,) of images of some classes (N,) suggest, or None.
 
-    A name such as cat_012_1 or clip3_frame0001 has a number before its last part. That is a group where it recurs
-    within a class, and where a class has several: `glass1` to `glass501`, `IMG_0001` and `Abyssinian_12` have none, `7_0012`
-    has one for each class, and a date or a time is no object. Inner folders with a number are groups as well.
+    A name such as cat_012_1 or clip3_frame0001 has a number before its last part. That is a group
+    where it recurs within a class, and where a class has several: `glass1` to `glass501`,
+    `IMG_0001` and `Abyssinian_12` have none, `7_0012` has one for each class, and a date or a time
+    is no object. Inner folders with a number are groups as well.
     """
     if len(names) < 2 * FEWEST_GROUPS:
         return None
@@ -234,7 +268,9 @@ def suggest_by_names(names: Sequence[str], labels: Sequence[object]) -> Suggesti
         if len(heads) >= LEAST_SHARE * len(some):
             candidates[pattern] = [heads.get(i, "") for i in range(len(some))]
 
-    valid = {pattern: groups for pattern, groups in candidates.items() if _are_groups(groups, classes)}
+    valid = {
+        pattern: groups for pattern, groups in candidates.items() if _are_groups(groups, classes)
+    }
     if not valid:
         return None
     counts = {pattern: len(set(groups)) for pattern, groups in valid.items()}
@@ -268,7 +304,9 @@ class _Cut(NamedTuple):
 
 
 def _cuts(file: str) -> list[_Cut]:
-    """Return where the name of a file may be divided into a group's name, which holds a number, and the rest."""
+    """Return where the name of a file may be divided into a group's name, which holds a number, and
+    the rest.
+    """
     stem, dot, ending = file.rpartition(".")
     stem, ending = (stem, f".{ending}") if dot and len(ending) <= 5 else (file, "")
     exported = _EXPORTED.search(stem)
@@ -293,7 +331,9 @@ def _cuts(file: str) -> list[_Cut]:
 
 
 def _mask(moment: re.Match[str]) -> str:
-    """Return a moment without digits: a date alone is no object, and a time is one only where more follows."""
+    """Return a moment without digits: a date alone is no object, and a time is one only where more
+    follows.
+    """
     return ("@" if sum(c.isdigit() for c in moment[0]) <= 8 else "%") * len(moment[0])
 
 
@@ -331,7 +371,9 @@ def _are_groups(groups: Sequence[str], classes: Sequence[object]) -> bool:
 
 
 def suggest_by_times(taken: Sequence[Taken | None], names: Sequence[str]) -> Suggestion | None:
-    """Return the groups that bursts of photos suggest, or None; a moment that most photos share says nothing."""
+    """Return the groups that bursts of photos suggest, or None; a moment that most photos share
+    says nothing.
+    """
     known = Counter(each for each in taken if each is not None)
     if not known or known.most_common(1)[0][1] > len(names) / 2:
         return None
@@ -339,4 +381,6 @@ def suggest_by_times(taken: Sequence[Taken | None], names: Sequence[str]) -> Sug
     found = Suggestion(text, "", parse_groups(text).of_times(taken, names))
     if len(found.sizes) < FEWEST_GROUPS or sum(found.sizes) < BURST_SHARE * len(names):
         return None
-    return replace(found, reason=f"many photos were taken within {BURST:g} s of another by the same camera")
+    return replace(
+        found, reason=f"many photos were taken within {BURST:g} s of another by the same camera"
+    )

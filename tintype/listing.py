@@ -1,4 +1,6 @@
-"""What `tintype list` shows; reads names, first lines and small files only, so that it answers at once."""
+"""What `tintype list` shows; reads names, first lines and small files only, so that it answers at
+once.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,12 @@ SOURCES = {
 
 
 def listing(
-    what: str, runs: Path, *, sort: str | None = None, where: Sequence[str] = (), reverse: bool = False
+    what: str,
+    runs: Path,
+    *,
+    sort: str | None = None,
+    where: Sequence[str] = (),
+    reverse: bool = False,
 ) -> list[dict[str, Any]]:
     """Return a row for each thing of a kind; `sort`, `where` and `reverse` choose among runs, see `catalogue.list_runs`.
 
@@ -47,7 +54,10 @@ def listing(
     if what == "recipes":
         from tintype.recipe import recipe_names, recipe_task
 
-        rows = [{"name": n, "task": recipe_task(n), "description": text} for n, text in recipe_names().items()]
+        rows = [
+            {"name": n, "task": recipe_task(n), "description": text}
+            for n, text in recipe_names().items()
+        ]
         return sorted(rows, key=lambda row: row["task"])
     if what == "studies":
         from tintype.plugins import study_names

@@ -1,4 +1,6 @@
-"""The losses: of classification with its class weights, of adversarial training with its penalties, of flow matching."""
+"""The losses: of classification with its class weights, of adversarial training with its penalties,
+of flow matching.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,18 @@ from tintype.errors import UserError
 
 
 def cross_entropy(
-    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy of a batch as a scalar, computed in float32.
 
-    One-hot targets give exactly the value of the integer targets they stand for. With class weights that holds because
-    both forms divide by the sum of the weights of the targets, as torch does for integers (for soft targets torch
-    divides by N instead). Smoothing mixes every target with the uniform distribution (Szegedy et al., 2016).
+    One-hot targets give exactly the value of the integer targets they stand for. With class weights
+    that holds because both forms divide by the sum of the weights of the targets, as torch does for
+    integers (for soft targets torch divides by N instead). Smoothing mixes every target with the
+    uniform distribution (Szegedy et al., 2016).
 
     Args:
         logits: (N, K), any float dtype.
@@ -31,7 +38,9 @@ def cross_entropy(
         ValueError: targets whose shape does not fit the logits.
     """
     if targets.shape not in (logits.shape[:1], logits.shape):
-        raise ValueError(f"targets of shape {tuple(targets.shape)} do not fit logits of {tuple(logits.shape)}")
+        raise ValueError(
+            f"targets of shape {tuple(targets.shape)} do not fit logits of {tuple(logits.shape)}"
+        )
     log_probabilities = F.log_softmax(logits.float(), dim=1)  # (N, K)
     weighted = log_probabilities if class_weights is None else log_probabilities * class_weights
     if targets.ndim == 1:
@@ -40,7 +49,9 @@ def cross_entropy(
     else:
         targets = targets.float()
         per_image = (weighted * targets).sum(1)
-        normaliser = len(targets) if class_weights is None else (targets * class_weights).sum(1).sum()
+        normaliser = (
+            len(targets) if class_weights is None else (targets * class_weights).sum(1).sum()
+        )
     total = per_image.sum()
     if label_smoothing:
         total = (1 - label_smoothing) * total + label_smoothing * weighted.mean(1).sum()
@@ -63,13 +74,16 @@ def batch_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     return targets.gather(1, answers[:, None]).float().mean()
 
 
-def class_weights(targets: Tensor, num_classes: int, how: str | Sequence[float] | None) -> Tensor | None:
+def class_weights(
+    targets: Tensor, num_classes: int, how: str | Sequence[float] | None
+) -> Tensor | None:
     """Return the weight of each class (K,) float32 in the loss, or None for equal weights.
 
     Args:
         targets: (N,) int64 of the training images.
         num_classes: K.
-        how: None; "balanced" for N / (K * count), as scikit-learn has it, and 0 for a class without images;
+        how: None; "balanced" for N / (K * count), as scikit-learn has it, and 0 for a class without
+            images;
             or a number for each class.
 
     Raises:
@@ -84,7 +98,11 @@ def class_weights(targets: Tensor, num_classes: int, how: str | Sequence[float] 
         weights = [] if isinstance(how, str) else [float(weight) for weight in how]
     except (TypeError, ValueError):
         weights = []
-    if len(weights) != num_classes or not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
+    if (
+        len(weights) != num_classes
+        or not all(math.isfinite(w) and w >= 0 for w in weights)
+        or not any(weights)
+    ):
         expected = f"'balanced' or {num_classes} numbers of 0 or more, one for each class"
         raise UserError(f"class_weights: expected {expected}, got {how!r}.")
     return torch.tensor(weights, dtype=torch.float32, device=targets.device)
@@ -94,16 +112,17 @@ def class_weights(targets: Tensor, num_classes: int, how: str | Sequence[float] 
 
 ADVERSARIAL = ("bce", "minimax", "hinge", "wasserstein", "relativistic")
 
-# Those in which the sign of a logit says "real" or "generated", and whose gradient fades where the discriminator is sure.
+# Those in which the sign of a logit says "real" or "generated", and whose gradient fades where the
+# discriminator is sure.
 SIGNED = ("bce", "minimax", "hinge")
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
     """Return what the discriminator minimises, a scalar in float32.
 
-    bce and minimax: cross-entropy, the sum over real and generated (Goodfellow et al., 2014); hinge (Lim & Ye, 2017);
-    wasserstein (Arjovsky et al., 2017); relativistic: cross-entropy of real - fake in pairs (Jolicoeur-Martineau,
-    2019, as in R3GAN).
+    bce and minimax: cross-entropy, the sum over real and generated (Goodfellow et al., 2014); hinge
+    (Lim & Ye, 2017); wasserstein (Arjovsky et al., 2017); relativistic: cross-entropy of real -
+    fake in pairs (Jolicoeur-Martineau, 2019, as in R3GAN).
 
     Args:
         kind: one of `ADVERSARIAL`.
@@ -125,9 +144,10 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
 def generator_loss(kind: str, real: Tensor | None, fake: Tensor) -> Tensor:
     """Return what the generator minimises, a scalar in float32.
 
-    minimax is log(1 - D(G(z))), the objective as Goodfellow et al. (2014) write it, which is what the discriminator
-    maximises; its gradient fades where the discriminator is sure. bce is the form that they train by, -log D(G(z)), whose
-    gradient does not ("non-saturating"). Only relativistic looks at `real`, the logits of as many real images.
+    minimax is log(1 - D(G(z))), the objective as Goodfellow et al. (2014) write it, which is what
+    the discriminator maximises; its gradient fades where the discriminator is sure. bce is the form
+    that they train by, -log D(G(z)), whose gradient does not ("non-saturating"). Only relativistic
+    looks at `real`, the logits of as many real images.
     """
     fake = fake.float()
     if kind == "bce":
@@ -151,7 +171,9 @@ def squared_gradient(images: Tensor, logits: Tensor) -> Tensor:
 
 
 def length_penalty(images: Tensor, logits: Tensor) -> Tensor:
-    """Return the mean squared distance of the gradient's length from one (WGAN-GP, Gulrajani et al., 2017)."""
+    """Return the mean squared distance of the gradient's length from one (WGAN-GP, Gulrajani et
+    al., 2017).
+    """
     return ((squared_gradient(images, logits) + 1e-12).sqrt() - 1).square().mean()
 
 
@@ -163,8 +185,8 @@ RESTORATION = ("mse", "l1", "charbonnier", "ssim")
 def restoration_loss(kind: str, pictures: Tensor, originals: Tensor) -> Tensor:
     """Return how far pictures are from the originals, a scalar in float32.
 
-    mse and l1 are means over all values; charbonnier is l1 made smooth at zero, with epsilon 0.001 (Lai et al., 2017,
-    LapSRN); ssim is one less the structural similarity.
+    mse and l1 are means over all values; charbonnier is l1 made smooth at zero, with epsilon 0.001
+    (Lai et al., 2017, LapSRN); ssim is one less the structural similarity.
 
     Args:
         kind: one of `RESTORATION`.
@@ -186,8 +208,8 @@ def restoration_loss(kind: str, pictures: Tensor, originals: Tensor) -> Tensor:
 def structural_similarity(pictures: Tensor, originals: Tensor) -> Tensor:
     """Return the SSIM of pictures (N, C, H, W) of 0..1, differentiable, averaged over images and channels.
 
-    A Gaussian window of 11x11 with a deviation of 1.5, where it lies wholly inside (Wang et al., 2004); both sides must
-    have 11 pixels.
+    A Gaussian window of 11x11 with a deviation of 1.5, where it lies wholly inside (Wang et al.,
+    2004); both sides must have 11 pixels.
     """
     line = torch.exp(-0.5 * (torch.arange(-5, 6, device=pictures.device) / 1.5) ** 2)
     line = line / line.sum()
@@ -200,5 +222,7 @@ def structural_similarity(pictures: Tensor, originals: Tensor) -> Tensor:
     variance_x, variance_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
     covariance = blurred(x * y) - mean_x * mean_y
     similarity = (2 * mean_x * mean_y + 0.01**2) * (2 * covariance + 0.03**2)
-    similarity = similarity / ((mean_x**2 + mean_y**2 + 0.01**2) * (variance_x + variance_y + 0.03**2))
+    similarity = similarity / (
+        (mean_x**2 + mean_y**2 + 0.01**2) * (variance_x + variance_y + 0.03**2)
+    )
     return similarity.mean()

@@ -1,4 +1,7 @@
-"""Figures of a classifier: accuracy, F1, log loss, calibration, confusion. Plain numbers, ready for JSON."""
+"""Figures of a classifier: accuracy, F1, log loss, calibration, confusion.
+
+Plain numbers, ready for JSON.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from tintype.statistics import clustered_interval, clusters_of, wilson_interval
 
 # Top-5 accuracy says nothing of few classes.
 TOP5_ABOVE = 10
-# Of a reliability diagram: enough dots to show a curve, and enough images behind each to say something.
+# Of a reliability diagram: enough dots to show a curve, and enough images behind each to say
+# something.
 FEWEST_BINS, MOST_BINS, IMAGES_IN_BIN = 3, 10, 25
 
 
@@ -24,17 +28,18 @@ def classification_figures(
 ) -> dict[str, Any]:
     """Return the headline figures of predicted probabilities (N, K) against true classes (N,).
 
-    `accuracy`, `accuracy_ci95` [low, high] (Wilson; with `groups` (N,), numbers of which equal ones mark images that
-    belong together, that of clusters, and `num_groups` and `design_effect`), `loss` (mean negative log-likelihood,
-    natural logarithm),
-    `balanced_accuracy` (mean recall of the classes that occur in the targets), `macro_f1` (mean F1 of the classes that
-    occur in targets or predictions), `expected_calibration_error` (15 bins), `calibration_error` (the same, debiased),
-    `calibration_error_if_perfect` (what a perfectly calibrated model would read without that), `num_images`,
-    `num_correct`, and for more than 10 classes `top5_accuracy`, `top5_accuracy_ci95`. Of equal probabilities the lower
-    class wins.
+    `accuracy`, `accuracy_ci95` [low, high] (Wilson; with `groups` (N,), numbers of which equal ones
+    mark images that belong together, that of clusters, and `num_groups` and `design_effect`),
+    `loss` (mean negative log-likelihood, natural logarithm), `balanced_accuracy` (mean recall of
+    the classes that occur in the targets), `macro_f1` (mean F1 of the classes that occur in targets
+    or predictions), `expected_calibration_error` (15 bins), `calibration_error` (the same,
+    debiased), `calibration_error_if_perfect` (what a perfectly calibrated model would read without
+    that), `num_images`, `num_correct`, and for more than 10 classes `top5_accuracy`,
+    `top5_accuracy_ci95`. Of equal probabilities the lower class wins.
 
     Raises:
-        ValueError: no images, shapes that do not fit, probabilities that are none, classes outside 0..K-1.
+        ValueError: no images, shapes that do not fit, probabilities that are none, classes outside
+            0..K-1.
     """
     probabilities, targets = _checked(probabilities, targets)
     num_images, num_classes = probabilities.shape
@@ -66,11 +71,17 @@ def classification_figures(
 
 def _share_interval(right: NDArray[np.bool_], groups: ArrayLike | None) -> list[float]:
     by_image = groups is None
-    return list(wilson_interval(int(right.sum()), len(right)) if by_image else clustered_interval(right, groups))
+    return list(
+        wilson_interval(int(right.sum()), len(right))
+        if by_image
+        else clustered_interval(right, groups)
+    )
 
 
 def log_loss(probabilities: ArrayLike, targets: ArrayLike) -> float:
-    """Return the mean negative log-likelihood (natural logarithm); probabilities below 2.2e-16 count as that."""
+    """Return the mean negative log-likelihood (natural logarithm); probabilities below 2.2e-16
+    count as that.
+    """
     probabilities, targets = _checked(probabilities, targets)
     of_target = probabilities[np.arange(len(targets)), targets]
     # 1.0 needs no clipping, but float32 softmax may give 1.0000001, which must not count as a gain.
@@ -78,14 +89,18 @@ def log_loss(probabilities: ArrayLike, targets: ArrayLike) -> float:
 
 
 def target_ranks(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
-    """Return for each image (N,) how many classes are preferred to the true one (0: the prediction is right)."""
+    """Return for each image (N,) how many classes are preferred to the true one (0: the prediction
+    is right).
+    """
     probabilities, targets = _checked(probabilities, targets)
     of_target = probabilities[np.arange(len(targets)), targets][:, None]
     lower_class = np.arange(probabilities.shape[1]) < targets[:, None]
     return ((probabilities > of_target) | ((probabilities == of_target) & lower_class)).sum(1)
 
 
-def confusion_matrix(predictions: ArrayLike, targets: ArrayLike, num_classes: int) -> NDArray[np.int64]:
+def confusion_matrix(
+    predictions: ArrayLike, targets: ArrayLike, num_classes: int
+) -> NDArray[np.int64]:
     """Return counts (K, K): the row is the true class, the column the predicted one.
 
     Raises:
@@ -113,10 +128,18 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
 
 
 def per_class(confusion: NDArray[np.int64], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return name, precision, recall, f1 and support (true images) of each class; 0.0 where nothing can be divided."""
+    """Return name, precision, recall, f1 and support (true images) of each class; 0.0 where nothing
+    can be divided.
+    """
     rates = zip(class_names, *_rates(confusion), strict=True)
     return [
-        {"name": str(name), "precision": float(p), "recall": float(r), "f1": float(f1), "support": int(support)}
+        {
+            "name": str(name),
+            "precision": float(p),
+            "recall": float(r),
+            "f1": float(f1),
+            "support": int(support),
+        }
         for name, p, r, f1, support in rates
     ]
 
@@ -136,14 +159,17 @@ def recall_intervals(
         if not of_class.any():
             intervals.append([0.0, 1.0])
             continue
-        intervals.append(_share_interval(right[of_class], None if numbers is None else numbers[of_class]))
+        intervals.append(
+            _share_interval(right[of_class], None if numbers is None else numbers[of_class])
+        )
     return intervals
 
 
 def averages(confusion: NDArray[np.int64]) -> dict[str, dict[str, float]]:
     """Return precision, recall, F1 and support over the classes: "macro", their plain mean, and "weighted" by support.
 
-    Classes that occur neither in the targets nor in the predictions are left out, as scikit-learn does.
+    Classes that occur neither in the targets nor in the predictions are left out, as scikit-learn
+    does.
     """
     *rates, support = _rates(confusion)
     occurs = (support > 0) | (confusion.sum(0) > 0)
@@ -152,7 +178,10 @@ def averages(confusion: NDArray[np.int64]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, weights in (("macro", occurs.astype(float)), ("weighted", support.astype(float))):
         means = (float(np.average(rate, weights=weights)) for rate in rates)
-        found[name] = {**dict(zip(("precision", "recall", "f1"), means, strict=True)), "support": total}
+        found[name] = {
+            **dict(zip(("precision", "recall", "f1"), means, strict=True)),
+            "support": total,
+        }
     return found
 
 
@@ -169,40 +198,63 @@ def report_rows(
         classes: what `per_class` returned.
         means: what `averages` returned.
     """
-    rows = [*classes, *({"name": f"{kind} average", **means[kind]} for kind in ("macro", "weighted"))]
-    return [[split, *(row[key] for key in ("name", "precision", "recall", "f1", "support"))] for row in rows]
+    rows = [
+        *classes,
+        *({"name": f"{kind} average", **means[kind]} for kind in ("macro", "weighted")),
+    ]
+    return [
+        [split, *(row[key] for key in ("name", "precision", "recall", "f1", "support"))]
+        for row in rows
+    ]
 
 
-def most_confused(confusion: NDArray[np.int64], class_names: Sequence[str], k: int = 10) -> list[dict[str, Any]]:
+def most_confused(
+    confusion: NDArray[np.int64], class_names: Sequence[str], k: int = 10
+) -> list[dict[str, Any]]:
     """Return the `k` most frequent mistakes, the most frequent first; none of count 0.
 
-    Each holds the names `target` and `prediction`, the `count`, and its `share` of the target class's images. Of equal
-    counts the larger share comes first, then the order of the classes.
+    Each holds the names `target` and `prediction`, the `count`, and its `share` of the target
+    class's images. Of equal counts the larger share comes first, then the order of the classes.
     """
     support = confusion.sum(1)
     mistakes = [
-        (int(confusion[target, prediction]), float(confusion[target, prediction] / support[target]), target, prediction)
+        (
+            int(confusion[target, prediction]),
+            float(confusion[target, prediction] / support[target]),
+            target,
+            prediction,
+        )
         for target, prediction in np.argwhere(confusion > 0).tolist()
         if target != prediction
     ]
     mistakes.sort(key=lambda mistake: (-mistake[0], -mistake[1], mistake[2], mistake[3]))
     return [
-        {"target": str(class_names[t]), "prediction": str(class_names[p]), "count": count, "share": share}
+        {
+            "target": str(class_names[t]),
+            "prediction": str(class_names[p]),
+            "count": count,
+            "share": share,
+        }
         for count, share, t, p in mistakes[:k]
     ]
 
 
 def reliability_bins(
-    probabilities: ArrayLike, targets: ArrayLike, num_bins: int | None = None, groups: ArrayLike | None = None
+    probabilities: ArrayLike,
+    targets: ArrayLike,
+    num_bins: int | None = None,
+    groups: ArrayLike | None = None,
 ) -> list[dict[str, Any]]:
     """Return how often predictions of each confidence are right, in bins of equal counts, the least confident first.
 
-    Bins of equal width would put nearly all images of a good model into the last one. Each bin holds the ends of its
-    confidences, `low` and `high`, its `count`, and the means `confidence` and `accuracy`. Confidence is the probability
-    of the predicted class. Without `num_bins` there are 3 to 10, of at least 25 images each where there are as many.
-    Of images in `groups` (N,) each bin also has the interval of clusters, `accuracy_ci95`.
+    Bins of equal width would put nearly all images of a good model into the last one. Each bin
+    holds the ends of its confidences, `low` and `high`, its `count`, and the means `confidence` and
+    `accuracy`. Confidence is the probability of the predicted class. Without `num_bins` there are 3
+    to 10, of at least 25 images each where there are as many. Of images in `groups` (N,) each bin
+    also has the interval of clusters, `accuracy_ci95`.
 
-    Source: Nguyen and O'Connor, "Posterior calibration and exploratory analysis for NLP models" (2015).
+    Source: Nguyen and O'Connor, "Posterior calibration and exploratory analysis for NLP models"
+    (2015).
     """
     probabilities, targets = _checked(probabilities, targets)
     confidence = probabilities.max(1)
@@ -220,46 +272,67 @@ def reliability_bins(
             "count": len(part),
             "confidence": float(confidence[part].mean()),
             "accuracy": float(right[part].mean()),
-            **({} if numbers is None else {"accuracy_ci95": _share_interval(right[part], numbers[part])}),
+            **(
+                {}
+                if numbers is None
+                else {"accuracy_ci95": _share_interval(right[part], numbers[part])}
+            ),
         }
         for part in parts
     ]
 
 
-def _bin(confidence: NDArray[np.float64], num_bins: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _bin(
+    confidence: NDArray[np.float64], num_bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the edges of the bins (low, high], and the bin of each confidence."""
     edges = np.linspace(0, 1, num_bins + 1)
     return edges, np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
 
 
-def expected_calibration_error(probabilities: ArrayLike, targets: ArrayLike, num_bins: int = 15) -> float:
-    """Return the mean distance of confidence and accuracy over the bins, weighted by count (Guo et al., 2017)."""
+def expected_calibration_error(
+    probabilities: ArrayLike, targets: ArrayLike, num_bins: int = 15
+) -> float:
+    """Return the mean distance of confidence and accuracy over the bins, weighted by count (Guo et
+    al., 2017).
+    """
     probabilities, targets = _checked(probabilities, targets)
-    return calibration_errors(probabilities.max(1), probabilities.argmax(1) == targets, num_bins).plain
+    return calibration_errors(
+        probabilities.max(1), probabilities.argmax(1) == targets, num_bins
+    ).plain
 
 
 @dataclass(frozen=True)
 class CalibrationErrors:
-    """The expected calibration error as it is defined, debiased, and as a perfectly calibrated model would read it."""
+    """The expected calibration error as it is defined, debiased, and as a perfectly calibrated
+    model would read it.
+    """
 
     plain: float
     debiased: float
     if_perfect: float
 
 
-def calibration_errors(confidence: ArrayLike, right: ArrayLike, num_bins: int = 15) -> CalibrationErrors:
+def calibration_errors(
+    confidence: ArrayLike, right: ArrayLike, num_bins: int = 15
+) -> CalibrationErrors:
     """Return the expected calibration error of answers, given their confidence (N,) and whether they are right (N,).
 
-    Few answers in a bin are never right just as often as their confidence says, so that the plain figure is too large:
-    a perfectly calibrated model reads 0.16 at 50 images. With its bins' deviations all scaled by one factor, the debiased
-    figure is the error of which a sample as large as this one would, on average, read as high as this one does; 0 where
-    a perfectly calibrated model would read as much. In a bin of n answers of mean confidence c, the deviation that is
-    read is taken as normal, of variance c (1 - c) / n.
+    Few answers in a bin are never right just as often as their confidence says, so that the plain
+    figure is too large: a perfectly calibrated model reads 0.16 at 50 images. With its bins'
+    deviations all scaled by one factor, the debiased figure is the error of which a sample as large
+    as this one would, on average, read as high as this one does; 0 where a perfectly calibrated
+    model would read as much. In a bin of n answers of mean confidence c, the deviation that is read
+    is taken as normal, of variance c (1 - c) / n.
 
-    Source: Kumar et al., "Verified uncertainty calibration" (2019), and Roelofs et al., "Mitigating bias in calibration
-    error estimation" (2022), on the bias; theirs is subtracted once, which leaves half of it where calibration is good.
+    Source: Kumar et al., "Verified uncertainty calibration" (2019), and Roelofs et al., "Mitigating
+    bias in calibration error estimation" (2022), on the bias; theirs is subtracted once, which
+    leaves half of it where calibration is good.
     """
-    confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    confidence, right = (
+        np.asarray(confidence, dtype=np.float64),
+        np.asarray(right, dtype=np.float64),
+    )
     _, bin_of = _bin(confidence, num_bins)
     counts = np.bincount(bin_of, minlength=num_bins)
     filled = counts > 0
@@ -284,14 +357,18 @@ def calibration_errors(confidence: ArrayLike, right: ArrayLike, num_bins: int = 
     return CalibrationErrors(plain, low * plain, if_perfect)
 
 
-def _mean_distance(mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean_distance(
+    mean: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the mean of |X| for normal X (the folded normal distribution)."""
     spread = np.maximum(deviation, 1e-12)
     z = mean / spread
     return spread * math.sqrt(2 / math.pi) * np.exp(-z * z / 2) + mean * (1 - 2 * ndtr(-z))
 
 
-def _rates(confusion: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _rates(
+    confusion: NDArray[np.int64],
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return precision, recall, F1 and support of each class (K,)."""
     right, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     precision = right / np.maximum(predicted, 1)
@@ -300,23 +377,33 @@ def _rates(confusion: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], ND
     return precision, recall, f1, support
 
 
-def _checked(probabilities: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _checked(
+    probabilities: ArrayLike, targets: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or probabilities.shape[0] == 0 or probabilities.shape[1] == 0:
-        raise ValueError(f"expected probabilities (N, K) of at least one image, got shape {probabilities.shape}")
+        raise ValueError(
+            f"expected probabilities (N, K) of at least one image, got shape {probabilities.shape}"
+        )
     targets = _checked_classes(targets, probabilities.shape[1], "targets")
     if len(targets) != len(probabilities):
         raise ValueError(f"{len(probabilities)} rows of probabilities for {len(targets)} targets")
     # The tolerance lets half precision pass and stops logits.
     if not (probabilities.min() >= 0 and np.abs(probabilities.sum(1) - 1).max() < 0.02):
-        raise ValueError("expected finite probabilities of 0 or more whose rows sum to one (logits need a softmax)")
+        raise ValueError(
+            "expected finite probabilities of 0 or more whose rows sum to one (logits need a softmax)"
+        )
     return probabilities, targets
 
 
 def _checked_classes(classes: ArrayLike, num_classes: int, what: str) -> NDArray[np.int64]:
     classes = np.asarray(classes)
     if classes.ndim != 1 or (classes.size and not np.issubdtype(classes.dtype, np.integer)):
-        raise ValueError(f"expected {what} (N,) of integers, got shape {classes.shape} of {classes.dtype}")
+        raise ValueError(
+            f"expected {what} (N,) of integers, got shape {classes.shape} of {classes.dtype}"
+        )
     if classes.size and not (classes.min() >= 0 and classes.max() < num_classes):
-        raise ValueError(f"{what} must lie in 0..{num_classes - 1}, got {classes.min()}..{classes.max()}")
+        raise ValueError(
+            f"{what} must lie in 0..{num_classes - 1}, got {classes.min()}..{classes.max()}"
+        )
     return classes.astype(np.int64)

@@ -20,13 +20,22 @@ from tintype.models.backbone import backbone_parts, make_head
 from tintype.run import RunFolder, written_whole
 from tintype.shapes import FORMAT, MISFIT
 
-SPARE_PARAMETERS = 50_000_000  # of networks that are built beside the one in the file, and of heads that are exchanged
+# of networks that are built beside the one in the file, and of heads that are exchanged
+SPARE_PARAMETERS = 50_000_000
 
 
 def describe_model(
-    network: nn.Module, spec: DataSpec, name: str, options: dict[str, Any], *, multiply_adds: int, **more: Any
+    network: nn.Module,
+    spec: DataSpec,
+    name: str,
+    options: dict[str, Any],
+    *,
+    multiply_adds: int,
+    **more: Any,
 ) -> dict[str, Any]:
-    """Return what model.json says; `more` are fields of the task, such as its name and test-time views."""
+    """Return what model.json says; `more` are fields of the task, such as its name and test-time
+    views.
+    """
     return {
         "format": FORMAT,
         **more,
@@ -39,7 +48,9 @@ def describe_model(
 
 
 def preprocessing(spec: DataSpec, resize: Resize) -> dict[str, Any]:
-    """Return how a photo becomes the network's input: decode, bring to size, (x / 255 - mean) / std."""
+    """Return how a photo becomes the network's input: decode, bring to size, (x / 255 - mean) /
+    std.
+    """
     return {
         "channels": spec.channels,
         "height": spec.height,
@@ -56,14 +67,21 @@ def preprocessing(spec: DataSpec, resize: Resize) -> dict[str, Any]:
 def resize_of(description: dict[str, Any]) -> Resize:
     """Return how a photo is brought to size, from model.json."""
     how = description["preprocessing"]
-    return Resize(how["resize"], how.get("crop_fraction", 1.0), how.get("interpolation", "bilinear"), how.get("white"))
+    return Resize(
+        how["resize"],
+        how.get("crop_fraction", 1.0),
+        how.get("interpolation", "bilinear"),
+        how.get("white"),
+    )
 
 
 def save_model(run: RunFolder, network: nn.Module, description: dict[str, Any]) -> None:
     """Write model.safetensors and model.json."""
     from safetensors.torch import save_file
 
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
+    tensors = {
+        name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()
+    }
     with written_whole(run.path / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     run.write("model.json", description)
@@ -113,19 +131,22 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
     """Return the network that model.json describes, with random weights.
 
     Raises:
-        ValueError, TypeError, ...: it describes none, or one that is far larger than the file of weights.
-        UserError: there is no such model.
+        ValueError, TypeError, ...: it describes none, or one that is far larger than the file of
+        weights. UserError: there is no such model.
     """
     name, options = description["architecture"]["name"], description["architecture"]["options"]
     count = 0
-    with torch.device("meta"), suppress(UserError, *MISFIT):  # no memory is taken there; not every model can be built
+    # no memory is taken there; not every model can be built
+    with torch.device("meta"), suppress(UserError, *MISFIT):
         count = count_parameters(build_model(name, spec, options, seed=0))
     if weights.exists() and count > SPARE_PARAMETERS + 10 * weights.stat().st_size:
         raise ValueError(f"it has {count:,} parameters, far more than {weights.name} holds")
     network = build_model(name, spec, options, seed=0)
     if description.get("head"):
         parts = backbone_parts(network)
-        network.set_submodule(parts.head_name, make_head(parts.num_features, spec.num_classes, description["head"]))
+        network.set_submodule(
+            parts.head_name, make_head(parts.num_features, spec.num_classes, description["head"])
+        )
     if isinstance(network, nn.ModuleDict):  # a model of several networks, as a GAN
         network = network[description["network"]]
     return network

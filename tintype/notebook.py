@@ -1,7 +1,8 @@
 """One display of a notebook, updated in place, and the small picture of curves that stands in it.
 
-Nothing is needed in the browser: no script, no widget, no style sheet. The picture is an SVG within an <img>, because viewers
-that strip SVG from a page that they do not trust keep pictures. It works on light and on dark ground.
+Nothing is needed in the browser: no script, no widget, no style sheet. The picture is an SVG within
+an <img>, because viewers that strip SVG from a page that they do not trust keep pictures. It works
+on light and on dark ground.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 8, 24, 20  # margins of a panel
 COLOURS = ("#c76b2c", "#3c86bd")  # both are seen on white and on black
 GREY = "#8a8a8a"
 FONT = "font-family='system-ui, sans-serif' font-size='11'"
-LOG_FROM = 20.0  # a curve whose largest value is so many times its smallest is drawn on a logarithmic axis
+# a curve whose largest value is so many times its smallest is drawn on a logarithmic axis
+LOG_FROM = 20.0
 
 
 def in_notebook() -> bool:
-    """Return whether this code runs in a Jupyter kernel. IPython is not imported: in a kernel it is there already."""
+    """Return whether this code runs in a Jupyter kernel.
+
+    IPython is not imported: in a kernel it is there already.
+    """
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return getattr(get_ipython() if get_ipython else None, "kernel", None) is not None
 
@@ -45,7 +50,9 @@ def frame_of(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
     try:
         import pandas
     except ImportError:
-        raise UserError("a frame needs pandas. Type: pip install pandas (or use .table()).") from None
+        raise UserError(
+            "a frame needs pandas. Type: pip install pandas (or use .table())."
+        ) from None
     return pandas.DataFrame(list(rows))
 
 
@@ -67,10 +74,13 @@ class Display:
 
 
 class Curve:
-    """Values by step, averaged over equal stretches of the way, so that a long run takes no more room than a short one."""
+    """Values by step, averaged over equal stretches of the way, so that a long run takes no more
+    room than a short one.
+    """
 
     def __init__(self) -> None:
-        self._means: dict[int, tuple[float, float, int]] = {}  # stretch -> mean step, mean value, count
+        # stretch -> mean step, mean value, count
+        self._means: dict[int, tuple[float, float, int]] = {}
 
     def add(self, step: int, value: float, total_steps: int) -> None:
         """Take a value in; what is not finite is left out."""
@@ -89,7 +99,9 @@ class Curve:
 
 @dataclass
 class Panel:
-    """Curves over steps: {name: points}; `last_x` is where the axis ends, and `written` says a value in a few characters."""
+    """Curves over steps: {name: points}; `last_x` is where the axis ends, and `written` says a
+    value in a few characters.
+    """
 
     title: str
     curves: Mapping[str, Points]
@@ -122,7 +134,9 @@ def picture(panels: Sequence[Panel], share: float) -> str:
 
 
 def _alternative(panel: Panel) -> str:
-    last = [f"{name} {panel.written(points[-1][1])}" for name, points in panel.curves.items() if points]
+    last = [
+        f"{name} {panel.written(points[-1][1])}" for name, points in panel.curves.items() if points
+    ]
     return f"{panel.title}: {', '.join(last)} at last"
 
 
@@ -154,7 +168,9 @@ def _panel(panel: Panel) -> str:
 
 def _curve(places: Points, colour: str, dots: bool) -> list[str]:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    drawn = [f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='1.6' stroke-linejoin='round'/>"]
+    drawn = [
+        f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='1.6' stroke-linejoin='round'/>"
+    ]
     if dots or len(places) == 1:
         shown = places if len(places) <= 60 else places[-1:]
         drawn += [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5' fill='{colour}'/>" for x, y in shown]

@@ -11,20 +11,23 @@ from torch import Tensor, nn
 
 from tintype.distributed import bf16_units
 
-# Muon's lr is a relative step of a weight, Adam's an absolute one. Of the ratios tried this one was the best (docs/log.md).
+# Muon's lr is a relative step of a weight, Adam's an absolute one. Of the ratios tried this one was
+# the best (docs/log.md).
 ABSOLUTE = 1 / 50
 
 
 def mark_scale_invariant(weight: Tensor) -> None:
-    """Mark a filter that is followed by a normalisation: its length has no effect, so Muon may fix it."""
+    """Mark a filter that is followed by a normalisation: its length has no effect, so Muon may fix
+    it.
+    """
     weight.scale_invariant = True  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def orthogonalize(matrix: Tensor, num_iterations: int = 3) -> Tensor:
     """Return a matrix (rows, columns) with about the same singular vectors and singular values near one.
 
-    Newton-Schulz iteration with the quintic coefficients of Jordan et al., "Muon" (2024), computed in bfloat16 as there,
-    in float32 on a CPU that only emulates bfloat16.
+    Newton-Schulz iteration with the quintic coefficients of Jordan et al., "Muon" (2024), computed
+    in bfloat16 as there, in float32 on a CPU that only emulates bfloat16.
     """
     x = matrix.float() if matrix.device.type == "cpu" and not bf16_units() else matrix.bfloat16()
     x = x / (x.norm() + 1e-7)
@@ -40,14 +43,20 @@ def orthogonalize(matrix: Tensor, num_iterations: int = 3) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum whose step is orthogonalized, for weights of two or more dimensions (filters are flattened).
 
-    torch.optim.Muon takes matrices only; convolution filters (O, I, kh, kw) are seen here as (O, I*kh*kw) as Jordan does.
-    `lr` is the relative step of a weight marked by `mark_scale_invariant`, which is kept at the length sqrt(O). Any other
-    weight has a length that matters: it takes lr * ABSOLUTE as the rate of steps the size of Adam's (0.2 for each element,
-    Liu et al., "Muon is scalable", 2025) and decays by `weight_decay`. So one `lr` suits networks with and without norms.
+    torch.optim.Muon takes matrices only; convolution filters (O, I, kh, kw) are seen here as (O,
+    I*kh*kw) as Jordan does. `lr` is the relative step of a weight marked by `mark_scale_invariant`,
+    which is kept at the length sqrt(O). Any other weight has a length that matters: it takes lr *
+    ABSOLUTE as the rate of steps the size of Adam's (0.2 for each element, Liu et al., "Muon is
+    scalable", 2025) and decays by `weight_decay`. So one `lr` suits networks with and without
+    norms.
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 0.1, momentum: float = 0.6, weight_decay: float = 0.0
+        self,
+        params: Iterable[Any],
+        lr: float = 0.1,
+        momentum: float = 0.6,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -78,14 +87,18 @@ class Muon(torch.optim.Optimizer):
 def parameter_groups(network: nn.Module, weight_decay: float, lr: float) -> list[dict[str, Any]]:
     """Split trainable parameters: weights decay, biases and norms (one dimension) do not.
 
-    A parameter may carry `layer_scale`, a factor on the learning rate (lower for earlier layers of a pretrained network).
+    A parameter may carry `layer_scale`, a factor on the learning rate (lower for earlier layers of
+    a pretrained network).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for p in network.parameters():
         if p.requires_grad:
             decay = weight_decay if p.ndim > 1 else 0.0
             groups.setdefault((getattr(p, "layer_scale", 1.0), decay), []).append(p)
-    return [{"params": found, "weight_decay": decay, "lr": lr * scale} for (scale, decay), found in groups.items()]
+    return [
+        {"params": found, "weight_decay": decay, "lr": lr * scale}
+        for (scale, decay), found in groups.items()
+    ]
 
 
 def build_optimizers(
@@ -104,7 +117,9 @@ def build_optimizers(
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
     groups = parameter_groups(network, weight_decay, lr)
     if name == "sgd":
-        return [torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)]
+        return [
+            torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+        ]
     if name == "adam":
         # Decay is decoupled in AdamW only; in Adam it is added to the gradient, as in the paper.
         return [torch.optim.Adam(groups, lr=lr, betas=betas, fused=fused)]
@@ -124,7 +139,9 @@ def _muon_and_adamw(
     rest: dict[float, list[nn.Parameter]] = {}
     for p in trainable:
         if p.ndim <= 1 or hasattr(p, "lr_scale"):
-            rest.setdefault(getattr(p, "lr_scale", 1.0) * getattr(p, "layer_scale", 1.0), []).append(p)
+            rest.setdefault(
+                getattr(p, "lr_scale", 1.0) * getattr(p, "layer_scale", 1.0), []
+            ).append(p)
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
         groups = [{"params": found, "lr": lr * scale} for scale, found in hidden.items()]
@@ -132,7 +149,9 @@ def _muon_and_adamw(
     if rest:
         lr *= ABSOLUTE
         groups = [{"params": p, "lr": lr * scale} for scale, p in rest.items()]
-        optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=fused))
+        optimizers.append(
+            torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=fused)
+        )
     return optimizers
 
 
@@ -146,10 +165,11 @@ def lr_factor(
 ) -> float:
     """Return the factor on the peak learning rate at `progress` (0..1) of the run.
 
-    constant; step (times `step_factor` at each milestone, a part of the run, as torch's MultiStepLR; without milestones
-    at 1/2 and again at 3/4 of what follows the warmup, He et al. 2016); cosine (to zero, Loshchilov & Hutter 2017);
-    linear (to zero); one-cycle (rises for 30 % from 1/25, then falls along a cosine to 1/10,000, Smith 2018).
-    `warmup` is the part of the run in which the factor rises from zero along a line.
+    constant; step (times `step_factor` at each milestone, a part of the run, as torch's
+    MultiStepLR; without milestones at 1/2 and again at 3/4 of what follows the warmup, He et al.
+    2016); cosine (to zero, Loshchilov & Hutter 2017); linear (to zero); one-cycle (rises for 30 %
+    from 1/25, then falls along a cosine to 1/10,000, Smith 2018). `warmup` is the part of the run
+    in which the factor rises from zero along a line.
     """
     if progress < warmup:
         return progress / warmup
@@ -178,7 +198,8 @@ def _between(start: float, end: float, part: float) -> float:
 def steepest_rate(curve: Sequence[tuple[float, float]]) -> float:
     """Return the learning rate at which the loss of a range test falls fastest, over the logarithm of the rate.
 
-    The losses are smoothed over a tenth of the curve; only what comes before the smallest loss counts.
+    The losses are smoothed over a tenth of the curve; only what comes before the smallest loss
+    counts.
 
     Raises:
         ValueError: the curve has fewer than ten points, or never falls.
@@ -188,7 +209,11 @@ def steepest_rate(curve: Sequence[tuple[float, float]]) -> float:
     width = max(2, len(curve) // 10)
     rates = [rate for rate, _ in curve]
     losses = [loss for _, loss in curve]
-    smooth = [sum(part) / len(part) for i in range(len(losses)) if (part := losses[max(0, i - width) : i + width + 1])]
+    smooth = [
+        sum(part) / len(part)
+        for i in range(len(losses))
+        if (part := losses[max(0, i - width) : i + width + 1])
+    ]
     end = max(2, min(range(len(smooth)), key=smooth.__getitem__))
     slopes = [(smooth[i + 1] - smooth[i - 1]) for i in range(1, end)]
     steepest = min(range(len(slopes)), key=slopes.__getitem__)

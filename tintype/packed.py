@@ -25,7 +25,8 @@ SAMPLE = re.compile(r"samples/[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}\.(png|json)")
 
 MOST_ENTRIES = 5_000
 MOST_BYTES = 8_000_000_000  # of all files together
-MOST_RATIO = 100  # times the size of the zip file: weights hardly shrink, tables and JSON some ten times
+# times the size of the zip file: weights hardly shrink, tables and JSON some ten times
+MOST_RATIO = 100
 PIECE = 1 << 20
 
 
@@ -42,11 +43,13 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
 def unpack(path: Path, folder: Path) -> None:
     """Unpack a run into a new folder, whole or not at all.
 
-    Only regular files with the names that a run folder may hold are taken, each written under its own name in `folder`. The
-    number of files and of bytes is bounded by what is really read, not by what the file says of itself.
+    Only regular files with the names that a run folder may hold are taken, each written under its
+    own name in `folder`. The number of files and of bytes is bounded by what is really read, not by
+    what the file says of itself.
 
     Raises:
-        UserError: it is no zip file, it is damaged, it holds something else than a run, or the folder cannot be written.
+        UserError: it is no zip file, it is damaged, it holds something else than a run, or the
+            folder cannot be written.
     """
     _refuse_taken(folder)
     try:
@@ -61,12 +64,16 @@ def unpack(path: Path, folder: Path) -> None:
         _refuse_taken(folder)  # another process was faster
         raise UserError(f"cannot unpack {path} into {folder}: {error.strerror or error}.") from None
     except Exception as error:  # damaged, each kind of compression raises an error type of its own
-        raise UserError(f"{path} is no zip file that can be read, or is damaged ({error}).") from None
+        raise UserError(
+            f"{path} is no zip file that can be read, or is damaged ({error})."
+        ) from None
 
 
 def _refuse_taken(folder: Path) -> None:
     if folder.exists():
-        raise UserError(f"{folder} is there already, and nothing is overwritten. Choose another --name.")
+        raise UserError(
+            f"{folder} is there already, and nothing is overwritten. Choose another --name."
+        )
 
 
 def unpacked(path: Path) -> Path:
@@ -107,9 +114,13 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     for entry in entries:
         name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
-            raise UserError(f"{path} holds a link or a device ({_shown(name)}), which no run does. It is not unpacked.")
+            raise UserError(
+                f"{path} holds a link or a device ({_shown(name)}), which no run does. It is not unpacked."
+            )
         if not may_hold(name):
-            raise UserError(f"{path} holds {_shown(name)}, which is no file of a run. It is not unpacked.")
+            raise UserError(
+                f"{path} holds {_shown(name)}, which is no file of a run. It is not unpacked."
+            )
         if name in seen:
             raise UserError(f"{path} holds {_shown(name)} twice. It is not unpacked.")
         if entry.flag_bits & 1:
@@ -117,13 +128,19 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
         seen.add(name)
     missing = [name for name in NEEDED if name not in seen]
     if missing:
-        raise UserError(f"{path} is no packed run: it has no {missing[0]}. `tintype pack RUN` makes one.")
+        raise UserError(
+            f"{path} is no packed run: it has no {missing[0]}. `tintype pack RUN` makes one."
+        )
     if sum(entry.file_size for entry in entries) > _bound(path):
-        raise UserError(f"{path} would unpack to far more than its own size (a bomb?). It is not unpacked.")
+        raise UserError(
+            f"{path} would unpack to far more than its own size (a bomb?). It is not unpacked."
+        )
     return entries
 
 
-def _extract(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], folder: Path, *, bound: int) -> None:
+def _extract(
+    archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], folder: Path, *, bound: int
+) -> None:
     left = bound
     for entry in entries:
         target = folder / entry.filename
@@ -132,7 +149,9 @@ def _extract(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], folder: P
             while piece := source.read(PIECE):
                 left -= len(piece)
                 if left < 0:
-                    raise UserError(f"{archive.filename} holds more than it says (a bomb?). It is not unpacked.")
+                    raise UserError(
+                        f"{archive.filename} holds more than it says (a bomb?). It is not unpacked."
+                    )
                 out.write(piece)
 
 
@@ -148,10 +167,14 @@ def pack(folder: Path, target: Path) -> int:
         UserError: the run is not finished, the file is there already, or it cannot be written.
     """
     if target.exists():
-        raise UserError(f"{target} is there already, and nothing is overwritten. Choose another --out.")
+        raise UserError(
+            f"{target} is there already, and nothing is overwritten. Choose another --out."
+        )
     refuse_ways_out(folder)
     files = [name for name in FILES if (folder / name).is_file()]
-    samples = sorted(f"samples/{path.name}" for path in (folder / "samples").glob("*") if path.is_file())
+    samples = sorted(
+        f"samples/{path.name}" for path in (folder / "samples").glob("*") if path.is_file()
+    )
     files += [name for name in samples if may_hold(name)]
     partial = temporary_for(target)
     try:
@@ -160,7 +183,8 @@ def pack(folder: Path, target: Path) -> int:
             for name in files:
                 stored = name.endswith((".safetensors", ".png"))  # which do not become smaller
                 how = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
-                entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # no times: the same run gives the same bytes
+                # no times: the same run gives the same bytes
+                entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
                 entry.compress_type, entry.external_attr = how, 0o644 << 16
                 with (
                     open(folder / name, "rb", opener=regular_only) as source,
@@ -169,7 +193,9 @@ def pack(folder: Path, target: Path) -> int:
                     shutil.copyfileobj(source, out, PIECE)
         os.replace(partial, target)
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}. Choose another --out.") from None
+        raise UserError(
+            f"cannot write {target}: {error.strerror or error}. Choose another --out."
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
     return len(files)

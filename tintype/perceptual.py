@@ -1,4 +1,7 @@
-"""Pictures compared by the features of a network that was trained to see: a loss (Johnson et al. 2016), and LPIPS."""
+"""Pictures compared by the features of a network that was trained to see: a loss (Johnson et al.
+
+2016), and LPIPS.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ from tintype.pretrained import (
 )
 from tintype.weights import read_weights
 
-# Johnson et al. take relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16. Of other networks with `features`: their first stages.
+# Johnson et al. take relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16. Of other networks with
+# `features`: their first stages.
 LAYERS = {
     "vgg16": ("features.3", "features.8", "features.15", "features.22"),
     "squeezenet1_0": ("features.1", "features.4", "features.7"),
@@ -41,8 +45,9 @@ TRUNKS = {"alexnet": "alex", "vgg16": "vgg", "squeezenet1_1": "squeeze"}
 class PerceptualLoss(nn.Module):
     """Mean squared difference of features, averaged over layers with equal weight.
 
-    Pictures of 0..1 are normalised inside as the network was trained (ImageNet's mean and deviation). Each layer's difference
-    is divided by the mean square of the original's features, so that no layer outweighs the others.
+    Pictures of 0..1 are normalised inside as the network was trained (ImageNet's mean and
+    deviation). Each layer's difference is divided by the mean square of the original's features, so
+    that no layer outweighs the others.
 
     Args:
         name: a torchvision network.
@@ -56,7 +61,9 @@ class PerceptualLoss(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str = "vgg16", weights: str = "default", layers: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, name: str = "vgg16", weights: str = "default", layers: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -66,7 +73,9 @@ class PerceptualLoss(nn.Module):
             )
         chosen = list(layers or LAYERS.get(name, ()))
         if not chosen:
-            raise UserError(f"which layers of {name}? Set task.feature_layers, as in [features.3, features.8].")
+            raise UserError(
+                f"which layers of {name}? Set task.feature_layers, as in [features.3, features.8]."
+            )
         classes = tuple(str(k) for k in range(1000))
         network = build_model(name, DataSpec("", 3, 224, 224, classes, (), (), ""), {}, seed=0)
         load_pretrained(network, name, weights, instead=INSTEAD)
@@ -82,7 +91,9 @@ class PerceptualLoss(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     @classmethod
-    def of(cls, network: str | None, weights: str | None, layers: Sequence[str] | None) -> PerceptualLoss:
+    def of(
+        cls, network: str | None, weights: str | None, layers: Sequence[str] | None
+    ) -> PerceptualLoss:
         """Return the loss for what a recipe says; without a network its name is told by the weight file, else vgg16.
 
         Raises:
@@ -101,17 +112,22 @@ class PerceptualLoss(nn.Module):
         ours = self.network((pictures - self.mean) / self.std)
         with torch.no_grad():
             wanted = self.network((originals - self.mean) / self.std)
-        parts = [F.mse_loss(ours[k], wanted[k]) / wanted[k].square().mean().clamp(min=1e-12) for k in wanted]
+        parts = [
+            F.mse_loss(ours[k], wanted[k]) / wanted[k].square().mean().clamp(min=1e-12)
+            for k in wanted
+        ]
         return torch.stack(parts).mean()
 
 
 class PerceptualDistance:
     """LPIPS 0.1 of whole pictures: how different they look, by features weighted as people judged (Zhang et al. 2018).
 
-    The weights of the judgement come with the package `lpips`, those of the network under it from torchvision or a file.
+    The weights of the judgement come with the package `lpips`, those of the network under it from
+    torchvision or a file.
 
     Args:
-        trunk: "alexnet", "vgg16" or "squeezenet1_1", whose weights are downloaded once, or their weight file.
+        trunk: "alexnet", "vgg16" or "squeezenet1_1", whose weights are downloaded once, or their
+            weight file.
 
     Attributes:
         name: "lpips_alex" and so on; figures of different trunks cannot be compared.
@@ -124,10 +140,16 @@ class PerceptualDistance:
         try:
             import lpips
         except ImportError:
-            raise UserError("LPIPS needs the package lpips. Type: pip install 'tintype[lpips]'") from None
-        name = trunk if trunk in TRUNKS else model_of_weights(trunk) if Path(trunk).is_file() else None
+            raise UserError(
+                "LPIPS needs the package lpips. Type: pip install 'tintype[lpips]'"
+            ) from None
+        name = (
+            trunk if trunk in TRUNKS else model_of_weights(trunk) if Path(trunk).is_file() else None
+        )
         if name not in TRUNKS:
-            raise UserError(f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file of one.")
+            raise UserError(
+                f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file of one."
+            )
         downloaded = trunk == name
         instead = INSTEAD_OF_LPIPS.format(name=name)
         file = fetch_weights(name, instead=instead) if downloaded else Path(trunk)
@@ -140,12 +162,17 @@ class PerceptualDistance:
         missing = [source for source in wanted.values() if source not in tensors]
         if missing:
             raise UserError(f"{trunk} lacks {missing[0]}, so it is not the weight file of {name}.")
-        self.network.net.load_state_dict({key: tensors[source].float() for key, source in wanted.items()})
+        self.network.net.load_state_dict(
+            {key: tensors[source].float() for key, source in wanted.items()}
+        )
         self.name, self.device = f"lpips_{TRUNKS[name]}", device
 
     @torch.inference_mode()
     def __call__(self, picture: np.ndarray, original: np.ndarray) -> float:
         """Return the distance of pictures (H, W, 1 or 3) uint8; 0 for equal ones."""
-        pair = [torch.from_numpy(p.copy()).permute(2, 0, 1)[None].expand(-1, 3, -1, -1) for p in (picture, original)]
+        pair = [
+            torch.from_numpy(p.copy()).permute(2, 0, 1)[None].expand(-1, 3, -1, -1)
+            for p in (picture, original)
+        ]
         one, other = (p.to(self.device).float() / 127.5 - 1 for p in pair)
         return float(self.network(one, other))

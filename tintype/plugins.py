@@ -28,12 +28,13 @@ NOT_PLUGINS = {
 def names(kind: str, task: str | None = None) -> dict[str, str]:
     """Return every name of a kind ("models", "data", "tasks") with one line that describes it.
 
-    With `task`, only those that serve this task: a file says so by a literal `TASK = "upscale"`; without it, it is there
-    to classify.
+    With `task`, only those that serve this task: a file says so by a literal `TASK = "upscale"`;
+    without it, it is there to classify.
 
-    A file `small_filters.py` offers the name `small-filters`, described by the first line of its docstring;
-    a file that serves several names declares them in a literal `NAMES = {"name": "description", ...}`, in which
-    "prefix/NAME" stands for every name that begins with the prefix. Files of one name come first.
+    A file `small_filters.py` offers the name `small-filters`, described by the first line of its
+    docstring; a file that serves several names declares them in a literal `NAMES = {"name":
+    "description", ...}`, in which "prefix/NAME" stands for every name that begins with the prefix.
+    Files of one name come first.
     """
     offers = _offers(kind)
     stems = sorted(offers, key=lambda stem: stem.replace("_", "-") not in offers[stem])
@@ -44,16 +45,28 @@ def names(kind: str, task: str | None = None) -> dict[str, str]:
 
 @lru_cache
 def _offers(kind: str) -> dict[str, dict[str, str]]:
-    """Return what each file of a kind offers, {stem: {name: description}}, read from the source text."""
+    """Return what each file of a kind offers, {stem: {name: description}}, read from the source
+    text.
+    """
     found: dict[str, dict[str, str]] = {}
     for path in sorted((PACKAGE / kind).glob("*.py")):
         if path.stem.startswith("_") or path.stem in NOT_PLUGINS.get(kind, ()):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        several = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and _assigns_names(n)]
-        single = {path.stem.replace("_", "-"): (ast.get_docstring(tree) or "").split("\n")[0]}
+        several = [
+            ast.literal_eval(n.value)
+            for n in tree.body
+            if isinstance(n, ast.Assign) and _assigns_names(n)
+        ]
+        single = {path.stem.replace("_", "-"): _summary(tree)}
         found[path.stem] = several[0] if several else single
     return found
+
+
+def _summary(node: ast.Module | ast.FunctionDef) -> str:
+    """Return the first paragraph of a docstring as one line."""
+    docstring = ast.get_docstring(node) or ""
+    return " ".join(docstring.split("\n\n")[0].split())
 
 
 def task_of_model(name: str) -> str:
@@ -68,7 +81,11 @@ def task_of_model(name: str) -> str:
 @lru_cache
 def _task_of(kind: str, stem: str) -> str:
     tree = ast.parse((PACKAGE / kind / f"{stem}.py").read_text(encoding="utf-8"))
-    found = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and _assigns(n, "TASK")]
+    found = [
+        ast.literal_eval(n.value)
+        for n in tree.body
+        if isinstance(n, ast.Assign) and _assigns(n, "TASK")
+    ]
     return found[0] if found else "classify"
 
 
@@ -114,7 +131,9 @@ def find(kind: str, name: str) -> ModuleType:
 
 def _stem(kind: str, name: str) -> str:
     name = canonical(kind, name)
-    return next(stem for stem, offer in _offers(kind).items() if name in offer or _pattern(name) in offer)
+    return next(
+        stem for stem, offer in _offers(kind).items() if name in offer or _pattern(name) in offer
+    )
 
 
 def study_names() -> dict[str, str]:
@@ -130,10 +149,11 @@ def study_names() -> dict[str, str]:
 def augmentation_names() -> dict[str, str]:
     """Return every augmentation with one line that describes it, in the order of application.
 
-    An augmentation is a public function in `augment/operations.py` whose first argument is `canvas`.
+    An augmentation is a public function in `augment/operations.py` whose first argument is
+    `canvas`.
     """
     return {
-        node.name: (ast.get_docstring(node) or "").split("\n")[0]
+        node.name: _summary(node)
         for node in ast.parse((PACKAGE / "augment/operations.py").read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
         and not node.name.startswith("_")
@@ -145,6 +165,10 @@ def augmentation_names() -> dict[str, str]:
 def augmentation_presets() -> dict[str, dict[str, object]]:
     """Return the named presets of `augment/spec.py` with what each contains."""
     for node in ast.parse((PACKAGE / "augment/spec.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "PRESETS":
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.target.id == "PRESETS"
+        ):
             return ast.literal_eval(node.value) if node.value else {}
     raise AssertionError("augment/spec.py holds no PRESETS")

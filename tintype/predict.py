@@ -30,10 +30,15 @@ __all__ = ["Answers", "Predictor", "list_images", "load_task", "predict_files"]
 class Predictor(Classifier):
     """A classifier of a run, computed by torch."""
 
-    def __init__(self, task: Classify, description: Mapping[str, Any], batch_size: int = 64) -> None:
-        thresholds = description.get("abstain", [])  # absent from models that were made before they were fitted
+    def __init__(
+        self, task: Classify, description: Mapping[str, Any], batch_size: int = 64
+    ) -> None:
+        # absent from models that were made before they were fitted
+        thresholds = description.get("abstain", [])
         typical = Typical.of(description.get("typical"))
-        super().__init__(task.spec.class_names, description["preprocessing"], thresholds, batch_size, typical)
+        super().__init__(
+            task.spec.class_names, description["preprocessing"], thresholds, batch_size, typical
+        )
         self.task = task
 
     @classmethod
@@ -60,7 +65,9 @@ class Predictor(Classifier):
         classes = self.task.logits(network, images).argmax(1)
         found = grad_cam(network, self.task.normalise(images), classes)
         if found is None:
-            raise UserError("this network has no layer with maps, so no heat map can be drawn. Leave --heatmaps out.")
+            raise UserError(
+                "this network has no layer with maps, so no heat map can be drawn. Leave --heatmaps out."
+            )
         return [overlaid(image, heat) for image, heat in zip(pixels, found.maps, strict=True)]
 
 
@@ -81,14 +88,16 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], *, device: str =
     predictor = Predictor.of(RunFolder.open(run), device=device)
     found = [item for batch in answered(predictor, list_images(paths)) for item in batch]
     return Answers(
-        [item.prediction for item in found if item.prediction], [(i.file, i.reason) for i in found if not i.prediction]
+        [item.prediction for item in found if item.prediction],
+        [(i.file, i.reason) for i in found if not i.prediction],
     )
 
 
 def load_task(run: RunFolder, device: str) -> tuple[Task, dict[str, Any]]:
     """Rebuild the task around the saved model, in the precision that its figures were measured in.
 
-    The process keeps freed memory from then on, as in training: predicting is twice as fast by it on a CPU.
+    The process keeps freed memory from then on, as in training: predicting is twice as fast by it
+    on a CPU.
 
     Raises:
         UserError: the run has no finished model, or the device is not there.
@@ -96,10 +105,13 @@ def load_task(run: RunFolder, device: str) -> tuple[Task, dict[str, Any]]:
     chosen, _ = choose_device(device)
     hold_memory()
     network, spec, description = load_model(run, chosen)
-    # The precision that the figures were measured in; every CPU and GPU that torch supports can compute in it.
+    # The precision that the figures were measured in; every CPU and GPU that torch supports can
+    # compute in it.
     dtype = torch.bfloat16 if description["precision"] == "bf16" else torch.float32
     module = find("tasks", description["task"])
     try:
         return module.restore(network, spec, description, device=chosen, dtype=dtype), description
     except MISFIT as error:  # fields of the task that do not fit the network, or one another
-        raise UserError(f"{run.path / 'model.json'} is broken ({type(error).__name__}: {error}).") from None
+        raise UserError(
+            f"{run.path / 'model.json'} is broken ({type(error).__name__}: {error})."
+        ) from None

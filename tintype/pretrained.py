@@ -37,13 +37,22 @@ INSTEAD = "give --weights FILE, or start without: --weights none"
 
 # Old files of DenseNet number their layers "norm.1", where today's network has "norm1".
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception that help in training from scratch
+# heads of GoogLeNet and Inception that help in training from scratch
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _HEADS = ("fc", "classifier", "head", "heads")
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index", "relative_coords_table")
+_BUFFERS = (
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+    "relative_position_index",
+    "relative_coords_table",
+)
 
 
 class Preprocessing(NamedTuple):
-    """How a network saw images when it was trained: size, cut and filter, mean and deviation of values in 0..1."""
+    """How a network saw images when it was trained: size, cut and filter, mean and deviation of
+    values in 0..1.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -66,7 +75,9 @@ class Preprocessing(NamedTuple):
 
 
 class OwnRun(NamedTuple):
-    """A finished run of one's own that another one starts from: its folder, and what model.json says."""
+    """A finished run of one's own that another one starts from: its folder, and what model.json
+    says.
+    """
 
     folder: Path
     description: dict[str, Any]
@@ -93,7 +104,9 @@ class OwnRun(NamedTuple):
         height, width = how["height"], how["width"]
         size = height if height == width else (height, width)
         cut, filtered = how.get("crop_fraction", 1.0), how.get("interpolation", "bilinear")
-        return Preprocessing(tuple(how["mean"]), tuple(how["std"]), size, cut, filtered, how["resize"])
+        return Preprocessing(
+            tuple(how["mean"]), tuple(how["std"]), size, cut, filtered, how["resize"]
+        )
 
 
 def own_run(weights: str | None) -> OwnRun | None:
@@ -110,13 +123,17 @@ def own_run(weights: str | None) -> OwnRun | None:
     folder = path.parent if path.name == "model.safetensors" and path.is_file() else path
     if not (folder / "model.json").is_file():
         if (folder / "recipe.yaml").is_file():
-            raise UserError(f"{folder} has no finished model yet. Finish it: tintype train --resume {folder}")
+            raise UserError(
+                f"{folder} has no finished model yet. Finish it: tintype train --resume {folder}"
+            )
         return None
 
     run = OwnRun(folder, RunFolder(folder).read("model.json"))
     task = run.description.get("task", "classify")
     if task != "classify":
-        raise UserError(f"{folder} is a run of task {task}; only a classifier's network can be started from.")
+        raise UserError(
+            f"{folder} is a run of task {task}; only a classifier's network can be started from."
+        )
     try:
         _ = run.model, run.options, run.class_names, run.preprocessing
     except (KeyError, TypeError) as error:
@@ -135,7 +152,8 @@ def own_preprocessing(name: str, weights: str = "default") -> Preprocessing | No
 
     Args:
         name: the model.
-        weights: as for `load_pretrained`; a file is recognised by its name, else the default weights count.
+        weights: as for `load_pretrained`; a file is recognised by its name, else the default
+            weights count.
 
     Raises:
         UserError: unknown model.
@@ -148,7 +166,9 @@ def own_preprocessing(name: str, weights: str = "default") -> Preprocessing | No
         config = timm_zoo.default_config(name)
         mode = "squash" if config.crop_mode == "squash" else "crop"
         known = config.interpolation if config.interpolation in INTERPOLATIONS else "bicubic"
-        return Preprocessing(config.mean, config.std, config.input_size[-1], config.crop_pct, known, mode)
+        return Preprocessing(
+            config.mean, config.std, config.input_size[-1], config.crop_pct, known, mode
+        )
     if name not in torchvision_zoo.NAMES:
         return None
     transforms = _entry(name, weights).transforms()
@@ -171,8 +191,13 @@ def weights_available(name: str) -> bool:
         except ImportError:  # timm can do without, but then it downloads nothing
             return False
         files = ("model.safetensors", "pytorch_model.bin")
-        return bool(hub) and any(isinstance(try_to_load_from_cache(hub, file), str) for file in files)
-    return name in torchvision_zoo.NAMES and _downloaded(_file_name(_entry(name, "default"))) is not None
+        return bool(hub) and any(
+            isinstance(try_to_load_from_cache(hub, file), str) for file in files
+        )
+    return (
+        name in torchvision_zoo.NAMES
+        and _downloaded(_file_name(_entry(name, "default"))) is not None
+    )
 
 
 def fetch_weights(name: str, progress: Progress | None = None, *, instead: str = INSTEAD) -> Path:
@@ -201,11 +226,17 @@ def model_of_weights(path: str | Path) -> str | None:
         UserError: the name says nothing, and the file is damaged.
     """
     file = Path(path).name
-    entries = {_file_name(entry): name for name in torchvision_zoo.NAMES for entry in _entries(name).values()}
+    entries = {
+        _file_name(entry): name
+        for name in torchvision_zoo.NAMES
+        for entry in _entries(name).values()
+    }
     if file in entries:
         return entries[file]
     words = "_" + re.sub(r"[^a-z0-9]+", "_", file.lower()) + "_"
-    named = max((name for name in torchvision_zoo.NAMES if f"_{name}_" in words), key=len, default=None)
+    named = max(
+        (name for name in torchvision_zoo.NAMES if f"_{name}_" in words), key=len, default=None
+    )
     if named is None and Path(path).is_file():
         return _model_that_fits(read_weights(Path(path)).tensors)
     return named
@@ -225,17 +256,22 @@ def load_pretrained(
     Args:
         network: as `build_model` returns it.
         name: the model.
-        weights: "default" (downloaded once), the name of other weights in torchvision ("IMAGENET1K_V1"), a file
-            (.safetensors, .pth, .pt), a run of one's own (folder or packed), a folder with model.safetensors, or "none".
+        weights: "default" (downloaded once), the name of other weights in torchvision
+            ("IMAGENET1K_V1"), a file
+            (.safetensors, .pth, .pt), a run of one's own (folder or packed), a folder with
+            model.safetensors, or "none".
         progress: called as progress(what, done, total), in bytes, while a file is downloaded.
-        class_names: what the network is to tell apart; the head of a run of one's own is kept only for the same classes.
+        class_names: what the network is to tell apart; the head of a run of one's own is kept only
+            for the same classes.
         instead: what to type where weights cannot be downloaded.
 
     Returns:
-        What model.json keeps: source, file, sha256, head ("new" or "loaded"), and what is known of licence and training.
+        What model.json keeps: source, file, sha256, head ("new" or "loaded"), and what is known of
+        licence and training.
 
     Raises:
-        UserError: no such weights, no network, a damaged file, a file that needs code, or one for another model.
+        UserError: no such weights, no network, a damaged file, a file that needs code, or one for
+            another model.
     """
     name = canonical("models", name)
     if weights == "none":
@@ -254,15 +290,29 @@ def load_pretrained(
     else:
         raise UserError(_no_such_weights(name, weights))
     content = read_weights(path)
-    new_classes = run is not None and class_names is not None and list(class_names) != run.class_names
+    new_classes = (
+        run is not None and class_names is not None and list(class_names) != run.class_names
+    )
     taken = _put_into(network, name, content.tensors, str(path), new_head=new_classes)
     told = {"averaged": content.averaged, "remark": content.remark, **taken}
     found = {key: value for key, value in told.items() if value}
-    return {"source": "file", **content.metadata, **origin, "file": path.name, "sha256": _sha256(path), **found}
+    return {
+        "source": "file",
+        **content.metadata,
+        **origin,
+        "file": path.name,
+        "sha256": _sha256(path),
+        **found,
+    }
 
 
 def _put_into(
-    network: nn.Module, name: str, tensors: dict[str, Tensor], source: str, *, new_head: bool = False
+    network: nn.Module,
+    name: str,
+    tensors: dict[str, Tensor],
+    source: str,
+    *,
+    new_head: bool = False,
 ) -> dict[str, Any]:
     """Load tensors into a network; return what became of the head, "loaded" or "new", and what was left of the names.
 
@@ -275,31 +325,63 @@ def _put_into(
     backbone = {key: value for key, value in expected.items() if key not in head}
     bare, prefix = without_prefix(tensors, backbone, source)
     given = _as_today(bare, network)
-    fitting = {key: as_expected(given[key], value) for key, value in expected.items() if key in given}
+    fitting = {
+        key: as_expected(given[key], value) for key, value in expected.items() if key in given
+    }
     head_fits = not new_head and all(fitting.get(key) is not None for key in head)
-    missing = [key for key in backbone if key not in given and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in given if key not in expected and not key.startswith(f"{head_name}.")]
+    missing = [
+        key for key in backbone if key not in given and not key.endswith("num_batches_tracked")
+    ]
+    unexpected = [
+        key for key in given if key not in expected and not key.startswith(f"{head_name}.")
+    ]
     others = [
         f"{key} {_shape(given[key])} instead of {_shape(value)}"
         for key, value in backbone.items()
         if key in given and fitting[key] is None
     ]
     if missing or unexpected or others:
-        found = [_first(missing, "missing"), _first(unexpected, "unexpected"), _first(others, "of another shape")]
+        found = [
+            _first(missing, "missing"),
+            _first(unexpected, "unexpected"),
+            _first(others, "of another shape"),
+        ]
         other = _model_that_fits(bare)
-        hint = f"They fit {other}: --model {other}" if other and other != name else "Give the weights of that model."
-        raise UserError(f"the weights in {source} do not fit model {name}: {'; '.join(filter(None, found))}. {hint}")
+        hint = (
+            f"They fit {other}: --model {other}"
+            if other and other != name
+            else "Give the weights of that model."
+        )
+        raise UserError(
+            f"the weights in {source} do not fit model {name}: {'; '.join(filter(None, found))}. {hint}"
+        )
 
-    used = {key: value for key, value in fitting.items() if value is not None and (head_fits or key not in head)}
-    broken = [key for key, value in used.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    used = {
+        key: value
+        for key, value in fitting.items()
+        if value is not None and (head_fits or key not in head)
+    }
+    broken = [
+        key
+        for key, value in used.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
     if broken:
-        raise UserError(f"the weights in {source} are not finite: {_first(broken, 'tensors')}. Get the file again.")
+        raise UserError(
+            f"the weights in {source} are not finite: {_first(broken, 'tensors')}. Get the file again."
+        )
     network.load_state_dict({**expected, **used})
-    return {"head": "loaded" if head_fits else "new", "prefix": prefix, "left_out": len(tensors) - len(bare)}
+    return {
+        "head": "loaded" if head_fits else "new",
+        "prefix": prefix,
+        "left_out": len(tensors) - len(bare),
+    }
 
 
 def _as_today(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Return tensors under the names of today's networks, without auxiliary heads, at the network's image size."""
+    """Return tensors under the names of today's networks, without auxiliary heads, at the network's
+    image size.
+    """
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
     state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
     position = state.get("encoder.pos_embedding")
@@ -323,15 +405,27 @@ def _first(names: list[str], what: str) -> str:
 
 
 def _model_that_fits(tensors: dict[str, Tensor]) -> str | None:
-    """Return the torchvision model with as many parameters as these would be with a head for 1,000 classes."""
+    """Return the torchvision model with as many parameters as these would be with a head for 1,000
+    classes.
+    """
     bare = without_shared_prefix(tensors)
     own = {key: value for key, value in bare.items() if not key.endswith(_BUFFERS)}
     plain = {key: value for key, value in own.items() if not key.startswith(_AUXILIARY)}
     counts = {sum(value.numel() for value in some.values()) for some in (own, plain)}
-    heads = [value for key, value in plain.items() if value.ndim > 1 and key.partition(".")[0] in _HEADS]
+    heads = [
+        value for key, value in plain.items() if value.ndim > 1 and key.partition(".")[0] in _HEADS
+    ]
     for num_classes, num_features in [head.shape[:2] for head in heads]:
-        counts |= {count + (1000 - num_classes) * (num_features + bias) for count in counts for bias in (0, 1)}
-    fitting = [name for name in torchvision_zoo.NAMES if _entry(name, "default").meta["num_params"] in counts]
+        counts |= {
+            count + (1000 - num_classes) * (num_features + bias)
+            for count in counts
+            for bias in (0, 1)
+        }
+    fitting = [
+        name
+        for name in torchvision_zoo.NAMES
+        if _entry(name, "default").meta["num_params"] in counts
+    ]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -344,7 +438,9 @@ def _entries(name: str) -> dict[str, Any]:
 
 
 def _entry(name: str, weights: str) -> Any:
-    """Return torchvision's description of the weights that are meant, of a file by its name, else the default ones."""
+    """Return torchvision's description of the weights that are meant, of a file by its name, else
+    the default ones.
+    """
     entries = _entries(name)
     by_file = {_file_name(entry): entry for entry in entries.values()}
     return entries.get(weights) or by_file.get(Path(weights).name) or entries["default"]
@@ -395,7 +491,12 @@ def _origin(entry: Any) -> dict[str, str]:
     """Return what torchvision says of weights."""
     licence = entry.meta.get("license", "not stated; trained on ImageNet-1K")
     training = entry.meta.get("recipe", "")
-    return {"source": f"torchvision {entry}", "url": entry.url, "training": training, "licence": licence}
+    return {
+        "source": f"torchvision {entry}",
+        "url": entry.url,
+        "training": training,
+        "licence": licence,
+    }
 
 
 def _downloaded(file: str) -> Path | None:
@@ -449,7 +550,10 @@ def _download(
 
 
 def _chunks(url: str) -> Iterator[tuple[int, bytes]]:
-    """Yield (length of the whole, next bytes). Failures of the network are told apart from those of the disk."""
+    """Yield (length of the whole, next bytes).
+
+    Failures of the network are told apart from those of the disk.
+    """
     request = urllib.request.Request(url, headers={"User-Agent": "tintype"})
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
@@ -475,10 +579,14 @@ def _load_from_timm(network: nn.Module, name: str, instead: str) -> dict[str, An
     """Load timm's own weights, which timm downloads, keeps and brings to the network's image size."""
     config = timm_zoo.default_config(name)
     try:
-        if config.hf_hub_id and not weights_available(name):  # without a network, the hub's client tries for a minute
+        # without a network, the hub's client tries for a minute
+        if config.hf_hub_id and not weights_available(name):
             hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
             next(_chunks(f"{hub}/{config.hf_hub_id}/resolve/main/config.json"), None)
-        size: Any = getattr(getattr(network, "patch_embed", None), "img_size", None) or config.input_size[1:]
+        size: Any = (
+            getattr(getattr(network, "patch_embed", None), "img_size", None)
+            or config.input_size[1:]
+        )
         spec = DataSpec("", 3, int(size[0]), int(size[1]), ("",) * 2, (0.5,) * 3, (0.5,) * 3, "")
         source = timm_zoo.create(name, spec, pretrained=True)
     except (OSError, RuntimeError, ValueError, _NoDownload) as error:
@@ -488,7 +596,9 @@ def _load_from_timm(network: nn.Module, name: str, instead: str) -> dict[str, An
             f"Download them elsewhere and {instead}"
         ) from None
     head = backbone_parts(source).head_name
-    tensors = {key: value for key, value in source.state_dict().items() if not key.startswith(f"{head}.")}
+    tensors = {
+        key: value for key, value in source.state_dict().items() if not key.startswith(f"{head}.")
+    }
     kept = {**network.state_dict(), **tensors}
     network.load_state_dict(kept)
     licence = getattr(config, "license", None) or "not stated"

@@ -1,4 +1,6 @@
-"""How a run shows that it lives: a bar on a terminal, a curve in a notebook, plain lines elsewhere, nothing when asked."""
+"""How a run shows that it lives: a bar on a terminal, a curve in a notebook, plain lines elsewhere,
+nothing when asked.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ def duration(seconds: float) -> str:
 def epochs(epoch: float) -> str:
     """Return passes over the training images as people count them: "3", or "0.9" in the middle of an early one.
 
-    An evaluation comes after a whole number of steps, so what is measured every epoch comes after 1.01749 of them, and
-    after 29.507 where 29 were meant.
+    An evaluation comes after a whole number of steps, so what is measured every epoch comes after
+    1.01749 of them, and after 29.507 where 29 were meant.
     """
     nearest = round(epoch)
     if nearest and abs(epoch - nearest) < 0.1:
@@ -38,7 +40,9 @@ def epochs(epoch: float) -> str:
 class Silent:
     """Tells nothing."""
 
-    def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None: ...
+    def on_step(
+        self, step: int, total_steps: int, loss: float, images_per_second: float
+    ) -> None: ...
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None: ...
 
@@ -61,7 +65,9 @@ def figures_line(figures: dict[str, Any]) -> str:
     if "loss" in figures:
         parts.append(f"loss {figures['loss']:.3g}")
     if not parts:
-        parts = [f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float)][:4]
+        parts = [
+            f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float)
+        ][:4]
     return ", ".join(parts)
 
 
@@ -89,7 +95,11 @@ class Lines(Silent):
             self._work = what, now, done
         if now - self._said > self.seconds:
             _, start, first = self._work
-            left = f", {duration((now - start) / (done - first) * (total - done))} left" if done > first else ""
+            left = (
+                f", {duration((now - start) / (done - first) * (total - done))} left"
+                if done > first
+                else ""
+            )
             self._say(f"{what}: {done:,} of {total:,}{left}")
 
     def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None:
@@ -109,7 +119,9 @@ class Lines(Silent):
             )
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
-        whole = f" of {epochs(epoch / step * self._total_steps)}" if self._total_steps and step else ""
+        whole = (
+            f" of {epochs(epoch / step * self._total_steps)}" if self._total_steps and step else ""
+        )
         self._say(f"epoch {epochs(epoch)}{whole}: validation {figures_line(figures)}")
 
 
@@ -144,7 +156,9 @@ class Bar(Silent):
             self._task = self._progress.add_task(what, total=total, text="", count="")
             self._what = what
         # Of runs only those that are done are counted, while the bar moves with the one under way.
-        self._progress.update(self._task, completed=done, total=total, text=text, count=f"{int(done):,}/{total:,}")
+        self._progress.update(
+            self._task, completed=done, total=total, text=text, count=f"{int(done):,}/{total:,}"
+        )
         if done >= total:
             self.close()
 
@@ -160,10 +174,14 @@ class Bar(Silent):
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         text = f"loss {loss:.4f}  {images_per_second:,.0f} img/s"
-        self._show("training", step, total_steps, text + (f"  val {self._last}" if self._last else ""))
+        self._show(
+            "training", step, total_steps, text + (f"  val {self._last}" if self._last else "")
+        )
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
-        self._last = f"{100 * figures['accuracy']:.1f} %" if "accuracy" in figures else figures_line(figures)
+        self._last = (
+            f"{100 * figures['accuracy']:.1f} %" if "accuracy" in figures else figures_line(figures)
+        )
 
     def close(self) -> None:
         if self._progress is not None:
@@ -175,8 +193,8 @@ class Bar(Silent):
 class Live(Silent):
     """One display of a notebook, replaced as work goes on: a bar with time remaining, loss and validation figure as curves.
 
-    It is replaced at most once in `seconds`, and where a part of the work ends. It works only when it is told something, so
-    nothing is left running behind a run that was stopped.
+    It is replaced at most once in `seconds`, and where a part of the work ends. It works only when
+    it is told something, so nothing is left running behind a run that was stopped.
     """
 
     def __init__(self, display: Display | None = None, seconds: float = 1.0) -> None:
@@ -188,20 +206,30 @@ class Live(Silent):
         self.last = ""  # the last validation figures in words
         self._headline, self._share = "", 0.0
         self._step, self._total_steps = 0, 1
-        self._started: tuple[float, int] | None = None  # when the first step was told, and its number
-        self._end = ("", "", 0.0)  # headline, words below and share for when a part of the work is over
+        # when the first step was told, and its number
+        self._started: tuple[float, int] | None = None
+        # headline, words below and share for when a part of the work is over
+        self._end = ("", "", 0.0)
         self._shown = -seconds
         self._between = False  # whether a part of the work has ended and no other has begun
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         if step <= self._step:  # another run, as in tuning
-            self.losses, self.figures, self.figure, self.last, self._started = {}, Curve(), "", "", None
+            self.losses, self.figures, self.figure, self.last, self._started = (
+                {},
+                Curve(),
+                "",
+                "",
+                None,
+            )
         now = time.perf_counter()
         started, first = self._started = self._started or (now, step)
         self._step, self._total_steps, self._share = step, total_steps, step / max(1, total_steps)
         where, speed = f"step {step:,} of {total_steps:,}", f"{images_per_second:,.0f} images/s"
         left = (now - started) / max(1, step - first) * (total_steps - step)
-        self._headline = f"{where} · about {duration(left)} left · {speed}" if step > first else where
+        self._headline = (
+            f"{where} · about {duration(left)} left · {speed}" if step > first else where
+        )
         self._end = f"{where} · {duration(now - started)} · {speed}", self.last, self._share
         self._show()
 
@@ -217,7 +245,9 @@ class Live(Silent):
         for name, value in row.items():
             if name == "loss" or (name.startswith("loss_") and "loss" not in row):
                 name = name.removeprefix("loss_").replace("_", " ")
-                self.losses.setdefault(name, Curve()).add(int(row["step"]), float(value), self._total_steps)
+                self.losses.setdefault(name, Curve()).add(
+                    int(row["step"]), float(value), self._total_steps
+                )
 
     def on_work(self, what: str, done: int, total: int) -> None:
         self._share, self._headline = done / max(1, total), f"{what}: {done:,} of {total:,}"
@@ -260,19 +290,27 @@ class Live(Silent):
                 )
             )  # fmt: skip
         warnings = [line for line in self.lines if line.lstrip().startswith("warning")]
-        told = [f"<p>{html.escape(line)}</p>" for line in (self._headline, self.last, *warnings) if line]
+        told = [
+            f"<p>{html.escape(line)}</p>" for line in (self._headline, self.last, *warnings) if line
+        ]
         more = ""
         if self.lines:
             whole = html.escape("\n".join(self.lines))
             unfold = "" if self.losses else " open"  # the lines are all there is of a study
             more = f"<details{unfold}><summary>{html.escape(self.lines[-1])}</summary><pre>{whole}</pre></details>"
-        return f"<div>{''.join(told[:1])}{picture(panels, self._share)}{''.join(told[1:])}{more}</div>"
+        return (
+            f"<div>{''.join(told[:1])}{picture(panels, self._share)}{''.join(told[1:])}{more}</div>"
+        )
 
 
 def figure_that_counts(figures: dict[str, Any]) -> str:
-    """Return the name of the validation figure to draw: accuracy, PSNR, a distance, else the loss or the first number."""
+    """Return the name of the validation figure to draw: accuracy, PSNR, a distance, else the loss
+    or the first number.
+    """
     numbers = [name for name, value in figures.items() if isinstance(value, float)]
-    distances = [name for name in numbers if name.startswith(("fd_", "fid")) and not name.endswith("_floor")]
+    distances = [
+        name for name in numbers if name.startswith(("fd_", "fid")) and not name.endswith("_floor")
+    ]
     order = ["accuracy", "psnr_y", *distances, "loss", *numbers]
     return next((name for name in order if name in numbers), "")
 

@@ -1,8 +1,9 @@
 """How near an enlarged picture comes to the original: PSNR and SSIM by the protocol of super-resolution.
 
-The protocol, by its name `Y, border SCALE, 8 bit, mean of images`: both pictures are rounded to 8 bits, Y is that of ITU-R
-BT.601 as MATLAB's `rgb2ycbcr` makes it (16..235, rounded), SCALE pixels are cut on every side, and the figures of the images
-are averaged, not their errors. Figures made otherwise differ by more than a decibel.
+The protocol, by its name `Y, border SCALE, 8 bit, mean of images`: both pictures are rounded to 8
+bits, Y is that of ITU-R BT.601 as MATLAB's `rgb2ycbcr` makes it (16..235, rounded), SCALE pixels
+are cut on every side, and the figures of the images are averaged, not their errors. Figures made
+otherwise differ by more than a decibel.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-# What identical pictures get: more than any 8-bit picture with a single wrong pixel below 100 megapixels, and finite.
+# What identical pictures get: more than any 8-bit picture with a single wrong pixel below 100
+# megapixels, and finite.
 PERFECT_PSNR = 130.0
 _WEIGHTS = (65.481, 128.553, 24.966)  # ITU-R BT.601, for R, G, B of 0..1
 _KERNEL = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
@@ -24,7 +26,9 @@ def protocol(scale: int) -> str:
 
 
 def luma(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return Y (H, W) of 16..235, rounded, of pixels (H, W, 3) uint8; grey pixels (H, W, 1) count as equal R, G and B."""
+    """Return Y (H, W) of 16..235, rounded, of pixels (H, W, 3) uint8; grey pixels (H, W, 1) count
+    as equal R, G and B.
+    """
     grey = pixels.shape[2] == 1
     y = pixels[:, :, 0] * (sum(_WEIGHTS) / 255) if grey else pixels @ (np.array(_WEIGHTS) / 255)
     return np.rint(16 + y)
@@ -42,8 +46,8 @@ def psnr(one: NDArray, other: NDArray) -> float:
 def ssim(one: NDArray, other: NDArray) -> float:
     """Return the structural similarity of two pictures (H, W) or (H, W, C) with values of 0..255, averaged over channels.
 
-    The window is a Gaussian of 11x11 with a deviation of 1.5, and only where it lies wholly inside. Below 11x11 pixels the
-    one window that there is covers the picture.
+    The window is a Gaussian of 11x11 with a deviation of 1.5, and only where it lies wholly inside.
+    Below 11x11 pixels the one window that there is covers the picture.
 
     Source: Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment", IEEE TIP 13 (2004).
     """
@@ -62,13 +66,21 @@ def ssim(one: NDArray, other: NDArray) -> float:
 def _blurred(x: NDArray[np.float64]) -> NDArray[np.float64]:
     for axis in (0, 1):
         x = correlate1d(x, _KERNEL, axis=axis, mode="reflect")
-    cut = [slice(5, -5) if length > 10 else slice(length // 2, length // 2 + 1) for length in x.shape]
+    cut = [
+        slice(5, -5) if length > 10 else slice(length // 2, length // 2 + 1) for length in x.shape
+    ]
     return x[cut[0], cut[1]]
 
 
-def compare(picture: NDArray[np.uint8], original: NDArray[np.uint8], scale: int) -> dict[str, float]:
-    """Return psnr_y, ssim_y, psnr_rgb and ssim_rgb of a picture (H, W, C) uint8 against the original, by the protocol."""
-    cut = [slice(scale, -scale) if length > 2 * scale else slice(None) for length in original.shape[:2]]
+def compare(
+    picture: NDArray[np.uint8], original: NDArray[np.uint8], scale: int
+) -> dict[str, float]:
+    """Return psnr_y, ssim_y, psnr_rgb and ssim_rgb of a picture (H, W, C) uint8 against the
+    original, by the protocol.
+    """
+    cut = [
+        slice(scale, -scale) if length > 2 * scale else slice(None) for length in original.shape[:2]
+    ]
     one, other = picture[cut[0], cut[1]], original[cut[0], cut[1]]
     one_y, other_y = luma(one), luma(other)
     return {

@@ -1,4 +1,6 @@
-"""Recipe: every setting of a run, checked before work starts, the same in YAML, on the command line and in Python."""
+"""Recipe: every setting of a run, checked before work starts, the same in YAML, on the command line
+and in Python.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +37,26 @@ ALIASES = {
 class Recipe(BaseModel):
     """The settings of one run. Frozen; an unknown field is an error.
 
-    Lengths: give `epochs` (may be fractional) or `steps`. Fractions of the schedule (`warmup`, `resolutions`) are parts of
-    the whole run from 0 to 1.
+    Lengths: give `epochs` (may be fractional) or `steps`. Fractions of the schedule (`warmup`,
+    `resolutions`) are parts of the whole run from 0 to 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str = Field(default="classify", description="what is learned (`tintype list tasks`)")
     task_options: dict[str, Any] = Field(default={}, description="options that only this task has")
-    data: str = Field(default="digits", description="a data set's name, a folder of images, or a CSV file")
-    data_root: str | None = Field(default=None, description="folder that holds the data set's files already")
-    image_size: int | tuple[int, int] | None = Field(default=None, description="pixels: side, or [height, width]")
-    channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour; by default as the images are")
+    data: str = Field(
+        default="digits", description="a data set's name, a folder of images, or a CSV file"
+    )
+    data_root: str | None = Field(
+        default=None, description="folder that holds the data set's files already"
+    )
+    image_size: int | tuple[int, int] | None = Field(
+        default=None, description="pixels: side, or [height, width]"
+    )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="1 grey, 3 colour; by default as the images are"
+    )
     resize: Literal["crop", "squash", "pad"] = Field(
         default="crop", description="how an image is brought to image_size"
     )
@@ -64,7 +74,9 @@ class Recipe(BaseModel):
         description="pixels as they are, divided by 255 alone, or then also centred; by default the backbone's own, "
         "or mean-std",
     )
-    val_fraction: float = Field(default=0.1, gt=0, description="validation part: a fraction, or a number of images")
+    val_fraction: float = Field(
+        default=0.1, gt=0, description="validation part: a fraction, or a number of images"
+    )
     test_fraction: float = Field(
         default=0.2,
         ge=0,
@@ -92,17 +104,30 @@ class Recipe(BaseModel):
         description="what of a backbone is trained: head, last:N (stages), all, or auto (by images and time)",
     )
     time: str | None = Field(
-        default=None, description="what a run may take, as in 90s, 5m or 1h; it ends sooner where its epochs do"
+        default=None,
+        description="what a run may take, as in 90s, 5m or 1h; it ends sooner where its epochs do",
     )
-    head: list[int] = Field(default=[], description="hidden layers of a backbone's head; none is a linear head")
+    head: list[int] = Field(
+        default=[], description="hidden layers of a backbone's head; none is a linear head"
+    )
     views: int = Field(
-        default=0, ge=0, le=64, description="with tune: head, augmented copies of each image beside the clean one"
+        default=0,
+        ge=0,
+        le=64,
+        description="with tune: head, augmented copies of each image beside the clean one",
     )
     layer_decay: float = Field(
-        default=1.0, gt=0, le=1, description="factor on the lr from each stage of a backbone to the one before it"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="factor on the lr from each stage of a backbone to the one before it",
     )
-    unfreeze: float = Field(default=0.0, ge=0, le=1, description="part of the run over which stages thaw, last first")
-    freeze_norm: bool = Field(default=True, description="batch norm of a pretrained backbone keeps its statistics")
+    unfreeze: float = Field(
+        default=0.0, ge=0, le=1, description="part of the run over which stages thaw, last first"
+    )
+    freeze_norm: bool = Field(
+        default=True, description="batch norm of a pretrained backbone keeps its statistics"
+    )
 
     augment: str | dict[str, Any] = Field(
         default="none", description="a preset, or names and values (`tintype list augmentations`)"
@@ -111,15 +136,23 @@ class Recipe(BaseModel):
     steps: int | None = Field(default=None, gt=0, description="batches; instead of epochs")
     batch_size: int = Field(default=256, gt=0, description="images a step")
     sampling: Literal["shuffle", "balanced"] = Field(
-        default="shuffle", description="shuffle takes each image once an epoch, balanced each class equally often"
+        default="shuffle",
+        description="shuffle takes each image once an epoch, balanced each class equally often",
     )
-    accumulate: int = Field(default=1, gt=0, description="parts that a batch is computed in, to save memory")
-    optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(default="adamw", description="how weights are updated")
+    accumulate: int = Field(
+        default=1, gt=0, description="parts that a batch is computed in, to save memory"
+    )
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
+        default="adamw", description="how weights are updated"
+    )
     lr: float | Literal["auto"] = Field(
-        default=1e-3, description="peak learning rate; auto measures it by a range test before training"
+        default=1e-3,
+        description="peak learning rate; auto measures it by a range test before training",
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd (Nesterov) and muon")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw: decay of the averages")
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.999), description="of adam and adamw: decay of the averages"
+    )
     weight_decay: float = Field(
         default=0.0, ge=0, description="on weight matrices and filters; not on biases and norms"
     )
@@ -131,26 +164,40 @@ class Recipe(BaseModel):
         description="of schedule: step: where the lr falls, as parts of the run ([0.5, 0.75], the default) or, from 1 on, "
         "after so many epochs ([30, 60])",
     )
-    step_factor: float = Field(default=0.1, gt=0, lt=1, description="of schedule: step: what the lr is multiplied by")
-    warmup: float = Field(default=0.0, ge=0, lt=1, description="part of the run in which the lr rises from zero")
+    step_factor: float = Field(
+        default=0.1, gt=0, lt=1, description="of schedule: step: what the lr is multiplied by"
+    )
+    warmup: float = Field(
+        default=0.0, ge=0, lt=1, description="part of the run in which the lr rises from zero"
+    )
     clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
-    ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="part of the target spread over all classes")
-    one_hot: bool = Field(default=False, description="use one-hot targets (the result is the same as with integers)")
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of the averaged weights; 0 is off"
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="part of the target spread over all classes"
+    )
+    one_hot: bool = Field(
+        default=False, description="use one-hot targets (the result is the same as with integers)"
+    )
     class_weights: Literal["balanced"] | list[float] | None = Field(
         default=None, description="weight of each class in the loss"
     )
     resolutions: list[tuple[float, int]] = Field(
         default=[], description="[[0, 20], [0.5, 32]]: side in pixels from a part on"
     )
-    tta: Literal["none", "flip", "flip-shift"] = Field(default="none", description="views averaged when predicting")
+    tta: Literal["none", "flip", "flip-shift"] = Field(
+        default="none", description="views averaged when predicting"
+    )
 
     flips: Literal["as-stated", "auto"] = Field(
         default="as-stated",
         description="auto leaves out flips that would change a photo's class; decided before training, and recorded",
     )
 
-    patience: int | None = Field(default=None, gt=0, description="evaluations without gain before stopping early")
+    patience: int | None = Field(
+        default=None, gt=0, description="evaluations without gain before stopping early"
+    )
     keep: Literal["last", "best"] = Field(
         default="last", description="which weights the run ends with, judged on validation"
     )
@@ -158,7 +205,9 @@ class Recipe(BaseModel):
         default=None,
         description="validation figure that patience and keep: best judge by, such as loss; by default the task's own",
     )
-    evaluate_every: float = Field(default=1.0, gt=0, description="epochs between evaluations on validation")
+    evaluate_every: float = Field(
+        default=1.0, gt=0, description="epochs between evaluations on validation"
+    )
     clean_sample: int = Field(
         default=0,
         ge=0,
@@ -166,21 +215,27 @@ class Recipe(BaseModel):
     )
     seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
     measure: Literal["test", "val"] = Field(
-        default="test", description="what the run ends with: a look at the test split, or on validation without one"
+        default="test",
+        description="what the run ends with: a look at the test split, or on validation without one",
     )
     search: dict[str, Any] = Field(
-        default={}, description="what tuning chooses: {lr: {low: 0.001, high: 0.1, log: true}, batch_size: [64, 128]}"
+        default={},
+        description="what tuning chooses: {lr: {low: 0.001, high: 0.1, log: true}, batch_size: [64, 128]}",
     )
     track: list[str] = Field(
         default=[], description="who is told of the run beside the folder (`tintype list tracking`)"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic of the network")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="arithmetic of the network"
+    )
     threads: int | Literal["auto"] = Field(
-        default="auto", description="that share the arithmetic; auto is what torch takes (1 in a study), then recorded"
+        default="auto",
+        description="that share the arithmetic; auto is what torch takes (1 in a study), then recorded",
     )
     exact: bool = Field(
-        default=True, description="a resume ends bit-equal where the device can; false allows faster kernels"
+        default=True,
+        description="a resume ends bit-equal where the device can; false allows faster kernels",
     )
     compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile")
     channels_last: bool = Field(default=True, description="memory format of images and filters")
@@ -200,7 +255,11 @@ class Recipe(BaseModel):
     @field_validator("track", mode="before")
     @classmethod
     def _by_commas(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return (
+            [part.strip() for part in value.split(",") if part.strip()]
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("lr")
     @classmethod
@@ -240,7 +299,9 @@ class Recipe(BaseModel):
     @classmethod
     def _known_tune(cls, tune: str) -> str:
         kind, _, count = tune.partition(":")
-        if tune not in ("head", "all", "auto") and not (kind == "last" and count.isdigit() and int(count) > 0):
+        if tune not in ("head", "all", "auto") and not (
+            kind == "last" and count.isdigit() and int(count) > 0
+        ):
             raise ValueError("expected head, last:N (as in last:2), all or auto")
         return tune
 
@@ -256,16 +317,28 @@ class Recipe(BaseModel):
     @classmethod
     def _ordered(cls, resolutions: list[tuple[float, int]]) -> list[tuple[float, int]]:
         starts = [start for start, _ in resolutions]
-        if starts != sorted(set(starts)) or any(not 0 <= s < 1 for s in starts) or (starts and starts[0] != 0):
-            raise ValueError("must begin with part 0 and rise, each part below 1, as in [[0, 20], [0.5, 32]]")
+        if (
+            starts != sorted(set(starts))
+            or any(not 0 <= s < 1 for s in starts)
+            or (starts and starts[0] != 0)
+        ):
+            raise ValueError(
+                "must begin with part 0 and rise, each part below 1, as in [[0, 20], [0.5, 32]]"
+            )
         return resolutions
 
     @field_validator("milestones")
     @classmethod
     def _rising(cls, milestones: list[float]) -> list[float]:
         parts, epochs = [m for m in milestones if m < 1], [m for m in milestones if m >= 1]
-        if milestones != sorted(set(milestones)) or any(m <= 0 for m in parts) or (parts and epochs):
-            raise ValueError("must rise, as parts of the run below 1 ([0.5, 0.75]) or as epochs from 1 on ([30, 60])")
+        if (
+            milestones != sorted(set(milestones))
+            or any(m <= 0 for m in parts)
+            or (parts and epochs)
+        ):
+            raise ValueError(
+                "must rise, as parts of the run below 1 ([0.5, 0.75]) or as epochs from 1 on ([30, 60])"
+            )
         return milestones
 
     @model_validator(mode="after")
@@ -305,7 +378,8 @@ class Recipe(BaseModel):
         Raises:
             UserError: an unknown field, or a value out of range.
         """
-        fields: dict[str, Any] = self.model_dump(exclude_unset=True)  # what was left open stays open
+        # what was left open stays open
+        fields: dict[str, Any] = self.model_dump(exclude_unset=True)
         if changes.get("epochs") is not None and "steps" not in changes:
             fields["steps"] = None
         if changes.get("steps") is not None and "epochs" not in changes:
@@ -317,7 +391,9 @@ class Recipe(BaseModel):
             name = ALIASES.get(name, name)
             if option:
                 if name not in ("model_options", "model", "task_options", "task", "augment"):
-                    raise UserError(f"'{key}': only model.NAME, task.NAME and augment.NAME can be set inside a field.")
+                    raise UserError(
+                        f"'{key}': only model.NAME, task.NAME and augment.NAME can be set inside a field."
+                    )
                 name = f"{name}_options" if name in ("model", "task") else name
                 now = fields.get(name, getattr(self, name))
                 inner = now if isinstance(now, dict) else {"preset": now}
@@ -383,13 +459,17 @@ def _plain(error: ValidationError, where: str) -> str:
 
 
 def recipe_names() -> dict[str, str]:
-    """Return every built-in recipe with the first sentence of its head comment, which may go on in the next line."""
+    """Return every built-in recipe with the first sentence of its head comment, which may go on in
+    the next line.
+    """
     return {path.stem: _first_sentence(path) for path in sorted(RECIPES.glob("*.yaml"))}
 
 
 def recipe_task(name: str) -> str:
     """Return the task of a built-in recipe; reads its text only, so that a listing answers at once."""
-    found = re.search(r"^task: *(\w+)", (RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.search(
+        r"^task: *(\w+)", (RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), re.MULTILINE
+    )
     return found[1] if found else Recipe.model_fields["task"].default
 
 
@@ -412,20 +492,24 @@ def read_recipe(path: Path) -> Recipe:
     try:
         fields = read_yaml(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}.") from None
+        raise UserError(
+            f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}."
+        ) from None
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{path} is not a recipe: the YAML is broken ({problem[:200]}).") from None
     if not isinstance(fields, dict):
-        raise UserError(f"{path} is not a recipe: expected lines of `field: value`, as in `model: cnn`.")
+        raise UserError(
+            f"{path} is not a recipe: expected lines of `field: value`, as in `model: cnn`."
+        )
     return build(fields, where=str(path))
 
 
 def resolve(what: str) -> tuple[Recipe, str]:
     """Turn what a user typed after `tintype train` into a recipe, and say which kind of thing it was.
 
-    A recipe's name comes before a data set's name; a path ending in .yaml is a recipe file; a folder is data, and so
-    is a .csv, .tsv or .jsonl file.
+    A recipe's name comes before a data set's name; a path ending in .yaml is a recipe file; a
+    folder is data, and so is a .csv, .tsv or .jsonl file.
 
     Raises:
         UserError: it is none of these; the message suggests the nearest names.
@@ -433,7 +517,11 @@ def resolve(what: str) -> tuple[Recipe, str]:
     from tintype.plugins import names
 
     if what in recipe_names():
-        also = f", not the folder {what} that is here; for the folder type ./{what}" if Path(what).is_dir() else ""
+        also = (
+            f", not the folder {what} that is here; for the folder type ./{what}"
+            if Path(what).is_dir()
+            else ""
+        )
         return read_recipe(RECIPES / f"{what}.yaml"), f"recipe '{what}' (built in){also}"
     path = Path(what).expanduser()
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -441,15 +529,23 @@ def resolve(what: str) -> tuple[Recipe, str]:
     is_table = path.suffix.lower() in (".csv", ".tsv", ".jsonl")
     if (what and path.is_dir()) or is_table:  # an empty text is not the folder one is in
         if path.is_dir() and (path / "recipe.yaml").exists() and (path / "model.json").exists():
-            raise UserError(f"{path} is a run folder. To go on with it: tintype train --resume {path}")
-        also = f", not the data set '{what}'; for that type --data {what}" if what in names("data", "classify") else ""
+            raise UserError(
+                f"{path} is a run folder. To go on with it: tintype train --resume {path}"
+            )
+        also = (
+            f", not the data set '{what}'; for that type --data {what}"
+            if what in names("data", "classify")
+            else ""
+        )
         return build({"data": str(path.resolve()), **PHOTOS}, where=""), f"images in {path}{also}"
     if what in names("data", "classify"):
         return build({"data": what, **QUICK}, where=""), f"data set '{what}'"
     if path.is_file():
         raise no_data_set(path)
     if "/" in what or "\\" in what:
-        raise UserError(f"there is no {what}. Expected a folder of images, a .csv or a .yaml file, or a recipe's name.")
+        raise UserError(
+            f"there is no {what}. Expected a folder of images, a .csv or a .yaml file, or a recipe's name."
+        )
     raise unknown_name(
         "recipe or data set",
         what,

@@ -1,4 +1,6 @@
-"""Bicubic resizing as MATLAB's `imresize` does it, by which super-resolution is measured; batched and differentiable."""
+"""Bicubic resizing as MATLAB's `imresize` does it, by which super-resolution is measured; batched
+and differentiable.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,16 @@ from torch import Tensor
 def bicubic(images: Tensor, height: int, width: int) -> Tensor:
     """Resize images by MATLAB's `imresize(..., 'bicubic')`: Keys' kernel, a = -0.5, antialiased where it shrinks.
 
-    Pixels beyond the edge are mirrored. Nothing is rounded or clipped. torch's own bicubic has a = -0.75 without
-    antialiasing, and clamps at the edge; it is off by 0.2 dB on Set5.
+    Pixels beyond the edge are mirrored. Nothing is rounded or clipped. torch's own bicubic has a =
+    -0.75 without antialiasing, and clamps at the edge; it is off by 0.2 dB on Set5.
 
     Args:
         images: (N, C, H, W) float.
         height: rows of the result.
         width: columns of the result.
 
-    Source: Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29 (1981).
+    Source: Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29
+    (1981).
     """
     if images.shape[2] != height:
         images = _matrix(images.shape[2], height, images.dtype, images.device) @ images
@@ -61,7 +64,9 @@ def _phases(scale: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def shrink(images: Tensor, scale: int) -> Tensor:
-    """Return uint8 images (N, C, H, W) at 1 / `scale` of their size, rounded to 8 bits; sides are multiples of `scale`."""
+    """Return uint8 images (N, C, H, W) at 1 / `scale` of their size, rounded to 8 bits; sides are
+    multiples of `scale`.
+    """
     small = bicubic(images.float(), images.shape[2] // scale, images.shape[3] // scale)
     return small.round_().clamp_(0, 255).to(torch.uint8)
 

@@ -1,4 +1,6 @@
-"""The run folder: plain files that hold all that later commands need, each written whole or not at all."""
+"""The run folder: plain files that hold all that later commands need, each written whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,14 @@ from tintype.shapes import check, fitting
 
 LOCK_SECONDS = 0.5  # that a run may be held before it counts as being trained
 PHOTOS_FILE = "photos.safetensors"  # which photos the run saw, see tintype.data.identity
-BY_VALIDATION = "validation accuracy, on photos that chose the model"  # of a run on data without a test part
+# of a run on data without a test part
+BY_VALIDATION = "validation accuracy, on photos that chose the model"
 
 
 def without_test(evaluation: Mapping[str, Any]) -> bool:
-    """Return whether the data of a run had no test part, so that its figures may only be called `BY_VALIDATION`."""
+    """Return whether the data of a run had no test part, so that its figures may only be called
+    `BY_VALIDATION`.
+    """
     return evaluation.get("tested") is False
 
 
@@ -83,7 +88,8 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as readable JSON, whole or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+            json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            encoding="utf-8",
         )
 
 
@@ -91,7 +97,9 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W, 1) or (H, W, 3) uint8 as a PNG file, whole or not at all."""
     from PIL import Image
 
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    image = Image.fromarray(
+        pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
+    )
     with written_whole(path) as temporary:
         image.save(temporary, format="PNG")
 
@@ -99,25 +107,31 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
 class RunFolder:
     """One run on disk.
 
-    Files: recipe.yaml, environment.json, data.json, splits.csv, status.json, metrics.csv, predictions.csv,
-    evaluation.json, photos.safetensors, model.json + model.safetensors, checkpoints/, samples/, figures/, report.html.
+    Files: recipe.yaml, environment.json, data.json, splits.csv, status.json, metrics.csv,
+    predictions.csv, evaluation.json, photos.safetensors, model.json + model.safetensors,
+    checkpoints/, samples/, figures/, report.html.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, out: str | Path, name: str, *, exact: bool, recipe: Recipe | None = None) -> Self:
+    def create(
+        cls, out: str | Path, name: str, *, exact: bool, recipe: Recipe | None = None
+    ) -> Self:
         """Make a new folder `out`/`name`; where it exists and `exact` is not asked, `name`-2, `name`-3, ...
 
-        It appears with its recipe in it, so that a kill leaves no folder that can neither be resumed nor made again, and
-        two processes never get one name. A folder in which an earlier version left nothing is taken over.
+        It appears with its recipe in it, so that a kill leaves no folder that can neither be
+        resumed nor made again, and two processes never get one name. A folder in which an earlier
+        version left nothing is taken over.
 
         Raises:
             UserError: the name is taken (with `exact`), or the folder cannot be made.
         """
         if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-            raise UserError(f"'{name}' cannot be a run's name. Expected a plain name without slashes.")
+            raise UserError(
+                f"'{name}' cannot be a run's name. Expected a plain name without slashes."
+            )
         path, number = Path(out) / name, 1
         try:
             with temporary_folder(path) as made:
@@ -131,7 +145,9 @@ class RunFolder:
         except OSError as error:
             if path.parent.exists() and not path.parent.is_dir():
                 raise UserError(f"cannot make {path}: {path.parent} is not a folder.") from None
-            raise UserError(f"cannot make the run folder {path}: {error.strerror}. Choose another --out.") from None
+            raise UserError(
+                f"cannot make the run folder {path}: {error.strerror}. Choose another --out."
+            ) from None
         return cls(path)
 
     @classmethod
@@ -148,7 +164,9 @@ class RunFolder:
 
     @staticmethod
     def remove_unstarted(path: Path) -> None:
-        """Remove a folder in which a kill or a full disk left no recipe, if it holds nothing but hidden leftovers."""
+        """Remove a folder in which a kill or a full disk left no recipe, if it holds nothing but
+        hidden leftovers.
+        """
         with suppress(OSError):
             inside = list(path.iterdir())
             if any(entry.name != ".lock" and not entry.name.endswith(".tmp") for entry in inside):
@@ -164,7 +182,8 @@ class RunFolder:
         Raises:
             UserError: nothing is overwritten.
         """
-        if os.path.lexists(path):  # which has no objection to a name that is too long; making the folder has
+        # which has no objection to a name that is too long; making the folder has
+        if os.path.lexists(path):
             raise UserError(
                 f"{path} is there already, and nothing is overwritten. Choose another --name, or go on with it: "
                 f"tintype train --resume {path}"
@@ -175,11 +194,14 @@ class RunFolder:
         """Open an existing run folder, or a zip file of `tintype pack`, which is unpacked into the cache.
 
         Raises:
-            UserError: there is no such folder, it is not a run folder, or something in it leads out of it.
+            UserError: there is no such folder, it is not a run folder, or something in it leads out
+                of it.
         """
         run = cls(unpacked(Path(path)) if is_packed(path) else path)
         if not run.path.is_dir():
-            raise UserError(f"there is no run folder {run.path}. `tintype list runs` shows what there is.")
+            raise UserError(
+                f"there is no run folder {run.path}. `tintype list runs` shows what there is."
+            )
         if not (run.path / "recipe.yaml").exists():
             raise UserError(
                 f"{run.path} is not a run folder: it has no recipe.yaml. `tintype list runs` shows the runs."
@@ -201,13 +223,17 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, with the number of threads that the run was begun with where it says none itself."""
+        """The recipe, with the number of threads that the run was begun with where it says none
+        itself.
+        """
         recipe = read_recipe(self.path / "recipe.yaml")
         threads = self._recorded_threads() if recipe.threads == "auto" else None
         return recipe.with_(threads=threads) if threads else recipe
 
     def _recorded_threads(self) -> int | None:
-        """Return the threads of a run that is older than the recipe's field, None where it did not get so far."""
+        """Return the threads of a run that is older than the recipe's field, None where it did not
+        get so far.
+        """
         try:
             threads = read_json_object(self.path / "environment.json")["threads"]
         except (OSError, ValueError, KeyError):  # absent, or broken from outside
@@ -243,7 +269,9 @@ class RunFolder:
 
     @property
     def status(self) -> dict[str, Any]:
-        """Return state ("running", "stopped", "failed", "finished"), step, total_steps and seconds; empty before the start."""
+        """Return state ("running", "stopped", "failed", "finished"), step, total_steps and seconds;
+        empty before the start.
+        """
         try:
             return fitting("status.json", read_json_object(self.path / "status.json"))[0]
         except (OSError, ValueError):  # absent, or broken from outside: no later step needs it
@@ -251,7 +279,10 @@ class RunFolder:
 
     def set_status(self, state: str, **more: Any) -> None:
         """Write status.json."""
-        self.write("status.json", {**self.status, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
+        self.write(
+            "status.json",
+            {**self.status, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more},
+        )
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write recipe.yaml with every field stated."""
@@ -260,7 +291,10 @@ class RunFolder:
 
     def write_table(self, file: str, header: list[str], rows: Any) -> None:
         """Write a CSV file of the run."""
-        with written_whole(self.path / file) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+        with (
+            written_whole(self.path / file) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as out,
+        ):
             writer = csv.writer(out)
             writer.writerow(header)
             writer.writerows(rows)
@@ -278,7 +312,9 @@ class RunFolder:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, csv.Error) as error:
-            raise UserError(f"{path} is broken ({getattr(error, 'strerror', None) or error}).") from None
+            raise UserError(
+                f"{path} is broken ({getattr(error, 'strerror', None) or error})."
+            ) from None
 
     @contextmanager
     def locked(self, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
@@ -308,7 +344,8 @@ class RunFolder:
 def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
     """Write `state` (nested dicts and lists of tensors and plain values) as a checkpoint of `step`; keep the newest ones.
 
-    A safetensors file: tensors by their path, the rest as JSON in its metadata, and a digest of all of it.
+    A safetensors file: tensors by their path, the rest as JSON in its metadata, and a digest of all
+    of it.
     """
     from safetensors.torch import save_file
 
@@ -325,7 +362,9 @@ def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
 
 
 def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
-    """Return the newest checkpoint that is whole (None where there is none), and a line for each one that was not."""
+    """Return the newest checkpoint that is whole (None where there is none), and a line for each
+    one that was not.
+    """
     from safetensors import safe_open
 
     warnings = []
@@ -357,12 +396,16 @@ def _take_tensors(state: Any, path: str, tensors: dict[str, Any]) -> Any:
     import torch
 
     if isinstance(state, torch.Tensor):
-        # The file holds plain contiguous bytes; the memory format is the network's own affair when it loads them.
+        # The file holds plain contiguous bytes; the memory format is the network's own affair when
+        # it loads them.
         tensors[path] = state.detach().cpu().contiguous().clone()
         return {"tensor": path}
     if isinstance(state, dict):
         keys = [[type(k).__name__, k] for k in state]
-        return {"keys": keys, "values": [_take_tensors(v, f"{path}/{k}", tensors) for k, v in state.items()]}
+        return {
+            "keys": keys,
+            "values": [_take_tensors(v, f"{path}/{k}", tensors) for k, v in state.items()],
+        }
     if isinstance(state, list | tuple):
         return {"list": [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(state)]}
     return {"plain": state}

@@ -22,7 +22,9 @@ class OnnxClassifier(Classifier):
 
     def __init__(self, session: Any, about: Mapping[str, Any], batch_size: int = 64) -> None:
         typical = Typical.of(about.get("typical"))
-        super().__init__(about["class_names"], about["preprocessing"], about["abstain"], batch_size, typical)
+        super().__init__(
+            about["class_names"], about["preprocessing"], about["abstain"], batch_size, typical
+        )
         self.session = session
 
     @classmethod
@@ -30,7 +32,8 @@ class OnnxClassifier(Classifier):
         """Open an exported classifier.
 
         Raises:
-            UserError: the file cannot be read, was not made by tintype or by a newer one, or is no classifier.
+            UserError: the file cannot be read, was not made by tintype or by a newer one, or is no
+                classifier.
         """
         session = open_session(Path(path), threads)
         about = read_about(Path(path), session)
@@ -41,7 +44,9 @@ class OnnxClassifier(Classifier):
         try:
             return cls(session, about)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"what {path} says of itself is incomplete or broken ({error}). Export it again.") from None
+            raise UserError(
+                f"what {path} says of itself is incomplete or broken ({error}). Export it again."
+            ) from None
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         # The graph takes RGB; a grey picture in three equal channels comes out of it as it was.

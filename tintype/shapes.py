@@ -1,6 +1,7 @@
 """What the JSON files of a run hold, described where they are read: a run folder may come from somebody else.
 
-Only what tintype reads is described; other keys pass, so that files of earlier and later versions do.
+Only what tintype reads is described; other keys pass, so that files of earlier and later versions
+do.
 """
 
 from __future__ import annotations
@@ -19,9 +20,18 @@ FORMAT = 1  # of model.json
 MOST = 10**15  # of a number in a file; a double holds whole numbers to that exactly
 MOST_SIZE = 100_000  # of a number among the options of a network: sides, channels, layers
 
-# What code raises that is given a value of another kind. For what no description can foresee, such as options of a
-# network that do not go together; caught where a file becomes an object, never around a command.
-MISFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+# What code raises that is given a value of another kind. For what no description can foresee, such
+# as options of a network that do not go together; caught where a file becomes an object, never
+# around a command.
+MISFIT = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Positive = Annotated[int, Field(ge=1, le=MOST_SIZE)]
@@ -44,14 +54,18 @@ def _missing(name: str) -> PydanticCustomError:
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 def _same_length(shape: BaseModel, *names: str) -> None:
     """Raise where lists, of those that are given, differ in length."""
     lengths = {name: len(value) for name in names if (value := getattr(shape, name)) is not None}
     if len(set(lengths.values())) > 1:
-        raise ValueError("lists of different lengths: " + ", ".join(f"{n} has {k}" for n, k in lengths.items()))
+        raise ValueError(
+            "lists of different lengths: " + ", ".join(f"{n} has {k}" for n, k in lengths.items())
+        )
 
 
 # ---- model.json -------------------------------------------------------------------------------------------------------
@@ -87,7 +101,9 @@ class _Architecture(_Shape):
             if isinstance(value, dict | list):
                 waiting.extend(value.values() if isinstance(value, dict) else value)
             elif isinstance(value, int | float) and abs(value) > MOST_SIZE:
-                raise ValueError(f"options: {value:.3g} is out of bounds, numbers are at most {MOST_SIZE:,}")
+                raise ValueError(
+                    f"options: {value:.3g} is out of bounds, numbers are at most {MOST_SIZE:,}"
+                )
         return self
 
 
@@ -113,8 +129,16 @@ class _Model(_Shape):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        needed = {"classify": ("tta",), "generate": ("features", "num_samples"), "upscale": ("scale", "degrade")}
-        missing = [name for name in needed.get(self.task, ()) if name not in self.model_fields_set | self._extra()]
+        needed = {
+            "classify": ("tta",),
+            "generate": ("features", "num_samples"),
+            "upscale": ("scale", "degrade"),
+        }
+        missing = [
+            name
+            for name in needed.get(self.task, ())
+            if name not in self.model_fields_set | self._extra()
+        ]
         if missing:
             raise _missing(missing[0])
         if self.task == "classify" and len(self.class_names) < 1:
@@ -173,7 +197,10 @@ class _Figures(_Shape):
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and abs(value) > MOST:
                 raise ValueError(f"{name} is out of bounds")
-            if name.startswith(("fd_", "fid", "kid_", "precision_", "recall_", "lpips_")) and not is_number:
+            if (
+                name.startswith(("fd_", "fid", "kid_", "precision_", "recall_", "lpips_"))
+                and not is_number
+            ):
                 raise ValueError(f"{name}: expected a number, found {_short(value)}")
         return self
 
@@ -479,15 +506,21 @@ def check(path: Path, content: Any, *, complete: bool = False) -> None:
     Args:
         path: the file.
         content: what was read from it.
-        complete: whether what is missing further in, such as one figure of a split, is refused as well.
+        complete: whether what is missing further in, such as one figure of a split, is refused as
+            well.
 
     Raises:
-        ValueError: it is not; the message names the place in the file, what was expected and what was found.
+        ValueError: it is not; the message names the place in the file, what was expected and what
+            was found.
         UserError: it was made by a newer tintype.
     """
-    newest = content.get("format") if path.name == "model.json" and isinstance(content, dict) else None
+    newest = (
+        content.get("format") if path.name == "model.json" and isinstance(content, dict) else None
+    )
     if type(newest) is int and newest > FORMAT:
-        raise UserError(f"{path.parent} was made by a newer tintype (format {newest}). Update tintype.")
+        raise UserError(
+            f"{path.parent} was made by a newer tintype (format {newest}). Update tintype."
+        )
     for problem in _problems(path.name, content):
         if complete or not problem.missing or len(problem.place) < 2:
             raise ValueError(problem.line)
@@ -496,8 +529,8 @@ def check(path: Path, content: Any, *, complete: bool = False) -> None:
 def fitting(file: str, content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return what fits of the content of a run's JSON file, and a line for each part of it that is left out.
 
-    A part is a key of the file, or a key within it where it is a mapping. What is missing is nothing that does not fit:
-    a reader that goes on without a part can go on without a key.
+    A part is a key of the file, or a key within it where it is a mapping. What is missing is
+    nothing that does not fit: a reader that goes on without a part can go on without a key.
     """
     lines: list[str] = []
     while problems := [each for each in _problems(file, content) if not each.missing]:
@@ -511,7 +544,9 @@ def fitting(file: str, content: dict[str, Any]) -> tuple[dict[str, Any], list[st
 
 
 def _without(content: dict[str, Any], place: Sequence[int | str]) -> tuple[dict[str, Any], str]:
-    """Return content without the part in which `place` is, and the part's name; an empty name where it is gone already."""
+    """Return content without the part in which `place` is, and the part's name; an empty name where
+    it is gone already.
+    """
     first, second = place[0], place[1] if len(place) > 1 else None
     if first not in content:
         return content, ""
@@ -538,7 +573,8 @@ def _problems(file: str, content: Any) -> list[_Problem]:
         shape.model_validate(content)
     except ValidationError as error:
         return [
-            _Problem(each["loc"], _line(each), each["type"] == "missing") for each in error.errors(include_url=False)
+            _Problem(each["loc"], _line(each), each["type"] == "missing")
+            for each in error.errors(include_url=False)
         ]
     return []
 

@@ -1,4 +1,6 @@
-"""Intervals for proportions and differences, paired comparisons, the verdict on a fit, its temperature, when to abstain."""
+"""Intervals for proportions and differences, paired comparisons, the verdict on a fit, its
+temperature, when to abstain.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from scipy.special import bdtr, bdtrc, chdtrc, gammaln, log_softmax, ndtr, ndtri
 
 # The rule of `fit_verdict`, in parts of one: a gap up to this size is ordinary optimism, ...
 ORDINARY_GAP = 0.05
-# ... a model that learned less than this part of what lies between chance and perfection underfits, ...
+# ... a model that learned less than this part of what lies between chance and perfection underfits,
+# ...
 LEARNED_PART = 0.75
 # ... and a gap known less exactly than this (width of its interval) is called uncertain.
 UNCERTAIN_WIDTH = 0.20
@@ -24,10 +27,12 @@ FEWEST_MISSED = 5
 TEMPERATURES = (0.05, 20.0)
 # One parameter of a curve needs some images; with fewer the temperature stays at one.
 FEWEST_TO_CALIBRATE = 20
-# How often the promise of a threshold for abstaining may be broken, and how many thresholds are tried.
+# How often the promise of a threshold for abstaining may be broken, and how many thresholds are
+# tried.
 ABSTAIN_RISK = 0.05
 THRESHOLDS_TRIED = 20
-# Sums of whole differences up to this size are tested exactly; beyond, the normal distribution differs by nothing.
+# Sums of whole differences up to this size are tested exactly; beyond, the normal distribution
+# differs by nothing.
 MOST_EXACT = 20_000
 # The chi-square approximation holds for about 5 expected cases in each cell (Cochran 1954).
 FEWEST_EXPECTED = 5.0
@@ -41,7 +46,8 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     Raises:
         ValueError: `successes` is not between 0 and `n`, or `confidence` not between 0 and 1.
 
-    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
+    (1927).
     """
     z = _normal_quantile(confidence)
     _check_counts(successes, n)
@@ -54,19 +60,30 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 class Clusters:
     """How much less images tell that come in groups (several of one object, frames of one clip) than as many alone.
 
-    `design_effect` is the variance of a mean of theirs by that of as many independent images: n of them tell as much as
-    n / design_effect. `num_groups` counts a group for each image that stands alone.
+    `design_effect` is the variance of a mean of theirs by that of as many independent images: n of
+    them tell as much as n / design_effect. `num_groups` counts a group for each image that stands
+    alone.
     """
 
     num_groups: int
     design_effect: float
 
     def quantile(self, confidence: float = 0.95) -> float:
-        """Return Student's quantile with one degree of freedom less than there are groups; infinite for one group."""
-        return float(stdtrit(self.num_groups - 1, 0.5 + confidence / 2)) if self.num_groups > 1 else math.inf
+        """Return Student's quantile with one degree of freedom less than there are groups; infinite
+        for one group.
+        """
+        return (
+            float(stdtrit(self.num_groups - 1, 0.5 + confidence / 2))
+            if self.num_groups > 1
+            else math.inf
+        )
 
-    def share_interval(self, successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-        """Return Wilson's interval (low, high) for a share at the effective number of images, with Student's quantile."""
+    def share_interval(
+        self, successes: float, n: float, confidence: float = 0.95
+    ) -> tuple[float, float]:
+        """Return Wilson's interval (low, high) for a share at the effective number of images, with
+        Student's quantile.
+        """
         quantile = self.quantile(confidence)
         if n == 0 or math.isinf(quantile):
             return 0.0, 1.0
@@ -76,10 +93,12 @@ class Clusters:
 def clusters_of(values: ArrayLike, groups: ArrayLike, spread: float | None = None) -> Clusters:
     """Return the clusters of `values` (N,), of which those with the same number in `groups` (N,) may be alike.
 
-    Where few groups differ, or no value does, the variance between groups is hardly known. One further group of the
-    usual size counts, whose values are all alike; `spread` is its variance, by default that of the values.
+    Where few groups differ, or no value does, the variance between groups is hardly known. One
+    further group of the usual size counts, whose values are all alike; `spread` is its variance, by
+    default that of the values.
 
-    Source: Kish, "Survey sampling" (1965); linearised variance as in Korn and Graubard, Survey Methodology 24 (1998).
+    Source: Kish, "Survey sampling" (1965); linearised variance as in Korn and Graubard, Survey
+    Methodology 24 (1998).
     """
     values = np.asarray(values, dtype=np.float64)
     _, number, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
@@ -95,11 +114,13 @@ def clusters_of(values: ArrayLike, groups: ArrayLike, spread: float | None = Non
     return Clusters(num_groups, max(1.0, effect))
 
 
-def clustered_interval(right: ArrayLike, groups: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+def clustered_interval(
+    right: ArrayLike, groups: ArrayLike, confidence: float = 0.95
+) -> tuple[float, float]:
     """Return the interval (low, high) for the share of `right` (N,) among images in `groups` (N,), alike in each group.
 
-    Wilson's interval at the effective number of images, with Student's quantile. Where each image is its own group,
-    it is Wilson's.
+    Wilson's interval at the effective number of images, with Student's quantile. Where each image
+    is its own group, it is Wilson's.
     """
     right = np.asarray(right, dtype=np.float64)
     found = clusters_of(right, groups, spread=0.25)
@@ -132,14 +153,14 @@ def newcombe_interval(
 
     (-1, 1) when either has no trials.
 
-    Of images in groups, `clusters1` and `clusters2` say how much less they tell; the intervals of the proportions, which
-    are joined, are then those of clusters.
+    Of images in groups, `clusters1` and `clusters2` say how much less they tell; the intervals of
+    the proportions, which are joined, are then those of clusters.
 
     Raises:
         ValueError: a count of successes is not between 0 and its number of trials.
 
-    Source: Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
-    Medicine 17 (1998), method 10.
+    Source: Newcombe, "Interval estimation for the difference between independent proportions",
+    Statistics in Medicine 17 (1998), method 10.
     """
     low1, high1 = _share_interval(s1, n1, clusters1, confidence)
     low2, high2 = _share_interval(s2, n2, clusters2, confidence)
@@ -151,7 +172,9 @@ def newcombe_interval(
     return max(-1.0, p1 - p2 - below), min(1.0, p1 - p2 + above)
 
 
-def _share_interval(successes: int, n: int, clusters: Clusters | None, confidence: float = 0.95) -> tuple[float, float]:
+def _share_interval(
+    successes: int, n: int, clusters: Clusters | None, confidence: float = 0.95
+) -> tuple[float, float]:
     if clusters is None:
         return wilson_interval(successes, n, confidence)
     _check_counts(successes, n)
@@ -162,8 +185,9 @@ def _share_interval(successes: int, n: int, clusters: Clusters | None, confidenc
 class Verdict:
     """What the train/validation gap says of the fit: one word, a text for the user, and the numbers behind it.
 
-    `gap` is the training accuracy less the validation accuracy, with its 95 % interval; both are parts of one.
-    `never_recognised` names the classes of which no image, or no validation image, is recognised.
+    `gap` is the training accuracy less the validation accuracy, with its 95 % interval; both are
+    parts of one. `never_recognised` names the classes of which no image, or no validation image, is
+    recognised.
     """
 
     word: str  # "underfits", "fits" or "overfits"
@@ -177,8 +201,8 @@ class Verdict:
 class ClassCounts:
     """For each class (K,) how many images of it were measured, and how many of those were recognised.
 
-    Of images in groups, `num_groups` (K,) counts those of each class, `clusters` says how much less the images tell of
-    the accuracy, and `clusters_of_recall` of the balanced one.
+    Of images in groups, `num_groups` (K,) counts those of each class, `clusters` says how much less
+    the images tell of the accuracy, and `clusters_of_recall` of the balanced one.
     """
 
     num_right: NDArray[np.int64]
@@ -188,11 +212,14 @@ class ClassCounts:
     clusters_of_recall: Clusters | None = None
 
     @classmethod
-    def of(cls, right: ArrayLike, targets: ArrayLike, num_classes: int, groups: ArrayLike | None = None) -> ClassCounts:
+    def of(
+        cls, right: ArrayLike, targets: ArrayLike, num_classes: int, groups: ArrayLike | None = None
+    ) -> ClassCounts:
         """Return the counts of images of classes `targets` (N,), `right` (N,) or not, in `groups` (N,) or each alone.
 
-        The balanced accuracy is a mean of images that weigh by one over the size of their class; what a group adds to
-        its variance is what it adds to that of the mean, linearised (Korn and Graubard 1998, as in `clusters_of`).
+        The balanced accuracy is a mean of images that weigh by one over the size of their class;
+        what a group adds to its variance is what it adds to that of the mean, linearised (Korn and
+        Graubard 1998, as in `clusters_of`).
         """
         right, targets = np.asarray(right, dtype=bool), np.asarray(targets)
         num_images = np.bincount(targets, minlength=num_classes)
@@ -216,12 +243,15 @@ class ClassCounts:
     def mean_recall(self, confidence: float = 0.95) -> tuple[float, float, float]:
         """Return the balanced accuracy and its interval (value, low, high), over the classes that occur.
 
-        The interval joins Wilson's of each class (MOVER: Zou and Donner, Statistics in Medicine 27, 2008).
+        The interval joins Wilson's of each class (MOVER: Zou and Donner, Statistics in Medicine 27,
+        2008).
         """
         occurs = np.flatnonzero(self.num_images)
         counted = [(int(self.num_right[k]), int(self.num_images[k])) for k in occurs]
         recalls = np.array([right / n for right, n in counted])
-        ends = np.array([_share_interval(right, n, self.clusters_of_recall, confidence) for right, n in counted])
+        ends = np.array(
+            [_share_interval(right, n, self.clusters_of_recall, confidence) for right, n in counted]
+        )
         below, above = np.linalg.norm(recalls - ends[:, 0]), np.linalg.norm(ends[:, 1] - recalls)
         mean, num = float(recalls.mean()), len(occurs)
         return mean, max(0.0, mean - float(below) / num), min(1.0, mean + float(above) / num)
@@ -240,18 +270,23 @@ def fit_verdict(
 ) -> Verdict:
     """Say whether a classifier underfits, fits or overfits, by a stated rule.
 
-    Training accuracy must have been measured on clean training images by the final model. In this order:
+    Training accuracy must have been measured on clean training images by the final model. In this
+    order:
 
-    1. "underfits": the upper end of the training accuracy's 95 % Wilson interval is below chance + 0.75 (1 - chance),
-       where chance is the share of the commonest class among the training images (1 / num_classes without
-       `train_classes`). Or the upper end of the balanced accuracy's is, where chance is 1 / num_classes: a model that
-       always answers with the commonest class has not learned the others. A gap as in 2 is then stated beside it.
-    2. "overfits": the 95 % Newcombe interval of (training accuracy - validation accuracy) lies wholly above 5 points,
+    1. "underfits": the upper end of the training accuracy's 95 % Wilson interval is below chance +
+        0.75 (1 - chance),
+       where chance is the share of the commonest class among the training images (1 / num_classes
+       without `train_classes`). Or the upper end of the balanced accuracy's is, where chance is 1 /
+       num_classes: a model that always answers with the commonest class has not learned the others.
+       A gap as in 2 is then stated beside it.
+    2. "overfits": the 95 % Newcombe interval of (training accuracy - validation accuracy) lies
+        wholly above 5 points,
        or that of the balanced accuracies does.
     3. "fits": neither was shown.
 
-    Classes that are never recognised are named in any case. Where the gap's interval is wider than 20 points, the word
-    stays and the text says that it is uncertain. Of images in groups, all intervals are those of clusters.
+    Classes that are never recognised are named in any case. Where the gap's interval is wider than
+    20 points, the word stays and the text says that it is uncertain. Of images in groups, all
+    intervals are those of clusters.
 
     Args:
         train_correct: training images that were answered rightly, of `train_n`.
@@ -264,15 +299,24 @@ def fit_verdict(
         class_names: how the classes are called.
 
     Raises:
-        ValueError: counts that do not fit each other, no training or no validation images, or fewer than two classes.
+        ValueError: counts that do not fit each other, no training or no validation images, or fewer
+            than two classes.
     """
     if train_n == 0 or val_n == 0 or num_classes < 2:
-        raise ValueError(f"no verdict on {train_n} training and {val_n} validation images of {num_classes} classes")
+        raise ValueError(
+            f"no verdict on {train_n} training and {val_n} validation images of {num_classes} classes"
+        )
     train_accuracy, val_accuracy = train_correct / train_n, val_correct / val_n
     of_train = None if train_classes is None else train_classes.clusters
     of_val = None if val_classes is None else val_classes.clusters
-    interval = newcombe_interval(train_correct, train_n, val_correct, val_n, clusters1=of_train, clusters2=of_val)
-    chance = 1 / num_classes if train_classes is None else max(1 / num_classes, train_classes.commonest_share)
+    interval = newcombe_interval(
+        train_correct, train_n, val_correct, val_n, clusters1=of_train, clusters2=of_val
+    )
+    chance = (
+        1 / num_classes
+        if train_classes is None
+        else max(1 / num_classes, train_classes.commonest_share)
+    )
     enough = chance + LEARNED_PART * (1 - chance)
     overfits = interval[0] > ORDINARY_GAP
     width = f"{_points(interval[0])} to {_points(interval[1])}"
@@ -301,14 +345,20 @@ def fit_verdict(
     elif by_class:
         word, reason = by_class[0], f"{seen}; {by_class[1]}"
     elif interval[1] <= ORDINARY_GAP:
-        word, reason = "fits", f"no sign of overfitting: {seen}, and {gap} is within the usual {ordinary}"
+        word, reason = (
+            "fits",
+            f"no sign of overfitting: {seen}, and {gap} is within the usual {ordinary}",
+        )
     elif train_accuracy <= val_accuracy:
         word, reason = (
             "fits",
             f"no sign of overfitting: {seen}, so validation is as good as training (gap {width} points)",
         )
     else:
-        word, reason = "fits", f"no clear sign of overfitting: {seen}, and {gap} may be within the usual {ordinary}"
+        word, reason = (
+            "fits",
+            f"no clear sign of overfitting: {seen}, and {gap} may be within the usual {ordinary}",
+        )
 
     text = f"{word}: {reason}."
     never, remark = _never_recognised(train_classes, val_classes, class_names)
@@ -327,8 +377,12 @@ def fit_verdict(
     return Verdict(word, text, train_accuracy - val_accuracy, interval, never)
 
 
-def _verdict_by_class(train: ClassCounts | None, val: ClassCounts | None, num_classes: int) -> tuple[str, str] | None:
-    """Return the word and the reason that balanced accuracy gives where it accuses the model, else None."""
+def _verdict_by_class(
+    train: ClassCounts | None, val: ClassCounts | None, num_classes: int
+) -> tuple[str, str] | None:
+    """Return the word and the reason that balanced accuracy gives where it accuses the model, else
+    None.
+    """
     if train is None or val is None:
         return None
     trained, train_low, train_high = train.mean_recall()
@@ -351,7 +405,9 @@ def _verdict_by_class(train: ClassCounts | None, val: ClassCounts | None, num_cl
 def _never_recognised(
     train: ClassCounts | None, val: ClassCounts | None, class_names: Sequence[str]
 ) -> tuple[tuple[str, ...], str]:
-    """Return the classes that are never recognised, and a sentence about them (with a space before it)."""
+    """Return the classes that are never recognised, and a sentence about them (with a space before
+    it).
+    """
     if train is None or val is None:
         return (), ""
     measured, right = train.num_images + val.num_images, train.num_right + val.num_right
@@ -360,22 +416,31 @@ def _never_recognised(
     independent = val.num_images if val.num_groups is None else val.num_groups
     not_in_val = ~nowhere & (independent >= FEWEST_MISSED) & (val.num_right == 0)
     sentences = []
-    for missed, where in ((nowhere, "is never recognised"), (not_in_val, "is never recognised in validation")):
+    for missed, where in (
+        (nowhere, "is never recognised"),
+        (not_in_val, "is never recognised in validation"),
+    ):
         classes = np.flatnonzero(missed)
         if not len(classes):
             continue
-        shown = ", ".join(f"'{class_names[k]}' ({measured[k]:,} images)" for k in classes[:3].tolist())
+        shown = ", ".join(
+            f"'{class_names[k]}' ({measured[k]:,} images)" for k in classes[:3].tolist()
+        )
         if len(classes) == 1:
             sentences.append(f" Class {shown} {where}.")
         else:
             more = f" and {len(classes) - 3} more" if len(classes) > 3 else ""
             sentences.append(f" Classes {shown}{more} are {where.removeprefix('is ')}.")
-    return tuple(str(class_names[k]) for k in np.flatnonzero(nowhere | not_in_val).tolist()), "".join(sentences)
+    return tuple(
+        str(class_names[k]) for k in np.flatnonzero(nowhere | not_in_val).tolist()
+    ), "".join(sentences)
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """What logits are divided by before the softmax so that confidence agrees with accuracy, and how it was found."""
+    """What logits are divided by before the softmax so that confidence agrees with accuracy, and
+    how it was found.
+    """
 
     value: float
     reason: str
@@ -384,12 +449,13 @@ class Temperature:
 def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
     """Return the temperature that minimises the log loss of softmax(logits / T), between 0.05 and 20.
 
-    `logits` (N, K) may be log probabilities as well, since a constant in a row changes nothing; `targets` (N,) are true
-    classes. Two cases in which the log loss says nothing are ruled apart:
+    `logits` (N, K) may be log probabilities as well, since a constant in a row changes nothing;
+    `targets` (N,) are true classes. Two cases in which the log loss says nothing are ruled apart:
 
     - fewer than 20 images: T stays 1;
     - no mistake among them: the log loss would fall for ever as T goes to 0. Then T is the one at which the mean
-      confidence is (N + 1) / (N + 2), which is Laplace's rule of succession for N successes in N trials.
+      confidence is (N + 1) / (N + 2), which is Laplace's rule of succession for N successes in N
+      trials.
 
     Raises:
         ValueError: shapes that do not fit, or logits that are not finite.
@@ -400,21 +466,31 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
 
     scores, classes = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     if scores.ndim != 2 or classes.shape != scores.shape[:1] or not np.isfinite(scores).all():
-        raise ValueError(f"expected finite logits (N, K) and targets (N,), got {scores.shape} and {classes.shape}")
+        raise ValueError(
+            f"expected finite logits (N, K) and targets (N,), got {scores.shape} and {classes.shape}"
+        )
     n, bounds = len(scores), (math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
     if n < FEWEST_TO_CALIBRATE:
-        return Temperature(1.0, f"{n} validation images are too few to fit it (fewer than {FEWEST_TO_CALIBRATE})")
+        return Temperature(
+            1.0, f"{n} validation images are too few to fit it (fewer than {FEWEST_TO_CALIBRATE})"
+        )
     if (scores.argmax(1) == classes).all():
         wanted = (n + 1) / (n + 2)
 
         def excess(log_t: float) -> float:
-            return float(np.exp(log_softmax(scores / math.exp(log_t), axis=1).max(1)).mean()) - wanted
+            return (
+                float(np.exp(log_softmax(scores / math.exp(log_t), axis=1).max(1)).mean()) - wanted
+            )
 
         low, high = (excess(bound) for bound in bounds)
-        log_t = bounds[0] if low <= 0 else bounds[1] if high >= 0 else float(brentq(excess, bounds[0], bounds[1]))  # pyright: ignore[reportArgumentType]
-        reason = (
-            f"no mistake on {n} validation images: mean confidence set to {_percent(wanted)} by the rule of succession"
-        )
+        log_t = (
+            bounds[0]
+            if low <= 0
+            else bounds[1]
+            if high >= 0
+            else float(brentq(excess, bounds[0], bounds[1]))
+        )  # pyright: ignore[reportArgumentType]
+        reason = f"no mistake on {n} validation images: mean confidence set to {_percent(wanted)} by the rule of succession"
         return Temperature(math.exp(log_t), reason)
 
     def loss(log_t: float) -> float:
@@ -425,25 +501,30 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
     return Temperature(math.exp(float(found.x)), f"least log loss on {n} validation images")
 
 
-def abstain_threshold(confidence: ArrayLike, right: ArrayLike, wish: float, design_effect: float = 1.0) -> float | None:
+def abstain_threshold(
+    confidence: ArrayLike, right: ArrayLike, wish: float, design_effect: float = 1.0
+) -> float | None:
     """Return the lowest confidence from which on answers are right often enough, or None where there is none.
 
-    0.0 where all images may be answered. Up to 20 thresholds are tried, evenly by how many images they answer; the first
-    answers no fewer than could show anything. At each, the hypothesis that fewer than `wish` of the answers are right is
-    tested by the binomial distribution. All tests share one level, at which a model whose confidence tells nothing, and
-    of whose answers just `wish` are right, passes any of them in at most 5 % of the cases. That level is computed from
-    the joint distribution of the counts, since the images of one threshold are among those of the next. Of images in
-    groups (see `clusters_of`), counts are divided by `design_effect`.
+    0.0 where all images may be answered. Up to 20 thresholds are tried, evenly by how many images
+    they answer; the first answers no fewer than could show anything. At each, the hypothesis that
+    fewer than `wish` of the answers are right is tested by the binomial distribution. All tests
+    share one level, at which a model whose confidence tells nothing, and of whose answers just
+    `wish` are right, passes any of them in at most 5 % of the cases. That level is computed from
+    the joint distribution of the counts, since the images of one threshold are among those of the
+    next. Of images in groups (see `clusters_of`), counts are divided by `design_effect`.
 
     Raises:
         ValueError: shapes that differ, or a wish that is not between 0 and 1.
 
-    Source: Angelopoulos et al., "Learn then test" (2021); one level for all looks at a growing count is Pocock's,
-    Biometrika 64 (1977).
+    Source: Angelopoulos et al., "Learn then test" (2021); one level for all looks at a growing
+    count is Pocock's, Biometrika 64 (1977).
     """
     confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
     if confidence.ndim != 1 or confidence.shape != right.shape or not 0 < wish < 1:
-        raise ValueError(f"expected (N,) and (N,), and 0 < wish < 1, got {confidence.shape}, {right.shape}, {wish}")
+        raise ValueError(
+            f"expected (N,) and (N,), and 0 < wish < 1, got {confidence.shape}, {right.shape}, {wish}"
+        )
     if not len(right):
         return None
     curve = risk_coverage(confidence, right)
@@ -462,7 +543,9 @@ def abstain_threshold(confidence: ArrayLike, right: ArrayLike, wish: float, desi
 
 @lru_cache(maxsize=64)
 def _level_of_looks(counts: tuple[int, ...], p: float) -> float:
-    """Return the level at which tests after `counts` trials of probability `p` reject once or more in 5 % of the cases."""
+    """Return the level at which tests after `counts` trials of probability `p` reject once or more
+    in 5 % of the cases.
+    """
     if not counts:
         return 0.0
     low, high = math.log(ABSTAIN_RISK / len(counts)), math.log(ABSTAIN_RISK)
@@ -478,15 +561,23 @@ def _level_of_looks(counts: tuple[int, ...], p: float) -> float:
 
 
 def _crossing(counts: Sequence[int], p: float, level: float) -> float:
-    """Return the probability that any of the tests after `counts` trials rejects at `level`, exactly but for 1e-12."""
-    shares, first, before, crossed = np.ones(1), 0, 0, 0.0  # shares[i]: that first + i are right, none rejected so far
+    """Return the probability that any of the tests after `counts` trials rejects at `level`,
+    exactly but for 1e-12.
+    """
+    # shares[i]: that first + i are right, none rejected so far
+    shares, first, before, crossed = np.ones(1), 0, 0, 0.0
     for count in counts:
         more = count - before
         reach = 8 * math.sqrt(more * p * (1 - p)) + 8
-        lowest, highest = max(0, math.floor(more * p - reach)), min(more, math.ceil(more * p + reach))
+        lowest, highest = (
+            max(0, math.floor(more * p - reach)),
+            min(more, math.ceil(more * p + reach)),
+        )
         added = np.arange(lowest, highest + 1)
         logs = gammaln(more + 1) - gammaln(added + 1) - gammaln(more - added + 1)
-        shares = np.convolve(shares, np.exp(logs + added * math.log(p) + (more - added) * math.log1p(-p)))
+        shares = np.convolve(
+            shares, np.exp(logs + added * math.log(p) + (more - added) * math.log1p(-p))
+        )
         first, before = first + lowest, count
         rejected = _p_of_at_least(first + np.arange(len(shares)), count, p) <= level
         crossed += float(shares[rejected].sum())
@@ -506,7 +597,9 @@ def _p_of_at_least(successes: ArrayLike, n: ArrayLike, p: float) -> NDArray[np.f
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """How many images are answered, and how many of those rightly, at each distinct confidence, the highest first."""
+    """How many images are answered, and how many of those rightly, at each distinct confidence, the
+    highest first.
+    """
 
     threshold: NDArray[np.float64]
     num_answered: NDArray[np.int64]
@@ -516,17 +609,26 @@ class RiskCoverage:
 def risk_coverage(confidence: ArrayLike, right: ArrayLike) -> RiskCoverage:
     """Return the counts behind the risk-coverage curve (El-Yaniv & Wiener, JMLR 11, 2010).
 
-    `confidence` and `right` are (N,). Images of equal confidence are answered together or not at all.
+    `confidence` and `right` are (N,). Images of equal confidence are answered together or not at
+    all.
     """
     confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
     order = np.argsort(-confidence, kind="stable")
     ordered = confidence[order]
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) if len(ordered) else np.zeros(0, np.int64)
+    ends = (
+        np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+        if len(ordered)
+        else np.zeros(0, np.int64)
+    )
     return RiskCoverage(ordered[ends], ends + 1, np.cumsum(right[order])[ends])
 
 
-def wilson_lower(successes: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> NDArray[np.float64]:
-    """Return the lower ends of the Wilson intervals of many proportions at once; each n must be at least 1."""
+def wilson_lower(
+    successes: ArrayLike, n: ArrayLike, confidence: float = 0.95
+) -> NDArray[np.float64]:
+    """Return the lower ends of the Wilson intervals of many proportions at once; each n must be at
+    least 1.
+    """
     z = _normal_quantile(confidence)
     successes, n = np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64)
     p = successes / n
@@ -537,7 +639,8 @@ def wilson_lower(successes: ArrayLike, n: ArrayLike, confidence: float = 0.95) -
 def heterogeneity_p(successes: ArrayLike, n: ArrayLike) -> float | None:
     """Return the p-value of the hypothesis that groups share one proportion: Pearson's chi-square on a (groups, 2) table.
 
-    None where it cannot be told: fewer than two groups, or fewer than 5 successes or failures expected in one of them.
+    None where it cannot be told: fewer than two groups, or fewer than 5 successes or failures
+    expected in one of them.
     """
     successes, n = np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64)
     if len(n) < 2:
@@ -573,7 +676,8 @@ def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for their number: those below 0.05 may be claimed together with 5 % risk in all.
 
-    Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6
+    (1979).
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, largest = [0.0] * len(p_values), 0.0
@@ -588,20 +692,25 @@ def mean_interval(
 ) -> tuple[float, float] | None:
     """Return Student's interval (low, high) for the mean of `values` (N,), or None of fewer than two.
 
-    Of differences on the same images it is the paired interval; of images in `groups` (N,) that of clusters.
+    Of differences on the same images it is the paired interval; of images in `groups` (N,) that of
+    clusters.
     """
     if groups is not None:
         return clustered_mean_interval(values, groups, confidence)
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return None
-    half_width = float(stdtrit(len(values) - 1, 0.5 + confidence / 2) * values.std(ddof=1) / math.sqrt(len(values)))
+    half_width = float(
+        stdtrit(len(values) - 1, 0.5 + confidence / 2) * values.std(ddof=1) / math.sqrt(len(values))
+    )
     return float(values.mean()) - half_width, float(values.mean()) + half_width
 
 
 @dataclass(frozen=True)
 class BlockError:
-    """How far the difference of two levels' means lies from the truth: its standard error, and the degrees of freedom."""
+    """How far the difference of two levels' means lies from the truth: its standard error, and the
+    degrees of freedom.
+    """
 
     standard_error: float
     df: float
@@ -621,17 +730,20 @@ class BlockError:
 def block_error(values: ArrayLike, contexts: Sequence[Hashable] | None = None) -> BlockError | None:
     """Return the error of the difference of two levels' means, from figures (B, L): B blocks, each at all L levels.
 
-    The spread that is left after blocks and levels is pooled over all levels, so that few blocks tell more than by pairs;
-    it is taken to be the same at each level. Of two levels it is the paired t-test. None of fewer than two blocks or levels.
+    The spread that is left after blocks and levels is pooled over all levels, so that few blocks
+    tell more than by pairs; it is taken to be the same at each level. Of two levels it is the
+    paired t-test. None of fewer than two blocks or levels.
 
-    Blocks of one context may agree with each other more than with those of another: an effect differs between the
-    combinations of the other factors, which several seeds in each of them do not average out. `contexts` names that of
-    each block. The variance between contexts is then a component of its own, as in a mixed model with a random effect of
-    the context: estimated by REML (of equal numbers of blocks; by the method of moments of unequal ones), zero where the
-    contexts differ no more than their blocks do. The degrees of freedom are Satterthwaite's.
+    Blocks of one context may agree with each other more than with those of another: an effect
+    differs between the combinations of the other factors, which several seeds in each of them do
+    not average out. `contexts` names that of each block. The variance between contexts is then a
+    component of its own, as in a mixed model with a random effect of the context: estimated by REML
+    (of equal numbers of blocks; by the method of moments of unequal ones), zero where the contexts
+    differ no more than their blocks do. The degrees of freedom are Satterthwaite's.
 
-    Source: randomised blocks, Fisher, "The design of experiments" (1935), chapter 4; Searle, Casella and McCulloch,
-    "Variance components" (1992), section 3.6; Satterthwaite, Biometrics Bulletin 2 (1946).
+    Source: randomised blocks, Fisher, "The design of experiments" (1935), chapter 4; Searle,
+    Casella and McCulloch, "Variance components" (1992), section 3.6; Satterthwaite, Biometrics
+    Bulletin 2 (1946).
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or min(values.shape) < 2:
@@ -652,7 +764,8 @@ def block_error(values: ArrayLike, contexts: Sequence[Hashable] | None = None) -
     between, within = (in_all - in_contexts) / df_between, in_contexts / df_within
     if between <= within:
         return pooled
-    # A mean of all blocks varies by `share` of the variance between contexts; `usual` is the size of a context.
+    # A mean of all blocks varies by `share` of the variance between contexts; `usual` is the size
+    # of a context.
     share = float((sizes**2).sum()) / blocks**2
     usual = (blocks - blocks * share) / (len(members) - 1)
     of_between, of_within = between * share / usual, within * (1 / blocks - share / usual)
@@ -670,7 +783,8 @@ def _sum_of_residuals(values: NDArray[np.float64]) -> float:
 def paired_p(values: ArrayLike, groups: ArrayLike | None = None) -> float | None:
     """Return the two-sided p-value of a mean of zero by Student's t, of differences `values` (N,); None of fewer than two.
 
-    1 where all differences are zero, 0 where all are equal and not zero. Of images in `groups` (N,) it is that of clusters.
+    1 where all differences are zero, 0 where all are equal and not zero. Of images in `groups` (N,)
+    it is that of clusters.
     """
     if groups is not None:
         return clustered_paired_p(values, groups)
@@ -686,12 +800,14 @@ def paired_p(values: ArrayLike, groups: ArrayLike | None = None) -> float | None
 def mcnemar_p(only_a: int, only_b: int) -> float:
     """Return the exact two-sided p-value of McNemar's test that two classifiers are right equally often.
 
-    `only_a` and `only_b` count the images that one of them alone gets right; the others say nothing of a difference.
+    `only_a` and `only_b` count the images that one of them alone gets right; the others say nothing
+    of a difference.
 
     Raises:
         ValueError: a negative count.
 
-    Source: McNemar, Psychometrika 12 (1947); exact by the binomial distribution (Dietterich, Neural Computation 10, 1998).
+    Source: McNemar, Psychometrika 12 (1947); exact by the binomial distribution (Dietterich, Neural
+    Computation 10, 1998).
     """
     _check_counts(only_a, only_a + only_b)
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
@@ -700,14 +816,16 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
 def sign_flip_p(values: ArrayLike, groups: ArrayLike | None = None) -> float:
     """Return the exact two-sided p-value that differences are as likely of one sign as of the other.
 
-    `values` (N,) are whole numbers, such as how often more one side was right on an image; values of one of `groups`
-    (N,) keep their signs together. Where all are -1, 0 or 1, this is McNemar's exact test. From a sum of absolute values
-    of 20,000 on, the distribution of the sum is taken as normal.
+    `values` (N,) are whole numbers, such as how often more one side was right on an image; values
+    of one of `groups` (N,) keep their signs together. Where all are -1, 0 or 1, this is McNemar's
+    exact test. From a sum of absolute values of 20,000 on, the distribution of the sum is taken as
+    normal.
 
     Raises:
         ValueError: a value that is not whole.
 
-    Source: Fisher, "The Design of Experiments" (1935), section 21; by convolution of the binomial distributions.
+    Source: Fisher, "The Design of Experiments" (1935), section 21; by convolution of the binomial
+    distributions.
     """
     given = np.asarray(values, dtype=np.float64)
     whole = np.rint(given).astype(np.int64)
@@ -723,7 +841,8 @@ def sign_flip_p(values: ArrayLike, groups: ArrayLike | None = None) -> float:
     if largest > MOST_EXACT:
         return float(2 * ndtr(-seen / math.sqrt(float((sizes.astype(np.float64) ** 2).sum()))))
 
-    # The sum of all sizes with random signs, shifted so that it begins at zero and counted in steps of two.
+    # The sum of all sizes with random signs, shifted so that it begins at zero and counted in steps
+    # of two.
     chances = np.ones(1)
     for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
         of_size = np.zeros(int(size * count) + 1)
@@ -734,26 +853,36 @@ def sign_flip_p(values: ArrayLike, groups: ArrayLike | None = None) -> float:
     return min(1.0, 2 * float(chances[: tail + 1].sum()))
 
 
-def clustered_pair(only_a: ArrayLike, only_b: ArrayLike, groups: ArrayLike) -> tuple[tuple[float, float], float]:
+def clustered_pair(
+    only_a: ArrayLike, only_b: ArrayLike, groups: ArrayLike
+) -> tuple[tuple[float, float], float]:
     """Return the interval of a difference of proportions on the same images in `groups` (N,), and its p-value.
 
-    `only_a` and `only_b` (N,) say which images one of the two alone gets right. Tango's score interval at the effective
-    number of images, with Student's quantile; the p-value is that of the same score, so that both agree.
+    `only_a` and `only_b` (N,) say which images one of the two alone gets right. Tango's score
+    interval at the effective number of images, with Student's quantile; the p-value is that of the
+    same score, so that both agree.
     """
     only_a, only_b = np.asarray(only_a, dtype=np.float64), np.asarray(only_b, dtype=np.float64)
     found = clusters_of(only_a - only_b, groups)
     if found.num_groups < 2:
         return (-1.0, 1.0), 1.0
     confidence = 1 - 2 * float(ndtr(-found.quantile()))
-    a, b, n = (total / found.design_effect for total in (float(only_a.sum()), float(only_b.sum()), len(only_a)))
+    a, b, n = (
+        total / found.design_effect
+        for total in (float(only_a.sum()), float(only_b.sum()), len(only_a))
+    )
     interval = paired_interval(a, b, n, confidence)
-    return interval, 1.0 if a + b == 0 else float(2 * stdtr(found.num_groups - 1, -abs(a - b) / math.sqrt(a + b)))
+    return interval, 1.0 if a + b == 0 else float(
+        2 * stdtr(found.num_groups - 1, -abs(a - b) / math.sqrt(a + b))
+    )
 
 
 def clustered_mean_interval(
     values: ArrayLike, groups: ArrayLike, confidence: float = 0.95
 ) -> tuple[float, float] | None:
-    """Return Student's interval for the mean of `values` (N,) of images in `groups` (N,); None of fewer than two groups."""
+    """Return Student's interval for the mean of `values` (N,) of images in `groups` (N,); None of
+    fewer than two groups.
+    """
     values = np.asarray(values, dtype=np.float64)
     found = clusters_of(values, groups)
     if found.num_groups < 2:
@@ -779,17 +908,19 @@ def clustered_paired_p(values: ArrayLike, groups: ArrayLike) -> float | None:
     return float(2 * stdtr(found.num_groups - 1, -abs(mean) / error))
 
 
-def paired_interval(only_a: float, only_b: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+def paired_interval(
+    only_a: float, only_b: float, n: float, confidence: float = 0.95
+) -> tuple[float, float]:
     """Return the score interval (low, high) for (only_a - only_b) / n, a difference of proportions on the same `n` cases.
 
-    The bootstrap and Wald's interval shrink to a point where the two never differ; this one keeps its coverage there.
-    (-1, 1) when there are no cases.
+    The bootstrap and Wald's interval shrink to a point where the two never differ; this one keeps
+    its coverage there. (-1, 1) when there are no cases.
 
     Raises:
         ValueError: counts that cannot be.
 
-    Source: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
-    design", Statistics in Medicine 17 (1998).
+    Source: Tango, "Equivalence test and confidence interval for the difference in proportions for
+    the paired-sample design", Statistics in Medicine 17 (1998).
     """
     from scipy.optimize import brentq
 
@@ -806,19 +937,30 @@ def paired_interval(only_a: float, only_b: float, n: float, confidence: float = 
         share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
         variance = n * (2 * share + difference * (1 - difference))
         excess = only_a - only_b - n * difference
-        return excess / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, excess) if excess else 0.0
+        return (
+            excess / math.sqrt(variance)
+            if variance > 0
+            else math.copysign(math.inf, excess)
+            if excess
+            else 0.0
+        )
 
     estimate, inside = (only_a - only_b) / n, 1 - 1e-12
-    low = -1.0 if only_b == n else float(brentq(lambda d: min(score(d), 1e9) - z, -inside, estimate))  # pyright: ignore[reportArgumentType]
-    high = 1.0 if only_a == n else float(brentq(lambda d: max(score(d), -1e9) + z, estimate, inside))  # pyright: ignore[reportArgumentType]
+    low = (
+        -1.0 if only_b == n else float(brentq(lambda d: min(score(d), 1e9) - z, -inside, estimate))
+    )  # pyright: ignore[reportArgumentType]
+    high = (
+        1.0 if only_a == n else float(brentq(lambda d: max(score(d), -1e9) + z, estimate, inside))
+    )  # pyright: ignore[reportArgumentType]
     return low, high
 
 
 def bootstrap_counts(n: int, resamples: int = 1000, seed: int = 0) -> Iterator[NDArray[np.int64]]:
     """Yield blocks (R, n) that tell how often each of `n` cases is drawn in each of `resamples` draws with replacement.
 
-    A figure of each draw, of two models on the same draws, gives the paired bootstrap of their difference (Efron 1979;
-    see `percentile_interval`). Blocks bound the memory: one has about four million cells.
+    A figure of each draw, of two models on the same draws, gives the paired bootstrap of their
+    difference (Efron 1979; see `percentile_interval`). Blocks bound the memory: one has about four
+    million cells.
     """
     generator = np.random.default_rng(seed)
     block = max(1, min(resamples, 4_000_000 // max(1, n)))
@@ -828,26 +970,39 @@ def bootstrap_counts(n: int, resamples: int = 1000, seed: int = 0) -> Iterator[N
 
 
 def percentile_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the middle part (low, high) of bootstrap replicates `values` (R,) that holds `confidence` of them."""
-    low, high = np.quantile(np.asarray(values, dtype=np.float64), [0.5 - confidence / 2, 0.5 + confidence / 2])
+    """Return the middle part (low, high) of bootstrap replicates `values` (R,) that holds
+    `confidence` of them.
+    """
+    low, high = np.quantile(
+        np.asarray(values, dtype=np.float64), [0.5 - confidence / 2, 0.5 + confidence / 2]
+    )
     return float(low), float(high)
 
 
 def more_cases_of_proportions(
-    only_a: int, only_b: int, n: int, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0
+    only_a: int,
+    only_b: int,
+    n: int,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    design_effect: float = 1.0,
 ) -> int | None:
     """Return how many cases beyond `n` McNemar's test needs to show a difference as large as the one that was seen.
 
-    It is then shown with probability `power` at level `alpha`. None where no difference was seen. Of images in groups so
-    many more are needed as `design_effect` says (see `clusters_of`).
+    It is then shown with probability `power` at level `alpha`. None where no difference was seen.
+    Of images in groups so many more are needed as `design_effect` says (see `clusters_of`).
 
-    Source: Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43
-    (1987): N = (z_alpha/2 sqrt(psi) + z_power sqrt(psi - d^2))^2 / d^2, psi the share of cases in which the two differ.
+    Source: Connor, "Sample size for testing differences in proportions for the paired-sample
+    design", Biometrics 43 (1987): N = (z_alpha/2 sqrt(psi) + z_power sqrt(psi - d^2))^2 / d^2, psi
+    the share of cases in which the two differ.
     """
     if only_a == only_b:
         return None
     psi, d = (only_a + only_b) / n, abs(only_a - only_b) / n
-    needed = (_z(1 - alpha / 2) * math.sqrt(psi) + _z(power) * math.sqrt(max(0.0, psi - d * d))) ** 2 / d**2
+    needed = (
+        _z(1 - alpha / 2) * math.sqrt(psi) + _z(power) * math.sqrt(max(0.0, psi - d * d))
+    ) ** 2 / d**2
     return max(1, math.ceil(needed * design_effect) - n)
 
 
@@ -856,11 +1011,12 @@ def more_cases_of_mean(
 ) -> int | None:
     """Return how many differences beyond `values` (N,) the paired t-test needs to show a mean as large as theirs.
 
-    It is then shown with probability `power` at level `alpha`. None of fewer than two, or of a mean of zero. Of images in
-    groups so many more are needed as `design_effect` says (see `clusters_of`).
+    It is then shown with probability `power` at level `alpha`. None of fewer than two, or of a mean
+    of zero. Of images in groups so many more are needed as `design_effect` says (see
+    `clusters_of`).
 
-    Source: the normal approximation N = ((z_alpha/2 + z_power) s / d)^2 (Chow et al., "Sample size calculations in
-    clinical research", 2008, section 3.1).
+    Source: the normal approximation N = ((z_alpha/2 + z_power) s / d)^2 (Chow et al., "Sample size
+    calculations in clinical research", 2008, section 3.1).
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2 or values.mean() == 0:
@@ -873,9 +1029,9 @@ def more_cases_of_mean(
 def swap_p(taken: int, n: int, kept: int, other_n: int) -> float:
     """Return the one-sided p-value that images of one class are called by another's name no more often than its own are.
 
-    Fisher's exact test: `taken` of `n` changed images of class A are called B, and `kept` of `other_n` changed images
-    of class B still are. Small where the change turns A into B and B into something else; where it merely spoils the
-    images, both shares are alike.
+    Fisher's exact test: `taken` of `n` changed images of class A are called B, and `kept` of
+    `other_n` changed images of class B still are. Small where the change turns A into B and B into
+    something else; where it merely spoils the images, both shares are alike.
 
     Raises:
         ValueError: counts that cannot be.

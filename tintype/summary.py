@@ -15,7 +15,8 @@ from tintype.run import BY_VALIDATION, without_test
 def result_table(splits: dict[str, dict[str, Any]], *, tested: bool = True) -> Table:
     """Return a table with a row for each split: images, accuracy with its interval, top-5, macro F1, loss, calibration.
 
-    Where there was no test part (`tested` is False), it holds validation alone, and its heading says so.
+    Where there was no test part (`tested` is False), it holds validation alone, and its heading
+    says so.
     """
     if not tested:
         splits = {"val": splits["val"]}
@@ -29,7 +30,16 @@ def result_table(splits: dict[str, dict[str, Any]], *, tested: bool = True) -> T
     if not tested:
         table.title, table.title_justify = f"{BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}", "left"
     head = "accuracy" if tested else "right"
-    for column in ("", "images", head, "95 % interval", *(["top-5"] if top5 else []), "macro F1", "loss", "ECE"):
+    for column in (
+        "",
+        "images",
+        head,
+        "95 % interval",
+        *(["top-5"] if top5 else []),
+        "macro F1",
+        "loss",
+        "ECE",
+    ):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for split, figures in with_clean_rows(splits).items():
         low, high = figures["accuracy_ci95"]
@@ -48,15 +58,23 @@ def result_table(splits: dict[str, dict[str, Any]], *, tested: bool = True) -> T
 
 
 def class_table(figures: Mapping[str, Any]) -> Table:
-    """Return a table with precision, recall, F1 and the number of images of each class, and their averages."""
+    """Return a table with precision, recall, F1 and the number of images of each class, and their
+    averages.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("class", "precision", "recall", "F1", "images"):
-        table.add_column(column, justify="left" if column == "class" else "right", no_wrap=column != "class")
-    means = [{"name": f"{kind} average", **figures["averages"][kind]} for kind in ("macro", "weighted")]
+        table.add_column(
+            column, justify="left" if column == "class" else "right", no_wrap=column != "class"
+        )
+    means = [
+        {"name": f"{kind} average", **figures["averages"][kind]} for kind in ("macro", "weighted")
+    ]
     last = len(figures["per_class"]) - 1
     for number, row in enumerate([*figures["per_class"], *means]):
         rates = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
-        table.add_row(escape(row["name"]), *rates, f"{row['support']:,}", end_section=number == last)
+        table.add_row(
+            escape(row["name"]), *rates, f"{row['support']:,}", end_section=number == last
+        )
     return table
 
 
@@ -70,13 +88,13 @@ def by_groups(splits: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     if not told:
         return ""
-    return (
-        f"Intervals are by group, since images that belong together tell less than as many others: {', '.join(told)}."
-    )
+    return f"Intervals are by group, since images that belong together tell less than as many others: {', '.join(told)}."
 
 
 def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the figures of each split, followed by those without leaked images where there are such."""
+    """Return the figures of each split, followed by those without leaked images where there are
+    such.
+    """
     rows: dict[str, Mapping[str, Any]] = {}
     for split, figures in splits.items():
         rows[split] = figures
@@ -88,12 +106,24 @@ def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mappin
 
 
 def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
-    """Return a table with PSNR and SSIM of each split beside bicubic and nearest, and what they are of."""
+    """Return a table with PSNR and SSIM of each split beside bicubic and nearest, and what they are
+    of.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     table.caption = protocol_in_words(next(iter(splits.values()))["protocol"])
     looks = [key for key in next(iter(splits.values())) if key.startswith("lpips_")]
     more = [head for key in looks for head in (key, "bicubic")]
-    for head in ("", "images", "PSNR", "bicubic", "nearest", "gain on bicubic (95 %)", "SSIM", "bicubic", *more):
+    for head in (
+        "",
+        "images",
+        "PSNR",
+        "bicubic",
+        "nearest",
+        "gain on bicubic (95 %)",
+        "SSIM",
+        "bicubic",
+        *more,
+    ):
         table.add_column(head, justify="left" if not head else "right", no_wrap=not looks)
     for split, figures in splits.items():
         bicubic, interval = figures["bicubic"], figures["gain_ci95"]
@@ -123,13 +153,18 @@ def protocol_in_words(protocol: str) -> str:
 
 def _any_table(splits: dict[str, dict[str, Any]]) -> Table:
     """Return a table with a row for each figure that is a number, and a column for each split."""
-    names = dict.fromkeys(n for figures in splits.values() for n, v in figures.items() if isinstance(v, int | float))
+    names = dict.fromkeys(
+        n for figures in splits.values() for n, v in figures.items() if isinstance(v, int | float)
+    )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", *splits):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name in names:
         values = (figures.get(name) for figures in splits.values())
-        table.add_row(name, *(f"{v:,}" if isinstance(v, int) else "" if v is None else f"{v:.4g}" for v in values))
+        table.add_row(
+            name,
+            *(f"{v:,}" if isinstance(v, int) else "" if v is None else f"{v:.4g}" for v in values),
+        )
     return table
 
 
@@ -143,7 +178,8 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
     calibration = evaluation.get("calibration")
     if calibration and calibration["temperature"] != 1.0:
         test = calibration["splits"]["test"]
-        kind = "ece_debiased" if "ece_debiased_after" in test else "ece"  # runs of earlier versions have the plain one
+        # runs of earlier versions have the plain one
+        kind = "ece_debiased" if "ece_debiased_after" in test else "ece"
         lines.append(
             f"Confidence, calibrated on validation, is off by {test[f'{kind}_after']:.1%} on test "
             f"({test[f'{kind}_before']:.1%} before)."

@@ -1,8 +1,9 @@
 """Decide before training whether mirroring or turning a photo changes its class, and leave such flips out.
 
-A network that was trained on mirrored photos cannot tell left from right afterwards, so this cannot be seen in the
-finished run. A linear probe is fitted to half of the training images as they are, and asked about the other half, as
-they are and turned; then the halves change roles. Validation and test images have no part in it.
+A network that was trained on mirrored photos cannot tell left from right afterwards, so this cannot
+be seen in the finished run. A linear probe is fitted to half of the training images as they are,
+and asked about the other half, as they are and turned; then the halves change roles. Validation and
+test images have no part in it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ FEWEST_OF_A_CLASS = 6
 SIGNIFICANT = 0.01  # for all pairs of classes together
 SMALLEST_SHARE = 0.1  # a smaller swap, however sure, costs less than the flips bring
 RIDGE = 0.1
-# Rotations by up to so many degrees reach a quarter turn, or a half turn, closely enough to look like one.
+# Rotations by up to so many degrees reach a quarter turn, or a half turn, closely enough to look
+# like one.
 QUARTER_FROM, HALF_FROM = 60.0, 150.0
 
 Move = Callable[[np.ndarray], np.ndarray]  # of images (N, H, W, C)
@@ -65,16 +67,22 @@ TURNS: dict[str, tuple[Move, Move]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a symmetry changes classes: True, False, or None where the images do not tell. `text` says why."""
+    """Whether a symmetry changes classes: True, False, or None where the images do not tell.
+
+    `text` says why.
+    """
 
     changes: bool | None
     text: str
 
 
-def keep_orientation(recipe: Recipe, train: ImageSource, asked: Collection[str]) -> tuple[Recipe, list[Choice]]:
+def keep_orientation(
+    recipe: Recipe, train: ImageSource, asked: Collection[str]
+) -> tuple[Recipe, list[Choice]]:
     """Return the recipe without the flips that would change a photo's class, and each decision with its reason.
 
-    Only what the recipe does to photos is looked into. What the user asked for by name stays, with a warning.
+    Only what the recipe does to photos is looked into. What the user asked for by name stays, with
+    a warning.
 
     Args:
         recipe: with its `augment` and `tta` settled.
@@ -90,7 +98,8 @@ def keep_orientation(recipe: Recipe, train: ImageSource, asked: Collection[str])
     found = find_symmetries(images, targets, train.spec.class_names, list(used))
     choices = []
     for turn, finding in found.items():
-        parts = _used(recipe).get(turn, [])  # of what is left: without flips there is no half turn by two of them
+        # of what is left: without flips there is no half turn by two of them
+        parts = _used(recipe).get(turn, [])
         if not parts:
             continue
         if not finding.changes:
@@ -105,7 +114,9 @@ def keep_orientation(recipe: Recipe, train: ImageSource, asked: Collection[str])
         left_out = [part for part in parts if part not in wanted]
         if left_out:
             recipe = _without(recipe, left_out)
-            where = " and ".join("answers (tta)" if part == "tta" else f"augment ({part})" for part in left_out)
+            where = " and ".join(
+                "answers (tta)" if part == "tta" else f"augment ({part})" for part in left_out
+            )
             choices.append(Choice(f"{turn} photos", f"left out of {where}", finding.text))
     return recipe, choices
 
@@ -115,9 +126,10 @@ def find_symmetries(
 ) -> dict[str, Finding]:
     """Return for each of `turns` (keys of TURNS) whether turned images change their class.
 
-    For each pair of classes it is tested whether turned images of the one are taken for the other more often than
-    turned images of the other are, and the same the other way round (`statistics.swap_p`). A probe that merely
-    fails on turned images, since it never saw any, takes both for the same class, and is no evidence.
+    For each pair of classes it is tested whether turned images of the one are taken for the other
+    more often than turned images of the other are, and the same the other way round
+    (`statistics.swap_p`). A probe that merely fails on turned images, since it never saw any, takes
+    both for the same class, and is no evidence.
 
     Args:
         images: (N, 32, 32, C) uint8.
@@ -139,7 +151,8 @@ def find_symmetries(
         moved[f"back {turn}"] = moved[turn] if forth is back else back(images)
     answers = _answers(moved, targets, len(names))
 
-    # Mean recall: answers that are always the same are right for 1 / K of the classes, however common one is.
+    # Mean recall: answers that are always the same are right for 1 / K of the classes, however
+    # common one is.
     recall = np.mean([(answers[""][targets == k] == k).mean() for k in large])
     chance = 1 / len(large)
     error = np.sqrt(chance * (1 - chance) * (1 / counts[large]).sum()) / len(large)
@@ -156,7 +169,10 @@ def find_symmetries(
                 f"'{names[b]}' for '{names[a]}' ({probe})",
             )
         elif not tells:
-            found[turn] = Finding(None, f"whether a class changes could not be told: {probe} does not tell the classes")
+            found[turn] = Finding(
+                None,
+                f"whether a class changes could not be told: {probe} does not tell the classes",
+            )
         else:
             found[turn] = Finding(False, f"no two classes change places when {turn} ({probe})")
     return found
@@ -167,15 +183,20 @@ def _clearest_swap(
 ) -> tuple[int, int, float, float] | None:
     """Return the pair of classes that change places most surely, with the share of each that does, or None.
 
-    `forth` and `back` (N,) are the answers to images under a turn and its inverse: what takes A to B by the one takes
-    B to A by the other. Of a mirror they are the same array.
+    `forth` and `back` (N,) are the answers to images under a turn and its inverse: what takes A to
+    B by the one takes B to A by the other. Of a mirror they are the same array.
     """
     counts = np.bincount(targets, minlength=num_classes)
     taken = np.zeros((2, num_classes, num_classes), np.int64)
     for table, answers in zip(taken, (forth, back), strict=True):
         np.add.at(table, (targets, answers), 1)
 
-    pairs = [(a, b) for a in classes.tolist() for b in classes.tolist() if a < b or (a > b and forth is not back)]
+    pairs = [
+        (a, b)
+        for a in classes.tolist()
+        for b in classes.tolist()
+        if a < b or (a > b and forth is not back)
+    ]
     clearest, least = None, SIGNIFICANT / len(pairs)
     for a, b in pairs:
         share_a, share_b = taken[0, a, b] / counts[a], taken[1, b, a] / counts[b]
@@ -191,8 +212,12 @@ def _clearest_swap(
     return clearest
 
 
-def _answers(moved: Mapping[str, np.ndarray], targets: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Return the classes (N,) that ridge regression, fitted to the other half of moved[""], gives each set of images."""
+def _answers(
+    moved: Mapping[str, np.ndarray], targets: np.ndarray, num_classes: int
+) -> dict[str, np.ndarray]:
+    """Return the classes (N,) that ridge regression, fitted to the other half of moved[""], gives
+    each set of images.
+    """
     distinct = {id(images): images for images in moved.values()}
     stacked = np.concatenate([np.ascontiguousarray(images) for images in distinct.values()])
     parts = np.split(plain_features(stacked, 0), len(distinct))
@@ -225,7 +250,9 @@ def _halves(targets: np.ndarray) -> np.ndarray:
 
 
 def _sample(train: ImageSource) -> tuple[np.ndarray, np.ndarray]:
-    """Return thumbnails and targets of at most 800 training images, as evenly over the classes as they allow."""
+    """Return thumbnails and targets of at most 800 training images, as evenly over the classes as
+    they allow.
+    """
     targets = train.targets.numpy()
     generator = np.random.default_rng(0)
     shuffled = generator.permutation(len(targets))
@@ -238,12 +265,16 @@ def _sample(train: ImageSource) -> tuple[np.ndarray, np.ndarray]:
     parts = []
     for start in range(0, len(rows), 64):
         taken = train.take(torch.from_numpy(rows[start : start + 64])).images
-        parts.append(thumbnails(np.ascontiguousarray(taken.permute(0, 2, 3, 1).cpu().numpy()), SIDE))
+        parts.append(
+            thumbnails(np.ascontiguousarray(taken.permute(0, 2, 3, 1).cpu().numpy()), SIDE)
+        )
     return np.concatenate(parts), targets[rows]
 
 
 def _used(recipe: Recipe) -> dict[str, list[str]]:
-    """Return, for each symmetry that the recipe shows photos in, the parts that do so: augmentations, or "tta"."""
+    """Return, for each symmetry that the recipe shows photos in, the parts that do so:
+    augmentations, or "tta".
+    """
     augment = resolve(recipe.augment)
     used: dict[str, list[str]] = {}
     if "flip" in augment:
@@ -256,7 +287,10 @@ def _used(recipe: Recipe) -> dict[str, list[str]]:
         used["turned upside down"] = ["vertical_flip"]
     for name in ("rotate", "affine"):
         degrees = augment.get(name, {}).get("degrees", 0)
-        for turn, least in (("turned by 90 degrees", QUARTER_FROM), ("turned by 180 degrees", HALF_FROM)):
+        for turn, least in (
+            ("turned by 90 degrees", QUARTER_FROM),
+            ("turned by 180 degrees", HALF_FROM),
+        ):
             if degrees >= least:
                 used.setdefault(turn, []).append(name)
     return used
@@ -277,7 +311,10 @@ def _without(recipe: Recipe, parts: Collection[str]) -> Recipe:
     augment = {key: value for key, value in resolve(given).items() if key not in parts}
     preset = given.get("preset")
     if preset is not None and set(given) == {"preset"}:
-        augment = {"preset": preset, **dict.fromkeys((part for part in parts if part != "tta"), False)}
+        augment = {
+            "preset": preset,
+            **dict.fromkeys((part for part in parts if part != "tta"), False),
+        }
     changes: dict[str, Any] = {"augment": augment} if set(parts) - {"tta"} else {}
     return recipe.with_(**changes, **({"tta": "none"} if "tta" in parts else {}))
 

@@ -19,7 +19,15 @@ from torch import nn
 
 import tintype
 from tintype.analysis import analyse
-from tintype.arithmetic import choose_exact, choose_threads, computing, differences, facts, processor, recorded
+from tintype.arithmetic import (
+    choose_exact,
+    choose_threads,
+    computing,
+    differences,
+    facts,
+    processor,
+    recorded,
+)
 from tintype.automatic import choose_model, choose_training
 from tintype.data import open_data
 from tintype.data.decode import Resize
@@ -68,21 +76,36 @@ class Prepared:
     model: dict[str, Any]
 
     def lines(self, *, verbose: bool = False) -> list[str]:
-        """Return what a run says first; with `verbose` also how it uses the machine, which the report says as well."""
+        """Return what a run says first; with `verbose` also how it uses the machine, which the
+        report says as well.
+        """
         spec, recipe, model = self.splits.spec, self.recipe, self.model
         sizes = ", ".join(f"{s} {_counted(self.splits[s])}" for s in ("train", "val", "test"))
         notes = [note for note in self.splits.notes if verbose or not is_detail(note)]
-        choices = [choice for choice in self.choices if verbose or choice.name not in MACHINE or self._breaks(choice)]
+        choices = [
+            choice
+            for choice in self.choices
+            if verbose or choice.name not in MACHINE or self._breaks(choice)
+        ]
         machine = ", ".join(c.choice for c in self.choices if c.name in ("device", "precision"))
         machine += f", {recipe.threads} thread{'' if recipe.threads == 1 else 's'}"
         classes = f"{spec.num_classes} classes, " if spec.class_names else ""
-        milestones = ", ".join(f"{part * self.plan.total_steps:,.0f}" for part in self.plan.milestones)
-        schedule = f"step (x {recipe.step_factor:g} at step {milestones})" if milestones else recipe.schedule
+        milestones = ", ".join(
+            f"{part * self.plan.total_steps:,.0f}" for part in self.plan.milestones
+        )
+        schedule = (
+            f"step (x {recipe.step_factor:g} at step {milestones})"
+            if milestones
+            else recipe.schedule
+        )
         return [
             f"data: {spec.name}, {classes}{spec.channels}x{spec.height}x{spec.width}: {sizes}",
             *(f"  {note}" for note in notes),
             f"model: {recipe.model}, {model['parameters']:,} parameters, {model['multiply_adds']:,} multiply-adds an image",
-            *(f"  {name}: {n:,} parameters" for name, n in model.get("parameters_by_network", {}).items()),
+            *(
+                f"  {name}: {n:,} parameters"
+                for name, n in model.get("parameters_by_network", {}).items()
+            ),
             f"plan: {self.plan.total_steps:,} steps of {self.plan.batch_size} images, {recipe.optimizer}, lr {recipe.lr}, "
             f"{schedule}, augment {recipe.augment}",
             *(str(choice) for choice in choices),
@@ -96,7 +119,12 @@ class Prepared:
     def summary(self) -> dict[str, Any]:
         """Return what `--dry-run --json` prints."""
         spec = self.splits.spec
-        data = {"name": spec.name, "channels": spec.channels, "height": spec.height, "width": spec.width}
+        data = {
+            "name": spec.name,
+            "channels": spec.channels,
+            "height": spec.height,
+            "width": spec.width,
+        }
         data["classes"] = list(spec.class_names)
         data["num_images"] = {s: len(self.splits[s]) for s in ("train", "val", "test")}
         return {
@@ -129,7 +157,8 @@ def prepare(
         watcher: who is told of progress.
         asked: the fields that the user set, as against those of a built-in recipe.
         choices: what was decided before.
-        free: whether settings that the recipe leaves unset may be chosen; otherwise they have their defaults.
+        free: whether settings that the recipe leaves unset may be chosen; otherwise they have their
+            defaults.
 
     Raises:
         UserError: whatever is wrong with recipe, data, model or device.
@@ -143,7 +172,9 @@ def prepare(
 def _prepared(
     recipe: Recipe, watcher: Silent, asked: Collection[str], choices: list[Choice], *, free: bool
 ) -> Prepared:
-    choices.append(hold_memory() if recipe.hold_memory else Choice("memory", "as the system does", "as asked"))
+    choices.append(
+        hold_memory() if recipe.hold_memory else Choice("memory", "as the system does", "as asked")
+    )
     device, why = choose_device(recipe.device)
     choices.append(why)
     dtype, why = choose_precision(recipe.precision, device)
@@ -163,14 +194,22 @@ def _prepared(
     recipe, why = choose_training(recipe, splits, device, dtype, free=free)
     choices += why
     if recipe.time:
-        choices.append(Choice("time", recipe.time, "at most; how many steps that is, is measured before the first one"))
+        choices.append(
+            Choice(
+                "time",
+                recipe.time,
+                "at most; how many steps that is, is measured before the first one",
+            )
+        )
     if recipe.flips == "auto" and splits.spec.num_classes > 1 and recipe.task == "classify":
         recipe, why = keep_orientation(recipe, splits.train, asked)
         choices += why
     plan = Plan.of(recipe, len(splits.train))
     compile, why = choose_compile(recipe.compile, device, plan.total_steps, exact=recipe.exact)
     choices += [why, choose_exact(recipe.exact, device, compile=compile)]
-    task = _called(module.make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work)
+    task = _called(
+        module.make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work
+    )
     choices += task.choices
     _check_batches(recipe, plan, task)
     monitored(recipe, task)
@@ -178,7 +217,9 @@ def _prepared(
         told = f"the run has {plan.num_evaluations} evaluations, so {recipe.patience} without gain cannot come before its end"
         choices.append(Choice("patience", "without effect", told))
     if recipe.lr == "auto" and len(task.phases) > 1:
-        raise UserError("lr: auto measures one loss, but this task has several. Give a number, as in --lr 0.0002.")
+        raise UserError(
+            "lr: auto measures one loss, but this task has several. Give a number, as in --lr 0.0002."
+        )
     if recipe.channels_last:
         for network in task.networks.values():
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -189,15 +230,21 @@ def _prepared(
     )  # fmt: skip
     if len(task.networks) > 1:
         model["network"] = task.main
-        model["parameters_by_network"] = {name: count_parameters(net) for name, net in task.networks.items()}
+        model["parameters_by_network"] = {
+            name: count_parameters(net) for name, net in task.networks.items()
+        }
     return Prepared(recipe, splits, task, device, compile, plan, choices, model)
 
 
 def _called(function: Callable[..., Any], recipe: Recipe, *arguments: Any, **more: Any) -> Any:
-    """Call a function with those fields of the recipe, and of its task_options, that it has as parameters."""
+    """Call a function with those fields of the recipe, and of its task_options, that it has as
+    parameters.
+    """
     parameters = inspect.signature(function).parameters
     fields = {**recipe.task_options, **dict(recipe), **more}
-    return function(*arguments, **{name: value for name, value in fields.items() if name in parameters})
+    return function(
+        *arguments, **{name: value for name, value in fields.items() if name in parameters}
+    )
 
 
 def _parameters(*functions: Callable[..., Any]) -> set[str]:
@@ -206,7 +253,15 @@ def _parameters(*functions: Callable[..., Any]) -> set[str]:
 
 def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
     known = _parameters(*functions)
-    known -= {*Recipe.model_fields, "splits", "device", "dtype", "progress", "memory_limit", "one_class"}
+    known -= {
+        *Recipe.model_fields,
+        "splits",
+        "device",
+        "dtype",
+        "progress",
+        "memory_limit",
+        "one_class",
+    }
     for option in recipe.task_options:
         if option not in known:
             raise unknown_name(f"option of task {recipe.task}:", option, known)
@@ -218,17 +273,28 @@ def check_idle_fields(recipe: Recipe, *functions: Callable[..., Any]) -> None:
     "auto" asks for nothing, and the rule of splits is set by tintype itself.
     """
     tasks = {name: find("tasks", name) for name in names("tasks")}
-    read = {name: _parameters(module.make, getattr(module, "open_data", open_data)) for name, module in tasks.items()}
+    read = {
+        name: _parameters(module.make, getattr(module, "open_data", open_data))
+        for name, module in tasks.items()
+    }
     for field in sorted(Recipe.model_fields.keys() - _parameters(*functions)):
         others = [name for name, parameters in read.items() if field in parameters]
-        if others and getattr(recipe, field) not in (Recipe.model_fields[field].default, "auto", NEW_SPLIT_RULE):
+        if others and getattr(recipe, field) not in (
+            Recipe.model_fields[field].default,
+            "auto",
+            NEW_SPLIT_RULE,
+        ):
             only = " and ".join(others)
-            raise UserError(f"{field} has no effect on task {recipe.task}, only on task {only}. Leave it out.")
+            raise UserError(
+                f"{field} has no effect on task {recipe.task}, only on task {only}. Leave it out."
+            )
 
 
 def _check_batches(recipe: Recipe, plan: Plan, task: Task) -> None:
     layers = [m for network in task.networks.values() for m in network.modules()]
-    if plan.batch_size // recipe.accumulate < 2 and any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in layers):
+    if plan.batch_size // recipe.accumulate < 2 and any(
+        isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in layers
+    ):
         raise UserError(
             f"model {recipe.model} has batch norm, which needs at least 2 images at once. "
             "Try a larger --batch-size or a smaller accumulate."
@@ -245,7 +311,8 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
     recipe = prepared.recipe
     threads, _ = choose_threads(recipe.threads)
     with run.locked(), computing(threads, str(prepared.device), exact=recipe.exact) as without:
-        if run.status.get("state") == "finished":  # by another process, while this one prepared itself
+        # by another process, while this one prepared itself
+        if run.status.get("state") == "finished":
             watcher.note(f"{run.path} is finished; nothing is left to do")
             return
         departure = _write_origin(run, prepared, command)
@@ -264,7 +331,9 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             recipe = _with_lr(run, prepared, seen.train, watcher)
             recipe = _within_time(run, prepared, recipe, seen, watcher, started)
             preparing = time.perf_counter() - started
-            engine = Engine(task, recipe, run, watcher, device=prepared.device, compile=prepared.compile)
+            engine = Engine(
+                task, recipe, run, watcher, device=prepared.device, compile=prepared.compile
+            )
             engine.fit(seen.train, seen.val)
             trained = time.perf_counter()
             for line in task.remarks():
@@ -279,7 +348,10 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             else:
                 _measure_by_validation(run, seen, splits, task, watcher)
             if chosen := engine.choice_by_validation():
-                run.write("evaluation.json", {**run.read("evaluation.json"), "chosen_by_validation": chosen})
+                run.write(
+                    "evaluation.json",
+                    {**run.read("evaluation.json"), "chosen_by_validation": chosen},
+                )
         except UserError:
             run.set_status("failed")
             raise
@@ -290,13 +362,21 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
             watcher.close()
         environment = run.read("environment.json")
         if without:
-            choice = Choice("exact", "no", f"there is no deterministic kernel for {', '.join(without)}")
+            choice = Choice(
+                "exact", "no", f"there is no deterministic kernel for {', '.join(without)}"
+            )
             watcher.note(str(choice))
-            environment["choices"] = [c for c in environment["choices"] if c["name"] != "exact"] + [vars(choice)]
+            environment["choices"] = [c for c in environment["choices"] if c["name"] != "exact"] + [
+                vars(choice)
+            ]
         environment["training_seconds"] = round(engine.seconds, 3)
         environment["preparing_seconds"] = round(preparing, 3)
-        environment["images_per_second"] = round(engine.step * prepared.plan.batch_size / max(engine.seconds, 1e-9), 1)
-        environment["seconds"] = round(preparing + engine.seconds + time.perf_counter() - trained, 3)
+        environment["images_per_second"] = round(
+            engine.step * prepared.plan.batch_size / max(engine.seconds, 1e-9), 1
+        )
+        environment["seconds"] = round(
+            preparing + engine.seconds + time.perf_counter() - trained, 3
+        )
         run.write("environment.json", environment)
         run.set_status("finished", step=engine.step, seconds=round(engine.seconds, 3))
 
@@ -311,31 +391,44 @@ def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Si
     if recipe.lr != "auto":
         return recipe
     watcher.note("measuring the learning rate")
-    curve = Engine(task, recipe.with_(lr=1.0), run, watcher, device=prepared.device).range_test(train)
+    curve = Engine(task, recipe.with_(lr=1.0), run, watcher, device=prepared.device).range_test(
+        train
+    )
     try:
         lr = float(f"{steepest_rate(curve):.2g}")
     except ValueError as error:
-        raise UserError(f"lr: auto found no learning rate: {error}. Give a number, as in --lr 0.001.") from None
+        raise UserError(
+            f"lr: auto found no learning rate: {error}. Give a number, as in --lr 0.001."
+        ) from None
     watcher.note(f"lr: {lr:g}, where the loss falls fastest in a range test of {len(curve)} steps")
-    run.write_table("lr_finder.csv", ["lr", "loss"], ([f"{rate:.6g}", f"{loss:.6g}"] for rate, loss in curve))
+    run.write_table(
+        "lr_finder.csv", ["lr", "loss"], ([f"{rate:.6g}", f"{loss:.6g}"] for rate, loss in curve)
+    )
     recipe = recipe.with_(lr=lr)
     run.write_recipe(recipe)
     return recipe
 
 
 def _within_time(
-    run: RunFolder, prepared: Prepared, recipe: Recipe, seen: DataSplits, watcher: Silent, started: float
+    run: RunFolder,
+    prepared: Prepared,
+    recipe: Recipe,
+    seen: DataSplits,
+    watcher: Silent,
+    started: float,
 ) -> Recipe:
     """Return the recipe with as many steps as its time allows, measured before the first one, and write it down.
 
-    The number is fixed once, so that a resumed run is as long. A run of an earlier version that is under way, for which
-    the time had no effect, goes on as it was begun.
+    The number is fixed once, so that a resumed run is as long. A run of an earlier version that is
+    under way, for which the time had no effect, goes on as it was begun.
     """
     if recipe.time is None or any((run.path / "checkpoints").glob("step-*.safetensors")):
         return recipe
     budget = parse_duration(recipe.time)
     watcher.note(f"measuring how many steps fit into {recipe.time}")
-    engine = Engine(prepared.task, recipe, run, watcher, device=prepared.device, compile=prepared.compile)
+    engine = Engine(
+        prepared.task, recipe, run, watcher, device=prepared.device, compile=prepared.compile
+    )
     step, evaluation = engine.timing(seen.train, seen.val, most_seconds=min(2.0, budget / 50))
     plan = Plan.of(recipe, len(seen.train))
     measured = sum(len(source) for source in _to_measure(seen).values())
@@ -346,22 +439,35 @@ def _within_time(
     times = f"{step:.2g} s a step, {evaluation:.2g} s an evaluation, {final:.2g} s to measure at the end"
     recipe = recipe.with_(time=None)
     if steps >= plan.total_steps:
-        choice = Choice("time", f"all {plan.total_steps:,} steps", f"they fit into {budget:g} s ({times})")
+        choice = Choice(
+            "time", f"all {plan.total_steps:,} steps", f"they fit into {budget:g} s ({times})"
+        )
     else:
-        # Milestones that name epochs may lie beyond the end of the shorter run, so they keep their part of it.
-        recipe = recipe.with_(steps=steps, milestones=[part for part in plan.milestones if part > 0])
-        choice = Choice("time", f"{steps:,} of {plan.total_steps:,} steps", f"what fits into {budget:g} s ({times})")
+        # Milestones that name epochs may lie beyond the end of the shorter run, so they keep their
+        # part of it.
+        recipe = recipe.with_(
+            steps=steps, milestones=[part for part in plan.milestones if part > 0]
+        )
+        choice = Choice(
+            "time",
+            f"{steps:,} of {plan.total_steps:,} steps",
+            f"what fits into {budget:g} s ({times})",
+        )
     watcher.note(str(choice))
     run.write_recipe(recipe)
     environment = run.read("environment.json")
-    environment["choices"] = [c for c in environment["choices"] if c["name"] != "time"] + [vars(choice)]
+    environment["choices"] = [c for c in environment["choices"] if c["name"] != "time"] + [
+        vars(choice)
+    ]
     run.write("environment.json", environment)
     run.set_status("running", total_steps=Plan.of(recipe, len(seen.train)).total_steps)
     return recipe
 
 
 def steps_within(seconds: float, *, step: float, evaluation: float, every: int) -> int:
-    """Return how many steps fit into a time, at least one, where each `every` steps and the last are evaluated."""
+    """Return how many steps fit into a time, at least one, where each `every` steps and the last
+    are evaluated.
+    """
     return max(1, int((seconds - evaluation) / (step + evaluation / every)))
 
 
@@ -369,13 +475,17 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
     """Write down data, splits and environment before training; on resume, refuse data that has changed.
 
     Returns:
-        Why what is computed from here on is not bit-equal to a run never stopped; empty where nothing speaks against it.
+        Why what is computed from here on is not bit-equal to a run never stopped; empty where
+        nothing speaks against it.
     """
     splits, spec = prepared.splits, prepared.splits.spec
     if (run.path / "data.json").exists():
         before = run.read("data.json")["fingerprint"]
         if before != spec.fingerprint:
-            if (prepared.recipe.data, prepared.recipe.data_root) != (run.recipe.data, run.recipe.data_root):
+            if (prepared.recipe.data, prepared.recipe.data_root) != (
+                run.recipe.data,
+                run.recipe.data_root,
+            ):
                 raise UserError(
                     f"the images of {prepared.recipe.data} are not those that this run began with (pixels, labels, names "
                     "and splits must be the same). Give their place, or start a new run."
@@ -402,10 +512,16 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
             "skipped": [list(item) for item in splits.skipped],
         },
     )
-    run.write_table("splits.csv", ["name", "split"], ([n, s] for s in counts for n in splits[s].names))
+    run.write_table(
+        "splits.csv", ["name", "split"], ([n, s] for s in counts for n in splits[s].names)
+    )
     arithmetic, departures, why = _arithmetic(run, prepared)
-    before = run.read("environment.json")["choices"] if (run.path / "environment.json").exists() else []
-    measured = [choice for choice in before if choice["name"] == "time" and not prepared.recipe.time]
+    before = (
+        run.read("environment.json")["choices"] if (run.path / "environment.json").exists() else []
+    )
+    measured = [
+        choice for choice in before if choice["name"] == "time" and not prepared.recipe.time
+    ]
     run.write(
         "environment.json",
         {
@@ -428,14 +544,18 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
 
 
 def _write_place(run: RunFolder, recipe: Recipe) -> None:
-    """Write down where the images now are, if that has changed; `_write_origin` made sure that they are the same."""
+    """Write down where the images now are, if that has changed; `_write_origin` made sure that they
+    are the same.
+    """
     before = run.recipe
     if (before.data, before.data_root) != (recipe.data, recipe.data_root):
         run.write_recipe(before.with_(data=recipe.data, data_root=recipe.data_root))
 
 
 def _record_photos(run: RunFolder, splits: DataSplits) -> None:
-    """Write down which photos the run saw, so that they are known again when the model is measured on other data."""
+    """Write down which photos the run saw, so that they are known again when the model is measured
+    on other data.
+    """
     sources = {split: splits[split] for split in ("train", "val", "test")}
     if all(isinstance(source, ResidentSource | MappedSource) for source in sources.values()):
         with written_whole(run.path / PHOTOS_FILE) as temporary:
@@ -443,7 +563,9 @@ def _record_photos(run: RunFolder, splits: DataSplits) -> None:
 
 
 def _record_typical(run: RunFolder, splits: DataSplits, recipe: Recipe) -> None:
-    """Write down with a classifier what its training images have in common, so that others are known for what they are."""
+    """Write down with a classifier what its training images have in common, so that others are
+    known for what they are.
+    """
     if recipe.task != "classify":
         return
     # Grey images of files that are not known to be grey: the user wanted them without their colour.
@@ -454,34 +576,52 @@ def _record_typical(run: RunFolder, splits: DataSplits, recipe: Recipe) -> None:
 
 
 def _said_unlike(run: RunFolder, test: ImageSource) -> dict[str, Any]:
-    """Return how many test images are said to be unlike the training images, though they are of the same kind."""
+    """Return how many test images are said to be unlike the training images, though they are of the
+    same kind.
+    """
     reasons = unlike_images(run, test)
-    return {"unlike": {"num_images": len(reasons), "num_unlike": sum(map(bool, reasons))}} if reasons else {}
+    return (
+        {"unlike": {"num_images": len(reasons), "num_unlike": sum(map(bool, reasons))}}
+        if reasons
+        else {}
+    )
 
 
 def unlike_images(run: RunFolder, source: ImageSource) -> list[str]:
     """Return why images are unlike the training images of a run, "" where they are not; evenly spread ones of many.
 
-    The list is empty where the run does not know. Colour that a grey model does not see is not looked at.
+    The list is empty where the run does not know. Colour that a grey model does not see is not
+    looked at.
     """
     typical = Typical.of(run.read("model.json").get("typical"))
     if typical is None:
         return []
-    return [reason for some in typical_images(source) for reason in typical.reasons(some, [None] * len(some))]
+    return [
+        reason
+        for some in typical_images(source)
+        for reason in typical.reasons(some, [None] * len(some))
+    ]
 
 
 def typical_images(source: ImageSource, most: int = TYPICAL_IMAGES) -> Iterator[np.ndarray]:
     """Yield evenly spread images of a split, at most `most` in all, in batches (N, H, W, C) uint8."""
-    index = torch.linspace(0, len(source) - 1, min(len(source), most), dtype=torch.float64).round().long()
+    index = (
+        torch.linspace(0, len(source) - 1, min(len(source), most), dtype=torch.float64)
+        .round()
+        .long()
+    )
     for some in index.split(64):
         yield source.take(some).images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _arithmetic(run: RunFolder, prepared: Prepared) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+def _arithmetic(
+    run: RunFolder, prepared: Prepared
+) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     """Compare what the bits of the run depend on here with what they depended on before it was stopped.
 
     Returns:
-        What they depend on here; all steps from which on a difference was found, with the reason; today's reason, or "".
+        What they depend on here; all steps from which on a difference was found, with the reason;
+        today's reason, or "".
     """
     recipe, device = prepared.recipe, prepared.device
     now = facts(
@@ -489,7 +629,9 @@ def _arithmetic(run: RunFolder, prepared: Prepared) -> tuple[dict[str, Any], lis
         exact=recipe.exact,
     )  # fmt: skip
     begun = any((run.path / "checkpoints").glob("step-*.safetensors"))
-    before = run.read("environment.json") if begun and (run.path / "environment.json").exists() else {}
+    before = (
+        run.read("environment.json") if begun and (run.path / "environment.json").exists() else {}
+    )
     departures = list(before.get("not_bit_equal", []))
     earlier = recorded(before)
     why = differences(earlier, now) if recipe.exact or earlier.get("exact") else ""
@@ -512,7 +654,9 @@ def _on_device(splits: DataSplits, device: torch.device) -> DataSplits:
     return replace(splits, train=move(splits.train), val=move(splits.val), test=move(splits.test))
 
 
-def _measure(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent) -> None:
+def _measure(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent
+) -> None:
     """Measure the final network on clean training images, validation and test; write figures, predictions, samples.
 
     `seen` is what the network sees, `splits` the images that it comes from.
@@ -525,7 +669,10 @@ def _measure(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, w
     _write_samples(run, summary.samples, splits.test)
     analyse(run, task, _to_measure(splits), evaluations, watcher)
     looks = count_test_look(run, splits.spec.fingerprint)
-    run.write("evaluation.json", {**summary.evaluation, **_said_unlike(run, splits.test), "test_looks": looks})
+    run.write(
+        "evaluation.json",
+        {**summary.evaluation, **_said_unlike(run, splits.test), "test_looks": looks},
+    )
 
 
 def _write_tables(run: RunFolder, summary: Summary) -> None:
@@ -534,10 +681,13 @@ def _write_tables(run: RunFolder, summary: Summary) -> None:
         run.write_table(name, *table)
 
 
-def _measure_without_test(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent) -> None:
+def _measure_without_test(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent
+) -> None:
     """Measure on clean training images and validation only, as one of many runs of which one will be chosen.
 
-    What is fitted on validation and shown on test (temperature, thresholds) and what shows test images is left out.
+    What is fitted on validation and shown on test (temperature, thresholds) and what shows test
+    images is left out.
     """
     sources = _to_measure(seen)
     evaluations = _evaluated(task, {split: sources[split] for split in ("train", "val")}, watcher)
@@ -554,10 +704,13 @@ def _measure_without_test(run: RunFolder, seen: DataSplits, splits: DataSplits, 
     )
 
 
-def _measure_by_validation(run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent) -> None:
+def _measure_by_validation(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent
+) -> None:
     """Measure on clean training images and validation of data without a test part; write figures and predictions.
 
-    Validation chose the model, so its figures are too good; they are never called by the name of what a test would show.
+    Validation chose the model, so its figures are too good; they are never called by the name of
+    what a test would show.
     """
     measured = {split: source for split, source in _to_measure(seen).items() if len(source)}
     evaluations = _evaluated(task, measured, watcher)
@@ -578,11 +731,15 @@ def _measure_by_validation(run: RunFolder, seen: DataSplits, splits: DataSplits,
     run.write("model.json", {**model, **task.describe()})
 
 
-def _evaluated(task: Task, sources: dict[str, ImageSource], watcher: Silent) -> dict[str, Evaluation]:
+def _evaluated(
+    task: Task, sources: dict[str, ImageSource], watcher: Silent
+) -> dict[str, Evaluation]:
     network = task.networks[task.main]
     evaluations = {
         split: task.evaluate(
-            network, source, lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total)
+            network,
+            source,
+            lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total),
         )
         for split, source in sources.items()
     }
@@ -595,11 +752,15 @@ def _to_measure(splits: DataSplits) -> dict[str, ImageSource]:
     train = splits.train
     if len(train) > CLEAN_TRAINING_IMAGES:
         generator = torch.Generator().manual_seed(0)
-        train = train.subset(torch.randperm(len(train), generator=generator)[:CLEAN_TRAINING_IMAGES].sort().values)
+        train = train.subset(
+            torch.randperm(len(train), generator=generator)[:CLEAN_TRAINING_IMAGES].sort().values
+        )
     return {"train": train, "val": splits.val, "test": splits.test}
 
 
-def _write_samples(run: RunFolder, samples: dict[str, list[dict[str, Any]]], source: ImageSource) -> None:
+def _write_samples(
+    run: RunFolder, samples: dict[str, list[dict[str, Any]]], source: ImageSource
+) -> None:
     """Write the pictures that the report shows, at their own size, and which they are."""
     index: dict[str, list[dict[str, Any]]] = {}
     for group, items in samples.items():
@@ -613,7 +774,13 @@ def _write_samples(run: RunFolder, samples: dict[str, list[dict[str, Any]]], sou
             index[group].append({"file": file, **item})
             if (run.path / "samples" / file).exists():
                 continue
-            pixels = source.take(torch.tensor([item["position"]])).images[0].permute(1, 2, 0).cpu().numpy()
+            pixels = (
+                source.take(torch.tensor([item["position"]]))
+                .images[0]
+                .permute(1, 2, 0)
+                .cpu()
+                .numpy()
+            )
             write_picture(run.path / "samples" / file, pixels)
     run.write("samples/samples.json", index)
 
@@ -621,8 +788,8 @@ def _write_samples(run: RunFolder, samples: dict[str, list[dict[str, Any]]], sou
 def count_test_look(run: RunFolder, fingerprint: str) -> dict[str, int]:
     """Count one look at the test split: by this run, and by all runs beside it that share the data.
 
-    Each look invites a choice made on test images; many looks make the test figure optimistic. The runs of a study count
-    with those beside the study.
+    Each look invites a choice made on test images; many looks make the test figure optimistic. The
+    runs of a study count with those beside the study.
     """
     before = 0
     if (run.path / "evaluation.json").exists():
@@ -637,7 +804,9 @@ def count_test_look(run: RunFolder, fingerprint: str) -> dict[str, int]:
 
 
 def looks_by_data(run: RunFolder) -> dict[str, int]:
-    """Return how often the test split of each data set (by fingerprint) was looked at by the runs beside this one."""
+    """Return how often the test split of each data set (by fingerprint) was looked at by the runs
+    beside this one.
+    """
     try:
         looks = read_json_object(_ledger(run))
     except (OSError, ValueError):

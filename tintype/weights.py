@@ -1,7 +1,7 @@
 """What lies in a weight file: which kind of file it is, and the tensors of the state dict that is meant. No code runs.
 
-Training states hold more than weights, and wrappers put their own names before every key. What is taken and what is left
-is decided here, by the structure of the file, and told.
+Training states hold more than weights, and wrappers put their own names before every key. What is
+taken and what is left is decided here, by the structure of the file, and told.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _AVERAGED = re.compile(r"(^|[_.])(ema|swa|avg|averaged?|polyak|shadow)([_.]|$)",
 # Single numbers that say how an average was made, not what the network is.
 _COUNTERS_OF_AVERAGES = {"n_averaged", "num_updates", "initted", "step", "decay"}
 
-# Objects that hold settings beside the weights in other tools' checkpoints. They are plain data: making one does nothing.
+# Objects that hold settings beside the weights in other tools' checkpoints. They are plain data:
+# making one does nothing.
 _PLAIN_DATA = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PurePath]
 
 EXPECTED = "Expected a state dict: .safetensors, or .pth as torch.save(network.state_dict(), FILE) writes it."
@@ -62,13 +63,19 @@ _BY_START: tuple[tuple[bytes, str], ...] = (
 )  # fmt: skip
 _IN_A_ZIP: tuple[tuple[str, str], ...] = (
     (r"(^|/)code/.*\.py$|(^|/)constants\.pkl$", "a TorchScript archive, which holds a program"),
-    (r"(^|/)(archive_format|serialized_exported_program\.json)$|(^|/)models/.*\.json$", "a program of torch.export"),
+    (
+        r"(^|/)(archive_format|serialized_exported_program\.json)$|(^|/)models/.*\.json$",
+        "a program of torch.export",
+    ),
     (r"(^|/)model\.weights\.h5$", "a Keras file"),
     (r"\.npy$", "an archive of NumPy arrays"),
 )
-_FIELDS_OF_ONNX = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)  # what may follow the version of its format
-_TORCH_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # of files that torch.save wrote before it wrote zip archives
-_END_OF_A_TABLE = bytes.fromhex("57fb808b247547db")  # TensorFlow's index of a checkpoint ends with it
+# what may follow the version of its format
+_FIELDS_OF_ONNX = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)
+# of files that torch.save wrote before it wrote zip archives
+_TORCH_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"
+# TensorFlow's index of a checkpoint ends with it
+_END_OF_A_TABLE = bytes.fromhex("57fb808b247547db")
 
 
 class WeightFile(NamedTuple):
@@ -77,7 +84,8 @@ class WeightFile(NamedTuple):
     Attributes:
         tensors: by name, as the file has them but for the prefixes of wrappers.
         metadata: of a safetensors file.
-        averaged: the name under which the averaged weights were found, where they were taken in place of the last ones.
+        averaged: the name under which the averaged weights were found, where they were taken in
+            place of the last ones.
         remark: what was left in the file, for the user; or "".
     """
 
@@ -91,7 +99,9 @@ class WeightFile(NamedTuple):
 
 
 def other_kind(path: Path) -> str | None:
-    """Return what a file is that holds no PyTorch weights, by its first bytes; None where it may hold some."""
+    """Return what a file is that holds no PyTorch weights, by its first bytes; None where it may
+    hold some.
+    """
     with path.open("rb") as file:
         start = file.read(512)
         file.seek(max(0, path.stat().st_size - len(_END_OF_A_TABLE)))
@@ -156,11 +166,12 @@ def _kind_of_protobuf(path: Path, start: bytes) -> str:
 def read_weights(path: Path) -> WeightFile:
     """Return the state dict of a file. No code runs.
 
-    A training state is opened. Where it holds averaged weights beside those of the last step, they are taken, since they
-    are what is meant to be used.
+    A training state is opened. Where it holds averaged weights beside those of the last step, they
+    are taken, since they are what is meant to be used.
 
     Raises:
-        UserError: damaged, of another kind, or only to be read by running code; or it does not tell which weights are meant.
+        UserError: damaged, of another kind, or only to be read by running code; or it does not tell
+            which weights are meant.
     """
     content, metadata = read_content(path)
     found = dict(_state_dicts(content, ""))
@@ -174,7 +185,8 @@ def read_weights(path: Path) -> WeightFile:
 
     taken = _meant(averaged, path)
     mean = found[taken]
-    if set(mean) <= set(last):  # averages of parameters alone: the statistics of the norms are those of the last step
+    # averages of parameters alone: the statistics of the norms are those of the last step
+    if set(mean) <= set(last):
         mean = {**last, **mean}
     return WeightFile(mean, metadata, averaged=taken if last else "")
 
@@ -197,16 +209,23 @@ def read_content(path: Path) -> tuple[Any, dict[str, str]]:
 
     try:
         with safe_open(path, "pt") as file:
-            metadata = {key: value for key, value in (file.metadata() or {}).items() if key != "format"}
+            metadata = {
+                key: value for key, value in (file.metadata() or {}).items() if key != "format"
+            }
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(_damaged(path, error)) from None
 
 
 def _read_pickled(path: Path) -> Any:
-    # As bytes and not by its name, from which torch would take a pickle called .safetensors for what it is not.
+    # As bytes and not by its name, from which torch would take a pickle called .safetensors for
+    # what it is not.
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN_DATA), path.open("rb") as file:
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(_PLAIN_DATA),
+            path.open("rb") as file,
+        ):
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -216,23 +235,40 @@ def _read_pickled(path: Path) -> Any:
                 "Save the weights alone: torch.save(network.state_dict(), FILE), or as .safetensors."
             ) from None
         raise UserError(_damaged(path, ValueError("its pickle breaks off"))) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+    ) as error:
         raise UserError(_damaged(path, error)) from None
 
 
 def _damaged(path: Path, error: Exception) -> str:
     line = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-    return (
-        f"{path} is damaged, not complete, or not weights ({line[:120]}). Get it again; expected .safetensors or .pth."
-    )
+    return f"{path} is damaged, not complete, or not weights ({line[:120]}). Get it again; expected .safetensors or .pth."
 
 
-def _state_dicts(content: Any, name: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _state_dicts(
+    content: Any, name: str, depth: int = 0
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield each dict of named tensors with its own name, the outermost one under ""."""
     if not isinstance(content, Mapping) or depth > DEEPEST:
         return
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    weights = {key: value for key, value in tensors.items() if value.ndim or key not in _COUNTERS_OF_AVERAGES}
+    tensors = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    weights = {
+        key: value
+        for key, value in tensors.items()
+        if value.ndim or key not in _COUNTERS_OF_AVERAGES
+    }
     if any(value.ndim for value in weights.values()):
         yield name, _unwrapped(weights)
     for key, value in content.items():
@@ -257,21 +293,35 @@ def _meant(names: list[str], path: Path) -> str:
     if len(names) == 1:
         return names[0]
     for usual in ("", *USUAL):
-        there = [name for name in names if _AVERAGED.sub("_", name.rpartition(".")[2]).strip("_") == usual]
+        there = [
+            name
+            for name in names
+            if _AVERAGED.sub("_", name.rpartition(".")[2]).strip("_") == usual
+        ]
         if there:
             return there[0]
-    raise UserError(f"{path} holds several state dicts: {', '.join(names[:5])}. Save the one that is meant alone.")
+    raise UserError(
+        f"{path} holds several state dicts: {', '.join(names[:5])}. Save the one that is meant alone."
+    )
 
 
 def _averages_without_names(content: Any) -> str:
-    """Return a line where averaged weights are there but cannot be told apart, as torch_ema keeps them."""
+    """Return a line where averaged weights are there but cannot be told apart, as torch_ema keeps
+    them.
+    """
     if not isinstance(content, Mapping):
         return ""
     for key, value in content.items():
         inside = list(value.values()) if isinstance(value, Mapping) else [value]
-        lists = [each for each in inside if isinstance(each, list) and any(isinstance(part, Tensor) for part in each)]
+        lists = [
+            each
+            for each in inside
+            if isinstance(each, list) and any(isinstance(part, Tensor) for part in each)
+        ]
         if isinstance(key, str) and is_averaged(key) and lists:
-            return f"{key} holds averaged weights without names, so those of the last step are taken"
+            return (
+                f"{key} holds averaged weights without names, so those of the last step are taken"
+            )
     return ""
 
 
@@ -283,8 +333,9 @@ def without_prefix(
 ) -> tuple[dict[str, Tensor], str]:
     """Return the tensors under the names of the network, and the prefix that stood before them, "" for none.
 
-    Other tools name the attribute that holds the network ("model.", "net.", "encoder."), and keep more beside it. The
-    prefix is the one under which most of `expected` is found; an averaged copy comes before the one it was made from.
+    Other tools name the attribute that holds the network ("model.", "net.", "encoder."), and keep
+    more beside it. The prefix is the one under which most of `expected` is found; an averaged copy
+    comes before the one it was made from.
 
     Raises:
         UserError: two copies fit equally well, and nothing tells which is meant.
@@ -309,9 +360,13 @@ def without_prefix(
         return dict(tensors), ""
     if len(best) > 1:
         shown = ", ".join(prefix.rstrip(".") for prefix in best)
-        raise UserError(f"{source} holds several networks of this kind: {shown}. Save the one that is meant alone.")
+        raise UserError(
+            f"{source} holds several networks of this kind: {shown}. Save the one that is meant alone."
+        )
     prefix = best[0]
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}, prefix
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }, prefix
 
 
 def is_averaged(name: str) -> bool:
@@ -322,8 +377,8 @@ def is_averaged(name: str) -> bool:
 def as_expected(given: Tensor, expected: Tensor) -> Tensor | None:
     """Return a tensor in the type that a network has, or None where it does not fit: another shape, or quantised values.
 
-    Whole numbers of a network count batches or name positions. Where a file rounded them, the network's own stand: they
-    say nothing about what was learned.
+    Whole numbers of a network count batches or name positions. Where a file rounded them, the
+    network's own stand: they say nothing about what was learned.
     """
     if given.shape != expected.shape or given.is_complex() != expected.is_complex():
         return None
@@ -337,7 +392,9 @@ def as_expected(given: Tensor, expected: Tensor) -> Tensor | None:
 
 
 def without_shared_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without what stands before all their names, for networks that are not known yet."""
+    """Return the tensors without what stands before all their names, for networks that are not
+    known yet.
+    """
     found = dict(tensors)
     while len({key.partition(".")[0] for key in found}) == 1 and all("." in key for key in found):
         found = {key.partition(".")[2]: value for key, value in found.items()}

@@ -18,10 +18,14 @@ MOST_NODES = 100_000  # of a YAML file, each alias counted with all that it stan
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """YAML's safe loader with bounds on nodes and depth, in which a date is a word as it was written."""
+    """YAML's safe loader with bounds on nodes and depth, in which a date is a word as it was
+    written.
+    """
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        first: [
+            (tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -32,7 +36,10 @@ class BoundedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Read a node, and refuse it where it is nested too deep or stands for too much."""
-        is_alias, is_nest = self.check_event(yaml.AliasEvent), self.check_event(yaml.CollectionStartEvent)
+        is_alias, is_nest = (
+            self.check_event(yaml.AliasEvent),
+            self.check_event(yaml.CollectionStartEvent),
+        )
         self._depth += is_nest
         if self._depth > MOST_DEPTH:
             raise yaml.YAMLError(f"it is nested more than {MOST_DEPTH} deep")
@@ -76,7 +83,8 @@ def parse_yaml(text: str, loader: type[BoundedLoader] = BoundedLoader) -> Any:
         return loader(text).get_single_data()
     except (yaml.YAMLError, UserError):
         raise
-    except Exception as error:  # a constructor raises what int, float and the like do: "!!int x", "!!timestamp 1"
+    # a constructor raises what int, float and the like do: "!!int x", "!!timestamp 1"
+    except Exception as error:
         raise yaml.YAMLError(f"a value cannot be read: {error}") from None
 
 

@@ -36,13 +36,16 @@ def analyse(
 ) -> None:
     """Write analysis.json, its pictures in samples/, and what was fitted on validation into model.json.
 
-    Nothing is written for a task that is no classification. `sources` hold the pixels of the images that were evaluated,
-    in the same order; `evaluations` are those of "train" (clean images), "val" and "test". Call it after
-    `task.summarise`, which fits the temperature.
+    Nothing is written for a task that is no classification. `sources` hold the pixels of the images
+    that were evaluated, in the same order; `evaluations` are those of "train" (clean images), "val"
+    and "test". Call it after `task.summarise`, which fits the temperature.
     """
     if not isinstance(task, Classify):
         return
-    answers = {split: Answers.of(task, evaluations[split], sources[split], split) for split in ("train", "test")}
+    answers = {
+        split: Answers.of(task, evaluations[split], sources[split], split)
+        for split in ("train", "test")
+    }
     model = {**run.read("model.json"), **task.describe()}
     run.write("model.json", model)
     train, test = answers["train"], answers["test"]
@@ -52,8 +55,12 @@ def analyse(
         "worst": lambda: worst_mistakes(run.path / "samples", task, network, test, train),
         "slices": lambda: error_rates(test, _folders_of_images(run), task.groups),
         # A pass through the training images that takes seconds leaves time for a better map.
-        "map": lambda: embedding_map(run.path / "samples", test, thorough=_cost(model, train) >= 1e11),
-        "risk_coverage": lambda: {split: _curve(task, evaluations[split]) for split in ("val", "test")},
+        "map": lambda: embedding_map(
+            run.path / "samples", test, thorough=_cost(model, train) >= 1e11
+        ),
+        "risk_coverage": lambda: {
+            split: _curve(task, evaluations[split]) for split in ("val", "test")
+        },
     }
     found: dict[str, Any] = {"format": FORMAT}
     for number, (name, look) in enumerate(parts.items()):
@@ -65,7 +72,9 @@ def analyse(
 
 
 def _cost(model: Mapping[str, Any], train: Answers) -> float:
-    """Return the multiply-adds of one pass through the (sampled) training images: a measure of time that is always the same."""
+    """Return the multiply-adds of one pass through the (sampled) training images: a measure of time
+    that is always the same.
+    """
     return float(model["multiply_adds"]) * len(train.targets)
 
 
@@ -81,7 +90,9 @@ def _folders_of_images(run: RunFolder) -> list[Path]:
 
 
 def _curve(task: Classify, evaluation: Evaluation) -> dict[str, list[float]]:
-    """Return coverage and accuracy from the surest answers on, at most 200 points, and the confidence at each."""
+    """Return coverage and accuracy from the surest answers on, at most 200 points, and the
+    confidence at each.
+    """
     answers = Answers.of(task, evaluation)
     curve = risk_coverage(answers.confidence, answers.right)
     last = len(curve.threshold) - 1

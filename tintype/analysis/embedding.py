@@ -22,8 +22,9 @@ SHEET_COLUMNS = 25
 def embedding_map(folder: Path, test: Answers, thorough: bool) -> dict[str, Any] | None:
     """Return the places of at most 1,000 test images in two dimensions, and write a sheet of thumbnails.
 
-    The places follow from what the last layer sees, at unit length: principal components, and where `thorough` t-SNE of
-    the first 50 of them (van der Maaten & Hinton 2008). None where the network has no such features.
+    The places follow from what the last layer sees, at unit length: principal components, and where
+    `thorough` t-SNE of the first 50 of them (van der Maaten & Hinton 2008). None where the network
+    has no such features.
     """
     if test.features.shape[1] < 2 or len(test.targets) < 3:
         return None
@@ -65,7 +66,8 @@ def _unit(values: np.ndarray) -> list[float]:
 def principal_components(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first `count` principal components (N, count) of features (N, D), and each one's share of the variance.
 
-    The sign is such that the entry of largest size is positive, so that the same features give the same picture.
+    The sign is such that the entry of largest size is positive, so that the same features give the
+    same picture.
     """
     centred = features - features.mean(0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -77,10 +79,14 @@ def principal_components(features: np.ndarray, count: int) -> tuple[np.ndarray, 
 
 
 def t_sne(components: np.ndarray) -> np.ndarray:
-    """Return t-SNE places (N, 2) of N points, begun from their first two components so that it is always the same."""
+    """Return t-SNE places (N, 2) of N points, begun from their first two components so that it is
+    always the same.
+    """
     from sklearn.manifold import TSNE
 
-    start: Any = (components[:, :2] / max(float(components[:, 0].std()), 1e-12) * 1e-4).astype(np.float32)
+    start: Any = (components[:, :2] / max(float(components[:, 0].std()), 1e-12) * 1e-4).astype(
+        np.float32
+    )
     perplexity = min(30.0, (len(components) - 1) / 3)
     # One thread: sums of several would end in another order each time.
     model = TSNE(init=start, perplexity=perplexity, max_iter=500, random_state=0, n_jobs=1)
@@ -98,14 +104,25 @@ def _write_sheet(folder: Path, test: Answers, index: np.ndarray) -> dict[str, An
         sheet.paste(picture, ((number % columns) * width, (number // columns) * height))
     tiny = max(width, height) <= 16  # JPEG works in blocks of eight
     buffer = io.BytesIO()
-    sheet.save(buffer, **({"format": "PNG", "optimize": True} if tiny else {"format": "JPEG", "quality": 80}))
+    sheet.save(
+        buffer,
+        **({"format": "PNG", "optimize": True} if tiny else {"format": "JPEG", "quality": 80}),
+    )
     file = "map.png" if tiny else "map.jpg"
     with written_whole(folder / file) as temporary:
         temporary.write_bytes(buffer.getvalue())
-    return {"file": file, "columns": columns, "count": len(pictures), "width": width, "height": height}
+    return {
+        "file": file,
+        "columns": columns,
+        "count": len(pictures),
+        "width": width,
+        "height": height,
+    }
 
 
 def _thumbnail(pixels: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    picture = Image.fromarray(
+        pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
+    )
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     return picture

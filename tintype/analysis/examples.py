@@ -1,4 +1,6 @@
-"""Pictures that explain mistakes: confused pairs side by side, and the worst mistakes with what is near them in training."""
+"""Pictures that explain mistakes: confused pairs side by side, and the worst mistakes with what is
+near them in training.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ PAIRS = 5
 EXAMPLES = 4  # of each kind in a pair
 WORST = 12
 NEIGHBOURS = 4
-SAME_PICTURE = 4.0  # mean difference of the pixels (0..255) below which two pictures are called the same
+# mean difference of the pixels (0..255) below which two pictures are called the same
+SAME_PICTURE = 4.0
 CHUNK = 16  # pictures at once with gradients
 
 
@@ -39,7 +42,13 @@ class Answers:
     source: ImageSource | None = None
 
     @classmethod
-    def of(cls, task: Classify, evaluation: Evaluation, source: ImageSource | None = None, split: str = "") -> Self:
+    def of(
+        cls,
+        task: Classify,
+        evaluation: Evaluation,
+        source: ImageSource | None = None,
+        split: str = "",
+    ) -> Self:
         """Read an evaluation at the temperature that the task has now."""
         details = evaluation.details
         probabilities = task.softmax(torch.from_numpy(details["logits"])).numpy()
@@ -85,7 +94,9 @@ class Answers:
 
 
 def confused_pairs(folder: Path, test: Answers) -> list[dict[str, Any]]:
-    """Return the most confused pairs, each with pictures: A taken for B (the surest first), A and B as recognised."""
+    """Return the most confused pairs, each with pictures: A taken for B (the surest first), A and B
+    as recognised.
+    """
     confusion = metrics.confusion_matrix(test.guesses, test.targets, len(test.class_names))
     number = {name: k for k, name in enumerate(test.class_names)}
     draw = np.random.default_rng(0)
@@ -99,7 +110,10 @@ def confused_pairs(folder: Path, test: Answers) -> list[dict[str, Any]]:
             "of_target": _recognised(test, a, draw),
             "of_prediction": _recognised(test, b, draw),
         }
-        shown = {key: [test.written(folder, i) for i in group[:EXAMPLES].tolist()] for key, group in groups.items()}
+        shown = {
+            key: [test.written(folder, i) for i in group[:EXAMPLES].tolist()]
+            for key, group in groups.items()
+        }
         pairs.append({**pair, **shown})
     return pairs
 
@@ -108,7 +122,9 @@ def _recognised(test: Answers, label: int, draw: np.random.Generator) -> np.ndar
     return draw.permutation(np.flatnonzero(test.right & (test.targets == label)))
 
 
-def worst_mistakes(folder: Path, task: Classify, network: nn.Module, test: Answers, train: Answers) -> dict[str, Any]:
+def worst_mistakes(
+    folder: Path, task: Classify, network: nn.Module, test: Answers, train: Answers
+) -> dict[str, Any]:
     """Return the surest mistakes, each with its heat map and its nearest training images.
 
     `train` are the clean training images that were measured, at most 10,000.
@@ -119,13 +135,23 @@ def worst_mistakes(folder: Path, task: Classify, network: nn.Module, test: Answe
     nearest = nearest_images(test.features[positions], train.features, NEIGHBOURS)
     for item, neighbours in zip(items, nearest, strict=True):
         item["neighbours"] = [
-            {**train.written(folder, i), "similarity": round(similarity, 4), "same": _is_same(item, i, test, train)}
+            {
+                **train.written(folder, i),
+                "similarity": round(similarity, 4),
+                "same": _is_same(item, i, test, train),
+            }
             for i, similarity in neighbours
         ]
-    return {"items": items, "layer": layer, "num_searched": len(train.targets) if train.features.size else 0}
+    return {
+        "items": items,
+        "layer": layer,
+        "num_searched": len(train.targets) if train.features.size else 0,
+    }
 
 
-def nearest_images(features: np.ndarray, among: np.ndarray, count: int) -> list[list[tuple[int, float]]]:
+def nearest_images(
+    features: np.ndarray, among: np.ndarray, count: int
+) -> list[list[tuple[int, float]]]:
     """Return for each row of `features` (M, D) its `count` nearest rows of `among` (N, D) and their cosine similarity.
 
     Rows are of unit length; of equal ones the earlier wins.
@@ -134,30 +160,43 @@ def nearest_images(features: np.ndarray, among: np.ndarray, count: int) -> list[
         return [[] for _ in features]
     similarity = features.astype(np.float32) @ among.astype(np.float32).T
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-    return [[(int(i), float(row[i])) for i in best] for row, best in zip(similarity, order, strict=True)]
+    return [
+        [(int(i), float(row[i])) for i in best] for row, best in zip(similarity, order, strict=True)
+    ]
 
 
 def _is_same(item: dict[str, Any], position: int, test: Answers, train: Answers) -> bool:
-    """Whether a training image is (nearly) the same picture: then the test split is not as unseen as it should be."""
-    one, other = test.pixels(item["position"]).astype(np.float32), train.pixels(position).astype(np.float32)
+    """Whether a training image is (nearly) the same picture: then the test split is not as unseen
+    as it should be.
+    """
+    one, other = (
+        test.pixels(item["position"]).astype(np.float32),
+        train.pixels(position).astype(np.float32),
+    )
     return bool(np.abs(one - other).mean() < SAME_PICTURE)
 
 
 def _write_heatmaps(
     folder: Path, task: Classify, network: nn.Module, test: Answers, items: list[dict[str, Any]]
 ) -> str | None:
-    """Write a heat map of each item for the class that was predicted; return the layer, None where there is none."""
+    """Write a heat map of each item for the class that was predicted; return the layer, None where
+    there is none.
+    """
     layer = None
     for start in range(0, len(items), CHUNK):
         some = items[start : start + CHUNK]
         assert test.source is not None
         index = torch.tensor([item["position"] for item in some])
         images = test.source.take(index).images
-        found = grad_cam(network, task.normalise(images), torch.from_numpy(test.guesses[index.numpy()]))
+        found = grad_cam(
+            network, task.normalise(images), torch.from_numpy(test.guesses[index.numpy()])
+        )
         if found is None:
             return None
         layer = found.layer
         for item, image, heat in zip(some, images, found.maps, strict=True):
             item["heat"] = f"heat-{item['position']:06d}.png"
-            write_picture(folder / item["heat"], overlaid(image.permute(1, 2, 0).cpu().numpy(), heat))
+            write_picture(
+                folder / item["heat"], overlaid(image.permute(1, 2, 0).cpu().numpy(), heat)
+            )
     return layer

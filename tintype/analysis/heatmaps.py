@@ -1,6 +1,7 @@
 """Where a convolutional network looked: Grad-CAM.
 
-Written here and not taken from a library: `grad-cam` brings OpenCV, and neither it nor captum chooses the layer.
+Written here and not taken from a library: `grad-cam` brings OpenCV, and neither it nor captum
+chooses the layer.
 """
 
 from __future__ import annotations
@@ -15,15 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALLEST_SIDE = 3  # positions; coarser maps do not tell where
-LARGEST_SIDE = 224  # pixels of the pictures that are written; smaller ones are enlarged by a whole factor
+# pixels of the pictures that are written; smaller ones are enlarged by a whole factor
+LARGEST_SIDE = 224
 
-# From transparent over rust to light yellow: ordered by lightness too, so that it can be read without colours.
-HEAT = np.array([[92, 22, 22], [176, 52, 16], [232, 112, 20], [250, 182, 60], [255, 244, 180]], np.float32)
+# From transparent over rust to light yellow: ordered by lightness too, so that it can be read
+# without colours.
+HEAT = np.array(
+    [[92, 22, 22], [176, 52, 16], [232, 112, 20], [250, 182, 60], [255, 244, 180]], np.float32
+)
 
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """Heat maps (N, h, w) float32 in 0..1 of the layer's own size, and the layer's name in the network."""
+    """Heat maps (N, h, w) float32 in 0..1 of the layer's own size, and the layer's name in the
+    network.
+    """
 
     maps: np.ndarray
     layer: str
@@ -32,8 +39,9 @@ class HeatMaps:
 def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> HeatMaps | None:
     """Return for each image where the network found evidence for a class: the last layer's maps, weighted by gradient.
 
-    The map is ReLU(sum over k of w_k A_k), A_k the k-th map of the layer and w_k the mean gradient of the class's logit
-    over it; each image is scaled by its own maximum (0 where no position speaks for the class).
+    The map is ReLU(sum over k of w_k A_k), A_k the k-th map of the layer and w_k the mean gradient
+    of the class's logit over it; each image is scaled by its own maximum (0 where no position
+    speaks for the class).
 
     Args:
         network: any network that has a layer with spatial maps; see `spatial_layer`.
@@ -43,7 +51,8 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> HeatMaps | 
     Returns:
         None where no layer has maps.
 
-    Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization" (2017).
+    Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based
+    localization" (2017).
     """
     was_training = network.training
     network.eval()
@@ -58,12 +67,14 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> HeatMaps | 
 
         with network.get_submodule(layer).register_forward_hook(keep):
             with torch.enable_grad():
-                # Gradients flow from the images on, so that frozen layers do not matter; the sum spares the leaf
-                # from layers that write in place.
+                # Gradients flow from the images on, so that frozen layers do not matter; the sum
+                # spares the leaf from layers that write in place.
                 logits = network(images.detach().requires_grad_() + 0)
                 score = logits.gather(1, classes.to(logits.device)[:, None]).sum()
             gradient = torch.autograd.grad(score, activation[-1])[0].float()
-        maps = F.relu((gradient.mean((2, 3), keepdim=True) * activation[-1].detach().float()).sum(1))
+        maps = F.relu(
+            (gradient.mean((2, 3), keepdim=True) * activation[-1].detach().float()).sum(1)
+        )
         maps = maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-12)
         return HeatMaps(maps.cpu().numpy(), layer)
     finally:
@@ -74,8 +85,9 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> HeatMaps | 
 def spatial_layer(network: nn.Module, image: Tensor) -> str | None:
     """Return the name of the last layer whose output (N, C, h, w) has at least 3 positions a side, before pooling.
 
-    Where no layer has so many, 2 a side. None for networks without maps, and for those that turn them into a sequence
-    of tokens (vision transformers), where gradients at the last map say little.
+    Where no layer has so many, 2 a side. None for networks without maps, and for those that turn
+    them into a sequence of tokens (vision transformers), where gradients at the last map say
+    little.
     """
     seen: list[tuple[str, tuple[int, ...]]] = []
 
@@ -102,14 +114,22 @@ def spatial_layer(network: nn.Module, image: Tensor) -> str | None:
 def overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Lay a heat map (h, w) in 0..1 over an image (H, W, 1 or 3) uint8; return (H', W', 3) uint8.
 
-    Small images are enlarged by a whole factor. The picture below is grey, so that all colour is heat.
+    Small images are enlarged by a whole factor. The picture below is grey, so that all colour is
+    heat.
     """
     factor = max(1, LARGEST_SIDE // 2 // max(image.shape[:2]))
     grey = image.astype(np.float32).mean(2).repeat(factor, 0).repeat(factor, 1)
     strength = F.interpolate(
-        torch.from_numpy(np.ascontiguousarray(heat))[None, None], size=grey.shape, mode="bilinear", align_corners=False
+        torch.from_numpy(np.ascontiguousarray(heat))[None, None],
+        size=grey.shape,
+        mode="bilinear",
+        align_corners=False,
     )[0, 0].numpy()  # (H', W')
     stops = np.linspace(0, 1, len(HEAT))
     colour = np.stack([np.interp(strength, stops, HEAT[:, c]) for c in range(3)], axis=2)
     opacity = (0.75 * np.sqrt(strength))[..., None]
-    return ((1 - opacity) * (0.25 * 255 + 0.6 * grey)[..., None] + opacity * colour).clip(0, 255).astype(np.uint8)
+    return (
+        ((1 - opacity) * (0.25 * 255 + 0.6 * grey)[..., None] + opacity * colour)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )

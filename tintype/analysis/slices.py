@@ -1,4 +1,6 @@
-"""Where errors concentrate: the error rate by brightness, contrast, sharpness, and size and shape of the file."""
+"""Where errors concentrate: the error rate by brightness, contrast, sharpness, and size and shape
+of the file.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ import torch.nn.functional as F
 from tintype.analysis.examples import Answers
 from tintype.data.decode import Unreadable, read_header
 from tintype.data.source import ImageSource, group_numbers
-from tintype.statistics import clustered_interval, clusters_of, heterogeneity_p, holm, wilson_interval
+from tintype.statistics import (
+    clustered_interval,
+    clusters_of,
+    heterogeneity_p,
+    holm,
+    wilson_interval,
+)
 
 MOST_IMAGES = 10_000
 QUARTERS = 4
@@ -22,13 +30,15 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 LAPLACIAN = torch.tensor([[[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]]])
 
 
-def error_rates(test: Answers, folders: Sequence[Path] = (), groups: Mapping[str, str] | None = None) -> dict[str, Any]:
+def error_rates(
+    test: Answers, folders: Sequence[Path] = (), groups: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Cut the test images into quarters by each attribute, and test whether their error rates differ.
 
-    The test is Pearson's chi-square for each attribute, its p-values adjusted after Holm for their number. Of more than
-    10,000 images every k-th is taken. `folders` are where the images' names may begin, if they are files. With `groups`,
-    the group of an image by its name, intervals are those of clusters, and the test counts by the design effect (Rao and
-    Scott, JASA 76, 1981).
+    The test is Pearson's chi-square for each attribute, its p-values adjusted after Holm for their
+    number. Of more than 10,000 images every k-th is taken. `folders` are where the images' names
+    may begin, if they are files. With `groups`, the group of an image by its name, intervals are
+    those of clusters, and the test counts by the design effect (Rao and Scott, JASA 76, 1981).
     """
     assert test.source is not None
     step = -(-len(test.targets) // MOST_IMAGES)
@@ -43,7 +53,9 @@ def error_rates(test: Answers, folders: Sequence[Path] = (), groups: Mapping[str
     for name, value in values.items():
         bins = _bins(value, wrong, numbers)
         if len(bins) > 1:
-            p = heterogeneity_p([b["num_wrong"] / effect for b in bins], [b["num_images"] / effect for b in bins])
+            p = heterogeneity_p(
+                [b["num_wrong"] / effect for b in bins], [b["num_images"] / effect for b in bins]
+            )
             attributes.append({"name": name, "bins": bins, "p": p})
     told = [a for a in attributes if a["p"] is not None]
     for attribute, adjusted in zip(told, holm([a["p"] for a in told]), strict=True):
@@ -52,9 +64,15 @@ def error_rates(test: Answers, folders: Sequence[Path] = (), groups: Mapping[str
     return {"num_images": len(index), "num_wrong": int(wrong.sum()), "attributes": attributes}
 
 
-def _bins(value: np.ndarray, wrong: np.ndarray, groups: np.ndarray | None = None) -> list[dict[str, Any]]:
-    """Return the quarters, each with its bounds, counts and error rate; equal values are never divided."""
-    edges = np.unique(np.quantile(value, np.linspace(0, 1, QUARTERS + 1)[1:-1], method="inverted_cdf"))
+def _bins(
+    value: np.ndarray, wrong: np.ndarray, groups: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """Return the quarters, each with its bounds, counts and error rate; equal values are never
+    divided.
+    """
+    edges = np.unique(
+        np.quantile(value, np.linspace(0, 1, QUARTERS + 1)[1:-1], method="inverted_cdf")
+    )
     quarter = np.searchsorted(edges, value, side="left")
     bins = []
     for number in np.unique(quarter):
@@ -68,7 +86,9 @@ def _bins(value: np.ndarray, wrong: np.ndarray, groups: np.ndarray | None = None
                 "num_wrong": k,
                 "error_rate": k / n,
                 "error_rate_ci95": list(
-                    wilson_interval(k, n) if groups is None else clustered_interval(wrong[inside], groups[inside])
+                    wilson_interval(k, n)
+                    if groups is None
+                    else clustered_interval(wrong[inside], groups[inside])
                 ),
             }
         )
@@ -78,23 +98,32 @@ def _bins(value: np.ndarray, wrong: np.ndarray, groups: np.ndarray | None = None
 def pixel_attributes(source: ImageSource, index: np.ndarray) -> dict[str, np.ndarray]:
     """Return brightness (mean luma, 0..1), contrast (its deviation) and sharpness (variance of its Laplacian), each (N,).
 
-    They are measured on the pixels that the model sees. Sharpness: Pech-Pacheco et al. (2000), luma in 0..255.
+    They are measured on the pixels that the model sees. Sharpness: Pech-Pacheco et al. (2000), luma
+    in 0..255.
     """
     spec = source.spec
     parts: list[torch.Tensor] = []
     for some in torch.from_numpy(index).split(max(1, CHUNK_PIXELS // (spec.height * spec.width))):
         images = source.take(some).images.cpu().float()
-        luma = images if spec.channels == 1 else (images * LUMA.view(1, 3, 1, 1)).sum(1, keepdim=True)
+        luma = (
+            images if spec.channels == 1 else (images * LUMA.view(1, 3, 1, 1)).sum(1, keepdim=True)
+        )
         edges = F.conv2d(luma, LAPLACIAN) if min(luma.shape[2:]) >= 3 else luma
         flat = luma.flatten(1)
-        columns = (flat.mean(1) / 255, flat.std(1, correction=0) / 255, edges.flatten(1).var(1, correction=0))
+        columns = (
+            flat.mean(1) / 255,
+            flat.std(1, correction=0) / 255,
+            edges.flatten(1).var(1, correction=0),
+        )
         parts.append(torch.stack(columns))
     brightness, contrast, sharpness = torch.cat(parts, 1).numpy()
     return {"brightness": brightness, "contrast": contrast, "sharpness": sharpness}
 
 
 def file_attributes(names: Sequence[str], folders: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Return shorter side in pixels and aspect (longer by shorter side) of files, each (N,); {} unless all can be read."""
+    """Return shorter side in pixels and aspect (longer by shorter side) of files, each (N,); {}
+    unless all can be read.
+    """
     sides = []
     for name in names:
         found = next((folder / name for folder in folders if (folder / name).is_file()), None)

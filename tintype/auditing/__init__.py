@@ -28,7 +28,8 @@ SHOWN = 3  # examples of a finding in the terminal
 class Audit:
     """What was found in a data set; `findings` come with the serious ones first.
 
-    `classes` counts images by class and split ("" where the data gives none), `formats` and `modes` count files.
+    `classes` counts images by class and split ("" where the data gives none), `formats` and `modes`
+    count files.
     """
 
     data: str
@@ -54,7 +55,9 @@ class Audit:
         for finding in self.findings:
             if finding.kind == kind:
                 return finding
-        raise KeyError(f"no finding '{kind}'; there are: {', '.join(f.kind for f in self.findings) or 'none'}")
+        raise KeyError(
+            f"no finding '{kind}'; there are: {', '.join(f.kind for f in self.findings) or 'none'}"
+        )
 
     def __contains__(self, kind: str) -> bool:
         return any(finding.kind == kind for finding in self.findings)
@@ -78,7 +81,9 @@ class Audit:
                     "title": f.title,
                     "text": f.text,
                     "num_images": f.num_images,
-                    "items": [{"names": list(item.names), "remark": item.remark} for item in f.items],
+                    "items": [
+                        {"names": list(item.names), "remark": item.remark} for item in f.items
+                    ],
                     **({"suggestion": f.suggestion} if f.suggestion else {}),
                 }
                 for f in self.findings
@@ -90,7 +95,9 @@ class Audit:
     def lines(self) -> list[str]:
         """Return the audit as lines for a terminal: each finding with its first examples."""
         word = "class" if len(self.classes) == 1 else "classes"
-        lines = [f"{self.data}: {self.num_images:,} images, {len(self.classes)} {word}, {self.seconds:.1f} s"]
+        lines = [
+            f"{self.data}: {self.num_images:,} images, {len(self.classes)} {word}, {self.seconds:.1f} s"
+        ]
         for finding in self.findings:
             count = f": {len(finding.items):,}" if finding.items else ""
             lines.append(f"{'SERIOUS  ' if finding.serious else '         '}{finding.title}{count}")
@@ -108,7 +115,9 @@ class Audit:
         return [*lines, f"{count}, {verdict}"]
 
     def write_html(self, path: str | Path) -> Path:
-        """Write the report with the pictures as one self-contained page; a page of that name is replaced."""
+        """Write the report with the pictures as one self-contained page; a page of that name is
+        replaced.
+        """
         from tintype.report.audit import write_audit
 
         return write_audit(Path(path), self.to_dict(), self._rows(), self.inspected.picture)
@@ -141,13 +150,16 @@ def audit(
 ) -> Audit:
     """Look for broken files, duplicates, leaks, wrong labels and poor pictures in a data set.
 
-    Nothing is changed. Photos are decoded in parallel to thumbnails, which are cached; memory stays bounded.
+    Nothing is changed. Photos are decoded in parallel to thumbnails, which are cached; memory stays
+    bounded.
 
     Args:
         data: a data set's name, a folder of photos or a CSV file, as `train` takes them.
-        data_root: a folder that holds the data set's files already, or where the paths of a CSV begin.
+        data_root: a folder that holds the data set's files already, or where the paths of a CSV
+            begin.
         labels: also look for labels that seem wrong, which takes the most time.
-        features: for the labels, in place of simple ones: (N, F) in the order of `Audit.names`, or {name: (F,)}.
+        features: for the labels, in place of simple ones: (N, F) in the order of `Audit.names`, or
+            {name: (F,)}.
         seed: decides on the folds of the cross-validation.
         progress: called as progress(what, done, total) while something takes long.
 
@@ -192,7 +204,13 @@ def audit(
 
 
 def audit_command(
-    data: str, *, data_root: str | None, html: Path | None, fix: Path | None, labels: bool, progress: Progress
+    data: str,
+    *,
+    data_root: str | None,
+    html: Path | None,
+    fix: Path | None,
+    labels: bool,
+    progress: Progress,
 ) -> tuple[Audit, list[str]]:
     """Audit, write what was asked for, and return the audit with a line for each file written."""
     if fix is not None:
@@ -201,23 +219,34 @@ def audit_command(
     lines = []
     if fix is not None:
         counts = result.write_manifest(fix)
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if reason != "kept")
-        lines.append(f"{counts['kept']:,} photos listed in {fix}" + (f"; left out: {dropped}" if dropped else ""))
+        dropped = ", ".join(
+            f"{count:,} {reason}" for reason, count in counts.items() if reason != "kept"
+        )
+        lines.append(
+            f"{counts['kept']:,} photos listed in {fix}"
+            + (f"; left out: {dropped}" if dropped else "")
+        )
     if html is not None:
         lines.append(f"report  {result.write_html(html)}")
     return result, lines
 
 
 def printable(name: str) -> str:
-    """Return a name on one line: what a terminal would act upon (line ends, escapes) is written as an escape."""
+    """Return a name on one line: what a terminal would act upon (line ends, escapes) is written as
+    an escape.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def _given_features(features: np.ndarray | Mapping[str, np.ndarray], inspected: Inspected) -> np.ndarray:
+def _given_features(
+    features: np.ndarray | Mapping[str, np.ndarray], inspected: Inspected
+) -> np.ndarray:
     if isinstance(features, Mapping):
         absent = [name for name in inspected.names if name not in features]
         if absent:
-            raise UserError(f"features are missing for {len(absent):,} images, the first: {absent[0]}.")
+            raise UserError(
+                f"features are missing for {len(absent):,} images, the first: {absent[0]}."
+            )
         features = np.stack([features[name] for name in inspected.names])
     if features.ndim != 2 or len(features) != len(inspected):
         raise UserError(
@@ -230,20 +259,31 @@ def _given_features(features: np.ndarray | Mapping[str, np.ndarray], inspected: 
 def _classes(inspected: Inspected) -> dict[str, dict[str, int]]:
     splits = [split for split in ("train", "val", "test", "") if (inspected.split == split).any()]
     return {
-        name: {split: int(((inspected.targets == c) & (inspected.split == split)).sum()) for split in splits}
+        name: {
+            split: int(((inspected.targets == c) & (inspected.split == split)).sum())
+            for split in splits
+        }
         for c, name in enumerate(inspected.class_names)
     }
 
 
 def _sizes(inspected: Inspected) -> dict[str, Any]:
-    """Return how many different sizes there are, the commonest, and the smallest, median and largest side."""
+    """Return how many different sizes there are, the commonest, and the smallest, median and
+    largest side.
+    """
     facts = inspected.facts
-    sizes, counts = np.unique(np.stack([facts["width"], facts["height"]], axis=1), axis=0, return_counts=True)
+    sizes, counts = np.unique(
+        np.stack([facts["width"], facts["height"]], axis=1), axis=0, return_counts=True
+    )
     most = int(counts.argmax())
     long_side = np.maximum(facts["width"], facts["height"])
     return {
         "different": len(sizes),
-        "commonest": {"width": int(sizes[most][0]), "height": int(sizes[most][1]), "count": int(counts[most])},
+        "commonest": {
+            "width": int(sizes[most][0]),
+            "height": int(sizes[most][1]),
+            "count": int(counts[most]),
+        },
         "short_side": [int(v) for v in np.quantile(inspected.short_side, [0, 0.5, 1])],
         "long_side": [int(v) for v in np.quantile(long_side, [0, 0.5, 1])],
         "total_bytes": int(facts["num_bytes"].sum()),

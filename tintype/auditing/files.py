@@ -24,10 +24,13 @@ from tintype.errors import UserError
 from tintype.files import regular_only
 
 VERSION = 2  # raise it when `_read` changes what a file gives
-TINY = 48  # sets whose images are mostly smaller get thumbnails of 32 pixels; nothing is said of their sharpness
+# sets whose images are mostly smaller get thumbnails of 32 pixels; nothing is said of their
+# sharpness
+TINY = 48
 LOOKED_AT = 256  # longest side at which brightness and sharpness are measured
 
-# What is known of one image. It travels with the thumbnail through the cache, in a row of its own below the picture.
+# What is known of one image. It travels with the thumbnail through the cache, in a row of its own
+# below the picture.
 FACTS = np.dtype(
     [
         ("digest", "V16"),  # of the file's bytes, or of the pixels where there is no file
@@ -50,8 +53,8 @@ FACTS = np.dtype(
 class Inspected:
     """Every image of a data set that could be read, and every file that could not.
 
-    `split` holds "train", "val", "test" or "" (free), `groups` what the data keeps together ("" stands alone).
-    `picture(i, side)` gives an image at most `side` pixels long.
+    `split` holds "train", "val", "test" or "" (free), `groups` what the data keeps together (""
+    stands alone). `picture(i, side)` gives an image at most `side` pixels long.
     """
 
     name: str
@@ -79,7 +82,8 @@ class Inspected:
 def inspect(data: str, data_root: str | None = None, progress: Progress | None = None) -> Inspected:
     """Look at every image of a data set's name, a folder or a CSV file (as `open_data` takes them).
 
-    Photos are decoded in parallel to a thumbnail and some figures, which are cached. Memory stays bounded.
+    Photos are decoded in parallel to a thumbnail and some figures, which are cached. Memory stays
+    bounded.
 
     Raises:
         UserError: there is no such data, or it holds no image.
@@ -109,7 +113,9 @@ def _inspect_photos(found: Found, name: str, source: str, progress: Progress | N
     )
     if not photos:
         first, reason = (failures or found.skipped)[0]
-        raise UserError(f"none of the {len(failures):,} images of {source} can be read. The first: {first}: {reason}.")
+        raise UserError(
+            f"none of the {len(failures):,} images of {source} can be read. The first: {first}: {reason}."
+        )
     classes = sorted_classes({photo.label for photo in found.photos})
     number = {label: i for i, label in enumerate(classes)}
     return Inspected(
@@ -164,7 +170,9 @@ def _taken(image: Image.Image) -> tuple[float, bytes]:
         found = taken(image)
     if found is None:
         return float("nan"), bytes(8)
-    return found.seconds, hashlib.blake2b(found.camera.encode("utf-8", "replace"), digest_size=8).digest()
+    return found.seconds, hashlib.blake2b(
+        found.camera.encode("utf-8", "replace"), digest_size=8
+    ).digest()
 
 
 def _file_digest(path: str) -> tuple[bytes, int]:
@@ -192,8 +200,8 @@ def _measure(facts: np.ndarray, picture: np.ndarray) -> None:
 def blur(grey: np.ndarray, size: int = 11) -> float:
     """Return how blurred a grey picture (H, W) is: 0 for sharp, towards 1 for blurred.
 
-    The share of its variation between neighbours that a further blur of `size` pixels leaves (Crete et al. 2007,
-    "The blur effect"); contrast and brightness do not count.
+    The share of its variation between neighbours that a further blur of `size` pixels leaves (Crete
+    et al. 2007, "The blur effect"); contrast and brightness do not count.
     """
     from scipy.ndimage import uniform_filter1d
 
@@ -220,7 +228,9 @@ def _picture(path: str, side: int) -> Image.Image:
 
 
 def _inspect_arrays(images: Images, name: str) -> Inspected:
-    """Look at images that are no files (or are files in a layout of their own): their pixels are all there is."""
+    """Look at images that are no files (or are files in a layout of their own): their pixels are
+    all there is.
+    """
     pixels = images.pixels
     num_images, height, width, channels = pixels.shape
     facts = np.zeros(num_images, FACTS)
@@ -228,7 +238,9 @@ def _inspect_arrays(images: Images, name: str) -> Inspected:
     facts["format"], facts["mode"] = b"pixels", b"L" if channels == 1 else b"RGB"
     facts["taken"] = np.nan
     for i in range(num_images):
-        facts["digest"][i] = hashlib.blake2b(np.ascontiguousarray(pixels[i]).data, digest_size=16).digest()
+        facts["digest"][i] = hashlib.blake2b(
+            np.ascontiguousarray(pixels[i]).data, digest_size=16
+        ).digest()
         _measure(facts[i : i + 1], pixels[i])
     empty = np.full(num_images, "", "<U5")
     side = THUMBNAIL if min(height, width) >= TINY else THUMBNAIL // 2

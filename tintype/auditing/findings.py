@@ -18,20 +18,27 @@ from tintype.data.cache import Progress
 from tintype.grouping import Suggestion, Taken, suggest_by_names, suggest_by_times
 
 BLANK = 3.0  # largest deviation of a channel (0..128) at which nothing can be seen
-DARK = 25.0  # mean grey value (0..255), and less than a quarter of the usual: digits on black are dark as a whole
-BLURRED = 0.6  # see files.blur: no photo of TrashNet or pets reaches it; blurred by 3 pixels of 213, 95 % of them do
+# mean grey value (0..255), and less than a quarter of the usual: digits on black are dark as a
+# whole
+DARK = 25.0
+# see files.blur: no photo of TrashNet or pets reaches it; blurred by 3 pixels of 213, 95 % of them
+# do
+BLURRED = 0.6
 SMALL = 64  # short side in pixels, and less than half of the usual
 ASPECT = 3.0  # long side over short side, and twice the usual
 IMBALANCE = 10  # images of the largest class for one of the smallest
 FEW = 10  # images of a class
-UNSURE = 0.9  # accuracy of a classifier below which most of the labels that it doubts may be correct
+# accuracy of a classifier below which most of the labels that it doubts may be correct
+UNSURE = 0.9
 WEAK = 0.5  # accuracy below which a classifier says nothing of labels
 MOST_PIXELS_READ = 2000  # pictures decoded in full to tell copies of pixels from near-duplicates
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a finding, or several that belong together: positions (or none), names and a remark."""
+    """One picture of a finding, or several that belong together: positions (or none), names and a
+    remark.
+    """
 
     names: tuple[str, ...]
     remark: str = ""
@@ -42,7 +49,8 @@ class Item:
 class Finding:
     """Something found: `serious` makes a figure wrong or loses images, the rest is worth a look.
 
-    `suggestion` holds what may be done about it, as plain data: `groups`, the `option` to type, and what it gives.
+    `suggestion` holds what may be done about it, as plain data: `groups`, the `option` to type, and
+    what it gives.
     """
 
     kind: str
@@ -60,7 +68,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Twins:
-    """Duplicates in the set: which belong together, how alike each pair is, and whether some could not be told."""
+    """Duplicates in the set: which belong together, how alike each pair is, and whether some could
+    not be told.
+    """
 
     duplicates: Duplicates
     same_bytes: np.ndarray  # (N,) first image with the same bytes
@@ -71,7 +81,9 @@ def find_twins(inspected: Inspected, progress: Progress | None = None) -> Twins:
     """Return the exact copies (of bytes, of pixels) and near-duplicates of a data set."""
     digests = inspected.facts["digest"]
     first: dict[bytes, int] = {}
-    same_bytes = np.array([first.setdefault(digest.tobytes(), i) for i, digest in enumerate(digests)], np.int64)
+    same_bytes = np.array(
+        [first.setdefault(digest.tobytes(), i) for i, digest in enumerate(digests)], np.int64
+    )
     alone = np.flatnonzero(same_bytes == np.arange(len(same_bytes)))
     looks = exact_copies(inspected.thumbs)
     near = near_pairs(
@@ -88,8 +100,8 @@ def find_twins(inspected: Inspected, progress: Progress | None = None) -> Twins:
 def _comparable(inspected: Inspected, rows: np.ndarray) -> np.ndarray:
     """Return which images are large enough for near-duplicates: 48 pixels, or 32 in colour.
 
-    On CIFAR-10 (32x32, colour) nearly all of the 250 pairs found are indeed the same photo; among small grey drawings
-    (digits, letters, clothing) hardly any would be.
+    On CIFAR-10 (32x32, colour) nearly all of the 250 pairs found are indeed the same photo; among
+    small grey drawings (digits, letters, clothing) hardly any would be.
     """
     in_colour = bool((np.ptp(inspected.thumbs[:: max(1, len(rows) // 500)], axis=3) > 8).any())
     return inspected.short_side[rows] >= (32 if in_colour else TINY)
@@ -98,12 +110,19 @@ def _comparable(inspected: Inspected, rows: np.ndarray) -> np.ndarray:
 def _pairs_of(group: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the pairs (first, member) of groups given by a label for each row."""
     first: dict[int, int] = {}
-    pairs = [(first.setdefault(label, row), row) for label, row in zip(group.tolist(), rows.tolist(), strict=True)]
+    pairs = [
+        (first.setdefault(label, row), row)
+        for label, row in zip(group.tolist(), rows.tolist(), strict=True)
+    ]
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
 
 
-def _equal_pixels(inspected: Inspected, candidates: np.ndarray, same_bytes: np.ndarray) -> np.ndarray:
-    """Return pairs of images in one candidate group whose pixels are equal, though their bytes differ."""
+def _equal_pixels(
+    inspected: Inspected, candidates: np.ndarray, same_bytes: np.ndarray
+) -> np.ndarray:
+    """Return pairs of images in one candidate group whose pixels are equal, though their bytes
+    differ.
+    """
     width, height = inspected.facts["width"], inspected.facts["height"]
     sizes: dict[tuple[int, int, int], list[int]] = {}
     for i in np.flatnonzero(same_bytes == np.arange(len(same_bytes))).tolist():
@@ -126,11 +145,18 @@ def _equal_pixels(inspected: Inspected, candidates: np.ndarray, same_bytes: np.n
 def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
     """Return contradictory labels, leaks across given splits, copies and near-duplicates.
 
-    A group is reported under what is worst of it, which may be a contradiction and a leak; the rest only where it is
-    neither. Mirrored pictures with different labels are no contradiction: the classes may differ by left and right.
+    A group is reported under what is worst of it, which may be a contradiction and a leak; the rest
+    only where it is neither. Mirrored pictures with different labels are no contradiction: the
+    classes may differ by left and right.
     """
     split = given_split(inspected)
-    found: dict[str, list[Item]] = {"contradictory": [], "leak": [], "copies": [], "near": [], "mirrored": []}
+    found: dict[str, list[Item]] = {
+        "contradictory": [],
+        "leak": [],
+        "copies": [],
+        "near": [],
+        "mirrored": [],
+    }
     pairs = _strongest(twins)
     same_way = twins.duplicates.told_apart(inspected.targets)
     for rows in twins.duplicates.groups:
@@ -184,9 +210,13 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
 
 
 def given_split(inspected: Inspected) -> np.ndarray:
-    """Return the split of each image as the data gives it; where it gives some, the free ones count as training."""
+    """Return the split of each image as the data gives it; where it gives some, the free ones count
+    as training.
+    """
     return (
-        np.where(inspected.split == "", "train", inspected.split) if (inspected.split != "").any() else inspected.split
+        np.where(inspected.split == "", "train", inspected.split)
+        if (inspected.split != "").any()
+        else inspected.split
     )
 
 
@@ -194,7 +224,9 @@ def _strongest(twins: Twins) -> dict[int, tuple[float, bool]]:
     """Return, for each group of near-duplicates, its least similar pair."""
     result: dict[int, tuple[float, bool]] = {}
     near = twins.near
-    for (i, _), similarity, mirrored in zip(near.pairs.tolist(), near.similarity, near.mirrored, strict=True):
+    for (i, _), similarity, mirrored in zip(
+        near.pairs.tolist(), near.similarity, near.mirrored, strict=True
+    ):
         group = int(twins.duplicates.group[i])
         before = result.get(group, (1.0, False))
         result[group] = min(before[0], float(similarity)), before[1] or bool(mirrored)
@@ -217,7 +249,9 @@ def _item(inspected: Inspected, rows: Iterable[int], remark: str) -> Item:
 
 def unreadable_findings(inspected: Inspected) -> list[Finding]:
     """Return files that give no picture, and rows of a CSV file that name one again."""
-    again = [(name, reason) for name, reason in inspected.skipped if reason.startswith("named again")]
+    again = [
+        (name, reason) for name, reason in inspected.skipped if reason.startswith("named again")
+    ]
     links = [(name, reason) for name, reason in inspected.skipped if reason.startswith("a link to")]
     contrary = [each for each in again if "another label" in each[1]]
     broken = [each for each in inspected.skipped if each not in again and each not in links]
@@ -235,7 +269,9 @@ def unreadable_findings(inspected: Inspected) -> list[Finding]:
 
 
 def class_findings(inspected: Inspected) -> list[Finding]:
-    """Return classes that cannot be learned or measured, that are small, or that another one outweighs."""
+    """Return classes that cannot be learned or measured, that are small, or that another one
+    outweighs.
+    """
     counts = np.bincount(inspected.targets, minlength=len(inspected.class_names))
     split = given_split(inspected)
     learnable = np.bincount(inspected.targets[np.isin(split, ("train", ""))], minlength=len(counts))
@@ -247,16 +283,38 @@ def class_findings(inspected: Inspected) -> list[Finding]:
             findings.append(Finding(kind, title, text, serious, items))
 
     if (counts > 0).sum() < 2:
-        add("one class", "One class only", "There is nothing to tell apart.", True, np.flatnonzero(counts))
+        add(
+            "one class",
+            "One class only",
+            "There is nothing to tell apart.",
+            True,
+            np.flatnonzero(counts),
+        )
     add(
-        "no image", "Classes without an image that can be read", "They are left out.", True, np.flatnonzero(counts == 0)
+        "no image",
+        "Classes without an image that can be read",
+        "They are left out.",
+        True,
+        np.flatnonzero(counts == 0),
     )
     unseen = np.flatnonzero((learnable == 0) & (counts > 0))
-    add("not in training", "Classes without a training image", "No model can learn them.", True, unseen)
+    add(
+        "not in training",
+        "Classes without a training image",
+        "No model can learn them.",
+        True,
+        unseen,
+    )
     single = np.flatnonzero((counts == 1) & (learnable > 0))
     add("single", "Classes with one image", "Training and test need one each.", True, single)
     few = np.flatnonzero((counts > 1) & (counts < FEW))
-    add("few", "Classes with few images", f"Fewer than {FEW}: their figures will be mostly chance.", False, few)
+    add(
+        "few",
+        "Classes with few images",
+        f"Fewer than {FEW}: their figures will be mostly chance.",
+        False,
+        few,
+    )
     present = counts[counts > 0]
     if len(present) > 1 and present.max() >= IMBALANCE * present.min():
         order = np.argsort(counts, kind="stable")
@@ -270,7 +328,9 @@ def class_findings(inspected: Inspected) -> list[Finding]:
 
 
 def picture_findings(inspected: Inspected) -> list[Finding]:
-    """Return images that are blank, very dark, very small, of extreme shape or blurred, and animations."""
+    """Return images that are blank, very dark, very small, of extreme shape or blurred, and
+    animations.
+    """
     facts = inspected.facts
     short = inspected.short_side
     aspect = np.maximum(facts["width"], facts["height"]) / np.maximum(short, 1)
@@ -310,15 +370,24 @@ def group_findings(inspected: Inspected, source: str) -> list[Finding]:
         return []
     facts = inspected.facts
     times = zip(facts["taken"].tolist(), facts["camera"], strict=True)
-    taken = [None if math.isnan(seconds) else Taken(seconds, camera.tobytes().hex()) for seconds, camera in times]
+    taken = [
+        None if math.isnan(seconds) else Taken(seconds, camera.tobytes().hex())
+        for seconds, camera in times
+    ]
     found = (
-        ("groups by name", "Names that suggest groups", suggest_by_names(inspected.names, inspected.targets.tolist())),
+        (
+            "groups by name",
+            "Names that suggest groups",
+            suggest_by_names(inspected.names, inspected.targets.tolist()),
+        ),
         ("groups by time", "Times that suggest groups", suggest_by_times(taken, inspected.names)),
     )
     return [_group_finding(inspected, source, *each) for each in found if each[2] is not None]
 
 
-def _group_finding(inspected: Inspected, source: str, kind: str, title: str, suggestion: Suggestion | None) -> Finding:
+def _group_finding(
+    inspected: Inspected, source: str, kind: str, title: str, suggestion: Suggestion | None
+) -> Finding:
     assert suggestion is not None
     members: dict[str, list[int]] = {}
     for i, group in enumerate(suggestion.groups):
@@ -345,19 +414,31 @@ def _group_finding(inspected: Inspected, source: str, kind: str, title: str, sug
     return Finding(kind, title, text, items=items, suggestion=what)
 
 
-def label_findings(inspected: Inspected, issues: LabelIssues | None, own_features: bool) -> list[Finding]:
+def label_findings(
+    inspected: Inspected, issues: LabelIssues | None, own_features: bool
+) -> list[Finding]:
     """Return the images whose label looks wrong, or why none was judged."""
     if issues is None:
         return []
-    reached = f"a classifier that had not seen them; it is right for {issues.accuracy:.0%} of all images"
+    reached = (
+        f"a classifier that had not seen them; it is right for {issues.accuracy:.0%} of all images"
+    )
     if issues.accuracy < WEAK:
         text = f"The features tell the classes too badly: {issues.accuracy:.0%} of the images are recognised out of sample."
-        hint = "" if own_features else " Features of a trained network (Python: features=...) would say more."
+        hint = (
+            ""
+            if own_features
+            else " Features of a trained network (Python: features=...) would say more."
+        )
         return [Finding("labels not judged", "Labels were not judged", text + hint)]
     items = tuple(
         _item(inspected, (int(i),), _doubt(inspected, int(i), int(j), given, other))
         for i, j, given, other in zip(
-            issues.rows, issues.suggested, issues.given_probability, issues.suggested_probability, strict=True
+            issues.rows,
+            issues.suggested,
+            issues.given_probability,
+            issues.suggested_probability,
+            strict=True,
         )
     )
     if not items:
@@ -379,4 +460,6 @@ def _doubt(inspected: Inspected, i: int, other: int, given_share: float, other_s
 
 def counted(values: Iterable[bytes]) -> dict[str, int]:
     """Return how often each value occurs, the commonest first."""
-    return {value.decode("ascii", "replace"): count for value, count in Counter(values).most_common()}
+    return {
+        value.decode("ascii", "replace"): count for value, count in Counter(values).most_common()
+    }

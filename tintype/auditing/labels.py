@@ -1,7 +1,7 @@
 """Find labels that look wrong: confident learning (Northcutt, Jiang and Chuang 2021) on out-of-sample probabilities.
 
-A classifier that has not seen an image says what it would be; where it is as sure of another class as it usually is
-when that class is right, and less sure of the label, the label is worth a look.
+A classifier that has not seen an image says what it would be; where it is as sure of another class
+as it usually is when that class is right, and less sure of the label, the label is worth a look.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from torch.nn import functional
 from tintype.data.cache import num_cores
 
 FOLDS = 5
-MOST_TRAINING = 10_000  # images that the classifier of a fold learns from; more add time and little else
+# images that the classifier of a fold learns from; more add time and little else
+MOST_TRAINING = 10_000
 COMPONENTS = 256
-REGULARISATION = 0.003  # scikit-learn's C; of 0.001 .. 0.1 the best log loss on TrashNet and CIFAR-10
+# scikit-learn's C; of 0.001 .. 0.1 the best log loss on TrashNet and CIFAR-10
+REGULARISATION = 0.003
 NUM_FILTERS, PATCH = 128, 6
 CONTRAST = 10 / 255**2  # added to the variance of a patch, so that flat ones stay flat
 
@@ -28,8 +30,9 @@ CONTRAST = 10 / 255**2  # added to the variance of a patch, so that flat ones st
 class LabelIssues:
     """Images whose label looks wrong, the most doubtful first.
 
-    `rows` (K,) positions, `suggested` (K,) the class that looks right, `given_probability` and `suggested_probability`
-    (K,). `accuracy` is what the classifier reached on images that it had not seen: the lower, the less this says.
+    `rows` (K,) positions, `suggested` (K,) the class that looks right, `given_probability` and
+    `suggested_probability` (K,). `accuracy` is what the classifier reached on images that it had
+    not seen: the lower, the less this says.
     """
 
     rows: np.ndarray
@@ -44,13 +47,14 @@ def find_label_issues(
 ) -> LabelIssues:
     """Judge every label by cross-validated logistic regression on features.
 
-    What a weak classifier says of a label counts only where it is very sure: the other class must lead by at least the
-    share of images that the classifier gets wrong.
+    What a weak classifier says of a label counts only where it is very sure: the other class must
+    lead by at least the share of images that the classifier gets wrong.
 
     Args:
         features: (N, F) float; one row for each image.
         targets: (N,) int64.
-        groups: (N,) int; images of one group are in the same fold, so that a copy cannot vouch for its twin.
+        groups: (N,) int; images of one group are in the same fold, so that a copy cannot vouch for
+            its twin.
         seed: decides on the folds.
     """
     num_classes = int(targets.max()) + 1
@@ -58,7 +62,9 @@ def find_label_issues(
     judged = np.flatnonzero(~np.isnan(probabilities[:, 0]))
     if not len(judged):
         nothing = np.empty(0)
-        return LabelIssues(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing, 0.0)
+        return LabelIssues(
+            nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing, 0.0
+        )
     p, given = probabilities[judged], targets[judged]
     accuracy = float((p.argmax(1) == given).mean())
     found, suggested = confident_errors(p, given)
@@ -69,14 +75,17 @@ def find_label_issues(
     return LabelIssues(judged[found][order], suggested[order], own[order], other[order], accuracy)
 
 
-def confident_errors(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def confident_errors(
+    probabilities: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of labels that look wrong, and the class that looks right for each.
 
-    The confident joint counts an image for the most probable of the classes whose threshold it reaches; the threshold
-    of a class is the mean probability of that class over the images labelled so (equations 1 and 2). Its rows are
-    scaled to the number of images of each label (equation 3). So many images as stand off the diagonal are then taken,
-    those with the largest margin of the other class over the label ("prune by noise rate", section 4), but none whose
-    label is the most probable class.
+    The confident joint counts an image for the most probable of the classes whose threshold it
+    reaches; the threshold of a class is the mean probability of that class over the images labelled
+    so (equations 1 and 2). Its rows are scaled to the number of images of each label (equation 3).
+    So many images as stand off the diagonal are then taken, those with the largest margin of the
+    other class over the label ("prune by noise rate", section 4), but none whose label is the most
+    probable class.
 
     Args:
         probabilities: (N, K), out of sample.
@@ -91,7 +100,11 @@ def confident_errors(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np
     largest = np.zeros(len(targets))
     for i, j in zip(*np.nonzero(wanted), strict=True):
         rows = np.flatnonzero((targets == i) & (best != i))
-        rows = rows[np.argsort(-margin[rows, j], kind="stable")[: wanted[i, j]]] if i != j else rows[:0]
+        rows = (
+            rows[np.argsort(-margin[rows, j], kind="stable")[: wanted[i, j]]]
+            if i != j
+            else rows[:0]
+        )
         rows = rows[margin[rows, j] > largest[rows]]
         suggested[rows], largest[rows] = j, margin[rows, j]
     found = np.flatnonzero(suggested >= 0)
@@ -113,9 +126,15 @@ def confident_joint(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarra
 
 
 def out_of_sample(
-    features: np.ndarray, targets: np.ndarray, num_classes: int, groups: np.ndarray | None = None, seed: int = 0
+    features: np.ndarray,
+    targets: np.ndarray,
+    num_classes: int,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
-    """Return (N, K) probabilities from classifiers that did not see the image; NaN where a class has too few images."""
+    """Return (N, K) probabilities from classifiers that did not see the image; NaN where a class
+    has too few images.
+    """
     from sklearn.decomposition import PCA
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -133,23 +152,31 @@ def out_of_sample(
         if len(train) > MOST_TRAINING:
             train = np.random.default_rng([seed, k]).permutation(train)[:MOST_TRAINING]
         components = min(COMPONENTS, features.shape[1], len(train) // 2)
-        scaled = make_pipeline(StandardScaler(), PCA(components, svd_solver="randomized", random_state=0))
+        scaled = make_pipeline(
+            StandardScaler(), PCA(components, svd_solver="randomized", random_state=0)
+        )
         model = LogisticRegression(C=REGULARISATION, max_iter=200, tol=1e-3)
-        # One thread: on matrices of this size the threads of BLAS wait for each other more than they work.
+        # One thread: on matrices of this size the threads of BLAS wait for each other more than
+        # they work.
         with warnings.catch_warnings(), threadpool_limits(1):
             warnings.simplefilter("ignore", ConvergenceWarning)
             parts = scaled.fit_transform(features[train])
             length = parts.std(0)
-            there = length > 1e-3 * length.max()  # whitening would make the rest, which is rounding, as large as these
+            # whitening would make the rest, which is rounding, as large as these
+            there = length > 1e-3 * length.max()
             model.fit(parts[:, there] / length[there], targets[train])
-            probabilities = model.predict_proba(scaled.transform(features[held_out])[:, there] / length[there])
+            probabilities = model.predict_proba(
+                scaled.transform(features[held_out])[:, there] / length[there]
+            )
         result[held_out] = 0.0
         result[held_out[:, None], model.classes_[None]] = probabilities
     return result
 
 
 def _folds(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Return the fold of each image, even in each class; -1 where a class has fewer groups than there are folds."""
+    """Return the fold of each image, even in each class; -1 where a class has fewer groups than
+    there are folds.
+    """
     fold = np.full(len(targets), -1)
     firsts, index = np.unique(groups, return_index=True)
     for label in np.unique(targets):
@@ -163,9 +190,10 @@ def _folds(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
 def plain_features(thumbs: np.ndarray, seed: int = 0) -> np.ndarray:
     """Return (N, F) float32 features that need no trained network: edges, colours and small whitened patterns.
 
-    Histograms of oriented gradients (Dalal and Triggs 2005), means, deviations and a histogram of the colours, and the
-    responses to 128 whitened patches of the images themselves (Coates, Ng and Lee 2011), averaged in quarters. About
-    1.5 ms for an image. On TrashNet logistic regression reaches 69 % with them, on CIFAR-10 about 60 %.
+    Histograms of oriented gradients (Dalal and Triggs 2005), means, deviations and a histogram of
+    the colours, and the responses to 128 whitened patches of the images themselves (Coates, Ng and
+    Lee 2011), averaged in quarters. About 1.5 ms for an image. On TrashNet logistic regression
+    reaches 69 % with them, on CIFAR-10 about 60 %.
 
     Args:
         thumbs: (N, S, S, C) uint8, S a multiple of 32.
@@ -175,7 +203,9 @@ def plain_features(thumbs: np.ndarray, seed: int = 0) -> np.ndarray:
 
     def features(start: int) -> np.ndarray:
         pixels = _reduced(thumbs[start : start + 256])
-        return np.concatenate([_gradients(pixels), _colours(pixels), _responses(pixels, *filters)], axis=1)
+        return np.concatenate(
+            [_gradients(pixels), _colours(pixels), _responses(pixels, *filters)], axis=1
+        )
 
     result = np.empty((len(thumbs), features(0).shape[1]), np.float32)
     starts = range(0, len(thumbs), 256)
@@ -193,7 +223,9 @@ def _reduced(thumbs: np.ndarray, side: int = 32) -> np.ndarray:
 
 
 def _gradients(pixels: np.ndarray, cells: int = 8, bins: int = 9) -> np.ndarray:
-    """Return histograms of unsigned gradient directions in 8 x 8 cells, each divided by its neighbourhood's length."""
+    """Return histograms of unsigned gradient directions in 8 x 8 cells, each divided by its
+    neighbourhood's length.
+    """
     num_images, side = pixels.shape[:2]
     across, down = np.zeros_like(pixels), np.zeros_like(pixels)
     root = np.sqrt(pixels)
@@ -201,7 +233,9 @@ def _gradients(pixels: np.ndarray, cells: int = 8, bins: int = 9) -> np.ndarray:
     across[:, :, 1:-1] = root[:, :, 2:] - root[:, :, :-2]
     length = np.hypot(across, down)
     strongest = length.argmax(3)[..., None]  # of the channels
-    across, down, length = (np.take_along_axis(v, strongest, 3)[..., 0] for v in (across, down, length))
+    across, down, length = (
+        np.take_along_axis(v, strongest, 3)[..., 0] for v in (across, down, length)
+    )
     position = np.arctan2(down, across) % np.pi * (bins / np.pi)
     lower = np.floor(position).astype(np.int64)
     share = position - lower
@@ -221,16 +255,26 @@ def _colours(pixels: np.ndarray, cells: int = 4) -> np.ndarray:
     boxes = pixels.reshape(num_images, cells, side // cells, cells, side // cells, 3)
     code = (pixels // 64).astype(np.int64) @ np.array([16, 4, 1])
     code += 64 * np.arange(num_images)[:, None, None]
-    histogram = np.bincount(code.ravel(), minlength=64 * num_images).reshape(num_images, 64) / side**2
+    histogram = (
+        np.bincount(code.ravel(), minlength=64 * num_images).reshape(num_images, 64) / side**2
+    )
     parts = [boxes.mean((2, 4)) / 64, boxes.std((2, 4)) / 64, 4 * np.sqrt(histogram)]
-    return np.concatenate([part.reshape(num_images, -1) for part in parts], axis=1).astype(np.float32)
+    return np.concatenate([part.reshape(num_images, -1) for part in parts], axis=1).astype(
+        np.float32
+    )
 
 
 def _filters(thumbs: np.ndarray, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return 128 patches as filters (128, 3, 6, 6) that also whiten what they look at, and their offsets (128,)."""
+    """Return 128 patches as filters (128, 3, 6, 6) that also whiten what they look at, and their
+    offsets (128,).
+    """
     rng = np.random.default_rng([seed, 1])
-    pixels = _reduced(thumbs[np.sort(rng.integers(0, len(thumbs), min(2000, 4 * len(thumbs))))]) / 255
-    image, top, left = (rng.integers(0, high, 10_000) for high in (len(pixels), 32 - PATCH + 1, 32 - PATCH + 1))
+    pixels = (
+        _reduced(thumbs[np.sort(rng.integers(0, len(thumbs), min(2000, 4 * len(thumbs))))]) / 255
+    )
+    image, top, left = (
+        rng.integers(0, high, 10_000) for high in (len(pixels), 32 - PATCH + 1, 32 - PATCH + 1)
+    )
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (PATCH, PATCH), axis=(1, 2))
     patches = windows[image, top, left].reshape(len(image), -1).astype(np.float64)  # channel first
     patches -= patches.mean(1, keepdims=True)
@@ -247,12 +291,17 @@ def _filters(thumbs: np.ndarray, seed: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _responses(pixels: np.ndarray, filters: torch.Tensor, offsets: torch.Tensor) -> np.ndarray:
-    """Return how strongly each filter answers, for and against, averaged in the four quarters of each image."""
+    """Return how strongly each filter answers, for and against, averaged in the four quarters of
+    each image.
+    """
     images = torch.from_numpy(pixels / 255).permute(0, 3, 1, 2).contiguous()
     mean = functional.avg_pool2d(images.mean(1, keepdim=True), PATCH, 2)
     square = functional.avg_pool2d((images * images).mean(1, keepdim=True), PATCH, 2)
     deviation = (square - mean * mean).clamp_min(0).add(CONTRAST).sqrt()
-    answer = functional.conv2d(images, filters, stride=2) - filters.sum((1, 2, 3))[None, :, None, None] * mean
+    answer = (
+        functional.conv2d(images, filters, stride=2)
+        - filters.sum((1, 2, 3))[None, :, None, None] * mean
+    )
     answer = answer / deviation - offsets[None, :, None, None]
     both = torch.cat([(answer - 1).clamp_min(0), (-answer - 1).clamp_min(0)], dim=1)
     return functional.adaptive_avg_pool2d(both, 2).flatten(1).numpy()

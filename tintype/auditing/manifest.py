@@ -1,4 +1,6 @@
-"""Write a cleaned list of the photos, which `tintype train` takes in place of the folder; no photo is touched."""
+"""Write a cleaned list of the photos, which `tintype train` takes in place of the folder; no photo
+is touched.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,15 @@ from tintype.data.folder import Photo
 from tintype.errors import UserError
 from tintype.run import written_whole
 
-PRIORITY = {"test": 0, "val": 1, "train": 2, "": 2}  # a copy in test stays; the one in training goes
+# a copy in test stays; the one in training goes
+PRIORITY = {"test": 0, "val": 1, "train": 2, "": 2}
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Which images stay, (N,) bool; why each other one goes; and the group of each, (N,) str or None."""
+    """Which images stay, (N,) bool; why each other one goes; and the group of each, (N,) str or
+    None.
+    """
 
     keep: np.ndarray
     reasons: dict[int, str]
@@ -32,9 +37,10 @@ class Cleaned:
 def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
     """Decide which images stay.
 
-    Pictures with several labels go altogether, except mirrored ones, whose classes may differ by left and right. Of
-    exact copies one stays. Where the same picture lies on both sides of a given split, what lies in training goes (and
-    what lies in validation, if test has it). Near-duplicates on one side stay as a group.
+    Pictures with several labels go altogether, except mirrored ones, whose classes may differ by
+    left and right. Of exact copies one stays. Where the same picture lies on both sides of a given
+    split, what lies in training goes (and what lies in validation, if test has it). Near-duplicates
+    on one side stay as a group.
     """
     split = given_split(inspected)
     reasons: dict[int, str] = {}
@@ -56,9 +62,13 @@ def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
     groups = kept_together(twins.duplicates, inspected.names, inspected.groups)
     if groups is not None:
         alone = {group for group, count in Counter(groups[keep].tolist()).items() if count == 1}
-        made = np.array([g in alone and not own for g, own in zip(groups, inspected.groups, strict=True)])
+        made = np.array(
+            [g in alone and not own for g, own in zip(groups, inspected.groups, strict=True)]
+        )
         groups = np.where(made, "", groups)
-    return Cleaned(keep, reasons, groups if groups is not None and (groups[keep] != "").any() else None)
+    return Cleaned(
+        keep, reasons, groups if groups is not None and (groups[keep] != "").any() else None
+    )
 
 
 def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, int]:
@@ -67,14 +77,22 @@ def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, 
     Paths are relative to the CSV file where the photos lie below its folder.
 
     Raises:
-        UserError: the images are no files, `path` is there already or cannot be written, or nothing would be left.
+        UserError: the images are no files, `path` is there already or cannot be written, or nothing
+            would be left.
     """
     if inspected.photos is None:
-        raise UserError(f"{inspected.name} is not a folder or CSV file of photos; --fix has no files to list.")
+        raise UserError(
+            f"{inspected.name} is not a folder or CSV file of photos; --fix has no files to list."
+        )
     check_new(path)
     result = cleaned(inspected, twins)
     has_split = bool((inspected.split != "").any())
-    header = ["path", "label", *(["split"] if has_split else []), *(["group"] if result.groups is not None else [])]
+    header = [
+        "path",
+        "label",
+        *(["split"] if has_split else []),
+        *(["group"] if result.groups is not None else []),
+    ]
     rows: list[list[str]] = []
     counts = Counter(result.reasons.values())
     counts["cannot be read"] = len(inspected.skipped)
@@ -88,7 +106,10 @@ def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, 
         rows.append([written, photo.label, *([photo.split] if has_split else []), *group])
     if not rows:
         raise UserError(f"nothing would be left of {inspected.name}: no manifest was written.")
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         csv.writer(file).writerows([header, *rows])
     return {"kept": len(rows), **{reason: count for reason, count in counts.items() if count}}
 
@@ -98,7 +119,9 @@ def check_new(path: Path) -> None:
     if path.exists():
         raise UserError(f"{path} is there already. Choose another name for --fix, or remove it.")
     if path.suffix.lower() != ".csv":
-        raise UserError(f"'{path}' should end in .csv: `tintype train` tells a list of photos by that.")
+        raise UserError(
+            f"'{path}' should end in .csv: `tintype train` tells a list of photos by that."
+        )
     if not path.absolute().parent.is_dir():
         raise UserError(f"there is no folder {path.parent} for {path.name}.")
 

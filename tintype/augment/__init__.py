@@ -1,7 +1,7 @@
 """Augmentation of a whole batch as tensors on the device, with a decision drawn for each image.
 
-`operations` holds the augmentations, `canvas` the batch that they work on, `pixels` the mathematics without chance,
-`spec` what a recipe says of them.
+`operations` holds the augmentations, `canvas` the batch that they work on, `pixels` the mathematics
+without chance, `spec` what a recipe says of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Augment:
     """Augment batches as a recipe says; settings in the constructor, work in the call.
 
     Attributes:
-        options: every augmentation that is applied, in order, with the value of each of its options.
+        options: every augmentation that is applied, in order, with the value of each of its
+            options.
 
     Raises:
         UserError: an unknown name or option, or a value out of range.
@@ -45,14 +46,16 @@ class Augment:
         Args:
             images: (N, C, H, W) uint8, or float in 0..1; fastest in channels_last memory.
             targets: (N,) int64.
-            index: (N,) int64, position of each image in its source (needed by flip's mode "alternate").
+            index: (N,) int64, position of each image in its source (needed by flip's mode
+                "alternate").
             epoch: counted from 0 (needed by flip's mode "alternate").
             generator: on the device of the images; every decision follows from its state.
 
         Returns:
-            Images (N, C, H, W) in channels_last memory: uint8 stays uint8 while pixels are only mirrored, shifted or
-            erased, and is float32 in 0..255 after other changes; float stays in 0..1. Targets (N,) int64, or (N, K)
-            float32 after mixup or cutmix. What no augmentation touched is the argument itself.
+            Images (N, C, H, W) in channels_last memory: uint8 stays uint8 while pixels are only
+            mirrored, shifted or erased, and is float32 in 0..255 after other changes; float stays
+            in 0..1. Targets (N,) int64, or (N, K) float32 after mixup or cutmix. What no
+            augmentation touched is the argument itself.
         """
         canvas = Canvas(images, targets, index, epoch, generator, self.num_classes)
         for name, options in self.options.items():
@@ -65,4 +68,7 @@ class Augment:
     def __str__(self) -> str:
         """Return for example "flip=0.5, crop=4"."""
         first = {name: next(iter(options.items()), None) for name, options in self.options.items()}
-        return ", ".join(f"{name}={option[1]}" if option else name for name, option in first.items()) or "none"
+        return (
+            ", ".join(f"{name}={option[1]}" if option else name for name, option in first.items())
+            or "none"
+        )

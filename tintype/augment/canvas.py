@@ -15,8 +15,8 @@ Fill = Literal["reflect", "zero"]
 class Canvas:
     """A batch while it is augmented: images, targets, and the geometry that waits to be applied.
 
-    Flips and shifts change the table of source rows and columns, rotations and scalings a matrix for each image;
-    `pixels()` applies both and returns the images.
+    Flips and shifts change the table of source rows and columns, rotations and scalings a matrix
+    for each image; `pixels()` applies both and returns the images.
     """
 
     def __init__(
@@ -33,25 +33,31 @@ class Canvas:
         self.white = 1.0 if images.is_floating_point() else 255.0
         self.size, self.channels, self.height, self.width = images.shape
         self.device = images.device
-        # For every output row (N, H) and column (N, W) the input row or column; below zero for black.
+        # For every output row (N, H) and column (N, W) the input row or column; below zero for
+        # black.
         self.rows: Tensor | None = None
         self.columns: Tensor | None = None
         self.black = False
         # (N, 2, 3): output (x, y, 1) to input (x, y), in pixels from the centre.
         self.matrix: Tensor | None = None
-        self.beyond: Fill = "reflect"  # what the matrix finds outside; black if any augmentation asks for it
+        # what the matrix finds outside; black if any augmentation asks for it
+        self.beyond: Fill = "reflect"
         self.mixed: Tensor | None = None  # (N,) bool: changed by mixup
 
     # What is drawn
 
-    def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] | None = None) -> Tensor:
+    def uniform(
+        self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
         """Draw float32 numbers in [low, high), one for each image unless a shape is given."""
         draw = torch.rand(shape or (self.size,), generator=self.generator, device=self.device)
         return low + (high - low) * draw
 
     def integers(self, low: int, high: int) -> Tensor:
         """Draw one int64 in low..high (both included) for each image."""
-        return torch.randint(low, high + 1, (self.size,), generator=self.generator, device=self.device)
+        return torch.randint(
+            low, high + 1, (self.size,), generator=self.generator, device=self.device
+        )
 
     def chance(self, probability: float) -> Tensor:
         """Draw yes (with `probability`) or no for each image (N,)."""
@@ -60,7 +66,8 @@ class Canvas:
     def beta(self, alpha: float) -> Tensor:
         """Draw Beta(alpha, alpha) for each image, exactly and without rejection (which would need a loop).
 
-        Beta(alpha + 1, alpha + 1) by Ulrich (1984), then Gamma(alpha) = Gamma(alpha + 1) U^(1/alpha), in logarithms.
+        Beta(alpha + 1, alpha + 1) by Ulrich (1984), then Gamma(alpha) = Gamma(alpha + 1)
+        U^(1/alpha), in logarithms.
         """
         smallest = torch.finfo(torch.float32).tiny
         u, v = self.uniform().clamp(min=smallest), self.uniform()
@@ -69,7 +76,9 @@ class Canvas:
         return torch.sigmoid(torch.logit(peaked, eps=1e-7) + spread / alpha)
 
     def pixels_of(self, length: float) -> int:
-        """Return a length in pixels: itself, or below 1 that fraction of the shorter side (at least 1 if not 0)."""
+        """Return a length in pixels: itself, or below 1 that fraction of the shorter side (at least
+        1 if not 0).
+        """
         if length >= 1 or length == 0:
             return round(length)
         return max(1, round(length * min(self.height, self.width)))
@@ -86,17 +95,22 @@ class Canvas:
         places = self._places(vertical)
         length = places.shape[1]
         wanted = torch.arange(length, device=self.device) + offset[:, None]
-        # Reflection without the edge pixel repeated; the modulus lets the image be reflected many times.
+        # Reflection without the edge pixel repeated; the modulus lets the image be reflected many
+        # times.
         period = max(1, 2 * (length - 1))
         inside = wanted.remainder(period)
-        shifted = places.gather(1, torch.minimum(inside, period - inside) if length > 1 else torch.zeros_like(inside))
+        shifted = places.gather(
+            1, torch.minimum(inside, period - inside) if length > 1 else torch.zeros_like(inside)
+        )
         if fill == "zero":
             shifted = torch.where((wanted >= 0) & (wanted < length), shifted, -1)
             self.black = True
         self._set_places(shifted, vertical)
 
     def transform(self, matrix: Tensor, fill: Fill = "reflect") -> None:
-        """Move pixels by a matrix (N, 2, 3) from output to input coordinates, in pixels from the centre."""
+        """Move pixels by a matrix (N, 2, 3) from output to input coordinates, in pixels from the
+        centre.
+        """
         if self.matrix is not None:
             # Elementwise, since a matrix product may be rounded to TF32 or bfloat16.
             linear, moved = self.matrix[:, :, :2], self.matrix[:, :, 2]
@@ -125,7 +139,9 @@ class Canvas:
             self.pixels()
         places = self.rows if vertical else self.columns
         if places is None:
-            places = torch.arange(self.height if vertical else self.width, device=self.device).expand(self.size, -1)
+            places = torch.arange(
+                self.height if vertical else self.width, device=self.device
+            ).expand(self.size, -1)
         return places
 
     def _set_places(self, places: Tensor, vertical: bool) -> None:
@@ -137,8 +153,9 @@ class Canvas:
     def _gathered(self) -> Tensor:
         """Look up whole rows, then columns of (N, H, W, C) memory.
 
-        The fastest of the ways tried for flip and crop of 512 images of 32x32x3 on one thread: 0.7 ms, against 1.1 for
-        one lookup of pixels, 2.3 for windows of a padded copy, 4.6 for indexing [n, y, x], 5.3 for a mask by offset.
+        The fastest of the ways tried for flip and crop of 512 images of 32x32x3 on one thread: 0.7
+        ms, against 1.1 for one lookup of pixels, 2.3 for windows of a padded copy, 4.6 for indexing
+        [n, y, x], 5.3 for a mask by offset.
         """
         n, c, h, w = self.size, self.channels, self.height, self.width
         lines = self.images.permute(0, 2, 3, 1).reshape(n * h, w * c)
@@ -161,6 +178,10 @@ class Canvas:
         m = matrix[:, :, :, None, None]  # (N, 2, 3, 1, 1)
         places = m[:, :, 0] * x + m[:, :, 1] * y[:, None] + m[:, :, 2]  # (N, 2, H, W)
         # grid_sample counts from -1 to 1, the outer edges of the outer pixels.
-        grid = torch.stack([places[:, 0] * (2 / self.width), places[:, 1] * (2 / self.height)], dim=3)
+        grid = torch.stack(
+            [places[:, 0] * (2 / self.width), places[:, 1] * (2 / self.height)], dim=3
+        )
         beyond = "zeros" if self.beyond == "zero" else "reflection"
-        return F.grid_sample(self.images.float(), grid, mode="bilinear", padding_mode=beyond, align_corners=False)
+        return F.grid_sample(
+            self.images.float(), grid, mode="bilinear", padding_mode=beyond, align_corners=False
+        )

@@ -1,9 +1,9 @@
 """The augmentations: every public function here whose first argument is `canvas` is one.
 
-Its name is the name in a recipe, the first line of its docstring is what `tintype list augmentations` shows, its keyword
-arguments are its options, and their annotations say which values are allowed. To add one is to add one function. They are
-applied in the order in which they stand in this file: geometry first, because its parts are merged and the pixels are
-moved only once.
+Its name is the name in a recipe, the first line of its docstring is what `tintype list
+augmentations` shows, its keyword arguments are its options, and their annotations say which values
+are allowed. To add one is to add one function. They are applied in the order in which they stand in
+this file: geometry first, because its parts are merged and the pixels are moved only once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ Length = Annotated[float, Limits(0, 10_000)]  # pixels, or below 1 a fraction of
 Fraction = Annotated[float, Limits(0, 1)]
 Strength = Annotated[float, Limits(0, 1)]
 Degrees = Annotated[float, Limits(0, 180)]
-Areas = Annotated[tuple[float, float], Limits(0.001, 1)]  # (smallest, largest) part of the image's area
+# (smallest, largest) part of the image's area
+Areas = Annotated[tuple[float, float], Limits(0.001, 1)]
 Ratios = Annotated[tuple[float, float], Limits(0.05, 20)]  # (smallest, largest) width / height
 Scales = Annotated[tuple[float, float], Limits(0.05, 20)]
 
@@ -48,11 +49,17 @@ Scales = Annotated[tuple[float, float], Limits(0.05, 20)]
 # Geometry
 
 
-def flip(canvas: Canvas, *, probability: Probability = 0.5, mode: Literal["random", "alternate"] = "random") -> None:
+def flip(
+    canvas: Canvas,
+    *,
+    probability: Probability = 0.5,
+    mode: Literal["random", "alternate"] = "random",
+) -> None:
     """Mirror left to right, at random or (mode alternate) every image in every second epoch.
 
-    Alternate flipping shows each image both ways in any two epochs, half of them mirrored in each; `probability` has
-    no part in it (Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+    Alternate flipping shows each image both ways in any two epochs, half of them mirrored in each;
+    `probability` has no part in it (Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU",
+    2024).
     """
     if mode == "random":
         canvas.mirror(canvas.chance(probability))
@@ -68,7 +75,9 @@ def vertical_flip(canvas: Canvas, *, probability: Probability = 0.5) -> None:
 
 
 def crop(canvas: Canvas, *, padding: Length = 4, fill: Fill = "reflect") -> None:
-    """Pad by so many pixels (below 1: that part of the shorter side) and crop the old size at random."""
+    """Pad by so many pixels (below 1: that part of the shorter side) and crop the old size at
+    random.
+    """
     pixels = canvas.pixels_of(padding)
     for vertical in (True, False):
         canvas.shift(canvas.integers(-pixels, pixels), fill, vertical=vertical)
@@ -104,10 +113,13 @@ def affine(
     canvas.transform(matrix, fill)
 
 
-def resized_crop(canvas: Canvas, *, scale: Areas = (0.35, 1.0), ratio: Ratios = (3 / 4, 4 / 3)) -> None:
+def resized_crop(
+    canvas: Canvas, *, scale: Areas = (0.35, 1.0), ratio: Ratios = (3 / 4, 4 / 3)
+) -> None:
     """Crop a part (scale: of the area, ratio: width to height) at random and resize it to the old size.
 
-    The box of Szegedy et al., "Going deeper with convolutions" (2015), cut to the image where it would be too long.
+    The box of Szegedy et al., "Going deeper with convolutions" (2015), cut to the image where it
+    would be too long.
     """
     area = canvas.uniform(*scale) * canvas.height * canvas.width
     aspect = canvas.uniform(math.log(ratio[0]), math.log(ratio[1])).exp()
@@ -134,8 +146,8 @@ def colour_jitter(
 ) -> None:
     """Change brightness, contrast and saturation by a factor of 1 - strength to 1 + strength, and hue by turns.
 
-    Brightness, contrast and saturation have the given strength unless their own is stated. Images that are not RGB
-    change in brightness and contrast only.
+    Brightness, contrast and saturation have the given strength unless their own is stated. Images
+    that are not RGB change in brightness and contrast only.
     """
     chosen = canvas.chance(probability)
 
@@ -144,19 +156,25 @@ def colour_jitter(
         return torch.where(chosen, canvas.uniform(1 - amount, 1 + amount), 1.0)
 
     images = adjust_contrast(
-        adjust_brightness(canvas.colours(), factor(brightness), canvas.white), factor(contrast), canvas.white
+        adjust_brightness(canvas.colours(), factor(brightness), canvas.white),
+        factor(contrast),
+        canvas.white,
     )
     if canvas.channels == 3:
         images = adjust_saturation(images, factor(saturation), canvas.white)
         if hue:
-            images = adjust_hue(images, torch.where(chosen, canvas.uniform(-hue, hue), 0.0), canvas.white)
+            images = adjust_hue(
+                images, torch.where(chosen, canvas.uniform(-hue, hue), 0.0), canvas.white
+            )
     canvas.images = images
 
 
 def grey(canvas: Canvas, *, probability: Probability = 0.1) -> None:
     """Take the colour away; images that are not RGB stay as they are."""
     if canvas.channels == 3:
-        canvas.images = adjust_saturation(canvas.colours(), 1.0 - canvas.chance(probability).float(), canvas.white)
+        canvas.images = adjust_saturation(
+            canvas.colours(), 1.0 - canvas.chance(probability).float(), canvas.white
+        )
 
 
 # What hides and mixes
@@ -173,14 +191,17 @@ def erase(
 ) -> None:
     """Hide a square of so many pixels (below 1: that part of the shorter side), or a rectangle of a drawn area.
 
-    The square's centre may lie anywhere, so that a part of it may be outside (cutout: DeVries & Taylor, 2017). With
-    `area` given, a rectangle of that part of the image and of the given width / height lies inside (random erasing:
-    Zhong et al., 2017). Filled with the image's own mean colour, black, or noise.
+    The square's centre may lie anywhere, so that a part of it may be outside (cutout: DeVries &
+    Taylor, 2017). With `area` given, a rectangle of that part of the image and of the given width /
+    height lies inside (random erasing: Zhong et al., 2017). Filled with the image's own mean
+    colour, black, or noise.
     """
     images = canvas.pixels()
     chosen = canvas.chance(probability)
     if area is None:
-        height = width = torch.full((canvas.size,), float(canvas.pixels_of(size)), device=canvas.device)
+        height = width = torch.full(
+            (canvas.size,), float(canvas.pixels_of(size)), device=canvas.device
+        )
         centre_y, centre_x = canvas.uniform(0, canvas.height), canvas.uniform(0, canvas.width)
     else:
         pixels = canvas.uniform(*area) * canvas.height * canvas.width
@@ -201,7 +222,12 @@ def erase(
     canvas.images = torch.where(hidden, filling.to(images.dtype), images)
 
 
-def mixup(canvas: Canvas, *, alpha: Annotated[float, Limits(0.01, 100)] = 0.2, probability: Probability = 1.0) -> None:
+def mixup(
+    canvas: Canvas,
+    *,
+    alpha: Annotated[float, Limits(0.01, 100)] = 0.2,
+    probability: Probability = 1.0,
+) -> None:
     """Blend each image and its target with another of the batch, by a part drawn from Beta(alpha, alpha).
 
     Source: Zhang et al., "mixup: beyond empirical risk minimization" (2018).
@@ -215,11 +241,17 @@ def mixup(canvas: Canvas, *, alpha: Annotated[float, Limits(0.01, 100)] = 0.2, p
     canvas.mixed = chosen
 
 
-def cutmix(canvas: Canvas, *, alpha: Annotated[float, Limits(0.01, 100)] = 1.0, probability: Probability = 1.0) -> None:
+def cutmix(
+    canvas: Canvas,
+    *,
+    alpha: Annotated[float, Limits(0.01, 100)] = 1.0,
+    probability: Probability = 1.0,
+) -> None:
     """Paste a box of another image of the batch, and mix the targets by its area; beside mixup, either of the two.
 
-    The box has the part 1 - Beta(alpha, alpha) of the area before it is cut at the borders; images that mixup has
-    changed are left alone (with both named, mixup's probability is 0.5 unless stated).
+    The box has the part 1 - Beta(alpha, alpha) of the area before it is cut at the borders; images
+    that mixup has changed are left alone (with both named, mixup's probability is 0.5 unless
+    stated).
 
     Source: Yun et al., "CutMix" (2019).
     """
@@ -229,7 +261,9 @@ def cutmix(canvas: Canvas, *, alpha: Annotated[float, Limits(0.01, 100)] = 1.0, 
         chosen = chosen & ~canvas.mixed
     side = (1 - canvas.beta(alpha)).sqrt()
     height, width = (side * canvas.height).round(), (side * canvas.width).round()
-    pasted = _boxes(canvas, canvas.uniform(0, canvas.height), canvas.uniform(0, canvas.width), height, width)
+    pasted = _boxes(
+        canvas, canvas.uniform(0, canvas.height), canvas.uniform(0, canvas.width), height, width
+    )
     pasted = pasted & chosen[:, None, None, None]  # (N, 1, H, W)
     partner = torch.randperm(canvas.size, generator=canvas.generator, device=canvas.device)
     canvas.images = torch.where(pasted, images[partner], images)
@@ -239,10 +273,15 @@ def cutmix(canvas: Canvas, *, alpha: Annotated[float, Limits(0.01, 100)] = 1.0, 
 # What they share
 
 
-def _boxes(canvas: Canvas, centre_y: Tensor, centre_x: Tensor, height: Tensor, width: Tensor) -> Tensor:
+def _boxes(
+    canvas: Canvas, centre_y: Tensor, centre_x: Tensor, height: Tensor, width: Tensor
+) -> Tensor:
     """Return a mask (N, 1, H, W) of boxes with whole sides, cut at the borders."""
     top, left = (centre_y - height / 2).round()[:, None], (centre_x - width / 2).round()[:, None]
-    y, x = torch.arange(canvas.height, device=canvas.device), torch.arange(canvas.width, device=canvas.device)
+    y, x = (
+        torch.arange(canvas.height, device=canvas.device),
+        torch.arange(canvas.width, device=canvas.device),
+    )
     in_rows = (y >= top) & (y < top + height[:, None])
     in_columns = (x >= left) & (x < left + width[:, None])
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
@@ -256,7 +295,9 @@ def _mix_targets(canvas: Canvas, partner: Tensor, kept: Tensor) -> None:
 
 
 def _coin(index: Tensor) -> Tensor:
-    """Return a fixed yes or no (N,) for each int64: one bit of a hash (Murmur's finaliser; products wrap around)."""
+    """Return a fixed yes or no (N,) for each int64: one bit of a hash (Murmur's finaliser; products
+    wrap around).
+    """
     for factor in (-0x00AE502812AA7333, -0x3B314601E57A13AD):
         index = (index ^ (index >> 33)) * factor
     return ((index ^ (index >> 33)) & 1).bool()

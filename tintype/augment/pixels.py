@@ -34,8 +34,12 @@ def adjust_brightness(images: Tensor, factor: Tensor, white: float) -> Tensor:
     return (images * factor[:, None, None, None]).clamp(0, white)
 
 
-def adjust_contrast(images: Tensor, factor: Tensor, white: float, about: Tensor | None = None) -> Tensor:
-    """Move every pixel away from (factor above 1) or towards the mean grey of its image, or of the image `about`."""
+def adjust_contrast(
+    images: Tensor, factor: Tensor, white: float, about: Tensor | None = None
+) -> Tensor:
+    """Move every pixel away from (factor above 1) or towards the mean grey of its image, or of the
+    image `about`.
+    """
     mean = _grey_of(images if about is None else about).mean((1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, factor[:, None, None, None]).clamp(0, white)
 
@@ -46,7 +50,9 @@ def adjust_saturation(images: Tensor, factor: Tensor, white: float) -> Tensor:
 
 
 def adjust_hue(images: Tensor, turns: Tensor, white: float) -> Tensor:
-    """Turn the hue of RGB images by a part of the circle (N,), with HSV's value and saturation kept."""
+    """Turn the hue of RGB images by a part of the circle (N,), with HSV's value and saturation
+    kept.
+    """
     red, green, blue = images.unbind(1)
     value, chroma = images.amax(1), images.amax(1) - images.amin(1)
     divisor = torch.where(chroma > 0, chroma, 1.0)
@@ -56,11 +62,16 @@ def adjust_hue(images: Tensor, turns: Tensor, white: float) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
     sextant = sextant + 6 * turns[:, None, None]
-    # HSV to RGB without cases: red, green and blue fall below the value by 0..chroma, each two sextants apart.
+    # HSV to RGB without cases: red, green and blue fall below the value by 0..chroma, each two
+    # sextants apart.
     start = 5 - 2 * torch.arange(3, device=images.device)[:, None, None]
     k = (start + sextant[:, None]).remainder(6)
     fall = torch.minimum(k, 4 - k).clamp(0, 1)
-    return (value[:, None] - chroma[:, None] * fall).clamp(0, white).contiguous(memory_format=torch.channels_last)
+    return (
+        (value[:, None] - chroma[:, None] * fall)
+        .clamp(0, white)
+        .contiguous(memory_format=torch.channels_last)
+    )
 
 
 def matrix_of(*rows: tuple[Tensor, Tensor, Tensor]) -> Tensor:

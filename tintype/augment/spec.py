@@ -18,7 +18,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Safe where a mirror image means something else: digits, letters, signs.
     "light": {"crop": 0.0625},
     "standard": {"flip": True, "crop": 0.125},
-    "strong": {"flip": True, "crop": 0.125, "affine": True, "colour_jitter": 0.3, "erase": {"probability": 0.5}},
+    "strong": {
+        "flip": True,
+        "crop": 0.125,
+        "affine": True,
+        "colour_jitter": 0.3,
+        "erase": {"probability": 0.5},
+    },
     # For photos and pretrained backbones: a mirrored, slightly closer look in another light.
     "photos": {"flip": True, "resized_crop": {"scale": (0.5, 1.0)}, "colour_jitter": 0.2},
     # The pipelines compared in the study of faces (R8): one thing at a time, then all together.
@@ -42,15 +48,18 @@ ALIASES = {
 
 
 def names() -> dict[str, str]:
-    """Return every augmentation's name with one line that describes it, in the order of application."""
+    """Return every augmentation's name with one line that describes it, in the order of
+    application.
+    """
     return plugins.augmentation_names()
 
 
 def parse_augment(text: str) -> dict[str, Any]:
     """Return the mapping that a command line's text stands for.
 
-    Parts are joined by commas: a preset, `name`, `name=value` (its first option) or `name.option=value`. Values are
-    numbers, words, true, false (which takes a preset's part away) or ranges `low:high`.
+    Parts are joined by commas: a preset, `name`, `name=value` (its first option) or
+    `name.option=value`. Values are numbers, words, true, false (which takes a preset's part away)
+    or ranges `low:high`.
 
     >>> parse_augment("standard,mixup=0.2,flip.mode=alternate")
     {'preset': 'standard', 'mixup': 0.2, 'flip': {'mode': 'alternate'}}
@@ -63,7 +72,9 @@ def parse_augment(text: str) -> dict[str, Any]:
         left, equals, right = (piece.strip() for piece in part.partition("="))
         if left in PRESETS and left not in names() and not equals:
             if "preset" in spec:
-                raise UserError(f"augment: two presets, '{spec['preset']}' and '{left}'. Expected one, then additions.")
+                raise UserError(
+                    f"augment: two presets, '{spec['preset']}' and '{left}'. Expected one, then additions."
+                )
             spec["preset"] = left
             continue
         if equals and not right:
@@ -75,7 +86,13 @@ def parse_augment(text: str) -> dict[str, Any]:
             spec[name] = {**given, _first_option(name): value} if isinstance(given, dict) else value
             continue
         given = spec.get(name, {})
-        given = given if isinstance(given, dict) else {} if given is True else {_first_option(name): given}
+        given = (
+            given
+            if isinstance(given, dict)
+            else {}
+            if given is True
+            else {_first_option(name): given}
+        )
         spec[name] = {**given, option.replace("-", "_"): value}
     return spec
 
@@ -83,8 +100,9 @@ def parse_augment(text: str) -> dict[str, Any]:
 def resolve(spec: str | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     """Return every augmentation of a recipe's `augment` field with all its options, in the order of application.
 
-    A mapping holds names with true (defaults), false (not this one), a value of the first option, or a mapping of
-    options; `preset` names a preset that the rest adds to or overrides. A range given as one number ends at 1.
+    A mapping holds names with true (defaults), false (not this one), a value of the first option,
+    or a mapping of options; `preset` names a preset that the rest adds to or overrides. A range
+    given as one number ends at 1.
 
     Raises:
         UserError: an unknown name or option, or a value out of range.
@@ -113,7 +131,9 @@ def _canonical(name: str) -> str:
     plain = name.strip().replace("-", "_")
     plain = ALIASES.get(plain, plain)
     if plain not in names():
-        raise unknown_name("augmentation", name, {*names(), *PRESETS}, "`tintype list augmentations` shows them.")
+        raise unknown_name(
+            "augmentation", name, {*names(), *PRESETS}, "`tintype list augmentations` shows them."
+        )
     return plain
 
 
@@ -126,7 +146,11 @@ def _options(name: str) -> dict[str, tuple[Any, Any]]:
     """Return the annotation and the default of every option of an augmentation."""
     function = getattr(operations, name)
     hints = get_type_hints(function, include_extras=True)
-    return {key: (hints[key], p.default) for key, p in signature(function).parameters.items() if key != "canvas"}
+    return {
+        key: (hints[key], p.default)
+        for key, p in signature(function).parameters.items()
+        if key != "canvas"
+    }
 
 
 def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,13 +159,17 @@ def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if option not in options:
             raise unknown_name(f"option of {name}", str(option), options)
     return {
-        option: _checked_value(f"{name}.{option}", given[option], hint) if option in given else default
+        option: _checked_value(f"{name}.{option}", given[option], hint)
+        if option in given
+        else default
         for option, (hint, default) in options.items()
     }
 
 
 def _checked_value(where: str, value: Any, hint: Any) -> Any:
-    """Return the value in the type of its annotation, or raise a UserError that says what was expected."""
+    """Return the value in the type of its annotation, or raise a UserError that says what was
+    expected.
+    """
     optional = type(None) in get_args(hint)
     if optional:
         hint = get_args(hint)[0]
@@ -149,12 +177,16 @@ def _checked_value(where: str, value: Any, hint: Any) -> Any:
         return None
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise UserError(f"augment: {where} is {value!r}. Expected {' or '.join(get_args(hint))}.")
+            raise UserError(
+                f"augment: {where} is {value!r}. Expected {' or '.join(get_args(hint))}."
+            )
         return value
     kind, limits = get_args(hint)
     if kind is float:
         if not _is_number(value) or not limits.low <= value <= limits.high:
-            raise UserError(f"augment: {where} is {value!r}. Expected a number from {limits.low:g} to {limits.high:g}.")
+            raise UserError(
+                f"augment: {where} is {value!r}. Expected a number from {limits.low:g} to {limits.high:g}."
+            )
         return value
     pair = [value, max(value, 1.0)] if _is_number(value) else value
     if (
@@ -163,7 +195,9 @@ def _checked_value(where: str, value: Any, hint: Any) -> Any:
         or not all(map(_is_number, pair))
         or not limits.low <= pair[0] <= pair[1] <= limits.high
     ):
-        expected = f"Expected low:high (in YAML [low, high]) within {limits.low:g} and {limits.high:g}."
+        expected = (
+            f"Expected low:high (in YAML [low, high]) within {limits.low:g} and {limits.high:g}."
+        )
         raise UserError(f"augment: {where} is {value!r}. {expected}")
     return float(pair[0]), float(pair[1])
 

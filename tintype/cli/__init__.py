@@ -31,7 +31,9 @@ OF_THE_SYSTEM = {
 
 
 def _print_any_name() -> None:
-    """Escape what a terminal cannot show, such as a file name that is no UTF-8, instead of ending at it."""
+    """Escape what a terminal cannot show, such as a file name that is no UTF-8, instead of ending
+    at it.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -57,12 +59,16 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        number = getattr(error, "number", None)  # engine.Interrupted, which is not imported here for speed
+        # engine.Interrupted, which is not imported here for speed
+        number = getattr(error, "number", None)
         if type(error).__name__ == "Interrupted" and number:
             print(error, file=sys.stderr)
             sys.exit(128 + number)
         if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
-            print(f"error: {error.filename or 'a file cannot be written'}: {error.strerror}.", file=sys.stderr)
+            print(
+                f"error: {error.filename or 'a file cannot be written'}: {error.strerror}.",
+                file=sys.stderr,
+            )
             sys.exit(2)
         print(
             f"error: {type(error).__name__}: {error}\n"

@@ -14,13 +14,24 @@ from tintype.cli.base import LOOK, Device, Json, app
 @app.command(rich_help_panel=LOOK)
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of one task, two or more.")],
-    names: Annotated[str | None, typer.Option(metavar="A,B,...", help="What to call them, in their order.")] = None,
-    split: Annotated[str, typer.Option(help="test, or val while the choice is yet to be made.")] = "test",
-    latency: Annotated[bool, typer.Option(help="Measure how long an answer takes on this machine.")] = True,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with figures and pictures.")] = None,
+    names: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="What to call them, in their order.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="test, or val while the choice is yet to be made.")
+    ] = "test",
+    latency: Annotated[
+        bool, typer.Option(help="Measure how long an answer takes on this machine.")
+    ] = True,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with figures and pictures.")
+    ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write the figures as PNG and SVG there, and not beside the page of --html."),
+        typer.Option(
+            metavar="DIR",
+            help="Write the figures as PNG and SVG there, and not beside the page of --html.",
+        ),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -48,4 +59,6 @@ def compare(
     if html is not None:
         console.print(f"page  {html}", markup=False, soft_wrap=True)
     if figures is not None or html is not None:
-        console.print(f"figures  {figures or default_figures(html or Path())}", markup=False, soft_wrap=True)
+        console.print(
+            f"figures  {figures or default_figures(html or Path())}", markup=False, soft_wrap=True
+        )

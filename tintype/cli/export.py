@@ -19,12 +19,20 @@ def export(
         bool, typer.Option("--int8", help="8-bit integers, calibrated on validation images; ONNX.")
     ] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="16-bit floats: half the size.")] = False,
-    out: Annotated[Path | None, typer.Option(help="File; must be new. RUN/exports/NAME by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File; must be new. RUN/exports/NAME by default.")
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Images to check on, with the same classes, where the run's own are gone.")
+        str | None,
+        typer.Option(
+            help="Images to check on, with the same classes, where the run's own are gone."
+        ),
     ] = None,
     max_loss: Annotated[
-        float | None, typer.Option(min=0, help="What --int8 may lose: points of accuracy, or dB; 2 and 0.3 by default.")
+        float | None,
+        typer.Option(
+            min=0, help="What --int8 may lose: points of accuracy, or dB; 2 and 0.3 by default."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -35,7 +43,13 @@ def export(
     watcher = make_watcher(to_stderr=True)
     try:
         done = load(str(run)).export(
-            format=format, int8=int8, fp16=fp16, out=out, data=data, max_loss=max_loss, progress=watcher.on_work
+            format=format,
+            int8=int8,
+            fp16=fp16,
+            out=out,
+            data=data,
+            max_loss=max_loss,
+            progress=watcher.on_work,
         )
     finally:
         watcher.close()

@@ -14,7 +14,9 @@ from tintype.cli.base import LOOK, Device, Json, app
 @app.command(rich_help_panel=LOOK)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    data: Annotated[str | None, typer.Option(help="Other data with the same classes; all of it by default.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Other data with the same classes; all of it by default.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="val, test or train; test by default.")] = None,
     features: Annotated[
         str | None,
@@ -24,22 +26,36 @@ def evaluate(
     ] = None,
     inception_weights: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Weights for FID by the standard protocol (torch-fidelity's), or: download."),
+        typer.Option(
+            metavar="FILE",
+            help="Weights for FID by the standard protocol (torch-fidelity's), or: download.",
+        ),
     ] = None,
     classes: Annotated[
-        bool, typer.Option("--classes", help="Also print precision, recall and F1 of each class, and their averages.")
+        bool,
+        typer.Option(
+            "--classes",
+            help="Also print precision, recall and F1 of each class, and their averages.",
+        ),
     ] = False,
     csv: Annotated[
-        Path | None, typer.Option(help="Write the figures of the classes to this file, which must be new.")
+        Path | None,
+        typer.Option(help="Write the figures of the classes to this file, which must be new."),
     ] = None,
     groups: Annotated[
         str | None,
-        typer.Option(metavar="PATTERN", help="Images of --data that count as one: '{group}_*.jpg', exif:60s, ..."),
+        typer.Option(
+            metavar="PATTERN",
+            help="Images of --data that count as one: '{group}_*.jpg', exif:60s, ...",
+        ),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure a finished run again, on its own data or on another set. Looks at the test split are counted."""
+    """Measure a finished run again, on its own data or on another set.
+
+    Looks at the test split are counted.
+    """
     from tintype import load
     from tintype.evaluate import refuse_taken, write_classes
 
@@ -67,7 +83,8 @@ def evaluate(
         console.print(class_table(figures))
     if "remark" in figures:
         console.print(figures["remark"], markup=False, soft_wrap=True)
-    protocol = figures.get("protocol")  # of super-resolution it is one name, which stands under the table
+    # of super-resolution it is one name, which stands under the table
+    protocol = figures.get("protocol")
     for name, how in protocol.items() if isinstance(protocol, dict) else ():
         console.print(f"{name}: {how}", markup=False, soft_wrap=True)
 
@@ -83,13 +100,20 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 @app.command(rich_help_panel=LOOK)
 def audit(
     data: Annotated[str, typer.Argument(help="Data set's name, folder, or CSV file.")],
-    data_root: Annotated[str | None, typer.Option(help="Folder that holds the data set's files already.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with the pictures.")] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="Folder that holds the data set's files already.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with the pictures.")
+    ] = None,
     fix: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", help="Write a cleaned list of the photos; must be new.")
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write a cleaned list of the photos; must be new."),
     ] = None,
     labels: Annotated[bool, typer.Option(help="Also look for labels that seem wrong.")] = True,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if something serious is found.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if something serious is found.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Look for broken files, duplicates, leaks, wrong labels and poor pictures, before training."""
@@ -114,18 +138,28 @@ def audit(
 @app.command("list", rich_help_panel=LOOK)
 def list_(
     what: Annotated[
-        str, typer.Argument(help="recipes, studies, models, data, augmentations, tasks, tracking or runs.")
+        str,
+        typer.Argument(
+            help="recipes, studies, models, data, augmentations, tasks, tracking or runs."
+        ),
     ] = "recipes",
     out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
     sort: Annotated[
-        str | None, typer.Option(help="Of runs: a field or figure, as test_accuracy; the largest first.")
+        str | None,
+        typer.Option(help="Of runs: a field or figure, as test_accuracy; the largest first."),
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option(metavar="CONDITION", help="Of runs: task=classify, 'test_accuracy>0.9'; repeat.")
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION", help="Of runs: task=classify, 'test_accuracy>0.9'; repeat."
+        ),
     ] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Runs: show the model and every figure in a column of its own.")
+        bool,
+        typer.Option(
+            "--wide", help="Runs: show the model and every figure in a column of its own."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -138,7 +172,11 @@ def list_(
         return
     if not rows:
         such = " such" if where else ""
-        print(f"There are no{such} {what} in {out}." if what == "runs" else f"There are no{such} {what}.")
+        print(
+            f"There are no{such} {what} in {out}."
+            if what == "runs"
+            else f"There are no{such} {what}."
+        )
         return
     if what == "runs" and not wide:
         rows = [_in_short(row, sort) for row in rows]
@@ -150,26 +188,48 @@ def list_(
 
 
 def _print_recipes(rows: list[dict[str, Any]]) -> None:
-    """Print the recipes of each task under a heading, and what the marks in their descriptions mean."""
+    """Print the recipes of each task under a heading, and what the marks in their descriptions
+    mean.
+    """
     from tintype.listing import SOURCES, TASKS
 
     width = max(len(row["name"]) for row in rows)
     for task in dict.fromkeys(row["task"] for row in rows):
         print(TASKS.get(task, task))
         found = [(row["name"], row["description"]) for row in rows if row["task"] == task]
-        _print_rows([{"name": f"  {name:{width}}", "text": text} for name, text in found], ("text",), heads=False)
+        _print_rows(
+            [{"name": f"  {name:{width}}", "text": text} for name, text in found],
+            ("text",),
+            heads=False,
+        )
         print()
 
-    print("Recipes marked (R1) to (R12) rebuild one of twelve published systems as it was described:")
-    _print_rows([{"name": f"  {mark}", "text": text} for mark, text in SOURCES.items()], ("text",), heads=False)
+    print(
+        "Recipes marked (R1) to (R12) rebuild one of twelve published systems as it was described:"
+    )
+    _print_rows(
+        [{"name": f"  {mark}", "text": text} for mark, text in SOURCES.items()],
+        ("text",),
+        heads=False,
+    )
 
 
 def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
-    """Return what fits into a line of 80 characters: one figure, that of the test split where there is one."""
+    """Return what fits into a line of 80 characters: one figure, that of the test split where there
+    is one.
+    """
     short = {key: row.get(key, "") for key in ("name", "state", "task", "data")}
     figures = [key for key in row if key.startswith(("test_", "val_"))]
-    best = sort if sort in figures else min(figures, key=lambda key: key.startswith("val_"), default="")
-    called = row.get("figures", best.replace("_", " ", 1)) if best == "val_accuracy" else best.replace("_", " ", 1)
+    best = (
+        sort
+        if sort in figures
+        else min(figures, key=lambda key: key.startswith("val_"), default="")
+    )
+    called = (
+        row.get("figures", best.replace("_", " ", 1))
+        if best == "val_accuracy"
+        else best.replace("_", " ", 1)
+    )
     short["figure"] = f"{_cell(best, row[best])} {called}" if best in row else ""
     if sort and sort not in short and sort != best:
         short[sort] = row.get(sort, "")
@@ -177,7 +237,9 @@ def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
 
 
 def _print_rows(rows: list[dict[str, Any]], folded: tuple[str, ...], *, heads: bool = True) -> None:
-    """Print a table in which nothing is cut: long texts go on in the next line, and a pipe gets whole lines."""
+    """Print a table in which nothing is cut: long texts go on in the next line, and a pipe gets
+    whole lines.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -217,20 +279,33 @@ def doctor(as_json: Json = False) -> None:
             print(f"{name:14} {value}")
         for problem in findings.problems:
             print(f"PROBLEM        {problem}")
-        print(f"{len(findings.problems)} problem(s)" if findings.problems else "all that was looked at is well")
+        print(
+            f"{len(findings.problems)} problem(s)"
+            if findings.problems
+            else "all that was looked at is well"
+        )
     if findings.problems:
         raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=LOOK)
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all cached pixels; photos are never touched.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove all cached pixels; photos are never touched.")
+    ] = False,
     limit: Annotated[
-        float | None, typer.Option(help="Remove the least recently used until this many GB are left.")
+        float | None,
+        typer.Option(help="Remove the least recently used until this many GB are left."),
     ] = None,
 ) -> None:
     """Show, bound or clear the cache of decoded photos."""
-    from tintype.data.cache import cache_entries, cache_folder, clear_cache, format_bytes, trim_cache
+    from tintype.data.cache import (
+        cache_entries,
+        cache_folder,
+        clear_cache,
+        format_bytes,
+        trim_cache,
+    )
 
     if clear:
         print(f"freed {format_bytes(clear_cache())} in {cache_folder()}")
@@ -239,5 +314,9 @@ def cache(
     else:
         entries = cache_entries()
         for entry in entries:
-            print(f"{format_bytes(entry.num_bytes):>9}  {entry.num_images:,} images of {entry.source}")
-        print(f"{format_bytes(sum(e.num_bytes for e in entries))} in {len(entries)} entries in {cache_folder()}")
+            print(
+                f"{format_bytes(entry.num_bytes):>9}  {entry.num_images:,} images of {entry.source}"
+            )
+        print(
+            f"{format_bytes(sum(e.num_bytes for e in entries))} in {len(entries)} entries in {cache_folder()}"
+        )

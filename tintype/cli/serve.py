@@ -13,12 +13,18 @@ from tintype.cli.base import USE, Device, app
 @app.command(rich_help_panel=USE)
 def serve(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run folders, packed runs (.zip), or exported classifiers (.onnx).")
+        list[Path],
+        typer.Argument(help="Run folders, packed runs (.zip), or exported classifiers (.onnx)."),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others connect.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets others connect.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes any that is free.")] = 8000,
     token: Annotated[
-        str | None, typer.Option(envvar="TINTYPE_TOKEN", help="What clients must show; better given in TINTYPE_TOKEN.")
+        str | None,
+        typer.Option(
+            envvar="TINTYPE_TOKEN", help="What clients must show; better given in TINTYPE_TOKEN."
+        ),
     ] = None,
     latency_ms: Annotated[
         float, typer.Option(help="How long a photo may wait for others to be computed with it.")
@@ -27,13 +33,22 @@ def serve(
     queue: Annotated[
         int, typer.Option(help="Photos accepted and not yet answered; more are told to come again.")
     ] = 256,
-    max_upload: Annotated[float, typer.Option(metavar="MB", help="Megabytes of one request.")] = 20.0,
-    max_megapixels: Annotated[float, typer.Option(help="Of one photo, and of one that was enlarged.")] = 50.0,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For which a request may take.")] = 60.0,
+    max_upload: Annotated[
+        float, typer.Option(metavar="MB", help="Megabytes of one request.")
+    ] = 20.0,
+    max_megapixels: Annotated[
+        float, typer.Option(help="Of one photo, and of one that was enlarged.")
+    ] = 50.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For which a request may take.")
+    ] = 60.0,
     allow_host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Further name under which the service may be asked.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Further name under which the service may be asked."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; one less than it would take.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of torch; one less than it would take.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Serve models over HTTP, with a page to try them."""

@@ -10,7 +10,10 @@ import typer
 from tintype.cli.base import USE, app
 
 Licence = Annotated[
-    str | None, typer.Option("--licence", "--license", help="Of the weights, such as apache-2.0; none is assumed.")
+    str | None,
+    typer.Option(
+        "--licence", "--license", help="Of the weights, such as apache-2.0; none is assumed."
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder that holds the run folders.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run folder; must be new.")]
@@ -19,7 +22,9 @@ Name = Annotated[str | None, typer.Option(help="Name of the run folder; must be 
 @app.command(rich_help_panel=USE)
 def card(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    out: Annotated[Path | None, typer.Option(help="File; RUN/MODEL_CARD.md by default, - to print.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File; RUN/MODEL_CARD.md by default, - to print.")
+    ] = None,
     licence: Licence = None,
 ) -> None:
     """Write a model card: what it is, how good, where it fails, how to use it."""
@@ -32,7 +37,9 @@ def card(
 @app.command(rich_help_panel=USE)
 def pack(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    out: Annotated[Path | None, typer.Option(help="File; NAME.zip by default. Must be new.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File; NAME.zip by default. Must be new.")
+    ] = None,
 ) -> None:
     """Make one zip file of a run that `tintype load`, and every command, opens elsewhere."""
     from tintype import load
@@ -60,15 +67,21 @@ def load_(
 @app.command(rich_help_panel=USE)
 def push(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub; made if it is not there.")],
-    private: Annotated[bool, typer.Option("--private", help="A new repository is shown to nobody else.")] = False,
+    repository: Annotated[
+        str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub; made if it is not there.")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository is shown to nobody else.")
+    ] = False,
     licence: Licence = None,
 ) -> None:
     """Upload a run to the Hugging Face hub: safetensors, config, preprocessing and card."""
     from tintype.run import RunFolder
     from tintype.sharing.hub import push as push_run
 
-    print(f"pushed to {push_run(RunFolder.open(run), repository, private=private, licence=licence)}")
+    print(
+        f"pushed to {push_run(RunFolder.open(run), repository, private=private, licence=licence)}"
+    )
 
 
 @app.command(rich_help_panel=USE)
@@ -81,4 +94,6 @@ def pull(
     """Download a run of tintype from the Hugging Face hub."""
     from tintype.sharing.hub import pull as pull_run
 
-    print(f"run: {pull_run(repository, out / (name or repository.rpartition('/')[2]), revision=revision).path}")
+    print(
+        f"run: {pull_run(repository, out / (name or repository.rpartition('/')[2]), revision=revision).path}"
+    )

@@ -1,7 +1,8 @@
 """Which of several runs is better, by how much, and whether that could be luck.
 
-Runs are compared on the same test images only: image by image, with intervals and tests for paired data, corrected for
-the number of comparisons. What was measured on other data or by another protocol stands in a group of its own.
+Runs are compared on the same test images only: image by image, with intervals and tests for paired
+data, corrected for the number of comparisons. What was measured on other data or by another
+protocol stands in a group of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Group", "Pair", "compare", "compare_command"]
 
 Progress = Callable[[str, int, int], None]
-KINDS = {"classify": compare_classifiers, "generate": compare_generators, "upscale": compare_upscalers}
+KINDS = {
+    "classify": compare_classifiers,
+    "generate": compare_generators,
+    "upscale": compare_upscalers,
+}
 
 
 @dataclass
@@ -41,10 +46,12 @@ class Comparison:
     Attributes:
         task: "classify", "generate" or "upscale".
         split: "test" or "val".
-        groups: runs that may be ranked against each other, each group with its rows, pairs and sentences.
+        groups: runs that may be ranked against each other, each group with its rows, pairs and
+            sentences.
         remarks: what concerns all of them.
         machine: where latencies were measured; empty where they were not.
-        setup: data, splits and preprocessing of the runs side by side, and what their training differs in.
+        setup: data, splits and preprocessing of the runs side by side, and what their training
+            differs in.
         names: the names of the runs, in the order in which `setup` has them.
     """
 
@@ -70,7 +77,9 @@ class Comparison:
         ]
 
     def sentences(self) -> list[str]:
-        """Return what can be said: the conclusion of each group, and the first run of each against the others."""
+        """Return what can be said: the conclusion of each group, and the first run of each against
+        the others.
+        """
         said = [each.sentence() for group in self.groups for each in group.confounding]
         for group in self.groups:
             said += [group.conclusion, *(f"{pair.sentence}." for pair in group.against_best())]
@@ -118,7 +127,9 @@ class Comparison:
 
         return comparison_sections(self, progress, page)
 
-    def write_html(self, path: str | Path, *, title: str | None = None, progress: Progress | None = None) -> Path:
+    def write_html(
+        self, path: str | Path, *, title: str | None = None, progress: Progress | None = None
+    ) -> Path:
         """Write the page and return its path; an earlier page of a comparison is replaced, anything else is refused.
 
         Raises:
@@ -130,7 +141,9 @@ class Comparison:
 
     @property
     def figures(self) -> DrawnFigures:
-        """The figures of the page as objects: `.ranking()`, `.against("parameters")`, `.history()`, `.confusion()`."""
+        """The figures of the page as objects: `.ranking()`, `.against("parameters")`, `.history()`,
+        `.confusion()`.
+        """
         from tintype.comparison.figures import figures_of
 
         return figures_of(self)
@@ -173,20 +186,29 @@ def compare(
         The Comparison, which shows itself in a notebook.
 
     Raises:
-        UserError: fewer than two runs, one twice, equal names, different tasks, or a run that is not finished or has no
+        UserError: fewer than two runs, one twice, equal names, different tasks, or a run that is
+            not finished or has no
             predictions.
     """
     opened = open_all(runs, names, split)
     task = opened[0].evaluation["task"]
     if task not in KINDS:
-        raise UserError(f"runs of task {task} cannot be compared. Expected one of {', '.join(TASKS)}.")
+        raise UserError(
+            f"runs of task {task} cannot be compared. Expected one of {', '.join(TASKS)}."
+        )
     machine = _measure_latencies(opened, device, progress) if latency and task == "classify" else {}
     groups = KINDS[task](opened)
     for group in groups:
         group.confounding = confounded(group.runs)
     names_in_order = [run.name for run in opened]
     comparison = Comparison(
-        task, opened[0].split, groups, _remarks(opened), machine, side_by_side(opened), names_in_order
+        task,
+        opened[0].split,
+        groups,
+        _remarks(opened),
+        machine,
+        side_by_side(opened),
+        names_in_order,
     )
     if len(comparison.groups) > 1:
         _tell_apart(comparison.groups)
@@ -194,7 +216,9 @@ def compare(
     return comparison
 
 
-def _measure_latencies(runs: Sequence[Compared], device: str, progress: Progress | None) -> dict[str, Any]:
+def _measure_latencies(
+    runs: Sequence[Compared], device: str, progress: Progress | None
+) -> dict[str, Any]:
     import torch
 
     from tintype.comparison.latency import measure_latency
@@ -208,11 +232,15 @@ def _measure_latencies(runs: Sequence[Compared], device: str, progress: Progress
 
 
 def _why_apart(task: str, groups: Sequence[Group]) -> str:
-    """Return the sentence that comes before everything else where not all runs can be ranked against each other."""
+    """Return the sentence that comes before everything else where not all runs can be ranked
+    against each other.
+    """
     some = any(len(group.runs) > 1 for group in groups)
     start = "Not all of these runs can be compared" if some else "These runs cannot be compared"
     why = "different data" if task == "classify" else "different data or protocols"
-    sets = "; ".join(f"{group.title}: {', '.join(run.name for run in group.runs)}" for group in groups)
+    sets = "; ".join(
+        f"{group.title}: {', '.join(run.name for run in group.runs)}" for group in groups
+    )
     return f"{start}: {why}. {sets}."
 
 
@@ -225,7 +253,9 @@ def _tell_apart(groups: Sequence[Group]) -> None:
 
 
 def _remarks(runs: Sequence[Compared]) -> list[str]:
-    machines = {tuple(run.environment.get(key) for key in ("cpu", "device", "threads")) for run in runs}
+    machines = {
+        tuple(run.environment.get(key) for key in ("cpu", "device", "threads")) for run in runs
+    }
     if len(machines) > 1:
         return [
             "The runs were trained on different machines or with other threads: do not compare their training times."
@@ -246,7 +276,8 @@ def compare_command(
 ) -> Comparison:
     """Compare runs, and write the page where one is asked for; what is wrong with its path is told before any work.
 
-    The figures are written into the folder `figures`, by default into `default_figures(html)` beside the page.
+    The figures are written into the folder `figures`, by default into `default_figures(html)`
+    beside the page.
 
     Raises:
         UserError: as `compare`, `Comparison.write_html` and `Comparison.figures.save`.
@@ -260,7 +291,9 @@ def compare_command(
         from tintype.report.drawings import check_folder
 
         check_folder(figures)
-    comparison = compare(runs, names=names, split=split, latency=latency, device=device, progress=progress)
+    comparison = compare(
+        runs, names=names, split=split, latency=latency, device=device, progress=progress
+    )
     if figures is not None:
         comparison.figures.save(figures)
     if html is not None:
@@ -269,5 +302,7 @@ def compare_command(
 
 
 def default_figures(page: Path) -> Path:
-    """Return the folder beside a page in which its figures lie: of comparison.html, comparison-figures."""
+    """Return the folder beside a page in which its figures lie: of comparison.html,
+    comparison-figures.
+    """
     return page.with_name(f"{page.stem}-figures")

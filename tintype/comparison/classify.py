@@ -45,9 +45,10 @@ def grouped(runs: Sequence[Compared]) -> list[list[Compared]]:
 def same_images(one: Compared, other: Compared) -> bool:
     """Return whether two runs were measured on the same images.
 
-    That is so where the data's fingerprint is the same, or where names and labels of the images are the same, they came
-    from the same place, and the fingerprints differ for a reason that leaves the images what they are: they were brought
-    to another size, or the other images were split otherwise. Images that were replaced have no such reason.
+    That is so where the data's fingerprint is the same, or where names and labels of the images are
+    the same, they came from the same place, and the fingerprints differ for a reason that leaves
+    the images what they are: they were brought to another size, or the other images were split
+    otherwise. Images that were replaced have no such reason.
     """
     if _images(one) != _images(other):
         return False
@@ -76,7 +77,9 @@ def _group(runs: list[Compared]) -> Group:
     )
     group.remarks = _remarks(runs, split)
     if names := untested(runs):
-        group.remarks.insert(0, f"{BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {listed(names)} had no test part.")
+        group.remarks.insert(
+            0, f"{BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {listed(names)} had no test part."
+        )
     return group
 
 
@@ -100,18 +103,25 @@ def _row(run: Compared) -> dict[str, Any]:
     }
     clean = figures.get("without_leaked")
     if clean:
-        row |= {"accuracy_without_leaked": clean["accuracy"], "accuracy_without_leaked_ci95": clean["accuracy_ci95"]}
+        row |= {
+            "accuracy_without_leaked": clean["accuracy"],
+            "accuracy_without_leaked_ci95": clean["accuracy_ci95"],
+        }
     return row
 
 
 def _calibration_error(run: Compared) -> float:
-    """Return the debiased calibration error, from the predictions: runs of earlier versions have the plain one only."""
+    """Return the debiased calibration error, from the predictions: runs of earlier versions have
+    the plain one only.
+    """
     right = np.array(run.table["prediction"]) == np.array(run.table["target"])
     return calibration_errors(np.array(run.table["confidence"], np.float64), right).debiased
 
 
 def _answers(runs: Sequence[Compared]) -> dict[str, Any]:
-    """Return the targets (N,), and of each run the predictions (N,), both as class numbers, and the log losses (N,)."""
+    """Return the targets (N,), and of each run the predictions (N,), both as class numbers, and the
+    log losses (N,).
+    """
     names = [str(name) for name in runs[0].data["class_names"]]
     number = {name: k for k, name in enumerate(names)}
 
@@ -137,7 +147,8 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
     for a, b in combinations(range(len(runs)), 2):
         only_a, only_b = int((right[a] & ~right[b]).sum()), int((right[b] & ~right[a]).sum())
         intervals = {
-            key: list(statistics.percentile_interval(values[a] - values[b])) for key, values in redrawn.items()
+            key: list(statistics.percentile_interval(values[a] - values[b]))
+            for key, values in redrawn.items()
         }
         losses = answers["losses"][a] - answers["losses"][b]
         more = {
@@ -153,7 +164,9 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
             interval = statistics.paired_interval(only_a, only_b, len(targets))
             p = statistics.mcnemar_p(only_a, only_b)
         else:
-            interval, p = statistics.clustered_pair(right[a] & ~right[b], right[b] & ~right[a], groups)
+            interval, p = statistics.clustered_pair(
+                right[a] & ~right[b], right[b] & ~right[a], groups
+            )
             found = statistics.clusters_of(right[a].astype(float) - right[b], groups)
             more |= {"num_groups": found.num_groups, "design_effect": found.design_effect}
         pairs.append(
@@ -169,7 +182,9 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
         needed = None
         if not pair.shown:
             effect = pair.more.get("design_effect", 1.0)
-            needed = statistics.more_cases_of_proportions(*counts, alpha=CLAIM / len(pairs), design_effect=effect)
+            needed = statistics.more_cases_of_proportions(
+                *counts, alpha=CLAIM / len(pairs), design_effect=effect
+            )
         pair.more["more_images"] = needed
         pair.sentence = _sentence(pair, split)
     return pairs
@@ -184,7 +199,9 @@ def _sentence(pair: Pair, split: str) -> str:
     if not pair.more["only_better"] + pair.more["only_other"]:
         return f"{text}: they get the same {split} images right"
     if not pair.estimate:
-        return f"{text}: both get as many {split} images right ({100 * low:.1f} to {100 * high:.1f})"
+        return (
+            f"{text}: both get as many {split} images right ({100 * low:.1f} to {100 * high:.1f})"
+        )
     return f"{text}: {size}{more_needed(pair.more['more_images'], f'{split} images')}"
 
 
@@ -197,9 +214,9 @@ def resampled(
 ) -> dict[str, list[NDArray[np.float64]]]:
     """Return accuracy and macro F1 of each model on the same resamples of the images, each (R,).
 
-    `targets` and each of `predictions` are (N,) class numbers. Macro F1 is the mean over the classes that occur among
-    the targets or predictions of a resample, as scikit-learn takes it. Of images in `groups` (N,), numbers from 0 on,
-    whole groups are drawn.
+    `targets` and each of `predictions` are (N,) class numbers. Macro F1 is the mean over the
+    classes that occur among the targets or predictions of a resample, as scikit-learn takes it. Of
+    images in `groups` (N,), numbers from 0 on, whole groups are drawn.
     """
     from scipy.sparse import csr_array
 
@@ -214,14 +231,18 @@ def resampled(
     of_both = [members(p, p == targets) for p in predictions]
     accuracy: list[list[NDArray[np.float64]]] = [[] for _ in predictions]
     macro_f1: list[list[NDArray[np.float64]]] = [[] for _ in predictions]
-    for block in statistics.bootstrap_counts(n if groups is None else int(groups.max()) + 1, resamples, seed):
+    for block in statistics.bootstrap_counts(
+        n if groups is None else int(groups.max()) + 1, resamples, seed
+    ):
         counts = (block if groups is None else block[:, groups]).T.astype(np.float64)  # (N, R)
         wanted = of_target @ counts  # (K, R)
         for i in range(len(predictions)):
             hit, said = of_both[i] @ counts, of_prediction[i] @ counts
             accuracy[i].append(hit.sum(0) / counts.sum(0))
             total = wanted + said
-            macro_f1[i].append((2 * hit / np.maximum(total, 1)).sum(0) / np.maximum((total > 0).sum(0), 1))
+            macro_f1[i].append(
+                (2 * hit / np.maximum(total, 1)).sum(0) / np.maximum((total > 0).sum(0), 1)
+            )
     return {
         "accuracy": [np.concatenate(parts) for parts in accuracy],
         "macro_f1": [np.concatenate(parts) for parts in macro_f1],
@@ -236,10 +257,16 @@ def _remarks(runs: Sequence[Compared], split: str) -> list[str]:
             continue
         if run.sight != first.sight:
             sizes = [f"{r.sight[2]}x{r.sight[1]}" for r in (run, first)]
-            how = f"at {sizes[0]} instead of {sizes[1]}" if sizes[0] != sizes[1] else "brought to size in another way"
+            how = (
+                f"at {sizes[0]} instead of {sizes[1]}"
+                if sizes[0] != sizes[1]
+                else "brought to size in another way"
+            )
             remarks.append(f"{run.name} sees the same {split} images as {first.name}, {how}.")
         if run.members != first.members:
-            remarks.append(f"{run.name} divides the other images into training and validation in another way.")
+            remarks.append(
+                f"{run.name} divides the other images into training and validation in another way."
+            )
     remarks += remark_on_groups(groups_of(runs), "images")
     leaked = [run for run in runs if "without_leaked" in run.figures]
     if leaked:

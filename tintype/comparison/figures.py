@@ -1,4 +1,6 @@
-"""The figures of a comparison: what runs reach, what that costs, how they were trained, what they take for what."""
+"""The figures of a comparison: what runs reach, what that costs, how they were trained, what they
+take for what.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ HISTORY, CONFUSION = "histories", "confusion-difference"  # what their files are
 class DrawnFigures:
     """Figures of several runs, each as a Plotly figure, or as a Matplotlib figure where `library` says so.
 
-    Of runs that cannot all be ranked against each other, each set (from 1 on) has figures of its own.
+    Of runs that cannot all be ranked against each other, each set (from 1 on) has figures of its
+    own.
     """
 
     def __init__(self, what: str, sets: Sequence[Sequence[Drawing]]) -> None:
@@ -47,7 +50,9 @@ class DrawnFigures:
         """All figures, with the names of their files."""
         return [drawing for each in self._sets for drawing in each]
 
-    def ranking(self, figure: str = "", library: Library = "plotly", *, number: int = 1) -> go.Figure | Figure:
+    def ranking(
+        self, figure: str = "", library: Library = "plotly", *, number: int = 1
+    ) -> go.Figure | Figure:
         """Draw what each reaches, with its interval: the figure by which they are ranked, or "loss".
 
         Raises:
@@ -56,7 +61,12 @@ class DrawnFigures:
         return self._draw(_named("ranking", figure), library, number)
 
     def against(
-        self, cost: str = "parameters", figure: str = "", library: Library = "plotly", *, number: int = 1
+        self,
+        cost: str = "parameters",
+        figure: str = "",
+        library: Library = "plotly",
+        *,
+        number: int = 1,
     ) -> go.Figure | Figure:
         """Draw what each reaches against what it costs: parameters, multiply_adds, training_seconds, or a latency.
 
@@ -85,17 +95,22 @@ class DrawnFigures:
         """Write every figure as PNG and SVG, and return the paths; figures that tintype wrote before are replaced.
 
         Raises:
-            UserError: a file that tintype did not write is in the way, or nothing may be written there.
+            UserError: a file that tintype did not write is in the way, or nothing may be written
+                there.
         """
         return write_drawings(Path(folder), self.drawings)
 
     def _draw(self, name: str, library: str, number: int) -> go.Figure | Figure:
         check_library(library)
         if not 1 <= number <= len(self._sets):
-            raise UserError(f"{self._what} has {len(self._sets)} sets of runs to rank, and no number {number}.")
+            raise UserError(
+                f"{self._what} has {len(self._sets)} sets of runs to rank, and no number {number}."
+            )
         drawings = {_without_number(each.name, number): each for each in self._sets[number - 1]}
         if name not in drawings:
-            raise UserError(f"{self._what} has no figure {name}. It has {', '.join(drawings) or 'none'}.")
+            raise UserError(
+                f"{self._what} has no figure {name}. It has {', '.join(drawings) or 'none'}."
+            )
         drawing = drawings[name]
         return drawing.plotly() if library == "plotly" else drawing.matplotlib()
 
@@ -104,7 +119,13 @@ class DrawnFigures:
 
 
 def _named(name: str, figure: str) -> str:
-    return f"{name}-loss" if figure == "loss" else f"{name}-{figure}" if figure not in ("", "accuracy") else name
+    return (
+        f"{name}-loss"
+        if figure == "loss"
+        else f"{name}-{figure}"
+        if figure not in ("", "accuracy")
+        else name
+    )
 
 
 def _without_number(name: str, number: int) -> str:
@@ -115,7 +136,10 @@ def figures_of(comparison: Comparison) -> DrawnFigures:
     """Return the figures of a comparison, a set for each group of runs that can be ranked."""
     ranked = [group for group in comparison.groups if len(group.rows) > 1]
     suffixes = [f"-{number}" if len(ranked) > 1 else "" for number in range(1, len(ranked) + 1)]
-    sets = [drawings_of(comparison, group, suffix) for group, suffix in zip(ranked, suffixes, strict=True)]
+    sets = [
+        drawings_of(comparison, group, suffix)
+        for group, suffix in zip(ranked, suffixes, strict=True)
+    ]
     return DrawnFigures("this comparison", sets)
 
 
@@ -130,7 +154,9 @@ def drawings_of(comparison: Comparison, group: Group, suffix: str) -> list[Drawi
 
 
 def value_of(task: str, group: Group) -> tuple[str, str, Callable[[float], str], str]:
-    """Return the figure by which a group is ranked: its key, that of its interval, how it is written, and its title."""
+    """Return the figure by which a group is ranked: its key, that of its interval, how it is
+    written, and its title.
+    """
     if task == "classify":
         digits = 2 if group.rows[0]["num_images"] >= 5000 else 1
         split = "Test" if group.runs[0].split == "test" else "Validation"
@@ -142,7 +168,9 @@ def value_of(task: str, group: Group) -> tuple[str, str, Callable[[float], str],
 
 
 def _measures(task: str, group: Group) -> list[tuple[str, str, Scale, str]]:
-    """Return the figures that are drawn: key, that of the interval, how the axis is written, and the end of the name."""
+    """Return the figures that are drawn: key, that of the interval, how the axis is written, and
+    the end of the name.
+    """
     key, interval, _, title = value_of(task, group)
     form, unit = {"classify": (".1~%", ""), "upscale": (".2f", " dB")}.get(task, ("~g", ""))
     measures = [(key, interval, Scale(title, form, unit, higher_is_better=task != "generate"), "")]
@@ -153,10 +181,14 @@ def _measures(task: str, group: Group) -> list[tuple[str, str, Scale, str]]:
 
 
 def rankings(comparison: Comparison, group: Group, suffix: str) -> list[Drawing]:
-    """Return what each run reaches: the figure by which they are ranked, and the log loss of classifiers."""
+    """Return what each run reaches: the figure by which they are ranked, and the log loss of
+    classifiers.
+    """
     found = []
     for key, interval, value, end in _measures(comparison.task, group):
-        drawing = ranking_drawing(_points(group, key, interval, ""), value, f"ranking{end}{suffix}", "runs")
+        drawing = ranking_drawing(
+            _points(group, key, interval, ""), value, f"ranking{end}{suffix}", "runs"
+        )
         found += [drawing] if drawing else []
     return found
 
@@ -174,19 +206,28 @@ def ranking_drawing(points: list[Point], value: Scale, name: str, what: str) -> 
 
 
 def against_costs(comparison: Comparison, group: Group, suffix: str) -> list[tuple[str, Drawing]]:
-    """Return each figure against each cost in which the runs differ, with what the choice among them is called."""
+    """Return each figure against each cost in which the runs differ, with what the choice among
+    them is called.
+    """
     found = []
     for key, interval, value, end in _measures(comparison.task, group):
         for cost in COSTS:
-            points, name = _points(group, key, interval, cost), f"cost-{cost.replace('_', '-')}{end}{suffix}"
+            points, name = (
+                _points(group, key, interval, cost),
+                f"cost-{cost.replace('_', '-')}{end}{suffix}",
+            )
             drawing = cost_drawing(points, COSTS[cost], value, name, "runs")
             if drawing is not None:
                 found.append((COSTS[cost].title + (", log loss" if end else ""), drawing))
     return found
 
 
-def cost_drawing(points: list[Point], cost: Scale, value: Scale, name: str, what: str) -> Drawing | None:
-    """Return a figure of what each of several `what` reaches against a cost, None where all cost the same."""
+def cost_drawing(
+    points: list[Point], cost: Scale, value: Scale, name: str, what: str
+) -> Drawing | None:
+    """Return a figure of what each of several `what` reaches against a cost, None where all cost
+    the same.
+    """
     if len({point.cost for point in points}) < 2:
         return None
     return Drawing(
@@ -228,9 +269,13 @@ def histories(comparison: Comparison, group: Group, suffix: str) -> Drawing | No
 
 
 def confusion(comparison: Comparison, group: Group, suffix: str) -> Drawing | None:
-    """Return how the confusion matrix of the first run differs from that of the second; None without two."""
+    """Return how the confusion matrix of the first run differs from that of the second; None
+    without two.
+    """
     one, other = group.runs[:2]
-    first, second = ((run.evaluation.get("confusion") or {}).get(comparison.split) for run in (one, other))
+    first, second = (
+        (run.evaluation.get("confusion") or {}).get(comparison.split) for run in (one, other)
+    )
     names: list[Any] = group.details.get("class_names") or []
     if not (first and second and len(first) == len(second) == len(names)):
         return None
@@ -238,5 +283,7 @@ def confusion(comparison: Comparison, group: Group, suffix: str) -> Drawing | No
         CONFUSION + suffix,
         f"Confusion matrix of {one.name} less that of {other.name}, {len(names)} classes.",
         lambda: comparison_figures.confusion_difference(first, second, names),
-        lambda: comparison_print.confusion_difference(first, second, names, f"{one.name} less {other.name}"),
+        lambda: comparison_print.confusion_difference(
+            first, second, names, f"{one.name} less {other.name}"
+        ),
     )

@@ -31,7 +31,10 @@ def compare_generators(runs: Sequence[Compared]) -> list[Group]:
 
 def measures(run: Compared) -> list[Measure]:
     """Return the distances of a run with their protocols, those first by which it is ranked."""
-    protocol, count = run.evaluation.get("protocol") or {}, int(run.figures.get("num_generated") or 0)
+    protocol, count = (
+        run.evaluation.get("protocol") or {},
+        int(run.figures.get("num_generated") or 0),
+    )
     found = [
         (key, str(protocol.get(key, "")), count)
         for key in run.figures
@@ -50,7 +53,9 @@ def _group(runs: list[Compared], measure: Measure | None) -> Group:
     runs = sorted(runs, key=lambda run: run.figures.get(key, float("inf")))
     shared = [each for each in measures(runs[0]) if all(each in measures(run) for run in runs)]
     title = (
-        f"{runs[0].data.get('name')}, by {key} of {measure[2]:,} images" if measure else str(runs[0].data.get("name"))
+        f"{runs[0].data.get('name')}, by {key} of {measure[2]:,} images"
+        if measure
+        else str(runs[0].data.get("name"))
     )
     group = Group(title, runs, [_row(run, shared) for run in runs])
     group.details = {"measure": key, "protocols": {name: how for name, how, _ in shared}}
@@ -73,9 +78,19 @@ def _row(run: Compared, shared: Sequence[Measure]) -> dict[str, Any]:
     row = {**run.facts, "num_generated": figures.get("num_generated")}
     for key, _, _ in shared:
         features = "inception" if key == "fid" else key.removeprefix("fd_")
-        names = (key, f"{key}_floor", f"kid_{features}", f"precision_{features}", f"recall_{features}")
+        names = (
+            key,
+            f"{key}_floor",
+            f"kid_{features}",
+            f"precision_{features}",
+            f"recall_{features}",
+        )
         row |= {name: figures[name] for name in names if name in figures}
-    return row | {key: figures[key] for key in ("diversity", "classes_present", "class_accuracy") if key in figures}
+    return row | {
+        key: figures[key]
+        for key in ("diversity", "classes_present", "class_accuracy")
+        if key in figures
+    }
 
 
 def _conclusion(group: Group, key: str) -> str:

@@ -21,8 +21,9 @@ SLOW = 0.25  # seconds for one image from which on the batch is measured once, w
 def measure_latency(run: RunFolder, device: str = "auto") -> dict[str, float]:
     """Return the milliseconds that a classifier takes for one image and for 64: `latency_1_ms` and `latency_64_ms`.
 
-    The median of several passes over made pixels, from uint8 pixels of the model's size to probabilities, in the model's
-    precision and with its test-time views; decoding of files is not in it.
+    The median of several passes over made pixels, from uint8 pixels of the model's size to
+    probabilities, in the model's precision and with its test-time views; decoding of files is not
+    in it.
 
     Raises:
         UserError: the run has no finished model, or the device is not there.
@@ -31,8 +32,14 @@ def measure_latency(run: RunFolder, device: str = "auto") -> dict[str, float]:
     if not isinstance(task, Classify):
         return {}
     spec, network = task.spec, task.networks[task.main]
-    pixels = torch.arange(BATCH * spec.height * spec.width * spec.channels, dtype=torch.int64).remainder(251)
-    images = pixels.to(torch.uint8).view(BATCH, spec.height, spec.width, spec.channels).permute(0, 3, 1, 2)
+    pixels = torch.arange(
+        BATCH * spec.height * spec.width * spec.channels, dtype=torch.int64
+    ).remainder(251)
+    images = (
+        pixels.to(torch.uint8)
+        .view(BATCH, spec.height, spec.width, spec.channels)
+        .permute(0, 3, 1, 2)
+    )
 
     def answer(count: int) -> None:
         task.probabilities(network, images[:count]).cpu()  # which also waits for a GPU

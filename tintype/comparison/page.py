@@ -1,4 +1,6 @@
-"""The page of a comparison: sections for each group of runs that may be ranked, from their plain files and pictures."""
+"""The page of a comparison: sections for each group of runs that may be ranked, from their plain
+files and pictures.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ KINDS = {"classify": "Classification", "generate": "Generation", "upscale": "Sup
 
 
 def write_comparison(
-    path: Path, title: str, make_sections: Callable[[Progress | None, Path], list[Section]], progress: Progress | None
+    path: Path,
+    title: str,
+    make_sections: Callable[[Progress | None, Path], list[Section]],
+    progress: Progress | None,
 ) -> Path:
     """Write the page; what stands in its way is told before the sections are made.
 
@@ -58,7 +63,9 @@ def comparison_sections(
 
     `page` is where the page will be, so that it can link the reports of the runs.
     """
-    reports = {run.name: _link(run.folder.path, page) for group in comparison.groups for run in group.runs}
+    reports = {
+        run.name: _link(run.folder.path, page) for group in comparison.groups for run in group.runs
+    }
     sections = [_result(comparison, reports)]
     ranked = [group for group in comparison.groups if len(group.rows) > 1]
     for group in ranked:
@@ -68,7 +75,12 @@ def comparison_sections(
             section = make(comparison, group, suffix, progress)
             if section is not None:
                 sections.append(
-                    Section(f"{section.id}{suffix}", section.title + after, section.template, section.context)
+                    Section(
+                        f"{section.id}{suffix}",
+                        section.title + after,
+                        section.template,
+                        section.context,
+                    )
                 )
     return [*sections, _setup(comparison), _remarks(comparison, reports)]
 
@@ -87,7 +99,11 @@ def _link(run: Path, page: Path | None) -> str:
 def comparison_table(comparison: Comparison) -> str:
     """Return the tables and conclusions as plain HTML, for notebooks."""
     groups = [(group, *_cells(comparison.task, group)) for group in comparison.groups]
-    return templates().get_template("comparison_table.html").render(groups=groups, comparison=comparison)
+    return (
+        templates()
+        .get_template("comparison_table.html")
+        .render(groups=groups, comparison=comparison)
+    )
 
 
 # ---- the result -----------------------------------------------------------------------------------------------------
@@ -105,7 +121,8 @@ def _result(comparison: Comparison, reports: Mapping[str, str]) -> Section:
                 "plate": _plate(comparison.task, group),
                 "heads": heads,
                 "rows": [
-                    (row["name"], colour, cells) for row, colour, cells in zip(group.rows, colours, rows, strict=True)
+                    (row["name"], colour, cells)
+                    for row, colour, cells in zip(group.rows, colours, rows, strict=True)
                 ],
             }
         )
@@ -121,7 +138,10 @@ def _result(comparison: Comparison, reports: Mapping[str, str]) -> Section:
 def _cells(task: str, group: Group) -> tuple[list[str], list[list[tuple[Any, str]]]]:
     """Return the heads of a group's table, and of each row the values, to sort by, with their text."""
     columns = terminal.columns(task, group)
-    cells = [[(row.get(key) or 0, column.text(row)) for key, column in columns.items()] for row in group.rows]
+    cells = [
+        [(row.get(key) or 0, column.text(row)) for key, column in columns.items()]
+        for row in group.rows
+    ]
     return [column.head for column in columns.values()], cells
 
 
@@ -172,7 +192,9 @@ def _labels(ticks: Sequence[float], scale: float) -> list[str]:
 
 @dataclass(frozen=True)
 class Line:
-    """A number line that holds zero: where a value lies on it, in percent of its length, and its ticks."""
+    """A number line that holds zero: where a value lies on it, in percent of its length, and its
+    ticks.
+    """
 
     low: float
     high: float
@@ -180,14 +202,18 @@ class Line:
 
     @classmethod
     def of(cls, values: Sequence[float], scale: float) -> Line:
-        """Return the line on which `values` have room; `scale` turns a value into what is written at the ticks."""
+        """Return the line on which `values` have room; `scale` turns a value into what is written
+        at the ticks.
+        """
         low, high = min(0.0, *values), max(0.0, *values)
         room = 0.04 * ((high - low) or 1)
         line = cls(low - room, high + room, [])
         inside = [tick for tick in _ticks(line.low, line.high) if line.low <= tick <= line.high]
         if len(inside) > 1:
             labels = _labels([tick + 0.0 for tick in inside], scale)
-            line.ticks.extend((line.place(tick), text) for tick, text in zip(inside, labels, strict=True))
+            line.ticks.extend(
+                (line.place(tick), text) for tick, text in zip(inside, labels, strict=True)
+            )
         return line
 
     def place(self, value: float) -> float:
@@ -237,7 +263,9 @@ def p_text(p: float | None) -> str:
 
 
 def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
-    """Show what each run reaches against what it costs, with the Pareto front: its rank's figure, and the loss."""
+    """Show what each run reaches against what it costs, with the Pareto front: its rank's figure,
+    and the loss.
+    """
     found = against_costs(comparison, group, suffix)
     if not found:
         return None
@@ -279,18 +307,34 @@ def _confusion(comparison: Comparison, group: Group, suffix: str, _: Any) -> Sec
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 
-def _only_one(comparison: Comparison, group: Group, suffix: str, progress: Progress | None) -> Section | None:
+def _only_one(
+    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
+) -> Section | None:
     found = only_one_right(group, progress)
-    return Section("only-one", "Right in one run only", "comparison_only.html", found) if found["counts"] else None
+    return (
+        Section("only-one", "Right in one run only", "comparison_only.html", found)
+        if found["counts"]
+        else None
+    )
 
 
-def _samples(comparison: Comparison, group: Group, suffix: str, progress: Progress | None) -> Section | None:
-    return Section("samples", "From the same noise", "comparison_samples.html", samples(group, progress))
+def _samples(
+    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
+) -> Section | None:
+    return Section(
+        "samples", "From the same noise", "comparison_samples.html", samples(group, progress)
+    )
 
 
-def _crops(comparison: Comparison, group: Group, suffix: str, progress: Progress | None) -> Section | None:
+def _crops(
+    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
+) -> Section | None:
     found = crops(group, progress)
-    return Section("crops", "Pictures side by side", "comparison_crops.html", found) if found["pictures"] else None
+    return (
+        Section("crops", "Pictures side by side", "comparison_crops.html", found)
+        if found["pictures"]
+        else None
+    )
 
 
 def _setup(comparison: Comparison) -> Section:
@@ -298,20 +342,34 @@ def _setup(comparison: Comparison) -> Section:
     parts: dict[str, list[Row]] = {}
     for row in comparison.setup:
         parts.setdefault(row.part, []).append(row)
-    context = {"names": comparison.names, "parts": parts, "differ": any(row.differs for row in comparison.setup)}
+    context = {
+        "names": comparison.names,
+        "parts": parts,
+        "differ": any(row.differs for row in comparison.setup),
+    }
     return Section("setup", "Data, splits and preprocessing", "comparison_setup.html", context)
 
 
 def _remarks(comparison: Comparison, reports: Mapping[str, str]) -> Section:
     """Gather how the figures came about, and what is to be known of them."""
     context = {
-        "remarks": [*comparison.remarks, *(remark for group in comparison.groups for remark in group.remarks)],
+        "remarks": [
+            *comparison.remarks,
+            *(remark for group in comparison.groups for remark in group.remarks),
+        ],
         "task": comparison.task,
         "machine": comparison.machine,
-        "many": max(len(group.rows) for group in comparison.groups) > 2 and comparison.split == "test",
-        "protocols": {k: v for group in comparison.groups for k, v in (group.details.get("protocols") or {}).items()},
+        "many": max(len(group.rows) for group in comparison.groups) > 2
+        and comparison.split == "test",
+        "protocols": {
+            k: v
+            for group in comparison.groups
+            for k, v in (group.details.get("protocols") or {}).items()
+        },
         "runs": [
-            (run.name, str(run.folder.path), reports[run.name]) for group in comparison.groups for run in group.runs
+            (run.name, str(run.folder.path), reports[run.name])
+            for group in comparison.groups
+            for run in group.runs
         ],
     }
     return Section("how", "How this was compared", "comparison_how.html", context)

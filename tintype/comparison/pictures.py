@@ -1,4 +1,6 @@
-"""The pictures of a comparison: images that one run alone gets right, the same noise, zoomed crops side by side."""
+"""The pictures of a comparison: images that one run alone gets right, the same noise, zoomed crops
+side by side.
+"""
 
 from __future__ import annotations
 
@@ -61,19 +63,30 @@ def only_one_right(group: Group, progress: Progress | None = None) -> dict[str, 
         chosen.append(alone[np.argsort(-ahead, kind="stable")][:MOST_IMAGES].tolist())
     pixels, problem = _test_images(runs, sorted({n for each in chosen for n in each}), progress)
     rows = [
-        {"name": run.name, "pictures": [_picture(runs, i, n, pixels[n]) for n in numbers if n in pixels]}
+        {
+            "name": run.name,
+            "pictures": [_picture(runs, i, n, pixels[n]) for n in numbers if n in pixels],
+        }
         for i, (run, numbers) in enumerate(zip(runs, chosen, strict=True))
     ]
     counts = [(run.name, int((right[i] & (right.sum(0) == 1)).sum())) for i, run in enumerate(runs)]
-    together = {"all": int(right.all(0).sum()), "none": int((~right.any(0)).sum()), "num_images": right.shape[1]}
+    together = {
+        "all": int(right.all(0).sum()),
+        "none": int((~right.any(0)).sum()),
+        "num_images": right.shape[1],
+    }
     left_out = len(group.runs) - len(runs)
     return {"counts": counts, "rows": rows, "problem": problem, "left_out": left_out, **together}
 
 
 def _picture(runs: Sequence[Compared], winner: int, number: int, pixels: np.ndarray) -> Picture:
-    image = Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+    image = Image.fromarray(
+        pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    )
     table = runs[winner].table
-    said = [(run.name, run.table["prediction"][number]) for i, run in enumerate(runs) if i != winner]
+    said = [
+        (run.name, run.table["prediction"][number]) for i, run in enumerate(runs) if i != winner
+    ]
     return Picture(_uri(image), *image.size, table["name"][number], table["target"][number], said)
 
 
@@ -92,12 +105,15 @@ def _test_images(
 ) -> tuple[dict[int, np.ndarray], str]:
     """Return pixels of test images by their number in the tables, and what is to be said where some are missing.
 
-    Most lie in samples/ of a run, since one of the runs is wrong on them; the data is opened for the rest.
+    Most lie in samples/ of a run, since one of the runs is wrong on them; the data is opened for
+    the rest.
     """
     found: dict[int, np.ndarray] = {}
     for number in numbers:
         for run in runs if runs[0].split == "test" else ():
-            file = run.folder.path / "samples" / f"test-{int(run.table['position'][number]):06d}.png"
+            file = (
+                run.folder.path / "samples" / f"test-{int(run.table['position'][number]):06d}.png"
+            )
             try:
                 with Image.open(file) as image:
                     found[number] = np.asarray(image.convert("L" if image.mode == "L" else "RGB"))
@@ -113,7 +129,9 @@ def _test_images(
         return found, f"{len(missing):,} more images cannot be shown: {error}"
 
 
-def _from_data(run: Compared, numbers: Sequence[int], progress: Progress | None) -> dict[int, np.ndarray]:
+def _from_data(
+    run: Compared, numbers: Sequence[int], progress: Progress | None
+) -> dict[int, np.ndarray]:
     import torch
 
     from tintype.data import open_data
@@ -136,7 +154,9 @@ def _from_data(run: Compared, numbers: Sequence[int], progress: Progress | None)
 
 
 def samples(group: Group, progress: Progress | None = None) -> dict[str, Any]:
-    """Return images of each run from the noise of one seed, those in a column from the same where its shape is the same."""
+    """Return images of each run from the noise of one seed, those in a column from the same where
+    its shape is the same.
+    """
     from tintype.generate import Sampler
     from tintype.generation.sampling import grid
 
@@ -156,7 +176,13 @@ def samples(group: Group, progress: Progress | None = None) -> dict[str, Any]:
         factor = max(1, min(6, 720 // image.width))
         size = {"width": image.width * factor, "height": image.height * factor}
         rows.append({"name": run.name, "uri": data_uri(png_bytes(image)), **size})
-    return {"rows": rows, "problems": problems, "count": MOST_IMAGES, "seed": NOISE_SEED, "one_shape": len(shapes) < 2}
+    return {
+        "rows": rows,
+        "problems": problems,
+        "count": MOST_IMAGES,
+        "seed": NOISE_SEED,
+        "one_shape": len(shapes) < 2,
+    }
 
 
 # ---- super-resolution -----------------------------------------------------------------------------------------------
@@ -165,13 +191,20 @@ def samples(group: Group, progress: Progress | None = None) -> dict[str, Any]:
 def crops(group: Group, progress: Progress | None = None) -> dict[str, Any]:
     """Return zoomed crops of test pictures: small, bicubic, each run's, original; where bicubic is furthest from it.
 
-    The pictures are those that the first run kept. What another run did not keep it computes again from the small one.
+    The pictures are those that the first run kept. What another run did not keep it computes again
+    from the small one.
     """
     runs = group.runs[:MOST_RUNS]
-    kept = {run.name: {shown.name: shown for shown in read_shown(read_run(run.folder.path))} for run in runs}
+    kept = {
+        run.name: {shown.name: shown for shown in read_shown(read_run(run.folder.path))}
+        for run in runs
+    }
     shown = list(kept[runs[0].name].values())
     shown = (
-        [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, MOST_PICTURES).round().astype(int))]
+        [
+            shown[i]
+            for i in np.unique(np.linspace(0, len(shown) - 1, MOST_PICTURES).round().astype(int))
+        ]
         if shown
         else []
     )
@@ -180,17 +213,25 @@ def crops(group: Group, progress: Progress | None = None) -> dict[str, Any]:
     for number, run in enumerate(runs, 1):
         try:
             forms |= {
-                (each.name, run.name): pixels for each, pixels in zip(shown, _enlarged(run, shown, kept), strict=True)
+                (each.name, run.name): pixels
+                for each, pixels in zip(shown, _enlarged(run, shown, kept), strict=True)
             }
         except UserError as error:
             problems.append(str(error))
         if progress:
             progress("enlarging", number, len(runs))
     pictures = [{"name": each.name, "crops": _crops(each, runs, forms)} for each in shown]
-    return {"pictures": pictures, "problems": problems, "side": CROP, "left_out": len(group.runs) - len(runs)}
+    return {
+        "pictures": pictures,
+        "problems": problems,
+        "side": CROP,
+        "left_out": len(group.runs) - len(runs),
+    }
 
 
-def _enlarged(run: Compared, shown: Sequence[Shown], kept: dict[str, dict[str, Shown]]) -> list[np.ndarray]:
+def _enlarged(
+    run: Compared, shown: Sequence[Shown], kept: dict[str, dict[str, Shown]]
+) -> list[np.ndarray]:
     from tintype.upscaling import Upscaler
 
     upscaler, found = None, []
@@ -210,14 +251,22 @@ def _crops(
 ) -> list[tuple[str, str, str]]:
     """Return title, caption and data URI of each crop of a picture."""
     bicubic = runs[0].table["bicubic_psnr_y"][runs[0].table["name"].index(shown.name)]
-    found = [("small", "", shown.crop("low")), ("bicubic", _decibel(bicubic), shown.crop("bicubic"))]
+    found = [
+        ("small", "", shown.crop("low")),
+        ("bicubic", _decibel(bicubic), shown.crop("bicubic")),
+    ]
     for run in runs:
         if (shown.name, run.name) in forms:
             psnr = run.table["psnr_y"][run.table["name"].index(shown.name)]
-            whole = Shown(shown.name, shown.figures, {**shown.forms, "ours": forms[shown.name, run.name]})
+            whole = Shown(
+                shown.name, shown.figures, {**shown.forms, "ours": forms[shown.name, run.name]}
+            )
             found.append((run.name, _decibel(psnr), whole.crop("ours")))
     found.append(("original", "", shown.crop("original")))
-    return [(title, caption, data_uri(png_bytes(Image.fromarray(pixels)))) for title, caption, pixels in found]
+    return [
+        (title, caption, data_uri(png_bytes(Image.fromarray(pixels))))
+        for title, caption, pixels in found
+    ]
 
 
 def _decibel(text: str) -> str:

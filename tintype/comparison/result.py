@@ -1,4 +1,6 @@
-"""What a comparison holds: groups of runs that may be ranked, paired differences, and sentences on them."""
+"""What a comparison holds: groups of runs that may be ranked, paired differences, and sentences on
+them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
     from tintype.comparison.runs import Compared
     from tintype.comparison.settings import Confounding
 
-CLAIM = 0.05  # a difference is claimed where its p-value, corrected for the number of pairs, is below
+# a difference is claimed where its p-value, corrected for the number of pairs, is below
+CLAIM = 0.05
 
 ALONE = "No other run here can be ranked against it."
 
@@ -22,8 +25,9 @@ ALONE = "No other run here can be ranked against it."
 class Pair:
     """A paired difference of two runs on the same images; `better` has the higher figure.
 
-    `estimate` is the figure of `better` less that of `other`, `ci95` its 95 % interval (None where it cannot be told),
-    `p` the p-value of no difference and `p_holm` the same, corrected for all pairs of the group (Holm).
+    `estimate` is the figure of `better` less that of `other`, `ci95` its 95 % interval (None where
+    it cannot be told), `p` the p-value of no difference and `p_holm` the same, corrected for all
+    pairs of the group (Holm).
     """
 
     better: str
@@ -50,8 +54,9 @@ class Pair:
 class Group:
     """Runs that were measured on the same images by the same protocol: only these are ranked against each other.
 
-    `rows` holds the figures of each run, the best first, and `runs` the runs in that order. `pairs` holds every pair.
-    `confounding` names the runs that differ from the first one in more than one setting.
+    `rows` holds the figures of each run, the best first, and `runs` the runs in that order. `pairs`
+    holds every pair. `confounding` names the runs that differ from the first one in more than one
+    setting.
     """
 
     title: str
@@ -92,7 +97,9 @@ def correct(pairs: Sequence[Pair]) -> None:
 
 
 def conclude(group: Group, figure: str) -> str:
-    """Return what may be said of the first run of a group; `figure` is what it has, as "the highest accuracy, 98.6 %"."""
+    """Return what may be said of the first run of a group; `figure` is what it has, as "the highest
+    accuracy, 98.6 %".
+    """
     others = group.against_best()
     behind, equal = [p.other for p in others if p.shown], [p.other for p in others if not p.shown]
     text = f"{group.best} has {figure}"
@@ -102,12 +109,20 @@ def conclude(group: Group, figure: str) -> str:
         return f"{text}, and is significantly better than {_all(behind)}."
     unclear = f"no difference from {listed(equal)} can be shown"
     return (
-        f"{text}. It is significantly better than {listed(behind)}; {unclear}." if behind else f"{text}, but {unclear}."
+        f"{text}. It is significantly better than {listed(behind)}; {unclear}."
+        if behind
+        else f"{text}, but {unclear}."
     )
 
 
 def _all(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"all {len(names)} others" if len(names) > 2 else "both others"
+    return (
+        names[0]
+        if len(names) == 1
+        else f"all {len(names)} others"
+        if len(names) > 2
+        else "both others"
+    )
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
@@ -124,7 +139,9 @@ def about(count: int) -> str:
 
 
 def more_needed(count: int | None, what: str) -> str:
-    """Return the part of a sentence on how many further images would show a difference of the size that was seen."""
+    """Return the part of a sentence on how many further images would show a difference of the size
+    that was seen.
+    """
     if count is None:
         return ""
     if count > 10_000_000:

@@ -1,4 +1,6 @@
-"""The runs of a comparison: opened, checked to be finished and of one task, and given names that differ."""
+"""The runs of a comparison: opened, checked to be finished and of one task, and given names that
+differ.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from tintype.errors import UserError
 from tintype.run import RunFolder, without_test
 
 TASKS = {"classify": "classification", "generate": "generation", "upscale": "super-resolution"}
-NUMBERS = {"confidence", "psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y"}  # columns of predictions.csv
+# columns of predictions.csv
+NUMBERS = {"confidence", "psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y"}
 
 
 @dataclass
@@ -55,7 +58,11 @@ class Compared:
             with path.open(encoding="utf-8", newline="") as lines:
                 reader = csv.reader(lines)
                 header = next(reader, [])
-                rows = [row for row in reader if row and row[0] == self.split and len(row) == len(header)]
+                rows = [
+                    row
+                    for row in reader
+                    if row and row[0] == self.split and len(row) == len(header)
+                ]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} is broken ({error}). {again}") from None
         if "name" not in header or len(rows) != self.figures.get("num_images"):
@@ -65,7 +72,9 @@ class Compared:
             )
         rows.sort(key=lambda row: row[header.index("name")])
         columns = {column: [row[i] for row in rows] for i, column in enumerate(header)}
-        needed = ("target", "prediction", "confidence") if self.evaluation["task"] == "classify" else ()
+        needed = (
+            ("target", "prediction", "confidence") if self.evaluation["task"] == "classify" else ()
+        )
         missing = [column for column in needed if column not in columns]
         if missing:
             raise UserError(f"{path} is broken (it has no column {missing[0]}). {again}")
@@ -92,7 +101,8 @@ class Compared:
         """How the network sees an image: its shape, and how it was brought there."""
         how = self.model.get("preprocessing", {})
         return tuple(
-            how.get(key) for key in ("channels", "height", "width", "resize", "crop_fraction", "interpolation")
+            how.get(key)
+            for key in ("channels", "height", "width", "resize", "crop_fraction", "interpolation")
         )
 
     @property
@@ -109,11 +119,14 @@ class Compared:
         }
 
 
-def open_all(runs: Sequence[str | Path | RunFolder], names: Sequence[str] | None, split: str) -> list[Compared]:
+def open_all(
+    runs: Sequence[str | Path | RunFolder], names: Sequence[str] | None, split: str
+) -> list[Compared]:
     """Open the runs of a comparison, by validation where no data of theirs had a test part.
 
     Raises:
-        UserError: fewer than two, one twice, equal names, different tasks, or a run that is not finished.
+        UserError: fewer than two, one twice, equal names, different tasks, or a run that is not
+            finished.
     """
     if split not in ("test", "val"):
         raise UserError(f"unknown split '{split}'. Expected test or val.")
@@ -131,12 +144,16 @@ def open_all(runs: Sequence[str | Path | RunFolder], names: Sequence[str] | None
     tasks = {run.evaluation["task"]: run for run in opened}
     if len(tasks) > 1:
         told = ", ".join(f"{run.name} is {TASKS.get(task, task)}" for task, run in tasks.items())
-        raise UserError(f"runs of different tasks cannot be compared: {told}. Name runs of one task.")
+        raise UserError(
+            f"runs of different tasks cannot be compared: {told}. Name runs of one task."
+        )
     return opened
 
 
 def _has_no_test(folder: RunFolder) -> bool:
-    return (folder.path / "evaluation.json").exists() and without_test(folder.read("evaluation.json"))
+    return (folder.path / "evaluation.json").exists() and without_test(
+        folder.read("evaluation.json")
+    )
 
 
 def _open(folder: RunFolder, name: str, split: str) -> Compared:
@@ -148,7 +165,9 @@ def _open(folder: RunFolder, name: str, split: str) -> Compared:
         raise UserError(f"{folder.path} has not been measured on the {split} split. {hint}")
     recipe = folder.recipe.model_dump(mode="json")
     evaluation.setdefault("task", recipe["task"])
-    data, model, environment = (folder.read(file) for file in ("data.json", "model.json", "environment.json"))
+    data, model, environment = (
+        folder.read(file) for file in ("data.json", "model.json", "environment.json")
+    )
     return Compared(name, folder, recipe, data, model, environment, evaluation, split)
 
 
@@ -165,11 +184,18 @@ def _check_finished(folder: RunFolder) -> None:
         try:
             with folder.locked():
                 pass
-        except (UserError, OSError):  # held by a trainer, or a folder in which nothing may be written
-            raise UserError(f"{path} is still training{reached}. Wait for it, or leave it out.") from None
-        raise UserError(f"{path} was ended from outside{reached}. Leave it out, or go on with it: {resume}")
+        # held by a trainer, or a folder in which nothing may be written
+        except (UserError, OSError):
+            raise UserError(
+                f"{path} is still training{reached}. Wait for it, or leave it out."
+            ) from None
+        raise UserError(
+            f"{path} was ended from outside{reached}. Leave it out, or go on with it: {resume}"
+        )
     if state == "failed":
-        raise UserError(f"{path} failed{reached}. Leave it out; what went wrong is told again by: {resume}")
+        raise UserError(
+            f"{path} failed{reached}. Leave it out; what went wrong is told again by: {resume}"
+        )
     raise UserError(f"{path} is not finished{reached}. Leave it out, or go on with it: {resume}")
 
 
@@ -178,14 +204,18 @@ def _given_names(names: Sequence[str], count: int) -> list[str]:
         raise UserError(f"{len(names)} names were given for {count} runs. Give one for each.")
     for number, name in enumerate(names):
         if not name.strip():
-            raise UserError("a name of a run is empty. Give one for each, such as: --names small,large")
+            raise UserError(
+                "a name of a run is empty. Give one for each, such as: --names small,large"
+            )
         if name in names[:number]:
             raise UserError(f"the name '{name}' was given twice. Give each run a name of its own.")
     return list(names)
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the last part of each path, and as many parts before it as it takes to tell them apart."""
+    """Return the last part of each path, and as many parts before it as it takes to tell them
+    apart.
+    """
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
@@ -196,8 +226,8 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 def groups_of(runs: Sequence[Compared]) -> NDArray[np.int64] | None:
     """Return a number (N,) for each image, equal for those that belong together; None where no run tells of groups.
 
-    Runs of earlier versions have no groups in their predictions; the images are the same ones, so one run that has them
-    will do.
+    Runs of earlier versions have no groups in their predictions; the images are the same ones, so
+    one run that has them will do.
     """
     for run in runs:
         if "group" in run.table:

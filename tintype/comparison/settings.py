@@ -1,4 +1,6 @@
-"""What runs differ in: the settings of their recipes, their data, splits and preprocessing; told before any ranking."""
+"""What runs differ in: the settings of their recipes, their data, splits and preprocessing; told
+before any ranking.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from tintype.comparison.result import listed
 if TYPE_CHECKING:
     from tintype.comparison.runs import Compared
 
-# Where and how fast a run computes, what is kept of it, and chance: nothing that a result could be credited to.
-# Targets as integers and as one-hot vectors give the same loss.
+# Where and how fast a run computes, what is kept of it, and chance: nothing that a result could be
+# credited to. Targets as integers and as one-hot vectors give the same loss.
 NO_SETTING = {
     "seed", "device", "threads", "compile", "exact", "channels_last", "hold_memory", "track", "search", "measure",
     "data", "data_root", "split_rule", "flips", "time", "one_hot", "clean_sample",
@@ -25,7 +27,8 @@ READ_BY = {
     "milestones": ("schedule", ("step",)),
     "step_factor": ("schedule", ("step",)),
 }
-READ_TO_STOP = ("monitor", "evaluate_every")  # read where a run stops early or keeps its best weights
+# read where a run stops early or keeps its best weights
+READ_TO_STOP = ("monitor", "evaluate_every")
 CHOSEN = (
     "image_size",
     "channels",
@@ -43,7 +46,9 @@ MOST_SETTINGS = 8  # that a sentence lists
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting with its value in the reference and in the other run, as they are written; `field` is the recipe's."""
+    """A setting with its value in the reference and in the other run, as they are written; `field`
+    is the recipe's.
+    """
 
     field: str
     setting: str
@@ -67,7 +72,9 @@ class Confounding:
     about: tuple[str, ...] = ()
 
     def sentence(self, size: str = "") -> str:
-        """Return what is to be said first: in how many settings they differ, in which, and what `size` is the sum of."""
+        """Return what is to be said first: in how many settings they differ, in which, and what
+        `size` is the sum of.
+        """
         settings = [str(difference) for difference in self.differences]
         which = ", ".join(settings[:MOST_SETTINGS])
         more = f" and {len(settings) - MOST_SETTINGS} more" if len(settings) > MOST_SETTINGS else ""
@@ -98,8 +105,14 @@ class Row:
 
 
 def settings_of(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a recipe sets that can change its result, as it is written; options of the network one by one."""
-    fields = {key: value for key, value in recipe.items() if key not in NO_SETTING and key not in ("epochs", "steps")}
+    """Return what a recipe sets that can change its result, as it is written; options of the
+    network one by one.
+    """
+    fields = {
+        key: value
+        for key, value in recipe.items()
+        if key not in NO_SETTING and key not in ("epochs", "steps")
+    }
     for key, (other, values) in READ_BY.items():
         if fields.get(other) not in values:
             fields.pop(key, None)
@@ -107,33 +120,60 @@ def settings_of(recipe: Mapping[str, Any]) -> dict[str, str]:
         for key in READ_TO_STOP:
             fields.pop(key, None)
     chosen = {key for key in CHOSEN if fields.get(key) is None}
-    found = {key: "default" if key in chosen else said(fields[key]) for key in fields if key not in OPTIONS}
+    found = {
+        key: "default" if key in chosen else said(fields[key])
+        for key in fields
+        if key not in OPTIONS
+    }
     for options in OPTIONS:
-        found |= {f"{options}.{key}": said(value) for key, value in (fields.get(options) or {}).items()}
+        found |= {
+            f"{options}.{key}": said(value) for key, value in (fields.get(options) or {}).items()
+        }
 
     if isinstance(fields.get("image_size"), list | tuple):
         found["image_size"] = "x".join(map(str, reversed(fields["image_size"])))
     steps, epochs = recipe.get("steps"), recipe.get("epochs")
-    found["length"] = f"{steps:,} steps" if steps is not None else f"{said(epochs)} epochs" if epochs else "chosen"
+    found["length"] = (
+        f"{steps:,} steps"
+        if steps is not None
+        else f"{said(epochs)} epochs"
+        if epochs
+        else "chosen"
+    )
     return found
 
 
 def completed(recipe: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's recipe with the size and channels that its network sees, whether they were asked for or chosen."""
+    """Return a run's recipe with the size and channels that its network sees, whether they were
+    asked for or chosen.
+    """
     how = model.get("preprocessing") or {}
-    found = {key: how[key] for key in ("channels", "crop_fraction", "interpolation") if how.get(key) is not None}
+    found = {
+        key: how[key]
+        for key in ("channels", "crop_fraction", "interpolation")
+        if how.get(key) is not None
+    }
     if how.get("height") and how.get("width"):
         found["image_size"] = [how["height"], how["width"]]
     return {**recipe, **found}
 
 
 def differing(reference: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """Return the settings in which two recipes differ. Of another network the options are part of the network."""
+    """Return the settings in which two recipes differ.
+
+    Of another network the options are part of the network.
+    """
     one, other = settings_of(reference), settings_of(recipe)
     if one.get("model") != other.get("model"):
-        one, other = ({k: v for k, v in each.items() if not k.startswith("model_options.")} for each in (one, other))
-    readers = {key: reader for key, (reader, _) in READ_BY.items()} | dict.fromkeys(READ_TO_STOP, "")
-    for key, reader in readers.items():  # a consequence of another setting is no difference of its own
+        one, other = (
+            {k: v for k, v in each.items() if not k.startswith("model_options.")}
+            for each in (one, other)
+        )
+    readers = {key: reader for key, (reader, _) in READ_BY.items()} | dict.fromkeys(
+        READ_TO_STOP, ""
+    )
+    # a consequence of another setting is no difference of its own
+    for key, reader in readers.items():
         if one.get(reader) != other.get(reader) or (key in one) != (key in other):
             one.pop(key, None)
             other.pop(key, None)
@@ -146,7 +186,9 @@ def differing(reference: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[
 
 
 def name_of(field: str) -> str:
-    """Return what a setting is called in a sentence: "learning rate" for lr, "dropout" for model_options.dropout."""
+    """Return what a setting is called in a sentence: "learning rate" for lr, "dropout" for
+    model_options.dropout.
+    """
     short = field.rpartition(".")[2].replace("_", " ")
     return NAMES.get(short, short)
 
@@ -156,7 +198,12 @@ def said(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
     if isinstance(value, Mapping):
-        return ", ".join(key if inner is True else f"{key} {said(inner)}" for key, inner in value.items()) or "none"
+        return (
+            ", ".join(
+                key if inner is True else f"{key} {said(inner)}" for key, inner in value.items()
+            )
+            or "none"
+        )
     if isinstance(value, list | tuple):
         return "-".join(said(item) for item in value) or "none"
     if isinstance(value, float):
@@ -169,14 +216,18 @@ def confounded(runs: Sequence[Compared]) -> list[Confounding]:
     """Return those of some runs that differ from the first one in more than one setting."""
     found = []
     for run in runs[1:]:
-        differences = differing(completed(runs[0].recipe, runs[0].model), completed(run.recipe, run.model))
+        differences = differing(
+            completed(runs[0].recipe, runs[0].model), completed(run.recipe, run.model)
+        )
         if len(differences) > 1:
             found.append(Confounding(run.name, runs[0].name, differences))
     return found
 
 
 def side_by_side(runs: Sequence[Compared]) -> list[Row]:
-    """Return the data, splits and preprocessing of runs, and those settings of training in which they differ."""
+    """Return the data, splits and preprocessing of runs, and those settings of training in which
+    they differ.
+    """
     facts = [_facts(run) for run in runs]
     rows = [
         Row(part, what, tuple(each.get((part, what), "–") for each in facts))
@@ -185,7 +236,15 @@ def side_by_side(runs: Sequence[Compared]) -> list[Row]:
     rows = [row for row in rows if set(row.values) != {"–"}]
 
     settings = [settings_of(run.recipe) for run in runs]
-    known = {"image_size", "channels", "resize", "crop_fraction", "interpolation", "normalise", "augment"}
+    known = {
+        "image_size",
+        "channels",
+        "resize",
+        "crop_fraction",
+        "interpolation",
+        "normalise",
+        "augment",
+    }
     known |= {"val_fraction", "test_fraction", "split_seed", "groups", "task"}
     for key in dict.fromkeys(key for each in settings for key in each):
         row = Row("training", name_of(key), tuple(each.get(key, "–") for each in settings))
@@ -211,7 +270,9 @@ def _facts(run: Compared) -> dict[tuple[str, str], str]:
         ("splits", "test part"): said(recipe.get("test_fraction")),
         ("splits", "seed of the split"): said(recipe.get("split_seed")),
         ("splits", "groups"): said(recipe.get("groups")),
-        ("splits", "near-copies looked for"): said(recipe.get("split_rule", "at-image-size")).replace("-", " "),
+        ("splits", "near-copies looked for"): said(
+            recipe.get("split_rule", "at-image-size")
+        ).replace("-", " "),
         ("splits", "membership"): run.members[:8],
         ("preprocessing", "image size"): "x".join(map(str, shape)) if all(shape) else None,
         ("preprocessing", "colours"): {1: "grey", 3: "RGB"}.get(how.get("channels") or 0),
@@ -221,7 +282,11 @@ def _facts(run: Compared) -> dict[tuple[str, str], str]:
         ("preprocessing", "mean"): _numbers(how.get("mean")),
         ("preprocessing", "deviation"): _numbers(how.get("std")),
         ("preprocessing", "augmentation"): said(recipe.get("augment")),
-        ("preprocessing", "targets"): "one-hot" if recipe.get("one_hot") else "integers" if names else None,
+        ("preprocessing", "targets"): "one-hot"
+        if recipe.get("one_hot")
+        else "integers"
+        if names
+        else None,
     }
     return {key: str(value) for key, value in found.items() if value not in (None, "")}
 
@@ -235,4 +300,8 @@ def _share(value: Any) -> str | None:
 
 
 def _numbers(values: Any) -> str | None:
-    return ", ".join(f"{value:.3f}" for value in values) if isinstance(values, list) and values else None
+    return (
+        ", ".join(f"{value:.3f}" for value in values)
+        if isinstance(values, list) and values
+        else None
+    )

@@ -34,7 +34,9 @@ class Column:
     cost: bool = False
 
 
-def _plain(key: str, head: str, form: Callable[[Any], str], cost: bool = False) -> tuple[str, Column]:
+def _plain(
+    key: str, head: str, form: Callable[[Any], str], cost: bool = False
+) -> tuple[str, Column]:
     return key, Column(head, lambda row: form(row[key]) if row.get(key) is not None else "–", cost)
 
 
@@ -50,7 +52,13 @@ def _milliseconds(value: float) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+    return (
+        f"{value:.1f} s"
+        if value < 120
+        else f"{value / 60:.0f} min"
+        if value < 7200
+        else f"{value / 3600:.1f} h"
+    )
 
 
 def _accuracy(key: str) -> Callable[[Row], str]:
@@ -75,7 +83,10 @@ COLUMNS: dict[str, dict[str, Column]] = {
     "classify": dict(
         (
             ("accuracy", Column("accuracy % (95 %)", _accuracy("accuracy"))),
-            ("accuracy_without_leaked", Column("without leaks", _accuracy("accuracy_without_leaked"))),
+            (
+                "accuracy_without_leaked",
+                Column("without leaks", _accuracy("accuracy_without_leaked")),
+            ),
             _plain("macro_f1", "macro F1", "{:.3f}".format),
             _plain("loss", "log loss", "{:.4f}".format),
             _plain("calibration_error", "ECE", "{:.3f}".format),
@@ -100,12 +111,22 @@ def columns(task: str, group: Group) -> dict[str, Column]:
     if task == "classify" and any(without_test(run.evaluation) for run in group.runs):
         known["accuracy"] = Column("validation accuracy % (95 %)", _accuracy("accuracy"))
     if task == "upscale":
-        known |= dict(_plain(key, key.replace("_", " "), "{:.4f}".format) for key in group.rows[0] if "lpips" in key)
-    return {key: column for key, column in known.items() if any(row.get(key) is not None for row in group.rows)}
+        known |= dict(
+            _plain(key, key.replace("_", " "), "{:.4f}".format)
+            for key in group.rows[0]
+            if "lpips" in key
+        )
+    return {
+        key: column
+        for key, column in known.items()
+        if any(row.get(key) is not None for row in group.rows)
+    }
 
 
 def _distances(group: Group) -> list[tuple[str, Column]]:
-    """Return the columns of generators; where there is one distance, the figures beside it need not name its features."""
+    """Return the columns of generators; where there is one distance, the figures beside it need not
+    name its features.
+    """
     protocols, found = group.details["protocols"], []
     for key, value in group.rows[0].items():
         if not isinstance(value, int | float) or key in dict(COST):
@@ -122,35 +143,58 @@ def _distances(group: Group) -> list[tuple[str, Column]]:
             head = kind if len(protocols) == 1 else f"{kind} {features}"
         else:
             head = key.replace("_", " ")
-        found.append(_plain(key, head, "{:,}".format if isinstance(value, int) else "{:.4g}".format))
+        found.append(
+            _plain(key, head, "{:,}".format if isinstance(value, int) else "{:.4g}".format)
+        )
     return found
 
 
 def lines(comparison: Comparison) -> list[RenderableType]:
     """Return what the terminal shows."""
-    # Where there are several groups, the first remark says why; without it the tables would be misread.
+    # Where there are several groups, the first remark says why; without it the tables would be
+    # misread.
     first = 1 if len(comparison.groups) > 1 else 0
-    shown: list[RenderableType] = [Text(remark, style="bold") for remark in comparison.remarks[:first]]
+    shown: list[RenderableType] = [
+        Text(remark, style="bold") for remark in comparison.remarks[:first]
+    ]
     for group in comparison.groups:
         shown += [Text(said) for said in told_first(group)]
-        shown += [Text(group.title, style="bold"), *group_tables(comparison.task, group), Text(group.conclusion)]
-        pairs = group.pairs if len(group.pairs) <= MOST_SENTENCES else group.against_best()[:MOST_SENTENCES]
+        shown += [
+            Text(group.title, style="bold"),
+            *group_tables(comparison.task, group),
+            Text(group.conclusion),
+        ]
+        pairs = (
+            group.pairs
+            if len(group.pairs) <= MOST_SENTENCES
+            else group.against_best()[:MOST_SENTENCES]
+        )
         shown += [Text(f"- {pair.sentence}.") for pair in pairs]
         if len(group.pairs) > len(pairs):
-            shown.append(Text(f"- {len(group.pairs) - len(pairs):,} further pairs: --html FILE or --json"))
+            shown.append(
+                Text(f"- {len(group.pairs) - len(pairs):,} further pairs: --html FILE or --json")
+            )
         shown += [Text(remark) for remark in group.remarks]
         shown.append(Text(""))
     if len(comparison.pairs) > 1:
-        shown.append(Text("A difference is significant if p < 0.05 after Holm's correction for all pairs."))
+        shown.append(
+            Text("A difference is significant if p < 0.05 after Holm's correction for all pairs.")
+        )
     if comparison.machine:
         threads, device = comparison.machine["threads"], comparison.machine["device"]
-        shown.append(Text(f"Latency was measured now, on {device} with {threads} thread{'s' if threads > 1 else ''}."))
+        shown.append(
+            Text(
+                f"Latency was measured now, on {device} with {threads} thread{'s' if threads > 1 else ''}."
+            )
+        )
     shown += setup_lines(comparison)
     return [*shown, *(Text(remark) for remark in comparison.remarks[first:])]
 
 
 def told_first(group: Group) -> list[str]:
-    """Return in what the runs of a group differ beside the one thing that a figure might be credited to."""
+    """Return in what the runs of a group differ beside the one thing that a figure might be
+    credited to.
+    """
     said = [each.sentence() for each in group.confounding[:MOST_CONFOUNDED]]
     left = len(group.confounding) - len(said)
     if left:
@@ -161,7 +205,9 @@ def told_first(group: Group) -> list[str]:
 
 
 def setup_lines(comparison: Comparison) -> list[RenderableType]:
-    """Return data, splits and preprocessing side by side: where the runs differ as a table, the rest as a line."""
+    """Return data, splits and preprocessing side by side: where the runs differ as a table, the
+    rest as a line.
+    """
     if not comparison.setup:
         return []
     head = "Data, splits and preprocessing; ≠ marks where the runs differ"

@@ -38,14 +38,20 @@ def compare_upscalers(runs: Sequence[Compared]) -> list[Group]:
 def same_pictures(one: Compared, other: Compared) -> bool:
     """Return whether two runs were measured on the same pictures by the same protocol.
 
-    Names must be equal, and so must what bicubic and nearest reach on each: that depends on pixels, scale and damage alone.
+    Names must be equal, and so must what bicubic and nearest reach on each: that depends on pixels,
+    scale and damage alone.
     """
     if one.evaluation.get("scale") != other.evaluation.get("scale"):
         return False
-    if one.figures["protocol"] != other.figures["protocol"] or one.table["name"] != other.table["name"]:
+    if (
+        one.figures["protocol"] != other.figures["protocol"]
+        or one.table["name"] != other.table["name"]
+    ):
         return False
     floors = ("bicubic_psnr_y", "nearest_psnr_y")
-    return all(bool((abs(_column(one, key) - _column(other, key)) < SAME_DB).all()) for key in floors)
+    return all(
+        bool((abs(_column(one, key) - _column(other, key)) < SAME_DB).all()) for key in floors
+    )
 
 
 def _column(run: Compared, key: str) -> np.ndarray:
@@ -56,7 +62,9 @@ def _group(runs: list[Compared]) -> Group:
     runs = sorted(runs, key=lambda run: -run.figures["psnr_y"])
     figures, count = runs[0].figures, runs[0].figures["num_images"]
     pictures = f"{count:,} {'picture' if count == 1 else 'pictures'}"
-    title = f"{runs[0].data.get('name')}, {pictures} enlarged {runs[0].evaluation.get('scale')} times"
+    title = (
+        f"{runs[0].data.get('name')}, {pictures} enlarged {runs[0].evaluation.get('scale')} times"
+    )
     group = Group(title, runs, [_row(run) for run in runs])
     group.details = {"protocol": figures["protocol"], "scale": runs[0].evaluation.get("scale")}
     psnr, ssim = _pairs(runs, "psnr_y"), _pairs(runs, "ssim_y")
@@ -64,7 +72,8 @@ def _group(runs: list[Compared]) -> Group:
         pair.more["ssim_y"] = of_ssim.to_dict()
     group.pairs = psnr
     group.conclusion = conclude(
-        group, f"the highest PSNR, {figures['psnr_y']:.2f} dB (bicubic {figures['bicubic']['psnr_y']:.2f})"
+        group,
+        f"the highest PSNR, {figures['psnr_y']:.2f} dB (bicubic {figures['bicubic']['psnr_y']:.2f})",
     )
     group.remarks = [f"{protocol_in_words(figures['protocol'])}."]
     if count == 1 and len(runs) > 1:
@@ -100,7 +109,9 @@ def _pairs(runs: Sequence[Compared], key: str) -> list[Pair]:
         if groups is not None:
             effect = statistics.clusters_of(differences, groups).design_effect
             more |= {"num_groups": int(groups.max()) + 1, "design_effect": effect}
-        pairs.append(Pair(runs[a].name, runs[b].name, key, float(differences.mean()), interval, p, more=more))
+        pairs.append(
+            Pair(runs[a].name, runs[b].name, key, float(differences.mean()), interval, p, more=more)
+        )
         pairs[-1].more["differences"] = differences.tolist()
     correct(pairs)
     for pair in pairs:
@@ -108,7 +119,9 @@ def _pairs(runs: Sequence[Compared], key: str) -> list[Pair]:
         needed = None
         if not pair.shown:
             effect = pair.more.get("design_effect", 1.0)
-            needed = statistics.more_cases_of_mean(differences, alpha=CLAIM / len(pairs), design_effect=effect)
+            needed = statistics.more_cases_of_mean(
+                differences, alpha=CLAIM / len(pairs), design_effect=effect
+            )
         pair.more["more_images"] = needed
         pair.sentence = _sentence(pair)
     return pairs

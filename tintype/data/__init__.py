@@ -1,6 +1,7 @@
 """Images: decoded, kept, divided. `open_data` opens a data set by name, a folder of photos or a CSV file.
 
-Names are imported at first use: `tintype.data.decode` serves exported models too, where torch may not be installed.
+Names are imported at first use: `tintype.data.decode` serves exported models too, where torch may
+not be installed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tintype.data.opening import locate, open_data, open_whole
-    from tintype.data.source import Batch, DataSpec, DataSplits, Images, ImageSource, MappedSource, ResidentSource
+    from tintype.data.source import (
+        Batch,
+        DataSpec,
+        DataSplits,
+        Images,
+        ImageSource,
+        MappedSource,
+        ResidentSource,
+    )
 
 __all__ = [
     "Batch",

@@ -1,9 +1,10 @@
 """Find the same picture twice: exact copies, and near-duplicates that were resized, re-encoded or mirrored.
 
-A picture is reduced to 32 x 32 grey values. Its hash is the direction of its lowest 63 DCT coefficients (the perceptual
-hash of Zauner 2010, kept as numbers instead of bits). Mirroring left to right changes the sign of every odd horizontal
-frequency, so that one product over the even and one over the odd coefficients compare a pair in both directions at once.
-Pairs whose hashes agree are then verified on the detail that the hash does not see.
+A picture is reduced to 32 x 32 grey values. Its hash is the direction of its lowest 63 DCT
+coefficients (the perceptual hash of Zauner 2010, kept as numbers instead of bits). Mirroring left
+to right changes the sign of every odd horizontal frequency, so that one product over the even and
+one over the odd coefficients compare a pair in both directions at once. Pairs whose hashes agree
+are then verified on the detail that the hash does not see.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ from tintype.data.source import Images
 
 SIDE = 32  # of the grey values that are compared
 LOW = 8  # frequencies in each direction that make the hash
-# Measured on TrashNet, pets and CIFAR-10, each photo against itself re-encoded, resized, mirrored, grey or brightened:
-# 95 % of the copies lie above 0.99, 0.93 and 0.85; other photos of the same things seldom above 0.95, 0.85 and 0.8.
+# Measured on TrashNet, pets and CIFAR-10, each photo against itself re-encoded, resized, mirrored,
+# grey or brightened: 95 % of the copies lie above 0.99, 0.93 and 0.85; other photos of the same
+# things seldom above 0.95, 0.85 and 0.8.
 HASH, DETAIL, LOCAL = 0.95, 0.9, 0.75
-# A piece of sky has no detail that survives JPEG. It passes if it is the same to within a grey level (root mean square,
-# of 255), and this is little against its own deviation; no two photos of the sets above come within 3.
+# A piece of sky has no detail that survives JPEG. It passes if it is the same to within a grey
+# level (root mean square, of 255), and this is little against its own deviation; no two photos of
+# the sets above come within 3.
 SAME, SAME_SHARE = 1.0, 0.4
 FLAT = 2.0  # deviation of the grey values below which a picture has nothing to compare
-# Drawings, letters and scans in one frame resemble each other without being copies. There pairs that come near the
-# threshold connect a large part of the images (8 % of 120 digits, 11 % of 1,000 of MNIST, 13 % of 5,000); among photos
-# 0.3 % (CIFAR-10, TrashNet), and where each was cropped in four ways, those four.
+# Drawings, letters and scans in one frame resemble each other without being copies. There pairs
+# that come near the threshold connect a large part of the images (8 % of 120 digits, 11 % of 1,000
+# of MNIST, 13 % of 5,000); among photos 0.3 % (CIFAR-10, TrashNet), and where each was cropped in
+# four ways, those four.
 ALIKE_FROM, ALIKE_SHARE, ALIKE_IMAGES, ALIKE_SAMPLE = 0.75, 0.05, 8, 50_000
 MOST_CANDIDATES = 4_000_000
 BLOCK = 2048
@@ -47,7 +51,8 @@ THUMBNAIL = 64
 class NearPairs:
     """Pairs (P, 2) of near-duplicates, i < j, with their similarity (P,) and whether one is mirrored (P,).
 
-    `alike` says that these pictures resemble each other so much that near-duplicates cannot be told; pairs is empty.
+    `alike` says that these pictures resemble each other so much that near-duplicates cannot be
+    told; pairs is empty.
     """
 
     pairs: np.ndarray
@@ -60,9 +65,9 @@ class NearPairs:
 class Duplicates:
     """Which images show the same picture: `group` (N,) holds the position of the first image of each picture.
 
-    `copy_of` (N,) holds the position of the first image with equal pixels. `same_way` (N,) is alike for images of a
-    group that show the picture the same way round, and not mirrored; None where nothing is mirrored. `note` says what
-    was not looked at.
+    `copy_of` (N,) holds the position of the first image with equal pixels. `same_way` (N,) is alike
+    for images of a group that show the picture the same way round, and not mirrored; None where
+    nothing is mirrored. `note` says what was not looked at.
     """
 
     group: np.ndarray
@@ -75,23 +80,32 @@ class Duplicates:
         """Return the groups that exact copies (N,) and near-duplicates make together."""
         num_images = len(copies)
         first, second = near.pairs[:, 0], near.pairs[:, 1]
-        # Each image has two nodes, i as it is and i + N mirrored. A mirrored pair joins nodes of different kinds.
+        # Each image has two nodes, i as it is and i + N mirrored. A mirrored pair joins nodes of
+        # different kinds.
         as_is = np.stack([first, np.where(near.mirrored, second + num_images, second)], axis=1)
-        turned = np.stack([first + num_images, np.where(near.mirrored, second, second + num_images)], axis=1)
-        same_way = joined(np.concatenate([copies, copies + num_images]), np.concatenate([as_is, turned]))
+        turned = np.stack(
+            [first + num_images, np.where(near.mirrored, second, second + num_images)], axis=1
+        )
+        same_way = joined(
+            np.concatenate([copies, copies + num_images]), np.concatenate([as_is, turned])
+        )
         return cls(joined(copies, near.pairs), copies, note, same_way[:num_images])
 
     def told_apart(self, targets: np.ndarray) -> Duplicates:
         """Return the groups with mirrored pictures of different labels apart: left and right may be what they differ in.
 
-        Only groups whose labels differ are divided, into the images that show the picture the same way round.
+        Only groups whose labels differ are divided, into the images that show the picture the same
+        way round.
         """
         if self.same_way is None:
             return self
         group = self.group.copy()
         for rows in self.groups:
             if len(set(targets[rows].tolist())) > 1:
-                first = {int(way): int(row) for way, row in zip(self.same_way[rows][::-1], rows[::-1], strict=True)}
+                first = {
+                    int(way): int(row)
+                    for way, row in zip(self.same_way[rows][::-1], rows[::-1], strict=True)
+                }
                 group[rows] = [first[int(way)] for way in self.same_way[rows]]
         return replace(self, group=group)
 
@@ -104,8 +118,9 @@ class Duplicates:
 def quick_audit(images: Images) -> Duplicates:
     """Return which images of a data set show the same picture: about a second for 50,000 of 32x32 or 2,500 of 224x224.
 
-    Exact copies are always found. Near-duplicates are sought among pictures of 48 pixels and more, of which there are
-    at most 20,000: digits of 8x8 or 28x28 pixels look alike without being copies.
+    Exact copies are always found. Near-duplicates are sought among pictures of 48 pixels and more,
+    of which there are at most 20,000: digits of 8x8 or 28x28 pixels look alike without being
+    copies.
     """
     num_images, height, width, _ = images.pixels.shape
     searched, note = near_search(num_images, min(height, width))
@@ -118,7 +133,9 @@ def quick_audit(images: Images) -> Duplicates:
 
 
 def photo_audit(images: Images) -> Duplicates:
-    """Return what `quick_audit` does, whatever size the images were brought to: it follows from the photos alone."""
+    """Return what `quick_audit` does, whatever size the images were brought to: it follows from the
+    photos alone.
+    """
     looks = images.looks() if images.looks else None
     if looks is None:
         return quick_audit(images)
@@ -130,7 +147,9 @@ def photo_audit(images: Images) -> Duplicates:
 
 
 def near_search(num_images: int, side: int) -> tuple[bool, str]:
-    """Return whether near-duplicates are looked for among images of this short side, and why not if that is not plain."""
+    """Return whether near-duplicates are looked for among images of this short side, and why not if
+    that is not plain.
+    """
     if side < QUICK_SIDE:
         return False, ""
     if num_images > QUICK_IMAGES:
@@ -141,7 +160,9 @@ def near_search(num_images: int, side: int) -> tuple[bool, str]:
 
 def _with_near(copies: np.ndarray, thumbs: np.ndarray) -> Duplicates:
     near = near_pairs(thumbs, np.flatnonzero(copies == np.arange(len(copies))))
-    alike = "the images resemble each other too much to tell near-duplicates; only exact copies count"
+    alike = (
+        "the images resemble each other too much to tell near-duplicates; only exact copies count"
+    )
     return Duplicates.of(copies, near, alike if near.alike else "")
 
 
@@ -161,7 +182,9 @@ def exact_copies(pixels: np.ndarray, thumbs: np.ndarray | None = None) -> np.nda
     seen: dict[bytes, list[int]] = {}
     for i in range(len(pixels)):
         firsts = seen.setdefault(digest(i), [])
-        same = next((j for j in firsts if thumbs is None or np.array_equal(pixels[i], pixels[j])), None)
+        same = next(
+            (j for j in firsts if thumbs is None or np.array_equal(pixels[i], pixels[j])), None
+        )
         if same is None:
             firsts.append(i)
         else:
@@ -195,14 +218,17 @@ def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def near_pairs(
-    thumbs: np.ndarray, rows: np.ndarray | None = None, progress: Callable[[int, int], None] | None = None
+    thumbs: np.ndarray,
+    rows: np.ndarray | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NearPairs:
     """Return the pairs of near-duplicates among thumbnails: re-encoded, resized or mirrored copies of one picture.
 
-    All pairs of hashes are compared block by block, which takes memory for some blocks only. Two pictures pass whose
-    hashes have a cosine of at least 0.95, and whose detail (less its local mean) correlates by at least 0.9 as it is
-    and by at least 0.75 with its local contrast evened out; or whose grey values are equal within one level. Copies of
-    which an edge was cut off are not found.
+    All pairs of hashes are compared block by block, which takes memory for some blocks only. Two
+    pictures pass whose hashes have a cosine of at least 0.95, and whose detail (less its local
+    mean) correlates by at least 0.9 as it is and by at least 0.75 with its local contrast evened
+    out; or whose grey values are equal within one level. Copies of which an edge was cut off are
+    not found.
 
     Args:
         thumbs: (N, S, S, C) uint8, S a multiple of 32; the aspect ratio does not count.
@@ -239,7 +265,9 @@ def perceptual_hashes(thumbs: np.ndarray) -> np.ndarray:
 
 
 def joined(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return (N,) int64: groups (named by their first member) that became one where a pair connects them."""
+    """Return (N,) int64: groups (named by their first member) that became one where a pair connects
+    them.
+    """
     group = group.copy()
 
     def root(i: int) -> int:
@@ -262,11 +290,13 @@ def members(group: np.ndarray) -> list[np.ndarray]:
     return [np.array(each) for _, each in sorted(together.items())]
 
 
-def kept_together(duplicates: Duplicates, names: Sequence[str], groups: np.ndarray | None) -> np.ndarray | None:
+def kept_together(
+    duplicates: Duplicates, names: Sequence[str], groups: np.ndarray | None
+) -> np.ndarray | None:
     """Return group names (N,) under which duplicates stay on one side of a split, or `groups` if there are none.
 
-    Given groups stay: duplicates of an image in a group join it; where images of several given groups are duplicates,
-    the others join the first.
+    Given groups stay: duplicates of an image in a group join it; where images of several given
+    groups are duplicates, the others join the first.
     """
     found = duplicates.groups
     if not found:
@@ -283,8 +313,8 @@ def kept_together(duplicates: Duplicates, names: Sequence[str], groups: np.ndarr
 def leaked_rows(duplicates: Duplicates, splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return, for "val" and "test", the positions within the split of images that the run saw before it is measured.
 
-    An image of validation is seen if training holds a duplicate of it; one of test, if training or validation does.
-    A split without such images is left out.
+    An image of validation is seen if training holds a duplicate of it; one of test, if training or
+    validation does. A split without such images is left out.
     """
     leaked: dict[str, np.ndarray] = {}
     for split, before in (("val", ("train",)), ("test", ("train", "val"))):
@@ -301,13 +331,16 @@ def _grey(thumbs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     step = size // SIDE
     if step * SIDE != size:
         raise ValueError(f"thumbnails of {size} pixels; expected a multiple of {SIDE}")
-    weights = np.array([0.299, 0.587, 0.114] if channels == 3 else [1.0], np.float32)  # luma of ITU-R BT.601
+    # luma of ITU-R BT.601
+    weights = np.array([0.299, 0.587, 0.114] if channels == 3 else [1.0], np.float32)
     grey = np.empty((len(rows), SIDE, SIDE), np.float32)
     for start in range(0, len(rows), 256):
         part = thumbs[rows[start : start + 256]]
-        # Boxes are summed before colours are weighed, which touches a quarter of the values or less.
+        # Boxes are summed before colours are weighed, which touches a quarter of the values or
+        # less.
         boxes = sum(
-            (part[:, y::step, x::step].astype(np.uint32) for y in range(step) for x in range(step)), np.uint32(0)
+            (part[:, y::step, x::step].astype(np.uint32) for y in range(step) for x in range(step)),
+            np.uint32(0),
         )
         values = boxes.reshape(-1, channels).astype(np.float32) @ (weights / step**2)
         grey[start : start + 256] = values.reshape(len(part), SIDE, SIDE)
@@ -315,7 +348,9 @@ def _grey(thumbs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _hashes(grey: np.ndarray) -> np.ndarray:
-    """Return (N, 64) float32 of length one: the lowest DCT coefficients without the mean, odd horizontal ones last."""
+    """Return (N, 64) float32 of length one: the lowest DCT coefficients without the mean, odd
+    horizontal ones last.
+    """
     basis = _cosines()
     low = np.einsum("ki,nij,lj->nlk", basis, grey, basis, optimize=True)
     low[:, 0, 0] = 0
@@ -330,8 +365,12 @@ def _cosines() -> np.ndarray:
     return np.cos(angles).astype(np.float32)
 
 
-def _candidates(hashes: np.ndarray, progress: Callable[[int, int], None] | None) -> tuple[np.ndarray, bool]:
-    """Return the pairs (P, 2), i < j, whose hashes agree as they are or mirrored, and whether these are all."""
+def _candidates(
+    hashes: np.ndarray, progress: Callable[[int, int], None] | None
+) -> tuple[np.ndarray, bool]:
+    """Return the pairs (P, 2), i < j, whose hashes agree as they are or mirrored, and whether these
+    are all.
+    """
     half = hashes.shape[1] // 2
     even, odd = torch.from_numpy(hashes[:, :half].copy()), torch.from_numpy(hashes[:, half:].copy())
     found: list[torch.Tensor] = []
@@ -357,7 +396,8 @@ def _mirrored(hashes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return (P,) bool: whether the pair agrees better with one of the two mirrored."""
     half = hashes.shape[1] // 2
     return np.concatenate(
-        [(hashes[p[:, 0], half:] * hashes[p[:, 1], half:]).sum(1) < 0 for p in _chunks(pairs)] or [np.empty(0, bool)]
+        [(hashes[p[:, 0], half:] * hashes[p[:, 1], half:]).sum(1) < 0 for p in _chunks(pairs)]
+        or [np.empty(0, bool)]
     )
 
 
@@ -369,7 +409,9 @@ def _alike(grey: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> bool:
     return int(np.bincount(near).max()) > max(ALIKE_IMAGES, ALIKE_SHARE * len(grey))
 
 
-def _verified(grey: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _verified(
+    grey: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the correlation of the detail of each pair (P,), and whether the pair passes (P,)."""
     similarity, local, difference = np.empty((3, len(pairs)))
     start = 0
@@ -379,7 +421,9 @@ def _verified(grey: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> tupl
         index = index.reshape(chunk.shape)
         flip = mirrored[start:stop]
         for result, values in zip((similarity, local), _details(grey[rows]), strict=True):
-            result[start:stop] = (values[index[:, 0]] * _turned(values[index[:, 1]], flip)).sum((1, 2))
+            result[start:stop] = (values[index[:, 0]] * _turned(values[index[:, 1]], flip)).sum(
+                (1, 2)
+            )
         one, other = grey[chunk[:, 0]], _turned(grey[chunk[:, 1]], flip)
         difference[start:stop] = np.sqrt(((one - other) ** 2).mean((1, 2)))
         difference[start:stop] /= np.minimum(1, SAME_SHARE / SAME * one.std((1, 2)))
@@ -394,7 +438,9 @@ def _turned(values: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
 
 
 def _details(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what differs from the local mean, and the same with the local contrast evened out, (N, 32, 32) each."""
+    """Return what differs from the local mean, and the same with the local contrast evened out, (N,
+    32, 32) each.
+    """
     blur = _blur()
     detail = grey - blur @ grey @ blur.T
     contrast = np.sqrt(blur @ (detail * detail) @ blur.T)

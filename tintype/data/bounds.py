@@ -1,4 +1,6 @@
-"""What one picture may cost: the kind of its file, and the scans of a JPEG (`docs/limits.md` has all bounds)."""
+"""What one picture may cost: the kind of its file, and the scans of a JPEG (`docs/limits.md` has
+all bounds).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from tintype.files import refuse_special
 MOST_SCANS = 200  # of a JPEG, each of which goes over all pixels; programs write about ten
 
 _START_OF_SCAN, _END = 0xDA, 0xD9
-_SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # frames whose first scan may hold all components, and is then the last
+# frames whose first scan may hold all components, and is then the last
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # not a stuffed byte, and no restart between blocks
+# not a stuffed byte, and no restart between blocks
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
 def refuse_costly_file(source: str | os.PathLike[str] | bytes) -> None:
@@ -44,13 +48,16 @@ def refuse_costly_picture(image: Image.Image) -> None:
         content = file.read()
     file.seek(position)
 
-    # The two bytes may also stand in a preview or behind the end, so the exact count decides; it is seldom needed.
+    # The two bytes may also stand in a preview or behind the end, so the exact count decides; it is
+    # seldom needed.
     if content.count(b"\xff\xda") > MOST_SCANS and count_scans(content) > MOST_SCANS:
         raise ValueError(f"a JPEG of more than {MOST_SCANS} scans (made to take long?)")
 
 
 def _may_have_many(file: IO[bytes]) -> bool:
-    """Return whether the decoder goes on after the first scan of a JPEG, as with few files; only its head is read."""
+    """Return whether the decoder goes on after the first scan of a JPEG, as with few files; only
+    its head is read.
+    """
     components = 0
     file.seek(2)
     while len(head := file.read(4)) == 4 and head[0] == 0xFF:

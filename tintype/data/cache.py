@@ -1,8 +1,8 @@
 """Keep decoded photos as a uint8 memory map: decoded once, in parallel, and read again while the files are unchanged.
 
-An entry is a folder `photos/KEY/` with `pixels.u8` (N, H, W, C, no header) and `entry.json`. It is written under a
-temporary name and renamed when complete, so that a half-made entry is never read and two processes do not meet; it gets
-a temporary name again before it is removed.
+An entry is a folder `photos/KEY/` with `pixels.u8` (N, H, W, C, no header) and `entry.json`. It is
+written under a temporary name and renamed when complete, so that a half-made entry is never read
+and two processes do not meet; it gets a temporary name again before it is removed.
 """
 
 from __future__ import annotations
@@ -46,13 +46,17 @@ _most_bytes: ContextVar[int | None] = ContextVar("most_bytes", default=None)
 
 
 def cache_folder() -> Path:
-    """Return the folder of everything that can be made or fetched again: TINTYPE_CACHE, or ~/.cache/tintype."""
+    """Return the folder of everything that can be made or fetched again: TINTYPE_CACHE, or
+    ~/.cache/tintype.
+    """
     return Path(os.environ.get("TINTYPE_CACHE") or "~/.cache/tintype").expanduser()
 
 
 @dataclass(frozen=True)
 class Cached:
-    """Decoded images: pixels (M, H, W, C) uint8 on disk, the positions of those that could not be read, and why."""
+    """Decoded images: pixels (M, H, W, C) uint8 on disk, the positions of those that could not be
+    read, and why.
+    """
 
     pixels: np.ndarray
     skipped: tuple[tuple[int, str], ...]
@@ -91,7 +95,8 @@ def cached_pixels(
         shape: (H, W, C) of every image.
         read: returns (H, W, C) uint8, or raises Unreadable, which leaves the image out.
         source: what the user calls these images.
-        unchanged: asked when all is read; what it returns (if anything) is a note, and the entry is not used again.
+        unchanged: asked when all is read; what it returns (if anything) is a note, and the entry is
+            not used again.
 
     Raises:
         UserError: the disk is full.
@@ -117,7 +122,8 @@ def cached_pixels(
             if changed:  # right for this run, but the key speaks of files that are no more
                 final = final.with_name(f"{key}-{secrets.token_hex(4)}")
                 notes = (*notes, changed)
-            # Open, it stays readable if another process clears the cache. Windows renames no folder of open files.
+            # Open, it stays readable if another process clears the cache. Windows renames no folder
+            # of open files.
             made = None if os.name == "nt" else _open_entry(temporary, reused=False)
             with contextlib.suppress(OSError):  # another process was faster: its entry is the same
                 os.replace(temporary, final)
@@ -129,7 +135,10 @@ def cached_pixels(
         raise
     removed = trim_cache(DEFAULT_LIMIT_BYTES, keep=final)
     if removed:
-        notes = (*notes, f"cache: {removed} entries not used for long were removed to stay below 20 GB")
+        notes = (
+            *notes,
+            f"cache: {removed} entries not used for long were removed to stay below 20 GB",
+        )
     made = _open_entry(final, reused=False) or made
     if made is None:
         raise _changed_meanwhile(photos)
@@ -137,7 +146,9 @@ def cached_pixels(
 
 
 def _changed_meanwhile(photos: Path) -> UserError:
-    return UserError(f"the cache folder {photos} was changed while photos were decoded into it. Start again.")
+    return UserError(
+        f"the cache folder {photos} was changed while photos were decoded into it. Start again."
+    )
 
 
 def cached_array(key: str, compute: Callable[[], np.ndarray], *, source: str) -> np.ndarray:
@@ -150,7 +161,9 @@ def cached_array(key: str, compute: Callable[[], np.ndarray], *, source: str) ->
     if found is None:
         values = np.ascontiguousarray(compute(), dtype=np.float32)
         in_bytes = values[..., None].view(np.uint8)
-        cached_pixels(key, len(values), (*values.shape[1:], 4), lambda i: in_bytes[i], source=source)  # pyright: ignore[reportArgumentType]
+        cached_pixels(
+            key, len(values), (*values.shape[1:], 4), lambda i: in_bytes[i], source=source
+        )  # pyright: ignore[reportArgumentType]
         return values
     return found.pixels.view(np.float32)[..., 0]
 
@@ -163,14 +176,18 @@ def cache_entries() -> list[CacheEntry]:
             meta = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
             num_bytes = sum(file.stat().st_size for file in folder.iterdir())
             last_used = _last_used(folder / "entry.json")
-            entries.append(CacheEntry(folder, str(meta["source"]), int(meta["shape"][0]), num_bytes, last_used))
+            entries.append(
+                CacheEntry(folder, str(meta["source"]), int(meta["shape"][0]), num_bytes, last_used)
+            )
         except (OSError, ValueError, LookupError, TypeError):
             continue  # half removed by another process, or none of ours
     return sorted(entries, key=lambda entry: -entry.last_used)
 
 
 def _last_used(file: Path) -> float:
-    """Return when an entry was used last; one that says in the future, by a clock that was wrong, ages from now on."""
+    """Return when an entry was used last; one that says in the future, by a clock that was wrong,
+    ages from now on.
+    """
     last_used, now = file.stat().st_mtime, time.time()
     if last_used > now + CLOCKS_DIFFER:
         with contextlib.suppress(OSError):
@@ -210,7 +227,9 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _size(folder: Path) -> int:
-    """Return the bytes of all files in a folder; one that another process removes meanwhile counts nothing."""
+    """Return the bytes of all files in a folder; one that another process removes meanwhile counts
+    nothing.
+    """
     size = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -221,8 +240,8 @@ def _size(folder: Path) -> int:
 def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = None) -> int:
     """Remove the entries used longest ago until the rest fits the limit. Return how many were removed.
 
-    What a killed process left half made is removed as well. A memory map that is open stays readable (not on Windows,
-    where its entry stays).
+    What a killed process left half made is removed as well. A memory map that is open stays
+    readable (not on Windows, where its entry stays).
     """
     remove_abandoned(cache_folder() / "photos")
     removed, total = 0, 0
@@ -235,7 +254,9 @@ def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = No
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove temporary files and folders whose process is gone; those of earlier versions are called "tmp-PID-…"."""
+    """Remove temporary files and folders whose process is gone; those of earlier versions are
+    called "tmp-PID-…".
+    """
     remove_temporary(parent)
     for folder in _folders(parent, prefix="tmp-"):
         if not _in_work(folder):
@@ -249,7 +270,11 @@ def format_bytes(num_bytes: float) -> str:
         num_bytes /= 1000
         del units[0]
     unit = units[0]
-    return f"{num_bytes:.0f} {unit}" if num_bytes >= 10 or unit == "bytes" else f"{num_bytes:.1f} {unit}"
+    return (
+        f"{num_bytes:.0f} {unit}"
+        if num_bytes >= 10 or unit == "bytes"
+        else f"{num_bytes:.1f} {unit}"
+    )
 
 
 def _write(
@@ -270,7 +295,10 @@ def _write(
 
     digest = hashlib.sha256()  # of the images' own, which the threads take
     skipped: list[tuple[int, str]] = []
-    with open(folder / "pixels.u8", "wb") as file, contextlib.closing(in_order(with_digest, num_images)) as images:
+    with (
+        open(folder / "pixels.u8", "wb") as file,
+        contextlib.closing(in_order(with_digest, num_images)) as images,
+    ):
         for i, found in enumerate(images):
             if isinstance(found, Unreadable):
                 skipped.append((i, str(found)))
@@ -292,7 +320,9 @@ def _write(
 
 
 def in_order(read: Callable[[int], T], num_images: int) -> Generator[T | Unreadable, None, None]:
-    """Yield what `read` gives for every image, or why it cannot be read, in order; threads are some chunks ahead."""
+    """Yield what `read` gives for every image, or why it cannot be read, in order; threads are some
+    chunks ahead.
+    """
 
     def read_chunk(start: int) -> list[T | Unreadable]:
         images: list[T | Unreadable] = []
@@ -329,7 +359,11 @@ def _open_entry(folder: Path, *, reused: bool) -> Cached | None:
         if os.path.getsize(folder / "pixels.u8") != int(np.prod(shape)):
             return None  # cut short from outside
         empty = shape[0] == 0
-        pixels = np.empty(shape, np.uint8) if empty else np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape)
+        pixels = (
+            np.empty(shape, np.uint8)
+            if empty
+            else np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape)
+        )
         skipped = tuple((int(i), str(reason)) for i, reason in meta["skipped"])
         with contextlib.suppress(OSError):
             os.utime(folder / "entry.json")  # used just now
@@ -339,7 +373,9 @@ def _open_entry(folder: Path, *, reused: bool) -> Cached | None:
 
 
 def writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """Return the folder, made if need be, or a temporary one (removed at exit) where it cannot be written."""
+    """Return the folder, made if need be, or a temporary one (removed at exit) where it cannot be
+    written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -358,7 +394,9 @@ def writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 @contextlib.contextmanager
 def writing_at_most(num_bytes: int) -> Generator[None, None, None]:
-    """Refuse, inside, to make an entry of more than `num_bytes`; one that is there already is used whatever its size."""
+    """Refuse, inside, to make an entry of more than `num_bytes`; one that is there already is used
+    whatever its size.
+    """
     token = _most_bytes.set(num_bytes)
     try:
         yield

@@ -1,13 +1,14 @@
 """A digest of what files hold, remembered for as long as the file system says that they have not changed.
 
-Size and modification time do not tell that: archives and build systems write fixed times, and `touch -r` or `rsync -t`
-set them. The time of the last change of the inode (ctime) cannot be set, so the digest is kept under the files' inodes,
-sizes and both times, and unchanged files are not read again. It is not trusted where it means something else (Windows:
-the time of creation), where it is too coarse to tell two changes apart (FAT, HFS+), or where a file changed just now.
+Size and modification time do not tell that: archives and build systems write fixed times, and
+`touch -r` or `rsync -t` set them. The time of the last change of the inode (ctime) cannot be set,
+so the digest is kept under the files' inodes, sizes and both times, and unchanged files are not
+read again. It is not trusted where it means something else (Windows: the time of creation), where
+it is too coarse to tell two changes apart (FAT, HFS+), or where a file changed just now.
 
-2,527 photos of TrashNet at 128 x 128 (24 MB of JPEG in the page cache, two shared cores): the digest takes 0.29 s of the
-6.3 s in which they are decoded for the first time, 0.004 s of the 1.0 s of the next time, and 0.15 s of 1.8 s for a copy
-of the folder, which finds the same pixels.
+2,527 photos of TrashNet at 128 x 128 (24 MB of JPEG in the page cache, two shared cores): the
+digest takes 0.29 s of the 6.3 s in which they are decoded for the first time, 0.004 s of the 1.0 s
+of the next time, and 0.15 s of 1.8 s for a copy of the folder, which finds the same pixels.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def contents_digest(
 
 
 def _reader(paths: Sequence[str]) -> Callable[[int], str]:
-    """Return a function that gives the digest of the file at a position, or "" where it cannot be read."""
+    """Return a function that gives the digest of the file at a position, or "" where it cannot be
+    read.
+    """
 
     def read(i: int) -> str:
         digest = hashlib.blake2b(digest_size=16)
@@ -116,7 +119,10 @@ def _recall(place: Path | None) -> str:
 
 
 def _remember(place: Path, digest: str) -> None:
-    """Keep a digest, and drop those that nobody has used for long. Where the cache cannot be written, nothing is kept."""
+    """Keep a digest, and drop those that nobody has used for long.
+
+    Where the cache cannot be written, nothing is kept.
+    """
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(digest, encoding="ascii")

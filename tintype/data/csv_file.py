@@ -28,8 +28,19 @@ COLUMNS = {
     "split": ("split",),
     "group": ("group",),
 }  # fmt: skip
-# A column of one of these words is expected to hold splits; whether it does is decided by its values.
-SPLIT_COLUMNS = {"set", "subset", "fold", "folds", "partition", "dataset", "phase", "usage", "split"}
+# A column of one of these words is expected to hold splits; whether it does is decided by its
+# values.
+SPLIT_COLUMNS = {
+    "set",
+    "subset",
+    "fold",
+    "folds",
+    "partition",
+    "dataset",
+    "phase",
+    "usage",
+    "split",
+}
 
 Row = tuple[int, dict[str, str]]  # line number, values by the header's own names
 
@@ -51,7 +62,9 @@ def load(
     """
     path = Path(name).expanduser()
     if not path.is_file():
-        raise UserError(f"'{name}' is not a file. Give the path of a CSV file with the columns path and label.")
+        raise UserError(
+            f"'{name}' is not a file. Give the path of a CSV file with the columns path and label."
+        )
     found = find_rows(path, Path(data_root).expanduser() if data_root else None)
     return read_photos(
         found, str(path), image_size=image_size, channels=channels, resize=resize, progress=progress, one_class=one_class
@@ -61,11 +74,13 @@ def load(
 def find_rows(path: Path, data_root: Path | None) -> Found:
     """List the photos of a table: CSV separated by comma, semicolon or tab, or JSON lines, in UTF-8.
 
-    A relative path starts at the table's folder, or at `data_root` where it is not found there. Names may lack their
-    ending, and may be written with other accents or in another case than the file's, where only one file fits.
+    A relative path starts at the table's folder, or at `data_root` where it is not found there.
+    Names may lack their ending, and may be written with other accents or in another case than the
+    file's, where only one file fits.
 
     Raises:
-        UserError: a missing column or label, an unknown split, a name that fits several files, or no row at all.
+        UserError: a missing column or label, an unknown split, a name that fits several files, or
+            no row at all.
     """
     header, rows = _read_lines(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
     found = Found()
@@ -86,11 +101,14 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
             f"none of the {len(found.photos):,} images of {path} is there. The first: {found.photos[0].name}, looked for in "
             f"{where}. --data-root FOLDER says where the paths begin."
         )
-    found.photos.sort(key=lambda photo: natural_key(photo.name))  # the order of the rows says nothing
+    # the order of the rows says nothing
+    found.photos.sort(key=lambda photo: natural_key(photo.name))
     found.notes += files.notes()
     again = [name for name, reason in found.skipped if reason.startswith("named again")]
     if again:
-        found.notes.append(f"{len(again)} rows name an image for the second time and are skipped: {listed(again)}")
+        found.notes.append(
+            f"{len(again)} rows name an image for the second time and are skipped: {listed(again)}"
+        )
     found.notes += note_case(found.photos)
     return found
 
@@ -122,7 +140,9 @@ def _read_csv(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _read_lines(path: Path) -> tuple[list[str], list[Row]]:
-    """Read JSON lines, an object in each; values that are no text, number or truth value count as empty."""
+    """Read JSON lines, an object in each; values that are no text, number or truth value count as
+    empty.
+    """
     header: dict[str, None] = {}
     rows: list[Row] = []
     for line, text in enumerate(_read_text(path).splitlines(), 1):
@@ -133,11 +153,19 @@ def _read_lines(path: Path) -> tuple[list[str], list[Row]]:
         except ValueError as error:
             raise UserError(f"line {line} of {path} is no JSON: {error}.") from None
         if not isinstance(values, dict):
-            raise UserError(f'line {line} of {path} is no object. Expected {{"file_name": "1.jpg", "label": "cat"}}.')
-        plain = {key: str(value).strip() for key, value in values.items() if isinstance(value, str | int | float)}
+            raise UserError(
+                f'line {line} of {path} is no object. Expected {{"file_name": "1.jpg", "label": "cat"}}.'
+            )
+        plain = {
+            key: str(value).strip()
+            for key, value in values.items()
+            if isinstance(value, str | int | float)
+        }
         header |= dict.fromkeys(values)
         rows.append((line, plain))
-    return list(header), [(line, {name: row.get(name, "") for name in header}) for line, row in rows]
+    return list(header), [
+        (line, {name: row.get(name, "") for name in header}) for line, row in rows
+    ]
 
 
 def _columns(header: Sequence[str], path: Path, notes: list[str]) -> dict[str, str]:
@@ -149,7 +177,9 @@ def _columns(header: Sequence[str], path: Path, notes: list[str]) -> dict[str, s
         if there:
             columns[kind] = there[0]
             if len(there) > 1 and there[0].strip().lower() != kind:
-                notes.append(f"column '{there[0]}' is read as the {kind}, and not {listed(there[1:])}")
+                notes.append(
+                    f"column '{there[0]}' is read as the {kind}, and not {listed(there[1:])}"
+                )
         elif kind in ("path", "label"):
             raise UserError(
                 f"{path} has no column '{kind}'; its first line names: {', '.join(header) or 'nothing'}. "
@@ -159,7 +189,11 @@ def _columns(header: Sequence[str], path: Path, notes: list[str]) -> dict[str, s
 
 
 def _split_by_values(
-    header: Sequence[str], columns: dict[str, str], rows: Sequence[Row], path: Path, notes: list[str]
+    header: Sequence[str],
+    columns: dict[str, str],
+    rows: Sequence[Row],
+    path: Path,
+    notes: list[str],
 ) -> dict[str, str]:
     """Return {"split": column} for a column under another name whose values are splits.
 
@@ -182,7 +216,9 @@ def _split_by_values(
                 "or give it another name."
             )
         elif named and values:
-            notes.append(f"column '{column}' is not read as a split, since its values are {listed(values)}")
+            notes.append(
+                f"column '{column}' is not read as a split, since its values are {listed(values)}"
+            )
     if not fitting:
         return {}
     for other in fitting[1:]:
@@ -207,24 +243,36 @@ def _add(
     """Add the photo of one row."""
     for kind in ("path", "label"):
         if not values[kind]:
-            raise UserError(f"row {row} of {csv_path} has no {kind}. Fill it in, or remove the row.")
+            raise UserError(
+                f"row {row} of {csv_path} has no {kind}. Fill it in, or remove the row."
+            )
     split = values.get("split", "")
     if split and not split_of(split):
-        raise UserError(f"row {row} of {csv_path} has the split '{split}'. Expected train, val, test or nothing.")
+        raise UserError(
+            f"row {row} of {csv_path} has the split '{split}'. Expected train, val, test or nothing."
+        )
     name = values["path"].removeprefix("./")
     photo_path = files.find(name, f"row {row} of {csv_path}")
     label = class_name(values["label"])
     if photo_path in first_row:
         before, first_label = first_row[photo_path]
-        contrary = "" if label == first_label else f" with another label ('{first_label}', now '{label}')"
-        found.skipped.append((f"{name} (row {row})", f"named again, first in row {before}{contrary}"))
+        contrary = (
+            "" if label == first_label else f" with another label ('{first_label}', now '{label}')"
+        )
+        found.skipped.append(
+            (f"{name} (row {row})", f"named again, first in row {before}{contrary}")
+        )
         return
     first_row[photo_path] = (row, label)
-    found.photos.append(Photo(photo_path, safe(name), label, split_of(split), values.get("group", "")))
+    found.photos.append(
+        Photo(photo_path, safe(name), label, split_of(split), values.get("group", ""))
+    )
 
 
 class _Files:
-    """Where the files lie that a table names: below the first of some roots, as they are named or nearly so."""
+    """Where the files lie that a table names: below the first of some roots, as they are named or
+    nearly so.
+    """
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = roots
@@ -253,7 +301,10 @@ class _Files:
 
     def notes(self) -> list[str]:
         """Return a line for each way in which names differ from those of the files."""
-        return [f"{len(names):,} names are found {how}: {listed(names, 2)}" for how, names in self._changed.items()]
+        return [
+            f"{len(names):,} names are found {how}: {listed(names, 2)}"
+            for how, names in self._changed.items()
+        ]
 
     def _nearly(self, path: Path, name: str, where: str) -> str | None:
         folder = path.anchor or "."
@@ -284,7 +335,9 @@ class _Files:
         return fitting[0] if fitting else None
 
     def _listing(self, folder: str) -> dict[str, list[str]]:
-        """Return the entries of a folder by their folded names, and images also by their names up to the ending's dot."""
+        """Return the entries of a folder by their folded names, and images also by their names up
+        to the ending's dot.
+        """
         if folder not in self._listings:
             listing: defaultdict[str, list[str]] = defaultdict(list)
             try:

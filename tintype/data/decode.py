@@ -1,7 +1,8 @@
 """Turn an image file into pixels of a wanted shape: the one way in, for training and for predicting.
 
-Every picture ends as (H, W, C) uint8. EXIF orientation is applied, grey stays grey or becomes three equal channels,
-palettes are looked up, transparency is laid on white, CMYK becomes RGB, and more than 8 bits are scaled (`levels.py`).
+Every picture ends as (H, W, C) uint8. EXIF orientation is applied, grey stays grey or becomes three
+equal channels, palettes are looked up, transparency is laid on white, CMYK becomes RGB, and more
+than 8 bits are scaled (`levels.py`).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ EXTENSIONS = tuple(
     f".{kind}"
     for kind in "jpg jpeg jpe jfif png webp bmp dib tif tiff gif ppm pgm pbm heic heif avif".split()  # noqa: SIM905
 )
-# Pillow before 11.3 does not know the name. `features.get_supported` would ask all of Pillow's parts, of which Tk's
-# changes the locale of the process.
+# Pillow before 11.3 does not know the name. `features.get_supported` would ask all of Pillow's
+# parts, of which Tk's changes the locale of the process.
 READS_AVIF = "avif" in features.modules and features.check_module("avif")
 # Only these decoders are tried: others reach programs outside (EPS) or see little testing.
 FORMATS = (
@@ -42,19 +43,23 @@ FORMATS = (
     *(("AVIF",) if READS_AVIF else ()),
 )
 
-# Pillow logs what it cannot decode; without a handler Python would print that beside our own reason.
+# Pillow logs what it cannot decode; without a handler Python would print that beside our own
+# reason.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-# A picture above this is skipped as a decompression bomb; a 12,000 x 9,000 photo (108 million) is read.
+# A picture above this is skipped as a decompression bomb; a 12,000 x 9,000 photo (108 million) is
+# read.
 MAX_PIXELS = 200_000_000
 Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MAX_PIXELS)
 
-# Pictures above this are decoded one at a time, which bounds memory when several threads meet hostile files.
+# Pictures above this are decoded one at a time, which bounds memory when several threads meet
+# hostile files.
 LARGE_PIXELS = 30_000_000
 _one_large_at_a_time = threading.Lock()
 
-# How much larger than the target a JPEG is decoded at least. Against full decoding, on two photos at six sizes: 1 gives
-# 35 dB (PSNR) in the worst case, 1.5 gives 42 dB, 2 gives 44 dB, and each costs more time than the one before.
+# How much larger than the target a JPEG is decoded at least. Against full decoding, on two photos
+# at six sizes: 1 gives 35 dB (PSNR) in the worst case, 1.5 gives 42 dB, 2 gives 44 dB, and each
+# costs more time than the one before.
 DRAFT = 1.5
 
 _ORIENTATION = 0x0112  # EXIF 2.32, table 4: what turns (H, W, C) upright
@@ -73,9 +78,10 @@ _TURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 class Resize(NamedTuple):
     """How a picture is brought to a size.
 
-    "crop" scales until the target is covered and cuts the centre, "squash" ignores the aspect ratio, "pad" scales until
-    the picture fits and fills the rest with black. With a `crop_fraction` below 1, "crop" takes that part of the centre
-    only: 224 pixels with 224 / 256 are torchvision's Resize(256) and CenterCrop(224).
+    "crop" scales until the target is covered and cuts the centre, "squash" ignores the aspect
+    ratio, "pad" scales until the picture fits and fills the rest with black. With a `crop_fraction`
+    below 1, "crop" takes that part of the centre only: 224 pixels with 224 / 256 are torchvision's
+    Resize(256) and CenterCrop(224).
 
     `white` is the value that is white in pictures of more than 8 bits; None judges each by itself.
     """
@@ -105,7 +111,9 @@ def as_resize(value: str | Resize) -> Resize:
     if resize.interpolation not in INTERPOLATIONS:
         raise unknown_name("interpolation", resize.interpolation, INTERPOLATIONS)
     if not 0 < resize.crop_fraction <= 1:
-        raise UserError(f"the crop fraction is {resize.crop_fraction}; expected more than 0 and at most 1.")
+        raise UserError(
+            f"the crop fraction is {resize.crop_fraction}; expected more than 0 and at most 1."
+        )
     return resize if resize.mode == "crop" else resize._replace(crop_fraction=1.0)
 
 
@@ -124,11 +132,13 @@ def decode(
 ) -> np.ndarray:
     """Return the picture in a file (or in the bytes of one) as (H, W, C) uint8.
 
-    JPEG is decoded at reduced scale (the DCT's own) where 1.5 times the target remain. Of an animation the first frame
-    counts. `height` and `width` None keep the picture's own size. `on_note` is called with what had to be judged.
+    JPEG is decoded at reduced scale (the DCT's own) where 1.5 times the target remain. Of an
+    animation the first frame counts. `height` and `width` None keep the picture's own size.
+    `on_note` is called with what had to be judged.
 
     Raises:
-        Unreadable: not an image, damaged, truncated, unsupported, or of more than MAX_PIXELS pixels.
+        Unreadable: not an image, damaged, truncated, unsupported, or of more than MAX_PIXELS
+            pixels.
     """
     resize = as_resize(resize)
     shape = height, width, channels
@@ -145,7 +155,8 @@ def decode(
             return read(source)
         except Unreadable:
             raise
-        except Exception as error:  # a damaged file makes decoders raise nearly anything, and must not end the run
+        # a damaged file makes decoders raise nearly anything, and must not end the run
+        except Exception as error:
             plain = _without_texts(error, source)
             if plain is None:
                 raise Unreadable(_reason(error, source)) from error
@@ -173,7 +184,9 @@ def fit(
         resize: "crop", "squash" or "pad", or a Resize.
     """
     if isinstance(image, np.ndarray):
-        image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+        image = Image.fromarray(
+            image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        )
     with quiet_pillow():
         return _decode_open(image, height, width, channels, as_resize(resize), on_note, draft=False)
 
@@ -204,8 +217,8 @@ _quiet_catcher = warnings.catch_warnings()
 def quiet_pillow() -> Iterator[None]:
     """Keep Pillow's warnings on odd but readable files (damaged EXIF, very large pictures) off the user's terminal.
 
-    Filters belong to the process and not to a thread, so the first of several threads sets them and the last takes
-    them back; warnings of other libraries are not touched.
+    Filters belong to the process and not to a thread, so the first of several threads sets them and
+    the last takes them back; warnings of other libraries are not touched.
     """
     global _quiet_inside, _quiet_catcher
     with _quiet_lock:
@@ -224,7 +237,10 @@ def quiet_pillow() -> Iterator[None]:
 
 
 class Header(NamedTuple):
-    """What a file says of its picture before it is decoded. The size is the one seen after EXIF orientation."""
+    """What a file says of its picture before it is decoded.
+
+    The size is the one seen after EXIF orientation.
+    """
 
     width: int
     height: int
@@ -241,7 +257,11 @@ def read_header(source: str | os.PathLike[str] | bytes) -> Header:
         with quiet_pillow(), _open(source) as image:
             turned = image.format in ("JPEG", "MPO") and _orientation(image) >= 5
             width, height = (image.height, image.width) if turned else image.size
-            return Header(width, height, image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"))
+            return Header(
+                width,
+                height,
+                image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"),
+            )
     except Unreadable:
         raise
     except Exception as error:  # as in decode
@@ -275,8 +295,8 @@ class Walk(NamedTuple):
 def walk_images(root: str | os.PathLike[str]) -> Walk:
     """Return the image files below `root`, found by extension, or by their first bytes where there is no known one.
 
-    A folder is entered once, under its own name before any link to it, so that loops of symbolic links end. Folders of
-    runs, studies and tunings below `root` are not entered.
+    A folder is entered once, under its own name before any link to it, so that loops of symbolic
+    links end. Folders of runs, studies and tunings below `root` are not entered.
     """
     seen: set[tuple[int, int]] = set()
     found = Walk([], Counter(), [], [], [])
@@ -288,12 +308,16 @@ def walk_images(root: str | os.PathLike[str]) -> Walk:
             folder = os.path.join(root, relative)
             identity = folder_identity(folder)
             if relative and identity in seen:
-                found.problems.append((relative, "a link to a folder that is read in its own place"))
+                found.problems.append(
+                    (relative, "a link to a folder that is read in its own place")
+                )
                 continue
             seen.add(identity)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
-            found.problems.append((relative or str(root), f"folder cannot be read: {error.strerror}"))
+            found.problems.append(
+                (relative or str(root), f"folder cannot be read: {error.strerror}")
+            )
             continue
         if relative and _made_by_tintype({entry.name for entry in entries}):
             found.own.append(relative)
@@ -334,7 +358,9 @@ _MADE_BY_TINTYPE = (
 
 
 def _made_by_tintype(names: set[str]) -> bool:
-    """Return whether a folder with these entries is a run, a study or a tuning, whose pictures are samples."""
+    """Return whether a folder with these entries is a run, a study or a tuning, whose pictures are
+    samples.
+    """
     return any(marks <= names for marks in _MADE_BY_TINTYPE)
 
 
@@ -399,7 +425,9 @@ def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
     image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise Unreadable(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,} (decompression bomb?)")
+        raise Unreadable(
+            f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,} (decompression bomb?)"
+        )
     try:
         refuse_costly_picture(image)
     except ValueError as error:
@@ -420,16 +448,20 @@ def _decode_open(
 ) -> np.ndarray:
     is_jpeg = image.format in ("JPEG", "MPO") and draft
     if not is_jpeg:
-        image.load()  # PNG may tell its orientation only after its pixels; TIFF is turned by Pillow itself
+        # PNG may tell its orientation only after its pixels; TIFF is turned by Pillow itself
+        image.load()
     orientation = _orientation(image)
     if orientation >= 5:
         height, width = width, height
     extent: tuple[float, float] = image.size
     if is_jpeg and height is not None and width is not None:
         wide, tall = _scaled_size(image.width, image.height, width, height, resize)
-        reduced = image.draft("L" if channels == 1 else None, (int(DRAFT * wide), int(DRAFT * tall)))
+        reduced = image.draft(
+            "L" if channels == 1 else None, (int(DRAFT * wide), int(DRAFT * tall))
+        )
         extent = reduced[1][2:] if reduced else extent
-    # The resized picture is turned, not the large one. The filters are symmetric, so it comes to the same.
+    # The resized picture is turned, not the large one. The filters are symmetric, so it comes to
+    # the same.
     pixels = _fit(image, extent, height, width, channels, resize, on_note)
     return np.ascontiguousarray(_TURN[orientation](pixels))
 
@@ -444,7 +476,9 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _scaled_size(width: float, height: float, to_width: int, to_height: int, resize: Resize) -> tuple[int, int]:
+def _scaled_size(
+    width: float, height: float, to_width: int, to_height: int, resize: Resize
+) -> tuple[int, int]:
     """Return the size at which a picture meets the target in the given mode."""
     if resize.mode == "squash":
         return to_width, to_height
@@ -474,7 +508,9 @@ def _fit(
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def _resized(image: Image.Image, extent: tuple[float, float], width: int, height: int, resize: Resize) -> Image.Image:
+def _resized(
+    image: Image.Image, extent: tuple[float, float], width: int, height: int, resize: Resize
+) -> Image.Image:
     """Return the picture at the target's size. `extent` is its true width and height in pixels, fractional where a
     scaled JPEG ends within its last pixel.
     """
@@ -486,7 +522,8 @@ def _resized(image: Image.Image, extent: tuple[float, float], width: int, height
         box = _centre(extent, width, height, resize.crop_fraction)
     elif resize.mode == "pad":
         size = _scaled_size(extent[0], extent[1], width, height, resize)
-    # reducing_gap averages whole pixels first where that cannot be seen: several times faster on large pictures
+    # reducing_gap averages whole pixels first where that cannot be seen: several times faster on
+    # large pictures
     image = image.resize(size, INTERPOLATIONS[resize.interpolation], box=box, reducing_gap=3.0)
     if size == (width, height):
         return image
@@ -495,10 +532,13 @@ def _resized(image: Image.Image, extent: tuple[float, float], width: int, height
     return padded
 
 
-def _centre(extent: tuple[float, float], width: int, height: int, fraction: float) -> tuple[float, float, float, float]:
+def _centre(
+    extent: tuple[float, float], width: int, height: int, fraction: float
+) -> tuple[float, float, float, float]:
     """Return the part of the source (left, top, right, bottom) that fills the target: `fraction` of the centre.
 
-    Below a fraction of 1, it is what torchvision's Resize and CenterCrop give, which round to whole pixels.
+    Below a fraction of 1, it is what torchvision's Resize and CenterCrop give, which round to whole
+    pixels.
     """
     scale = max(width / extent[0], height / extent[1]) / fraction
     if fraction == 1:

@@ -50,7 +50,9 @@ UNREAD = {
     ".pcx": "PCX",
     ".ico": "icon",
     ".fits": "FITS",
-    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "raw photo of a camera"),
+    **dict.fromkeys(
+        (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "raw photo of a camera"
+    ),
 }
 
 DEEP_SAMPLE = 100  # photos of which the white of more than 8 bits is learned
@@ -97,7 +99,9 @@ def load(
     """
     root = Path(name).expanduser()
     if not root.is_dir():
-        raise UserError(f"'{name}' is not a folder. Give the path of a folder with one folder for each class.")
+        raise UserError(
+            f"'{name}' is not a folder. Give the path of a folder with one folder for each class."
+        )
     found = find_photos(root, one_class)
     return read_photos(
         found, str(root), image_size=image_size, channels=channels, resize=resize, progress=progress, one_class=one_class
@@ -116,7 +120,9 @@ def find_photos(root: Path, one_class: bool = False) -> Found:
     if not walk.folders and not walk.files and walk.problems:
         raise UserError(f"{root}: {walk.problems[0][1]}.")
     layout = read_layout(root, walk, one_class)
-    found = Found(notes=list(layout.notes), skipped=[(safe(name), reason) for name, reason in walk.problems])
+    found = Found(
+        notes=list(layout.notes), skipped=[(safe(name), reason) for name, reason in walk.problems]
+    )
     for place in layout.places:
         for file in place.folder.all_photos():
             found.photos.append(Photo(str(root / file), safe(file), place.label, place.split))
@@ -141,7 +147,8 @@ def read_photos(
     """Decode photos through the cache and return those that could be read, in the order given.
 
     Raises:
-        UserError: nothing can be read, or fewer than two classes are left and `one_class` does not allow that.
+        UserError: nothing can be read, or fewer than two classes are left and `one_class` does not
+            allow that.
     """
     photos, states, skipped = _regular(found.photos, found.skipped)
     notes = list(found.notes)
@@ -154,7 +161,9 @@ def read_photos(
         _key(contents, height, width, channels, resize),
         len(photos),
         (height, width, channels),
-        lambda i: decode(photos[i].path, height=height, width=width, channels=channels, resize=resize),
+        lambda i: decode(
+            photos[i].path, height=height, width=width, channels=channels, resize=resize
+        ),
         source=source,
         progress=progress,
         unchanged=lambda: _changed(photos, states, contents, source),
@@ -167,7 +176,11 @@ def read_photos(
         photos = [photo for i, photo in enumerate(photos) if i not in broken]
     if not photos:
         raise UserError(_all_broken(source, skipped))
-    kept = _class_names(photos, found, source, notes, one_class) if class_names is None else tuple(class_names)
+    kept = (
+        _class_names(photos, found, source, notes, one_class)
+        if class_names is None
+        else tuple(class_names)
+    )
     number = {label: i for i, label in enumerate(kept)}
     return Images(
         pixels=cached.pixels,
@@ -182,7 +195,9 @@ def read_photos(
         on_disk=True,
         white=resize.white,
         paths=[photo.path for photo in photos],
-        looks=lambda: _looks(regular, states, photos, contents, (height, width, channels), resize, source, progress),
+        looks=lambda: _looks(
+            regular, states, photos, contents, (height, width, channels), resize, source, progress
+        ),
     )
 
 
@@ -196,7 +211,9 @@ def _looks(
     source: str,
     progress: Progress | None,
 ) -> Looks | None:
-    """Return what the readable photos show at the size that suits them; None where `shape` and `resize` are that."""
+    """Return what the readable photos show at the size that suits them; None where `shape` and
+    `resize` are that.
+    """
     suits = _choose_shape(readable, None, None, [], source)
     usual = Resize(white=resize.white)
     if (suits, usual) == (shape, resize):
@@ -208,7 +225,9 @@ def _looks(
 
     def read(i: int) -> np.ndarray:
         try:
-            pixels = decode(regular[i].path, height=height, width=width, channels=channels, resize=usual)
+            pixels = decode(
+                regular[i].path, height=height, width=width, channels=channels, resize=usual
+            )
         except Unreadable:  # one that is skipped, or gone since its pixels were read: like no other
             name = regular[i].name.encode("utf-8", "surrogateescape")
             return np.resize(_digest(name), (1, num_bytes, 1))
@@ -227,7 +246,9 @@ def _looks(
     names = {photo.name for photo in readable}
     rows = [i for i, photo in enumerate(regular) if photo.name in names]
     values = np.asarray(cached.pixels)[rows, 0, :, 0]
-    thumbs = values[:, DIGEST:].reshape(len(rows), THUMBNAIL, THUMBNAIL, channels) if searched else None
+    thumbs = (
+        values[:, DIGEST:].reshape(len(rows), THUMBNAIL, THUMBNAIL, channels) if searched else None
+    )
     return Looks(np.ascontiguousarray(values[:, :DIGEST]), thumbs, note)
 
 
@@ -236,13 +257,17 @@ def _digest(content: bytes | memoryview) -> np.ndarray:
 
 
 def _with_white(photos: Sequence[Photo], resize: Resize, notes: list[str]) -> Resize:
-    """Return how to decode, with the white of the set where it holds pictures of more than 8 bits; it is noted."""
+    """Return how to decode, with the white of the set where it holds pictures of more than 8 bits;
+    it is noted.
+    """
     if resize.white is not None:
         return resize
     with quiet_pillow():
         white = white_of_set([photo.path for photo in spread(photos, DEEP_SAMPLE)], open_picture)
     if white is not None:
-        notes.append(f"pictures of more than 8 bits: {white:,.6g} is white, as nearly all of their values are below")
+        notes.append(
+            f"pictures of more than 8 bits: {white:,.6g} is white, as nearly all of their values are below"
+        )
     return resize._replace(white=white)
 
 
@@ -285,7 +310,9 @@ def sorted_classes(labels: set[str]) -> tuple[str, ...]:
 
 
 def note_case(photos: Sequence[Photo]) -> list[str]:
-    """Return a line for classes that differ only in case: two classes here, one folder on some systems."""
+    """Return a line for classes that differ only in case: two classes here, one folder on some
+    systems.
+    """
     labels = sorted({photo.label for photo in photos})
     alike = Counter(label.casefold() for label in labels)
     notes = []
@@ -297,11 +324,15 @@ def note_case(photos: Sequence[Photo]) -> list[str]:
 
 
 def _other_files(others: Counter[str]) -> list[str]:
-    """Return lines on the files that are passed over: pictures of a kind that is not read, and all others."""
+    """Return lines on the files that are passed over: pictures of a kind that is not read, and all
+    others.
+    """
     notes = []
     unread = {extension: count for extension, count in others.items() if extension in UNREAD}
     if unread:
-        notes.append(f"pictures of a kind that is not read are passed over: {_unread(unread)}; convert them to PNG")
+        notes.append(
+            f"pictures of a kind that is not read are passed over: {_unread(unread)}; convert them to PNG"
+        )
     rest = {extension: count for extension, count in others.items() if extension not in UNREAD}
     if rest:
         kinds = ", ".join(f"{count:,} {extension}" for extension, count in sorted(rest.items()))
@@ -310,19 +341,27 @@ def _other_files(others: Counter[str]) -> list[str]:
 
 
 def _unread(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {extension} ({UNREAD[extension]})" for extension, count in sorted(counts.items()))
+    return ", ".join(
+        f"{count:,} {extension} ({UNREAD[extension]})"
+        for extension, count in sorted(counts.items())
+    )
 
 
 def _regular(
     photos: Sequence[Photo], skipped: Sequence[tuple[str, str]]
 ) -> tuple[list[Photo], list[os.stat_result], list[tuple[str, str]]]:
-    """Return the photos that are ordinary files, their state, and the longer list of what is skipped."""
+    """Return the photos that are ordinary files, their state, and the longer list of what is
+    skipped.
+    """
     kept, states, skipped = [], [], list(skipped)
     for photo in photos:
         try:
             state = os.stat(photo.path)
-        except (OSError, ValueError) as error:  # a name that no file can have: with NUL in it, or too long
-            skipped.append((photo.name, f"cannot be read: {getattr(error, 'strerror', None) or error}"))
+        # a name that no file can have: with NUL in it, or too long
+        except (OSError, ValueError) as error:
+            skipped.append(
+                (photo.name, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            )
             continue
         if not stat.S_ISREG(state.st_mode):  # reading a pipe would wait for ever
             skipped.append((photo.name, "not a regular file"))
@@ -333,16 +372,24 @@ def _regular(
 
 
 def _contents(
-    photos: Sequence[Photo], states: Sequence[os.stat_result], source: str, progress: Progress | None = None
+    photos: Sequence[Photo],
+    states: Sequence[os.stat_result],
+    source: str,
+    progress: Progress | None = None,
 ) -> str:
-    """Return a digest of the photos' names in the data set and of all their bytes. The folder may move."""
+    """Return a digest of the photos' names in the data set and of all their bytes.
+
+    The folder may move.
+    """
     paths = [photo.path for photo in photos]
     names = [photo.name for photo in photos]
     return contents_digest(paths, names, states, source=source, progress=progress)
 
 
 def _key(contents: str, height: int, width: int, channels: int, resize: str | Resize) -> str:
-    """Return a hash of all that decides on the pixels: what the files hold, and the shape asked for."""
+    """Return a hash of all that decides on the pixels: what the files hold, and the shape asked
+    for.
+    """
     text = f"{cache.VERSION} {height} {width} {channels} {resize}\n{contents}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -354,7 +401,9 @@ def spread(photos: Sequence[Photo], most: int) -> Sequence[Photo]:
     return [photos[i] for i in np.linspace(0, len(photos) - 1, most).astype(int)]
 
 
-def _changed(photos: Sequence[Photo], before: Sequence[os.stat_result], contents: str, source: str) -> str:
+def _changed(
+    photos: Sequence[Photo], before: Sequence[os.stat_result], contents: str, source: str
+) -> str:
     """Return a note on the photos that changed while they were read, or nothing.
 
     A new link to a file or another owner changes its state as well, so what the files hold decides.
@@ -367,10 +416,16 @@ def _changed(photos: Sequence[Photo], before: Sequence[os.stat_result], contents
             changed.append(photo.name)
             continue
         states.append(now)
-        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (state.st_size, state.st_mtime_ns, state.st_ctime_ns):
+        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (
+            state.st_size,
+            state.st_mtime_ns,
+            state.st_ctime_ns,
+        ):
             changed.append(photo.name)
 
-    same = len(states) == len(photos) and (not changed or _contents(photos, states, source) == contents)
+    same = len(states) == len(photos) and (
+        not changed or _contents(photos, states, source) == contents
+    )
     if same:
         return ""
     return f"{len(changed)} photos changed while they were read ({listed(changed)}); the next run reads all again"
@@ -383,7 +438,9 @@ def _choose_shape(
     notes: list[str],
     source: str,
 ) -> tuple[int, int, int]:
-    """Return height, width and channels: as wished, else chosen from a sample of the photos, which is noted."""
+    """Return height, width and channels: as wished, else chosen from a sample of the photos, which
+    is noted.
+    """
     if image_size is not None and channels is not None:
         return *_pair(image_size), channels
     headers: list[tuple[Photo, Header]] = []
@@ -394,7 +451,9 @@ def _choose_shape(
         except Unreadable as error:
             reason = reason or str(error)
     if not headers:
-        raise UserError(_all_broken(source, [(photos[0].name, reason)], len(spread(photos, SAMPLE))))
+        raise UserError(
+            _all_broken(source, [(photos[0].name, reason)], len(spread(photos, SAMPLE)))
+        )
     if channels is None:
         channels = 1 if _all_grey(headers) else 3
         if channels == 1:
@@ -415,7 +474,9 @@ def _choose_shape(
 
 
 def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+    return (
+        (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+    )
 
 
 def _all_grey(headers: Sequence[tuple[Photo, Header]]) -> bool:
@@ -455,8 +516,14 @@ def _no_photos(root: Path, walk: Walk) -> str:
     unread = {extension: count for extension, count in walk.others.items() if extension in UNREAD}
     loose = sum("/" not in file for file in walk.files)
     if loose:
-        lists = [root / name for name in ("metadata.csv", "metadata.jsonl") if (root / name).is_file()]
-        also = f"Its own list does: tintype train {lists[0]}" if lists else "A .csv file with path,label does as well."
+        lists = [
+            root / name for name in ("metadata.csv", "metadata.jsonl") if (root / name).is_file()
+        ]
+        also = (
+            f"Its own list does: tintype train {lists[0]}"
+            if lists
+            else "A .csv file with path,label does as well."
+        )
         return f"{root} holds {loose} images but no class folders. {shape} {also}"
     if unread:
         return f"{root} holds only pictures of a kind that is not read: {_unread(unread)}. Convert them to PNG or JPEG."
@@ -474,9 +541,15 @@ def _no_photos(root: Path, walk: Walk) -> str:
 def _counted(extension: str, count: int) -> str:
     """Return "3 .txt files", or "1 file without an extension"."""
     files = "file" if count == 1 else "files"
-    return f"{count:,} {extension} {files}" if extension.startswith(".") else f"{count:,} {files} without an extension"
+    return (
+        f"{count:,} {extension} {files}"
+        if extension.startswith(".")
+        else f"{count:,} {files} without an extension"
+    )
 
 
-def _all_broken(source: str, skipped: Sequence[tuple[str, str]], num_images: int | None = None) -> str:
+def _all_broken(
+    source: str, skipped: Sequence[tuple[str, str]], num_images: int | None = None
+) -> str:
     name, reason = skipped[0]
     return f"none of the {num_images or len(skipped):,} images of {source} can be read. The first: {name}: {reason}."

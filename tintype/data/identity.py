@@ -1,6 +1,7 @@
 """Which photos a run saw: a digest of the pixels of each, and a perceptual hash for copies that were saved again.
 
-Kept in `photos.safetensors` of the run folder, in the order of `splits.csv`; neither shows what is on a photo.
+Kept in `photos.safetensors` of the run folder, in the order of `splits.csv`; neither shows what is
+on a photo.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from tintype.data.source import ImageSource
 from tintype.data.split import SPLITS
 
 VERSION = "1"
-# Of 800 photos of TrashNet and pets, 95 % of the copies that were saved again in quality 20, halved, mirrored or made
-# grey lie above 0.998, and no two different photos above 0.99.
+# Of 800 photos of TrashNet and pets, 95 % of the copies that were saved again in quality 20,
+# halved, mirrored or made grey lie above 0.998, and no two different photos above 0.99.
 SAME_HASH = 0.995
-# Drawings and scans in one frame have equal hashes without being copies; there the digest decides alone.
+# Drawings and scans in one frame have equal hashes without being copies; there the digest decides
+# alone.
 ALIKE_SHARE, ALIKE_SAMPLE = 0.05, 2000
 BATCH = 64
 
@@ -30,10 +32,11 @@ BATCH = 64
 class Identities:
     """Photos told by what they show.
 
-    `digests` (N, 16) uint8: blake2b of the pixels (H, W, C) as the model's preprocessing gives them. `hashes` (N, 64)
-    int8: the perceptual hash, times 127; zeros where a picture has nothing to compare, and (N, 0) where the pictures
-    are smaller than 48 pixels or resemble each other too much. `splits` (N,) uint8: the place in ("train", "val",
-    "test"). `shape` (H, W, C) is that of the pixels.
+    `digests` (N, 16) uint8: blake2b of the pixels (H, W, C) as the model's preprocessing gives
+    them. `hashes` (N, 64) int8: the perceptual hash, times 127; zeros where a picture has nothing
+    to compare, and (N, 0) where the pictures are smaller than 48 pixels or resemble each other too
+    much. `splits` (N,) uint8: the place in ("train", "val", "test"). `shape` (H, W, C) is that of
+    the pixels.
     """
 
     digests: np.ndarray
@@ -47,7 +50,11 @@ class Identities:
 
         # One entry: safetensors writes several in a random order.
         metadata = {"version and shape": " ".join(map(str, (VERSION, *self.shape)))}
-        save_file({"digests": self.digests, "hashes": self.hashes, "splits": self.splits}, path, metadata=metadata)
+        save_file(
+            {"digests": self.digests, "hashes": self.hashes, "splits": self.splits},
+            path,
+            metadata=metadata,
+        )
 
     @classmethod
     def load(cls, path: Path) -> Identities | None:
@@ -57,10 +64,13 @@ class Identities:
         try:
             with safe_open(path, "np") as file:
                 metadata = file.metadata() or {}
-                digests, hashes, splits = (file.get_tensor(name) for name in ("digests", "hashes", "splits"))
+                digests, hashes, splits = (
+                    file.get_tensor(name) for name in ("digests", "hashes", "splits")
+                )
             version, *sides = metadata["version and shape"].split()
             height, width, channels = (int(side) for side in sides)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # TypeError: a type that NumPy lacks
+        # TypeError: a type that NumPy lacks
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
         sound = (
             version == VERSION
@@ -98,7 +108,9 @@ class Identities:
 
 
 def identify(sources: Mapping[str, ImageSource]) -> Identities:
-    """Return the digests and hashes of all photos of some splits ("train", "val", "test"), in this order."""
+    """Return the digests and hashes of all photos of some splits ("train", "val", "test"), in this
+    order.
+    """
     digests, hashes, splits = [], [], []
     shape = (0, 0, 0)
     for split, source in sources.items():
@@ -109,9 +121,19 @@ def identify(sources: Mapping[str, ImageSource]) -> Identities:
         for start in range(0, len(source), BATCH):
             taken = source.take(torch.arange(start, min(start + BATCH, len(source)))).images
             pixels = np.ascontiguousarray(taken.permute(0, 2, 3, 1).cpu().numpy())
-            digests += [hashlib.blake2b(picture.data, digest_size=16).digest() for picture in pixels]
-            hashes.append(perceptual_hashes(thumbnails(pixels, THUMBNAIL)) if large else np.empty((len(pixels), 0)))
-    joined = np.rint(127 * np.concatenate(hashes)).astype(np.int8) if hashes else np.empty((0, 0), np.int8)
+            digests += [
+                hashlib.blake2b(picture.data, digest_size=16).digest() for picture in pixels
+            ]
+            hashes.append(
+                perceptual_hashes(thumbnails(pixels, THUMBNAIL))
+                if large
+                else np.empty((len(pixels), 0))
+            )
+    joined = (
+        np.rint(127 * np.concatenate(hashes)).astype(np.int8)
+        if hashes
+        else np.empty((0, 0), np.int8)
+    )
     if joined.shape[1] and _resemble(joined, digests):
         joined = joined[:, :0]
     return Identities(
@@ -140,7 +162,9 @@ def _nearest(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _cosines(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return how alike pictures are, as they are or mirrored: the odd horizontal frequencies stand last."""
+    """Return how alike pictures are, as they are or mirrored: the odd horizontal frequencies stand
+    last.
+    """
     half = hashes.shape[1] // 2
     return hashes[:, :half] @ others[:, :half].T + np.abs(hashes[:, half:] @ others[:, half:].T)
 

@@ -1,4 +1,6 @@
-"""What a file that cannot be read as a picture is, told by its first bytes, so that its owner knows what to do."""
+"""What a file that cannot be read as a picture is, told by its first bytes, so that its owner knows
+what to do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,11 @@ from tintype.files import regular_only
 _SIGNATURES = (
     (0, b"\xff\x0a", "a JPEG XL picture, which is not read: convert it to JPEG or PNG"),
     (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture, which is not read: convert it to JPEG or PNG"),
-    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture, which is not read: convert it to JPEG or PNG"),
+    (
+        0,
+        b"\x00\x00\x00\x0cjP  ",
+        "a JPEG 2000 picture, which is not read: convert it to JPEG or PNG",
+    ),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture, which is not read: convert it to JPEG or PNG"),
     (0, b"%PDF", "a PDF document, not an image"),
     (0, b"%!PS", "a PostScript document, not an image"),
@@ -38,13 +44,21 @@ _PIECE = 4096
 
 
 def kind_of(source: str | os.PathLike[str] | bytes) -> str:
-    """Return what a file is, in a few words with the way out, or nothing where its first bytes tell nothing."""
+    """Return what a file is, in a few words with the way out, or nothing where its first bytes tell
+    nothing.
+    """
     start = source[:_PIECE] if isinstance(source, bytes) else _first_bytes(source)
     if start[4:8] == b"ftyp":
         brand = _BRANDS.get(start[8:12])
         if brand in ("HEIC", "AVIF"):
-            return f"a {brand} photo, which is not read{_misnamed(source)}: convert it to JPEG or PNG"
-        return "a camera's raw photo: convert it to JPEG" if brand else "a video (MP4 or MOV), not an image"
+            return (
+                f"a {brand} photo, which is not read{_misnamed(source)}: convert it to JPEG or PNG"
+            )
+        return (
+            "a camera's raw photo: convert it to JPEG"
+            if brand
+            else "a video (MP4 or MOV), not an image"
+        )
 
     for offset, signature, what in _SIGNATURES:
         if start[offset:].startswith(signature):
@@ -87,7 +101,11 @@ def _tiff(source: str | os.PathLike[str] | bytes) -> str:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb", opener=regular_only) as file:
+        with (
+            io.BytesIO(source)
+            if isinstance(source, bytes)
+            else open(source, "rb", opener=regular_only) as file
+        ):
             directory = ImageFileDirectory_v2(file.read(8))
             file.seek(directory.next)
             directory.load(file)

@@ -1,7 +1,7 @@
 """Read the layout of a folder of photos: which folders are splits and which are classes, decided by structure.
 
-Siblings whose folders have the same names are splits of one data set; the words in their names say which is which. What
-cannot be told apart is refused, and every reading but the plain one is noted.
+Siblings whose folders have the same names are splits of one data set; the words in their names say
+which is which. What cannot be told apart is refused, and every reading but the plain one is noted.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _GLUED = re.compile(r"(set|data|images|imgs|split)$")
 
 
-MANY = 100  # folders of which each is compared with each; of more, which are no splits, each with the next
+# folders of which each is compared with each; of more, which are no splits, each with the next
+MANY = 100
 
 
 @dataclass
 class Folder:
-    """One folder with the photos that lie directly in it (paths below the root) and the folders in it."""
+    """One folder with the photos that lie directly in it (paths below the root) and the folders in
+    it.
+    """
 
     path: str
     photos: list[str] = field(default_factory=list)
@@ -65,28 +68,40 @@ class Folder:
     @cached_property
     def full(self) -> list[Folder]:
         """The folders in it that hold photos, sorted by name."""
-        return [self.folders[name] for name in sorted(self.folders) if self.folders[name].num_photos]
+        return [
+            self.folders[name] for name in sorted(self.folders) if self.folders[name].num_photos
+        ]
 
     @cached_property
     def core(self) -> Folder:
-        """The folder itself, or the only folder in it, as where an archive was unpacked into a folder of its name."""
+        """The folder itself, or the only folder in it, as where an archive was unpacked into a
+        folder of its name.
+        """
         single = self.full[0] if len(self.full) == 1 and not self.photos else None
         return single.core if single and single.full and not single.photos else self
 
     @property
     def holds_classes(self) -> bool:
-        """Whether most of its photos lie in folders below it, which are more than one folder of a split's name."""
-        unpacked_twice = len(self.full) == 1 and not self.full[0].full and bool(split_of(self.full[0].name))
+        """Whether most of its photos lie in folders below it, which are more than one folder of a
+        split's name.
+        """
+        unpacked_twice = (
+            len(self.full) == 1 and not self.full[0].full and bool(split_of(self.full[0].name))
+        )
         return bool(self.full) and 2 * len(self.photos) < self.num_photos and not unpacked_twice
 
     @cached_property
     def class_names(self) -> set[str]:
-        """The names of the folders in it as they are compared between splits: without regard to case."""
+        """The names of the folders in it as they are compared between splits: without regard to
+        case.
+        """
         return {class_name(inner.name).casefold() for inner in self.full}
 
 
 class Place(NamedTuple):
-    """A folder whose photos, with those below it, belong to one class and one split ("" where none is given)."""
+    """A folder whose photos, with those below it, belong to one class and one split ("" where none
+    is given).
+    """
 
     folder: Folder
     label: str
@@ -103,11 +118,14 @@ class Layout(NamedTuple):
 def split_of(name: str) -> str:
     """Return the split that the words of a name speak of, as "test" for "test_set2" or "PublicTest"; "" if none does.
 
-    A name that speaks of training and validation ("train_val") is training; any other two cancel each other.
+    A name that speaks of training and validation ("train_val") is training; any other two cancel
+    each other.
     """
     words = words_of(name)
     words += [first + second for first, second in pairwise(words)]
-    found = {_SPLIT_WORDS.get(word) or _SPLIT_WORDS.get(_GLUED.sub("", word), "") for word in words} - {""}
+    found = {
+        _SPLIT_WORDS.get(word) or _SPLIT_WORDS.get(_GLUED.sub("", word), "") for word in words
+    } - {""}
     if found == {"train", "val"}:
         return "train"
     return found.pop() if len(found) == 1 else ""
@@ -119,13 +137,21 @@ def words_of(name: str) -> list[str]:
 
 
 def class_name(name: str) -> str:
-    """Return a folder's name as a class: accents composed (a Mac's archives bring them apart), and always writable."""
+    """Return a folder's name as a class: accents composed (a Mac's archives bring them apart), and
+    always writable.
+    """
     return unicodedata.normalize("NFC", safe(name))
 
 
 def safe(text: str) -> str:
-    """Return a file name as text that can be written anywhere: bytes that are not UTF-8 become escapes."""
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a file name as text that can be written anywhere: bytes that are not UTF-8 become
+    escapes.
+    """
+    return (
+        text
+        if text.isascii()
+        else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    )
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
@@ -156,11 +182,12 @@ def tree(files: Iterable[str], folders: Iterable[str] = ()) -> Folder:
 def read_layout(root: Path, walk: Walk, one_class: bool = False) -> Layout:
     """Return the classes and splits among the folders that a walk through `root` found.
 
-    With `one_class`, photos without class folders are taken as well, in a class named like `root`; what would only be
-    unclear as to classes is then noted, not refused.
+    With `one_class`, photos without class folders are taken as well, in a class named like `root`;
+    what would only be unclear as to classes is then noted, not refused.
 
     Raises:
-        UserError: it cannot be told whether folders are splits or classes, or which split a folder is.
+        UserError: it cannot be told whether folders are splits or classes, or which split a folder
+            is.
     """
     reader = _Reader(root, tree(walk.files, walk.folders), one_class)
     reader.read()
@@ -191,9 +218,15 @@ class _Reader:
             self._note_class_named_as_split(siblings)
             self._read_classes(self.top, "")
             return
-        named = [f"{name} is {split}" for name, split in self.splits.items() if name.lower() not in SPLIT_FOLDERS]
+        named = [
+            f"{name} is {split}"
+            for name, split in self.splits.items()
+            if name.lower() not in SPLIT_FOLDERS
+        ]
         if named:
-            self.notes.append(f"folders are read as splits, by their structure and names: {', '.join(named)}")
+            self.notes.append(
+                f"folders are read as splits, by their structure and names: {', '.join(named)}"
+            )
         self._note_loose(self.top)
         for name, split in list(self.splits.items()):
             self._read_split(self.top.folders[name], split)
@@ -258,7 +291,8 @@ class _Reader:
         if not measured and len(trains) == 1:
             self._refuse_alike(siblings)
             return {}
-        if len(strangers) > len(trains) + len(measured):  # scenes such as train_station and test_kitchen among many
+        # scenes such as train_station and test_kitchen among many
+        if len(strangers) > len(trains) + len(measured):
             self._refuse_alike(siblings)
             return {}
         if self.one_class and measured:
@@ -282,13 +316,21 @@ class _Reader:
         return ""
 
     def _refuse_train_alone(self, trains: Sequence[Folder], strangers: Sequence[Folder]) -> None:
-        """Refuse one folder named train, with folders in it, beside others that are no splits by their names."""
+        """Refuse one folder named train, with folders in it, beside others that are no splits by
+        their names.
+        """
         train = trains[0]
         alike = [s for s in strangers if _alike(train.core, s.core)]
         flat = [s for s in strangers if not s.holds_classes]
         if not alike and (len(train.core.full) < 2 or not flat):
-            return  # a class of that name, such as the vehicle, with folders below it as the other classes have
-        what = "which split that is cannot be told by its name" if alike else "which holds no class folders"
+            # a class of that name, such as the vehicle, with folders below it as the other classes
+            # have
+            return
+        what = (
+            "which split that is cannot be told by its name"
+            if alike
+            else "which holds no class folders"
+        )
         raise UserError(
             f"{self.root}: {train.name} holds folders ({listed(f.name for f in train.core.full)}) as a split does, and "
             f"beside it is {(alike or flat)[0].name}, {what}. Name splits train, val and test; a class that is named "
@@ -332,7 +374,9 @@ class _Reader:
         Raises:
             UserError: some classes have splits inside and some have not.
         """
-        if any(split_of(sibling.name) for sibling in siblings) or (len(siblings) < 2 and not self.one_class):
+        if any(split_of(sibling.name) for sibling in siblings) or (
+            len(siblings) < 2 and not self.one_class
+        ):
             return False
         inside = [s for s in siblings if {split_of(f.name) for f in s.full} - {""} > {"train"}]
         if not inside:
@@ -359,8 +403,12 @@ class _Reader:
             self._note_loose(sibling)
             for split, count in Counter(split_of(part.name) for part in sibling.full).items():
                 if count > 1:
-                    raise UserError(f"{self.root / sibling.path} holds several folders for one split: {split}.")
-            self.places += [Place(part, class_name(sibling.name), split_of(part.name)) for part in sibling.full]
+                    raise UserError(
+                        f"{self.root / sibling.path} holds several folders for one split: {split}."
+                    )
+            self.places += [
+                Place(part, class_name(sibling.name), split_of(part.name)) for part in sibling.full
+            ]
         self.bases = [self.top]
 
     # ---- classes --------------------------------------------------------------------------------------------------
@@ -384,13 +432,17 @@ class _Reader:
         elif split != "train" and (not base.full or unlabelled):
             del self.splits[folder.name]
             if unlabelled:
-                self.notes.append(f"{safe(base.path)} has no folder of a class in training, only {base.full[0].name}")
+                self.notes.append(
+                    f"{safe(base.path)} has no folder of a class in training, only {base.full[0].name}"
+                )
         else:
             self._refuse_alike(base.full)
             self._read_classes(base, split)
 
     def _training(self) -> list[Folder]:
-        return [self.top.folders[name].core for name, split in self.splits.items() if split == "train"]
+        return [
+            self.top.folders[name].core for name, split in self.splits.items() if split == "train"
+        ]
 
     def _read_classes(self, base: Folder, split: str) -> None:
         self.bases.append(base)
@@ -403,12 +455,16 @@ class _Reader:
         spelled = Counter(class_name(inner.name) for inner in base.full)
         twice = [name for name, count in spelled.items() if count > 1]
         if twice:
-            self.notes.append(f"folders whose accents are written in two ways (Unicode) are one class: {listed(twice)}")
+            self.notes.append(
+                f"folders whose accents are written in two ways (Unicode) are one class: {listed(twice)}"
+            )
 
     def _note_loose(self, base: Folder) -> None:
         if base.photos:
             where = safe(str(self.root / base.path))
-            self.notes.append(f"{len(base.photos)} images lie in {where} without a class folder: passed over")
+            self.notes.append(
+                f"{len(base.photos)} images lie in {where} without a class folder: passed over"
+            )
 
     def _note_nested(self, base: Folder) -> None:
         outer = [folder for folder in base.full if folder.full]
@@ -423,22 +479,36 @@ class _Reader:
     def _note_class_named_as_split(self, siblings: Sequence[Folder]) -> None:
         named = [s.name for s in siblings if split_of(s.name)]
         if named and len(siblings) > 1:
-            self.notes.append(f"read as classes, not as splits, since no other folders fit: {listed(named)}")
+            self.notes.append(
+                f"read as classes, not as splits, since no other folders fit: {listed(named)}"
+            )
 
     def note_what_is_left_out(self, own: Sequence[str]) -> None:
         """Note folders that give no photos: empty ones, those beside the splits, and tintype's own."""
         used = {place.folder.path for place in self.places}
         for base in self.bases:
             for _, folder in sorted(base.folders.items()):
-                held = any(path == folder.path or path.startswith(f"{folder.path}/") for path in own)
+                held = any(
+                    path == folder.path or path.startswith(f"{folder.path}/") for path in own
+                )
                 if folder.path not in used and not folder.num_photos and not held:
-                    self.notes.append(f"class folder '{safe(folder.path)}' holds no images: passed over")
+                    self.notes.append(
+                        f"class folder '{safe(folder.path)}' holds no images: passed over"
+                    )
         if self.splits:
-            passed = [name for name in sorted(self.top.folders) if name not in self.splits and name not in self.own]
+            passed = [
+                name
+                for name in sorted(self.top.folders)
+                if name not in self.splits and name not in self.own
+            ]
             if passed:
-                self.notes.append(f"folders beside the splits are passed over: {listed(safe(name) for name in passed)}")
+                self.notes.append(
+                    f"folders beside the splits are passed over: {listed(safe(name) for name in passed)}"
+                )
         if own:
-            self.notes.append(f"folders of tintype's own runs are passed over: {listed(safe(path) for path in own)}")
+            self.notes.append(
+                f"folders of tintype's own runs are passed over: {listed(safe(path) for path in own)}"
+            )
 
 
 def _alike(one: Folder, other: Folder) -> bool:

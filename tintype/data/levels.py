@@ -1,7 +1,8 @@
 """Pictures of more than 8 bits: which value is white follows from the format and the set, never from one pixel.
 
-A microscope writes 12 bits into a container of 16, a renderer puts 1.01 into a picture of 0 to 1. So the range is the
-smallest usual one that holds nearly all values, of the whole set where there is one, and the tags of the file come first.
+A microscope writes 12 bits into a container of 16, a renderer puts 1.01 into a picture of 0 to 1.
+So the range is the smallest usual one that holds nearly all values, of the whole set where there is
+one, and the tags of the file come first.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from PIL import Image
 BITS = (8, 10, 12, 14, 16, 24, 31)
 FLOATS = (1.0, 255.0, 65_535.0)
 
-# Nearly all: one value in a thousand may lie above (hot pixels), and resampling overshoots by a part of the range.
+# Nearly all: one value in a thousand may lie above (hot pixels), and resampling overshoots by a
+# part of the range.
 SHARE = 0.999
 OVERSHOOT = {"integer": 1.1, "float": 1.5}
 MOST_VALUES = 1_000_000  # of a picture, evenly spaced
@@ -28,7 +30,9 @@ Opener = Callable[[str | os.PathLike[str]], Image.Image]
 
 
 class Levels(NamedTuple):
-    """The value that is white, and the largest one that the format could hold (1 for floating point)."""
+    """The value that is white, and the largest one that the format could hold (1 for floating
+    point).
+    """
 
     white: float
     full: float

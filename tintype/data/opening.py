@@ -19,13 +19,21 @@ from tintype import plugins
 from tintype.data.audit import Duplicates, kept_together, leaked_rows, photo_audit, quick_audit
 from tintype.data.cache import Progress, cached_pixels, format_bytes
 from tintype.data.decode import Resize, as_resize, fit
-from tintype.data.source import DataSpec, DataSplits, Images, ImageSource, MappedSource, ResidentSource
+from tintype.data.source import (
+    DataSpec,
+    DataSplits,
+    Images,
+    ImageSource,
+    MappedSource,
+    ResidentSource,
+)
 from tintype.data.split import SPLITS, describe_splits, three_splits
 from tintype.data.taken import read_taken
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.grouping import check_groups, parse_groups, suggest_by_names, united
 
-RESIDENT_SHARE = 0.5  # of the free memory; the rest is for the network and the copies of the batches
+# of the free memory; the rest is for the network and the copies of the batches
+RESIDENT_SHARE = 0.5
 STATISTICS_SAMPLE = 30_000_000  # values looked at for mean and standard deviation
 BY_PATH = ("folder", "csv-file")
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -50,19 +58,26 @@ def open_data(
     """Return training, validation and test images of a data set.
 
     Args:
-        data: a name (`tintype list data`), a folder ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*, or a .csv file.
-        data_root: a folder that holds the data set's files already, or where the paths of a CSV begin.
+        data: a name (`tintype list data`), a folder ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*,
+            or a .csv file.
+        data_root: a folder that holds the data set's files already, or where the paths of a CSV
+            begin.
         image_size: side, or (height, width); by default the images' own, or chosen and noted.
         channels: 1 or 3; by default as the images are.
-        resize: "crop", "squash" or "pad", or a Resize, which says also how much of the centre and which filter.
+        resize: "crop", "squash" or "pad", or a Resize, which says also how much of the centre and
+            which filter.
         val_fraction: below 1 a fraction of what may be cut, from 1 on a number of images.
-        test_fraction: the same, where the data brings no test split; 0 leaves the test split empty then.
+        test_fraction: the same, where the data brings no test split; 0 leaves the test split empty
+            then.
         split_seed: another seed gives another membership.
-        groups: what belongs together beside what the data itself says (see `tintype.grouping.parse_groups`).
-        split_rule: where near-copies, which stay on one side, are looked for: "from-photos", so that the splits follow
+        groups: what belongs together beside what the data itself says (see
+            `tintype.grouping.parse_groups`).
+        split_rule: where near-copies, which stay on one side, are looked for: "from-photos", so
+            that the splits follow
             from the photos alone, or "at-image-size", as runs of earlier versions had it.
         memory_limit: bytes of pixels that may be held in memory; by default half of what is free.
-        one_class: whether photos of one class, or in no class folder at all, will do (they do for generation).
+        one_class: whether photos of one class, or in no class folder at all, will do (they do for
+            generation).
         progress: called as progress(what, done, total) while something takes long.
 
     Raises:
@@ -92,13 +107,26 @@ def open_data(
     mean, std, note = _statistics(images.pixels, rows["train"])
     _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, rows)
-    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white)
+    spec = DataSpec(
+        name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white
+    )
     resident, reason = _choose_resident(images.pixels.nbytes, memory_limit)
     notes += [*note, reason]
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
-    known = {} if together is None else {n: str(g) for n, g in zip(images.names, together, strict=True) if g}
+    known = (
+        {}
+        if together is None
+        else {n: str(g) for n, g in zip(images.names, together, strict=True) if g}
+    )
     return DataSplits(
-        spec, sources["train"], sources["val"], sources["test"], tuple(notes), images.skipped, leaked, known
+        spec,
+        sources["train"],
+        sources["val"],
+        sources["test"],
+        tuple(notes),
+        images.skipped,
+        leaked,
+        known,
     )
 
 
@@ -125,7 +153,9 @@ def grouped(images: Images, groups: str | None, progress: Progress | None = None
 
 
 class Whole(NamedTuple):
-    """All images of a data set as one source, the group of each by its name, and what was noticed of groups."""
+    """All images of a data set as one source, the group of each by its name, and what was noticed
+    of groups.
+    """
 
     source: ImageSource
     groups: dict[str, str]
@@ -155,13 +185,19 @@ def open_whole(
     images = _fitted(loaded, name, image_size, channels, how, progress)
     images = grouped(images, groups, progress)
     together = kept_together(photo_audit(loaded), images.names, images.groups)
-    known = {} if together is None else {n: str(g) for n, g in zip(images.names, together, strict=True) if g}
+    known = (
+        {}
+        if together is None
+        else {n: str(g) for n, g in zip(images.names, together, strict=True) if g}
+    )
 
     rows = np.arange(len(images.targets))
     mean, std, _ = _statistics(images.pixels, rows)
     _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, dict.fromkeys(SPLITS, rows))
-    spec = DataSpec(name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white)
+    spec = DataSpec(
+        name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white
+    )
     source = _source(spec, images, rows, _choose_resident(images.pixels.nbytes, memory_limit)[0])
     return Whole(source, known, _suggested_groups(images))
 
@@ -175,11 +211,17 @@ def _load(
     one_class: bool,
     progress: Progress | None,
 ) -> tuple[Images, str]:
-    """Return the images of a data set and its name: photos as they are asked for, arrays as they come."""
+    """Return the images of a data set and its name: photos as they are asked for, arrays as they
+    come.
+    """
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
     module, name = locate(data)
-    by_path = {"one_class": True} if one_class and "one_class" in inspect.signature(module.load).parameters else {}
+    by_path = (
+        {"one_class": True}
+        if one_class and "one_class" in inspect.signature(module.load).parameters
+        else {}
+    )
     images = module.load(
         data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress, **by_path
     )  # fmt: skip
@@ -200,19 +242,24 @@ def locate(data: str) -> tuple[ModuleType, str]:
         return plugins.find("data", "csv-file"), path.stem
     if os.sep in data or data.startswith((".", "~")) or data.lower().endswith(TABLES):
         raise UserError(f"there is no folder or file '{data}' (looked from {Path.cwd()}).")
-    raise unknown_name("data set", data, known, hint="A folder of images or a .csv file does as well.")
+    raise unknown_name(
+        "data set", data, known, hint="A folder of images or a .csv file does as well."
+    )
 
 
 def shadowed(data: str, task: str = "classify") -> list[str]:
     """Return a line where `data` is the name of a set and also that of a folder or file here: the set is meant.
 
-    A recipe that names a set gives the same everywhere, whatever lies in the folder that it is called from.
+    A recipe that names a set gives the same everywhere, whatever lies in the folder that it is
+    called from.
     """
     here = Path(data)
     if data not in plugins.names("data", task) or data in BY_PATH or not here.exists():
         return []
     kind = "folder" if here.is_dir() else "file"
-    return [f"data '{data}' is the built-in set, not the {kind} {data} that is here; for the {kind} type ./{data}"]
+    return [
+        f"data '{data}' is the built-in set, not the {kind} {data} that is here; for the {kind} type ./{data}"
+    ]
 
 
 def _fitted(
@@ -223,7 +270,9 @@ def _fitted(
     resize: Resize,
     progress: Progress | None,
 ) -> Images:
-    """Return images of the wished size and channels, for sets that come as arrays; kept in the cache as photos are."""
+    """Return images of the wished size and channels, for sets that come as arrays; kept in the
+    cache as photos are.
+    """
     num_images, height, width, num_channels = images.pixels.shape
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -256,24 +305,37 @@ def _check_classes(images: Images, name: str) -> None:
             "Add images, or remove the class."
         )
     if images.split is not None:
-        learnable = np.bincount(images.targets[np.isin(images.split, ("train", ""))], minlength=len(counts))
+        learnable = np.bincount(
+            images.targets[np.isin(images.split, ("train", ""))], minlength=len(counts)
+        )
         if not learnable.any():
-            given = " and ".join(split for split in ("val", "test") if (images.split == split).any())
+            given = " and ".join(
+                split for split in ("val", "test") if (images.split == split).any()
+            )
             raise UserError(
                 f"no image of {name} is for training: all are given to {given}. Expected train/CLASS/*.jpg, or rows for train."
             )
         unseen = [images.class_names[c] for c in np.flatnonzero((learnable == 0) & (counts > 0))]
         if unseen:
-            seen = {images.class_names[c].casefold().strip(): images.class_names[c] for c in np.flatnonzero(learnable)}
+            seen = {
+                images.class_names[c].casefold().strip(): images.class_names[c]
+                for c in np.flatnonzero(learnable)
+            }
             alike = seen.get(unseen[0].casefold().strip())
-            mend = f"Training has '{alike}', which differs only in case or spaces: rename one." if alike else ""
+            mend = (
+                f"Training has '{alike}', which differs only in case or spaces: rename one."
+                if alike
+                else ""
+            )
             raise UserError(
                 f"class '{unseen[0]}' of {name} has no training image{_more(unseen)}. "
                 f"{mend or 'Add some, or remove the class.'}"
             )
 
 
-def _check_held_out(rows: dict[str, np.ndarray], duplicates: Duplicates, images: Images, needed: Sequence[str]) -> None:
+def _check_held_out(
+    rows: dict[str, np.ndarray], duplicates: Duplicates, images: Images, needed: Sequence[str]
+) -> None:
     """Refuse data of which nothing is left to measure on, and say what keeps it together."""
     words = {"val": "validation", "test": "test"}
     empty = [words[split] for split in needed if not len(rows[split])]
@@ -312,14 +374,18 @@ def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
         for split, word in zip(SPLITS, ("training", "validation", "test"), strict=True)
         if len(rows[split])
     )
-    notes = [f"{num_images:,} images of {height}x{width}x{channels}, {len(images.class_names)} classes: {counts}"]
+    notes = [
+        f"{num_images:,} images of {height}x{width}x{channels}, {len(images.class_names)} classes: {counts}"
+    ]
     for split, word in (("val", "validation"), ("test", "test")):
         if not len(rows[split]):
             continue
         present = np.bincount(images.targets[rows[split]], minlength=len(images.class_names)) > 0
         absent = [images.class_names[c] for c in np.flatnonzero(~present)]
         if absent:
-            notes.append(f"{word} holds no image of {len(absent)} classes with too few: {', '.join(absent[:5])}")
+            notes.append(
+                f"{word} holds no image of {len(absent)} classes with too few: {', '.join(absent[:5])}"
+            )
     return notes
 
 
@@ -347,21 +413,42 @@ def _divided_groups(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
 
 
 def _duplicate_notes(
-    duplicates: Duplicates, images: Images, rows: dict[str, np.ndarray], leaked: dict[str, np.ndarray]
+    duplicates: Duplicates,
+    images: Images,
+    rows: dict[str, np.ndarray],
+    leaked: dict[str, np.ndarray],
 ) -> list[str]:
-    """Return what is to be known of images that show the same picture: kept together, leaked, labelled otherwise."""
+    """Return what is to be known of images that show the same picture: kept together, leaked,
+    labelled otherwise.
+    """
     notes = [f"duplicates: {duplicates.note}"] if duplicates.note else []
-    free = np.ones(len(images.names), bool) if images.split is None else ~np.isin(images.split, ("val", "test"))
+    free = (
+        np.ones(len(images.names), bool)
+        if images.split is None
+        else ~np.isin(images.split, ("val", "test"))
+    )
     if images.split is None or not set(np.unique(images.split)) >= {"train", "val", "test"}:
-        together = [found for found in (group[free[group]] for group in duplicates.groups) if len(found) > 1]
+        together = [
+            found for found in (group[free[group]] for group in duplicates.groups) if len(found) > 1
+        ]
         if together:
-            copies = "near-duplicates" if (duplicates.group != duplicates.copy_of).any() else "copies"
-            notes.append(f"{sum(map(len, together)):,} {copies} in {len(together):,} groups stay on one side")
-    for split, word, before in (("val", "validation", "training"), ("test", "test", "training or validation")):
+            copies = (
+                "near-duplicates" if (duplicates.group != duplicates.copy_of).any() else "copies"
+            )
+            notes.append(
+                f"{sum(map(len, together)):,} {copies} in {len(together):,} groups stay on one side"
+            )
+    for split, word, before in (
+        ("val", "validation", "training"),
+        ("test", "test", "training or validation"),
+    ):
         if split in leaked:
             count, total = len(leaked[split]), len(rows[split])
-            notes.append(f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images")
-    same_way = duplicates.told_apart(images.targets)  # a mirrored picture with another label is no contradiction
+            notes.append(
+                f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images"
+            )
+    # a mirrored picture with another label is no contradiction
+    same_way = duplicates.told_apart(images.targets)
     contrary = [group for group in same_way.groups if len(set(images.targets[group].tolist())) > 1]
     if contrary:
         names = " and ".join(images.names[i] for i in contrary[0][:2])
@@ -371,14 +458,21 @@ def _duplicate_notes(
     return notes
 
 
-def _statistics(pixels: np.ndarray, train: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
+def _statistics(
+    pixels: np.ndarray, train: np.ndarray
+) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
     """Return mean and standard deviation of each channel of the training images, scaled to 0..1, in exact integers.
 
-    Of a large set every k-th image counts. A channel without variation gets the deviation of one step (1/255).
+    Of a large set every k-th image counts. A channel without variation gets the deviation of one
+    step (1/255).
     """
     per_image = int(np.prod(pixels.shape[1:]))
     most = max(STATISTICS_SAMPLE // per_image, 1000)
-    rows = train if len(train) <= most else train[np.linspace(0, len(train) - 1, most).astype(np.int64)]
+    rows = (
+        train
+        if len(train) <= most
+        else train[np.linspace(0, len(train) - 1, most).astype(np.int64)]
+    )
     total = np.zeros(pixels.shape[2:], np.int64)
     total_squares = np.zeros(pixels.shape[2:], np.int64)
     step = max(1, 1_000_000 // per_image)
@@ -428,13 +522,20 @@ def _choose_resident(num_bytes: int, memory_limit: int | None) -> tuple[bool, st
 
 
 def _free_memory() -> int:
-    """Return the free memory in bytes: the system's, or what a container's limit leaves (cgroup v2)."""
+    """Return the free memory in bytes: the system's, or what a container's limit leaves (cgroup
+    v2).
+    """
     available = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text(encoding="utf-8"))
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
-        used = int((group / "memory.current").read_text(encoding="utf-8")) - int(statistics["inactive_file"])
+        statistics = dict(
+            line.split()
+            for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        )
+        used = int((group / "memory.current").read_text(encoding="utf-8")) - int(
+            statistics["inactive_file"]
+        )
     except (OSError, ValueError, KeyError):  # no limit ("max"), or another system
         return available
     return max(0, min(available, limit - used))

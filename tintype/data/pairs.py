@@ -1,4 +1,6 @@
-"""Photos for super-resolution: whole ones of any size to measure on, and blocks of them to train on."""
+"""Photos for super-resolution: whole ones of any size to measure on, and blocks of them to train
+on.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +52,15 @@ class Photo:
     path: str = ""
 
     def cropped(self, scale: int) -> Photo:
-        """Return the photo with sides that are multiples of `scale`, cut at the right and at the bottom."""
+        """Return the photo with sides that are multiples of `scale`, cut at the right and at the
+        bottom.
+        """
         height, width = (length // scale * scale for length in self.high.shape[:2])
-        return self if self.high.shape[:2] == (height, width) else replace(self, high=self.high[:height, :width])
+        return (
+            self
+            if self.high.shape[:2] == (height, width)
+            else replace(self, high=self.high[:height, :width])
+        )
 
 
 class Shelf:
@@ -93,7 +101,9 @@ class Shelf:
         self.on_disk += pixels.nbytes
 
     def tensors(self) -> list[Tensor]:
-        """Return all pixels in the order of their numbers; those on disk are views of one memory map. Once, at the end."""
+        """Return all pixels in the order of their numbers; those on disk are views of one memory
+        map. Once, at the end.
+        """
         whole = None
         if self._file is not None:
             with self._file as file:  # has no name, so that nothing is left when the map is gone
@@ -119,7 +129,9 @@ class Shelf:
 
 
 class WholePhotos(ImageSource):
-    """Photos of any size, taken one at a time; `targets` of a batch holds the small version where one is given."""
+    """Photos of any size, taken one at a time; `targets` of a batch holds the small version where
+    one is given.
+    """
 
     kind = "resident"
 
@@ -144,20 +156,31 @@ class WholePhotos(ImageSource):
 class BlockSource(ImageSource):
     """Square blocks of photos, a little larger than what is trained on, so that each crop can be drawn at random.
 
-    `targets` of a batch holds the blocks of the small versions (N, C, side / scale, side / scale) where they are given.
+    `targets` of a batch holds the blocks of the small versions (N, C, side / scale, side / scale)
+    where they are given.
     """
 
     kind = "resident"
 
-    def __init__(self, spec: DataSpec, photos: Sequence[Photo], corners: Tensor, side: int, scale: int) -> None:
-        self.spec, self.photos, self.corners, self.side, self.scale = spec, list(photos), corners, side, scale
+    def __init__(
+        self, spec: DataSpec, photos: Sequence[Photo], corners: Tensor, side: int, scale: int
+    ) -> None:
+        self.spec, self.photos, self.corners, self.side, self.scale = (
+            spec,
+            list(photos),
+            corners,
+            side,
+            scale,
+        )
         self.names = [f"{self.photos[p].name} at {top},{left}" for p, top, left in corners.tolist()]
         self.targets = torch.zeros(len(corners), dtype=torch.int64)
         self.paired = self.photos[0].low is not None
 
     @classmethod
     def cut(cls, spec: DataSpec, photos: Sequence[Photo], crop: int, scale: int) -> BlockSource:
-        """Lay a grid over each photo so that every crop of `crop` pixels lies in a block, if photos are large enough."""
+        """Lay a grid over each photo so that every crop of `crop` pixels lies in a block, if photos
+        are large enough.
+        """
         smallest = min(min(photo.high.shape[:2]) for photo in photos)
         side = min(2 * crop, smallest) // scale * scale
         stride = max(side - crop, crop // 2, scale) // scale * scale
@@ -171,17 +194,27 @@ class BlockSource(ImageSource):
 
     def take(self, index: Tensor) -> Batch:
         corners = self.corners[index.cpu()].tolist()
-        high = torch.stack([_cut(self.photos[p].high, top, left, self.side) for p, top, left in corners])
+        high = torch.stack(
+            [_cut(self.photos[p].high, top, left, self.side) for p, top, left in corners]
+        )
         low = self.targets[index.cpu()]
         if self.paired:
             s = self.scale
             parts = ((self.photos[p].low, top // s, left // s) for p, top, left in corners)
-            low = torch.stack([_cut(part, top, left, self.side // s) for part, top, left in parts if part is not None])
+            low = torch.stack(
+                [
+                    _cut(part, top, left, self.side // s)
+                    for part, top, left in parts
+                    if part is not None
+                ]
+            )
             low = low.permute(0, 3, 1, 2)
         return Batch(high.permute(0, 3, 1, 2), low, index)
 
     def subset(self, index: Tensor | np.ndarray) -> BlockSource:
-        return BlockSource(self.spec, self.photos, self.corners[torch.as_tensor(index)], self.side, self.scale)
+        return BlockSource(
+            self.spec, self.photos, self.corners[torch.as_tensor(index)], self.side, self.scale
+        )
 
     def whole(self) -> WholePhotos:
         """Return some of the photos that the blocks are cut from, evenly spread, to measure on."""
@@ -219,7 +252,8 @@ def open_pairs(
     """Return photos to train on, as blocks, and whole ones for validation and test.
 
     Args:
-        data: a name (`tintype list data`), or a folder of photos: flat, in class folders, in train/ val/ test/, or pairs
+        data: a name (`tintype list data`), or a folder of photos: flat, in class folders, in train/
+            val/ test/, or pairs
             of the same name in hr/ and lr/.
         data_root: a folder that holds the data set's files.
         image_size: bring every photo to this size first; by default they keep their own.
@@ -227,19 +261,25 @@ def open_pairs(
         val_fraction: below 1 a fraction of what may be cut, from 1 on a number of photos.
         test_fraction: the same, where the data brings no test split.
         split_seed: another seed gives another membership.
-        groups: what belongs together, as crops of one photo do (see `tintype.grouping.parse_groups`).
+        groups: what belongs together, as crops of one photo do (see
+            `tintype.grouping.parse_groups`).
         scale: how many times larger.
         patch: side of what is trained on, in pixels of the large photo.
         progress: called as progress(what, done, total).
 
     Raises:
-        UserError: the data cannot be found or read, photos are too small, or pairs do not fit each other.
+        UserError: the data cannot be found or read, photos are too small, or pairs do not fit each
+            other.
     """
     if scale not in (2, 3, 4, 8):
         raise UserError(f"scale is {scale!r}. Expected 2, 3, 4 or 8.")
     if type(patch) is not int or patch < 8 * scale or patch % scale:
-        raise UserError(f"patch is {patch!r}; expected a multiple of scale {scale}, at least {8 * scale}.")
-    photos, given, notes, skipped = read_photos(data, data_root, image_size, resize, scale, progress)
+        raise UserError(
+            f"patch is {patch!r}; expected a multiple of scale {scale}, at least {8 * scale}."
+        )
+    photos, given, notes, skipped = read_photos(
+        data, data_root, image_size, resize, scale, progress
+    )
     wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     names = [photo.name for photo in photos]
     together: list[str] | None = None
@@ -252,7 +292,9 @@ def open_pairs(
         notes = [*notes, suggested.line()] if suggested else notes
     rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **wishes)
     if any(len(rows[split]) == 0 for split in rows):
-        raise UserError(f"{len(photos)} photos in {data} are too few: each of training, validation and test needs one.")
+        raise UserError(
+            f"{len(photos)} photos in {data} are too few: each of training, validation and test needs one."
+        )
     large = [photos[i] for i in rows["train"] if min(photos[i].high.shape[:2]) >= patch]
     small = [photos[i] for i in rows["train"] if min(photos[i].high.shape[:2]) < patch]
     skipped += [(p.name, f"smaller than the patch of {patch} pixels") for p in small]
@@ -262,23 +304,44 @@ def open_pairs(
         )
     megapixels = sum(photo.high[:, :, 0].numel() for photo in photos) / 1e6
     counts = ", ".join(
-        f"{len(rows[s])} {w}" for s, w in (("train", "training"), ("val", "validation"), ("test", "test"))
+        f"{len(rows[s])} {w}"
+        for s, w in (("train", "training"), ("val", "validation"), ("test", "test"))
     )
-    notes = [*notes, f"{len(photos)} photos, {megapixels:.1f} megapixels: {counts}", *describe_splits(given, **wishes)]
+    notes = [
+        *notes,
+        f"{len(photos)} photos, {megapixels:.1f} megapixels: {counts}",
+        *describe_splits(given, **wishes),
+    ]
     if skipped:
         notes.append(
-            f"skipped: {len(skipped)} photos: {skipped[0][0]} ({skipped[0][1]})" + (", ..." if skipped[1:] else "")
+            f"skipped: {len(skipped)} photos: {skipped[0][0]} ({skipped[0][1]})"
+            + (", ..." if skipped[1:] else "")
         )
     spec = DataSpec(
-        Path(data).name, 3, patch, patch, (), (0.0,) * 3, (1.0,) * 3, _fingerprint(photos, rows, scale, patch)
+        Path(data).name,
+        3,
+        patch,
+        patch,
+        (),
+        (0.0,) * 3,
+        (1.0,) * 3,
+        _fingerprint(photos, rows, scale, patch),
     )
-    # Two pixels of the small image on each side see beyond a block's edge: they are cut off after it was made small.
-    train = BlockSource.cut(spec, large, patch if large[0].low is not None else patch + 4 * scale, scale)
-    val, test = (WholePhotos(spec, [photos[i].cropped(scale) for i in rows[split]]) for split in ("val", "test"))
+    # Two pixels of the small image on each side see beyond a block's edge: they are cut off after
+    # it was made small.
+    train = BlockSource.cut(
+        spec, large, patch if large[0].low is not None else patch + 4 * scale, scale
+    )
+    val, test = (
+        WholePhotos(spec, [photos[i].cropped(scale) for i in rows[split]])
+        for split in ("val", "test")
+    )
     return DataSplits(spec, train, val, test, tuple(notes), tuple(skipped), groups=known)
 
 
-def group_photos(photos: Sequence[Photo], groups: str, progress: Progress | None = None) -> tuple[dict[str, str], str]:
+def group_photos(
+    photos: Sequence[Photo], groups: str, progress: Progress | None = None
+) -> tuple[dict[str, str], str]:
     """Return the group of each photo that is in one, by its name, and a line on them.
 
     Raises:
@@ -301,7 +364,9 @@ def open_whole(data: str, scale: int, split: str | None = None) -> WholePhotos:
         UserError: the set cannot be found or read, or holds no photo of the split.
     """
     photos, given, _, _ = read_photos(data, None, None, "crop", scale, None)
-    chosen = [p.cropped(scale) for p, where in zip(photos, given, strict=True) if split in (None, where)]
+    chosen = [
+        p.cropped(scale) for p, where in zip(photos, given, strict=True) if split in (None, where)
+    ]
     if not chosen:
         raise UserError(f"{data} holds no photo for {split}.")
     spec = DataSpec(Path(data).name, 3, 0, 0, (), (0.0,) * 3, (1.0,) * 3, "")
@@ -319,13 +384,19 @@ def read_photos(
     scale: int,
     progress: Progress | None,
 ) -> Read:
-    """Return photos, the split given for each ("" is free), notes, and what was skipped with the reason."""
+    """Return photos, the split given for each ("" is free), notes, and what was skipped with the
+    reason.
+    """
     notes = shadowed(data, TASK)
     if data == "photos":
         photos, given, more, skipped = sample_photos()
         return photos, given, [*notes, *more], skipped
     listed = (
-        _pet_files(data_root, progress) if data == "oxford-pets" else _t91_files(data_root) if data == "t91" else None
+        _pet_files(data_root, progress)
+        if data == "oxford-pets"
+        else _t91_files(data_root)
+        if data == "t91"
+        else None
     )
     if listed is None:
         root = Path(data).expanduser()
@@ -336,7 +407,9 @@ def read_photos(
                 raise UserError(f"there is no folder {data}.")
             raise unknown_name("data set", data, NAMES, hint="A folder of photos does as well.")
         listed = _folder_files(root)
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size or (None, None)
+    height, width = (
+        (image_size, image_size) if isinstance(image_size, int) else image_size or (None, None)
+    )
     read, skipped = [], []
     shelf = Shelf(psutil.virtual_memory().available * MEMORY_SHARE, data)
     for number, (name, high, low, split) in enumerate(listed, 1):
@@ -349,19 +422,27 @@ def read_photos(
             skipped.append((name, str(reason)))
             continue
         _check_pair(name, pixels.shape, small, scale)
-        read.append((name, shelf.put(pixels), None if small is None else shelf.put(small), split, str(high)))
+        read.append(
+            (name, shelf.put(pixels), None if small is None else shelf.put(small), split, str(high))
+        )
         if progress:
             progress("reading photos", number, len(listed))
     if not read:
         raise UserError(
-            f"no photo in {data} can be read" + (f": {skipped[0][0]}, {skipped[0][1]}." if skipped else ".")
+            f"no photo in {data} can be read"
+            + (f": {skipped[0][0]}, {skipped[0][1]}." if skipped else ".")
         )
     kept = shelf.tensors()
     photos = [
         Photo(name, kept[high], None if low is None else kept[low], path).cropped(scale)
         for name, high, low, _, path in read
     ]
-    return photos, np.array([row[3] for row in read], dtype="<U5"), [*notes, *shelf.notes()], skipped
+    return (
+        photos,
+        np.array([row[3] for row in read], dtype="<U5"),
+        [*notes, *shelf.notes()],
+        skipped,
+    )
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:
@@ -380,7 +461,9 @@ def _check_pair(name: str, shape: tuple[int, ...], low: np.ndarray | None, scale
 
 
 def sample_photos() -> Read:
-    """Return the three embedded photographs: two to train on, a quarter of each kept for validation, the third as test."""
+    """Return the three embedded photographs: two to train on, a quarter of each kept for
+    validation, the third as test.
+    """
     import matplotlib
 
     images = resources.files("sklearn.datasets") / "images"
@@ -388,7 +471,10 @@ def sample_photos() -> Read:
     for name in ("china.jpg", "flower.jpg"):
         pixels = _tensor(decode((images / name).read_bytes(), height=None, width=None, channels=3))
         edge = pixels.shape[1] * 3 // 4
-        photos += [Photo(name, pixels[:, :edge]), Photo(f"{name} (right quarter)", pixels[:, edge:])]
+        photos += [
+            Photo(name, pixels[:, :edge]),
+            Photo(f"{name} (right quarter)", pixels[:, edge:]),
+        ]
         given += ["train", "val"]
     path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     photos.append(Photo(path.name, _tensor(decode(path, height=None, width=None, channels=3))))
@@ -412,7 +498,9 @@ def _folder_files(root: Path) -> Listed:
 
 
 def _splits_by_words(files: Sequence[str]) -> dict[str, str]:
-    """Return each file's split by longer names of the outer folders, such as DIV2K_train; empty where they tell of none."""
+    """Return each file's split by longer names of the outer folders, such as DIV2K_train; empty
+    where they tell of none.
+    """
     if any(_split_of(name) for name in files):
         return {}
     splits = {name: split_of(name.split("/")[0]) if "/" in name else "" for name in files}
@@ -420,25 +508,42 @@ def _splits_by_words(files: Sequence[str]) -> dict[str, str]:
 
 
 def _split_of(name: str) -> str:
-    found = [SPLIT_FOLDERS[part.lower()] for part in Path(name).parts[:-1] if part.lower() in SPLIT_FOLDERS]
+    found = [
+        SPLIT_FOLDERS[part.lower()]
+        for part in Path(name).parts[:-1]
+        if part.lower() in SPLIT_FOLDERS
+    ]
     return found[0] if found else ""
 
 
 def _pairs(root: Path, large: list[str], small: list[str]) -> Listed:
-    """Match each file in hr/ with that of the same name in lr/; the ending may differ, and lr may add x2, x3, x4."""
+    """Match each file in hr/ with that of the same name in lr/; the ending may differ, and lr may
+    add x2, x3, x4.
+    """
     lows = {
-        str(Path(*("hr" if part == "lr" else part for part in Path(name).parts)).with_suffix("")): name
+        str(
+            Path(*("hr" if part == "lr" else part for part in Path(name).parts)).with_suffix("")
+        ): name
         for name in small
     }
     listed: Listed = []
     for name in large:
         stem = str(Path(name).with_suffix(""))
-        low = next((lows.pop(key) for key in (stem, *(f"{stem}x{s}" for s in (2, 3, 4, 8))) if key in lows), None)
+        low = next(
+            (
+                lows.pop(key)
+                for key in (stem, *(f"{stem}x{s}" for s in (2, 3, 4, 8)))
+                if key in lows
+            ),
+            None,
+        )
         if low is None:
             raise UserError(f"{root / name} has no partner of the same name in lr/.")
         listed.append((name, root / name, root / low, _split_of(name)))
     if lows:
-        raise UserError(f"{root / next(iter(lows.values()))} has no partner of the same name in hr/.")
+        raise UserError(
+            f"{root / next(iter(lows.values()))} has no partner of the same name in hr/."
+        )
     return listed
 
 
@@ -455,16 +560,20 @@ def _t91_files(data_root: str | None) -> Listed:
     for folder, split in (("T91", ""), ("Set5", "test")):
         path = next((p for p in (root / folder, root / "sr" / folder) if p.is_dir()), None)
         if path is None:
-            raise UserError(f"there is no folder {folder} in {root}. Expected T91/ and Set5/ with the original images.")
-        listed += [(f"{folder}/{name}", path / name, None, split) for name in walk_images(path).files]
+            raise UserError(
+                f"there is no folder {folder} in {root}. Expected T91/ and Set5/ with the original images."
+            )
+        listed += [
+            (f"{folder}/{name}", path / name, None, split) for name in walk_images(path).files
+        ]
     return listed
 
 
 def _pet_files(data_root: str | None, progress: Progress | None) -> Listed:
     """Return trainval and test of Oxford-IIIT Pet: the layout of torchvision, or folders {train,test}/ or breeds.
 
-    They are looked for in `data_root`, else in the folder that TINTYPE_DATA_ROOT names, which may hold other sets as well,
-    else in the cache, into which they are downloaded if need be.
+    They are looked for in `data_root`, else in the folder that TINTYPE_DATA_ROOT names, which may
+    hold other sets as well, else in the cache, into which they are downloaded if need be.
     """
     default = os.environ.get("TINTYPE_DATA_ROOT")
     root = Path(data_root or default or "").expanduser()
@@ -472,7 +581,9 @@ def _pet_files(data_root: str | None, progress: Progress | None) -> Listed:
     breeds = root / "pets"
 
     if official is None and data_root and not root.is_dir():
-        raise UserError(f"there is no folder {root}. Expected oxford-iiit-pet/ as torchvision lays it out.")
+        raise UserError(
+            f"there is no folder {root}. Expected oxford-iiit-pet/ as torchvision lays it out."
+        )
     if official is None and (data_root or default) and breeds.is_dir():
         return _folder_files(breeds)
     if official is None and data_root:
@@ -482,7 +593,9 @@ def _pet_files(data_root: str | None, progress: Progress | None) -> Listed:
 
     listed: Listed = []
     for file, split in (("trainval", ""), ("test", "test")):
-        for line in (official / "annotations" / f"{file}.txt").read_text(encoding="utf-8").splitlines():
+        for line in (
+            (official / "annotations" / f"{file}.txt").read_text(encoding="utf-8").splitlines()
+        ):
             if line.strip():
                 name = f"{line.split()[0]}.jpg"
                 listed.append((name, official / "images" / name, None, split))
@@ -492,10 +605,14 @@ def _pet_files(data_root: str | None, progress: Progress | None) -> Listed:
 def _official_pets(root: Path) -> Path | None:
     """Return the folder that torchvision makes of Oxford-IIIT Pet, which is `root` or in it."""
     candidates = (root / "oxford-iiit-pet", root)
-    return next((path for path in candidates if (path / "annotations" / "trainval.txt").is_file()), None)
+    return next(
+        (path for path in candidates if (path / "annotations" / "trainval.txt").is_file()), None
+    )
 
 
-def _fingerprint(photos: Sequence[Photo], rows: dict[str, np.ndarray], scale: int, patch: int) -> str:
+def _fingerprint(
+    photos: Sequence[Photo], rows: dict[str, np.ndarray], scale: int, patch: int
+) -> str:
     """Return a hash of pixels, names and the membership of the splits."""
     digest = hashlib.blake2b(f"{scale} {patch}".encode(), digest_size=16)
     for photo in photos:

@@ -42,10 +42,17 @@ def load(
     if data_root is None:
         raise UserError(f"{name} is not downloaded by tintype. {ORIGIN[name]}.")
     root = Path(data_root).expanduser()
-    found = next((root / place for place in PLACES.get(name, (".",)) if (root / place).is_dir()), None)
+    found = next(
+        (root / place for place in PLACES.get(name, (".",)) if (root / place).is_dir()), None
+    )
     if found is None:
         raise UserError(f"there is no folder {root}. {ORIGIN[name]}.")
-    wishes: dict[str, Any] = {"image_size": image_size, "channels": channels, "resize": resize, "one_class": one_class}
+    wishes: dict[str, Any] = {
+        "image_size": image_size,
+        "channels": channels,
+        "resize": resize,
+        "one_class": one_class,
+    }
     try:
         images = folder.load(str(found), progress=progress, **wishes)
     except UserError as error:

@@ -1,4 +1,6 @@
-"""The types in which images travel: DataSpec, Batch, ImageSource (resident and mapped) and DataSplits."""
+"""The types in which images travel: DataSpec, Batch, ImageSource (resident and mapped) and
+DataSplits.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from torch import Tensor
 class DataSpec:
     """What a model must know of the images: their shape, their classes and their statistics.
 
-    `mean` and `std` hold one value for each channel, of pixels scaled to 0..1, measured on the training split.
-    `fingerprint` changes when any image, label or the membership of a split changes.
+    `mean` and `std` hold one value for each channel, of pixels scaled to 0..1, measured on the
+    training split. `fingerprint` changes when any image, label or the membership of a split
+    changes.
     """
 
     name: str
@@ -28,7 +31,8 @@ class DataSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
-    white: float | None = None  # the value that is white in pictures of more than 8 bits, where the set tells it
+    # the value that is white in pictures of more than 8 bits, where the set tells it
+    white: float | None = None
 
     @property
     def num_classes(self) -> int:
@@ -38,8 +42,8 @@ class DataSpec:
 class Looks(NamedTuple):
     """What photos show at the size that suits them, whatever size a model sees them at; copies are found by it.
 
-    `digests` (N, 16) uint8 are equal for equal pixels. `thumbnails` (N, S, S, C) uint8 is None where only exact copies
-    are looked for, and `note` says why if that is not plain.
+    `digests` (N, 16) uint8 are equal for equal pixels. `thumbnails` (N, S, S, C) uint8 is None
+    where only exact copies are looked for, and `note` says why if that is not plain.
     """
 
     digests: np.ndarray
@@ -51,11 +55,12 @@ class Looks(NamedTuple):
 class Images:
     """What a file in `tintype/data/` hands over: every image of one data set, before it is divided.
 
-    Such a file has one function: `load(name, *, data_root, image_size, channels, resize, progress) -> Images`.
-    `split` holds "train", "val", "test" or "" (free) for each image where the data brings splits. `groups` names what
-    must stay on one side of a split ("" stands alone). `paths` are the files of images that are files. `fingerprint` is
-    a hash of the pixels where one is known. `looks` says what photos show at the size that suits them, or None where
-    `pixels` is that; it may decode them once more.
+    Such a file has one function: `load(name, *, data_root, image_size, channels, resize, progress)
+    -> Images`. `split` holds "train", "val", "test" or "" (free) for each image where the data
+    brings splits. `groups` names what must stay on one side of a split ("" stands alone). `paths`
+    are the files of images that are files. `fingerprint` is a hash of the pixels where one is
+    known. `looks` says what photos show at the size that suits them, or None where `pixels` is
+    that; it may decode them once more.
     """
 
     pixels: np.ndarray  # (N, H, W, C) uint8, in memory or a memory map
@@ -87,7 +92,8 @@ class ImageSource(ABC):
     Attributes:
         spec: shape, classes and statistics.
         targets: (N,) int64, on the CPU.
-        names: a stable name for each image (a relative path, or "train/00017" where there is no file).
+        names: a stable name for each image (a relative path, or "train/00017" where there is no
+            file).
     """
 
     spec: DataSpec
@@ -104,11 +110,15 @@ class ImageSource(ABC):
 
     @abstractmethod
     def subset(self, index: Tensor | np.ndarray) -> ImageSource:
-        """Return a source that holds only the images at `index`, in that order, and shares the pixels."""
+        """Return a source that holds only the images at `index`, in that order, and shares the
+        pixels.
+        """
 
 
 class ResidentSource(ImageSource):
-    """Pixels in one uint8 tensor (N, H, W, C) in memory or on the device: a batch is one index lookup."""
+    """Pixels in one uint8 tensor (N, H, W, C) in memory or on the device: a batch is one index
+    lookup.
+    """
 
     kind = "resident"
 
@@ -128,7 +138,9 @@ class ResidentSource(ImageSource):
         there = index.to(self.pixels.device, non_blocking=True)
         rows = there if self.rows is None else self.rows[there]
         # index_select copies whole images, ten times as fast as self.pixels[rows]
-        return Batch(self.pixels.index_select(0, rows).permute(0, 3, 1, 2), self._targets_there[there], index)
+        return Batch(
+            self.pixels.index_select(0, rows).permute(0, 3, 1, 2), self._targets_there[there], index
+        )
 
     def subset(self, index: Tensor | np.ndarray) -> ResidentSource:
         index = torch.as_tensor(index, dtype=torch.int64)
@@ -161,18 +173,21 @@ class MappedSource(ImageSource):
     def subset(self, index: Tensor | np.ndarray) -> MappedSource:
         index = torch.as_tensor(index, dtype=torch.int64)
         names: list[str] = [self.names[int(i)] for i in index]
-        return MappedSource(self.spec, self.pixels, self.targets[index], names, self.rows[index.numpy()])
+        return MappedSource(
+            self.spec, self.pixels, self.targets[index], names, self.rows[index.numpy()]
+        )
 
 
 @dataclass(frozen=True)
 class DataSplits:
     """The three splits of one data set, and what was noticed while they were read.
 
-    `notes` are lines for the user ("validation: 10 % of training, stratified, seed 0"); `skipped` names each file that
-    could not be read, with the reason. `leaked` holds, for "val" and "test", the positions (K,) int64 in that split of
-    images that the run has seen before it is measured on them: copies and near-duplicates of training images (and for
-    test, of validation images). A split without any is left out. `groups` names the group of each image that belongs
-    together with others, by the image's name: those that the data tells of, and near-duplicates.
+    `notes` are lines for the user ("validation: 10 % of training, stratified, seed 0"); `skipped`
+    names each file that could not be read, with the reason. `leaked` holds, for "val" and "test",
+    the positions (K,) int64 in that split of images that the run has seen before it is measured on
+    them: copies and near-duplicates of training images (and for test, of validation images). A
+    split without any is left out. `groups` names the group of each image that belongs together with
+    others, by the image's name: those that the data tells of, and near-duplicates.
     """
 
     spec: DataSpec
@@ -195,6 +210,7 @@ def group_numbers(names: Sequence[str], groups: Mapping[str, str]) -> np.ndarray
     """
     labels: dict[tuple[str, bool], int] = {}
     numbers = [
-        labels.setdefault((groups[name], True) if groups.get(name) else (name, False), len(labels)) for name in names
+        labels.setdefault((groups[name], True) if groups.get(name) else (name, False), len(labels))
+        for name in names
     ]
     return np.array(numbers, np.int64) if len(labels) < len(names) else None

@@ -1,7 +1,7 @@
 """Divide a data set into training, validation and test: stratified, seeded, the same on every machine.
 
-Membership follows from a hash of the seed and an image's name, so that it depends on nothing else that may differ
-between machines: no generator, no listing order, no library version.
+Membership follows from a hash of the seed and an image's name, so that it depends on nothing else
+that may differ between machines: no generator, no listing order, no library version.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ def three_splits(
 ) -> dict[str, np.ndarray]:
     """Return the sorted positions of the images in "train", "val" and "test".
 
-    A split that is given is kept as it is; one that is missing is cut from training, which takes in the images of no
-    given split. Within each class the cut is off by at most one image from the wished fraction; each class with enough
-    images has at least one in every split that is cut. A class with two images where two splits are missing has one in
-    training and one in test; a class with one image stays in training.
+    A split that is given is kept as it is; one that is missing is cut from training, which takes in
+    the images of no given split. Within each class the cut is off by at most one image from the
+    wished fraction; each class with enough images has at least one in every split that is cut. A
+    class with two images where two splits are missing has one in training and one in test; a class
+    with one image stays in training.
 
     Args:
         targets: (N,) int.
         names: N names, all different.
         given: N of "train", "val", "test" or "" (free), or None.
         groups: N names of what must stay together where a split is cut ("" stands alone), or None.
-        val_fraction: below 1 a fraction of the images that may be cut, from 1 on a number of images.
+        val_fraction: below 1 a fraction of the images that may be cut, from 1 on a number of
+            images.
         test_fraction: the same; 0 cuts no test part.
         seed: another seed gives another membership.
 
@@ -48,21 +50,26 @@ def three_splits(
     """
     targets = np.asarray(targets)
     if len(set(names)) != len(targets):
-        raise ValueError(f"{len(targets)} images need as many different names, got {len(set(names))}")
+        raise ValueError(
+            f"{len(targets)} images need as many different names, got {len(set(names))}"
+        )
     given = np.full(len(targets), "") if given is None else np.asarray(given)
     result = np.where(np.isin(given, ("val", "test")), given, "train").astype("<U5")
     pool = np.flatnonzero(result == "train")
     wanted = ("test", "val") if test_fraction else ("val",)
     missing = [split for split in wanted if not (result == split).any()]
     if not len(pool):
-        raise UserError("no image is left for training: every image is given to validation or test.")
+        raise UserError(
+            "no image is left for training: every image is given to validation or test."
+        )
     fractions = _fractions({"val": val_fraction, "test": test_fraction}, missing, len(pool))
     units = _units(pool, targets, names, groups, seed)
     wished = {split: _wished(units, fractions[split]) for split in missing}
     for position, split in enumerate(missing):
         later = len(missing) - position - 1
         for label, class_units in units.items():
-            # What is cut later, and training, need a unit as well while there are enough to go round.
+            # What is cut later, and training, need a unit as well while there are enough to go
+            # round.
             spare = len(class_units) - 1 - (later if len(class_units) > later + 1 else 0)
             chosen = _choose(class_units, wished[split][label], spare)
             for unit in chosen:
@@ -71,24 +78,37 @@ def three_splits(
     return {split: np.flatnonzero(result == split) for split in SPLITS}
 
 
-def _fractions(wished: dict[str, float], missing: Sequence[str], num_images: int) -> dict[str, float]:
+def _fractions(
+    wished: dict[str, float], missing: Sequence[str], num_images: int
+) -> dict[str, float]:
     """Return every wish as a fraction of the pool, checked."""
     for split, wish in wished.items():
         if wish < 0 or (wish == 0 and split == "val"):
-            raise UserError(f"{split}_fraction is {wish:g}; it must be above 0 (below 1 a fraction, else a number).")
-    fractions = {split: wish if wish < 1 else int(wish) / num_images for split, wish in wished.items()}
+            raise UserError(
+                f"{split}_fraction is {wish:g}; it must be above 0 (below 1 a fraction, else a number)."
+            )
+    fractions = {
+        split: wish if wish < 1 else int(wish) / num_images for split, wish in wished.items()
+    }
     if sum(fractions[split] for split in missing) >= 1:
         parts = " and ".join(f"{split}_fraction {wished[split]:g}" for split in missing)
-        raise UserError(f"{parts} leave nothing of {num_images:,} images for training. Choose less.")
+        raise UserError(
+            f"{parts} leave nothing of {num_images:,} images for training. Choose less."
+        )
     return fractions
 
 
 def _units(
-    pool: np.ndarray, targets: np.ndarray, names: Sequence[str], groups: np.ndarray | Sequence[str] | None, seed: int
+    pool: np.ndarray,
+    targets: np.ndarray,
+    names: Sequence[str],
+    groups: np.ndarray | Sequence[str] | None,
+    seed: int,
 ) -> dict[int, list[list[int]]]:
     """Return, for each class, what moves as one (lists of positions), in the seeded order of their hashes.
 
-    A group belongs to the class that most of its images have, and its name is that of its first image by name.
+    A group belongs to the class that most of its images have, and its name is that of its first
+    image by name.
     """
     together: dict[str, list[int]] = defaultdict(list)
     for i in pool.tolist():
@@ -101,13 +121,17 @@ def _units(
             counts = Counter(targets[members].tolist())
             label = min(counts, key=lambda c: (-counts[c], c))
             name = min(names[i] for i in members)
-        digest = hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        digest = hashlib.blake2b(
+            f"{seed}\0{name}".encode("utf-8", "surrogateescape"), digest_size=16
+        ).digest()
         ranked[label].append((digest, members))
     return {label: [members for _, members in sorted(ranked[label])] for label in sorted(ranked)}
 
 
 def _wished(units: dict[int, list[list[int]]], fraction: float) -> dict[int, int]:
-    """Return how many images of each class to take: the largest-remainder method, so that the total is right too."""
+    """Return how many images of each class to take: the largest-remainder method, so that the total
+    is right too.
+    """
     exact = {label: fraction * sum(map(len, members)) for label, members in units.items()}
     counts = {label: int(value) for label, value in exact.items()}
     left = round(sum(exact.values())) - sum(counts.values())
@@ -117,7 +141,9 @@ def _wished(units: dict[int, list[list[int]]], fraction: float) -> dict[int, int
 
 
 def _choose(class_units: list[list[int]], wished: int, spare: int) -> set[int]:
-    """Return which units to take: about `wished` images in order of rank, at least one unit and at most `spare`."""
+    """Return which units to take: about `wished` images in order of rank, at least one unit and at
+    most `spare`.
+    """
     chosen: set[int] = set()
     taken = 0
     for i, unit in enumerate(class_units):
@@ -141,8 +167,8 @@ def describe_splits(
 ) -> list[str]:
     """Return a line for each split that was cut from training, and one where the data's own splits were kept.
 
-    Where only a test part is missing, its line says what else can be done; with `can_do_without_test` that is also to
-    have none.
+    Where only a test part is missing, its line says what else can be done; with
+    `can_do_without_test` that is also to have none.
     """
     there = set() if given is None else {str(split) for split in np.unique(np.asarray(given))}
     lines = []
@@ -151,11 +177,15 @@ def describe_splits(
         lines.append(f"splits given by the data are kept: {', '.join(kept)}")
     for split, word, wish in (("val", "validation", val_fraction), ("test", "test", test_fraction)):
         if split in there and not wish:
-            lines.append("test: none was asked for, which changes nothing, since the data brings a test part")
+            lines.append(
+                "test: none was asked for, which changes nothing, since the data brings a test part"
+            )
         if split in there:
             continue
         if not wish:
-            lines.append("test: none, as asked, so that all figures are of validation photos, which chose the model")
+            lines.append(
+                "test: none, as asked, so that all figures are of validation photos, which chose the model"
+            )
             continue
         amount = f"{int(wish):,} of" if wish >= 1 else f"{100 * wish:.3g} % of"
         pool = "training" if kept else "all images"
@@ -167,8 +197,12 @@ def describe_splits(
 
 
 def _ways_out(can_do_without_test: bool) -> str:
-    """Return how to have another test part than one that is cut from training, for the end of a line."""
+    """Return how to have another test part than one that is cut from training, for the end of a
+    line.
+    """
     others = "put photos of your own into test/ beside train/ and val/, or choose how many with --test 0.1"
     if can_do_without_test:
-        others += "; --test none trains on all of train/, and then nothing but validation is measured"
+        others += (
+            "; --test none trains on all of train/, and then nothing but validation is measured"
+        )
     return f" (held out, since there are train and val alone; {others})"

@@ -12,7 +12,8 @@ from tintype.data.cache import Progress, in_order
 from tintype.data.decode import Unreadable, open_picture, quiet_pillow
 from tintype.grouping import Taken
 
-# EXIF 2.32, section 4.6.5. The time of the last change (0x0132) is not read: programs set it for many photos at once.
+# EXIF 2.32, section 4.6.5. The time of the last change (0x0132) is not read: programs set it for
+# many photos at once.
 _MAKE, _MODEL, _EXIF = 0x010F, 0x0110, 0x8769
 _ORIGINAL, _DIGITISED = (0x9003, 0x9291), (0x9004, 0x9292)  # the time, and its fraction of a second
 _SERIAL = 0xA431
@@ -38,7 +39,9 @@ def taken(image: Image.Image) -> Taken | None:
 
 
 def read_taken(paths: Sequence[str], progress: Progress | None = None) -> list[Taken | None]:
-    """Return when each photo was taken, None where it does not say or cannot be read; the pixels are not decoded."""
+    """Return when each photo was taken, None where it does not say or cannot be read; the pixels
+    are not decoded.
+    """
 
     def read(i: int) -> Taken | None:
         try:
@@ -63,9 +66,13 @@ def _text(value: Any) -> str:
 
 
 def _seconds(text: str, fraction: str) -> float | None:
-    """Return the seconds of "2024:05:01 12:00:03" and a fraction of digits; the camera's clock has no time zone here."""
+    """Return the seconds of "2024:05:01 12:00:03" and a fraction of digits; the camera's clock has
+    no time zone here.
+    """
     try:
         moment = datetime.datetime.strptime(text, "%Y:%m:%d %H:%M:%S").replace(tzinfo=datetime.UTC)
     except ValueError:  # empty, "0000:00:00 00:00:00", or another form
         return None
-    return moment.timestamp() + (float(f"0.{fraction}") if fraction.isascii() and fraction.isdigit() else 0.0)
+    return moment.timestamp() + (
+        float(f"0.{fraction}") if fraction.isascii() and fraction.isdigit() else 0.0
+    )

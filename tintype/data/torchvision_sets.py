@@ -1,4 +1,6 @@
-"""The usual data sets through torchvision: downloaded once and checked, or read from a folder that holds the files."""
+"""The usual data sets through torchvision: downloaded once and checked, or read from a folder that
+holds the files.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ Content = tuple[dict[str, Arrays], Sequence[str]]  # {"train": arrays, "test": a
 
 @dataclass(frozen=True)
 class _Set:
-    """How torchvision lays a set out (`inner` is the folder below its root, `marker` a file in it), and its shape."""
+    """How torchvision lays a set out (`inner` is the folder below its root, `marker` a file in it),
+    and its shape.
+    """
 
     inner: str
     marker: str
@@ -73,8 +77,8 @@ def load(
 ) -> Images:
     """Return a data set with its own train and test splits.
 
-    Looked for in `data_root` (torchvision's layout, or folders {train,test}/CLASS), else in the folder that
-    TINTYPE_DATA_ROOT names, else in the cache, into which it is downloaded if need be.
+    Looked for in `data_root` (torchvision's layout, or folders {train,test}/CLASS), else in the
+    folder that TINTYPE_DATA_ROOT names, else in the cache, into which it is downloaded if need be.
 
     Raises:
         UserError: not in `data_root`, damaged, or the download failed.
@@ -130,7 +134,11 @@ def fetch_pets(progress: Progress | None = None) -> Path:
 
 
 def _describe(name: str) -> _Set:
-    idx = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "kmnist": datasets.KMNIST}
+    idx = {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "kmnist": datasets.KMNIST,
+    }
     if name in idx:
         return _idx_set(idx[name])
     if name in ("cifar10", "cifar100"):
@@ -143,28 +151,52 @@ def _images(name: str, described: _Set, root: Path) -> Images:
     try:
         splits, class_names = described.read(root)
     except FileNotFoundError as error:
-        raise UserError(f"{name} in {root} is not complete: {error.filename or error} is missing.") from None
-    except (_Damaged, RuntimeError, EOFError, OSError, zlib.error, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{name} in {root} is not complete: {error.filename or error} is missing."
+        ) from None
+    except (
+        _Damaged,
+        RuntimeError,
+        EOFError,
+        OSError,
+        zlib.error,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = str(error).split("\n")[0].replace(" You can use download=True to download it", "")
         again = f" Remove {root} to download it again." if cache_folder() in root.parents else ""
         raise UserError(f"{name} in {root} cannot be read: {reason}.{again}") from None
     classes = tuple(name.split(" - ")[0] for name in class_names)
     for split, (pixels, targets) in splits.items():
-        if len(pixels) != len(targets) or not len(targets) or targets.min() < 0 or targets.max() >= len(classes):
-            raise UserError(f"{name} in {root} cannot be read: images and labels of '{split}' do not belong together.")
+        if (
+            len(pixels) != len(targets)
+            or not len(targets)
+            or targets.min() < 0
+            or targets.max() >= len(classes)
+        ):
+            raise UserError(
+                f"{name} in {root} cannot be read: images and labels of '{split}' do not belong together."
+            )
     return Images(
         pixels=np.concatenate([pixels for pixels, _ in splits.values()]),
         targets=np.concatenate([targets for _, targets in splits.values()]).astype(np.int64),
-        names=[f"{split}/{i:05d}" for split, (_, targets) in splits.items() for i in range(len(targets))],
+        names=[
+            f"{split}/{i:05d}"
+            for split, (_, targets) in splits.items()
+            for i in range(len(targets))
+        ],
         class_names=classes,
-        split=np.concatenate([np.full(len(targets), split) for split, (_, targets) in splits.items()]),
+        split=np.concatenate(
+            [np.full(len(targets), split) for split, (_, targets) in splits.items()]
+        ),
     )
 
 
 def _torchvision_root(root: Path, described: _Set, name: str) -> Path | None:
     """Return the folder that torchvision would be given, from that folder, one inside it, or one around it.
 
-    The files of MNIST, Fashion-MNIST and KMNIST have the same names: inside a folder of another set nothing is taken.
+    The files of MNIST, Fashion-MNIST and KMNIST have the same names: inside a folder of another set
+    nothing is taken.
     """
     markers = (described.marker, described.marker + ".gz")
     inner = Path(described.inner)
@@ -228,7 +260,10 @@ def _emnist() -> _Set:
     def read(root: Path) -> Content:
         splits = _read_idx(root / "EMNIST" / "raw", "emnist-balanced-train", "emnist-balanced-test")
         # The files hold every picture mirrored at the diagonal.
-        upright = {split: (pixels.transpose(0, 2, 1, 3), targets) for split, (pixels, targets) in splits.items()}
+        upright = {
+            split: (pixels.transpose(0, 2, 1, 3), targets)
+            for split, (pixels, targets) in splits.items()
+        }
         return upright, datasets.EMNIST.classes_split_dict["balanced"]
 
     return _Set(
@@ -246,8 +281,11 @@ def _cifar_set(kind: type[datasets.CIFAR10]) -> _Set:
     def read(root: Path) -> Content:
         with warnings.catch_warnings():  # NumPy, on the age of the pickles
             warnings.simplefilter("ignore")
-            parts = {split: kind(root, train=split == "train") for split in ("train", "test")}  # checks the MD5 first
-        return {split: (part.data, np.array(part.targets)) for split, part in parts.items()}, parts["train"].classes
+            # checks the MD5 first
+            parts = {split: kind(root, train=split == "train") for split in ("train", "test")}
+        return {split: (part.data, np.array(part.targets)) for split, part in parts.items()}, parts[
+            "train"
+        ].classes
 
     return _Set(
         inner=kind.base_folder,
@@ -263,7 +301,9 @@ def _cifar_set(kind: type[datasets.CIFAR10]) -> _Set:
 def _svhn() -> _Set:
     def read(root: Path) -> Content:
         parts = {split: datasets.SVHN(root, split=split) for split in ("train", "test")}
-        return {split: (part.data.transpose(0, 2, 3, 1), part.labels) for split, part in parts.items()}, "0123456789"
+        return {
+            split: (part.data.transpose(0, 2, 3, 1), part.labels) for split, part in parts.items()
+        }, "0123456789"
 
     def download(root: Path) -> None:
         for split in ("train", "test"):
@@ -280,7 +320,10 @@ def _stl10() -> _Set:
 
     def read(root: Path) -> Content:
         parts = {split: Labelled(root, split=split) for split in ("train", "test")}
-        arrays = {split: (part.data.transpose(0, 2, 3, 1), np.asarray(part.labels)) for split, part in parts.items()}
+        arrays = {
+            split: (part.data.transpose(0, 2, 3, 1), np.asarray(part.labels))
+            for split, part in parts.items()
+        }
         return arrays, "airplane bird car cat deer dog horse monkey ship truck".split()  # noqa: SIM905
 
     return _Set(

@@ -1,4 +1,6 @@
-"""Export a run as one file that other programs compute: ONNX, TorchScript or torch.export, checked before it is kept."""
+"""Export a run as one file that other programs compute: ONNX, TorchScript or torch.export, checked
+before it is kept.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and checked: where, how large, how it agrees with PyTorch, and how long both take."""
+    """A file that was written and checked: where, how large, how it agrees with PyTorch, and how
+    long both take.
+    """
 
     path: Path
     format: str
@@ -56,7 +60,11 @@ class Exported:
 
     def lines(self) -> list[str]:
         """Return what is to be said, a line for each thing."""
-        kind = {"onnx": f"ONNX, opset {self.opset}", "torchscript": "TorchScript", "pt2": "torch.export"}[self.format]
+        kind = {
+            "onnx": f"ONNX, opset {self.opset}",
+            "torchscript": "TorchScript",
+            "pt2": "torch.export",
+        }[self.format]
         runtime = "ONNX Runtime" if self.format == "onnx" else kind
         return [
             f"exported  {self.path} ({kind}, {self.precision})",
@@ -75,7 +83,9 @@ def _checked_lines(checked: dict[str, Any]) -> list[str]:
         ]
     if "psnr_lost" in checked:
         between = checked["psnr_lost_ci95"]
-        interval = f" (95 % paired interval {between[0]:+.2f} to {between[1]:+.2f})" if between else ""
+        interval = (
+            f" (95 % paired interval {between[0]:+.2f} to {between[1]:+.2f})" if between else ""
+        )
         return [f"checked   on {checked['images']}: {checked['psnr_lost']:+.2f} dB lost{interval}"]
     lines = [
         f"checked   on {checked['images']}: top-1 the same in {checked['top1_same']:.2%}, largest difference of a probability "
@@ -116,11 +126,13 @@ def export_run(
         fp16: weights and arithmetic of the network in float16.
         out: the file; by default RUN/exports/NAME with the format's ending.
         data: other images to check on, where the run's own are gone.
-        max_loss: how much a quantised model may lose: points of accuracy, or dB; 2 and 0.3 by default.
+        max_loss: how much a quantised model may lose: points of accuracy, or dB; 2 and 0.3 by
+            default.
         progress: called as progress(what, done, total).
 
     Raises:
-        UserError: the run has no finished model, a package is missing, the file is there already, there are no images to
+        UserError: the run has no finished model, a package is missing, the file is there already,
+            there are no images to
             check on, or the exported model does not agree; then no file is left.
     """
     _check_wishes(format, int8, fp16)
@@ -149,7 +161,9 @@ def export_run(
             images = _write(graph, path, about, format, int8, images, pairs)
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"cannot write {target}: {reason}. Free some space or choose another --out.") from None
+            raise UserError(
+                f"cannot write {target}: {reason}. Free some space or choose another --out."
+            ) from None
         tell(stages[2], 2, len(stages))
         threads = torch.get_num_threads()
         answer = getattr(formats, f"load_{format}")(path, threads)
@@ -165,9 +179,15 @@ def export_run(
 
 
 def _for_export(task: Task) -> nn.Module:
-    """Return a copy of the network; of a classifier with batch norms folded into convolutions, which 8 bits need."""
+    """Return a copy of the network; of a classifier with batch norms folded into convolutions,
+    which 8 bits need.
+    """
     network = task.networks[task.main]
-    return for_inference(network, task.spec) if isinstance(task, Classify) else copy.deepcopy(network).eval()
+    return (
+        for_inference(network, task.spec)
+        if isinstance(task, Classify)
+        else copy.deepcopy(network).eval()
+    )
 
 
 def _check_wishes(format: str, int8: bool, fp16: bool) -> None:
@@ -176,7 +196,9 @@ def _check_wishes(format: str, int8: bool, fp16: bool) -> None:
     if int8 and fp16:
         raise UserError("--int8 and --fp16 are two precisions. Give one of them.")
     if int8 and format != "onnx":
-        raise UserError(f"--int8 is done by ONNX Runtime, and not for {format}. Leave one of the two out.")
+        raise UserError(
+            f"--int8 is done by ONNX Runtime, and not for {format}. Leave one of the two out."
+        )
 
 
 def _target(run: RunFolder, format: str, precision: str, out: Path | None) -> Path:
@@ -187,9 +209,12 @@ def _target(run: RunFolder, format: str, precision: str, out: Path | None) -> Pa
         target = target / f"{run.name}{kind}{ending}"
     if target.suffix != ending:
         raise UserError(f"--out {target}: a file of {format} ends in {ending}.")
-    remove_abandoned(target.parent)  # a kill after the file got its name leaves the folder that it was made in
+    # a kill after the file got its name leaves the folder that it was made in
+    remove_abandoned(target.parent)
     if target.exists():
-        raise UserError(f"{target} is there already, and nothing is overwritten. Choose another --out.")
+        raise UserError(
+            f"{target} is there already, and nothing is overwritten. Choose another --out."
+        )
     return target
 
 
@@ -197,10 +222,14 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another --out.") from None
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}. Choose another --out."
+        ) from None
 
 
-def _about(run: RunFolder, task: Task, description: dict[str, Any], format: str, precision: str) -> dict[str, Any]:
+def _about(
+    run: RunFolder, task: Task, description: dict[str, Any], format: str, precision: str
+) -> dict[str, Any]:
     """Return what the file says of itself (JSON-ready)."""
     from tintype import __version__
 
@@ -235,9 +264,13 @@ def _write(
     images: CheckImages | None,
     pairs: list[tuple[np.ndarray, np.ndarray]],
 ) -> CheckImages | None:
-    """Write the graph; return the images to check on, less those that a quantised model was calibrated on."""
+    """Write the graph; return the images to check on, less those that a quantised model was
+    calibrated on.
+    """
     if format != "onnx":
-        {"torchscript": formats.write_torchscript, "pt2": formats.write_pt2}[format](graph, path, about)
+        {"torchscript": formats.write_torchscript, "pt2": formats.write_pt2}[format](
+            graph, path, about
+        )
         return images
     floats = path.with_name("floats.onnx") if int8 else path
     inside = formats.write_onnx(graph, floats, about)
@@ -265,8 +298,12 @@ def _check(
     max_loss: float | None,
 ) -> dict[str, Any]:
     if isinstance(task, Classify) and images is not None:
-        loss = (MOST_POINTS if max_loss is None else max_loss) / 100 if precision == "int8" else None
-        return checking.check_classifier(task, images, answer, resize_of(description), max_loss=loss)
+        loss = (
+            (MOST_POINTS if max_loss is None else max_loss) / 100 if precision == "int8" else None
+        )
+        return checking.check_classifier(
+            task, images, answer, resize_of(description), max_loss=loss
+        )
     if isinstance(task, Upscale):
         return checking.check_upscaler(
             task, pairs, answer, precision, max_loss=MOST_DB if max_loss is None else max_loss
@@ -282,7 +319,9 @@ def _latencies(
     images: CheckImages | None,
     pairs: list[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[float, float]:
-    """Return the milliseconds for one picture: of the exported graph, and of PyTorch on the run's own network."""
+    """Return the milliseconds for one picture: of the exported graph, and of PyTorch on the run's
+    own network.
+    """
     network = task.networks[task.main]
     if isinstance(task, Classify) and images is not None:
         one = np.ascontiguousarray(images.rgb()[:1])
@@ -311,7 +350,9 @@ def _keep(path: Path, target: Path) -> None:
     try:
         os.link(path, target)  # which never overwrites, as a rename would
     except FileExistsError:
-        raise UserError(f"{target} is there already, and nothing is overwritten. Choose another --out.") from None
+        raise UserError(
+            f"{target} is there already, and nothing is overwritten. Choose another --out."
+        ) from None
     except OSError:  # a file system without links
         os.replace(path, target)
 

@@ -1,4 +1,6 @@
-"""Is the exported model the same one? Its answers beside PyTorch's, on real images, and how long both take."""
+"""Is the exported model the same one? Its answers beside PyTorch's, on real images, and how long
+both take.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from tintype.tasks.generate import SAMPLE_SEED, Generate
 from tintype.tasks.upscale import Upscale
 
 SAME = 0.999  # of the top-1 answers must be identical
-LEAST_PSNR = {"float32": 50.0, "float16": 35.0}  # dB between the pictures of both; 50 is half a level off on average
+# dB between the pictures of both; 50 is half a level off on average
+LEAST_PSNR = {"float32": 50.0, "float16": 35.0}
 MOST_RESIZED = 64  # images that are also given at another size
 ODD = (1.37, 1.61)  # of the height and the width: no whole factor, not the same
 FURTHEST = 0.02  # mean difference of probabilities that resizing in the graph may make
@@ -39,7 +42,8 @@ def check_classifier(
         images: validation images that calibration has not seen.
         answer: the exported graph.
         resize: how the model brings pictures to size.
-        max_loss: None where the answers must be the same; for a quantised model, how much accuracy it may surely lose.
+        max_loss: None where the answers must be the same; for a quantised model, how much accuracy
+            it may surely lose.
 
     Raises:
         UserError: they do not agree, or too much accuracy is lost.
@@ -66,7 +70,10 @@ def check_classifier(
             )
         figures["any_size"] = _check_resizing(task, images, answer, resize)
     else:
-        only_before, only_after = int((right_before & ~right_after).sum()), int((~right_before & right_after).sum())
+        only_before, only_after = (
+            int((right_before & ~right_after).sum()),
+            int((~right_before & right_after).sum()),
+        )
         lost = (only_before - only_after) / len(same)
         low, high = statistics.paired_interval(only_before, only_after, len(same))
         figures |= {"accuracy_lost": lost, "accuracy_lost_ci95": [low, high]}
@@ -78,16 +85,24 @@ def check_classifier(
     return figures
 
 
-def _check_resizing(task: Classify, images: CheckImages, answer: Answer, resize: Resize) -> dict[str, Any]:
-    """Return how the graph agrees on pictures of another size, which it resizes itself, with Pillow and PyTorch."""
+def _check_resizing(
+    task: Classify, images: CheckImages, answer: Answer, resize: Resize
+) -> dict[str, Any]:
+    """Return how the graph agrees on pictures of another size, which it resizes itself, with Pillow
+    and PyTorch.
+    """
     spec, some = task.spec, images.pixels[:MOST_RESIZED]
     size = (math.ceil(ODD[1] * spec.width), math.ceil(ODD[0] * spec.height))
-    odd = [np.asarray(Image.fromarray(_plain(p)).resize(size, Image.Resampling.BICUBIC)) for p in some]
+    odd = [
+        np.asarray(Image.fromarray(_plain(p)).resize(size, Image.Resampling.BICUBIC)) for p in some
+    ]
     to_size: dict[str, Any] = {
         "height": spec.height, "width": spec.width, "channels": spec.channels, "resize": resize,
     }  # fmt: skip
     expected = _pytorch(task, np.stack([fit(picture, **to_size) for picture in odd]))
-    got = _in_batches(answer, np.stack([np.asarray(Image.fromarray(p).convert("RGB")) for p in odd]))
+    got = _in_batches(
+        answer, np.stack([np.asarray(Image.fromarray(p).convert("RGB")) for p in odd])
+    )
     difference = np.abs(expected - got)
     figures = {
         "num_images": len(odd),
@@ -110,17 +125,26 @@ def check_generator(task: Generate, answer: Answer, precision: str) -> dict[str,
         UserError: they do not agree.
     """
     count = 32
-    inputs: dict[str, np.ndarray] = {"noise": sampling.latents(SAMPLE_SEED, range(count), task.generator.latent_shape)}
+    inputs: dict[str, np.ndarray] = {
+        "noise": sampling.latents(SAMPLE_SEED, range(count), task.generator.latent_shape)
+    }
     classes = task.turns(range(count)) if task.conditional else [0] * count
     if task.conditional:
         inputs["classes"] = np.array(classes, np.int64)
     network = task.networks[task.main]
     expected = task.make_images(network, inputs["noise"], classes).permute(0, 2, 3, 1).cpu().numpy()
-    return _pictures_agree(list(expected), list(answer(inputs)), f"{count} generated images", precision)
+    return _pictures_agree(
+        list(expected), list(answer(inputs)), f"{count} generated images", precision
+    )
 
 
 def check_upscaler(
-    task: Upscale, pairs: list[tuple[np.ndarray, np.ndarray]], answer: Answer, precision: str, *, max_loss: float
+    task: Upscale,
+    pairs: list[tuple[np.ndarray, np.ndarray]],
+    answer: Answer,
+    precision: str,
+    *,
+    max_loss: float,
 ) -> dict[str, Any]:
     """Return how the pictures of an exported network that enlarges agree with PyTorch's.
 
@@ -136,13 +160,19 @@ def check_upscaler(
     """
     network, words = task.networks[task.main], f"{len(pairs)} validation photos"
     expected = [
-        task.enlarge(network, torch.from_numpy(low).permute(2, 0, 1)).permute(1, 2, 0).numpy() for low, _ in pairs
+        task.enlarge(network, torch.from_numpy(low).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+        for low, _ in pairs
     ]
     got = [answer({"images": low[None]})[0] for low, _ in pairs]
     if precision != "int8":
         return _pictures_agree(expected, got, words, precision)
     before, after = (
-        np.array([quality.compare(a, high, task.scale)["psnr_y"] for a, (_, high) in zip(answers, pairs, strict=True)])
+        np.array(
+            [
+                quality.compare(a, high, task.scale)["psnr_y"]
+                for a, (_, high) in zip(answers, pairs, strict=True)
+            ]
+        )
         for answers in (expected, got)
     )
     lost, interval = float((before - after).mean()), statistics.mean_interval(before - after)
@@ -158,7 +188,9 @@ def check_upscaler(
     return figures
 
 
-def _pictures_agree(expected: list[np.ndarray], got: list[np.ndarray], words: str, precision: str) -> dict[str, Any]:
+def _pictures_agree(
+    expected: list[np.ndarray], got: list[np.ndarray], words: str, precision: str
+) -> dict[str, Any]:
     pairs = list(zip(expected, got, strict=True))
     psnr = [quality.psnr(a, b) for a, b in pairs]
     largest = max(int(np.abs(a.astype(int) - b).max()) for a, b in pairs)
@@ -195,11 +227,15 @@ def _pytorch(task: Classify, pixels: np.ndarray) -> np.ndarray:
 
 
 def _in_batches(answer: Answer, rgb: np.ndarray) -> np.ndarray:
-    return np.concatenate([answer({"images": np.ascontiguousarray(part)}) for part in _batches(rgb)])
+    return np.concatenate(
+        [answer({"images": np.ascontiguousarray(part)}) for part in _batches(rgb)]
+    )
 
 
 def _batches(pixels: np.ndarray) -> list[np.ndarray]:
-    """Cut pictures into batches of about a million values, and of at most 50, so that the batch size is seen to change."""
+    """Cut pictures into batches of about a million values, and of at most 50, so that the batch
+    size is seen to change.
+    """
     size = int(max(1, min(50, 4_000_000 // pixels[0].size)))
     return [pixels[start : start + size] for start in range(0, len(pixels), size)]
 

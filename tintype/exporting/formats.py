@@ -1,4 +1,6 @@
-"""The three formats: ONNX, TorchScript and torch.export's own; each written with what belongs to the model, and read back."""
+"""The three formats: ONNX, TorchScript and torch.export's own; each written with what belongs to
+the model, and read back.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,8 @@ def import_onnx() -> Any:
 def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
     """Write an ONNX file of one piece; return the names of its nodes that belong to the network itself.
 
-    The names are for quantisation, which leaves the resizing alone. What torch notes down for debugging, with the paths of
-    this machine, is taken out.
+    The names are for quantisation, which leaves the resizing alone. What torch notes down for
+    debugging, with the paths of this machine, is taken out.
 
     Raises:
         UserError: a package is not installed, or the file would be too large.
@@ -55,7 +57,9 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
     onnx = import_onnx()
     size = sum(p.numel() * p.element_size() for p in graph.module.parameters())
     if size > LARGEST_ONNX:
-        raise UserError(f"the weights are {size / 1e9:.1f} GB; an ONNX file holds 2. Try --fp16, or --format pt2.")
+        raise UserError(
+            f"the weights are {size / 1e9:.1f} GB; an ONNX file holds 2. Try --fp16, or --format pt2."
+        )
     with _quiet():
         program = torch.onnx.export(
             graph.module, tuple(graph.inputs.values()), input_names=list(graph.inputs), output_names=[graph.output],
@@ -66,7 +70,9 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
     inside = []
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{number}"
-        scopes = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
+        scopes = {entry.key: entry.value for entry in node.metadata_props}.get(
+            "pkg.torch.onnx.name_scopes", ""
+        )
         if "'network" in scopes:
             inside.append(node.name)
     _forget_debugging(model)
@@ -108,16 +114,24 @@ def _name_sides(graph: Any, dynamic: dict[str, dict[int, str]]) -> None:
 
 
 def write_pt2(graph: Graph, path: Path, about: dict[str, Any]) -> None:
-    """Write what `torch.export.load` reads; what belongs to the model lies in its extra file "tintype"."""
+    """Write what `torch.export.load` reads; what belongs to the model lies in its extra file
+    "tintype".
+    """
     with _quiet(), torch.no_grad():
-        program = torch.export.export(graph.module, tuple(graph.inputs.values()), dynamic_shapes=_dynamic(graph))
+        program = torch.export.export(
+            graph.module, tuple(graph.inputs.values()), dynamic_shapes=_dynamic(graph)
+        )
         content = io.BytesIO()
-        torch.export.save(program, content, extra_files={ABOUT: json.dumps(about, ensure_ascii=False)})
+        torch.export.save(
+            program, content, extra_files={ABOUT: json.dumps(about, ensure_ascii=False)}
+        )
     path.write_bytes(content.getbuffer())
 
 
 def write_torchscript(graph: Graph, path: Path, about: dict[str, Any]) -> None:
-    """Write what `torch.jit.load` reads, C++ included; what belongs to the model lies in its extra file "tintype"."""
+    """Write what `torch.jit.load` reads, C++ included; what belongs to the model lies in its extra
+    file "tintype".
+    """
     with _quiet(), torch.no_grad():
         traced = torch.jit.trace(graph.module, tuple(graph.inputs.values()), check_trace=False)
         # In memory first: where a disk is full, torch's own writer ends the whole process.
@@ -128,7 +142,9 @@ def write_torchscript(graph: Graph, path: Path, about: dict[str, Any]) -> None:
 
 def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
     """Return for each input the sides that may change: torch finds out within which bounds."""
-    return tuple(dict.fromkeys(graph.dynamic[name], torch.export.Dim.DYNAMIC) for name in graph.inputs)
+    return tuple(
+        dict.fromkeys(graph.dynamic[name], torch.export.Dim.DYNAMIC) for name in graph.inputs
+    )
 
 
 def load_onnx(path: Path, threads: int) -> Answer:
@@ -155,7 +171,9 @@ def load_torchscript(path: Path, threads: int) -> Answer:
 
 @torch.inference_mode()
 def _computed(module: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    return module(*(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values())).numpy()
+    return module(
+        *(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values())
+    ).numpy()
 
 
 @contextmanager
@@ -164,7 +182,9 @@ def _quiet() -> Iterator[None]:
 
     torch calls TorchScript deprecated on every use; our documentation says it once.
     """
-    loud = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    loud = [
+        logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
+    ]
     levels = [logger.level for logger in loud]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,6 @@
-"""What is exported: the network together with all that stands around it, from uint8 in to the answer out."""
+"""What is exported: the network together with all that stands around it, from uint8 in to the
+answer out.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class ClassifierGraph(nn.Module):
 
 
 class GeneratorGraph(nn.Module):
-    """Noise (N, *latent_shape) float32, and classes (N,) int64 where it knows some, to pictures (N, H, W, C) uint8."""
+    """Noise (N, *latent_shape) float32, and classes (N,) int64 where it knows some, to pictures (N,
+    H, W, C) uint8.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -73,7 +77,9 @@ class Half(nn.Module):
 
 @dataclass(frozen=True)
 class Graph:
-    """A module to export, with its named inputs (examples of two) and output, and which sides of them may change."""
+    """A module to export, with its named inputs (examples of two) and output, and which sides of
+    them may change.
+    """
 
     module: nn.Module
     inputs: dict[str, Tensor]
@@ -86,9 +92,12 @@ class Graph:
 
 
 def graph_of(task: Task, network: nn.Module, description: Mapping[str, Any]) -> Graph:
-    """Return what is exported of a task around `network`, which is the task's own or one of another precision."""
+    """Return what is exported of a task around `network`, which is the task's own or one of another
+    precision.
+    """
     graph = _graph(task, network, description)
-    with torch.no_grad():  # once for real: constants that are computed at first use must not be made of traced values
+    # once for real: constants that are computed at first use must not be made of traced values
+    with torch.no_grad():
         graph.module(*graph.inputs.values())
     return graph
 
@@ -98,13 +107,20 @@ def _graph(task: Task, network: nn.Module, description: Mapping[str, Any]) -> Gr
         # Neither square nor of the model's size, so that no side is taken for another.
         images = torch.arange(2 * 37 * 41 * 3).reshape(2, 37, 41, 3).to(torch.uint8)
         dynamic = {"images": {0: "batch", 1: "height", 2: "width"}}
-        return Graph(ClassifierGraph(task, network, description), {"images": images}, "probabilities", dynamic)
+        return Graph(
+            ClassifierGraph(task, network, description),
+            {"images": images},
+            "probabilities",
+            dynamic,
+        )
     if isinstance(task, Upscale):
         images = torch.arange(2 * 24 * 20 * 3).reshape(2, 24, 20, 3).to(torch.uint8)
         dynamic = {"images": {0: "batch", 1: "height", 2: "width"}}
         return Graph(UpscalerGraph(task, network), {"images": images}, "large", dynamic)
     if isinstance(task, Generate):
-        noise = torch.from_numpy(sampling.latents(SAMPLE_SEED, range(2), task.generator.latent_shape))
+        noise = torch.from_numpy(
+            sampling.latents(SAMPLE_SEED, range(2), task.generator.latent_shape)
+        )
         inputs, dynamic = {"noise": noise}, {"noise": {0: "batch"}}
         if task.conditional:
             inputs["classes"], dynamic["classes"] = torch.tensor(task.turns(range(2))), {0: "batch"}

@@ -17,7 +17,8 @@ from tintype.run import RunFolder
 from tintype.tasks.upscale import Upscale
 
 MOST = 2_000  # images that are compared at most
-MOST_MULTIPLY_ADDS = 2e12  # of all of them together: about a minute for each side, on a small machine
+# of all of them together: about a minute for each side, on a small machine
+MOST_MULTIPLY_ADDS = 2e12
 LEAST = 64
 MOST_PHOTOS = 16
 LARGEST = 256  # pixels of a side of the small picture
@@ -25,7 +26,9 @@ LARGEST = 256  # pixels of a side of the small picture
 
 @dataclass(frozen=True)
 class CheckImages:
-    """Images of the model's size (N, H, W, C) uint8 with their classes (N,) int64, and where they are from."""
+    """Images of the model's size (N, H, W, C) uint8 with their classes (N,) int64, and where they
+    are from.
+    """
 
     pixels: np.ndarray
     targets: np.ndarray
@@ -37,18 +40,25 @@ class CheckImages:
 
 
 def how_many(description: Mapping[str, Any]) -> int:
-    """Return how many images to compare, so that the check of a large network ends in a minute or two."""
+    """Return how many images to compare, so that the check of a large network ends in a minute or
+    two.
+    """
     return int(min(MOST, max(LEAST, MOST_MULTIPLY_ADDS / max(1, description["multiply_adds"]))))
 
 
-def classified_images(run: RunFolder, description: Mapping[str, Any], data: str | None) -> CheckImages:
+def classified_images(
+    run: RunFolder, description: Mapping[str, Any], data: str | None
+) -> CheckImages:
     """Return validation images of a classifier's own data, or of `data` with the same classes; evenly spread ones of many.
 
     Raises:
         UserError: the data is not there, or has other classes.
     """
     recipe, how, names = run.recipe, description["preprocessing"], list(description["class_names"])
-    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed", "groups")}
+    wishes = {
+        key: getattr(recipe, key)
+        for key in ("val_fraction", "test_fraction", "split_seed", "groups")
+    }
     try:
         splits = open_data(
             data or recipe.data, data_root=None if data else recipe.data_root, image_size=(how["height"], how["width"]),
@@ -58,14 +68,18 @@ def classified_images(run: RunFolder, description: Mapping[str, Any], data: str 
         raise _not_there(recipe.data, data, error) from None
     unknown = set(splits.spec.class_names) - set(names)
     if unknown:
-        raise UserError(f"the model does not know the classes {', '.join(sorted(unknown)[:5])} of {splits.spec.name}.")
+        raise UserError(
+            f"the model does not know the classes {', '.join(sorted(unknown)[:5])} of {splits.spec.name}."
+        )
     source = splits.val
     index = _spread(len(source), how_many(description))
     pixels = source.take(torch.from_numpy(index)).images.permute(0, 2, 3, 1).cpu().numpy()
     to_model = np.array([names.index(name) for name in splits.spec.class_names])
     targets = to_model[source.targets.numpy()[index]]
     of_many = f" of {len(source):,}" if len(index) < len(source) else ""
-    return CheckImages(np.ascontiguousarray(pixels), targets, f"{len(index):,}{of_many} validation images")
+    return CheckImages(
+        np.ascontiguousarray(pixels), targets, f"{len(index):,}{of_many} validation images"
+    )
 
 
 def photo_pairs(
@@ -79,8 +93,13 @@ def photo_pairs(
         UserError: the data is not there.
     """
     recipe = run.recipe
-    wishes = {key: getattr(recipe, key) for key in ("val_fraction", "test_fraction", "split_seed", "groups")}
-    options = {key: recipe.task_options[key] for key in ("scale", "patch") if key in recipe.task_options}
+    wishes = {
+        key: getattr(recipe, key)
+        for key in ("val_fraction", "test_fraction", "split_seed", "groups")
+    }
+    options = {
+        key: recipe.task_options[key] for key in ("scale", "patch") if key in recipe.task_options
+    }
     try:
         photos = (
             open_whole(data, task.scale, None)

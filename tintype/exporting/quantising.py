@@ -1,4 +1,6 @@
-"""Eight-bit integers in place of floats: static quantisation by ONNX Runtime, calibrated on real images."""
+"""Eight-bit integers in place of floats: static quantisation by ONNX Runtime, calibrated on real
+images.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,19 @@ from tintype.errors import UserError
 
 
 def quantise(
-    source: Path, target: Path, inside: list[str], examples: Iterator[dict[str, np.ndarray]], *, keep_ends: bool = False
+    source: Path,
+    target: Path,
+    inside: list[str],
+    examples: Iterator[dict[str, np.ndarray]],
+    *,
+    keep_ends: bool = False,
 ) -> None:
     """Write an ONNX model with the layers named `inside` in 8 bits: weights by channel, activations by what is seen.
 
-    The range of weights is 7 bits, because processors without VNNI add 8-bit products with saturation. The range of an
-    activation is the moving average of what each image shows: on MobileNetV2 one percent more accurate than the extremes of
-    all, and without the gigabytes that percentiles take.
+    The range of weights is 7 bits, because processors without VNNI add 8-bit products with
+    saturation. The range of an activation is the moving average of what each image shows: on
+    MobileNetV2 one percent more accurate than the extremes of all, and without the gigabytes that
+    percentiles take.
 
     Args:
         source: the model in float32.
@@ -32,7 +40,12 @@ def quantise(
         UserError: there is no layer that can be quantised.
     """
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Examples(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -47,7 +60,8 @@ def quantise(
     logger = logging.getLogger()
     level = logger.level
     try:
-        logger.setLevel(logging.ERROR)  # it advises on the root logger to preprocess what is preprocessed already
+        # it advises on the root logger to preprocess what is preprocessed already
+        logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quantize_static(

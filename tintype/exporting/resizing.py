@@ -1,10 +1,11 @@
 """Resizing as `tintype.data.decode` does it by Pillow, in tensor operations that every export format can hold.
 
-Pillow's resize is linear along each axis: a matrix of filter weights, applied to the rows and then to the columns, each
-rounded to 8 bits. The matrices are computed here from the sides of the picture, whatever they are. Two things differ:
-Pillow rounds once more after averaging whole pixels of a very large picture, and its weights are fixed-point numbers of 22
-bits; a pixel may thus differ by one level. A JPEG file that is decoded at reduced scale differs by more, since the graph is
-given its full pixels.
+Pillow's resize is linear along each axis: a matrix of filter weights, applied to the rows and then
+to the columns, each rounded to 8 bits. The matrices are computed here from the sides of the
+picture, whatever they are. Two things differ: Pillow rounds once more after averaging whole pixels
+of a very large picture, and its weights are fixed-point numbers of 22 bits; a pixel may thus differ
+by one level. A JPEG file that is decoded at reduced scale differs by more, since the graph is given
+its full pixels.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from torch import Tensor, nn
 
 from tintype.data.decode import Resize
 
-GAP = 3.0  # pixels are averaged where the picture is more than so many times the size, as decode asks of Pillow
+# pixels are averaged where the picture is more than so many times the size, as decode asks of
+# Pillow
+GAP = 3.0
 _LUMA = (19595, 38470, 7471)  # of R, G, B in 65536ths: how Pillow makes a picture grey
 
 
 class Resizer(nn.Module):
     """Bring pictures (N, H, W, 3) uint8 of any size to (N, C, h, w) float32 of whole numbers 0..255.
 
-    Pictures that have the size already pass as they are, even where a model sees only the centre (`crop_fraction`): they
-    are taken as prepared.
+    Pictures that have the size already pass as they are, even where a model sees only the centre
+    (`crop_fraction`): they are taken as prepared.
     """
 
     def __init__(self, channels: int, height: int, width: int, resize: Resize) -> None:
@@ -38,17 +41,23 @@ class Resizer(nn.Module):
         return _rounded(vertical @ pixels)
 
     def _axes(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights of both axes, (h, H) and (w, W), from the positions (H,) and (W,) float64 of the pixels."""
+        """Return the weights of both axes, (h, H) and (w, W), from the positions (H,) and (W,)
+        float64 of the pixels.
+        """
         tall, wide = rows[-1] + 1, columns[-1] + 1
         ratio_y, ratio_x = self.height / tall, self.width / wide
         if self.resize.mode == "crop":
             scale = torch.maximum(ratio_x, ratio_y)
             top, bottom = self._cropped(tall, wide, self.height, self.width, scale)
             left, right = self._cropped(wide, tall, self.width, self.height, scale)
-            return self._weights(rows, top, bottom, self.height), self._weights(columns, left, right, self.width)
+            return self._weights(rows, top, bottom, self.height), self._weights(
+                columns, left, right, self.width
+            )
         zero = torch.zeros_like(tall)
         if self.resize.mode == "squash":
-            return self._weights(rows, zero, tall, self.height), self._weights(columns, zero, wide, self.width)
+            return self._weights(rows, zero, tall, self.height), self._weights(
+                columns, zero, wide, self.width
+            )
         scale = torch.minimum(ratio_x, ratio_y)
         inner_y, inner_x = (torch.round(side * scale).clamp_min(1) for side in (tall, wide))
         return (
@@ -74,11 +83,17 @@ class Resizer(nn.Module):
         )
 
     def _weights(
-        self, positions: Tensor, start: Tensor, end: Tensor, target: int, inner: Tensor | None = None
+        self,
+        positions: Tensor,
+        start: Tensor,
+        end: Tensor,
+        target: int,
+        inner: Tensor | None = None,
     ) -> Tensor:
         """Return the weights (target, length) float32 by which pixels at `positions` make the part from start to end.
 
-        With `inner`, the part fills only so many pixels in the middle of the target, and the rest is black.
+        With `inner`, the part fills only so many pixels in the middle of the target, and the rest
+        is black.
         """
         out = torch.arange(target, dtype=torch.float64, device=positions.device)
         size = torch.full_like(start, target) if inner is None else inner
@@ -89,7 +104,9 @@ class Resizer(nn.Module):
         reach = (support - 0.5) * scale
         length = positions[-1] + 1
         averaged = block > 1
-        first = torch.where(averaged, torch.floor((start - reach).clamp_min(0)), torch.zeros_like(start))
+        first = torch.where(
+            averaged, torch.floor((start - reach).clamp_min(0)), torch.zeros_like(start)
+        )
         last = torch.where(averaged, torch.minimum(torch.ceil(end + reach), length), length)
         number = torch.floor((positions - first) / block)
         members = torch.minimum(first + (number + 1) * block, last) - (first + number * block)
@@ -106,7 +123,10 @@ class Resizer(nn.Module):
 
 
 def _positions(line: Tensor) -> Tensor:
-    """Return 0, 1, 2, ... (L,) float64, as long as `line`. Not `arange`: a length is no tensor, and would be frozen."""
+    """Return 0, 1, 2, ...
+
+    (L,) float64, as long as `line`. Not `arange`: a length is no tensor, and would be frozen.
+    """
     return torch.cumsum(torch.ones_like(line, dtype=torch.float64), 0) - 1
 
 

@@ -1,1 +1,3 @@
-"""What generation stands on: noise by seed, objectives, augmentation that gradients pass, signs of trouble, distances."""
+"""What generation stands on: noise by seed, objectives, augmentation that gradients pass, signs of
+trouble, distances.
+"""

@@ -1,7 +1,8 @@
 """Augmentations that gradients pass through, for what a discriminator sees, and their adaptive strength.
 
-Both real and generated images are changed alike, so the generator does not learn to make changed images (Zhao et al.,
-"Differentiable augmentation", 2020). `AdaptiveStrength` follows Karras et al., "Training GANs with limited data" (2020).
+Both real and generated images are changed alike, so the generator does not learn to make changed
+images (Zhao et al., "Differentiable augmentation", 2020). `AdaptiveStrength` follows Karras et al.,
+"Training GANs with limited data" (2020).
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ from torch import Tensor
 OPERATIONS = ("colour", "translation", "cutout")
 
 
-def diff_augment(images: Tensor, operations: Sequence[str], probability: float, generator: torch.Generator) -> Tensor:
+def diff_augment(
+    images: Tensor, operations: Sequence[str], probability: float, generator: torch.Generator
+) -> Tensor:
     """Return images (N, C, H, W) in -1..1, each changed by each of the operations with a probability.
 
-    colour: brightness by up to 0.5, saturation by 0 to 2, contrast by 0.5 to 1.5; translation by up to an eighth of the
-    side, zeros outside; cutout of a square of half the side. All draws come from `generator`.
+    colour: brightness by up to 0.5, saturation by 0 to 2, contrast by 0.5 to 1.5; translation by up
+    to an eighth of the side, zeros outside; cutout of a square of half the side. All draws come
+    from `generator`.
     """
     for name in operations:
         changed = _FUNCTIONS[name](images, generator)
         if probability < 1:
-            chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < probability
+            chosen = (
+                torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+                < probability
+            )
             changed = torch.where(chosen, changed, images)
         images = changed
     return images
@@ -51,15 +58,19 @@ def _translation(images: Tensor, generator: torch.Generator) -> Tensor:
     )  # fmt: skip
     rows = top[:, None] + torch.arange(height, device=images.device)  # (N, H)
     columns = left[:, None] + torch.arange(width, device=images.device)
-    # Two gathers instead of one index over three dimensions: their gradient is several times as fast on the CPU.
+    # Two gathers instead of one index over three dimensions: their gradient is several times as
+    # fast on the CPU.
     count, channels = images.shape[:2]
-    padded = padded.gather(2, rows[:, None, :, None].expand(count, channels, height, padded.shape[3]))
+    padded = padded.gather(
+        2, rows[:, None, :, None].expand(count, channels, height, padded.shape[3])
+    )
     return padded.gather(3, columns[:, None, None, :].expand(count, channels, height, width))
 
 
 def _cutout(images: Tensor, generator: torch.Generator) -> Tensor:
     height, width = images.shape[-2:]
-    y, x = (_uniform(images, generator)[:, 0] * side for side in (height, width))  # centres (N, 1, 1)
+    # centres (N, 1, 1)
+    y, x = (_uniform(images, generator)[:, 0] * side for side in (height, width))
     rows = torch.arange(height, device=images.device)[None, :, None]
     columns = torch.arange(width, device=images.device)[None, None]
     hidden = ((rows - y).abs() < height / 4) & ((columns - x).abs() < width / 4)
@@ -72,11 +83,14 @@ _FUNCTIONS = {"colour": _colour, "translation": _translation, "cutout": _cutout}
 class AdaptiveStrength:
     """The probability of augmentation, raised where the discriminator learns the training images by heart (ADA).
 
-    The sign of the logits of real images, averaged over the last batches, is held at `target`: above it the probability
-    rises, below it falls, at the pace that takes it from 0 to 1 within `images` images.
+    The sign of the logits of real images, averaged over the last batches, is held at `target`:
+    above it the probability rises, below it falls, at the pace that takes it from 0 to 1 within
+    `images` images.
     """
 
-    def __init__(self, target: float = 0.6, images: int = 100_000, every: int = 4, most: float = 0.85) -> None:
+    def __init__(
+        self, target: float = 0.6, images: int = 100_000, every: int = 4, most: float = 0.85
+    ) -> None:
         self.target, self.images, self.every, self.most = target, images, every, most
         self.probability = 0.0
         self.signs: float | Tensor = 0.0  # a sum that stays on the device until a decision is due
@@ -90,7 +104,9 @@ class AdaptiveStrength:
         self.batches += 1
         if self.batches == self.every:
             direction = 1.0 if float(self.signs) / self.count > self.target else -1.0
-            self.probability = min(self.most, max(0.0, self.probability + direction * self.count / self.images))
+            self.probability = min(
+                self.most, max(0.0, self.probability + direction * self.count / self.images)
+            )
             self.signs, self.count, self.batches = 0.0, 0, 0
 
     def state(self) -> dict[str, float]:

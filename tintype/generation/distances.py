@@ -1,6 +1,7 @@
 """How far generated images are from real ones: distances between features of both, and the networks that give features.
 
-Every figure carries the name of its features, and stands beside its floor: the same figure of real against real images.
+Every figure carries the name of its features, and stands beside its floor: the same figure of real
+against real images.
 """
 
 from __future__ import annotations
@@ -38,14 +39,16 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Return the Fréchet distance of Gaussians fitted to features (N, D) and (M, D), in float64.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017). The trace of the root is taken
-    from the eigenvalues of S1^(1/2) S2 S1^(1/2), which is symmetric, so that no imaginary part has to be thrown away.
-    It depends on N and M: compare only figures with the same counts.
+    from the eigenvalues of S1^(1/2) S2 S1^(1/2), which is symmetric, so that no imaginary part has
+    to be thrown away. It depends on N and M: compare only figures with the same counts.
 
     Raises:
         ValueError: fewer than two rows, or other columns.
     """
     if min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
-        raise ValueError(f"features of shapes {tuple(real.shape)} and {tuple(fake.shape)} cannot be compared")
+        raise ValueError(
+            f"features of shapes {tuple(real.shape)} and {tuple(fake.shape)} cannot be compared"
+        )
     (mean_1, cov_1), (mean_2, cov_2) = _moments(real), _moments(fake)
     values, vectors = torch.linalg.eigh(cov_1)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -64,7 +67,8 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
     """Return the squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased (KID, Binkowski et al. 2018).
 
-    All pairs are taken where the paper averages over random subsets; the expectation is the same and nothing is drawn.
+    All pairs are taken where the paper averages over random subsets; the expectation is the same
+    and nothing is drawn.
     """
     real, fake = real.double(), fake.double()
 
@@ -82,7 +86,8 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
     """Return the share of generated images near real ones, and of real ones near generated ones.
 
-    Near is within the distance of a point to its k-th neighbour of its own kind (Kynkäänniemi et al. 2019).
+    Near is within the distance of a point to its k-th neighbour of its own kind (Kynkäänniemi et
+    al. 2019).
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"precision and recall need more than {k} images of each kind")
@@ -93,7 +98,9 @@ def _covered(points: Tensor, others: Tensor, k: int) -> float:
     """Return the share of `others` that lie within the radius of any of `points`."""
     points, others = points.float(), others.float()
     # The point itself is its nearest, at distance zero.
-    radius = torch.cat([torch.cdist(part, points).kthvalue(k + 1, dim=1).values for part in points.split(1000)])
+    radius = torch.cat(
+        [torch.cdist(part, points).kthvalue(k + 1, dim=1).values for part in points.split(1000)]
+    )
     near = [(torch.cdist(part, points) <= radius).any(1) for part in others.split(1000)]
     return float(torch.cat(near).float().mean())
 
@@ -109,10 +116,15 @@ def pairwise_distance(images: Tensor) -> float:
 def nearest(queries: Tensor, blocks: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return for each query (N, ...) the position of the nearest image of all blocks, and its distance.
 
-    `blocks` is an iterable of uint8 tensors (B, ...), in order. The distance is the root mean square over 0..255.
+    `blocks` is an iterable of uint8 tensors (B, ...), in order. The distance is the root mean
+    square over 0..255.
     """
     flat = queries.flatten(1).float()
-    best, where, start = torch.full((len(flat),), torch.inf), torch.zeros(len(flat), dtype=torch.int64), 0
+    best, where, start = (
+        torch.full((len(flat),), torch.inf),
+        torch.zeros(len(flat), dtype=torch.int64),
+        0,
+    )
     for block in blocks:
         distance, index = torch.cdist(flat, block.flatten(1).float().to(flat.device)).cpu().min(1)
         better = distance < best
@@ -124,7 +136,8 @@ def nearest(queries: Tensor, blocks: Any) -> tuple[np.ndarray, np.ndarray]:
 def figures(name: str, real: Tensor, made: Tensor, among_real: Tensor | None) -> dict[str, float]:
     """Return all distances of the features `name`, real (N, D) and made (M, D); their floor where other real ones are given.
 
-    Precision, recall and KID compare all pairs, so they are taken on at most `COMPARED` images of each kind.
+    Precision, recall and KID compare all pairs, so they are taken on at most `COMPARED` images of
+    each kind.
     """
     some_real, some_made = real[:COMPARED], made[:COMPARED]
     precision, recall = precision_recall(some_real, some_made)
@@ -151,7 +164,8 @@ class FeatureNetwork:
     Attributes:
         name: as in "fd_mobilenet_v2".
         protocol: how images become features, in a sentence.
-        extract: images (N, C, H, W) uint8 -> features (N, D) float32, and class probabilities (N, K) or None.
+        extract: images (N, C, H, W) uint8 -> features (N, D) float32, and class probabilities (N,
+            K) or None.
         class_names: of the probabilities.
     """
 
@@ -173,7 +187,9 @@ def pixel_features() -> FeatureNetwork:
         side = (min(PIXELS_SIDE, images.shape[2]), min(PIXELS_SIDE, images.shape[3]))
         return F.adaptive_avg_pool2d(images.float() / 255, side).flatten(1), None
 
-    return FeatureNetwork("pixels8", "pixels averaged to at most 8x8, values of 0 to 1, no network", extract)
+    return FeatureNetwork(
+        "pixels8", "pixels averaged to at most 8x8, values of 0 to 1, no network", extract
+    )
 
 
 def load_features(what: str | None, device: torch.device) -> FeatureNetwork:
@@ -202,11 +218,17 @@ def _of_run(path: Path, device: torch.device) -> FeatureNetwork:
     run = RunFolder.open(path)
     network, spec, description = load_model(run, device)
     if description.get("task", "classify") != "classify":
-        raise UserError(f"features: {path} is a run of task {description['task']}. Expected a classifier's run folder.")
+        raise UserError(
+            f"features: {path} is a run of task {description['task']}. Expected a classifier's run folder."
+        )
     if run.name == STANDARD:
-        raise UserError(f"features: a run named {STANDARD} would be taken for the network of FID. Rename {run}.")
+        raise UserError(
+            f"features: a run named {STANDARD} would be taken for the network of FID. Rename {run}."
+        )
     size = f"{spec.channels}x{spec.height}x{spec.width}"
-    weights = hashlib.blake2b((run.path / "model.safetensors").read_bytes(), digest_size=4).hexdigest()
+    weights = hashlib.blake2b(
+        (run.path / "model.safetensors").read_bytes(), digest_size=4
+    ).hexdigest()
     extract = _penultimate(
         network,
         (spec.height, spec.width),
@@ -236,15 +258,17 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
         network.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         line = str(error).split("\n")[0]
-        raise UserError(f"features: {path} does not hold the weights of {path.stem} ({line}).") from None
+        raise UserError(
+            f"features: {path} does not hold the weights of {path.stem} ({line})."
+        ) from None
     side = (WEIGHTS_SIDE, WEIGHTS_SIDE)
     network = network.to(device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
     extract = _penultimate(network, side, 3, IMAGENET_MEAN, IMAGENET_STD, device)
     digest = hashlib.blake2b(json.dumps(sorted(tensors)).encode(), digest_size=4)
-    digest.update(b"".join(tensors[name].flatten()[:64].float().numpy().tobytes() for name in sorted(tensors)))
-    protocol = (
-        f"penultimate features of {path.stem}, weights {digest.hexdigest()}, bilinear to {WEIGHTS_SIDE}x{WEIGHTS_SIDE}"
+    digest.update(
+        b"".join(tensors[name].flatten()[:64].float().numpy().tobytes() for name in sorted(tensors))
     )
+    protocol = f"penultimate features of {path.stem}, weights {digest.hexdigest()}, bilinear to {WEIGHTS_SIDE}x{WEIGHTS_SIDE}"
 
     def without_classes(images: Tensor) -> tuple[Tensor, None]:
         return extract(images)[0], None
@@ -261,7 +285,9 @@ def _penultimate(
     device: torch.device,
     temperature: float = 1.0,
 ) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    """Return a function that gives what the last linear layer receives (or pooled `features`), and probabilities."""
+    """Return a function that gives what the last linear layer receives (or pooled `features`), and
+    probabilities.
+    """
     linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     caught: list[Tensor] = []
     if linear:
@@ -286,17 +312,21 @@ def _penultimate(
     return extract
 
 
-def inception_features(weights: str, device: torch.device, progress: Progress | None = None) -> FeatureNetwork:
+def inception_features(
+    weights: str, device: torch.device, progress: Progress | None = None
+) -> FeatureNetwork:
     """Return the features of the standard protocol: the Inception network of the TensorFlow FID, through torch-fidelity.
 
     Args:
-        weights: the file pt_inception-2015-12-05-6726825d.pth, as torch-fidelity takes it, or the same as safetensors;
+        weights: the file pt_inception-2015-12-05-6726825d.pth, as torch-fidelity takes it, or the
+            same as safetensors;
             "download" fetches it once, 91 MB, from where torch-fidelity has it.
         device: where to compute.
         progress: called as progress(what, done, total), in bytes, while they are downloaded.
 
     Raises:
-        UserError: torch-fidelity is not installed, no network, or the file is missing or something else.
+        UserError: torch-fidelity is not installed, no network, or the file is missing or something
+            else.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
@@ -304,26 +334,42 @@ def inception_features(weights: str, device: torch.device, progress: Progress | 
             FeatureExtractorInceptionV3,
         )
     except ImportError:
-        raise UserError("FID needs torch-fidelity, which is not installed: pip install 'tintype[fid]'") from None
+        raise UserError(
+            "FID needs torch-fidelity, which is not installed: pip install 'tintype[fid]'"
+        ) from None
     path = Path(weights).expanduser()
     if weights == "download":
         path = fetch_file(
-            URL_INCEPTION_V3, "Inception", "name it in place of download, or measure without FID", progress
+            URL_INCEPTION_V3,
+            "Inception",
+            "name it in place of download, or measure without FID",
+            progress,
         )
     if not path.is_file():
-        raise UserError(f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them (.pth).")
+        raise UserError(
+            f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them (.pth)."
+        )
     tensors = read_weights(path).tensors
     try:
-        # torch-fidelity would run code that hides in the file, so it is given a copy that holds nothing but these tensors.
+        # torch-fidelity would run code that hides in the file, so it is given a copy that holds
+        # nothing but these tensors.
         with tempfile.NamedTemporaryFile(suffix=".pth") as copy:
             torch.save(tensors, copy.name)
-            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], copy.name).to(device).eval()
+            network = (
+                FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], copy.name)
+                .to(device)
+                .eval()
+            )
     except Exception as error:
         line = str(error).split("\n")[0]
-        raise UserError(f"{weights} does not hold the Inception weights of torch-fidelity ({line}).") from None
+        raise UserError(
+            f"{weights} does not hold the Inception weights of torch-fidelity ({line})."
+        ) from None
 
     @torch.no_grad()
     def extract(images: Tensor) -> tuple[Tensor, None]:
         return network(images.to(device).expand(-1, 3, -1, -1).contiguous())[0].float(), None
 
-    return FeatureNetwork(STANDARD, "TensorFlow-compatible Inception v3, 2048 features, torch-fidelity", extract)
+    return FeatureNetwork(
+        STANDARD, "TensorFlow-compatible Inception v3, 2048 features, torch-fidelity", extract
+    )

@@ -1,4 +1,6 @@
-"""Measure a generator against real images, and keep what was computed: features of images do not change."""
+"""Measure a generator against real images, and keep what was computed: features of images do not
+change.
+"""
 
 from __future__ import annotations
 
@@ -46,16 +48,21 @@ class Measure:
         self.train = train
         self._of_real: dict[tuple[str, int, int], Tensor] = {}
         self._of_made: dict[str, tuple[tuple[str, int], tuple[Tensor, Tensor | None]]] = {}
-        self._kept: dict[int, ImageSource] = {}  # so that no other source gets the id of one that was seen
+        # so that no other source gets the id of one that was seen
+        self._kept: dict[int, ImageSource] = {}
         self._floors: dict[int, ImageSource] = {}
         self._names_of_train: frozenset[str] | None = None
 
     def protocol(self) -> dict[str, str]:
         """Return how each distance is measured, in a sentence."""
         pairs = f"; KID, precision and recall on at most {distances.COMPARED:,} images of each kind"
-        used = {f.distance: f.protocol + pairs for f in filter(None, (self.network, self.inception))}
+        used = {
+            f.distance: f.protocol + pairs for f in filter(None, (self.network, self.inception))
+        }
         if self.inception is None:
-            used["fid"] = "left out: no Inception weights were given (--inception-weights FILE or download)"
+            used["fid"] = (
+                "left out: no Inception weights were given (--inception-weights FILE or download)"
+            )
         return used
 
     def figures(
@@ -87,7 +94,9 @@ class Measure:
         return figures, probabilities
 
     def _floor_of(self, source: ImageSource, count: int) -> ImageSource | None:
-        """Return as many training images as are measured, or None where these are training images themselves."""
+        """Return as many training images as are measured, or None where these are training images
+        themselves.
+        """
         if self.train is None:
             return None
         if self._names_of_train is None:
@@ -101,7 +110,10 @@ class Measure:
     def _real(self, features: FeatureNetwork, source: ImageSource, count: int) -> Tensor:
         key = (features.name, id(source), count)
         if key not in self._of_real:
-            parts = [features.extract(source.take(i).images)[0].cpu() for i in drawn(source, count).split(AT_ONCE)]
+            parts = [
+                features.extract(source.take(i).images)[0].cpu()
+                for i in drawn(source, count).split(AT_ONCE)
+            ]
             self._of_real[key] = torch.cat(parts)
             self._kept[id(source)] = source
         return self._of_real[key]
@@ -114,7 +126,9 @@ class Measure:
         count: int,
         on_progress: Callable[[int, int], None] | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return features and class probabilities of generated images; kept for the same weights and count."""
+        """Return features and class probabilities of generated images; kept for the same weights
+        and count.
+        """
         key = (_digest(network), count)
         known, both = self._of_made.get(features.name, (None, None))
         if both is None or known != key:
@@ -128,7 +142,9 @@ class Measure:
                     on_progress(indices[-1] + 1, count)
             both = torch.cat(found), torch.cat(probabilities) if probabilities else None
             if not bool(both[0].isfinite().all()):
-                raise UserError("the generated images are not finite: training has diverged. Try a lower --lr.")
+                raise UserError(
+                    "the generated images are not finite: training has diverged. Try a lower --lr."
+                )
             self._of_made[features.name] = (key, both)
         return both
 
@@ -142,7 +158,9 @@ def drawn(source: ImageSource, count: int) -> Tensor:
     return order[torch.arange(count) % len(source)]
 
 
-def class_figures(probabilities: Tensor, names: Sequence[str], asked: Sequence[int] | None) -> dict[str, Any]:
+def class_figures(
+    probabilities: Tensor, names: Sequence[str], asked: Sequence[int] | None
+) -> dict[str, Any]:
     """Return what a classifier sees in generated images: which classes, how evenly, how surely.
 
     Args:
@@ -156,7 +174,9 @@ def class_figures(probabilities: Tensor, names: Sequence[str], asked: Sequence[i
         "classes_present": int((shares >= 0.1 / len(names)).sum()),
         "largest_class_share": float(shares.max()),
         "mean_confidence": float(probabilities.max(1).values.mean()),
-        "class_shares": {name: round(float(share), 4) for name, share in zip(names, shares, strict=True)},
+        "class_shares": {
+            name: round(float(share), 4) for name, share in zip(names, shares, strict=True)
+        },
     }
     if asked is not None:
         figures["class_accuracy"] = float((guesses == torch.as_tensor(asked)).float().mean())

@@ -15,7 +15,9 @@ OTHER_NAMES = {"wgan-gp": "wasserstein", "non-saturating": "bce", "saturating": 
 
 @dataclass(frozen=True)
 class Objective:
-    """What the networks are trained for: the adversarial loss, how often each has its turn, penalties, augmentation."""
+    """What the networks are trained for: the adversarial loss, how often each has its turn,
+    penalties, augmentation.
+    """
 
     loss: str = ""
     discriminator_lr: float = 1.0
@@ -46,7 +48,9 @@ class Objective:
         loss = {"": known[0], **OTHER_NAMES}.get(self.loss, self.loss)
         if loss not in known:
             raise unknown_name("loss of this kind of model:", loss, known)
-        idle = [f.name for f in fields(self) if f.name != "loss" and getattr(self, f.name) != f.default]
+        idle = [
+            f.name for f in fields(self) if f.name != "loss" and getattr(self, f.name) != f.default
+        ]
         if idle and not adversarial:
             raise UserError(
                 f"task.{idle[0]} is about a discriminator, and a model of flow matching has none. Leave it out."
@@ -57,7 +61,11 @@ class Objective:
                 raise UserError(f"task.{name} is {value!r}. Expected a whole number from 1 on.")
         for name in ("discriminator_lr", "r1", "r2", "gradient_penalty"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+            if (
+                not isinstance(value, int | float)
+                or isinstance(value, bool)
+                or not 0 <= value < math.inf
+            ):
                 raise UserError(f"task.{name} is {value!r}. Expected a number from 0 on.")
         if not isinstance(self.diff_augment, list | tuple):
             raise UserError(
@@ -67,12 +75,21 @@ class Objective:
             if name not in OPERATIONS:
                 raise unknown_name("operation of diff_augment:", str(name), OPERATIONS)
         if self.ada is not None and not (isinstance(self.ada, float) and 0 < self.ada < 1):
-            raise UserError(f"task.ada is {self.ada!r}. Expected the target between 0 and 1, usually 0.6.")
+            raise UserError(
+                f"task.ada is {self.ada!r}. Expected the target between 0 and 1, usually 0.6."
+            )
         if self.ada is not None and loss not in losses.SIGNED:
             raise UserError(
                 f"task.ada goes by the sign of the discriminator's answers, which loss {loss} leaves open. "
                 f"Expected {', '.join(losses.SIGNED[:-1])} or {losses.SIGNED[-1]}."
             )
-        gradient_penalty = 10.0 if self.loss == "wgan-gp" and not self.gradient_penalty else self.gradient_penalty
+        gradient_penalty = (
+            10.0 if self.loss == "wgan-gp" and not self.gradient_penalty else self.gradient_penalty
+        )
         operations = self.diff_augment or (OPERATIONS if self.ada is not None else ())
-        return replace(self, loss=loss, gradient_penalty=float(gradient_penalty), diff_augment=tuple(operations))
+        return replace(
+            self,
+            loss=loss,
+            gradient_penalty=float(gradient_penalty),
+            diff_augment=tuple(operations),
+        )

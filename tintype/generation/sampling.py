@@ -1,4 +1,6 @@
-"""What images are made from: noise that follows from (seed, index), truncation, ways between two points, and grids."""
+"""What images are made from: noise that follows from (seed, index), truncation, ways between two
+points, and grids.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,20 @@ WIDEST_SHEET = 2048
 
 
 def latents(seed: int, indices: Iterable[int], shape: Sequence[int]) -> NDArray[np.float32]:
-    """Return standard normal noise (N, *shape) float32, each row from (seed, index) alone, the same on every machine."""
-    rows = [np.random.Generator(np.random.Philox([seed, index])).standard_normal(tuple(shape)) for index in indices]
+    """Return standard normal noise (N, *shape) float32, each row from (seed, index) alone, the same
+    on every machine.
+    """
+    rows = [
+        np.random.Generator(np.random.Philox([seed, index])).standard_normal(tuple(shape))
+        for index in indices
+    ]
     return np.asarray(rows, np.float32).reshape(-1, *shape)
 
 
 def drawn(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Return standard normal noise for training, the next of a stream; drawn where the stream is, and brought to `device`."""
+    """Return standard normal noise for training, the next of a stream; drawn where the stream is,
+    and brought to `device`.
+    """
     return torch.randn(shape, generator=generator, device=generator.device).to(device)
 
 
@@ -35,8 +44,12 @@ def truncated(noise: NDArray[np.float32], bound: float) -> NDArray[np.float32]:
     return ndtri(low + ndtr(noise.astype(np.float64)) * (1 - 2 * low)).astype(np.float32)
 
 
-def between(start: NDArray[np.float32], end: NDArray[np.float32], part: float) -> NDArray[np.float32]:
-    """Return the point at `part` of the great circle from one noise to another, which keeps its length typical."""
+def between(
+    start: NDArray[np.float32], end: NDArray[np.float32], part: float
+) -> NDArray[np.float32]:
+    """Return the point at `part` of the great circle from one noise to another, which keeps its
+    length typical.
+    """
     a, b = start.astype(np.float64), end.astype(np.float64)
     cosine = float(np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
     angle = math.acos(min(1.0, max(-1.0, cosine)))
@@ -47,11 +60,18 @@ def between(start: NDArray[np.float32], end: NDArray[np.float32], part: float) -
 
 
 def path(seed: int, indices: range, shape: Sequence[int], steps: int) -> NDArray[np.float32]:
-    """Return points on a way through the noise of index 0, 1, 2, ...; `steps` points lead from one to the next."""
+    """Return points on a way through the noise of index 0, 1, 2, ...; `steps` points lead from one
+    to the next.
+    """
     first = indices.start // steps
     stations = latents(seed, range(first, (indices.stop - 1) // steps + 2), shape)
     return np.stack(
-        [between(stations[i // steps - first], stations[i // steps - first + 1], i % steps / steps) for i in indices]
+        [
+            between(
+                stations[i // steps - first], stations[i // steps - first + 1], i % steps / steps
+            )
+            for i in indices
+        ]
     )
 
 
@@ -61,10 +81,14 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def grid(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.uint8]:
-    """Lay out images (N, H, W, C) uint8 in rows of `columns`, with a grey gap of so many pixels; return (H, W, C)."""
+    """Lay out images (N, H, W, C) uint8 in rows of `columns`, with a grey gap of so many pixels;
+    return (H, W, C).
+    """
     count, height, width, channels = images.shape
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 128, np.uint8)
+    sheet = np.full(
+        (rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 128, np.uint8
+    )
     for number, image in enumerate(images):
         top, left = number // columns * (height + gap), number % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
@@ -72,7 +96,9 @@ def grid(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.ui
 
 
 def square_columns(count: int) -> int:
-    """Return the columns of a sheet of `count` images that is as nearly square as it can be, never taller than wide."""
+    """Return the columns of a sheet of `count` images that is as nearly square as it can be, never
+    taller than wide.
+    """
     return max(1, math.ceil(math.sqrt(count)))
 
 

@@ -1,4 +1,6 @@
-"""What goes wrong in generation and shows while it trains: saturation, collapse, little variety; memorisation at the end."""
+"""What goes wrong in generation and shows while it trains: saturation, collapse, little variety;
+memorisation at the end.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +43,16 @@ class Trouble:
         self._turns = 0
 
     def see(self, share_right: Tensor) -> None:
-        """Take into account in which share (0..1, a scalar) of the cases the discriminator was right in one of its turns."""
+        """Take into account in which share (0..1, a scalar) of the cases the discriminator was
+        right in one of its turns.
+        """
         self._right = self._right + share_right.detach()
         self._turns += 1
 
     def judge(self, figures: dict[str, Any], *, recall: float) -> None:
-        """Note trouble that the discriminator's turns since the last time, or the figures of an evaluation, show."""
+        """Note trouble that the discriminator's turns since the last time, or the figures of an
+        evaluation, show.
+        """
         right = float(self._right) / max(1, self._turns)
         mixing = self.options.get("norm") == "batch"
         without = "--set model.norm=none " if mixing else ""  # what a penalty needs
@@ -60,7 +66,9 @@ class Trouble:
                 f"discriminator: right in {right:.1%} of the cases, so the generator is told little. "
                 + self._try(
                     "--set task.loss=bce" if self.objective.loss == "minimax" else "",
-                    "" if self.objective.diff_augment else "--set task.diff_augment=[translation,cutout]",
+                    ""
+                    if self.objective.diff_augment
+                    else "--set task.diff_augment=[translation,cutout]",
                     "" if self.objective.penalised else f"{without}--set task.r1=1",
                     f"--set task.discriminator_lr={self.objective.discriminator_lr / 2:g}",
                 )
@@ -78,13 +86,19 @@ class Trouble:
                 + variety
             )
         if recall < RARE:
-            self._warn(f"little variety: generated images come near {recall:.1%} of the real ones only. {variety}")
+            self._warn(
+                f"little variety: generated images come near {recall:.1%} of the real ones only. {variety}"
+            )
         missing = _missing(figures)
         if missing:
             self._warn(
                 f"missing classes: {len(missing)} of {len(figures['class_shares'])} classes are hardly made "
                 f"({', '.join(missing[:5])}). "
-                + self._try("--set model.conditional=true" if self.options.get("conditional") is False else "")
+                + self._try(
+                    "--set model.conditional=true"
+                    if self.options.get("conditional") is False
+                    else ""
+                )
             )
 
     def _try(self, *remedies: str) -> str:
@@ -111,7 +125,8 @@ def memorisation(nearness: float) -> list[str]:
     """Return a warning where generated images lie much nearer to training images than test images do.
 
     Args:
-        nearness: median distance of generated images to the nearest training image, as a part of that of test images.
+        nearness: median distance of generated images to the nearest training image, as a part of
+            that of test images.
     """
     if nearness >= COPIED:
         return []
@@ -124,13 +139,15 @@ def memorisation(nearness: float) -> list[str]:
 def verdict(figures: Mapping[str, Any], *, recall: float, nearness: float) -> tuple[str, str]:
     """Return what a generator does, in a word, and the figures that say so.
 
-    The first that holds: it *memorises* (images lie less than half as far from the nearest training image as test images do),
-    *collapses* (they differ from each other less than 60 % as much as real ones), *misses classes* (more than 5 % of them have
-    less than a tenth of their share), *lacks variety* (recall below 2 %); else it *varies*. How good its images are is told by
-    the distances alone.
+    The first that holds: it *memorises* (images lie less than half as far from the nearest training
+    image as test images do), *collapses* (they differ from each other less than 60 % as much as
+    real ones), *misses classes* (more than 5 % of them have less than a tenth of their share),
+    *lacks variety* (recall below 2 %); else it *varies*. How good its images are is told by the
+    distances alone.
 
     Args:
-        figures: on the test split: `diversity`, and `class_shares` with `classes_present` where a classifier measured.
+        figures: on the test split: `diversity`, and `class_shares` with `classes_present` where a
+            classifier measured.
         recall: share of the real images that generated ones come near (Kynkaanniemi et al. 2019).
         nearness: as in `memorisation`.
     """
@@ -154,4 +171,8 @@ def _missing(figures: Mapping[str, Any]) -> list[str]:
     """Return the classes that are hardly made, the rarest first, where they are more than a few."""
     shares = figures.get("class_shares", {})
     count = len(shares) - figures["classes_present"] if shares else 0
-    return sorted(shares, key=lambda name: shares[name])[:count] if count > MISSING * len(shares) else []
+    return (
+        sorted(shares, key=lambda name: shares[name])[:count]
+        if count > MISSING * len(shares)
+        else []
+    )

@@ -1,6 +1,7 @@
 """One file for each family of networks, each with `build(spec, **options) -> nn.Module`.
 
-`tintype.plugins.find("models", name)` imports the file of that name; `build_model` checks the options first.
+`tintype.plugins.find("models", name)` imports the file of that name; `build_model` checks the
+options first.
 """
 
 from __future__ import annotations
@@ -55,8 +56,13 @@ def default_options(name: str) -> dict[str, Any]:
 def _check(model: str, option: str, value: Any, annotation: str) -> None:
     """Refuse sizes that no layer can have; what only one model knows, its `build` refuses."""
     if annotation == "Sequence[int]":
-        whole = isinstance(value, list | tuple) and all(type(size) is int and size >= 1 for size in value)
-        right, expected = whole and (value or option == "hidden"), "a list of whole numbers from 1 on, as in [32, 64]"
+        whole = isinstance(value, list | tuple) and all(
+            type(size) is int and size >= 1 for size in value
+        )
+        right, expected = (
+            whole and (value or option == "hidden"),
+            "a list of whole numbers from 1 on, as in [32, 64]",
+        )
     elif annotation in ("int", "int | None"):
         right = (type(value) is int and value >= 1) or (value is None and "None" in annotation)
         expected = "a whole number from 1 on"
@@ -76,7 +82,9 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_multiply_adds(network: nn.Module, spec: DataSpec) -> int:
-    """Return the multiply-adds of convolutions and matrix products for one image, counted on a forward pass."""
+    """Return the multiply-adds of convolutions and matrix products for one image, counted on a
+    forward pass.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     first = next(network.parameters())

@@ -11,7 +11,10 @@ from tintype.models.parts import activation as make_activation
 
 
 def build(
-    spec: DataSpec, hidden: Sequence[int] = (512, 256), dropout: float = 0.0, activation: str = "relu"
+    spec: DataSpec,
+    hidden: Sequence[int] = (512, 256),
+    dropout: float = 0.0,
+    activation: str = "relu",
 ) -> nn.Module:
     """Return C*H*W -> hidden... -> num_classes, with dropout after each hidden activation.
 

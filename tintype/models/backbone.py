@@ -1,7 +1,7 @@
 """What all networks with a linear head have in common: head, stages, features; freezing, and a copy made for inference.
 
-Found from the structure of the network, so that torchvision's, timm's and our own need no table. Nothing here changes a
-name in the state dict.
+Found from the structure of the network, so that torchvision's, timm's and our own need no table.
+Nothing here changes a name in the state dict.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class Parts:
         network: the network itself, head included.
         head_name: state-dict prefix of the head.
         num_features: the number of values that the head sees.
-        stages: names of sub-modules from input to output, cut where the resolution is reduced; in networks of one
-            resolution (vision transformers) every block is a stage. The head belongs to none, nor does what stands
-            between the last weights and the head, such as dropout.
+        stages: names of sub-modules from input to output, cut where the resolution is reduced; in
+            networks of one
+            resolution (vision transformers) every block is a stage. The head belongs to none, nor
+            does what stands between the last weights and the head, such as dropout.
     """
 
     network: nn.Module
@@ -58,7 +59,8 @@ class Parts:
     def parameters(self) -> list[list[nn.Parameter]]:
         """Return the parameters of each stage from input to output, and last those of the head.
 
-        Parameters that stand outside of all sub-modules (class token, position embedding) count with the first stage.
+        Parameters that stand outside of all sub-modules (class token, position embedding) count
+        with the first stage.
         """
         groups: list[list[nn.Parameter]] = [[] for _ in (*self.stages, self.head_name)]
         for name, parameter in self.network.named_parameters():
@@ -109,8 +111,8 @@ def penultimate(network: nn.Module, head_name: str | None = None) -> Callable[[T
 def freeze(network: nn.Module, parts: Parts, thawed: int) -> None:
     """Train the last `thawed` stages and the head, freeze what is before; called again, it thaws more or less.
 
-    Frozen stages need no gradient and stay in eval mode (batch-norm statistics, dropout), whatever `network.train()`
-    says. Parameters that were not trainable before the first call stay so.
+    Frozen stages need no gradient and stay in eval mode (batch-norm statistics, dropout), whatever
+    `network.train()` says. Parameters that were not trainable before the first call stay so.
 
     Raises:
         ValueError: `thawed` is negative.
@@ -118,7 +120,9 @@ def freeze(network: nn.Module, parts: Parts, thawed: int) -> None:
     if thawed < 0:
         raise ValueError(f"the number of thawed stages is {thawed}, expected 0 or more.")
     if not hasattr(network, "never_trained"):
-        network.never_trained = frozenset(n for n, p in network.named_parameters() if not p.requires_grad)  # pyright: ignore
+        network.never_trained = frozenset(
+            n for n, p in network.named_parameters() if not p.requires_grad
+        )  # pyright: ignore
     never: Any = network.never_trained
     first = max(0, len(parts.stages) - thawed)
     for name, parameter in network.named_parameters():
@@ -132,8 +136,12 @@ def freeze(network: nn.Module, parts: Parts, thawed: int) -> None:
                 module.train(network.training)
 
 
-def make_head(num_features: int, num_classes: int, hidden: Sequence[int] = (), dropout: float = 0.0) -> nn.Module:
-    """Return a linear layer, or fully connected layers with ReLU and dropout where `hidden` names their sizes."""
+def make_head(
+    num_features: int, num_classes: int, hidden: Sequence[int] = (), dropout: float = 0.0
+) -> nn.Module:
+    """Return a linear layer, or fully connected layers with ReLU and dropout where `hidden` names
+    their sizes.
+    """
     layers: list[nn.Module] = []
     for size in hidden:
         layers += [nn.Linear(num_features, size), nn.ReLU(), nn.Dropout(dropout)]
@@ -145,7 +153,8 @@ def make_head(num_features: int, num_classes: int, hidden: Sequence[int] = (), d
 def keep_norm_in_eval(network: nn.Module) -> int:
     """Keep every batch norm in eval mode from now on, its scale and shift still trained; return how many there are.
 
-    With few images, or statistics that were measured elsewhere, those of a batch are worse than those of the weights.
+    With few images, or statistics that were measured elsewhere, those of a batch are worse than
+    those of the weights.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
@@ -155,7 +164,9 @@ def keep_norm_in_eval(network: nn.Module) -> int:
 
 
 def _hold_in_eval(module: nn.Module) -> None:
-    """Replace the module's own `train`, through which `network.train()` passes; a copy of the network keeps it."""
+    """Replace the module's own `train`, through which `network.train()` passes; a copy of the
+    network keeps it.
+    """
     module.train = MethodType(_stay_in_eval, module)
     module.train()
 
@@ -177,16 +188,18 @@ def _three_channels(_: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
 def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
     """Return a copy for inference: eval mode, no gradients, channels_last, batch norms folded into the convolutions.
 
-    Names of modules stay, so `backbone_parts` and `penultimate` work on the copy; its state dict is not the network's.
-    Which norm follows which convolution is seen on one pass. Where the folded copy does not give the network's answer
-    within 1e-4, it stays as it was.
+    Names of modules stay, so `backbone_parts` and `penultimate` work on the copy; its state dict is
+    not the network's. Which norm follows which convolution is seen on one pass. Where the folded
+    copy does not give the network's answer within 1e-4, it stays as it was.
 
     Args:
         network: any network for images of `spec`, on any device.
         spec: the shape of the images.
     """
     first = next(network.parameters())
-    noise = torch.randn(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(
+        1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0)
+    )
     image = noise.to(first.device, first.dtype)
     plain = copy.deepcopy(network).requires_grad_(False).eval()
     plain = plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -195,13 +208,18 @@ def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
         folded = copy.deepcopy(plain)
         for conv_name, norm_name in _norms_after_convolutions(folded, image):
             _fold(folded, conv_name, norm_name)
-        same = torch.allclose(folded(image), expected, rtol=1e-4, atol=1e-4 * max(1.0, float(expected.abs().max())))
+        same = torch.allclose(
+            folded(image), expected, rtol=1e-4, atol=1e-4 * max(1.0, float(expected.abs().max()))
+        )
     return folded if same else plain
 
 
 def _norms_after_convolutions(network: nn.Module, image: Tensor) -> list[tuple[str, str]]:
-    """Return the names of (convolution, batch norm) where the norm alone of all modules sees the convolution's answer."""
-    read: list[tuple[str, Tensor]] = []  # tensors are held, so that no other takes their place in memory
+    """Return the names of (convolution, batch norm) where the norm alone of all modules sees the
+    convolution's answer.
+    """
+    # tensors are held, so that no other takes their place in memory
+    read: list[tuple[str, Tensor]] = []
     answered: list[tuple[str, Tensor]] = []
     handles = []
     for name, module in network.named_modules():
@@ -226,16 +244,22 @@ def _norms_after_convolutions(network: nn.Module, image: Tensor) -> list[tuple[s
     ]
 
 
-def _note_input(found: list[tuple[str, Tensor]], name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _note_input(
+    found: list[tuple[str, Tensor]], name: str, _: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
     found.extend((name, tensor) for tensor in inputs[:1])
 
 
-def _note_answer(found: list[tuple[str, Tensor]], name: str, _: nn.Module, __: Any, answer: Tensor) -> None:
+def _note_answer(
+    found: list[tuple[str, Tensor]], name: str, _: nn.Module, __: Any, answer: Tensor
+) -> None:
     found.append((name, answer))
 
 
 def _fold(network: nn.Module, conv_name: str, norm_name: str) -> None:
-    """Fold a batch norm into the convolution before it, and leave in its place what it does besides (timm's activations)."""
+    """Fold a batch norm into the convolution before it, and leave in its place what it does besides
+    (timm's activations).
+    """
     conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
@@ -244,7 +268,9 @@ def _fold(network: nn.Module, conv_name: str, norm_name: str) -> None:
     )  # fmt: skip
     rest = [child for _, child in norm.named_children()]
     parent, _, own_name = norm_name.rpartition(".")
-    setattr(network.get_submodule(parent), own_name, nn.Sequential(*rest) if rest else nn.Identity())
+    setattr(
+        network.get_submodule(parent), own_name, nn.Sequential(*rest) if rest else nn.Identity()
+    )
 
 
 def _head_name(network: nn.Module) -> str:
@@ -267,14 +293,18 @@ def _units(module: nn.Module, prefix: str, head_name: str) -> Iterator[str]:
         name = prefix + child_name
         if name == head_name:
             return
-        if head_name.startswith(f"{name}.") or (child_name in _CONTAINERS and next(child.children(), None) is not None):
+        if head_name.startswith(f"{name}.") or (
+            child_name in _CONTAINERS and next(child.children(), None) is not None
+        ):
             yield from _units(child, f"{name}.", head_name)
         else:
             yield name
 
 
 def _stages(network: nn.Module, units: list[str]) -> list[list[str]]:
-    """Group units: a new stage begins where the resolution is reduced, and at the first of some linear layers."""
+    """Group units: a new stage begins where the resolution is reduced, and at the first of some
+    linear layers.
+    """
     modules = {unit: network.get_submodule(unit) for unit in units}
     one_resolution = sum(map(_reduces, modules.values())) <= 1
     stages: list[list[str]] = []
@@ -293,13 +323,17 @@ def _reduces(module: nn.Module) -> bool:
     """Return whether a module makes the image smaller: by a stride, or by merging patches (Swin)."""
     for part in module.modules():
         stride = getattr(part, "stride", 1)
-        if "PatchMerging" in type(part).__name__ or (stride not in (1, (1, 1)) and not isinstance(part, nn.Identity)):
+        if "PatchMerging" in type(part).__name__ or (
+            stride not in (1, (1, 1)) and not isinstance(part, nn.Identity)
+        ):
             return True
     return False
 
 
 def _with_parameters(stages: list[list[str]], modules: dict[str, nn.Module]) -> list[list[str]]:
-    """Join stages without parameters to the one before, and leave out what follows the last parameters."""
+    """Join stages without parameters to the one before, and leave out what follows the last
+    parameters.
+    """
     joined: list[list[str]] = []
     for stage in stages:
         if joined and not any(_weights(modules[unit]) for unit in stage):

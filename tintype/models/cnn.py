@@ -24,8 +24,9 @@ def build(
 ) -> nn.Module:
     """Return one block (3x3 convolution, [batch norm,] activation, 2x2 pooling) for each width, then a classifier.
 
-    The classifier flattens what is left and passes it through `hidden` fully connected layers (with batch norm where
-    asked) and dropout. `widths=(64, 128, 256), hidden=(), dropout=0` is the 3-block network of the speed benchmark.
+    The classifier flattens what is left and passes it through `hidden` fully connected layers (with
+    batch norm where asked) and dropout. `widths=(64, 128, 256), hidden=(), dropout=0` is the
+    3-block network of the speed benchmark.
 
     Raises:
         ValueError: images smaller than 2 ** len(widths), unknown activation or pooling.

@@ -26,7 +26,9 @@ MOST = 8  # the widest layer has this many times `width` channels
 
 
 class Generator(nn.Module):
-    """Transposed convolutions 4x4 of stride 2 with batch norm and ReLU between, Tanh at the end (Radford et al. 2016)."""
+    """Transposed convolutions 4x4 of stride 2 with batch norm and ReLU between, Tanh at the end
+    (Radford et al. 2016).
+    """
 
     def __init__(self, spec: DataSpec, latent: int, width: int, num_classes: int) -> None:
         super().__init__()
@@ -34,7 +36,9 @@ class Generator(nn.Module):
         self.latent_shape, self.conditional = (latent,), num_classes > 0
         self.classes = ClassInput(num_classes)
         widths = [width * min(MOST, 2**k) for k in reversed(range(count))]
-        layers: list[nn.Module] = [nn.ConvTranspose2d(latent + self.classes.size, widths[0], base, bias=False)]
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(latent + self.classes.size, widths[0], base, bias=False)
+        ]
         for channels, out in pairwise([*widths, spec.channels]):
             layers += [nn.BatchNorm2d(channels), nn.ReLU()]
             layers.append(nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1, bias=False))
@@ -51,11 +55,14 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Convolutions 4x4 of stride 2 with Leaky ReLU 0.2, norm on all but the first, and one that sees the whole rest.
 
-    Without classes that last convolution gives the logit. With classes it gives `HIDDEN` features for a projection head:
-    means over the image in their place were tried, and the generator made one picture for each class (docs/log.md).
+    Without classes that last convolution gives the logit. With classes it gives `HIDDEN` features
+    for a projection head: means over the image in their place were tried, and the generator made
+    one picture for each class (docs/log.md).
     """
 
-    def __init__(self, spec: DataSpec, width: int, norm: str, minibatch: str, num_classes: int) -> None:
+    def __init__(
+        self, spec: DataSpec, width: int, norm: str, minibatch: str, num_classes: int
+    ) -> None:
         super().__init__()
         base, count = halvings(spec, "dcgan")
         widths = [width * min(MOST, 2**k) for k in range(count)]
@@ -82,13 +89,16 @@ def build(
     Args:
         spec: shape and classes of the images.
         latent: numbers that an image is made from.
-        width: channels next to the image; each halving doubles them, up to 8 times. 64 at 64x64 is the paper's network.
+        width: channels next to the image; each halving doubles them, up to 8 times. 64 at 64x64 is
+            the paper's network.
         norm: of the discriminator: batch, spectral or none.
         minibatch: what the discriminator sees of a batch: none, stddev or discrimination.
-        conditional: an image of a given class: embedding in the generator, projection in the discriminator.
+        conditional: an image of a given class: embedding in the generator, projection in the
+            discriminator.
 
     Raises:
-        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown norm or minibatch layer.
+        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown norm or
+            minibatch layer.
     """
     num_classes = spec.num_classes if conditional else 0
     generator = Generator(spec, latent, width, num_classes)

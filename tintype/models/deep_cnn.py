@@ -1,4 +1,6 @@
-"""Deeper convolutional network: two convolutions a block with batch norm and dropout, then one hidden layer."""
+"""Deeper convolutional network: two convolutions a block with batch norm and dropout, then one
+hidden layer.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ def build(
     layers.append(nn.Flatten())
     features = channels * height * width
     for size in hidden:
-        layers += [nn.Linear(features, size, bias=False), nn.BatchNorm1d(size), make_activation(activation)]
+        layers += [
+            nn.Linear(features, size, bias=False),
+            nn.BatchNorm1d(size),
+            make_activation(activation),
+        ]
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         features = size

@@ -1,4 +1,7 @@
-"""EDSR (Lim et al. 2017): residual blocks without norm on the small image, then pixel shuffle; any width and depth."""
+"""EDSR (Lim et al.
+
+2017): residual blocks without norm on the small image, then pixel shuffle; any width and depth.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ class EDSR(nn.Module):
         super().__init__()
         self.scale = scale
         self.head = _conv(channels, width)
-        self.body = nn.Sequential(*[Block(width, factor) for _ in range(depth)], _conv(width, width))
+        self.body = nn.Sequential(
+            *[Block(width, factor) for _ in range(depth)], _conv(width, width)
+        )
         steps = [2] * (scale.bit_length() - 1) if scale & (scale - 1) == 0 else [scale]
         self.tail = nn.Sequential(
             *(m for step in steps for m in (_conv(width, width * step**2), nn.PixelShuffle(step))),
@@ -37,7 +42,8 @@ class EDSR(nn.Module):
         self.halo = 1 + 2 * depth + 1 + 3
 
     def forward(self, low: Tensor) -> Tensor:
-        x = self.head(low - 0.5)  # about zero, which the authors get by taking off the mean colour of DIV2K
+        # about zero, which the authors get by taking off the mean colour of DIV2K
+        x = self.head(low - 0.5)
         return self.tail(x + self.body(x)) + 0.5
 
 
@@ -45,6 +51,10 @@ def _conv(channels: int, out: int) -> nn.Conv2d:
     return nn.Conv2d(channels, out, 3, padding=1)
 
 
-def build(spec: DataSpec, scale: int = 2, width: int = 64, depth: int = 16, residual_scaling: float = 1.0) -> nn.Module:
-    """Return EDSR; the authors' baseline has 64 filters and 16 blocks, the large one 256, 32 and scaling 0.1."""
+def build(
+    spec: DataSpec, scale: int = 2, width: int = 64, depth: int = 16, residual_scaling: float = 1.0
+) -> nn.Module:
+    """Return EDSR; the authors' baseline has 64 filters and 16 blocks, the large one 256, 32 and
+    scaling 0.1.
+    """
     return EDSR(spec.channels, scale, width, depth, residual_scaling)

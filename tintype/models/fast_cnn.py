@@ -1,4 +1,6 @@
-"""Fast CNN, the default: whitened patches, three blocks of two convolutions, made for Muon; most accuracy per second."""
+"""Fast CNN, the default: whitened patches, three blocks of two convolutions, made for Muon; most
+accuracy per second.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from tintype.optim import mark_scale_invariant
 class Whitening(nn.Module):
     """A fixed convolution that makes patches of the image uncorrelated, with a trainable bias.
 
-    Its filters are the scaled eigenvectors of the patch covariance of training images, each with both signs (Jordan 2024,
-    airbench; the idea is Coates & Ng 2012). At most `most` eigenvectors are kept, those of largest variance first.
+    Its filters are the scaled eigenvectors of the patch covariance of training images, each with
+    both signs (Jordan 2024, airbench; the idea is Coates & Ng 2012). At most `most` eigenvectors
+    are kept, those of largest variance first.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int, most: int = 24) -> None:
@@ -34,11 +37,15 @@ class Whitening(nn.Module):
     def initialise_from(self, images: Tensor, epsilon: float = 5e-4) -> None:
         """Compute the filters from normalised images (N, C, H, W)."""
         kernel = self.weight.shape[-1]
-        patches = F.unfold(images.float().contiguous(), kernel, stride=max(1, self.stride)).transpose(1, 2)
+        patches = F.unfold(
+            images.float().contiguous(), kernel, stride=max(1, self.stride)
+        ).transpose(1, 2)
         patches = patches.reshape(-1, patches.shape[-1]).double()
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         values, vectors = values.flip(0)[: self.num_pairs], vectors.flip(1)[:, : self.num_pairs]
-        filters = (vectors / torch.sqrt(values + epsilon)).T.reshape(self.num_pairs, *self.weight.shape[1:])
+        filters = (vectors / torch.sqrt(values + epsilon)).T.reshape(
+            self.num_pairs, *self.weight.shape[1:]
+        )
         self.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,12 +53,16 @@ class Whitening(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolution, max-pool, norm, GELU; then convolution, norm, GELU again, with a shortcut from the third on."""
+    """Convolution, max-pool, norm, GELU; then convolution, norm, GELU again, with a shortcut from
+    the third on.
+    """
 
     def __init__(self, channels: int, out: int, convolutions: int, round_up: bool) -> None:
         super().__init__()
         self.round_up = round_up
-        self.convs = nn.ModuleList(_filters(channels if i == 0 else out, out) for i in range(convolutions))
+        self.convs = nn.ModuleList(
+            _filters(channels if i == 0 else out, out) for i in range(convolutions)
+        )
         self.norms = nn.ModuleList(_norm(out) for _ in range(convolutions))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,15 +92,20 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 class FastCNN(nn.Module):
     """Whitening, blocks, global max-pool, a linear head divided by its width."""
 
-    def __init__(self, spec: DataSpec, widths: Sequence[int], convolutions: int, stem: int | None) -> None:
+    def __init__(
+        self, spec: DataSpec, widths: Sequence[int], convolutions: int, stem: int | None
+    ) -> None:
         super().__init__()
         # Larger images are first cut into patches that bring them to about 32 positions a side.
         stride = stem or max(1, round(min(spec.height, spec.width) / 32))
         self.whitening = Whitening(spec.channels, kernel=stride + 1, stride=stride)
         channels = [2 * self.whitening.num_pairs, *widths]
-        # Odd sides are rounded up only where three halvings would pool the image away, as on 8x8 digits.
+        # Odd sides are rounded up only where three halvings would pool the image away, as on 8x8
+        # digits.
         round_up = min(spec.height, spec.width) < 2 ** (len(widths) + 1)
-        self.blocks = nn.Sequential(*(Block(i, o, convolutions, round_up) for i, o in pairwise(channels)))
+        self.blocks = nn.Sequential(
+            *(Block(i, o, convolutions, round_up) for i, o in pairwise(channels))
+        )
         self.head = nn.Linear(widths[-1], spec.num_classes, bias=False)
         self.head.weight.data /= self.head.weight.data.std()
         # The division by the width in `forward` makes gradients small by as much.
@@ -105,7 +121,10 @@ class FastCNN(nn.Module):
 
 
 def build(
-    spec: DataSpec, widths: Sequence[int] = (64, 256, 256), convolutions: int = 2, stem: int | None = None
+    spec: DataSpec,
+    widths: Sequence[int] = (64, 256, 256),
+    convolutions: int = 2,
+    stem: int | None = None,
 ) -> nn.Module:
     """Return the network of airbench94 (Jordan 2024), fit for other sizes, channels and classes.
 

@@ -1,4 +1,6 @@
-"""Fast GAN, ahead of DCGAN in the first hour: DCGAN's convolutions, a norm for each class, small batches and a hinge loss."""
+"""Fast GAN, ahead of DCGAN in the first hour: DCGAN's convolutions, a norm for each class, small
+batches and a hinge loss.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ MOST = 8  # the widest layer has this many times `width` channels
 
 
 class Generator(nn.Module):
-    """A linear layer to the smallest side, then transposed convolutions 4x4 of stride 2 behind norms that know the class."""
+    """A linear layer to the smallest side, then transposed convolutions 4x4 of stride 2 behind
+    norms that know the class.
+    """
 
     def __init__(self, spec: DataSpec, latent: int, width: int, num_classes: int) -> None:
         super().__init__()
@@ -47,11 +51,14 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """DCGAN's convolutions; the logit is a sum: one of the whole image, and one of how well it fits its class.
 
-    The first sees every place by its own weight, the second, a projection (Miyato & Koyama 2018), means over the image. By
-    the second alone the generator made one picture for each class (docs/log.md).
+    The first sees every place by its own weight, the second, a projection (Miyato & Koyama 2018),
+    means over the image. By the second alone the generator made one picture for each class
+    (docs/log.md).
     """
 
-    def __init__(self, spec: DataSpec, width: int, norm: str, minibatch: str, num_classes: int) -> None:
+    def __init__(
+        self, spec: DataSpec, width: int, norm: str, minibatch: str, num_classes: int
+    ) -> None:
         super().__init__()
         base, count = halvings(spec, "fast-gan")
         widths = [width * min(MOST, 2**k) for k in range(count)]
@@ -82,12 +89,15 @@ def build(
         spec: shape and classes of the images.
         latent: numbers that an image is made from.
         width: channels next to the image; each halving doubles them, up to 8 times.
-        norm: of the discriminator: batch, spectral or none (for gradient penalties, which mean a single image).
+        norm: of the discriminator: batch, spectral or none (for gradient penalties, which mean a
+            single image).
         minibatch: what the discriminator sees of a batch: none, stddev or discrimination.
-        conditional: an image of a given class: norms of its own in the generator, projection in the discriminator.
+        conditional: an image of a given class: norms of its own in the generator, projection in the
+            discriminator.
 
     Raises:
-        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown norm or minibatch layer.
+        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown norm or
+            minibatch layer.
     """
     num_classes = spec.num_classes if conditional else 0
     generator = Generator(spec, latent, width, num_classes)
@@ -96,5 +106,6 @@ def build(
         nn.init.normal_(layer.weight, 0.0, 0.02)  # pyright: ignore[reportArgumentType]
     start_judge(discriminator, norm)
     if discriminator.classes is not None:
-        nn.init.normal_(discriminator.classes.weight, 0.0, 0.02)  # the logit of the whole image leads at first
+        # the logit of the whole image leads at first
+        nn.init.normal_(discriminator.classes.weight, 0.0, 0.02)
     return nn.ModuleDict({"generator": generator, "discriminator": discriminator})

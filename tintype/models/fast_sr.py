@@ -1,4 +1,6 @@
-"""The best quality for CPU time: merged 3x3 convolutions on the small image, pixel shuffle, and a bicubic shortcut."""
+"""The best quality for CPU time: merged 3x3 convolutions on the small image, pixel shuffle, and a
+bicubic shortcut.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ TASK = "upscale"
 class MergedConv(nn.Module):
     """A 3x3 convolution learned as the sum of branches: 3x3, 1x1 followed by 3x3, and identity (cf. Zhang et al. 2021, ECBSR).
 
-    All branches are linear, so they are summed as kernels, not as images: training costs one convolution too.
+    All branches are linear, so they are summed as kernels, not as images: training costs one
+    convolution too.
     """
 
     def __init__(self, channels: int, out: int, expand: int = 2) -> None:
@@ -47,7 +50,9 @@ class MergedConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions around a shortcut; `attention` weighs the answer by itself (as in SPAN, Wan et al. 2024)."""
+    """Two convolutions around a shortcut; `attention` weighs the answer by itself (as in SPAN, Wan
+    et al. 2024).
+    """
 
     def __init__(self, width: int, attention: bool) -> None:
         super().__init__()
@@ -87,12 +92,17 @@ class FastSR(nn.Module):
                 if isinstance(branches, MergedConv):
                     out, channels = branches.weight.shape[:2]
                     conv = nn.Conv2d(channels, out, 3, padding=1)
-                    conv.weight.data, conv.bias.data = branches.kernel().detach(), branches.bias.detach().clone()  # pyright: ignore[reportOptionalMemberAccess]
+                    conv.weight.data, conv.bias.data = (
+                        branches.kernel().detach(),
+                        branches.bias.detach().clone(),
+                    )  # pyright: ignore[reportOptionalMemberAccess]
                     setattr(block, name, conv)
         return network
 
 
-def build(spec: DataSpec, scale: int = 2, width: int = 16, depth: int = 3, attention: bool = False) -> nn.Module:
+def build(
+    spec: DataSpec, scale: int = 2, width: int = 16, depth: int = 3, attention: bool = False
+) -> nn.Module:
     """Return a network of `depth` blocks of two convolutions with `width` filters.
 
     `attention` weighs the answer of each block by itself, which costs a fifth more time.

@@ -1,4 +1,7 @@
-"""FSRCNN (Dong et al. 2016): a narrow stack of 3x3 layers between two 1x1 layers on the small image, then deconvolution."""
+"""FSRCNN (Dong et al.
+
+2016): a narrow stack of 3x3 layers between two 1x1 layers on the small image, then deconvolution.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ TASK = "upscale"
 
 
 class FSRCNN(nn.Module):
-    """Feature extraction (5x5), shrinking (1x1), mapping (3x3, `depth` times), expanding (1x1), deconvolution (9x9)."""
+    """Feature extraction (5x5), shrinking (1x1), mapping (3x3, `depth` times), expanding (1x1),
+    deconvolution (9x9).
+    """
 
     def __init__(self, channels: int, scale: int, width: int, narrow: int, depth: int) -> None:
         super().__init__()
@@ -26,7 +31,9 @@ class FSRCNN(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=0.25)
                 nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
-        self.deconvolution = nn.ConvTranspose2d(width, channels, 9, scale, padding=4, output_padding=scale - 1)
+        self.deconvolution = nn.ConvTranspose2d(
+            width, channels, 9, scale, padding=4, output_padding=scale - 1
+        )
         nn.init.normal_(self.deconvolution.weight, std=0.001)  # as the authors do
         nn.init.zeros_(self.deconvolution.bias)  # pyright: ignore[reportArgumentType]
 
@@ -34,6 +41,8 @@ class FSRCNN(nn.Module):
         return self.deconvolution(self.layers(low))
 
 
-def build(spec: DataSpec, scale: int = 2, width: int = 56, narrow: int = 12, depth: int = 4) -> nn.Module:
+def build(
+    spec: DataSpec, scale: int = 2, width: int = 56, narrow: int = 12, depth: int = 4
+) -> nn.Module:
     """Return FSRCNN(d, s, m) with d = `width`, s = `narrow`, m = `depth`."""
     return FSRCNN(spec.channels, scale, width, narrow, depth)

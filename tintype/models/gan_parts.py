@@ -1,7 +1,8 @@
 """Pieces of networks that make images: where they start and end, and layers that see a whole batch or a whole image.
 
-A generator is called as generator(latent (N, *latent_shape), labels (N,) int64 or None) and returns images (N, C, H, W) in
--1..1; a discriminator as discriminator(images, labels) and returns one logit (N,) for each image, above zero for "real".
+A generator is called as generator(latent (N, *latent_shape), labels (N,) int64 or None) and returns
+images (N, C, H, W) in -1..1; a discriminator as discriminator(images, labels) and returns one logit
+(N,) for each image, above zero for "real".
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def halvings(spec: DataSpec, model: str) -> tuple[tuple[int, int], int]:
     while min(spec.height, spec.width) // 2 ** (count + 1) >= SMALLEST:
         count += 1
     base = (spec.height // 2**count, spec.width // 2**count)
-    fits = (base[0] << count, base[1] << count) == (spec.height, spec.width) and max(base) <= LARGEST
+    fits = (base[0] << count, base[1] << count) == (spec.height, spec.width) and max(
+        base
+    ) <= LARGEST
     if not fits or count < 1:
         raise ValueError(
             f"{model} makes images of 8, 16, 28, 32, 48, 64, 96 or 128 pixels (4 to 7 times a power of two), "
@@ -45,7 +48,10 @@ def nearest_size(side: int) -> int:
 
 
 def start_as_dcgan(network: nn.Module) -> None:
-    """Draw weights from N(0, 0.02) and scales of norms from N(1, 0.02), as Radford et al. (2016) do."""
+    """Draw weights from N(0, 0.02) and scales of norms from N(1, 0.02), as Radford et al.
+
+    (2016) do.
+    """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(layer.weight, 0.0, 0.02)
@@ -57,7 +63,9 @@ def start_as_dcgan(network: nn.Module) -> None:
 
 
 def start_by_he(network: nn.Module) -> None:
-    """Draw weights so that (Leaky) ReLU layers without norm keep the size of what passes (He et al., 2015); biases are 0."""
+    """Draw weights so that (Leaky) ReLU layers without norm keep the size of what passes (He et
+    al., 2015); biases are 0.
+    """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -66,7 +74,9 @@ def start_by_he(network: nn.Module) -> None:
 
 
 def with_spectral_norm(network: nn.Module) -> nn.Module:
-    """Divide every filter and matrix by its largest singular value (Miyato et al., 2018); return the network."""
+    """Divide every filter and matrix by its largest singular value (Miyato et al., 2018); return
+    the network.
+    """
     for layer in list(network.modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear):
             _spectral_norm(layer)
@@ -74,7 +84,9 @@ def with_spectral_norm(network: nn.Module) -> nn.Module:
 
 
 class Head(nn.Module):
-    """One logit from features (N, D), plus their product with an embedding of the class (projection, Miyato 2018)."""
+    """One logit from features (N, D), plus their product with an embedding of the class
+    (projection, Miyato 2018).
+    """
 
     def __init__(self, features: int, num_classes: int) -> None:
         super().__init__()
@@ -114,7 +126,10 @@ class ClassInput(nn.Module):
 
 
 class ClassNorm(nn.Module):
-    """Batch norm whose scale and shift belong to the class (Dumoulin et al. 2017); without classes they are the channel's."""
+    """Batch norm whose scale and shift belong to the class (Dumoulin et al.
+
+    2017); without classes they are the channel's.
+    """
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -133,7 +148,9 @@ class ClassNorm(nn.Module):
 
 
 def strided_layers(channels: int, widths: Sequence[int], norm: str) -> nn.Sequential:
-    """Return convolutions 4x4 of stride 2 with Leaky ReLU 0.2, norm "batch" on all but the first (Radford et al. 2016)."""
+    """Return convolutions 4x4 of stride 2 with Leaky ReLU 0.2, norm "batch" on all but the first
+    (Radford et al. 2016).
+    """
     layers: list[nn.Module] = []
     for number, (before, out) in enumerate(pairwise([channels, *widths])):
         layers.append(nn.Conv2d(before, out, 4, stride=2, padding=1, bias=False))
@@ -144,20 +161,27 @@ def strided_layers(channels: int, widths: Sequence[int], norm: str) -> nn.Sequen
 
 
 def grown(latent: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
-    """Return what a transposed convolution makes of one pixel (N, D): a product of matrices, six times as fast on a CPU."""
+    """Return what a transposed convolution makes of one pixel (N, D): a product of matrices, six
+    times as fast on a CPU.
+    """
     images = latent @ layer.weight.flatten(1)
-    return images.view(len(latent), -1, *layer.kernel_size).contiguous(memory_format=torch.channels_last)
+    return images.view(len(latent), -1, *layer.kernel_size).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def seen_whole(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """Return (N, C) of a convolution whose kernel covers the whole image: a product of matrices as well."""
+    """Return (N, C) of a convolution whose kernel covers the whole image: a product of matrices as
+    well.
+    """
     return F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)
 
 
 def start_judge(network: nn.Module, norm: str) -> None:
     """Draw the weights of a discriminator as its norm asks for, and add spectral norm where that is meant.
 
-    Small weights need a norm behind them: without one, hardly anything of an image would reach the logit.
+    Small weights need a norm behind them: without one, hardly anything of an image would reach the
+    logit.
 
     Raises:
         ValueError: a norm that is not batch, spectral or none.
@@ -170,7 +194,9 @@ def start_judge(network: nn.Module, norm: str) -> None:
 
 
 class MinibatchStd(nn.Module):
-    """Append a channel with the mean deviation within groups of images, which shows a lack of variety (Karras 2018)."""
+    """Append a channel with the mean deviation within groups of images, which shows a lack of
+    variety (Karras 2018).
+    """
 
     extra = 1
 
@@ -187,7 +213,9 @@ class MinibatchStd(nn.Module):
 
 
 class MinibatchDiscrimination(nn.Module):
-    """Append channels that say how near an image is to the others of its batch (Salimans et al., 2016)."""
+    """Append channels that say how near an image is to the others of its batch (Salimans et al.,
+    2016).
+    """
 
     extra = 16
 
@@ -200,7 +228,9 @@ class MinibatchDiscrimination(nn.Module):
         rows = torch.einsum("nc,cek->nek", means, self.weight.float())  # (N, E, K)
         distances = (rows[:, None] - rows[None]).abs().sum(3)  # (N, N, E)
         nearness = torch.exp(-distances).sum(1) - 1  # of the others: without the image itself
-        return torch.cat([x, nearness[:, :, None, None].expand(-1, -1, *x.shape[2:]).to(x.dtype)], 1)
+        return torch.cat(
+            [x, nearness[:, :, None, None].expand(-1, -1, *x.shape[2:]).to(x.dtype)], 1
+        )
 
 
 def minibatch_layer(name: str, channels: int) -> tuple[nn.Module, int]:
@@ -219,7 +249,9 @@ def minibatch_layer(name: str, channels: int) -> tuple[nn.Module, int]:
 
 
 class SelfAttention(nn.Module):
-    """Every position looks at all others, added with a weight that starts at zero (Zhang et al., SAGAN, 2019)."""
+    """Every position looks at all others, added with a weight that starts at zero (Zhang et al.,
+    SAGAN, 2019).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -229,7 +261,9 @@ class SelfAttention(nn.Module):
         self.gain = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        query, key, value = (
+            layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
         # Written out: the fused kernel has no second derivative, which gradient penalties need.
         weights = torch.softmax(query @ key.transpose(1, 2) / query.shape[2] ** 0.5, dim=2)
         return x + self.gain * (weights @ value).transpose(1, 2).reshape(x.shape)
@@ -243,7 +277,8 @@ def upsampled(x: Tensor) -> Tensor:
 class PatchDiscriminator(nn.Module):
     """Judge each place of a picture by what lies around it: logits (N, places), above zero for "real" (cf. Isola et al. 2017).
 
-    Convolutions with spectral norm and no other norm, so that a picture's logits do not depend on its batch.
+    Convolutions with spectral norm and no other norm, so that a picture's logits do not depend on
+    its batch.
     """
 
     def __init__(self, channels: int, width: int = 32) -> None:
@@ -252,7 +287,11 @@ class PatchDiscriminator(nn.Module):
         for _ in range(2):
             layers += [nn.Conv2d(width, 2 * width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
             width *= 2
-        layers += [nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 3, padding=1)]
+        layers += [
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 1, 3, padding=1),
+        ]
         self.layers = with_spectral_norm(nn.Sequential(*layers))
 
     def forward(self, pictures: Tensor) -> Tensor:

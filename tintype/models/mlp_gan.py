@@ -16,17 +16,23 @@ TASK = "generate"
 class Generator(nn.Module):
     """Linear layers with ReLU, Tanh at the end."""
 
-    def __init__(self, spec: DataSpec, latent: int, hidden: Sequence[int], num_classes: int) -> None:
+    def __init__(
+        self, spec: DataSpec, latent: int, hidden: Sequence[int], num_classes: int
+    ) -> None:
         super().__init__()
         self.latent_shape, self.conditional = (latent,), num_classes > 0
         self.image_shape = (spec.channels, spec.height, spec.width)
         self.classes = ClassInput(num_classes)
         sizes = [latent + self.classes.size, *hidden]
         layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], spec.channels * spec.height * spec.width), nn.Tanh())
+        self.layers = nn.Sequential(
+            *layers, nn.Linear(sizes[-1], spec.channels * spec.height * spec.width), nn.Tanh()
+        )
         start_by_he(
             self.layers
-        )  # PyTorch's own start makes images that hardly depend on the latent, and one picture of all
+            # PyTorch's own start makes images that hardly depend on the latent, and one picture of
+            # all
+        )
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.layers(self.classes(latent, labels)).view(-1, *self.image_shape)
@@ -35,11 +41,17 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Linear layers with Leaky ReLU 0.2; the sigmoid is part of the loss."""
 
-    def __init__(self, spec: DataSpec, hidden: Sequence[int], dropout: float, num_classes: int) -> None:
+    def __init__(
+        self, spec: DataSpec, hidden: Sequence[int], dropout: float, num_classes: int
+    ) -> None:
         super().__init__()
         sizes = [spec.channels * spec.height * spec.width, *hidden]
         drop = [nn.Dropout(dropout)] if dropout else []
-        layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.LeakyReLU(0.2), *drop)]
+        layers = [
+            layer
+            for i, o in pairwise(sizes)
+            for layer in (nn.Linear(i, o), nn.LeakyReLU(0.2), *drop)
+        ]
         self.layers = nn.Sequential(*layers)
         self.head = Head(sizes[-1], num_classes)
 
@@ -63,7 +75,8 @@ def build(
         hidden: sizes of the generator's hidden layers.
         discriminator_hidden: sizes of the discriminator's hidden layers.
         dropout: part of the discriminator's hidden units switched off in training.
-        conditional: an image of a given class: embedding in the generator, projection in the discriminator.
+        conditional: an image of a given class: embedding in the generator, projection in the
+            discriminator.
     """
     num_classes = spec.num_classes if conditional else 0
     return nn.ModuleDict(

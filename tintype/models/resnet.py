@@ -1,4 +1,7 @@
-"""Residual network in the CIFAR form (He et al. 2016): 6n+2 layers, 16-32-64 filters; any width and depth."""
+"""Residual network in the CIFAR form (He et al.
+
+2016): 6n+2 layers, 16-32-64 filters; any width and depth.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ def _conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch norm around a shortcut; a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions with batch norm around a shortcut; a 1x1 convolution where the shape
+    changes.
+    """
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -54,4 +59,6 @@ def build(spec: DataSpec, depth: int = 20, width: int = 16) -> nn.Module:
             out = width * 2**stage
             layers.append(Block(channels, out, stride=2 if stage > 0 and block == 0 else 1))
             channels = out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, spec.num_classes))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, spec.num_classes)
+    )

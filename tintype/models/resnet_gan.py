@@ -1,4 +1,6 @@
-"""Residual GAN: blocks of two convolutions around a shortcut, with optional self-attention; for small colour photos."""
+"""Residual GAN: blocks of two convolutions around a shortcut, with optional self-attention; for
+small colour photos.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,17 @@ MOST = 4  # the widest block has this many times `width` channels
 
 
 class UpBlock(nn.Module):
-    """Twice the side: norm, ReLU, doubling, convolution, norm, ReLU, convolution; beside it doubling and a 1x1."""
+    """Twice the side: norm, ReLU, doubling, convolution, norm, ReLU, convolution; beside it
+    doubling and a 1x1.
+    """
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(out)
-        self.conv_1, self.conv_2 = nn.Conv2d(channels, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1)
+        self.conv_1, self.conv_2 = (
+            nn.Conv2d(channels, out, 3, padding=1),
+            nn.Conv2d(out, out, 3, padding=1),
+        )
         self.shortcut = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,12 +46,17 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Leaky ReLU, convolution, Leaky ReLU, convolution, half the side; beside it half the side and a 1x1. No norm."""
+    """Leaky ReLU, convolution, Leaky ReLU, convolution, half the side; beside it half the side and
+    a 1x1. No norm.
+    """
 
     def __init__(self, channels: int, out: int, first: bool = False) -> None:
         super().__init__()
         self.first = first
-        self.conv_1, self.conv_2 = nn.Conv2d(channels, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1)
+        self.conv_1, self.conv_2 = (
+            nn.Conv2d(channels, out, 3, padding=1),
+            nn.Conv2d(out, out, 3, padding=1),
+        )
         self.shortcut = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,9 +66,13 @@ class DownBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """A linear layer to the smallest side, up blocks, attention at 16 pixels where asked for, Tanh (Miyato et al. 2018)."""
+    """A linear layer to the smallest side, up blocks, attention at 16 pixels where asked for, Tanh
+    (Miyato et al. 2018).
+    """
 
-    def __init__(self, spec: DataSpec, latent: int, width: int, attention: bool, num_classes: int) -> None:
+    def __init__(
+        self, spec: DataSpec, latent: int, width: int, attention: bool, num_classes: int
+    ) -> None:
         super().__init__()
         self.base, count = halvings(spec, "resnet-gan")
         self.latent_shape, self.conditional = (latent,), num_classes > 0
@@ -70,7 +86,10 @@ class Generator(nn.Module):
             if attention and number == max(0, count - 2):
                 blocks.append(SelfAttention(widths[number + 1]))
         self.blocks = nn.Sequential(*blocks)
-        self.norm, self.last = nn.BatchNorm2d(widths[-1]), nn.Conv2d(widths[-1], spec.channels, 3, padding=1)
+        self.norm, self.last = (
+            nn.BatchNorm2d(widths[-1]),
+            nn.Conv2d(widths[-1], spec.channels, 3, padding=1),
+        )
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.first(self.classes(latent, labels)).view(len(latent), -1, *self.base)
@@ -80,13 +99,17 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Down blocks, a convolution on what is left, and a head over its sum."""
 
-    def __init__(self, spec: DataSpec, width: int, attention: bool, minibatch: str, num_classes: int) -> None:
+    def __init__(
+        self, spec: DataSpec, width: int, attention: bool, minibatch: str, num_classes: int
+    ) -> None:
         super().__init__()
         _, count = halvings(spec, "resnet-gan")
         widths = [width * min(MOST, 2**k) for k in range(count)]
         blocks: list[nn.Module] = []
         for number, out in enumerate(widths):
-            blocks.append(DownBlock(widths[number - 1] if number else spec.channels, out, first=not number))
+            blocks.append(
+                DownBlock(widths[number - 1] if number else spec.channels, out, first=not number)
+            )
             if attention and number == 0:
                 blocks.append(SelfAttention(out))
         self.blocks = nn.Sequential(*blocks)
@@ -111,8 +134,8 @@ def build(
 ) -> nn.ModuleDict:
     """Return generator and discriminator for images of 8 to 128 pixels.
 
-    The discriminator has no norm, so that gradient penalties mean what they say; train it with R1 and R2, or with
-    `spectral_norm`.
+    The discriminator has no norm, so that gradient penalties mean what they say; train it with R1
+    and R2, or with `spectral_norm`.
 
     Args:
         spec: shape and classes of the images.
@@ -121,10 +144,12 @@ def build(
         attention: one layer in each network in which every position sees all others.
         spectral_norm: divide the discriminator's filters by their largest singular value.
         minibatch: what the discriminator sees of a batch: none, stddev or discrimination.
-        conditional: an image of a given class: embedding in the generator, projection in the discriminator.
+        conditional: an image of a given class: embedding in the generator, projection in the
+            discriminator.
 
     Raises:
-        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown minibatch layer.
+        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown minibatch
+            layer.
     """
     num_classes = spec.num_classes if conditional else 0
     generator = Generator(spec, latent, width, attention, num_classes)

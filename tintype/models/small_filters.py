@@ -1,4 +1,6 @@
-"""Three blocks of few filters, 3-8-16-32, 57,332 parameters for CIFAR-100; what its authors left open as options."""
+"""Three blocks of few filters, 3-8-16-32, 57,332 parameters for CIFAR-100; what its authors left
+open as options.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,19 @@ from tintype.models.parts import pooling as make_pooling
 class Block(nn.Module):
     """3x3 convolution with bias, activation, [channel attention,] 2x2 pooling; `residual` adds the input's own copy.
 
-    The residual path carries the input into the first channels and leaves the new ones at zero (option A of He et al.
-    2016), so that it adds no parameter.
+    The residual path carries the input into the first channels and leaves the new ones at zero
+    (option A of He et al. 2016), so that it adds no parameter.
     """
 
-    def __init__(self, channels: int, out: int, activation: str, pooling: str, residual: bool, attention: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        activation: str,
+        pooling: str,
+        residual: bool,
+        attention: bool,
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, out, 3, padding=1)
         self.activation = make_activation(activation)
@@ -61,13 +71,16 @@ def build(
     """Return the blocks, flattened into one linear layer: 57,332 parameters for 100 classes of 32x32 colour images.
 
     Raises:
-        ValueError: images smaller than 8x8, widths that shrink where `residual` is on, unknown activation or pooling.
+        ValueError: images smaller than 8x8, widths that shrink where `residual` is on, unknown
+            activation or pooling.
     """
     need_size(spec.height, spec.width, 2 ** len(widths))
     all_widths = [spec.channels, *widths]
     if residual and all_widths != sorted(all_widths):
         raise ValueError(f"residual needs widths that do not shrink, got {all_widths}.")
-    blocks = [Block(i, o, activation, pooling, residual, attention) for i, o in pairwise(all_widths)]
+    blocks = [
+        Block(i, o, activation, pooling, residual, attention) for i, o in pairwise(all_widths)
+    ]
     shrink = 2 ** len(widths)
     features = widths[-1] * (spec.height // shrink) * (spec.width // shrink)
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, spec.num_classes))

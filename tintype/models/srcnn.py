@@ -17,7 +17,12 @@ class SRCNN(nn.Module):
     """Three convolutions with ReLU between, on the image enlarged by bicubic interpolation."""
 
     def __init__(
-        self, channels: int, scale: int, kernels: Sequence[int], widths: Sequence[int], residual: bool
+        self,
+        channels: int,
+        scale: int,
+        kernels: Sequence[int],
+        widths: Sequence[int],
+        residual: bool,
     ) -> None:
         super().__init__()
         self.scale, self.residual = scale, residual
@@ -33,8 +38,9 @@ class SRCNN(nn.Module):
     def _begin_at_bicubic(self, channels: int) -> None:
         """Let the last layer answer nothing yet; without a shortcut, lay a path of ones for each colour through all layers.
 
-        ReLU leaves that path as it is, since images are not negative. So the network is an ordinary one of its shape that
-        need not first learn to repeat its input, which took it hundreds of steps.
+        ReLU leaves that path as it is, since images are not negative. So the network is an ordinary
+        one of its shape that need not first learn to repeat its input, which took it hundreds of
+        steps.
         """
         convolutions = [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
         nn.init.zeros_(convolutions[-1].weight)
@@ -44,7 +50,9 @@ class SRCNN(nn.Module):
             for layer in convolutions:
                 for colour in range(min(channels, *layer.weight.shape[:2])):
                     layer.weight[colour] = 0
-                    layer.weight[colour, colour, layer.kernel_size[0] // 2, layer.kernel_size[1] // 2] = 1
+                    layer.weight[
+                        colour, colour, layer.kernel_size[0] // 2, layer.kernel_size[1] // 2
+                    ] = 1
 
     def forward(self, low: Tensor) -> Tensor:
         large = enlarge(low, self.scale)
@@ -64,5 +72,7 @@ def build(
         ValueError: not one kernel more than widths, or an even kernel.
     """
     if len(kernels) != len(widths) + 1 or any(k % 2 == 0 for k in kernels):
-        raise ValueError(f"expected odd kernels, one more than widths, got {list(kernels)} and {list(widths)}.")
+        raise ValueError(
+            f"expected odd kernels, one more than widths, got {list(kernels)} and {list(widths)}."
+        )
     return SRCNN(spec.channels, scale, kernels, widths, residual)

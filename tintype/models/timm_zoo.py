@@ -10,7 +10,9 @@ from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
 from tintype.models.backbone import expand_grey
 
-NAMES = {"timm/NAME": "Any of timm's more than 1,000 image networks: timm/resnet50d, timm/vit_small_patch16_224, ..."}
+NAMES = {
+    "timm/NAME": "Any of timm's more than 1,000 image networks: timm/resnet50d, timm/vit_small_patch16_224, ..."
+}
 
 
 def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
@@ -18,7 +20,8 @@ def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
 
     Args:
         spec: shape and classes of the images.
-        name: "timm/" and the name in timm, which may carry a tag of its weights ("timm/resnet50.a1_in1k").
+        name: "timm/" and the name in timm, which may carry a tag of its weights
+            ("timm/resnet50.a1_in1k").
         dropout: before the head.
 
     Raises:
@@ -43,7 +46,9 @@ def create(name: str, spec: DataSpec, **options: Any) -> nn.Module:
     if default_config(name).fixed_input_size:  # vision transformers; the others find the size out
         options["img_size"] = (spec.height, spec.width)
     try:
-        return import_timm().create_model(name.removeprefix("timm/"), num_classes=spec.num_classes, **options)
+        return import_timm().create_model(
+            name.removeprefix("timm/"), num_classes=spec.num_classes, **options
+        )
     except AssertionError as error:
         raise ValueError(f"images of {spec.height}x{spec.width} do not fit ({error}).") from error
 
@@ -57,10 +62,14 @@ def default_config(name: str) -> Any:
     timm, bare = import_timm(), name.removeprefix("timm/")
     if not timm.is_model(bare.partition(".")[0]):
         error = unknown_name("model of timm", bare, timm.list_models())
-        raise UserError(str(error) if "Did you mean" in str(error) else f"timm has no model '{bare}'.")
+        raise UserError(
+            str(error) if "Did you mean" in str(error) else f"timm has no model '{bare}'."
+        )
     config = timm.get_pretrained_cfg(bare)
     if config is None:
-        raise UserError(f"timm has no weights '{bare}'. Leave out what follows the dot for its default.")
+        raise UserError(
+            f"timm has no weights '{bare}'. Leave out what follows the dot for its default."
+        )
     return config
 
 

@@ -98,7 +98,8 @@ NAMES = {
     "wide_resnet50_2": "ImageNet backbone: 81.6 % top-1 at 224 px, 68.9 M parameters, 11 G multiply-adds",
 }
 
-# The smallest side that the network can compute on; what is not here takes any. A contract test finds the same.
+# The smallest side that the network can compute on; what is not here takes any. A contract test
+# finds the same.
 SMALLEST = {
     "alexnet": 63,
     "convnext": 32,
@@ -112,18 +113,26 @@ SMALLEST = {
 }
 
 # Networks that are built for one size of square images: sides are multiples of this.
-MULTIPLES = {"maxvit": 224, "vit_b_16": 16, "vit_b_32": 32, "vit_h_14": 14, "vit_l_16": 16, "vit_l_32": 32}
+MULTIPLES = {
+    "maxvit": 224,
+    "vit_b_16": 16,
+    "vit_b_32": 32,
+    "vit_h_14": 14,
+    "vit_l_16": 16,
+    "vit_l_32": 32,
+}
 
 
 def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
     """Return torchvision's network with random weights and a head for the classes of `spec`.
 
-    State-dict keys are torchvision's own. Grey images are expanded to three equal channels inside. GoogLeNet and
-    Inception come without auxiliary heads, and change ImageNet's normalisation to their own inside
-    (`transform_input=True`). The head of SqueezeNet is linear on the averaged maps, under torchvision's name
-    `classifier.1`, where torchvision's is a 1x1 convolution and ReLU that are averaged: after a ReLU a fresh logit can
-    die, and features of one vector for each image are what a head can be trained on alone. (Logistic regression on
-    averaged, maximal and quadratic means of the maps: the same within a standard error on pets and TrashNet.)
+    State-dict keys are torchvision's own. Grey images are expanded to three equal channels inside.
+    GoogLeNet and Inception come without auxiliary heads, and change ImageNet's normalisation to
+    their own inside (`transform_input=True`). The head of SqueezeNet is linear on the averaged
+    maps, under torchvision's name `classifier.1`, where torchvision's is a 1x1 convolution and ReLU
+    that are averaged: after a ReLU a fresh logit can die, and features of one vector for each image
+    are what a head can be trained on alone. (Logistic regression on averaged, maximal and quadratic
+    means of the maps: the same within a standard error on pets and TrashNet.)
 
     Args:
         spec: shape and classes of the images.
@@ -141,14 +150,17 @@ def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True, "transform_input": True}
     try:
-        network = torchvision.models.get_model(name, weights=None, num_classes=spec.num_classes, **options)
+        network = torchvision.models.get_model(
+            name, weights=None, num_classes=spec.num_classes, **options
+        )
     except TypeError as error:
         if "'dropout'" in str(error):
             raise ValueError("it has no dropout. Leave that option out.") from None
         raise
     if name.startswith("squeezenet"):
         network.classifier = _linear_head(spec.num_classes, network.get_submodule("classifier.0"))
-    if name.startswith("mnasnet"):  # torchvision's own demands a version number that plain tensors do not carry
+    # torchvision's own demands a version number that plain tensors do not carry
+    if name.startswith("mnasnet"):
         network._load_from_state_dict = MethodType(nn.Module._load_from_state_dict, network)  # pyright: ignore
     return expand_grey(network) if spec.channels == 1 else network
 
@@ -160,7 +172,9 @@ def _size_options(spec: DataSpec, name: str) -> dict[str, Any]:
         ValueError: images that the network cannot take.
     """
     need_size(
-        spec.height, spec.width, max([least for start, least in SMALLEST.items() if name.startswith(start)] or [1])
+        spec.height,
+        spec.width,
+        max([least for start, least in SMALLEST.items() if name.startswith(start)] or [1]),
     )
     for start, multiple in MULTIPLES.items():
         if not name.startswith(start):
@@ -171,7 +185,11 @@ def _size_options(spec: DataSpec, name: str) -> dict[str, Any]:
                 f"images of {spec.height}x{spec.width} do not fit, it needs squares with a side that is a multiple of "
                 f"{multiple}. Try --image-size {nearest} or another model."
             )
-        return {"input_size": (spec.height, spec.width)} if start == "maxvit" else {"image_size": spec.height}
+        return (
+            {"input_size": (spec.height, spec.width)}
+            if start == "maxvit"
+            else {"image_size": spec.height}
+        )
     return {}
 
 
@@ -183,7 +201,9 @@ def _linear_head(num_classes: int, dropout: nn.Module) -> nn.Sequential:
 
 
 def describe(name: str) -> str:
-    """Return the line that `tintype list models` shows, from what torchvision says of its default weights."""
+    """Return the line that `tintype list models` shows, from what torchvision says of its default
+    weights.
+    """
     weights = torchvision.models.get_model_weights(name)["DEFAULT"]
     meta, size = weights.meta, weights.transforms().crop_size[0]
     accuracy, giga = meta["_metrics"]["ImageNet-1K"]["acc@1"], meta["_ops"]
@@ -195,8 +215,15 @@ def describe(name: str) -> str:
 
 def listing() -> dict[str, str]:
     """Return what NAMES should hold with the torchvision that is installed."""
-    return {name: describe(name) for name in torchvision.models.list_models(module=torchvision.models)}
+    return {
+        name: describe(name) for name in torchvision.models.list_models(module=torchvision.models)
+    }
 
 
 if __name__ == "__main__":
-    print("NAMES = {", *(f'    "{name}": "{line}",' for name, line in listing().items()), "}", sep="\n")
+    print(
+        "NAMES = {",
+        *(f'    "{name}": "{line}",' for name, line in listing().items()),
+        "}",
+        sep="\n",
+    )

@@ -1,1 +1,4 @@
-"""Predicting, whatever computes: what a classifier is, and how it goes through many files. Nothing here needs torch."""
+"""Predicting, whatever computes: what a classifier is, and how it goes through many files.
+
+Nothing here needs torch.
+"""

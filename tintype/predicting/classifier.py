@@ -21,7 +21,8 @@ class Picture(NamedTuple):
     """An image as a model takes it, with what its pixels no longer show."""
 
     pixels: np.ndarray  # (height, width, channels) uint8
-    has_colour: bool | None = None  # of the file, for a model that sees it in grey; None where nobody looked
+    # of the file, for a model that sees it in grey; None where nobody looked
+    has_colour: bool | None = None
 
 
 class Classifier(ABC):
@@ -30,7 +31,8 @@ class Classifier(ABC):
     Attributes:
         class_names: the classes, in the order of the probabilities.
         channels, height, width, resize: how a picture is prepared.
-        abstain: from which confidence on answers are right how often: [{"accuracy": 0.95, "threshold": 0.7 or None}].
+        abstain: from which confidence on answers are right how often: [{"accuracy": 0.95,
+            "threshold": 0.7 or None}].
         batch_size: how many pictures are computed at once.
         typical: what the training images have in common; None where it was not measured.
         notes: what had to be judged while pictures were decoded, and how often.
@@ -45,7 +47,9 @@ class Classifier(ABC):
         typical: Typical | None = None,
     ) -> None:
         self.class_names = tuple(class_names)
-        self.channels, self.height, self.width = (int(preprocessing[key]) for key in ("channels", "height", "width"))
+        self.channels, self.height, self.width = (
+            int(preprocessing[key]) for key in ("channels", "height", "width")
+        )
         self.resize = Resize(
             preprocessing["resize"],
             preprocessing.get("crop_fraction", 1.0),
@@ -57,7 +61,9 @@ class Classifier(ABC):
 
     @abstractmethod
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Return class probabilities (N, K) float32 of prepared pictures (N, height, width, channels) uint8."""
+        """Return class probabilities (N, K) float32 of prepared pictures (N, height, width,
+        channels) uint8.
+        """
 
     def heat_maps(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Return for each prepared picture one (H, W, 3) uint8 that shows what spoke for its most probable class.
@@ -78,7 +84,9 @@ class Classifier(ABC):
         """
         for start in range(0, len(images), self.batch_size):
             some = images[start : start + self.batch_size]
-            yield from self.answer([_name(image) for image in some], [self.picture(image) for image in some])
+            yield from self.answer(
+                [_name(image) for image in some], [self.picture(image) for image in some]
+            )
 
     def answer(self, names: Sequence[str], pictures: Sequence[Picture]) -> list[Prediction]:
         """Return a Prediction for each prepared picture."""
@@ -144,17 +152,27 @@ class Classifier(ABC):
             )
         if known[wish] is None:
             within = [w for w, threshold in known.items() if threshold is not None]
-            best = f"it can promise {max(within):g}: --wish {max(within):g}" if within else "nor any of the others"
-            raise UserError(f"validation cannot promise that {wish:.0%} of the answers are right; {best}.")
+            best = (
+                f"it can promise {max(within):g}: --wish {max(within):g}"
+                if within
+                else "nor any of the others"
+            )
+            raise UserError(
+                f"validation cannot promise that {wish:.0%} of the answers are right; {best}."
+            )
         return float(known[wish])
 
 
 def _picture(image: Any) -> np.ndarray | Image.Image:
-    """Return a picture in memory, checked: a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3) uint8."""
+    """Return a picture in memory, checked: a Pillow image, or an array (H, W), (H, W, 1) or (H, W,
+    3) uint8.
+    """
     if isinstance(image, Image.Image):
         return image
     if not isinstance(image, np.ndarray):
-        raise UserError(f"cannot predict a {type(image).__name__}. Expected a file, a Pillow image or a NumPy array.")
+        raise UserError(
+            f"cannot predict a {type(image).__name__}. Expected a file, a Pillow image or a NumPy array."
+        )
     right_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
     if image.dtype != np.uint8 or not right_shape or not image.size:
         raise UserError(

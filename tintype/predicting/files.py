@@ -25,7 +25,9 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
         else:
             raise UserError(f"there is no file or folder {path}.")
     if not found:
-        raise UserError(f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or .png.")
+        raise UserError(
+            f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or .png."
+        )
     return found
 
 
@@ -50,4 +52,6 @@ def names_from(stream: IO[bytes]) -> list[Path]:
 def without(files: Iterable[Path], folders: Sequence[Path | None]) -> list[Path]:
     """Return the files that lie in none of the folders, which the command itself fills."""
     filled = [folder.resolve() for folder in folders if folder is not None]
-    return [file for file in files if not any(folder in file.absolute().parents for folder in filled)]
+    return [
+        file for file in files if not any(folder in file.absolute().parents for folder in filled)
+    ]

@@ -1,4 +1,6 @@
-"""A prediction job: files in, rows out; photos sorted and heat maps drawn on the way; stopped and resumed at will."""
+"""A prediction job: files in, rows out; photos sorted and heat maps drawn on the way; stopped and
+resumed at will.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,11 @@ from tintype.predicting.pipeline import Answered, answered
 from tintype.predicting.sorting import Sorter, folder_name, longest_name, name_within
 
 UNSURE = "unsure"
-LOOKED_AT = 8  # last answers of an earlier part that a resumed job gives again, to see that the model is the same
-SAME = 1e-3  # by which a probability may differ where the same model computes in other batches or on another device
+# last answers of an earlier part that a resumed job gives again, to see that the model is the same
+LOOKED_AT = 8
+# by which a probability may differ where the same model computes in other batches or on another
+# device
+SAME = 1e-3
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Wishes:
 
     Attributes:
         top: classes in each row.
-        threshold: below this confidence, and of images unlike the training images, the answer is "unsure"; None answers
+        threshold: below this confidence, and of images unlike the training images, the answer is
+            "unsure"; None answers
             always.
         sort_into: a folder in which each photo is put into a folder of its class.
         link: links in place of copies.
@@ -43,7 +49,11 @@ class Wishes:
 
     def columns(self, classifier: Classifier | None = None) -> list[str]:
         """Return the columns of a table of answers."""
-        more = [f"{what}{rank}" for rank in range(2, self.top + 1) for what in ("prediction", "confidence")]
+        more = [
+            f"{what}{rank}"
+            for rank in range(2, self.top + 1)
+            for what in ("prediction", "confidence")
+        ]
         names = ["file", "prediction", "confidence", *more]
         names += ["most_probable"] * (self.threshold is not None)
         names += ["unlike"] * (classifier is not None and classifier.typical is not None)
@@ -86,8 +96,8 @@ def run_job(
 ) -> Summary:
     """Predict files, and write a row for each: `file`, `prediction`, `confidence`, `top`, or `file` and `error`.
 
-    Rows are written before their photos are sorted; a resumed job first puts those in place that were written and not
-    sorted. So nothing is lost or done twice, whenever it is killed.
+    Rows are written before their photos are sorted; a resumed job first puts those in place that
+    were written and not sorted. So nothing is lost or done twice, whenever it is killed.
 
     Args:
         classifier: what answers.
@@ -99,7 +109,8 @@ def run_job(
         decoders: threads that decode; by default one for each core.
 
     Raises:
-        UserError: something cannot be written, or cannot be done with this model; or another one began the file.
+        UserError: something cannot be written, or cannot be done with this model; or another one
+            began the file.
     """
     try:
         return _run_job(classifier, files, wishes, output, on_row, progress, decoders)
@@ -120,7 +131,11 @@ def _run_job(
     done = output.done if output else []
     summary = Summary(before=len(done))
     sorter = _sorter(wishes, done)
-    painter = _Painter(classifier, wishes.heatmaps, done, bool(output and output.resume)) if wishes.heatmaps else None
+    painter = (
+        _Painter(classifier, wishes.heatmaps, done, bool(output and output.resume))
+        if wishes.heatmaps
+        else None
+    )
     if output and done:
         _check_same_model(classifier, done, output.path)
     known = {row["file"] for row in done}
@@ -155,11 +170,18 @@ def _run_job(
 
 
 def _check_same_model(classifier: Classifier, done: Sequence[Row], path: Path) -> None:
-    """Answer the last photos of an earlier part again, and refuse to go on where this model says something else of one."""
+    """Answer the last photos of an earlier part again, and refuse to go on where this model says
+    something else of one.
+    """
     told = [row for row in done[-LOOKED_AT:] if not row.get("error")]
-    for item in (each for batch in answered(classifier, [row["file"] for row in told]) for each in batch):
+    for item in (
+        each for batch in answered(classifier, [row["file"] for row in told]) for each in batch
+    ):
         before = next(row for row in told if row["file"] == item.file)
-        name, confidence = before.get("most_probable") or before["prediction"], float(before["confidence"])
+        name, confidence = (
+            before.get("most_probable") or before["prediction"],
+            float(before["confidence"]),
+        )
         if item.prediction is None:
             continue
         if item.prediction.top1 != name or abs(item.prediction.confidence - confidence) > SAME:
@@ -172,8 +194,16 @@ def _check_same_model(classifier: Classifier, done: Sequence[Row], path: Path) -
 def _row(item: Answered, wishes: Wishes, *, judged: bool) -> Row:
     if item.prediction is None:
         return {"file": item.file, "error": item.reason}
-    top = [{"class": name, "probability": round(share, 6)} for name, share in item.prediction.top(wishes.top)]
-    row: Row = {"file": item.file, "prediction": top[0]["class"], "confidence": top[0]["probability"], "top": top}
+    top = [
+        {"class": name, "probability": round(share, 6)}
+        for name, share in item.prediction.top(wishes.top)
+    ]
+    row: Row = {
+        "file": item.file,
+        "prediction": top[0]["class"],
+        "confidence": top[0]["probability"],
+        "top": top,
+    }
     if wishes.threshold is not None:
         row["most_probable"] = row["prediction"]
         # What validation promises holds for images like those of validation.
@@ -197,7 +227,9 @@ def _sorter(wishes: Wishes, done: Sequence[Row]) -> Sorter | None:
 class _Painter:
     """Writes a heat map for each photo, under a name of its own."""
 
-    def __init__(self, classifier: Classifier, folder: Path, done: Sequence[Row], resume: bool) -> None:
+    def __init__(
+        self, classifier: Classifier, folder: Path, done: Sequence[Row], resume: bool
+    ) -> None:
         if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(
                 f"{folder} already holds files, and nothing is overwritten. Go on with an earlier job: --resume; "
@@ -211,7 +243,9 @@ class _Painter:
         """Write the pictures of a batch and note their names in the rows."""
         from tintype.run import write_picture
 
-        readable = [(item, row) for item, row in zip(batch, rows, strict=True) if item.pixels is not None]
+        readable = [
+            (item, row) for item, row in zip(batch, rows, strict=True) if item.pixels is not None
+        ]
         if not readable:
             return
         pixels = np.stack([item.pixels for item, _ in readable if item.pixels is not None])
@@ -222,7 +256,8 @@ class _Painter:
 
     def _name(self, file: str, class_name: str) -> str:
         number, of_class = 1, f"-{folder_name(class_name)}"
-        if len(os.fsencode(of_class)) > self._longest // 2:  # at least half of the name is left for that of the photo
+        # at least half of the name is left for that of the photo
+        if len(os.fsencode(of_class)) > self._longest // 2:
             of_class = ""
         while True:
             more = f"{of_class}.png" if number == 1 else f"{of_class}-{number}.png"
@@ -245,7 +280,9 @@ def summary_lines(summary: Summary, seconds: float) -> list[str]:
     if summary.before:
         lines.append(f"{summary.before:,} had been done before")
     if count > 1:
-        lines.append(f"{count:,} files in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} a second")
+        lines.append(
+            f"{count:,} files in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} a second"
+        )
     if summary.num_passed_over:
         counts = Counter(_short(reason) for _, reason in summary.passed_over)
         reasons = ", ".join(f"{reason} ({number:,})" for reason, number in counts.most_common(5))

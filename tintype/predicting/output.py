@@ -1,4 +1,6 @@
-"""Files of answers: CSV, JSON lines and Parquet, written as the answers come, so that a job that was stopped can go on."""
+"""Files of answers: CSV, JSON lines and Parquet, written as the answers come, so that a job that
+was stopped can go on.
+"""
 
 from __future__ import annotations
 
@@ -28,24 +30,41 @@ class Output:
         resume: go on with what is there.
 
     Raises:
-        UserError: unknown ending, the file is there already (without `resume`), or it holds something else.
+        UserError: unknown ending, the file is there already (without `resume`), or it holds
+            something else.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], *, resume: bool) -> None:
         if path.suffix.lower() not in KINDS:
-            taken = f"{path} is there already, and no file of answers: " if path.exists() else f"--out {path}: "
+            taken = (
+                f"{path} is there already, and no file of answers: "
+                if path.exists()
+                else f"--out {path}: "
+            )
             raise UserError(f"{taken}expected one that ends in .csv, .jsonl or .parquet.")
-        self.path, self.columns, self.kind, self.resume = path, list(columns), path.suffix.lower(), resume
+        self.path, self.columns, self.kind, self.resume = (
+            path,
+            list(columns),
+            path.suffix.lower(),
+            resume,
+        )
         if self.kind == ".parquet":
             _import_pyarrow()
-        self.journal = path.with_name(f"{path.name}.partial.jsonl") if self.kind == ".parquet" else path
-        # With its journal still there, a job was killed between the finished file and the end: it is finished again.
+        self.journal = (
+            path.with_name(f"{path.name}.partial.jsonl") if self.kind == ".parquet" else path
+        )
+        # With its journal still there, a job was killed between the finished file and the end: it
+        # is finished again.
         if self.kind == ".parquet" and resume and path.exists() and not self.journal.exists():
-            raise UserError(f"{path} is finished, and Parquet cannot be appended to. Choose another --out.")
+            raise UserError(
+                f"{path} is finished, and Parquet cannot be appended to. Choose another --out."
+            )
         taken = next((p for p in (path, self.journal) if p.exists() and not resume), None)
         if taken is not None:
             go_on = "" if taken.suffix == ".parquet" else ", or go on with it: --resume"
-            raise UserError(f"{taken} is there already, and nothing is overwritten. Choose another --out{go_on}.")
+            raise UserError(
+                f"{taken} is there already, and nothing is overwritten. Choose another --out{go_on}."
+            )
         self._file: Any = None
         self._own = False  # whether this job made the file of rows, or wrote into it
         self.done: list[Row] = []
@@ -53,7 +72,9 @@ class Output:
             try:
                 self._file = self._held("ab")
             except OSError as error:
-                raise UserError(f"cannot go on with {self.journal}: {error.strerror}. Give another --out.") from None
+                raise UserError(
+                    f"cannot go on with {self.journal}: {error.strerror}. Give another --out."
+                ) from None
             try:
                 self.done = self._read()
             except BaseException:
@@ -93,7 +114,9 @@ class Output:
             lock(file, wait=False)
         except BlockingIOError:
             file.close()
-            raise UserError(f"another process is writing {self.path}. Wait for it, or choose another --out.") from None
+            raise UserError(
+                f"another process is writing {self.path}. Wait for it, or choose another --out."
+            ) from None
         return file
 
     def _taken_meanwhile(self) -> UserError:
@@ -132,7 +155,9 @@ class Output:
 
     def _lines(self, rows: Iterable[Row]) -> bytes:
         if self.kind == ".csv":
-            return _csv_lines([["" if row.get(c) is None else row[c] for c in self.columns] for row in rows])
+            return _csv_lines(
+                [["" if row.get(c) is None else row[c] for c in self.columns] for row in rows]
+            )
         return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
     def _read(self) -> list[Row]:
@@ -140,7 +165,9 @@ class Output:
         try:
             content = read_bytes(self.journal)
         except OSError as error:
-            raise UserError(f"cannot go on with {self.journal}: {error.strerror}. Give another --out.") from None
+            raise UserError(
+                f"cannot go on with {self.journal}: {error.strerror}. Give another --out."
+            ) from None
         whole = _whole_lines(content, quoted=self.kind == ".csv")
         try:
             text = content[:whole].decode("utf-8", "surrogateescape")
@@ -169,14 +196,18 @@ class Output:
 
         pyarrow, parquet = _import_pyarrow()
         types = {name: pyarrow.float64() for name in self.columns if name.startswith("confidence")}
-        schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in self.columns])
+        schema = pyarrow.schema(
+            [(name, types.get(name, pyarrow.string())) for name in self.columns]
+        )
         with (
             written_whole(self.path) as temporary,
             parquet.ParquetWriter(temporary, schema) as writer,
             open(self.journal, encoding="utf-8") as lines,
         ):
             for rows in _some(map(json.loads, lines), 10_000):
-                flat = [{c: _printable(flattened(row).get(c)) for c in self.columns} for row in rows]
+                flat = [
+                    {c: _printable(flattened(row).get(c)) for c in self.columns} for row in rows
+                ]
                 writer.write_table(pyarrow.Table.from_pylist(flat, schema=schema))
 
 
@@ -192,9 +223,13 @@ def _check_row(row: Row) -> None:
     for name in ("sorted_to", "heatmap"):
         place = row.get(name) or ""
         parts = place.split("/")
-        inside = all(part not in ("", ".", "..") and "\\" not in part and "\0" not in part for part in parts)
+        inside = all(
+            part not in ("", ".", "..") and "\\" not in part and "\0" not in part for part in parts
+        )
         if place and (not inside or len(parts) > 2 or ":" in parts[0]):
-            raise ValueError(f"{name} of {row['file']} is '{place}', which is no place that tintype gives")
+            raise ValueError(
+                f"{name} of {row['file']} is '{place}', which is no place that tintype gives"
+            )
     if row.get("error"):
         return
     try:
@@ -202,11 +237,15 @@ def _check_row(row: Row) -> None:
     except (KeyError, TypeError, ValueError):
         share = -1.0
     if not row.get("prediction") or not 0 <= share <= 1:
-        raise ValueError(f"the answer to {row['file']} has no prediction, or its confidence is no number from 0 to 1")
+        raise ValueError(
+            f"the answer to {row['file']} has no prediction, or its confidence is no number from 0 to 1"
+        )
 
 
 def flattened(row: Row) -> Row:
-    """Return a row with the further classes of `top` in columns of their own, as CSV and Parquet have them."""
+    """Return a row with the further classes of `top` in columns of their own, as CSV and Parquet
+    have them.
+    """
     flat = {key: value for key, value in row.items() if key != "top"}
     for rank, entry in enumerate(row.get("top", ())[1:], 2):
         flat |= {f"prediction{rank}": entry["class"], f"confidence{rank}": entry["probability"]}

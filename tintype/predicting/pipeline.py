@@ -1,4 +1,6 @@
-"""Many files through a classifier: some threads decode while the network computes, and memory stays bounded."""
+"""Many files through a classifier: some threads decode while the network computes, and memory stays
+bounded.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def num_decoders() -> int:
 def answered(
     classifier: Classifier, files: Sequence[str | Path], *, decoders: int | None = None
 ) -> Iterator[list[Answered]]:
-    """Yield the answers in the order of `files`, a batch at a time; a file that cannot be read ends nothing."""
+    """Yield the answers in the order of `files`, a batch at a time; a file that cannot be read ends
+    nothing.
+    """
     batch: list[tuple[str, Picture | str]] = []
     for found in _decoded(classifier, files, decoders or num_decoders()):
         batch.append(found)
@@ -51,7 +55,11 @@ def answered(
 
 def _computed(classifier: Classifier, batch: list[tuple[str, Picture | str]]) -> list[Answered]:
     readable = [(name, found) for name, found in batch if isinstance(found, Picture)]
-    answers = classifier.answer([n for n, _ in readable], [picture for _, picture in readable]) if readable else []
+    answers = (
+        classifier.answer([n for n, _ in readable], [picture for _, picture in readable])
+        if readable
+        else []
+    )
     predictions = iter(answers)
     return [
         Answered(name, next(predictions), found.pixels)
@@ -61,8 +69,13 @@ def _computed(classifier: Classifier, batch: list[tuple[str, Picture | str]]) ->
     ]
 
 
-def _decoded(classifier: Classifier, files: Sequence[str | Path], decoders: int) -> Iterator[tuple[str, Picture | str]]:
-    """Yield (file, picture or reason) in order. At most AHEAD batches and what the threads hold wait in memory."""
+def _decoded(
+    classifier: Classifier, files: Sequence[str | Path], decoders: int
+) -> Iterator[tuple[str, Picture | str]]:
+    """Yield (file, picture or reason) in order.
+
+    At most AHEAD batches and what the threads hold wait in memory.
+    """
 
     def read(some: Sequence[str | Path]) -> list[tuple[str, Picture | str]]:
         return [(str(file), _picture(classifier, file)) for file in some]

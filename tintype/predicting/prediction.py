@@ -14,7 +14,8 @@ class Prediction:
     name: str
     class_names: tuple[str, ...]
     probs: np.ndarray  # (K,) float32, sums to one
-    unlike: str = ""  # why the image is unlike the training images, so that the probabilities say nothing of it
+    # why the image is unlike the training images, so that the probabilities say nothing of it
+    unlike: str = ""
 
     @property
     def top1(self) -> str:

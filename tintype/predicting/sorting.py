@@ -30,7 +30,9 @@ class Sorter:
         self._longest = longest_name(folder)
 
     def name_for(self, file: str, class_name: str) -> str:
-        """Return a free place for a photo, relative to the folder; where the name is taken it gets a number."""
+        """Return a free place for a photo, relative to the folder; where the name is taken it gets
+        a number.
+        """
         source, number = Path(file), 1
         while True:
             more = source.suffix if number == 1 else f"-{number}{source.suffix}"
@@ -48,9 +50,12 @@ class Sorter:
         """
         target = self.folder / place
         # Not the target's own name with more to it, which may be too long.
-        partial = target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.partial")
+        partial = target.with_name(
+            f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.partial"
+        )
         if os.path.lexists(target):
-            # What a kill left between the copy's link and the end; earlier versions had another name for it.
+            # What a kill left between the copy's link and the end; earlier versions had another
+            # name for it.
             for left in (partial, target.parent / f".{target.name}.partial"):
                 with suppress(OSError):
                     left.unlink()
@@ -75,11 +80,15 @@ class Sorter:
 
 
 def folder_name(class_name: str) -> str:
-    """Return a class name as a folder can have it: on every system, and never one that leads elsewhere."""
+    """Return a class name as a folder can have it: on every system, and never one that leads
+    elsewhere.
+    """
     plain = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", class_name).strip(" .") or "_"
     if len(os.fsencode(plain)) <= LONGEST_NAME:
         return plain
-    return name_within(plain, LONGEST_NAME, f"-{hashlib.blake2b(os.fsencode(plain), digest_size=4).hexdigest()}")
+    return name_within(
+        plain, LONGEST_NAME, f"-{hashlib.blake2b(os.fsencode(plain), digest_size=4).hexdigest()}"
+    )
 
 
 def name_within(start: str, longest: int, end: str) -> str:

@@ -1,7 +1,7 @@
 """What the training images have in common, by a few plain properties, so that an image unlike all of them can be named.
 
-A classifier chooses one of its classes whatever it is shown, and may be sure of it: its confidence was calibrated on
-images like the training images, and holds for no others.
+A classifier chooses one of its classes whatever it is shown, and may be sure of it: its confidence
+was calibrated on images like the training images, and holds for no others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 from tintype.errors import UserError
 
-RARE = 0.005  # the share of colour (or grey) images up to which one of that kind is unlike the others
+# the share of colour (or grey) images up to which one of that kind is unlike the others
+RARE = 0.005
 LEAST_IMAGES = 50  # of fewer, the ranges are not known well enough
 TAIL = 0.01  # at each end of a range, before it is widened
 FALSE_ALARMS = 0.005  # of training and validation images, at most
@@ -25,7 +26,9 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow ma
 
 
 class Property(NamedTuple):
-    """Something that is measured of an image: how far from the range nobody would see it, and what is said beyond."""
+    """Something that is measured of an image: how far from the range nobody would see it, and what
+    is said beyond.
+    """
 
     tolerance: float
     below: str
@@ -36,7 +39,9 @@ PROPERTIES = {
     "brightness": Property(16, "it is darker", "it is brighter"),
     "contrast": Property(24, "it has less contrast", "it has more contrast"),
     "border": Property(24, "its border is darker", "its border is brighter"),
-    "polarity": Property(8, "its middle is darker, beside its border,", "its middle is brighter, beside its border,"),
+    "polarity": Property(
+        8, "its middle is darker, beside its border,", "its middle is brighter, beside its border,"
+    ),
     "darkest": Property(40, "its darkest parts are darker", "its darkest parts are brighter"),
     "brightest": Property(40, "its brightest parts are darker", "its brightest parts are brighter"),
     "roughness": Property(5, "it is smoother (blurred or enlarged?)", "it is rougher (noise?)"),
@@ -50,7 +55,8 @@ class Typical:
 
     Attributes:
         ranges: of each property, (low, high), widened until nearly no validation image is outside.
-        coloured: the share of the training images that have colour; None where their files are not known.
+        coloured: the share of the training images that have colour; None where their files are not
+            known.
     """
 
     ranges: Mapping[str, tuple[float, float]]
@@ -61,7 +67,8 @@ class Typical:
 
         Args:
             pixels: (N, H, W, C) uint8, as the model takes them.
-            has_colour: whether their files show colour, which the pixels of a grey model no longer do; None unknown.
+            has_colour: whether their files show colour, which the pixels of a grey model no longer
+                do; None unknown.
         """
         measured = measure(pixels)
         shows = colours(pixels) if pixels.shape[3] == 3 else has_colour
@@ -92,7 +99,9 @@ class Typical:
         return f"{words} than the training images"
 
     def _outside(self, measured: Mapping[str, float]) -> dict[str, float]:
-        """Return how far each property is outside, as a part of the width of its range; 0 inside, negative below."""
+        """Return how far each property is outside, as a part of the width of its range; 0 inside,
+        negative below.
+        """
         outside = {}
         for name, (low, high) in self.ranges.items():
             beyond = max(measured[name] - high, 0.0) - max(low - measured[name], 0.0)
@@ -101,7 +110,10 @@ class Typical:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what model.json keeps."""
-        return {"ranges": {name: list(ends) for name, ends in self.ranges.items()}, "coloured": self.coloured}
+        return {
+            "ranges": {name: list(ends) for name, ends in self.ranges.items()},
+            "coloured": self.coloured,
+        }
 
     @classmethod
     def of(cls, record: Any) -> Typical | None:
@@ -113,9 +125,13 @@ class Typical:
         if record is None:
             return None
         try:
-            ranges = {name: (float(low), float(high)) for name, (low, high) in dict(record["ranges"]).items()}
+            ranges = {
+                name: (float(low), float(high))
+                for name, (low, high) in dict(record["ranges"]).items()
+            }
             coloured = record["coloured"]
-            if unknown := (set(ranges) | {"colourfulness"}) ^ set(PROPERTIES):  # grey models have no colourfulness
+            # grey models have no colourfulness
+            if unknown := (set(ranges) | {"colourfulness"}) ^ set(PROPERTIES):
                 raise ValueError(f"ranges of {', '.join(sorted(unknown))}")
             if not all(np.isfinite(ends).all() for ends in ranges.values()):
                 raise ValueError("a range has no end")
@@ -131,17 +147,21 @@ def sentence(reason: str) -> str:
     return f"This image is unlike the training images: {reason}. Its confidence does not apply."
 
 
-def learn(train: Iterable[np.ndarray], val: Iterable[np.ndarray], *, coloured: float | None) -> Typical | None:
+def learn(
+    train: Iterable[np.ndarray], val: Iterable[np.ndarray], *, coloured: float | None
+) -> Typical | None:
     """Return the ranges of training images, None where they are too few.
 
-    A range begins as the middle 98 % of the training images, and all are widened by one factor, until at most one of 200
-    training images and of 200 validation images is outside of any; by half their width on each side at least, and more
-    where there are few images.
+    A range begins as the middle 98 % of the training images, and all are widened by one factor,
+    until at most one of 200 training images and of 200 validation images is outside of any; by half
+    their width on each side at least, and more where there are few images.
 
     Args:
-        train: batches (N, H, W, C) uint8 of training images, as the model takes them, not augmented.
+        train: batches (N, H, W, C) uint8 of training images, as the model takes them, not
+            augmented.
         val: the same of validation images.
-        coloured: the share of training files with colour, where the images are grey; None if unknown.
+        coloured: the share of training files with colour, where the images are grey; None if
+            unknown.
     """
     parts = [(measure(batch), colours(batch)) for batch in train]
     images = _joined([measured for measured, _ in parts])
@@ -155,7 +175,10 @@ def learn(train: Iterable[np.ndarray], val: Iterable[np.ndarray], *, coloured: f
         *(_factor(measured, ends) for measured in (images, held_out) if measured),
     )
     ranges = {
-        name: (round(middle - factor * (middle - low), 3), round(middle + factor * (high - middle), 3))
+        name: (
+            round(middle - factor * (middle - low), 3),
+            round(middle + factor * (high - middle), 3),
+        )
         for name, (low, middle, high) in ends.items()
     }
     shown = np.concatenate([shows for _, shows in parts])
@@ -165,8 +188,8 @@ def learn(train: Iterable[np.ndarray], val: Iterable[np.ndarray], *, coloured: f
 def measure(pixels: np.ndarray) -> dict[str, np.ndarray]:
     """Return the properties (N,) float64 of images (N, H, W, C) uint8, in levels of 0 to 255 (roughness in per cent).
 
-    `polarity` is the brightness of the middle less that of the border; `roughness` the mean difference of neighbours as
-    a part of the contrast.
+    `polarity` is the brightness of the middle less that of the border; `roughness` the mean
+    difference of neighbours as a part of the contrast.
     """
     count, height, width, channels = pixels.shape
     step = max(1, min(height, width) // SHARPEST_SIDE)
@@ -178,7 +201,9 @@ def measure(pixels: np.ndarray) -> dict[str, np.ndarray]:
     inner = grey[:, edge : rows - edge, edge : columns - edge]
     inside = inner.shape[1] * inner.shape[2]
     border = (grey.sum(axis=(1, 2)) - inner.sum(axis=(1, 2))) / (rows * columns - inside)
-    middle = grey[:, rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4].mean(axis=(1, 2))
+    middle = grey[:, rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4].mean(
+        axis=(1, 2)
+    )
 
     darkest, brightest = np.quantile(grey.reshape(count, -1), (0.02, 0.98), axis=1)
     contrast = grey.std(axis=(1, 2))
@@ -210,15 +235,23 @@ def colours(pixels: np.ndarray) -> np.ndarray:
 
 
 def _steps(pixels: np.ndarray) -> np.ndarray:
-    """Return the mean difference of neighbouring pixels (N,), at full resolution, of one channel (green)."""
+    """Return the mean difference of neighbouring pixels (N,), at full resolution, of one channel
+    (green).
+    """
     plane = np.ascontiguousarray(pixels[..., pixels.shape[3] // 2])
     neighbours = (plane[:, 1:], plane[:, :-1]), (plane[:, :, 1:], plane[:, :, :-1])
-    along = [np.maximum(one, other) - np.minimum(one, other) for one, other in neighbours if one.size]
-    return sum((each.mean(axis=(1, 2)) for each in along), np.zeros(len(plane))) / max(1, len(along))
+    along = [
+        np.maximum(one, other) - np.minimum(one, other) for one, other in neighbours if one.size
+    ]
+    return sum((each.mean(axis=(1, 2)) for each in along), np.zeros(len(plane))) / max(
+        1, len(along)
+    )
 
 
 def _between_channels(pixels: np.ndarray) -> np.ndarray:
-    """Return the highest less the lowest channel (N, H, W); by planes ten times as fast as `np.ptp`."""
+    """Return the highest less the lowest channel (N, H, W); by planes ten times as fast as
+    `np.ptp`.
+    """
     planes = [pixels[..., channel] for channel in range(pixels.shape[3])]
     return reduce(np.maximum, planes) - reduce(np.minimum, planes)
 
@@ -228,7 +261,9 @@ def _ends(values: np.ndarray, tolerance: float) -> tuple[float, float, float]:
     return min(low, middle - tolerance), middle, max(high, middle + tolerance)
 
 
-def _factor(measured: Mapping[str, np.ndarray], ends: Mapping[str, tuple[float, float, float]]) -> float:
+def _factor(
+    measured: Mapping[str, np.ndarray], ends: Mapping[str, tuple[float, float, float]]
+) -> float:
     """Return how much wider the ranges must be so that nearly no image is outside of any."""
     furthest = np.max(
         [
@@ -243,4 +278,6 @@ def _factor(measured: Mapping[str, np.ndarray], ends: Mapping[str, tuple[float, 
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    return (
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    )

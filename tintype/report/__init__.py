@@ -1,6 +1,7 @@
 """Turn a run folder into one self-contained HTML page, with static figures for papers beside it.
 
-The page needs no network: styles, scripts, pictures and Plotly's JavaScript (compressed, about 2 MB) are inside it.
+The page needs no network: styles, scripts, pictures and Plotly's JavaScript (compressed, about 2
+MB) are inside it.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ FILES = (
 def write_report(folder: Path) -> Path:
     """Write `report.html` and `figures/*.png` into a run folder from its plain files alone; return the page's path.
 
-    What is missing (no samples, no filters, a run that is not finished) leaves its section out. The page and the
-    figures are written under a temporary name and renamed, so that a reader never sees half of one.
+    What is missing (no samples, no filters, a run that is not finished) leaves its section out. The
+    page and the figures are written under a temporary name and renamed, so that a reader never sees
+    half of one.
 
     Raises:
         UserError: `folder` is not a run folder, or cannot be written to.
@@ -56,7 +58,9 @@ def write_report(folder: Path) -> Path:
 
 
 def _sections(run: RunFiles) -> list[Section]:
-    """Return the sections that have something to show; what a damaged file spoils is left out with a line in `warnings`."""
+    """Return the sections that have something to show; what a damaged file spoils is left out with
+    a line in `warnings`.
+    """
     makers = SECTIONS.get(run.task, COMMON)
     made: dict[Any, Section | None] = {}
     problems = list(run.problems)
@@ -73,7 +77,9 @@ def _sections(run: RunFiles) -> list[Section]:
 
 
 def _rendered(section: Section | None) -> Section | None:
-    """Return a section with its body, so that a value which its template cannot show spoils no other section."""
+    """Return a section with its body, so that a value which its template cannot show spoils no
+    other section.
+    """
     if section is None:
         return None
     body = templates().get_template(section.template).render(s=section.context)

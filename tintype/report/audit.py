@@ -1,4 +1,6 @@
-"""The page of an audit: what was found, with the pictures themselves, in one self-contained HTML file."""
+"""The page of an audit: what was found, with the pictures themselves, in one self-contained HTML
+file.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ class Shown:
 
 
 def write_audit(
-    path: Path, audit: Mapping[str, Any], rows: Mapping[str, Sequence[Sequence[int]]], picture: Picture
+    path: Path,
+    audit: Mapping[str, Any],
+    rows: Mapping[str, Sequence[Sequence[int]]],
+    picture: Picture,
 ) -> Path:
     """Write the page and return its path.
 
@@ -51,13 +56,18 @@ def write_audit(
         path: a file; one that is there is replaced.
         audit: `Audit.to_dict()`.
         rows: for each kind of finding, the positions of the images of each item.
-        picture: picture(position, side) gives an image at most `side` pixels long, or raises if it cannot.
+        picture: picture(position, side) gives an image at most `side` pixels long, or raises if it
+            cannot.
 
     Raises:
         UserError: the file cannot be written.
     """
     sections = [_section(finding, rows[finding["kind"]], picture) for finding in audit["findings"]]
-    page = templates().get_template("audit.html").render(audit=audit, sections=sections, **_overview(audit))
+    page = (
+        templates()
+        .get_template("audit.html")
+        .render(audit=audit, sections=sections, **_overview(audit))
+    )
     with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
@@ -68,14 +78,19 @@ def audit_table(audit: Mapping[str, Any]) -> str:
     return templates().get_template("audit_table.html").render(audit=audit)
 
 
-def _section(finding: Mapping[str, Any], rows: Sequence[Sequence[int]], picture: Picture) -> dict[str, Any]:
+def _section(
+    finding: Mapping[str, Any], rows: Sequence[Sequence[int]], picture: Picture
+) -> dict[str, Any]:
     """Return a finding with its pictures, of which there is a bounded number."""
     paired = finding["kind"] in (*PAIRED, *SUGGESTED)
-    most = MOST_SUGGESTED if finding["kind"] in SUGGESTED else MOST_GROUPS if paired else MOST_SINGLE
+    most = (
+        MOST_SUGGESTED if finding["kind"] in SUGGESTED else MOST_GROUPS if paired else MOST_SINGLE
+    )
     items = []
     for item, positions in list(zip(finding["items"], rows, strict=True))[:most]:
         shown = [
-            _shown(i, name, picture) for i, name in list(zip(positions, item["names"], strict=False))[:MOST_IN_GROUP]
+            _shown(i, name, picture)
+            for i, name in list(zip(positions, item["names"], strict=False))[:MOST_IN_GROUP]
         ]
         items.append(
             {
@@ -137,5 +152,7 @@ def _overview(audit: Mapping[str, Any]) -> dict[str, Any]:
             for name, counts in audit["classes"].items()
         ],
         "serious": [f for f in audit["findings"] if f["serious"]],
-        "fix": f"tintype audit {shlex.quote(audit['source'])} --fix clean.csv" if _can_fix(audit) else "",
+        "fix": f"tintype audit {shlex.quote(audit['source'])} --fix clean.csv"
+        if _can_fix(audit)
+        else "",
     }

@@ -1,4 +1,6 @@
-"""Interactive figures of a comparison (Plotly): a figure against cost, histories overlaid, confusion as a difference."""
+"""Interactive figures of a comparison (Plotly): a figure against cost, histories overlaid,
+confusion as a difference.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ LOGARITHMIC = 8.0  # the dearest by the cheapest from which on a cost has a loga
 
 @dataclass(frozen=True)
 class Point:
-    """A run among others: what it costs, what it reaches with its interval, where there is one, its number in the plot."""
+    """A run among others: what it costs, what it reaches with its interval, where there is one, its
+    number in the plot.
+    """
 
     name: str
     cost: float
@@ -56,11 +60,13 @@ def logarithmic(points: Sequence[Point]) -> bool:
     return min(costs) > 0 and max(costs) / min(costs) >= LOGARITHMIC
 
 
-def against_cost(points: Sequence[Point], cost: Scale, value: Scale, *, legend: bool = False) -> go.Figure:
+def against_cost(
+    points: Sequence[Point], cost: Scale, value: Scale, *, legend: bool = False
+) -> go.Figure:
     """Draw what each run reaches against what it costs, with its interval and the Pareto front.
 
-    Each dot holds the run's number, by which the page or the `legend` names it: names in the plot would be cut at its
-    edges and crossed by the front.
+    Each dot holds the run's number, by which the page or the `legend` names it: names in the plot
+    would be cut at its edges and crossed by the front.
     """
     figure = figures.new_figure(height=400)
     front = pareto_front(points, higher_is_better=value.higher_is_better)
@@ -96,7 +102,12 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale, *, legend: 
         hovermode="closest",
         margin={"t": 24, "r": 24},
         xaxis={**common, **x_axis, "title": {"text": cost.title}},
-        yaxis={**common, "title": {"text": value.title}, "tickformat": value.format, "ticksuffix": value.suffix},
+        yaxis={
+            **common,
+            "title": {"text": value.title},
+            "tickformat": value.format,
+            "ticksuffix": value.suffix,
+        },
     )
     return figure
 
@@ -136,7 +147,9 @@ def _decades(points: Sequence[Point]) -> float:
 
 
 def _cost_range(points: Sequence[Point]) -> list[float]:
-    """Return the ends of the cost axis (powers of ten of a logarithmic one), with room at both sides."""
+    """Return the ends of the cost axis (powers of ten of a logarithmic one), with room at both
+    sides.
+    """
     costs = [point.cost for point in points]
     if logarithmic(points):
         low, high = math.log10(min(costs)), math.log10(max(costs))
@@ -146,10 +159,13 @@ def _cost_range(points: Sequence[Point]) -> list[float]:
     return [low - room, high + room]
 
 
-def overlaid(histories: Mapping[str, Mapping[str, Sequence[float]]], columns: Mapping[str, str], x: str) -> list[Panel]:
+def overlaid(
+    histories: Mapping[str, Mapping[str, Sequence[float]]], columns: Mapping[str, str], x: str
+) -> list[Panel]:
     """Arrange the same columns of many runs' metrics.csv: a panel for each column, a curve for each run.
 
-    `histories` holds the columns of each run by its name, `columns` the title of each column that is shown.
+    `histories` holds the columns of each run by its name, `columns` the title of each column that
+    is shown.
     """
     colours = dict(zip(histories, figures.class_colours(len(histories)), strict=True))
     panels = []
@@ -160,13 +176,17 @@ def overlaid(histories: Mapping[str, Mapping[str, Sequence[float]]], columns: Ma
             known = [(a, b) for a, b in pairs if not math.isnan(a + b)]
             if known:
                 xs, ys = figures.thinned(np.array(known), 400)
-                curves.append(Series(name, xs.tolist(), ys.tolist(), "guide", "points", colours[name]))
+                curves.append(
+                    Series(name, xs.tolist(), ys.tolist(), "guide", "points", colours[name])
+                )
         panels.append(Panel(title, curves, 1.0, percent="accuracy" in column))
     return [panel for panel in panels if panel.series]
 
 
 def confusion_difference(
-    one: Sequence[Sequence[int]] | np.ndarray, other: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str]
+    one: Sequence[Sequence[int]] | np.ndarray,
+    other: Sequence[Sequence[int]] | np.ndarray,
+    class_names: Sequence[str],
 ) -> go.Figure:
     """Draw how the confusion matrix `one` differs from `other`: in one colour where it is better, in another where worse.
 
@@ -177,9 +197,13 @@ def confusion_difference(
     names = [html.escape(str(name)) for name in class_names]
     figure = figures.new_figure(height=max(420, min(940, 150 + 46 * len(names))))
     top = max(1, int(abs(change).max()))
-    for role, shown, scale in (("right", better, CONFUSION_RIGHT), ("wrong", ~better & (change != 0), CONFUSION_WRONG)):
+    for role, shown, scale in (
+        ("right", better, CONFUSION_RIGHT),
+        ("wrong", ~better & (change != 0), CONFUSION_WRONG),
+    ):
         text = [
-            [signed(v) if keep else "" for v, keep in zip(*row, strict=True)] for row in zip(change, shown, strict=True)
+            [signed(v) if keep else "" for v, keep in zip(*row, strict=True)]
+            for row in zip(change, shown, strict=True)
         ]
         sizes = [
             [abs(int(v)) if keep else None for v, keep in zip(*row, strict=True)]
@@ -194,10 +218,20 @@ def confusion_difference(
                 **({"text": text, "texttemplate": "%{text}"} if len(names) <= 20 else {}),
             )
         )  # fmt: skip
-    axis = {"type": "category", "showgrid": False, "ticks": "", "tickfont": {"size": 12 if len(names) <= 40 else 8}}
+    axis = {
+        "type": "category",
+        "showgrid": False,
+        "ticks": "",
+        "tickfont": {"size": 12 if len(names) <= 40 else 8},
+    }
     every = {"tickmode": "linear", "dtick": 1}
     figure.update_layout(
-        xaxis={**axis, **every, "title": {"text": "prediction"}, "tickangle": figures.tick_angle(names)},
+        xaxis={
+            **axis,
+            **every,
+            "title": {"text": "prediction"},
+            "tickangle": figures.tick_angle(names),
+        },
         yaxis={**axis, **every, "title": {"text": "true class"}, "autorange": "reversed"},
     )
     return figure

@@ -1,4 +1,6 @@
-"""Figures that are drawn when they are asked for: as an object of either library, or as PNG and SVG files."""
+"""Figures that are drawn when they are asked for: as an object of either library, or as PNG and SVG
+files.
+"""
 
 from __future__ import annotations
 
@@ -60,17 +62,22 @@ def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
     """Raise where figures could not be written into a folder.
 
     Raises:
-        UserError: a file has the folder's name, a file that tintype did not write has the name of a figure, or nothing
+        UserError: a file has the folder's name, a file that tintype did not write has the name of a
+            figure, or nothing
             may be written there.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Expected a folder for the figures.")
     for path in (folder / f"{name}.{ending}" for name in names for ending in MARKS):
         if path.is_dir() or (path.exists() and not _is_ours(path)):
-            raise UserError(f"{path} is there already and was not written by tintype. Choose another folder.")
+            raise UserError(
+                f"{path} is there already and was not written by tintype. Choose another folder."
+            )
     parent = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"cannot write figures to {folder}: nothing may be written in {parent}. Choose another folder.")
+        raise UserError(
+            f"cannot write figures to {folder}: nothing may be written in {parent}. Choose another folder."
+        )
 
 
 def _is_ours(path: Path) -> bool:
@@ -88,7 +95,10 @@ def write_drawings(folder: Path, drawings: Sequence[Drawing]) -> list[Path]:
     written = []
     for drawing in drawings:
         figure = drawing.matplotlib()
-        for ending, content in (("png", print_figures.png(figure)), ("svg", print_figures.svg(figure))):
+        for ending, content in (
+            ("png", print_figures.png(figure)),
+            ("svg", print_figures.svg(figure)),
+        ):
             path = folder / f"{drawing.name}.{ending}"
             with written_whole(path) as temporary:
                 temporary.write_bytes(content)

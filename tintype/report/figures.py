@@ -1,7 +1,8 @@
 """Interactive figures (Plotly): plain data in, a figure out.
 
-A figure looks right by itself, in a notebook say, on a light ground. So that a page can switch between light and dark,
-each trace names its role in `meta`, and `templates/page.js` gives it the colour that the page has for that role.
+A figure looks right by itself, in a notebook say, on a light ground. So that a page can switch
+between light and dark, each trace names its role in `meta`, and `templates/page.js` gives it the
+colour that the page has for that role.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import plotly.graph_objects as go
 
 from tintype.statistics import wilson_interval
 
-# One colour for each role, for a light ground; they stay distinct under the common kinds of colour blindness (after
-# Okabe and Ito). style.css holds the same roles for a dark ground.
+# One colour for each role, for a light ground; they stay distinct under the common kinds of colour
+# blindness (after Okabe and Ito). style.css holds the same roles for a dark ground.
 COLOURS = {
     "train": "#b5622c",
     "val": "#1f6a9c",
@@ -47,7 +48,8 @@ PERCENT_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 class Series:
     """One curve: `x` and `y` of equal length, without NaN. `role` picks the colour; "faint" lies behind the others.
 
-    With a `colour` of its own it stays as it is on a light and on a dark ground, and is named once for all panels.
+    With a `colour` of its own it stays as it is on a light and on a dark ground, and is named once
+    for all panels.
     """
 
     name: str
@@ -71,20 +73,27 @@ class Panel:
 def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:
     """Arrange the columns of metrics.csv as loss, accuracy and learning rate; what was never logged is left out.
 
-    What was measured on training batches, which is noisy, comes twice: faint as it is, and smoothed by an exponential
-    mean; without `smooth`, once, each value as it was logged. It is of the images as they were trained on, augmentation
-    and dropout included.
+    What was measured on training batches, which is noisy, comes twice: faint as it is, and smoothed
+    by an exponential mean; without `smooth`, once, each value as it was logged. It is of the images
+    as they were trained on, augmentation and dropout included.
     """
     x = metrics.get("epoch") or metrics.get("step") or []
     loss = _noisy(x, metrics.get("loss", []), smooth)
     val_loss = _column("validation", x, metrics.get("val_loss", []), "val", "points")
     batches = _noisy(x, metrics.get("train_accuracy", []), smooth)
-    clean = _column("training, not augmented", x, metrics.get("clean_train_accuracy", []), "train", "points")
+    clean = _column(
+        "training, not augmented", x, metrics.get("clean_train_accuracy", []), "train", "points"
+    )
     accuracy = _column("validation", x, metrics.get("val_accuracy", []), "val", "points")
     rate = _column("learning rate", x, metrics.get("lr", []), "rate", "line")
     panels = [
         Panel("Loss", [s for s in (*loss, val_loss) if len(s.x)], share=1.0),
-        Panel("Accuracy", [s for s in (*batches, clean, accuracy) if len(s.x)], share=0.8, percent=True),
+        Panel(
+            "Accuracy",
+            [s for s in (*batches, clean, accuracy) if len(s.x)],
+            share=0.8,
+            percent=True,
+        ),
         Panel("Learning rate", [s for s in (rate,) if len(s.x)], share=0.42),
     ]
     return [panel for panel in panels if panel.series]
@@ -99,7 +108,11 @@ def _noisy(x: Sequence[float], y: Sequence[float], smooth: bool) -> list[Series]
 
 
 def _column(
-    name: str, x: Sequence[float], y: Sequence[float], role: str, style: Literal["line", "faint", "points"]
+    name: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    role: str,
+    style: Literal["line", "faint", "points"],
 ) -> Series:
     pairs = [(a, b) for a, b in zip(x, y) if not (math.isnan(a) or math.isnan(b))]  # noqa: B905 (a column may be absent)
     if not pairs:
@@ -109,14 +122,18 @@ def _column(
 
 
 def thinned(points: np.ndarray, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y of `points` (N, 2), averaged over equal groups so that at most `max_points` remain."""
+    """Return x and y of `points` (N, 2), averaged over equal groups so that at most `max_points`
+    remain.
+    """
     if len(points) > max_points:
         points = np.array([group.mean(axis=0) for group in np.array_split(points, max_points)])
     return points[:, 0], points[:, 1]
 
 
 def smoothed(y: Sequence[float]) -> list[float]:
-    """Return the exponential moving mean over about a fortieth of the points, corrected for its start (as in Adam)."""
+    """Return the exponential moving mean over about a fortieth of the points, corrected for its
+    start (as in Adam).
+    """
     decay = 1 - 2 / (max(1.0, len(y) / 40) + 1)
     result, mean = [], 0.0
     for step, value in enumerate(y, start=1):
@@ -136,8 +153,11 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
         axis = "y" if number == 1 else f"y{number}"
         bottom = max(0.0, top - panel.share * scale)
         for series in panel.series:
-            # The title of a panel names its curve where there is only one, not counting the same one unsmoothed.
-            named = sum(each.style != "faint" for each in panel.series) > 1 and (number == 1 or not series.colour)
+            # The title of a panel names its curve where there is only one, not counting the same
+            # one unsmoothed.
+            named = sum(each.style != "faint" for each in panel.series) > 1 and (
+                number == 1 or not series.colour
+            )
             named = named and series.name not in in_legend
             figure.add_trace(_curve(series, axis, panel.percent, legend=named))
             if named and series.style != "faint":
@@ -158,15 +178,24 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
         _title(figure, panel.title, top)
         top = bottom - gap
     lowest = "y" if len(panels) < 2 else f"y{len(panels)}"
-    x_axis = {"title": {"text": x_title}, "anchor": lowest, "gridcolor": COLOURS["grid"], "zeroline": False}
+    x_axis = {
+        "title": {"text": x_title},
+        "anchor": lowest,
+        "gridcolor": COLOURS["grid"],
+        "zeroline": False,
+    }
     x_axis |= whole_ticks([x for panel in panels for series in panel.series for x in series.x])
     x_axis |= {"spikethickness": 1, "spikedash": "solid", "spikecolor": COLOURS["guide"]}
-    figure.update_layout(xaxis=x_axis, hovermode="x unified", hoversubplots="axis", margin={"t": 32})
+    figure.update_layout(
+        xaxis=x_axis, hovermode="x unified", hoversubplots="axis", margin={"t": 32}
+    )
     return figure
 
 
 def percent_range(panel: Panel) -> list[float]:
-    """Return the ends of an axis of shares, so far around them that no curve lies on the frame, not even one at 100 %."""
+    """Return the ends of an axis of shares, so far around them that no curve lies on the frame, not
+    even one at 100 %.
+    """
     values = [y for series in panel.series for y in series.y]
     high = max(values)
     low = max(0.0, min(*values, high - 0.05))
@@ -177,24 +206,34 @@ def percent_range(panel: Panel) -> list[float]:
 def percent_ticks(ends: Sequence[float], most: int) -> list[float]:
     """Return the ticks of an axis of shares, none beyond 0 and 100 %."""
     low, high = max(0.0, ends[0]), min(1.0, ends[1])
-    step = next((step for step in PERCENT_STEPS if (high - low) / step <= most - 1), PERCENT_STEPS[-1])
+    step = next(
+        (step for step in PERCENT_STEPS if (high - low) / step <= most - 1), PERCENT_STEPS[-1]
+    )
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(tick * step, 6) for tick in range(first, last + 1)]
 
 
 def _percent_axis(panel: Panel) -> dict[str, Any]:
     ends = percent_range(panel)
-    return {"tickformat": ".4~p", "range": ends, "tickvals": percent_ticks(ends, 6 if panel.share > 0.5 else 3)}
+    return {
+        "tickformat": ".4~p",
+        "range": ends,
+        "tickvals": percent_ticks(ends, 6 if panel.share > 0.5 else 3),
+    }
 
 
 def whole_ticks(values: Sequence[float], most: int = 8) -> dict[str, Any]:
-    """Return the ticks of an axis of counts (epochs, steps): whole ones also where there are few of them."""
+    """Return the ticks of an axis of counts (epochs, steps): whole ones also where there are few of
+    them.
+    """
     return {"dtick": 1} if values and max(values) - min(0, *values) <= most else {}
 
 
 def _curve(series: Series, axis: str, percent: bool, legend: bool) -> go.Scatter:
     few = len(series.x) < 40
-    mode = {"faint": "lines", "line": "lines", "points": "lines+markers" if few else "lines"}[series.style]
+    mode = {"faint": "lines", "line": "lines", "points": "lines+markers" if few else "lines"}[
+        series.style
+    ]
     if len(series.x) == 1:
         mode = "markers"
     colour = series.colour or COLOURS[series.role]
@@ -229,21 +268,31 @@ def _title(figure: go.Figure, text: str, y: float) -> None:
     )
 
 
-def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str]) -> go.Figure:
+def confusion(
+    matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str]
+) -> go.Figure:
     """Draw a confusion matrix: rows are the true classes, columns the predictions, colour is the share of the row.
 
-    The diagonal and the errors have a scale each, the errors' scale ending at the largest of them: on one common scale
-    the errors of a good model would be invisible. Cells hold their number up to 20 classes.
+    The diagonal and the errors have a scale each, the errors' scale ending at the largest of them:
+    on one common scale the errors of a good model would be invisible. Cells hold their number up to
+    20 classes.
     """
     counts = np.asarray(matrix)
     names = [html.escape(str(name)) for name in class_names]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(len(counts), dtype=bool)
     figure = new_figure(height=max(420, min(940, 150 + 46 * len(names))))
-    for role, keep, scale in (("right", diagonal, CONFUSION_RIGHT), ("wrong", ~diagonal, CONFUSION_WRONG)):
+    for role, keep, scale in (
+        ("right", diagonal, CONFUSION_RIGHT),
+        ("wrong", ~diagonal, CONFUSION_WRONG),
+    ):
         shown = keep & (counts > 0)
         top = max(float(share[shown].max()) if shown.any() else 1.0, 1e-9)
-        numbers = {"text": np.where(shown, counts, "").tolist(), "texttemplate": "%{text}"} if len(names) <= 20 else {}
+        numbers = (
+            {"text": np.where(shown, counts, "").tolist(), "texttemplate": "%{text}"}
+            if len(names) <= 20
+            else {}
+        )
         figure.add_trace(
             go.Heatmap(
                 x=names,
@@ -251,20 +300,30 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
                 z=_rounded(share, shown),
                 customdata=counts.tolist(),
                 colorscale=scale,
-                zmin=-0.4 * top if len(names) > 20 else 0,  # cells of few pixels need the stronger colours
+                # cells of few pixels need the stronger colours
+                zmin=-0.4 * top if len(names) > 20 else 0,
                 zmax=top,
                 showscale=False,
                 xgap=1 if len(names) <= 40 else 0,
                 ygap=1 if len(names) <= 40 else 0,
                 hoverongaps=False,
-                hovertemplate=("<b>%{y}</b> taken for <b>%{x}</b>" if role == "wrong" else "<b>%{y}</b> recognised")
+                hovertemplate=(
+                    "<b>%{y}</b> taken for <b>%{x}</b>"
+                    if role == "wrong"
+                    else "<b>%{y}</b> recognised"
+                )
                 + "<br>%{customdata} images, %{z:.1%} of the class<extra></extra>",
                 textfont={"color": COLOURS["ink"]},
                 meta={"role": role},
                 **numbers,
             )
         )
-    axis = {"type": "category", "showgrid": False, "ticks": "", "tickfont": {"size": 12 if len(names) <= 40 else 8}}
+    axis = {
+        "type": "category",
+        "showgrid": False,
+        "ticks": "",
+        "tickfont": {"size": 12 if len(names) <= 40 else 8},
+    }
     every = {"tickmode": "linear", "dtick": 1}  # all names, though Plotly would thin them out
     figure.update_layout(
         xaxis={**axis, **every, "title": {"text": "prediction"}, "tickangle": tick_angle(names)},
@@ -288,11 +347,14 @@ def _rounded(share: np.ndarray, shown: np.ndarray) -> list[list[float | None]]:
     ]
 
 
-def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> go.Figure:
+def reliability(
+    bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()
+) -> go.Figure:
     """Draw accuracy against confidence with 95 % intervals, a dot for each bin.
 
-    `bins` are mappings with low, high, count, confidence (mean) and accuracy; empty bins may hold None. No line joins
-    the dots: in bins of a few images it would draw the eye to chance. `before` are the bins without temperature.
+    `bins` are mappings with low, high, count, confidence (mean) and accuracy; empty bins may hold
+    None. No line joins the dots: in bins of a few images it would draw the eye to chance. `before`
+    are the bins without temperature.
     """
     bins, before = filled_bins(bins), filled_bins(before)
     x = [each["confidence"] for each in bins]
@@ -315,7 +377,12 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
                 y=[each["accuracy"] for each in before],
                 mode="markers",
                 name="without temperature",
-                marker={"color": COLOURS["guide"], "size": 8, "symbol": "circle-open", "line": {"width": 1.5}},
+                marker={
+                    "color": COLOURS["guide"],
+                    "size": 8,
+                    "symbol": "circle-open",
+                    "line": {"width": 1.5},
+                },
                 hovertemplate="without temperature<br>confidence %{x:.1%}<br>accuracy %{y:.1%}<extra></extra>",
                 meta={"role": "guide"},
             )
@@ -326,7 +393,12 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
             y=y,
             mode="markers",
             name="this model, with 95 % intervals",
-            marker={"color": COLOURS["val"], "size": dot_sizes(counts, largest=11), "opacity": 1, "line": {"width": 0}},
+            marker={
+                "color": COLOURS["val"],
+                "size": dot_sizes(counts, largest=11),
+                "opacity": 1,
+                "line": {"width": 0},
+            },
             error_y={
                 "type": "data",
                 "array": above,
@@ -358,7 +430,9 @@ def filled_bins(bins: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def reliability_range(*groups: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the ends of both axes: from the tenth below the lowest dot, with room so that dots at 100 % are whole."""
+    """Return the ends of both axes: from the tenth below the lowest dot, with room so that dots at
+    100 % are whole.
+    """
     shown = [each[key] for bins in groups for each in bins for key in ("confidence", "accuracy")]
     low = max(0.0, math.floor(10 * min(shown, default=0.0) - 0.5) / 10)
     room = 0.03 * (1 - low)
@@ -368,7 +442,8 @@ def reliability_range(*groups: Sequence[Mapping[str, Any]]) -> list[float]:
 def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Draw the recall of each class with its 95 % interval against the number of its training images.
 
-    `rows` are mappings with name, recall, support and trained, and the interval recall_ci95 where it is not Wilson's.
+    `rows` are mappings with name, recall, support and trained, and the interval recall_ci95 where
+    it is not Wilson's.
     """
     recall = [row["recall"] for row in rows]
     low, high = interval_bars(rows, "recall", "support")
@@ -400,21 +475,32 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
             "zeroline": False,
             **_count_axis(rows),
         },
-        yaxis={"title": {"text": "recall"}, "tickformat": ".0%", "gridcolor": COLOURS["grid"], "zeroline": False},
+        yaxis={
+            "title": {"text": "recall"},
+            "tickformat": ".0%",
+            "gridcolor": COLOURS["grid"],
+            "zeroline": False,
+        },
     )
     return figure
 
 
 def _count_axis(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     counts = [row["trained"] for row in rows]
-    return {"type": "log", "dtick": "D1"} if max(counts) > 20 * min(counts) else {"rangemode": "tozero"}
+    return (
+        {"type": "log", "dtick": "D1"}
+        if max(counts) > 20 * min(counts)
+        else {"rangemode": "tozero"}
+    )
 
 
-def risk_coverage(curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapping[str, Any]]) -> go.Figure:
+def risk_coverage(
+    curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapping[str, Any]]
+) -> go.Figure:
     """Draw accuracy among the answered images against their share, for validation and test.
 
-    `curves` hold coverage and accuracy for each split; `wishes` are entries of `abstain` in evaluation.json, whose
-    thresholds are marked on the curve of the test images.
+    `curves` hold coverage and accuracy for each split; `wishes` are entries of `abstain` in
+    evaluation.json, whose thresholds are marked on the curve of the test images.
     """
     figure = new_figure(height=420)
     names = {"val": "validation", "test": "test"}
@@ -454,7 +540,9 @@ def risk_coverage(curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapp
 
 
 def accuracy_range(curves: Mapping[str, Mapping[str, Any]]) -> list[float]:
-    """Return the range of the accuracy axis: down to the lowest value once a tenth is answered; before that, chance rules."""
+    """Return the range of the accuracy axis: down to the lowest value once a tenth is answered;
+    before that, chance rules.
+    """
     values = [
         accuracy
         for curve in curves.values()
@@ -478,8 +566,8 @@ def class_colours(count: int) -> list[str]:
 def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure:
     """Draw points of test images coloured by true class, mistakes ringed.
 
-    `found` holds x, y, target, prediction, confidence and thumbnail for each point; the last three go into `customdata`,
-    from which the page shows the picture.
+    `found` holds x, y, target, prediction, confidence and thumbnail for each point; the last three
+    go into `customdata`, from which the page shows the picture.
     """
     colours = class_colours(len(class_names))
     target, prediction = np.array(found["target"]), np.array(found["prediction"])
@@ -506,7 +594,13 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure
                     showlegend=len(class_names) <= MAX_LEGEND,
                 )
             )  # fmt: skip
-    bare = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": "", "showline": False}
+    bare = {
+        "showticklabels": False,
+        "showgrid": False,
+        "zeroline": False,
+        "ticks": "",
+        "showline": False,
+    }
     figure.update_layout(
         xaxis=bare,
         yaxis={**bare, "scaleanchor": "x"},
@@ -518,20 +612,27 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure
 
 
 def dot_sizes(counts: Sequence[int], smallest: float = 6, largest: float = 16) -> list[float]:
-    """Return the diameter of a dot for each count, so that its area tells how many images stand behind it."""
+    """Return the diameter of a dot for each count, so that its area tells how many images stand
+    behind it.
+    """
     most = max(counts, default=1)
     return [max(smallest, largest * math.sqrt(count / most)) for count in counts]
 
 
-def interval_bars(rows: Sequence[Mapping[str, Any]], share: str, count: str) -> tuple[list[float], list[float]]:
+def interval_bars(
+    rows: Sequence[Mapping[str, Any]], share: str, count: str
+) -> tuple[list[float], list[float]]:
     """Return how far the 95 % interval of each row's share reaches below and above it.
 
-    It is the row's own (`share` with _ci95), as of images in groups, or else Wilson's of `count` images.
+    It is the row's own (`share` with _ci95), as of images in groups, or else Wilson's of `count`
+    images.
     """
     below, above = [], []
     for row in rows:
         value = row[share]
-        low, high = row.get(f"{share}_ci95") or wilson_interval(round(value * row[count]), int(row[count]))
+        low, high = row.get(f"{share}_ci95") or wilson_interval(
+            round(value * row[count]), int(row[count])
+        )
         below.append(max(0.0, value - low))
         above.append(max(0.0, high - value))
     return below, above
@@ -561,6 +662,10 @@ def new_figure(height: int) -> go.Figure:
             "hoverlabel": {"align": "left"},
             "xaxis": {"automargin": True, "title": {"font": {"size": 13}, "standoff": 10}},
             "yaxis": {"automargin": True, "title": {"font": {"size": 13}, "standoff": 10}},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": COLOURS["guide"], "activecolor": COLOURS["ink"]},
+            "modebar": {
+                "bgcolor": "rgba(0,0,0,0)",
+                "color": COLOURS["guide"],
+                "activecolor": COLOURS["ink"],
+            },
         }
     )

@@ -1,4 +1,7 @@
-"""Read the plain files of a run folder. No model and no data set is needed, and nothing that is read can run code."""
+"""Read the plain files of a run folder.
+
+No model and no data set is needed, and nothing that is read can run code.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ Metrics = dict[str, list[float]]  # column -> one value for each row, NaN where 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What lies in a run folder. A missing or broken file is an empty mapping; `problems` tells of the broken ones."""
+    """What lies in a run folder.
+
+    A missing or broken file is an empty mapping; `problems` tells of the broken ones.
+    """
 
     folder: Path
     recipe: dict[str, Any]
@@ -53,7 +59,9 @@ class RunFiles:
 
     @property
     def split(self) -> str:
-        """The split whose details are shown: the test split, or validation where the test split was not looked at."""
+        """The split whose details are shown: the test split, or validation where the test split was
+        not looked at.
+        """
         return "test" if "test" in self.evaluation.get("splits", {}) else "val"
 
     @property
@@ -64,7 +72,9 @@ class RunFiles:
 
     @property
     def reached(self) -> dict[str, Any]:
-        """How far an unfinished run has come, from the last row of its metrics, and how to go on with it."""
+        """How far an unfinished run has come, from the last row of its metrics, and how to go on
+        with it.
+        """
         last = {column: values[-1] for column, values in self.metrics.items() if values}
         step, epoch = last.get("step", math.nan), last.get("epoch", math.nan)
         return {
@@ -77,7 +87,10 @@ class RunFiles:
 
     @property
     def class_names(self) -> list[str]:
-        return [str(name) for name in self.model.get("class_names") or self.data.get("class_names") or []]
+        return [
+            str(name)
+            for name in self.model.get("class_names") or self.data.get("class_names") or []
+        ]
 
     def evaluated(self, what: str) -> Any:
         """Return one detailed result ("confusion", "per_class", ...) on `split`, or None."""
@@ -92,7 +105,9 @@ def read_run(folder: Path) -> RunFiles:
     """
     recipe_file = folder / "recipe.yaml"
     if not recipe_file.is_file():
-        raise UserError(f"'{folder}' is not a run folder: it holds no recipe.yaml. `tintype list runs` shows the runs.")
+        raise UserError(
+            f"'{folder}' is not a run folder: it holds no recipe.yaml. `tintype list runs` shows the runs."
+        )
     recipe_text = read_bytes(recipe_file, most=MOST_YAML_BYTES).decode("utf-8", "replace")
     problems: list[str] = []
     return RunFiles(
@@ -135,7 +150,10 @@ def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Read metrics.csv by column. A last line that a running training has only half written is passed over."""
+    """Read metrics.csv by column.
+
+    A last line that a running training has only half written is passed over.
+    """
     if not path.is_file():
         return {}
     with open_text(path, newline="", errors="replace") as file:
@@ -158,7 +176,9 @@ def _number(text: str) -> float:
 
 
 def first_layer(run: RunFiles) -> np.ndarray | None:
-    """Return the first convolution's weights (O, I, kh, kw), I of 1 or 3, or None where they cannot be shown."""
+    """Return the first convolution's weights (O, I, kh, kw), I of 1 or 3, or None where they cannot
+    be shown.
+    """
     name, path = run.model.get("first_layer"), run.folder / "model.safetensors"
     if not name or not path.is_file():
         return None
@@ -167,7 +187,8 @@ def first_layer(run: RunFiles) -> np.ndarray | None:
     try:
         with safe_open(str(path), framework="numpy") as tensors:
             weights = np.asarray(tensors.get_tensor(name), dtype=np.float32)
-    except (SafetensorError, OSError, TypeError, ValueError):  # a broken file, or a type that NumPy lacks (bfloat16)
+    # a broken file, or a type that NumPy lacks (bfloat16)
+    except (SafetensorError, OSError, TypeError, ValueError):
         return None
     can_be_shown = weights.ndim == 4 and weights.shape[1] in (1, 3) and min(weights.shape[2:]) > 1
     return weights if can_be_shown and np.isfinite(weights).all() else None

@@ -1,4 +1,6 @@
-"""The sections of a report on generated images: figures with their floors, both losses, a time lapse, sheets of images."""
+"""The sections of a report on generated images: figures with their floors, both losses, a time
+lapse, sheets of images.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from tintype.report.verdict import looks, verdict
 
 MOST_FRAMES = 40
 GAP = 2  # pixels between the images of a sheet
-COPIED = 0.5  # as in the verdict: distance to the nearest training image as a part of that of test images
+# as in the verdict: distance to the nearest training image as a part of that of test images
+COPIED = 0.5
 SHARPEST = 640  # pixels that a sheet of small images is enlarged to, in whole steps
 LABELS = {
     "num_generated": "Images of each kind",
@@ -36,7 +39,14 @@ KINDS = {
     "precision": "Precision: generated images that resemble real ones",
     "recall": "Recall: real images that generated ones resemble",
 }
-SHARES = ("diversity", "largest_class_share", "mean_confidence", "class_accuracy", "precision", "recall")
+SHARES = (
+    "diversity",
+    "largest_class_share",
+    "mean_confidence",
+    "class_accuracy",
+    "precision",
+    "recall",
+)
 AS_VARIED = 0.9  # of the difference among real images
 AS_FAR = 0.9  # of the distance that unseen real images have from the training images
 
@@ -44,11 +54,15 @@ SHEETS = ("real-8x8", "generated-8x8", "real-4x4", "generated-4x4")
 
 
 def headline(run: RunFiles) -> Section:
-    """Open with generated images beside real ones, a verdict in plain words, and the distance with what it means."""
+    """Open with generated images beside real ones, a verdict in plain words, and the distance with
+    what it means.
+    """
     splits = run.splits
     main = splits.get(run.split) or {}
     name = next((key for key in main if key.startswith("fd_") and not key.endswith("_floor")), None)
-    sheets = [sheet for kind in ("generated", "real") if (sheet := _sheet(run, f"{kind}-8x8", kind))]
+    sheets = [
+        sheet for kind in ("generated", "real") if (sheet := _sheet(run, f"{kind}-8x8", kind))
+    ]
     context = {
         "sheets": sheets if len(sheets) == 2 else [],
         "finished": bool(name),
@@ -69,10 +83,16 @@ def headline(run: RunFiles) -> Section:
 
 
 def _plain_verdict(run: RunFiles, figures: Mapping[str, Any]) -> dict[str, str]:
-    """Return the verdict with a title in plain words; of an unknown word the title is left to the page."""
+    """Return the verdict with a title in plain words; of an unknown word the title is left to the
+    page.
+    """
     found = verdict(run)
     diversity = figures.get("diversity") or 0.0
-    varied = "As varied as real images" if diversity >= AS_VARIED else f"{diversity:.0%} as varied as real images"
+    varied = (
+        "As varied as real images"
+        if diversity >= AS_VARIED
+        else f"{diversity:.0%} as varied as real images"
+    )
     titles = {
         "varies": f"{varied}, and no copies.",
         "memorises": "Copies of training images.",
@@ -83,8 +103,12 @@ def _plain_verdict(run: RunFiles, figures: Mapping[str, Any]) -> dict[str, str]:
     return {**found, "title": titles.get(found["word"], "")}
 
 
-def _strip(splits: Mapping[str, Mapping[str, Any]], name: str, floor: float | None) -> list[tuple[str, str]]:
-    rows = [(f"To {SPLIT_NAMES[split]} images", figures.get(name)) for split, figures in splits.items()]
+def _strip(
+    splits: Mapping[str, Mapping[str, Any]], name: str, floor: float | None
+) -> list[tuple[str, str]]:
+    rows = [
+        (f"To {SPLIT_NAMES[split]} images", figures.get(name)) for split, figures in splits.items()
+    ]
     if floor is not None:
         rows.append(("Between two sets of real images", floor))
     digits = _decimals([value for _, value in rows])
@@ -100,7 +124,9 @@ def _table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     )
     if not keys:
         return None
-    rows = [(_label(key), _texts(key, [split.get(key) for split in splits.values()])) for key in keys]
+    rows = [
+        (_label(key), _texts(key, [split.get(key) for split in splits.values()])) for key in keys
+    ]
     return {"columns": [SPLIT_NAMES[name] for name in splits], "rows": rows}
 
 
@@ -113,7 +139,9 @@ def _label(key: str) -> str:
 
 
 def _texts(key: str, values: Sequence[Any]) -> list[str]:
-    """Return the figures of a row with the same number of decimals: counts, shares in percent, distances."""
+    """Return the figures of a row with the same number of decimals: counts, shares in percent,
+    distances.
+    """
     if key.startswith(SHARES):
         return [words.percent(value) for value in values]
     if all(value is None or isinstance(value, int) for value in values):
@@ -137,11 +165,15 @@ def history(run: RunFiles) -> Section | None:
         "history",
         figures.history(panels, "step"),
         print_figures.png(print_figures.history(panels, "step")),
-        "Line diagrams over the training: " + ", ".join(panel.title.lower() for panel in panels) + ".",
+        "Line diagrams over the training: "
+        + ", ".join(panel.title.lower() for panel in panels)
+        + ".",
     )
     adversarial = bool(run.metrics.get("loss_discriminator"))
     context = {"chart": chart, "adversarial": adversarial}
-    return Section("history", "Training curves", "generate_history.html", context, {chart.name: chart.png})
+    return Section(
+        "history", "Training curves", "generate_history.html", context, {chart.name: chart.png}
+    )
 
 
 def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:
@@ -163,7 +195,9 @@ def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = Tru
     panels.append(Panel("Strength of augmentation", strength, 0.4, percent=True))
     for column, values in metrics.items():
         if column.startswith("val_fd_"):
-            panels.append(Panel("Fréchet distance on validation", [_points(x, values, "test")], 0.6))
+            panels.append(
+                Panel("Fréchet distance on validation", [_points(x, values, "test")], 0.6)
+            )
     return [panel for panel in panels if any(series.x for series in panel.series)]
 
 
@@ -172,14 +206,19 @@ def _known(x: Sequence[float], y: Sequence[float]) -> np.ndarray:
     return np.array(rows).reshape(-1, 2)
 
 
-def _noisy(name: str, x: Sequence[float], y: Sequence[float], role: str, smooth: bool) -> list[Series]:
+def _noisy(
+    name: str, x: Sequence[float], y: Sequence[float], role: str, smooth: bool
+) -> list[Series]:
     points = _known(x, y)
     if not len(points):
         return []
     if not smooth:
         return [Series(name, points[:, 0].tolist(), points[:, 1].tolist(), role)]
     xs, ys = (values.tolist() for values in figures.thinned(points))
-    return [Series(f"{name}, each step", xs, ys, role, "faint"), Series(name, xs, figures.smoothed(ys), role)]
+    return [
+        Series(f"{name}, each step", xs, ys, role, "faint"),
+        Series(name, xs, figures.smoothed(ys), role),
+    ]
 
 
 def _points(x: Sequence[float], y: Sequence[float], role: str) -> Series:
@@ -192,15 +231,27 @@ def lapse(run: RunFiles) -> Section | None:
     files = sorted((run.folder / "samples").glob("step-*.png"))
     if not files:
         return None
-    chosen = sorted({round(i * (len(files) - 1) / max(1, MOST_FRAMES - 1)) for i in range(MOST_FRAMES)})
+    chosen = sorted(
+        {round(i * (len(files) - 1) / max(1, MOST_FRAMES - 1)) for i in range(MOST_FRAMES)}
+    )
     frames = []
     for number in [i for i in chosen if i < len(files)]:
         image = _open(files[number])
         if image is not None:
-            frames.append({"step": int(files[number].stem.removeprefix("step-")), "uri": data_uri(png_bytes(image))})
+            frames.append(
+                {
+                    "step": int(files[number].stem.removeprefix("step-")),
+                    "uri": data_uri(png_bytes(image)),
+                }
+            )
     if not frames:
         return None
-    context = {"frames": frames, "last": frames[-1], "total": len(files), "count": _count(run, files[-1])}
+    context = {
+        "frames": frames,
+        "last": frames[-1],
+        "total": len(files),
+        "count": _count(run, files[-1]),
+    }
     return Section("lapse", "Progress during training", "generate_lapse.html", context)
 
 
@@ -214,7 +265,9 @@ def classes(run: RunFiles) -> Section | None:
     largest = max([*shares.values(), 1e-9])
     rows = [(name, share, share / largest) for name, share in shares.items()]
     context = {"sheet": sheet, "names": names, "shares": rows}
-    return Section("classes", "Images by class", "generate_classes.html", context, _files(run, "classes"))
+    return Section(
+        "classes", "Images by class", "generate_classes.html", context, _files(run, "classes")
+    )
 
 
 def ways(run: RunFiles) -> Section | None:
@@ -223,7 +276,9 @@ def ways(run: RunFiles) -> Section | None:
     if sheet is None:
         return None
     files = _files(run, "interpolation")
-    return Section("interpolation", "Latent interpolation", "generate_ways.html", {"sheet": sheet}, files)
+    return Section(
+        "interpolation", "Latent interpolation", "generate_ways.html", {"sheet": sheet}, files
+    )
 
 
 def memory(run: RunFiles) -> Section | None:
@@ -233,7 +288,9 @@ def memory(run: RunFiles) -> Section | None:
         return None
     nearest = run.evaluation.get("nearest") or {}
     context = {"sheet": sheet, "nearest": nearest, "said": _said_of_copies(nearest)}
-    return Section("memory", "Nearest training images", "generate_memory.html", context, _files(run, "nearest"))
+    return Section(
+        "memory", "Nearest training images", "generate_memory.html", context, _files(run, "nearest")
+    )
 
 
 def _said_of_copies(nearest: Mapping[str, Any]) -> str:

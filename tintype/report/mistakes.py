@@ -1,4 +1,6 @@
-"""The sections on a classifier's mistakes, from analysis.json: pairs, worst mistakes, slices, map, when to abstain."""
+"""The sections on a classifier's mistakes, from analysis.json: pairs, worst mistakes, slices, map,
+when to abstain.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def pairs(run: RunFiles) -> Section | None:
     """Show the most confused pairs side by side."""
     shown = []
     for pair in run.analysis.get("pairs") or []:
-        groups = {key: _cards(run, pair.get(key)) for key in ("mistakes", "of_target", "of_prediction")}
+        groups = {
+            key: _cards(run, pair.get(key)) for key in ("mistakes", "of_target", "of_prediction")
+        }
         if groups["mistakes"]:
             shown.append({**pair, **groups})
     if not shown:
@@ -50,7 +54,9 @@ class Mistake:
 
     @property
     def remark(self) -> str:
-        """Tell of a training image that is the same picture; that all neighbours bear the wrong label is no news."""
+        """Tell of a training image that is the same picture; that all neighbours bear the wrong
+        label is no news.
+        """
         labels = [n.card.target for n in self.neighbours if n.same]
         if not labels:
             return ""
@@ -60,7 +66,9 @@ class Mistake:
 
 
 def worst_mistakes(run: RunFiles) -> Section | None:
-    """Show the mistakes that the model was surest of, where it looked, and what is near them in training."""
+    """Show the mistakes that the model was surest of, where it looked, and what is near them in
+    training.
+    """
     entries = run.samples.get("worst") or []
     cards = read_cards(run.folder / "samples", entries)
     worst = run.analysis.get("worst") or {}
@@ -70,13 +78,19 @@ def worst_mistakes(run: RunFiles) -> Section | None:
     in_rows = {item.get("file") for item in worst.get("items") or []} if rows else set()
     context = {
         "rows": rows,
-        "cards": read_cards(run.folder / "samples", [e for e in entries if e.get("file") not in in_rows]),
+        "cards": read_cards(
+            run.folder / "samples", [e for e in entries if e.get("file") not in in_rows]
+        ),
         "heat": any(row.heat for row in rows),
         "layer": worst.get("layer"),
         "num_searched": worst.get("num_searched"),
     }
-    static = {"worst_mistakes": print_figures.png(print_figures.picture_grid(cards))} if cards else {}
-    return Section("worst-mistakes", "Most confident mistakes", "worst_mistakes.html", context, static)
+    static = (
+        {"worst_mistakes": print_figures.png(print_figures.picture_grid(cards))} if cards else {}
+    )
+    return Section(
+        "worst-mistakes", "Most confident mistakes", "worst_mistakes.html", context, static
+    )
 
 
 def _mistake(run: RunFiles, item: Mapping[str, Any]) -> Mistake | None:
@@ -94,7 +108,10 @@ def _mistake(run: RunFiles, item: Mapping[str, Any]) -> Mistake | None:
 
 @dataclass(frozen=True)
 class Attribute:
-    """How an attribute of images is named, and the ends of its scale. Without `text` its values mean nothing to people."""
+    """How an attribute of images is named, and the ends of its scale.
+
+    Without `text` its values mean nothing to people.
+    """
 
     title: str
     unit: str
@@ -104,20 +121,32 @@ class Attribute:
 
 
 ATTRIBUTES = {
-    "brightness": Attribute("Brightness", "% of white", "darkest", "brightest", lambda v: f"{100 * v:.0f}"),
-    "contrast": Attribute("Contrast", "% of white", "flattest", "strongest", lambda v: f"{100 * v:.0f}"),
+    "brightness": Attribute(
+        "Brightness", "% of white", "darkest", "brightest", lambda v: f"{100 * v:.0f}"
+    ),
+    "contrast": Attribute(
+        "Contrast", "% of white", "flattest", "strongest", lambda v: f"{100 * v:.0f}"
+    ),
     "sharpness": Attribute("Sharpness", "", "most blurred", "sharpest", None),
     "size": Attribute("Shorter side", "pixels", "smallest", "largest", lambda v: f"{v:,.0f}"),
-    "aspect": Attribute("Aspect", "longer by shorter side", "nearest to square", "longest", lambda v: f"{v:.2f}"),
+    "aspect": Attribute(
+        "Aspect", "longer by shorter side", "nearest to square", "longest", lambda v: f"{v:.2f}"
+    ),
 }
 QUARTERS = ("first", "second", "third", "fourth")
-LEVELS = {2: ("low", "high"), 3: ("low", "middle", "high"), 4: ("low", "lower middle", "upper middle", "high")}
+LEVELS = {
+    2: ("low", "high"),
+    3: ("low", "middle", "high"),
+    4: ("low", "lower middle", "upper middle", "high"),
+}
 
 
 def slices(run: RunFiles) -> Section | None:
     """Show the error rate by attributes of the images, and claim only what is beyond chance."""
     found = run.analysis.get("slices") or {}
-    known = [a for a in found.get("attributes") or [] if a.get("name") in ATTRIBUTES and a.get("bins")]
+    known = [
+        a for a in found.get("attributes") or [] if a.get("name") in ATTRIBUTES and a.get("bins")
+    ]
     if not known:
         return None
     top = max(bounds[1] for a in known for bounds in (b["error_rate_ci95"] for b in a["bins"]))
@@ -158,9 +187,15 @@ def _panel(attribute: Mapping[str, Any], top: float) -> dict[str, Any]:
 
 
 def _range(how: Attribute, bins: Sequence[Mapping[str, Any]], number: int) -> str:
-    """Return the range of a bin; it begins where the one before it ends, so that rounding leaves no gaps."""
+    """Return the range of a bin; it begins where the one before it ends, so that rounding leaves no
+    gaps.
+    """
     if how.text is None:
-        return LEVELS[len(bins)][number] if len(bins) in LEVELS else f"part {number + 1} of {len(bins)}"
+        return (
+            LEVELS[len(bins)][number]
+            if len(bins) in LEVELS
+            else f"part {number + 1} of {len(bins)}"
+        )
     low = bins[number - 1]["high"] if number else bins[number]["low"]
     return " – ".join(dict.fromkeys(how.text(value) for value in (low, bins[number]["high"])))
 
@@ -218,7 +253,9 @@ def _sheet_uri(run: RunFiles, file: str) -> str:
 
 
 def abstaining(run: RunFiles) -> Section | None:
-    """Show which accuracy can be had for which share of the images, and the thresholds that validation promises."""
+    """Show which accuracy can be had for which share of the images, and the thresholds that
+    validation promises.
+    """
     curves = run.analysis.get("risk_coverage") or {}
     table = _abstain_rows(run.evaluation.get("abstain") or [])
     if not curves.get(run.split) or not table:
@@ -242,7 +279,11 @@ def abstaining(run: RunFiles) -> Section | None:
         "unlike": run.evaluation.get("unlike"),
     }
     return Section(
-        "abstain", "Confidence thresholds", "abstain.html", context, {chart.name: chart.png} if chart else {}
+        "abstain",
+        "Confidence thresholds",
+        "abstain.html",
+        context,
+        {chart.name: chart.png} if chart else {},
     )
 
 

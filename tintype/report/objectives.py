@@ -1,4 +1,6 @@
-"""What a run minimises, as equations: in the report's section "How it learns", and in docs/objectives.md."""
+"""What a run minimises, as equations: in the report's section "How it learns", and in
+docs/objectives.md.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from tintype.report.section import Section
 
 @dataclass(frozen=True)
 class Equation:
-    """One equation: who minimises it, the formula in LaTeX (what matplotlib's mathtext knows), and what to know of it."""
+    """One equation: who minimises it, the formula in LaTeX (what matplotlib's mathtext knows), and
+    what to know of it.
+    """
 
     who: str
     latex: str
@@ -48,9 +52,12 @@ CROSS_ENTROPY = {
     r" + \frac{\epsilon}{K} \sum_{k=1}^{K} w_k \log\, p_{i,k} \right]",
 }
 
-CLASSIC_DISCRIMINATOR = r"L_D = -\mathbb{E}_{x}\left[\log D(x)\right] - \mathbb{E}_{z}\left[\log(1 - D(G(z)))\right]"
+CLASSIC_DISCRIMINATOR = (
+    r"L_D = -\mathbb{E}_{x}\left[\log D(x)\right] - \mathbb{E}_{z}\left[\log(1 - D(G(z)))\right]"
+)
 
-# The discriminator's and the generator's loss. D is a probability in the first two, and a real number in the others.
+# The discriminator's and the generator's loss. D is a probability in the first two, and a real
+# number in the others.
 ADVERSARIAL = {
     "bce": (CLASSIC_DISCRIMINATOR, r"L_G = -\mathbb{E}_{z}\left[\log D(G(z))\right]"),
     "minimax": (CLASSIC_DISCRIMINATOR, r"L_G = \mathbb{E}_{z}\left[\log(1 - D(G(z)))\right]"),
@@ -89,7 +96,9 @@ RESTORATION = {
 
 def learning(run: RunFiles) -> Section | None:
     """Show what the run minimises, as equations."""
-    arrange = {"classify": _classification, "generate": _generation, "upscale": _upscaling}.get(run.task)
+    arrange = {"classify": _classification, "generate": _generation, "upscale": _upscaling}.get(
+        run.task
+    )
     equations = arrange(run.recipe) if arrange else []
     if not equations:
         return None
@@ -98,7 +107,12 @@ def learning(run: RunFiles) -> Section | None:
 
 def _classification(recipe: Mapping[str, Any]) -> list[Equation]:
     weights, smoothing = recipe.get("class_weights"), recipe.get("label_smoothing")
-    kind = {(False, False): "plain", (True, False): "weights", (False, True): "smoothing", (True, True): "both"}
+    kind = {
+        (False, False): "plain",
+        (True, False): "weights",
+        (False, True): "smoothing",
+        (True, True): "both",
+    }
     note = "p is the softmax of the network's output: the probability of class k for image i, whose true class is y."
     if weights:
         note += " Classes are weighted by w."
@@ -126,10 +140,14 @@ def _generation(recipe: Mapping[str, Any]) -> list[Equation]:
         Equation("The generator minimises", pair[1]),
     ]
     for name, latex in PENALTIES.items():
-        weight = options.get(name) or (10 if name == "gradient_penalty" and options.get("loss") == "wgan-gp" else 0)
+        weight = options.get(name) or (
+            10 if name == "gradient_penalty" and options.get("loss") == "wgan-gp" else 0
+        )
         if weight:
             symbol = {"r1": "γ₁", "r2": "γ₂", "gradient_penalty": "λ"}[name]
-            equations.append(Equation("To the discriminator's loss is added", latex, f"{symbol} = {weight:g}."))
+            equations.append(
+                Equation("To the discriminator's loss is added", latex, f"{symbol} = {weight:g}.")
+            )
     return equations
 
 
@@ -145,7 +163,11 @@ def _upscaling(recipe: Mapping[str, Any]) -> list[Equation]:
             return []
         share = "" if len(weights) == 1 else f"Its weight in the sum is {weight:g}. "
         equations.append(
-            Equation("The network minimises" if not equations else "plus", RESTORATION[name], share + _OF[name])
+            Equation(
+                "The network minimises" if not equations else "plus",
+                RESTORATION[name],
+                share + _OF[name],
+            )
         )
     return equations
 

@@ -36,7 +36,9 @@ FILTERS = (
 
 @lru_cache(maxsize=1)
 def templates() -> Environment:
-    """Return the environment of all templates: every value is escaped, and the words of `report.words` are filters."""
+    """Return the environment of all templates: every value is escaped, and the words of
+    `report.words` are filters.
+    """
     environment = Environment(
         loader=PackageLoader("tintype.report", "templates"),
         autoescape=True,  # in every template: names of classes, files and runs come from the user
@@ -53,7 +55,9 @@ def render_page(template: str, sections: Sequence[Section] = (), **context: Any)
 
     A section tells of its charts by `chart` (one) or `charts` (a list) in its context.
     """
-    has_charts = any(section.context.get("chart") or section.context.get("charts") for section in sections)
+    has_charts = any(
+        section.context.get("chart") or section.context.get("charts") for section in sections
+    )
     plotly = compressed_plotly() if has_charts else ""
     return templates().get_template(template).render(sections=sections, plotly=plotly, **context)
 
@@ -74,7 +78,9 @@ def write_sections(
         UserError: there is something else at `path`, or it cannot be written.
     """
     check_replaceable(path, made_by)
-    page = render_page("sections.html", sections, title=title, standfirst=standfirst, made_by=made_by)
+    page = render_page(
+        "sections.html", sections, title=title, standfirst=standfirst, made_by=made_by
+    )
     with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
@@ -84,7 +90,8 @@ def check_replaceable(path: Path, made_by: str) -> None:
     """Raise where a page by the command `made_by` could not be written to `path`.
 
     Raises:
-        UserError: a folder or a file that the command did not write is there, or nothing may be written there.
+        UserError: a folder or a file that the command did not write is there, or nothing may be
+            written there.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder. Expected a file, such as {path / 'comparison.html'}.")
@@ -92,14 +99,20 @@ def check_replaceable(path: Path, made_by: str) -> None:
         with path.open("rb") as file:
             ours = f'name="generator" content="{made_by}"'.encode() in file.read(2000)
         if not ours:
-            raise UserError(f"{path} is there already and was not written by `{made_by}`. Choose another file.")
+            raise UserError(
+                f"{path} is there already and was not written by `{made_by}`. Choose another file."
+            )
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"cannot write {path}: nothing may be written in {parent}. Choose another file.")
+        raise UserError(
+            f"cannot write {path}: nothing may be written in {parent}. Choose another file."
+        )
 
 
 @lru_cache(maxsize=1)
 def compressed_plotly() -> str:
-    """Return Plotly's JavaScript, gzip and base64; the page unpacks it with the browser's DecompressionStream."""
+    """Return Plotly's JavaScript, gzip and base64; the page unpacks it with the browser's
+    DecompressionStream.
+    """
     script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
     return base64.b64encode(gzip.compress(script, compresslevel=9, mtime=0)).decode("ascii")

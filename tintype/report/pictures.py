@@ -40,7 +40,9 @@ class Card:
 
     @property
     def uri(self) -> str:
-        """The picture as a data URI: PNG where it is tiny, else JPEG, which takes a tenth of the space."""
+        """The picture as a data URI: PNG where it is tiny, else JPEG, which takes a tenth of the
+        space.
+        """
         if self.tiny:
             return data_uri(png_bytes(self.image))
         buffer = io.BytesIO()
@@ -48,10 +50,13 @@ class Card:
         return data_uri(buffer.getvalue(), "image/jpeg")
 
 
-def read_cards(folder: Path, entries: Iterable[Mapping[str, Any]], largest: int = THUMBNAIL) -> list[Card]:
+def read_cards(
+    folder: Path, entries: Iterable[Mapping[str, Any]], largest: int = THUMBNAIL
+) -> list[Card]:
     """Read the pictures that `entries` of samples.json name, at most `largest` pixels a side; what cannot be read is left out.
 
-    Only files that lie in `folder` itself are read, whatever path an entry holds: run folders are passed around.
+    Only files that lie in `folder` itself are read, whatever path an entry holds: run folders are
+    passed around.
     """
     cards = []
     for entry in entries:
@@ -61,7 +66,9 @@ def read_cards(folder: Path, entries: Iterable[Mapping[str, Any]], largest: int 
         target, prediction = str(entry.get("target", "")), str(entry.get("prediction", ""))
         confidence = float(entry.get("confidence") or 0.0)
         correct = bool(entry.get("correct", target == prediction))
-        cards.append(Card(image, str(entry.get("name", "")), target, prediction, confidence, correct))
+        cards.append(
+            Card(image, str(entry.get("name", "")), target, prediction, confidence, correct)
+        )
     return cards
 
 
@@ -86,7 +93,12 @@ def filter_sheet(weights: np.ndarray, max_filters: int = 128) -> Image.Image:
     weights = weights[:max_filters]
     scale = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
     pixels = 127.5 + 127.5 * weights / np.where(scale > 0, scale, 1)
-    pixels = np.broadcast_to(pixels, (len(pixels), 3, *pixels.shape[2:])).transpose(0, 2, 3, 1).round().astype(np.uint8)
+    pixels = (
+        np.broadcast_to(pixels, (len(pixels), 3, *pixels.shape[2:]))
+        .transpose(0, 2, 3, 1)
+        .round()
+        .astype(np.uint8)
+    )
     pixels = pixels.repeat(4, axis=1).repeat(4, axis=2)
     height, width = pixels.shape[1:3]
     columns = min(len(pixels), max(8, math.ceil(math.sqrt(2 * len(pixels)))))
@@ -100,7 +112,9 @@ def filter_sheet(weights: np.ndarray, max_filters: int = 128) -> Image.Image:
 
 
 def enlarged(image: Image.Image, width: int = 1200) -> Image.Image:
-    """Return a picture enlarged by a whole factor to about `width` pixels, each pixel a crisp square."""
+    """Return a picture enlarged by a whole factor to about `width` pixels, each pixel a crisp
+    square.
+    """
     factor = max(1, width // image.width)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 

@@ -64,7 +64,8 @@ class ShownFigure(Figure):
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         content = png(self)
-        return content, {"width": int.from_bytes(content[16:20], "big") // 2}  # two pixels in one, for fine screens
+        # two pixels in one, for fine screens
+        return content, {"width": int.from_bytes(content[16:20], "big") // 2}
 
 
 def png(figure: Figure) -> bytes:
@@ -104,7 +105,11 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> Figure:
         for series in panel.series:
             faint = series.style == "faint"
             few = len(series.x) == 1 or (series.style == "points" and len(series.x) < 40)
-            look = {"linewidth": 0.7 if faint else 1.5, "alpha": 0.35 if faint else 1, "marker": "o" if few else None}
+            look = {
+                "linewidth": 0.7 if faint else 1.5,
+                "alpha": 0.35 if faint else 1,
+                "marker": "o" if few else None,
+            }
             ax.plot(
                 series.x,
                 series.y,
@@ -118,7 +123,8 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> Figure:
             ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
             ax.set_ylim(percent_range(panel))
             ax.set_yticks(percent_ticks(percent_range(panel), 6 if panel.share > 0.5 else 3))
-        # The title of a panel names its curve where there is only one, not counting the same one unsmoothed.
+        # The title of a panel names its curve where there is only one, not counting the same one
+        # unsmoothed.
         named = sum(series.style != "faint" for series in panel.series) > 1
         if named and (ax is axes[0] or not panel.series[0].colour):
             ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3)
@@ -164,7 +170,9 @@ def name_axes(ax: Axes, class_names: Sequence[str]) -> None:
 
 
 @matplotlib.rc_context(STYLE)
-def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> Figure:
+def reliability(
+    bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()
+) -> Figure:
     """Draw accuracy against confidence with 95 % intervals, a dot for each bin."""
     bins, before = filled_bins(bins), filled_bins(before)
     counts = [int(each["count"]) for each in bins]
@@ -176,7 +184,13 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
     ax.plot(ends, ends, ":", color=COLOURS["guide"], linewidth=1.2, label="perfectly calibrated")
     if before:
         middle = [each["confidence"] for each in before], [each["accuracy"] for each in before]
-        ax.scatter(*middle, s=14, facecolors="none", edgecolors=COLOURS["guide"], label="without temperature")
+        ax.scatter(
+            *middle,
+            s=14,
+            facecolors="none",
+            edgecolors=COLOURS["guide"],
+            label="without temperature",
+        )
     ax.errorbar(
         x,
         y,
@@ -187,7 +201,9 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
         capsize=2,
     )
     areas = [(0.55 * size) ** 2 for size in dot_sizes(counts, largest=11)]
-    ax.scatter(x, y, s=areas, color=COLOURS["val"], zorder=3, label="this model, with 95 % intervals")
+    ax.scatter(
+        x, y, s=areas, color=COLOURS["val"], zorder=3, label="this model, with 95 % intervals"
+    )
 
     ticks = percent_ticks(ends, 6)
     ax.set(xlim=ends, ylim=ends, xticks=ticks, yticks=ticks, xlabel="confidence", ylabel="accuracy")
@@ -199,16 +215,22 @@ def reliability(bins: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
 
 @matplotlib.rc_context(STYLE)
 def class_sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the recall of each class with its 95 % interval against the number of its training images."""
+    """Draw the recall of each class with its 95 % interval against the number of its training
+    images.
+    """
     x, y = [row["trained"] for row in rows], [row["recall"] for row in rows]
     figure = new_figure(4.6, 3.2)
     ax = figure.subplots()
     bars = interval_bars(rows, "recall", "support")
-    ax.errorbar(x, y, yerr=bars, fmt="o", color=COLOURS["val"], elinewidth=0.9, capsize=2, markersize=4)
+    ax.errorbar(
+        x, y, yerr=bars, fmt="o", color=COLOURS["val"], elinewidth=0.9, capsize=2, markersize=4
+    )
     if len(rows) <= MAX_LEGEND:
         for row in rows:
             place = (row["trained"], row["recall"])
-            ax.annotate(short(str(row["name"]), 14), place, (4, 3), textcoords="offset points", fontsize=6.5)
+            ax.annotate(
+                short(str(row["name"]), 14), place, (4, 3), textcoords="offset points", fontsize=6.5
+            )
     ax.set_xscale("log" if max(x) > 20 * min(x) else "linear")
     ax.set(xlabel="training images", ylabel="recall")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -216,22 +238,44 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def risk_coverage(curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw accuracy among the answered images against their share, and where the thresholds lie on test."""
+def risk_coverage(
+    curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapping[str, Any]]
+) -> Figure:
+    """Draw accuracy among the answered images against their share, and where the thresholds lie on
+    test.
+    """
     figure = new_figure(4.6, 3.2)
     ax = figure.subplots()
     for split, name in (("val", "validation"), ("test", "test")):
         if split in curves:
             curve = curves[split]
-            ax.step(curve["coverage"], curve["accuracy"], color=COLOURS[split], linewidth=1.3, label=name, where="post")
+            ax.step(
+                curve["coverage"],
+                curve["accuracy"],
+                color=COLOURS[split],
+                linewidth=1.3,
+                label=name,
+                where="post",
+            )
     for wish in wishes:
         if wish.get("test", {}).get("accuracy") is not None:
             place = (wish["test"]["coverage"], wish["test"]["accuracy"])
             ax.plot(*place, "o", color=COLOURS["right"], markersize=4.5, clip_on=False)
             ax.annotate(
-                f"{wish['accuracy']:.0%}", place, (-4, -3), textcoords="offset points", fontsize=7, ha="right", va="top"
+                f"{wish['accuracy']:.0%}",
+                place,
+                (-4, -3),
+                textcoords="offset points",
+                fontsize=7,
+                ha="right",
+                va="top",
             )
-    ax.set(xlim=(0, 1.02), ylim=accuracy_range(curves), xlabel="images answered", ylabel="accuracy of the answers")
+    ax.set(
+        xlim=(0, 1.02),
+        ylim=accuracy_range(curves),
+        xlabel="images answered",
+        ylabel="accuracy of the answers",
+    )
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     _legend_below(figure)
@@ -247,15 +291,27 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> Figure:
     ax = figure.subplots()
     for k, colour in enumerate(class_colours(len(class_names))):
         own = target == k
-        label = short(str(class_names[k]), 14) if len(class_names) <= MAX_LEGEND and own.any() else None
+        label = (
+            short(str(class_names[k]), 14) if len(class_names) <= MAX_LEGEND and own.any() else None
+        )
         ax.scatter(x[own], y[own], s=9, color=colour, linewidths=0, alpha=0.8, label=label)
     wrong = target != prediction
     label = "mistakes" if wrong.any() else None
-    ax.scatter(x[wrong], y[wrong], s=36, facecolors="none", edgecolors=COLOURS["wrong"], linewidths=0.9, label=label)
+    ax.scatter(
+        x[wrong],
+        y[wrong],
+        s=36,
+        facecolors="none",
+        edgecolors=COLOURS["wrong"],
+        linewidths=0.9,
+        label=label,
+    )
     ax.set(xticks=[], yticks=[], aspect="equal")
     ax.grid(False)
     if len(class_names) <= MAX_LEGEND or wrong.any():
-        figure.legend(loc="outside upper left", ncols=5, fontsize=7, handletextpad=0.2, columnspacing=1)
+        figure.legend(
+            loc="outside upper left", ncols=5, fontsize=7, handletextpad=0.2, columnspacing=1
+        )
     return figure
 
 
@@ -275,12 +331,22 @@ def picture_grid(cards: Sequence[Card], columns: int = 6) -> Figure:
         height, width = image.shape[0] / max(image.shape[:2]), image.shape[1] / max(image.shape[:2])
         box = (x + 0.5 - 0.45 * width, x + 0.5 + 0.45 * width, y - 0.45 * height, y + 0.45 * height)
         crisp = "nearest" if card.tiny else "antialiased"
-        ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=box, interpolation=crisp, aspect="auto")
+        ax.imshow(
+            image, cmap="gray", vmin=0, vmax=255, extent=box, interpolation=crisp, aspect="auto"
+        )
         ax.plot(
-            np.take(box, [0, 1, 1, 0, 0]), np.take(box, [2, 2, 3, 3, 2]), color=colour, linewidth=1.4, clip_on=False
+            np.take(box, [0, 1, 1, 0, 0]),
+            np.take(box, [2, 2, 3, 3, 2]),
+            color=colour,
+            linewidth=1.4,
+            clip_on=False,
         )
         mark = "✓" if card.correct else "✗"
-        text = short(card.target, 16) if card.correct else f"{short(card.target, 10)} → {short(card.prediction, 10)}"
+        text = (
+            short(card.target, 16)
+            if card.correct
+            else f"{short(card.target, 10)} → {short(card.prediction, 10)}"
+        )
         ax.text(
             x + 0.5,
             y - 0.52,

@@ -22,7 +22,9 @@ COLUMNS = 6  # of pictures
 
 
 class RunFigures:
-    """The figures of a run's report, each as a Plotly figure, or as a Matplotlib figure where `library` says so."""
+    """The figures of a run's report, each as a Plotly figure, or as a Matplotlib figure where
+    `library` says so.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -30,19 +32,25 @@ class RunFigures:
     def history(self, library: Library = "plotly", *, smooth: bool = True) -> go.Figure | Figure:
         """Draw losses, validation figures and learning rate over the training.
 
-        What was measured on training batches is drawn smoothed, over a faint line of what it was; with `smooth=False`
-        every value that was logged is drawn as it is: both losses of a GAN at every step.
+        What was measured on training batches is drawn smoothed, over a faint line of what it was;
+        with `smooth=False` every value that was logged is drawn as it is: both losses of a GAN at
+        every step.
 
         Raises:
             UserError: nothing has been logged yet, or an unknown library.
         """
         run = self._read(library)
-        arrange = {"generate": generate_sections.history_panels, "upscale": upscale_sections.history_panels}
+        arrange = {
+            "generate": generate_sections.history_panels,
+            "upscale": upscale_sections.history_panels,
+        }
         panels = arrange.get(run.task, figures.history_panels)(run.metrics, smooth=smooth)
         if not panels:
             raise UserError(f"{self.folder} has no history: nothing has been logged yet.")
         x = "step" if run.task == "generate" or not run.metrics.get("epoch") else "epoch"
-        return figures.history(panels, x) if library == "plotly" else print_figures.history(panels, x)
+        return (
+            figures.history(panels, x) if library == "plotly" else print_figures.history(panels, x)
+        )
 
     def confusion(self, library: Library = "plotly") -> go.Figure | Figure:
         """Draw the confusion matrix of the test split.
@@ -53,7 +61,9 @@ class RunFigures:
         run = self._read(library)
         matrix = run.evaluated("confusion")
         if not matrix:
-            raise UserError(f"{self.folder} has no confusion matrix: it is no classifier, or it is not finished.")
+            raise UserError(
+                f"{self.folder} has no confusion matrix: it is no classifier, or it is not finished."
+            )
         draw = figures.confusion if library == "plotly" else print_figures.confusion
         return draw(matrix, run.class_names)
 
@@ -66,8 +76,14 @@ class RunFigures:
         run = self._read(library)
         cards = read_cards(run.folder / "samples", run.samples.get("worst") or [])
         if not cards:
-            raise UserError(f"{self.folder} has no mistakes to show: it is no classifier, not finished, or made none.")
-        return picture_grid(cards) if library == "plotly" else print_figures.picture_grid(cards, COLUMNS)
+            raise UserError(
+                f"{self.folder} has no mistakes to show: it is no classifier, not finished, or made none."
+            )
+        return (
+            picture_grid(cards)
+            if library == "plotly"
+            else print_figures.picture_grid(cards, COLUMNS)
+        )
 
     def _read(self, library: str) -> RunFiles:
         check_library(library)
@@ -80,7 +96,10 @@ def picture_grid(cards: list[Card], columns: int = COLUMNS) -> go.Figure:
     rows = -(-len(cards) // columns)
     figure = figures.new_figure(height=60 + 165 * rows)
     places = [(i % columns, -(i // columns)) for i in range(len(cards))]
-    said = [f"{html.escape(c.target)} → {html.escape(c.prediction)}<br>{c.confidence:.0%}" for c in cards]
+    said = [
+        f"{html.escape(c.target)} → {html.escape(c.prediction)}<br>{c.confidence:.0%}"
+        for c in cards
+    ]
     text = [f"<b>{html.escape(c.name)}</b><br>{line}" for c, line in zip(cards, said, strict=True)]
     figure.add_trace(
         go.Scatter(
@@ -94,9 +113,17 @@ def picture_grid(cards: list[Card], columns: int = COLUMNS) -> go.Figure:
         )  # fmt: skip
         place = {"x": x, "y": y - 0.37, "yanchor": "top", "showarrow": False}
         figure.add_annotation(text=line, font={"size": 11}, **place)
-    bare = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": "", "fixedrange": True}
+    bare = {
+        "showticklabels": False,
+        "showgrid": False,
+        "zeroline": False,
+        "ticks": "",
+        "fixedrange": True,
+    }
     figure.update_layout(
-        xaxis={**bare, "range": [-0.6, columns - 0.4]}, yaxis={**bare, "range": [-rows + 0.3, 0.5]}, margin={"t": 8}
+        xaxis={**bare, "range": [-0.6, columns - 0.4]},
+        yaxis={**bare, "range": [-rows + 0.3, 0.5]},
+        margin={"t": 8},
     )
     return figure
 
@@ -107,10 +134,16 @@ def _source(card: Card) -> str:
 
 
 def run_card(folder: Path) -> str:
-    """Return a run as a small piece of HTML: its figures with intervals, the verdict, and where the report lies."""
+    """Return a run as a small piece of HTML: its figures with intervals, the verdict, and where the
+    report lies.
+    """
     run = read_run(folder)
     splits = run.evaluation.get("splits") or {}
-    rows = [(SPLIT_NAMES[name], *_figure(splits[name])) for name in ("test", "val", "train") if name in splits]
+    rows = [
+        (SPLIT_NAMES[name], *_figure(splits[name]))
+        for name in ("test", "val", "train")
+        if name in splits
+    ]
     report = folder / "report.html"
     context = {
         "run": run, "rows": rows, "verdict": (run.evaluation.get("verdict") or {}).get("text"),
@@ -122,13 +155,23 @@ def run_card(folder: Path) -> str:
 def _figure(figures: Mapping[str, Any]) -> tuple[str, str]:
     """Return the figure of a split that counts, and its interval, in words."""
     if "accuracy" in figures:
-        return f"accuracy {words.percent(figures['accuracy'])}", words.interval(figures.get("accuracy_ci95"))
+        return f"accuracy {words.percent(figures['accuracy'])}", words.interval(
+            figures.get("accuracy_ci95")
+        )
     if "psnr_y" in figures:
         interval = figures.get("gain_ci95")
-        gain = f"gain {figures['gain']:+.2f} dB" + (f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else "")
+        gain = f"gain {figures['gain']:+.2f} dB" + (
+            f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
+        )
         return f"PSNR {figures['psnr_y']:.2f} dB", gain
-    name = next((key for key in figures if key.startswith(("fid", "fd_")) and not key.endswith("_floor")), "")
+    name = next(
+        (key for key in figures if key.startswith(("fid", "fd_")) and not key.endswith("_floor")),
+        "",
+    )
     if not name:
         return "", ""
     floor = figures.get(f"{name}_floor")
-    return f"{name} {figures[name]:.4g}", f"real against real {floor:.4g}" if floor is not None else ""
+    return (
+        f"{name} {figures[name]:.4g}",
+        f"real against real {floor:.4g}" if floor is not None else "",
+    )

@@ -26,7 +26,9 @@ def _harmless(text: str) -> str:
 
 @dataclass(frozen=True)
 class Chart:
-    """An interactive figure with its static twin, which is what print and a browser without JavaScript show."""
+    """An interactive figure with its static twin, which is what print and a browser without
+    JavaScript show.
+    """
 
     name: str
     figure: go.Figure
@@ -35,7 +37,9 @@ class Chart:
 
     @property
     def script(self) -> str:
-        """The figure as JSON that can stand in a <script> element, whatever the names of classes are."""
+        """The figure as JSON that can stand in a <script> element, whatever the names of classes
+        are.
+        """
         return _harmless(self.figure.to_json(engine="json") or "")
 
     @property

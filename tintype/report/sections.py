@@ -1,6 +1,7 @@
 """The sections of a report: each a function from the files of a run to a Section, or None with nothing to show.
 
-A further section is one more function here with its template beside it, and its place in `SECTIONS`.
+A further section is one more function here with its template beside it, and its place in
+`SECTIONS`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tintype.report import figures, generate_sections, mistakes, print_figures, upscale_sections, words
+from tintype.report import (
+    figures,
+    generate_sections,
+    mistakes,
+    print_figures,
+    upscale_sections,
+    words,
+)
 from tintype.report.folder import RunFiles, first_layer, read_metrics
 from tintype.report.objectives import learning
 from tintype.report.pictures import Card, data_uri, enlarged, filter_sheet, png_bytes, read_cards
@@ -20,7 +28,8 @@ from tintype.run import BY_VALIDATION, without_test
 from tintype.statistics import rank_correlation
 from tintype.summary import by_groups, with_clean_rows
 
-UNEQUAL = 2.0  # the largest class by the smallest from which on a diagram of their sizes says something
+# the largest class by the smallest from which on a diagram of their sizes says something
+UNEQUAL = 2.0
 FEWEST_RANKED = 8
 FEW_VAL = 100  # validation images below which the report says that they decide little
 
@@ -63,7 +72,9 @@ def _strip(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     if not rows:
         return None
     low, high = min(bounds[0] for _, _, bounds in rows), max(bounds[1] for _, _, bounds in rows)
-    step = next(s for s in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / s <= 5 or s == 0.2)
+    step = next(
+        s for s in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / s <= 5 or s == 0.2
+    )
     first, last = math.floor(low / step), min(math.ceil(high / step), round(1 / step))
     last = max(last, first + 1)
 
@@ -98,7 +109,9 @@ def _split_label(name: str) -> str:
 
 
 def _gap(verdict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the verdict where it brings a gap between training and validation that its text does not tell."""
+    """Return the verdict where it brings a gap between training and validation that its text does
+    not tell.
+    """
     return {} if "gap of" in str(verdict.get("text")) or verdict.get("gap") is None else verdict
 
 
@@ -125,11 +138,16 @@ UNTESTED = {
 }  # what figures of validation photos alone are called
 
 
-def _figures_table(splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True) -> dict[str, Any] | None:
+def _figures_table(
+    splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True
+) -> dict[str, Any] | None:
     if not splits:
         return None
     rows = [
-        (label if tested else UNTESTED.get(key, label), [as_text(split.get(key)) for split in splits.values()])
+        (
+            label if tested else UNTESTED.get(key, label),
+            [as_text(split.get(key)) for split in splits.values()],
+        )
         for key, (label, as_text) in FIGURES.items()
         if any(split.get(key) is not None for split in splits.values())
     ]
@@ -142,13 +160,20 @@ def making(run: RunFiles) -> Section:
     architecture = model.get("architecture") or {}
     command = environment.get("command")
     commands = [("As it was typed", command)] if command else []
-    commands.append(("From this run folder", f"tintype train {shlex.quote((run.folder / 'recipe.yaml').as_posix())}"))
+    commands.append(
+        (
+            "From this run folder",
+            f"tintype train {shlex.quote((run.folder / 'recipe.yaml').as_posix())}",
+        )
+    )
     images = data.get("num_images") or {}
     context = {
         "commands": commands,
         "recipe": run.recipe_text.strip(),
         "facts": [(title, _known(facts)) for title, facts in _facts(run, architecture).items()],
-        "choices": [choice for choice in environment.get("choices") or [] if isinstance(choice, dict)],
+        "choices": [
+            choice for choice in environment.get("choices") or [] if isinstance(choice, dict)
+        ],
         "departures": [d for d in environment.get("not_bit_equal") or [] if isinstance(d, dict)],
         "notes": [note for note in data.get("notes") or [] if not _is_leak(note)],
         "images": [(SPLIT_NAMES.get(split, split), count) for split, count in images.items()],
@@ -160,13 +185,16 @@ def making(run: RunFiles) -> Section:
 def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
     environment, data, model, recipe = run.environment, run.data, run.model, run.recipe
     size = (
-        "{channels} × {height} × {width}".format_map(data) if {"channels", "height", "width"} <= data.keys() else None
+        "{channels} × {height} × {width}".format_map(data)
+        if {"channels", "height", "width"} <= data.keys()
+        else None
     )
     options = ", ".join(
         f"{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in (architecture.get("options") or {}).items()
     )
-    # With a trained head alone it is features that pass through training, and their speed says nothing of images.
+    # With a trained head alone it is features that pass through training, and their speed says
+    # nothing of images.
     rate = environment.get("images_per_second") if recipe.get("tune") != "head" else None
     precision = " · ".join(filter(None, [_device(environment), environment.get("precision")]))
     return {
@@ -187,23 +215,38 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
             ("Architecture", architecture.get("name") or recipe.get("model")),
             ("Options", options),
             ("Parameters", _parameters(model)),
-            ("Multiply-adds", words.magnitude(model["multiply_adds"]) if model.get("multiply_adds") else None),
+            (
+                "Multiply-adds",
+                words.magnitude(model["multiply_adds"]) if model.get("multiply_adds") else None,
+            ),
         ],
         "Machine": [
             (
                 "Training",
-                words.duration(environment["training_seconds"]) if environment.get("training_seconds") else None,
+                words.duration(environment["training_seconds"])
+                if environment.get("training_seconds")
+                else None,
             ),
             (
                 "Preparation",
-                words.duration(environment["preparing_seconds"]) if environment.get("preparing_seconds") else None,
+                words.duration(environment["preparing_seconds"])
+                if environment.get("preparing_seconds")
+                else None,
             ),
-            ("In all", words.duration(environment["seconds"]) if environment.get("seconds") else None),
+            (
+                "In all",
+                words.duration(environment["seconds"]) if environment.get("seconds") else None,
+            ),
             ("Speed", f"{rate:,.0f} training images per second" if rate else None),
             ("Device", precision),
             ("Processor", environment.get("cpu")),
             ("Instructions", _instructions(environment.get("arithmetic"))),
-            ("Threads", words.plural(environment["threads"], "thread") if environment.get("threads") else None),
+            (
+                "Threads",
+                words.plural(environment["threads"], "thread")
+                if environment.get("threads")
+                else None,
+            ),
             ("Started", words.date(environment["started"]) if environment.get("started") else None),
             ("Software", _versions(environment)),
             ("System", environment.get("platform")),
@@ -220,7 +263,9 @@ def _device(environment: Mapping[str, Any]) -> str:
 def _instructions(arithmetic: Any) -> str | None:
     if not isinstance(arithmetic, dict):
         return None
-    onednn = " ".join(str(arithmetic[key]) for key in ("onednn", "onednn_instructions") if key in arithmetic)
+    onednn = " ".join(
+        str(arithmetic[key]) for key in ("onednn", "onednn_instructions") if key in arithmetic
+    )
     return " · ".join(filter(None, [arithmetic.get("instructions"), onednn and f"oneDNN {onednn}"]))
 
 
@@ -234,7 +279,9 @@ def _parameters(model: Mapping[str, Any]) -> str | None:
 
 def _versions(environment: Mapping[str, Any]) -> str:
     names = {"tintype": "tintype", "torch": "PyTorch", "python": "Python"}
-    return " · ".join(f"{name} {environment[key]}" for key, name in names.items() if environment.get(key))
+    return " · ".join(
+        f"{name} {environment[key]}" for key, name in names.items() if environment.get(key)
+    )
 
 
 def _known(facts: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -247,7 +294,9 @@ def _class_counts(data: Mapping[str, Any]) -> dict[str, Any] | None:
     if not columns:
         return None
     largest = max(1, max(max(counts[split]) for split in columns))
-    rows = [(name, [counts[split][number] for split in columns]) for number, name in enumerate(names)]
+    rows = [
+        (name, [counts[split][number] for split in columns]) for number, name in enumerate(names)
+    ]
     return {"columns": [SPLIT_NAMES[split] for split in columns], "rows": rows, "largest": largest}
 
 
@@ -261,20 +310,25 @@ def history(run: RunFiles) -> Section | None:
         "history",
         figures.history(panels, x_title),
         print_figures.png(print_figures.history(panels, x_title)),
-        "Line diagrams over the training: " + ", ".join(panel.title.lower() for panel in panels) + ".",
+        "Line diagrams over the training: "
+        + ", ".join(panel.title.lower() for panel in panels)
+        + ".",
     )
     num_val = (run.data.get("num_images") or {}).get("val") or 0
     context = {
         "chart": chart,
         "best": _best(run),
         "few_val": num_val if 0 < num_val < FEW_VAL else None,
-        "harder": bool(run.recipe.get("label_smoothing")) or run.recipe.get("augment") not in (None, "none"),
+        "harder": bool(run.recipe.get("label_smoothing"))
+        or run.recipe.get("augment") not in (None, "none"),
     }
     return Section("history", "Training curves", "history.html", context, {chart.name: chart.png})
 
 
 def range_test(run: RunFiles) -> Section | None:
-    """Show the loss against the learning rate, where the rate was measured before training (lr: auto)."""
+    """Show the loss against the learning rate, where the rate was measured before training (lr:
+    auto).
+    """
     curve = read_metrics(run.folder / "lr_finder.csv")
     rates, losses, chosen = curve.get("lr", []), curve.get("loss", []), run.recipe.get("lr")
     if not rates or not isinstance(chosen, float):
@@ -283,12 +337,23 @@ def range_test(run: RunFiles) -> Section | None:
     measured = figures.Series("loss", rates, losses, "train", "line")
     mark = figures.Series("chosen", [chosen], [losses[nearest]], "val", "points")
     panels = [figures.Panel("Loss", [measured, mark], share=1.0)]
-    figure, printed = figures.history(panels, "learning rate"), print_figures.history(panels, "learning rate")
+    figure, printed = (
+        figures.history(panels, "learning rate"),
+        print_figures.history(panels, "learning rate"),
+    )
     figure.update_xaxes(type="log")
     printed.axes[-1].set_xscale("log")
-    chart = Chart("range-test", figure, print_figures.png(printed), "The loss against a rising learning rate.")
+    chart = Chart(
+        "range-test", figure, print_figures.png(printed), "The loss against a rising learning rate."
+    )
     context = {"chart": chart, "lr": chosen, "num_steps": len(rates)}
-    return Section("range-test", "Learning rate range test", "range_test.html", context, {chart.name: chart.png})
+    return Section(
+        "range-test",
+        "Learning rate range test",
+        "range_test.html",
+        context,
+        {chart.name: chart.png},
+    )
 
 
 def _best(run: RunFiles) -> dict[str, float] | None:
@@ -319,7 +384,9 @@ def confusion(run: RunFiles) -> Section | None:
         "wrong": wrong,
         "many": len(names) > 20,
     }
-    return Section("confusion", "Confusion matrix", "confusion.html", context, {chart.name: chart.png})
+    return Section(
+        "confusion", "Confusion matrix", "confusion.html", context, {chart.name: chart.png}
+    )
 
 
 def classes(run: RunFiles) -> Section | None:
@@ -327,11 +394,18 @@ def classes(run: RunFiles) -> Section | None:
     per_class = run.evaluated("per_class")
     if not per_class:
         return None
-    trained = dict(zip(run.class_names, (run.data.get("class_counts") or {}).get("train") or [], strict=False))
+    trained = dict(
+        zip(run.class_names, (run.data.get("class_counts") or {}).get("train") or [], strict=False)
+    )
     rows = [{**row, "trained": trained.get(str(row.get("name")))} for row in per_class]
     means = run.evaluated("averages") or {}
     averages = [(kind.capitalize(), means[kind]) for kind in ("macro", "weighted") if kind in means]
-    context = {"rows": rows, "averages": averages, "trained": bool(trained), "split": SPLIT_NAMES[run.split]}
+    context = {
+        "rows": rows,
+        "averages": averages,
+        "trained": bool(trained),
+        "split": SPLIT_NAMES[run.split],
+    }
     sized = [row for row in rows if row["trained"] and row.get("support")]
     counts = [row["trained"] for row in sized]
     if len(sized) < 2 or max(counts) < UNEQUAL * min(counts):
@@ -347,13 +421,20 @@ def classes(run: RunFiles) -> Section | None:
 
 
 def _size_words(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say whether rare classes are found less often: by Spearman's rank correlation, where there are classes enough."""
+    """Say whether rare classes are found less often: by Spearman's rank correlation, where there
+    are classes enough.
+    """
     few = "Each dot is a class, with the 95 % interval of its recall. "
     if len(rows) < FEWEST_RANKED:
-        return few + f"{len(rows)} classes are too few to tell whether recall depends on class size."
+        return (
+            few + f"{len(rows)} classes are too few to tell whether recall depends on class size."
+        )
     rho, p = rank_correlation([row["trained"] for row in rows], [row["recall"] for row in rows])
     if p >= 0.05:
-        return few + f"Recall does not depend significantly on class size (rank correlation {rho:.2f}, p = {p:.2g})."
+        return (
+            few
+            + f"Recall does not depend significantly on class size (rank correlation {rho:.2f}, p = {p:.2g})."
+        )
     kind = "less" if rho > 0 else "more"
     return (
         few
@@ -372,7 +453,13 @@ def _pictures(run: RunFiles, key: str, name: str, title: str, lede: str) -> Sect
     if not cards:
         return None
     static = print_figures.png(print_figures.picture_grid(cards))
-    return Section(name.replace("_", "-"), title, "pictures.html", {"cards": cards, "lede": lede}, {name: static})
+    return Section(
+        name.replace("_", "-"),
+        title,
+        "pictures.html",
+        {"cards": cards, "lede": lede},
+        {name: static},
+    )
 
 
 def reliability(run: RunFiles) -> Section | None:
@@ -387,7 +474,9 @@ def reliability(run: RunFiles) -> Section | None:
         print_figures.png(print_figures.reliability(bins, _bins_before(run))),
         "Reliability diagram: accuracy against confidence, a dot for each group of images.",
     )
-    mean = sum(each["confidence"] * each["count"] for each in bins) / sum(each["count"] for each in bins)
+    mean = sum(each["confidence"] * each["count"] for each in bins) / sum(
+        each["count"] for each in bins
+    )
     low, high = split.get("accuracy_ci95") or [mean, mean]
     context = {
         "chart": chart,
@@ -401,11 +490,15 @@ def reliability(run: RunFiles) -> Section | None:
         "accuracy": split.get("accuracy"),
         "word": _calibration_word(mean, low, high),
     }
-    return Section("reliability", "Calibration", "reliability.html", context, {chart.name: chart.png})
+    return Section(
+        "reliability", "Calibration", "reliability.html", context, {chart.name: chart.png}
+    )
 
 
 def _images_per_dot(bins: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return how many images stand behind each dot, where it is the same number; earlier versions had equal widths."""
+    """Return how many images stand behind each dot, where it is the same number; earlier versions
+    had equal widths.
+    """
     counts = [int(each["count"]) for each in bins]
     return max(counts) if max(counts) - min(counts) <= 1 else None
 
@@ -428,7 +521,9 @@ def _calibration(found: Mapping[str, Any]) -> dict[str, Any] | None:
     if not found.get("temperature"):
         return None
     rows = [
-        {"name": SPLIT_NAMES[split], **found["splits"][split]} for split in ("val", "test") if split in found["splits"]
+        {"name": SPLIT_NAMES[split], **found["splits"][split]}
+        for split in ("val", "test")
+        if split in found["splits"]
     ]
     return {"temperature": found["temperature"], "reason": found.get("reason"), "rows": rows}
 
@@ -447,7 +542,13 @@ def filters(run: RunFiles) -> Section | None:
         "size": f"{height} × {width}",
         "colour": channels == 3,
     }
-    return Section("filters", "First-layer filters", "filters.html", context, {"filters": png_bytes(enlarged(sheet))})
+    return Section(
+        "filters",
+        "First-layer filters",
+        "filters.html",
+        context,
+        {"filters": png_bytes(enlarged(sheet))},
+    )
 
 
 def warnings(run: RunFiles) -> Section | None:
@@ -466,8 +567,8 @@ def _is_leak(note: Any) -> bool:
     return str(note).startswith("LEAK")
 
 
-# The order of the sections, by task: the result and what limits it, the mistakes, the training, and last how the run was
-# made. A task without an entry gets the sections that every run has.
+# The order of the sections, by task: the result and what limits it, the mistakes, the training, and
+# last how the run was made. A task without an entry gets the sections that every run has.
 COMMON: tuple[Callable[[RunFiles], Section | None], ...] = (headline, warnings, history, making)
 SECTIONS: dict[str, tuple[Callable[[RunFiles], Section | None], ...]] = {
     "classify": (

@@ -1,4 +1,6 @@
-"""The sections of a report on enlarged pictures: PSNR beside bicubic, pictures to wipe over, zoomed crops, errors, history."""
+"""The sections of a report on enlarged pictures: PSNR beside bicubic, pictures to wipe over, zoomed
+crops, errors, history.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ TITLES = {
 
 
 def headline(run: RunFiles) -> Section:
-    """Open with the gain over bicubic on the test photos, with its paired interval where there are photos enough."""
+    """Open with the gain over bicubic on the test photos, with its paired interval where there are
+    photos enough.
+    """
     splits = run.splits
     main = splits.get(run.split) or {}
     found = verdict(run)
@@ -57,7 +61,9 @@ def headline(run: RunFiles) -> Section:
 
 
 def _gain_interval(figures: Mapping[str, Any]) -> Sequence[float] | None:
-    """Return the interval of the gain; earlier versions wrote one of two photos too, which says nothing."""
+    """Return the interval of the gain; earlier versions wrote one of two photos too, which says
+    nothing.
+    """
     enough = (figures.get("num_images") or 0) >= FEWEST_FOR_INTERVAL
     return figures.get("gain_ci95") if enough else None
 
@@ -78,7 +84,12 @@ def _table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     for title, unit, key, digits in (("PSNR", ", dB", "psnr_y", 2), ("SSIM", "", "ssim_y", 4)):
         rows.append((f"{title}{unit}", [words.fixed(split[key], digits) for split in each]))
         for name in ("bicubic", "nearest"):
-            rows.append((f"{title} of {name}{unit}", [words.fixed(split[name][key], digits) for split in each]))
+            rows.append(
+                (
+                    f"{title} of {name}{unit}",
+                    [words.fixed(split[name][key], digits) for split in each],
+                )
+            )
     rows.append(("PSNR of RGB, dB", [words.fixed(split.get("psnr_rgb"), 2) for split in each]))
     return {"columns": [SPLIT_NAMES[name] for name in splits], "rows": rows}
 
@@ -92,11 +103,19 @@ def history(run: RunFiles) -> Section | None:
     panels = history_panels(run.metrics)
     if not panels:
         return None
-    alt = "Line diagrams over the training: " + ", ".join(panel.title.lower() for panel in panels) + "."
-    chart = Chart("history", figures.history(panels), print_figures.png(print_figures.history(panels)), alt)
+    alt = (
+        "Line diagrams over the training: "
+        + ", ".join(panel.title.lower() for panel in panels)
+        + "."
+    )
+    chart = Chart(
+        "history", figures.history(panels), print_figures.png(print_figures.history(panels)), alt
+    )
     floor = ((run.evaluation.get("splits") or {}).get("val") or {}).get("bicubic") or {}
     context = {"chart": chart, "bicubic": floor.get("psnr_y")}
-    return Section("history", "Training curves", "upscale_history.html", context, {chart.name: chart.png})
+    return Section(
+        "history", "Training curves", "upscale_history.html", context, {chart.name: chart.png}
+    )
 
 
 def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:
@@ -106,7 +125,10 @@ def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = Tru
     """
     known = {key: metrics[key] for key in ("epoch", "step", "loss", "lr") if key in metrics}
     panels = figures.history_panels(known, smooth=smooth)
-    for column, title in (("val_psnr_y", "PSNR on validation, dB"), ("val_ssim_y", "SSIM on validation")):
+    for column, title in (
+        ("val_psnr_y", "PSNR on validation, dB"),
+        ("val_ssim_y", "SSIM on validation"),
+    ):
         x, y = metrics.get("epoch", []), metrics.get(column, [])
         points = [(a, b) for a, b in zip(x, y, strict=False) if not math.isnan(a + b)]
         if points:
@@ -135,7 +157,9 @@ class Shown:
         return data_uri(buffer.getvalue(), "image/jpeg")
 
     def crop(self, kind: str) -> np.ndarray:
-        """Return the part in which bicubic is furthest from the original, which is where there is something to gain."""
+        """Return the part in which bicubic is furthest from the original, which is where there is
+        something to gain.
+        """
         error = np.abs(self.forms["bicubic"].astype(float) - self.forms["original"]).mean(2)
         height, width = error.shape
         mean = uniform_filter(error, CROP)
@@ -157,7 +181,9 @@ class Shown:
         """Return title and data URI of the error maps of bicubic and ours, equally amplified."""
         found = []
         for kind in ("bicubic", "ours"):
-            error = np.abs(self.forms[kind].astype(float) - self.forms["original"]).mean(2) * AMPLIFIED
+            error = (
+                np.abs(self.forms[kind].astype(float) - self.forms["original"]).mean(2) * AMPLIFIED
+            )
             image = Image.fromarray(error.clip(0, 255).astype(np.uint8))
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=85)
@@ -172,7 +198,11 @@ def pictures(run: RunFiles) -> Section | None:
         return None
     context = {"shown": shown, "amplified": AMPLIFIED, "side": CROP}
     return Section(
-        "pictures", "Test photos", "upscale_pictures.html", context, {"comparison": png_bytes(contact_sheet(shown))}
+        "pictures",
+        "Test photos",
+        "upscale_pictures.html",
+        context,
+        {"comparison": png_bytes(contact_sheet(shown))},
     )
 
 
@@ -186,7 +216,9 @@ def read_shown(run: RunFiles) -> list[Shown]:
         forms: dict[str, np.ndarray] = {}
         for item in items:
             # Only files in samples/ itself are read, whatever path an entry holds.
-            path = run.folder / "samples" / str(item.get("file", "")).replace("\\", "/").split("/")[-1]
+            path = (
+                run.folder / "samples" / str(item.get("file", "")).replace("\\", "/").split("/")[-1]
+            )
             try:
                 with Image.open(path) as image:
                     forms[str(item.get("kind"))] = np.asarray(image.convert("RGB"))
@@ -205,7 +237,9 @@ def contact_sheet(shown: list[Shown], zoom: int = 4, gap: int = 6) -> Image.Imag
     """Lay out the crops of each picture in a row: small, bicubic, ours, original."""
     rows = [[Image.fromarray(each.crop(kind)) for kind in KINDS] for each in shown]
     side = CROP * zoom
-    sheet = Image.new("RGB", (len(KINDS) * (side + gap) - gap, len(rows) * (side + gap) - gap), "white")
+    sheet = Image.new(
+        "RGB", (len(KINDS) * (side + gap) - gap, len(rows) * (side + gap) - gap), "white"
+    )
     for y, row in enumerate(rows):
         for x, crop in enumerate(row):
             large = crop.resize((crop.width * zoom, crop.height * zoom), Image.Resampling.NEAREST)

@@ -1,4 +1,6 @@
-"""The line under a run's figures, whatever its task: the verdict, and how often the test set was used."""
+"""The line under a run's figures, whatever its task: the verdict, and how often the test set was
+used.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from tintype.run import without_test
 
 
 def verdict(run: RunFiles) -> dict[str, str]:
-    """Return the verdict's `word`, which stands as a title, and its `text` without that word; empty where there is none."""
+    """Return the verdict's `word`, which stands as a title, and its `text` without that word; empty
+    where there is none.
+    """
     found = run.evaluation.get("verdict") or {}
     word, text = str(found.get("word") or ""), str(found.get("text") or "")
     text = text.removeprefix(f"{word}: ")

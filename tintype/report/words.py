@@ -85,7 +85,9 @@ def plural(count: int, noun: str) -> str:
 
 
 def networks(parameters: Mapping[str, Any]) -> str:
-    """Return {"generator": 370624, "discriminator": 167808} as "370,624 (generator) + 167,808 (discriminator) = 538,432"."""
+    """Return {"generator": 370624, "discriminator": 167808} as "370,624 (generator) + 167,808
+    (discriminator) = 538,432".
+    """
     counts = {str(name): count for name, count in parameters.items() if isinstance(count, int)}
     each = " + ".join(f"{count:,} ({name})" for name, count in counts.items())
     return f"{each} = {sum(counts.values()):,}" if len(counts) > 1 else each

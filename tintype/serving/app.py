@@ -28,7 +28,15 @@ from tintype.serving.gate import COOKIE, Application, Gate, Receive, Scope, Send
 from tintype.serving.measures import MEDIA_TYPE
 from tintype.serving.problems import KINDS, Problem, json_bytes, of_status
 from tintype.serving.problems import MEDIA_TYPE as PROBLEM
-from tintype.serving.served import ImageMaker, PhotoClassifier, PhotoEnlarger, Seen, Served, png_bytes, png_text
+from tintype.serving.served import (
+    ImageMaker,
+    PhotoClassifier,
+    PhotoEnlarger,
+    Seen,
+    Served,
+    png_bytes,
+    png_text,
+)
 from tintype.serving.service import Service, Settings
 
 MOST_GENERATED = 64  # images in one answer
@@ -50,7 +58,9 @@ EXAMPLES = {
         "curl -H 'content-type: application/json' http://HOST/v1/generate -o sheet.png \\\n"
         """     -d '{"count": 64, "seed": 7, "format": "png"}'"""
     ],
-    "/v1/upscale": ["curl --data-binary @photo.jpg -H 'content-type: image/jpeg' http://HOST/v1/upscale -o large.png"],
+    "/v1/upscale": [
+        "curl --data-binary @photo.jpg -H 'content-type: image/jpeg' http://HOST/v1/upscale -o large.png"
+    ],
 }
 IMAGE_TYPES = (
     "image/jpeg",
@@ -107,8 +117,13 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> Response:
-        said = {404: f"there is nothing at {request.url.path}.", 405: f"{request.method} is not for this address."}
-        return of_status(error.status_code, said.get(error.status_code, str(error.detail)), error.headers).response()
+        said = {
+            404: f"there is nothing at {request.url.path}.",
+            405: f"{request.method} is not for this address.",
+        }
+        return of_status(
+            error.status_code, said.get(error.status_code, str(error.detail)), error.headers
+        ).response()
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> Response:
@@ -116,7 +131,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _(_: Request, __: Exception) -> Response:
-        return Problem("internal", "something unexpected happened; the log of the service says more.").response()
+        return Problem(
+            "internal", "something unexpected happened; the log of the service says more."
+        ).response()
 
 
 def _invalid(errors: Sequence[Any]) -> Problem:
@@ -158,8 +175,15 @@ class ProblemDetails(BaseModel):
 def _body(*, several: bool) -> dict[str, Any]:
     """Return how OpenAPI describes an upload."""
     file = {"type": "string", "format": "binary"}
-    property = {"files": {"type": "array", "items": file, "minItems": 1}} if several else {"file": file}
-    form = {"type": "object", "properties": property, "required": list(property), "additionalProperties": False}
+    property = (
+        {"files": {"type": "array", "items": file, "minItems": 1}} if several else {"file": file}
+    )
+    form = {
+        "type": "object",
+        "properties": property,
+        "required": list(property),
+        "additionalProperties": False,
+    }
     content = {"multipart/form-data": {"schema": form}}
     content |= {kind: {"schema": file} for kind in (*IMAGE_TYPES, "application/octet-stream")}
     return {"requestBody": {"required": True, "content": content}}
@@ -178,19 +202,25 @@ async def _uploads(request: Request, most: int) -> list[tuple[str, bytes]]:
                 for name, value in form.multi_items():
                     if not isinstance(value, UploadFile):
                         raise Problem(
-                            "invalid", f"the form has a field '{name}'. Write into the address: ?{name}=VALUE"
+                            "invalid",
+                            f"the form has a field '{name}'. Write into the address: ?{name}=VALUE",
                         )
                 files = [file for _, file in form.multi_items() if isinstance(file, UploadFile)]
                 if not files:
-                    raise Problem("invalid", "the form has no file. Send one or more as file parts.")
+                    raise Problem(
+                        "invalid", "the form has no file. Send one or more as file parts."
+                    )
                 return [(file.filename or "", await file.read()) for file in files]
         except MultiPartException as error:
             raise Problem("malformed", f"the form cannot be read: {error.message}") from None
-        except (UnicodeError, LookupError, ValueError) as error:  # an encoding that is unknown, or not kept to
+        # an encoding that is unknown, or not kept to
+        except (UnicodeError, LookupError, ValueError) as error:
             raise Problem("malformed", f"the form cannot be read: {error}.") from None
     if not kind.startswith("image/") and kind != "application/octet-stream":
         said = f"the content type is {kind!r}" if kind else "the request has no content type"
-        raise Problem("media-type", f"{said}. Send multipart/form-data, or the bytes of a file as image/* .")
+        raise Problem(
+            "media-type", f"{said}. Send multipart/form-data, or the bytes of a file as image/* ."
+        )
     return [("", await request.body())]
 
 
@@ -223,9 +253,12 @@ class PredictionItem(BaseModel):
     file: str
     top: list[ClassProbability] | None = None
     unlike: str | None = Field(
-        None, description="Why the photo is unlike the training images, where it is: its probabilities do not apply."
+        None,
+        description="Why the photo is unlike the training images, where it is: its probabilities do not apply.",
     )
-    heatmap: str | None = Field(None, description="A PNG as base64: the picture that the model saw, with a heat map.")
+    heatmap: str | None = Field(
+        None, description="A PNG as base64: the picture that the model saw, with a heat map."
+    )
     problem: ProblemDetails | None = None
 
 
@@ -237,7 +270,9 @@ class Predictions(BaseModel):
 
 
 def _add_predict(app: FastAPI, service: Service) -> Application:
-    """Add the address, and return what answers it without FastAPI, which would take a third of the event loop's time."""
+    """Add the address, and return what answers it without FastAPI, which would take a third of the
+    event loop's time.
+    """
 
     async def answer(request: Request, how: PredictParameters) -> Response:
         chosen = service.pick(PhotoClassifier, how.model)
@@ -249,7 +284,9 @@ def _add_predict(app: FastAPI, service: Service) -> Application:
         if len(failed) == len(files):
             raise Problem("unreadable", str(failed[0]))
         service.measures.images(chosen.name, len(files) - len(failed))
-        items = [_item(name, answer, how.top) for (name, _), answer in zip(files, answers, strict=True)]
+        items = [
+            _item(name, answer, how.top) for (name, _), answer in zip(files, answers, strict=True)
+        ]
         return _json({"model": chosen.name, "predictions": items})
 
     @app.post(
@@ -311,8 +348,12 @@ class Wish(BaseModel):
     count: int = Field(16, ge=1, le=MOST_GENERATED, description="Images to make.")
     start: int = Field(0, ge=0, le=FARTHEST, description="Index of the first image.")
     seed: int = Field(0, ge=0, le=2**53 - 1, description="Another seed gives other images.")
-    class_: str | None = Field(None, alias="class", description="What to show; by default the classes by turns.")
-    truncation: float | None = Field(None, gt=0, le=10, description="Bound of the noise: lower is more typical.")
+    class_: str | None = Field(
+        None, alias="class", description="What to show; by default the classes by turns."
+    )
+    truncation: float | None = Field(
+        None, gt=0, le=10, description="Bound of the noise: lower is more typical."
+    )
     format: Literal["json", "png"] = Field("json", description="png: one sheet instead.")
 
 
@@ -349,7 +390,9 @@ def _add_generate(app: FastAPI, service: Service) -> None:
         chosen = service.pick(ImageMaker, wish.model)
         how = {"seed": wish.seed, "class_name": wish.class_, "truncation": wish.truncation}
         with service.admitted_long():
-            images = await service.long(request, partial(chosen.make, start=wish.start, count=wish.count, **how))
+            images = await service.long(
+                request, partial(chosen.make, start=wish.start, count=wish.count, **how)
+            )
         service.measures.images(chosen.name, len(images))
         if wish.format == "png":
             columns = min(8, len(images))
@@ -393,10 +436,18 @@ def _add_upscale(app: FastAPI, service: Service) -> None:
 
 
 def _add_looks(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", summary="List the models with their classes and figures", responses=_problems("unknown"))
+    @app.get(
+        "/v1/models",
+        summary="List the models with their classes and figures",
+        responses=_problems("unknown"),
+    )
     async def models() -> dict[str, Any]:
         settings = service.settings
-        limits = {"max_upload_mb": settings.max_upload_mb, "max_pixels": settings.max_pixels, "queue": settings.queue}
+        limits = {
+            "max_upload_mb": settings.max_upload_mb,
+            "max_pixels": settings.max_pixels,
+            "queue": settings.queue,
+        }
         return {"models": [model.describe() for model in service.models.values()], "limits": limits}
 
     @app.get("/healthz", summary="Whether the process lives", responses=_problems())
@@ -422,12 +473,17 @@ def _add_looks(app: FastAPI, service: Service) -> None:
         "/reports/{name}",
         summary="The report of a model, a page",
         response_class=Response,
-        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}, **_problems("unknown")},
+        responses={
+            200: {"content": {"text/html": {"schema": {"type": "string"}}}},
+            **_problems("unknown"),
+        },
     )
     async def report(name: str) -> Response:
         model = service.models.get(name)
         if model is None or model.report is None:
-            raise Problem("unknown", f"there is no report of '{name}'. `tintype report RUN` makes one.")
+            raise Problem(
+                "unknown", f"there is no report of '{name}'. `tintype report RUN` makes one."
+            )
         headers = {"Content-Security-Policy": SANDBOX, "Cache-Control": "no-cache"}
         page = await service.in_pool(model.report.read_bytes)
         page = with_way_back(without_dead_links(page), [("/", "All models")])
@@ -435,7 +491,9 @@ def _add_looks(app: FastAPI, service: Service) -> None:
 
 
 def _add_pages(app: FastAPI, gate: Gate) -> None:
-    """Add the page, its documentation and their files; every one is named here, and no folder is opened to the web."""
+    """Add the page, its documentation and their files; every one is named here, and no folder is
+    opened to the web.
+    """
     folder = resources.files("tintype.serving") / "page"
 
     def add(address: str, content: bytes, media_type: str) -> None:
@@ -474,6 +532,10 @@ def _add_pages(app: FastAPI, gate: Gate) -> None:
         answer = Response(status_code=204)
         secure = request.url.scheme == "https"
         answer.set_cookie(
-            COOKIE, base64.urlsafe_b64encode(shown).decode(), httponly=True, samesite="strict", secure=secure
+            COOKIE,
+            base64.urlsafe_b64encode(shown).decode(),
+            httponly=True,
+            samesite="strict",
+            secure=secure,
         )
         return answer

@@ -1,7 +1,8 @@
 """Dynamic batching: one thread computes, and photos that arrive together are answered together.
 
-Decoding happens in other threads; this one sees pixels. Two kinds of work: small pieces that are computed in batches
-(a photo to classify), and long jobs (a photo to enlarge) that let batches pass between their steps.
+Decoding happens in other threads; this one sees pixels. Two kinds of work: small pieces that are
+computed in batches (a photo to classify), and long jobs (a photo to enlarge) that let batches pass
+between their steps.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Work:
 class Compute:
     """The thread that owns the networks.
 
-    A batch starts when it is full, when its first photo has waited for the latency budget, or when as many are there as
-    were lately in the service at once: a client that is alone does not wait for company.
+    A batch starts when it is full, when its first photo has waited for the latency budget, or when
+    as many are there as were lately in the service at once: a client that is alone does not wait
+    for company.
 
     Args:
         latency: seconds that a photo may wait for others.
@@ -58,7 +60,12 @@ class Compute:
         threads: int = 1,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
-        self.latency, self.max_batch, self.threads, self.on_batch = latency, max_batch, threads, on_batch
+        self.latency, self.max_batch, self.threads, self.on_batch = (
+            latency,
+            max_batch,
+            threads,
+            on_batch,
+        )
         self._small: deque[Work] = deque()
         self._long: deque[Work] = deque()
         self._company = 1.0  # photos that are in the service at once, lately
@@ -85,12 +92,16 @@ class Compute:
         return self._thread.is_alive()
 
     def expect(self, count: int) -> None:
-        """Take note of photos that have been accepted (or, negative, answered); they may still be on their way here."""
+        """Take note of photos that have been accepted (or, negative, answered); they may still be
+        on their way here.
+        """
         self._in_service += count
         self._company = max(self._company, self._in_service)
 
     def small(self, function: Batched, payload: Any, future: asyncio.Future[Any]) -> None:
-        """Put in a piece that is computed together with others of the same `function`; any thread may call this."""
+        """Put in a piece that is computed together with others of the same `function`; any thread
+        may call this.
+        """
         self._put(self._small, Work(function, payload, future))
 
     def long(self, function: Callable[[Between], Any], future: asyncio.Future[Any]) -> None:
@@ -100,7 +111,8 @@ class Compute:
     def _put(self, queue: deque[Work], work: Work) -> None:
         with self._changed:
             queue.append(work)
-            if len(queue) == 1 or len(queue) >= self._wanted:  # not for each of a batch that is being gathered
+            # not for each of a batch that is being gathered
+            if len(queue) == 1 or len(queue) >= self._wanted:
                 self._changed.notify()
 
     # ---- in the thread ------------------------------------------------------------------------------------------------
@@ -118,7 +130,9 @@ class Compute:
                 self._run_long(self._long.popleft())
 
     def _gather(self) -> list[Work]:
-        """Return the next batch: the oldest piece, with those of the same kind that come within the budget."""
+        """Return the next batch: the oldest piece, with those of the same kind that come within the
+        budget.
+        """
         with self._changed:
             deadline = self._small[0].arrived + self.latency
             self._company = max(1.0, self._in_service, 0.8 * self._company)
@@ -150,8 +164,13 @@ class Compute:
             if len(answers) != len(works):
                 raise RuntimeError(f"{len(answers)} answers to {len(works)} photos")
         except Exception as error:
-            if len(works) > 1:  # one photo that breaks the network, or too little memory for all at once
-                log.warning("a batch of %d failed (%s); its photos are computed one by one", len(works), error)
+            # one photo that breaks the network, or too little memory for all at once
+            if len(works) > 1:
+                log.warning(
+                    "a batch of %d failed (%s); its photos are computed one by one",
+                    len(works),
+                    error,
+                )
                 for work in works:
                     self._batch([work])
                 return

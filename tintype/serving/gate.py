@@ -1,4 +1,6 @@
-"""What every request passes: name of the host, token, size of the body, time, safe headers; and the count for /metrics."""
+"""What every request passes: name of the host, token, size of the body, time, safe headers; and the
+count for /metrics.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,13 @@ log = logging.getLogger("tintype.serving")
 COOKIE = "tintype_token"
 OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/session", "/favicon.ico")
 LINGER_SECONDS = (
-    10.0  # for which the rest of a refused upload is read and thrown away, so that its sender sees the answer
+    # for which the rest of a refused upload is read and thrown away, so that its sender sees the
+    # answer
+    10.0
 )
 UPLOADS_AT_ONCE = 16  # of the largest size; smaller ones, more
-# An upload that stands still holds what it has sent so far. It has to go on within some seconds, and to keep a pace
-# that the slowest of phones keeps.
+# An upload that stands still holds what it has sent so far. It has to go on within some seconds,
+# and to keep a pace that the slowest of phones keeps.
 STILL_SECONDS = 10.0
 LEAST_BYTES_A_SECOND = 1_000
 SMALL = 65_536  # bytes; after a refused upload of more, the connection is closed
@@ -55,14 +59,19 @@ class Gate:
 
     Args:
         app: what answers.
-        service: the models behind it, with the limits that hold. Of its names of the host: a page of another site that
+        service: the models behind it, with the limits that hold. Of its names of the host: a page
+            of another site that
             had its own name point here (DNS rebinding) is refused by them.
         routes: addresses that are counted under their own name.
         direct: what answers a POST to an address in the place of `app`.
     """
 
     def __init__(
-        self, app: Application, service: Service, routes: frozenset[str], direct: Mapping[str, Application]
+        self,
+        app: Application,
+        service: Service,
+        routes: frozenset[str],
+        direct: Mapping[str, Application],
     ) -> None:
         self.app, self.service, self.routes, self.direct = app, service, routes, direct
         settings = service.settings
@@ -87,7 +96,10 @@ class Gate:
             with anyio.move_on_after(self.seconds) as limit:
                 await app(scope, exchange.receive, exchange.send)
             if limit.cancelled_caught and not exchange.status:
-                raise Problem("timeout", f"no answer within {self.seconds:g} seconds. Send less, or a smaller picture.")
+                raise Problem(
+                    "timeout",
+                    f"no answer within {self.seconds:g} seconds. Send less, or a smaller picture.",
+                )
         except Problem as problem:
             await exchange.refuse(problem)
         except ClientDisconnect:  # in the middle of its upload: there is nobody to answer
@@ -95,28 +107,45 @@ class Gate:
         except Exception:
             log.exception("%s %s failed", scope["method"], path)
             await exchange.refuse(
-                Problem("internal", "something unexpected happened; the log of the service says more.")
+                Problem(
+                    "internal", "something unexpected happened; the log of the service says more."
+                )
             )
         finally:
             self._bytes -= exchange.held
-            route = path if path in self.routes else "/reports" if path.startswith("/reports/") else "other"
-            self.service.measures.request(route, exchange.status or 499, time.perf_counter() - start)
+            route = (
+                path
+                if path in self.routes
+                else "/reports"
+                if path.startswith("/reports/")
+                else "other"
+            )
+            self.service.measures.request(
+                route, exchange.status or 499, time.perf_counter() - start
+            )
 
     def _check(self, path: str, headers: MutableMapping[bytes, bytes], exchange: Exchange) -> None:
         host = headers.get(b"host", b"").decode("latin-1")
         if self.hosts is not None and _without_port(host) not in self.hosts:
-            raise Problem("host", f"the service is not known as {host!r}. Start it with --allow-host NAME to allow it.")
+            raise Problem(
+                "host",
+                f"the service is not known as {host!r}. Start it with --allow-host NAME to allow it.",
+            )
         public = path in OPEN_TO_ALL or path.startswith("/static/")
         if self._token is not None and not public and not self.allows(headers):
             raise Problem(
-                "token", "send the header Authorization: Bearer TOKEN.", {"WWW-Authenticate": 'Bearer realm="tintype"'}
+                "token",
+                "send the header Authorization: Bearer TOKEN.",
+                {"WWW-Authenticate": 'Bearer realm="tintype"'},
             )
         declared = headers.get(b"content-length", b"")
         if declared.isdigit():
             exchange.check_size(int(declared), declared=True)
 
     def allows(self, headers: MutableMapping[bytes, bytes]) -> bool:
-        """Return whether a request shows the token, in its header or in the cookie that the page keeps."""
+        """Return whether a request shows the token, in its header or in the cookie that the page
+        keeps.
+        """
         scheme, _, shown = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() == b"bearer":
             return self.is_token(shown.strip())
@@ -139,15 +168,21 @@ class Gate:
 
 
 class Exchange:
-    """One request and its answer: counts the bytes of the body, adds the headers, remembers the status."""
+    """One request and its answer: counts the bytes of the body, adds the headers, remembers the
+    status.
+    """
 
-    def __init__(self, gate: Gate, headers: MutableMapping[bytes, bytes], receive: Receive, send: Send) -> None:
+    def __init__(
+        self, gate: Gate, headers: MutableMapping[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
         self.gate, self._receive, self._send = gate, receive, send
         self.status, self.held = 0, 0
         self._begun: float | None = None  # when the body was first waited for
         length = headers.get(b"content-length", b"0")
         self._whole = length == b"0" and b"transfer-encoding" not in headers
-        self._small = length.isdigit() and int(length) <= SMALL and b"transfer-encoding" not in headers
+        self._small = (
+            length.isdigit() and int(length) <= SMALL and b"transfer-encoding" not in headers
+        )
 
     def check_size(self, total: int, *, declared: bool = False) -> None:
         """Refuse a body of more bytes than are taken at once.
@@ -158,7 +193,8 @@ class Exchange:
         if total > self.gate.max_body:
             size = f"{total / 1e6:,.0f} MB, " if declared else ""
             raise Problem(
-                "too-large", f"{size}more than the {self.gate.max_body / 1e6:,.0f} MB that are taken at once."
+                "too-large",
+                f"{size}more than the {self.gate.max_body / 1e6:,.0f} MB that are taken at once.",
             )
 
     async def receive(self) -> Message:
@@ -176,7 +212,10 @@ class Exchange:
             message = await self._receive()
         too_slow = time.monotonic() - self._begun > STILL_SECONDS + self.held / LEAST_BYTES_A_SECOND
         if limit.cancelled_caught or too_slow:
-            raise Problem("slow", f"{self.held:,} bytes of the upload came, and no more for too long. Send it again.")
+            raise Problem(
+                "slow",
+                f"{self.held:,} bytes of the upload came, and no more for too long. Send it again.",
+            )
 
         if message["type"] == "http.request":
             self._whole = not message.get("more_body", False)
@@ -186,24 +225,37 @@ class Exchange:
     def _hold(self, count: int) -> None:
         self.check_size(self.held + count)
         if not self.gate.take(count):
-            raise Problem("busy", "too many uploads at once. Try again in a second.", {"Retry-After": "1"})
+            raise Problem(
+                "busy", "too many uploads at once. Try again in a second.", {"Retry-After": "1"}
+            )
         self.held += count
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             names = {name for name, _ in message["headers"]}
-            own = [(b"content-security-policy", PAGE_POLICY.encode()), (b"cache-control", b"no-store"), *HEADERS]
-            message["headers"] = [*message["headers"], *((name, value) for name, value in own if name not in names)]
+            own = [
+                (b"content-security-policy", PAGE_POLICY.encode()),
+                (b"cache-control", b"no-store"),
+                *HEADERS,
+            ]
+            message["headers"] = [
+                *message["headers"],
+                *((name, value) for name, value in own if name not in names),
+            ]
         await self._send(message)
 
     async def refuse(self, problem: Problem) -> None:
-        """Answer with a problem, and read on for a while, so that a sender in the middle of an upload sees it."""
+        """Answer with a problem, and read on for a while, so that a sender in the middle of an
+        upload sees it.
+        """
         if self.status:  # too late: a part of another answer is out
             return
         response = problem.response()
         headers = [*response.raw_headers, *([] if self._small else [(b"connection", b"close")])]
-        await self.send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await self.send(
+            {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        )
         await self._send({"type": "http.response.body", "body": response.body, "more_body": True})
         with anyio.move_on_after(LINGER_SECONDS):
             await self._throw_rest_away()

@@ -17,21 +17,38 @@ class Measures:
     def __init__(self, waiting: Callable[[], int]) -> None:
         self.registry = registry = CollectorRegistry()
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._requests = Counter("tintype_requests", "Requests answered.", ["route", "status"], registry=registry)
-        self._seconds = Histogram(
-            "tintype_request_seconds", "Until the answer was out.", ["route"], buckets=SECONDS, registry=registry
+        self._requests = Counter(
+            "tintype_requests", "Requests answered.", ["route", "status"], registry=registry
         )
-        self._images = Counter("tintype_images", "Images classified, made or enlarged.", ["model"], registry=registry)
-        self._batches = Histogram("tintype_batch_size", "Photos computed at once.", buckets=SIZES, registry=registry)
-        self._computing = Counter("tintype_compute_seconds", "Time spent on batches.", registry=registry)
-        gauge = Gauge("tintype_images_waiting", "Images accepted and not yet answered.", registry=registry)
+        self._seconds = Histogram(
+            "tintype_request_seconds",
+            "Until the answer was out.",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._images = Counter(
+            "tintype_images", "Images classified, made or enlarged.", ["model"], registry=registry
+        )
+        self._batches = Histogram(
+            "tintype_batch_size", "Photos computed at once.", buckets=SIZES, registry=registry
+        )
+        self._computing = Counter(
+            "tintype_compute_seconds", "Time spent on batches.", registry=registry
+        )
+        gauge = Gauge(
+            "tintype_images_waiting", "Images accepted and not yet answered.", registry=registry
+        )
         gauge.set_function(waiting)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request."""
         known = self._known.get((route, status))
         if known is None:  # looking labels up costs as much as the counting
-            known = self._known[route, status] = (self._requests.labels(route, status), self._seconds.labels(route))
+            known = self._known[route, status] = (
+                self._requests.labels(route, status),
+                self._seconds.labels(route),
+            )
         known[0].inc()
         known[1].observe(seconds)
 

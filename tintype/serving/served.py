@@ -42,7 +42,9 @@ TILE = 128  # pixels; between two tiles of a large picture, photos are classifie
 
 @dataclass(frozen=True)
 class Seen:
-    """What a classifier answers: classes from the most probable on, and, where asked, what it saw with a heat map."""
+    """What a classifier answers: classes from the most probable on, and, where asked, what it saw
+    with a heat map.
+    """
 
     prediction: Prediction
     order: np.ndarray  # (K,) int64
@@ -51,7 +53,9 @@ class Seen:
     def top(self, count: int) -> list[dict[str, Any]]:
         """Return the `count` most probable classes, as `Prediction.top` does (JSON-ready)."""
         names, probs = self.prediction.class_names, self.prediction.probs
-        return [{"class": names[i], "probability": float(probs[i])} for i in self.order[:count].tolist()]
+        return [
+            {"class": names[i], "probability": float(probs[i])} for i in self.order[:count].tolist()
+        ]
 
 
 class Served(ABC):
@@ -60,10 +64,14 @@ class Served(ABC):
     kind: str  # the task
     sample_names = r"(?!)"  # of files in samples/ that can be sent as a photo; none
 
-    def __init__(self, name: str, description: dict[str, Any], run: RunFolder | None = None) -> None:
+    def __init__(
+        self, name: str, description: dict[str, Any], run: RunFolder | None = None
+    ) -> None:
         self.name, self.description, self.run = name, description, run
         measured = run is not None and (run.path / "evaluation.json").exists()
-        self.figures: dict[str, Any] = run.read("evaluation.json") if run is not None and measured else {}
+        self.figures: dict[str, Any] = (
+            run.read("evaluation.json") if run is not None and measured else {}
+        )
 
     @property
     def report(self) -> Path | None:
@@ -91,7 +99,9 @@ class Served(ABC):
 
     @abstractmethod
     def warm_up(self) -> None:
-        """Compute once, so that the first to ask does not wait for libraries that set themselves up."""
+        """Compute once, so that the first to ask does not wait for libraries that set themselves
+        up.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Return what /v1/models says of the model (JSON-ready)."""
@@ -130,7 +140,8 @@ class PhotoClassifier(Served):
         task: Classify | None,
     ) -> None:
         super().__init__(name, description, run)
-        self.classifier, self.task = classifier, task  # no task: an exported model, which draws no heat maps
+        # no task: an exported model, which draws no heat maps
+        self.classifier, self.task = classifier, task
 
     def describe(self) -> dict[str, Any]:
         promised = [dict(line) for line in self.classifier.abstain if line["threshold"] is not None]
@@ -144,7 +155,11 @@ class PhotoClassifier(Served):
     def sentence(self) -> str:
         figures = self.test_figures("accuracy", "accuracy_ci95")
         low, high = figures.get("accuracy_ci95", (0, 0))
-        known = f", {figures['accuracy']:.1%} right on test ({low:.1%} to {high:.1%})" if len(figures) == 2 else ""
+        known = (
+            f", {figures['accuracy']:.1%} right on test ({low:.1%} to {high:.1%})"
+            if len(figures) == 2
+            else ""
+        )
         return f"tells {len(self.classifier.class_names)} classes apart{known}"
 
     def warm_up(self) -> None:
@@ -168,10 +183,14 @@ class PhotoClassifier(Served):
         for start in range(0, len(hot), HEAT_AT_ONCE):
             some = hot[start : start + HEAT_AT_ONCE]
             classes = [int(predictions[i].probs.argmax()) for i in some]
-            heats.update(zip(some, self._heat([works[i][0].pixels for i in some], classes), strict=False))
+            heats.update(
+                zip(some, self._heat([works[i][0].pixels for i in some], classes), strict=False)
+            )
         # All at once: for each by itself it would take the event loop a tenth of its time.
         order = np.argsort(-np.stack([p.probs for p in predictions]), axis=1, kind="stable")
-        return [Seen(prediction, order[i], heats.get(i)) for i, prediction in enumerate(predictions)]
+        return [
+            Seen(prediction, order[i], heats.get(i)) for i, prediction in enumerate(predictions)
+        ]
 
     def _heat(self, pixels: Sequence[np.ndarray], classes: Sequence[int]) -> list[np.ndarray]:
         """Return pictures with heat maps over them; none where the network has no maps."""
@@ -179,7 +198,11 @@ class PhotoClassifier(Served):
             return []
         images = self.task.normalise(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
         found = grad_cam(self.task.networks[self.task.main], images, torch.tensor(classes))
-        return [] if found is None else [overlaid(p, heat) for p, heat in zip(pixels, found.maps, strict=True)]
+        return (
+            []
+            if found is None
+            else [overlaid(p, heat) for p, heat in zip(pixels, found.maps, strict=True)]
+        )
 
 
 class ImageMaker(Served):
@@ -187,7 +210,9 @@ class ImageMaker(Served):
 
     kind = "generate"
 
-    def __init__(self, name: str, description: dict[str, Any], run: RunFolder, task: Generate) -> None:
+    def __init__(
+        self, name: str, description: dict[str, Any], run: RunFolder, task: Generate
+    ) -> None:
         super().__init__(name, description, run)
         self.task, self.sampler = task, Sampler(task)
 
@@ -227,7 +252,9 @@ class PhotoEnlarger(Served):
     kind = "upscale"
     sample_names = r"test-\d+-low\.png"
 
-    def __init__(self, name: str, description: dict[str, Any], run: RunFolder, task: Upscale) -> None:
+    def __init__(
+        self, name: str, description: dict[str, Any], run: RunFolder, task: Upscale
+    ) -> None:
         super().__init__(name, description, run)
         self.upscaler = Upscaler(task, tile=TILE)
 
@@ -281,7 +308,8 @@ def load(name: str, path: Path, device: str = "auto", threads: int = 1) -> Serve
     """Load a run folder, or an exported classifier (.onnx), for the service.
 
     Raises:
-        UserError: there is no such run, it has no finished model, it is broken, or nothing can be done with it here.
+        UserError: there is no such run, it has no finished model, it is broken, or nothing can be
+            done with it here.
     """
     if path.suffix == ".onnx":
         exported = OnnxClassifier.of(path, threads=threads)
@@ -295,7 +323,9 @@ def load(name: str, path: Path, device: str = "auto", threads: int = 1) -> Serve
         return ImageMaker(name, description, run, task)
     if isinstance(task, Upscale):
         return PhotoEnlarger(name, description, run, task)
-    raise UserError(f"{path} is a run of task {description['task']}, with which the service can do nothing.")
+    raise UserError(
+        f"{path} is a run of task {description['task']}, with which the service can do nothing."
+    )
 
 
 def refuse_large(content: bytes, max_pixels: int) -> None:
@@ -311,7 +341,9 @@ def refuse_large(content: bytes, max_pixels: int) -> None:
     except Unreadable as error:
         raise UserError(f"it cannot be read as an image ({error}).") from None
     if head.width * head.height > max_pixels:
-        raise UserError(f"it has {head.width} x {head.height} pixels. Expected at most {max_pixels:,} in all.")
+        raise UserError(
+            f"it has {head.width} x {head.height} pixels. Expected at most {max_pixels:,} in all."
+        )
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:

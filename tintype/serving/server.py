@@ -1,4 +1,6 @@
-"""Run the service: bind the address, load the models, answer until told to stop, then finish what was accepted."""
+"""Run the service: bind the address, load the models, answer until told to stop, then finish what
+was accepted.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from tintype.serving.gate import Gate
     from tintype.serving.served import Served
 
-SWITCH_SECONDS = 0.001  # after which threads take turns; Python's 0.005 lets the network wait for HTTP at each layer
+# after which threads take turns; Python's 0.005 lets the network wait for HTTP at each layer
+SWITCH_SECONDS = 0.001
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 CONNECTIONS = 1000  # at once, at most
 
@@ -57,14 +60,18 @@ def serve(
         timeout: seconds for which a request may take.
         token: what clients must show; 16 characters or more.
         allow_hosts: further names under which the service may be asked.
-        threads: of torch; by default one less than it would take, which leaves a core for HTTP and decoding.
+        threads: of torch; by default one less than it would take, which leaves a core for HTTP and
+            decoding.
         device: where to compute.
         say: told what is served, and where.
 
     Raises:
-        UserError: a run cannot be served, the address is taken, a value cannot be, or the extra is not installed.
+        UserError: a run cannot be served, the address is taken, a value cannot be, or the extra is
+            not installed.
     """
-    _check(port, latency_ms, max_batch, queue, max_upload_mb, max_megapixels, timeout, token, threads)
+    _check(
+        port, latency_ms, max_batch, queue, max_upload_mb, max_megapixels, timeout, token, threads
+    )
     if not runs:
         raise UserError("nothing to serve. Type: tintype serve RUN")
     _need_extra()
@@ -80,7 +87,9 @@ def serve(
         )  # fmt: skip
         models = _load(runs, device, threads, say)
         if settings.hosts is None and token is None:
-            say(f"warning: {host} can be reached from outside, and no --token is asked for: everyone there may use it")
+            say(
+                f"warning: {host} can be reached from outside, and no --token is asked for: everyone there may use it"
+            )
         address = _address(listening)
         line = (
             f"serving at {address} (API: {address}/docs); batches of up to {max_batch} photos within {latency_ms:g} ms, "
@@ -101,8 +110,12 @@ def _check(
     }  # fmt: skip
     for name, (value, low, high) in bounds.items():
         if not low <= value <= high:
-            raise UserError(f"--{name.replace('_', '-')} is {value:g}. Expected {low:g} to {high:g}.")
-    if token is not None and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
+            raise UserError(
+                f"--{name.replace('_', '-')} is {value:g}. Expected {low:g} to {high:g}."
+            )
+    if token is not None and (
+        len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token
+    ):
         raise UserError(
             "the token must be 16 ASCII characters or more, without spaces. "
             "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
@@ -123,7 +136,9 @@ def _need_extra() -> None:
 
 
 def choose_threads() -> int:
-    """Return how many threads torch computes with: one less than it would take, for HTTP and decoding need a core."""
+    """Return how many threads torch computes with: one less than it would take, for HTTP and
+    decoding need a core.
+    """
     import torch
 
     return max(1, torch.get_num_threads() - 1)
@@ -136,9 +151,13 @@ def _bound(host: str, port: int) -> socket.socket:
         UserError: there is no such address here, or it is taken.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
     except (OSError, UnicodeError):
-        raise UserError(f"--host {host} is no address. Expected such as 127.0.0.1, or 0.0.0.0 for all.") from None
+        raise UserError(
+            f"--host {host} is no address. Expected such as 127.0.0.1, or 0.0.0.0 for all."
+        ) from None
     listening = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":  # elsewhere it would let two services have one port
@@ -152,8 +171,12 @@ def _bound(host: str, port: int) -> socket.socket:
                 f"port {port} of {host} is taken. Choose another: --port {port + 1}, or 0 for any."
             ) from None
         if error.errno == errno.EACCES:
-            raise UserError(f"port {port} may not be taken by this user. Choose one above 1023: --port 8000") from None
-        raise UserError(f"cannot listen at {host}, port {port}: {error.strerror}. Try --host 127.0.0.1") from None
+            raise UserError(
+                f"port {port} may not be taken by this user. Choose one above 1023: --port 8000"
+            ) from None
+        raise UserError(
+            f"cannot listen at {host}, port {port}: {error.strerror}. Try --host 127.0.0.1"
+        ) from None
     return listening
 
 
@@ -165,7 +188,8 @@ def _address(listening: socket.socket) -> str:
 def _hosts(listening: socket.socket, allowed: Sequence[str]) -> frozenset[str] | None:
     """Return the names under which the service may be asked, None for any.
 
-    Where only this computer can connect, other names come from pages that had their own name point here.
+    Where only this computer can connect, other names come from pages that had their own name point
+    here.
     """
     host = listening.getsockname()[0]
     if host.startswith("127.") or host == "::1":
@@ -173,7 +197,9 @@ def _hosts(listening: socket.socket, allowed: Sequence[str]) -> frozenset[str] |
     return frozenset(name.lower() for name in allowed) | LOOPBACK if allowed else None
 
 
-def _load(runs: Sequence[str | Path], device: str, threads: int, say: Callable[[str], None]) -> list[Served]:
+def _load(
+    runs: Sequence[str | Path], device: str, threads: int, say: Callable[[str], None]
+) -> list[Served]:
     """Load each model under a name of its own.
 
     Raises:
@@ -192,7 +218,9 @@ def _load(runs: Sequence[str | Path], device: str, threads: int, say: Callable[[
 
 def _free_name(path: Path, taken: set[str]) -> str:
     name = path.resolve().name.removesuffix(".onnx").removesuffix(".zip")
-    return next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+    return next(
+        n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken
+    )
 
 
 def configured(app: Gate) -> uvicorn.Config:
@@ -223,7 +251,10 @@ def _run(app: Gate, listening: socket.socket, on_start: Callable[[], None]) -> N
             on_start()
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            """Finish what was accepted; at the second signal, end. uvicorn would raise the signal again at the end."""
+            """Finish what was accepted; at the second signal, end.
+
+            uvicorn would raise the signal again at the end.
+            """
             del sig, frame
             self.force_exit = self.should_exit
             self.should_exit = app.service.draining = True
@@ -232,7 +263,8 @@ def _run(app: Gate, listening: socket.socket, on_start: Callable[[], None]) -> N
     usual = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
-    gc.freeze()  # what was loaded stays: looking through it again and again would stop all for half a second
+    # what was loaded stays: looking through it again and again would stop all for half a second
+    gc.freeze()
     try:
         server.run(sockets=[listening])
     finally:

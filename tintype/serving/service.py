@@ -58,18 +58,25 @@ class Settings:
 
 
 class Threads:
-    """Threads that run functions in the order in which they come; at a tenth of the cost of a ThreadPoolExecutor."""
+    """Threads that run functions in the order in which they come; at a tenth of the cost of a
+    ThreadPoolExecutor.
+    """
 
     def __init__(self, count: int) -> None:
         self._queue: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = SimpleQueue()
-        self._threads = [threading.Thread(target=self._run, name=f"decode-{i}", daemon=True) for i in range(count)]
+        self._threads = [
+            threading.Thread(target=self._run, name=f"decode-{i}", daemon=True)
+            for i in range(count)
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Let the threads end after what they were given; one that hangs in a hostile file is left behind."""
+        """Let the threads end after what they were given; one that hangs in a hostile file is left
+        behind.
+        """
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -113,7 +120,8 @@ class Service:
     async def _give_memory_back(self) -> None:
         """Return the memory of large pictures to the system, whenever nothing is being answered.
 
-        Freed memory stays in the process, because that is faster; a few pictures of 50 megapixels would keep a gigabyte.
+        Freed memory stays in the process, because that is faster; a few pictures of 50 megapixels
+        would keep a gigabyte.
         """
         process = psutil.Process()
         usual = process.memory_info().rss
@@ -142,13 +150,19 @@ class Service:
             if len(able) == 1:
                 return next(iter(able.values()))
             if not able:
-                raise Problem("unknown", f"no model here can {kind.kind}. GET /v1/models lists what there is.")
-            raise Problem("invalid", f"several models can {kind.kind}. Say which: model={' or model='.join(able)}.")
+                raise Problem(
+                    "unknown", f"no model here can {kind.kind}. GET /v1/models lists what there is."
+                )
+            raise Problem(
+                "invalid",
+                f"several models can {kind.kind}. Say which: model={' or model='.join(able)}.",
+            )
         if name in able:
             return able[name]
         if name in self.models:
             raise Problem(
-                "invalid", f"model {name} is of task {self.models[name].kind}; this address needs {kind.kind}."
+                "invalid",
+                f"model {name} is of task {self.models[name].kind}; this address needs {kind.kind}.",
             )
         raise Problem("unknown", str(unknown_name("model", name, self.models)))
 
@@ -161,7 +175,9 @@ class Service:
         """
         limit = self.settings.queue
         if self.waiting + count > limit:
-            raise Problem("busy", f"{self.waiting} images are waiting, {limit} at most.", {"Retry-After": "1"})
+            raise Problem(
+                "busy", f"{self.waiting} images are waiting, {limit} at most.", {"Retry-After": "1"}
+            )
 
         self.waiting += count
         self.compute.expect(count)
@@ -179,7 +195,9 @@ class Service:
             Problem: too many are waiting.
         """
         if self.long_waiting >= LONG_WAITING:
-            raise Problem("busy", f"{self.long_waiting} such jobs are waiting already.", {"Retry-After": "5"})
+            raise Problem(
+                "busy", f"{self.long_waiting} such jobs are waiting already.", {"Retry-After": "5"}
+            )
         self.long_waiting += 1
         try:
             yield
@@ -187,12 +205,16 @@ class Service:
             self.long_waiting -= 1
 
     def classify(self, model: PhotoClassifier, content: bytes, heat: bool) -> asyncio.Future[Seen]:
-        """Decode a photo in the pool and answer it in a batch; a UserError of the future says why it cannot be read."""
+        """Decode a photo in the pool and answer it in a batch; a UserError of the future says why
+        it cannot be read.
+        """
         future: asyncio.Future[Seen] = self._loop.create_future()
         self.decoders.submit(self._decode_and_put, model, content, heat, future)
         return future
 
-    def _decode_and_put(self, model: PhotoClassifier, content: bytes, heat: bool, future: asyncio.Future[Seen]) -> None:
+    def _decode_and_put(
+        self, model: PhotoClassifier, content: bytes, heat: bool, future: asyncio.Future[Seen]
+    ) -> None:
         if future.done():  # given up while it waited
             return
         try:

@@ -1,6 +1,7 @@
 """uvicorn's reader of HTTP with two limits that it lacks: how long the head of a request may be, and how long it may take.
 
-Without them, a client that sends an endless head, or one letter a minute, holds memory or a connection for ever.
+Without them, a client that sends an endless head, or one letter a minute, holds memory or a
+connection for ever.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Wire(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # Counted after it was read, for a body may come with its head; what is held is one piece of data more.
+        # Counted after it was read, for a body may come with its head; what is held is one piece of
+        # data more.
         if self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
@@ -50,7 +52,9 @@ class Wire(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP as every other error is answered, and close the connection."""
-        response = Problem("malformed", f"{msg[:1].lower()}{msg[1:].rstrip('.')}.", {"connection": "close"}).response()
+        response = Problem(
+            "malformed", f"{msg[:1].lower()}{msg[1:].rstrip('.')}.", {"connection": "close"}
+        ).response()
         head = [STATUS_LINE[response.status_code]]
         for name, value in [*self.server_state.default_headers, *response.raw_headers]:
             head += [name, b": ", value, b"\r\n"]

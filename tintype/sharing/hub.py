@@ -1,4 +1,6 @@
-"""Push a run to a model hub, and pull one from there (huggingface_hub): plain files, no pickles, nothing that runs."""
+"""Push a run to a model hub, and pull one from there (huggingface_hub): plain files, no pickles,
+nothing that runs.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,16 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MOST_TEXT = 50_000_000  # bytes of each file but the weights
 
 
-def push(run: RunFolder, repository: str, *, private: bool = False, licence: str | None = None) -> str:
+def push(
+    run: RunFolder, repository: str, *, private: bool = False, licence: str | None = None
+) -> str:
     """Upload a finished run to a repository of the hub, which is made where it is not there; return its address.
 
     Paths of this machine, predictions of single files and the command line stay here.
 
     Raises:
-        UserError: huggingface_hub is not installed, the run is not finished, nobody is logged in, or no connection.
+        UserError: huggingface_hub is not installed, the run is not finished, nobody is logged in,
+            or no connection.
     """
     hub = _import_hub()
     _check_repository(repository)
@@ -44,7 +49,9 @@ def push(run: RunFolder, repository: str, *, private: bool = False, licence: str
             api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="tintype")
             made = api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(
-                repo_id=repository, folder_path=folder, commit_message=f"{run.name}, trained with tintype"
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=f"{run.name}, trained with tintype",
             )
     return str(made)
 
@@ -53,13 +60,16 @@ def pull(repository: str, target: Path, *, revision: str | None = None) -> RunFo
     """Download a run from the hub into a new folder; only the files of a run are taken.
 
     Raises:
-        UserError: huggingface_hub is not installed, there is no such repository or no connection, it holds no run of
+        UserError: huggingface_hub is not installed, there is no such repository or no connection,
+            it holds no run of
             tintype, or the folder is there already.
     """
     hub = _import_hub()
     _check_repository(repository)
     if target.exists():
-        raise UserError(f"{target} is there already, and nothing is overwritten. Choose another --name.")
+        raise UserError(
+            f"{target} is there already, and nothing is overwritten. Choose another --name."
+        )
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         with temporary_folder(target) as inside:
@@ -74,7 +84,9 @@ def pull(repository: str, target: Path, *, revision: str | None = None) -> RunFo
                     if (downloaded / name).is_file():
                         shutil.move(downloaded / name, inside / name)
             missing = [
-                name for name in ("recipe.yaml", "model.json", "model.safetensors") if not (inside / name).exists()
+                name
+                for name in ("recipe.yaml", "model.json", "model.safetensors")
+                if not (inside / name).exists()
             ]
             if missing:
                 raise UserError(f"{repository} holds no run of tintype: it has no {missing[0]}.")
@@ -93,15 +105,24 @@ def write_repository(
     Raises:
         UserError: the run is not finished.
     """
-    model, evaluation, data = (shortened(run.read(f"{name}.json")) for name in ("model", "evaluation", "data"))
+    model, evaluation, data = (
+        shortened(run.read(f"{name}.json")) for name in ("model", "evaluation", "data")
+    )
     weights = run.path / "model.safetensors"
     if not weights.exists():
-        raise UserError(f"{run.path} has no model.safetensors. Go on with the run: tintype train --resume {run.path}")
-    (folder / "README.md").write_text(make_card(run, licence=licence, repository=repository), encoding="utf-8")
+        raise UserError(
+            f"{run.path} has no model.safetensors. Go on with the run: tintype train --resume {run.path}"
+        )
+    (folder / "README.md").write_text(
+        make_card(run, licence=licence, repository=repository), encoding="utf-8"
+    )
     shutil.copyfile(weights, folder / "model.safetensors")
     write_json(folder / "model.json", model)
     write_json(folder / "evaluation.json", evaluation)
-    write_json(folder / "data.json", {key: value for key, value in data.items() if key != "skipped"} | {"skipped": []})
+    write_json(
+        folder / "data.json",
+        {key: value for key, value in data.items() if key != "skipped"} | {"skipped": []},
+    )
     write_json(folder / "config.json", hub_config(run, model))
     write_json(folder / "preprocessor_config.json", preprocessor_config(model))
     recipe = yaml.safe_dump(for_others(run.recipe), sort_keys=False, allow_unicode=True)
@@ -109,7 +130,9 @@ def write_repository(
 
 
 def hub_config(run: RunFolder, model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return config.json: the usual fields of the hubs; for a plain network of timm also those that timm loads it by."""
+    """Return config.json: the usual fields of the hubs; for a plain network of timm also those that
+    timm loads it by.
+    """
     how, names = model["preprocessing"], list(model["class_names"])
     config: dict[str, Any] = {
         "model_type": "tintype",
@@ -156,12 +179,16 @@ def preprocessor_config(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_repository(repository: str) -> None:
     if not REPOSITORY.fullmatch(repository):
-        raise UserError(f"'{repository}' is no repository. Expected the owner and a name, as in ann/garbage.")
+        raise UserError(
+            f"'{repository}' is no repository. Expected the owner and a name, as in ann/garbage."
+        )
 
 
 def _check_sizes(hub: Any, repository: str, revision: str | None, endpoint: str | None) -> None:
     """Refuse to download what cannot be a run, by the sizes that the hub states."""
-    info = hub.HfApi(endpoint=endpoint).model_info(repository, revision=revision, files_metadata=True)
+    info = hub.HfApi(endpoint=endpoint).model_info(
+        repository, revision=revision, files_metadata=True
+    )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     for name in OF_RUN:
         most = MOST_BYTES if name == "model.safetensors" else MOST_TEXT
@@ -197,7 +224,9 @@ def _plain_errors(hub: Any, repository: str) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise UserError(f"{repository} has no such revision.") from None
     except errors.LocalTokenNotFoundError:
-        raise UserError("nobody is logged in at the hub. Type: hf auth login (or set HF_TOKEN)") from None
+        raise UserError(
+            "nobody is logged in at the hub. Type: hf auth login (or set HF_TOKEN)"
+        ) from None
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError):
         raise UserError(_no_connection()) from None
     except errors.HfHubHTTPError as error:
@@ -206,7 +235,9 @@ def _plain_errors(hub: Any, repository: str) -> Iterator[None]:
             raise UserError(
                 f"the hub does not let you do that with {repository} ({status}). Log in: hf auth login (or set HF_TOKEN)"
             ) from None
-        raise UserError(f"the hub answered with an error ({status}): {' '.join(str(error).split())[:160]}") from None
+        raise UserError(
+            f"the hub answered with an error ({status}): {' '.join(str(error).split())[:160]}"
+        ) from None
     except (OSError, RuntimeError) as error:
         raise UserError(f"{_no_connection()} ({' '.join(str(error).split())[:120]})") from None
     except Exception as error:

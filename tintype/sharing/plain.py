@@ -1,4 +1,6 @@
-"""Whether the weights of a run load into the plain network of torchvision or timm, found out by loading them."""
+"""Whether the weights of a run load into the plain network of torchvision or timm, found out by
+loading them.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,9 @@ class Plain:
 def plain_architecture(run: RunFolder, model: Mapping[str, Any]) -> Plain | None:
     """Return the library whose own network takes the weights of a classifier as they are, or None.
 
-    The network is built without weights on the meta device, and names and shapes of its state dict are compared with those
-    in the file. SqueezeNet's head differs from torchvision's (see tintype.models.torchvision_zoo), as does a head of several
-    layers; those are not plain.
+    The network is built without weights on the meta device, and names and shapes of its state dict
+    are compared with those in the file. SqueezeNet's head differs from torchvision's (see
+    tintype.models.torchvision_zoo), as does a head of several layers; those are not plain.
     """
     if model["task"] != "classify" or model["preprocessing"]["channels"] != 3:
         return None
@@ -59,7 +61,9 @@ def _shapes(library: str, name: str, count: int) -> dict[str, tuple[int, ...]] |
                 import torchvision
 
                 options = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-                network = torchvision.models.get_model(name, weights=None, num_classes=count, **options)
+                network = torchvision.models.get_model(
+                    name, weights=None, num_classes=count, **options
+                )
     except Exception:  # not theirs, or the library is not there: then it is no plain network
         return None
     return {key: tuple(value.shape) for key, value in network.state_dict().items()}

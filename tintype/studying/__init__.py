@@ -1,7 +1,8 @@
 """Studies: many runs from one declaration, that end in one page which says what is better, by how much, and for what reason.
 
-A study is a folder: study.yaml (what was declared), study.json (how far each run is), an ordinary run folder for each
-run, table.csv, study.html and figures/. Whatever is killed can be gone on with by the same command.
+A study is a folder: study.yaml (what was declared), study.json (how far each run is), an ordinary
+run folder for each run, table.csv, study.html and figures/. Whatever is killed can be gone on with
+by the same command.
 """
 
 from __future__ import annotations
@@ -33,14 +34,25 @@ if TYPE_CHECKING:
 
     from tintype.comparison.figures import DrawnFigures
 
-__all__ = ["Declaration", "PlannedRun", "Study", "declare", "declared_confounding", "plan", "study", "study_names"]
+__all__ = [
+    "Declaration",
+    "PlannedRun",
+    "Study",
+    "declare",
+    "declared_confounding",
+    "plan",
+    "study",
+    "study_names",
+]
 
 
 class Study(StudyFolder):
     """A study with what can be asked of it."""
 
     def result(self) -> Result | None:
-        """Return what the finished runs say: variants, effects and choice; None where none is finished."""
+        """Return what the finished runs say: variants, effects and choice; None where none is
+        finished.
+        """
         return result_of(self)
 
     def table(self) -> list[dict[str, Any]]:
@@ -61,7 +73,8 @@ class Study(StudyFolder):
         """Its figures as objects: `.ranking()`, `.against("parameters")`, `.history()`, `.confusion()`.
 
         Raises:
-            UserError: the runs of the first seed cannot be compared, as where predictions are missing.
+            UserError: the runs of the first seed cannot be compared, as where predictions are
+                missing.
         """
         from tintype.studying.drawings import compare_first_seed, figures_of
 
@@ -73,7 +86,9 @@ class Study(StudyFolder):
         return [api.Run(self.path / p.name) for p in self.planned if self.is_done(p)]
 
     def report(self, watcher: Silent | None = None) -> Path:
-        """Write table.csv, study.html and figures/ from the files of the runs, and return the page's path."""
+        """Write table.csv, study.html and figures/ from the files of the runs, and return the
+        page's path.
+        """
         from tintype.studying.page import write_page
 
         RunFolder(self.path).write_table("table.csv", *table(self))
@@ -99,15 +114,15 @@ class Study(StudyFolder):
             "runs": self.table(),
             "effects": effects,
             "choice": asdict(result.choice) if result and result.choice else None,
-            "choices": {data: asdict(choice) for data, choice in result.choices.items()} if result else {},
+            "choices": {data: asdict(choice) for data, choice in result.choices.items()}
+            if result
+            else {},
             "remarks": list(result.remarks) if result else [],
             "failures": self.failures(),
         }
 
     def __repr__(self) -> str:
-        return (
-            f"Study({str(self.path)!r}, {len(self.planned) - len(self.waiting())} of {len(self.planned)} runs finished)"
-        )
+        return f"Study({str(self.path)!r}, {len(self.planned) - len(self.waiting())} of {len(self.planned)} runs finished)"
 
     def _repr_html_(self) -> str:
         from tintype.report.pages import templates
@@ -160,19 +175,24 @@ def study(
     """Train every run of a study, or those that are left, and write its page.
 
     Args:
-        what: a built-in study's name, a YAML file, the folder of a study, or a mapping of the same form.
+        what: a built-in study's name, a YAML file, the folder of a study, or a mapping of the same
+            form.
         out: folder in which the folder of the study is made.
-        name: name of that folder; by default that of the study. One that is there already is gone on with.
+        name: name of that folder; by default that of the study. One that is there already is gone
+            on with.
         seeds: how many, or which; by default as declared.
-        weights: pretrained weights of the runs that start from some: a file, a folder with one for each backbone, or none.
-        workers: processes that train at once; times the threads of a run not more than there are cores.
+        weights: pretrained weights of the runs that start from some: a file, a folder with one for
+            each backbone, or none.
+        workers: processes that train at once; times the threads of a run not more than there are
+            cores.
         yes: begin also with more than 500 runs.
         watcher: who is told of progress.
         command: how to repeat it, for the reports of the runs.
         changes: fields of every run, as in `epochs=5`.
 
     Returns:
-        The study; `.result()` holds table, effects and choice, and `.failures()` the runs that failed.
+        The study; `.result()` holds table, effects and choice, and `.failures()` the runs that
+        failed.
 
     Raises:
         UserError: a mistake in the declaration; of a run that fails the study only tells.
@@ -180,14 +200,17 @@ def study(
     """
     watcher = watcher or make_watcher()
     declaration = declare(what)
-    path = Path(str(what)) if _is_folder(what) else Path(out) / _folder_name(name or declaration.name)
+    path = (
+        Path(str(what)) if _is_folder(what) else Path(out) / _folder_name(name or declaration.name)
+    )
     declaration = declaration.with_(seeds=seeds, weights=weights, **changes)
     if declaration.num_runs > MOST_RUNS and not yes:
         raise UserError(
             f"{declaration.name} is a grid of {declaration.num_runs:,} runs. If that is what you want, add --yes; "
             "`tintype tune` finds good settings in far fewer."
         )
-    if not (path / "study.yaml").exists():  # earlier studies may be gone on with, whatever they hold
+    # earlier studies may be gone on with, whatever they hold
+    if not (path / "study.yaml").exists():
         _refuse_what_cannot_be_compared(declaration)
     if workers < 1:
         raise UserError(f"workers is {workers}. Expected a number from 1 on.")
@@ -201,7 +224,12 @@ def _refuse_what_cannot_be_compared(declaration: Declaration) -> None:
 
 
 def run_study(
-    declaration: Declaration, path: Path, *, watcher: Silent, workers: int = 1, command: str | None = None
+    declaration: Declaration,
+    path: Path,
+    *,
+    watcher: Silent,
+    workers: int = 1,
+    command: str | None = None,
 ) -> Study:
     """Train the runs that are left of a study in the folder `path`, and write its page; `study` checks before.
 
@@ -210,7 +238,8 @@ def run_study(
         Interrupted: stopped by a signal.
     """
     Study.make_folder(path)
-    with RunFolder(path).locked():  # before anything is written: another process may train it as it was declared before
+    # before anything is written: another process may train it as it was declared before
+    with RunFolder(path).locked():
         found = Study.create(path, declaration)
         waiting = found.waiting()
         watcher.note(
@@ -229,7 +258,8 @@ def run_study(
 def _refuse_more_threads_than_cores(declaration: Declaration, path: Path, workers: int) -> None:
     """Raise where the workers would share cores, which slows all of them down.
 
-    A study that is gone on with by one worker is not refused: its number of threads is part of what was begun.
+    A study that is gone on with by one worker is not refused: its number of threads is part of what
+    was begun.
     """
     planned, cores = declaration.runs(), num_cores()
     threads = most_threads(planned)
@@ -248,10 +278,16 @@ def _threads_line(runs: Sequence[PlannedRun]) -> str:
 
 
 def _is_folder(what: Any) -> bool:
-    return isinstance(what, str | Path) and str(what) not in study_names() and (Path(what) / "study.yaml").is_file()
+    return (
+        isinstance(what, str | Path)
+        and str(what) not in study_names()
+        and (Path(what) / "study.yaml").is_file()
+    )
 
 
 def _folder_name(name: str) -> str:
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise UserError(f"'{name}' cannot be a study's name. Expected a plain name without slashes.")
+        raise UserError(
+            f"'{name}' cannot be a study's name. Expected a plain name without slashes."
+        )
     return name

@@ -1,4 +1,6 @@
-"""Train the runs of a study, one after another or several at once, and say how long the whole will take."""
+"""Train the runs of a study, one after another or several at once, and say how long the whole will
+take.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,17 @@ TOLD = ("warning", "resumed", "stopped early", "checkpoint", "not bit-equal", "e
 class Progress:
     """Tells how the whole study goes: which runs are done and under way, and how long the rest will take.
 
-    The time of a run is that of runs of the same variant before it, else the mean of all, else told by its own speed.
+    The time of a run is that of runs of the same variant before it, else the mean of all, else told
+    by its own speed.
     """
 
     def __init__(self, study: StudyFolder, watcher: Silent, workers: int) -> None:
         self.study, self.watcher, self.workers = study, watcher, workers
         self.seconds: dict[str, list[float]] = {}
         for planned in study.planned:
-            if study.is_done(planned) and (before := study.record.get(planned.name, {}).get("seconds")):
+            if study.is_done(planned) and (
+                before := study.record.get(planned.name, {}).get("seconds")
+            ):
                 self.seconds.setdefault(planned.variant, []).append(before)
         self.num_done = len(study.planned) - len(study.waiting())
         self.started: dict[str, float] = {}
@@ -46,7 +51,9 @@ class Progress:
         self.started[planned.name], self.parts[planned.name] = time.perf_counter(), 0.0
         self.study.note(planned, "running")
         number = self.study.planned.index(planned) + 1
-        self.watcher.note(f"[{number} of {len(self.study.planned)}] {planned.variant}, seed {planned.seed}")
+        self.watcher.note(
+            f"[{number} of {len(self.study.planned)}] {planned.variant}, seed {planned.seed}"
+        )
 
     def step(self, planned: PlannedRun, step: int, total_steps: int, loss: float) -> None:
         """A run has come so far."""
@@ -62,7 +69,9 @@ class Progress:
         self.study.note(planned, state, message=message, seconds=seconds)
         if state == "finished":
             self.num_done += 1
-            self.seconds.setdefault(planned.variant, []).append(self.study.record[planned.name]["seconds"])
+            self.seconds.setdefault(planned.variant, []).append(
+                self.study.record[planned.name]["seconds"]
+            )
             figures = self.study.run(planned).read("evaluation.json")["splits"]["val"]
             left = self.seconds_left()
             rest = f"; {len(self.study.waiting())} left, about {duration(left)}" if left else ""
@@ -78,7 +87,9 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Return about how long the study will still take, or None where nothing is known yet."""
         known = [s for several in self.seconds.values() for s in several]
-        under_way = [s / self.parts[name] for name, s in self._elapsed().items() if self.parts[name] > 0.02]
+        under_way = [
+            s / self.parts[name] for name, s in self._elapsed().items() if self.parts[name] > 0.02
+        ]
         usual = known or under_way
         if not usual:
             return None
@@ -107,11 +118,14 @@ class _OneRun(Silent):
         self.progress.remark(self.planned, line)
 
 
-def conduct(study: StudyFolder, waiting: Sequence[PlannedRun], watcher: Silent, workers: int, command: str) -> None:
+def conduct(
+    study: StudyFolder, waiting: Sequence[PlannedRun], watcher: Silent, workers: int, command: str
+) -> None:
     """Train `waiting`, one after another in this process or by several processes; a failed run does not stop the others.
 
     Raises:
-        Interrupted: a signal came; finished runs are kept, and those under way have saved their state.
+        Interrupted: a signal came; finished runs are kept, and those under way have saved their
+            state.
     """
     progress = Progress(study, watcher, workers)
     try:
@@ -125,7 +139,9 @@ def conduct(study: StudyFolder, waiting: Sequence[PlannedRun], watcher: Silent, 
         watcher.close()
 
 
-def _one_after_another(study: StudyFolder, waiting: Sequence[PlannedRun], progress: Progress, command: str) -> None:
+def _one_after_another(
+    study: StudyFolder, waiting: Sequence[PlannedRun], progress: Progress, command: str
+) -> None:
     for planned in waiting:
         progress.begin(planned)
         started = time.perf_counter()
@@ -142,8 +158,11 @@ def _one_after_another(study: StudyFolder, waiting: Sequence[PlannedRun], progre
 class _Worker:
     """A process that trains runs, and the thread that hears what it says."""
 
-    def __init__(self, number: int, threads: int, heard: SimpleQueue[tuple[_Worker, dict[str, Any]]]) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}  # of what is computed between the runs
+    def __init__(
+        self, number: int, threads: int, heard: SimpleQueue[tuple[_Worker, dict[str, Any]]]
+    ) -> None:
+        # of what is computed between the runs
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self.number, self.planned = number, None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tintype.studying.worker"],
@@ -188,7 +207,9 @@ class _Worker:
                 stream.close()  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _several_at_once(study: StudyFolder, waiting: Sequence[PlannedRun], progress: Progress, command: str) -> None:
+def _several_at_once(
+    study: StudyFolder, waiting: Sequence[PlannedRun], progress: Progress, command: str
+) -> None:
     heard: SimpleQueue[tuple[_Worker, dict[str, Any]]] = SimpleQueue()
     todo, count = list(waiting), min(progress.workers, len(waiting))
     progress.workers = count
@@ -217,7 +238,9 @@ def _several_at_once(study: StudyFolder, waiting: Sequence[PlannedRun], progress
             worker.wait()
 
 
-def _next(worker: _Worker, todo: list[PlannedRun], study: StudyFolder, progress: Progress, command: str) -> None:
+def _next(
+    worker: _Worker, todo: list[PlannedRun], study: StudyFolder, progress: Progress, command: str
+) -> None:
     if not todo:
         return
     planned = todo.pop(0)
@@ -237,9 +260,16 @@ def _heard(worker: _Worker, message: dict[str, Any], progress: Progress) -> bool
     elif event == "end":
         progress.end(planned, message["state"], message["message"], message["seconds"])
     elif event == "dead":
-        why = f"its process was ended by signal {-message['code']}" if message["code"] < 0 else "its process ended"
+        why = (
+            f"its process was ended by signal {-message['code']}"
+            if message["code"] < 0
+            else "its process ended"
+        )
         progress.end(
-            planned, "failed", f"{why}; the memory may have been too small for {progress.workers} at once", 0.0
+            planned,
+            "failed",
+            f"{why}; the memory may have been too small for {progress.workers} at once",
+            0.0,
         )
     if event in ("end", "dead"):
         worker.planned = None

@@ -1,4 +1,6 @@
-"""In what variants differ beside what a study asks about; where that is more than one setting, no setting is credited."""
+"""In what variants differ beside what a study asks about; where that is more than one setting, no
+setting is credited.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def confounding_of(study: StudyFolder, factor: str, level: str) -> Confounding |
 def declared_confounding(declaration: Declaration) -> list[Confounding]:
     """Return what `confounding_of` says of all levels of all factors, before anything is trained."""
     planned = declaration.runs()
-    levels = [(factor, level) for factor, known in declaration.factors.items() for level in list(known)[1:]]
+    levels = [
+        (factor, level)
+        for factor, known in declaration.factors.items()
+        for level in list(known)[1:]
+    ]
     found = (_confounding(declaration, planned, factor, level, None) for factor, level in levels)
     return [each for each in found if each is not None]
 
@@ -65,7 +71,11 @@ def refuse_idle_differences(declaration: Declaration) -> None:
 
 
 def _confounding(
-    declaration: Declaration, planned: list[PlannedRun], factor: str, level: str, study: StudyFolder | None
+    declaration: Declaration,
+    planned: list[PlannedRun],
+    factor: str,
+    level: str,
+    study: StudyFolder | None,
 ) -> Confounding | None:
     reference = next(iter(declaration.factors[factor]))
     by_context: dict[tuple[str, ...], dict[str, PlannedRun]] = {}
@@ -91,11 +101,15 @@ def _recipe(planned: PlannedRun, study: StudyFolder | None) -> dict[str, Any]:
     run = study.run(planned)
     begun = (run.path / "recipe.yaml").is_file()
     recipe = (run.recipe if begun else planned.recipe).model_dump(mode="json")
-    return completed(recipe, run.read("model.json")) if (run.path / "model.json").is_file() else recipe
+    return (
+        completed(recipe, run.read("model.json")) if (run.path / "model.json").is_file() else recipe
+    )
 
 
 def _asked(declaration: Declaration, factor: str) -> list[str]:
-    """Return the fields that the question names: those of `about`, and that of a factor which is one."""
+    """Return the fields that the question names: those of `about`, and that of a factor which is
+    one.
+    """
     fields = [*declaration.about, *([factor] if is_field(factor) else [])]
     return [_plain(field) for field in fields]
 

@@ -1,4 +1,6 @@
-"""What a study runs: a recipe, what varies, seeds; checked whole and unfolded into recipes before anything starts."""
+"""What a study runs: a recipe, what varies, seeds; checked whole and unfolded into recipes before
+anything starts.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ from tintype.recipe import ALIASES, Recipe, build, resolve
 
 MOST_RUNS = 500  # more are begun only on --yes
 # What decides which images a run is trained and measured on.
-MADE_OF = ("task", "data", "data_root", "val_fraction", "test_fraction", "split_seed", "split_rule", "groups")
+MADE_OF = (
+    "task",
+    "data",
+    "data_root",
+    "val_fraction",
+    "test_fraction",
+    "split_seed",
+    "split_rule",
+    "groups",
+)
 LONGEST_NAME = 120  # characters of a run folder; file systems take 255
 
 Changes = dict[str, Any]
@@ -44,11 +55,13 @@ class Declaration:
         recipe: a recipe's name or file, or its fields; None where each variant brings its own.
         question: what is asked, in a sentence.
         fields: changes of the recipe for every run, which variants may change again.
-        factors: {factor: {level: changes of the recipe}}; the others are held against the first level.
+        factors: {factor: {level: changes of the recipe}}; the others are held against the first
+            level.
         seeds: each combination of levels is run with each of them.
         overrides: changes for every run, whatever its levels say.
         weights: what replaces the pretrained weights of those runs that start from some.
-        about: the fields that the question is about; levels that differ in others as well are said to.
+        about: the fields that the question is about; levels that differ in others as well are said
+            to.
     """
 
     name: str
@@ -68,7 +81,9 @@ class Declaration:
 
     @property
     def data_factors(self) -> list[str]:
-        """The factors that are data: what is trained on different data is never ranked against each other."""
+        """The factors that are data: what is trained on different data is never ranked against each
+        other.
+        """
         return [factor for factor in self.factors if _parts(factor)[0] in ("data", "data_root")]
 
     def data_of(self, levels: Mapping[str, str]) -> str:
@@ -83,28 +98,40 @@ class Declaration:
         Raises:
             UserError: an unknown field, a value out of range, or two variants that are the same.
         """
-        combinations = [dict(zip(self.factors, labels, strict=True)) for labels in product(*self.factors.values())]
+        combinations = [
+            dict(zip(self.factors, labels, strict=True))
+            for labels in product(*self.factors.values())
+        ]
         shown = [[self.shown(*level) for level in levels.items()] for levels in combinations]
         titles = [" + ".join(levels) or self.name for levels in shown]
-        recipes = [self._recipe(levels, title) for levels, title in zip(combinations, titles, strict=True)]
+        recipes = [
+            self._recipe(levels, title) for levels, title in zip(combinations, titles, strict=True)
+        ]
         _refuse_equal(titles, recipes, self.name)
-        # From the names of the levels as they stand in the file, so that earlier studies find their folders.
+        # From the names of the levels as they stand in the file, so that earlier studies find their
+        # folders.
         labels = [", ".join(levels.values()) or self.name for levels in combinations]
         folders = _folder_names(labels, self.name)
         return [
             PlannedRun(f"{folder}-seed{seed}", title, levels, seed, recipe.with_(seed=seed))
             for seed in self.seeds
-            for folder, title, levels, recipe in zip(folders, titles, combinations, recipes, strict=True)
+            for folder, title, levels, recipe in zip(
+                folders, titles, combinations, recipes, strict=True
+            )
         ]
 
     def shown(self, factor: str, level: str) -> str:
-        """Return what a level is called to a reader: "no augmentation" for the level "augment none"."""
+        """Return what a level is called to a reader: "no augmentation" for the level "augment
+        none".
+        """
         value = self.factors[factor][level].get(factor)
         if is_field(factor) and value in (None, "none") and level == label_of(value, factor):
             return f"no {factor_name(factor)}"
         return level
 
-    def with_(self, *, seeds: Any = None, weights: str | None = None, **changes: Any) -> Declaration:
+    def with_(
+        self, *, seeds: Any = None, weights: str | None = None, **changes: Any
+    ) -> Declaration:
         """Return the study with fields of every run changed, other seeds, or other pretrained weights.
 
         Raises:
@@ -121,20 +148,37 @@ class Declaration:
             seeds = checked_seeds(seeds, self.name)
         if weights is not None:
             weights = weights if weights in ("default", "none") else _existing(weights)
-        overrides = {key: value for key, value in self.overrides.items() if not _replaced(key, changes)}
-        overrides |= {
-            key: _absolute(value) if key in ("data", "data_root") else value for key, value in changes.items()
+        overrides = {
+            key: value for key, value in self.overrides.items() if not _replaced(key, changes)
         }
-        return replace(self, overrides=overrides, seeds=seeds or self.seeds, weights=weights or self.weights)
+        overrides |= {
+            key: _absolute(value) if key in ("data", "data_root") else value
+            for key, value in changes.items()
+        }
+        return replace(
+            self, overrides=overrides, seeds=seeds or self.seeds, weights=weights or self.weights
+        )
 
     def to_yaml(self) -> str:
         """Return the study as YAML, from which it can be read again."""
         vary = {
-            factor: {label: changes[factor] for label, changes in levels.items()} if is_field(factor) else levels
+            factor: {label: changes[factor] for label, changes in levels.items()}
+            if is_field(factor)
+            else levels
             for factor, levels in self.factors.items()
         }
-        content: Changes = {"question": self.question, "about": list(self.about), "recipe": self.recipe, **self.fields}
-        content |= {"vary": vary, "seeds": list(self.seeds), "set": self.overrides, "weights": self.weights}
+        content: Changes = {
+            "question": self.question,
+            "about": list(self.about),
+            "recipe": self.recipe,
+            **self.fields,
+        }
+        content |= {
+            "vary": vary,
+            "seeds": list(self.seeds),
+            "set": self.overrides,
+            "weights": self.weights,
+        }
         kept = {key: value for key, value in content.items() if value not in ("", None, {}, [])}
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
@@ -143,13 +187,22 @@ class Declaration:
         base = next((step["recipe"] for step in reversed(steps) if "recipe" in step), self.recipe)
         try:
             if base is None:
-                raise UserError("no recipe is named. Expected `recipe:` in the study or in the variant.")
+                raise UserError(
+                    "no recipe is named. Expected `recipe:` in the study or in the variant."
+                )
             recipe = resolve(base)[0] if isinstance(base, str) else build(base, where="")
             for step in (self.fields, *steps, self.overrides):
-                recipe = recipe.with_(**{key: value for key, value in step.items() if key != "recipe"})
-            if recipe.threads == "auto":  # one, so that nothing of a run depends on how many are trained at once
+                recipe = recipe.with_(
+                    **{key: value for key, value in step.items() if key != "recipe"}
+                )
+            # one, so that nothing of a run depends on how many are trained at once
+            if recipe.threads == "auto":
                 recipe = recipe.with_(threads=1)
-            return _with_weights(recipe, self.weights, varied="model" in self.factors) if self.weights else recipe
+            return (
+                _with_weights(recipe, self.weights, varied="model" in self.factors)
+                if self.weights
+                else recipe
+            )
         except UserError as error:
             raise UserError(f"{self.name}{f', {title}' if levels else ''}: {error}") from None
 
@@ -161,7 +214,9 @@ def is_field(name: str) -> bool:
 
 
 def factor_name(factor: str) -> str:
-    """Return what a factor is called to a reader: "hidden" for "model_options.hidden", "augmentation" for "augment"."""
+    """Return what a factor is called to a reader: "hidden" for "model_options.hidden",
+    "augmentation" for "augment".
+    """
     short = factor.rpartition(".")[2].replace("_", " ")
     return {"augment": "augmentation"}.get(short, short)
 
@@ -174,18 +229,30 @@ def checked_seeds(seeds: Any, name: str) -> tuple[int, ...]:
     """
     given = range(seeds) if type(seeds) is int else seeds
     wanted = tuple(given) if isinstance(given, range | list | tuple) else ()
-    if not wanted or len(set(map(str, wanted))) < len(wanted) or any(type(s) is not int or s < 0 for s in wanted):
-        raise UserError(f"{name}: seeds is {seeds!r}. Expected how many, as in 3, or different ones, as in [0, 1, 2].")
+    if (
+        not wanted
+        or len(set(map(str, wanted))) < len(wanted)
+        or any(type(s) is not int or s < 0 for s in wanted)
+    ):
+        raise UserError(
+            f"{name}: seeds is {seeds!r}. Expected how many, as in 3, or different ones, as in [0, 1, 2]."
+        )
     return wanted
 
 
 def label_of(value: Any, factor: str) -> str:
     """Return what a value of a field is called: "swish", "lr 0.01", "residual on", "flip crop 4"."""
     short = factor.rpartition(".")[2].replace("_", " ")
-    if isinstance(value, str) and value not in ("none", "auto", "default"):  # which say nothing by themselves
+    # which say nothing by themselves
+    if isinstance(value, str) and value not in ("none", "auto", "default"):
         return Path(value).name if "/" in value else value
     if isinstance(value, Mapping):
-        return " ".join(key if inner is True else f"{key} {_plain(inner)}" for key, inner in value.items()) or "none"
+        return (
+            " ".join(
+                key if inner is True else f"{key} {_plain(inner)}" for key, inner in value.items()
+            )
+            or "none"
+        )
     return f"{short} {_plain(value)}".strip()
 
 
@@ -200,10 +267,16 @@ def _plain(value: Any) -> str:
 
 
 def _parts(key: str) -> list[str]:
-    """Return a field's name and, of an option within it, both: "model.width" is ["model_options.width"]."""
+    """Return a field's name and, of an option within it, both: "model.width" is
+    ["model_options.width"].
+    """
     name, dot, option = key.replace("-", "_").partition(".")
     name = ALIASES.get(name, name)
-    return [f"{name}_options.{option}" if name in ("model", "task") else f"{name}.{option}"] if dot else [name]
+    return (
+        [f"{name}_options.{option}" if name in ("model", "task") else f"{name}.{option}"]
+        if dot
+        else [name]
+    )
 
 
 def _absolute(value: Any) -> Any:
@@ -218,7 +291,9 @@ def _absolute(value: Any) -> Any:
 def _existing(weights: str) -> str:
     path = Path(weights).expanduser()
     if not path.exists():
-        raise UserError(f"there is no {weights}. Expected a weight file, a folder with one for each backbone, or none.")
+        raise UserError(
+            f"there is no {weights}. Expected a weight file, a folder with one for each backbone, or none."
+        )
     return str(path.resolve())
 
 
@@ -234,7 +309,9 @@ def _refuse_equal(titles: Sequence[str], recipes: Sequence[Recipe], name: str) -
     for title, recipe in zip(titles, recipes, strict=True):
         same = seen.setdefault(json.dumps(recipe.model_dump(mode="json"), sort_keys=True), title)
         if same is not title:
-            raise UserError(f"{name}: '{same}' and '{title}' are the same recipe. Leave one out, or tell them apart.")
+            raise UserError(
+                f"{name}: '{same}' and '{title}' are the same recipe. Leave one out, or tell them apart."
+            )
 
 
 def refuse_mixed_data(declaration: Declaration) -> None:
@@ -255,7 +332,9 @@ def refuse_mixed_data(declaration: Declaration) -> None:
         both = f"'{first.variant}' and '{other.variant}'"
         values = f"{name} {_plain(value)} and {_plain(getattr(other.recipe, name))}"
         if name == "task":
-            raise UserError(f"{declaration.name}: {both} have different tasks ({values}), which cannot be compared.")
+            raise UserError(
+                f"{declaration.name}: {both} have different tasks ({values}), which cannot be compared."
+            )
         if name in ("data", "data_root"):
             raise UserError(
                 f"{declaration.name}: {both} are trained on different data ({values}), so that their difference is that of "
@@ -280,7 +359,9 @@ def _folder_names(titles: Sequence[str], name: str) -> list[str]:
             number = len(seen) + 1
             folder = f"{folder[:LONGEST_NAME]}-{number}"
         if folder.lower() in {other.lower() for other in seen}:
-            raise UserError(f"{name}: two variants are called '{title}'. Give each level a name of its own.")
+            raise UserError(
+                f"{name}: two variants are called '{title}'. Give each level a name of its own."
+            )
         seen[folder] = title
     return list(seen)
 
@@ -289,7 +370,8 @@ def _with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
     """Return the recipe with other pretrained weights, where it starts from some; their name may tell another backbone.
 
     Raises:
-        UserError: a folder without a file for the backbone, or a file for another one where the study varies the model.
+        UserError: a folder without a file for the backbone, or a file for another one where the
+            study varies the model.
     """
     if not _starts_pretrained(recipe):
         return recipe
@@ -316,7 +398,9 @@ def _with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
 
 
 def _starts_pretrained(recipe: Recipe) -> bool:
-    """Return whether a recipe takes pretrained weights: those that it names, or the usual ones where it names none."""
+    """Return whether a recipe takes pretrained weights: those that it names, or the usual ones
+    where it names none.
+    """
     from tintype.pretrained import is_backbone
 
     if recipe.weights is not None:

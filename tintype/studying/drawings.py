@@ -1,4 +1,6 @@
-"""The figures of a study: what its variants reach over their seeds, against each cost, and its runs of the first seed."""
+"""The figures of a study: what its variants reach over their seeds, against each cost, and its runs
+of the first seed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tintype.comparison import Comparison, Group, Progress, compare
-from tintype.comparison.figures import COSTS, DrawnFigures, confusion, cost_drawing, histories, ranking_drawing
+from tintype.comparison.figures import (
+    COSTS,
+    DrawnFigures,
+    confusion,
+    cost_drawing,
+    histories,
+    ranking_drawing,
+)
 from tintype.report import figures
 from tintype.report.comparison_figures import Point, Scale
 from tintype.report.drawings import Drawing
@@ -23,10 +32,13 @@ LOSS = Measure("loss", "log loss", "", higher_is_better=False)
 STUDY_COSTS = ("parameters", "multiply_adds", "training_seconds")
 
 
-def figures_of(study: StudyFolder, result: Result | None, comparison: Comparison | None) -> DrawnFigures:
+def figures_of(
+    study: StudyFolder, result: Result | None, comparison: Comparison | None
+) -> DrawnFigures:
     """Return the figures of a study, a set for the variants on each data set.
 
-    Histories and confusions come from the `comparison` of the runs of the first seed, as `compare_first_seed` makes it.
+    Histories and confusions come from the `comparison` of the runs of the first seed, as
+    `compare_first_seed` makes it.
     """
     if result is None:
         return DrawnFigures(str(study.path), [])
@@ -39,7 +51,9 @@ def figures_of(study: StudyFolder, result: Result | None, comparison: Comparison
         own = _of_variants(variants, result.split, result.measure, "", suffix)
         if result.measure.key == "accuracy":
             losses = {variant.title: variant for variant in variants_of(members, LOSS)}
-            own += _of_variants([losses[v.title] for v in variants], result.split, LOSS, "-loss", suffix)
+            own += _of_variants(
+                [losses[v.title] for v in variants], result.split, LOSS, "-loss", suffix
+            )
         drawn.append(own + _of_runs(comparison, {variant.title for variant in variants}, suffix))
     return DrawnFigures(str(study.path), drawn)
 
@@ -72,10 +86,15 @@ def _of_variants(
     """Return what the variants reach, and the same against each cost."""
     measured = [variant for variant in variants if variant.values.get(split)]
     value = _scale(measured, measure, split)
-    ranked = ranking_drawing(_points(measured, split, measure, ""), value, f"ranking{end}{suffix}", "variants")
+    ranked = ranking_drawing(
+        _points(measured, split, measure, ""), value, f"ranking{end}{suffix}", "variants"
+    )
     found = [ranked] if ranked else []
     for cost in STUDY_COSTS:
-        name, points = f"cost-{cost.replace('_', '-')}{end}{suffix}", _points(measured, split, measure, cost)
+        name, points = (
+            f"cost-{cost.replace('_', '-')}{end}{suffix}",
+            _points(measured, split, measure, cost),
+        )
         drawing = cost_drawing(points, COSTS[cost], value, name, "variants")
         found += [drawing] if drawing else []
     return found
@@ -87,16 +106,33 @@ def _scale(variants: Sequence[VariantResult], measure: Measure, split: str) -> S
     title = f"{SPLIT_NAMES[split].capitalize()} {measure.label}"
     if most > 1:
         title += f", mean over {most} seeds (bars: lowest to highest)"
-    form, unit = (".1~%", "") if measure.unit == "points" else (".2f", " dB") if measure.unit == "dB" else ("~g", "")
+    form, unit = (
+        (".1~%", "")
+        if measure.unit == "points"
+        else (".2f", " dB")
+        if measure.unit == "dB"
+        else ("~g", "")
+    )
     return Scale(title, form, unit, higher_is_better=measure.higher_is_better)
 
 
-def _points(variants: Sequence[VariantResult], split: str, measure: Measure, cost: str) -> list[Point]:
-    """Return the mean of each variant over its seeds, with the lowest and highest; of one seed, with its interval."""
+def _points(
+    variants: Sequence[VariantResult], split: str, measure: Measure, cost: str
+) -> list[Point]:
+    """Return the mean of each variant over its seeds, with the lowest and highest; of one seed,
+    with its interval.
+    """
     colours = figures.class_colours(len(variants))
     costs = [_costs(variant).get(cost, 0.0) for variant in variants]
     return [
-        Point(v.title, spent, float(np.mean(v.values[split])), _bounds(v, split, measure), colour, number)
+        Point(
+            v.title,
+            spent,
+            float(np.mean(v.values[split])),
+            _bounds(v, split, measure),
+            colour,
+            number,
+        )
         for number, (v, spent, colour) in enumerate(zip(variants, costs, colours, strict=True), 1)
     ]
 
@@ -115,10 +151,16 @@ def _bounds(variant: VariantResult, split: str, measure: Measure) -> tuple[float
 
 
 def _of_runs(comparison: Comparison | None, titles: set[str], suffix: str) -> list[Drawing]:
-    """Return histories and confusions of the runs that stand for these variants; none where they were not compared."""
+    """Return histories and confusions of the runs that stand for these variants; none where they
+    were not compared.
+    """
     if comparison is None:
         return []
-    groups = [group for group in comparison.groups if len(group.rows) > 1 and titles.issuperset(_names(group))]
+    groups = [
+        group
+        for group in comparison.groups
+        if len(group.rows) > 1 and titles.issuperset(_names(group))
+    ]
     if len(groups) != 1:
         return []
     made = (histories(comparison, groups[0], suffix), confusion(comparison, groups[0], suffix))

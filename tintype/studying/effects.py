@@ -1,4 +1,6 @@
-"""What each change brings: the mean difference of runs that differ in one thing only, with its interval."""
+"""What each change brings: the mean difference of runs that differ in one thing only, with its
+interval.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from tintype.studying.figures import Finished, Measure
 from tintype.studying.folder import StudyFolder
 from tintype.studying.paired import OnImages, on_images
 
-Blocks = dict[tuple[str, int], dict[str, Finished]]  # (levels of the other factors, seed) -> level -> run
+# (levels of the other factors, seed) -> level -> run
+Blocks = dict[tuple[str, int], dict[str, Finished]]
 
 CLAIM = 0.05  # an effect is claimed where its p-value, corrected for their number, is below
 
@@ -25,12 +28,14 @@ CLAIM = 0.05  # an effect is claimed where its p-value, corrected for their numb
 class Effect:
     """What a level of a factor brings against the first level.
 
-    `parts` holds the mean difference in each combination of the other factors. The interval is Student's: of the paired
-    differences of runs, their spread pooled over the levels of the factor, with a variance between the combinations of the
-    other factors (`basis` "runs"): what is to be expected of further seeds. Or, where there is but one seed, that of the
-    differences on each image (`basis` "images"): what holds for these runs. `images` has the latter for several seeds too.
-    `confounding` says in what the two levels differ where that is more than the one thing that is asked about. `data` names
-    the data where the study varies it: effects are taken on each apart.
+    `parts` holds the mean difference in each combination of the other factors. The interval is
+    Student's: of the paired differences of runs, their spread pooled over the levels of the factor,
+    with a variance between the combinations of the other factors (`basis` "runs"): what is to be
+    expected of further seeds. Or, where there is but one seed, that of the differences on each
+    image (`basis` "images"): what holds for these runs. `images` has the latter for several seeds
+    too. `confounding` says in what the two levels differ where that is more than the one thing that
+    is asked about. `data` names the data where the study varies it: effects are taken on each
+    apart.
     """
 
     factor: str
@@ -55,8 +60,14 @@ class Effect:
 
     @property
     def shown_on_images(self) -> bool:
-        """Whether these very runs differ beyond chance on their images, corrected for the number of effects."""
-        return self.images is not None and self.images.p_holm is not None and self.images.p_holm < CLAIM
+        """Whether these very runs differ beyond chance on their images, corrected for the number of
+        effects.
+        """
+        return (
+            self.images is not None
+            and self.images.p_holm is not None
+            and self.images.p_holm < CLAIM
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the effect as plain data."""
@@ -68,23 +79,36 @@ class Effect:
         }
 
 
-def effects_of(study: StudyFolder, finished: Sequence[Finished], measure: Measure, split: str) -> list[Effect]:
-    """Return the effect of each level of each factor against the first level, those without a pair of runs left out."""
+def effects_of(
+    study: StudyFolder, finished: Sequence[Finished], measure: Measure, split: str
+) -> list[Effect]:
+    """Return the effect of each level of each factor against the first level, those without a pair
+    of runs left out.
+    """
     effects = [effect for effect in _effects(study, finished, measure, split) if effect]
     known = [effect for effect in effects if effect.p is not None]
-    for effect, p in zip(known, holm([effect.p for effect in known if effect.p is not None]), strict=True):
+    for effect, p in zip(
+        known, holm([effect.p for effect in known if effect.p is not None]), strict=True
+    ):
         effect.p_holm = p
     images = [effect.images for effect in effects if effect.images and effect.images.p is not None]
-    for each, p in zip(images, holm([each.p for each in images if each.p is not None]), strict=True):
+    for each, p in zip(
+        images, holm([each.p for each in images if each.p is not None]), strict=True
+    ):
         each.p_holm = p
     for effect in effects:
         effect.confounding = confounding_of(study, effect.factor, effect.level)
-        names = [study.declaration.shown(effect.factor, level) for level in (effect.level, effect.reference)]
+        names = [
+            study.declaration.shown(effect.factor, level)
+            for level in (effect.level, effect.reference)
+        ]
         effect.sentence = _sentence(effect, names, measure, split, len(known))
     return effects
 
 
-def _effects(study: StudyFolder, finished: Sequence[Finished], measure: Measure, split: str) -> Iterator[Effect | None]:
+def _effects(
+    study: StudyFolder, finished: Sequence[Finished], measure: Measure, split: str
+) -> Iterator[Effect | None]:
     declaration = study.declaration
     for data, members in by_data(declaration, finished).items():
         for factor, levels in declaration.factors.items():
@@ -110,18 +134,37 @@ def _blocks(factor: str, finished: Sequence[Finished], study: StudyFolder) -> Bl
     blocks: Blocks = {}
     for each in finished:
         apart = {factor, *study.declaration.data_factors}
-        levels = [study.declaration.shown(*level) for level in each.planned.levels.items() if level[0] not in apart]
+        levels = [
+            study.declaration.shown(*level)
+            for level in each.planned.levels.items()
+            if level[0] not in apart
+        ]
         others = " + ".join(levels)
         blocks.setdefault((others, each.planned.seed), {})[each.planned.levels[factor]] = each
     return blocks
 
 
 def _effect(
-    factor: str, level: str, reference: str, levels: Sequence[str], blocks: Blocks, measure: Measure, split: str
+    factor: str,
+    level: str,
+    reference: str,
+    levels: Sequence[str],
+    blocks: Blocks,
+    measure: Measure,
+    split: str,
 ) -> Effect | None:
-    """Return the effect of a level, over all pairs of runs that differ in nothing else; None where there is no pair."""
-    pairs = {key: (runs[level], runs[reference]) for key, runs in blocks.items() if level in runs and reference in runs}
-    measured = {key: (a.figure(split, measure.key), b.figure(split, measure.key)) for key, (a, b) in pairs.items()}
+    """Return the effect of a level, over all pairs of runs that differ in nothing else; None where
+    there is no pair.
+    """
+    pairs = {
+        key: (runs[level], runs[reference])
+        for key, runs in blocks.items()
+        if level in runs and reference in runs
+    }
+    measured = {
+        key: (a.figure(split, measure.key), b.figure(split, measure.key))
+        for key, (a, b) in pairs.items()
+    }
     figures = {key: (a, b) for key, (a, b) in measured.items() if a is not None and b is not None}
     if not pairs or len(figures) < len(pairs):
         return None
@@ -140,16 +183,26 @@ def _effect(
     parts: dict[str, list[float]] = {}
     for (context, _), difference in differences.items():
         parts.setdefault(context, []).append(difference)
-    shown = {context: float(np.mean(values)) for context, values in parts.items()} if len(parts) > 1 else {}
-    return Effect(factor, level, reference, estimate, interval, p, len(pairs), basis, shown, by_image)
+    shown = (
+        {context: float(np.mean(values)) for context, values in parts.items()}
+        if len(parts) > 1
+        else {}
+    )
+    return Effect(
+        factor, level, reference, estimate, interval, p, len(pairs), basis, shown, by_image
+    )
 
 
 def _complete(blocks: Blocks, levels: Sequence[str]) -> Blocks:
     return {key: runs for key, runs in blocks.items() if all(level in runs for level in levels)}
 
 
-def _error_of_all_levels(blocks: Blocks, levels: Sequence[str], measure: Measure, split: str) -> BlockError | None:
-    """Return the error of an effect from the blocks that have a run at each level, or None of too few of them."""
+def _error_of_all_levels(
+    blocks: Blocks, levels: Sequence[str], measure: Measure, split: str
+) -> BlockError | None:
+    """Return the error of an effect from the blocks that have a run at each level, or None of too
+    few of them.
+    """
     rows: list[list[float]] = []
     contexts: list[str] = []
     for (context, _seed), runs in _complete(blocks, levels).items():
@@ -161,7 +214,9 @@ def _error_of_all_levels(blocks: Blocks, levels: Sequence[str], measure: Measure
     return block_error(rows, contexts)
 
 
-def _sentence(effect: Effect, names: Sequence[str], measure: Measure, split: str, num_effects: int) -> str:
+def _sentence(
+    effect: Effect, names: Sequence[str], measure: Measure, split: str, num_effects: int
+) -> str:
     where = "test" if split == "test" else "validation"
     where += f" of {effect.data}" if effect.data else ""
     level, reference = names
@@ -177,7 +232,9 @@ def _sentence(effect: Effect, names: Sequence[str], measure: Measure, split: str
     if effect.shown:
         good = (effect.estimate > 0) == measure.higher_is_better
         verb = "is better than" if good else "is worse than"
-        text = f"{level} {verb} {reference} by {size[1:]} on {where} {within}, significant{corrected}."
+        text = (
+            f"{level} {verb} {reference} by {size[1:]} on {where} {within}, significant{corrected}."
+        )
     elif effect.ci95[0] <= 0 <= effect.ci95[1]:
         text = f"{what}: no significant effect on {where}, {size} {within}."
     else:

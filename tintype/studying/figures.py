@@ -1,4 +1,6 @@
-"""The figures of a study's runs: what they are judged by, each run's, each variant's over seeds, each image's."""
+"""The figures of a study's runs: what they are judged by, each run's, each variant's over seeds,
+each image's.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from tintype.run import RunFolder
 from tintype.studying.declaration import PlannedRun
 from tintype.studying.folder import StudyFolder
 
-IMAGE_FIGURES = {"classify": None, "upscale": "psnr_y"}  # column of predictions.csv; None is right or wrong
+# column of predictions.csv; None is right or wrong
+IMAGE_FIGURES = {"classify": None, "upscale": "psnr_y"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,11 @@ class Measure:
 
     def interval(self, bounds: Sequence[float] | None) -> str:
         """Return the bounds of a difference: "0.6 to 3.0"."""
-        return " to ".join(("−" if b < 0 else "") + self.number(abs(b)) for b in bounds) if bounds else "not known"
+        return (
+            " to ".join(("−" if b < 0 else "") + self.number(abs(b)) for b in bounds)
+            if bounds
+            else "not known"
+        )
 
     def number(self, value: float, digits: int | None = None) -> str:
         """Return a figure or a difference without its unit."""
@@ -51,7 +58,9 @@ class Measure:
         return f"{value * self.scale:.4g}" if digits is None else f"{value * self.scale:.{digits}f}"
 
     def tick(self, value: float, step: float) -> str:
-        """Return what stands at a mark of a scale whose marks are `step` apart: as many digits as tell them exactly."""
+        """Return what stands at a mark of a scale whose marks are `step` apart: as many digits as
+        tell them exactly.
+        """
         value, step = value * self.scale, step * self.scale
         digits = next((d for d in range(6) if abs(round(step, d) - step) < 1e-3 * step), 6)
         return f"{value:.{digits}f}"
@@ -75,7 +84,9 @@ class Finished:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """What the runs of one variant reached: for each split the figure of each seed, their mean and deviation."""
+    """What the runs of one variant reached: for each split the figure of each seed, their mean and
+    deviation.
+    """
 
     title: str
     levels: Mapping[str, str]
@@ -102,7 +113,11 @@ def measure_of(evaluation: Mapping[str, Any]) -> Measure:
         return Measure("accuracy", "accuracy", "points", scale=100.0)
     if evaluation["task"] == "upscale":
         return Measure("psnr_y", "PSNR on luma", "dB")
-    names = [name for name in evaluation["splits"]["val"] if name.startswith("fd_") and not name.endswith("_floor")]
+    names = [
+        name
+        for name in evaluation["splits"]["val"]
+        if name.startswith("fd_") and not name.endswith("_floor")
+    ]
     return Measure(names[0], f"Fréchet distance ({names[0]})", "", higher_is_better=False)
 
 
@@ -113,7 +128,11 @@ def read_finished(study: StudyFolder) -> list[Finished]:
         run = study.run(planned)
         if run.status.get("state") == "finished":
             found.append(
-                Finished(planned, run, *(run.read(f"{f}.json") for f in ("evaluation", "model", "environment")))
+                Finished(
+                    planned,
+                    run,
+                    *(run.read(f"{f}.json") for f in ("evaluation", "model", "environment")),
+                )
             )
     return found
 
@@ -121,21 +140,35 @@ def read_finished(study: StudyFolder) -> list[Finished]:
 def variants_of(finished: Sequence[Finished], measure: Measure) -> list[VariantResult]:
     """Gather the runs of each variant, in the order of the plan."""
     titles = dict.fromkeys(each.planned.variant for each in finished)
-    return [_variant(title, [each for each in finished if each.planned.variant == title], measure) for title in titles]
+    return [
+        _variant(title, [each for each in finished if each.planned.variant == title], measure)
+        for title in titles
+    ]
 
 
 def _variant(title: str, runs: list[Finished], measure: Measure) -> VariantResult:
     splits = ("train", "val", "test")
-    values = {s: [v for each in runs if (v := each.figure(s, measure.key)) is not None] for s in splits}
+    values = {
+        s: [v for each in runs if (v := each.figure(s, measure.key)) is not None] for s in splits
+    }
     seconds = float(np.mean([each.environment.get("training_seconds", 0.0) for each in runs]))
     model, words = runs[0].model, Counter(each.evaluation["verdict"]["word"] for each in runs)
     return VariantResult(
-        title, runs[0].planned.levels, runs, values, model["parameters"], model["multiply_adds"], seconds, dict(words)
+        title,
+        runs[0].planned.levels,
+        runs,
+        values,
+        model["parameters"],
+        model["multiply_adds"],
+        seconds,
+        dict(words),
     )
 
 
 def table(study: StudyFolder) -> tuple[list[str], list[list[Any]]]:
-    """Return a row for each planned run, finished or not; no timings, so that it does not depend on the machine's load."""
+    """Return a row for each planned run, finished or not; no timings, so that it does not depend on
+    the machine's load.
+    """
     done = {each.planned.name: each for each in read_finished(study)}
     factors = list(study.declaration.factors)
     names = dict.fromkeys(
@@ -145,41 +178,69 @@ def table(study: StudyFolder) -> tuple[list[str], list[list[Any]]]:
         for name, value in figures.items()
         if isinstance(value, int | float)
     )
-    header = ["run", "variant", *factors, "seed", "state", "parameters", "multiply_adds", "verdict", *names]
+    header = [
+        "run",
+        "variant",
+        *factors,
+        "seed",
+        "state",
+        "parameters",
+        "multiply_adds",
+        "verdict",
+        *names,
+    ]
     rows = []
     for planned in study.planned:
         each = done.get(planned.name)
         state = "finished" if each else study.record.get(planned.name, {}).get("state", "waiting")
         row = [planned.name, planned.variant, *planned.levels.values(), planned.seed, state]
         if each:
-            row += [each.model["parameters"], each.model["multiply_adds"], each.evaluation["verdict"]["word"]]
+            row += [
+                each.model["parameters"],
+                each.model["multiply_adds"],
+                each.evaluation["verdict"]["word"],
+            ]
             row += [each.figure(*name.split("_", 1)) for name in names]
         rows.append(row + [""] * (len(header) - len(row)))
     return header, rows
 
 
 def image_figures(each: Finished, split: str) -> tuple[tuple[str, ...], np.ndarray] | None:
-    """Return the names of the images of a split and the figure of each (N,), in the order of names; None without such."""
+    """Return the names of the images of a split and the figure of each (N,), in the order of names;
+    None without such.
+    """
     task = each.evaluation["task"]
     if task not in IMAGE_FIGURES:
         return None
     column, rows = IMAGE_FIGURES[task], _predictions(each, split)
     of_row: Callable[[dict[str, str]], float] = (
-        (lambda row: float(row["prediction"] == row["target"])) if column is None else (lambda row: float(row[column]))
+        (lambda row: float(row["prediction"] == row["target"]))
+        if column is None
+        else (lambda row: float(row[column]))
     )
-    return (tuple(name for name, _ in rows), np.array([of_row(row) for _, row in rows])) if rows else None
+    return (
+        (tuple(name for name, _ in rows), np.array([of_row(row) for _, row in rows]))
+        if rows
+        else None
+    )
 
 
 def image_groups(each: Finished, split: str) -> dict[str, str]:
-    """Return the group of each image of a split that belongs together with others, by the name in `image_figures`."""
+    """Return the group of each image of a split that belongs together with others, by the name in
+    `image_figures`.
+    """
     return {name: row["group"] for name, row in _predictions(each, split) if row.get("group")}
 
 
 def _predictions(each: Finished, split: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the predictions of a split with a name for each, in the order of names; none where there is no file."""
+    """Return the predictions of a split with a name for each, in the order of names; none where
+    there is no file.
+    """
     path = each.run.path / "predictions.csv"
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row["split"] == split]
-    return sorted(((f"{row['name']} {row['position']}", row) for row in rows), key=lambda named: named[0])
+    return sorted(
+        ((f"{row['name']} {row['position']}", row) for row in rows), key=lambda named: named[0]
+    )

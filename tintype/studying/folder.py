@@ -1,4 +1,6 @@
-"""The folder of a study: study.yaml (what was declared), study.json (how far each run is), and the runs themselves."""
+"""The folder of a study: study.yaml (what was declared), study.json (how far each run is), and the
+runs themselves.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ from tintype.studying.reading import declare
 class StudyFolder:
     """A study on disk: its declaration, its planned runs, and the record of what became of each.
 
-    The record holds, for each run by name: state ("waiting", "running", "finished", "failed", "stopped"), the message of
-    a failure, the seconds that it took in all, and the recipe that it was begun with.
+    The record holds, for each run by name: state ("waiting", "running", "finished", "failed",
+    "stopped"), the message of a failure, the seconds that it took in all, and the recipe that it
+    was begun with.
     """
 
     def __init__(self, path: Path, declaration: Declaration) -> None:
@@ -51,11 +54,15 @@ class StudyFolder:
             UserError: something else is there, or it cannot be made.
         """
         if not (path / "study.yaml").exists() and is_occupied(path):
-            raise UserError(f"{path} is there already and is not a study. Choose another --name or --out.")
+            raise UserError(
+                f"{path} is there already and is not a study. Choose another --name or --out."
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make {path}: {error.strerror}. Choose another --out.") from None
+            raise UserError(
+                f"cannot make {path}: {error.strerror}. Choose another --out."
+            ) from None
 
     @classmethod
     def create(cls, path: Path, declaration: Declaration) -> Self:
@@ -85,37 +92,55 @@ class StudyFolder:
         """Return the runs that are left, in order."""
         return [planned for planned in self.planned if not self.is_done(planned)]
 
-    def note(self, planned: PlannedRun, state: str, *, message: str = "", seconds: float = 0.0) -> None:
+    def note(
+        self, planned: PlannedRun, state: str, *, message: str = "", seconds: float = 0.0
+    ) -> None:
         """Write down what became of a run; `seconds` are added to those before."""
         before = self.record.get(planned.name, {})
         recipe = planned.recipe.model_dump(mode="json", exclude_unset=True)
         total = round((before.get("seconds") or 0.0) + seconds, 3)
-        self.record[planned.name] = {"state": state, "message": message, "seconds": total, "recipe": recipe}
+        self.record[planned.name] = {
+            "state": state,
+            "message": message,
+            "seconds": total,
+            "recipe": recipe,
+        }
         self.save()
 
     def save(self) -> None:
         """Write study.json."""
         for planned in self.planned:
-            self.record.setdefault(planned.name, {"state": "finished" if self.is_done(planned) else "waiting"})
-        write_json(self.path / "study.json", {"question": self.declaration.question, "runs": self.record})
+            self.record.setdefault(
+                planned.name, {"state": "finished" if self.is_done(planned) else "waiting"}
+            )
+        write_json(
+            self.path / "study.json", {"question": self.declaration.question, "runs": self.record}
+        )
 
     def failures(self) -> dict[str, str]:
         """Return why runs failed, by name."""
         names = [planned.name for planned in self.planned]
         return {
-            n: self.record[n].get("message") or "" for n in names if self.record.get(n, {}).get("state") == "failed"
+            n: self.record[n].get("message") or ""
+            for n in names
+            if self.record.get(n, {}).get("state") == "failed"
         }
 
     def left_over(self) -> list[str]:
         """Return runs in the folder that the declaration does not have (any more)."""
         names = {planned.name for planned in self.planned}
         found = [path.parent for path in self.path.glob("*/recipe.yaml")]
-        return sorted(path.name for path in found if path.name not in names and not is_temporary(path))
+        return sorted(
+            path.name for path in found if path.name not in names and not is_temporary(path)
+        )
 
     def _read_record(self) -> dict[str, dict[str, Any]]:
         try:
-            return dict(fitting("study.json", read_json_object(self.path / "study.json"))[0]["runs"])
-        except (OSError, ValueError, KeyError):  # absent, or broken from outside: the runs themselves tell
+            return dict(
+                fitting("study.json", read_json_object(self.path / "study.json"))[0]["runs"]
+            )
+        # absent, or broken from outside: the runs themselves tell
+        except (OSError, ValueError, KeyError):
             return {}
 
     def _refuse_other_recipes(self) -> None:
@@ -124,10 +149,13 @@ class StudyFolder:
             if before is None or not (self.path / planned.name).exists():
                 continue
             now = planned.recipe.model_dump(mode="json", exclude_unset=True)
-            # Earlier studies had no such fields; the rule of splits is that of the runs which were begun.
+            # Earlier studies had no such fields; the rule of splits is that of the runs which were
+            # begun.
             younger = {"split_rule", "threads"} - before.keys()
             free = FREE_TO_CHANGE - {"threads"} | younger
-            changed = [k for k in _keys(before, now) if k not in free and before.get(k) != now.get(k)]
+            changed = [
+                k for k in _keys(before, now) if k not in free and before.get(k) != now.get(k)
+            ]
             if changed:
                 raise UserError(
                     f"{self.path / planned.name} was begun with {changed[0]} {_said(before, changed[0])}, and now it is "
@@ -136,7 +164,9 @@ class StudyFolder:
 
 
 def _divided_as_before(path: Path, planned: list[PlannedRun]) -> list[PlannedRun]:
-    """Return the runs with the rule of splits by which the study was begun: all its runs have the same test images."""
+    """Return the runs with the rule of splits by which the study was begun: all its runs have the
+    same test images.
+    """
     for begun in planned:
         if not (path / begun.name / "recipe.yaml").is_file():
             continue
@@ -149,10 +179,14 @@ def _divided_as_before(path: Path, planned: list[PlannedRun]) -> list[PlannedRun
 
 
 def is_occupied(path: Path, *, but_for: Sequence[str] = ()) -> bool:
-    """Return whether something of the user's is at `path`; hidden files are what an earlier attempt has left."""
+    """Return whether something of the user's is at `path`; hidden files are what an earlier attempt
+    has left.
+    """
     if not path.is_dir():
         return path.exists()
-    return any(not inside.name.startswith(".") and inside.name not in but_for for inside in path.iterdir())
+    return any(
+        not inside.name.startswith(".") and inside.name not in but_for for inside in path.iterdir()
+    )
 
 
 def clear_unborn(path: Path) -> None:
@@ -163,7 +197,9 @@ def clear_unborn(path: Path) -> None:
     """
     RunFolder.remove_unstarted(path)
     if path.exists():
-        raise UserError(f"{path} is in the way: it is not a run, and not empty. Move it, or choose another --name.")
+        raise UserError(
+            f"{path} is in the way: it is not a run, and not empty. Move it, or choose another --name."
+        )
 
 
 def _keys(*mappings: dict[str, Any]) -> Iterable[str]:

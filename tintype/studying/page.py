@@ -1,4 +1,6 @@
-"""The page of a study: the choice, the table over seeds, the effects, the comparison of its runs, how each run went."""
+"""The page of a study: the choice, the table over seeds, the effects, the comparison of its runs,
+how each run went.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def write_page(study: StudyFolder, result: Result | None, watcher: Silent) -> Pa
     """Write study.html, and its figures as PNG and SVG, from the files of the runs; return the page's path.
 
     Raises:
-        UserError: something else is in the place of the page or of a figure, or it cannot be written.
+        UserError: something else is in the place of the page or of a figure, or it cannot be
+            written.
     """
     page = study.path / "study.html"
     check_replaceable(page, MADE_BY)
@@ -48,7 +51,9 @@ def write_page(study: StudyFolder, result: Result | None, watcher: Silent) -> Pa
         *(f"{len(levels)} × {factor_name(name)}" for name, levels in declaration.factors.items()),
     ]
     facts.append("one seed" if len(declaration.seeds) == 1 else f"{len(declaration.seeds)} seeds")
-    files = [name for name in ("study.yaml", "study.json", "table.csv") if (study.path / name).is_file()]
+    files = [
+        name for name in ("study.yaml", "study.json", "table.csv") if (study.path / name).is_file()
+    ]
     files += [f"{FOLDER}/{path.name}" for path in figures if path.suffix == ".png"]
     text = render_page(
         "study.html", sections, title=study.path.resolve().name, standfirst=["Study", *facts], made_by=MADE_BY, files=files,
@@ -76,8 +81,14 @@ def _result(study: StudyFolder, result: Result | None) -> Section:
         "several": len(study.declaration.seeds) if len(study.declaration.seeds) > 1 else 0,
         "strip": _strip(ordered[:MOST_STRIPS], split, measure),
         "left_out": max(0, len(ordered) - MOST_STRIPS),
-        "chosen": next((v for v in ordered if result.choice and v.title == result.choice.variant), ordered[0]),
-        "looks": sum((each.evaluation.get("test_looks") or {}).get("run", 0) for v in ordered for each in v.finished),
+        "chosen": next(
+            (v for v in ordered if result.choice and v.title == result.choice.variant), ordered[0]
+        ),
+        "looks": sum(
+            (each.evaluation.get("test_looks") or {}).get("run", 0)
+            for v in ordered
+            for each in v.finished
+        ),
     }
     return Section("result", "Result", "study_result.html", context)
 
@@ -86,7 +97,8 @@ def _row(variant: VariantResult, result: Result) -> dict[str, Any]:
     cells = {split: spread(variant, split, result.measure) for split in ("val", "test", "train")}
     of_several = len(variant.verdicts) > 1
     verdicts = [
-        f"{word} ({n} of {len(variant.finished)})" if of_several else word for word, n in variant.verdicts.items()
+        f"{word} ({n} of {len(variant.finished)})" if of_several else word
+        for word, n in variant.verdicts.items()
     ]
     first = variant.finished[0]
     return {
@@ -120,7 +132,9 @@ def _strip(variants: Sequence[VariantResult], split: str, measure: Measure) -> d
         1 / measure.scale if measure.unit == "points" else max(abs(low) * 0.01, 1e-9)
     )  # where all values are the same
     pad = max((high - low) * 0.05, (least - (high - low)) / 2)
-    ticks = [float(tick) for tick in MaxNLocator(4, min_n_ticks=3).tick_values(low - pad, high + pad)]
+    ticks = [
+        float(tick) for tick in MaxNLocator(4, min_n_ticks=3).tick_values(low - pad, high + pad)
+    ]
 
     def place(value: float) -> float:
         return round(100 * (value - ticks[0]) / (ticks[-1] - ticks[0]), 2)
@@ -141,7 +155,11 @@ def _effects(study: StudyFolder, result: Result) -> Section | None:
     if not result.effects:
         return None
     declaration = study.declaration
-    ends = [end for effect in result.effects for end in (effect.ci95 or (effect.estimate, effect.estimate))]
+    ends = [
+        end
+        for effect in result.effects
+        for end in (effect.ci95 or (effect.estimate, effect.estimate))
+    ]
     line = Line.of(ends, result.measure.scale)
 
     def row(effect: Effect) -> dict[str, Any]:
@@ -150,7 +168,8 @@ def _effects(study: StudyFolder, result: Result) -> Section | None:
         text = result.measure.signed(effect.estimate) + within
         return {
             "effect": effect,
-            "level": declaration.shown(effect.factor, effect.level) + (f" on {effect.data}" if effect.data else ""),
+            "level": declaration.shown(effect.factor, effect.level)
+            + (f" on {effect.data}" if effect.data else ""),
             "reference": declaration.shown(effect.factor, effect.reference),
             "dot": line.place(effect.estimate),
             "left": line.place(start),
@@ -169,12 +188,16 @@ def _effects(study: StudyFolder, result: Result) -> Section | None:
         "all_confounded": all(effect.confounding for effect in result.effects),
     }  # fmt: skip
     # A title that speaks of changes one by one would credit them.
-    title = "What the variants differ by" if context["all_confounded"] else "What each change brings"
+    title = (
+        "What the variants differ by" if context["all_confounded"] else "What each change brings"
+    )
     return Section("effects", title, "study_effects.html", context)
 
 
 def _compared(result: Result, watcher: Silent) -> Comparison | None:
-    """Return the comparison of the variants by their runs of the first seed, None where they cannot be compared."""
+    """Return the comparison of the variants by their runs of the first seed, None where they cannot
+    be compared.
+    """
     try:
         comparison = compare_first_seed(result, watcher.on_work)
     except UserError as error:
@@ -187,7 +210,9 @@ def _compared(result: Result, watcher: Silent) -> Comparison | None:
     return comparison
 
 
-def _comparison(study: StudyFolder, result: Result, comparison: Comparison | None, watcher: Silent) -> list[Section]:
+def _comparison(
+    study: StudyFolder, result: Result, comparison: Comparison | None, watcher: Silent
+) -> list[Section]:
     """Return the sections of the comparison of the first seed's runs."""
     if comparison is None:
         return []
@@ -203,7 +228,9 @@ def _comparison(study: StudyFolder, result: Result, comparison: Comparison | Non
 
 
 def _of_one_seed(section: Section, seed: int, study: StudyFolder, result: Result) -> Section:
-    """Return a section of the comparison as a part of the study's page, whose headline is that of the study."""
+    """Return a section of the comparison as a part of the study's page, whose headline is that of
+    the study.
+    """
     title, context = section.title, dict(section.context)
     if section.id == "result":
         title = f"Seed {seed}, image by image"
@@ -234,4 +261,6 @@ def _runs(study: StudyFolder) -> Section:
             "message": record.get("message", ""), "seconds": record.get("seconds") or None,
             "page": f"{planned.name}/report.html" if (study.path / planned.name / "report.html").is_file() else "",
         })  # fmt: skip
-    return Section("runs", "All runs", "study_runs.html", {"rows": rows, "failures": study.failures()})
+    return Section(
+        "runs", "All runs", "study_runs.html", {"rows": rows, "failures": study.failures()}
+    )

@@ -1,4 +1,6 @@
-"""What a difference is on the images of the runs at hand: paired image by image, whatever other seeds would give."""
+"""What a difference is on the images of the runs at hand: paired image by image, whatever other
+seeds would give.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from tintype.studying.figures import IMAGE_FIGURES, Finished, image_figures, ima
 class OnImages:
     """The mean difference on the images of these runs, averaged over the pairs of runs, with its interval and test.
 
-    `test` is "McNemar" for one pair of classifiers, "sign flips" for several or where images belong together in groups,
-    and "t" for figures that are no counts. `num_groups` is None where each image stands alone.
+    `test` is "McNemar" for one pair of classifiers, "sign flips" for several or where images belong
+    together in groups, and "t" for figures that are no counts. `num_groups` is None where each
+    image stands alone.
     """
 
     estimate: float
@@ -31,7 +34,9 @@ class OnImages:
 
 
 def on_images(pairs: Sequence[tuple[Finished, Finished]], split: str) -> OnImages | None:
-    """Return the difference of the first runs of some pairs from the second ones; None if their images are not the same."""
+    """Return the difference of the first runs of some pairs from the second ones; None if their
+    images are not the same.
+    """
     several: list[NDArray[np.float64]] = []
     names: tuple[str, ...] | None = None
     for a, b in pairs:
@@ -69,11 +74,19 @@ def _measured(several: Sequence[NDArray[np.float64]], groups: NDArray[np.int64] 
     values = np.mean(several, axis=0)
     means = values if groups is None else np.bincount(groups, weights=values) / np.bincount(groups)
     p = statistics.paired_p(means)
-    return OnImages(float(values.mean()), _interval(values, groups), p, len(values), _num(groups), "t")
+    return OnImages(
+        float(values.mean()), _interval(values, groups), p, len(values), _num(groups), "t"
+    )
 
 
-def _interval(values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> tuple[float, float] | None:
-    return statistics.mean_interval(values) if groups is None else statistics.clustered_mean_interval(values, groups)
+def _interval(
+    values: NDArray[np.float64], groups: NDArray[np.int64] | None
+) -> tuple[float, float] | None:
+    return (
+        statistics.mean_interval(values)
+        if groups is None
+        else statistics.clustered_mean_interval(values, groups)
+    )
 
 
 def _num(groups: NDArray[np.int64] | None) -> int | None:

@@ -20,14 +20,18 @@ KEYS = ("recipe", "question", "about", "vary", "variants", "seeds", "set", "weig
 
 
 class _OnceOnly(BoundedLoader):
-    """The safe loader, which refuses a key that stands twice where YAML itself would take the last one."""
+    """The safe loader, which refuses a key that stands twice where YAML itself would take the last
+    one.
+    """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for number, key in enumerate(keys):
             if key in keys[:number]:
                 line = node.value[number][0].start_mark.line + 1
-                raise UserError(f"'{key}' stands twice (again in line {line}). Give each a name of its own.")
+                raise UserError(
+                    f"'{key}' stands twice (again in line {line}). Give each a name of its own."
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -50,20 +54,31 @@ def declare(what: str | Path | Mapping[str, Any] | Declaration) -> Declaration:
         return _read(path)
     if str(what) and path.is_dir():
         raise UserError(f"{path} is not the folder of a study: it holds no study.yaml.")
-    raise unknown_name("study", str(what), study_names(), "`tintype list studies` shows them; a file ends in .yaml.")
+    raise unknown_name(
+        "study",
+        str(what),
+        study_names(),
+        "`tintype list studies` shows them; a file ends in .yaml.",
+    )
 
 
 def _read(path: Path) -> Declaration:
     try:
         content = read_yaml(path, _OnceOnly)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the study {path}: {getattr(error, 'strerror', None) or error}.") from None
+        raise UserError(
+            f"cannot read the study {path}: {getattr(error, 'strerror', None) or error}."
+        ) from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not a study: the YAML is broken ({' '.join(str(error).split())[:200]}).") from None
+        raise UserError(
+            f"{path} is not a study: the YAML is broken ({' '.join(str(error).split())[:200]})."
+        ) from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a study: expected `recipe: NAME` and `vary:` with lists of values.")
+        raise UserError(
+            f"{path} is not a study: expected `recipe: NAME` and `vary:` with lists of values."
+        )
     return _declaration(path.stem, content, path.parent)
 
 
@@ -79,11 +94,17 @@ def _declaration(name: str, content: Mapping[Any, Any], folder: Path) -> Declara
         )
     fields = {key: value for key, value in content.items() if key not in KEYS}
     factors = _factors(content, name)
-    for changes in (changes for levels in factors.values() for changes in levels.values() if "recipe" in changes):
+    for changes in (
+        changes for levels in factors.values() for changes in levels.values() if "recipe" in changes
+    ):
         changes["recipe"] = _recipe(changes["recipe"], folder, name)
-    variants_bring_it = any("recipe" in changes for levels in factors.values() for changes in levels.values())
+    variants_bring_it = any(
+        "recipe" in changes for levels in factors.values() for changes in levels.values()
+    )
     base = (
-        None if variants_bring_it and not content.get("recipe") else _recipe(content.get("recipe") or {}, folder, name)
+        None
+        if variants_bring_it and not content.get("recipe")
+        else _recipe(content.get("recipe") or {}, folder, name)
     )
     return Declaration(
         name,
@@ -106,7 +127,9 @@ def _about(about: Any, name: str) -> tuple[str, ...]:
     """
     named = [about] if isinstance(about, str) else about or []
     if not isinstance(named, list) or not all(isinstance(field, str) for field in named):
-        raise UserError(f"{name}: about is {about!r}. Expected fields of the recipe, as in [schedule, milestones].")
+        raise UserError(
+            f"{name}: about is {about!r}. Expected fields of the recipe, as in [schedule, milestones]."
+        )
     for field in named:
         if not is_field(field):
             raise unknown_name("field in about:", field, [*Recipe.model_fields, *ALIASES])
@@ -131,10 +154,18 @@ def _factors(content: Changes, name: str) -> dict[str, dict[str, Changes]]:
     """
     vary, variants = content.get("vary") or {}, content.get("variants") or {}
     if not isinstance(vary, dict):
-        raise UserError(f"{name}: vary is {vary!r}. Expected fields with lists of values, as in lr: [0.1, 0.2].")
+        raise UserError(
+            f"{name}: vary is {vary!r}. Expected fields with lists of values, as in lr: [0.1, 0.2]."
+        )
     if not isinstance(variants, dict) or ("variants" in content and not variants):
-        raise UserError(f"{name}: variants is {variants!r}. Expected names with changes, as in small: {{model: cnn}}.")
-    factors = {"variant": {_level(key): _changes(value, f"{name}, {key}") for key, value in variants.items()}}
+        raise UserError(
+            f"{name}: variants is {variants!r}. Expected names with changes, as in small: {{model: cnn}}."
+        )
+    factors = {
+        "variant": {
+            _level(key): _changes(value, f"{name}, {key}") for key, value in variants.items()
+        }
+    }
     factors = factors if variants else {}
     for factor, values in vary.items():
         factors[str(factor)] = _levels(str(factor), values, f"{name}: vary.{factor}")
@@ -143,21 +174,29 @@ def _factors(content: Changes, name: str) -> dict[str, dict[str, Changes]]:
 
 def _levels(factor: str, values: Any, where: str) -> dict[str, Changes]:
     if factor.replace("-", "_") == "seed":
-        raise UserError(f"{where}: seeds have a place of their own. Expected `seeds: 3` or `seeds: [0, 1, 2]`.")
+        raise UserError(
+            f"{where}: seeds have a place of their own. Expected `seeds: 3` or `seeds: [0, 1, 2]`."
+        )
     if not isinstance(values, list | dict):
         raise UserError(f"{where} is {values!r}. Expected a list of values, or names with values.")
     if not values:
-        raise UserError(f"{where} is empty. Expected at least one value, as in {factor}: [0.1, 0.2].")
+        raise UserError(
+            f"{where} is empty. Expected at least one value, as in {factor}: [0.1, 0.2]."
+        )
     if not is_field(factor):
         if isinstance(values, list):  # a list is of values of a field, and this is none
             raise unknown_name("field in vary:", factor, [*Recipe.model_fields, *ALIASES])
-        return {_level(key): _changes(changes, f"{where}, {key}") for key, changes in values.items()}
+        return {
+            _level(key): _changes(changes, f"{where}, {key}") for key, changes in values.items()
+        }
     named = values if isinstance(values, dict) else {}
     if not named:
         for value in values:
             label = label_of(value, factor)
             if label in named:
-                raise UserError(f"{where}: '{label}' stands twice. Give each value once, or names with values.")
+                raise UserError(
+                    f"{where}: '{label}' stands twice. Give each value once, or names with values."
+                )
             named[label] = value
     return {_level(label): {factor: value} for label, value in named.items()}
 

@@ -1,4 +1,6 @@
-"""What a study found: a table with means over seeds, the effect of each factor, the recommended choice with its reason."""
+"""What a study found: a table with means over seeds, the effect of each factor, the recommended
+choice with its reason.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from dataclasses import dataclass, field
 from tintype.errors import UserError
 from tintype.studying.choice import Choice, choose
 from tintype.studying.effects import Effect, by_data, effects_of
-from tintype.studying.figures import Finished, Measure, VariantResult, measure_of, read_finished, variants_of
+from tintype.studying.figures import (
+    Finished,
+    Measure,
+    VariantResult,
+    measure_of,
+    read_finished,
+    variants_of,
+)
 from tintype.studying.folder import StudyFolder
 
 
@@ -23,22 +32,31 @@ class Result:
     effects: Sequence[Effect]
     choice: Choice | None
     remarks: Sequence[str] = field(default_factory=list)
-    choices: Mapping[str, Choice] = field(default_factory=dict)  # on each data, where the study varies it
+    # on each data, where the study varies it
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def confounding(self) -> list[str]:
-        """What is to be said first: which levels differ in more than what the study asks about, and in what."""
+        """What is to be said first: which levels differ in more than what the study asks about, and
+        in what.
+        """
         said = []
         for effect in self.effects:
             if effect.confounding:
-                size = f"{self.measure.number(abs(effect.estimate))} {self.measure.unit}" if self.measure.unit else ""
+                size = (
+                    f"{self.measure.number(abs(effect.estimate))} {self.measure.unit}"
+                    if self.measure.unit
+                    else ""
+                )
                 on = f" on {effect.data}" if effect.data and size else ""
                 said.append(effect.confounding.sentence(size + on))
         return said
 
 
 def result_of(study: StudyFolder) -> Result | None:
-    """Return what the finished runs say, or None where none is finished or they are of different tasks."""
+    """Return what the finished runs say, or None where none is finished or they are of different
+    tasks.
+    """
     finished = read_finished(study)
     if not finished or len({each.evaluation["task"] for each in finished}) > 1:
         return None
@@ -61,7 +79,8 @@ def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
     if missing:
         failed = len(study.failures())
         remarks.append(
-            f"{missing} of {len(study.planned)} runs are not finished" + (f", {failed} failed." if failed else ".")
+            f"{missing} of {len(study.planned)} runs are not finished"
+            + (f", {failed} failed." if failed else ".")
         )
     if len(study.declaration.seeds) == 1:
         remarks.append(
@@ -73,7 +92,9 @@ def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
             "The data sets are not ranked against each other: effects and choices are those on each of them."
         )
     elif len(_image_sets(finished)) > 1:
-        remarks.append("Not all runs were measured on the same images; part of their differences comes from that.")
+        remarks.append(
+            "Not all runs were measured on the same images; part of their differences comes from that."
+        )
     left = study.left_over()
     if left:
         remarks.append(

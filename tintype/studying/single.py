@@ -1,4 +1,6 @@
-"""One run of a study: trained from the beginning, or gone on with; a failure is told and does not stop the others."""
+"""One run of a study: trained from the beginning, or gone on with; a failure is told and does not
+stop the others.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from tintype.studying.folder import clear_unborn
 LOCK_SECONDS = 60.0  # a process of a study that was killed may still be saving its state
 
 
-def train_one(folder: Path, name: str, recipe: Recipe, watcher: Silent, command: str) -> tuple[str, str]:
+def train_one(
+    folder: Path, name: str, recipe: Recipe, watcher: Silent, command: str
+) -> tuple[str, str]:
     """Train a run of the study in `folder`, or go on with it; return its state and, of a failure, the message.
 
     Raises:

@@ -33,13 +33,25 @@ def lines(study: Study) -> list[RenderableType]:
                 word if count == len(variant.finished) else f"{word} {count}x"
                 for word, count in variant.verdicts.items()
             ]
-            grid.add_row(variant.title, str(len(variant.finished)), *cells, f"{variant.parameters:,}", ", ".join(words))
+            grid.add_row(
+                variant.title,
+                str(len(variant.finished)),
+                *cells,
+                f"{variant.parameters:,}",
+                ", ".join(words),
+            )
         shown.append(grid)
         shown += [Text(effect.sentence) for effect in result.effects[:MOST_EFFECTS]]
         if result.choice:
-            shown.append(Text(f"Recommended: {result.choice.variant}. {result.choice.reason} {result.choice.honest}"))
+            shown.append(
+                Text(
+                    f"Recommended: {result.choice.variant}. {result.choice.reason} {result.choice.honest}"
+                )
+            )
         for data, choice in result.choices.items():
-            shown.append(Text(f"Recommended on {data}: {choice.variant}. {choice.reason} {choice.honest}"))
+            shown.append(
+                Text(f"Recommended on {data}: {choice.variant}. {choice.reason} {choice.honest}")
+            )
         shown += [Text(remark) for remark in result.remarks]
     by_message: dict[str, list[str]] = {}
     for name, message in study.failures().items():

@@ -1,7 +1,8 @@
 """A process that trains the runs of a study that it is told on standard input: `python -m tintype.studying.worker`.
 
-A line of JSON in is a run to train; lines of JSON out tell how it goes. When standard input ends, because whoever
-started it is done or dead, the run that is under way saves its state and the process ends.
+A line of JSON in is a run to train; lines of JSON out tell how it goes. When standard input ends,
+because whoever started it is done or dead, the run that is under way saves its state and the
+process ends.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ class _Telling(Silent):
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         if time.monotonic() - self._told > 0.25 or step >= total_steps:
             self._told = time.monotonic()
-            self.tell(event="step", step=step, total_steps=total_steps, loss=loss, images_per_second=images_per_second)
+            self.tell(
+                event="step",
+                step=step,
+                total_steps=total_steps,
+                loss=loss,
+                images_per_second=images_per_second,
+            )
 
     def note(self, line: str) -> None:
         self.tell(event="note", line=line)
@@ -41,7 +48,8 @@ class _Telling(Silent):
 def main() -> None:
     """Train what standard input says until it ends."""
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is not taken for a message
+    # what a library prints is not taken for a message
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def tell(**message: Any) -> None:
         try:
@@ -57,7 +65,9 @@ def main() -> None:
         started = time.perf_counter()
         recipe = build(run["recipe"], where="")
         try:
-            state, message = train_one(Path(run["folder"]), run["name"], recipe, _Telling(tell), run["command"])
+            state, message = train_one(
+                Path(run["folder"]), run["name"], recipe, _Telling(tell), run["command"]
+            )
         except Interrupted:
             state, message = "stopped", ""
         busy.clear()

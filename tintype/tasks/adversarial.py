@@ -20,12 +20,14 @@ from tintype.tasks.task import Phase, StepContext
 class Adversarial:
     """The losses of "generator" and "discriminator", and the penalties between them.
 
-    They alternate: the generator is judged by the discriminator that has just learned from the same images. With the
-    turns the other way round both would follow each other's state of the step before, and MNIST collapsed (docs/log.md).
+    They alternate: the generator is judged by the discriminator that has just learned from the same
+    images. With the turns the other way round both would follow each other's state of the step
+    before, and MNIST collapsed (docs/log.md).
 
     Attributes:
         phases: the turns: discriminator, its penalty where it is lazy, generator.
-        strength: how often images are augmented for the discriminator, where that adapts itself (ADA).
+        strength: how often images are augmented for the discriminator, where that adapts itself
+            (ADA).
     """
 
     def __init__(
@@ -40,7 +42,8 @@ class Adversarial:
         self.device, self.dtype = device, dtype
         self.strength = AdaptiveStrength(objective.ada) if objective.ada is not None else None
         self.phases = _turns(objective)
-        self._made: tuple[int, list[Tensor]] = (-1, [])  # images of the discriminator's turn, for the generator's
+        # images of the discriminator's turn, for the generator's
+        self._made: tuple[int, list[Tensor]] = (-1, [])
 
     def loss(
         self, phase: Phase, real: Tensor, labels: Tensor | None, context: StepContext
@@ -89,7 +92,9 @@ class Adversarial:
         return loss, logged
 
     def _fake_for_both(self, labels: Tensor | None, count: int, context: StepContext) -> Tensor:
-        """Return images for the discriminator's turn, and keep them, with their way back, if the generator's turn follows."""
+        """Return images for the discriminator's turn, and keep them, with their way back, if the
+        generator's turn follows.
+        """
         if context.step % self.objective.discriminator_steps:
             return self._fake(labels, count, context)
         with _tracked(self.networks["generator"]):
@@ -99,7 +104,9 @@ class Adversarial:
         return made.detach()
 
     def _made_before(self, context: StepContext) -> Tensor | None:
-        """Return the next images that the discriminator's turn of this step has made, if it had one: a pass less."""
+        """Return the next images that the discriminator's turn of this step has made, if it had
+        one: a pass less.
+        """
         step, made = self._made
         return made.pop(0) if step == context.step and made else None
 
@@ -111,23 +118,35 @@ class Adversarial:
     def _penalty(
         self, real: Tensor, fake: Tensor | None, labels: Tensor | None, context: StepContext
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the penalty on the discriminator's gradients, and its logits of real and generated images; in float32."""
+        """Return the penalty on the discriminator's gradients, and its logits of real and generated
+        images; in float32.
+        """
         objective = self.objective
-        # Called as `forward`, which torch.compile leaves alone: compiled code has no second derivative.
+        # Called as `forward`, which torch.compile leaves alone: compiled code has no second
+        # derivative.
         judge = self.networks["discriminator"].forward
         real = self._changed(real, context).detach().requires_grad_()
         fake = None if fake is None else self._changed(fake, context).detach().requires_grad_()
         with torch.autocast(self.device.type, enabled=False):
-            real_logits, fake_logits = judge(real, labels), None if fake is None else judge(fake, labels)
+            real_logits, fake_logits = (
+                judge(real, labels),
+                None if fake is None else judge(fake, labels),
+            )
             total = real_logits.new_zeros(())
             if objective.r1:
                 total = total + objective.r1 / 2 * losses.squared_gradient(real, real_logits).mean()
             if objective.r2 and fake is not None and fake_logits is not None:
                 total = total + objective.r2 / 2 * losses.squared_gradient(fake, fake_logits).mean()
             if objective.gradient_penalty and fake is not None:
-                part = torch.rand(len(real), 1, 1, 1, generator=context.generator, device=context.generator.device)
-                mixed = torch.lerp(real.detach(), fake.detach(), part.to(self.device)).requires_grad_()
-                total = total + objective.gradient_penalty * losses.length_penalty(mixed, judge(mixed, labels))
+                part = torch.rand(
+                    len(real), 1, 1, 1, generator=context.generator, device=context.generator.device
+                )
+                mixed = torch.lerp(
+                    real.detach(), fake.detach(), part.to(self.device)
+                ).requires_grad_()
+                total = total + objective.gradient_penalty * losses.length_penalty(
+                    mixed, judge(mixed, labels)
+                )
         return total, real_logits, fake_logits
 
     def _generator_loss(self, real: Tensor, labels: Tensor | None, context: StepContext) -> Tensor:

@@ -53,7 +53,8 @@ def make(
     """Build the network and the task around it; the parameters are fields of the recipe.
 
     Raises:
-        UserError: unknown model or option, images that the model cannot take, or weights that are not there or do not fit.
+        UserError: unknown model or option, images that the model cannot take, or weights that are
+            not there or do not fit.
     """
     from tintype.tasks.transfer import transfer  # which stands on this file
 
@@ -82,7 +83,8 @@ def normalised(spec: DataSpec, how: str | None) -> DataSpec:
 
     Args:
         spec: with the statistics of the training images.
-        how: "none" for pixels of 0..255 as they are, "scale" for pixels divided by 255 and nothing else, "mean-std" or
+        how: "none" for pixels of 0..255 as they are, "scale" for pixels divided by 255 and nothing
+            else, "mean-std" or
             None for the statistics of `spec`.
     """
     if how in (None, "mean-std"):
@@ -92,11 +94,19 @@ def normalised(spec: DataSpec, how: str | None) -> DataSpec:
 
 
 def restore(
-    network: nn.Module, spec: DataSpec, description: dict[str, Any], *, device: torch.device, dtype: torch.dtype
+    network: nn.Module,
+    spec: DataSpec,
+    description: dict[str, Any],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Classify:
     """Return the task around a finished network."""
-    temperature = description.get("temperature", 1.0)  # absent from models that were made before it was fitted
-    return Classify(network, spec, device, tta=description["tta"], dtype=dtype, temperature=temperature)
+    # absent from models that were made before it was fitted
+    temperature = description.get("temperature", 1.0)
+    return Classify(
+        network, spec, device, tta=description["tta"], dtype=dtype, temperature=temperature
+    )
 
 
 class Classify(Task):
@@ -110,14 +120,19 @@ class Classify(Task):
         class_weights: None, "balanced" or one weight for each class.
         train_targets: (N,) int64, for balanced class weights.
         one_hot: train on one-hot targets; mathematically the same.
-        resolutions: [(part, side)]: the side in pixels that training images are resized to from that part of the run on.
-        tta: views averaged at evaluation: "none", "flip" (mirrored too), "flip-shift" (also moved by a pixel diagonally).
+        resolutions: [(part, side)]: the side in pixels that training images are resized to from
+            that part of the run on.
+        tta: views averaged at evaluation: "none", "flip" (mirrored too), "flip-shift" (also moved
+            by a pixel diagonally).
         dtype: arithmetic of the network.
-        temperature: what logits are divided by before the softmax; `summarise` fits it on validation.
+        temperature: what logits are divided by before the softmax; `summarise` fits it on
+            validation.
     """
 
     score_name = "accuracy"
-    monitors: Mapping[str, bool] = MappingProxyType({"loss": False, "balanced_accuracy": True, "macro_f1": True})
+    monitors: Mapping[str, bool] = MappingProxyType(
+        {"loss": False, "balanced_accuracy": True, "macro_f1": True}
+    )
 
     def __init__(
         self,
@@ -148,7 +163,10 @@ class Classify(Task):
             weights = losses.class_weights(train_targets, spec.num_classes, class_weights)
         self.class_weights = None if weights is None else weights.to(device)
         # (x / 255 - mean) / std as one multiplication and one addition on 0..255 values.
-        mean, std = torch.tensor(spec.mean).view(1, -1, 1, 1), torch.tensor(spec.std).view(1, -1, 1, 1)
+        mean, std = (
+            torch.tensor(spec.mean).view(1, -1, 1, 1),
+            torch.tensor(spec.std).view(1, -1, 1, 1),
+        )
         self._scale, self._shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
 
     def describe(self) -> dict[str, Any]:
@@ -165,9 +183,15 @@ class Classify(Task):
             sample = torch.arange(0, len(train), max(1, len(train) // 5000))[:5000]
             network.initialise_from(self.normalise(train.take(sample).images))  # pyright: ignore[reportCallIssue]
 
-    def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, phase: Phase, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         images, targets = self.augment(
-            batch.images, batch.targets, index=batch.index, epoch=context.epoch, generator=context.generator
+            batch.images,
+            batch.targets,
+            index=batch.index,
+            epoch=context.epoch,
+            generator=context.generator,
         )
         images = self._resized(self.normalise(images), context.progress)
         targets = targets.to(self.device, non_blocking=True)
@@ -185,19 +209,25 @@ class Classify(Task):
         if not sides or sides[-1] == images.shape[-1]:
             return images
         size = (sides[-1], round(sides[-1] * images.shape[-2] / images.shape[-1]))
-        small = F.interpolate(images, size=size[::-1], mode="bilinear", antialias=True, align_corners=False)
+        small = F.interpolate(
+            images, size=size[::-1], mode="bilinear", antialias=True, align_corners=False
+        )
         return small.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Return logits (N, K) float32 of images (N, C, H, W) uint8, averaged over the views of `tta`, as in airbench."""
+        """Return logits (N, K) float32 of images (N, C, H, W) uint8, averaged over the views of
+        `tta`, as in airbench.
+        """
         images = self.normalise(images)
         with autocast(self.device, self.dtype):
             logits = sum(weight * network(view).float() for weight, view in views(images, self.tta))
         return torch.as_tensor(logits)
 
     def softmax(self, logits: Tensor) -> Tensor:
-        """Turn logits (N, K) into class probabilities, at the temperature that was fitted on validation."""
+        """Turn logits (N, K) into class probabilities, at the temperature that was fitted on
+        validation.
+        """
         return torch.softmax(logits / self.temperature, dim=1)
 
     def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -205,7 +235,10 @@ class Classify(Task):
         return self.softmax(self.logits(network, images))
 
     def predict_source(
-        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
         """Return class probabilities (N, K) float32 of every image of `source`.
 
@@ -215,7 +248,10 @@ class Classify(Task):
         return self.softmax(self._logits_of(network, source, on_progress)[0]).numpy()
 
     def _logits_of(
-        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return logits (N, K) float32 and what the last layer saw, at unit length: (N, D) float16, on the CPU.
 
@@ -231,7 +267,9 @@ class Classify(Task):
             for index in torch.arange(len(source)).split(size):
                 logits.append(self.logits(network, source.take(index).images).cpu())
                 # Of several views the first: the image as it is.
-                features.append(seen[0].cpu() if seen else torch.zeros(len(index), 0, dtype=torch.float16))
+                features.append(
+                    seen[0].cpu() if seen else torch.zeros(len(index), 0, dtype=torch.float16)
+                )
                 seen.clear()
                 if on_progress:
                     on_progress(int(index[-1]) + 1, len(source))
@@ -244,26 +282,41 @@ class Classify(Task):
         return torch.cat(logits), torch.cat(features)
 
     def evaluate(
-        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
         logits, features = self._logits_of(network, source, on_progress)
-        details = {"logits": logits.numpy(), "features": features.numpy(), "targets": source.targets.numpy()}
+        details = {
+            "logits": logits.numpy(),
+            "features": features.numpy(),
+            "targets": source.targets.numpy(),
+        }
         groups = group_numbers(source.names, self.groups) if self.groups else None
         return self._evaluation(details if groups is None else {**details, "groups": groups})
 
     def _evaluation(self, details: dict[str, np.ndarray]) -> Evaluation:
         probabilities = self.softmax(torch.from_numpy(details["logits"])).numpy()
-        figures = metrics.classification_figures(probabilities, details["targets"], details.get("groups"))
+        figures = metrics.classification_figures(
+            probabilities, details["targets"], details.get("groups")
+        )
         return Evaluation(figures, {**details, "probabilities": probabilities})
 
-    def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
+    def summarise(
+        self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
+    ) -> Summary:
         """Fit temperature and abstain thresholds on validation, apply them, and turn all into what is written down.
 
-        Without a test part that is the figures and answers of validation, and nothing that was fitted on it.
+        Without a test part that is the figures and answers of validation, and nothing that was
+        fitted on it.
         """
         names = list(self.spec.class_names)
         evaluations, calibration = self._calibrate(evaluations)
-        evaluation: dict[str, Any] = {"task": "classify", "splits": {s: e.figures for s, e in evaluations.items()}}
+        evaluation: dict[str, Any] = {
+            "task": "classify",
+            "splits": {s: e.figures for s, e in evaluations.items()},
+        }
         evaluation["calibration"] = calibration
         evaluation.update(per_class={}, averages={}, confusion={}, most_confused={}, reliability={})
         rows: list[list[Any]] = []
@@ -280,10 +333,14 @@ class Classify(Task):
                 {**row, "recall_ci95": interval} for row, interval in zip(rates, ends, strict=True)
             ]
             evaluation["averages"][split] = metrics.averages(confusion)
-            report += metrics.report_rows(split, evaluation["per_class"][split], evaluation["averages"][split])
+            report += metrics.report_rows(
+                split, evaluation["per_class"][split], evaluation["averages"][split]
+            )
             evaluation["confusion"][split] = confusion.tolist()
             evaluation["most_confused"][split] = metrics.most_confused(confusion, names)
-            evaluation["reliability"][split] = metrics.reliability_bins(probabilities, targets, groups=groups)
+            evaluation["reliability"][split] = metrics.reliability_bins(
+                probabilities, targets, groups=groups
+            )
             rows += prediction_rows(split, sources[split], probabilities, targets, names)
         train, val = evaluations["train"].figures, evaluations["val"].figures
         verdict = statistics.fit_verdict(
@@ -298,15 +355,29 @@ class Classify(Task):
         )
         evaluation["verdict"] = asdict(verdict)
         evaluation["warnings"] = [
-            self._without_leaks(split, e) for split, e in evaluations.items() if split in self.leaked
+            self._without_leaks(split, e)
+            for split, e in evaluations.items()
+            if split in self.leaked
         ]
-        self.abstain, evaluation["abstain"] = abstaining(evaluations["val"], evaluations.get("test"))
+        self.abstain, evaluation["abstain"] = abstaining(
+            evaluations["val"], evaluations.get("test")
+        )
         if any("groups" in evaluations[split].details for split in measured):
             rows = [[*row, self.groups.get(row[2], "")] for row in rows]
             more = ["group"]
         else:
             more = []
-        header = ["split", "position", "name", "target", "prediction", "confidence", "loss", "rank", *more]
+        header = [
+            "split",
+            "position",
+            "name",
+            "target",
+            "prediction",
+            "confidence",
+            "loss",
+            "rank",
+            *more,
+        ]
         tables = {"classification_report.csv": (metrics.REPORT_HEADER, report)}
         if "test" not in evaluations:
             # What was fitted on validation cannot be shown on it as well.
@@ -318,23 +389,31 @@ class Classify(Task):
         return Summary(evaluation, (header, rows), samples, tables)
 
     def _without_leaks(self, split: str, evaluation: Evaluation) -> str:
-        """Add to the figures of a split those without the images that training has seen, and return a warning."""
+        """Add to the figures of a split those without the images that training has seen, and return
+        a warning.
+        """
         leaked, figures = self.leaked[split], evaluation.figures
         clean = np.setdiff1d(np.arange(figures["num_images"]), leaked)
         word = {"val": "validation"}.get(split, split)
         warning = f"{len(leaked):,} of {figures['num_images']:,} {word} images are duplicates of images that training has seen"
         if not len(clean):
             return f"{warning}: the {word} figures say nothing about new images."
-        rest = self._evaluation({name: values[clean] for name, values in _given(evaluation).items()}).figures
+        rest = self._evaluation(
+            {name: values[clean] for name, values in _given(evaluation).items()}
+        ).figures
         figures["without_leaked"] = rest
         return f"{warning}; accuracy on the others is {rest['accuracy']:.2%} instead of {figures['accuracy']:.2%}."
 
-    def _calibrate(self, before: dict[str, Evaluation]) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+    def _calibrate(
+        self, before: dict[str, Evaluation]
+    ) -> tuple[dict[str, Evaluation], dict[str, Any]]:
         """Fit the temperature on validation; return the evaluations at it, and what it changed.
 
         The validation figures are then fitted ones; those of the test split are honest.
         """
-        fitted = statistics.fit_temperature(before["val"].details["logits"], before["val"].details["targets"])
+        fitted = statistics.fit_temperature(
+            before["val"].details["logits"], before["val"].details["targets"]
+        )
         self.temperature = 1.0
         raw = {split: self._evaluation(_given(e)) for split, e in before.items()}
         self.temperature = fitted.value
@@ -348,7 +427,10 @@ class Classify(Task):
         calibration: dict[str, Any] = {"temperature": fitted.value, "reason": fitted.reason}
         calibration.update(splits={}, reliability={})
         for split in before:
-            pairs = {name: (raw[split].figures[key], after[split].figures[key]) for name, key in keys.items()}
+            pairs = {
+                name: (raw[split].figures[key], after[split].figures[key])
+                for name, key in keys.items()
+            }
             calibration["splits"][split] = {
                 f"{name}_{when}": value
                 for name, pair in pairs.items()
@@ -359,7 +441,9 @@ class Classify(Task):
                 continue
             details = raw[split].details
             groups = details.get("groups")
-            bins = metrics.reliability_bins(details["probabilities"], details["targets"], groups=groups)
+            bins = metrics.reliability_bins(
+                details["probabilities"], details["targets"], groups=groups
+            )
             calibration["reliability"][split] = bins
         return after, calibration
 
@@ -368,7 +452,8 @@ class Classify(Task):
 def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
     """Collect, for each pass through `network`, what its last layer with weights sees: (N, D) float16 of unit length.
 
-    That is the input of the last linear layer; of a network that ends in a convolution, its input averaged over space.
+    That is the input of the last linear layer; of a network that ends in a convolution, its input
+    averaged over space.
     """
     layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     seen: list[Tensor] = []
@@ -397,29 +482,42 @@ def _counts_by_class(evaluation: Evaluation, num_classes: int) -> statistics.Cla
     return statistics.ClassCounts.of(right, targets, num_classes, evaluation.details.get("groups"))
 
 
-def abstaining(val: Evaluation, test: Evaluation | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def abstaining(
+    val: Evaluation, test: Evaluation | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Choose on validation from which confidence on to answer for each wished accuracy, and measure that on test.
 
     Returns:
-        What the model keeps: `accuracy` (the wish) and `threshold`, None where validation cannot promise it.
-        What the run reports: the same with the counts, coverage and accuracy of both splits, and 95 % intervals.
+        What the model keeps: `accuracy` (the wish) and `threshold`, None where validation cannot
+        promise it. What the run reports: the same with the counts, coverage and accuracy of both
+        splits, and 95 % intervals.
     """
     kept: list[dict[str, Any]] = []
     reported: list[dict[str, Any]] = []
     both = {"val": val} if test is None else {"val": val, "test": test}
     sides = {
-        split: (e.details["probabilities"].max(1), e.details["probabilities"].argmax(1) == e.details["targets"])
+        split: (
+            e.details["probabilities"].max(1),
+            e.details["probabilities"].argmax(1) == e.details["targets"],
+        )
         for split, e in both.items()
     }
     groups = val.details.get("groups")
-    effect = 1.0 if groups is None else statistics.clusters_of(sides["val"][1], groups, spread=0.25).design_effect
+    effect = (
+        1.0
+        if groups is None
+        else statistics.clusters_of(sides["val"][1], groups, spread=0.25).design_effect
+    )
     for wish in WISHED_ACCURACIES:
         threshold = statistics.abstain_threshold(*sides["val"], wish, effect)
         kept.append({"accuracy": wish, "threshold": threshold})
         measured = (
             {}
             if threshold is None
-            else {split: _answered(*sides[split], threshold, e.details.get("groups")) for split, e in both.items()}
+            else {
+                split: _answered(*sides[split], threshold, e.details.get("groups"))
+                for split, e in both.items()
+            }
         )
         reported.append({**kept[-1], **measured})
     return kept, reported
@@ -429,7 +527,8 @@ def _answered(
     confidence: np.ndarray, right: np.ndarray, threshold: float, groups: np.ndarray | None = None
 ) -> dict[str, Any]:
     answered = confidence >= threshold
-    numbers = np.arange(len(right)) if groups is None else groups  # an image that stands alone is a group of its own
+    # an image that stands alone is a group of its own
+    numbers = np.arange(len(right)) if groups is None else groups
     n, k = int(answered.sum()), int(right[answered].sum())
     return {
         "num_images": len(right),
@@ -438,14 +537,22 @@ def _answered(
         "coverage": n / len(right),
         "coverage_ci95": list(statistics.clustered_interval(answered, numbers)),
         "accuracy": k / n if n else None,
-        "accuracy_ci95": list(statistics.clustered_interval(right[answered], numbers[answered])) if n else [0.0, 1.0],
+        "accuracy_ci95": list(statistics.clustered_interval(right[answered], numbers[answered]))
+        if n
+        else [0.0, 1.0],
     }
 
 
 def prediction_rows(
-    split: str, source: ImageSource, probabilities: np.ndarray, targets: np.ndarray, names: Sequence[str]
+    split: str,
+    source: ImageSource,
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    names: Sequence[str],
 ) -> list[list[Any]]:
-    """Return a row of predictions.csv for each image; `rank` is that of the true class, 1 where the answer is right."""
+    """Return a row of predictions.csv for each image; `rank` is that of the true class, 1 where the
+    answer is right.
+    """
     of_target = probabilities[np.arange(len(targets)), targets].astype(np.float64)
     ranks = metrics.target_ranks(probabilities, targets) + 1
     log_losses = -np.log(np.clip(of_target, np.finfo(np.float64).eps, 1.0)) + 0.0
@@ -470,7 +577,8 @@ def choose_samples(
 ) -> dict[str, list[dict[str, Any]]]:
     """Choose test images to show: a grid of right and wrong mixed, and the most confident mistakes.
 
-    A third of the grid are mistakes where there are so many; the images are drawn with a fixed seed.
+    A third of the grid are mistakes where there are so many; the images are drawn with a fixed
+    seed.
     """
     guesses, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong, right = np.flatnonzero(guesses != targets), np.flatnonzero(guesses == targets)

@@ -1,4 +1,6 @@
-"""Generation: a generator that makes new images like the training ones, by a GAN or by flow matching; measured by distances."""
+"""Generation: a generator that makes new images like the training ones, by a GAN or by flow
+matching; measured by distances.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ def make(
     """Build generator, discriminator and the task around them; the parameters are fields of the recipe and its task_options.
 
     Raises:
-        UserError: unknown model or option, images that the model cannot make, or no features where they should lie.
+        UserError: unknown model or option, images that the model cannot make, or no features where
+            they should lie.
     """
     objective = Objective(
         loss or "", discriminator_lr, discriminator_steps, generator_steps, r1, r2, gradient_penalty, penalty_every,
@@ -78,20 +81,30 @@ def make(
             "mixup and cutmix blend images, which a generator would learn to make. Leave them out of augment."
         )
     networks = build_model(model, splits.spec, model_options, seed).to(device)
-    parts = dict(networks.items()) if isinstance(networks, nn.ModuleDict) else {"generator": networks}
+    parts = (
+        dict(networks.items()) if isinstance(networks, nn.ModuleDict) else {"generator": networks}
+    )
     if not hasattr(parts.get("generator"), "latent_shape"):
-        raise UserError(f"model {model} makes no images. Expected one for task generate, such as dcgan or mlp-gan.")
+        raise UserError(
+            f"model {model} makes no images. Expected one for task generate, such as dcgan or mlp-gan."
+        )
     task = Generate(
         parts, splits.spec, device, dtype=dtype, augment=augment, objective=objective.checked("discriminator" in parts),
         features=features, inception_weights=inception_weights, num_samples=num_samples,
     )  # fmt: skip
     task.trouble.options = default_options(model) | model_options
-    task.measure_by(splits.train, None, None, progress)  # whatever is wrong with its features shows now
+    # whatever is wrong with its features shows now
+    task.measure_by(splits.train, None, None, progress)
     return task
 
 
 def restore(
-    network: nn.Module, spec: DataSpec, description: dict[str, Any], *, device: torch.device, dtype: torch.dtype
+    network: nn.Module,
+    spec: DataSpec,
+    description: dict[str, Any],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Generate:
     """Return the task around a finished generator."""
     return Generate(
@@ -104,13 +117,16 @@ class Generate(Task):
     """Image generation.
 
     Args:
-        networks: "generator", and "discriminator" for a GAN (see tintype.models.gan_parts for how they are called).
+        networks: "generator", and "discriminator" for a GAN (see tintype.models.gan_parts for how
+            they are called).
         spec: shape and classes of the images.
         augment: preset or mapping for real images, see tintype.augment.
         objective: losses, turns and penalties.
-        features: what the distances are measured on: None for pixels, a classifier's run folder, a weight file.
+        features: what the distances are measured on: None for pixels, a classifier's run folder, a
+            weight file.
         inception_weights: file for FID by the standard protocol, or None.
-        num_samples: how many images are generated for the figures, at most as many as there are real ones.
+        num_samples: how many images are generated for the figures, at most as many as there are
+            real ones.
         dtype: arithmetic of the networks in training; images are made and measured in float32.
 
     Attributes:
@@ -134,16 +150,24 @@ class Generate(Task):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if type(num_samples) is not int or not FEWEST <= num_samples <= 1_000_000:
-            raise UserError(f"task.num_samples is {num_samples!r}. Expected a whole number from {FEWEST} to 1,000,000.")
+            raise UserError(
+                f"task.num_samples is {num_samples!r}. Expected a whole number from {FEWEST} to 1,000,000."
+            )
         self.networks, self.main, self.device, self.dtype = networks, "generator", device, dtype
         self.spec = replace(spec, mean=(0.5,) * spec.channels, std=(0.5,) * spec.channels)  # -1..1
         objective = objective or Objective()
         self.loss_name, self.trouble = objective.loss, Trouble(objective)
         gan = "discriminator" in networks
-        self.adversarial = Adversarial(networks, objective, self.trouble, device, dtype) if gan else None
+        self.adversarial = (
+            Adversarial(networks, objective, self.trouble, device, dtype) if gan else None
+        )
         self.phases = self.adversarial.phases if self.adversarial else [Phase("flow", "generator")]
         self.augment = Augment(augment, num_classes=spec.num_classes)
-        self.features, self.inception_weights, self.num_samples = features, inception_weights, num_samples
+        self.features, self.inception_weights, self.num_samples = (
+            features,
+            inception_weights,
+            num_samples,
+        )
         self.train: ImageSource | None = None
         self._measure: Measure | None = None
 
@@ -182,15 +206,21 @@ class Generate(Task):
         was_training = self.generator.training
         self.generator.eval()
         with FlopCounterMode(display=False) as counter:
-            self.make_images(self.generator, sampling.latents(0, [0], self.generator.latent_shape), [0])
+            self.make_images(
+                self.generator, sampling.latents(0, [0], self.generator.latent_shape), [0]
+            )
         self.generator.train(was_training)
         return counter.get_total_flops() // 2
 
-    def sources(self, splits: DataSplits, progress: Callable[[str, int, int], None] | None = None) -> DataSplits:
+    def sources(
+        self, splits: DataSplits, progress: Callable[[str, int, int], None] | None = None
+    ) -> DataSplits:
         self.train = splits.train
         return splits
 
-    def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, phase: Phase, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         self.trouble.step, self.trouble.progress = context.step + 1, context.progress
         real, labels = self._real(batch, context)
         if self.adversarial is None:
@@ -211,39 +241,57 @@ class Generate(Task):
     def _real(self, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return real images in -1..1, and their classes where the generator knows classes."""
         images, targets = self.augment(
-            batch.images, batch.targets, index=batch.index, epoch=context.epoch, generator=context.generator
+            batch.images,
+            batch.targets,
+            index=batch.index,
+            epoch=context.epoch,
+            generator=context.generator,
         )
         images = images.to(self.device, non_blocking=True).float().mul_(1 / 127.5).sub_(1.0)
         return images, targets.to(self.device) if self.conditional else None
 
     def _flow_loss(self, images: Tensor, labels: Tensor | None, context: StepContext) -> Tensor:
-        """Return the flow-matching loss on straight lines from noise to images (Lipman et al. 2023, Liu et al. 2023)."""
+        """Return the flow-matching loss on straight lines from noise to images (Lipman et al.
+
+        2023, Liu et al. 2023).
+        """
         labels = self._partly_hidden(labels, context)
         noise = sampling.drawn(tuple(images.shape), context.generator, self.device)
         draw = sampling.drawn((len(images),), context.generator, self.device)
-        time = torch.sigmoid(draw)  # logit-normal: most of it in the middle, where it is hardest (Esser et al. 2024)
+        # logit-normal: most of it in the middle, where it is hardest (Esser et al. 2024)
+        time = torch.sigmoid(draw)
         part = time[:, None, None, None]
         with autocast(self.device, self.dtype):
             velocity = self.generator.velocity(torch.lerp(noise, images, part), time, labels)
         return (velocity.float() - (images - noise)).square().mean()
 
     def _partly_hidden(self, labels: Tensor | None, context: StepContext) -> Tensor | None:
-        """Return the classes, a part of them hidden where the network also learns what images of any class look like."""
+        """Return the classes, a part of them hidden where the network also learns what images of
+        any class look like.
+        """
         if labels is None or not self.generator.label_drop:
             return labels
-        draw = torch.rand(len(labels), generator=context.generator, device=context.generator.device).to(self.device)
+        draw = torch.rand(
+            len(labels), generator=context.generator, device=context.generator.device
+        ).to(self.device)
         return torch.where(draw < self.generator.label_drop, self.generator.no_class, labels)
 
     # ---- making images ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def make_images(self, network: nn.Module, noise: np.ndarray, labels: Sequence[int]) -> Tensor:
-        """Return images (N, C, H, W) uint8 from noise (N, *latent_shape) and, of a network with classes, their classes."""
+        """Return images (N, C, H, W) uint8 from noise (N, *latent_shape) and, of a network with
+        classes, their classes.
+        """
         classes = torch.as_tensor(list(labels), device=self.device) if self.conditional else None
         return sampling.to_pixels(network(torch.from_numpy(noise).to(self.device), classes))
 
-    def samples(self, network: nn.Module, indices: Sequence[int], label: int | None = None) -> np.ndarray:
-        """Return generated images (N, H, W, C) uint8 of the usual seed; classes by turns unless `label` is given."""
+    def samples(
+        self, network: nn.Module, indices: Sequence[int], label: int | None = None
+    ) -> np.ndarray:
+        """Return generated images (N, H, W, C) uint8 of the usual seed; classes by turns unless
+        `label` is given.
+        """
         noise = sampling.latents(SAMPLE_SEED, indices, self.generator.latent_shape)
         classes = self.turns(indices) if label is None else [label] * len(indices)
         with _evaluating(network):
@@ -260,7 +308,9 @@ class Generate(Task):
 
     @property
     def measure(self) -> Measure:
-        """What measures generated images; made when it is first needed, since only its name is known before."""
+        """What measures generated images; made when it is first needed, since only its name is
+        known before.
+        """
         if self._measure is None:
             self._measure = Measure(self.features, self.inception_weights, self.device)
         self._measure.train = self.train
@@ -279,15 +329,23 @@ class Generate(Task):
             UserError: there are no such features.
         """
         self.train = train
-        self.features, self.inception_weights = features or self.features, inception_weights or self.inception_weights
-        self._measure = Measure(self.features, self.inception_weights, self.device, progress=progress)
+        self.features, self.inception_weights = (
+            features or self.features,
+            inception_weights or self.inception_weights,
+        )
+        self._measure = Measure(
+            self.features, self.inception_weights, self.device, progress=progress
+        )
 
     def protocol(self) -> dict[str, str]:
         """Return how each distance is measured, in a sentence."""
         return self.measure.protocol()
 
     def evaluate(
-        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
         count = min(self.num_samples, len(source))
 
@@ -296,12 +354,22 @@ class Generate(Task):
             return self.make_images(network, noise, self.turns(indices))
 
         with _evaluating(network):
-            distances_found, probabilities = self.measure.figures(network, make, source, count, on_progress)
-            figures: dict[str, Any] = {"num_images": count, "num_generated": count, **distances_found}
+            distances_found, probabilities = self.measure.figures(
+                network, make, source, count, on_progress
+            )
+            figures: dict[str, Any] = {
+                "num_images": count,
+                "num_generated": count,
+                **distances_found,
+            }
             shown = torch.from_numpy(self.samples(network, range(min(256, count))))
         by = self.measure.network
         if probabilities is not None:
-            asked = self.turns(range(count)) if self.conditional and by.class_names == self.spec.class_names else None
+            asked = (
+                self.turns(range(count))
+                if self.conditional and by.class_names == self.spec.class_names
+                else None
+            )
             figures.update(class_figures(probabilities, by.class_names, asked))
         varied = distances.pairwise_distance(shown)
         alike = distances.pairwise_distance(source.take(drawn(source, min(256, count))).images)
@@ -311,7 +379,9 @@ class Generate(Task):
 
     # ---- the end ------------------------------------------------------------------------------------------------------
 
-    def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
+    def summarise(
+        self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
+    ) -> Summary:
         network = self.generator
         generated = self.samples(network, range(SHOWN))
         train = self.train or sources["train"]
@@ -332,9 +402,13 @@ class Generate(Task):
             "warnings": [*self.warnings, *memorisation(nearness)],
         }
         header = ["index", "class", "nearest_training_image", "distance"]
-        classes = [self.spec.class_names[k] if self.conditional else "" for k in self.turns(range(SHOWN))]
+        classes = [
+            self.spec.class_names[k] if self.conditional else "" for k in self.turns(range(SHOWN))
+        ]
         rows = [[i, classes[i], train.names[near[i]], f"{distance[i]:.4f}"] for i in range(SHOWN)]
-        return Summary(evaluation, (header, rows), self._pictures(network, generated, near, test, train))
+        return Summary(
+            evaluation, (header, rows), self._pictures(network, generated, near, test, train)
+        )
 
     def _nearest(self, images: np.ndarray, train: ImageSource) -> tuple[np.ndarray, np.ndarray]:
         blocks = (train.take(index).images for index in torch.arange(len(train)).split(2000))
@@ -350,7 +424,12 @@ class Generate(Task):
         return " ".join(parts)
 
     def _pictures(
-        self, network: nn.Module, generated: np.ndarray, near: np.ndarray, test: ImageSource, train: ImageSource
+        self,
+        network: nn.Module,
+        generated: np.ndarray,
+        near: np.ndarray,
+        test: ImageSource,
+        train: ImageSource,
     ) -> dict[str, list[dict[str, Any]]]:
         """Return the sheets that the report shows."""
         real = _pictures(test, self._like(test, range(SHOWN)))
@@ -365,7 +444,10 @@ class Generate(Task):
             "nearest": (pairs, 8), "interpolation": (ways, 8),
         }  # fmt: skip
         if self.conditional:
-            rows = [self.samples(network, range(8), label) for label in range(min(20, self.spec.num_classes))]
+            rows = [
+                self.samples(network, range(8), label)
+                for label in range(min(20, self.spec.num_classes))
+            ]
             sheets["classes"] = (np.concatenate(rows), 8)
         return {
             name: [{"file": f"{name}.png", "picture": sampling.grid(images, columns)}]
@@ -373,7 +455,9 @@ class Generate(Task):
         }
 
     def _like(self, source: ImageSource, indices: Sequence[int]) -> Tensor:
-        """Return positions of real images for generated ones to stand beside: of the same classes, in the same order."""
+        """Return positions of real images for generated ones to stand beside: of the same classes,
+        in the same order.
+        """
         order = drawn(source, max(len(source), len(indices)))
         if not self.conditional:
             return order[: len(indices)]

@@ -1,4 +1,6 @@
-"""What every task offers to the engine and to the commands: Task, Phase, StepContext, Evaluation, Prediction."""
+"""What every task offers to the engine and to the commands: Task, Phase, StepContext, Evaluation,
+Prediction.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ __all__ = ["Evaluation", "Phase", "Prediction", "StepContext", "Summary", "Task"
 class Phase:
     """One kind of step: it trains one network, at every `every`-th step. A GAN has two or more.
 
-    `lr_scale` is the network's factor on the recipe's learning rate; phases that train the same network agree on it.
-    Before the share `start` (0..1) of the run the phase has no turn.
+    `lr_scale` is the network's factor on the recipe's learning rate; phases that train the same
+    network agree on it. Before the share `start` (0..1) of the run the phase has no turn.
     """
 
     name: str
@@ -37,7 +39,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where in the run a step stands, and its own random numbers: all draws of a step come from `generator`."""
+    """Where in the run a step stands, and its own random numbers: all draws of a step come from
+    `generator`.
+    """
 
     step: int
     epoch: int
@@ -57,8 +61,9 @@ class Evaluation:
 class Summary:
     """What a finished run writes down: figures (JSON-ready), a table with a row for each image, pictures to show.
 
-    `samples` maps a group ("grid", "worst") to items that each name the `position` of an image in the test split, or
-    bring a `picture` (H, W, C) uint8 with the name of its `file`. `tables` are further CSV files: header and rows by name.
+    `samples` maps a group ("grid", "worst") to items that each name the `position` of an image in
+    the test split, or bring a `picture` (H, W, C) uint8 with the name of its `file`. `tables` are
+    further CSV files: header and rows by name.
     """
 
     evaluation: dict[str, Any]
@@ -70,24 +75,30 @@ class Summary:
 class Task(ABC):
     """The networks and the mathematics of a job. The engine owns the mechanics and calls these in this order.
 
-    A file in this folder has two functions beside its class: `make(splits, *, device, dtype, ...) -> Task`, whose further
-    parameters are the fields of the recipe that it needs, by name, and `restore(network, spec, description, *, device,
-    dtype) -> Task` around a finished network and its model.json. It may have its own `open_data`, with fields of the
-    recipe as parameters, where images do not come one by one with a class.
+    A file in this folder has two functions beside its class: `make(splits, *, device, dtype, ...)
+    -> Task`, whose further parameters are the fields of the recipe that it needs, by name, and
+    `restore(network, spec, description, *, device, dtype) -> Task` around a finished network and
+    its model.json. It may have its own `open_data`, with fields of the recipe as parameters, where
+    images do not come one by one with a class.
 
     Attributes:
         networks: every network by name; `main` names the one that is evaluated and saved.
         phases: what one step trains, in order.
-        spec: what the main network expects of images; with its own mean and deviation where it brings them.
+        spec: what the main network expects of images; with its own mean and deviation where it
+            brings them.
         score_name: the validation figure that early stopping and `keep: best` judge by.
-        monitors: further validation figures that they may judge by instead, each with whether higher is better.
+        monitors: further validation figures that they may judge by instead, each with whether
+            higher is better.
         watched: the validation figures that go into metrics.csv.
-        leaked: positions in "val" and "test" of images that training has seen as well, under another name.
+        leaked: positions in "val" and "test" of images that training has seen as well, under
+            another name.
         groups: the group of each image that belongs together with others, by the image's name.
-        options_of_model: options of the network that follow from the task, kept in model.json beside the recipe's.
+        options_of_model: options of the network that follow from the task, kept in model.json
+            beside the recipe's.
         log_every_step: whether metrics.csv has a row for each step, whatever their number.
         warnings: what has gone wrong so far, in the user's words; an evaluation may add to it.
-        choices: what was decided while the networks were built, printed with the other choices of the run.
+        choices: what was decided while the networks were built, printed with the other choices of
+            the run.
     """
 
     networks: dict[str, nn.Module]
@@ -106,28 +117,41 @@ class Task(ABC):
     choices: Sequence[Choice] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Return what model.json holds of the task, so that `restore` makes the same of it again (JSON-ready)."""
+        """Return what model.json holds of the task, so that `restore` makes the same of it again
+        (JSON-ready).
+        """
         return {}
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds of the network that is saved for one image."""
         return count_multiply_adds(self.result(), self.spec)
 
-    def sources(self, splits: DataSplits, progress: Callable[[str, int, int], None] | None = None) -> DataSplits:
-        """Return what training and measuring see in place of the images (features of a frozen network, say)."""
+    def sources(
+        self, splits: DataSplits, progress: Callable[[str, int, int], None] | None = None
+    ) -> DataSplits:
+        """Return what training and measuring see in place of the images (features of a frozen
+        network, say).
+        """
         del progress
         return splits
 
     def start(self, train: ImageSource) -> None:
-        """Set what a network takes from training images before the first step (whitening filters). Not on resume."""
+        """Set what a network takes from training images before the first step (whitening filters).
+
+        Not on resume.
+        """
         del train  # most tasks take nothing
 
     @abstractmethod
-    def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, phase: Phase, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar to minimise for `phase`, and further scalars to log."""
 
     def snapshot(self, network: nn.Module) -> np.ndarray | None:
-        """Return a picture (H, W, C) uint8 of how far the main network is, for the time lapse of the report, or None."""
+        """Return a picture (H, W, C) uint8 of how far the main network is, for the time lapse of
+        the report, or None.
+        """
         del network
         return None
 
@@ -140,7 +164,9 @@ class Task(ABC):
         del state
 
     def result(self) -> nn.Module:
-        """Return the network to save, after training; the main one unless a task puts it together from parts."""
+        """Return the network to save, after training; the main one unless a task puts it together
+        from parts.
+        """
         return self.networks[self.main]
 
     def remarks(self) -> list[str]:
@@ -149,10 +175,15 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(
-        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
         """Measure `network` on every image of `source`."""
 
     @abstractmethod
-    def summarise(self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]) -> Summary:
+    def summarise(
+        self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
+    ) -> Summary:
         """Turn the final evaluations of "train", "val" and "test" into what the run writes down."""

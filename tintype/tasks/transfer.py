@@ -1,4 +1,6 @@
-"""Ways to train a pretrained network further: a head on cached features, the last stages, or everything."""
+"""Ways to train a pretrained network further: a head on cached features, the last stages, or
+everything.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,20 @@ from tintype import losses
 from tintype.data.cache import cached_array
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.distributed import Choice, autocast
-from tintype.models.backbone import backbone_parts, for_inference, freeze, keep_norm_in_eval, make_head, penultimate
+from tintype.models.backbone import (
+    backbone_parts,
+    for_inference,
+    freeze,
+    keep_norm_in_eval,
+    make_head,
+    penultimate,
+)
 from tintype.pretrained import load_pretrained, own_preprocessing
 from tintype.tasks.classify import Classify
 from tintype.tasks.task import Evaluation, Phase, StepContext
 
-# L2 penalties that are tried side by side on standardised features; the validation images choose one.
+# L2 penalties that are tried side by side on standardised features; the validation images choose
+# one.
 PENALTIES = (1e-4, 1e-3, 5e-3, 2e-2, 1e-1)
 WARM_UP_PENALTY = 5e-3  # of the head that fine-tuning starts from
 
@@ -30,15 +40,21 @@ Progress = Callable[[str, int, int], None]
 
 
 class FeatureSource(ImageSource):
-    """The features of images in place of their pixels, in several views: `take` gives (N, V, F) float32."""
+    """The features of images in place of their pixels, in several views: `take` gives (N, V, F)
+    float32.
+    """
 
     kind = "resident"
 
-    def __init__(self, spec: DataSpec, features: Tensor, targets: Tensor, names: Sequence[str]) -> None:
+    def __init__(
+        self, spec: DataSpec, features: Tensor, targets: Tensor, names: Sequence[str]
+    ) -> None:
         self.spec, self.features, self.targets, self.names = spec, features, targets.cpu(), names
 
     def take(self, index: Tensor) -> Batch:
-        return Batch(self.features[index.to(self.features.device)], self.targets[index.cpu()], index)
+        return Batch(
+            self.features[index.to(self.features.device)], self.targets[index.cpu()], index
+        )
 
     def subset(self, index: Tensor | np.ndarray) -> FeatureSource:
         index = torch.as_tensor(index, dtype=torch.int64)
@@ -50,16 +66,21 @@ class FeatureSource(ImageSource):
 class HeadBank(nn.Module):
     """Heads trained side by side on the same features, alike but for their penalty; one is chosen on validation.
 
-    Features are standardised first: the best penalty and learning rate then hardly depend on the backbone.
+    Features are standardised first: the best penalty and learning rate then hardly depend on the
+    backbone.
     """
 
     mean: Tensor
     scale: Tensor
     chosen: Tensor
 
-    def __init__(self, num_features: int, num_classes: int, hidden: Sequence[int], count: int) -> None:
+    def __init__(
+        self, num_features: int, num_classes: int, hidden: Sequence[int], count: int
+    ) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(make_head(num_features, num_classes, hidden, dropout=0.5) for _ in range(count))
+        self.heads = nn.ModuleList(
+            make_head(num_features, num_classes, hidden, dropout=0.5) for _ in range(count)
+        )
         for head in self.heads:
             last = head[-1] if isinstance(head, nn.Sequential) else head
             nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
@@ -79,7 +100,9 @@ class HeadBank(nn.Module):
         return torch.stack([head(x) for head in self.heads])
 
     def plain_head(self) -> nn.Module:
-        """Return the chosen head as one that takes features as they come: the standardisation is folded into it."""
+        """Return the chosen head as one that takes features as they come: the standardisation is
+        folded into it.
+        """
         return folded(self.heads[int(self.chosen)], self.mean, self.scale)
 
 
@@ -95,7 +118,9 @@ def folded(head: nn.Module, mean: Tensor, scale: Tensor) -> nn.Module:
 
 
 def fit_linear(features: Tensor, targets: Tensor, num_classes: int, penalty: float) -> nn.Linear:
-    """Return the linear head of least penalised log loss on features (N, F) (multinomial regression, by L-BFGS)."""
+    """Return the linear head of least penalised log loss on features (N, F) (multinomial
+    regression, by L-BFGS).
+    """
     mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
     x = (features - mean) / std
     head = nn.Linear(features.shape[1], num_classes).to(features.device)
@@ -144,16 +169,33 @@ class Transfer(Classify):
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "pretrained": self.origin}
 
-    def features_of(self, splits: DataSplits, split: str, views: int, progress: Progress | None) -> Tensor:
+    def features_of(
+        self, splits: DataSplits, split: str, views: int, progress: Progress | None
+    ) -> Tensor:
         """Return the features (N, V, F) float32 of a split: clean, mirrored where `tta` asks for it, then augmented views.
 
-        They are kept in the cache: a second run with the same images, network, views and threads computes none.
+        They are kept in the cache: a second run with the same images, network, views and threads
+        computes none.
         """
         source = splits[split]
-        what = (splits.spec.fingerprint, split, self.identity, self.tta, str(self.dtype), self.spec.mean, self.spec.std)
+        what = (
+            splits.spec.fingerprint,
+            split,
+            self.identity,
+            self.tta,
+            str(self.dtype),
+            self.spec.mean,
+            self.spec.std,
+        )
         drawn = (views, self.seed, repr(self.augment.options)) if views else ()
-        # Features of other threads or instructions differ in their last bits, and a resumed run would not end bit-equal.
-        bits = (torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), torch.__version__, self.device.type)
+        # Features of other threads or instructions differ in their last bits, and a resumed run
+        # would not end bit-equal.
+        bits = (
+            torch.get_num_threads(),
+            torch.backends.cpu.get_cpu_capability(),
+            torch.__version__,
+            self.device.type,
+        )
         key = hashlib.blake2b(repr((what, drawn, bits)).encode(), digest_size=16).hexdigest()
 
         def compute() -> np.ndarray:
@@ -164,11 +206,15 @@ class Transfer(Classify):
 
     @cached_property
     def _extract(self) -> Callable[[Tensor], Tensor]:
-        """The function from images to features, by a copy of the network as it came, made for inference."""
+        """The function from images to features, by a copy of the network as it came, made for
+        inference.
+        """
         return penultimate(for_inference(self.network, self.spec), self.parts.head_name)
 
     @torch.no_grad()
-    def _compute_features(self, source: ImageSource, views: int, what: str, progress: Progress | None) -> np.ndarray:
+    def _compute_features(
+        self, source: ImageSource, views: int, what: str, progress: Progress | None
+    ) -> np.ndarray:
         extract = self._extract
         batch = 32
         parts = []
@@ -176,8 +222,12 @@ class Transfer(Classify):
             taken = source.take(torch.arange(start, min(start + batch, len(source))))
             pictures = [taken.images, *([taken.images.flip(3)] if self.tta == "flip" else [])]
             for view in range(views):
-                digest = hashlib.blake2b(f"{self.seed} view {view} {start}".encode(), digest_size=8).digest()
-                generator = torch.Generator(taken.images.device).manual_seed(int.from_bytes(digest, "little") >> 1)
+                digest = hashlib.blake2b(
+                    f"{self.seed} view {view} {start}".encode(), digest_size=8
+                ).digest()
+                generator = torch.Generator(taken.images.device).manual_seed(
+                    int.from_bytes(digest, "little") >> 1
+                )
                 pictures.append(self.augment(taken.images, taken.targets, generator=generator)[0])
             with autocast(self.device, self.dtype):
                 found = [extract(self.normalise(picture)).float().cpu() for picture in pictures]
@@ -209,7 +259,9 @@ class HeadOnly(Transfer):
         self.views = views if self.augment else 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            bank = HeadBank(self.parts.num_features, spec.num_classes, hidden, len(PENALTIES)).to(device)
+            bank = HeadBank(self.parts.num_features, spec.num_classes, hidden, len(PENALTIES)).to(
+                device
+            )
         self.hidden = list(hidden)
         self.networks = {"head": bank}
         self.main = "head"
@@ -231,8 +283,12 @@ class HeadOnly(Transfer):
             if not len(splits[split]):  # a run that was asked to have no test part
                 seen[split] = splits[split]
                 continue
-            features = self.features_of(splits, split, self.views if split == "train" else 0, progress)
-            seen[split] = FeatureSource(splits.spec, features, splits[split].targets, splits[split].names)
+            features = self.features_of(
+                splits, split, self.views if split == "train" else 0, progress
+            )
+            seen[split] = FeatureSource(
+                splits.spec, features, splits[split].targets, splits[split].names
+            )
         self.selection = seen["val"]
         return replace(splits, **seen)
 
@@ -240,14 +296,21 @@ class HeadOnly(Transfer):
         assert isinstance(train, FeatureSource)
         self.bank.standardise_like(train.features.flatten(0, 1))
 
-    def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, phase: Phase, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         views = batch.images  # (N, V, F)
-        chosen = torch.randint(views.shape[1], (len(views),), generator=context.generator, device=views.device)
+        chosen = torch.randint(
+            views.shape[1], (len(views),), generator=context.generator, device=views.device
+        )
         logits = self.bank(views[torch.arange(len(views), device=views.device), chosen])
         targets = batch.targets.to(self.device)
         fit = torch.stack([self._fit(each, targets) for each in logits])
         chosen_logits = logits[int(self.bank.chosen)]
-        figures = {"loss": fit.mean(), "train_accuracy": losses.batch_accuracy(chosen_logits, targets)}
+        figures = {
+            "loss": fit.mean(),
+            "train_accuracy": losses.batch_accuracy(chosen_logits, targets),
+        }
         return (fit + self._penalties()).sum(), figures
 
     def _fit(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -256,20 +319,32 @@ class HeadOnly(Transfer):
         )
 
     def _penalties(self) -> Tensor:
-        sums = [sum(w.square().sum() for w in head.parameters() if w.ndim > 1) for head in self.bank.heads]
-        return torch.stack([0.5 * p * torch.as_tensor(s) for p, s in zip(PENALTIES, sums, strict=True)])
+        sums = [
+            sum(w.square().sum() for w in head.parameters() if w.ndim > 1)
+            for head in self.bank.heads
+        ]
+        return torch.stack(
+            [0.5 * p * torch.as_tensor(s) for p, s in zip(PENALTIES, sums, strict=True)]
+        )
 
     @torch.no_grad()
     def logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Return logits (N, K) of features (N, V, F), averaged over the clean views, by the chosen head."""
+        """Return logits (N, K) of features (N, V, F), averaged over the clean views, by the chosen
+        head.
+        """
         return self._logits_by_head(images)[int(self.bank.chosen)]
 
     def _logits_by_head(self, views: Tensor) -> Tensor:
         clean = 2 if self.tta == "flip" else 1
-        return torch.stack([self.bank(views[:, view].to(self.device)) for view in range(clean)]).mean(0)
+        return torch.stack(
+            [self.bank(views[:, view].to(self.device)) for view in range(clean)]
+        ).mean(0)
 
     def evaluate(
-        self, network: nn.Module, source: ImageSource, on_progress: Callable[[int, int], None] | None = None
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
         if source is self.selection:
             self._choose(source)
@@ -282,7 +357,9 @@ class HeadOnly(Transfer):
         self.bank.eval()
         logits = self._logits_by_head(val.take(torch.arange(len(val))).images)
         targets = val.targets.to(self.device)
-        self.bank.chosen.fill_(int(torch.stack([F.cross_entropy(each, targets) for each in logits]).argmin()))
+        self.bank.chosen.fill_(
+            int(torch.stack([F.cross_entropy(each, targets) for each in logits]).argmin())
+        )
         self.bank.train(was_training)
 
     def result(self) -> nn.Module:
@@ -291,18 +368,22 @@ class HeadOnly(Transfer):
 
     def remarks(self) -> list[str]:
         tried = ", ".join(f"{penalty:g}" for penalty in PENALTIES)
-        return [f"head: penalty {PENALTIES[int(self.bank.chosen)]:g} chosen on validation (tried {tried})"]
+        return [
+            f"head: penalty {PENALTIES[int(self.bank.chosen)]:g} chosen on validation (tried {tried})"
+        ]
 
 
 class FineTune(Transfer):
     """The last stages of the backbone, or all, are trained on; the head is fitted to the features first.
 
-    Starting from a fitted head keeps the features from being spoiled by a random one (Kumar et al. 2022, LP-FT).
+    Starting from a fitted head keeps the features from being spoiled by a random one (Kumar et al.
+    2022, LP-FT).
 
     Args:
         thawed: how many of the last stages are trained; None for all.
         layer_decay: factor on the learning rate from each stage to the one before it.
-        unfreeze: part of the run over which stages are thawed one by one, the last first (Howard & Ruder 2018).
+        unfreeze: part of the run over which stages are thawed one by one, the last first (Howard &
+            Ruder 2018).
         freeze_norm: batch norm keeps the statistics that it came with.
     """
 
@@ -349,28 +430,52 @@ class FineTune(Transfer):
                 own.bias.copy_(head.bias)
         self.warm_features = None
 
-    def loss(self, phase: Phase, batch: Batch, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, phase: Phase, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.unfreeze:
-            freeze(self.network, self.parts, min(self.thawed, 1 + int(context.progress / self.unfreeze * self.thawed)))
+            freeze(
+                self.network,
+                self.parts,
+                min(self.thawed, 1 + int(context.progress / self.unfreeze * self.thawed)),
+            )
         return super().loss(phase, batch, context)
 
 
 def _choices(origin: dict[str, Any]) -> list[Choice]:
-    """Return what was decided about weights that a file left open; `origin` is what `load_pretrained` returned."""
+    """Return what was decided about weights that a file left open; `origin` is what
+    `load_pretrained` returned.
+    """
     choices = []
     file = origin.get("file", "")
     averaged, prefix = origin.get("averaged", ""), origin.get("prefix", "")
     if origin.get("run"):
         run, same = origin["run"], origin["head"] == "loaded"
         classes = "the classes are those" if same else "the classes are others than those"
-        choices.append(Choice("head", "new", f"{classes} of {run}; it is fitted to the features of these images"))
+        choices.append(
+            Choice(
+                "head", "new", f"{classes} of {run}; it is fitted to the features of these images"
+            )
+        )
     if averaged:
-        choices.append(Choice("weights", f"averaged ({averaged})", f"{file} holds them beside those of the last step"))
+        choices.append(
+            Choice(
+                "weights",
+                f"averaged ({averaged})",
+                f"{file} holds them beside those of the last step",
+            )
+        )
     if origin.get("remark"):
         choices.append(Choice("weights", "as they are", f"{file}: {origin['remark']}"))
     if prefix:
-        left = f"; {origin['left_out']:,} tensors without it are left out" if origin.get("left_out") else ""
-        choices.append(Choice("weights", f"under the prefix '{prefix}'", f"as {file} names them{left}"))
+        left = (
+            f"; {origin['left_out']:,} tensors without it are left out"
+            if origin.get("left_out")
+            else ""
+        )
+        choices.append(
+            Choice("weights", f"under the prefix '{prefix}'", f"as {file} names them{left}")
+        )
     return choices
 
 
@@ -394,7 +499,8 @@ def transfer(
 ) -> Transfer:
     """Load pretrained weights into `network` and return the task that trains it in the way `tune` says.
 
-    With `own_statistics` pixels are normalised as they were for those weights, otherwise as `spec` says.
+    With `own_statistics` pixels are normalised as they were for those weights, otherwise as `spec`
+    says.
 
     Raises:
         UserError: the weights are not there or do not fit the model.
@@ -402,7 +508,9 @@ def transfer(
     source = load_pretrained(network, model, weights, progress, spec.class_names)
     own = own_preprocessing(model, weights)
     spec = own.normalising(spec) if own and own_statistics else spec
-    settings.update(origin=source, identity=f"{model} {source.get('sha256', source['source'])}", seed=seed)
+    settings.update(
+        origin=source, identity=f"{model} {source.get('sha256', source['source'])}", seed=seed
+    )
     network = network.to(device)
     if tune == "head":
         return HeadOnly(network, spec, device, hidden=hidden, views=views, **settings)

@@ -1,6 +1,7 @@
 """Trackers: other tools are told of a run while it trains; `--track tensorboard,mlflow`.
 
-A tracker is one file here. What goes wrong in one stops neither the run nor the others: it is told once, and left alone.
+A tracker is one file here. What goes wrong in one stops neither the run nor the others: it is told
+once, and left alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ __all__ = ["Told", "Tracker", "check_trackers", "tracked"]
 SECONDS = 2.0  # that rows are gathered before they are handed on
 FILES = ("recipe.yaml", "evaluation.json", "report.html")
 MOST_PICTURES = 24
-RECORD = "tracking.json"  # in the run folder: what each tracker calls the run, and which step it was told last
+# in the run folder: what each tracker calls the run, and which step it was told last
+RECORD = "tracking.json"
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -75,7 +77,9 @@ class _Trackers(Silent):
         for name in recipe.track:
             before = self.record.get(name, {}).get("id")
             try:
-                tracker = find("tracking", name).start(Told(run.name, run.path, run.root, settings, before))
+                tracker = find("tracking", name).start(
+                    Told(run.name, run.path, run.root, settings, before)
+                )
             except Exception as error:  # whatever a library raises when it is not well
                 raise UserError(
                     f"--track {name} cannot begin ({type(error).__name__}: {' '.join(str(error).split())[:200]}). "
@@ -121,14 +125,18 @@ class _Trackers(Silent):
             self._each(lambda tracker: tracker.figures(figures, step))
             pictures = sorted((self.run.path / "figures").glob("*.png"))[:MOST_PICTURES]
             for path in pictures:
-                self._each(lambda tracker, path=path: tracker.picture(f"figures/{path.stem}", path, step))
+                self._each(
+                    lambda tracker, path=path: tracker.picture(f"figures/{path.stem}", path, step)
+                )
             for path in (self.run.path / name for name in FILES):
                 if path.exists():
                     self._each(lambda tracker, path=path: tracker.file(path))
         self._each(lambda tracker: tracker.finish(state))
 
     def _hand_on(self) -> None:
-        """Give the trackers the rows that they have not had; of a resumed run some steps are computed a second time."""
+        """Give the trackers the rows that they have not had; of a resumed run some steps are
+        computed a second time.
+        """
         rows, self.waiting = self.waiting, []
         self._handed_on = time.monotonic()
         if not rows:
@@ -150,7 +158,9 @@ class _Trackers(Silent):
         except Exception as error:  # a tool that is down must not cost a run
             del self.trackers[name]
             reason = " ".join(str(error).split())[:200]
-            self.watcher.note(f"warning: {name} is told no more of this run ({type(error).__name__}: {reason})")
+            self.watcher.note(
+                f"warning: {name} is told no more of this run ({type(error).__name__}: {reason})"
+            )
 
 
 def _final_figures(run: RunFolder) -> dict[str, float]:

@@ -19,12 +19,16 @@ STATES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
 def start(told: Told) -> Tracker:
-    """Begin a run in the experiment that is called as the folder of runs, or go on with the one of before."""
+    """Begin a run in the experiment that is called as the folder of runs, or go on with the one of
+    before.
+    """
     return MLflow(told)
 
 
 class MLflow(Tracker):
-    """Speaks to one run by a client of its own, so that a run which the caller has open is not disturbed."""
+    """Speaks to one run by a client of its own, so that a run which the caller has open is not
+    disturbed.
+    """
 
     def __init__(self, told: Told) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -37,14 +41,20 @@ class MLflow(Tracker):
         self.client = MlflowClient(address)
         self.where = f"mlflow ui --backend-store-uri {address}" if address == local else address
         if told.id is None:
-            experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"tintype {told.root.resolve().name}"
+            experiment = (
+                os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"tintype {told.root.resolve().name}"
+            )
             found = self.client.get_experiment_by_name(experiment)
             place = str(told.root.resolve() / "mlartifacts") if address == local else None
             number = (
-                found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=place)
+                found.experiment_id
+                if found
+                else self.client.create_experiment(experiment, artifact_location=place)
             )
             self.id = self.client.create_run(number, run_name=told.name).info.run_id
-            params = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in told.settings().items()]
+            params = [
+                Param(key, str(value)[:LONGEST_VALUE]) for key, value in told.settings().items()
+            ]
             for first in range(0, len(params), MOST_PARAMS):
                 self.client.log_batch(self.id, params=params[first : first + MOST_PARAMS])
             self.client.set_tag(self.id, "tintype.folder", str(told.folder.resolve()))
@@ -53,7 +63,13 @@ class MLflow(Tracker):
             self.client.update_run(self.id, status="RUNNING")
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._log([(name, value, int(row["step"])) for row in rows for name, value in numbers(row).items()])
+        self._log(
+            [
+                (name, value, int(row["step"]))
+                for row in rows
+                for name, value in numbers(row).items()
+            ]
+        )
 
     def _log(self, values: list[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric

@@ -1,4 +1,6 @@
-"""TensorBoard: curves, pictures and the recipe, in the run folder itself; `tensorboard --logdir runs`."""
+"""TensorBoard: curves, pictures and the recipe, in the run folder itself; `tensorboard --logdir
+runs`.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class TensorBoard(Tracker):
         self.id, self.where = "tensorboard", f"tensorboard --logdir {told.root}"
         if told.id is None:
             recipe = yaml.safe_dump(dict(told.recipe), sort_keys=False, allow_unicode=True)
-            self.writer.add_text("recipe", "".join(f"    {line}\n" for line in recipe.splitlines()), 0)
+            self.writer.add_text(
+                "recipe", "".join(f"    {line}\n" for line in recipe.splitlines()), 0
+            )
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:

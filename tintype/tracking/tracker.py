@@ -36,7 +36,8 @@ class Told:
 class Tracker(ABC):
     """Shows runs in a tool that people have open already. The run folder remains what counts.
 
-    A file in this folder has a literal NEEDS, the module that must be installed, and `start(told) -> Tracker`.
+    A file in this folder has a literal NEEDS, the module that must be installed, and `start(told)
+    -> Tracker`.
 
     Attributes:
         id: by which the run is found again there when it is gone on with.
@@ -48,7 +49,9 @@ class Tracker(ABC):
 
     @abstractmethod
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take rows of metrics.csv: step, epoch, lr, losses, and validation figures where they were measured."""
+        """Take rows of metrics.csv: step, epoch, lr, losses, and validation figures where they were
+        measured.
+        """
 
     @abstractmethod
     def picture(self, name: str, path: Path, step: int) -> None:
@@ -69,4 +72,8 @@ class Tracker(ABC):
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures of a row of metrics.csv without the step."""
-    return {name: float(value) for name, value in row.items() if name != "step" and value not in ("", None)}
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if name != "step" and value not in ("", None)
+    }

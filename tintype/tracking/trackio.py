@@ -1,4 +1,6 @@
-"""Trackio: project "tintype", or the one that TRACKIO_PROJECT names; local, `trackio show` opens it."""
+"""Trackio: project "tintype", or the one that TRACKIO_PROJECT names; local, `trackio show` opens
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ def start(told: Told) -> Tracker:
 
 
 class Trackio(Tracker):
-    """Hands on to a run of the library. Runs are known by their names there, so that a name holds the run's folder."""
+    """Hands on to a run of the library.
+
+    Runs are known by their names there, so that a name holds the run's folder.
+    """
 
     def __init__(self, told: Told) -> None:
         trackio = importlib.import_module(NEEDS)

@@ -1,4 +1,6 @@
-"""Weights & Biases: project "tintype", or the one that WANDB_PROJECT names; WANDB_MODE=offline needs no account."""
+"""Weights & Biases: project "tintype", or the one that WANDB_PROJECT names; WANDB_MODE=offline
+needs no account.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ class WeightsAndBiases(Tracker):
             project=os.environ.get("WANDB_PROJECT", "tintype"), name=told.name, dir=str(told.folder),
             config=dict(told.recipe), id=told.id, resume="allow" if told.id else None,
         )  # fmt: skip
-        self.id, self.where = str(self._run.id), str(getattr(self._run, "url", None) or self._run.dir)
+        self.id, self.where = (
+            str(self._run.id),
+            str(getattr(self._run, "url", None) or self._run.dir),
+        )
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:

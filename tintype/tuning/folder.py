@@ -1,4 +1,6 @@
-"""The folder of a tuning: what was asked, the trials in the database, the winner's runs, and what they come to."""
+"""The folder of a tuning: what was asked, the trials in the database, the winner's runs, and what
+they come to.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ FEWEST_FOR_IMPORTANCE = 20  # finished trials; of fewer the shares are mostly no
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a tuning was asked for, as tune.yaml holds it; it stays the same when the tuning is gone on with."""
+    """What a tuning was asked for, as tune.yaml holds it; it stays the same when the tuning is gone
+    on with.
+    """
 
     recipe: Recipe
     space: Space
@@ -49,13 +53,22 @@ class Wishes:
                 )
             return
         with written_whole(path) as temporary:
-            temporary.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            temporary.write_text(
+                yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True),
+                encoding="utf-8",
+            )
 
     def _changed_since(self, before: Wishes) -> str:
-        """Return what differs from an earlier call, empty where nothing does. A field that is younger has its default."""
+        """Return what differs from an earlier call, empty where nothing does.
+
+        A field that is younger has its default.
+        """
         threads = self.recipe.threads if before.recipe.threads == "auto" else before.recipe.threads
         same = replace(before, recipe=before.recipe.with_(threads=threads))
-        earlier, now = (wishes.to_dict() | {"recipe": wishes.recipe.model_dump(mode="json")} for wishes in (same, self))
+        earlier, now = (
+            wishes.to_dict() | {"recipe": wishes.recipe.model_dump(mode="json")}
+            for wishes in (same, self)
+        )
         return next((key for key, value in now.items() if earlier[key] != value), "")
 
     @classmethod
@@ -69,12 +82,18 @@ class Wishes:
             content = read_yaml(path)
             before = {"split_rule": OLD_SPLIT_RULE, **content["recipe"]}
             recipe, space = build(before, where=str(path)), read_space(content["search"])
-            wishes = cls(recipe, space, content["score"], content["higher_is_better"], content["shared"])
+            wishes = cls(
+                recipe, space, content["score"], content["higher_is_better"], content["shared"]
+            )
             if not isinstance(wishes.score, str) or not isinstance(wishes.higher_is_better, bool):
-                raise TypeError("score: expected the name of a figure, and of higher_is_better true or false")
+                raise TypeError(
+                    "score: expected the name of a figure, and of higher_is_better true or false"
+                )
             return wishes
         except (OSError, yaml.YAMLError, *MISFIT) as error:
-            raise UserError(f"{path} is broken ({error}). Begin again with another --name.") from None
+            raise UserError(
+                f"{path} is broken ({error}). Begin again with another --name."
+            ) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -91,7 +110,8 @@ class Wishes:
 class Outcome:
     """What a tuning found: the flattering figure of its best trial, and the honest ones of the winner trained anew.
 
-    `winner` maps "val" and "test" to the mean over `num_seeds` fresh seeds and the deviation between them.
+    `winner` maps "val" and "test" to the mean over `num_seeds` fresh seeds and the deviation
+    between them.
     """
 
     score: str
@@ -114,24 +134,38 @@ class Tuning:
     @property
     def measure(self) -> Measure:
         """The figure that trials are judged by."""
-        return measure_of({"task": self.wishes.recipe.task, "splits": {"val": {self.wishes.score: 0.0}}})
+        return measure_of(
+            {"task": self.wishes.recipe.task, "splits": {"val": {self.wishes.score: 0.0}}}
+        )
 
     def trials(self, state: str | None = None) -> list[optuna.trial.FrozenTrial]:
-        """Return the trials that have ended (or those in one state: COMPLETE, PRUNED, FAIL), in order."""
+        """Return the trials that have ended (or those in one state: COMPLETE, PRUNED, FAIL), in
+        order.
+        """
         trials = self.database.get_trials(deepcopy=False)
         return [t for t in trials if (t.state.name == state if state else t.state.is_finished())]
 
     @property
     def best(self) -> optuna.trial.FrozenTrial | None:
-        """The trial with the best validation figure, the earliest of equals; None where none came to its end."""
+        """The trial with the best validation figure, the earliest of equals; None where none came
+        to its end.
+        """
         sign = 1 if self.wishes.higher_is_better else -1
-        return max(self.trials("COMPLETE"), key=lambda t: (sign * (t.value or 0.0), -t.number), default=None)
+        return max(
+            self.trials("COMPLETE"),
+            key=lambda t: (sign * (t.value or 0.0), -t.number),
+            default=None,
+        )
 
     @property
     def winner(self) -> Study | None:
-        """The runs of the best settings over fresh seeds, or None where they were not trained (here, yet)."""
+        """The runs of the best settings over fresh seeds, or None where they were not trained
+        (here, yet).
+        """
         folder = self.winner_folder
-        return Study.open(folder) if folder is not None and (folder / "study.yaml").exists() else None
+        return (
+            Study.open(folder) if folder is not None and (folder / "study.yaml").exists() else None
+        )
 
     @property
     def winner_folder(self) -> Path | None:
@@ -148,7 +182,9 @@ class Tuning:
         return found
 
     def importances(self) -> dict[str, float]:
-        """Return the share of the spread of validation figures that each field explains (fANOVA, Hutter et al. 2014)."""
+        """Return the share of the spread of validation figures that each field explains (fANOVA,
+        Hutter et al. 2014).
+        """
         complete = self.trials("COMPLETE")
         if len(complete) < FEWEST_FOR_IMPORTANCE or len({trial.value for trial in complete}) < 2:
             return {}
@@ -173,7 +209,10 @@ class Tuning:
     def outcome(self) -> Outcome:
         """Return what was found."""
         best, winner = self.best, self.winner
-        counts = {f"num_{name}": len(self.trials(state)) for name, state in (("pruned", "PRUNED"), ("failed", "FAIL"))}
+        counts = {
+            f"num_{name}": len(self.trials(state))
+            for name, state in (("pruned", "PRUNED"), ("failed", "FAIL"))
+        }
         result = winner.result() if winner else None
         variant = result.variants[0] if result else None
         return Outcome(
@@ -215,7 +254,9 @@ class Tuning:
 
 
 def said_of(outcome: Outcome, measure: Measure) -> list[str]:
-    """Return an outcome in words: the best trial, that its figure flatters, and what the winner does when trained anew."""
+    """Return an outcome in words: the best trial, that its figure flatters, and what the winner
+    does when trained anew.
+    """
     if outcome.best_trial is None or outcome.best_validation is None:
         return [f"None of {outcome.num_trials} trials finished."]
     said = [
@@ -233,9 +274,13 @@ def said_of(outcome: Outcome, measure: Measure) -> list[str]:
         )
     test, deviation = outcome.winner.get("test", (None, None))
     if test is not None:
-        said.append(f"The honest figure is {_spread(test, deviation, measure)} on test, which no trial has used.")
+        said.append(
+            f"The honest figure is {_spread(test, deviation, measure)} on test, which no trial has used."
+        )
     return said
 
 
 def _spread(mean: float, deviation: float | None, measure: Measure) -> str:
-    return measure.said(mean) + ("" if deviation is None else f" (standard deviation {measure.number(deviation)})")
+    return measure.said(mean) + (
+        "" if deviation is None else f" (standard deviation {measure.number(deviation)})"
+    )

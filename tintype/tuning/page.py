@@ -1,4 +1,6 @@
-"""The page of a tuning: the honest figure beside the flattering one, what matters, how the search went."""
+"""The page of a tuning: the honest figure beside the flattering one, what matters, how the search
+went.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def _result(tuning: Tuning) -> Section:
 
 
 def _winner(tuning: Tuning) -> dict[str, Any]:
-    """Return where the winner lies that is best on validation, its report, and the command that uses it."""
+    """Return where the winner lies that is best on validation, its report, and the command that
+    uses it.
+    """
     result = tuning.winner.result() if tuning.winner else None
     if result is None:
         return {"winner": ""}
@@ -75,7 +79,11 @@ def _winner(tuning: Tuning) -> dict[str, Any]:
     runs = result.variants[0].finished
     best = max(runs, key=lambda each: sign * (each.figure("val", tuning.wishes.score) or 0.0))
     path, inside = best.run.path, best.run.path.relative_to(tuning.path).as_posix()
-    use = {"classify": "predict {} photo.jpg", "generate": "generate {}", "upscale": "upscale {} photo.jpg"}
+    use = {
+        "classify": "predict {} photo.jpg",
+        "generate": "generate {}",
+        "upscale": "upscale {} photo.jpg",
+    }
     command = "tintype " + use[best.evaluation["task"]].format(shlex.quote(str(path)))
     page = f"{inside}/report.html" if (path / "report.html").is_file() else ""
     return {"winner": inside, "winners": runs, "winner_page": page, "use": command}
@@ -91,7 +99,12 @@ def _trials(tuning: Tuning) -> Section:
         }
         for row in tuning.table()
     ]  # fmt: skip
-    context = {"rows": rows, "fields": list(space), "measure": tuning.measure, "best": best.number if best else None}
+    context = {
+        "rows": rows,
+        "fields": list(space),
+        "measure": tuning.measure,
+        "best": best.number if best else None,
+    }
     return Section("trials", "All trials", "tuning_trials.html", context)
 
 
@@ -107,9 +120,17 @@ def _search(tuning: Tuning) -> Section | None:
     percent, label = tuning.measure.unit == "points", f"validation {tuning.measure.label}"
     figure = figures.new_figure(height=340)
     dots = {"color": COLOURS["val"], "size": 9}
-    figure.add_trace(go.Scatter(x=numbers, y=values, mode="markers", name="trials", marker=dots, meta={"role": "val"}))
+    figure.add_trace(
+        go.Scatter(
+            x=numbers, y=values, mode="markers", name="trials", marker=dots, meta={"role": "val"}
+        )
+    )
     line = {"color": COLOURS["guide"], "shape": "hv"}
-    figure.add_trace(go.Scatter(x=numbers, y=best, mode="lines", name="best so far", line=line, meta={"role": "guide"}))
+    figure.add_trace(
+        go.Scatter(
+            x=numbers, y=best, mode="lines", name="best so far", line=line, meta={"role": "guide"}
+        )
+    )
     _axes(figure, "trial", label, percent)
     figure.update_xaxes(tick0=0, dtick=max(1, -(-(max(numbers) + 1) // 10)))
     printed = _printed([("trial", numbers, values)], label, False, best)
@@ -118,7 +139,9 @@ def _search(tuning: Tuning) -> Section | None:
         "The validation figure of each finished trial, and the best so far. The more trials there are, the more optimistic "
         "is the figure of the best one."
     )
-    return Section("search", "How the search went", "tuning_charts.html", {"charts": [chart], "text": text})
+    return Section(
+        "search", "How the search went", "tuning_charts.html", {"charts": [chart], "text": text}
+    )
 
 
 def _importance(tuning: Tuning) -> Section | None:
@@ -143,9 +166,16 @@ def _importance(tuning: Tuning) -> Section | None:
         )  # fmt: skip
         _axes(figure, field, label, percent)
         log = isinstance(entry, Range) and entry.log
-        figure.update_xaxes(type="log" if log else "linear" if isinstance(entry, Range) else "category")
+        figure.update_xaxes(
+            type="log" if log else "linear" if isinstance(entry, Range) else "category"
+        )
         charts.append(
-            Chart(f"slice-{len(charts)}", figure, _printed([(field, x, y)], label, log), f"{label} against {field}.")
+            Chart(
+                f"slice-{len(charts)}",
+                figure,
+                _printed([(field, x, y)], label, log),
+                f"{label} against {field}.",
+            )
         )
     text = (
         "The share of the variance of the validation figures that each setting explains (functional analysis of variance "
@@ -175,7 +205,13 @@ def _printed(
     figure: Figure = print_figures.new_figure(4.6, 2.6)
     ax = figure.subplots()
     for title, x, y in panels:
-        ax.plot([str(v) if isinstance(v, str) else v for v in x], y, "o", color=COLOURS["val"], markersize=4)
+        ax.plot(
+            [str(v) if isinstance(v, str) else v for v in x],
+            y,
+            "o",
+            color=COLOURS["val"],
+            markersize=4,
+        )
         if best is not None:
             ax.plot(x, best, color=COLOURS["guide"], drawstyle="steps-post")
         ax.set(xlabel=title, ylabel=label)

@@ -1,4 +1,6 @@
-"""One trial: a run with proposed settings, judged on validation, stopped where it falls behind the others."""
+"""One trial: a run with proposed settings, judged on validation, stopped where it falls behind the
+others.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 class TrialWatcher(Silent):
     """Passes on what a trial's run tells, reports its validation figures, and stops it where the pruner says so.
 
-    A figure belongs to a place: how many evaluations fit into the epochs so far, which is the same for every batch size.
+    A figure belongs to a place: how many evaluations fit into the epochs so far, which is the same
+    for every batch size.
     """
 
     def __init__(self, trial: optuna.Trial, tuning: Tuning, watcher: Silent) -> None:
@@ -47,7 +50,8 @@ class TrialWatcher(Silent):
             return
         self.seen.add(place)
         self.trial.report(float(figures[self.score]), place)
-        if step < self.total_steps and self.trial.should_prune():  # at its end there is nothing left to save
+        # at its end there is nothing left to save
+        if step < self.total_steps and self.trial.should_prune():
             raise import_optuna().TrialPruned
 
     def note(self, line: str) -> None:
@@ -100,5 +104,7 @@ def _close_pruned(path: Path, rows: list[dict[str, Any]]) -> None:
     run = api.Run(path)
     header = list(dict.fromkeys(name for row in rows for name in row))
     if len(rows) > len(run.read_table("metrics.csv")):
-        run.write_table("metrics.csv", header, [[row.get(name, "") for name in header] for row in rows])
+        run.write_table(
+            "metrics.csv", header, [[row.get(name, "") for name in header] for row in rows]
+        )
     run.set_status("pruned", step=rows[-1]["step"] if rows else 0)

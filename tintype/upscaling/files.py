@@ -1,4 +1,6 @@
-"""Files and folders of photos, enlarged one by one; what cannot be enlarged is passed over and named."""
+"""Files and folders of photos, enlarged one by one; what cannot be enlarged is passed over and
+named.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,9 @@ def upscale_files(
 ) -> Enlarged:
     """Enlarge files and folders; a file that cannot be enlarged is passed over and named.
 
-    `photo.jpg` becomes `photo-x2.jpg`, in `out` or beside the photo; folders keep their shape below `out`. Where two
-    photos would get one name (`a.png` and `a.bmp`), the first has it and the second is passed over, with `force` too.
+    `photo.jpg` becomes `photo-x2.jpg`, in `out` or beside the photo; folders keep their shape below
+    `out`. Where two photos would get one name (`a.png` and `a.bmp`), the first has it and the
+    second is passed over, with `force` too.
 
     Raises:
         UserError: no run that enlarges, no such path, or no image in it.
@@ -67,10 +70,13 @@ def upscale_files(
     return Enlarged(written, skipped)
 
 
-def list_files(paths: Sequence[str | Path], scale: int) -> tuple[list[tuple[Path, Path]], list[tuple[str, str]]]:
+def list_files(
+    paths: Sequence[str | Path], scale: int
+) -> tuple[list[tuple[Path, Path]], list[tuple[str, str]]]:
     """Return each image file with the folder below the output in which its result belongs, and what is left out and why.
 
-    Left out is what an earlier call made of a photo in the same folder. A file given by its name is never left out.
+    Left out is what an earlier call made of a photo in the same folder. A file given by its name is
+    never left out.
 
     Raises:
         UserError: a path does not exist, or there is no image.
@@ -95,7 +101,9 @@ def list_files(paths: Sequence[str | Path], scale: int) -> tuple[list[tuple[Path
                 reason = f"it was made of {original.name} beside it. Give it by its name to enlarge it as well."
                 left_out.append((str(file), reason))
     if not found and not left_out:
-        raise UserError(f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or .png.")
+        raise UserError(
+            f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or .png."
+        )
     return found, left_out
 
 
@@ -106,7 +114,8 @@ def _original(file: Path, beside: dict[tuple[Path, str], list[Path]], scale: int
         beside: the files of each folder and stem.
     """
     result = f"-x{scale}"
-    kinds = [(result, scale, scale, 0)]  # what the name of the original lacks, and its rows and columns times what
+    # what the name of the original lacks, and its rows and columns times what
+    kinds = [(result, scale, scale, 0)]
     if file.stem.endswith(f"{result}{COMPARED}"):
         kinds = [(f"{result}{COMPARED}", scale, 3 * scale, 2 * LINE), (COMPARED, 1, 3, 2 * LINE)]
 
@@ -115,7 +124,8 @@ def _original(file: Path, beside: dict[tuple[Path, str], list[Path]], scale: int
             continue
         for original in beside.get((file.parent, file.stem.removesuffix(ending)), []):
             rows, columns = _size(original)
-            turned = (columns * height, rows * width + lines)  # by its EXIF, which not every header tells
+            # by its EXIF, which not every header tells
+            turned = (columns * height, rows * width + lines)
             if rows and _size(file) in ((rows * height, columns * width + lines), turned):
                 return original
     return None
@@ -133,7 +143,8 @@ def _size(file: Path) -> tuple[int, int]:
 class _Taken:
     """The names that no result may have: the photos of this call, and the results that it has written.
 
-    Names are compared as loosely as any file system does, and then it is asked whether they are one file.
+    Names are compared as loosely as any file system does, and then it is asked whether they are one
+    file.
     """
 
     def __init__(self, photos: Sequence[Path]) -> None:
@@ -181,7 +192,9 @@ def _one_file(
     for file in wanted:
         reason = taken.reason(file)
         if reason:
-            raise UserError(f"its result would be {file}, but {reason}. Rename one, or give another --out.")
+            raise UserError(
+                f"its result would be {file}, but {reason}. Rename one, or give another --out."
+            )
     there = [] if force else [file for file in wanted if file.exists()]
     if len(there) == len(wanted):
         raise _taken(target)
@@ -191,13 +204,16 @@ def _one_file(
             f"it would become {sides[1]} x {sides[0]} pixels; {picture.format} holds {longest} at most. Give a PNG."
         )
     small = picture.pixels
-    picture.pixels = upscaler.enlarge(small, None if progress is None else lambda i, n: progress(path.name, i, n))
+    picture.pixels = upscaler.enlarge(
+        small, None if progress is None else lambda i, n: progress(path.name, i, n)
+    )
     contents = {target: encoded(picture)}
     if compare:
         compared = side_by_side(upscaler, small, picture.pixels)
         contents[beside] = encoded(Picture(compared, "PNG", b"", picture.profile))
 
-    # What a call that was killed between the two has left is completed; anything else stays as it is.
+    # What a call that was killed between the two has left is completed; anything else stays as it
+    # is.
     for file in there:
         if not _holds(file, contents[file]):
             raise _taken(file)
@@ -219,7 +235,9 @@ def _holds(file: Path, content: bytes) -> bool:
 
 
 def side_by_side(upscaler: Upscaler, small: np.ndarray, large: np.ndarray) -> np.ndarray:
-    """Return the small picture with its pixels repeated, bicubic, and ours beside each other, a white line between."""
+    """Return the small picture with its pixels repeated, bicubic, and ours beside each other, a
+    white line between.
+    """
     repeated = small.repeat(upscaler.scale, axis=0).repeat(upscaler.scale, axis=1)
     line = np.full((len(large), LINE, large.shape[2]), np.iinfo(large.dtype).max, large.dtype)
     return np.concatenate([repeated, line, upscaler.bicubic(small), line, large], axis=1)

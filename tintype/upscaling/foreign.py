@@ -1,4 +1,6 @@
-"""Other people's networks that enlarge: ESRGAN, SwinIR, RealPLKSR and the rest, recognised by spandrel from their weights."""
+"""Other people's networks that enlarge: ESRGAN, SwinIR, RealPLKSR and the rest, recognised by
+spandrel from their weights.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
     """Return the task around the network that a weight file is for. No code in the file runs.
 
     Raises:
-        UserError: spandrel is not installed, the file is damaged or unknown, or its network does not enlarge.
+        UserError: spandrel is not installed, the file is damaged or unknown, or its network does
+            not enlarge.
     """
     state, _ = read_content(path)  # first, since some files are of no use with spandrel either
     try:
@@ -48,7 +51,9 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
     except spandrel.UnsupportedModelError:
         raise UserError(f"spandrel knows no network with the weights in {path}.") from None
     except Exception as error:  # whatever a damaged or foreign file makes a reader raise
-        raise UserError(f"{path} holds no weights that can be read: {str(error).splitlines()[0][:120]}") from None
+        raise UserError(
+            f"{path} holds no weights that can be read: {str(error).splitlines()[0][:120]}"
+        ) from None
     if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.scale < 2:
         raise UserError(f"{path} is {descriptor.architecture.name}, which does not enlarge photos.")
     channels = descriptor.input_channels

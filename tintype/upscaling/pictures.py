@@ -16,7 +16,8 @@ from tintype.errors import UserError
 from tintype.run import written_whole
 from tintype.upscaling.png16 import png16, read_png16
 
-# What is read and written as it is; everything else becomes PNG, which loses nothing. The longest side each can hold.
+# What is read and written as it is; everything else becomes PNG, which loses nothing. The longest
+# side each can hold.
 KEPT = {"PNG": (".png", 2**31 - 1), "JPEG": (".jpg", 65_535), "WEBP": (".webp", 16_383)}
 QUALITY = 95  # of JPEG and WebP
 
@@ -25,7 +26,8 @@ QUALITY = 95  # of JPEG and WebP
 class Picture:
     """A decoded picture, upright, with what must travel along."""
 
-    pixels: np.ndarray  # (H, W, C) uint8 or uint16; C: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha
+    # (H, W, C) uint8 or uint16; C: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha
+    pixels: np.ndarray
     format: str = "PNG"
     exif: bytes = b""
     profile: bytes = b""
@@ -42,10 +44,16 @@ def read_picture(path: Path) -> Picture:
         with Image.open(path, formats=FORMATS) as image:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 # The pages of a TIFF are not counted: Pillow reads all their directories for that.
-                kind = "has several pages" if image.format == "TIFF" else f"is animated ({image.n_frames} frames)"  # pyright: ignore[reportAttributeAccessIssue]
+                kind = (
+                    "has several pages"
+                    if image.format == "TIFF"
+                    else f"is animated ({image.n_frames} frames)"
+                )  # pyright: ignore[reportAttributeAccessIssue]
                 raise UserError(f"{path.name} {kind}; only still pictures are enlarged.")
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path.name} has more than {MAX_PIXELS:,} pixels (decompression bomb?).")
+                raise UserError(
+                    f"{path.name} has more than {MAX_PIXELS:,} pixels (decompression bomb?)."
+                )
             refuse_costly_picture(image)
             deep = read_png16(path) if image.format == "PNG" else None
             image.load()
@@ -70,13 +78,21 @@ def from_pillow(image: Image.Image) -> Picture:
     upright = ImageOps.exif_transpose(image)
     exif = upright.getexif()
     exif_bytes = exif.tobytes() if exif else b""
-    transparent = "transparency" in upright.info or upright.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+    transparent = "transparency" in upright.info or upright.mode in (
+        "LA",
+        "La",
+        "PA",
+        "RGBA",
+        "RGBa",
+    )
     if upright.mode.startswith("I;16"):
         pixels = np.asarray(upright).astype(np.uint16)
     elif upright.mode == "I":
         pixels = np.asarray(upright).clip(0, 65535).astype(np.uint16)
     elif upright.mode == "F":
-        raise UserError("pictures of floating-point values are not enlarged; convert it to 16 bits.")
+        raise UserError(
+            "pictures of floating-point values are not enlarged; convert it to 16 bits."
+        )
     elif upright.mode in ("1", "L", "LA", "La"):
         pixels = np.asarray(upright.convert("LA" if transparent else "L"))
     else:
@@ -125,7 +141,9 @@ def write_encoded(path: Path, content: bytes) -> None:
 
 
 def to_pillow(picture: Picture) -> Image.Image:
-    """Return a picture as a Pillow image; 16 bits of more than one channel become 8, since Pillow has no such mode."""
+    """Return a picture as a Pillow image; 16 bits of more than one channel become 8, since Pillow
+    has no such mode.
+    """
     pixels = picture.pixels
     if pixels.dtype == np.uint16 and pixels.shape[2] > 1:
         pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

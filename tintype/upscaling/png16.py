@@ -1,4 +1,6 @@
-"""PNG of 16 bits and several channels, which Pillow cuts to 8 bits (PNG specification, 3rd edition, 2025)."""
+"""PNG of 16 bits and several channels, which Pillow cuts to 8 bits (PNG specification, 3rd edition,
+2025).
+"""
 
 from __future__ import annotations
 
@@ -50,15 +52,25 @@ def _chunks(content: bytes, wanted: bytes) -> list[bytes]:
 
 
 def _unfiltered(kinds: np.ndarray, filtered: np.ndarray) -> np.ndarray:
-    """Undo the filters of rows (H, W, bytes), a diagonal at a time: each pixel needs those at its left and above."""
+    """Undo the filters of rows (H, W, bytes), a diagonal at a time: each pixel needs those at its
+    left and above.
+    """
     height, width, num_bytes = filtered.shape
     out = np.zeros((height + 1, width + 1, num_bytes), np.int16)
     for diagonal in range(height + width - 1):
         i = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
         j = diagonal - i
         left, up, corner = out[i + 1, j], out[i, j + 1], out[i, j]
-        by_left, by_up, by_corner = np.abs(up - corner), np.abs(left - corner), np.abs(left + up - 2 * corner)
-        nearest = np.where((by_left <= by_up) & (by_left <= by_corner), left, np.where(by_up <= by_corner, up, corner))
+        by_left, by_up, by_corner = (
+            np.abs(up - corner),
+            np.abs(left - corner),
+            np.abs(left + up - 2 * corner),
+        )
+        nearest = np.where(
+            (by_left <= by_up) & (by_left <= by_corner),
+            left,
+            np.where(by_up <= by_corner, up, corner),
+        )
         choices = [np.zeros_like(left), left, up, (left + up) // 2, nearest]
         out[i + 1, j + 1] = (filtered[i, j] + np.choose(kinds[i][:, None], choices)) & 255
     return np.ascontiguousarray(out[1:, 1:].astype(np.uint8))
@@ -73,12 +85,17 @@ def png16(pixels: np.ndarray, *, exif: bytes = b"", profile: bytes = b"") -> byt
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    parts = [_SIGNATURE, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
+    parts = [
+        _SIGNATURE,
+        _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)),
+    ]
     if profile:
         parts.append(_chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile)))
     if exif:
         parts.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    return b"".join([*parts, _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 6)), _chunk(b"IEND", b"")])
+    return b"".join(
+        [*parts, _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 6)), _chunk(b"IEND", b"")]
+    )
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

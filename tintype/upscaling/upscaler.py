@@ -55,7 +55,9 @@ class Upscaler:
         """How many times larger the pictures become."""
         return self.task.scale
 
-    def enlarge(self, pixels: np.ndarray, on_progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+    def enlarge(
+        self, pixels: np.ndarray, on_progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
         """Return pixels (H, W, C) uint8 or uint16 enlarged; alpha, the last of 2 or 4 channels, by bicubic.
 
         Colours count by their alpha. Those under full transparency mean nothing and are not kept.
@@ -70,14 +72,19 @@ class Upscaler:
             )
         network = self.task.networks[self.task.main]
         return self._enlarged(
-            pixels, lambda low: self.task.enlarge(network, low, tile=self.tile, on_progress=on_progress)
+            pixels,
+            lambda low: self.task.enlarge(network, low, tile=self.tile, on_progress=on_progress),
         )
 
     def bicubic(self, pixels: np.ndarray) -> np.ndarray:
-        """Return pixels (H, W, C) uint8 or uint16 enlarged by bicubic interpolation, alpha as in `enlarge`."""
+        """Return pixels (H, W, C) uint8 or uint16 enlarged by bicubic interpolation, alpha as in
+        `enlarge`.
+        """
         return self._enlarged(pixels, lambda low: self.task.bicubic(low, tile=self.tile))
 
-    def _enlarged(self, pixels: np.ndarray, enlarge: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+    def _enlarged(
+        self, pixels: np.ndarray, enlarge: Callable[[torch.Tensor], torch.Tensor]
+    ) -> np.ndarray:
         if pixels.shape[2] not in (2, 4):
             return _array(enlarge(_planes(pixels)), pixels.dtype)
         if pixels[:, :, -1].min() < np.iinfo(pixels.dtype).max:
@@ -88,10 +95,14 @@ class Upscaler:
         return np.concatenate([large, opaque], axis=2)
 
     def __call__(self, image: Any) -> Any:
-        """Enlarge a file (giving a Pillow image), a Pillow image, or an array (H, W) or (H, W, C) of uint8 or uint16."""
+        """Enlarge a file (giving a Pillow image), a Pillow image, or an array (H, W) or (H, W, C)
+        of uint8 or uint16.
+        """
         if isinstance(image, np.ndarray):
             return self._of_array(image)
-        picture = from_pillow(image) if isinstance(image, Image.Image) else read_picture(Path(image))
+        picture = (
+            from_pillow(image) if isinstance(image, Image.Image) else read_picture(Path(image))
+        )
         picture.pixels = self.enlarge(picture.pixels)
         return to_pillow(picture)
 
@@ -107,7 +118,9 @@ class Upscaler:
 
 
 def visible_colours(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels (H, W, C), alpha last, in which those of alpha 0 have the colour of the nearest visible one."""
+    """Return pixels (H, W, C), alpha last, in which those of alpha 0 have the colour of the nearest
+    visible one.
+    """
     hidden = pixels[:, :, -1] == 0
     if not hidden.any() or hidden.all():
         return pixels
