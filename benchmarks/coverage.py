@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tintype.metrics import calibration_errors
 from tintype.statistics import (
     ClassCounts,
     abstain_threshold,
@@ -25,6 +24,7 @@ from tintype.statistics import (
     newcombe_interval,
     wilson_interval,
 )
+from tintype.tasks.classify.metrics import calibration_errors
 
 
 def effects(tries: int) -> None:

@@ -27,14 +27,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from tintype.data.source import DataSpec, DataSplits, ResidentSource
-from tintype.distributed import choose_compile, choose_device, choose_precision, hold_memory
-from tintype.engine import Engine
+from tintype.hardware.device import choose_compile, choose_device, choose_precision, hold_memory
 from tintype.models import build_model
 from tintype.progress import Silent
 from tintype.recipe import Recipe
-from tintype.run import RunFolder
-from tintype.tasks.generate import make
-from tintype.training import _on_device
+from tintype.runs.folder import RunFolder
+from tintype.tasks.generate.task import make
+from tintype.training.engine import Engine
+from tintype.training.prepare import _on_device
 
 BATCH = 128
 

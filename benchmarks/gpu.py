@@ -28,12 +28,12 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
-from tintype.distributed import choose_device
-from tintype.engine import Interrupted
+from tintype.hardware.device import choose_device
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build, resolve
-from tintype.run import RunFolder
-from tintype.training import prepare, train_run
+from tintype.runs.folder import RunFolder
+from tintype.training.engine import Interrupted
+from tintype.training.prepare import prepare, train_run
 
 HEAD = {
     "data": "digits", "model": "resnet18", "tune": "head", "augment": "photos", "views": 2, "batch_size": 64, "epochs": 20

@@ -28,7 +28,7 @@ from torchvision.datasets import ImageFolder
 
 from tintype.data import DataSplits, open_data
 from tintype.data.cache import num_cores
-from tintype.distributed import hold_memory
+from tintype.hardware.device import hold_memory
 
 BATCH = 64
 

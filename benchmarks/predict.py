@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tintype.bulk import open_classifier
-from tintype.predicting.classifier import Classifier
-from tintype.predicting.files import list_images
-from tintype.predicting.pipeline import answered, num_decoders
+from tintype.verbs.predict.bulk import open_classifier
+from tintype.verbs.predict.classifier import Classifier
+from tintype.verbs.predict.files import list_images
+from tintype.verbs.predict.pipeline import answered, num_decoders
 
 
 def speed(count: int, work: Callable[[], object]) -> float:

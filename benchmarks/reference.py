@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tintype.listing import SOURCES
 from tintype.statistics import mean_interval
+from tintype.verbs.listing import SOURCES
 
 BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
 TABLE = Path(__file__).parent.parent / "docs" / "results.md"

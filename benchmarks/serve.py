@@ -154,7 +154,7 @@ def photos_of(run: Path) -> list[tuple[bytes, dict[str, float]]]:
     from PIL import Image
 
     import tintype
-    from tintype.predict import Predictor
+    from tintype.verbs.predict.run import Predictor
 
     opened = tintype.load(str(run))
     how = opened.read("model.json")["preprocessing"]
@@ -184,8 +184,8 @@ def serve_plainly(run: Path, port: int) -> None:
     import torch
     import uvicorn
 
-    from tintype.serving.served import PhotoClassifier, load
-    from tintype.serving.server import choose_threads
+    from tintype.verbs.serve.served import PhotoClassifier, load
+    from tintype.verbs.serve.server import choose_threads
 
     torch.set_num_threads(choose_threads())
     model, app = load("plain", run), FastAPI()

@@ -26,14 +26,14 @@ from torch import nn
 
 from tintype.data import open_data
 from tintype.data.source import DataSplits, ResidentSource
-from tintype.distributed import autocast, choose_precision, hold_memory
-from tintype.engine import Engine
+from tintype.hardware.device import autocast, choose_precision, hold_memory
 from tintype.models import build_model
 from tintype.optim import build_optimizers
 from tintype.progress import Silent
 from tintype.recipe import Recipe
-from tintype.run import RunFolder
-from tintype.tasks.classify import Classify
+from tintype.runs.folder import RunFolder
+from tintype.tasks.classify.task import Classify
+from tintype.training.engine import Engine
 
 BATCH = 256
 WIDTHS = {"widths": [64, 128, 256], "hidden": [], "dropout": 0}

@@ -20,16 +20,16 @@ import torch
 from torch import nn
 
 import tintype as tt
-from tintype.distributed import autocast, choose_precision, hold_memory
-from tintype.engine import Engine
+from tintype.hardware.device import autocast, choose_precision, hold_memory
 from tintype.models import build_model
-from tintype.models.backbone import backbone_parts, for_inference
-from tintype.pretrained import load_pretrained
+from tintype.models.parts.backbone import backbone_parts, for_inference
+from tintype.models.parts.pretrained import load_pretrained
 from tintype.progress import Silent
-from tintype.run import RunFolder
+from tintype.runs.folder import RunFolder
 from tintype.statistics import wilson_interval
-from tintype.tasks.transfer import HeadOnly
-from tintype.training import Prepared, prepare
+from tintype.tasks.classify.transfer import HeadOnly
+from tintype.training.engine import Engine
+from tintype.training.prepare import Prepared, prepare
 
 CPU = torch.device("cpu")
 

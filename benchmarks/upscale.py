@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from tintype import quality
-from tintype.data.pairs import open_whole
 from tintype.data.source import DataSpec
-from tintype.distributed import hold_memory
+from tintype.hardware.device import hold_memory
 from tintype.models import build_model, count_parameters
-from tintype.predict import load_task
-from tintype.run import RunFolder
-from tintype.tasks.upscale import Upscale, merged
-from tintype.upscaling import Upscaler
+from tintype.runs.folder import RunFolder
+from tintype.tasks.upscale import quality
+from tintype.tasks.upscale.sets.pairs import open_whole
+from tintype.tasks.upscale.task import Upscale, merged
+from tintype.tasks.upscale.upscaler import Upscaler
+from tintype.verbs.predict.run import load_task
 
 ROUNDS = 3
 

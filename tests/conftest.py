@@ -32,7 +32,7 @@ from PIL import Image
 from tintype import api, cli
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build, resolve
-from tintype.run import RunFolder
+from tintype.runs.folder import RunFolder
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -67,7 +67,7 @@ def train_in() -> Callable[..., RunFolder]:
     """Return a function that trains a recipe in a folder as `tintype train` does, without the
     report.
     """
-    from tintype.training import prepare, train_run
+    from tintype.training.prepare import prepare, train_run
 
     def train(folder: Path, recipe: Recipe, watcher: Silent | None = None) -> RunFolder:
         run = RunFolder(folder)

@@ -26,18 +26,28 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
 from tintype import api
-from tintype.analysis import analyse
-from tintype.analysis import slices as slicing
-from tintype.analysis.embedding import MOST_THUMBNAILS, embedding_map, principal_components, t_sne
-from tintype.analysis.examples import Answers, confused_pairs, nearest_images, worst_mistakes
-from tintype.analysis.heatmaps import grad_cam, overlaid, spatial_layer
 from tintype.data.source import DataSpec, ResidentSource
 from tintype.models import build_model
-from tintype.predict import load_task
 from tintype.progress import Silent
-from tintype.run import RunFolder
+from tintype.runs.folder import RunFolder
 from tintype.statistics import wilson_interval
-from tintype.tasks.classify import Classify, penultimate
+from tintype.tasks.classify.analysis import analyse
+from tintype.tasks.classify.analysis import slices as slicing
+from tintype.tasks.classify.analysis.embedding import (
+    MOST_THUMBNAILS,
+    embedding_map,
+    principal_components,
+    t_sne,
+)
+from tintype.tasks.classify.analysis.examples import (
+    Answers,
+    confused_pairs,
+    nearest_images,
+    worst_mistakes,
+)
+from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid, spatial_layer
+from tintype.tasks.classify.task import Classify, penultimate
+from tintype.verbs.predict.run import load_task
 
 NAMES = ("one", "two", "three")
 

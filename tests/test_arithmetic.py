@@ -15,8 +15,10 @@ import pytest
 import torch
 import yaml
 
-from tintype import api, arithmetic, evaluate
-from tintype.arithmetic import (
+from tintype import api
+from tintype.errors import UserError
+from tintype.hardware import arithmetic
+from tintype.hardware.arithmetic import (
     choose_exact,
     choose_threads,
     computing,
@@ -26,11 +28,11 @@ from tintype.arithmetic import (
     onednn_instructions,
     onednn_version,
 )
-from tintype.distributed import Choice, choose_compile
-from tintype.engine import Interrupted
-from tintype.errors import UserError
+from tintype.hardware.device import Choice, choose_compile
 from tintype.progress import Silent
 from tintype.recipe import build
+from tintype.training.engine import Interrupted
+from tintype.verbs import evaluate
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 SMALL_CNN = {

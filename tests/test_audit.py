@@ -27,18 +27,10 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import tintype
 from tintype import Audit
-from tintype.auditing.files import blur
-from tintype.auditing.findings import label_findings, picture_findings
-from tintype.auditing.labels import (
-    LabelIssues,
-    confident_errors,
-    confident_joint,
-    find_label_issues,
-    plain_features,
-)
 from tintype.cli import main
 from tintype.data import Images, open_data
-from tintype.data.audit import (
+from tintype.data.decode import Resize
+from tintype.data.duplicates import (
     exact_copies,
     joined,
     kept_together,
@@ -48,10 +40,18 @@ from tintype.data.audit import (
     quick_audit,
     thumbnails,
 )
-from tintype.data.decode import Resize
 from tintype.data.source import DataSplits
 from tintype.data.split import three_splits
 from tintype.errors import UserError
+from tintype.verbs.audit.files import blur
+from tintype.verbs.audit.findings import label_findings, picture_findings
+from tintype.verbs.audit.labels import (
+    LabelIssues,
+    confident_errors,
+    confident_joint,
+    find_label_issues,
+    plain_features,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -254,7 +254,7 @@ def test_splits_of_a_set_of_arrays_follow_from_it_whatever_a_model_sees():
 def test_more_photos_than_are_compared_pair_by_pair_have_their_copies_together(
     tmp_path, patches, monkeypatch
 ):
-    monkeypatch.setattr("tintype.data.audit.QUICK_IMAGES", 40)
+    monkeypatch.setattr("tintype.data.duplicates.QUICK_IMAGES", 40)
     root = plant(tmp_path / "photos", patches)
     for i in range(6):
         save(patches[i], root / "ab"[i % 2] / f"again {i:02d}.bmp")

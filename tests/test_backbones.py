@@ -16,7 +16,7 @@ from torch import nn
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model, first_filter
-from tintype.models.backbone import (
+from tintype.models.parts.backbone import (
     backbone_parts,
     for_inference,
     freeze,

@@ -378,7 +378,7 @@ def test_an_unfinished_run_says_how_to_go_on(refused, tmp_path):
 
 def test_ctrl_c_outside_training_is_one_word():
     script = (
-        "import signal, tintype.listing as l\n"
+        "import signal, tintype.verbs.listing as l\n"
         # a shell's background job ignores it
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "l.listing = lambda *a, **k: signal.raise_signal(signal.SIGINT)\n"
@@ -394,7 +394,7 @@ def test_a_fault_of_ours_is_called_one(monkeypatch, capsys):
     def fault(*_: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("tintype.listing.listing", fault)
+    monkeypatch.setattr("tintype.verbs.listing.listing", fault)
     with pytest.raises(SystemExit) as end:
         cli.main(["list"])
     assert end.value.code == 1

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from tintype import board
-from tintype.board import Board, make_server
-from tintype.catalogue import list_runs
 from tintype.errors import UserError
-from tintype.listing import listing
-from tintype.report.sandbox import with_way_back
-from tintype.run import RunFolder
+from tintype.pages.sandbox import with_way_back
+from tintype.runs.catalogue import list_runs
+from tintype.runs.folder import RunFolder
+from tintype.verbs import board
+from tintype.verbs.board import Board, make_server
+from tintype.verbs.listing import listing
 
 HARMLESS = "<img src=x onerror=alert(1)>"
 

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
-from tintype import api, training
-from tintype.automatic import FINE_TUNE, FROM_NOISE, FROM_SCRATCH, HEAD
-from tintype.bundles import (
+from tintype import api
+from tintype.errors import UserError
+from tintype.progress import Silent
+from tintype.recipe import QUICK, build, recipe_names, resolve
+from tintype.training import prepare as training
+from tintype.training.automatic import FINE_TUNE, FROM_NOISE, FROM_SCRATCH, HEAD
+from tintype.training.bundles import (
     ADAPTIVE,
     LENGTH,
     UPDATE,
@@ -22,10 +26,7 @@ from tintype.bundles import (
     default_of,
     settled,
 )
-from tintype.engine import Engine
-from tintype.errors import UserError
-from tintype.progress import Silent
-from tintype.recipe import QUICK, build, recipe_names, resolve
+from tintype.training.engine import Engine
 
 SOURCES = {
     "from scratch": Source("training from scratch", FROM_SCRATCH),
@@ -226,7 +227,7 @@ def test_a_run_under_way_for_which_time_had_no_effect_goes_on_as_it_was(
             if step > 10:
                 raise UserError("stopped")
 
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     # an earlier version
     monkeypatch.setattr(training, "_within_time", lambda run, prepared, recipe, *_: recipe)
     recipe = tiny(epochs=3, time="1s")

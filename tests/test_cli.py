@@ -19,9 +19,9 @@ from PIL import Image
 
 import tintype
 from tintype import api, cli, plugins
-from tintype.listing import SOURCES
 from tintype.progress import epochs
 from tintype.recipe import Recipe, read_recipe, recipe_names
+from tintype.verbs.listing import SOURCES
 
 TINY = shlex.split(
     "train digits-ann --set model.hidden=[16] --epochs 2 --batch-size 100 --lr 0.01 --precision fp32 --device cpu"
@@ -287,7 +287,7 @@ def test_train_for_people_says_figures_verdict_and_where_the_report_lies(tt):
 def test_no_figure_is_cut_where_a_line_has_80_characters():
     from rich.console import Console
 
-    from tintype.summary import result_table
+    from tintype.runs.summary import result_table
 
     figures = {
         "num_images": 10_000, "accuracy": 1.0, "accuracy_ci95": [0.9997, 1.0], "top5_accuracy": 1.0, "macro_f1": 1.0,

@@ -27,17 +27,19 @@ from statsmodels.stats.multitest import multipletests
 
 import tintype as tt
 from tintype import api, statistics
-from tintype.comparison import compare
-from tintype.comparison.classify import resampled
-from tintype.comparison.page import Line
-from tintype.comparison.pictures import only_one_right
-from tintype.comparison.result import Pair, about
-from tintype.comparison.runs import open_all
-from tintype.comparison.settings import completed, differing
 from tintype.errors import UserError
+from tintype.pages.drawings import write_drawings
+from tintype.pages.pages import check_replaceable, write_sections
 from tintype.recipe import Recipe, build
-from tintype.report import generate_sections
-from tintype.report.comparison_figures import (
+from tintype.runs.folder import RunFolder
+from tintype.runs.reading import read_metrics
+from tintype.runs.summary import verdict_line
+from tintype.tasks.classify.compare import resampled
+from tintype.tasks.contract.compare import Pair, about
+from tintype.tasks.contract.compared_run import open_all
+from tintype.tasks.generate import report as generate_sections
+from tintype.verbs.compare import compare
+from tintype.verbs.compare.charts import (
     Point,
     Scale,
     against_cost,
@@ -45,11 +47,9 @@ from tintype.report.comparison_figures import (
     overlaid,
     pareto_front,
 )
-from tintype.report.drawings import write_drawings
-from tintype.report.folder import read_metrics
-from tintype.report.pages import check_replaceable, write_sections
-from tintype.run import RunFolder
-from tintype.summary import verdict_line
+from tintype.verbs.compare.page import Line
+from tintype.verbs.compare.pictures import only_one_right
+from tintype.verbs.compare.settings import completed, differing
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -1134,7 +1134,7 @@ def test_images_in_groups_are_measured_and_compared_by_group(tmp_path, tiny, tra
 def test_crops_of_one_photo_are_compared_by_photo() -> None:
     import statsmodels.api as sm
 
-    from tintype.comparison import upscale
+    from tintype.tasks.upscale import compare as upscale
 
     draw, photos, crops = np.random.default_rng(2), 80, 4
     group = np.arange(photos).repeat(crops)

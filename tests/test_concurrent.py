@@ -22,13 +22,14 @@ from test_kills import Child, Command, forked
 from test_resume import Stop, Stopper
 
 import tintype
-from tintype import api, board
+from tintype import api
 from tintype.data import cache
 from tintype.errors import UserError
-from tintype.predicting.output import Output
 from tintype.recipe import Recipe
-from tintype.run import RunFolder
-from tintype.training import count_test_look
+from tintype.runs.folder import RunFolder
+from tintype.training.prepare import count_test_look
+from tintype.verbs import board
+from tintype.verbs.predict.output import Output
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -120,7 +121,7 @@ def test_two_trainings_of_one_recipe_at_once(short_reports, place):
 
 @forks
 def test_one_run_resumed_twice_at_once(short_reports, tiny, train_in, tmp_path, monkeypatch):
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     whole = train_in(tmp_path / "whole" / "run", tiny(steps=6))
     with pytest.raises(Stop):
         train_in(tmp_path / "runs" / "run", tiny(steps=6), Stopper(4))
@@ -299,7 +300,7 @@ def test_a_packed_run_that_two_processes_unpack_at_once(place, kinds):
 # ---- clocks -----------------------------------------------------------------------------------------------------------
 
 # Where the time of day is what is meant: of a file, or for another program.
-TIME_OF_DAY = {"board.py", "data/cache.py", "data/contents.py", "tracking/mlflow.py"}
+TIME_OF_DAY = {"verbs/board.py", "data/cache.py", "data/contents.py", "tracking/mlflow.py"}
 
 
 def test_what_passes_is_measured_by_clocks_that_never_go_back():
@@ -345,7 +346,7 @@ def test_a_run_under_a_clock_that_goes_backwards(backwards, short_reports, tiny,
 
 def test_times_in_the_future_change_nothing(tiny, train_in, tmp_path, monkeypatch):
     """A lock, a status and a recipe of tomorrow: nobody holds the run, and it is gone on with."""
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     folder = tmp_path / "runs" / "run"
     with pytest.raises(Stop):
         train_in(folder, tiny(steps=6), Stopper(4))

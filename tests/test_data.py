@@ -22,9 +22,10 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from tintype import plugins
-from tintype.data import cache, open_data, opening, torchvision_sets
-from tintype.data.pairs import open_pairs
+from tintype.data import cache, open_data, opening
+from tintype.data.sets import torchvision_sets
 from tintype.errors import UserError
+from tintype.tasks.upscale.sets.pairs import open_pairs
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

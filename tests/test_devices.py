@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tintype.data.source import Batch
 from tintype.progress import Silent
 from tintype.tasks.task import StepContext
-from tintype.training import prepare
+from tintype.training.prepare import prepare
 
 DRAWING = ("rand", "randn", "randint", "randperm")
 THERE = torch.device("cuda:0")

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics.pairwise import polynomial_kernel
 
 from tintype.errors import UserError
-from tintype.generation import distances
+from tintype.tasks.generate import distances
 
 
 def features(count: int, size: int, seed: int, shift: float = 0.0) -> torch.Tensor:

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from tintype import api
-from tintype.predicting.prediction import Prediction
 from tintype.progress import Silent
-from tintype.run import load_checkpoint
+from tintype.runs.folder import load_checkpoint
+from tintype.verbs.predict.prediction import Prediction
 
 EARLIER = Path(__file__).parent / "earlier"
 ENDS = json.loads((EARLIER / "ends.json").read_text(encoding="utf-8"))

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from tintype import api
 from tintype.data import open_data
 from tintype.data.source import DataSplits, MappedSource
-from tintype.engine import READ_SECONDS, Engine, Order, Plan, batches, fold
 from tintype.errors import UserError
+from tintype.pages.report import write_report
 from tintype.progress import Silent
 from tintype.recipe import Recipe
-from tintype.report import write_report
-from tintype.run import RunFolder
-from tintype.summary import verdict_line
-from tintype.training import prepare
+from tintype.runs.folder import RunFolder
+from tintype.runs.summary import verdict_line
+from tintype.training.engine import READ_SECONDS, Engine, Order, Plan, batches, fold
+from tintype.training.prepare import prepare
 
 
 class Recorder(Silent):
@@ -390,7 +390,7 @@ def test_smaller_images_first(fit, tiny):
 def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_checkpoint(
     tiny, train_in, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     recipe = tiny(steps=50, optimizer="sgd", lr=1e30, warmup=0.9)
     with pytest.raises(UserError, match="not finite after step") as error:
         train_in(tmp_path / "run", recipe)
@@ -400,7 +400,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_checkpoint(
     assert "The last good checkpoint is kept." in message
     run = RunFolder.open(tmp_path / "run")
     assert run.status["state"] == "failed"
-    from tintype.run import load_checkpoint
+    from tintype.runs.folder import load_checkpoint
 
     state, warnings = load_checkpoint(run.path / "checkpoints")
     assert warnings == []

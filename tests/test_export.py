@@ -20,14 +20,14 @@ from PIL import Image
 from tintype import api, cli
 from tintype.data.decode import Resize, decode, fit
 from tintype.errors import UserError
-from tintype.exporting import Exported, export_run, formats, images
-from tintype.exporting.checking import check_classifier
-from tintype.exporting.resizing import Resizer
-from tintype.model import resize_of
-from tintype.predict import load_task
 from tintype.progress import Silent
 from tintype.recipe import build
-from tintype.tasks.classify import Classify
+from tintype.runs.model import resize_of
+from tintype.tasks.classify.task import Classify
+from tintype.tasks.contract.resizing import Resizer
+from tintype.verbs.export import Exported, export_run, formats, images
+from tintype.verbs.export.checking import check_classifier
+from tintype.verbs.predict.run import load_task
 
 SIZES = [(96, 96), (90, 131), (40, 23), (300, 12), (16, 16), (33, 64), (250, 240)]
 HOW = [
@@ -230,8 +230,8 @@ def sharp_run(tmp_path_factory) -> api.Run:
 
 
 def test_a_generator_makes_the_same_pictures(gan_run, tmp_path):
-    from tintype.generation import sampling
-    from tintype.tasks.generate import SAMPLE_SEED
+    from tintype.tasks.generate import sampling
+    from tintype.tasks.generate.task import SAMPLE_SEED
 
     done = export_run(gan_run, out=tmp_path / "gan.onnx")
     assert done.checked["psnr_least"] > 50
@@ -245,7 +245,7 @@ def test_a_generator_makes_the_same_pictures(gan_run, tmp_path):
 
 
 def test_a_guided_flow_makes_the_same_pictures(tmp_path, tiny):
-    from tintype.generation import sampling
+    from tintype.tasks.generate import sampling
 
     options = {"width": 8, "levels": 1, "sampling_steps": 2, "guidance": 1.5}
     recipe = tiny(task="generate", model="flow-unet", model_options=options, lr=0.003, steps=12)

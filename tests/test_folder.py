@@ -22,8 +22,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms import v2
 
-from tintype.data import cache, contents, decode, folder, open_data
+from tintype.data import cache, contents, decode, open_data
 from tintype.data.decode import Unreadable, image_files, natural_key
+from tintype.data.sets import folder
 from tintype.data.source import DataSplits
 from tintype.errors import UserError
 

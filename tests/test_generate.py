@@ -20,24 +20,25 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from tintype import api, losses, plugins
-from tintype.catalogue import list_runs
+from tintype import api, plugins
 from tintype.data import open_data
 from tintype.data.source import DataSpec
-from tintype.engine import Order, fold
 from tintype.errors import UserError
-from tintype.generation import distances, sampling
-from tintype.generation.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
-from tintype.generation.objective import Objective
-from tintype.generation.trouble import Trouble, verdict
 from tintype.models import build_model, count_parameters
-from tintype.models.gan_parts import MinibatchStd, SelfAttention
-from tintype.predict import load_task
+from tintype.models.parts.gan_parts import MinibatchStd, SelfAttention
 from tintype.progress import Silent
 from tintype.recipe import RECIPES, Recipe, read_recipe, recipe_names
-from tintype.report import generate_sections
-from tintype.report.folder import read_run
-from tintype.run import RunFolder, load_checkpoint
+from tintype.runs.catalogue import list_runs
+from tintype.runs.folder import RunFolder, load_checkpoint
+from tintype.runs.reading import read_run
+from tintype.tasks import losses
+from tintype.tasks.generate import distances, sampling
+from tintype.tasks.generate import report as generate_sections
+from tintype.tasks.generate.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
+from tintype.tasks.generate.objective import Objective
+from tintype.tasks.generate.trouble import Trouble, verdict
+from tintype.training.engine import Order, fold
+from tintype.verbs.predict.run import load_task
 
 GANS = [name for name in plugins.names("models", task="generate") if not name.startswith("flow")]
 
@@ -436,7 +437,7 @@ def test_every_objective_goes_on_bit_equal_after_a_stop(
     """Both optimizers, the average, the strength of augmentation and the accumulators of the watch
     come back.
     """
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     options = {"width": 4, "latent": 4, "conditional": True, **options}
     recipe = tiny_gan(model_options=options, task_options={**task, "num_samples": 50})
     whole = train_in(tmp_path / "whole" / "run", recipe)
@@ -561,8 +562,8 @@ def test_a_collapsed_generator_is_told_with_a_remedy(tiny_gan, tmp_path):
 def test_divergence_is_a_line_that_keeps_the_last_checkpoint(
     tiny_gan, train_in, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
-    from tintype.tasks.adversarial import Adversarial
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
+    from tintype.tasks.generate.adversarial import Adversarial
 
     wrong = Adversarial._generator_loss
 
@@ -768,7 +769,7 @@ def test_some_real_images_stand_for_all_of_them(photos):
     """A test split in the order of its classes, of which a part is measured: real images of the
     other split are as near.
     """
-    from tintype.generation.measuring import Measure
+    from tintype.tasks.generate.measuring import Measure
 
     splits = open_data(str(photos), val_fraction=30, test_fraction=30)
     measure = Measure(None, None, torch.device("cpu"), splits.train)
@@ -890,7 +891,7 @@ def test_the_verdict_is_the_first_rule_that_holds(bad, word):
 
 
 def test_a_generator_that_copies_is_said_to_memorise(tiny_gan, tmp_path, monkeypatch):
-    from tintype.tasks.generate import Generate
+    from tintype.tasks.generate.task import Generate
 
     copies = lambda task, network, noise, labels: task.train.take(torch.arange(len(noise))).images  # noqa: E731
     monkeypatch.setattr(Generate, "make_images", copies)
@@ -931,7 +932,7 @@ def test_missing_classes_are_told():
 
 
 def test_a_lazy_penalty_counts_the_turns_of_the_discriminator():
-    from tintype.tasks.adversarial import _turns
+    from tintype.tasks.generate.adversarial import _turns
 
     phases = {
         phase.name: phase
@@ -943,7 +944,7 @@ def test_a_lazy_penalty_counts_the_turns_of_the_discriminator():
 
 def test_too_few_images_to_measure_against_are_told_before_training():
     from tintype.data import DataSplits, open_data
-    from tintype.tasks.generate import make
+    from tintype.tasks.generate.task import make
 
     splits = open_data("digits")
     few = DataSplits(
@@ -1064,7 +1065,7 @@ def test_a_flow_trains_resumes_and_makes_the_class_that_is_asked_for(
         model="flow-unet", model_options={"width": 8, "levels": 1, "sampling_steps": 3, "guidance": 1.5}, lr=0.003, steps=10,
         optimizer="adamw", evaluate_every=1, task_options={"num_samples": 100, "features": str(finished_run.path)},
     )  # fmt: skip
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     whole = train_in(tmp_path / "whole" / "run", recipe)
     with pytest.raises(Stop):
         train_in(tmp_path / "stopped" / "run", recipe, Stopper(5))

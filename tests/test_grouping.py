@@ -20,9 +20,7 @@ import pytest
 from PIL import Image
 
 from tintype import api
-from tintype.auditing import audit
 from tintype.data import open_data
-from tintype.data.pairs import open_pairs
 from tintype.errors import UserError
 from tintype.grouping import (
     Taken,
@@ -33,9 +31,11 @@ from tintype.grouping import (
     united,
 )
 from tintype.recipe import build
-from tintype.run import RunFolder
+from tintype.runs.folder import RunFolder
 from tintype.statistics import clustered_interval
-from tintype.training import prepare
+from tintype.tasks.upscale.sets.pairs import open_pairs
+from tintype.training.prepare import prepare
+from tintype.verbs.audit import audit
 
 NAMES = [
     "cat/cat_012_1.jpg",

@@ -21,16 +21,20 @@ import pytest
 import yaml
 from PIL import Image, PngImagePlugin
 
-from tintype import api, catalogue, exporting, files, yaml_files
-from tintype.board import Board
+from tintype import api
 from tintype.data.bounds import MOST_SCANS, count_scans
 from tintype.data.cache import DRY_RUN_BYTES, cached_pixels, writing_at_most
 from tintype.data.decode import Unreadable, decode
 from tintype.errors import UserError
+from tintype.files import bounded as files
+from tintype.files import yaml_files
 from tintype.recipe import Recipe, build, parse_assignments, read_recipe
-from tintype.run import RunFolder
-from tintype.studying import Study
-from tintype.upscaling.pictures import read_picture
+from tintype.runs import catalogue
+from tintype.runs.folder import RunFolder
+from tintype.tasks.upscale.pictures import read_picture
+from tintype.verbs import export as exporting
+from tintype.verbs.board import Board
+from tintype.verbs.study import Study
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 
@@ -326,8 +330,8 @@ def test_pipes_in_the_place_of_a_list_or_a_photo_to_train_on(tmp_path, say):
 
 
 def test_a_path_that_no_file_can_have_is_skipped(tmp_path):
-    from tintype.data.csv_file import find_rows
-    from tintype.data.folder import read_photos
+    from tintype.data.sets.csv_file import find_rows
+    from tintype.data.sets.folder import read_photos
 
     folder = photos(tmp_path / "d")
     rows = [f"d/{i % 4}.png,{'ab'[i % 2]}" for i in range(4)] + [

@@ -342,7 +342,7 @@ def place(
 @pytest.fixture(autouse=True)
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write a checkpoint after every step."""
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
 
 
 def predicting(model: str, *more: str, sample: int = 4) -> Case:

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tintype import api
-from tintype.data import open_data, pairs
-from tintype.data.csv_file import find_rows
+from tintype.data import open_data
 from tintype.data.decode import Walk, image_files
-from tintype.data.folder import find_photos
 from tintype.data.layout import Layout, read_layout, split_of
+from tintype.data.sets.csv_file import find_rows
+from tintype.data.sets.folder import find_photos
 from tintype.errors import UserError
 from tintype.recipe import resolve
+from tintype.tasks.upscale.sets import pairs
 
 Truth = dict[str, tuple[str, str]]  # {file: (class, split)}
 

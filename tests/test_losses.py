@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from tintype.errors import UserError
-from tintype.losses import batch_accuracy, class_weights, cross_entropy
+from tintype.tasks.losses import batch_accuracy, class_weights, cross_entropy
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from tintype import metrics
+from tintype.tasks.classify import metrics
 
 Case = tuple[NDArray[Any], NDArray[Any]]
 

@@ -15,7 +15,7 @@ from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model, count_multiply_adds, count_parameters, first_filter
 from tintype.models.fast_cnn import Whitening
-from tintype.models.parts import ACTIVATIONS
+from tintype.models.parts.layers import ACTIVATIONS
 from tintype.models.torchvision_zoo import NAMES as BACKBONES
 from tintype.plugins import names
 

@@ -16,20 +16,22 @@ import torchvision.transforms.functional as TF
 from torch import nn
 from torch.optim import lr_scheduler
 
-from tintype import api, losses, resample
+from tintype import api
 from tintype.data.source import Batch, DataSpec
-from tintype.engine import Plan
 from tintype.errors import UserError
-from tintype.exporting import export_run
-from tintype.generation.objective import Objective
 from tintype.models import build_model
+from tintype.models.parts import resample
 from tintype.optim import lr_factor
-from tintype.predicting.prediction import Prediction
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build
-from tintype.tasks.classify import Classify
-from tintype.tasks.upscale import Upscale
-from tintype.training import prepare
+from tintype.tasks import losses
+from tintype.tasks.classify.task import Classify
+from tintype.tasks.generate.objective import Objective
+from tintype.tasks.upscale.task import Upscale
+from tintype.training.engine import Plan
+from tintype.training.prepare import prepare
+from tintype.verbs.export import export_run
+from tintype.verbs.predict.prediction import Prediction
 
 CPU = torch.device("cpu")
 RED_GREEN_BLUE = DataSpec("", 3, 32, 32, tuple("abcdefghij"), (), (), "")

@@ -25,12 +25,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_digits
 
-from tintype.board import make_server
-from tintype.report import write_report
-from tintype.serving import server
-from tintype.serving.app import make_app
-from tintype.serving.served import load
-from tintype.serving.service import Settings
+from tintype.pages.report import write_report
+from tintype.verbs.board import make_server
+from tintype.verbs.serve import server
+from tintype.verbs.serve.app import make_app
+from tintype.verbs.serve.served import load
+from tintype.verbs.serve.service import Settings
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

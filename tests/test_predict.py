@@ -23,22 +23,22 @@ from sklearn.datasets import load_digits
 
 from tintype import api, cli
 from tintype.errors import UserError
-from tintype.predict import Predictor
-from tintype.predicting.classifier import Classifier
-from tintype.predicting.files import list_images
-from tintype.predicting.job import Wishes, run_job
-from tintype.predicting.output import Output
-from tintype.predicting.pipeline import answered
-from tintype.predicting.sorting import Sorter, folder_name
 from tintype.progress import Silent
 from tintype.tasks.task import Prediction
+from tintype.verbs.predict.classifier import Classifier
+from tintype.verbs.predict.files import list_images
+from tintype.verbs.predict.job import Wishes, run_job
+from tintype.verbs.predict.output import Output
+from tintype.verbs.predict.pipeline import answered
+from tintype.verbs.predict.run import Predictor
+from tintype.verbs.predict.sorting import Sorter, folder_name
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture(scope="module")
 def digit() -> np.ndarray:
-    """(8, 8) uint8, a zero; as `tintype/data/digits.py` reads it."""
+    """(8, 8) uint8, a zero; as `tintype/data/sets/digits.py` reads it."""
     return np.rint(load_digits().images[0] * (255 / 16)).astype(np.uint8)
 
 
@@ -204,7 +204,7 @@ def test_a_killed_job_goes_on(finished_run, digit_files, tmp_path):
     """Killed for good by a signal in the middle, twice; then resumed to the end."""
     script = (
         "import os, signal, sys\n"
-        "from tintype.predicting import sorting\n"
+        "from tintype.verbs.predict import sorting\n"
         "put, count = sorting.Sorter.put, [0]\n"
         "def killed(self, file, place):\n"
         "    count[0] += 1\n"

@@ -29,15 +29,13 @@ from psutil import Process
 from safetensors.torch import save_file
 from torch import nn
 
-from tintype import pretrained, tuning
 from tintype.data.decode import fit
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model
-from tintype.models.backbone import backbone_parts
-from tintype.models.torchvision_zoo import NAMES
-from tintype.perceptual import PerceptualDistance
-from tintype.pretrained import (
+from tintype.models.parts import pretrained
+from tintype.models.parts.backbone import backbone_parts
+from tintype.models.parts.pretrained import (
     fetch_weights,
     is_backbone,
     load_pretrained,
@@ -45,7 +43,10 @@ from tintype.pretrained import (
     own_preprocessing,
     weights_available,
 )
-from tintype.studying import declare
+from tintype.models.torchvision_zoo import NAMES
+from tintype.tasks.upscale.perceptual import PerceptualDistance
+from tintype.verbs import tune as tuning
+from tintype.verbs.study import declare
 
 SMALL = "shufflenet_v2_x0_5"  # 1.4 million parameters
 

@@ -10,15 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tintype import plugins, training
+from tintype import plugins
 from tintype.augment import Augment
 from tintype.data import open_data
 from tintype.data.source import DataSpec
-from tintype.engine import Plan
 from tintype.errors import UserError
 from tintype.models import build_model
+from tintype.models.parts.pretrained import is_backbone
 from tintype.optim import build_optimizers
-from tintype.pretrained import is_backbone
 from tintype.recipe import (
     ALIASES,
     RECIPES,
@@ -29,6 +28,8 @@ from tintype.recipe import (
     recipe_names,
     resolve,
 )
+from tintype.training import prepare as training
+from tintype.training.engine import Plan
 
 # Channels, side, classes and training images of the data sets, as their papers state them.
 SHAPES = {

@@ -13,9 +13,9 @@ from types import ModuleType
 
 import pytest
 
-from tintype.listing import SOURCES
 from tintype.plugins import study_names
 from tintype.recipe import recipe_names
+from tintype.verbs.listing import SOURCES
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "reference.py"
 

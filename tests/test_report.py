@@ -32,21 +32,15 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
-from tintype import losses, report
 from tintype.errors import UserError
-from tintype.generation import objective
-from tintype.report import (
-    figures,
-    generate_sections,
-    mistakes,
-    objectives,
-    print_figures,
-    sections,
-    words,
-    write_report,
-)
-from tintype.report.folder import read_metrics, read_run
-from tintype.report.pictures import filter_sheet, read_cards
+from tintype.pages import figures, objectives, print_figures, report, sections, words
+from tintype.pages.pictures import filter_sheet, read_cards
+from tintype.pages.report import write_report
+from tintype.runs.reading import read_metrics, read_run
+from tintype.tasks import losses
+from tintype.tasks.classify import report_mistakes as mistakes
+from tintype.tasks.generate import objective
+from tintype.tasks.generate import report as generate_sections
 
 HOSTILE = "<script>alert(1)</script>"
 PARTS = (
@@ -212,13 +206,13 @@ def add_analysis(
     """
     import torch
 
-    from tintype.analysis.embedding import embedding_map
-    from tintype.analysis.examples import Answers, confused_pairs, worst_mistakes
-    from tintype.analysis.slices import error_rates
     from tintype.data.source import DataSpec, ResidentSource
     from tintype.models import build_model
     from tintype.statistics import risk_coverage
-    from tintype.tasks.classify import Classify, abstaining
+    from tintype.tasks.classify.analysis.embedding import embedding_map
+    from tintype.tasks.classify.analysis.examples import Answers, confused_pairs, worst_mistakes
+    from tintype.tasks.classify.analysis.slices import error_rates
+    from tintype.tasks.classify.task import Classify, abstaining
     from tintype.tasks.task import Evaluation
 
     spec = DataSpec("digits", 1, 8, 8, tuple(names), (0.3,), (0.4,), "")
@@ -489,7 +483,7 @@ def test_the_same_folder_gives_the_same_page(original: Path, run: Path) -> None:
 
 
 def test_torch_is_not_needed() -> None:
-    code = "import sys, tintype.report; assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys, tintype.pages.report; assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -1065,7 +1059,7 @@ def contrast(a: str, b: str) -> float:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_contrast_reaches_aa(theme: str) -> None:
-    css = (resources.files("tintype.report") / "templates" / "style.css").read_text(
+    css = (resources.files("tintype.pages.report") / "templates" / "style.css").read_text(
         encoding="utf-8"
     )
     block = (
@@ -1091,7 +1085,7 @@ def test_contrast_reaches_aa(theme: str) -> None:
 
 
 def test_light_colours_are_those_of_the_figures() -> None:
-    css = (resources.files("tintype.report") / "templates" / "style.css").read_text(
+    css = (resources.files("tintype.pages.report") / "templates" / "style.css").read_text(
         encoding="utf-8"
     )
     for role in ("train", "val", "rate", "right", "wrong", "guide", "grid"):
@@ -1099,7 +1093,9 @@ def test_light_colours_are_those_of_the_figures() -> None:
 
 
 def test_every_section_has_its_template() -> None:
-    names = {path.name for path in (resources.files("tintype.report") / "templates").iterdir()}
+    names = {
+        path.name for path in (resources.files("tintype.pages.report") / "templates").iterdir()
+    }
     code = "".join(
         Path(module.__file__).read_text(encoding="utf-8") for module in (sections, mistakes)
     )

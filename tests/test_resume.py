@@ -20,11 +20,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from tintype import api
-from tintype.engine import Interrupted
 from tintype.errors import UserError
 from tintype.progress import Silent
 from tintype.recipe import Recipe
-from tintype.run import RunFolder, load_checkpoint, save_checkpoint
+from tintype.runs.folder import RunFolder, load_checkpoint, save_checkpoint
+from tintype.training.engine import Interrupted
 
 RESULT = ("model.safetensors", "metrics.csv", "predictions.csv", "splits.csv")
 
@@ -74,7 +74,7 @@ class Stopper(Silent):
 @pytest.fixture
 def every_step(monkeypatch):
     """Write a checkpoint after every step."""
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -488,7 +488,7 @@ def test_a_second_process_on_one_run_is_refused(tiny, train_in, tmp_path):
         def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
             script = (
                 "import sys; from pathlib import Path\n"
-                "from tintype.run import RunFolder; from tintype.errors import UserError\n"
+                "from tintype.runs.folder import RunFolder; from tintype.errors import UserError\n"
                 "try:\n  RunFolder(Path(sys.argv[1])).locked().__enter__()\nexcept UserError as e: print(e)"
             )
             done = subprocess.run(

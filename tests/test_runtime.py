@@ -17,8 +17,8 @@ import pytest
 
 from tintype import cli
 from tintype.errors import UserError
-from tintype.exporting import export_run
-from tintype.runtime import FORMAT, OnnxClassifier
+from tintype.verbs.export import export_run
+from tintype.verbs.predict.runtime import FORMAT, OnnxClassifier
 
 # Imports of what is not to be needed fail, as where it is not installed.
 WITHOUT = """

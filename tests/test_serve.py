@@ -42,17 +42,17 @@ from sklearn.datasets import load_digits
 
 import tintype
 from tintype import api, cli
-from tintype.analysis.heatmaps import grad_cam, overlaid
 from tintype.errors import UserError
-from tintype.predicting.classifier import Classifier
-from tintype.run import RunFolder
-from tintype.serving import server, wire
-from tintype.serving.app import make_app
-from tintype.serving.batching import Abandoned, Compute
-from tintype.serving.gate import Gate
-from tintype.serving.problems import KINDS
-from tintype.serving.served import PhotoClassifier, load
-from tintype.serving.service import LONG_WAITING, Settings
+from tintype.runs.folder import RunFolder
+from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
+from tintype.verbs.predict.classifier import Classifier
+from tintype.verbs.serve import server, wire
+from tintype.verbs.serve.app import make_app
+from tintype.verbs.serve.batching import Abandoned, Compute
+from tintype.verbs.serve.gate import Gate
+from tintype.verbs.serve.problems import KINDS
+from tintype.verbs.serve.served import PhotoClassifier, load
+from tintype.verbs.serve.service import LONG_WAITING, Settings
 
 TOKEN = "a token of some length"[2:].replace(" ", "-")
 
@@ -553,7 +553,7 @@ def test_promised_bytes_hold_nothing(models, digits):
 
 
 def test_an_upload_that_stands_still_is_ended_and_frees_what_it_held(models, monkeypatch):
-    monkeypatch.setattr("tintype.serving.gate.STILL_SECONDS", 0.2)
+    monkeypatch.setattr("tintype.verbs.serve.gate.STILL_SECONDS", 0.2)
     app = make_app(models[:1], Settings(max_upload_mb=1))
     with running(app) as address, promised(address, 999_999, b"x" * 500) as line:
         said = line.recv(65536)
@@ -578,9 +578,9 @@ def test_a_client_that_goes_away_while_it_sends_leaves_no_traceback(models, digi
 
 def test_memory_of_large_pictures_is_given_back_once_nothing_is_answered(monkeypatch):
     released = threading.Event()
-    monkeypatch.setattr("tintype.serving.service.TEND_SECONDS", 0.05)
-    monkeypatch.setattr("tintype.serving.service.KEPT_BYTES", -(2**50))
-    monkeypatch.setattr("tintype.serving.service.release_memory", released.set)
+    monkeypatch.setattr("tintype.verbs.serve.service.TEND_SECONDS", 0.05)
+    monkeypatch.setattr("tintype.verbs.serve.service.KEPT_BYTES", -(2**50))
+    monkeypatch.setattr("tintype.verbs.serve.service.release_memory", released.set)
     slow = Slow()
     app = make_app([PhotoClassifier("slow", {}, None, slow, None)], Settings())
     with running(app) as address, ThreadPoolExecutor(1) as clients:

@@ -18,14 +18,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from tintype import shapes, tracking
-from tintype.board import Board
+from tintype import tracking
 from tintype.errors import UserError
-from tintype.report import folder, print_figures
-from tintype.run import RunFolder
-from tintype.serving import served
-from tintype.studying import Study, declare
-from tintype.tuning.folder import Wishes
+from tintype.pages import print_figures
+from tintype.runs import reading as folder
+from tintype.runs import shapes
+from tintype.runs.folder import RunFolder
+from tintype.verbs.board import Board
+from tintype.verbs.serve import served
+from tintype.verbs.study import Study, declare
+from tintype.verbs.tune.folder import Wishes
 
 Say = Callable[..., tuple[int, str, str]]
 VALUES = [

@@ -23,15 +23,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tintype
-from tintype import api, cli, packed
+from tintype import api, cli
 from tintype.data.decode import fit
 from tintype.errors import UserError
-from tintype.model import resize_of
-from tintype.packed import unpack
 from tintype.progress import Silent
 from tintype.recipe import build
-from tintype.sharing import hub
-from tintype.sharing.card import make_card
+from tintype.runs import packed
+from tintype.runs.model import resize_of
+from tintype.runs.packed import unpack
+from tintype.verbs.share import hub
+from tintype.verbs.share.card import make_card
 
 # ---- the card ---------------------------------------------------------------------------------------------------------
 

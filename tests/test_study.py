@@ -27,22 +27,23 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
 
 import tintype
-from tintype import api, cli, studying
-from tintype.comparison import compare
+from tintype import api, cli
 from tintype.data.cache import num_cores
 from tintype.errors import UserError
 from tintype.plugins import names, study_names
 from tintype.progress import Silent
 from tintype.recipe import resolve
-from tintype.run import RunFolder
+from tintype.runs.folder import RunFolder
 from tintype.statistics import block_error
-from tintype.studying import Study, declare, declared_confounding, study
-from tintype.studying.choice import choose
-from tintype.studying.conduct import Progress
-from tintype.studying.declaration import label_of
-from tintype.studying.effects import _sentence
-from tintype.studying.figures import Finished, Measure, VariantResult, image_figures
-from tintype.studying.page import _strip
+from tintype.verbs import study as studying
+from tintype.verbs.compare import compare
+from tintype.verbs.study import Study, declare, declared_confounding, study
+from tintype.verbs.study.choice import choose
+from tintype.verbs.study.conduct import Progress
+from tintype.verbs.study.declaration import label_of
+from tintype.verbs.study.effects import _sentence
+from tintype.verbs.study.figures import Finished, Measure, VariantResult, image_figures
+from tintype.verbs.study.page import _strip
 
 ACCURACY = Measure("accuracy", "accuracy", "points", scale=100.0)
 TINY: dict[str, Any] = {

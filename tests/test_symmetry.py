@@ -14,8 +14,8 @@ from tintype import api
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build
 from tintype.statistics import swap_p
-from tintype.symmetry import TURNS, find_symmetries
-from tintype.training import prepare
+from tintype.training.prepare import prepare
+from tintype.training.symmetry import TURNS, find_symmetries
 
 
 def arrow(kind: int, i: int, side: int = 32) -> Image.Image:

@@ -31,19 +31,19 @@ from torch.optim import lr_scheduler
 
 from tintype.augment.spec import resolve as augmentations
 from tintype.data.source import DataSpec, ResidentSource
-from tintype.engine import Engine, Order, fold, monitored
-from tintype.generation import sampling
 from tintype.models import build_model, count_parameters
-from tintype.perceptual import LAYERS, PerceptualLoss
 from tintype.plugins import names
 from tintype.progress import Silent
 from tintype.recipe import RECIPES, Recipe, recipe_names, resolve
-from tintype.run import RunFolder
-from tintype.tasks.classify import Classify, choose_samples
+from tintype.runs.folder import RunFolder
+from tintype.tasks.classify.task import Classify, choose_samples
+from tintype.tasks.classify.transfer import FineTune, HeadOnly
+from tintype.tasks.generate import sampling
 from tintype.tasks.task import StepContext
-from tintype.tasks.transfer import FineTune, HeadOnly
-from tintype.tasks.upscale import Upscale
-from tintype.training import Prepared, prepare
+from tintype.tasks.upscale.perceptual import LAYERS, PerceptualLoss
+from tintype.tasks.upscale.task import Upscale
+from tintype.training.engine import Engine, Order, fold, monitored
+from tintype.training.prepare import Prepared, prepare
 
 STEPS = 4
 Rows = list[dict[str, str]]

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from tintype import api
-from tintype.engine import Interrupted
 from tintype.errors import UserError
 from tintype.plugins import names
 from tintype.progress import Silent
 from tintype.recipe import Recipe
-from tintype.run import RunFolder
+from tintype.runs.folder import RunFolder
 from tintype.tracking import check_trackers
 from tintype.tracking.tracker import Told
+from tintype.training.engine import Interrupted
 
 # The libraries warn of each other's age; that is no business of these tests.
 pytestmark = pytest.mark.filterwarnings(
@@ -116,7 +116,7 @@ def test_a_resumed_run_is_told_each_step_once(tiny, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # no checkpoint: all is computed a second time
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 1e9)
     monkeypatch.setattr("tintype.tracking.SECONDS", 0.0)
     monkeypatch.setattr(api.Run, "report", lambda run: run.path / "report.html")
     with pytest.raises(Interrupted):

@@ -21,19 +21,20 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from tintype import api, automatic
+from tintype import api
 from tintype.data.source import DataSpec
-from tintype.engine import Order
 from tintype.errors import UserError
 from tintype.models import build_model
-from tintype.models.backbone import backbone_parts
+from tintype.models.parts.backbone import backbone_parts
 from tintype.optim import build_optimizers, steepest_rate
-from tintype.predict import load_task
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build
-from tintype.studying import study
-from tintype.tasks import transfer
-from tintype.tasks.transfer import PENALTIES, FeatureSource, HeadBank, fit_linear, folded
+from tintype.tasks.classify import transfer
+from tintype.tasks.classify.transfer import PENALTIES, FeatureSource, HeadBank, fit_linear, folded
+from tintype.training import automatic
+from tintype.training.engine import Order
+from tintype.verbs.predict.run import load_task
+from tintype.verbs.study import study
 
 BACKBONE = "mobilenet_v3_small"
 
@@ -132,7 +133,7 @@ def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
             if step == 7:
                 raise KeyError("stop")
 
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     recipe = photos(
         tune=tune,
         augment="photos",

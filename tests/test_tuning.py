@@ -19,16 +19,16 @@ import yaml
 
 import tintype
 from tintype import api
-from tintype.engine import Interrupted
 from tintype.errors import UserError
 from tintype.progress import Live, Silent
 from tintype.recipe import Recipe, build, resolve
-from tintype.studying.figures import measure_of
-from tintype.tuning import Tuning, _next_trials, folder, tune
-from tintype.tuning.folder import Outcome, Wishes, said_of
-from tintype.tuning.space import as_plain, check_space, default_space, own_values, read_space
-from tintype.tuning.storage import open_database, without_password
-from tintype.tuning.trial import run_trial
+from tintype.training.engine import Interrupted
+from tintype.verbs.study.figures import measure_of
+from tintype.verbs.tune import Tuning, _next_trials, folder, tune
+from tintype.verbs.tune.folder import Outcome, Wishes, said_of
+from tintype.verbs.tune.space import as_plain, check_space, default_space, own_values, read_space
+from tintype.verbs.tune.storage import open_database, without_password
+from tintype.verbs.tune.trial import run_trial
 
 SEARCH: dict[str, Any] = {
     "lr": {"low": 0.001, "high": 0.1, "log": True},
@@ -220,7 +220,7 @@ class StopsAt(Silent):
 
 @pytest.mark.usefixtures("short_reports")
 def test_an_interrupted_trial_goes_on_with_what_it_had(tuned, tmp_path, monkeypatch):
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     wish = {"trials": 2, "seeds": 0, "out": tmp_path, "name": "tuned"}
     with pytest.raises(Interrupted, match="go on with: tintype tune"):
         tune(small(), **wish, watcher=StopsAt(15))

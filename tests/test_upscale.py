@@ -23,20 +23,24 @@ import torchvision
 from PIL import Image, ImageCms
 from safetensors import safe_open
 
-from tintype import api, cli, quality, resample
-from tintype.data.pairs import BlockSource, open_pairs, open_whole
+from tintype import api, cli
 from tintype.data.source import Batch, DataSpec
-from tintype.degrade import degraded
 from tintype.errors import UserError
-from tintype.losses import RESTORATION, restoration_loss, structural_similarity
 from tintype.models import build_model, count_parameters
-from tintype.perceptual import PerceptualDistance, PerceptualLoss
+from tintype.models.parts import resample
 from tintype.plugins import names
 from tintype.progress import Silent
 from tintype.recipe import Recipe, build, read_recipe, recipe_names, resolve
-from tintype.summary import protocol_in_words
-from tintype.tasks.upscale import Upscale, _verdict
-from tintype.upscaling import Upscaler, read_picture, upscale_files
+from tintype.runs.summary import protocol_in_words
+from tintype.tasks.losses import RESTORATION, restoration_loss, structural_similarity
+from tintype.tasks.upscale import quality
+from tintype.tasks.upscale.degrade import degraded
+from tintype.tasks.upscale.files import upscale_files
+from tintype.tasks.upscale.perceptual import PerceptualDistance, PerceptualLoss
+from tintype.tasks.upscale.pictures import read_picture
+from tintype.tasks.upscale.sets.pairs import BlockSource, open_pairs, open_whole
+from tintype.tasks.upscale.task import Upscale, _verdict
+from tintype.tasks.upscale.upscaler import Upscaler
 
 MODELS = sorted(names("models", "upscale"))
 SMALL: dict[str, dict[str, Any]] = {
@@ -486,7 +490,9 @@ def test_photos_beyond_memory_are_mapped_from_disk(tmp_path, monkeypatch, with_p
             Image.fromarray(cat(70 + i, 71)).save(root / f"{i}.png")
     in_memory = open_pairs(str(root), patch=32)
     # room for the first
-    monkeypatch.setattr("tintype.data.pairs.MEMORY_SHARE", 3e4 / psutil.virtual_memory().total)
+    monkeypatch.setattr(
+        "tintype.tasks.upscale.sets.pairs.MEMORY_SHARE", 3e4 / psutil.virtual_memory().total
+    )
     mapped = open_pairs(str(root), patch=32)
     assert any("pixels are mapped from disk" in note for note in mapped.notes)
     assert not any("mapped" in note for note in in_memory.notes)
@@ -574,7 +580,7 @@ class Stopper(Silent):
     ("colour", "loss"), [("luma", "l1"), ("rgb", "l1"), ("rgb", {"l1": 1, "adversarial": 0.1})]
 )
 def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour, loss):
-    monkeypatch.setattr("tintype.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(6):
@@ -958,7 +964,7 @@ def test_photos_named_like_results_are_enlarged_and_results_are_left_out(run, tm
 
 
 def test_sixteen_bit_colour_goes_through_a_file(run, tmp_path):
-    from tintype.upscaling import Picture, write_picture
+    from tintype.tasks.upscale.pictures import Picture, write_picture
 
     pixels = (cat(20, 30).astype(np.uint16) * 257) ^ 5
     write_picture(tmp_path / "deep.png", Picture(pixels, "PNG", b"", profile()))

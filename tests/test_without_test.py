@@ -18,7 +18,7 @@ from tintype.data.split import three_splits
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.progress import Silent
-from tintype.tuning import tune
+from tintype.verbs.tune import tune
 
 CALLED = "alidation accuracy, on photos that chose the model"
 FIELDS = {

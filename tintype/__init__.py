@@ -18,29 +18,29 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tintype.api import Run, train
-    from tintype.auditing import Audit, audit
-    from tintype.comparison import Comparison, compare
     from tintype.errors import UserError
     from tintype.recipe import Recipe
-    from tintype.serving.server import serve
-    from tintype.studying import Study, study
-    from tintype.tuning import Tuning, tune
+    from tintype.verbs.audit import Audit, audit
+    from tintype.verbs.compare import Comparison, compare
+    from tintype.verbs.serve.server import serve
+    from tintype.verbs.study import Study, study
+    from tintype.verbs.tune import Tuning, tune
 
 # Public name -> the module that holds it, imported at first use.
 _WHERE = {
-    "Audit": "tintype.auditing",
-    "Comparison": "tintype.comparison",
+    "Audit": "tintype.verbs.audit",
+    "Comparison": "tintype.verbs.compare",
     "Recipe": "tintype.recipe",
     "Run": "tintype.api",
     "UserError": "tintype.errors",
-    "audit": "tintype.auditing",
-    "compare": "tintype.comparison",
-    "serve": "tintype.serving.server",
-    "Study": "tintype.studying",
-    "study": "tintype.studying",
+    "audit": "tintype.verbs.audit",
+    "compare": "tintype.verbs.compare",
+    "serve": "tintype.verbs.serve.server",
+    "Study": "tintype.verbs.study",
+    "study": "tintype.verbs.study",
     "train": "tintype.api",
-    "Tuning": "tintype.tuning",
-    "tune": "tintype.tuning",
+    "Tuning": "tintype.verbs.tune",
+    "tune": "tintype.verbs.tune",
 }
 
 __all__ = [

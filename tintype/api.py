@@ -12,16 +12,16 @@ from tintype.errors import UserError
 from tintype.plugins import names
 from tintype.progress import Silent, make_watcher
 from tintype.recipe import ALIASES, NEW_SPLIT_RULE, Recipe, resolve
-from tintype.run import RunFolder
+from tintype.runs.folder import RunFolder
 from tintype.tracking import check_trackers, tracked
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tintype.exporting import Exported
-    from tintype.report.run_figures import RunFigures
+    from tintype.pages.run_figures import RunFigures
     from tintype.tasks.task import Prediction
-    from tintype.training import Prepared
+    from tintype.training.prepare import Prepared
+    from tintype.verbs.export import Exported
 
 
 class Run(RunFolder):
@@ -53,7 +53,7 @@ class Run(RunFolder):
         Raises:
             UserError: there is no such file, a file is not an image, or a folder holds none.
         """
-        from tintype.predict import Predictor, list_images
+        from tintype.verbs.predict.run import Predictor, list_images
 
         predictor = Predictor.of(self, device=device)
         if isinstance(images, str | Path) and Path(images).is_dir():
@@ -94,7 +94,7 @@ class Run(RunFolder):
         """
         import numpy
 
-        from tintype.generate import Sampler
+        from tintype.tasks.generate.images import Sampler
 
         how = {
             "start": start,
@@ -116,7 +116,7 @@ class Run(RunFolder):
         Raises:
             UserError: the run enlarges nothing, or the image cannot be read.
         """
-        from tintype.upscaling import Upscaler
+        from tintype.tasks.upscale.upscaler import Upscaler
 
         return Upscaler.of(self, tile=tile, device=device)(image)
 
@@ -146,7 +146,7 @@ class Run(RunFolder):
             UserError: the data is not there, has other classes, or is no longer what the run was
                 trained on.
         """
-        from tintype.evaluate import evaluate_run
+        from tintype.verbs.evaluate import evaluate_run
 
         watcher = make_watcher()
         try:
@@ -184,7 +184,7 @@ class Run(RunFolder):
             UserError: the run has no finished model, something is missing, or the exported model
                 does not agree.
         """
-        from tintype.exporting import export_run
+        from tintype.verbs.export import export_run
 
         out = None if out is None else Path(out)
         return export_run(
@@ -210,8 +210,8 @@ class Run(RunFolder):
         Raises:
             UserError: the run is not finished, or another file is there already.
         """
-        from tintype.run import written_whole
-        from tintype.sharing.card import make_card
+        from tintype.runs.folder import written_whole
+        from tintype.verbs.share.card import make_card
 
         text = make_card(self, licence=licence)
         if str(out) == "-":
@@ -231,7 +231,7 @@ class Run(RunFolder):
         Raises:
             UserError: the run is not finished, or the file is there already.
         """
-        from tintype.packed import pack
+        from tintype.runs.packed import pack
 
         for name in ("model.json", "evaluation.json"):
             self.read(name)  # which says what is missing of a run that is not finished
@@ -246,7 +246,7 @@ class Run(RunFolder):
 
         They are made from the files of the folder alone.
         """
-        from tintype.report import write_report
+        from tintype.pages.report import write_report
 
         return write_report(self.path)
 
@@ -256,7 +256,7 @@ class Run(RunFolder):
 
         `run.figures.history()`, `.confusion()`, `.mistakes()` and so on.
         """
-        from tintype.report.run_figures import RunFigures
+        from tintype.pages.run_figures import RunFigures
 
         return RunFigures(self.path)
 
@@ -279,7 +279,7 @@ class Run(RunFolder):
         return f"Run({str(self.path)!r}, {self.status.get('state', 'empty')})"
 
     def _repr_html_(self) -> str:
-        from tintype.report.run_figures import run_card
+        from tintype.pages.run_figures import run_card
 
         return run_card(self.path)
 
@@ -292,8 +292,8 @@ def plan(
     **changes: Any,
 ) -> Prepared:
     """Resolve and check everything that `train` would do, and stop there (`--dry-run`)."""
-    from tintype.automatic import open_settings
-    from tintype.training import prepare
+    from tintype.training.automatic import open_settings
+    from tintype.training.prepare import prepare
 
     watcher = watcher or make_watcher(quiet=verbose is False)
     recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
@@ -354,8 +354,8 @@ def train(
         UserError: a mistake that can be mended; the message says how.
         Interrupted: stopped by a signal; `resume` goes on.
     """
-    from tintype.engine import interruptible
-    from tintype.training import prepare, train_run
+    from tintype.training.engine import interruptible
+    from tintype.training.prepare import prepare, train_run
 
     watcher = watcher or make_watcher(quiet=verbose is False)
     if resume is not None:

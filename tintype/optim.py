@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tintype.distributed import bf16_units
+from tintype.hardware.device import bf16_units
 
 # Muon's lr is a relative step of a weight, Adam's an absolute one. Of the ratios tried this one was
 # the best (docs/log.md).

@@ -15,13 +15,15 @@ from tintype.errors import unknown_name
 
 PACKAGE = Path(__file__).parent
 
-# Files in a plug-in folder that hold machinery shared by the plug-ins beside them.
-NOT_PLUGINS = {
-    "data": {"opening", "source", "cache", "split", "audit", "decode", "layout"},
-    "models": {"parts", "backbone", "gan_parts"},
-    "tasks": {"task", "adversarial", "transfer"},
-    "tracking": {"tracker"},
+# Where the files of each kind lie. What is not for others to name begins with an underscore, or
+# lies in a folder beside them.
+PLACES = {
+    "models": ("models/*.py",),
+    "data": ("data/sets/*.py", "tasks/*/sets/*.py"),
+    "tasks": ("tasks/*/task.py",),
+    "tracking": ("tracking/*.py",),
 }
+NOT_PLUGINS = {"tracking": {"tracker"}}
 
 
 @lru_cache
@@ -49,18 +51,28 @@ def _offers(kind: str) -> dict[str, dict[str, str]]:
     text.
     """
     found: dict[str, dict[str, str]] = {}
-    for path in sorted((PACKAGE / kind).glob("*.py")):
-        if path.stem.startswith("_") or path.stem in NOT_PLUGINS.get(kind, ()):
-            continue
+    for stem, path in _files(kind).items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         several = [
             ast.literal_eval(n.value)
             for n in tree.body
             if isinstance(n, ast.Assign) and _assigns_names(n)
         ]
-        single = {path.stem.replace("_", "-"): _summary(tree)}
-        found[path.stem] = several[0] if several else single
+        single = {stem.replace("_", "-"): _summary(tree)}
+        found[stem] = several[0] if several else single
     return found
+
+
+@lru_cache
+def _files(kind: str) -> dict[str, Path]:
+    """Return {stem: file} of a kind; the stem of a task is the name of its folder."""
+    paths = [path for pattern in PLACES[kind] for path in PACKAGE.glob(pattern)]
+    stems = {path.parent.name if kind == "tasks" else path.stem: path for path in paths}
+    return {
+        stem: stems[stem]
+        for stem in sorted(stems)
+        if not stem.startswith("_") and stem not in NOT_PLUGINS.get(kind, ())
+    }
 
 
 def _summary(node: ast.Module | ast.FunctionDef) -> str:
@@ -80,7 +92,10 @@ def task_of_model(name: str) -> str:
 
 @lru_cache
 def _task_of(kind: str, stem: str) -> str:
-    tree = ast.parse((PACKAGE / kind / f"{stem}.py").read_text(encoding="utf-8"))
+    path = _files(kind)[stem]
+    if path.parent.parent.parent.name == "tasks":
+        return path.parent.parent.name
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     found = [
         ast.literal_eval(n.value)
         for n in tree.body
@@ -126,7 +141,8 @@ def find(kind: str, name: str) -> ModuleType:
     Raises:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
-    return importlib.import_module(f"tintype.{kind}.{_stem(kind, name)}")
+    path = _files(kind)[_stem(kind, name)].relative_to(PACKAGE).with_suffix("")
+    return importlib.import_module(".".join(("tintype", *path.parts)))
 
 
 def _stem(kind: str, name: str) -> str:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tintype.durations import parse_duration as parse_duration
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
-from tintype.yaml_files import parse_yaml, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -560,5 +560,5 @@ QUICK: dict[str, Any] = {
     "schedule": "linear", "label_smoothing": 0.1,
 }  # fmt: skip
 
-# For photos of one's own `automatic.py` chooses the rest: backbone, what to train, how long.
+# For photos of one's own `training/automatic.py` chooses the rest: backbone, what to train, how long.
 PHOTOS: dict[str, Any] = {"model": "auto", "tune": "auto"}

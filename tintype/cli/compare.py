@@ -37,8 +37,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Say which of several runs is better, by how much, and whether that could be luck."""
-    from tintype.comparison import compare_command, default_figures
     from tintype.progress import make_watcher
+    from tintype.verbs.compare import compare_command, default_figures
 
     watcher = make_watcher(to_stderr=True)
     try:

@@ -57,7 +57,7 @@ def evaluate(
     Looks at the test split are counted.
     """
     from tintype import load
-    from tintype.evaluate import refuse_taken, write_classes
+    from tintype.verbs.evaluate import refuse_taken, write_classes
 
     if csv is not None:
         refuse_taken(csv)
@@ -72,8 +72,8 @@ def evaluate(
         return
     from rich.console import Console
 
-    from tintype.run import without_test
-    from tintype.summary import class_table, result_table
+    from tintype.runs.folder import without_test
+    from tintype.runs.summary import class_table, result_table
 
     console = Console(highlight=False)
     tested = not (without_test(figures) and figures["split"] == "val")
@@ -117,8 +117,8 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Look for broken files, duplicates, leaks, wrong labels and poor pictures, before training."""
-    from tintype.auditing import audit_command
     from tintype.progress import make_watcher
+    from tintype.verbs.audit import audit_command
 
     watcher = make_watcher(to_stderr=True)
     try:
@@ -164,7 +164,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List recipes, studies, models, data sets, augmentations or runs."""
-    from tintype.listing import listing
+    from tintype.verbs.listing import listing
 
     rows = listing(what, out, sort=sort, where=where or [], reverse=reverse)
     if as_json:
@@ -191,7 +191,7 @@ def _print_recipes(rows: list[dict[str, Any]]) -> None:
     """Print the recipes of each task under a heading, and what the marks in their descriptions
     mean.
     """
-    from tintype.listing import SOURCES, TASKS
+    from tintype.verbs.listing import SOURCES, TASKS
 
     width = max(len(row["name"]) for row in rows)
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -269,7 +269,7 @@ def _cell(column: str, value: object) -> str:
 @app.command(rich_help_panel=LOOK)
 def doctor(as_json: Json = False) -> None:
     """Check the installation: versions, devices, precision, memory, cache; explain what is broken."""
-    from tintype.doctor import examine
+    from tintype.verbs.doctor import examine
 
     findings = examine()
     if as_json:

@@ -164,8 +164,8 @@ def _number(text: str | None) -> float | str | None:
 def _print_result(run: Any) -> None:
     from rich.console import Console
 
-    from tintype.run import without_test
-    from tintype.summary import result_table, verdict_line
+    from tintype.runs.folder import without_test
+    from tintype.runs.summary import result_table, verdict_line
 
     console = Console(highlight=False)
     evaluation = run.read("evaluation.json")

@@ -54,7 +54,7 @@ def serve(
     """Serve models over HTTP, with a page to try them."""
     from functools import partial
 
-    from tintype.serving.server import serve as run_service
+    from tintype.verbs.serve.server import serve as run_service
 
     run_service(
         runs, host=host, port=port, token=token, latency_ms=latency_ms, max_batch=max_batch, queue=queue,

@@ -55,7 +55,7 @@ def load_(
 ) -> None:
     """Unpack a packed run into a run folder of its own."""
     from tintype.errors import UserError
-    from tintype.packed import unpack
+    from tintype.runs.packed import unpack
 
     if not file.is_file():
         raise UserError(f"there is no file {file}.")
@@ -76,8 +76,8 @@ def push(
     licence: Licence = None,
 ) -> None:
     """Upload a run to the Hugging Face hub: safetensors, config, preprocessing and card."""
-    from tintype.run import RunFolder
-    from tintype.sharing.hub import push as push_run
+    from tintype.runs.folder import RunFolder
+    from tintype.verbs.share.hub import push as push_run
 
     print(
         f"pushed to {push_run(RunFolder.open(run), repository, private=private, licence=licence)}"
@@ -92,7 +92,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
 ) -> None:
     """Download a run of tintype from the Hugging Face hub."""
-    from tintype.sharing.hub import pull as pull_run
+    from tintype.verbs.share.hub import pull as pull_run
 
     print(
         f"run: {pull_run(repository, out / (name or repository.rpartition('/')[2]), revision=revision).path}"

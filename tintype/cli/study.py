@@ -74,7 +74,7 @@ def study(
     if dry_run:
         _print_plan(what, as_json, seeds=seeds, weights=weights, **changes)
         return
-    from tintype import studying
+    from tintype.verbs import study as studying
 
     command = shlex.join(["tintype", *(context.obj or sys.argv[1:])])
     found = studying.study(
@@ -98,8 +98,8 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tintype import studying
     from tintype.data.cache import DRY_RUN_BYTES, writing_at_most
+    from tintype.verbs import study as studying
 
     with writing_at_most(DRY_RUN_BYTES):
         rows = studying.plan(what, **changes)
@@ -194,9 +194,9 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search for good settings by validation, train the best ones anew, and test those."""
-    from tintype import tuning
     from tintype.progress import make_watcher
     from tintype.recipe import parse_assignments
+    from tintype.verbs import tune as tuning
 
     given: dict[str, Any] = {
         "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "weights": weights, "device": device,
@@ -227,7 +227,7 @@ def board(
     port: Annotated[int, typer.Option(help="0 takes any that is free.")] = 8765,
 ) -> None:
     """Serve a live page of the runs in a folder: curves, figures, reports. Ctrl-C ends it."""
-    from tintype.board import make_server
+    from tintype.verbs.board import make_server
 
     with make_server(folder, host=host, port=port) as server:
         address, number = server.server_address[:2]

@@ -66,7 +66,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Say what is on photos: a few, or a million."""
-    from tintype.bulk import predict_command
+    from tintype.verbs.predict.bulk import predict_command
 
     predict_command(
         run, files, top=top, out=out, resume=resume, wish=wish if abstain else None, sort_into=sort_into, link=link,
@@ -110,7 +110,7 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Make images with a finished run of a generator."""
-    from tintype.generate import generate_files
+    from tintype.tasks.generate.images import generate_files
 
     written = generate_files(
         run, count=count, start=start, out=out, grid=grid, columns=columns, scale=scale, device=device,
@@ -144,7 +144,7 @@ def upscale(
 ) -> None:
     """Enlarge photos with a run of super-resolution."""
     from tintype.progress import make_watcher
-    from tintype.upscaling import upscale_files
+    from tintype.tasks.upscale.files import upscale_files
 
     watcher = make_watcher(to_stderr=as_json)
     done = upscale_files(

@@ -10,7 +10,7 @@ from typing import IO
 
 from PIL import Image
 
-from tintype.files import refuse_special
+from tintype.files.bounded import refuse_special
 
 MOST_SCANS = 200  # of a JPEG, each of which goes over all pixels; programs write about ten
 

@@ -31,8 +31,8 @@ import psutil
 
 from tintype.data.decode import Unreadable
 from tintype.errors import UserError
-from tintype.files import is_temporary, remove_folder, temporary_folder
-from tintype.files import remove_abandoned as remove_temporary
+from tintype.files.bounded import is_temporary, remove_folder, temporary_folder
+from tintype.files.bounded import remove_abandoned as remove_temporary
 
 VERSION = 1  # raise it when decoding changes what a file gives
 DEFAULT_LIMIT_BYTES = 20_000_000_000

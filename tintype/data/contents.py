@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tintype.data.cache import CHUNK, Progress, cache_folder, in_order
-from tintype.files import regular_only
+from tintype.files.bounded import regular_only
 
 FINE = 10_000_000  # nanoseconds: exFAT counts in these, FAT and HFS+ in seconds
 JUST_NOW = 2_000_000_000  # nanoseconds before reading: more than one tick of a file system's clock

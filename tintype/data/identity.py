@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tintype.data.audit import QUICK_SIDE, THUMBNAIL, perceptual_hashes, thumbnails
+from tintype.data.duplicates import QUICK_SIDE, THUMBNAIL, perceptual_hashes, thumbnails
 from tintype.data.source import ImageSource
 from tintype.data.split import SPLITS
 

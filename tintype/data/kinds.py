@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from tintype.files import regular_only
+from tintype.files.bounded import regular_only
 
 # (offset, bytes, what it is)
 _SIGNATURES = (

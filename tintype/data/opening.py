@@ -16,9 +16,9 @@ import psutil
 import torch
 
 from tintype import plugins
-from tintype.data.audit import Duplicates, kept_together, leaked_rows, photo_audit, quick_audit
 from tintype.data.cache import Progress, cached_pixels, format_bytes
 from tintype.data.decode import Resize, as_resize, fit
+from tintype.data.duplicates import Duplicates, kept_together, leaked_rows, photo_audit, quick_audit
 from tintype.data.source import (
     DataSpec,
     DataSplits,

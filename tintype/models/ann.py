@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from tintype.data.source import DataSpec
-from tintype.models.parts import activation as make_activation
+from tintype.models.parts.layers import activation as make_activation
 
 
 def build(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.models.gan_parts import (
+from tintype.models.parts.gan_parts import (
     ClassInput,
     Head,
     grown,

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from tintype.data.source import DataSpec
-from tintype.models.parts import activation as make_activation
-from tintype.models.parts import need_size
-from tintype.models.parts import pooling as make_pooling
+from tintype.models.parts.layers import activation as make_activation
+from tintype.models.parts.layers import need_size
+from tintype.models.parts.layers import pooling as make_pooling
 from tintype.optim import mark_scale_invariant
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.models.parts import need_size
+from tintype.models.parts.layers import need_size
 from tintype.optim import mark_scale_invariant
 
 

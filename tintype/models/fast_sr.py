@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.resample import enlarge
+from tintype.models.parts.resample import enlarge
 
 TASK = "upscale"
 

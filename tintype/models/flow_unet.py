@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.models.gan_parts import SelfAttention, nearest_size, upsampled
+from tintype.models.parts.gan_parts import SelfAttention, nearest_size, upsampled
 
 TASK = "generate"
 # of the images whose class is hidden in training, where guidance needs a velocity without class

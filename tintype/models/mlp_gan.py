@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.models.gan_parts import ClassInput, Head, start_by_he
+from tintype.models.parts.gan_parts import ClassInput, Head, start_by_he
 
 TASK = "generate"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.models.parts import need_size
+from tintype.models.parts.layers import need_size
 from tintype.optim import mark_scale_invariant
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.models.parts import activation as make_activation
-from tintype.models.parts import need_size
-from tintype.models.parts import pooling as make_pooling
+from tintype.models.parts.layers import activation as make_activation
+from tintype.models.parts.layers import need_size
+from tintype.models.parts.layers import pooling as make_pooling
 
 
 class Block(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
-from tintype.resample import enlarge
+from tintype.models.parts.resample import enlarge
 
 TASK = "upscale"
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
-from tintype.models.backbone import expand_grey
+from tintype.models.parts.backbone import expand_grey
 
 NAMES = {
     "timm/NAME": "Any of timm's more than 1,000 image networks: timm/resnet50d, timm/vit_small_patch16_224, ..."

@@ -1,4 +1,4 @@
-"""Every classifier of torchvision, by its name there: backbones with ImageNet weights to start from (tintype.pretrained).
+"""Every classifier of torchvision, by its name there: backbones with ImageNet weights to start from.
 
 The names and figures below are printed by `python -m tintype.models.torchvision_zoo`.
 """
@@ -12,8 +12,8 @@ import torchvision
 from torch import nn
 
 from tintype.data.source import DataSpec
-from tintype.models.backbone import expand_grey
-from tintype.models.parts import need_size
+from tintype.models.parts.backbone import expand_grey
+from tintype.models.parts.layers import need_size
 
 NAMES = {
     "alexnet": "ImageNet backbone: 56.5 % top-1 at 224 px, 61.1 M parameters, 0.71 G multiply-adds",

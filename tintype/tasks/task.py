@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
-from tintype.distributed import Choice
+from tintype.hardware.device import Choice
 from tintype.models import count_multiply_adds
-from tintype.predicting.prediction import Prediction
+from tintype.verbs.predict.prediction import Prediction
 
 __all__ = ["Evaluation", "Phase", "Prediction", "StepContext", "Summary", "Task"]
 

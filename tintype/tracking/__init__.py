@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from tintype.errors import UserError
-from tintype.files import read_json_object
+from tintype.files.bounded import read_json_object
 from tintype.plugins import canonical, find
 from tintype.progress import Silent
 from tintype.recipe import Recipe
-from tintype.run import RunFolder, write_json
-from tintype.shapes import fitting
+from tintype.runs.folder import RunFolder, write_json
+from tintype.runs.shapes import fitting
 from tintype.tracking.tracker import Told, Tracker
 
 __all__ = ["Told", "Tracker", "check_trackers", "tracked"]

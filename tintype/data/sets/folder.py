@@ -1,0 +1,555 @@
+"""A folder of photos, given by its path: ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tintype.data import cache
+from tintype.data.cache import Cached, Progress, cached_pixels
+from tintype.data.contents import contents_digest
+from tintype.data.decode import (
+    Header,
+    Resize,
+    Unreadable,
+    Walk,
+    as_resize,
+    decode,
+    open_picture,
+    quiet_pillow,
+    read_header,
+    shows_colour,
+    walk_images,
+)
+from tintype.data.duplicates import THUMBNAIL, near_search, thumbnail
+from tintype.data.layout import listed, read_layout, safe
+from tintype.data.levels import white_of_set
+from tintype.data.source import Images, Looks
+from tintype.errors import UserError
+
+# Pictures that are not read, by their ending; what holds only these is told so.
+UNREAD = {
+    ".jxl": "JPEG XL",
+    **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jpm"), "JPEG 2000"),
+    ".jxr": "JPEG XR",
+    ".psd": "Photoshop",
+    ".svg": "vector graphics",
+    ".eps": "vector graphics",
+    ".dcm": "DICOM",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance",
+    ".tga": "Targa",
+    ".pcx": "PCX",
+    ".ico": "icon",
+    ".fits": "FITS",
+    **dict.fromkeys(
+        (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "raw photo of a camera"
+    ),
+}
+
+DEEP_SAMPLE = 100  # photos of which the white of more than 8 bits is learned
+DIGEST = 16  # bytes that stand for the pixels of a photo
+LOOKS_VERSION = 1  # raise it when `_looks` changes what a photo gives
+SAMPLE = 500  # photos looked at to choose size and channels
+
+
+class Photo(NamedTuple):
+    """One image file, and what is known of it before it is opened."""
+
+    path: str
+    name: str
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+@dataclass
+class Found:
+    """The photos of a data set, with what was noticed while they were listed."""
+
+    photos: list[Photo] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def load(
+    name: str,
+    *,
+    data_root: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    resize: str | Resize = "crop",
+    progress: Progress | None = None,
+    one_class: bool = False,
+) -> Images:
+    """Return every photo of a folder; `name` is its path. The classes are the folders' names, sorted.
+
+    With `one_class` a single folder does, and so do photos that lie in ROOT itself.
+
+    Raises:
+        UserError: no photo, one class only, or nothing that can be read.
+    """
+    root = Path(name).expanduser()
+    if not root.is_dir():
+        raise UserError(
+            f"'{name}' is not a folder. Give the path of a folder with one folder for each class."
+        )
+    found = find_photos(root, one_class)
+    return read_photos(
+        found, str(root), image_size=image_size, channels=channels, resize=resize, progress=progress, one_class=one_class
+    )  # fmt: skip
+
+
+def find_photos(root: Path, one_class: bool = False) -> Found:
+    """List the photos of ROOT/CLASS/* or ROOT/{train,val|valid|validation,test}/CLASS/*, sorted, numbers by value.
+
+    With `one_class` photos without class folders are taken as well, in a class named like ROOT.
+
+    Raises:
+        UserError: the folder holds no photo in class folders.
+    """
+    walk = walk_images(root)
+    if not walk.folders and not walk.files and walk.problems:
+        raise UserError(f"{root}: {walk.problems[0][1]}.")
+    layout = read_layout(root, walk, one_class)
+    found = Found(
+        notes=list(layout.notes), skipped=[(safe(name), reason) for name, reason in walk.problems]
+    )
+    for place in layout.places:
+        for file in place.folder.all_photos():
+            found.photos.append(Photo(str(root / file), safe(file), place.label, place.split))
+    found.notes += _other_files(walk.others)
+    if not found.photos:
+        raise UserError(_no_photos(root, walk))
+    found.notes += note_case(found.photos)
+    return found
+
+
+def read_photos(
+    found: Found,
+    source: str,
+    *,
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+    resize: str | Resize,
+    progress: Progress | None = None,
+    class_names: Sequence[str] | None = None,
+    one_class: bool = False,
+) -> Images:
+    """Decode photos through the cache and return those that could be read, in the order given.
+
+    Raises:
+        UserError: nothing can be read, or fewer than two classes are left and `one_class` does not
+            allow that.
+    """
+    photos, states, skipped = _regular(found.photos, found.skipped)
+    notes = list(found.notes)
+    if not photos:
+        raise UserError(_all_broken(source, skipped))
+    height, width, channels = _choose_shape(photos, image_size, channels, notes, source)
+    resize = _with_white(photos, as_resize(resize), notes)
+    contents = _contents(photos, states, source, progress)
+    cached = cached_pixels(
+        _key(contents, height, width, channels, resize),
+        len(photos),
+        (height, width, channels),
+        lambda i: decode(
+            photos[i].path, height=height, width=width, channels=channels, resize=resize
+        ),
+        source=source,
+        progress=progress,
+        unchanged=lambda: _changed(photos, states, contents, source),
+    )
+    notes += cached.notes
+    regular = photos
+    if cached.skipped:
+        broken = dict(cached.skipped)
+        skipped += [(photos[i].name, reason) for i, reason in cached.skipped]
+        photos = [photo for i, photo in enumerate(photos) if i not in broken]
+    if not photos:
+        raise UserError(_all_broken(source, skipped))
+    kept = (
+        _class_names(photos, found, source, notes, one_class)
+        if class_names is None
+        else tuple(class_names)
+    )
+    number = {label: i for i, label in enumerate(kept)}
+    return Images(
+        pixels=cached.pixels,
+        targets=np.array([number[photo.label] for photo in photos], np.int64),
+        names=[photo.name for photo in photos],
+        class_names=kept,
+        split=np.array([p.split for p in photos]) if any(p.split for p in photos) else None,
+        groups=np.array([p.group for p in photos]) if any(p.group for p in photos) else None,
+        notes=tuple(notes),
+        skipped=tuple(skipped),
+        fingerprint=cached.fingerprint,
+        on_disk=True,
+        white=resize.white,
+        paths=[photo.path for photo in photos],
+        looks=lambda: _looks(
+            regular, states, photos, contents, (height, width, channels), resize, source, progress
+        ),
+    )
+
+
+def _looks(
+    regular: Sequence[Photo],
+    states: Sequence[os.stat_result],
+    readable: Sequence[Photo],
+    contents: str,
+    shape: tuple[int, int, int],
+    resize: Resize,
+    source: str,
+    progress: Progress | None,
+) -> Looks | None:
+    """Return what the readable photos show at the size that suits them; None where `shape` and
+    `resize` are that.
+    """
+    suits = _choose_shape(readable, None, None, [], source)
+    usual = Resize(white=resize.white)
+    if (suits, usual) == (shape, resize):
+        return None
+
+    height, width, channels = suits
+    searched, note = near_search(len(readable), min(height, width))
+    num_bytes = DIGEST + (THUMBNAIL * THUMBNAIL * channels if searched else 0)
+
+    def read(i: int) -> np.ndarray:
+        try:
+            pixels = decode(
+                regular[i].path, height=height, width=width, channels=channels, resize=usual
+            )
+        except Unreadable:  # one that is skipped, or gone since its pixels were read: like no other
+            name = regular[i].name.encode("utf-8", "surrogateescape")
+            return np.resize(_digest(name), (1, num_bytes, 1))
+        small = thumbnail(pixels, THUMBNAIL) if searched else pixels[:0]
+        return np.concatenate([_digest(pixels.data), small.reshape(-1)]).reshape(1, num_bytes, 1)
+
+    cached = cached_pixels(
+        _key(contents, height, width, channels, f"looks {LOOKS_VERSION} {searched} {usual}"),
+        len(regular),
+        (1, num_bytes, 1),
+        read,
+        source=f"{source} (near-copies)",
+        progress=progress,
+        unchanged=lambda: _changed(regular, states, contents, source),
+    )
+    names = {photo.name for photo in readable}
+    rows = [i for i, photo in enumerate(regular) if photo.name in names]
+    values = np.asarray(cached.pixels)[rows, 0, :, 0]
+    thumbs = (
+        values[:, DIGEST:].reshape(len(rows), THUMBNAIL, THUMBNAIL, channels) if searched else None
+    )
+    return Looks(np.ascontiguousarray(values[:, :DIGEST]), thumbs, note)
+
+
+def _digest(content: bytes | memoryview) -> np.ndarray:
+    return np.frombuffer(hashlib.blake2b(content, digest_size=DIGEST).digest(), np.uint8)
+
+
+def _with_white(photos: Sequence[Photo], resize: Resize, notes: list[str]) -> Resize:
+    """Return how to decode, with the white of the set where it holds pictures of more than 8 bits;
+    it is noted.
+    """
+    if resize.white is not None:
+        return resize
+    with quiet_pillow():
+        white = white_of_set([photo.path for photo in spread(photos, DEEP_SAMPLE)], open_picture)
+    if white is not None:
+        notes.append(
+            f"pictures of more than 8 bits: {white:,.6g} is white, as nearly all of their values are below"
+        )
+    return resize._replace(white=white)
+
+
+def read_each(
+    photos: Sequence[Photo],
+    shape: tuple[int, int, int],
+    read: Callable[[str], np.ndarray],
+    *,
+    purpose: str,
+    source: str,
+    progress: Progress | None = None,
+) -> tuple[list[Photo], Cached, list[tuple[str, str]]]:
+    """Return what `read(path)` gives for each photo that can be read, through the cache: photos, arrays, failures.
+
+    Args:
+        shape: (H, W, C) uint8 of what `read` returns.
+        read: raises Unreadable for a file that gives no picture.
+        purpose: names the reader and its version in the key of the cache.
+    """
+    regular, states, skipped = _regular(photos, [])
+    contents = _contents(regular, states, source, progress)
+    cached = cached_pixels(
+        _key(contents, *shape, purpose),
+        len(regular),
+        shape,
+        lambda i: read(regular[i].path),
+        source=source,
+        progress=progress,
+        unchanged=lambda: _changed(regular, states, contents, source),
+    )
+    broken = dict(cached.skipped)
+    skipped += [(regular[i].name, reason) for i, reason in broken.items()]
+    return [photo for i, photo in enumerate(regular) if i not in broken], cached, skipped
+
+
+def sorted_classes(labels: set[str]) -> tuple[str, ...]:
+    """Return class names sorted, by value where all are whole numbers."""
+    numeric = all(label.isascii() and label.isdigit() for label in labels)
+    return tuple(sorted(labels, key=lambda label: (int(label), label) if numeric else (0, label)))
+
+
+def note_case(photos: Sequence[Photo]) -> list[str]:
+    """Return a line for classes that differ only in case: two classes here, one folder on some
+    systems.
+    """
+    labels = sorted({photo.label for photo in photos})
+    alike = Counter(label.casefold() for label in labels)
+    notes = []
+    for folded, count in sorted(alike.items()):
+        if count > 1:
+            same = [label for label in labels if label.casefold() == folded]
+            notes.append(f"classes that differ only in case are kept apart: {listed(same)}")
+    return notes
+
+
+def _other_files(others: Counter[str]) -> list[str]:
+    """Return lines on the files that are passed over: pictures of a kind that is not read, and all
+    others.
+    """
+    notes = []
+    unread = {extension: count for extension, count in others.items() if extension in UNREAD}
+    if unread:
+        notes.append(
+            f"pictures of a kind that is not read are passed over: {_unread(unread)}; convert them to PNG"
+        )
+    rest = {extension: count for extension, count in others.items() if extension not in UNREAD}
+    if rest:
+        kinds = ", ".join(f"{count:,} {extension}" for extension, count in sorted(rest.items()))
+        notes.append(f"files that are no images are passed over: {kinds}")
+    return notes
+
+
+def _unread(counts: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{count:,} {extension} ({UNREAD[extension]})"
+        for extension, count in sorted(counts.items())
+    )
+
+
+def _regular(
+    photos: Sequence[Photo], skipped: Sequence[tuple[str, str]]
+) -> tuple[list[Photo], list[os.stat_result], list[tuple[str, str]]]:
+    """Return the photos that are ordinary files, their state, and the longer list of what is
+    skipped.
+    """
+    kept, states, skipped = [], [], list(skipped)
+    for photo in photos:
+        try:
+            state = os.stat(photo.path)
+        # a name that no file can have: with NUL in it, or too long
+        except (OSError, ValueError) as error:
+            skipped.append(
+                (photo.name, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            )
+            continue
+        if not stat.S_ISREG(state.st_mode):  # reading a pipe would wait for ever
+            skipped.append((photo.name, "not a regular file"))
+            continue
+        kept.append(photo)
+        states.append(state)
+    return kept, states, skipped
+
+
+def _contents(
+    photos: Sequence[Photo],
+    states: Sequence[os.stat_result],
+    source: str,
+    progress: Progress | None = None,
+) -> str:
+    """Return a digest of the photos' names in the data set and of all their bytes.
+
+    The folder may move.
+    """
+    paths = [photo.path for photo in photos]
+    names = [photo.name for photo in photos]
+    return contents_digest(paths, names, states, source=source, progress=progress)
+
+
+def _key(contents: str, height: int, width: int, channels: int, resize: str | Resize) -> str:
+    """Return a hash of all that decides on the pixels: what the files hold, and the shape asked
+    for.
+    """
+    text = f"{cache.VERSION} {height} {width} {channels} {resize}\n{contents}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def spread(photos: Sequence[Photo], most: int) -> Sequence[Photo]:
+    """Return at most `most` photos at even distances, the same ones every time."""
+    if len(photos) <= most:
+        return photos
+    return [photos[i] for i in np.linspace(0, len(photos) - 1, most).astype(int)]
+
+
+def _changed(
+    photos: Sequence[Photo], before: Sequence[os.stat_result], contents: str, source: str
+) -> str:
+    """Return a note on the photos that changed while they were read, or nothing.
+
+    A new link to a file or another owner changes its state as well, so what the files hold decides.
+    """
+    changed, states = [], []
+    for photo, state in zip(photos, before, strict=True):
+        try:
+            now = os.stat(photo.path)
+        except OSError:
+            changed.append(photo.name)
+            continue
+        states.append(now)
+        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (
+            state.st_size,
+            state.st_mtime_ns,
+            state.st_ctime_ns,
+        ):
+            changed.append(photo.name)
+
+    same = len(states) == len(photos) and (
+        not changed or _contents(photos, states, source) == contents
+    )
+    if same:
+        return ""
+    return f"{len(changed)} photos changed while they were read ({listed(changed)}); the next run reads all again"
+
+
+def _choose_shape(
+    photos: Sequence[Photo],
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+    notes: list[str],
+    source: str,
+) -> tuple[int, int, int]:
+    """Return height, width and channels: as wished, else chosen from a sample of the photos, which
+    is noted.
+    """
+    if image_size is not None and channels is not None:
+        return *_pair(image_size), channels
+    headers: list[tuple[Photo, Header]] = []
+    reason = ""
+    for photo in spread(photos, SAMPLE):
+        try:
+            headers.append((photo, read_header(photo.path)))
+        except Unreadable as error:
+            reason = reason or str(error)
+    if not headers:
+        raise UserError(
+            _all_broken(source, [(photos[0].name, reason)], len(spread(photos, SAMPLE)))
+        )
+    if channels is None:
+        channels = 1 if _all_grey(headers) else 3
+        if channels == 1:
+            notes.append(f"channels: 1, all of {len(headers):,} images looked at are grey")
+    if image_size is not None:
+        return *_pair(image_size), channels
+    sizes = {(header.height, header.width) for _, header in headers}
+    height, width = next(iter(sizes))
+    if len(sizes) == 1 and max(height, width) <= 64:
+        notes.append(f"image size: {height} x {width}, as all of {len(headers):,} images looked at")
+        return height, width, channels
+    median = int(np.median([min(header.height, header.width) for _, header in headers]))
+    side = min(max(median // 32 * 32, 32), 128)
+    notes.append(
+        f"image size: {side} x {side}, chosen for a median short side of {median} pixels; --image-size sets another"
+    )
+    return side, side, channels
+
+
+def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    return (
+        (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+    )
+
+
+def _all_grey(headers: Sequence[tuple[Photo, Header]]) -> bool:
+    """Return whether all pictures are grey, in colour files too; the first colour ends the search."""
+    for photo, header in headers:
+        if header.grey:
+            continue
+        try:
+            if shows_colour(photo.path):
+                return False
+        except Unreadable:
+            continue
+    return True
+
+
+def _class_names(
+    photos: Sequence[Photo], found: Found, source: str, notes: list[str], one_class: bool
+) -> tuple[str, ...]:
+    labels = {photo.label for photo in photos}
+    lost = sorted({photo.label for photo in found.photos} - labels)
+    if lost:
+        notes.append(f"classes of which no photo can be read are left out: {listed(lost)}")
+    if len(labels) == 1 and not one_class:
+        raise UserError(_one_class(source, next(iter(labels)), photos))
+    return sorted_classes(labels)
+
+
+def _one_class(source: str, label: str, photos: Sequence[Photo]) -> str:
+    inner = [photo.name.rpartition("/")[0] for photo in photos if not photo.split]
+    shared = os.path.commonpath(inner) if len(set(inner)) > 1 else ""
+    hint = f" Did you mean {source}/{shared}?" if shared else ""
+    return f"{source} holds one class only ('{label}', {len(photos):,} photos); at least two are needed.{hint}"
+
+
+def _no_photos(root: Path, walk: Walk) -> str:
+    shape = "Expected ROOT/CLASS/*.jpg, with one folder for each class."
+    unread = {extension: count for extension, count in walk.others.items() if extension in UNREAD}
+    loose = sum("/" not in file for file in walk.files)
+    if loose:
+        lists = [
+            root / name for name in ("metadata.csv", "metadata.jsonl") if (root / name).is_file()
+        ]
+        also = (
+            f"Its own list does: tintype train {lists[0]}"
+            if lists
+            else "A .csv file with path,label does as well."
+        )
+        return f"{root} holds {loose} images but no class folders. {shape} {also}"
+    if unread:
+        return f"{root} holds only pictures of a kind that is not read: {_unread(unread)}. Convert them to PNG or JPEG."
+    if walk.own:
+        return f"{root} holds no photos, only what tintype made ({listed(walk.own)}). {shape}"
+    folders = [name for name in walk.folders if "/" not in name]
+    if folders:
+        return f"no images in the {len(folders)} folders of {root} ({listed(sorted(folders))}). {shape}"
+    if walk.others:
+        kinds = ", ".join(_counted(kind, count) for kind, count in walk.others.most_common(3))
+        return f"{root} holds no image; it has {kinds}. {shape}"
+    return f"{root} is empty. {shape}"
+
+
+def _counted(extension: str, count: int) -> str:
+    """Return "3 .txt files", or "1 file without an extension"."""
+    files = "file" if count == 1 else "files"
+    return (
+        f"{count:,} {extension} {files}"
+        if extension.startswith(".")
+        else f"{count:,} {files} without an extension"
+    )
+
+
+def _all_broken(
+    source: str, skipped: Sequence[tuple[str, str]], num_images: int | None = None
+) -> str:
+    name, reason = skipped[0]
+    return f"none of the {num_images or len(skipped):,} images of {source} can be read. The first: {name}: {reason}."

@@ -1,0 +1,67 @@
+"""Sets of photos that are read from a folder (`--data-root`) and not downloaded by tintype."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tintype.data.cache import Progress
+from tintype.data.decode import Resize
+from tintype.data.sets import folder
+from tintype.data.source import Images
+from tintype.errors import UserError
+
+NAMES = {
+    "trashnet": "2,527 photos of rubbish, 512x384 colour, 6 classes; read from --data-root",
+    "own-photos": "photos of your own; read from --data-root, which holds a folder for each class",
+}
+# Where a set may lie below the root that is given, and where to get it.
+PLACES = {"trashnet": ("trashnet", "dataset-resized", "trashnet/dataset-resized", ".")}
+ORIGIN = {
+    "trashnet": "Get dataset-resized.zip from https://github.com/garythung/trashnet (data/), unpack it, and type "
+    "--data-root FOLDER",
+    "own-photos": "This recipe is for photos of your own. Type --data-root FOLDER, where each class has a folder",
+}
+
+
+def load(
+    name: str,
+    *,
+    data_root: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    resize: str | Resize = "crop",
+    progress: Progress | None = None,
+    one_class: bool = False,
+) -> Images:
+    """Return the photos of a set; of one's own, a single class or none does where `one_class` says so.
+
+    Raises:
+        UserError: no root is given, or the photos are not in it.
+    """
+    if data_root is None:
+        raise UserError(f"{name} is not downloaded by tintype. {ORIGIN[name]}.")
+    root = Path(data_root).expanduser()
+    found = next(
+        (root / place for place in PLACES.get(name, (".",)) if (root / place).is_dir()), None
+    )
+    if found is None:
+        raise UserError(f"there is no folder {root}. {ORIGIN[name]}.")
+    wishes: dict[str, Any] = {
+        "image_size": image_size,
+        "channels": channels,
+        "resize": resize,
+        "one_class": one_class,
+    }
+    try:
+        images = folder.load(str(found), progress=progress, **wishes)
+    except UserError as error:
+        if name == "own-photos":
+            raise
+        raise UserError(f"{error}\n{ORIGIN[name]}.") from None
+    if name == "trashnet" and len(images.class_names) != 6:
+        raise UserError(
+            f"{found} has {len(images.class_names)} classes, where trashnet has 6. {ORIGIN[name]}; "
+            f"other photos are trained by: tintype train {found}"
+        )
+    return images

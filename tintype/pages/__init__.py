@@ -1,0 +1,1 @@
+"""The page kit: sections, figures, pictures and words that every page uses."""

@@ -1,0 +1,422 @@
+"""The run folder: plain files that hold all that later commands need, each written whole or not at
+all.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from tintype.errors import UserError
+from tintype.files.bounded import (
+    lock,
+    open_text,
+    read_json_object,
+    refuse_ways_out,
+    regular_without_links,
+    temporary_folder,
+    temporary_for,
+)
+from tintype.recipe import MOST_THREADS, Recipe, read_recipe
+from tintype.runs.packed import is_packed, unpacked
+from tintype.runs.shapes import check, fitting
+
+LOCK_SECONDS = 0.5  # that a run may be held before it counts as being trained
+PHOTOS_FILE = "photos.safetensors"  # which photos the run saw, see tintype.data.identity
+# of a run on data without a test part
+BY_VALIDATION = "validation accuracy, on photos that chose the model"
+
+
+def without_test(evaluation: Mapping[str, Any]) -> bool:
+    """Return whether the data of a run had no test part, so that its figures may only be called
+    `BY_VALIDATION`.
+    """
+    return evaluation.get("tested") is False
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to the disk and rename it, on failure remove it.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    temporary = temporary_for(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or choose another --out."
+        ) from error
+    finally:
+        with suppress(OSError):  # already renamed, or never made
+            temporary.unlink()
+
+
+@contextmanager
+def held(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path` for this process.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is not asked.
+        UserError: it cannot be opened, or is no regular file.
+    """
+    try:
+        # For appending, so that whatever is in it is left as it is.
+        file = open(path, "a", encoding="utf-8", opener=regular_without_links)  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot lock {path}: {error.strerror or error}.") from error
+    with file:
+        lock(file, wait=wait)
+        yield
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as readable JSON, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, 1) or (H, W, 3) uint8 as a PNG file, whole or not at all."""
+    from PIL import Image
+
+    image = Image.fromarray(
+        pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
+    )
+    with written_whole(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+class RunFolder:
+    """One run on disk.
+
+    Files: recipe.yaml, environment.json, data.json, splits.csv, status.json, metrics.csv,
+    predictions.csv, evaluation.json, photos.safetensors, model.json + model.safetensors,
+    checkpoints/, samples/, figures/, report.html.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(
+        cls, out: str | Path, name: str, *, exact: bool, recipe: Recipe | None = None
+    ) -> Self:
+        """Make a new folder `out`/`name`; where it exists and `exact` is not asked, `name`-2, `name`-3, ...
+
+        It appears with its recipe in it, so that a kill leaves no folder that can neither be
+        resumed nor made again, and two processes never get one name. A folder in which an earlier
+        version left nothing is taken over.
+
+        Raises:
+            UserError: the name is taken (with `exact`), or the folder cannot be made.
+        """
+        if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise UserError(
+                f"'{name}' cannot be a run's name. Expected a plain name without slashes."
+            )
+        path, number = Path(out) / name, 1
+        try:
+            with temporary_folder(path) as made:
+                if recipe is not None:
+                    cls(made).write_recipe(recipe)
+                while not cls._renamed(made, path):
+                    if exact:
+                        cls.refuse_taken(path)
+                    number += 1
+                    path = Path(out) / f"{name}-{number}"
+        except OSError as error:
+            if path.parent.exists() and not path.parent.is_dir():
+                raise UserError(f"cannot make {path}: {path.parent} is not a folder.") from None
+            raise UserError(
+                f"cannot make the run folder {path}: {error.strerror}. Choose another --out."
+            ) from None
+        return cls(path)
+
+    @classmethod
+    def _renamed(cls, made: Path, path: Path) -> bool:
+        """Give a new folder its name, unless something is there already."""
+        cls.remove_unstarted(path)
+        try:
+            os.rename(made, path)  # over a folder only where that is empty
+        except OSError:
+            if os.path.lexists(path):
+                return False
+            raise
+        return True
+
+    @staticmethod
+    def remove_unstarted(path: Path) -> None:
+        """Remove a folder in which a kill or a full disk left no recipe, if it holds nothing but
+        hidden leftovers.
+        """
+        with suppress(OSError):
+            inside = list(path.iterdir())
+            if any(entry.name != ".lock" and not entry.name.endswith(".tmp") for entry in inside):
+                return
+            for entry in inside:
+                entry.unlink()
+            path.rmdir()
+
+    @staticmethod
+    def refuse_taken(path: Path) -> None:
+        """Raise where there is something at `path` already.
+
+        Raises:
+            UserError: nothing is overwritten.
+        """
+        # which has no objection to a name that is too long; making the folder has
+        if os.path.lexists(path):
+            raise UserError(
+                f"{path} is there already, and nothing is overwritten. Choose another --name, or go on with it: "
+                f"tintype train --resume {path}"
+            )
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open an existing run folder, or a zip file of `tintype pack`, which is unpacked into the cache.
+
+        Raises:
+            UserError: there is no such folder, it is not a run folder, or something in it leads out
+                of it.
+        """
+        run = cls(unpacked(Path(path)) if is_packed(path) else path)
+        if not run.path.is_dir():
+            raise UserError(
+                f"there is no run folder {run.path}. `tintype list runs` shows what there is."
+            )
+        if not (run.path / "recipe.yaml").exists():
+            raise UserError(
+                f"{run.path} is not a run folder: it has no recipe.yaml. `tintype list runs` shows the runs."
+            )
+        refuse_ways_out(run.path)
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def root(self) -> Path:
+        """The folder of all runs; those of a study or a tuning lie deeper."""
+        folder = self.path.resolve().parent
+        while any((folder / name).exists() for name in ("study.yaml", "tune.yaml")):
+            folder = folder.parent
+        return folder
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, with the number of threads that the run was begun with where it says none
+        itself.
+        """
+        recipe = read_recipe(self.path / "recipe.yaml")
+        threads = self._recorded_threads() if recipe.threads == "auto" else None
+        return recipe.with_(threads=threads) if threads else recipe
+
+    def _recorded_threads(self) -> int | None:
+        """Return the threads of a run that is older than the recipe's field, None where it did not
+        get so far.
+        """
+        try:
+            threads = read_json_object(self.path / "environment.json")["threads"]
+        except (OSError, ValueError, KeyError):  # absent, or broken from outside
+            return None
+        return threads if type(threads) is int and 1 <= threads <= MOST_THREADS else None
+
+    def read(self, file: str, *, complete: bool = False) -> Any:
+        """Return the content of a JSON file of the run, its types checked; `complete` asks for every figure as well.
+
+        Raises:
+            UserError: the file is missing (the run did not get so far) or broken.
+        """
+        path = self.path / file
+        try:
+            content = read_json_object(path)
+            check(path, content, complete=complete)
+            return content
+        except FileNotFoundError:
+            state = self.status.get("state", "unfinished")
+            raise UserError(
+                f"{self.path} has no {file}: the run is {state}. Go on with: tintype train --resume {self.path}"
+            ) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"{path} is broken ({reason}). Put the file back as it was, or train the run again: "
+                f"tintype train {self.path / 'recipe.yaml'}"
+            ) from None
+
+    def write(self, file: str, content: Any) -> None:
+        """Write a JSON file of the run."""
+        write_json(self.path / file, content)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Return state ("running", "stopped", "failed", "finished"), step, total_steps and seconds;
+        empty before the start.
+        """
+        try:
+            return fitting("status.json", read_json_object(self.path / "status.json"))[0]
+        except (OSError, ValueError):  # absent, or broken from outside: no later step needs it
+            return {}
+
+    def set_status(self, state: str, **more: Any) -> None:
+        """Write status.json."""
+        self.write(
+            "status.json",
+            {**self.status, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more},
+        )
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write recipe.yaml with every field stated."""
+        with written_whole(self.path / "recipe.yaml") as temporary:
+            temporary.write_text(recipe.to_yaml(), encoding="utf-8")
+
+    def write_table(self, file: str, header: list[str], rows: Any) -> None:
+        """Write a CSV file of the run."""
+        with (
+            written_whole(self.path / file) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as out,
+        ):
+            writer = csv.writer(out)
+            writer.writerow(header)
+            writer.writerows(rows)
+
+    def read_table(self, file: str) -> list[dict[str, str]]:
+        """Return the rows of a CSV file of the run, empty where it does not exist.
+
+        Raises:
+            UserError: it is broken.
+        """
+        path = self.path / file
+        try:
+            with open_text(path, newline="") as lines:
+                return list(csv.DictReader(lines))
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(
+                f"{path} is broken ({getattr(error, 'strerror', None) or error})."
+            ) from None
+
+    @contextmanager
+    def locked(self, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+        """Hold the run for this process, if need be after a moment in which somebody only asks whether it is held.
+
+        Raises:
+            UserError: another process is training it.
+        """
+        until = time.monotonic() + seconds
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(held(self.path / ".lock", wait=False))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise UserError(
+                            f"{self.path} is being trained by another process. Wait for it, or stop it first."
+                        ) from None
+                time.sleep(0.02)
+            yield
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
+    """Write `state` (nested dicts and lists of tensors and plain values) as a checkpoint of `step`; keep the newest ones.
+
+    A safetensors file: tensors by their path, the rest as JSON in its metadata, and a digest of all
+    of it.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    skeleton = json.dumps(_take_tensors(state, "", tensors))
+    metadata = {"state": skeleton, "digest": _digest(skeleton, tensors)}
+    with written_whole(folder / f"step-{step:09d}.safetensors") as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except Exception as error:  # safetensors reports a full disk with an error type of its own
+            raise OSError(getattr(error, "errno", None), str(error)) from error
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        old.unlink()
+
+
+def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
+    """Return the newest checkpoint that is whole (None where there is none), and a line for each
+    one that was not.
+    """
+    from safetensors import safe_open
+
+    warnings = []
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                metadata = file.metadata()
+            if metadata["digest"] != _digest(metadata["state"], tensors):
+                raise ValueError("its digest does not match")
+            return _put_tensors(json.loads(metadata["state"]), tensors), warnings
+        except Exception as error:  # whatever is wrong with a file, the one before it is the remedy
+            reason = str(error).split("\n")[0][:100]
+            warnings.append(f"checkpoint {path.name} is broken ({reason}) and passed over")
+    return None, warnings
+
+
+def _digest(skeleton: str, tensors: dict[str, Any]) -> str:
+    import torch
+
+    digest = hashlib.blake2b(skeleton.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _take_tensors(state: Any, path: str, tensors: dict[str, Any]) -> Any:
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        # The file holds plain contiguous bytes; the memory format is the network's own affair when
+        # it loads them.
+        tensors[path] = state.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(state, dict):
+        keys = [[type(k).__name__, k] for k in state]
+        return {
+            "keys": keys,
+            "values": [_take_tensors(v, f"{path}/{k}", tensors) for k, v in state.items()],
+        }
+    if isinstance(state, list | tuple):
+        return {"list": [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(state)]}
+    return {"plain": state}
+
+
+def _put_tensors(skeleton: Any, tensors: dict[str, Any]) -> Any:
+    if "tensor" in skeleton:
+        return tensors[skeleton["tensor"]]
+    if "keys" in skeleton:
+        keys = [int(k) if kind == "int" else k for kind, k in skeleton["keys"]]
+        return {k: _put_tensors(v, tensors) for k, v in zip(keys, skeleton["values"], strict=True)}
+    if "list" in skeleton:
+        return [_put_tensors(v, tensors) for v in skeleton["list"]]
+    return skeleton["plain"]

@@ -1,0 +1,152 @@
+"""A trained model on disk: model.safetensors (plain state-dict keys) and model.json (architecture, classes, preprocessing).
+
+Loading reads data only; no code comes out of these files.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tintype.data.decode import Resize
+from tintype.data.source import DataSpec
+from tintype.errors import UserError
+from tintype.models import build_model, count_parameters, first_filter
+from tintype.models.parts.backbone import backbone_parts, make_head
+from tintype.runs.folder import RunFolder, written_whole
+from tintype.runs.shapes import FORMAT, MISFIT
+
+# of networks that are built beside the one in the file, and of heads that are exchanged
+SPARE_PARAMETERS = 50_000_000
+
+
+def describe_model(
+    network: nn.Module,
+    spec: DataSpec,
+    name: str,
+    options: dict[str, Any],
+    *,
+    multiply_adds: int,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return what model.json says; `more` are fields of the task, such as its name and test-time
+    views.
+    """
+    return {
+        "format": FORMAT,
+        **more,
+        "architecture": {"name": name, "options": options},
+        "class_names": list(spec.class_names),
+        "parameters": count_parameters(network),
+        "multiply_adds": multiply_adds,
+        "first_layer": first_filter(network, spec),
+    }
+
+
+def preprocessing(spec: DataSpec, resize: Resize) -> dict[str, Any]:
+    """Return how a photo becomes the network's input: decode, bring to size, (x / 255 - mean) /
+    std.
+    """
+    return {
+        "channels": spec.channels,
+        "height": spec.height,
+        "width": spec.width,
+        "resize": resize.mode,
+        "crop_fraction": resize.crop_fraction,
+        "interpolation": resize.interpolation,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        **({} if spec.white is None else {"white": spec.white}),
+    }
+
+
+def resize_of(description: dict[str, Any]) -> Resize:
+    """Return how a photo is brought to size, from model.json."""
+    how = description["preprocessing"]
+    return Resize(
+        how["resize"],
+        how.get("crop_fraction", 1.0),
+        how.get("interpolation", "bilinear"),
+        how.get("white"),
+    )
+
+
+def save_model(run: RunFolder, network: nn.Module, description: dict[str, Any]) -> None:
+    """Write model.safetensors and model.json."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()
+    }
+    with written_whole(run.path / "model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    run.write("model.json", description)
+
+
+def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpec, dict[str, Any]]:
+    """Return the network in eval mode, what it expects of images, and model.json.
+
+    Raises:
+        UserError: a file is missing or broken, or was written by a newer tintype.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    description = run.read("model.json", complete=True)
+    how = description["preprocessing"]
+    spec = DataSpec(
+        name=run.name,
+        channels=how["channels"],
+        height=how["height"],
+        width=how["width"],
+        class_names=tuple(description["class_names"]),
+        mean=tuple(how["mean"]),
+        std=tuple(how["std"]),
+        fingerprint="",
+        white=how.get("white"),
+    )
+    try:
+        network = _network(description, spec, run.path / "model.safetensors")
+    except MISFIT as error:  # options that the architecture does not take
+        line = str(error).split("\n")[0]
+        raise UserError(
+            f"{run.path / 'model.json'} is broken (architecture: {type(error).__name__}: {line})."
+        ) from None
+    path = run.path / "model.safetensors"
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, *MISFIT) as error:
+        line = str(error).split("\n")[0]
+        raise UserError(
+            f"cannot load {path} ({line}). Go on with the run to write it again: tintype train --resume {run.path}"
+        ) from None
+    return network.to(device, memory_format=torch.channels_last).eval(), spec, description  # pyright: ignore[reportCallIssue]
+
+
+def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.Module:
+    """Return the network that model.json describes, with random weights.
+
+    Raises:
+        ValueError, TypeError, ...: it describes none, or one that is far larger than the file of
+        weights. UserError: there is no such model.
+    """
+    name, options = description["architecture"]["name"], description["architecture"]["options"]
+    count = 0
+    # no memory is taken there; not every model can be built
+    with torch.device("meta"), suppress(UserError, *MISFIT):
+        count = count_parameters(build_model(name, spec, options, seed=0))
+    if weights.exists() and count > SPARE_PARAMETERS + 10 * weights.stat().st_size:
+        raise ValueError(f"it has {count:,} parameters, far more than {weights.name} holds")
+    network = build_model(name, spec, options, seed=0)
+    if description.get("head"):
+        parts = backbone_parts(network)
+        network.set_submodule(
+            parts.head_name, make_head(parts.num_features, spec.num_classes, description["head"])
+        )
+    if isinstance(network, nn.ModuleDict):  # a model of several networks, as a GAN
+        network = network[description["network"]]
+    return network

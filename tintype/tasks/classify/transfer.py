@@ -1,0 +1,527 @@
+"""Ways to train a pretrained network further: a head on cached features, the last stages, or
+everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tintype.data.cache import cached_array
+from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.hardware.device import Choice, autocast
+from tintype.models.parts.backbone import (
+    backbone_parts,
+    for_inference,
+    freeze,
+    keep_norm_in_eval,
+    make_head,
+    penultimate,
+)
+from tintype.models.parts.pretrained import load_pretrained, own_preprocessing
+from tintype.tasks import losses
+from tintype.tasks.classify.task import Classify
+from tintype.tasks.task import Evaluation, Phase, StepContext
+
+# L2 penalties that are tried side by side on standardised features; the validation images choose
+# one.
+PENALTIES = (1e-4, 1e-3, 5e-3, 2e-2, 1e-1)
+WARM_UP_PENALTY = 5e-3  # of the head that fine-tuning starts from
+
+Progress = Callable[[str, int, int], None]
+
+
+class FeatureSource(ImageSource):
+    """The features of images in place of their pixels, in several views: `take` gives (N, V, F)
+    float32.
+    """
+
+    kind = "resident"
+
+    def __init__(
+        self, spec: DataSpec, features: Tensor, targets: Tensor, names: Sequence[str]
+    ) -> None:
+        self.spec, self.features, self.targets, self.names = spec, features, targets.cpu(), names
+
+    def take(self, index: Tensor) -> Batch:
+        return Batch(
+            self.features[index.to(self.features.device)], self.targets[index.cpu()], index
+        )
+
+    def subset(self, index: Tensor | np.ndarray) -> FeatureSource:
+        index = torch.as_tensor(index, dtype=torch.int64)
+        names = [self.names[int(i)] for i in index]
+        there = index.to(self.features.device)
+        return FeatureSource(self.spec, self.features[there], self.targets[index], names)
+
+
+class HeadBank(nn.Module):
+    """Heads trained side by side on the same features, alike but for their penalty; one is chosen on validation.
+
+    Features are standardised first: the best penalty and learning rate then hardly depend on the
+    backbone.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    chosen: Tensor
+
+    def __init__(
+        self, num_features: int, num_classes: int, hidden: Sequence[int], count: int
+    ) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            make_head(num_features, num_classes, hidden, dropout=0.5) for _ in range(count)
+        )
+        for head in self.heads:
+            last = head[-1] if isinstance(head, nn.Sequential) else head
+            nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("scale", torch.ones(num_features))
+        self.register_buffer("chosen", torch.tensor(0))
+
+    def standardise_like(self, features: Tensor) -> None:
+        """Take mean and deviation from features (N, F)."""
+        self.mean.copy_(features.mean(0))
+        self.scale.copy_(1 / features.std(0, correction=0).clamp_min(1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (M, N, K) of all heads for features (N, F)."""
+        x = (x - self.mean) * self.scale
+        return torch.stack([head(x) for head in self.heads])
+
+    def plain_head(self) -> nn.Module:
+        """Return the chosen head as one that takes features as they come: the standardisation is
+        folded into it.
+        """
+        return folded(self.heads[int(self.chosen)], self.mean, self.scale)
+
+
+@torch.no_grad()
+def folded(head: nn.Module, mean: Tensor, scale: Tensor) -> nn.Module:
+    """Return `head` such that head(x) is what the given one answers to (x - mean) * scale."""
+    first = head[0] if isinstance(head, nn.Sequential) else head
+    assert isinstance(first, nn.Linear)
+    plain = nn.Linear(first.in_features, first.out_features).to(first.weight.device)
+    plain.weight.copy_(first.weight * scale)
+    plain.bias.copy_(first.bias - plain.weight @ mean)
+    return nn.Sequential(plain, *list(head)[1:]) if isinstance(head, nn.Sequential) else plain
+
+
+def fit_linear(features: Tensor, targets: Tensor, num_classes: int, penalty: float) -> nn.Linear:
+    """Return the linear head of least penalised log loss on features (N, F) (multinomial
+    regression, by L-BFGS).
+    """
+    mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+    x = (features - mean) / std
+    head = nn.Linear(features.shape[1], num_classes).to(features.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(head(x), targets) + 0.5 * penalty * head.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+    plain = folded(head, mean, 1 / std)
+    assert isinstance(plain, nn.Linear)
+    return plain
+
+
+class Transfer(Classify):
+    """Classification by a pretrained network; knows how to compute and keep its features.
+
+    Args:
+        network: any classifier that ends in a linear layer.
+        origin: where the weights come from, for model.json.
+        identity: names architecture and weights, for the cache of features.
+        seed: of the augmented views.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: DataSpec,
+        device: torch.device,
+        *,
+        origin: dict[str, Any],
+        identity: str,
+        seed: int,
+        **settings: Any,
+    ) -> None:
+        super().__init__(network, spec, device, **settings)
+        self.network, self.parts, self.origin = network, backbone_parts(network), origin
+        self.identity, self.seed = identity, seed
+        self.choices = _choices(origin)
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "pretrained": self.origin}
+
+    def features_of(
+        self, splits: DataSplits, split: str, views: int, progress: Progress | None
+    ) -> Tensor:
+        """Return the features (N, V, F) float32 of a split: clean, mirrored where `tta` asks for it, then augmented views.
+
+        They are kept in the cache: a second run with the same images, network, views and threads
+        computes none.
+        """
+        source = splits[split]
+        what = (
+            splits.spec.fingerprint,
+            split,
+            self.identity,
+            self.tta,
+            str(self.dtype),
+            self.spec.mean,
+            self.spec.std,
+        )
+        drawn = (views, self.seed, repr(self.augment.options)) if views else ()
+        # Features of other threads or instructions differ in their last bits, and a resumed run
+        # would not end bit-equal.
+        bits = (
+            torch.get_num_threads(),
+            torch.backends.cpu.get_cpu_capability(),
+            torch.__version__,
+            self.device.type,
+        )
+        key = hashlib.blake2b(repr((what, drawn, bits)).encode(), digest_size=16).hexdigest()
+
+        def compute() -> np.ndarray:
+            return self._compute_features(source, views, f"features of {split}", progress)
+
+        values = cached_array(key, compute, source=f"features of {self.spec.name} ({split})")
+        return torch.from_numpy(np.array(values, copy=True)).to(self.device)
+
+    @cached_property
+    def _extract(self) -> Callable[[Tensor], Tensor]:
+        """The function from images to features, by a copy of the network as it came, made for
+        inference.
+        """
+        return penultimate(for_inference(self.network, self.spec), self.parts.head_name)
+
+    @torch.no_grad()
+    def _compute_features(
+        self, source: ImageSource, views: int, what: str, progress: Progress | None
+    ) -> np.ndarray:
+        extract = self._extract
+        batch = 32
+        parts = []
+        for start in range(0, len(source), batch):
+            taken = source.take(torch.arange(start, min(start + batch, len(source))))
+            pictures = [taken.images, *([taken.images.flip(3)] if self.tta == "flip" else [])]
+            for view in range(views):
+                digest = hashlib.blake2b(
+                    f"{self.seed} view {view} {start}".encode(), digest_size=8
+                ).digest()
+                generator = torch.Generator(taken.images.device).manual_seed(
+                    int.from_bytes(digest, "little") >> 1
+                )
+                pictures.append(self.augment(taken.images, taken.targets, generator=generator)[0])
+            with autocast(self.device, self.dtype):
+                found = [extract(self.normalise(picture)).float().cpu() for picture in pictures]
+            parts.append(torch.stack(found, dim=1))
+            if progress:
+                progress(what, start + len(taken.targets), len(source))
+        return torch.cat(parts).numpy()
+
+
+class HeadOnly(Transfer):
+    """The backbone stays as it is: its features are computed once, and only a head is trained on them.
+
+    Args:
+        hidden: sizes of the head's hidden layers; none is a linear head.
+        views: augmented copies of each training image beside the clean one.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: DataSpec,
+        device: torch.device,
+        *,
+        hidden: Sequence[int] = (),
+        views: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(network, spec, device, **settings)
+        self.views = views if self.augment else 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            bank = HeadBank(self.parts.num_features, spec.num_classes, hidden, len(PENALTIES)).to(
+                device
+            )
+        self.hidden = list(hidden)
+        self.networks = {"head": bank}
+        self.main = "head"
+        self.phases = [Phase("train", "head")]
+        self.selection: ImageSource | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "head": self.hidden}
+
+    @property
+    def bank(self) -> HeadBank:
+        bank = self.networks["head"]
+        assert isinstance(bank, HeadBank)
+        return bank
+
+    def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
+        seen = {}
+        for split in ("train", "val", "test"):
+            if not len(splits[split]):  # a run that was asked to have no test part
+                seen[split] = splits[split]
+                continue
+            features = self.features_of(
+                splits, split, self.views if split == "train" else 0, progress
+            )
+            seen[split] = FeatureSource(
+                splits.spec, features, splits[split].targets, splits[split].names
+            )
+        self.selection = seen["val"]
+        return replace(splits, **seen)
+
+    def start(self, train: ImageSource) -> None:
+        assert isinstance(train, FeatureSource)
+        self.bank.standardise_like(train.features.flatten(0, 1))
+
+    def loss(
+        self, phase: Phase, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        views = batch.images  # (N, V, F)
+        chosen = torch.randint(
+            views.shape[1], (len(views),), generator=context.generator, device=views.device
+        )
+        logits = self.bank(views[torch.arange(len(views), device=views.device), chosen])
+        targets = batch.targets.to(self.device)
+        fit = torch.stack([self._fit(each, targets) for each in logits])
+        chosen_logits = logits[int(self.bank.chosen)]
+        figures = {
+            "loss": fit.mean(),
+            "train_accuracy": losses.batch_accuracy(chosen_logits, targets),
+        }
+        return (fit + self._penalties()).sum(), figures
+
+    def _fit(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return losses.cross_entropy(
+            logits, targets, label_smoothing=self.label_smoothing, class_weights=self.class_weights
+        )
+
+    def _penalties(self) -> Tensor:
+        sums = [
+            sum(w.square().sum() for w in head.parameters() if w.ndim > 1)
+            for head in self.bank.heads
+        ]
+        return torch.stack(
+            [0.5 * p * torch.as_tensor(s) for p, s in zip(PENALTIES, sums, strict=True)]
+        )
+
+    @torch.no_grad()
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return logits (N, K) of features (N, V, F), averaged over the clean views, by the chosen
+        head.
+        """
+        return self._logits_by_head(images)[int(self.bank.chosen)]
+
+    def _logits_by_head(self, views: Tensor) -> Tensor:
+        clean = 2 if self.tta == "flip" else 1
+        return torch.stack(
+            [self.bank(views[:, view].to(self.device)) for view in range(clean)]
+        ).mean(0)
+
+    def evaluate(
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Evaluation:
+        if source is self.selection:
+            self._choose(source)
+        return super().evaluate(network, source, on_progress)
+
+    @torch.no_grad()
+    def _choose(self, val: ImageSource) -> None:
+        """Choose the head of least log loss on validation."""
+        was_training = self.bank.training
+        self.bank.eval()
+        logits = self._logits_by_head(val.take(torch.arange(len(val))).images)
+        targets = val.targets.to(self.device)
+        self.bank.chosen.fill_(
+            int(torch.stack([F.cross_entropy(each, targets) for each in logits]).argmin())
+        )
+        self.bank.train(was_training)
+
+    def result(self) -> nn.Module:
+        self.network.set_submodule(self.parts.head_name, self.bank.plain_head())
+        return self.network
+
+    def remarks(self) -> list[str]:
+        tried = ", ".join(f"{penalty:g}" for penalty in PENALTIES)
+        return [
+            f"head: penalty {PENALTIES[int(self.bank.chosen)]:g} chosen on validation (tried {tried})"
+        ]
+
+
+class FineTune(Transfer):
+    """The last stages of the backbone, or all, are trained on; the head is fitted to the features first.
+
+    Starting from a fitted head keeps the features from being spoiled by a random one (Kumar et al.
+    2022, LP-FT).
+
+    Args:
+        thawed: how many of the last stages are trained; None for all.
+        layer_decay: factor on the learning rate from each stage to the one before it.
+        unfreeze: part of the run over which stages are thawed one by one, the last first (Howard &
+            Ruder 2018).
+        freeze_norm: batch norm keeps the statistics that it came with.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: DataSpec,
+        device: torch.device,
+        *,
+        thawed: int | None = None,
+        layer_decay: float = 1.0,
+        unfreeze: float = 0.0,
+        freeze_norm: bool = True,
+        warm_up_head: bool = True,
+        **settings: Any,
+    ) -> None:
+        super().__init__(network, spec, device, **settings)
+        count = len(self.parts.stages)
+        self.thawed, self.unfreeze = count if thawed is None else min(thawed, count), unfreeze
+        self.warm_up_head = warm_up_head
+        self.warm_features: Tensor | None = None
+        if freeze_norm:
+            keep_norm_in_eval(network)
+        freeze(network, self.parts, self.thawed)
+        for depth, weights in enumerate(self.parts.parameters()):
+            for weight in weights:
+                weight.layer_scale = layer_decay ** (count - depth)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
+        if self.warm_up_head:
+            self.warm_features = self.features_of(splits, "train", 0, progress)[:, 0]
+        return splits
+
+    def start(self, train: ImageSource) -> None:
+        if self.warm_features is None:
+            return
+        targets = train.targets.to(self.device)
+        head = fit_linear(self.warm_features, targets, self.spec.num_classes, WARM_UP_PENALTY)
+        with torch.no_grad():
+            own = self.parts.head
+            assert isinstance(own, nn.Linear)
+            own.weight.copy_(head.weight)
+            if own.bias is not None:
+                own.bias.copy_(head.bias)
+        self.warm_features = None
+
+    def loss(
+        self, phase: Phase, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.unfreeze:
+            freeze(
+                self.network,
+                self.parts,
+                min(self.thawed, 1 + int(context.progress / self.unfreeze * self.thawed)),
+            )
+        return super().loss(phase, batch, context)
+
+
+def _choices(origin: dict[str, Any]) -> list[Choice]:
+    """Return what was decided about weights that a file left open; `origin` is what
+    `load_pretrained` returned.
+    """
+    choices = []
+    file = origin.get("file", "")
+    averaged, prefix = origin.get("averaged", ""), origin.get("prefix", "")
+    if origin.get("run"):
+        run, same = origin["run"], origin["head"] == "loaded"
+        classes = "the classes are those" if same else "the classes are others than those"
+        choices.append(
+            Choice(
+                "head", "new", f"{classes} of {run}; it is fitted to the features of these images"
+            )
+        )
+    if averaged:
+        choices.append(
+            Choice(
+                "weights",
+                f"averaged ({averaged})",
+                f"{file} holds them beside those of the last step",
+            )
+        )
+    if origin.get("remark"):
+        choices.append(Choice("weights", "as they are", f"{file}: {origin['remark']}"))
+    if prefix:
+        left = (
+            f"; {origin['left_out']:,} tensors without it are left out"
+            if origin.get("left_out")
+            else ""
+        )
+        choices.append(
+            Choice("weights", f"under the prefix '{prefix}'", f"as {file} names them{left}")
+        )
+    return choices
+
+
+def transfer(
+    network: nn.Module,
+    model: str,
+    spec: DataSpec,
+    device: torch.device,
+    *,
+    weights: str,
+    tune: str,
+    hidden: Sequence[int],
+    views: int,
+    layer_decay: float,
+    unfreeze: float,
+    freeze_norm: bool,
+    own_statistics: bool,
+    seed: int,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Transfer:
+    """Load pretrained weights into `network` and return the task that trains it in the way `tune` says.
+
+    With `own_statistics` pixels are normalised as they were for those weights, otherwise as `spec`
+    says.
+
+    Raises:
+        UserError: the weights are not there or do not fit the model.
+    """
+    source = load_pretrained(network, model, weights, progress, spec.class_names)
+    own = own_preprocessing(model, weights)
+    spec = own.normalising(spec) if own and own_statistics else spec
+    settings.update(
+        origin=source, identity=f"{model} {source.get('sha256', source['source'])}", seed=seed
+    )
+    network = network.to(device)
+    if tune == "head":
+        return HeadOnly(network, spec, device, hidden=hidden, views=views, **settings)
+    thawed = None if tune == "all" else int(tune.partition(":")[2])
+    return FineTune(
+        network,
+        spec,
+        device,
+        thawed=thawed,
+        layer_decay=layer_decay,
+        unfreeze=unfreeze,
+        freeze_norm=freeze_norm,
+        **settings,
+    )

@@ -1,0 +1,1 @@
+"""What a task may offer to a verb."""

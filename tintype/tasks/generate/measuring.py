@@ -1,0 +1,190 @@
+"""Measure a generator against real images, and keep what was computed: features of images do not
+change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tintype.data.cache import Progress
+from tintype.data.source import ImageSource
+from tintype.errors import UserError
+from tintype.tasks.generate import distances
+from tintype.tasks.generate.distances import FeatureNetwork
+
+AT_ONCE = 100  # images that are made and measured together
+
+
+class Measure:
+    """Distances between generated and real images by the features that were asked for, each beside its floor.
+
+    Args:
+        features: None for pixels, a classifier's run folder, or a weight file.
+        inception_weights: file for FID by the standard protocol, or None.
+        train: training images, for the floor.
+        progress: called as progress(what, done, total) while weights are downloaded.
+
+    Raises:
+        UserError: there are no such features.
+    """
+
+    def __init__(
+        self,
+        features: str | None,
+        inception_weights: str | None,
+        device: torch.device,
+        train: ImageSource | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.network = distances.load_features(features, device)
+        self.inception = None
+        if inception_weights:
+            self.inception = distances.inception_features(inception_weights, device, progress)
+        self.train = train
+        self._of_real: dict[tuple[str, int, int], Tensor] = {}
+        self._of_made: dict[str, tuple[tuple[str, int], tuple[Tensor, Tensor | None]]] = {}
+        # so that no other source gets the id of one that was seen
+        self._kept: dict[int, ImageSource] = {}
+        self._floors: dict[int, ImageSource] = {}
+        self._names_of_train: frozenset[str] | None = None
+
+    def protocol(self) -> dict[str, str]:
+        """Return how each distance is measured, in a sentence."""
+        pairs = f"; KID, precision and recall on at most {distances.COMPARED:,} images of each kind"
+        used = {
+            f.distance: f.protocol + pairs for f in filter(None, (self.network, self.inception))
+        }
+        if self.inception is None:
+            used["fid"] = (
+                "left out: no Inception weights were given (--inception-weights FILE or download)"
+            )
+        return used
+
+    def figures(
+        self,
+        network: nn.Module,
+        make: Callable[[Sequence[int]], Tensor],
+        source: ImageSource,
+        count: int,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """Return the figures of `count` images of either kind, and class probabilities (N, K) where a classifier measures.
+
+        Args:
+            network: the generator, whose weights tell whether its images were measured before.
+            make: indices -> images (N, C, H, W) uint8.
+            source: real images; `count` of them are drawn.
+
+        Raises:
+            UserError: the generated images are not finite.
+        """
+        floor = self._floor_of(source, count)
+        figures, probabilities = {}, None
+        for features in filter(None, (self.network, self.inception)):
+            real = self._real(features, source, count)
+            made, classes = self._made(features, network, make, count, on_progress)
+            among_real = None if floor is None else self._real(features, floor, len(floor))
+            figures.update(distances.figures(features.name, real, made, among_real))
+            probabilities = classes if features is self.network else probabilities
+        return figures, probabilities
+
+    def _floor_of(self, source: ImageSource, count: int) -> ImageSource | None:
+        """Return as many training images as are measured, or None where these are training images
+        themselves.
+        """
+        if self.train is None:
+            return None
+        if self._names_of_train is None:
+            self._names_of_train = frozenset(self.train.names)
+        if source.names[0] in self._names_of_train:
+            return None
+        if count not in self._floors:
+            self._floors[count] = self.train.subset(drawn(self.train, count))
+        return self._floors[count]
+
+    def _real(self, features: FeatureNetwork, source: ImageSource, count: int) -> Tensor:
+        key = (features.name, id(source), count)
+        if key not in self._of_real:
+            parts = [
+                features.extract(source.take(i).images)[0].cpu()
+                for i in drawn(source, count).split(AT_ONCE)
+            ]
+            self._of_real[key] = torch.cat(parts)
+            self._kept[id(source)] = source
+        return self._of_real[key]
+
+    def _made(
+        self,
+        features: FeatureNetwork,
+        network: nn.Module,
+        make: Callable[[Sequence[int]], Tensor],
+        count: int,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return features and class probabilities of generated images; kept for the same weights
+        and count.
+        """
+        key = (_digest(network), count)
+        known, both = self._of_made.get(features.name, (None, None))
+        if both is None or known != key:
+            found, probabilities = [], []
+            for part in torch.arange(count).split(AT_ONCE):
+                indices = part.tolist()
+                values, probs = features.extract(make(indices))
+                found.append(values.cpu())
+                probabilities += [] if probs is None else [probs.cpu()]
+                if on_progress:
+                    on_progress(indices[-1] + 1, count)
+            both = torch.cat(found), torch.cat(probabilities) if probabilities else None
+            if not bool(both[0].isfinite().all()):
+                raise UserError(
+                    "the generated images are not finite: training has diverged. Try a lower --lr."
+                )
+            self._of_made[features.name] = (key, both)
+        return both
+
+
+def drawn(source: ImageSource, count: int) -> Tensor:
+    """Return positions of `count` images in an order drawn with a fixed seed: images that lie together are often of one class.
+
+    Each once, as long as there are as many. So the first of them are a fair sample as well.
+    """
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+    return order[torch.arange(count) % len(source)]
+
+
+def class_figures(
+    probabilities: Tensor, names: Sequence[str], asked: Sequence[int] | None
+) -> dict[str, Any]:
+    """Return what a classifier sees in generated images: which classes, how evenly, how surely.
+
+    Args:
+        probabilities: (N, K).
+        names: of the K classes.
+        asked: the class (N,) that each image was to show, or None.
+    """
+    count, guesses = len(probabilities), probabilities.argmax(1)
+    shares = torch.bincount(guesses, minlength=len(names)) / count
+    figures = {
+        "classes_present": int((shares >= 0.1 / len(names)).sum()),
+        "largest_class_share": float(shares.max()),
+        "mean_confidence": float(probabilities.max(1).values.mean()),
+        "class_shares": {
+            name: round(float(share), 4) for name, share in zip(names, shares, strict=True)
+        },
+    }
+    if asked is not None:
+        figures["class_accuracy"] = float((guesses == torch.as_tensor(asked)).float().mean())
+    return figures
+
+
+def _digest(network: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in network.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,95 @@
+"""What generator and discriminator are trained for, as a recipe's task_options say it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from tintype.errors import UserError, unknown_name
+from tintype.tasks import losses
+from tintype.tasks.generate.diff_augment import OPERATIONS
+
+OTHER_NAMES = {"wgan-gp": "wasserstein", "non-saturating": "bce", "saturating": "minimax"}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the networks are trained for: the adversarial loss, how often each has its turn,
+    penalties, augmentation.
+    """
+
+    loss: str = ""
+    discriminator_lr: float = 1.0
+    discriminator_steps: int = 1
+    generator_steps: int = 1
+    r1: float = 0.0
+    r2: float = 0.0
+    gradient_penalty: float = 0.0
+    penalty_every: int = 1
+    diff_augment: Sequence[str] = ()
+    ada: float | None = None
+
+    @property
+    def penalised(self) -> bool:
+        return self.r1 > 0 or self.r2 > 0 or self.gradient_penalty > 0
+
+    @property
+    def needs_fakes(self) -> bool:
+        return self.r2 > 0 or self.gradient_penalty > 0
+
+    def checked(self, adversarial: bool) -> Objective:
+        """Return the objective with its loss filled in.
+
+        Raises:
+            UserError: a value that makes no sense.
+        """
+        known = losses.ADVERSARIAL if adversarial else ("flow",)
+        loss = {"": known[0], **OTHER_NAMES}.get(self.loss, self.loss)
+        if loss not in known:
+            raise unknown_name("loss of this kind of model:", loss, known)
+        idle = [
+            f.name for f in fields(self) if f.name != "loss" and getattr(self, f.name) != f.default
+        ]
+        if idle and not adversarial:
+            raise UserError(
+                f"task.{idle[0]} is about a discriminator, and a model of flow matching has none. Leave it out."
+            )
+        for name in ("discriminator_steps", "generator_steps", "penalty_every"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise UserError(f"task.{name} is {value!r}. Expected a whole number from 1 on.")
+        for name in ("discriminator_lr", "r1", "r2", "gradient_penalty"):
+            value = getattr(self, name)
+            if (
+                not isinstance(value, int | float)
+                or isinstance(value, bool)
+                or not 0 <= value < math.inf
+            ):
+                raise UserError(f"task.{name} is {value!r}. Expected a number from 0 on.")
+        if not isinstance(self.diff_augment, list | tuple):
+            raise UserError(
+                f"task.diff_augment is {self.diff_augment!r}. Expected a list such as [{', '.join(OPERATIONS)}]."
+            )
+        for name in self.diff_augment:
+            if name not in OPERATIONS:
+                raise unknown_name("operation of diff_augment:", str(name), OPERATIONS)
+        if self.ada is not None and not (isinstance(self.ada, float) and 0 < self.ada < 1):
+            raise UserError(
+                f"task.ada is {self.ada!r}. Expected the target between 0 and 1, usually 0.6."
+            )
+        if self.ada is not None and loss not in losses.SIGNED:
+            raise UserError(
+                f"task.ada goes by the sign of the discriminator's answers, which loss {loss} leaves open. "
+                f"Expected {', '.join(losses.SIGNED[:-1])} or {losses.SIGNED[-1]}."
+            )
+        gradient_penalty = (
+            10.0 if self.loss == "wgan-gp" and not self.gradient_penalty else self.gradient_penalty
+        )
+        operations = self.diff_augment or (OPERATIONS if self.ada is not None else ())
+        return replace(
+            self,
+            loss=loss,
+            gradient_penalty=float(gradient_penalty),
+            diff_augment=tuple(operations),
+        )

@@ -1,0 +1,143 @@
+"""Super-resolution on the same test pictures: paired differences of PSNR and SSIM by picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from tintype import statistics
+from tintype.runs.summary import protocol_in_words
+from tintype.tasks.contract.compare import CLAIM, Group, Pair, conclude, correct, more_needed
+from tintype.tasks.contract.compared_run import Compared, groups_of, remark_on_groups
+
+SAME_DB = 0.01  # the floors of the same picture on two machines differ by less
+DIGITS = {"psnr_y": 2, "ssim_y": 4}
+UNITS = {"psnr_y": " dB", "ssim_y": " SSIM"}
+
+
+def compare_upscalers(runs: Sequence[Compared]) -> list[Group]:
+    """Return the runs in groups that share scale, protocol and test pictures, ranked by PSNR, with all paired differences.
+
+    Raises:
+        UserError: a run has no predictions.
+    """
+    groups: list[list[Compared]] = []
+    for run in runs:
+        for members in groups:
+            if same_pictures(members[0], run):
+                members.append(run)
+                break
+        else:
+            groups.append([run])
+    return [_group(members) for members in groups]
+
+
+def same_pictures(one: Compared, other: Compared) -> bool:
+    """Return whether two runs were measured on the same pictures by the same protocol.
+
+    Names must be equal, and so must what bicubic and nearest reach on each: that depends on pixels,
+    scale and damage alone.
+    """
+    if one.evaluation.get("scale") != other.evaluation.get("scale"):
+        return False
+    if (
+        one.figures["protocol"] != other.figures["protocol"]
+        or one.table["name"] != other.table["name"]
+    ):
+        return False
+    floors = ("bicubic_psnr_y", "nearest_psnr_y")
+    return all(
+        bool((abs(_column(one, key) - _column(other, key)) < SAME_DB).all()) for key in floors
+    )
+
+
+def _column(run: Compared, key: str) -> np.ndarray:
+    return np.array(run.table[key], np.float64)
+
+
+def _group(runs: list[Compared]) -> Group:
+    runs = sorted(runs, key=lambda run: -run.figures["psnr_y"])
+    figures, count = runs[0].figures, runs[0].figures["num_images"]
+    pictures = f"{count:,} {'picture' if count == 1 else 'pictures'}"
+    title = (
+        f"{runs[0].data.get('name')}, {pictures} enlarged {runs[0].evaluation.get('scale')} times"
+    )
+    group = Group(title, runs, [_row(run) for run in runs])
+    group.details = {"protocol": figures["protocol"], "scale": runs[0].evaluation.get("scale")}
+    psnr, ssim = _pairs(runs, "psnr_y"), _pairs(runs, "ssim_y")
+    for pair, of_ssim in zip(psnr, ssim, strict=True):
+        pair.more["ssim_y"] = of_ssim.to_dict()
+    group.pairs = psnr
+    group.conclusion = conclude(
+        group,
+        f"the highest PSNR, {figures['psnr_y']:.2f} dB (bicubic {figures['bicubic']['psnr_y']:.2f})",
+    )
+    group.remarks = [f"{protocol_in_words(figures['protocol'])}."]
+    if count == 1 and len(runs) > 1:
+        group.remarks.append("One picture is too few to tell a difference from chance.")
+    group.remarks += remark_on_groups(groups_of(runs), "pictures")
+    return group
+
+
+def _row(run: Compared) -> dict[str, Any]:
+    figures = run.figures
+    return {
+        **run.facts,
+        "num_images": figures["num_images"],
+        "psnr_y": figures["psnr_y"],
+        "ssim_y": figures["ssim_y"],
+        "psnr_rgb": figures.get("psnr_rgb"),
+        "bicubic_psnr_y": figures["bicubic"]["psnr_y"],
+        "gain": figures["gain"],
+        "gain_ci95": figures["gain_ci95"],
+        **{key: value for key, value in figures.items() if key.startswith("lpips_")},
+    }
+
+
+def _pairs(runs: Sequence[Compared], key: str) -> list[Pair]:
+    """Return the pair of each two runs, in the runs' order, with its differences in `key`."""
+    pairs, columns = [], [_column(run, key) for run in runs]
+    groups = groups_of(runs)
+    for a, b in combinations(range(len(runs)), 2):
+        differences = columns[a] - columns[b]
+        interval = statistics.mean_interval(differences, groups=groups)
+        p = statistics.paired_p(differences, groups)
+        more = {"num_images": len(differences), "num_better": int((differences > 0).sum())}
+        if groups is not None:
+            effect = statistics.clusters_of(differences, groups).design_effect
+            more |= {"num_groups": int(groups.max()) + 1, "design_effect": effect}
+        pairs.append(
+            Pair(runs[a].name, runs[b].name, key, float(differences.mean()), interval, p, more=more)
+        )
+        pairs[-1].more["differences"] = differences.tolist()
+    correct(pairs)
+    for pair in pairs:
+        differences = pair.more.pop("differences")
+        needed = None
+        if not pair.shown:
+            effect = pair.more.get("design_effect", 1.0)
+            needed = statistics.more_cases_of_mean(
+                differences, alpha=CLAIM / len(pairs), design_effect=effect
+            )
+        pair.more["more_images"] = needed
+        pair.sentence = _sentence(pair)
+    return pairs
+
+
+def _sentence(pair: Pair) -> str:
+    digits, unit = DIGITS[pair.figure], UNITS[pair.figure]
+    size = f"{abs(pair.estimate):.{digits}f}{unit}"
+    if pair.ci95:
+        size += f" ({pair.ci95[0]:.{digits}f} to {pair.ci95[1]:.{digits}f})"
+    if pair.shown:
+        one, two = (pair.better, pair.other) if pair.estimate > 0 else (pair.other, pair.better)
+        return f"{one} is better than {two} by {size}"
+    text = f"no difference can be shown between {pair.better} and {pair.other}"
+    if not pair.ci95:
+        return f"{text} on one picture: {size}"
+    if not pair.estimate:
+        return f"{text}: {size}"
+    return f"{text}: {size}{more_needed(pair.more['more_images'], 'test pictures')}"

@@ -1,0 +1,1 @@
+"""Origins of photos to upscale."""

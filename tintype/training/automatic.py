@@ -1,0 +1,390 @@
+"""What a recipe leaves open: a backbone's own preprocessing; for photos the backbone, what of it to train, how long.
+
+Every choice is returned with its reason and printed; the recipe holds the result, so that a run
+repeats without choosing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tintype.data.cache import Progress
+from tintype.data.source import DataSpec, DataSplits
+from tintype.errors import UserError
+from tintype.hardware.device import Choice, autocast
+from tintype.models import build_model
+from tintype.models.parts.backbone import for_inference
+from tintype.models.parts.pretrained import (
+    OwnRun,
+    fetch_weights,
+    is_backbone,
+    model_of_weights,
+    own_preprocessing,
+    own_run,
+    weights_available,
+)
+from tintype.recipe import Recipe, build, parse_duration
+from tintype.training.bundles import LENGTH, UPDATE, Source, completed, settled
+
+# In this order where weights are at hand: what gives most for its cost in transfer on each kind of
+# device.
+PREFERRED = {
+    "cpu": ("mobilenet_v3_large", "mobilenet_v2", "efficientnet_b0"),
+    "gpu": ("convnext_tiny", "resnet50"),
+}
+DEFAULT_SECONDS = 300.0
+# A training step costs about three times an inference: forward, and two products backward.
+TRAINING_COST = 3.0
+HEAD_EPOCHS, HEAD_VIEWS = 60, 4
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 20  # of fine-tuning
+ABOUT_DATA = (
+    "data", "data_root", "channels", "val_fraction", "test_fraction", "split_seed", "split_rule", "groups", "sampling",
+    "class_weights", "device", "precision", "seed",
+)  # fmt: skip
+# images; below, a head on fixed features generalises as well, and is done at once
+FEWEST_TO_FINE_TUNE = 500
+
+FROM_SCRATCH: dict[str, Any] = {
+    "model": "fast-cnn", "tune": "all", "augment": "standard", "epochs": 30, "batch_size": 64, "optimizer": "muon", "lr": 0.24,
+    "momentum": 0.6, "schedule": "linear", "label_smoothing": 0.1, "tta": "flip",
+}  # fmt: skip
+FROM_NOISE: dict[str, Any] = {  # as faces-gan
+    "tune": "all", "augment": {"flip": True}, "steps": 5000, "batch_size": 32, "optimizer": "adam", "lr": 4e-4,
+    "betas": (0.5, 0.999), "schedule": "cosine", "ema": 0.999, "evaluate_every": 20,
+}  # fmt: skip
+HEAD: dict[str, Any] = {
+    "tune": "head", "augment": "photos", "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine",
+    "tta": "flip", "epochs": HEAD_EPOCHS,
+}  # fmt: skip
+FINE_TUNE: dict[str, Any] = {
+    "tune": "all", "augment": "photos", "batch_size": 32, "optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.05,
+    "layer_decay": 0.8, "schedule": "cosine", "warmup": 0.1, "label_smoothing": 0.1, "tta": "flip",
+}  # fmt: skip
+
+
+def choose_model(
+    recipe: Recipe,
+    device: torch.device,
+    progress: Progress | None = None,
+    asked: Collection[str] = (),
+) -> tuple[Recipe, list[Choice]]:
+    """Return the recipe with a model in place of "auto", and with a backbone's weights and preprocessing filled in.
+
+    Weights of an earlier run bring its network.
+
+    Args:
+        recipe: with or without model and weights.
+        device: where it will compute.
+        progress: called as progress(what, done, total) while weights are downloaded.
+        asked: the fields that the user set.
+
+    Raises:
+        UserError: the weights' file name tells no model, or they are those of another model than
+            the user asked for.
+    """
+    choices = []
+    run = own_run(recipe.weights) if recipe.task == "classify" else None
+    if run is not None:
+        recipe, choice = _with_network_of(run, recipe, asked)
+        choices.append(choice)
+    elif recipe.model == "auto":
+        recipe, choice = _with_model(recipe, device, progress)
+        choices.append(choice)
+    if not is_backbone(recipe.model):
+        return recipe, choices
+    weights = recipe.weights or "default"
+    own = own_preprocessing(recipe.model, weights)
+    assert own is not None
+    changes: dict[str, Any] = {"weights": weights}
+    if recipe.image_size is None:
+        changes["image_size"] = own.image_size
+    if weights != "none" and run is None:
+        changes["channels"] = 3
+    if recipe.crop_fraction is None:
+        changes["crop_fraction"] = own.crop_fraction if recipe.resize == "crop" else 1.0
+    if recipe.interpolation is None:
+        changes["interpolation"] = own.interpolation
+    return recipe.with_(**changes), choices
+
+
+def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tuple[Recipe, Choice]:
+    """Return the recipe with the network of an earlier run, which sees images as it did there."""
+    if "model" in asked and recipe.model not in ("auto", run.model):
+        raise UserError(
+            f"the network of {run.folder} is {run.model}, not {recipe.model}. Leave out --model, or give other --weights."
+        )
+    own_options = any(key.startswith(("model_options", "model.")) for key in asked)
+    own = run.preprocessing
+    changes: dict[str, Any] = {
+        "model": run.model,
+        "model_options": {**run.options, **(recipe.model_options if own_options else {})},
+        "image_size": own.image_size if recipe.image_size is None else recipe.image_size,
+        "channels": len(own.mean) if recipe.channels is None else recipe.channels,
+        "crop_fraction": own.crop_fraction
+        if recipe.crop_fraction is None
+        else recipe.crop_fraction,
+        "interpolation": own.interpolation
+        if recipe.interpolation is None
+        else recipe.interpolation,
+    }
+    if "resize" not in recipe.model_fields_set:
+        changes["resize"] = own.mode
+    return recipe.with_(**changes), Choice(
+        "model", run.model, f"the network of {run.folder.name}, a run of your own"
+    )
+
+
+def _with_model(
+    recipe: Recipe, device: torch.device, progress: Progress | None
+) -> tuple[Recipe, Choice]:
+    weights = recipe.weights
+    if weights not in (None, "none", "default"):
+        model = model_of_weights(Path(str(weights)))
+        if not Path(str(weights)).exists():
+            raise UserError(f"there is no weight file {weights}.")
+        if model is None:
+            raise UserError(
+                f"the name of {weights} tells no model. Say which it is, as in --model resnet18."
+            )
+        return recipe.with_(model=model), Choice("model", model, "told by the name of the weights")
+    if weights != "none":
+        wanted = PREFERRED["cpu" if device.type == "cpu" else "gpu"]
+        for model in wanted:
+            if weights_available(model):
+                return recipe.with_(model=model), Choice(
+                    "model", model, "pretrained, its weights are at hand"
+                )
+        try:
+            fetch_weights(wanted[0], progress)
+            return recipe.with_(model=wanted[0]), Choice(
+                "model", wanted[0], "pretrained, downloaded once"
+            )
+        except UserError as error:
+            failure = str(error).split(". ")[0]
+            reason = f"from scratch: {failure}; --weights FILE takes a file, and gives far better results"
+    else:
+        reason = "from scratch, as asked"
+    return recipe.with_(model="fast-cnn"), Choice("model", "fast-cnn", reason)
+
+
+def open_settings(
+    base: Recipe, recipe: Recipe, asked: Collection[str], kind: str
+) -> tuple[Recipe, list[Choice], bool]:
+    """Return a recipe whose settings fit together after the user has set some, why, and whether the rest may be chosen.
+
+    Args:
+        base: what the user named.
+        recipe: `base` with the changes of the user.
+        asked: the fields that the user changed.
+        kind: which kind of thing `base` is, as `recipe.resolve` says it.
+
+    Returns:
+        The recipe, the decisions, and whether `choose_training` may fill in what the recipe leaves
+        unset.
+    """
+    given = {field: getattr(recipe, field) for field in asked if field in Recipe.model_fields}
+    if kind.startswith("images in"):
+        return recipe, [], True
+
+    named = kind.startswith("data set") or kind.endswith("(built in)")
+    other = recipe.model != base.model
+    backbone = recipe.weights not in (None, "none") or (
+        is_backbone(recipe.model) and recipe.weights != "none"
+    )
+    if named and backbone and other and base.weights in (None, "none"):
+        # How another network is trained from scratch says nothing about one with pretrained
+        # weights.
+        kept = {
+            field: value
+            for field, value in _set_fields(recipe).items()
+            if field in given or field in ABOUT_DATA
+        }
+        return (
+            build({**kept, "model": recipe.model, "tune": given.get("tune", "auto")}, where=""),
+            [],
+            True,
+        )
+
+    name = "a data set without a recipe" if kind.startswith("data set") else _name_of(kind)
+    # The rate and the optimizer of what is built in were found for its own network.
+    stands = not kind.startswith("data set") and not (named and other)
+    settings, choices = completed(_set_fields(base), given, name, stands=stands)
+    changes = {field: value for field, value in settings.items() if getattr(recipe, field) != value}
+    return (recipe.with_(**changes) if changes else recipe), choices, False
+
+
+def _name_of(kind: str) -> str:
+    return "the recipe" if kind == "a Recipe" else kind.removesuffix(" (built in)")
+
+
+def _set_fields(recipe: Recipe) -> dict[str, Any]:
+    return {field: getattr(recipe, field) for field in recipe.model_fields_set}
+
+
+def choose_training(
+    recipe: Recipe,
+    splits: DataSplits,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    free: bool = False,
+) -> tuple[Recipe, list[Choice]]:
+    """Return the recipe with a way to train and a length where it leaves them open.
+
+    That is so with tune "auto", for heads, and for everything where the user named only images
+    (`free`).
+    """
+    starts_pretrained = recipe.task == "classify" and recipe.weights not in (None, "none")
+    if not starts_pretrained and (free or recipe.tune == "auto"):
+        return _from_scratch(recipe)
+    if not starts_pretrained:
+        return recipe, _all_is_trained(recipe)
+    if recipe.tune == "head":
+        return _head(recipe, splits, device, dtype) if free else _length_of_head(recipe)
+    if recipe.tune == "auto" or free:
+        return _by_time(recipe, splits, device, dtype)
+    return recipe, []
+
+
+def _from_scratch(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
+    wanted = FROM_NOISE if recipe.task == "generate" else {**FROM_SCRATCH, "model": recipe.model}
+    name = "generating" if recipe.task == "generate" else "training from scratch"
+    chosen, choices = _filled(recipe, Source(name, wanted))
+    return chosen, [*choices, *_all_is_trained(recipe)]
+
+
+def _all_is_trained(recipe: Recipe) -> list[Choice]:
+    """Return what becomes of a part to tune where a network starts from scratch."""
+    if recipe.task != "classify" or recipe.tune in ("auto", "all"):
+        return []
+    told = f"there are no pretrained weights of which tune {recipe.tune} could keep a part; --weights FILE gives some"
+    return [Choice("tune", "all", told)]
+
+
+def _by_time(
+    recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype
+) -> tuple[Recipe, list[Choice]]:
+    """Return the recipe for fine-tuning as long as the time allows, or for a head where it does not
+    allow enough.
+    """
+    speed, spare, budget = _spare_seconds(recipe, splits, device, dtype)
+    train = len(splits.train)
+    epoch = TRAINING_COST * train / speed
+    asked = recipe.tune != "auto"
+    if not asked and (train < FEWEST_TO_FINE_TUNE or spare < FEWEST_EPOCHS * epoch):
+        few = train < FEWEST_TO_FINE_TUNE
+        reason = (
+            f"{train:,} training images are few"
+            if few
+            else f"an epoch of all layers takes about {epoch:.0f} s"
+        )
+        return _head(recipe, splits, device, dtype, reason=reason)
+
+    epochs = int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, spare / epoch)))
+    tune = recipe.tune if asked else "all"
+    chosen, choices = _filled(
+        recipe,
+        Source("fine-tuning", {**FINE_TUNE, "tune": tune, "epochs": epochs}, pretrained=True),
+    )
+    why = (
+        f"{train:,} training images, {epochs} epochs of about {epoch:.0f} s fit into {budget:.0f} s"
+    )
+    if asked:
+        why = f"as asked; {_length_in_words(chosen)}, each epoch of {train:,} images at most about {epoch:.0f} s"
+    return chosen, [Choice("tune", tune, why), *choices]
+
+
+def _head(
+    recipe: Recipe,
+    splits: DataSplits,
+    device: torch.device,
+    dtype: torch.dtype,
+    reason: str = "as asked",
+) -> tuple[Recipe, list[Choice]]:
+    speed, spare, _ = _spare_seconds(recipe, splits, device, dtype)
+    views = int(min(HEAD_VIEWS, max(0, spare / (len(splits.train) / speed))))
+    chosen, choices = _filled(recipe, Source("a head", {**HEAD, "views": views}, pretrained=True))
+    copies = f" and of {chosen.views} augmented copies" if chosen.views else ""
+    why = f"{reason}; the features of each image{copies} are computed once ({speed:.0f} images/s)"
+    return chosen, [Choice("tune", "head", why), *choices]
+
+
+def _length_of_head(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
+    """Return a recipe that states a head with the length and the optimizer that heads need, where
+    it leaves them open.
+    """
+    settings, choices = settled(_set_fields(recipe), Source("a head", HEAD, pretrained=True))
+    bundles = {key: value for key, value in settings.items() if key in (*UPDATE, *LENGTH)}
+    changes = {key: value for key, value in bundles.items() if getattr(recipe, key) != value}
+    if not changes:
+        return recipe, choices
+    chosen = recipe.with_(**changes)
+    return chosen, [
+        Choice("length", _length_in_words(chosen), "what a head on fixed features needs"),
+        *choices,
+    ]
+
+
+def _length_in_words(recipe: Recipe) -> str:
+    count = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs or 10:g} epochs"
+    return (
+        f"{count} of {recipe.batch_size} images a step"
+        if not recipe.steps
+        else f"{count} of {recipe.batch_size} images"
+    )
+
+
+def _spare_seconds(
+    recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype
+) -> tuple[float, float, float]:
+    """Return how many images a second the network takes, the seconds that are left for training,
+    and those of the budget.
+    """
+    budget = parse_duration(recipe.time) if recipe.time else DEFAULT_SECONDS
+    speed = inference_speed(recipe, splits.spec, device, dtype)
+    # measuring, with mirrored views
+    others = 2 * (len(splits.val) + len(splits.test)) + 2 * len(splits.train)
+    return speed, budget - others / speed, budget
+
+
+def _filled(recipe: Recipe, source: Source) -> tuple[Recipe, list[Choice]]:
+    """Return the recipe with the settings of a source wherever the user has set none."""
+    given = {
+        field: value
+        for field, value in _set_fields(recipe).items()
+        if field not in ("model", "tune")
+    }
+    settings, choices = settled(given, source)
+    if given.get("epochs") is not None or given.get("steps") is not None:
+        settings = {key: value for key, value in settings.items() if key not in ("epochs", "steps")}
+    return recipe.with_(**settings), choices
+
+
+@torch.no_grad()
+def inference_speed(
+    recipe: Recipe, spec: DataSpec, device: torch.device, dtype: torch.dtype
+) -> float:
+    """Return how many images a second the recipe's network takes on this device, measured for about
+    a second.
+    """
+    network = for_inference(
+        build_model(recipe.model, spec, recipe.model_options, recipe.seed).to(device), spec
+    )
+    images = torch.zeros(16, spec.channels, spec.height, spec.width, device=device)
+    images = images.to(memory_format=torch.channels_last)
+
+    def seconds(call: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    with autocast(device, dtype):
+        network(images)  # the first call is slower
+        return len(images) / min(seconds(lambda: network(images)) for _ in range(2))

@@ -1,0 +1,825 @@
+"""The training loop, the only one. It owns the mechanics: order, randomness, precision, steps, checkpoints, resume.
+
+Every random number follows from (seed, purpose, step), and the order of the images from (seed,
+epoch). No generator state is saved, so a resumed run is bit-equal to one never stopped, and nothing
+outside the loop can disturb it.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import io
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tintype.data.source import Batch, ImageSource
+from tintype.errors import UserError, unknown_name
+from tintype.optim import WeightAverage, build_optimizers, lr_factor
+from tintype.recipe import Recipe
+from tintype.runs.folder import (
+    RunFolder,
+    load_checkpoint,
+    save_checkpoint,
+    write_picture,
+    written_whole,
+)
+from tintype.tasks.task import StepContext, Task
+
+# A checkpoint is written when the last one is older than this; tests and fragile machines want it
+# more often.
+CHECKPOINT_SECONDS = float(os.environ.get("TINTYPE_CHECKPOINT_SECONDS", "20"))
+
+FRAMES = 12  # pictures of the time lapse, beside those of evaluations
+
+# How long the figures of steps may stay unread on a device. Reading one from an accelerator makes
+# the host wait for it, and it then waits for the host's next step.
+READ_SECONDS = {"cpu": 0.0, "cuda": 0.2, "mps": 0.2}
+
+# What may change between the parts of a run: where it computes and where the files lie, not what is
+# computed. Where the last bits change with it (device, threads), the run says so and records it.
+FREE_TO_CHANGE = {
+    "data",
+    "data_root",
+    "device",
+    "compile",
+    "hold_memory",
+    "search",
+    "track",
+    "threads",
+    "exact",
+}
+
+
+# Where a range test begins and ends. Muon's rate is a relative step.
+RANGE = {"sgd": (1e-5, 10.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0), "muon": (1e-4, 2.0)}
+
+
+# Where in a run steps are tried to see how long it takes, and how many at the most.
+TIMED_PARTS = (0.0, 0.3, 0.6, 0.99)
+MOST_TIMED_STEPS = 60
+
+
+class Watcher(Protocol):
+    """Who is told how training goes: the progress bar, plain lines, a notebook, or nobody."""
+
+    def on_step(
+        self, step: int, total_steps: int, loss: float, images_per_second: float
+    ) -> None: ...
+
+    def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None: ...
+
+    def on_row(self, row: dict[str, Any]) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal after its state was saved."""
+
+    def __init__(self, number: int, folder: Path, command: str = "tintype train --resume") -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; go on with: {command} {folder}"
+        )
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the run is, in steps, and where a schedule of steps lowers the learning rate, as
+    parts of the run.
+    """
+
+    num_images: int
+    batch_size: int
+    total_steps: int
+    evaluation_steps: int
+    milestones: tuple[float, ...] = ()
+
+    @property
+    def num_evaluations(self) -> int:
+        """How often the run is measured on validation: each `evaluation_steps`, and at the end."""
+        return -(-self.total_steps // self.evaluation_steps)
+
+    @classmethod
+    def of(cls, recipe: Recipe, num_images: int) -> Plan:
+        """Return the plan of a recipe for so many training images.
+
+        Raises:
+            UserError: a milestone lies beyond the end.
+        """
+        batch_size = min(recipe.batch_size, num_images)
+        steps = recipe.steps or max(1, round((recipe.epochs or 10) * num_images / batch_size))
+        every = max(1, round(recipe.evaluate_every * num_images / batch_size))
+        milestones = [
+            round(m * steps if m < 1 else m * num_images / batch_size) for m in recipe.milestones
+        ]
+        if any(
+            m >= 1 and step >= steps for m, step in zip(recipe.milestones, milestones, strict=True)
+        ):
+            end = steps * batch_size / num_images
+            raise UserError(
+                f"the milestones {recipe.milestones} lie beyond the end of the run, which has {steps:,} steps or "
+                f"{end:.3g} epochs. Expected earlier ones, or parts of the run such as [0.5, 0.75]."
+            )
+        return cls(num_images, batch_size, steps, every, tuple(step / steps for step in milestones))
+
+
+def fold(*parts: object) -> int:
+    """Return a 63-bit seed that follows from `parts` alone, the same on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Order:
+    """The endless sequence of image positions: one permutation for each epoch, cut into batches without remainder.
+
+    With `targets` (N,) the classes are balanced: an epoch is as long, and each class has an equal
+    share of it.
+    """
+
+    def __init__(
+        self, seed: int, num_images: int, batch_size: int, targets: Tensor | None = None
+    ) -> None:
+        self.seed, self.num_images, self.batch_size = seed, num_images, batch_size
+        self.targets = targets
+        self._epochs: dict[int, Tensor] = {}
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            generator = torch.Generator().manual_seed(fold(self.seed, "order", epoch))
+            # Two epochs are enough: a batch spans two at the most.
+            self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1}
+            self._epochs[epoch] = self._permutation(generator)
+        return self._epochs[epoch]
+
+    def _permutation(self, generator: torch.Generator) -> Tensor:
+        if self.targets is None:
+            return torch.randperm(self.num_images, generator=generator)
+        classes = [torch.where(self.targets == label)[0] for label in self.targets.unique()]
+        share, rest = divmod(self.num_images, len(classes))
+        lucky = torch.randperm(len(classes), generator=generator) < rest
+        drawn = []
+        for members, one_more in zip(classes, lucky.tolist(), strict=True):
+            wanted = share + one_more  # as many whole permutations of the class as its share takes
+            rounds = [
+                torch.randperm(len(members), generator=generator)
+                for _ in range(-(-wanted // len(members)))
+            ]
+            drawn.append(members[torch.cat(rounds or [members[:0]])[:wanted]])
+        together = torch.cat(drawn)
+        return together[torch.randperm(len(together), generator=generator)]
+
+    def batch(self, step: int) -> Tensor:
+        """Return the positions (B,) int64 of the images of `step`."""
+        start, parts, missing = step * self.batch_size, [], self.batch_size
+        while missing:
+            epoch, offset = divmod(start, self.num_images)
+            part = self._epoch(epoch)[offset : offset + missing]
+            parts.append(part)
+            start, missing = start + len(part), missing - len(part)
+        return torch.cat(parts)
+
+
+def batches(source: ImageSource, order: Order, first: int, last: int) -> Iterator[Batch]:
+    """Yield the batches of steps `first` to `last` - 1.
+
+    A mapped source is read one step ahead by a thread.
+    """
+    if source.kind == "resident":
+        for step in range(first, last):
+            yield source.take(order.batch(step))
+        return
+    with ThreadPoolExecutor(1, "tintype-read") as reader:
+        ahead = reader.submit(source.take, order.batch(first)) if first < last else None
+        for step in range(first, last):
+            assert ahead is not None
+            batch = ahead.result()
+            if step + 1 < last:
+                ahead = reader.submit(source.take, order.batch(step + 1))
+            yield batch
+
+
+@dataclass
+class History:
+    """metrics.csv: a row for each logging interval, with the validation figures where they were measured.
+
+    Rows behind the step that a run resumes from are cut off, so that the file too is that of a run
+    never stopped.
+    """
+
+    path: Path
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def open(cls, path: Path, num_rows: int) -> History:
+        if num_rows and path.exists():
+            with path.open(encoding="utf-8", newline="") as lines:
+                return cls(path, list(csv.DictReader(lines))[:num_rows])
+        return cls(path, [])
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def save(self) -> None:
+        header = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, header, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with written_whole(self.path) as temporary:
+            temporary.write_bytes(text.getvalue().encode())
+
+
+@contextmanager
+def caught_signals() -> Iterator[Callable[[], int | None]]:
+    """Turn Ctrl-C and SIGTERM into a question that the loop asks after each step.
+
+    A second Ctrl-C stops at once.
+    """
+    seen: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        if seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    with _handled_by(handler):
+        yield lambda: seen[0] if seen else None
+
+
+@contextmanager
+def interruptible(folder: Path) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into Interrupted at once, for work whose files are written whole or
+    not at all.
+    """
+
+    def handler(number: int, _frame: object) -> None:
+        raise Interrupted(number, folder)
+
+    with _handled_by(handler):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    # signals reach the main thread only
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def monitored(recipe: Recipe, task: Task) -> tuple[str, bool]:
+    """Return the validation figure that early stopping and `keep: best` judge by, and whether higher is better.
+
+    Raises:
+        UserError: the recipe names a figure that the task does not measure.
+    """
+    known = {task.score_name: task.higher_is_better, **task.monitors}
+    name = task.score_name if recipe.monitor is None else recipe.monitor.removeprefix("val_")
+    if name not in known:
+        raise unknown_name("figure to monitor on validation:", name, known)
+    return name, known[name]
+
+
+class Engine:
+    """Trains the networks of a task and leaves the result in them.
+
+    Args:
+        task: networks and mathematics.
+        recipe: lengths, optimizers, schedules.
+        run: where checkpoints and metrics go.
+        watcher: who is told of progress.
+        checkpoint_seconds: a checkpoint is written when the last one is older than this, and at the
+            end;
+            by default CHECKPOINT_SECONDS.
+        compile: whether the main networks are compiled.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        run: RunFolder,
+        watcher: Watcher,
+        *,
+        device: torch.device,
+        checkpoint_seconds: float | None = None,
+        compile: bool = False,
+    ) -> None:
+        self.task, self.recipe, self.run, self.watcher = task, recipe, run, watcher
+        self.device, self.lr = device, float(recipe.lr)  # auto was resolved before
+        self.checkpoint_seconds = (
+            CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+        )
+        self.read_seconds = READ_SECONDS[device.type]
+        # One set for each network; phases that train the same network share it.
+        self.optimizers: dict[str, Sequence[torch.optim.Optimizer]] = {
+            phase.network: build_optimizers(
+                task.networks[phase.network],
+                recipe.optimizer,
+                lr=self.lr * phase.lr_scale,
+                momentum=recipe.momentum,
+                betas=recipe.betas,
+                weight_decay=recipe.weight_decay,
+            )
+            for phase in reversed(task.phases)
+        }
+        self.peaks = {
+            name: [[group["lr"] for group in o.param_groups] for o in opts]
+            for name, opts in self.optimizers.items()
+        }
+        self.monitor, self.higher_is_better = monitored(recipe, task)
+        self.trainable = {
+            name: [p for p in net.parameters() if p.requires_grad]
+            for name, net in task.networks.items()
+        }
+        main = task.networks[task.main]
+        self.average = WeightAverage(main, recipe.ema) if recipe.ema else None
+        self.best: dict[str, Any] = {}  # "score", "step", "tensors" of the best evaluation so far
+        self.evaluations_without_gain = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.history = History(run.path / "metrics.csv", [])
+        if compile:
+            for network in task.networks.values():
+                network.compile()
+
+    # ---- the loop -----------------------------------------------------------------------------------------------------
+
+    def fit(self, train: ImageSource, val: ImageSource) -> None:
+        """Train to the end of the plan, from the newest whole checkpoint if there is one.
+
+        Raises:
+            Interrupted: a signal came; the state is saved.
+            UserError: the loss is not finite.
+        """
+        recipe, task, plan = self.recipe, self.task, Plan.of(self.recipe, len(train))
+        balance = train.targets if recipe.sampling == "balanced" else None
+        order = Order(recipe.seed, len(train), plan.batch_size, balance)
+        log_steps = 1 if task.log_every_step else max(1, plan.total_steps // 2000)
+        if not self.restore():
+            task.start(train)
+        clean = self._clean_sample(train)
+        with (
+            torch.random.fork_rng(devices=_cuda_devices(self.device)),
+            caught_signals() as signal_seen,
+        ):
+            pending: list[dict[str, Tensor]] = []  # what the steps since the last row logged
+            unread: list[dict[str, Any]] = []  # rows whose figures are still on the device
+            started = saved = read = time.perf_counter()
+            seconds_before, first_step = self.seconds, self.step
+            for network in task.networks.values():
+                network.train()
+            frames = {plan.total_steps * k // FRAMES for k in range(1, FRAMES)}
+            if self.step == 0:
+                self._show()
+            for batch in batches(train, order, self.step, plan.total_steps):
+                if self._stopped_early():
+                    break
+                factor = lr_factor(
+                    recipe.schedule,
+                    self.step / plan.total_steps,
+                    recipe.warmup,
+                    milestones=plan.milestones,
+                    step_factor=recipe.step_factor,
+                )
+                pending.append(self._train_step(batch, plan, factor))
+                self.step += 1
+                evaluate = self.step % plan.evaluation_steps == 0 or self.step == plan.total_steps
+                if self.step in frames and not evaluate:
+                    self._show()
+                if not evaluate and self.step % log_steps:
+                    continue
+                unread.append(self._row(pending, plan, factor))
+                pending = []
+                if not evaluate and time.perf_counter() - read < self.read_seconds:
+                    continue
+                rows, unread = self._read(unread), []
+                now = read = time.perf_counter()
+                self.seconds = seconds_before + now - started
+                speed = (self.step - first_step) * plan.batch_size / (now - started)
+                shown = next(value for name, value in rows[-1].items() if name.startswith("loss"))
+                self.watcher.on_step(self.step, plan.total_steps, shown, speed)
+                if evaluate:
+                    rows[-1].update(self._evaluate(val, plan))
+                    rows[-1].update(self._measured_clean(clean))
+                for row in rows:
+                    self.history.add(row)
+                    self.watcher.on_row(row)
+                number = signal_seen()
+                if number or time.perf_counter() - saved > self.checkpoint_seconds:
+                    self.save()
+                    saved = time.perf_counter()
+                if number:
+                    raise Interrupted(number, self.run.path)
+            self.seconds = seconds_before + time.perf_counter() - started
+            self.save()
+            number = signal_seen()
+            if number:
+                raise Interrupted(number, self.run.path)
+        self._take_result()
+
+    def range_test(self, train: ImageSource, *, num_steps: int = 100) -> list[tuple[float, float]]:
+        """Raise the learning rate from step to step and return (rate, loss) of each; the networks end as they began.
+
+        The range test of Smith (2017), "Cyclical learning rates". The engine's recipe must have lr
+        1. It ends where the loss is four times its smallest.
+        """
+        self.task.start(train)
+        before = {
+            name: copy.deepcopy(network.state_dict())
+            for name, network in self.task.networks.items()
+        }
+        low, high = RANGE[self.recipe.optimizer]
+        plan = Plan(len(train), min(self.recipe.batch_size, len(train)), num_steps, num_steps)
+        order = Order(fold(self.recipe.seed, "range test"), len(train), plan.batch_size)
+        curve: list[tuple[float, float]] = []
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            for step, batch in enumerate(batches(train, order, 0, num_steps)):
+                rate = low * (high / low) ** (step / (num_steps - 1))
+                self.step = step
+                logged = self._train_step(batch, plan, rate)
+                loss = float(
+                    next(value for name, value in logged.items() if name.startswith("loss"))
+                )
+                if not math.isfinite(loss) or (
+                    curve and loss > 4 * min(value for _, value in curve)
+                ):
+                    break
+                curve.append((rate, loss))
+        for name, network in self.task.networks.items():
+            network.load_state_dict(before[name])
+        return curve
+
+    def timing(
+        self, train: ImageSource, val: ImageSource, *, most_seconds: float
+    ) -> tuple[float, float]:
+        """Return the seconds of a step, on average over the whole run, and of an evaluation; all ends as it began.
+
+        Steps are tried all along the run, since images may grow and layers thaw on the way.
+
+        Args:
+            train: what is trained on.
+            val: what evaluations measure.
+            most_seconds: how long steps are tried; each part of the run is tried once in any case.
+        """
+        self.task.start(train)
+        networks = {
+            name: copy.deepcopy(network.state_dict())
+            for name, network in self.task.networks.items()
+        }
+        state, warnings = copy.deepcopy(self.task.state()), list(self.task.warnings)
+        plan = Plan.of(self.recipe, len(train))
+        balance = train.targets if self.recipe.sampling == "balanced" else None
+        order = Order(self.recipe.seed, len(train), plan.batch_size, balance)
+        parts = [int(plan.total_steps * part) for part in TIMED_PARTS]
+        spent: list[float] = []
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            for network in self.task.networks.values():
+                network.train()
+            self._timed_step(train, order, plan, 0)  # the first one is slower
+            while len(spent) < len(parts) or (
+                sum(spent) < most_seconds and len(spent) < MOST_TIMED_STEPS
+            ):
+                turn, place = divmod(len(spent), len(parts))
+                spent.append(self._timed_step(train, order, plan, parts[place] + turn))
+            started = time.perf_counter()
+            self.task.evaluate(self.task.networks[self.task.main], val)
+            evaluation = time.perf_counter() - started
+        for name, network in self.task.networks.items():
+            network.load_state_dict(networks[name])
+        for weights in self.trainable.values():
+            for weight in weights:
+                weight.requires_grad_(True)
+        self.task.load_state(state)
+        if isinstance(self.task.warnings, list):
+            self.task.warnings[:] = warnings
+        return sum(spent) / len(spent), evaluation
+
+    def _timed_step(self, train: ImageSource, order: Order, plan: Plan, step: int) -> float:
+        started = time.perf_counter()
+        self.step = min(step, plan.total_steps - 1)
+        self._train_step(train.take(order.batch(self.step)), plan, 0.0)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started
+
+    def _train_step(self, batch: Batch, plan: Plan, factor: float) -> dict[str, Tensor]:
+        recipe, task = self.recipe, self.task
+        logged: dict[str, Tensor] = {}
+        torch.manual_seed(fold(recipe.seed, "step", self.step))  # dropout
+        for phase in task.phases:
+            if self.step % phase.every or self.step / plan.total_steps < phase.start:
+                continue
+            self._hold_still_all_but(phase.network)
+            generator = torch.Generator(batch.images.device).manual_seed(
+                fold(recipe.seed, phase.name, self.step)
+            )
+            context = StepContext(
+                self.step,
+                self.step * plan.batch_size // plan.num_images,
+                self.step / plan.total_steps,
+                generator,
+            )
+            network, optimizers = task.networks[phase.network], self.optimizers[phase.network]
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            for part, share in _parts(batch, recipe.accumulate):
+                loss, more = task.loss(phase, part, context)
+                (loss * share).backward()
+                name = "loss" if len(task.phases) == 1 else f"loss_{phase.name}"
+                for key, value in {name: loss, **more}.items():
+                    logged[key] = logged.get(key, 0.0) + value.detach() * share
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+            for optimizer, peaks in zip(optimizers, self.peaks[phase.network], strict=True):
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * factor
+                optimizer.step()
+        if self.average:
+            self.average.update(task.networks[task.main])
+        return logged
+
+    def _hold_still_all_but(self, name: str) -> None:
+        """Let gradients reach the weights of one network only; the others are passed through, which
+        saves their share.
+        """
+        if len(self.task.networks) > 1:
+            for other, weights in self.trainable.items():
+                for weight in weights:
+                    weight.requires_grad_(other == name)
+
+    def _row(self, pending: list[dict[str, Tensor]], plan: Plan, factor: float) -> dict[str, Any]:
+        """Return a row of metrics.csv: what the steps since the last one logged, averaged, as
+        tensors.
+        """
+        names = list(dict.fromkeys(name for step in pending for name in step))
+        means = {
+            name: torch.stack([step[name].float() for step in pending if name in step]).mean()
+            for name in names
+        }
+        epoch = self.step * plan.batch_size / plan.num_images
+        return {"step": self.step, "epoch": round(epoch, 4), "lr": self.lr * factor, **means}
+
+    def _read(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Bring the figures of rows from the device, all at once, and stop where one is not finite."""
+        figures = [
+            value.to(self.device)
+            for row in rows
+            for value in row.values()
+            if isinstance(value, Tensor)
+        ]
+        values = iter(torch.stack(figures).tolist())
+        for row in rows:
+            row.update(
+                {name: next(values) for name, value in row.items() if isinstance(value, Tensor)}
+            )
+            for name, value in row.items():
+                if not math.isfinite(value):
+                    raise self._diverged(f"the {name.replace('_', ' ')} is", row["step"])
+        return rows
+
+    def _diverged(self, what: str, step: int) -> UserError:
+        kept = any((self.run.path / "checkpoints").glob("step-*.safetensors"))
+        return UserError(
+            f"{what} not finite after step {step} (peak lr {self.lr:.3g}). "
+            f"Try --lr {self.lr / 5:.2g}, --set clip=1 or --set warmup=0.1."
+            + (" The last good checkpoint is kept." if kept else "")
+        )
+
+    # ---- evaluation, early stopping, the best weights -----------------------------------------------------------------
+
+    def _evaluate(self, val: ImageSource, plan: Plan) -> dict[str, Any]:
+        task = self.task
+        with self.averaged():
+            told = len(task.warnings)
+            figures = task.evaluate(task.networks[task.main], val).figures
+            for line in task.warnings[told:]:
+                self.watcher.note(f"warning: {line}")
+            score = figures[self.monitor]
+            best = self.best.get("score")
+            better = best is None or (score > best if self.higher_is_better else score < best)
+            if better:
+                tensors = {}
+                if self.recipe.keep == "best" or self.recipe.patience:
+                    tensors = {
+                        k: v.detach().clone()
+                        for k, v in task.networks[task.main].state_dict().items()
+                    }
+                self.best = {"score": score, "step": self.step, "tensors": tensors}
+        self._show()
+        self.evaluations_without_gain = 0 if better else self.evaluations_without_gain + 1
+        self.watcher.on_evaluation(
+            self.step, self.step * plan.batch_size / plan.num_images, figures
+        )
+        return {f"val_{name}": figures[name] for name in task.watched if name in figures}
+
+    def _clean_sample(self, train: ImageSource) -> ImageSource | None:
+        """Return the training images that are measured without augmentation: the same ones at each
+        evaluation.
+        """
+        size = min(self.recipe.clean_sample, len(train))
+        if not size:
+            return None
+
+        generator = torch.Generator().manual_seed(fold(self.recipe.seed, "clean sample"))
+        return train.subset(torch.randperm(len(train), generator=generator)[:size].sort().values)
+
+    def _measured_clean(self, clean: ImageSource | None) -> dict[str, Any]:
+        if clean is None:
+            return {}
+
+        task = self.task
+        with self.averaged():
+            figures = task.evaluate(task.networks[task.main], clean).figures
+        return {f"clean_train_{name}": figures[name] for name in task.watched if name in figures}
+
+    def _show(self) -> None:
+        """Keep a picture of how far the main network is, where the task has one."""
+        with self.averaged():
+            picture = self.task.snapshot(self.task.networks[self.task.main])
+        if picture is not None:
+            write_picture(self.run.path / "samples" / f"step-{self.step:07d}.png", picture)
+
+    def _stopped_early(self) -> bool:
+        patience = self.recipe.patience
+        if patience is None or self.evaluations_without_gain < patience:
+            return False
+        self.watcher.note(
+            f"stopped early at step {self.step:,}: no better {self.monitor} in {patience} evaluations; "
+            f"the weights of step {self.best['step']:,} are kept"
+        )
+        return True
+
+    def choice_by_validation(self) -> str:
+        """Return what the reader of the validation figure must know where it chose the weights, or
+        an empty text.
+        """
+        if not self.best.get("tensors"):
+            return ""
+        scores = [row.get(f"val_{self.task.score_name}", "") for row in self.history.rows]
+        num = sum(score != "" for score in scores)  # rows that were read again have every column
+        if num < 2:
+            return ""
+        best = "the best" if self.recipe.monitor is None else f"those with the best {self.monitor}"
+        return (
+            f"These weights are {best} of {num:,} evaluations on validation, so the validation figure is slightly "
+            "optimistic. The test images had no part in this choice."
+        )
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the main network for the time of the block."""
+        if not self.average:
+            yield
+            return
+        network = self.task.networks[self.task.main]
+        own = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        network.load_state_dict(self.average.tensors)
+        try:
+            yield
+        finally:
+            network.load_state_dict(own)
+
+    def _take_result(self) -> None:
+        """Leave in the main network the weights that the run ends with: the best ones, the averaged
+        ones, or the last.
+        """
+        network = self.task.networks[self.task.main]
+        if self.best.get("tensors"):
+            network.load_state_dict(self.best["tensors"])
+        elif self.average:
+            network.load_state_dict(self.average.tensors)
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write metrics.csv and a checkpoint from which `fit` goes on bit-equal.
+
+        Raises:
+            UserError: a weight is not finite; the checkpoints before are left as they are.
+        """
+        if not all(
+            bool(w.isfinite().all())
+            for network in self.task.networks.values()
+            for w in network.parameters()
+        ):
+            raise self._diverged("the weights are", self.step)
+        self.history.save()
+        state = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "step": self.step,
+            "rows": len(self.history.rows),
+            "seconds": self.seconds,
+            "networks": {
+                name: network.state_dict() for name, network in self.task.networks.items()
+            },
+            "optimizers": {
+                name: [o.state_dict() for o in opts] for name, opts in self.optimizers.items()
+            },
+            "average": {"num_updates": self.average.num_updates, "tensors": self.average.tensors}
+            if self.average
+            else {},
+            "best": self.best,
+            "evaluations_without_gain": self.evaluations_without_gain,
+            "task": self.task.state(),
+        }
+        save_checkpoint(self.run.path / "checkpoints", self.step, state)
+        self.run.set_status("running", step=self.step, seconds=round(self.seconds, 3))
+
+    def restore(self) -> bool:
+        """Load the newest whole checkpoint; return whether there was one.
+
+        Raises:
+            UserError: the checkpoint belongs to another recipe.
+        """
+        state, warnings = load_checkpoint(self.run.path / "checkpoints")
+        for line in warnings:
+            self.watcher.note(line)
+        if state is None:
+            if warnings:
+                self.watcher.note("no checkpoint is whole, so the run starts over")
+            return False
+        self._refuse_other_recipe(state["recipe"])
+        try:
+            for name, network in self.task.networks.items():
+                network.load_state_dict(state["networks"][name])
+            for name, optimizers in self.optimizers.items():
+                for optimizer, saved in zip(optimizers, state["optimizers"][name], strict=True):
+                    optimizer.load_state_dict(saved)
+                    _like_parameters(optimizer)
+        except (KeyError, RuntimeError, ValueError) as error:
+            line = str(error).split("\n")[0]
+            raise UserError(
+                f"the checkpoint in {self.run.path} does not fit this version of the network ({line})."
+            ) from error
+        if self.average:
+            self.average.num_updates = state["average"]["num_updates"]
+            self.average.tensors = {
+                k: v.to(self.device) for k, v in state["average"]["tensors"].items()
+            }
+        self.best, self.evaluations_without_gain = state["best"], state["evaluations_without_gain"]
+        self.task.load_state(state.get("task", {}))
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.history = History.open(self.history.path, state["rows"])
+        self.watcher.note(f"resumed at step {self.step:,}")
+        return True
+
+    def _refuse_other_recipe(self, before: dict[str, Any]) -> None:
+        now = self.recipe.model_dump(mode="json")
+        # of fields younger than the run
+        usual = {key: field.default for key, field in Recipe.model_fields.items()}
+        edited = [
+            key
+            for key in now
+            if key not in FREE_TO_CHANGE and now[key] != before.get(key, usual[key])
+        ]
+        if edited:
+            raise UserError(
+                f"{self.run.path / 'recipe.yaml'} was edited since this run began: {edited[0]} is {now[edited[0]]!r} and was "
+                f"{before.get(edited[0])!r}. Put it back, or start a new run: tintype train {self.run.path / 'recipe.yaml'}"
+            )
+
+
+def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
+    """Cut a batch into `count` parts, each with its share of the images."""
+    if count == 1:
+        return [(batch, 1.0)]
+    total = len(batch.targets)
+    images, targets, index = (tensor.tensor_split(count) for tensor in batch)
+    columns = zip(images, targets, index, strict=True)
+    return [(Batch(*column), len(column[1]) / total) for column in columns]
+
+
+def _like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded optimizer state the memory format of its parameter: sums taken in another order
+    differ in the last bit.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def _cuda_devices(device: torch.device) -> list[int]:
+    return [device.index or 0] if device.type == "cuda" else []

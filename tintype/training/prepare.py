@@ -1,0 +1,831 @@
+"""One run from recipe to report: prepare (check all, decide all), train, measure, write down."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import platform
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import tintype
+from tintype.data import open_data
+from tintype.data.decode import Resize
+from tintype.data.identity import identify
+from tintype.data.source import DataSplits, ImageSource, MappedSource, ResidentSource
+from tintype.errors import UserError, unknown_name
+from tintype.files.bounded import read_json_object
+from tintype.hardware.arithmetic import (
+    choose_exact,
+    choose_threads,
+    computing,
+    differences,
+    facts,
+    processor,
+    recorded,
+)
+from tintype.hardware.device import (
+    Choice,
+    choose_compile,
+    choose_device,
+    choose_precision,
+    hold_memory,
+)
+from tintype.models import count_parameters
+from tintype.optim import steepest_rate
+from tintype.plugins import find, names
+from tintype.progress import Silent
+from tintype.recipe import NEW_SPLIT_RULE, Recipe, parse_duration
+from tintype.runs.folder import (
+    BY_VALIDATION,
+    PHOTOS_FILE,
+    RunFolder,
+    held,
+    write_picture,
+    written_whole,
+)
+from tintype.runs.model import describe_model, preprocessing, save_model
+from tintype.tasks.classify.analysis import analyse
+from tintype.tasks.task import Evaluation, Summary, Task
+from tintype.training.automatic import choose_model, choose_training
+from tintype.training.engine import Engine, Plan, monitored
+from tintype.training.symmetry import keep_orientation
+from tintype.verbs.predict.typical import Typical, learn
+
+# Enough for an interval of about +-1 point at most; more would only cost time.
+CLEAN_TRAINING_IMAGES = 10_000
+TYPICAL_IMAGES = 2_000  # of a split, of which it is measured what they have in common
+
+
+# Choices about the machine, which change how fast a run is and not what it does.
+MACHINE = ("memory", "device", "precision", "compile", "threads", "exact")
+
+
+def is_detail(note: str) -> bool:
+    """Return whether a note on the data repeats its sizes, or says only where the pixels are kept."""
+    return note.startswith("resident, ") or re.match(r"[\d,]+ images of \d", note) is not None
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to start: everything is checked and every choice is taken."""
+
+    recipe: Recipe
+    splits: DataSplits
+    task: Task
+    device: torch.device
+    compile: bool
+    plan: Plan
+    choices: list[Choice]
+    model: dict[str, Any]
+
+    def lines(self, *, verbose: bool = False) -> list[str]:
+        """Return what a run says first; with `verbose` also how it uses the machine, which the
+        report says as well.
+        """
+        spec, recipe, model = self.splits.spec, self.recipe, self.model
+        sizes = ", ".join(f"{s} {_counted(self.splits[s])}" for s in ("train", "val", "test"))
+        notes = [note for note in self.splits.notes if verbose or not is_detail(note)]
+        choices = [
+            choice
+            for choice in self.choices
+            if verbose or choice.name not in MACHINE or self._breaks(choice)
+        ]
+        machine = ", ".join(c.choice for c in self.choices if c.name in ("device", "precision"))
+        machine += f", {recipe.threads} thread{'' if recipe.threads == 1 else 's'}"
+        classes = f"{spec.num_classes} classes, " if spec.class_names else ""
+        milestones = ", ".join(
+            f"{part * self.plan.total_steps:,.0f}" for part in self.plan.milestones
+        )
+        schedule = (
+            f"step (x {recipe.step_factor:g} at step {milestones})"
+            if milestones
+            else recipe.schedule
+        )
+        return [
+            f"data: {spec.name}, {classes}{spec.channels}x{spec.height}x{spec.width}: {sizes}",
+            *(f"  {note}" for note in notes),
+            f"model: {recipe.model}, {model['parameters']:,} parameters, {model['multiply_adds']:,} multiply-adds an image",
+            *(
+                f"  {name}: {n:,} parameters"
+                for name, n in model.get("parameters_by_network", {}).items()
+            ),
+            f"plan: {self.plan.total_steps:,} steps of {self.plan.batch_size} images, {recipe.optimizer}, lr {recipe.lr}, "
+            f"{schedule}, augment {recipe.augment}",
+            *(str(choice) for choice in choices),
+            *([] if verbose else [f"machine: {machine} (--verbose says more)"]),
+        ]
+
+    def _breaks(self, choice: Choice) -> bool:
+        """Return whether a choice says that the recipe's promise of equal bits cannot be kept here."""
+        return choice.name == "exact" and choice.choice == "no" and self.recipe.exact
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `--dry-run --json` prints."""
+        spec = self.splits.spec
+        data = {
+            "name": spec.name,
+            "channels": spec.channels,
+            "height": spec.height,
+            "width": spec.width,
+        }
+        data["classes"] = list(spec.class_names)
+        data["num_images"] = {s: len(self.splits[s]) for s in ("train", "val", "test")}
+        return {
+            "parameters": self.model["parameters"],
+            **{key: self.model[key] for key in ("parameters_by_network",) if key in self.model},
+            "multiply_adds": self.model["multiply_adds"],
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": data,
+            "steps": self.plan.total_steps,
+            "choices": [vars(choice) for choice in self.choices],
+        }
+
+
+def _counted(source: ImageSource) -> str:
+    return f"{len(source):,}" if len(source) else "none"
+
+
+def prepare(
+    recipe: Recipe,
+    watcher: Silent,
+    asked: Collection[str] = (),
+    choices: Sequence[Choice] = (),
+    *,
+    free: bool = False,
+) -> Prepared:
+    """Open the data, build the network and take every automatic choice; nothing is written.
+
+    Args:
+        recipe: what to do.
+        watcher: who is told of progress.
+        asked: the fields that the user set, as against those of a built-in recipe.
+        choices: what was decided before.
+        free: whether settings that the recipe leaves unset may be chosen; otherwise they have their
+            defaults.
+
+    Raises:
+        UserError: whatever is wrong with recipe, data, model or device.
+    """
+    threads, why = choose_threads(recipe.threads)
+    recipe = recipe.with_(threads=threads)
+    with computing(threads, recipe.device, exact=recipe.exact):
+        return _prepared(recipe, watcher, asked, [*choices, why], free=free)
+
+
+def _prepared(
+    recipe: Recipe, watcher: Silent, asked: Collection[str], choices: list[Choice], *, free: bool
+) -> Prepared:
+    choices.append(
+        hold_memory() if recipe.hold_memory else Choice("memory", "as the system does", "as asked")
+    )
+    device, why = choose_device(recipe.device)
+    choices.append(why)
+    dtype, why = choose_precision(recipe.precision, device)
+    choices.append(why)
+    module = find("tasks", recipe.task)
+    if not recipe.test_fraction and recipe.task != "classify":
+        raise UserError(
+            f"task {recipe.task} cannot do without a test part: its figures need one. Leave --test none out."
+        )
+    recipe, why = choose_model(recipe, device, watcher.on_work, asked)
+    choices += why
+    opener = getattr(module, "open_data", open_data)
+    _check_task_options(recipe, opener, module.make)
+    check_idle_fields(recipe, opener, module.make)
+    resize = Resize(recipe.resize, recipe.crop_fraction or 1.0, recipe.interpolation or "bilinear")
+    splits = _called(opener, recipe, resize=resize, progress=watcher.on_work)
+    recipe, why = choose_training(recipe, splits, device, dtype, free=free)
+    choices += why
+    if recipe.time:
+        choices.append(
+            Choice(
+                "time",
+                recipe.time,
+                "at most; how many steps that is, is measured before the first one",
+            )
+        )
+    if recipe.flips == "auto" and splits.spec.num_classes > 1 and recipe.task == "classify":
+        recipe, why = keep_orientation(recipe, splits.train, asked)
+        choices += why
+    plan = Plan.of(recipe, len(splits.train))
+    compile, why = choose_compile(recipe.compile, device, plan.total_steps, exact=recipe.exact)
+    choices += [why, choose_exact(recipe.exact, device, compile=compile)]
+    task = _called(
+        module.make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work
+    )
+    choices += task.choices
+    _check_batches(recipe, plan, task)
+    monitored(recipe, task)
+    if recipe.patience is not None and recipe.patience >= plan.num_evaluations:
+        told = f"the run has {plan.num_evaluations} evaluations, so {recipe.patience} without gain cannot come before its end"
+        choices.append(Choice("patience", "without effect", told))
+    if recipe.lr == "auto" and len(task.phases) > 1:
+        raise UserError(
+            "lr: auto measures one loss, but this task has several. Give a number, as in --lr 0.0002."
+        )
+    if recipe.channels_last:
+        for network in task.networks.values():
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = describe_model(
+        task.result(), task.spec, recipe.model, {**recipe.model_options, **task.options_of_model}, task=recipe.task,
+        precision="bf16" if dtype == torch.bfloat16 else "fp32", preprocessing=preprocessing(task.spec, resize),
+        multiply_adds=task.multiply_adds(), **task.describe(),
+    )  # fmt: skip
+    if len(task.networks) > 1:
+        model["network"] = task.main
+        model["parameters_by_network"] = {
+            name: count_parameters(net) for name, net in task.networks.items()
+        }
+    return Prepared(recipe, splits, task, device, compile, plan, choices, model)
+
+
+def _called(function: Callable[..., Any], recipe: Recipe, *arguments: Any, **more: Any) -> Any:
+    """Call a function with those fields of the recipe, and of its task_options, that it has as
+    parameters.
+    """
+    parameters = inspect.signature(function).parameters
+    fields = {**recipe.task_options, **dict(recipe), **more}
+    return function(
+        *arguments, **{name: value for name, value in fields.items() if name in parameters}
+    )
+
+
+def _parameters(*functions: Callable[..., Any]) -> set[str]:
+    return {name for function in functions for name in inspect.signature(function).parameters}
+
+
+def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
+    known = _parameters(*functions)
+    known -= {
+        *Recipe.model_fields,
+        "splits",
+        "device",
+        "dtype",
+        "progress",
+        "memory_limit",
+        "one_class",
+    }
+    for option in recipe.task_options:
+        if option not in known:
+            raise unknown_name(f"option of task {recipe.task}:", option, known)
+
+
+def check_idle_fields(recipe: Recipe, *functions: Callable[..., Any]) -> None:
+    """Refuse a field that is set, but that only other tasks read: it would silently do nothing.
+
+    "auto" asks for nothing, and the rule of splits is set by tintype itself.
+    """
+    tasks = {name: find("tasks", name) for name in names("tasks")}
+    read = {
+        name: _parameters(module.make, getattr(module, "open_data", open_data))
+        for name, module in tasks.items()
+    }
+    for field in sorted(Recipe.model_fields.keys() - _parameters(*functions)):
+        others = [name for name, parameters in read.items() if field in parameters]
+        if others and getattr(recipe, field) not in (
+            Recipe.model_fields[field].default,
+            "auto",
+            NEW_SPLIT_RULE,
+        ):
+            only = " and ".join(others)
+            raise UserError(
+                f"{field} has no effect on task {recipe.task}, only on task {only}. Leave it out."
+            )
+
+
+def _check_batches(recipe: Recipe, plan: Plan, task: Task) -> None:
+    layers = [m for network in task.networks.values() for m in network.modules()]
+    if plan.batch_size // recipe.accumulate < 2 and any(
+        isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in layers
+    ):
+        raise UserError(
+            f"model {recipe.model} has batch norm, which needs at least 2 images at once. "
+            "Try a larger --batch-size or a smaller accumulate."
+        )
+
+
+def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str) -> None:
+    """Train, measure and report in `run`, from where it stands.
+
+    Raises:
+        UserError: the data is no longer that of the run, or training cannot go on.
+        Interrupted: a signal came; the state is saved.
+    """
+    recipe = prepared.recipe
+    threads, _ = choose_threads(recipe.threads)
+    with run.locked(), computing(threads, str(prepared.device), exact=recipe.exact) as without:
+        # by another process, while this one prepared itself
+        if run.status.get("state") == "finished":
+            watcher.note(f"{run.path} is finished; nothing is left to do")
+            return
+        departure = _write_origin(run, prepared, command)
+        _write_place(run, prepared.recipe)
+        if departure:
+            watcher.note(f"not bit-equal from here: {departure}")
+        splits, task = prepared.splits, prepared.task
+        if prepared.device.type != "cpu":
+            splits = _on_device(splits, prepared.device)
+        run.set_status("running", total_steps=prepared.plan.total_steps)
+        try:
+            started = time.perf_counter()
+            task.groups = splits.groups
+            seen = task.sources(splits, watcher.on_work)
+            watcher.close()
+            recipe = _with_lr(run, prepared, seen.train, watcher)
+            recipe = _within_time(run, prepared, recipe, seen, watcher, started)
+            preparing = time.perf_counter() - started
+            engine = Engine(
+                task, recipe, run, watcher, device=prepared.device, compile=prepared.compile
+            )
+            engine.fit(seen.train, seen.val)
+            trained = time.perf_counter()
+            for line in task.remarks():
+                watcher.note(line)
+            save_model(run, task.result(), prepared.model)
+            _record_photos(run, prepared.splits)
+            _record_typical(run, prepared.splits, recipe)
+            if recipe.measure == "val":
+                _measure_without_test(run, seen, splits, task, watcher)
+            elif len(splits.test):
+                _measure(run, seen, splits, task, watcher)
+            else:
+                _measure_by_validation(run, seen, splits, task, watcher)
+            if chosen := engine.choice_by_validation():
+                run.write(
+                    "evaluation.json",
+                    {**run.read("evaluation.json"), "chosen_by_validation": chosen},
+                )
+        except UserError:
+            run.set_status("failed")
+            raise
+        except BaseException:
+            run.set_status("stopped")
+            raise
+        finally:
+            watcher.close()
+        environment = run.read("environment.json")
+        if without:
+            choice = Choice(
+                "exact", "no", f"there is no deterministic kernel for {', '.join(without)}"
+            )
+            watcher.note(str(choice))
+            environment["choices"] = [c for c in environment["choices"] if c["name"] != "exact"] + [
+                vars(choice)
+            ]
+        environment["training_seconds"] = round(engine.seconds, 3)
+        environment["preparing_seconds"] = round(preparing, 3)
+        environment["images_per_second"] = round(
+            engine.step * prepared.plan.batch_size / max(engine.seconds, 1e-9), 1
+        )
+        environment["seconds"] = round(
+            preparing + engine.seconds + time.perf_counter() - trained, 3
+        )
+        run.write("environment.json", environment)
+        run.set_status("finished", step=engine.step, seconds=round(engine.seconds, 3))
+
+
+def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Silent) -> Recipe:
+    """Return the recipe with its learning rate, measured by a range test where it says auto, and write it down.
+
+    Raises:
+        UserError: no learning rate makes the loss fall.
+    """
+    recipe, task = prepared.recipe, prepared.task
+    if recipe.lr != "auto":
+        return recipe
+    watcher.note("measuring the learning rate")
+    curve = Engine(task, recipe.with_(lr=1.0), run, watcher, device=prepared.device).range_test(
+        train
+    )
+    try:
+        lr = float(f"{steepest_rate(curve):.2g}")
+    except ValueError as error:
+        raise UserError(
+            f"lr: auto found no learning rate: {error}. Give a number, as in --lr 0.001."
+        ) from None
+    watcher.note(f"lr: {lr:g}, where the loss falls fastest in a range test of {len(curve)} steps")
+    run.write_table(
+        "lr_finder.csv", ["lr", "loss"], ([f"{rate:.6g}", f"{loss:.6g}"] for rate, loss in curve)
+    )
+    recipe = recipe.with_(lr=lr)
+    run.write_recipe(recipe)
+    return recipe
+
+
+def _within_time(
+    run: RunFolder,
+    prepared: Prepared,
+    recipe: Recipe,
+    seen: DataSplits,
+    watcher: Silent,
+    started: float,
+) -> Recipe:
+    """Return the recipe with as many steps as its time allows, measured before the first one, and write it down.
+
+    The number is fixed once, so that a resumed run is as long. A run of an earlier version that is
+    under way, for which the time had no effect, goes on as it was begun.
+    """
+    if recipe.time is None or any((run.path / "checkpoints").glob("step-*.safetensors")):
+        return recipe
+    budget = parse_duration(recipe.time)
+    watcher.note(f"measuring how many steps fit into {recipe.time}")
+    engine = Engine(
+        prepared.task, recipe, run, watcher, device=prepared.device, compile=prepared.compile
+    )
+    step, evaluation = engine.timing(seen.train, seen.val, most_seconds=min(2.0, budget / 50))
+    plan = Plan.of(recipe, len(seen.train))
+    measured = sum(len(source) for source in _to_measure(seen).values())
+    final = evaluation * measured / max(1, len(seen.val))
+    left = budget - (time.perf_counter() - started) - final
+    steps = steps_within(left, step=step, evaluation=evaluation, every=plan.evaluation_steps)
+
+    times = f"{step:.2g} s a step, {evaluation:.2g} s an evaluation, {final:.2g} s to measure at the end"
+    recipe = recipe.with_(time=None)
+    if steps >= plan.total_steps:
+        choice = Choice(
+            "time", f"all {plan.total_steps:,} steps", f"they fit into {budget:g} s ({times})"
+        )
+    else:
+        # Milestones that name epochs may lie beyond the end of the shorter run, so they keep their
+        # part of it.
+        recipe = recipe.with_(
+            steps=steps, milestones=[part for part in plan.milestones if part > 0]
+        )
+        choice = Choice(
+            "time",
+            f"{steps:,} of {plan.total_steps:,} steps",
+            f"what fits into {budget:g} s ({times})",
+        )
+    watcher.note(str(choice))
+    run.write_recipe(recipe)
+    environment = run.read("environment.json")
+    environment["choices"] = [c for c in environment["choices"] if c["name"] != "time"] + [
+        vars(choice)
+    ]
+    run.write("environment.json", environment)
+    run.set_status("running", total_steps=Plan.of(recipe, len(seen.train)).total_steps)
+    return recipe
+
+
+def steps_within(seconds: float, *, step: float, evaluation: float, every: int) -> int:
+    """Return how many steps fit into a time, at least one, where each `every` steps and the last
+    are evaluated.
+    """
+    return max(1, int((seconds - evaluation) / (step + evaluation / every)))
+
+
+def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
+    """Write down data, splits and environment before training; on resume, refuse data that has changed.
+
+    Returns:
+        Why what is computed from here on is not bit-equal to a run never stopped; empty where
+        nothing speaks against it.
+    """
+    splits, spec = prepared.splits, prepared.splits.spec
+    if (run.path / "data.json").exists():
+        before = run.read("data.json")["fingerprint"]
+        if before != spec.fingerprint:
+            if (prepared.recipe.data, prepared.recipe.data_root) != (
+                run.recipe.data,
+                run.recipe.data_root,
+            ):
+                raise UserError(
+                    f"the images of {prepared.recipe.data} are not those that this run began with (pixels, labels, names "
+                    "and splits must be the same). Give their place, or start a new run."
+                )
+            raise UserError(
+                f"the images of {spec.name} have changed since this run began, so it cannot go on as it was. "
+                "Put them back, or start a new run."
+            )
+    counts = {s: Counter(splits[s].targets.tolist()) for s in ("train", "val", "test")}
+    run.write(
+        "data.json",
+        {
+            "name": spec.name,
+            "fingerprint": spec.fingerprint,
+            "channels": spec.channels,
+            "height": spec.height,
+            "width": spec.width,
+            "class_names": list(spec.class_names),
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "num_images": {s: len(splits[s]) for s in counts},
+            "class_counts": {s: [c[k] for k in range(spec.num_classes)] for s, c in counts.items()},
+            "notes": list(splits.notes),
+            "skipped": [list(item) for item in splits.skipped],
+        },
+    )
+    run.write_table(
+        "splits.csv", ["name", "split"], ([n, s] for s in counts for n in splits[s].names)
+    )
+    arithmetic, departures, why = _arithmetic(run, prepared)
+    before = (
+        run.read("environment.json")["choices"] if (run.path / "environment.json").exists() else []
+    )
+    measured = [
+        choice for choice in before if choice["name"] == "time" and not prepared.recipe.time
+    ]
+    run.write(
+        "environment.json",
+        {
+            "tintype": tintype.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "cpu": processor(),
+            "device": str(prepared.device),
+            "precision": prepared.model["precision"],
+            "threads": torch.get_num_threads(),
+            "arithmetic": arithmetic,
+            "not_bit_equal": departures,
+            "command": command,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "choices": [vars(choice) for choice in prepared.choices] + measured,
+        },
+    )
+    return why
+
+
+def _write_place(run: RunFolder, recipe: Recipe) -> None:
+    """Write down where the images now are, if that has changed; `_write_origin` made sure that they
+    are the same.
+    """
+    before = run.recipe
+    if (before.data, before.data_root) != (recipe.data, recipe.data_root):
+        run.write_recipe(before.with_(data=recipe.data, data_root=recipe.data_root))
+
+
+def _record_photos(run: RunFolder, splits: DataSplits) -> None:
+    """Write down which photos the run saw, so that they are known again when the model is measured
+    on other data.
+    """
+    sources = {split: splits[split] for split in ("train", "val", "test")}
+    if all(isinstance(source, ResidentSource | MappedSource) for source in sources.values()):
+        with written_whole(run.path / PHOTOS_FILE) as temporary:
+            identify(sources).save(temporary)
+
+
+def _record_typical(run: RunFolder, splits: DataSplits, recipe: Recipe) -> None:
+    """Write down with a classifier what its training images have in common, so that others are
+    known for what they are.
+    """
+    if recipe.task != "classify":
+        return
+    # Grey images of files that are not known to be grey: the user wanted them without their colour.
+    coloured = None if recipe.channels == 1 else 0.0
+    found = learn(typical_images(splits.train), typical_images(splits.val), coloured=coloured)
+    if found is not None:
+        run.write("model.json", {**run.read("model.json"), "typical": found.to_dict()})
+
+
+def _said_unlike(run: RunFolder, test: ImageSource) -> dict[str, Any]:
+    """Return how many test images are said to be unlike the training images, though they are of the
+    same kind.
+    """
+    reasons = unlike_images(run, test)
+    return (
+        {"unlike": {"num_images": len(reasons), "num_unlike": sum(map(bool, reasons))}}
+        if reasons
+        else {}
+    )
+
+
+def unlike_images(run: RunFolder, source: ImageSource) -> list[str]:
+    """Return why images are unlike the training images of a run, "" where they are not; evenly spread ones of many.
+
+    The list is empty where the run does not know. Colour that a grey model does not see is not
+    looked at.
+    """
+    typical = Typical.of(run.read("model.json").get("typical"))
+    if typical is None:
+        return []
+    return [
+        reason
+        for some in typical_images(source)
+        for reason in typical.reasons(some, [None] * len(some))
+    ]
+
+
+def typical_images(source: ImageSource, most: int = TYPICAL_IMAGES) -> Iterator[np.ndarray]:
+    """Yield evenly spread images of a split, at most `most` in all, in batches (N, H, W, C) uint8."""
+    index = (
+        torch.linspace(0, len(source) - 1, min(len(source), most), dtype=torch.float64)
+        .round()
+        .long()
+    )
+    for some in index.split(64):
+        yield source.take(some).images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _arithmetic(
+    run: RunFolder, prepared: Prepared
+) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    """Compare what the bits of the run depend on here with what they depended on before it was stopped.
+
+    Returns:
+        What they depend on here; all steps from which on a difference was found, with the reason;
+        today's reason, or "".
+    """
+    recipe, device = prepared.recipe, prepared.device
+    now = facts(
+        device, threads=torch.get_num_threads(), precision=prepared.model["precision"], compile=prepared.compile,
+        exact=recipe.exact,
+    )  # fmt: skip
+    begun = any((run.path / "checkpoints").glob("step-*.safetensors"))
+    before = (
+        run.read("environment.json") if begun and (run.path / "environment.json").exists() else {}
+    )
+    departures = list(before.get("not_bit_equal", []))
+    earlier = recorded(before)
+    why = differences(earlier, now) if recipe.exact or earlier.get("exact") else ""
+    if why:
+        departures.append({"step": run.status.get("step", 0), "why": why})
+    return now, departures, why
+
+
+def _on_device(splits: DataSplits, device: torch.device) -> DataSplits:
+    """Move resident splits to the device; pixels shared by the splits are moved once."""
+    moved: dict[int, torch.Tensor] = {}
+
+    def move(source: ImageSource) -> ImageSource:
+        if not isinstance(source, ResidentSource):
+            return source
+        pixels = moved.setdefault(source.pixels.data_ptr(), source.pixels.to(device))
+        rows = None if source.rows is None else source.rows.to(device)
+        return ResidentSource(source.spec, pixels, source.targets, source.names, rows)
+
+    return replace(splits, train=move(splits.train), val=move(splits.val), test=move(splits.test))
+
+
+def _measure(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent
+) -> None:
+    """Measure the final network on clean training images, validation and test; write figures, predictions, samples.
+
+    `seen` is what the network sees, `splits` the images that it comes from.
+    """
+    sources = _to_measure(seen)
+    evaluations = _evaluated(task, sources, watcher)
+    task.leaked = splits.leaked
+    summary = task.summarise(evaluations, sources)
+    _write_tables(run, summary)
+    _write_samples(run, summary.samples, splits.test)
+    analyse(run, task, _to_measure(splits), evaluations, watcher)
+    looks = count_test_look(run, splits.spec.fingerprint)
+    run.write(
+        "evaluation.json",
+        {**summary.evaluation, **_said_unlike(run, splits.test), "test_looks": looks},
+    )
+
+
+def _write_tables(run: RunFolder, summary: Summary) -> None:
+    run.write_table("predictions.csv", *summary.predictions)
+    for name, table in summary.tables.items():
+        run.write_table(name, *table)
+
+
+def _measure_without_test(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent
+) -> None:
+    """Measure on clean training images and validation only, as one of many runs of which one will be chosen.
+
+    What is fitted on validation and shown on test (temperature, thresholds) and what shows test
+    images is left out.
+    """
+    sources = _to_measure(seen)
+    evaluations = _evaluated(task, {split: sources[split] for split in ("train", "val")}, watcher)
+    figures = {split: evaluation.figures for split, evaluation in evaluations.items()}
+    text = "measured on validation only, as asked (measure: val). The test split was not looked at."
+    run.write(
+        "evaluation.json",
+        {
+            "task": run.recipe.task,
+            "splits": figures,
+            "verdict": {"word": "not tested", "text": text},
+            "test_looks": {"run": 0, "data": looks_by_data(run).get(splits.spec.fingerprint, 0)},
+        },
+    )
+
+
+def _measure_by_validation(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent
+) -> None:
+    """Measure on clean training images and validation of data without a test part; write figures and predictions.
+
+    Validation chose the model, so its figures are too good; they are never called by the name of
+    what a test would show.
+    """
+    measured = {split: source for split, source in _to_measure(seen).items() if len(source)}
+    evaluations = _evaluated(task, measured, watcher)
+    task.leaked = splits.leaked
+    summary = task.summarise(evaluations, measured)
+    _write_tables(run, summary)
+
+    evaluation = {**summary.evaluation, "tested": False, "test_looks": {"run": 0, "data": 0}}
+    figures = evaluation["splits"]["val"]
+    low, high = figures["accuracy_ci95"]
+    fit = evaluation["verdict"]["text"]
+    evaluation["verdict"] |= {
+        "text": f"{fit.rstrip('.')}. {BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {figures['accuracy']:.2%} "
+        f"({low:.2%} to {high:.2%}). There is no test part, so how good the model is on new photos is not known."
+    }
+    run.write("evaluation.json", evaluation)
+    model = run.read("model.json")
+    run.write("model.json", {**model, **task.describe()})
+
+
+def _evaluated(
+    task: Task, sources: dict[str, ImageSource], watcher: Silent
+) -> dict[str, Evaluation]:
+    network = task.networks[task.main]
+    evaluations = {
+        split: task.evaluate(
+            network,
+            source,
+            lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total),
+        )
+        for split, source in sources.items()
+    }
+    watcher.close()
+    return evaluations
+
+
+def _to_measure(splits: DataSplits) -> dict[str, ImageSource]:
+    """Return the three splits, of many training images a fixed sample."""
+    train = splits.train
+    if len(train) > CLEAN_TRAINING_IMAGES:
+        generator = torch.Generator().manual_seed(0)
+        train = train.subset(
+            torch.randperm(len(train), generator=generator)[:CLEAN_TRAINING_IMAGES].sort().values
+        )
+    return {"train": train, "val": splits.val, "test": splits.test}
+
+
+def _write_samples(
+    run: RunFolder, samples: dict[str, list[dict[str, Any]]], source: ImageSource
+) -> None:
+    """Write the pictures that the report shows, at their own size, and which they are."""
+    index: dict[str, list[dict[str, Any]]] = {}
+    for group, items in samples.items():
+        index[group] = []
+        for item in items:
+            if "picture" in item:
+                write_picture(run.path / "samples" / item["file"], item["picture"])
+                index[group].append({key: value for key, value in item.items() if key != "picture"})
+                continue
+            file = f"test-{item['position']:06d}.png"
+            index[group].append({"file": file, **item})
+            if (run.path / "samples" / file).exists():
+                continue
+            pixels = (
+                source.take(torch.tensor([item["position"]]))
+                .images[0]
+                .permute(1, 2, 0)
+                .cpu()
+                .numpy()
+            )
+            write_picture(run.path / "samples" / file, pixels)
+    run.write("samples/samples.json", index)
+
+
+def count_test_look(run: RunFolder, fingerprint: str) -> dict[str, int]:
+    """Count one look at the test split: by this run, and by all runs beside it that share the data.
+
+    Each look invites a choice made on test images; many looks make the test figure optimistic. The
+    runs of a study count with those beside the study.
+    """
+    before = 0
+    if (run.path / "evaluation.json").exists():
+        before = (run.read("evaluation.json").get("test_looks") or {}).get("run", 0)
+    ledger = _ledger(run)
+    with held(ledger.with_name(f"{ledger.name}.lock")):
+        looks = looks_by_data(run)
+        looks[fingerprint] = looks.get(fingerprint, 0) + 1
+        with written_whole(ledger) as temporary:
+            temporary.write_text(json.dumps(looks, indent=1), encoding="utf-8")
+    return {"run": before + 1, "data": looks[fingerprint]}
+
+
+def looks_by_data(run: RunFolder) -> dict[str, int]:
+    """Return how often the test split of each data set (by fingerprint) was looked at by the runs
+    beside this one.
+    """
+    try:
+        looks = read_json_object(_ledger(run))
+    except (OSError, ValueError):
+        return {}
+    return {data: count for data, count in looks.items() if isinstance(count, int)}
+
+
+def _ledger(run: RunFolder) -> Path:
+    return run.root / ".test-looks.json"

@@ -1,0 +1,290 @@
+"""Look for what is wrong in a data set before a model is trained on it: `tintype audit DATA`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tintype.data.cache import Progress
+from tintype.errors import UserError
+from tintype.verbs.audit import findings as checks
+from tintype.verbs.audit.files import Inspected, inspect
+from tintype.verbs.audit.findings import Finding, Twins
+from tintype.verbs.audit.labels import find_label_issues, plain_features
+from tintype.verbs.audit.manifest import check_new, write_manifest
+
+__all__ = ["Audit", "Finding", "audit"]
+
+
+SHOWN = 3  # examples of a finding in the terminal
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found in a data set; `findings` come with the serious ones first.
+
+    `classes` counts images by class and split ("" where the data gives none), `formats` and `modes`
+    count files.
+    """
+
+    data: str
+    source: str  # as it was given
+    num_images: int
+    names: list[str] = field(repr=False)
+    classes: dict[str, dict[str, int]]
+    formats: dict[str, int]
+    modes: dict[str, int]
+    sizes: dict[str, Any]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    inspected: Inspected = field(repr=False)
+    twins: Twins = field(repr=False)
+
+    @property
+    def serious(self) -> tuple[Finding, ...]:
+        """The findings that make a figure wrong or lose images."""
+        return tuple(finding for finding in self.findings if finding.serious)
+
+    def __getitem__(self, kind: str) -> Finding:
+        for finding in self.findings:
+            if finding.kind == kind:
+                return finding
+        raise KeyError(
+            f"no finding '{kind}'; there are: {', '.join(f.kind for f in self.findings) or 'none'}"
+        )
+
+    def __contains__(self, kind: str) -> bool:
+        return any(finding.kind == kind for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data, ready for JSON."""
+        return {
+            "data": self.data,
+            "source": self.source,
+            "in_files": self.inspected.photos is not None,
+            "num_images": self.num_images,
+            "serious": bool(self.serious),
+            "classes": self.classes,
+            "formats": self.formats,
+            "modes": self.modes,
+            "sizes": self.sizes,
+            "findings": [
+                {
+                    "kind": f.kind,
+                    "serious": f.serious,
+                    "title": f.title,
+                    "text": f.text,
+                    "num_images": f.num_images,
+                    "items": [
+                        {"names": list(item.names), "remark": item.remark} for item in f.items
+                    ],
+                    **({"suggestion": f.suggestion} if f.suggestion else {}),
+                }
+                for f in self.findings
+            ],
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 2),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the audit as lines for a terminal: each finding with its first examples."""
+        word = "class" if len(self.classes) == 1 else "classes"
+        lines = [
+            f"{self.data}: {self.num_images:,} images, {len(self.classes)} {word}, {self.seconds:.1f} s"
+        ]
+        for finding in self.findings:
+            count = f": {len(finding.items):,}" if finding.items else ""
+            lines.append(f"{'SERIOUS  ' if finding.serious else '         '}{finding.title}{count}")
+            if not finding.items or finding.suggestion:
+                lines.append(f"           {finding.text}")
+            for item in finding.items[:SHOWN]:
+                between = ", " if finding.suggestion else " = "
+                names = between.join(printable(name) for name in item.names[:4])
+                lines.append(f"           {names}{f'  ({item.remark})' if item.remark else ''}")
+            if len(finding.items) > SHOWN:
+                lines.append(f"           and {len(finding.items) - SHOWN:,} more")
+        lines += [f"         {printable(note)}" for note in self.notes]
+        verdict = f"{len(self.serious)} serious" if self.serious else "nothing serious"
+        count = f"{len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"
+        return [*lines, f"{count}, {verdict}"]
+
+    def write_html(self, path: str | Path) -> Path:
+        """Write the report with the pictures as one self-contained page; a page of that name is
+        replaced.
+        """
+        from tintype.verbs.audit.page import write_audit
+
+        return write_audit(Path(path), self.to_dict(), self._rows(), self.inspected.picture)
+
+    def write_manifest(self, path: str | Path) -> dict[str, int]:
+        """Write a cleaned list of the photos that `tintype train` takes; return how many stay, and why others do not.
+
+        Raises:
+            UserError: the images are no files, or `path` is there already.
+        """
+        return write_manifest(self.inspected, self.twins, Path(path))
+
+    def _rows(self) -> dict[str, list[tuple[int, ...]]]:
+        return {finding.kind: [item.rows for item in finding.items] for finding in self.findings}
+
+    def _repr_html_(self) -> str:
+        from tintype.verbs.audit.page import audit_table
+
+        return audit_table(self.to_dict())
+
+
+def audit(
+    data: str | Path,
+    *,
+    data_root: str | None = None,
+    labels: bool = True,
+    features: np.ndarray | Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Audit:
+    """Look for broken files, duplicates, leaks, wrong labels and poor pictures in a data set.
+
+    Nothing is changed. Photos are decoded in parallel to thumbnails, which are cached; memory stays
+    bounded.
+
+    Args:
+        data: a data set's name, a folder of photos or a CSV file, as `train` takes them.
+        data_root: a folder that holds the data set's files already, or where the paths of a CSV
+            begin.
+        labels: also look for labels that seem wrong, which takes the most time.
+        features: for the labels, in place of simple ones: (N, F) in the order of `Audit.names`, or
+            {name: (F,)}.
+        seed: decides on the folds of the cross-validation.
+        progress: called as progress(what, done, total) while something takes long.
+
+    Raises:
+        UserError: there is no such data, it holds no image, or the features do not fit.
+    """
+    start = time.perf_counter()
+    inspected = inspect(str(data), data_root, progress)
+    twins = checks.find_twins(inspected, progress)
+    given = None if features is None else _given_features(features, inspected)
+    issues = None
+    if labels and len(set(inspected.targets.tolist())) > 1:
+        if progress:
+            progress("judging labels", 0, len(inspected))
+        values = plain_features(inspected.thumbs, seed) if given is None else given
+        issues = find_label_issues(values, inspected.targets, twins.duplicates.group, seed)
+        if progress:
+            progress("judging labels", len(inspected), len(inspected))
+    found = [
+        *checks.unreadable_findings(inspected),
+        *checks.class_findings(inspected),
+        *checks.duplicate_findings(inspected, twins),
+        *checks.group_findings(inspected, str(data)),
+        *checks.label_findings(inspected, issues, features is not None),
+        *checks.picture_findings(inspected),
+    ]
+    return Audit(
+        data=inspected.name,
+        source=str(data),
+        num_images=len(inspected),
+        names=inspected.names,
+        classes=_classes(inspected),
+        formats=checks.counted(inspected.facts["format"].tolist()),
+        modes=checks.counted(inspected.facts["mode"].tolist()),
+        sizes=_sizes(inspected),
+        findings=tuple(sorted(found, key=lambda finding: not finding.serious)),
+        notes=tuple(inspected.notes),
+        seconds=time.perf_counter() - start,
+        inspected=inspected,
+        twins=twins,
+    )
+
+
+def audit_command(
+    data: str,
+    *,
+    data_root: str | None,
+    html: Path | None,
+    fix: Path | None,
+    labels: bool,
+    progress: Progress,
+) -> tuple[Audit, list[str]]:
+    """Audit, write what was asked for, and return the audit with a line for each file written."""
+    if fix is not None:
+        check_new(fix)
+    result = audit(data, data_root=data_root, labels=labels, progress=progress)
+    lines = []
+    if fix is not None:
+        counts = result.write_manifest(fix)
+        dropped = ", ".join(
+            f"{count:,} {reason}" for reason, count in counts.items() if reason != "kept"
+        )
+        lines.append(
+            f"{counts['kept']:,} photos listed in {fix}"
+            + (f"; left out: {dropped}" if dropped else "")
+        )
+    if html is not None:
+        lines.append(f"report  {result.write_html(html)}")
+    return result, lines
+
+
+def printable(name: str) -> str:
+    """Return a name on one line: what a terminal would act upon (line ends, escapes) is written as
+    an escape.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def _given_features(
+    features: np.ndarray | Mapping[str, np.ndarray], inspected: Inspected
+) -> np.ndarray:
+    if isinstance(features, Mapping):
+        absent = [name for name in inspected.names if name not in features]
+        if absent:
+            raise UserError(
+                f"features are missing for {len(absent):,} images, the first: {absent[0]}."
+            )
+        features = np.stack([features[name] for name in inspected.names])
+    if features.ndim != 2 or len(features) != len(inspected):
+        raise UserError(
+            f"features of shape {features.shape}; expected ({len(inspected)}, F): one row for each image in the order of "
+            "Audit.names."
+        )
+    return features.astype(np.float32)
+
+
+def _classes(inspected: Inspected) -> dict[str, dict[str, int]]:
+    splits = [split for split in ("train", "val", "test", "") if (inspected.split == split).any()]
+    return {
+        name: {
+            split: int(((inspected.targets == c) & (inspected.split == split)).sum())
+            for split in splits
+        }
+        for c, name in enumerate(inspected.class_names)
+    }
+
+
+def _sizes(inspected: Inspected) -> dict[str, Any]:
+    """Return how many different sizes there are, the commonest, and the smallest, median and
+    largest side.
+    """
+    facts = inspected.facts
+    sizes, counts = np.unique(
+        np.stack([facts["width"], facts["height"]], axis=1), axis=0, return_counts=True
+    )
+    most = int(counts.argmax())
+    long_side = np.maximum(facts["width"], facts["height"])
+    return {
+        "different": len(sizes),
+        "commonest": {
+            "width": int(sizes[most][0]),
+            "height": int(sizes[most][1]),
+            "count": int(counts[most]),
+        },
+        "short_side": [int(v) for v in np.quantile(inspected.short_side, [0, 0.5, 1])],
+        "long_side": [int(v) for v in np.quantile(long_side, [0, 0.5, 1])],
+        "total_bytes": int(facts["num_bytes"].sum()),
+    }

@@ -1,0 +1,465 @@
+"""What is wrong, or worth a look, in a data set: each check is a function that gives findings."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tintype.data.cache import Progress
+from tintype.data.duplicates import Duplicates, NearPairs, exact_copies, joined, near_pairs
+from tintype.grouping import Suggestion, Taken, suggest_by_names, suggest_by_times
+from tintype.verbs.audit.files import TINY, Inspected, full_pixels
+from tintype.verbs.audit.labels import LabelIssues
+
+BLANK = 3.0  # largest deviation of a channel (0..128) at which nothing can be seen
+# mean grey value (0..255), and less than a quarter of the usual: digits on black are dark as a
+# whole
+DARK = 25.0
+# see files.blur: no photo of TrashNet or pets reaches it; blurred by 3 pixels of 213, 95 % of them
+# do
+BLURRED = 0.6
+SMALL = 64  # short side in pixels, and less than half of the usual
+ASPECT = 3.0  # long side over short side, and twice the usual
+IMBALANCE = 10  # images of the largest class for one of the smallest
+FEW = 10  # images of a class
+# accuracy of a classifier below which most of the labels that it doubts may be correct
+UNSURE = 0.9
+WEAK = 0.5  # accuracy below which a classifier says nothing of labels
+MOST_PIXELS_READ = 2000  # pictures decoded in full to tell copies of pixels from near-duplicates
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a finding, or several that belong together: positions (or none), names and a
+    remark.
+    """
+
+    names: tuple[str, ...]
+    remark: str = ""
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something found: `serious` makes a figure wrong or loses images, the rest is worth a look.
+
+    `suggestion` holds what may be done about it, as plain data: `groups`, the `option` to type, and
+    what it gives.
+    """
+
+    kind: str
+    title: str
+    text: str
+    serious: bool = False
+    items: tuple[Item, ...] = field(default=())
+    suggestion: dict[str, Any] | None = None
+
+    @property
+    def num_images(self) -> int:
+        """How many different images or files it concerns."""
+        return len({name for item in self.items for name in item.names})
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Duplicates in the set: which belong together, how alike each pair is, and whether some could
+    not be told.
+    """
+
+    duplicates: Duplicates
+    same_bytes: np.ndarray  # (N,) first image with the same bytes
+    near: NearPairs
+
+
+def find_twins(inspected: Inspected, progress: Progress | None = None) -> Twins:
+    """Return the exact copies (of bytes, of pixels) and near-duplicates of a data set."""
+    digests = inspected.facts["digest"]
+    first: dict[bytes, int] = {}
+    same_bytes = np.array(
+        [first.setdefault(digest.tobytes(), i) for i, digest in enumerate(digests)], np.int64
+    )
+    alone = np.flatnonzero(same_bytes == np.arange(len(same_bytes)))
+    looks = exact_copies(inspected.thumbs)
+    near = near_pairs(
+        inspected.thumbs,
+        alone[_comparable(inspected, alone)],
+        (lambda done, total: progress("comparing pairs", done, total)) if progress else None,
+    )
+    # Equal thumbnails are candidates too: pictures that are small, or flat.
+    candidates = joined(joined(same_bytes, near.pairs), _pairs_of(looks[alone], alone))
+    copies = joined(same_bytes, _equal_pixels(inspected, candidates, same_bytes))
+    return Twins(Duplicates.of(copies, near), same_bytes, near)
+
+
+def _comparable(inspected: Inspected, rows: np.ndarray) -> np.ndarray:
+    """Return which images are large enough for near-duplicates: 48 pixels, or 32 in colour.
+
+    On CIFAR-10 (32x32, colour) nearly all of the 250 pairs found are indeed the same photo; among
+    small grey drawings (digits, letters, clothing) hardly any would be.
+    """
+    in_colour = bool((np.ptp(inspected.thumbs[:: max(1, len(rows) // 500)], axis=3) > 8).any())
+    return inspected.short_side[rows] >= (32 if in_colour else TINY)
+
+
+def _pairs_of(group: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the pairs (first, member) of groups given by a label for each row."""
+    first: dict[int, int] = {}
+    pairs = [
+        (first.setdefault(label, row), row)
+        for label, row in zip(group.tolist(), rows.tolist(), strict=True)
+    ]
+    return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
+
+
+def _equal_pixels(
+    inspected: Inspected, candidates: np.ndarray, same_bytes: np.ndarray
+) -> np.ndarray:
+    """Return pairs of images in one candidate group whose pixels are equal, though their bytes
+    differ.
+    """
+    width, height = inspected.facts["width"], inspected.facts["height"]
+    sizes: dict[tuple[int, int, int], list[int]] = {}
+    for i in np.flatnonzero(same_bytes == np.arange(len(same_bytes))).tolist():
+        sizes.setdefault((int(candidates[i]), int(width[i]), int(height[i])), []).append(i)
+    pairs, num_read = [], 0
+    for rows in sizes.values():
+        num_read += len(rows)
+        if len(rows) < 2 or num_read > MOST_PIXELS_READ:
+            continue
+        contents: dict[bytes, int] = {}
+        for i in rows:
+            pixels = full_pixels(inspected, i)
+            if pixels is not None:
+                first = contents.setdefault(pixels.tobytes(), i)
+                if first != i:
+                    pairs.append((first, i))
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
+    """Return contradictory labels, leaks across given splits, copies and near-duplicates.
+
+    A group is reported under what is worst of it, which may be a contradiction and a leak; the rest
+    only where it is neither. Mirrored pictures with different labels are no contradiction: the
+    classes may differ by left and right.
+    """
+    split = given_split(inspected)
+    found: dict[str, list[Item]] = {
+        "contradictory": [],
+        "leak": [],
+        "copies": [],
+        "near": [],
+        "mirrored": [],
+    }
+    pairs = _strongest(twins)
+    same_way = twins.duplicates.told_apart(inspected.targets)
+    for rows in twins.duplicates.groups:
+        if len(set(same_way.group[rows].tolist())) > 1:
+            found["mirrored"].append(_item(inspected, rows, _sameness(twins, rows, pairs)))
+    for rows in same_way.groups:
+        labels, splits = set(inspected.targets[rows].tolist()), set(split[rows].tolist())
+        exact = len(set(twins.duplicates.copy_of[rows].tolist())) == 1
+        item = _item(inspected, rows, _sameness(twins, rows, pairs))
+        if len(labels) > 1:
+            found["contradictory"].append(item)
+        if len(splits) > 1:
+            found["leak"].append(item)
+        if len(labels) == len(splits) == 1:
+            found["copies" if exact else "near"].append(item)
+    texts = {
+        "contradictory": (
+            "Same picture, different labels",
+            "A model cannot learn both, and whichever it says, one counts as a mistake.",
+        ),
+        "leak": (
+            "Same picture on both sides of a split",
+            "What a model has seen in training says nothing of new pictures: figures on these images flatter.",
+        ),
+        "copies": ("Exact copies", "Files with equal bytes or equal pixels count several times."),
+        "near": (
+            "Near-duplicates",
+            "The same picture resized, saved again, mirrored, or taken twice in a row. When tintype makes the split, "
+            "they stay on one side.",
+        ),
+        "mirrored": (
+            "Mirrored pictures, different labels",
+            "No contradiction where classes differ by left and right. Training looks into that, and then leaves flips out.",
+        ),
+    }
+    findings = [
+        Finding(kind, *texts[kind], serious=kind in ("contradictory", "leak"), items=tuple(items))
+        for kind, items in found.items()
+        if items
+    ]
+    if twins.near.alike:
+        findings.append(
+            Finding(
+                "alike",
+                "Near-duplicates cannot be detected",
+                "These images resemble each other so much, as drawings or scans in one frame do, that copies which were "
+                "resized or saved again do not stand out. Exact copies were looked for.",
+            )
+        )
+    return findings
+
+
+def given_split(inspected: Inspected) -> np.ndarray:
+    """Return the split of each image as the data gives it; where it gives some, the free ones count
+    as training.
+    """
+    return (
+        np.where(inspected.split == "", "train", inspected.split)
+        if (inspected.split != "").any()
+        else inspected.split
+    )
+
+
+def _strongest(twins: Twins) -> dict[int, tuple[float, bool]]:
+    """Return, for each group of near-duplicates, its least similar pair."""
+    result: dict[int, tuple[float, bool]] = {}
+    near = twins.near
+    for (i, _), similarity, mirrored in zip(
+        near.pairs.tolist(), near.similarity, near.mirrored, strict=True
+    ):
+        group = int(twins.duplicates.group[i])
+        before = result.get(group, (1.0, False))
+        result[group] = min(before[0], float(similarity)), before[1] or bool(mirrored)
+    return result
+
+
+def _sameness(twins: Twins, rows: np.ndarray, pairs: dict[int, tuple[float, bool]]) -> str:
+    if len(set(twins.same_bytes[rows].tolist())) == 1:
+        return "same bytes"
+    if len(set(twins.duplicates.copy_of[rows].tolist())) == 1:
+        return "same pixels"
+    similarity, mirrored = pairs.get(int(twins.duplicates.group[rows[0]]), (1.0, False))
+    return f"{'mirrored, ' if mirrored else ''}similarity {similarity:.2f}"
+
+
+def _item(inspected: Inspected, rows: Iterable[int], remark: str) -> Item:
+    rows = tuple(int(i) for i in rows)
+    return Item(tuple(inspected.names[i] for i in rows), remark, rows)
+
+
+def unreadable_findings(inspected: Inspected) -> list[Finding]:
+    """Return files that give no picture, and rows of a CSV file that name one again."""
+    again = [
+        (name, reason) for name, reason in inspected.skipped if reason.startswith("named again")
+    ]
+    links = [(name, reason) for name, reason in inspected.skipped if reason.startswith("a link to")]
+    contrary = [each for each in again if "another label" in each[1]]
+    broken = [each for each in inspected.skipped if each not in again and each not in links]
+    findings = []
+    for kind, title, text, serious, entries in (
+        ("unreadable", "Files that cannot be read", "Training passes over them.", True, broken),
+        ("relabelled", "Rows that name an image again, with another label", "The first row counts.", True, contrary),
+        ("repeated", "Rows that name an image again", "The first row counts.", False, [e for e in again if e not in contrary]),
+        ("links", "Links to folders that are read in their own place", "Nothing is lost.", False, links),
+    ):  # fmt: skip
+        if entries:
+            items = tuple(Item((name,), reason) for name, reason in entries)
+            findings.append(Finding(kind, title, text, serious, items))
+    return findings
+
+
+def class_findings(inspected: Inspected) -> list[Finding]:
+    """Return classes that cannot be learned or measured, that are small, or that another one
+    outweighs.
+    """
+    counts = np.bincount(inspected.targets, minlength=len(inspected.class_names))
+    split = given_split(inspected)
+    learnable = np.bincount(inspected.targets[np.isin(split, ("train", ""))], minlength=len(counts))
+    findings = []
+
+    def add(kind: str, title: str, text: str, serious: bool, classes: Iterable[int]) -> None:
+        items = tuple(Item((inspected.class_names[c],), f"{counts[c]:,} images") for c in classes)
+        if items:
+            findings.append(Finding(kind, title, text, serious, items))
+
+    if (counts > 0).sum() < 2:
+        add(
+            "one class",
+            "One class only",
+            "There is nothing to tell apart.",
+            True,
+            np.flatnonzero(counts),
+        )
+    add(
+        "no image",
+        "Classes without an image that can be read",
+        "They are left out.",
+        True,
+        np.flatnonzero(counts == 0),
+    )
+    unseen = np.flatnonzero((learnable == 0) & (counts > 0))
+    add(
+        "not in training",
+        "Classes without a training image",
+        "No model can learn them.",
+        True,
+        unseen,
+    )
+    single = np.flatnonzero((counts == 1) & (learnable > 0))
+    add("single", "Classes with one image", "Training and test need one each.", True, single)
+    few = np.flatnonzero((counts > 1) & (counts < FEW))
+    add(
+        "few",
+        "Classes with few images",
+        f"Fewer than {FEW}: their figures will be mostly chance.",
+        False,
+        few,
+    )
+    present = counts[counts > 0]
+    if len(present) > 1 and present.max() >= IMBALANCE * present.min():
+        order = np.argsort(counts, kind="stable")
+        ends = [int(c) for c in order[counts[order] > 0]]
+        text = (
+            f"The largest class has {present.max() / present.min():.0f} times the images of the smallest. Accuracy alone "
+            "will hide the small ones: look at the balanced accuracy, and train with class weights."
+        )
+        add("imbalance", "Classes of very different size", text, False, [ends[-1], ends[0]])
+    return findings
+
+
+def picture_findings(inspected: Inspected) -> list[Finding]:
+    """Return images that are blank, very dark, very small, of extreme shape or blurred, and
+    animations.
+    """
+    facts = inspected.facts
+    short = inspected.short_side
+    aspect = np.maximum(facts["width"], facts["height"]) / np.maximum(short, 1)
+    blank = facts["spread"] < BLANK
+    dark = ~blank & (facts["brightness"] < min(DARK, float(np.median(facts["brightness"])) / 4))
+    seen = ~blank & ~dark
+    checks = (
+        ("blank", "Blank images", "One colour all over: there is nothing to see.", blank, "deviation {:.1f} of 255",
+         facts["spread"]),
+        ("dark", "Very dark images",
+         f"Mean brightness below {DARK:.0f} of 255, and less than a quarter of the usual.", dark, "brightness {:.0f} of 255",
+         facts["brightness"]),
+        ("small", "Very small images", f"Short side below {SMALL} pixels, and less than half of the usual.",
+         short < min(SMALL, float(np.median(short)) / 2), "{} pixels", short),
+        ("aspect", "Images of extreme shape",
+         f"More than {ASPECT:.0f} times as long as wide: cutting the centre loses most of them.",
+         aspect > max(ASPECT, 2 * float(np.median(aspect))), "{:.1f} to 1", aspect),
+        ("blurred", "Blurred images", "No fine detail is left at 256 pixels.",
+         seen & (np.nan_to_num(facts["blur"]) > BLURRED), "blur {:.2f}", facts["blur"]),
+        ("animated", "Animations", "Only the first frame is used.", facts["animated"], "{:.0s}first frame",
+         facts["format"].astype(str)),
+    )  # fmt: skip
+    findings = []
+    for kind, title, text, mask, remark, values in checks:
+        rows = np.flatnonzero(mask)
+        if len(rows):
+            order = rows[np.argsort(values[rows], kind="stable")]
+            order = order[::-1] if kind in ("aspect", "blurred") else order
+            items = tuple(_item(inspected, (i,), remark.format(values[i])) for i in order)
+            findings.append(Finding(kind, title, text, items=items))
+    return findings
+
+
+def group_findings(inspected: Inspected, source: str) -> list[Finding]:
+    """Return the groups that the photos' names or times suggest, where the data itself names none."""
+    if inspected.photos is None or (inspected.groups != "").any():
+        return []
+    facts = inspected.facts
+    times = zip(facts["taken"].tolist(), facts["camera"], strict=True)
+    taken = [
+        None if math.isnan(seconds) else Taken(seconds, camera.tobytes().hex())
+        for seconds, camera in times
+    ]
+    found = (
+        (
+            "groups by name",
+            "Names that suggest groups",
+            suggest_by_names(inspected.names, inspected.targets.tolist()),
+        ),
+        ("groups by time", "Times that suggest groups", suggest_by_times(taken, inspected.names)),
+    )
+    return [_group_finding(inspected, source, *each) for each in found if each[2] is not None]
+
+
+def _group_finding(
+    inspected: Inspected, source: str, kind: str, title: str, suggestion: Suggestion | None
+) -> Finding:
+    assert suggestion is not None
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(suggestion.groups):
+        if group:
+            members.setdefault(group, []).append(i)
+    together = {group: rows for group, rows in members.items() if len(rows) > 1}
+    sides = given_split(inspected)
+    divided = sum(len(set(sides[rows].tolist())) > 1 for rows in together.values())
+
+    what = {
+        "groups": suggestion.text,
+        "option": suggestion.option,
+        "num_groups": len(together),
+        "median_size": suggestion.median,
+        "num_divided": divided,
+    }
+    across = f" {divided:,} of them lie on both sides of the given split." if divided else ""
+    text = (
+        f"{suggestion.reason[0].upper()}{suggestion.reason[1:]}: {len(together):,} groups, the median of {suggestion.median:,} "
+        f"images.{across} Photos of one object or one clip tell less than as many others; where these are, type: "
+        f"tintype train {shlex.quote(source)} {suggestion.option}"
+    )
+    items = tuple(_item(inspected, rows, f"{len(rows):,} images") for rows in together.values())
+    return Finding(kind, title, text, items=items, suggestion=what)
+
+
+def label_findings(
+    inspected: Inspected, issues: LabelIssues | None, own_features: bool
+) -> list[Finding]:
+    """Return the images whose label looks wrong, or why none was judged."""
+    if issues is None:
+        return []
+    reached = (
+        f"a classifier that had not seen them; it is right for {issues.accuracy:.0%} of all images"
+    )
+    if issues.accuracy < WEAK:
+        text = f"The features tell the classes too badly: {issues.accuracy:.0%} of the images are recognised out of sample."
+        hint = (
+            ""
+            if own_features
+            else " Features of a trained network (Python: features=...) would say more."
+        )
+        return [Finding("labels not judged", "Labels were not judged", text + hint)]
+    items = tuple(
+        _item(inspected, (int(i),), _doubt(inspected, int(i), int(j), given, other))
+        for i, j, given, other in zip(
+            issues.rows,
+            issues.suggested,
+            issues.given_probability,
+            issues.suggested_probability,
+            strict=True,
+        )
+    )
+    if not items:
+        return []
+    text = (
+        f"Judged by {reached}. Confident learning (Northcutt et al. 2021), the most doubtful first; "
+        "expect hard pictures among them, and look before you change a label."
+    )
+    if issues.accuracy < UNSURE:
+        text = f"Most of these labels may be correct: the classifier is itself wrong about {1 - issues.accuracy:.0%}. {text}"
+    return [Finding("labels", "Labels that look wrong", text, items=items)]
+
+
+def _doubt(inspected: Inspected, i: int, other: int, given_share: float, other_share: float) -> str:
+    given = inspected.class_names[inspected.targets[i]]
+    looks_like = inspected.class_names[other]
+    return f"labelled {given} ({100 * given_share:.0f} %), looks like {looks_like} ({100 * other_share:.0f} %)"
+
+
+def counted(values: Iterable[bytes]) -> dict[str, int]:
+    """Return how often each value occurs, the commonest first."""
+    return {
+        value.decode("ascii", "replace"): count for value, count in Counter(values).most_common()
+    }

@@ -1,0 +1,139 @@
+"""Write a cleaned list of the photos, which `tintype train` takes in place of the folder; no photo
+is touched.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tintype.data.duplicates import kept_together
+from tintype.data.sets.folder import Photo
+from tintype.errors import UserError
+from tintype.runs.folder import written_whole
+from tintype.verbs.audit.files import Inspected
+from tintype.verbs.audit.findings import Twins, given_split
+
+# a copy in test stays; the one in training goes
+PRIORITY = {"test": 0, "val": 1, "train": 2, "": 2}
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """Which images stay, (N,) bool; why each other one goes; and the group of each, (N,) str or
+    None.
+    """
+
+    keep: np.ndarray
+    reasons: dict[int, str]
+    groups: np.ndarray | None
+
+
+def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
+    """Decide which images stay.
+
+    Pictures with several labels go altogether, except mirrored ones, whose classes may differ by
+    left and right. Of exact copies one stays. Where the same picture lies on both sides of a given
+    split, what lies in training goes (and what lies in validation, if test has it). Near-duplicates
+    on one side stay as a group.
+    """
+    split = given_split(inspected)
+    reasons: dict[int, str] = {}
+    for rows in twins.duplicates.told_apart(inspected.targets).groups:
+        if len(set(inspected.targets[rows].tolist())) > 1:
+            reasons.update((i, "same picture with another label") for i in rows.tolist())
+            continue
+        first = min(PRIORITY[str(s)] for s in split[rows])
+        seen: set[int] = set()
+        for i in rows.tolist():
+            if PRIORITY[str(split[i])] > first:
+                reasons[i] = "same picture in a split that is measured"
+            elif int(twins.duplicates.copy_of[i]) in seen:
+                reasons[i] = "exact copy"
+            else:
+                seen.add(int(twins.duplicates.copy_of[i]))
+    keep = np.ones(len(inspected), bool)
+    keep[list(reasons)] = False
+    groups = kept_together(twins.duplicates, inspected.names, inspected.groups)
+    if groups is not None:
+        alone = {group for group, count in Counter(groups[keep].tolist()).items() if count == 1}
+        made = np.array(
+            [g in alone and not own for g, own in zip(groups, inspected.groups, strict=True)]
+        )
+        groups = np.where(made, "", groups)
+    return Cleaned(
+        keep, reasons, groups if groups is not None and (groups[keep] != "").any() else None
+    )
+
+
+def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, int]:
+    """Write path, label, split and, where something must stay together, group; return how many rows and drops.
+
+    Paths are relative to the CSV file where the photos lie below its folder.
+
+    Raises:
+        UserError: the images are no files, `path` is there already or cannot be written, or nothing
+            would be left.
+    """
+    if inspected.photos is None:
+        raise UserError(
+            f"{inspected.name} is not a folder or CSV file of photos; --fix has no files to list."
+        )
+    check_new(path)
+    result = cleaned(inspected, twins)
+    has_split = bool((inspected.split != "").any())
+    header = [
+        "path",
+        "label",
+        *(["split"] if has_split else []),
+        *(["group"] if result.groups is not None else []),
+    ]
+    rows: list[list[str]] = []
+    counts = Counter(result.reasons.values())
+    counts["cannot be read"] = len(inspected.skipped)
+    for i in np.flatnonzero(result.keep).tolist():
+        photo = inspected.photos[i]
+        written = _written(photo, path)
+        if written is None:
+            counts["name that a CSV file cannot hold (rename the file)"] += 1
+            continue
+        group = [] if result.groups is None else [str(result.groups[i])]
+        rows.append([written, photo.label, *([photo.split] if has_split else []), *group])
+    if not rows:
+        raise UserError(f"nothing would be left of {inspected.name}: no manifest was written.")
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        csv.writer(file).writerows([header, *rows])
+    return {"kept": len(rows), **{reason: count for reason, count in counts.items() if count}}
+
+
+def check_new(path: Path) -> None:
+    """Raise UserError if a file is there already, or cannot be there."""
+    if path.exists():
+        raise UserError(f"{path} is there already. Choose another name for --fix, or remove it.")
+    if path.suffix.lower() != ".csv":
+        raise UserError(
+            f"'{path}' should end in .csv: `tintype train` tells a list of photos by that."
+        )
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} for {path.name}.")
+
+
+def _written(photo: Photo, manifest: Path) -> str | None:
+    """Return the path as the CSV holds it, or None for a name that would not come back from it."""
+    full, folder = os.path.abspath(photo.path), os.path.abspath(manifest.parent)
+    text = os.path.relpath(full, folder) if Path(folder) in Path(full).parents else full
+    try:
+        (text + photo.label).encode("utf-8")
+    except UnicodeEncodeError:  # bytes that are no UTF-8
+        return None
+    if text != text.rstrip() or photo.label != photo.label.strip():
+        return None  # values of a CSV file are read without the spaces around them
+    return f"./{text}" if text != text.lstrip() else text

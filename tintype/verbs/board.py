@@ -1,0 +1,293 @@
+"""A live page of a folder of runs: how far each is, its curves, its figures, the way to its report.
+
+Read only, and local.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from tintype.errors import UserError
+from tintype.pages.pages import templates
+from tintype.pages.sandbox import SANDBOX, with_way_back, without_dead_links
+from tintype.runs.catalogue import facts_of, run_folders
+from tintype.runs.folder import RunFolder
+from tintype.runs.reading import read_metrics
+
+MOST_RUNS = 300  # the newest; a page of more would be slow
+MOST_POINTS = 150  # of a curve
+# without news, after which a run that calls itself running is asked whether it lives
+STALE_SECONDS = 60.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+WATCHED = ("status.json", "metrics.csv", "evaluation.json", "report.html")
+OWNERS = ("recipe.yaml", "study.yaml", "tune.yaml")  # what makes a folder one whose files are shown
+TYPES = {
+    ".html": "text/html; charset=utf-8", ".png": "image/png", ".csv": "text/csv; charset=utf-8",
+    ".json": "application/json", ".yaml": "text/plain; charset=utf-8",
+}  # fmt: skip
+PICTURES = ("figures", "samples")
+# Of the board's own page: nothing is fetched from elsewhere, and no other page may frame it.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Board:
+    """What the page shows of a folder of runs. Files are read again only where they changed."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UserError(
+                f"there is no folder {folder}. Expected one that holds run folders, such as runs."
+            )
+        self.folder = folder.resolve()
+        self._seen: dict[Path, tuple[Any, dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the page shows, JSON-ready."""
+        with self._lock:
+            folders = run_folders(self.folder)
+            runs = [self._row(run) for run in folders[:MOST_RUNS]]
+        return {
+            "folder": self.folder.name,
+            "runs": [row for row in runs if row],
+            "left_out": max(0, len(folders) - MOST_RUNS),
+            "pages": self._pages(),
+        }
+
+    def _row(self, run: RunFolder) -> dict[str, Any]:
+        stamp = tuple(_changed(run.path / name) for name in WATCHED)
+        before = self._seen.get(run.path)
+        if before is None or before[0] != stamp:
+            self._seen[run.path] = before = (stamp, self._described(run))
+        row = before[1]
+        return {**row, "state": _living_state(run, row["state"])} if row else row
+
+    def _described(self, run: RunFolder) -> dict[str, Any]:
+        try:
+            facts = facts_of(run, self.folder)
+        except UserError:  # half written, or of another program
+            return {}
+        status, columns = run.status, read_metrics(run.path / "metrics.csv")
+        distances = [name for name in columns if name.startswith("val_fd_")]
+        usual = ("val_accuracy", "val_psnr_y", *distances, *columns)
+        score = next((name for name in usual if name in columns and "val_" in name), None)
+        trained = [name for name in columns if name == "train_accuracy" or name.startswith("loss")]
+        figures = {
+            key: value
+            for key, value in facts.items()
+            if re.match(r"(test|val)_(?!fraction)", key) and isinstance(value, float)
+        }
+        report = run.path / "report.html"
+        return {
+            "name": facts["name"],
+            "state": facts["state"],
+            **{key: facts.get(key, "") for key in ("task", "model")},
+            "data": Path(str(facts.get("data", ""))).name,
+            "step": status.get("step"),
+            "total_steps": status.get("total_steps"),
+            "score": score,
+            "figures": figures,
+            "curves": {
+                name: _points(columns, name) for name in ([score] if score else []) + trained
+            },
+            "report": self._address(report) if report.is_file() else None,
+            "changed": max(_changed(run.path / name) or 0 for name in WATCHED) / 1e9,
+        }
+
+    def _pages(self) -> list[dict[str, str]]:
+        """Return the pages of studies and tunings."""
+        patterns = [
+            f"{depth}/{name}" for name in ("study.html", "tuning.html") for depth in ("*", "*/*")
+        ]
+        found = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
+        return [
+            {"name": p.parent.relative_to(self.folder).as_posix(), "page": self._address(p)}
+            for p in found
+        ]
+
+    def _address(self, path: Path) -> str:
+        return "/files/" + quote(path.relative_to(self.folder).as_posix())
+
+    def file(self, address: str) -> Path | None:
+        """Return the file that an address below /files/ means, or None where it is none that is shown.
+
+        Shown are pages, tables and pictures of run folders, studies and tunings; whatever leads out
+        of the folder is not.
+        """
+        parts = unquote(address).split("/")
+        if any(
+            part in ("", ".", "..") or part.startswith(".") or "\\" in part or "\0" in part
+            for part in parts
+        ):
+            return None
+        try:
+            path = self.folder.joinpath(*parts).resolve(strict=True)
+        except (OSError, RuntimeError, ValueError):
+            return None
+        if not path.is_relative_to(self.folder) or not path.is_file() or path.suffix not in TYPES:
+            return None
+        owner = path.parent.parent if path.parent.name in PICTURES else path.parent
+        if path.parent.name in PICTURES and path.suffix != ".png":
+            return None
+        inside = owner != self.folder and owner.is_relative_to(self.folder)
+        return path if inside and any((owner / name).is_file() for name in OWNERS) else None
+
+    def way_back(self, page: Path) -> list[tuple[str, str]]:
+        """Return where a page leads back to: the study or tuning that its run is part of, and all
+        runs.
+        """
+        above = page.parent.parent
+        owners = [
+            above / name for name in ("study.html", "tuning.html") if (above / name).is_file()
+        ]
+        inside = [
+            (self._address(owner), owner.stem.capitalize())
+            for owner in owners
+            if above != self.folder
+        ]
+        return [("/", "All runs"), *inside]
+
+
+def _points(columns: dict[str, list[float]], name: str) -> list[list[float]]:
+    """Return at most MOST_POINTS points (step, value) of a column; NaN is left out, neighbours are
+    averaged.
+    """
+    x = columns.get("step") or columns.get("epoch") or []
+    pairs = [(a, b) for a, b in zip(x, columns[name]) if a == a and b == b]  # noqa: B905 (a column may be shorter)
+    size = -(-len(pairs) // MOST_POINTS) or 1
+    groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    return [[group[-1][0], sum(b for _, b in group) / len(group)] for group in groups]
+
+
+def _changed(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _living_state(run: RunFolder, state: str) -> str:
+    """Return "interrupted" for a run that calls itself running, and that nobody trains any more."""
+    changed = _changed(run.path / "status.json")
+    # A time in the future says nothing: some clock was wrong.
+    if state != "running" or changed is None or 0 <= time.time() - changed / 1e9 < STALE_SECONDS:
+        return state
+    try:
+        with run.locked(seconds=0):
+            return "interrupted"
+    except (UserError, OSError):
+        return state
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD for the page, its data, and the files of runs; nothing can be changed
+    through it.
+    """
+
+    server_version, sys_version = "tintype", ""
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+
+    def __init__(self, board: Board, hosts: tuple[str, ...], *arguments: Any) -> None:
+        self.board, self.hosts = board, hosts
+        super().__init__(*arguments)
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+            path = urlsplit(self.path).path
+        except ValueError:  # such as a bracket without its other half
+            self._send(
+                HTTPStatus.BAD_REQUEST, b"the host or the address cannot be read", "text/plain"
+            )
+            return
+
+        # a foreign page that has its name resolved to this machine
+        if self.hosts and host not in self.hosts:
+            self._send(HTTPStatus.MISDIRECTED_REQUEST, b"unknown host", "text/plain")
+        elif path == "/":
+            page = templates().get_template("board.html").render(folder=self.board.folder.name)
+            self._send(HTTPStatus.OK, page.encode(), TYPES[".html"])
+        elif path == "/api/runs":
+            self._send(HTTPStatus.OK, json.dumps(self.board.state()).encode(), TYPES[".json"])
+        elif path.startswith("/files/") and (file := self.board.file(path.removeprefix("/files/"))):
+            try:
+                content = file.read_bytes()
+            except OSError:
+                self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
+                return
+            is_page = file.suffix == ".html"
+            if is_page:
+                content = with_way_back(
+                    without_dead_links(content, tuple(TYPES)), self.board.way_back(file)
+                )
+            self._send(HTTPStatus.OK, content, TYPES[file.suffix], SANDBOX if is_page else POLICY)
+        else:
+            self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
+
+    def _send(self, status: HTTPStatus, content: bytes, kind: str, policy: str = POLICY) -> None:
+        self.send_response(status)
+        headers = {
+            "Content-Type": kind, "Content-Length": str(len(content)), "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-cache",
+        }  # fmt: skip
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        del format, args  # the page asks every few seconds
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each request; a client that goes away, or sends what is no HTTP, leaves no
+    traceback.
+    """
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError | TimeoutError):
+            print(f"the board could not answer a request: {error!r}", file=sys.stderr)
+
+
+def make_server(folder: Path, *, host: str = "127.0.0.1", port: int = 8765) -> ThreadingHTTPServer:
+    """Return a server for the page; port 0 takes any that is free.
+
+    Raises:
+        UserError: there is no such folder, or nothing can be listened on there.
+    """
+    if not 0 <= port <= 65_535:
+        raise UserError(f"--port is {port}. Expected 0 to 65535.")
+    board = Board(folder)
+    hosts = LOOPBACK if host in LOOPBACK else ()
+    try:
+        server = _Server((host, port), partial(_Handler, board, hosts))
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error}. Choose another --port, or 0 for any that is free."
+        ) from None
+    return server

@@ -1,0 +1,383 @@
+"""The page of a comparison: sections for each group of runs that may be ranked, from their plain
+files and pictures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tintype.pages import figures, words
+from tintype.pages.pages import check_replaceable as check_page
+from tintype.pages.pages import templates, write_sections
+from tintype.pages.section import Section
+from tintype.verbs.compare import terminal
+from tintype.verbs.compare.figures import against_costs, confusion, histories, value_of
+from tintype.verbs.compare.pictures import crops, only_one_right, samples
+
+if TYPE_CHECKING:
+    from tintype.tasks.contract.compare import Group, Pair
+    from tintype.verbs.compare import Comparison
+    from tintype.verbs.compare.settings import Row
+
+Progress = Callable[[str, int, int], None]
+
+MADE_BY = "tintype compare"
+MOST_STRIPS = 12
+KINDS = {"classify": "Classification", "generate": "Generation", "upscale": "Super-resolution"}
+
+
+def write_comparison(
+    path: Path,
+    title: str,
+    make_sections: Callable[[Progress | None, Path], list[Section]],
+    progress: Progress | None,
+) -> Path:
+    """Write the page; what stands in its way is told before the sections are made.
+
+    Raises:
+        UserError: there is something else at `path`, or it cannot be written.
+    """
+    check_replaceable(path)
+    sections = make_sections(progress, path)
+    return write_sections(path, title, ["Comparison"], sections, made_by=MADE_BY)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise where the page could not be written.
+
+    Raises:
+        UserError: there is something else at `path`, or it cannot be written.
+    """
+    check_page(path, MADE_BY)
+
+
+def comparison_sections(
+    comparison: Comparison, progress: Progress | None = None, page: Path | None = None
+) -> list[Section]:
+    """Return the sections of a comparison: the result of all groups, then those of each group with two runs or more.
+
+    `page` is where the page will be, so that it can link the reports of the runs.
+    """
+    reports = {
+        run.name: _link(run.folder.path, page) for group in comparison.groups for run in group.runs
+    }
+    sections = [_result(comparison, reports)]
+    ranked = [group for group in comparison.groups if len(group.rows) > 1]
+    for group in ranked:
+        number = comparison.groups.index(group) + 1
+        suffix, after = (f"-{number}", f" · {group.title}") if len(ranked) > 1 else ("", "")
+        for make in MAKERS[comparison.task]:
+            section = make(comparison, group, suffix, progress)
+            if section is not None:
+                sections.append(
+                    Section(
+                        f"{section.id}{suffix}",
+                        section.title + after,
+                        section.template,
+                        section.context,
+                    )
+                )
+    return [*sections, _setup(comparison), _remarks(comparison, reports)]
+
+
+def _link(run: Path, page: Path | None) -> str:
+    """Return the address of a run's report as seen from the page, or "" where there is none."""
+    report = run / "report.html"
+    if page is None or not report.is_file():
+        return ""
+    try:
+        return quote(Path(os.path.relpath(report, page.parent)).as_posix())
+    except ValueError:  # on another drive
+        return ""
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """Return the tables and conclusions as plain HTML, for notebooks."""
+    groups = [(group, *_cells(comparison.task, group)) for group in comparison.groups]
+    return (
+        templates()
+        .get_template("comparison_table.html")
+        .render(groups=groups, comparison=comparison)
+    )
+
+
+# ---- the result -----------------------------------------------------------------------------------------------------
+
+
+def _result(comparison: Comparison, reports: Mapping[str, str]) -> Section:
+    groups = []
+    for group in comparison.groups:
+        heads, rows = _cells(comparison.task, group)
+        colours = figures.class_colours(len(group.rows))
+        groups.append(
+            {
+                "group": group,
+                "confounding": terminal.told_first(group),
+                "plate": _plate(comparison.task, group),
+                "heads": heads,
+                "rows": [
+                    (row["name"], colour, cells)
+                    for row, colour, cells in zip(group.rows, colours, rows, strict=True)
+                ],
+            }
+        )
+    context = {
+        "groups": groups,
+        "task": KINDS[comparison.task],
+        "reports": reports,
+        "remarks": comparison.remarks[:1] if len(groups) > 1 else [],
+    }
+    return Section("result", "Result", "comparison_result.html", context)
+
+
+def _cells(task: str, group: Group) -> tuple[list[str], list[list[tuple[Any, str]]]]:
+    """Return the heads of a group's table, and of each row the values, to sort by, with their text."""
+    columns = terminal.columns(task, group)
+    cells = [
+        [(row.get(key) or 0, column.text(row)) for key, column in columns.items()]
+        for row in group.rows
+    ]
+    return [column.head for column in columns.values()], cells
+
+
+def _plate(task: str, group: Group) -> dict[str, Any] | None:
+    """Return what the dark plate shows: the first run's figure, and all runs on a common scale."""
+    key, interval, text, title = value_of(task, group)
+    scale = 100 if task == "classify" else 1
+    rows = [row for row in group.rows if row.get(key) is not None][:MOST_STRIPS]
+    if not rows:
+        return None
+    bounds = [row.get(interval) or (row[key], row[key]) for row in rows]
+    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    top = high if high > low else low + max(abs(low), 1) * 0.01
+    ticks = _ticks(low, top)
+    first, last = ticks[0], ticks[-1]
+
+    def place(value: float) -> float:
+        return round(100 * min(1.0, max(0.0, (value - first) / (last - first))), 2)
+
+    big, _, unit = text(rows[0][key]).replace(words.THIN, " ").partition(" ")
+    strip = [
+        {
+            "name": row["name"], "text": text(row[key]), "dot": place(row[key]), "left": place(b[0]),
+            "width": round(place(b[1]) - place(b[0]), 2) if interval else 0,
+        }
+        for row, b in zip(rows, bounds, strict=True)
+    ]  # fmt: skip
+    return {
+        "title": title, "big": big, "unit": unit, "name": rows[0]["name"], "interval": rows[0].get(interval),
+        "strip": strip, "left_out": len(group.rows) - len(strip), "has_interval": bool(interval),
+        "ticks": [(place(tick), text) for tick, text in zip(ticks, _labels(ticks, scale), strict=True)],
+    }  # fmt: skip
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round values from the one at or below `low` to the one at or above `high`."""
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(tick) for tick in MaxNLocator(4, min_n_ticks=3).tick_values(low, high)]
+
+
+def _labels(ticks: Sequence[float], scale: float) -> list[str]:
+    """Return what is written at the ticks, with as many digits as their steps need."""
+    step = scale * (ticks[1] - ticks[0])
+    digits = next((d for d in range(4) if abs(step * 10**d - round(step * 10**d)) < 1e-6), 4)
+    return [f"{scale * tick:.{digits}f}".replace("-", "−") for tick in ticks]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A number line that holds zero: where a value lies on it, in percent of its length, and its
+    ticks.
+    """
+
+    low: float
+    high: float
+    ticks: list[tuple[float, str]]
+
+    @classmethod
+    def of(cls, values: Sequence[float], scale: float) -> Line:
+        """Return the line on which `values` have room; `scale` turns a value into what is written
+        at the ticks.
+        """
+        low, high = min(0.0, *values), max(0.0, *values)
+        room = 0.04 * ((high - low) or 1)
+        line = cls(low - room, high + room, [])
+        inside = [tick for tick in _ticks(line.low, line.high) if line.low <= tick <= line.high]
+        if len(inside) > 1:
+            labels = _labels([tick + 0.0 for tick in inside], scale)
+            line.ticks.extend(
+                (line.place(tick), text) for tick, text in zip(inside, labels, strict=True)
+            )
+        return line
+
+    def place(self, value: float) -> float:
+        """Return where a value lies, in percent of the length."""
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
+
+
+# ---- differences ----------------------------------------------------------------------------------------------------
+
+
+def _differences(comparison: Comparison, group: Group, *_: Any) -> Section | None:
+    """Show each run against the first one, and all pairs in a table."""
+    pairs = group.against_best()
+    if not pairs:
+        return None
+    scale, unit, digits = (100, "points", 1) if comparison.task == "classify" else (1, "dB", 2)
+    ends = [end for pair in pairs for end in (pair.ci95 or (pair.estimate, pair.estimate))]
+    line = Line.of(ends, scale)
+    place = line.place
+
+    forest = [
+        {
+            "pair": pair, "dot": place(pair.estimate), "left": place(pair.ci95[0] if pair.ci95 else pair.estimate),
+            "right": place(pair.ci95[1] if pair.ci95 else pair.estimate), "text": _size(pair, scale, digits),
+        }
+        for pair in pairs
+    ]  # fmt: skip
+    context = {
+        "best": group.best, "forest": forest, "zero": place(0.0), "ticks": line.ticks, "unit": unit, "pairs": group.pairs,
+        "size": lambda pair: _size(pair, scale, digits), "p_text": p_text, "classify": comparison.task == "classify",
+    }  # fmt: skip
+    return Section("differences", "Differences", "comparison_differences.html", context)
+
+
+def _size(pair: Pair, scale: float, digits: int) -> str:
+    numbers = [pair.estimate, *(pair.ci95 or ())]
+    text = [f"{scale * value:.{digits}f}".replace("-", "−") for value in numbers]
+    return text[0] + (f" ({text[1]} to {text[2]})" if pair.ci95 else "")
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value as it is printed."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+# ---- cost -----------------------------------------------------------------------------------------------------------
+
+
+def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
+    """Show what each run reaches against what it costs, with the Pareto front: its rank's figure,
+    and the loss.
+    """
+    found = against_costs(comparison, group, suffix)
+    if not found:
+        return None
+    title = value_of(comparison.task, group)[3]
+    colours = figures.class_colours(len(group.rows))
+    context = {
+        "charts": [drawing.chart(legend=False) for _, drawing in found], "costs": [cost for cost, _ in found],
+        "machine": comparison.machine,
+        "what": f"{title}, or the log loss," if comparison.task == "classify" else title,
+        "runs": [(row["name"], colour) for row, colour in zip(group.rows, colours, strict=True)],
+    }  # fmt: skip
+    return Section("cost", "What it costs", "comparison_cost.html", context)
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def _history(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
+    """Show the validation figures of all runs over their training."""
+    drawing = histories(comparison, group, suffix)
+    if drawing is None:
+        return None
+    return Section("training", "Training", "comparison_history.html", {"chart": drawing.chart()})
+
+
+def _confusion(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
+    """Show the confusion matrices of the first two runs as their difference."""
+    drawing = confusion(comparison, group, suffix)
+    if drawing is None:
+        return None
+    one, other = group.runs[:2]
+    many = len(group.details["class_names"]) > 20
+    context = {
+        "chart": drawing.chart(), "one": one.name, "other": other.name, "split": comparison.split, "many": many,
+    }  # fmt: skip
+    return Section("confusion", "Confusion matrices compared", "comparison_confusion.html", context)
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def _only_one(
+    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
+) -> Section | None:
+    found = only_one_right(group, progress)
+    return (
+        Section("only-one", "Right in one run only", "comparison_only.html", found)
+        if found["counts"]
+        else None
+    )
+
+
+def _samples(
+    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
+) -> Section | None:
+    return Section(
+        "samples", "From the same noise", "comparison_samples.html", samples(group, progress)
+    )
+
+
+def _crops(
+    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
+) -> Section | None:
+    found = crops(group, progress)
+    return (
+        Section("crops", "Pictures side by side", "comparison_crops.html", found)
+        if found["pictures"]
+        else None
+    )
+
+
+def _setup(comparison: Comparison) -> Section:
+    """Lay data, splits and preprocessing of all runs side by side."""
+    parts: dict[str, list[Row]] = {}
+    for row in comparison.setup:
+        parts.setdefault(row.part, []).append(row)
+    context = {
+        "names": comparison.names,
+        "parts": parts,
+        "differ": any(row.differs for row in comparison.setup),
+    }
+    return Section("setup", "Data, splits and preprocessing", "comparison_setup.html", context)
+
+
+def _remarks(comparison: Comparison, reports: Mapping[str, str]) -> Section:
+    """Gather how the figures came about, and what is to be known of them."""
+    context = {
+        "remarks": [
+            *comparison.remarks,
+            *(remark for group in comparison.groups for remark in group.remarks),
+        ],
+        "task": comparison.task,
+        "machine": comparison.machine,
+        "many": max(len(group.rows) for group in comparison.groups) > 2
+        and comparison.split == "test",
+        "protocols": {
+            k: v
+            for group in comparison.groups
+            for k, v in (group.details.get("protocols") or {}).items()
+        },
+        "runs": [
+            (run.name, str(run.folder.path), reports[run.name])
+            for group in comparison.groups
+            for run in group.runs
+        ],
+    }
+    return Section("how", "How this was compared", "comparison_how.html", context)
+
+
+Maker = Callable[["Comparison", "Group", str, "Progress | None"], "Section | None"]
+MAKERS: Mapping[str, Sequence[Maker]] = {
+    "classify": (_differences, _cost, _history, _confusion, _only_one),
+    "generate": (_samples, _cost, _history),
+    "upscale": (_differences, _crops, _cost, _history),
+}

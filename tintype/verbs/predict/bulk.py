@@ -1,0 +1,164 @@
+"""What `tintype predict` does: open the model, run the job, and say what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tintype.errors import UserError
+from tintype.progress import make_watcher
+from tintype.verbs.predict.classifier import Classifier
+from tintype.verbs.predict.files import list_images, names_from, without
+from tintype.verbs.predict.job import Summary, Wishes, run_job, summary_lines
+from tintype.verbs.predict.output import Output, Row
+from tintype.verbs.predict.typical import sentence
+
+MOST_NAMED = 20  # files that are passed over and named on standard error; the output has them all
+
+
+def predict_command(
+    model: Path,
+    paths: Sequence[Path],
+    *,
+    top: int,
+    out: Path | None,
+    resume: bool,
+    wish: float | None,
+    sort_into: Path | None,
+    link: bool,
+    heatmaps: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Predict, and print answers as they come, or as one JSON object, or where they were written.
+
+    Raises:
+        UserError: a mistake that can be mended, or no image could be read.
+    """
+    _check(out, resume, sort_into, link, as_json)
+    classifier = open_classifier(model, device)
+    threshold = None if wish is None else classifier.threshold(wish)
+    if threshold == 0:
+        but = (
+            ""
+            if classifier.typical is None
+            else ", but for photos that are unlike the training images"
+        )
+        print(
+            f"every answer counts{but}: by validation, at least {wish:.0%} of all answers are right",
+            file=sys.stderr,
+        )
+    wishes = Wishes(min(top, len(classifier.class_names)), threshold, sort_into, link, heatmaps)
+    output = None if out is None else Output(out, wishes.columns(classifier), resume=resume)
+    rows: list[Row] = []
+    named = 0
+
+    def show(row: Row) -> None:
+        nonlocal named
+        if "error" in row:
+            named += 1
+            if named <= MOST_NAMED:
+                print(f"passed over {row['file']}: {row['error']}", file=sys.stderr)
+        elif as_json:
+            rows.append(row)
+        elif output is None:
+            print(_line(row))
+            if row.get("unlike"):
+                print(f"  {sentence(row['unlike'])}")
+
+    watcher = make_watcher(to_stderr=True)
+    begin = time.perf_counter()
+    # Where answers are printed one by one, they are the progress.
+    progress = watcher.on_work if output is not None or as_json else None
+    try:
+        listed = (
+            names_from(sys.stdin.buffer) if list(map(str, paths)) == ["-"] else list_images(paths)
+        )
+        summary = run_job(
+            classifier,
+            without(listed, [sort_into, heatmaps]),
+            wishes,
+            output=output,
+            on_row=show,
+            progress=progress,
+        )
+    finally:
+        watcher.close()
+        if output is not None:
+            output.release()
+    _close(summary, rows, output, as_json, time.perf_counter() - begin, classifier.notes)
+
+
+def open_classifier(model: Path, device: str) -> Classifier:
+    """Return the classifier of a run folder, of a packed run, or of an exported file.
+
+    Raises:
+        UserError: it is none of them, or no classifier.
+    """
+    if model.suffix.lower() == ".onnx":
+        from tintype.verbs.predict.runtime import OnnxClassifier
+
+        if device not in ("auto", "cpu"):
+            raise UserError(
+                f"an exported model computes on the CPU here, not on {device}. Leave --device out."
+            )
+        return OnnxClassifier.of(model)
+    from tintype.runs.folder import RunFolder
+    from tintype.verbs.predict.run import Predictor
+
+    return Predictor.of(RunFolder.open(model), device=device)
+
+
+def _check(
+    out: Path | None, resume: bool, sort_into: Path | None, link: bool, as_json: bool
+) -> None:
+    if resume and out is None:
+        raise UserError("--resume goes on with a file of answers. Name it: --out answers.jsonl")
+    if link and sort_into is None:
+        raise UserError(
+            "--link says how --sort-into puts photos into folders. Give --sort-into DIR as well."
+        )
+    if as_json and out is not None:
+        raise UserError(
+            "--json prints the answers and --out writes them. Give one of the two; --out FILE.jsonl is JSON."
+        )
+
+
+def _line(row: Row) -> str:
+    answers = ", ".join(f"{entry['class']} {entry['probability']:.1%}" for entry in row["top"])
+    return f"{row['file']}: " + (
+        f"unsure ({answers})" if row["prediction"] != row["top"][0]["class"] else answers
+    )
+
+
+def _close(
+    summary: Summary,
+    rows: list[Row],
+    output: Output | None,
+    as_json: bool,
+    seconds: float,
+    notes: Mapping[str, int],
+) -> None:
+    if not summary.num_predicted and not summary.before:
+        raise UserError("no image could be read.")
+    if as_json:
+        skipped = [[file, reason] for file, reason in summary.passed_over]
+        print(json.dumps({"predictions": rows, "skipped": skipped}, indent=1, ensure_ascii=False))
+    elif output is not None:
+        print(f"{summary.num_predicted:,} predictions written to {output.path}")
+    if output is not None and summary.unlike:
+        reasons = "; ".join(
+            f"{count:,} because {reason}" for reason, count in summary.unlike.most_common(5)
+        )
+        print(
+            f"{summary.unlike.total():,} of {summary.num_predicted:,} are unlike the training images, so that their confidence "
+            f"does not apply: {reasons}",
+            file=sys.stderr,
+        )
+    for note, count in notes.items():
+        print(f"{count:,} picture{'s' if count > 1 else ''}: {note}", file=sys.stderr)
+    if summary.num_passed_over or summary.before or summary.num_predicted > 100:
+        print("; ".join(summary_lines(summary, seconds)), file=sys.stderr)

@@ -1,0 +1,293 @@
+"""Files of answers: CSV, JSON lines and Parquet, written as the answers come, so that a job that
+was stopped can go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tintype.errors import UserError
+from tintype.files.bounded import lock, parse_json, read_bytes, regular_only
+
+KINDS = (".csv", ".jsonl", ".parquet")
+Row = dict[str, Any]
+
+
+class Output:
+    """Rows that are appended to a file in whole lines: a kill at any moment costs the rows not yet written, and no other.
+
+    Parquet cannot be appended to. Its rows are kept as JSON lines beside it until the job is done.
+
+    Args:
+        path: a .csv, .jsonl or .parquet file.
+        columns: the names of a row's values, in order.
+        resume: go on with what is there.
+
+    Raises:
+        UserError: unknown ending, the file is there already (without `resume`), or it holds
+            something else.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], *, resume: bool) -> None:
+        if path.suffix.lower() not in KINDS:
+            taken = (
+                f"{path} is there already, and no file of answers: "
+                if path.exists()
+                else f"--out {path}: "
+            )
+            raise UserError(f"{taken}expected one that ends in .csv, .jsonl or .parquet.")
+        self.path, self.columns, self.kind, self.resume = (
+            path,
+            list(columns),
+            path.suffix.lower(),
+            resume,
+        )
+        if self.kind == ".parquet":
+            _import_pyarrow()
+        self.journal = (
+            path.with_name(f"{path.name}.partial.jsonl") if self.kind == ".parquet" else path
+        )
+        # With its journal still there, a job was killed between the finished file and the end: it
+        # is finished again.
+        if self.kind == ".parquet" and resume and path.exists() and not self.journal.exists():
+            raise UserError(
+                f"{path} is finished, and Parquet cannot be appended to. Choose another --out."
+            )
+        taken = next((p for p in (path, self.journal) if p.exists() and not resume), None)
+        if taken is not None:
+            go_on = "" if taken.suffix == ".parquet" else ", or go on with it: --resume"
+            raise UserError(
+                f"{taken} is there already, and nothing is overwritten. Choose another --out{go_on}."
+            )
+        self._file: Any = None
+        self._own = False  # whether this job made the file of rows, or wrote into it
+        self.done: list[Row] = []
+        if resume and self.journal.exists():
+            try:
+                self._file = self._held("ab")
+            except OSError as error:
+                raise UserError(
+                    f"cannot go on with {self.journal}: {error.strerror}. Give another --out."
+                ) from None
+            try:
+                self.done = self._read()
+            except BaseException:
+                self.release()
+                raise
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write rows, all of them whole."""
+        if not rows:
+            return
+        try:
+            if self._file is None:
+                self._file, self._own = self._held("xb"), True
+                if self.path != self.journal and self.path.exists():
+                    self.discard()
+                    raise self._taken_meanwhile()
+            if self.kind == ".csv" and not self.journal.stat().st_size:
+                self._file.write(_csv_lines([self.columns]))
+            self._own = True
+            self._write(self._lines(rows))
+        except FileExistsError:
+            raise self._taken_meanwhile() from None
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror or error}. Free some space, then --resume."
+            ) from None
+
+    def _held(self, mode: str) -> Any:
+        """Open the file of rows and hold it, so that a second process does not write into it.
+
+        Raises:
+            OSError: it cannot be opened.
+            UserError: another process writes into it.
+        """
+        file = open(self.journal, mode, buffering=0, opener=regular_only)  # noqa: SIM115 (held until `close`)
+        try:
+            lock(file, wait=False)
+        except BlockingIOError:
+            file.close()
+            raise UserError(
+                f"another process is writing {self.path}. Wait for it, or choose another --out."
+            ) from None
+        return file
+
+    def _taken_meanwhile(self) -> UserError:
+        return UserError(
+            f"{self.path} was made by another process meanwhile, and nothing is overwritten. Choose another --out."
+        )
+
+    def close(self) -> None:
+        """Finish the file: flush it to the disk, and turn the rows of a Parquet file into one."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        finished = self.kind == ".parquet" and self.journal.exists()
+        if finished:
+            self._write_parquet()
+        self.release()
+        if finished:
+            self.journal.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let other processes have the file; what is in it stays."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def discard(self) -> None:
+        """Take back a file of this job alone, in which there is no answer."""
+        if self._file is not None:
+            self.release()
+            if self._own:
+                self.journal.unlink()
+
+    def _write(self, content: bytes) -> None:
+        left = memoryview(content)
+        while left:  # a disk that is nearly full takes a part
+            left = left[self._file.write(left) :]
+
+    def _lines(self, rows: Iterable[Row]) -> bytes:
+        if self.kind == ".csv":
+            return _csv_lines(
+                [["" if row.get(c) is None else row[c] for c in self.columns] for row in rows]
+            )
+        return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+    def _read(self) -> list[Row]:
+        """Return the rows that are there, after a last one that was not written whole is cut off."""
+        try:
+            content = read_bytes(self.journal)
+        except OSError as error:
+            raise UserError(
+                f"cannot go on with {self.journal}: {error.strerror}. Give another --out."
+            ) from None
+        whole = _whole_lines(content, quoted=self.kind == ".csv")
+        try:
+            text = content[:whole].decode("utf-8", "surrogateescape")
+            if self.kind == ".csv":
+                lines = csv.reader(io.StringIO(text, newline=""))
+                header = next(lines, self.columns)
+                if header != self.columns:
+                    raise ValueError(f"its columns are {', '.join(header)}")
+                rows = [dict(zip(self.columns, line, strict=True)) for line in lines]
+            else:
+                rows = [parse_json(line) for line in text.split("\n") if line]
+                if not all(isinstance(row, dict) and "file" in row for row in rows):
+                    raise ValueError("its lines have no file")
+            for row in rows:
+                _check_row(row)
+        except (ValueError, csv.Error) as error:
+            raise UserError(
+                f"cannot go on with {self.journal}: {error}. Give the same options, or another --out."
+            ) from None
+        if whole < len(content):
+            os.truncate(self.journal, whole)
+        return rows
+
+    def _write_parquet(self) -> None:
+        from tintype.runs.folder import written_whole
+
+        pyarrow, parquet = _import_pyarrow()
+        types = {name: pyarrow.float64() for name in self.columns if name.startswith("confidence")}
+        schema = pyarrow.schema(
+            [(name, types.get(name, pyarrow.string())) for name in self.columns]
+        )
+        with (
+            written_whole(self.path) as temporary,
+            parquet.ParquetWriter(temporary, schema) as writer,
+            open(self.journal, encoding="utf-8") as lines,
+        ):
+            for rows in _some(map(json.loads, lines), 10_000):
+                flat = [
+                    {c: _printable(flattened(row).get(c)) for c in self.columns} for row in rows
+                ]
+                writer.write_table(pyarrow.Table.from_pylist(flat, schema=schema))
+
+
+def _check_row(row: Row) -> None:
+    """Refuse a row of an earlier part that tintype did not write so; the file may have come from elsewhere.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    texts = ("file", "prediction", "most_probable", "unlike", "sorted_to", "heatmap", "error")
+    if any(not isinstance(row.get(name) or "", str) for name in texts) or not row["file"]:
+        raise ValueError("one of its names is no text")
+    for name in ("sorted_to", "heatmap"):
+        place = row.get(name) or ""
+        parts = place.split("/")
+        inside = all(
+            part not in ("", ".", "..") and "\\" not in part and "\0" not in part for part in parts
+        )
+        if place and (not inside or len(parts) > 2 or ":" in parts[0]):
+            raise ValueError(
+                f"{name} of {row['file']} is '{place}', which is no place that tintype gives"
+            )
+    if row.get("error"):
+        return
+    try:
+        share = float(row["confidence"])
+    except (KeyError, TypeError, ValueError):
+        share = -1.0
+    if not row.get("prediction") or not 0 <= share <= 1:
+        raise ValueError(
+            f"the answer to {row['file']} has no prediction, or its confidence is no number from 0 to 1"
+        )
+
+
+def flattened(row: Row) -> Row:
+    """Return a row with the further classes of `top` in columns of their own, as CSV and Parquet
+    have them.
+    """
+    flat = {key: value for key, value in row.items() if key != "top"}
+    for rank, entry in enumerate(row.get("top", ())[1:], 2):
+        flat |= {f"prediction{rank}": entry["class"], f"confidence{rank}": entry["probability"]}
+    return flat
+
+
+def _some(items: Iterable[Row], count: int) -> Iterable[list[Row]]:
+    some: list[Row] = []
+    for item in items:
+        some.append(item)
+        if len(some) == count:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _printable(value: Any) -> Any:
+    """Return what Parquet can hold: names that are no UTF-8 keep a mark where the byte was."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _whole_lines(content: bytes, *, quoted: bool) -> int:
+    """Return how many bytes hold whole lines; in CSV, a line end between quotes belongs to a name."""
+    end = content.rfind(b"\n") + 1
+    while quoted and end and content.count(b'"', 0, end) % 2:
+        end = content.rfind(b"\n", 0, end - 1) + 1
+    return end
+
+
+def _import_pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(
+            "Parquet files need pyarrow, which is not installed. Type: pip install 'tintype[parquet]'"
+        ) from None
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,293 @@
+"""Studies: many runs from one declaration, that end in one page which says what is better, by how much, and for what reason.
+
+A study is a folder: study.yaml (what was declared), study.json (how far each run is), an ordinary
+run folder for each run, table.csv, study.html and figures/. Whatever is killed can be gone on with
+by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tintype import api
+from tintype.data.cache import num_cores
+from tintype.errors import UserError
+from tintype.hardware.device import Choice
+from tintype.notebook import frame_of
+from tintype.plugins import study_names
+from tintype.progress import Silent, make_watcher
+from tintype.runs.folder import RunFolder
+from tintype.training.engine import interruptible
+from tintype.verbs.study.conduct import conduct, most_threads
+from tintype.verbs.study.confounding import declared_confounding, refuse_idle_differences
+from tintype.verbs.study.declaration import MOST_RUNS, Declaration, PlannedRun, refuse_mixed_data
+from tintype.verbs.study.figures import table
+from tintype.verbs.study.folder import StudyFolder
+from tintype.verbs.study.reading import declare
+from tintype.verbs.study.result import Result, result_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import RenderableType
+
+    from tintype.verbs.compare.figures import DrawnFigures
+
+__all__ = [
+    "Declaration",
+    "PlannedRun",
+    "Study",
+    "declare",
+    "declared_confounding",
+    "plan",
+    "study",
+    "study_names",
+]
+
+
+class Study(StudyFolder):
+    """A study with what can be asked of it."""
+
+    def result(self) -> Result | None:
+        """Return what the finished runs say: variants, effects and choice; None where none is
+        finished.
+        """
+        return result_of(self)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row for each run: variant, level of each factor, seed, state and all figures."""
+        header, rows = table(self)
+        return [dict(zip(header, row, strict=True)) for row in rows]
+
+    def frame(self) -> DataFrame:
+        """Return the table as a pandas frame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame_of(self.table())
+
+    @property
+    def figures(self) -> DrawnFigures:
+        """Its figures as objects: `.ranking()`, `.against("parameters")`, `.history()`, `.confusion()`.
+
+        Raises:
+            UserError: the runs of the first seed cannot be compared, as where predictions are
+                missing.
+        """
+        from tintype.verbs.study.drawings import compare_first_seed, figures_of
+
+        result = self.result()
+        return figures_of(self, result, compare_first_seed(result) if result else None)
+
+    def runs(self) -> list[api.Run]:
+        """Return the finished runs."""
+        return [api.Run(self.path / p.name) for p in self.planned if self.is_done(p)]
+
+    def report(self, watcher: Silent | None = None) -> Path:
+        """Write table.csv, study.html and figures/ from the files of the runs, and return the
+        page's path.
+        """
+        from tintype.verbs.study.page import write_page
+
+        RunFolder(self.path).write_table("table.csv", *table(self))
+        return write_page(self, self.result(), watcher or Silent())
+
+    def lines(self) -> list[RenderableType]:
+        """Return what the terminal shows at the end."""
+        from tintype.verbs.study.terminal import lines
+
+        return lines(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tintype study --json` prints: table, effects, choice and failures."""
+        from dataclasses import asdict
+
+        result = self.result()
+        effects = [effect.to_dict() for effect in result.effects] if result else []
+        return {
+            "study": str(self.path),
+            "question": self.declaration.question,
+            "measure": result.measure.key if result else None,
+            "confounding": result.confounding if result else [],
+            "runs": self.table(),
+            "effects": effects,
+            "choice": asdict(result.choice) if result and result.choice else None,
+            "choices": {data: asdict(choice) for data, choice in result.choices.items()}
+            if result
+            else {},
+            "remarks": list(result.remarks) if result else [],
+            "failures": self.failures(),
+        }
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r}, {len(self.planned) - len(self.waiting())} of {len(self.planned)} runs finished)"
+
+    def _repr_html_(self) -> str:
+        from tintype.pages.pages import templates
+
+        return templates().get_template("study_table.html").render(study=self, result=self.result())
+
+
+def plan(
+    what: str | Path | Mapping[str, Any] | Declaration,
+    *,
+    seeds: Any = None,
+    weights: str | None = None,
+    watcher: Silent | None = None,
+    **changes: Any,
+) -> list[tuple[PlannedRun, dict[str, Any]]]:
+    """Check everything that `study` would do, and stop there (`--dry-run`): data, networks and choices of each variant.
+
+    Returns:
+        Each planned run with what its variant comes to: parameters, multiply-adds, steps, images.
+
+    Raises:
+        UserError: whatever is wrong with the declaration, or with one of its variants.
+    """
+    declaration = declare(what).with_(seeds=seeds, weights=weights, **changes)
+    planned = declaration.runs()
+    _refuse_what_cannot_be_compared(declaration)
+    summaries: dict[str, dict[str, Any]] = {}
+    for run in planned:
+        if run.variant not in summaries:
+            try:
+                summaries[run.variant] = api.plan(run.recipe, watcher=watcher or Silent()).summary()
+            except UserError as error:
+                raise UserError(f"{run.variant}: {error}") from None
+    return [(run, summaries[run.variant]) for run in planned]
+
+
+def study(
+    what: str | Path | Mapping[str, Any] | Declaration,
+    *,
+    out: str | Path = "runs",
+    name: str | None = None,
+    seeds: Any = None,
+    weights: str | None = None,
+    workers: int = 1,
+    yes: bool = False,
+    watcher: Silent | None = None,
+    command: str | None = None,
+    **changes: Any,
+) -> Study:
+    """Train every run of a study, or those that are left, and write its page.
+
+    Args:
+        what: a built-in study's name, a YAML file, the folder of a study, or a mapping of the same
+            form.
+        out: folder in which the folder of the study is made.
+        name: name of that folder; by default that of the study. One that is there already is gone
+            on with.
+        seeds: how many, or which; by default as declared.
+        weights: pretrained weights of the runs that start from some: a file, a folder with one for
+            each backbone, or none.
+        workers: processes that train at once; times the threads of a run not more than there are
+            cores.
+        yes: begin also with more than 500 runs.
+        watcher: who is told of progress.
+        command: how to repeat it, for the reports of the runs.
+        changes: fields of every run, as in `epochs=5`.
+
+    Returns:
+        The study; `.result()` holds table, effects and choice, and `.failures()` the runs that
+        failed.
+
+    Raises:
+        UserError: a mistake in the declaration; of a run that fails the study only tells.
+        Interrupted: stopped by a signal; the same call goes on.
+    """
+    watcher = watcher or make_watcher()
+    declaration = declare(what)
+    path = (
+        Path(str(what)) if _is_folder(what) else Path(out) / _folder_name(name or declaration.name)
+    )
+    declaration = declaration.with_(seeds=seeds, weights=weights, **changes)
+    if declaration.num_runs > MOST_RUNS and not yes:
+        raise UserError(
+            f"{declaration.name} is a grid of {declaration.num_runs:,} runs. If that is what you want, add --yes; "
+            "`tintype tune` finds good settings in far fewer."
+        )
+    # earlier studies may be gone on with, whatever they hold
+    if not (path / "study.yaml").exists():
+        _refuse_what_cannot_be_compared(declaration)
+    if workers < 1:
+        raise UserError(f"workers is {workers}. Expected a number from 1 on.")
+    _refuse_more_threads_than_cores(declaration, path, workers)
+    return run_study(declaration, path, watcher=watcher, workers=workers, command=command)
+
+
+def _refuse_what_cannot_be_compared(declaration: Declaration) -> None:
+    refuse_mixed_data(declaration)
+    refuse_idle_differences(declaration)
+
+
+def run_study(
+    declaration: Declaration,
+    path: Path,
+    *,
+    watcher: Silent,
+    workers: int = 1,
+    command: str | None = None,
+) -> Study:
+    """Train the runs that are left of a study in the folder `path`, and write its page; `study` checks before.
+
+    Raises:
+        UserError: something else is there, or its runs were begun with other recipes.
+        Interrupted: stopped by a signal.
+    """
+    Study.make_folder(path)
+    # before anything is written: another process may train it as it was declared before
+    with RunFolder(path).locked():
+        found = Study.create(path, declaration)
+        waiting = found.waiting()
+        watcher.note(
+            f"study: {found.path}, {len(found.planned)} runs, {len(found.planned) - len(waiting)} done already"
+        )
+        found.save()
+        if waiting:
+            watcher.note(_threads_line(waiting))
+            conduct(found, waiting, watcher, workers, command or f"tintype study {found.path}")
+        with interruptible(found.path):
+            watcher.note(f"page: {found.report(watcher)}")
+        found.save()
+    return found
+
+
+def _refuse_more_threads_than_cores(declaration: Declaration, path: Path, workers: int) -> None:
+    """Raise where the workers would share cores, which slows all of them down.
+
+    A study that is gone on with by one worker is not refused: its number of threads is part of what
+    was begun.
+    """
+    planned, cores = declaration.runs(), num_cores()
+    threads = most_threads(planned)
+    workers = min(workers, len(planned))
+    if workers * threads <= cores or (workers == 1 and (path / "study.yaml").exists()):
+        return
+    raise UserError(
+        f"{workers} worker{'s' if workers > 1 else ''} with {threads} thread{'s' if threads > 1 else ''} each would need "
+        f"{workers * threads} cores, and there are {cores}. Lower --workers or --threads."
+    )
+
+
+def _threads_line(runs: Sequence[PlannedRun]) -> str:
+    reason = "for each run, however many are trained at once, so that no figure depends on it"
+    return str(Choice("threads", str(most_threads(runs)), reason))
+
+
+def _is_folder(what: Any) -> bool:
+    return (
+        isinstance(what, str | Path)
+        and str(what) not in study_names()
+        and (Path(what) / "study.yaml").is_file()
+    )
+
+
+def _folder_name(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise UserError(
+            f"'{name}' cannot be a study's name. Expected a plain name without slashes."
+        )
+    return name

@@ -1,0 +1,52 @@
+"""One run of a study: trained from the beginning, or gone on with; a failure is told and does not
+stop the others.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tintype import api
+from tintype.errors import UserError
+from tintype.progress import Silent
+from tintype.recipe import Recipe
+from tintype.training.engine import Interrupted
+from tintype.verbs.study.folder import clear_unborn
+
+LOCK_SECONDS = 60.0  # a process of a study that was killed may still be saving its state
+
+
+def train_one(
+    folder: Path, name: str, recipe: Recipe, watcher: Silent, command: str
+) -> tuple[str, str]:
+    """Train a run of the study in `folder`, or go on with it; return its state and, of a failure, the message.
+
+    Raises:
+        Interrupted: a signal came; the state is saved.
+    """
+    path = folder / name
+    try:
+        if (path / "recipe.yaml").exists():
+            _wait_for_lock(path)
+            api.train(resume=path, watcher=watcher, command=command)
+        else:
+            clear_unborn(path)
+            api.train(recipe, out=folder, name=name, watcher=watcher, command=command)
+    except Interrupted:
+        raise
+    except UserError as error:
+        return "failed", str(error)
+    except Exception as error:  # whatever it is, the other runs go on
+        return "failed", f"{type(error).__name__}: {error}"
+    return "finished", ""
+
+
+def _wait_for_lock(path: Path) -> None:
+    until = time.monotonic() + LOCK_SECONDS
+    while time.monotonic() < until:
+        try:
+            with api.Run(path).locked():
+                return
+        except UserError:
+            time.sleep(0.2)

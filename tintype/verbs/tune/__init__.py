@@ -1,0 +1,242 @@
+"""Tuning: trials that search for good settings by validation, and the winner trained anew and tested.
+
+Each trial is an ordinary run that leaves the test split out. A tuning is a folder: tune.yaml (what
+was asked), optuna.db (unless the trials lie in a shared database), a run folder for each trial, the
+winner's runs as a study, table.csv, tuning.json and tuning.html. Optuna (Akiba et al. 2019)
+proposes the settings and stops what falls behind.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tintype import api
+from tintype.errors import UserError
+from tintype.files.bounded import refuse_ways_out
+from tintype.progress import Silent, duration, make_watcher
+from tintype.recipe import Recipe, parse_duration, resolve
+from tintype.runs.folder import RunFolder
+from tintype.training.engine import Interrupted, fold, interruptible
+from tintype.verbs.study import Declaration, run_study
+from tintype.verbs.study.folder import is_occupied
+from tintype.verbs.tune.folder import Outcome, Tuning, Wishes
+from tintype.verbs.tune.space import check_space, default_space, own_values, read_space
+from tintype.verbs.tune.storage import import_optuna, open_database
+from tintype.verbs.tune.trial import run_trial
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Outcome", "Tuning", "tune"]
+
+USUAL_TRIALS = 20
+# one in so many trials is drawn at random before the sampler begins to model, at most 10
+RANDOM_PART = 3
+WARMUP = 2  # evaluations, of which the first alone says too little
+FEWEST_TO_PRUNE = 4  # trials that run to the end before one may be stopped early
+
+
+def tune(
+    what: str | Path | Recipe,
+    *,
+    trials: int | None = None,
+    time: str | None = None,
+    storage: str | None = None,
+    seeds: int = 3,
+    prune: bool = True,
+    out: str | Path = "runs",
+    name: str | None = None,
+    watcher: Silent | None = None,
+    **changes: Any,
+) -> Tuning:
+    """Search for good settings by validation; then train the best ones anew over fresh seeds, and test those.
+
+    Args:
+        what: a recipe's name or file, a data set's name, a folder of images, a Recipe; or the
+            folder of a tuning.
+        trials: how many in all, on all machines together; 20 where no time is given.
+        time: begin no trial after this, as in 30m.
+        storage: URL of a database that several machines share; by default SQLite in the folder.
+        seeds: how often the winner is trained anew; 0 leaves the test split alone.
+        prune: stop trials early that fall behind on validation.
+        out: folder in which the folder of the tuning is made.
+        name: name of that folder, and of the trials in the database; by default that of the recipe
+            with "-tune".
+        watcher: who is told of progress.
+        changes: any field of the recipe; `search` says what is chosen from.
+
+    Returns:
+        The tuning; `.outcome()` holds the flattering and the honest figures.
+
+    Raises:
+        UserError: Optuna is missing, the search space is wrong, or the database cannot be reached.
+        Interrupted: stopped by a signal; the same call goes on.
+    """
+    import_optuna()
+    watcher = watcher or make_watcher()
+    if trials is not None and trials < 1:
+        raise UserError(f"trials is {trials}. Expected a number from 1 on.")
+    if seeds < 0:
+        raise UserError(f"seeds is {seeds}. Expected a number from 0 on.")
+    seconds = parse_duration(time) if time else None
+    path, wishes = _asked(what, Path(out), name, storage, watcher, changes)
+    if seeds and not wishes.recipe.test_fraction:
+        raise UserError(
+            "a tuning ends with its winner's figures on the test part, and none was wanted (test_fraction 0). "
+            "Leave that out, or add --seeds 0."
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    refuse_ways_out(path)
+    with RunFolder(path).locked():
+        database = open_database(path, path.name, storage, higher_is_better=wishes.higher_is_better)
+        wishes.write(path / "tune.yaml")
+        tuning = Tuning(path, wishes, database)
+        total = trials if trials is not None else USUAL_TRIALS if seconds is None else None
+        watcher.note(
+            f"tuning: {path}, {', '.join(wishes.space)}; {len(tuning.trials())} trials done already"
+        )
+        try:
+            with interruptible(path):
+                _search(tuning, total, seconds, prune, watcher)
+                if seeds and tuning.best is not None:
+                    _train_winner(tuning, seeds, watcher)
+                watcher.note(f"page: {tuning.report()}")
+        except Interrupted as stopped:
+            raise Interrupted(stopped.number, path, "tintype tune") from None
+        finally:
+            watcher.close()
+    if tuning.best is None:
+        messages = [trial.user_attrs["message"] for trial in tuning.trials("FAIL")]
+        raise UserError(
+            f"no trial came to its end. {messages[-1] if messages else 'Give more time or trials.'}"
+        )
+    return tuning
+
+
+def _asked(
+    what: str | Path | Recipe,
+    out: Path,
+    name: str | None,
+    storage: str | None,
+    watcher: Silent,
+    changes: dict[str, Any],
+) -> tuple[Path, Wishes]:
+    """Return the folder, and what is asked: as it was before, or checked from the recipe on."""
+    if isinstance(what, str | Path) and (Path(what) / "tune.yaml").is_file():
+        wishes = Wishes.read(Path(what) / "tune.yaml")
+        if changes or name:
+            raise UserError(f"{what} goes on as it was begun. Type only: tintype tune {what}")
+        if wishes.shared and storage is None:
+            raise UserError(
+                f"the trials of {what} lie in a shared database. Say which: --storage URL"
+            )
+        return Path(what), wishes
+    recipe, label = (
+        (what, "recipe") if isinstance(what, Recipe) else (resolve(str(what))[0], str(what))
+    )
+    recipe = recipe.with_(**changes)
+    path = out / (name or f"{Path(label).stem}-tune")
+    if not (path / "tune.yaml").exists() and is_occupied(path, but_for=["optuna.db"]):
+        raise UserError(f"{path} is there already and is not a tuning. Choose another --name.")
+    # begun with a number, which the trials keep
+    if recipe.threads == "auto" and (path / "tune.yaml").exists():
+        recipe = recipe.with_(threads=Wishes.read(path / "tune.yaml").recipe.threads)
+    if (path / "tune.yaml").exists() and "split_rule" not in recipe.model_fields_set:
+        recipe = recipe.with_(split_rule=Wishes.read(path / "tune.yaml").recipe.split_rule)
+    # data, network and paths are checked before anything is written
+    prepared = api.plan(recipe, watcher=Silent())
+    recipe, task = prepared.recipe, prepared.task
+    space = read_space(recipe.search) or default_space(
+        recipe, adversarial="discriminator" in task.networks
+    )
+    check_space(recipe, space)
+    return path, Wishes(recipe, space, task.score_name, task.higher_is_better, storage is not None)
+
+
+def _search(
+    tuning: Tuning, total: int | None, seconds: float | None, prune: bool, watcher: Silent
+) -> None:
+    """Run trials until there are `total` on all machines, or the time is up; one that was
+    interrupted goes first.
+    """
+    optuna = import_optuna()
+    started = clock.perf_counter()
+    startup = min(10, max(2, (total or USUAL_TRIALS) // RANDOM_PART))
+    tuning.database.pruner = (
+        optuna.pruners.MedianPruner(n_startup_trials=FEWEST_TO_PRUNE, n_warmup_steps=WARMUP)
+        if prune
+        else optuna.pruners.NopPruner()
+    )
+    if not tuning.database.get_trials(deepcopy=False):
+        own = own_values(tuning.wishes.recipe, tuning.wishes.space)
+        if own is not None:
+            # the recipe as it is, so that the search cannot end below it by luck
+            tuning.database.enqueue_trial(own)
+    for done_here, trial in enumerate(_next_trials(tuning, total, startup)):
+        passed, left = clock.perf_counter() - started, ""
+        if done_here and total is not None:
+            left = f", about {duration(passed / done_here * (total - len(tuning.trials())))} left"
+        watcher.note(
+            f"[trial {trial.number}{f', {len(tuning.trials())} of {total} done' if total else ''}{left}]"
+        )
+        watcher.note(f"  {run_trial(tuning, trial, watcher)}; {_params(trial)}")
+        if seconds is not None and clock.perf_counter() - started >= seconds:
+            watcher.note(f"the time is up after {len(tuning.trials())} trials")
+            return
+
+
+def _next_trials(tuning: Tuning, total: int | None, startup: int) -> Iterator[optuna.Trial]:
+    """Yield trials: those of this folder that were interrupted, then new ones."""
+    optuna, database = import_optuna(), tuning.database
+    here = str(tuning.path.resolve())
+    for frozen in database.get_trials(deepcopy=False):
+        if frozen.state.name == "RUNNING" and frozen.user_attrs.get("folder") == here:
+            _set_sampler(database, tuning, startup, frozen.number)
+            yield optuna.Trial(database, frozen._trial_id)
+    while total is None or len(tuning.trials()) < total:
+        _set_sampler(database, tuning, startup, len(database.get_trials(deepcopy=False)))
+        yield database.ask()
+
+
+def _set_sampler(database: optuna.Study, tuning: Tuning, startup: int, number: int) -> None:
+    """Give each trial a sampler of its own seed, so that a search that was interrupted proposes
+    what it would have.
+    """
+    optuna = import_optuna()
+    seed = fold(tuning.wishes.recipe.seed, "trial", number) % 2**32
+    database.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+
+
+def _params(trial: optuna.Trial) -> str:
+    return ", ".join(
+        f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items()
+    )
+
+
+def _train_winner(tuning: Tuning, seeds: int, watcher: Silent) -> None:
+    """Train the best settings anew, with seeds that no trial had, and test those runs."""
+    best, folder = tuning.best, tuning.winner_folder
+    assert best is not None
+    assert folder is not None
+    claimed = tuning.database.user_attrs.get("winner")
+    here = str(tuning.path.resolve())
+    if claimed and claimed["folder"] != here and claimed["trial"] == best.number:
+        watcher.note(f"the winner, trial {best.number}, is trained anew in {claimed['folder']}")
+        return
+    tuning.database.set_user_attr("winner", {"trial": best.number, "folder": here})
+    recipe = tuning.wishes.recipe.with_(**tuning.settings(best))
+    first = recipe.seed + 1  # the trials had the recipe's own
+    declaration = Declaration(
+        folder.name,
+        recipe.model_dump(mode="json", exclude_unset=True),
+        seeds=tuple(range(first, first + seeds)),
+    )
+    watcher.note(
+        f"the winner is trial {best.number}; it is trained anew with {seeds} fresh seeds and tested"
+    )
+    found = run_study(declaration, folder, watcher=watcher, command=f"tintype tune {tuning.path}")
+    for name, message in found.failures().items():
+        watcher.note(f"{name} failed: {message}")

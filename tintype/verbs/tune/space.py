@@ -1,0 +1,222 @@
+"""What tuning may choose: fields of the recipe with a range or a list of values, given in the
+recipe or by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tintype.errors import UserError, unknown_name
+from tintype.recipe import ALIASES, Recipe
+from tintype.verbs.study.declaration import is_field, label_of
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+RANGE_KEYS = ("low", "high", "log", "step")
+# What these change is luck, or what is measured.
+NOT_CHOSEN = (
+    "seed", "measure", "search", "track", "split_seed", "split_rule", "groups", "val_fraction", "test_fraction",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values; each has a label, which is what the database holds."""
+
+    field: str
+    values: Mapping[str, Any]
+
+    def suggest(self, trial: Trial) -> Any:
+        """Return the value that the sampler proposes."""
+        return self.values[str(trial.suggest_categorical(self.field, list(self.values)))]
+
+    def as_parameter(self, value: Any) -> str | None:
+        """Return what the database calls a value, or None where it is not one of them."""
+        return next((label for label, each in self.values.items() if each == value), None)
+
+    def ends(self) -> list[Any]:
+        """Return values to check before the start."""
+        return list(self.values.values())
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, whole ones where both are; `log` proposes orders of magnitude
+    alike.
+    """
+
+    field: str
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are proposed."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def suggest(self, trial: Trial) -> float:
+        """Return the value that the sampler proposes."""
+        if self.whole:
+            return trial.suggest_int(
+                self.field, int(self.low), int(self.high), log=self.log, step=int(self.step or 1)
+            )
+        return trial.suggest_float(self.field, self.low, self.high, log=self.log, step=self.step)
+
+    def as_parameter(self, value: Any) -> float | None:
+        """Return a value of the recipe as one of the range, or None where it lies outside."""
+        fits = (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and self.low <= value <= self.high
+        )
+        return (
+            value
+            if fits and self.step is None and (not self.whole or value == int(value))
+            else None
+        )
+
+    def ends(self) -> list[Any]:
+        """Return values to check before the start."""
+        return [self.low, self.high]
+
+
+Space = dict[str, Choice | Range]
+
+
+def read_space(search: Mapping[str, Any]) -> Space:
+    """Read a search space: {field: [values]} or {field: {low, high, log, step}}.
+
+    Raises:
+        UserError: an unknown field, an empty list, or a range that is none.
+    """
+    return {str(field): _entry(str(field), given) for field, given in search.items()}
+
+
+def _entry(field: str, given: Any) -> Choice | Range:
+    where = f"search.{field}"
+    if not is_field(field):
+        raise unknown_name("field in search:", field, [*Recipe.model_fields, *ALIASES])
+    if field.replace("-", "_") in NOT_CHOSEN:
+        raise UserError(
+            f"{where}: tuning may not choose {field}; what is found would be luck or another measure."
+        )
+    if isinstance(given, list):
+        if not given:
+            raise UserError(f"{where} is empty. Expected values, as in {field}: [64, 128].")
+        values = {
+            value if isinstance(value, str) else label_of(value, "."): value for value in given
+        }
+        if len(values) < len(given):
+            raise UserError(f"{where}: a value stands twice.")
+        return Choice(field, values)
+    if not isinstance(given, Mapping) or not {"low", "high"} <= set(given):
+        raise UserError(
+            f"{where} is {given!r}. Expected a list of values, or {{low: 0.001, high: 0.1, log: true}}."
+        )
+    for key in given:
+        if key not in RANGE_KEYS:
+            raise unknown_name(f"key in {where}:", str(key), RANGE_KEYS)
+    low, high, log, step = given["low"], given["high"], given.get("log", False), given.get("step")
+    numbers = [number for number in (low, high, step) if number is not None]
+    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers) or low >= high:
+        raise UserError(
+            f"{where}: low is {low!r} and high is {high!r}. Expected numbers, the first below the second."
+        )
+    if log and (low <= 0 or step is not None):
+        raise UserError(f"{where}: with log, low must be above 0 and there can be no step.")
+    if step is not None and step <= 0:
+        raise UserError(f"{where}: step is {step!r}. Expected a number above 0.")
+    return Range(field, low, high, bool(log), step)
+
+
+def default_space(recipe: Recipe, *, adversarial: bool = False) -> Space:
+    """Return what is usually worth choosing for a task: the learning rate always, and what
+    regularises.
+    """
+    lr = recipe.lr if isinstance(recipe.lr, float | int) else 1e-3
+    search: dict[str, Any] = {
+        "lr": {"low": float(f"{lr / 8:.3g}"), "high": float(f"{lr * 8:.3g}"), "log": True}
+    }
+    pretrained = recipe.weights not in (None, "none")
+    if recipe.task == "classify":
+        search["label_smoothing"] = {"low": 0.0, "high": 0.2}
+        if recipe.optimizer in ("adamw", "muon", "sgd"):
+            search["weight_decay"] = {
+                "low": 1e-5 if recipe.optimizer != "adamw" else 1e-3,
+                "high": 0.2,
+                "log": True,
+            }
+        usual = ["none", "flips", "photos", "all"] if pretrained else ["none", "light", "standard"]
+        search["augment"] = usual if recipe.augment in usual else [recipe.augment, *usual]
+        if pretrained and recipe.tune == "all":
+            search["layer_decay"] = {"low": 0.6, "high": 1.0}
+    elif recipe.task == "generate":
+        search["ema"] = [0.99, 0.995, 0.999]
+        if adversarial:
+            search["task_options.discriminator_lr"] = {"low": 0.25, "high": 4.0, "log": True}
+    else:
+        search["batch_size"] = sorted(
+            {max(1, recipe.batch_size // 2), recipe.batch_size, 2 * recipe.batch_size}
+        )
+        search["ema"] = [0.0, 0.99, 0.995]
+    return read_space(search)
+
+
+def check_space(recipe: Recipe, space: Space) -> None:
+    """Raise where a value of the space makes no recipe.
+
+    Raises:
+        UserError: a value out of the range of its field.
+    """
+    for field, entry in space.items():
+        for value in entry.ends():
+            try:
+                recipe.with_(**{field: value})
+            except UserError as error:
+                raise UserError(f"search.{field}: {error}") from None
+
+
+def own_values(recipe: Recipe, space: Space) -> dict[str, Any] | None:
+    """Return the recipe's own values as parameters of a trial, or None where one of them lies
+    outside of the space.
+    """
+    found: dict[str, Any] = {}
+    for field, entry in space.items():
+        parameter = entry.as_parameter(value_of(recipe, field))
+        if parameter is None:
+            return None
+        found[field] = parameter
+    return found
+
+
+def value_of(recipe: Recipe, field: str) -> Any:
+    """Return the value of a field, or of an option within it ("model_options.width")."""
+    name, _, option = field.replace("-", "_").partition(".")
+    name = (
+        {"model": "model_options", "task": "task_options"}.get(name, name)
+        if option
+        else ALIASES.get(name, name)
+    )
+    value = getattr(recipe, name)
+    return (value.get(option) if isinstance(value, Mapping) else None) if option else value
+
+
+def as_plain(space: Space) -> dict[str, Any]:
+    """Return a space as it is written in a recipe."""
+    plain: dict[str, Any] = {}
+    for field, entry in space.items():
+        if isinstance(entry, Choice):
+            plain[field] = list(entry.values.values())
+        else:
+            options = {"low": entry.low, "high": entry.high, "log": entry.log, "step": entry.step}
+            plain[field] = {
+                key: value
+                for key, value in options.items()
+                if value not in (None, False) or key == "low"
+            }
+    return plain

@@ -1,0 +1,110 @@
+"""One trial: a run with proposed settings, judged on validation, stopped where it falls behind the
+others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tintype import api
+from tintype.errors import UserError
+from tintype.progress import Live, Silent
+from tintype.training.engine import Interrupted
+from tintype.verbs.study.folder import clear_unborn
+from tintype.verbs.tune.folder import Tuning
+from tintype.verbs.tune.storage import import_optuna
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class TrialWatcher(Silent):
+    """Passes on what a trial's run tells, reports its validation figures, and stops it where the pruner says so.
+
+    A figure belongs to a place: how many evaluations fit into the epochs so far, which is the same
+    for every batch size.
+    """
+
+    def __init__(self, trial: optuna.Trial, tuning: Tuning, watcher: Silent) -> None:
+        self.trial, self.watcher = trial, watcher
+        self.score, self.every = tuning.wishes.score, tuning.wishes.recipe.evaluate_every
+        frozen = tuning.database.get_trials(deepcopy=False)[trial.number]
+        self.seen = set(frozen.intermediate_values)  # of a trial that was interrupted
+        self.rows: list[dict[str, Any]] = []
+        self.total_steps = 0
+
+    def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
+        self.total_steps = total_steps
+        self.watcher.on_step(step, total_steps, loss, images_per_second)
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.watcher.on_row(row)
+
+    def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
+        if isinstance(self.watcher, Live):  # a terminal would get a line for each
+            self.watcher.on_evaluation(step, epoch, figures)
+        place = round(epoch / self.every)
+        if place in self.seen or self.score not in figures:
+            return
+        self.seen.add(place)
+        self.trial.report(float(figures[self.score]), place)
+        # at its end there is nothing left to save
+        if step < self.total_steps and self.trial.should_prune():
+            raise import_optuna().TrialPruned
+
+    def note(self, line: str) -> None:
+        if line.startswith(("warning", "resumed", "stopped early", "not bit-equal")):
+            self.watcher.note(f"  {line}")
+
+    def close(self) -> None:
+        self.watcher.close()
+
+
+def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Silent) -> str:
+    """Train a trial, or go on with it, tell the database its end, and return a line about it.
+
+    Raises:
+        Interrupted: a signal came; the state is saved, and the trial stays open.
+    """
+    optuna, wishes = import_optuna(), tuning.wishes
+    name = f"trial-{trial.number:04d}"
+    path = tuning.path / name
+    trial.set_user_attr("run", name)
+    trial.set_user_attr("folder", str(tuning.path.resolve()))
+    changes = {field: entry.suggest(trial) for field, entry in wishes.space.items()}
+    telling = TrialWatcher(trial, tuning, watcher)
+    command = f"tintype tune {tuning.path}"
+    try:
+        recipe = wishes.recipe.with_(measure="val", **changes)
+        if (path / "recipe.yaml").exists():
+            run = api.train(resume=path, watcher=telling, command=command)
+        else:
+            clear_unborn(path)
+            run = api.train(recipe, out=tuning.path, name=name, watcher=telling, command=command)
+        value = float(run.metrics["val"][wishes.score])
+    except Interrupted:
+        raise
+    except optuna.TrialPruned:
+        tuning.database.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        _close_pruned(path, telling.rows)
+        return "stopped early, it fell behind the others"
+    except Exception as error:  # of whatever kind: the others go on
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        trial.set_user_attr("message", message)
+        tuning.database.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return f"failed: {message}"
+    tuning.database.tell(trial, value)
+    return f"{tuning.measure.said(value)} on validation"
+
+
+def _close_pruned(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Leave in a pruned trial's folder what was logged so far, and its state."""
+    run = api.Run(path)
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    if len(rows) > len(run.read_table("metrics.csv")):
+        run.write_table(
+            "metrics.csv", header, [[row.get(name, "") for name in header] for row in rows]
+        )
+    run.set_status("pruned", step=rows[-1]["step"] if rows else 0)
