@@ -29,7 +29,7 @@ from torchvision import transforms
 from tintype.data.source import DataSpec, DataSplits, ResidentSource
 from tintype.hardware.device import choose_compile, choose_device, choose_precision, hold_memory
 from tintype.models import build_model
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.tasks.generate.task import make
@@ -55,7 +55,7 @@ def made_images(count: int = 8192) -> DataSplits:
     return DataSplits(spec, train, few, few, (), ())
 
 
-class Clock(Silent):
+class Clock(Watcher):
     """Notes when each step ended."""
 
     def __init__(self) -> None:

@@ -28,11 +28,11 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
+from tintype.errors import Interrupted
 from tintype.hardware.device import choose_device
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, resolve
 from tintype.runs.folder import RunFolder
-from tintype.training.engine import Interrupted
 from tintype.training.prepare import prepare, train_run
 
 HEAD = {
@@ -63,7 +63,7 @@ class Measured:
     rounds: int
 
 
-class Halfway(Silent):
+class Halfway(Watcher):
     """Stops a run half-way, as Ctrl-C does."""
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
@@ -71,7 +71,7 @@ class Halfway(Silent):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train(run: RunFolder, recipe: Recipe, watcher: Silent) -> float:
+def train(run: RunFolder, recipe: Recipe, watcher: Watcher) -> float:
     """Train in `run`, from where it stands, with an empty cache; return the seconds of preparing
     and training.
     """
@@ -94,7 +94,7 @@ def stopped_and_resumed(folder: Path, recipe: Recipe) -> tuple[RunFolder, str]:
         train(run, recipe, Halfway())
     except Interrupted:
         status = run.status
-        train(run, run.recipe, Silent())
+        train(run, run.recipe, Watcher())
         return run, f"{status['step']} of {status['total_steps']}"
     raise RuntimeError(f"{recipe.model} came to its end before it could be stopped")
 
@@ -103,7 +103,7 @@ def measure(task: str, recipe: Recipe, folder: Path, seconds: float) -> Measured
     """Compare a resumed run with a whole one, then time both settings by turns for about `seconds`."""
     began = time.perf_counter()
     whole = RunFolder(folder / "whole")
-    train(whole, recipe, Silent())  # the first call of every kernel is slower, so it is not timed
+    train(whole, recipe, Watcher())  # the first call of every kernel is slower, so it is not timed
     resumed, stopped_at = stopped_and_resumed(folder / "resumed", recipe)
     files = ("model.safetensors", "metrics.csv")
     equal = all(
@@ -116,7 +116,7 @@ def measure(task: str, recipe: Recipe, folder: Path, seconds: float) -> Measured
         round_began = time.perf_counter()
         for exact, found in times.items():
             run = RunFolder(folder / f"{exact}-{len(found)}")
-            found.append(train(run, recipe.with_(exact=exact), Silent()))
+            found.append(train(run, recipe.replace(exact=exact), Watcher()))
         now = time.perf_counter()
         if now - began + (now - round_began) > seconds:  # another round would not fit
             break
@@ -157,7 +157,7 @@ def main() -> None:
                 if isinstance(what, str)
                 else build({**what, "weights": str(weights)}, where="")
             )
-            recipe = recipe.with_(
+            recipe = recipe.replace(
                 **{**sizes, **(quick if options.quick else {})}, device=options.device
             )
             share = 0.0 if options.quick else 60 * options.minutes / len(TASKS)

@@ -27,8 +27,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from tintype.data import DataSplits, open_data
-from tintype.data.cache import num_cores
-from tintype.hardware.device import hold_memory
+from tintype.hardware.device import hold_memory, num_cores
 
 BATCH = 64
 

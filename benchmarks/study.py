@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import tintype as tt
-from tintype.progress import Silent
+from tintype.progress import Watcher
 
 
 def main() -> None:
@@ -40,9 +40,9 @@ def measure(out: Path, seeds: int, epochs: float) -> None:
         "seeds": seeds,
     }
     # imports are not the study's
-    tt.train("digits-cnn", epochs=1, out=out, name="warm", watcher=Silent())
+    tt.train("digits-cnn", epochs=1, out=out, name="warm", watcher=Watcher())
     started = time.perf_counter()
-    study = tt.study(content, out=out, watcher=Silent())
+    study = tt.study(content, out=out, watcher=Watcher())
     whole = time.perf_counter() - started
     own = sum(record["seconds"] for record in study.record.values())
     started = time.perf_counter()

@@ -29,7 +29,7 @@ from tintype.data.source import DataSplits, ResidentSource
 from tintype.hardware.device import autocast, choose_precision, hold_memory
 from tintype.models import build_model
 from tintype.optim import build_optimizers
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.tasks.classify.task import Classify
@@ -40,7 +40,7 @@ WIDTHS = {"widths": [64, 128, 256], "hidden": [], "dropout": 0}
 CPU = torch.device("cpu")
 
 
-class Clock(Silent):
+class Clock(Watcher):
     """Notes when each step ended."""
 
     def __init__(self) -> None:

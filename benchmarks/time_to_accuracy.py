@@ -15,7 +15,7 @@ import statistics
 import tempfile
 
 import tintype
-from tintype.progress import Silent
+from tintype.progress import Watcher
 
 # The recipe and the epochs that reach each target.
 RECIPES = {83: ("cifar10", {"epochs": 1.2}), 91: ("cifar10-fast", {})}
@@ -35,7 +35,12 @@ def main() -> None:
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as out:
             run = tintype.train(
-                recipe, data_root=options.data_root, seed=seed, out=out, watcher=Silent(), **changes
+                recipe,
+                data_root=options.data_root,
+                seed=seed,
+                out=out,
+                watcher=Watcher(),
+                **changes,
             )
             test, environment = run.metrics["test"], run.read("environment.json")
         accuracies.append(test["accuracy"])

@@ -23,9 +23,9 @@ import tintype as tt
 from tintype.hardware.device import autocast, choose_precision, hold_memory
 from tintype.models import build_model
 from tintype.models.parts.backbone import backbone_parts, for_inference
-from tintype.models.parts.pretrained import load_pretrained
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
+from tintype.runs.pretrained import load_pretrained
 from tintype.statistics import wilson_interval
 from tintype.tasks.classify.transfer import HeadOnly
 from tintype.training.engine import Engine
@@ -100,14 +100,14 @@ def main() -> None:
     options = parser.parse_args()
     hold_memory()
     recipe = tt.Recipe(data=options.photos, weights=options.weights, model="auto", tune="head")
-    recipe = recipe.with_(
+    recipe = recipe.replace(
         epochs=options.epochs,
         batch_size=64,
         image_size=options.image_size,
         augment="none",
         device="cpu",
     )
-    prepared = prepare(recipe, Silent())
+    prepared = prepare(recipe, Watcher())
     task = prepared.task
     assert isinstance(task, HeadOnly)
     splits = prepared.splits
@@ -135,7 +135,7 @@ def main() -> None:
         started = time.perf_counter()
         seen = task.sources(splits)
         run = RunFolder.create(Path(folder), "run", exact=True)
-        Engine(task, prepared.recipe, run, Silent(), device=CPU).fit(seen.train, seen.val)
+        Engine(task, prepared.recipe, run, Watcher(), device=CPU).fit(seen.train, seen.val)
         cached = time.perf_counter() - started
         figures = task.evaluate(task.networks[task.main], seen.test).figures
     usual, right = usual_loop(prepared, options.epochs)

@@ -25,11 +25,11 @@ from tintype.data.source import DataSpec
 from tintype.hardware.device import hold_memory
 from tintype.models import build_model, count_parameters
 from tintype.runs.folder import RunFolder
+from tintype.tasks.restoring import load_task
 from tintype.tasks.upscale import quality
 from tintype.tasks.upscale.sets.pairs import open_whole
 from tintype.tasks.upscale.task import Upscale, merged
 from tintype.tasks.upscale.upscaler import Upscaler
-from tintype.verbs.predict.run import load_task
 
 ROUNDS = 3
 

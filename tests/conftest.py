@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 
 from tintype import api, cli
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, resolve
 from tintype.runs.folder import RunFolder
 
@@ -69,12 +69,12 @@ def train_in() -> Callable[..., RunFolder]:
     """
     from tintype.training.prepare import prepare, train_run
 
-    def train(folder: Path, recipe: Recipe, watcher: Silent | None = None) -> RunFolder:
+    def train(folder: Path, recipe: Recipe, watcher: Watcher | None = None) -> RunFolder:
         run = RunFolder(folder)
         if not folder.exists():
             run = RunFolder.create(folder.parent, folder.name, exact=True)
             run.write_recipe(recipe)
-        watcher = watcher or Silent()
+        watcher = watcher or Watcher()
         train_run(run, prepare(run.recipe, watcher), watcher, "test")
         return run
 
@@ -88,7 +88,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., R
     Tests must not change it; `copied_run` may be changed.
     """
     recipe = tiny(model_options={"hidden": [32]}, epochs=10)
-    return api.train(recipe, out=tmp_path_factory.mktemp("runs"), name="digits", watcher=Silent())
+    return api.train(recipe, out=tmp_path_factory.mktemp("runs"), name="digits", watcher=Watcher())
 
 
 @pytest.fixture
@@ -114,13 +114,13 @@ def kinds(
         "model": "dcgan",
         "model_options": {"width": 8, "latent": 8, "conditional": True},
     }
-    x2 = resolve("photos-x2")[0].with_(
+    x2 = resolve("photos-x2")[0].replace(
         steps=4, batch_size=4, evaluate_every=1, device="cpu", precision="fp32"
     )
     made = {
         "cnn": tiny(model="cnn", model_options={"widths": [8], "hidden": [16]}, epochs=6),
         "gan": tiny(**gan, steps=10, batch_size=50, optimizer="adam", lr=0.001, evaluate_every=1),
-        "sharp": x2.with_(**{"model.width": 8}),
+        "sharp": x2.replace(**{"model.width": 8}),
     }
     return {
         "digits": finished_run,

@@ -28,7 +28,7 @@ from torch import nn
 from tintype import api
 from tintype.data.source import DataSpec, ResidentSource
 from tintype.models import build_model
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
 from tintype.statistics import wilson_interval
 from tintype.tasks.classify.analysis import analyse
@@ -47,7 +47,7 @@ from tintype.tasks.classify.analysis.examples import (
 )
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid, spatial_layer
 from tintype.tasks.classify.task import Classify, penultimate
-from tintype.verbs.predict.run import load_task
+from tintype.tasks.restoring import load_task
 
 NAMES = ("one", "two", "three")
 
@@ -503,7 +503,7 @@ def test_curves_agree_with_the_predictions(finished_run: api.Run) -> None:
 
 def test_other_tasks_are_passed_over(tmp_path: Path) -> None:
     other: Any = object()
-    analyse(RunFolder(tmp_path), other, {}, {}, Silent())
+    analyse(RunFolder(tmp_path), other, {}, {}, Watcher())
     assert list(tmp_path.iterdir()) == []
 
 

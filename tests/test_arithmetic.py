@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from tintype import api
-from tintype.errors import UserError
+from tintype.errors import Interrupted, UserError
 from tintype.hardware import arithmetic
 from tintype.hardware.arithmetic import (
     choose_exact,
@@ -29,9 +29,8 @@ from tintype.hardware.arithmetic import (
     onednn_version,
 )
 from tintype.hardware.device import Choice, choose_compile
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import build
-from tintype.training.engine import Interrupted
 from tintype.verbs import evaluate
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
@@ -43,7 +42,7 @@ SMALL_CNN = {
 }
 
 
-class Halfway(Silent):
+class Halfway(Watcher):
     """Stops the run half-way as Ctrl-C does, and keeps what it says."""
 
     def __init__(self, *, stops: bool = True) -> None:
@@ -82,7 +81,7 @@ def edit(file: Path, change: Any) -> None:
 def test_a_resume_computes_with_the_recorded_threads(tmp_path, tiny):
     here = torch.get_num_threads()
     recipe = tiny(**SMALL_CNN, threads=here + 1)
-    whole = api.train(recipe, out=tmp_path, name="whole", watcher=Silent())
+    whole = api.train(recipe, out=tmp_path, name="whole", watcher=Watcher())
     run = stopped_run(tmp_path, recipe)
     assert torch.get_num_threads() == here
     watcher = Halfway(stops=False)
@@ -99,7 +98,9 @@ def test_a_resume_computes_with_the_recorded_threads(tmp_path, tiny):
 @pytest.mark.usefixtures("short_reports")
 def test_evaluating_again_takes_as_many_threads_as_the_training(tmp_path, tiny, monkeypatch):
     here = torch.get_num_threads()
-    run = api.train(tiny(**SMALL_CNN, threads=here + 1), out=tmp_path, name="run", watcher=Silent())
+    run = api.train(
+        tiny(**SMALL_CNN, threads=here + 1), out=tmp_path, name="run", watcher=Watcher()
+    )
     threads: list[int] = []
     usual = evaluate.load_task
 
@@ -116,7 +117,7 @@ def test_evaluating_again_takes_as_many_threads_as_the_training(tmp_path, tiny, 
 
 @pytest.mark.usefixtures("short_reports")
 def test_automatic_threads_are_recorded_in_the_recipe(tmp_path, tiny):
-    run = api.train(tiny(epochs=1), out=tmp_path, name="run", watcher=Silent())
+    run = api.train(tiny(epochs=1), out=tmp_path, name="run", watcher=Watcher())
     here = torch.get_num_threads()
     assert yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))["threads"] == here
     assert run.read("environment.json")["arithmetic"]["threads"] == here
@@ -128,7 +129,7 @@ def test_a_run_that_is_older_than_the_field_goes_on_with_its_recorded_threads(
     tmp_path, tiny, recipe_says
 ):
     recipe = tiny(**SMALL_CNN, threads=torch.get_num_threads() + 1)
-    whole = api.train(recipe, out=tmp_path, name="whole", watcher=Silent())
+    whole = api.train(recipe, out=tmp_path, name="whole", watcher=Watcher())
     run = stopped_run(tmp_path, recipe)
     fields = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
     del fields["threads"], fields["exact"]
@@ -139,7 +140,7 @@ def test_a_run_that_is_older_than_the_field_goes_on_with_its_recorded_threads(
         lambda content: [content.pop(key) for key in ("arithmetic", "not_bit_equal")],
     )
 
-    resumed = api.train(resume=run.path, watcher=Silent())
+    resumed = api.train(resume=run.path, watcher=Watcher())
     assert weights(resumed) == weights(whole)
     assert resumed.read("environment.json")["not_bit_equal"] == []
 
@@ -152,9 +153,9 @@ def test_neither_variable_nor_machine_changes_what_a_resume_computes(tmp_path):
     }  # fmt: skip
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); import test_arithmetic as here, pathlib;"
-        "from tintype import api; from tintype.progress import Silent; from tintype.recipe import build;"
+        "from tintype import api; from tintype.progress import Watcher; from tintype.recipe import build;"
         "recipe, out = build(json.loads(sys.argv[3]), where=''), pathlib.Path(sys.argv[2]);"
-        "api.train(recipe, out=out, name='whole', watcher=Silent());"
+        "api.train(recipe, out=out, name='whole', watcher=Watcher());"
         "here.stopped_run(out, recipe)"
     )
     unset = {
@@ -318,7 +319,7 @@ def test_exact_says_whether_the_promise_can_be_kept_and_why(monkeypatch):
     ("exact", "why", "printed"), [(True, "yes", False), (True, "no", True), (False, "no", False)]
 )
 def test_a_promise_that_cannot_be_kept_is_printed_unasked(tiny, exact, why, printed):
-    prepared = api.plan(tiny(exact=exact), watcher=Silent())
+    prepared = api.plan(tiny(exact=exact), watcher=Watcher())
     others = [choice for choice in prepared.choices if choice.name != "exact"]
     prepared.choices = [*others, Choice("exact", why, "as this machine is")]
     assert any(line.startswith("exact: ") for line in prepared.lines()) == printed

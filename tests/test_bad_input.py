@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from tintype import api, cli
-from tintype.progress import Silent
+from tintype.progress import Watcher
 
 Refusal = Callable[..., str]
 
@@ -233,7 +233,7 @@ def test_hostile_and_damaged_images_are_named_and_passed_over(photos, tmp_path, 
         batch_size=4,
         val_fraction=2,
         augment="none",
-        watcher=Silent(),
+        watcher=Watcher(),
     )
     skipped = {name for name, _ in run.read("data.json")["skipped"]}
     assert {"cat/bomb.png", "dog/text.png"} <= skipped

@@ -11,7 +11,7 @@ import pytest
 
 from tintype import api
 from tintype.errors import UserError
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import QUICK, build, recipe_names, resolve
 from tintype.training import prepare as training
 from tintype.training.automatic import FINE_TUNE, FROM_NOISE, FROM_SCRATCH, HEAD
@@ -104,14 +104,14 @@ def test_built_in_recipes_stand_as_they_are(name):
 
 
 def test_another_optimizer_over_a_recipe_brings_its_own_rate():
-    recipe = api.plan("digits", optimizer="adamw", watcher=Silent()).recipe
+    recipe = api.plan("digits", optimizer="adamw", watcher=Watcher()).recipe
     assert (recipe.optimizer, recipe.lr, recipe.schedule) == ("adamw", 1e-3, "cosine")
     muon = api.plan(
-        build({"data": "digits", "model": "ann", "optimizer": "muon"}, where=""), watcher=Silent()
+        build({"data": "digits", "model": "ann", "optimizer": "muon"}, where=""), watcher=Watcher()
     )
     assert muon.recipe.lr == USUAL["muon"]["lr"]
     assert any(choice.name == "lr" for choice in muon.choices)
-    kept = api.plan("digits", lr=0.001, watcher=Silent())
+    kept = api.plan("digits", lr=0.001, watcher=Watcher())
     assert (kept.recipe.optimizer, kept.recipe.lr) == (resolve("digits")[0].optimizer, 0.001)
     assert any("WARNING" in choice.reason for choice in kept.choices if choice.name == "lr")
 
@@ -131,7 +131,7 @@ def test_any_model_learns_at_a_rate_of_one_thousandth(tmp_path, model):
             Image.fromarray(pixels).save(tmp_path / "photos" / str(k) / f"{i}.png")
     run = api.train(
         str(tmp_path / "photos"), model=model, lr=0.001, augment="none", tta="none", out=tmp_path, name="run", precision="fp32",
-        watcher=Silent(),
+        watcher=Watcher(),
     )  # fmt: skip
     assert run.recipe.optimizer in ADAPTIVE
     assert run.metrics["train"]["accuracy"] > 0.6, "chance is 0.1"
@@ -144,7 +144,7 @@ def test_any_model_learns_at_a_rate_of_one_thousandth(tmp_path, model):
 def recipes(tiny, digit_files, tmp_path) -> dict[str, Any]:
     """Recipes of each task, with many more steps than the time of a test allows."""
     gan = {"task": "generate", "model": "dcgan", "model_options": {"width": 8, "latent": 8}}
-    x2 = resolve("photos-x2")[0].with_(
+    x2 = resolve("photos-x2")[0].replace(
         steps=5000, batch_size=4, evaluate_every=50, device="cpu", precision="fp32"
     )
     return {
@@ -153,7 +153,7 @@ def recipes(tiny, digit_files, tmp_path) -> dict[str, Any]:
         "generate": tiny(
             **gan, steps=5000, batch_size=50, optimizer="adam", lr=0.001, evaluate_every=50
         ),
-        "upscale": x2.with_(**{"model.width": 8}),
+        "upscale": x2.replace(**{"model.width": 8}),
     }
 
 
@@ -166,7 +166,9 @@ def test_time_fixes_the_number_of_steps_once_and_leaves_the_run_as_if_it_had_bee
     # the clock of no machine
     monkeypatch.setattr(Engine, "timing", lambda *a, **k: (timing(*a, **k), (1.0, 2.0))[1])
     monkeypatch.setattr(training, "_to_measure", _nothing_once(training._to_measure))
-    run = api.train(recipes[task].with_(time="12s"), out=tmp_path, name="bounded", watcher=Silent())
+    run = api.train(
+        recipes[task].replace(time="12s"), out=tmp_path, name="bounded", watcher=Watcher()
+    )
     assert run.recipe.time is None
     assert 1 <= run.recipe.steps <= 10
     told = next(
@@ -174,7 +176,7 @@ def test_time_fixes_the_number_of_steps_once_and_leaves_the_run_as_if_it_had_bee
     )
     assert told["choice"].startswith(f"{run.recipe.steps} of ")
     assert run.status["step"] == run.recipe.steps
-    given = api.train(run.recipe, out=tmp_path, name="given", watcher=Silent())
+    given = api.train(run.recipe, out=tmp_path, name="given", watcher=Watcher())
     assert (run.path / "model.safetensors").read_bytes() == (
         given.path / "model.safetensors"
     ).read_bytes()
@@ -196,7 +198,7 @@ def _nothing_once(real: Any) -> Any:
 
 @pytest.mark.usefixtures("short_reports")
 def test_the_shorter_of_time_and_epochs_counts(tiny, tmp_path):
-    run = api.train(tiny(epochs=1, time="1h"), out=tmp_path, name="run", watcher=Silent())
+    run = api.train(tiny(epochs=1, time="1h"), out=tmp_path, name="run", watcher=Watcher())
     assert run.recipe.epochs == 1
     assert run.recipe.steps is None
     told = next(
@@ -222,7 +224,7 @@ def test_steps_that_fit(seconds, step, evaluation, every, steps):
 def test_a_run_under_way_for_which_time_had_no_effect_goes_on_as_it_was(
     tiny, train_in, tmp_path, monkeypatch
 ):
-    class Stop(Silent):
+    class Stop(Watcher):
         def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
             if step > 10:
                 raise UserError("stopped")

@@ -1107,7 +1107,8 @@ def test_images_in_groups_are_measured_and_compared_by_group(tmp_path, tiny, tra
     (tmp_path / "list.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     recipe = tiny(data=str(tmp_path / "list.csv"), epochs=2)
     runs = [
-        api.Run(train_in(tmp_path / f"run{seed}", recipe.with_(seed=seed)).path) for seed in (0, 1)
+        api.Run(train_in(tmp_path / f"run{seed}", recipe.replace(seed=seed)).path)
+        for seed in (0, 1)
     ]
 
     figures = runs[0].metrics["test"]

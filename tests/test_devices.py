@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tintype.data.source import Batch
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.tasks.task import StepContext
 from tintype.training.prepare import prepare
 
@@ -102,7 +102,7 @@ CASES: list[dict[str, Any]] = [
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_step_leaves_nothing_on_another_device(tiny, case):
-    prepared = prepare(tiny(**case), Silent())
+    prepared = prepare(tiny(**case), Watcher())
     task, batch = prepared.task, prepared.splits.train.take(torch.arange(8))
     with accelerator():
         on_accelerator(task)

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from tintype import api
-from tintype.progress import Silent
-from tintype.runs.folder import load_checkpoint
-from tintype.verbs.predict.prediction import Prediction
+from tintype.progress import Watcher
+from tintype.runs.checkpoint import load_checkpoint
+from tintype.tasks.contract.prediction import Prediction
 
 EARLIER = Path(__file__).parent / "earlier"
 ENDS = json.loads((EARLIER / "ends.json").read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ def flat(state: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 @pytest.mark.machines
 def test_a_stopped_run_of_an_earlier_version_ends_as_it_would_have_there(stopped: Path) -> None:
-    run = api.train(resume=stopped, watcher=Silent())
+    run = api.train(resume=stopped, watcher=Watcher())
 
     end = ENDS[stopped.name]
     assert run.status["state"] == "finished"
@@ -83,7 +83,7 @@ def test_a_stopped_run_of_an_earlier_version_ends_as_it_would_have_there(stopped
 
 
 def test_a_finished_run_of_an_earlier_version_answers(stopped: Path, digit_files: Path) -> None:
-    run = api.train(resume=stopped, watcher=Silent())
+    run = api.train(resume=stopped, watcher=Watcher())
     if stopped.name == "gan":
         images = run.generate(2, seed=1)
         assert len(images) == 2

@@ -21,15 +21,17 @@ from tintype.data import open_data
 from tintype.data.source import DataSplits, MappedSource
 from tintype.errors import UserError
 from tintype.pages.report import write_report
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.runs.summary import verdict_line
-from tintype.training.engine import READ_SECONDS, Engine, Order, Plan, batches, fold
+from tintype.seeds import fold
+from tintype.training.engine import READ_SECONDS, Engine, Plan
+from tintype.training.order import Order, batches
 from tintype.training.prepare import prepare
 
 
-class Recorder(Silent):
+class Recorder(Watcher):
     """Remembers what the engine told."""
 
     def __init__(self) -> None:
@@ -197,7 +199,7 @@ def test_the_first_losses_with_everything_on_are_frozen(fit, tiny):
 @pytest.mark.machines
 def test_a_seed_gives_the_same_run_and_another_seed_another(fit, tiny):
     recipe = tiny(steps=6, model_options={"hidden": [16], "dropout": 0.2}, augment="light")
-    first, again, other = fit(recipe), fit(recipe), fit(recipe.with_(seed=1))
+    first, again, other = fit(recipe), fit(recipe), fit(recipe.replace(seed=1))
     assert same(first[0], again[0])
     assert first[1].losses == again[1].losses
     assert not same(first[0], other[0])
@@ -224,7 +226,7 @@ def test_evaluating_more_often_changes_nothing(fit, tiny, tta):
         tta=tta,
     )
     seldom, _ = fit(recipe)
-    often, told = fit(recipe.with_(evaluate_every=0.08))
+    often, told = fit(recipe.replace(evaluate_every=0.08))
     assert len(told.scores) == 20
     assert same(seldom, often)
 
@@ -275,7 +277,7 @@ def test_images_from_disk_train_bit_equal_to_images_in_memory(fit, tiny):
 def test_accumulation_gives_the_step_of_the_whole_batch(fit, tiny):
     recipe = tiny(steps=8, optimizer="sgd", lr=0.1, batch_size=101, precision="fp32")
     whole, told = fit(recipe)
-    parts, told_in_parts = fit(recipe.with_(accumulate=3))
+    parts, told_in_parts = fit(recipe.replace(accumulate=3))
     assert told_in_parts.losses == pytest.approx(told.losses, rel=1e-5)
     for key in whole:
         torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
@@ -284,14 +286,14 @@ def test_accumulation_gives_the_step_of_the_whole_batch(fit, tiny):
 def test_one_hot_targets_give_the_same_training(fit, tiny):
     recipe = tiny(steps=5, label_smoothing=0.1, class_weights="balanced")
     assert fit(recipe)[1].losses == pytest.approx(
-        fit(recipe.with_(one_hot=True))[1].losses, rel=1e-5
+        fit(recipe.replace(one_hot=True))[1].losses, rel=1e-5
     )
 
 
 def test_clipping_bounds_the_step(fit, tiny):
     """One step of plain SGD moves the weights by lr times the norm of the gradient."""
     recipe = tiny(steps=1, optimizer="sgd", lr=1.0, momentum=0.0, schedule="constant")
-    prepared = prepare(recipe, Silent())
+    prepared = prepare(recipe, Watcher())
     start = {k: v.clone() for k, v in prepared.task.networks["classifier"].state_dict().items()}
 
     def moved(weights: Weights) -> float:
@@ -301,17 +303,17 @@ def test_clipping_bounds_the_step(fit, tiny):
 
     free = moved(fit(recipe)[0])
     assert free > 0.1
-    assert moved(fit(recipe.with_(clip=0.01))[0]) == pytest.approx(0.01, rel=1e-3)
-    assert moved(fit(recipe.with_(clip=1000.0))[0]) == pytest.approx(free, rel=1e-5)
+    assert moved(fit(recipe.replace(clip=0.01))[0]) == pytest.approx(0.01, rel=1e-3)
+    assert moved(fit(recipe.replace(clip=1000.0))[0]) == pytest.approx(free, rel=1e-5)
 
 
 def test_the_run_ends_with_the_averaged_weights(fit, tiny):
     recipe = tiny(steps=12, optimizer="sgd", lr=0.1, schedule="constant")
     own, _ = fit(recipe)
-    averaged, told = fit(recipe.with_(ema=0.9))
+    averaged, told = fit(recipe.replace(ema=0.9))
     assert not same(own, averaged)
     # The average lies between the start and the end: nearer to the end than the start is.
-    prepared = prepare(recipe, Silent())
+    prepared = prepare(recipe, Watcher())
     start = prepared.task.networks["classifier"].state_dict()
     for key in own:
         assert (averaged[key] - own[key]).norm() < (start[key] - own[key]).norm()
@@ -330,7 +332,7 @@ def test_patience_stops_and_the_best_weights_are_restored(fit, tiny):
     best = int(np.argmax(told.scores))
     assert len(told.scores) == best + 4, "three evaluations without gain after the best one"
     assert any(note.startswith("stopped early at step") for note in told.notes)
-    prepared = prepare(recipe, Silent())
+    prepared = prepare(recipe, Watcher())
     network = prepared.task.networks["classifier"]
     network.load_state_dict(weights)
     assert (
@@ -365,7 +367,7 @@ def test_keep_decides_which_weights_remain(fit, tiny, keep):
     )
     weights, told = fit(recipe)
     assert told.scores[-1] < max(told.scores), "the example shows nothing"
-    prepared = prepare(recipe, Silent())
+    prepared = prepare(recipe, Watcher())
     network = prepared.task.networks["classifier"]
     network.load_state_dict(weights)
     score = prepared.task.evaluate(network, prepared.splits.val).figures["accuracy"]
@@ -376,12 +378,12 @@ def test_smaller_images_first(fit, tiny):
     recipe = tiny(
         steps=6, model="small-filters", model_options={"widths": [8]}, resolutions=[[0, 8]]
     )
-    plain = recipe.with_(resolutions=[])
+    plain = recipe.replace(resolutions=[])
     assert fit(recipe)[1].losses == fit(plain)[1].losses, "the full size is the same as none"
     grown = tiny(
         steps=6, model="fast-cnn", model_options={"widths": [8, 8]}, resolutions=[[0, 6], [0.5, 8]]
     )
-    assert fit(grown)[1].losses != fit(grown.with_(resolutions=[]))[1].losses
+    assert fit(grown)[1].losses != fit(grown.replace(resolutions=[]))[1].losses
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------------------
@@ -400,7 +402,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_checkpoint(
     assert "The last good checkpoint is kept." in message
     run = RunFolder.open(tmp_path / "run")
     assert run.status["state"] == "failed"
-    from tintype.runs.folder import load_checkpoint
+    from tintype.runs.checkpoint import load_checkpoint
 
     state, warnings = load_checkpoint(run.path / "checkpoints")
     assert warnings == []
@@ -448,7 +450,7 @@ def test_the_accuracy_of_training_batches_is_that_of_their_images(tmp_path, tiny
         "precision": "fp32",
     }
     recipe = tiny(**still, steps=2, batch_size=5000, evaluate_every=1, clean_sample=5000)
-    run = api.train(recipe, out=tmp_path, name="still", watcher=Silent())
+    run = api.train(recipe, out=tmp_path, name="still", watcher=Watcher())
     reached = run.read("evaluation.json")["splits"]["train"]["accuracy"]
 
     for row in run.history:
@@ -460,7 +462,7 @@ def test_the_accuracy_of_training_batches_is_that_of_their_images(tmp_path, tiny
 @pytest.mark.usefixtures("short_reports")
 def test_the_clean_sample_is_measured_without_augmentation_and_survives_a_resume(tmp_path, tiny):
     recipe = tiny(epochs=3, augment={"translate": 3}, clean_sample=100)
-    run = api.train(recipe, out=tmp_path, name="sample", watcher=Silent())
+    run = api.train(recipe, out=tmp_path, name="sample", watcher=Watcher())
     measured = [row for row in run.history if row["val_accuracy"] is not None]
     assert len(measured) == 3
     assert all(
@@ -469,7 +471,7 @@ def test_the_clean_sample_is_measured_without_augmentation_and_survives_a_resume
     )
 
     without = api.train(
-        recipe.with_(clean_sample=0), out=tmp_path, name="without", watcher=Silent()
+        recipe.replace(clean_sample=0), out=tmp_path, name="without", watcher=Watcher()
     )
     assert (run.path / "model.safetensors").read_bytes() == (
         without.path / "model.safetensors"

@@ -22,7 +22,7 @@ from tintype import api
 from tintype.data.identity import Identities, identify
 from tintype.data.source import DataSpec, ResidentSource
 from tintype.errors import UserError
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
 
 PIECE = 64
@@ -52,7 +52,7 @@ def run(photos, tmp_path_factory) -> api.Run:
         "augment": "none",
     }
     return api.train(
-        str(photos), out=tmp_path_factory.mktemp("runs"), name="r", watcher=Silent(), **recipe
+        str(photos), out=tmp_path_factory.mktemp("runs"), name="r", watcher=Watcher(), **recipe
     )
 
 

@@ -20,14 +20,14 @@ from PIL import Image
 from tintype import api, cli
 from tintype.data.decode import Resize, decode, fit
 from tintype.errors import UserError
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import build
 from tintype.runs.model import resize_of
 from tintype.tasks.classify.task import Classify
 from tintype.tasks.contract.resizing import Resizer
+from tintype.tasks.restoring import load_task
 from tintype.verbs.export import Exported, export_run, formats, images
 from tintype.verbs.export.checking import check_classifier
-from tintype.verbs.predict.run import load_task
 
 SIZES = [(96, 96), (90, 131), (40, 23), (300, 12), (16, 16), (33, 64), (250, 240)]
 HOW = [
@@ -55,7 +55,7 @@ def colour_run(tmp_path_factory) -> api.Run:
         "data": str(root / "photos"), "image_size": 16, "model": "resnet", "model_options": {"depth": 8}, "epochs": 3,
         "batch_size": 24, "lr": 0.01, "precision": "fp32", "device": "cpu", "val_fraction": 0.4, "tta": "flip",
     }  # fmt: skip
-    return api.train(build(fields, where=""), out=root, name="colour", watcher=Silent())
+    return api.train(build(fields, where=""), out=root, name="colour", watcher=Watcher())
 
 
 @pytest.fixture(scope="module")
@@ -210,14 +210,14 @@ def gan_run(tmp_path_factory, tiny) -> api.Run:
         model_options={"width": 8, "latent": 8, "conditional": True},
         steps=12,
     )
-    return api.train(recipe, out=tmp_path_factory.mktemp("gans"), name="gan", watcher=Silent())
+    return api.train(recipe, out=tmp_path_factory.mktemp("gans"), name="gan", watcher=Watcher())
 
 
 @pytest.fixture(scope="module")
 def sharp_run(tmp_path_factory) -> api.Run:
     from tintype.recipe import resolve
 
-    recipe = resolve("photos-x2")[0].with_(
+    recipe = resolve("photos-x2")[0].replace(
         steps=12,
         batch_size=4,
         lr=0.05,
@@ -226,7 +226,7 @@ def sharp_run(tmp_path_factory) -> api.Run:
         evaluate_every=1,
         **{"model.width": 8},
     )
-    return api.train(recipe, out=tmp_path_factory.mktemp("sharp"), name="sharp", watcher=Silent())
+    return api.train(recipe, out=tmp_path_factory.mktemp("sharp"), name="sharp", watcher=Watcher())
 
 
 def test_a_generator_makes_the_same_pictures(gan_run, tmp_path):
@@ -249,7 +249,7 @@ def test_a_guided_flow_makes_the_same_pictures(tmp_path, tiny):
 
     options = {"width": 8, "levels": 1, "sampling_steps": 2, "guidance": 1.5}
     recipe = tiny(task="generate", model="flow-unet", model_options=options, lr=0.003, steps=12)
-    run = api.train(recipe, out=tmp_path, name="flow", watcher=Silent())
+    run = api.train(recipe, out=tmp_path, name="flow", watcher=Watcher())
     session = session_of(export_run(run, out=tmp_path / "flow.onnx").path)
     noise = sampling.latents(3, range(5), session.get_inputs()[0].shape[1:])
     by_turns = session.run(None, {"noise": noise, "classes": np.arange(5)})[0]

@@ -26,19 +26,21 @@ from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model, count_parameters
 from tintype.models.parts.gan_parts import MinibatchStd, SelfAttention
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import RECIPES, Recipe, read_recipe, recipe_names
 from tintype.runs.catalogue import list_runs
-from tintype.runs.folder import RunFolder, load_checkpoint
+from tintype.runs.checkpoint import load_checkpoint
+from tintype.runs.folder import RunFolder
 from tintype.runs.reading import read_run
+from tintype.seeds import fold
 from tintype.tasks import losses
 from tintype.tasks.generate import distances, sampling
 from tintype.tasks.generate import report as generate_sections
 from tintype.tasks.generate.diff_augment import OPERATIONS, AdaptiveStrength, diff_augment
 from tintype.tasks.generate.objective import Objective
 from tintype.tasks.generate.trouble import Trouble, verdict
-from tintype.training.engine import Order, fold
-from tintype.verbs.predict.run import load_task
+from tintype.tasks.restoring import load_task
+from tintype.training.order import Order
 
 GANS = [name for name in plugins.names("models", task="generate") if not name.startswith("flow")]
 
@@ -343,7 +345,7 @@ def tiny_gan(tiny) -> Any:
 def gan_run(tmp_path_factory, tiny_gan) -> api.Run:
     """A finished run of a GAN, with its report. Tests must not change it."""
     recipe = tiny_gan(steps=60, evaluate_every=1)
-    return api.train(recipe, out=tmp_path_factory.mktemp("gans"), name="gan", watcher=Silent())
+    return api.train(recipe, out=tmp_path_factory.mktemp("gans"), name="gan", watcher=Watcher())
 
 
 def test_a_run_leaves_everything_that_was_promised(gan_run):
@@ -463,7 +465,7 @@ class Stop(Exception):
     """Stands for whatever ends a process."""
 
 
-class Stopper(Silent):
+class Stopper(Watcher):
     """Raises when a step is logged, before its checkpoint is written."""
 
     def __init__(self, at: int) -> None:
@@ -524,7 +526,7 @@ def test_a_run_is_the_loop_that_alternates(tiny, train_in, tmp_path):
 def test_the_network_that_has_no_turn_holds_still(tiny_gan, train_in, tmp_path):
     """With a generator that never has its turn again, only its batch norm's statistics move."""
     recipe = tiny_gan(steps=2, ema=0.0, task_options={"discriminator_steps": 1000})
-    longer = recipe.with_(steps=6)
+    longer = recipe.replace(steps=6)
     states = [
         load_checkpoint(train_in(tmp_path / f"run{r.steps}", r).path / "checkpoints")[0]["networks"]
         for r in (recipe, longer)
@@ -541,7 +543,7 @@ def test_the_network_that_has_no_turn_holds_still(tiny_gan, train_in, tmp_path):
 
 
 def test_a_collapsed_generator_is_told_with_a_remedy(tiny_gan, tmp_path):
-    class Notes(Silent):
+    class Notes(Watcher):
         def __init__(self) -> None:
             self.lines: list[str] = []
 
@@ -583,7 +585,7 @@ def test_a_classifier_run_tells_which_classes_are_made(tiny_gan, finished_run, t
     recipe = tiny_gan(
         steps=4, task_options={"features": str(finished_run.path), "num_samples": 100}
     )
-    run = api.train(recipe, out=tmp_path, name="run", watcher=Silent())
+    run = api.train(recipe, out=tmp_path, name="run", watcher=Watcher())
     figures = run.metrics["test"]
     assert sum(figures["class_shares"].values()) == pytest.approx(1, abs=1e-3)
     assert figures["largest_class_share"] == pytest.approx(
@@ -701,7 +703,7 @@ def test_an_unconditional_generator_knows_no_class(tiny_gan, tmp_path):
         model="mlp-gan",
         model_options={"hidden": [16], "discriminator_hidden": [16], "latent": 4},
     )
-    run = api.train(recipe, out=tmp_path, name="run", watcher=Silent())
+    run = api.train(recipe, out=tmp_path, name="run", watcher=Watcher())
     assert run.generate(2).shape == (2, 8, 8, 1)
     with pytest.raises(UserError, match="knows no classes"):
         run.generate(1, class_name="3")
@@ -742,7 +744,7 @@ def test_an_unconditional_generator_knows_no_class(tiny_gan, tmp_path):
 )
 def test_a_recipe_that_cannot_be_is_a_line(tiny_gan, changes, message):
     with pytest.raises(UserError, match=message) as error:
-        api.plan(tiny_gan(**changes), watcher=Silent())
+        api.plan(tiny_gan(**changes), watcher=Watcher())
     assert "\n" not in str(error.value)
 
 
@@ -818,9 +820,11 @@ def test_photos_without_classes_train_a_generator(photos, tt, layout):
 
 
 def test_a_folder_trains_the_model_that_was_asked_for(photos):
-    planned = api.plan(str(photos), model="resnet", watcher=Silent())
+    planned = api.plan(str(photos), model="resnet", watcher=Watcher())
     assert planned.recipe.model == "resnet"
-    planned = api.plan(str(photos), model="dcgan", task="generate", image_size=16, watcher=Silent())
+    planned = api.plan(
+        str(photos), model="dcgan", task="generate", image_size=16, watcher=Watcher()
+    )
     assert (planned.recipe.model, planned.recipe.optimizer, planned.recipe.steps) == (
         "dcgan",
         "adam",
@@ -833,7 +837,9 @@ def test_only_the_standard_features_are_called_fid(finished_run, tiny_gan, tmp_p
 
     shutil.copytree(finished_run.path, tmp_path / "inception")
     with pytest.raises(UserError, match="a run named inception would be taken"):
-        api.plan(tiny_gan(task_options={"features": str(tmp_path / "inception")}), watcher=Silent())
+        api.plan(
+            tiny_gan(task_options={"features": str(tmp_path / "inception")}), watcher=Watcher()
+        )
 
 
 def test_trouble_names_remedies_that_are_there_and_not_in_use():
@@ -841,7 +847,7 @@ def test_trouble_names_remedies_that_are_there_and_not_in_use():
         trouble = Trouble(objective)
         trouble.options, trouble.step = options, 100
         shares = {str(k): 0.0 if k < 1 else 0.1 for k in range(10)}
-        trouble.judge({"diversity": 0.1, "class_shares": shares, "classes_present": 9}, recall=0.0)
+        trouble.assess({"diversity": 0.1, "class_shares": shares, "classes_present": 9}, recall=0.0)
         return " ".join(trouble.warnings)
 
     first = told(Objective("bce"), minibatch="none", conditional=False)
@@ -858,7 +864,7 @@ def test_trouble_names_remedies_that_are_there_and_not_in_use():
     assert "=" not in second
     early = Trouble(Objective("bce"))
     early.step, early.progress = 5, 0.01
-    early.judge({"diversity": 0.1}, recall=0.0)
+    early.assess({"diversity": 0.1}, recall=0.0)
     assert early.warnings == []
 
 
@@ -895,7 +901,7 @@ def test_a_generator_that_copies_is_said_to_memorise(tiny_gan, tmp_path, monkeyp
 
     copies = lambda task, network, noise, labels: task.train.take(torch.arange(len(noise))).images  # noqa: E731
     monkeypatch.setattr(Generate, "make_images", copies)
-    run = api.train(tiny_gan(steps=2), out=tmp_path, name="run", watcher=Silent())
+    run = api.train(tiny_gan(steps=2), out=tmp_path, name="run", watcher=Watcher())
     evaluation = run.read("evaluation.json")
     assert evaluation["verdict"]["word"] == "memorises"
     assert any(
@@ -909,8 +915,8 @@ def test_a_generator_that_copies_is_said_to_memorise(tiny_gan, tmp_path, monkeyp
 def test_a_penalty_behind_batch_norm_is_told_and_never_a_remedy():
     trouble = Trouble(Objective("bce", r1=1.0))
     trouble.options = {"norm": "batch"}
-    trouble.judge({"diversity": 1.0}, recall=1.0)
-    trouble.judge({"diversity": 1.0}, recall=1.0)
+    trouble.assess({"diversity": 1.0}, recall=1.0)
+    trouble.assess({"diversity": 1.0}, recall=1.0)
     assert len(trouble.warnings) == 1
     assert "Try --set model.norm=none" in trouble.warnings[0]
     for norm, remedy in (
@@ -919,7 +925,7 @@ def test_a_penalty_behind_batch_norm_is_told_and_never_a_remedy():
     ):
         trouble = Trouble(Objective("bce"))
         trouble.options, trouble.step = {"norm": norm}, 100
-        trouble.judge({"diversity": 0.1}, recall=1.0)
+        trouble.assess({"diversity": 0.1}, recall=1.0)
         assert remedy in trouble.warnings[0]
 
 
@@ -927,7 +933,7 @@ def test_missing_classes_are_told():
     trouble = Trouble(Objective("bce"))
     trouble.step = 100
     shares = {str(k): 0.0 if k in (3, 7) else 0.125 for k in range(10)}
-    trouble.judge({"diversity": 1.0, "class_shares": shares, "classes_present": 8}, recall=0.5)
+    trouble.assess({"diversity": 1.0, "class_shares": shares, "classes_present": 8}, recall=0.5)
     assert "2 of 10 classes are hardly made (3, 7)" in trouble.warnings[0]
 
 
@@ -1051,7 +1057,7 @@ def test_guidance_needs_a_tenth_of_the_classes_hidden_in_training(
     recipe = tiny_gan(
         model="flow-unet", model_options=options, steps=40, batch_size=64, optimizer="adamw"
     )
-    api.train(recipe, out=tmp_path, name="run", watcher=Silent())
+    api.train(recipe, out=tmp_path, name="run", watcher=Watcher())
     labels = torch.cat(seen)
     assert len(labels) == 40 * 64
     assert float((labels == 10).float().mean()) == pytest.approx(hidden, abs=0.03)
@@ -1094,7 +1100,7 @@ def test_a_flow_that_cannot_be_is_a_line(options, message):
     with pytest.raises(UserError, match=message):
         build_model("flow-unet", spec(1, 28), options, seed=0)
     with pytest.raises(UserError, match="unknown loss"):
-        api.plan("digits-gan", model="flow-unet", watcher=Silent(), task_options={"loss": "hinge"})
+        api.plan("digits-gan", model="flow-unet", watcher=Watcher(), task_options={"loss": "hinge"})
 
 
 # ---- the report -------------------------------------------------------------------------------------------------------
@@ -1244,7 +1250,7 @@ def test_digits_gan_makes_digits_that_a_classifier_recognises(finished_run, tmp_
         device="cpu",
         out=tmp_path,
         name="run",
-        watcher=Silent(),
+        watcher=Watcher(),
     )
     figures = run.metrics["test"]
     assert figures["classes_present"] == 10

@@ -251,11 +251,11 @@ def test_a_run_keeps_its_groups_and_measures_by_them(objects: Path, tmp_path: Pa
 
 
 def test_other_groups_are_another_split(objects: Path, tiny):
-    from tintype.progress import Silent
+    from tintype.progress import Watcher
 
     recipe = tiny(data=str(objects), epochs=1, batch_size=16)
-    one = prepare(recipe, Silent()).splits.spec.fingerprint
-    other = prepare(recipe.with_(groups="{group}_*.jpg"), Silent()).splits.spec.fingerprint
+    one = prepare(recipe, Watcher()).splits.spec.fingerprint
+    other = prepare(recipe.replace(groups="{group}_*.jpg"), Watcher()).splits.spec.fingerprint
     assert one != other
 
 

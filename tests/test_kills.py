@@ -329,7 +329,7 @@ def place(
     recipes = {
         "classify": tiny(**few, lr="auto"),
         "generate": tiny(**few, **gan, batch_size=20),
-        "upscale": kinds["sharp"].recipe.with_(steps=2),
+        "upscale": kinds["sharp"].recipe.replace(steps=2),
         "folder": tiny(**few, data="photos", batch_size=8),
     }
     for name, recipe in recipes.items():

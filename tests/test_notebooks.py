@@ -16,12 +16,12 @@ from nbclient import NotebookClient
 
 from tintype import notebook, progress
 from tintype.notebook import MOST_POINTS, Curve, Panel, in_notebook, picture
-from tintype.progress import Live, Silent, make_watcher
+from tintype.progress import Live, Watcher, make_watcher
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-class Told:
+class RunInfo:
     """A display that keeps what it was shown last, and how often it was."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def train(live: Live, clock: Clock, steps: int, seconds: float = 0.1, total: int
 
 
 def test_a_live_display_is_updated_at_most_once_in_a_second(clock):
-    told = Told()
+    told = RunInfo()
     live = Live(told)  # pyright: ignore[reportArgumentType]
     train(live, clock, steps=200)  # 20 seconds
     assert 15 <= told.count <= 21
@@ -82,7 +82,7 @@ def test_a_live_display_is_updated_at_most_once_in_a_second(clock):
 
 
 def test_a_live_display_shows_losses_the_validation_figure_and_notes(clock):
-    told = Told()
+    told = RunInfo()
     live = Live(told)  # pyright: ignore[reportArgumentType]
     live.note("model: <cnn>")
     live.note("warning: little memory")
@@ -100,7 +100,7 @@ def test_a_live_display_shows_losses_the_validation_figure_and_notes(clock):
 
 
 def test_a_live_display_needs_no_script_and_no_widget(clock):
-    told = Told()
+    told = RunInfo()
     live = Live(told)  # pyright: ignore[reportArgumentType]
     train(live, clock, steps=100)
     live.close()
@@ -111,7 +111,7 @@ def test_a_live_display_needs_no_script_and_no_widget(clock):
 
 
 def test_both_losses_of_a_gan_and_its_distance_are_drawn(clock):
-    told = Told()
+    told = RunInfo()
     live = Live(told)  # pyright: ignore[reportArgumentType]
     for step in range(1, 40):
         clock.now += 0.1
@@ -133,7 +133,7 @@ def test_both_losses_of_a_gan_and_its_distance_are_drawn(clock):
 
 
 def test_another_run_begins_new_curves(clock):
-    told = Told()
+    told = RunInfo()
     live = Live(told)  # pyright: ignore[reportArgumentType]
     train(live, clock, steps=100)
     train(live, clock, steps=5)
@@ -142,7 +142,7 @@ def test_another_run_begins_new_curves(clock):
 
 
 def test_a_study_shows_the_whole_and_its_lines(clock):
-    told = Told()
+    told = RunInfo()
     live = Live(told)  # pyright: ignore[reportArgumentType]
     live.note("[1 of 4] wide, seed 0")
     clock.now += 2
@@ -183,7 +183,7 @@ def test_outside_a_notebook_there_is_none(monkeypatch):
     assert not isinstance(make_watcher(), Live)
     monkeypatch.setattr(progress, "in_notebook", lambda: True)
     assert isinstance(make_watcher(), Live)
-    assert type(make_watcher(quiet=True)) is Silent
+    assert type(make_watcher(quiet=True)) is Watcher
 
 
 # ---- the examples, in a kernel ----------------------------------------------------------------------------------------

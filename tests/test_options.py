@@ -22,16 +22,16 @@ from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.parts import resample
 from tintype.optim import lr_factor
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
 from tintype.tasks import losses
 from tintype.tasks.classify.task import Classify
+from tintype.tasks.contract.prediction import Prediction
 from tintype.tasks.generate.objective import Objective
 from tintype.tasks.upscale.task import Upscale
 from tintype.training.engine import Plan
 from tintype.training.prepare import prepare
 from tintype.verbs.export import export_run
-from tintype.verbs.predict.prediction import Prediction
 
 CPU = torch.device("cpu")
 RED_GREEN_BLUE = DataSpec("", 3, 32, 32, tuple("abcdefghij"), (), (), "")
@@ -42,7 +42,7 @@ RED_GREEN_BLUE = DataSpec("", 3, 32, 32, tuple("abcdefghij"), (), (), "")
 
 @pytest.mark.parametrize("how", ["none", "scale", "mean-std", None])
 def test_pixels_are_normalised_as_the_recipe_says(tiny, how):
-    prepared = prepare(tiny(normalise=how), Silent())
+    prepared = prepare(tiny(normalise=how), Watcher())
     train = prepared.splits.train
     pixels = train.take(torch.arange(len(train))).images.float()
 
@@ -59,8 +59,8 @@ def test_a_backbone_has_its_own_statistics_unless_the_recipe_says_otherwise(
     first = train_in(tmp_path / "first", tiny(epochs=1))
     again = {"weights": str(first.path), "epochs": 1}
     own = tuple(first.read("model.json")["preprocessing"]["mean"])
-    assert prepare(tiny(**again), Silent()).task.spec.mean == own
-    assert prepare(tiny(**again, normalise="scale"), Silent()).task.spec.mean == (0.0,)
+    assert prepare(tiny(**again), Watcher()).task.spec.mean == own
+    assert prepare(tiny(**again, normalise="scale"), Watcher()).task.spec.mean == (0.0,)
 
 
 @pytest.mark.parametrize(("how", "by"), [("none", 1), ("scale", 255)])
@@ -95,7 +95,7 @@ def test_a_task_with_its_own_range_of_pixels_takes_no_other(tiny):
     with pytest.raises(UserError, match="normalise has no effect on task upscale"):
         prepare(
             tiny(task="upscale", data="photos", model="srcnn", model_options={}, normalise="scale"),
-            Silent(),
+            Watcher(),
         )
 
 
@@ -250,9 +250,11 @@ def test_a_figure_that_is_not_measured_is_refused(tt):
 
 
 def test_patience_that_cannot_end_a_run_is_said(tiny):
-    choices = {c.name: c for c in prepare(tiny(epochs=3, patience=3), Silent()).choices}
+    choices = {c.name: c for c in prepare(tiny(epochs=3, patience=3), Watcher()).choices}
     assert choices["patience"].choice == "without effect"
-    assert "patience" not in {c.name for c in prepare(tiny(epochs=3, patience=2), Silent()).choices}
+    assert "patience" not in {
+        c.name for c in prepare(tiny(epochs=3, patience=2), Watcher()).choices
+    }
 
 
 # ---- pooling ----------------------------------------------------------------------------------------------------------

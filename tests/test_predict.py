@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 
 from tintype import api, cli
 from tintype.errors import UserError
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.tasks.task import Prediction
 from tintype.verbs.predict.classifier import Classifier
 from tintype.verbs.predict.files import list_images
@@ -381,7 +381,7 @@ def test_names_on_standard_input(tt, finished_run, digit_files, monkeypatch):
 
 def test_heat_maps_of_a_network_with_maps(tt, tiny, digit_files, tmp_path):
     recipe = tiny(model="cnn", model_options={"widths": [8, 8]})
-    run = api.train(recipe, out=tmp_path, name="cnn", watcher=Silent())
+    run = api.train(recipe, out=tmp_path, name="cnn", watcher=Watcher())
     photos = [
         *sorted((digit_files / "1").iterdir())[:2],
         *sorted((digit_files / "2").iterdir())[:1],

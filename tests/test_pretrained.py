@@ -35,7 +35,8 @@ from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.parts import pretrained
 from tintype.models.parts.backbone import backbone_parts
-from tintype.models.parts.pretrained import (
+from tintype.models.torchvision_zoo import NAMES
+from tintype.runs.pretrained import (
     fetch_weights,
     is_backbone,
     load_pretrained,
@@ -43,7 +44,6 @@ from tintype.models.parts.pretrained import (
     own_preprocessing,
     weights_available,
 )
-from tintype.models.torchvision_zoo import NAMES
 from tintype.tasks.upscale.perceptual import PerceptualDistance
 from tintype.verbs import tune as tuning
 from tintype.verbs.study import declare
@@ -741,7 +741,7 @@ def test_a_tuning_and_a_study_with_a_perceptual_loss_take_weights_none(tt, tmp_p
     (tmp_path / "s.yaml").write_text(
         yaml.safe_dump({**fields, "vary": {"lr": [0.1, 0.2]}}), encoding="utf-8"
     )
-    runs = declare(str(tmp_path / "s.yaml")).with_(weights="none").runs()
+    runs = declare(str(tmp_path / "s.yaml")).replace(weights="none").runs()
     assert {run.recipe.weights for run in runs} == {"none"}
 
 

@@ -16,7 +16,6 @@ from tintype.data import open_data
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model
-from tintype.models.parts.pretrained import is_backbone
 from tintype.optim import build_optimizers
 from tintype.recipe import (
     ALIASES,
@@ -28,6 +27,7 @@ from tintype.recipe import (
     recipe_names,
     resolve,
 )
+from tintype.runs.pretrained import is_backbone
 from tintype.training import prepare as training
 from tintype.training.engine import Plan
 
@@ -171,30 +171,32 @@ def test_a_wrong_value_is_one_line(fields, message):
 @pytest.mark.parametrize(("alias", "field"), sorted(ALIASES.items()))
 def test_aliases_of_other_tools(alias, field):
     assert getattr(build({alias: 3}, where=""), field) == 3
-    assert getattr(Recipe().with_(**{alias: 3}), field) == 3
+    assert getattr(Recipe().replace(**{alias: 3}), field) == 3
 
 
 def test_epochs_replace_steps_and_the_other_way_round():
-    assert Recipe(epochs=3).with_(steps=5).epochs is None
-    assert Recipe(steps=5).with_(epochs=3).steps is None
+    assert Recipe(epochs=3).replace(steps=5).epochs is None
+    assert Recipe(steps=5).replace(epochs=3).steps is None
     with pytest.raises(UserError, match="not both"):
-        Recipe().with_(epochs=3, steps=5)
+        Recipe().replace(epochs=3, steps=5)
 
 
 def test_options_inside_a_field():
-    recipe = Recipe(model="cnn", model_options={"dropout": 0.1}).with_(
+    recipe = Recipe(model="cnn", model_options={"dropout": 0.1}).replace(
         **{"model_options.widths": [8], "model.hidden": [4]}
     )
     assert recipe.model_options == {"dropout": 0.1, "widths": [8], "hidden": [4]}
     with pytest.raises(UserError, match=r"only model\.NAME, task\.NAME and augment\.NAME"):
-        Recipe().with_(**{"lr.x": 1})
+        Recipe().replace(**{"lr.x": 1})
 
 
 def test_another_model_drops_the_options_of_the_one_before():
     recipe = Recipe(model="cnn", model_options={"widths": [8]})
-    assert recipe.with_(model="ann").model_options == {}
-    assert recipe.with_(model="cnn").model_options == {"widths": [8]}
-    assert recipe.with_(model="ann", model_options={"hidden": [3]}).model_options == {"hidden": [3]}
+    assert recipe.replace(model="ann").model_options == {}
+    assert recipe.replace(model="cnn").model_options == {"widths": [8]}
+    assert recipe.replace(model="ann", model_options={"hidden": [3]}).model_options == {
+        "hidden": [3]
+    }
 
 
 # ---- --set key=value --------------------------------------------------------------------------------------------------

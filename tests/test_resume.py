@@ -20,11 +20,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from tintype import api
-from tintype.errors import UserError
-from tintype.progress import Silent
+from tintype.errors import Interrupted, UserError
+from tintype.progress import Watcher
 from tintype.recipe import Recipe
-from tintype.runs.folder import RunFolder, load_checkpoint, save_checkpoint
-from tintype.training.engine import Interrupted
+from tintype.runs.checkpoint import load_checkpoint, save_checkpoint
+from tintype.runs.folder import RunFolder
 
 RESULT = ("model.safetensors", "metrics.csv", "predictions.csv", "splits.csv")
 
@@ -48,7 +48,7 @@ class Stop(Exception):
     """Stands for whatever ends a process."""
 
 
-class Stopper(Silent):
+class Stopper(Watcher):
     """Raises when a step is logged, before the checkpoint of that step is written."""
 
     def __init__(self, at: int, where: str = "on_step") -> None:
@@ -309,7 +309,7 @@ def test_a_finished_run_says_so_and_stays(copied_run):
 def test_a_folder_that_is_named_for_a_finished_run_is_looked_for(copied_run, tmp_path):
     for changes in ({"data": str(tmp_path / "nowhere")}, {"data_root": str(tmp_path / "nowhere")}):
         with pytest.raises(UserError, match="there is no folder"):
-            api.train(resume=copied_run.path, watcher=Silent(), **changes)
+            api.train(resume=copied_run.path, watcher=Watcher(), **changes)
     watcher = Stopper(0)
     api.train(resume=copied_run.path, watcher=watcher, data=str(tmp_path))
     assert watcher.notes[-1] == "warning: --data changes nothing of a finished run"
@@ -317,7 +317,7 @@ def test_a_folder_that_is_named_for_a_finished_run_is_looked_for(copied_run, tmp
 
 def test_a_finished_run_without_its_report_gets_it(copied_run):
     (copied_run.path / "report.html").unlink()
-    api.train(resume=copied_run.path, watcher=Silent())
+    api.train(resume=copied_run.path, watcher=Watcher())
     assert (copied_run.path / "report.html").exists()
 
 
@@ -361,7 +361,7 @@ def test_photos_that_were_moved_are_found_at_their_new_place(
     old.rename(new)
 
     with pytest.raises(UserError, match=r"--resume .*run --data NEW \(or --data-root NEW\)"):
-        api.train(resume=tmp_path / "run", watcher=Silent())
+        api.train(resume=tmp_path / "run", watcher=Watcher())
     moved = {
         "folder": {"data": str(new)}, "csv moved too": {"data": str(new / "table.csv")},
         "csv stays": {"data_root": str(new)},
@@ -369,7 +369,7 @@ def test_photos_that_were_moved_are_found_at_their_new_place(
     monkeypatch.chdir(tmp_path)
     run = api.train(
         resume=tmp_path / "run",
-        watcher=Silent(),
+        watcher=Watcher(),
         **{k: os.path.relpath(v) for k, v in moved.items()},
     )
     assert_same_result(tmp_path / "whole", run.path)
@@ -412,12 +412,12 @@ def test_a_run_of_an_earlier_version_keeps_its_splits(
         train_in(tmp_path / "run", recipe, Stopper(4))
     without_rule(tmp_path / "run")
 
-    run = api.train(resume=tmp_path / "run", watcher=Silent())
+    run = api.train(resume=tmp_path / "run", watcher=Watcher())
     assert_same_result(tmp_path / "whole", run.path)
     assert run.evaluate()["accuracy"] == run.metrics["test"]["accuracy"]
     before = {row["name"]: row["split"] for row in run.read_table("splits.csv")}
 
-    new = api.train(recipe, out=tmp_path, name="new", watcher=Silent())
+    new = api.train(recipe, out=tmp_path, name="new", watcher=Watcher())
     now = {row["name"]: row["split"] for row in new.read_table("splits.csv")}
     assert new.recipe.split_rule == "from-photos"
     pairs = [
@@ -440,10 +440,10 @@ def test_other_photos_are_not_taken_for_moved_ones(
     other = Path(shutil.copytree(digit_files, tmp_path / "other"))
     next((other / "3").iterdir()).unlink()
     with pytest.raises(UserError, match="are not those that this run began with"):
-        api.train(resume=tmp_path / "run", data=str(other), watcher=Silent())
+        api.train(resume=tmp_path / "run", data=str(other), watcher=Watcher())
     assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
     with pytest.raises(UserError, match="Type only"):
-        api.train(resume=tmp_path / "run", data=str(digit_files), lr=0.1, watcher=Silent())
+        api.train(resume=tmp_path / "run", data=str(digit_files), lr=0.1, watcher=Watcher())
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_the_device_may_change(every_step, tiny, train_in, tmp_path):
 
 
 def test_a_second_process_on_one_run_is_refused(tiny, train_in, tmp_path):
-    class Second(Silent):
+    class Second(Watcher):
         told = ""
 
         def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
@@ -506,9 +506,9 @@ def test_a_second_process_on_one_run_is_refused(tiny, train_in, tmp_path):
 
 def test_resume_takes_nothing_else(tmp_path):
     with pytest.raises(UserError, match="Type only: tintype train --resume"):
-        api.train("digits", resume=tmp_path, watcher=Silent())
+        api.train("digits", resume=tmp_path, watcher=Watcher())
     with pytest.raises(UserError, match="Type only: tintype train --resume"):
-        api.train(resume=tmp_path, watcher=Silent(), lr=0.1)
+        api.train(resume=tmp_path, watcher=Watcher(), lr=0.1)
 
 
 # ---- signals ----------------------------------------------------------------------------------------------------------
@@ -563,10 +563,10 @@ def test_a_signal_while_the_report_is_written(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(api.Run, "report", interrupted)
     with pytest.raises(Interrupted):
-        api.train(tiny(steps=2), out=tmp_path, name="run", watcher=Silent())
+        api.train(tiny(steps=2), out=tmp_path, name="run", watcher=Watcher())
     monkeypatch.setattr(api.Run, "report", report)
     assert not (tmp_path / "run" / "report.html").exists()
-    api.train(resume=tmp_path / "run", watcher=Silent())
+    api.train(resume=tmp_path / "run", watcher=Watcher())
     assert (tmp_path / "run" / "report.html").exists()
 
 

@@ -26,7 +26,7 @@ import tintype
 from tintype import api, cli
 from tintype.data.decode import fit
 from tintype.errors import UserError
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import build
 from tintype.runs import packed
 from tintype.runs.model import resize_of
@@ -474,7 +474,7 @@ def test_the_weights_load_into_the_plain_network(photos, tmp_path, model):
         "data": str(photos), "image_size": 32, "model": model, "weights": "none", "steps": 2, "batch_size": 8, "lr": 0.01,
         "device": "cpu", "precision": "fp32",
     }  # fmt: skip
-    run = api.train(build(fields, where=""), out=tmp_path, name="run", watcher=Silent())
+    run = api.train(build(fields, where=""), out=tmp_path, name="run", watcher=Watcher())
     (tmp_path / "repository").mkdir()
     hub.write_repository(run, tmp_path / "repository")
     config = json.loads((tmp_path / "repository" / "config.json").read_text(encoding="utf-8"))

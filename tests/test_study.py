@@ -28,10 +28,10 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 import tintype
 from tintype import api, cli
-from tintype.data.cache import num_cores
 from tintype.errors import UserError
+from tintype.hardware.device import num_cores
 from tintype.plugins import names, study_names
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import resolve
 from tintype.runs.folder import RunFolder
 from tintype.statistics import block_error
@@ -39,11 +39,11 @@ from tintype.verbs import study as studying
 from tintype.verbs.compare import compare
 from tintype.verbs.study import Study, declare, declared_confounding, study
 from tintype.verbs.study.choice import choose
-from tintype.verbs.study.conduct import Progress
 from tintype.verbs.study.declaration import label_of
 from tintype.verbs.study.effects import _sentence
 from tintype.verbs.study.figures import Finished, Measure, VariantResult, image_figures
 from tintype.verbs.study.page import _strip
+from tintype.verbs.study.run_all import Progress
 
 ACCURACY = Measure("accuracy", "accuracy", "points", scale=100.0)
 TINY: dict[str, Any] = {
@@ -72,7 +72,7 @@ def finished(
             {**GRID, "seeds": 2},
             out=tmp_path_factory.mktemp("runs"),
             name="widths",
-            watcher=Silent(),
+            watcher=Watcher(),
         )
 
 
@@ -104,8 +104,8 @@ def test_variants_bring_a_recipe_and_what_is_given_to_all_comes_last():
         },
         "weight_decay": 0.3,
     }
-    small, large = declare(content).with_(epochs=2, seeds=[7]).runs()
-    wanted = resolve("digits-cnn")[0].with_(weight_decay=0.3, lr=0.5, epochs=2, seed=7, threads=1)
+    small, large = declare(content).replace(epochs=2, seeds=[7]).runs()
+    wanted = resolve("digits-cnn")[0].replace(weight_decay=0.3, lr=0.5, epochs=2, seed=7, threads=1)
     assert large.recipe == wanted
     assert (small.recipe.model, small.recipe.lr, small.recipe.weight_decay) == ("ann", 0.002, 0.3)
 
@@ -116,7 +116,7 @@ def test_a_study_can_be_written_and_read_again(tmp_path):
         "garbage-two-by-two",
         "cifar10-fcn",
     ):
-        declaration = declare(what).with_(epochs=3)
+        declaration = declare(what).replace(epochs=3)
         again = declare(written(tmp_path, declaration.to_yaml()))
         assert [vars(run) for run in again.runs()] == [vars(run) for run in declaration.runs()]
 
@@ -185,10 +185,10 @@ def test_a_change_of_what_varies_is_refused():
     declaration = declare({**GRID, "vary": {"lr": [0.1, 0.2], "model.hidden": [[8], [9]]}})
     for changes in ({"lr": 1.0}, {"learning_rate": 1.0}, {"model_options.hidden": [4]}):
         with pytest.raises(UserError, match="is what the study study varies"):
-            declaration.with_(**changes)
+            declaration.replace(**changes)
     named = declare({"recipe": TINY, "variants": {"a": {"lr": 0.1}, "b": {"lr": 0.2}}})
     with pytest.raises(UserError, match="'a' and 'b' are the same recipe"):
-        named.with_(lr=0.3).runs()
+        named.replace(lr=0.3).runs()
 
 
 def test_a_large_grid_asks_first(tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_a_large_grid_asks_first(tmp_path, monkeypatch):
         "vary": {"lr": [i / 100 for i in range(1, 101)], "weight_decay": list(range(100))},
     }
     with pytest.raises(UserError, match=r"a grid of 10,000 runs.*--yes"):
-        study(grid, out=tmp_path, watcher=Silent())
+        study(grid, out=tmp_path, watcher=Watcher())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,10 +205,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "widths").mkdir()
     (tmp_path / "widths" / "letter.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is not a study"):
-        study(GRID, out=tmp_path, name="widths", watcher=Silent())
+        study(GRID, out=tmp_path, name="widths", watcher=Watcher())
     for name in ("a/b", ".."):
         with pytest.raises(UserError, match="cannot be a study's name"):
-            study(GRID, out=tmp_path, name=name, watcher=Silent())
+            study(GRID, out=tmp_path, name=name, watcher=Watcher())
     with pytest.raises(
         UserError,
         match=r"unknown study 'fashon-three-depths'\. Did you mean 'fashion-three-depths'",
@@ -297,11 +297,11 @@ def test_three_depths_across_two_sets(digit_files):
         for model in ("ann", "cnn", "deep-cnn")
     ]
     for run, name in zip(planned, ("fashion-ann", "fashion-cnn", "fashion-deep-cnn"), strict=False):
-        assert run.recipe == resolve(name)[0].with_(threads=1)
+        assert run.recipe == resolve(name)[0].replace(threads=1)
     for run, name in zip(
         planned[3:], ("cifar100-ann", "cifar100-cnn", "cifar100-deep-cnn"), strict=True
     ):
-        assert run.recipe == resolve(name)[0].with_(threads=1)
+        assert run.recipe == resolve(name)[0].replace(threads=1)
     sets = {"digits": {"data": "digits"}, "files": {"data": str(digit_files)}}
     rows = studying.plan(
         replace(declaration, factors={**declaration.factors, "data": sets}), steps=2, image_size=28
@@ -363,10 +363,14 @@ def test_the_studies_are_of_the_recipes_that_they_name():
         ("cifar100-three-depths", "cifar100"),
     ):
         runs = declare(name).runs()[:3]
-        wanted = [resolve(f"{prefix}-{m}")[0].with_(threads=1) for m in ("ann", "cnn", "deep-cnn")]
+        wanted = [
+            resolve(f"{prefix}-{m}")[0].replace(threads=1) for m in ("ann", "cnn", "deep-cnn")
+        ]
         assert [r.recipe for r in runs] == wanted
     small = declare("small-filters-open-points").runs()
-    assert small[0].recipe == resolve("cifar100-small-filters")[0].with_(augment="none", threads=1)
+    assert small[0].recipe == resolve("cifar100-small-filters")[0].replace(
+        augment="none", threads=1
+    )
     backbones = names("models")
     assert all(run.recipe.model in backbones for run in declare("faces-seven-backbones").runs())
 
@@ -374,18 +378,18 @@ def test_the_studies_are_of_the_recipes_that_they_name():
 def test_weights_are_given_to_the_pretrained_runs_only(tmp_path):
     declaration = declare("garbage-two-by-two")
     (tmp_path / "mobilenet_v2.safetensors").write_bytes(b"")
-    runs = declaration.with_(weights=str(tmp_path / "mobilenet_v2.safetensors")).runs()
+    runs = declaration.replace(weights=str(tmp_path / "mobilenet_v2.safetensors")).runs()
     assert [(r.recipe.model, bool(r.recipe.weights)) for r in runs] == [("cnn", False)] * 2 + [
         ("mobilenet_v2", True)
     ] * 2
     with pytest.raises(UserError, match=r"holds no resnet18\.safetensors"):
-        declare("faces-seven-backbones").with_(weights=str(tmp_path)).runs()
+        declare("faces-seven-backbones").replace(weights=str(tmp_path)).runs()
     with pytest.raises(UserError, match="the study varies the model"):
-        declare("faces-seven-backbones").with_(
+        declare("faces-seven-backbones").replace(
             weights=str(tmp_path / "mobilenet_v2.safetensors")
         ).runs()
     with pytest.raises(UserError, match="there is no nowhere"):
-        declaration.with_(weights="nowhere")
+        declaration.replace(weights="nowhere")
 
 
 def test_names_of_several_values_are_joined_by_plus_and_their_folders_stay(tmp_path):
@@ -435,7 +439,7 @@ def test_the_looks_at_the_test_split_are_counted_beside_the_study(finished):
 
 def test_what_is_done_is_not_done_again(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.path.glob("*/*.json")}
-    tintype.study(finished.path, watcher=Silent())
+    tintype.study(finished.path, watcher=Watcher())
     assert {path: path.stat().st_mtime_ns for path in finished.path.glob("*/*.json")} == before
 
 
@@ -446,7 +450,7 @@ def test_runs_of_another_recipe_are_not_mixed_in(finished):
             out=finished.path.parent,
             name="widths",
             epochs=3,
-            watcher=Silent(),
+            watcher=Watcher(),
         )
 
 
@@ -476,7 +480,7 @@ def test_a_study_that_is_killed_ends_in_the_same_table(finished, tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
-    again = study(tmp_path / "widths", watcher=Silent())
+    again = study(tmp_path / "widths", watcher=Watcher())
     assert (again.path / "table.csv").read_bytes() == (finished.path / "table.csv").read_bytes()
     for run in finished.runs():
         for name in ("metrics.csv", "predictions.csv", "model.safetensors"):
@@ -515,9 +519,9 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
 def test_a_study_computes_with_one_thread_unless_more_are_asked_for():
     assert {run.recipe.threads for run in declare(GRID).runs()} == {1}
     assert {run.recipe.threads for run in declare({**GRID, "threads": 3}).runs()} == {3}
-    assert {run.recipe.threads for run in declare(GRID).with_(threads=2).runs()} == {2}
+    assert {run.recipe.threads for run in declare(GRID).replace(threads=2).runs()} == {2}
     assert {
-        run.recipe.threads for run in declare({**GRID, "threads": 3}).with_(threads="auto").runs()
+        run.recipe.threads for run in declare({**GRID, "threads": 3}).replace(threads="auto").runs()
     } == {1}
 
 
@@ -528,7 +532,7 @@ def test_workers_whose_threads_exceed_the_cores_are_refused_with_both_numbers(
     for workers, threads, wanted in ((2, 3, "2 workers with 3 threads each would need 6 cores, and there are 4"),
                                      (1, 5, "1 worker with 5 threads each would need 5 cores, and there are 4")):  # fmt: skip
         with pytest.raises(UserError, match=wanted):
-            study(GRID, out=tmp_path, workers=workers, threads=threads, watcher=Silent())
+            study(GRID, out=tmp_path, workers=workers, threads=threads, watcher=Watcher())
     assert not list(tmp_path.iterdir())  # refused before anything is written
 
 
@@ -536,38 +540,38 @@ def test_workers_whose_threads_exceed_the_cores_are_refused_with_both_numbers(
 def test_a_study_of_a_larger_machine_goes_on_with_its_own_threads(tmp_path, monkeypatch):
     grid = {**GRID, "vary": {"model_options.hidden": [[8]]}, "epochs": 1}
     monkeypatch.setattr(studying, "num_cores", lambda: 2)
-    study(grid, out=tmp_path, name="moved", threads=2, watcher=Silent())
+    study(grid, out=tmp_path, name="moved", threads=2, watcher=Watcher())
     monkeypatch.setattr(studying, "num_cores", lambda: 1)
-    again = study(tmp_path / "moved", seeds=2, watcher=Silent())
+    again = study(tmp_path / "moved", seeds=2, watcher=Watcher())
     assert [run.read("environment.json")["threads"] for run in again.runs()] == [2, 2]
     with pytest.raises(UserError, match="was begun with threads 2, and now it is 1"):
-        study(tmp_path / "moved", threads=1, watcher=Silent())
+        study(tmp_path / "moved", threads=1, watcher=Watcher())
 
 
 @pytest.mark.usefixtures("short_reports")
 def test_a_study_that_is_older_than_the_field_goes_on(tmp_path):
     grid = {**GRID, "vary": {"model_options.hidden": [[8]]}, "epochs": 1}
-    begun = study(grid, out=tmp_path, name="older", watcher=Silent())
+    begun = study(grid, out=tmp_path, name="older", watcher=Watcher())
     record = json.loads((begun.path / "study.json").read_text(encoding="utf-8"))
     for run in record["runs"].values():
         del run["recipe"]["threads"]
     (begun.path / "study.json").write_text(json.dumps(record), encoding="utf-8")
-    assert len(study(begun.path, seeds=2, watcher=Silent()).runs()) == 2
+    assert len(study(begun.path, seeds=2, watcher=Watcher()).runs()) == 2
 
 
 @pytest.mark.usefixtures("short_reports")
 def test_all_runs_of_a_study_of_an_earlier_version_are_divided_as_its_first_ones(tmp_path):
     grid = {**GRID, "vary": {"model_options.hidden": [[8]]}, "epochs": 1}
-    begun = study(grid, out=tmp_path, name="older", watcher=Silent())
+    begun = study(grid, out=tmp_path, name="older", watcher=Watcher())
     assert [run.recipe.split_rule for run in begun.runs()] == ["from-photos"]
     recipe = begun.runs()[0].path / "recipe.yaml"
     recipe.write_text(
         recipe.read_text(encoding="utf-8").replace("split_rule: from-photos\n", ""),
         encoding="utf-8",
     )
-    again = study(begun.path, seeds=2, watcher=Silent())
+    again = study(begun.path, seeds=2, watcher=Watcher())
     assert [run.recipe.split_rule for run in again.runs()] == ["at-image-size"] * 2
-    assert len(study(begun.path, seeds=3, watcher=Silent()).runs()) == 3
+    assert len(study(begun.path, seeds=3, watcher=Watcher()).runs()) == 3
 
 
 @pytest.mark.usefixtures("short_reports")
@@ -599,11 +603,11 @@ def test_a_run_that_never_began_leaves_no_trace_in_the_way(tmp_path):
     (unborn / ".recipe.yaml.1.tmp").write_text("half", encoding="utf-8")
     declaration = declare({"recipe": {**TINY, "model_options": {"hidden": [8]}, "epochs": 1}})
     (tmp_path / "one" / "study.yaml").write_text(declaration.to_yaml(), encoding="utf-8")
-    assert study(tmp_path / "one", watcher=Silent()).failures() == {}
+    assert study(tmp_path / "one", watcher=Watcher()).failures() == {}
 
 
 def test_the_time_that_is_left_follows_the_runs_before(finished):
-    progress = Progress(finished, Silent(), 1)
+    progress = Progress(finished, Watcher(), 1)
     assert progress.seconds_left() == 0
     waiting = SimpleNamespace(
         planned=finished.planned,
@@ -611,7 +615,7 @@ def test_the_time_that_is_left_follows_the_runs_before(finished):
         is_done=lambda p: p.seed == 0,
         waiting=lambda: finished.planned[2:],
     )
-    progress = Progress(cast(Study, waiting), Silent(), 1)
+    progress = Progress(cast(Study, waiting), Watcher(), 1)
     both = sum(finished.record[p.name]["seconds"] for p in finished.planned[:2])
     assert progress.seconds_left() == pytest.approx(both)
     progress.parts[finished.planned[2].name] = 0.5
@@ -641,7 +645,7 @@ def test_the_effect_is_the_paired_difference_with_students_interval(finished):
 
 
 def test_with_one_seed_the_effect_is_paired_on_the_images(finished):
-    one = Study(finished.path, declare(finished.path).with_(seeds=[0]))
+    one = Study(finished.path, declare(finished.path).replace(seeds=[0]))
     (effect,) = one.result().effects
     a, b = (image_figures(each, "test") for each in _finished(one))
     assert a is not None
@@ -695,7 +699,7 @@ def test_beside_the_seeds_the_effect_is_tested_on_the_images_of_these_runs(finis
 def test_images_that_belong_together_are_tested_together(finished, tmp_path):
     one = Study(
         Path(shutil.copytree(finished.path, tmp_path / "grouped")),
-        declare(finished.path).with_(seeds=[0]),
+        declare(finished.path).replace(seeds=[0]),
     )
     (alone,) = one.result().effects
     for run in one.runs():
@@ -755,7 +759,7 @@ def test_a_grid_of_single_settings_is_not_confounded():
 def test_what_variants_differ_in_is_said_first_and_nothing_is_credited(
     tmp_path, monkeypatch, capsys
 ):
-    found = study(MIXED, out=tmp_path, name="mixed", watcher=Silent())
+    found = study(MIXED, out=tmp_path, name="mixed", watcher=Watcher())
     result = found.result()
     faster, large = result.effects
     assert faster.confounding is None
@@ -841,11 +845,11 @@ def test_variants_that_are_equal_or_of_other_data_are_one_line(tmp_path, capsys,
 def test_a_study_that_mixed_data_before_goes_on(tmp_path):
     content = {"recipe": {**TINY, "epochs": 1}, "variants": {"a": {}, "b": {"split_seed": 3}}}
     with pytest.raises(UserError, match="split in different ways"):
-        study(content, out=tmp_path, name="mixed", watcher=Silent())
+        study(content, out=tmp_path, name="mixed", watcher=Watcher())
     studying.run_study(
-        replace(declare(content), name="mixed"), tmp_path / "mixed", watcher=Silent()
+        replace(declare(content), name="mixed"), tmp_path / "mixed", watcher=Watcher()
     )
-    again = study(tmp_path / "mixed", seeds=2, watcher=Silent())
+    again = study(tmp_path / "mixed", seeds=2, watcher=Watcher())
     assert len(again.runs()) == 4
     assert any(
         "Not all runs were measured on the same images" in remark
@@ -862,7 +866,7 @@ def test_where_data_is_varied_effects_and_choices_are_those_on_each(tmp_path, di
         "image_size": 8,
         "channels": 1,
     }
-    found = study(content, out=tmp_path, name="across", watcher=Silent())
+    found = study(content, out=tmp_path, name="across", watcher=Watcher())
     result = found.result()
     assert [(effect.data, effect.level, effect.reference) for effect in result.effects] == [
         ("arrays", "wide", "narrow"), ("files", "wide", "narrow")

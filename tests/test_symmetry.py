@@ -11,7 +11,7 @@ from scipy.stats import fisher_exact
 from sklearn.datasets import load_sample_images
 
 from tintype import api
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
 from tintype.statistics import swap_p
 from tintype.training.prepare import prepare
@@ -141,7 +141,7 @@ def choices_of(prepared) -> dict[str, str]:
 
 
 def test_a_run_leaves_out_flips_of_presets_and_tells(left_and_right):
-    prepared = api.plan(left_and_right, watcher=Silent(), **SMALL)
+    prepared = api.plan(left_and_right, watcher=Watcher(), **SMALL)
     assert prepared.recipe.tta == "none"
     assert prepared.recipe.flips == "as-stated"
     assert "flip" not in prepared.task.augment.options  # pyright: ignore[reportAttributeAccessIssue]
@@ -149,13 +149,13 @@ def test_a_run_leaves_out_flips_of_presets_and_tells(left_and_right):
 
 
 def test_a_preset_that_was_asked_for_loses_its_flip_alone(left_and_right):
-    prepared = api.plan(left_and_right, watcher=Silent(), augment="standard", **SMALL)
+    prepared = api.plan(left_and_right, watcher=Watcher(), augment="standard", **SMALL)
     assert list(prepared.task.augment.options) == ["crop"]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_flip_that_was_asked_for_by_name_stays_with_a_warning(left_and_right):
     prepared = api.plan(
-        left_and_right, watcher=Silent(), augment="flip,crop=2", tta="flip", **SMALL
+        left_and_right, watcher=Watcher(), augment="flip,crop=2", tta="flip", **SMALL
     )
     assert "flip" in prepared.task.augment.options
     assert prepared.recipe.tta == "flip"
@@ -173,18 +173,18 @@ def test_two_flips_make_a_half_turn(tmp_path):
     ]
     images = np.stack([np.asarray(p.rotate(180 * (i >= 40))) for i, p in enumerate(up_left)])
     data = str(write(tmp_path, images, np.repeat([0, 1], 40), ["in", "out"]))
-    prepared = api.plan(data, watcher=Silent(), augment="flips", tta="none", **SMALL)
+    prepared = api.plan(data, watcher=Watcher(), augment="flips", tta="none", **SMALL)
     assert list(prepared.task.augment.options) == ["flip"]  # pyright: ignore[reportAttributeAccessIssue]
     assert "turned upside down photos" not in choices_of(prepared)
 
 
 def test_without_mirroring_turning_upside_down_is_no_half_turn(left_and_right):
-    prepared = api.plan(left_and_right, watcher=Silent(), augment="flips", tta="none", **SMALL)
+    prepared = api.plan(left_and_right, watcher=Watcher(), augment="flips", tta="none", **SMALL)
     assert list(prepared.task.augment.options) == ["vertical_flip"]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_nothing_is_looked_into_where_nothing_is_flipped(left_and_right):
-    prepared = api.plan(left_and_right, watcher=Silent(), augment="none", tta="none", **SMALL)
+    prepared = api.plan(left_and_right, watcher=Watcher(), augment="none", tta="none", **SMALL)
     assert "mirrored photos" not in choices_of(prepared)
 
 
@@ -193,7 +193,7 @@ def test_a_recipe_of_an_earlier_version_goes_on_with_its_flips(left_and_right):
     stated = {"data": left_and_right, "augment": "standard", "tta": "flip", "epochs": 1, **SMALL}
     recipe = build(stated, where="")
     assert recipe.flips == Recipe().flips == "as-stated"
-    prepared = prepare(recipe, Silent())
+    prepared = prepare(recipe, Watcher())
     assert prepared.recipe.tta == "flip"
     assert "mirrored photos" not in choices_of(prepared)
 
@@ -201,6 +201,8 @@ def test_a_recipe_of_an_earlier_version_goes_on_with_its_flips(left_and_right):
 def test_a_built_in_recipe_on_mirrored_classes_learns_them(left_and_right, tmp_path):
     """The recipe names its flips, but the user did not."""
     changes = {"val_fraction": 0.1, "model": "cnn", "epochs": 25, "batch_size": 16, "device": "cpu"}
-    run = api.train("fashion-mnist", data=left_and_right, out=tmp_path, watcher=Silent(), **changes)
+    run = api.train(
+        "fashion-mnist", data=left_and_right, out=tmp_path, watcher=Watcher(), **changes
+    )
     assert run.recipe.tta == "none"
     assert run.metrics["test"]["accuracy"] == 1.0

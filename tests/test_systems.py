@@ -33,16 +33,18 @@ from tintype.augment.spec import resolve as augmentations
 from tintype.data.source import DataSpec, ResidentSource
 from tintype.models import build_model, count_parameters
 from tintype.plugins import names
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import RECIPES, Recipe, recipe_names, resolve
 from tintype.runs.folder import RunFolder
+from tintype.seeds import fold
 from tintype.tasks.classify.task import Classify, choose_samples
 from tintype.tasks.classify.transfer import FineTune, HeadOnly
 from tintype.tasks.generate import sampling
 from tintype.tasks.task import StepContext
 from tintype.tasks.upscale.perceptual import LAYERS, PerceptualLoss
 from tintype.tasks.upscale.task import Upscale
-from tintype.training.engine import Engine, Order, fold, monitored
+from tintype.training.engine import Engine, monitored
+from tintype.training.order import Order
 from tintype.training.prepare import Prepared, prepare
 
 STEPS = 4
@@ -86,11 +88,11 @@ def small(digit_files: Path) -> Callable[..., Prepared]:
     """
 
     def make(name: str, *, channels: int = 3, side: int = 32, **changes: Any) -> Prepared:
-        recipe = recipe_of(name).with_(
+        recipe = recipe_of(name).replace(
             data=str(digit_files), channels=channels, image_size=side, steps=STEPS, batch_size=24, device="cpu",
             precision="fp32", val_fraction=0.1, **changes,
         )  # fmt: skip
-        return prepare(recipe, Silent())
+        return prepare(recipe, Watcher())
 
     return make
 
@@ -104,7 +106,7 @@ def trained(tmp_path: Path) -> Callable[[Prepared], Rows]:
     def train(prepared: Prepared) -> Rows:
         run = RunFolder.create(tmp_path, "run", exact=True)
         seen = prepared.task.sources(prepared.splits)
-        engine = Engine(prepared.task, prepared.recipe, run, Silent(), device=prepared.device)
+        engine = Engine(prepared.task, prepared.recipe, run, Watcher(), device=prepared.device)
         engine.fit(seen.train, seen.val)
         return run.read_table("metrics.csv")
 
@@ -410,12 +412,12 @@ def test_r4_what_its_authors_left_open_is_an_option_each(options, more):
     """Leaky ReLU or Swish, residual connections, attention; augmentation is a field of every
     recipe.
     """
-    recipe = recipe_of("cifar100-small-filters").with_(
+    recipe = recipe_of("cifar100-small-filters").replace(
         **{f"model_options.{k}": v for k, v in options.items()}
     )
     network = build_model(recipe.model, shape(3, 32, 100), recipe.model_options, 0)
     assert 57_332 <= count_parameters(network) <= 57_332 + more
-    assert augmentations(recipe.with_(augment="flip,crop=4").augment).keys() == {"flip", "crop"}
+    assert augmentations(recipe.replace(augment="flip,crop=4").augment).keys() == {"flip", "crop"}
 
 
 # ---- R5, R6: fully connected nets and a CNN on CIFAR-10 ---------------------------------------------------------------
@@ -458,7 +460,7 @@ def test_r5_rates_batch_sizes_and_hidden_sizes_can_be_tuned():
         "batch_size": [64, 128],
         "model_options.hidden": [[100, 20], [512, 256]],
     }
-    assert recipe_of("cifar10-fcn-baseline").with_(search=search).search == search
+    assert recipe_of("cifar10-fcn-baseline").replace(search=search).search == search
 
 
 def test_r6_trains_as_plain_pytorch_does(small, trained):
@@ -579,7 +581,7 @@ def test_r8_fine_tunes_every_layer_at_a_lower_rate_with_a_new_last_layer(
     """All layers, class-weighted loss, a schedule of steps: ResNet18, as one of the seven."""
     network, file = backbones("resnet18")
     prepared = small("faces", model="resnet18", weights=str(file), augment="none", accumulate=1)
-    prepared = prepare(prepared.recipe.with_(data=str(few_zeros)), Silent())
+    prepared = prepare(prepared.recipe.replace(data=str(few_zeros)), Watcher())
     assert isinstance(prepared.task, FineTune)
     ours = prepared.task.network
     assert all(weight.requires_grad for weight in ours.parameters())
@@ -627,8 +629,8 @@ def test_r8_the_seven_networks_and_the_pipelines_are_there():
 
 def test_r8_steps_or_a_cosine():
     assert recipe_of("faces").schedule == "step"
-    assert recipe_of("faces").with_(schedule="cosine").schedule == "cosine"
-    assert recipe_of("faces").with_(milestones=[5, 15], step_factor=0.3).milestones == [5, 15]
+    assert recipe_of("faces").replace(schedule="cosine").schedule == "cosine"
+    assert recipe_of("faces").replace(milestones=[5, 15], step_factor=0.3).milestones == [5, 15]
 
 
 def test_r9_three_layers_from_scratch_train_as_plain_pytorch_does(small, trained):
@@ -735,7 +737,7 @@ def painted(digit_files: Path) -> Callable[..., Prepared]:
 
     def make(name: str, channels: int, side: int) -> Prepared:
         changes = {"channels": channels, "image_size": side, "steps": STEPS, "batch_size": 24}
-        recipe = recipe_of(name).with_(
+        recipe = recipe_of(name).replace(
             data="digits",
             val_fraction=100,
             test_fraction=100,
@@ -744,7 +746,7 @@ def painted(digit_files: Path) -> Callable[..., Prepared]:
             **changes,
             **{"task.num_samples": 100},
         )
-        return prepare(recipe, Silent())
+        return prepare(recipe, Watcher())
 
     return make
 
@@ -800,7 +802,7 @@ def test_r11_what_its_authors_left_open_can_be_asked_for():
     of = shape(3, 32, 100)
     judge: Any = build_model("dcgan", of, {"minibatch": "discrimination"}, 0)
     assert count_parameters(judge["discriminator"]) > 167_808
-    recipe = recipe_of("cifar100-dcgan").with_(
+    recipe = recipe_of("cifar100-dcgan").replace(
         augment="flip", **{"task.diff_augment": ["colour", "translation"]}
     )
     assert recipe.task_options["diff_augment"] == ["colour", "translation"]
@@ -838,7 +840,7 @@ def test_r12_is_three_layers_on_the_bicubic_picture_by_mse_and_perceptual_loss(p
     """256 made 128 by bicubic, enlarged again, 9x9 first and 5x5 last; MSE + perceptual loss, each
     once.
     """
-    recipe = recipe_of("pets-x2").with_(
+    recipe = recipe_of("pets-x2").replace(
         data=str(pets),
         weights=str(backbones("squeezenet1_0").file),
         steps=1,
@@ -846,7 +848,7 @@ def test_r12_is_three_layers_on_the_bicubic_picture_by_mse_and_perceptual_loss(p
         device="cpu",
         precision="fp32",
     )
-    prepared = prepare(recipe, Silent())
+    prepared = prepare(recipe, Watcher())
     task = prepared.task
     assert isinstance(task, Upscale)
     assert recipe.task_options["loss"] == {"mse": 1.0, "perceptual": 1.0}

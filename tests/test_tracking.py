@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 
 from tintype import api
-from tintype.errors import UserError
+from tintype.errors import Interrupted, UserError
 from tintype.plugins import names
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.tracking import check_trackers
-from tintype.tracking.tracker import Told
-from tintype.training.engine import Interrupted
+from tintype.tracking.tracker import RunInfo
 
 # The libraries warn of each other's age; that is no business of these tests.
 pytestmark = pytest.mark.filterwarnings(
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-class Heard(Silent):
+class Heard(Watcher):
     """Keeps what is noted, and stops at a step as a signal would."""
 
     def __init__(self, stop_at: int = -1) -> None:
@@ -56,7 +55,9 @@ def told(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe]) 
             patch.delenv(name, raising=False)
         recipe = tiny(track="tensorboard, mlflow")
         assert recipe.track == ["tensorboard", "mlflow"]
-        return api.train(recipe, out=tmp_path_factory.mktemp("runs"), name="told", watcher=Silent())
+        return api.train(
+            recipe, out=tmp_path_factory.mktemp("runs"), name="told", watcher=Watcher()
+        )
 
 
 def rows_of(run: RunFolder, column: str) -> dict[int, float]:
@@ -127,7 +128,7 @@ def test_a_resumed_run_is_told_each_step_once(tiny, tmp_path, monkeypatch):
         ]
         == 8
     )
-    run = api.train(resume=tmp_path / "run", watcher=Silent())
+    run = api.train(resume=tmp_path / "run", watcher=Watcher())
     events = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     steps = [event.step for event in events.Scalars("loss")]
@@ -187,7 +188,7 @@ def test_the_other_trackers_are_told_the_same(name, told, monkeypatch, tmp_path)
     check_trackers([name])
     from tintype.plugins import find
 
-    before = Told("told", told.path, told.root, told.recipe.model_dump(mode="json"))
+    before = RunInfo("told", told.path, told.root, told.recipe.model_dump(mode="json"))
     tracker = find("tracking", name).start(before)
     settings = library.calls[0][1]
     assert settings["project"] == "tintype"
@@ -209,7 +210,7 @@ def test_the_other_trackers_are_told_the_same(name, told, monkeypatch, tmp_path)
     assert "recipe.yaml" in recorded.saved or ("artifact", "recipe.yaml") in library.calls
     tracker.finish("stopped")
     assert len(recorded.ended) == 1
-    find("tracking", name).start(Told("told", told.path, told.root, {}, id=tracker.id))
+    find("tracking", name).start(RunInfo("told", told.path, told.root, {}, id=tracker.id))
     assert library.calls[-1][1]["resume"] == "allow"
 
 
@@ -217,7 +218,7 @@ def test_the_other_trackers_are_told_the_same(name, told, monkeypatch, tmp_path)
 def test_wandb_offline(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    run = api.train(tiny(track=["wandb"]), out=tmp_path, name="run", watcher=Silent())
+    run = api.train(tiny(track=["wandb"]), out=tmp_path, name="run", watcher=Watcher())
     assert list((run.path / "wandb").glob("offline-run-*/*.wandb"))
     assert json.loads((run.path / "tracking.json").read_text(encoding="utf-8"))["wandb"][
         "step"
@@ -227,7 +228,7 @@ def test_wandb_offline(tiny, tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
 def test_trackio_locally(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    run = api.train(tiny(track=["trackio"]), out=tmp_path / "runs", name="run", watcher=Silent())
+    run = api.train(tiny(track=["trackio"]), out=tmp_path / "runs", name="run", watcher=Watcher())
     assert json.loads((run.path / "tracking.json").read_text(encoding="utf-8"))["trackio"][
         "step"
     ] == max(rows_of(run, "loss"))
@@ -244,11 +245,11 @@ def test_what_is_missing_is_told_before_anything_is_written(tiny, tmp_path, monk
         lambda name, *a: None if name == "mlflow" else find_spec(name, *a),
     )
     with pytest.raises(UserError, match=r"pip install 'tintype\[mlflow\]'"):
-        api.train(tiny(track=["mlflow"]), out=tmp_path, watcher=Silent())
+        api.train(tiny(track=["mlflow"]), out=tmp_path, watcher=Watcher())
     with pytest.raises(
         UserError, match=r"unknown tracker 'tensorbord'\. Did you mean 'tensorboard'"
     ):
-        api.train(tiny(track=["tensorbord"]), out=tmp_path, watcher=Silent())
+        api.train(tiny(track=["tensorbord"]), out=tmp_path, watcher=Watcher())
     assert list(tmp_path.iterdir()) == []
     assert set(names("tracking")) == {"tensorboard", "mlflow", "wandb", "trackio"}
 
@@ -257,7 +258,7 @@ def test_a_tracker_that_cannot_begin_is_one_clear_line(tiny, tmp_path, monkeypat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}")
     (tmp_path / "no").write_text("a file in the way", encoding="utf-8")
     with pytest.raises(UserError, match="--track mlflow cannot begin"):
-        api.train(tiny(track=["mlflow"]), out=tmp_path, name="run", watcher=Silent())
+        api.train(tiny(track=["mlflow"]), out=tmp_path, name="run", watcher=Watcher())
 
 
 def test_a_tracker_that_breaks_costs_no_run(tiny, tmp_path, monkeypatch):

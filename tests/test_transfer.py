@@ -27,13 +27,13 @@ from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.parts.backbone import backbone_parts
 from tintype.optim import build_optimizers, steepest_rate
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
 from tintype.tasks.classify import transfer
 from tintype.tasks.classify.transfer import PENALTIES, FeatureSource, HeadBank, fit_linear, folded
+from tintype.tasks.restoring import load_task
 from tintype.training import automatic
-from tintype.training.engine import Order
-from tintype.verbs.predict.run import load_task
+from tintype.training.order import Order
 from tintype.verbs.study import study
 
 BACKBONE = "mobilenet_v3_small"
@@ -70,7 +70,7 @@ def photos(digit_files, weights):
 
 
 def train(recipe: Recipe, folder: Path) -> api.Run:
-    return api.train(recipe, out=folder, name="run", watcher=Silent())
+    return api.train(recipe, out=folder, name="run", watcher=Watcher())
 
 
 # ---- a head on cached features ----------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_features_are_computed_once(photos, tmp_path, monkeypatch):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(transfer.Transfer, "_compute_features", refuse)
-    again = train(recipe.with_(lr=1e-3), tmp_path / "b")
+    again = train(recipe.replace(lr=1e-3), tmp_path / "b")
     assert (first.path / "model.safetensors").read_bytes() == (
         again.path / "model.safetensors"
     ).read_bytes()
@@ -121,12 +121,12 @@ def test_features_are_computed_once(photos, tmp_path, monkeypatch):
         {"views": 1},
     ):
         with pytest.raises(AssertionError, match="computed again"):
-            train(recipe.with_(**changes), tmp_path / str(changes))
+            train(recipe.replace(**changes), tmp_path / str(changes))
 
 
 @pytest.mark.parametrize("tune", ["head", "last:2", "all"])
 def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
-    class Stop(Silent):
+    class Stop(Watcher):
         def on_step(
             self, step: int, total_steps: int, loss: float, images_per_second: float
         ) -> None:
@@ -146,7 +146,7 @@ def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
     whole = train(recipe, tmp_path / "whole")
     with pytest.raises(KeyError):
         api.train(recipe, out=tmp_path / "stopped", name="run", watcher=Stop())
-    stopped = api.train(resume=tmp_path / "stopped" / "run", watcher=Silent())
+    stopped = api.train(resume=tmp_path / "stopped" / "run", watcher=Watcher())
     for file in ("model.safetensors", "metrics.csv", "predictions.csv"):
         assert (whole.path / file).read_bytes() == (stopped.path / file).read_bytes(), file
 
@@ -356,7 +356,7 @@ def test_no_duration(text):
 def test_few_photos_get_a_head_on_the_backbone_that_the_weights_name(
     digit_files, weights, tmp_path
 ):
-    prepared = api.plan(str(digit_files), weights=str(weights), image_size=32, watcher=Silent())
+    prepared = api.plan(str(digit_files), weights=str(weights), image_size=32, watcher=Watcher())
     recipe = prepared.recipe
     assert (recipe.model, recipe.tune, recipe.channels) == (BACKBONE, "head", 3)
     assert {choice.name for choice in prepared.choices} >= {"model", "tune"}
@@ -367,7 +367,7 @@ def test_few_photos_get_a_head_on_the_backbone_that_the_weights_name(
 def test_a_head_that_was_asked_for_has_the_settings_of_one_that_was_chosen(
     digit_files, weights, what
 ):
-    fields = {"weights": str(weights), "image_size": 32, "model": BACKBONE, "watcher": Silent()}
+    fields = {"weights": str(weights), "image_size": 32, "model": BACKBONE, "watcher": Watcher()}
     chosen = api.plan(str(digit_files), **fields).recipe
     what = str(digit_files) if what == "photos" else "digits"
     asked = api.plan(what, tune="head", **fields).recipe
@@ -389,13 +389,13 @@ def test_a_head_that_was_asked_for_has_the_settings_of_one_that_was_chosen(
 
 def test_a_recipe_that_states_a_head_and_no_length_gets_that_of_heads(photos):
     stated = photos(tune="head")
-    assert api.plan(stated, watcher=Silent()).recipe.epochs == stated.epochs
+    assert api.plan(stated, watcher=Watcher()).recipe.epochs == stated.epochs
     fields = {
         key: value
         for key, value in stated.model_dump(exclude_unset=True).items()
         if key not in ("epochs", "batch_size")
     }
-    prepared = api.plan(build(fields, where=""), watcher=Silent())
+    prepared = api.plan(build(fields, where=""), watcher=Watcher())
     assert (prepared.recipe.epochs, prepared.recipe.batch_size) == (
         automatic.HEAD_EPOCHS,
         automatic.HEAD["batch_size"],
@@ -406,7 +406,7 @@ def test_a_recipe_that_states_a_head_and_no_length_gets_that_of_heads(photos):
 @pytest.mark.parametrize("tune", ["last:2", "all"])
 def test_fine_tuning_that_was_asked_for_has_its_own_settings(digit_files, weights, tune):
     recipe = api.plan(
-        str(digit_files), weights=str(weights), image_size=32, tune=tune, watcher=Silent()
+        str(digit_files), weights=str(weights), image_size=32, tune=tune, watcher=Watcher()
     ).recipe
     wanted = automatic.FINE_TUNE
     assert recipe.tune == tune
@@ -424,13 +424,13 @@ def test_settings_of_the_user_are_kept(digit_files, weights):
         image_size=32,
         epochs=7,
         augment="flips",
-        watcher=Silent(),
+        watcher=Watcher(),
     ).recipe
     assert (recipe.epochs, recipe.augment) == (7, "flips")
 
 
 def test_without_weights_at_hand_a_network_is_trained_from_scratch_and_says_why(digit_files):
-    prepared = api.plan(str(digit_files), watcher=Silent())
+    prepared = api.plan(str(digit_files), watcher=Watcher())
     assert prepared.recipe.model == "fast-cnn"
     why = next(choice.reason for choice in prepared.choices if choice.name == "model")
     assert "could not be downloaded" in why
@@ -441,7 +441,7 @@ def test_time_decides_between_fine_tuning_and_a_head(digit_files, weights, monke
     monkeypatch.setattr(automatic, "FEWEST_TO_FINE_TUNE", 10)
     # 84 training images: 2.5 s an epoch
     monkeypatch.setattr(automatic, "inference_speed", lambda *_: 100.0)
-    fields = {"weights": str(weights), "image_size": 32, "watcher": Silent()}
+    fields = {"weights": str(weights), "image_size": 32, "watcher": Watcher()}
     long = api.plan(str(digit_files), time="2m", **fields).recipe
     assert (long.tune, long.epochs) == ("all", 20)
     short = api.plan(str(digit_files), time="5s", **fields).recipe
@@ -460,10 +460,10 @@ def test_a_resolved_recipe_repeats_without_choosing(digit_files, weights, tmp_pa
         epochs=2,
         out=tmp_path,
         name="first",
-        watcher=Silent(),
+        watcher=Watcher(),
     )
     monkeypatch.setattr(automatic, "choose_training", None)
-    again = api.train(str(run.path / "recipe.yaml"), out=tmp_path, name="again", watcher=Silent())
+    again = api.train(str(run.path / "recipe.yaml"), out=tmp_path, name="again", watcher=Watcher())
     assert (
         json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))["splits"]
         == again.metrics
@@ -507,7 +507,7 @@ def test_a_folder_of_nasty_photos_is_trained_and_nothing_is_silently_dropped(
         epochs=1,
         out=tmp_path / "runs",
         name="run",
-        watcher=Silent(),
+        watcher=Watcher(),
     )
     names = {row["name"] for row in run.read_table("splits.csv")}
     skipped = {name for name, _ in run.read("data.json")["skipped"]}
@@ -522,16 +522,16 @@ def test_a_set_of_photos_says_where_it_is_to_be_had(tmp_path, digit_files):
     with pytest.raises(
         UserError, match=r"Get dataset-resized\.zip from https://github\.com/.* --data-root FOLDER"
     ):
-        api.plan("garbage-scratch", watcher=Silent())
+        api.plan("garbage-scratch", watcher=Watcher())
     with pytest.raises(UserError, match="there is no folder"):
-        api.plan("garbage-scratch", data_root=str(tmp_path / "none"), watcher=Silent())
+        api.plan("garbage-scratch", data_root=str(tmp_path / "none"), watcher=Watcher())
     with pytest.raises(UserError, match="10 classes, where trashnet has 6"):
-        api.plan("garbage-scratch", data_root=str(digit_files), watcher=Silent())
+        api.plan("garbage-scratch", data_root=str(digit_files), watcher=Watcher())
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"(?s)empty.*\nGet dataset-resized\.zip"):
-        api.plan("garbage-scratch", data_root=str(tmp_path / "empty"), watcher=Silent())
+        api.plan("garbage-scratch", data_root=str(tmp_path / "empty"), watcher=Watcher())
     with pytest.raises(UserError, match="photos of your own"):
-        api.plan("faces", watcher=Silent())
+        api.plan("faces", watcher=Watcher())
 
 
 def test_the_two_by_two_is_a_study_with_four_verdicts(digit_files, weights, tmp_path):
@@ -540,7 +540,7 @@ def test_the_two_by_two_is_a_study_with_four_verdicts(digit_files, weights, tmp_
         shutil.copytree(digit_files / str(label), root / str(label))
     found = study(
         "garbage-two-by-two", data_root=str(tmp_path), weights=str(weights), epochs=1, image_size=32, out=tmp_path / "runs",
-        watcher=Silent(),
+        watcher=Watcher(),
     )  # fmt: skip
     assert [run.recipe.model for run in found.runs()] == ["cnn", "cnn", BACKBONE, BACKBONE]
     page = (found.path / "study.html").read_text(encoding="utf-8")
@@ -562,7 +562,7 @@ def test_leaked_images_are_told_beside_every_figure_and_counted_out(digit_files,
             shutil.copy(picture, root / "test" / label / f"copy-of-{picture.name}")
     run = api.train(
         build({"data": str(root), "model": "ann", "epochs": 30, "batch_size": 8, "lr": 0.01}, where=""),
-        out=tmp_path / "runs", name="run", watcher=Silent(),
+        out=tmp_path / "runs", name="run", watcher=Watcher(),
     )  # fmt: skip
     test, rows = run.metrics["test"], run.read_table("predictions.csv")
     others = [row for row in rows if row["split"] == "test" and "copy-of" not in row["name"]]
@@ -606,10 +606,10 @@ def test_a_run_of_ones_own_gives_its_network_and_its_way_to_see(
     }
     first = api.train(
         build({"data": str(five_classes), "image_size": 24, "resize": "pad", "weights": "none", **fields}, where=""),
-        out=tmp_path, name="first", watcher=Silent(),
+        out=tmp_path, name="first", watcher=Watcher(),
     )  # fmt: skip
     prepared = api.plan(
-        str(digit_files), weights=str(first.path), tune=tune, epochs=1, watcher=Silent()
+        str(digit_files), weights=str(first.path), tune=tune, epochs=1, watcher=Watcher()
     )
     task, recipe = prepared.task, prepared.recipe
     assert (recipe.model, recipe.model_options) == (model, first.recipe.model_options)
@@ -634,7 +634,7 @@ def test_a_packed_run_and_the_file_in_its_folder_are_as_good(digit_files, five_c
         {"data": str(five_classes), "model": "cnn", "model_options": {"widths": [8]}, "steps": 2},
         where="",
     )
-    first = api.train(recipe, out=tmp_path, name="first", watcher=Silent())
+    first = api.train(recipe, out=tmp_path, name="first", watcher=Watcher())
     packed = first.pack(tmp_path / "elsewhere.zip")
     for weights in (packed, first.path / "model.safetensors"):
         run = api.train(
@@ -644,22 +644,22 @@ def test_a_packed_run_and_the_file_in_its_folder_are_as_good(digit_files, five_c
             tune="head",
             out=tmp_path,
             name=weights.stem,
-            watcher=Silent(),
+            watcher=Watcher(),
         )
         assert run.recipe.model_options == {"widths": [8]}
-    again = api.plan(str(five_classes), weights=str(packed), watcher=Silent())
+    again = api.plan(str(five_classes), weights=str(packed), watcher=Watcher())
     assert "the classes are those" in next(c.reason for c in again.choices if c.name == "head")
 
 
 def test_runs_that_cannot_be_started_from_are_told(digit_files, five_classes, tmp_path, kinds):
     with pytest.raises(UserError, match=r"is a run of task generate; only a classifier's"):
-        api.plan(str(digit_files), weights=str(kinds["gan"].path), watcher=Silent())
+        api.plan(str(digit_files), weights=str(kinds["gan"].path), watcher=Watcher())
     with pytest.raises(
         UserError, match=r"the network of .*cnn is cnn, not ann\. Leave out --model"
     ):
-        api.plan(str(digit_files), weights=str(kinds["cnn"].path), model="ann", watcher=Silent())
+        api.plan(str(digit_files), weights=str(kinds["cnn"].path), model="ann", watcher=Watcher())
     stopped = tmp_path / "stopped"
     stopped.mkdir()
     (stopped / "recipe.yaml").write_text("model: cnn", encoding="utf-8")
     with pytest.raises(UserError, match="has no finished model yet"):
-        api.plan(str(digit_files), weights=str(stopped), watcher=Silent())
+        api.plan(str(digit_files), weights=str(stopped), watcher=Watcher())

@@ -19,10 +19,9 @@ import yaml
 
 import tintype
 from tintype import api
-from tintype.errors import UserError
-from tintype.progress import Live, Silent
+from tintype.errors import Interrupted, UserError
+from tintype.progress import Live, Watcher
 from tintype.recipe import Recipe, build, resolve
-from tintype.training.engine import Interrupted
 from tintype.verbs.study.figures import measure_of
 from tintype.verbs.tune import Tuning, _next_trials, folder, tune
 from tintype.verbs.tune.folder import Outcome, Wishes, said_of
@@ -58,7 +57,7 @@ def tuned(
             seeds=1,
             out=tmp_path_factory.mktemp("runs"),
             name="tuned",
-            watcher=Silent(),
+            watcher=Watcher(),
         )
 
 
@@ -129,24 +128,24 @@ def test_optuna_itself_reads_the_trials(tuned):
 
 def test_a_finished_tuning_has_nothing_left_to_do(tuned):
     before = {path: path.stat().st_mtime_ns for path in tuned.path.glob("*/*.json")}
-    again = tune(tuned.path, trials=4, seeds=1, watcher=Silent())
+    again = tune(tuned.path, trials=4, seeds=1, watcher=Watcher())
     assert {
         path: path.stat().st_mtime_ns for path in again.path.glob("*/status.json")
     }.items() <= before.items()
     with pytest.raises(UserError, match="goes on as it was begun"):
-        tune(tuned.path, lr=0.5, watcher=Silent())
+        tune(tuned.path, lr=0.5, watcher=Watcher())
     with pytest.raises(UserError, match="was begun with another recipe"):
-        tune(small(), batch_size=50, out=tuned.path.parent, name="tuned", watcher=Silent())
+        tune(small(), batch_size=50, out=tuned.path.parent, name="tuned", watcher=Watcher())
 
 
 @pytest.mark.usefixtures("short_reports")
 def test_a_tuning_keeps_the_threads_that_it_was_begun_with(tmp_path):
     here = torch.get_num_threads()
     first = tune(
-        small(threads=here + 1), trials=1, seeds=1, out=tmp_path, name="kept", watcher=Silent()
+        small(threads=here + 1), trials=1, seeds=1, out=tmp_path, name="kept", watcher=Watcher()
     )
     again = tune(
-        small(), trials=2, seeds=1, out=tmp_path, name="kept", watcher=Silent()
+        small(), trials=2, seeds=1, out=tmp_path, name="kept", watcher=Watcher()
     )  # auto, where another number is usual
     assert first.winner is not None
     runs = [
@@ -155,20 +154,22 @@ def test_a_tuning_keeps_the_threads_that_it_was_begun_with(tmp_path):
     assert {run.read("environment.json")["threads"] for run in runs} == {here + 1}
     assert torch.get_num_threads() == here
     with pytest.raises(UserError, match="was begun with another recipe"):
-        tune(small(threads=here + 2), trials=2, out=tmp_path, name="kept", watcher=Silent())
+        tune(small(threads=here + 2), trials=2, out=tmp_path, name="kept", watcher=Watcher())
 
 
 @pytest.mark.usefixtures("short_reports")
 def test_a_tuning_that_is_older_than_a_field_goes_on(tmp_path):
-    begun = tune(small(), trials=1, seeds=0, out=tmp_path, name="older", watcher=Silent())
+    begun = tune(small(), trials=1, seeds=0, out=tmp_path, name="older", watcher=Watcher())
     content = yaml.safe_load((begun.path / "tune.yaml").read_text(encoding="utf-8"))
     del content["recipe"]["threads"], content["recipe"]["flips"], content["recipe"]["split_rule"]
     (begun.path / "tune.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     assert (
-        len(tune(small(), trials=2, seeds=0, out=tmp_path, name="older", watcher=Silent()).trials())
+        len(
+            tune(small(), trials=2, seeds=0, out=tmp_path, name="older", watcher=Watcher()).trials()
+        )
         == 2
     )
-    assert len(tune(begun.path, trials=3, seeds=0, watcher=Silent()).trials()) == 3
+    assert len(tune(begun.path, trials=3, seeds=0, watcher=Watcher()).trials()) == 3
     rules = [
         tintype.load(str(begun.path / f"trial-{number:04d}")).recipe.split_rule
         for number in range(3)
@@ -195,8 +196,8 @@ def test_in_a_notebook_each_trial_draws_its_curves(tmp_path):
     ],
 )  # fmt: skip
 def test_what_generates_and_what_enlarges_is_tuned_too(tmp_path, name, changes, figure, told):
-    recipe = resolve(name)[0].with_(**changes, device="cpu", search={"lr": [0.001]})
-    tuned = tune(recipe, trials=1, seeds=0, out=tmp_path, name="tuned", watcher=Silent())
+    recipe = resolve(name)[0].replace(**changes, device="cpu", search={"lr": [0.001]})
+    tuned = tune(recipe, trials=1, seeds=0, out=tmp_path, name="tuned", watcher=Watcher())
     run = tintype.load(str(tuned.path / "trial-0000"))
     assert set(run.metrics) == {"train", "val"}
     assert run.metrics["val"][figure] == tuned.best.value
@@ -207,7 +208,7 @@ def test_what_generates_and_what_enlarges_is_tuned_too(tmp_path, name, changes, 
 # ---- resume, prune, share ---------------------------------------------------------------------------------------------
 
 
-class StopsAt(Silent):
+class StopsAt(Watcher):
     """Stops the run at a step, as a signal would."""
 
     def __init__(self, step: int) -> None:
@@ -224,7 +225,7 @@ def test_an_interrupted_trial_goes_on_with_what_it_had(tuned, tmp_path, monkeypa
     wish = {"trials": 2, "seeds": 0, "out": tmp_path, "name": "tuned"}
     with pytest.raises(Interrupted, match="go on with: tintype tune"):
         tune(small(), **wish, watcher=StopsAt(15))
-    found = tune(small(), **wish, watcher=Silent())
+    found = tune(small(), **wish, watcher=Watcher())
     of_both = [(t.number, t.params, t.value) for t in tuned.trials()[:2]]
     # as if nothing had happened
     assert [(t.number, t.params, t.value) for t in found.trials()] == of_both
@@ -249,7 +250,7 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_its_folder(tmp_path):
         )
     tuning = Tuning(tmp_path, wishes, database)
     database.pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
-    assert run_trial(tuning, database.ask(), Silent()).startswith("stopped early")
+    assert run_trial(tuning, database.ask(), Watcher()).startswith("stopped early")
     (pruned,) = tuning.trials("PRUNED")
     run = api.Run(tmp_path / pruned.user_attrs["run"])
     assert run.status["state"] == "pruned"
@@ -261,7 +262,7 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_its_folder(tmp_path):
 @pytest.mark.usefixtures("short_reports")
 def test_two_folders_share_a_database(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    wish = {"storage": url, "seeds": 0, "name": "together", "watcher": Silent()}
+    wish = {"storage": url, "seeds": 0, "name": "together", "watcher": Watcher()}
     first = tune(small(epochs=1), trials=1, out=tmp_path / "a", **wish)
     second = tune(small(epochs=1), trials=2, out=tmp_path / "b", **wish)
     assert [trial.number for trial in second.trials()] == [0, 1]
@@ -270,7 +271,7 @@ def test_two_folders_share_a_database(tmp_path):
     assert (second.path / "trial-0001").exists()
     assert not (second.path / "optuna.db").exists()
     with pytest.raises(UserError, match="lie in a shared database"):
-        tune(first.path, watcher=Silent())
+        tune(first.path, watcher=Watcher())
 
 
 def test_what_is_proposed_follows_from_seed_number_and_history(tmp_path):
@@ -355,7 +356,7 @@ def test_every_task_has_a_space_by_default_that_holds_the_recipe_itself(name):
     space = default_space(recipe, adversarial=name == "digits-gan")
     check_space(recipe, space)
     assert "lr" in space
-    own = own_values(recipe.with_(lr=recipe.lr), space)
+    own = own_values(recipe.replace(lr=recipe.lr), space)
     assert own is None or own["lr"] == recipe.lr
 
 
@@ -395,9 +396,9 @@ def test_a_database_that_does_not_answer_is_one_clear_line(tmp_path, url):
     assert "secret" not in str(error.value)
     # and what it left behind is not in the way of a second attempt
     with pytest.raises(UserError, match="database"):
-        tune(small(), storage=url, out=tmp_path, name="t", watcher=Silent())
+        tune(small(), storage=url, out=tmp_path, name="t", watcher=Watcher())
     with pytest.raises(UserError, match="database"):
-        tune(small(), storage=url, out=tmp_path, name="t", watcher=Silent())
+        tune(small(), storage=url, out=tmp_path, name="t", watcher=Watcher())
     assert "\n" not in str(error.value)
     assert without_password(url).replace("***", "secret") == url
 
@@ -408,18 +409,18 @@ def test_wrong_wishes_are_refused(tmp_path, monkeypatch):
         ({"lrr": 1}, "unknown field 'lrr'"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
-            tune(small(), out=tmp_path, watcher=Silent(), **wish)
+            tune(small(), out=tmp_path, watcher=Watcher(), **wish)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letter.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is not a tuning"):
-        tune(small(), out=tmp_path, name="taken", watcher=Silent())
+        tune(small(), out=tmp_path, name="taken", watcher=Watcher())
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"pip install 'tintype\[tune\]'"):
-        tune(small(), out=tmp_path, watcher=Silent())
+        tune(small(), out=tmp_path, watcher=Watcher())
 
 
 @pytest.mark.usefixtures("short_reports")
 def test_when_every_trial_fails_the_reason_is_told(tmp_path):
     recipe = small(search={"lr": [1e30, 1e29]}, lr=1e30)
     with pytest.raises(UserError, match=r"no trial came to its end.*not finite"):
-        tune(recipe, trials=2, seeds=0, out=tmp_path, name="mad", watcher=Silent())
+        tune(recipe, trials=2, seeds=0, out=tmp_path, name="mad", watcher=Watcher())

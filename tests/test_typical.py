@@ -17,10 +17,10 @@ from PIL import Image
 
 from tintype import api
 from tintype.data import open_data
+from tintype.data.typical import PROPERTIES, Typical, colours, learn, measure
 from tintype.errors import UserError
 from tintype.verbs.export import export_run
 from tintype.verbs.predict.runtime import OnnxClassifier
-from tintype.verbs.predict.typical import PROPERTIES, Typical, colours, learn, measure
 
 COLOUR = "it has colour, and the training images are grey"
 INVERTED = "it is dark on light, and the training images are light on dark"

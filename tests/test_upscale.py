@@ -29,7 +29,7 @@ from tintype.errors import UserError
 from tintype.models import build_model, count_parameters
 from tintype.models.parts import resample
 from tintype.plugins import names
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, read_recipe, recipe_names, resolve
 from tintype.runs.summary import protocol_in_words
 from tintype.tasks.losses import RESTORATION, restoration_loss, structural_similarity
@@ -64,7 +64,7 @@ def spec(channels: int = 1) -> DataSpec:
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
     name, _ = resolve("photos-x2")
-    return name.with_(
+    return name.replace(
         steps=12, batch_size=4, lr=0.05, device="cpu", precision="fp32", evaluate_every=0.4, **{"model.width": 8}
     )  # fmt: skip
 
@@ -72,7 +72,10 @@ def recipe() -> Recipe:
 @pytest.fixture(scope="module")
 def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return api.train(
-        recipe.with_(steps=30), out=tmp_path_factory.mktemp("runs"), name="sharp", watcher=Silent()
+        recipe.replace(steps=30),
+        out=tmp_path_factory.mktemp("runs"),
+        name="sharp",
+        watcher=Watcher(),
     )
 
 
@@ -463,7 +466,7 @@ def test_pairs_that_do_not_fit_are_told(tmp_path, damage, message):
 def test_mistakes_in_a_recipe_are_a_line(recipe, monkeypatch, changes, message):
     monkeypatch.delenv("TINTYPE_DATA_ROOT", raising=False)
     with pytest.raises(UserError, match=message) as error:
-        api.plan(recipe.with_(**changes), watcher=Silent())
+        api.plan(recipe.replace(**changes), watcher=Watcher())
     assert "\n" not in str(error.value)
 
 
@@ -567,7 +570,7 @@ class Stop(Exception):
     pass
 
 
-class Stopper(Silent):
+class Stopper(Watcher):
     def __init__(self, at: int) -> None:
         self.at = at
 
@@ -585,7 +588,7 @@ def test_resume_is_exact(recipe, train_in, tmp_path, monkeypatch, colour, loss):
     photos.mkdir()
     for i in range(6):
         Image.fromarray(cat(72, 72 + 8 * i)).save(photos / f"{i}.png")
-    recipe = recipe.with_(
+    recipe = recipe.replace(
         **{
             "data": str(photos),
             "task.patch": 32,
@@ -614,8 +617,8 @@ def test_the_discriminator_learns_to_tell_enlarged_patches_from_real_ones(
     is kept.
     """
     changes = {"task.loss": {"l1": 1, "adversarial": 1e-6}, "task.colour": "rgb", "task.patch": 32}
-    recipe = recipe.with_(optimizer="adam", lr=0.001, steps=80, batch_size=8, **changes)
-    run = train_in(tmp_path / "run", recipe.with_(**{"task.adversarial_from": 0.25}))
+    recipe = recipe.replace(optimizer="adam", lr=0.001, steps=80, batch_size=8, **changes)
+    run = train_in(tmp_path / "run", recipe.replace(**{"task.adversarial_from": 0.25}))
     rows = run.read_table("metrics.csv")
     judged = [int(row["step"]) for row in rows if row["discriminator_accuracy"]]
     assert min(judged) > 20  # a quarter of the steps are trained by pixels alone

@@ -17,7 +17,7 @@ from tintype.data.source import DataSpec
 from tintype.data.split import three_splits
 from tintype.errors import UserError
 from tintype.models import build_model
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.verbs.tune import tune
 
 CALLED = "alidation accuracy, on photos that chose the model"
@@ -66,7 +66,7 @@ def untested(tmp_path_factory, train_and_val) -> list[api.Run]:
             name=f"seed-{seed}",
             test_fraction=0,
             seed=seed,
-            watcher=Silent(),
+            watcher=Watcher(),
             **FIELDS,
         )
         for seed in (0, 1)
@@ -157,7 +157,7 @@ def test_a_test_part_that_the_data_brings_stays(tmp_path, train_and_val):
     for digit in (tmp_path / "data" / "test").iterdir():
         for photo in digit.iterdir():
             photo.rename(photo.with_stem(f"test-{photo.stem}"))
-    prepared = api.plan(str(tmp_path / "data"), test_fraction="none", watcher=Silent(), **FIELDS)
+    prepared = api.plan(str(tmp_path / "data"), test_fraction="none", watcher=Watcher(), **FIELDS)
     assert len(prepared.splits.test) == 9
     assert any(
         "changes nothing, since the data brings a test part" in note
@@ -170,7 +170,7 @@ def test_a_head_is_trained_without_a_test_part(tmp_path, train_and_val):
     weights = tmp_path / "mobilenet_v3_small.safetensors"
     save_file(build_model("mobilenet_v3_small", spec, {}, seed=1).state_dict(), weights)
     run = api.train(
-        str(train_and_val), out=tmp_path, name="run", watcher=Silent(), test_fraction=0, weights=str(weights), tune="head",
+        str(train_and_val), out=tmp_path, name="run", watcher=Watcher(), test_fraction=0, weights=str(weights), tune="head",
         image_size=32, epochs=1, views=0, device="cpu",
     )  # fmt: skip
     assert set(run.metrics) == {"train", "val"}
@@ -181,15 +181,15 @@ def test_a_head_is_trained_without_a_test_part(tmp_path, train_and_val):
     ("call", "message"),
     [
         (
-            lambda: api.plan("digits-gan", test_fraction=0, watcher=Silent()),
+            lambda: api.plan("digits-gan", test_fraction=0, watcher=Watcher()),
             "task generate cannot do without a test part",
         ),
         (
             lambda: tune("digits", trials=1, test_fraction=0),
             "a tuning ends with its winner's figures on the test part",
         ),
-        (lambda: api.plan("digits", val_fraction=0, watcher=Silent()), "val_fraction"),
-        (lambda: api.plan("digits", test_fraction=-1, watcher=Silent()), "test_fraction"),
+        (lambda: api.plan("digits", val_fraction=0, watcher=Watcher()), "val_fraction"),
+        (lambda: api.plan("digits", test_fraction=-1, watcher=Watcher()), "test_fraction"),
     ],
 )
 def test_what_needs_a_test_part_says_so(call: Callable[[], object], message, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from tintype.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from tintype.api import Run, train
@@ -44,8 +44,20 @@ _WHERE = {
 }
 
 __all__ = [
-    "Audit", "Comparison", "Recipe", "Run", "Study", "Tuning", "UserError", "audit", "compare", "load", "serve", "study",
-    "train", "tune",
+    "Audit",
+    "Comparison",
+    "Recipe",
+    "Run",
+    "Study",
+    "Tuning",
+    "UserError",
+    "audit",
+    "compare",
+    "load",
+    "serve",
+    "study",
+    "train",
+    "tune",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tintype.errors import UserError
 from tintype.plugins import names
-from tintype.progress import Silent, make_watcher
+from tintype.progress import Watcher, make_watcher
 from tintype.recipe import ALIASES, NEW_SPLIT_RULE, Recipe, resolve
 from tintype.runs.folder import RunFolder
 from tintype.tracking import check_trackers, tracked
@@ -210,7 +210,7 @@ class Run(RunFolder):
         Raises:
             UserError: the run is not finished, or another file is there already.
         """
-        from tintype.runs.folder import written_whole
+        from tintype.files.whole import written_whole
         from tintype.verbs.share.card import make_card
 
         text = make_card(self, licence=licence)
@@ -287,7 +287,7 @@ class Run(RunFolder):
 def plan(
     what: str | Recipe,
     *,
-    watcher: Silent | None = None,
+    watcher: Watcher | None = None,
     verbose: bool | None = None,
     **changes: Any,
 ) -> Prepared:
@@ -299,13 +299,13 @@ def plan(
     recipe, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
     base, changed = recipe, {ALIASES.get(key, key) for key in changes}
     recipe, choices, free = open_settings(
-        base, _with_absolute_paths(recipe.with_(**changes)), changed, kind
+        base, _with_absolute_paths(recipe.replace(**changes)), changed, kind
     )
     # Decided for new runs only: a recipe of an earlier version, when resumed, states its flips.
     if "flips" not in recipe.model_fields_set:
-        recipe = recipe.with_(flips="auto")
+        recipe = recipe.replace(flips="auto")
     if "split_rule" not in recipe.model_fields_set:
-        recipe = recipe.with_(split_rule=NEW_SPLIT_RULE)
+        recipe = recipe.replace(split_rule=NEW_SPLIT_RULE)
     own_recipe = kind == "a Recipe" or kind.startswith("recipe file")
     asked = recipe.model_fields_set if own_recipe else changed
     check_trackers(recipe.track)
@@ -325,7 +325,7 @@ def train(
     out: str | Path = "runs",
     name: str | None = None,
     resume: str | Path | None = None,
-    watcher: Silent | None = None,
+    watcher: Watcher | None = None,
     verbose: bool | None = None,
     command: str | None = None,
     **changes: Any,
@@ -354,8 +354,8 @@ def train(
         UserError: a mistake that can be mended; the message says how.
         Interrupted: stopped by a signal; `resume` goes on.
     """
-    from tintype.training.engine import interruptible
     from tintype.training.prepare import prepare, train_run
+    from tintype.training.signals import interruptible
 
     watcher = watcher or make_watcher(quiet=verbose is False)
     if resume is not None:
@@ -367,7 +367,7 @@ def train(
             )
         run = Run.open(resume)
         if run.status.get("state") == "finished":
-            _check_there(run.recipe.with_(**moved), moved)
+            _check_there(run.recipe.replace(**moved), moved)
             watcher.note(f"{run.path} is finished; nothing is left to do")
             for key in moved:
                 watcher.note(
@@ -376,7 +376,7 @@ def train(
             if not (run.path / "report.html").exists():  # stopped while it was written
                 watcher.note(f"report: {run.report()}")
             return run
-        recipe = _with_absolute_paths(run.recipe.with_(**moved)) if moved else run.recipe
+        recipe = _with_absolute_paths(run.recipe.replace(**moved)) if moved else run.recipe
         try:
             prepared = prepare(recipe, watcher)
         except UserError as error:
@@ -444,7 +444,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         changes["weights"] = str(Path(recipe.weights).expanduser().resolve())
     if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():
         changes["data"] = str(Path(recipe.data).expanduser().resolve())
-    return recipe.with_(**changes) if changes else recipe
+    return recipe.replace(**changes) if changes else recipe
 
 
 def _is_set(recipe: Recipe) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import mimetypes
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,3 +42,13 @@ def no_data_set(path: Path) -> UserError:
     if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):
         return UserError(f"'{path}' is an archive. Unpack it, and give the folder. {expected}")
     return UserError(f"'{path}' is a file, but not a .csv. {expected}")
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal after its state was saved."""
+
+    def __init__(self, number: int, folder: Path, command: str = "tintype train --resume") -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; go on with: {command} {folder}"
+        )
+        self.number = number

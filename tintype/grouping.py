@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from tintype.durations import parse_duration
 from tintype.errors import UserError
+from tintype.progress import parse_duration
 
 PLACE = "{group}"
 EXPECTED = (

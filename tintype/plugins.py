@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from tintype.errors import unknown_name
+from tintype.errors import UserError, unknown_name
 
 PACKAGE = Path(__file__).parent
 
@@ -143,6 +143,31 @@ def find(kind: str, name: str) -> ModuleType:
     """
     path = _files(kind)[_stem(kind, name)].relative_to(PACKAGE).with_suffix("")
     return importlib.import_module(".".join(("tintype", *path.parts)))
+
+
+def find_part(task: str, part: str, purpose: str) -> ModuleType:
+    """Import and return what a task offers to a verb: `tintype.tasks.TASK.PART`.
+
+    Args:
+        part: "compare", "export", "serve" and so on; the file of that name in the folder of the task.
+        purpose: what runs of a task without this part cannot do, such as "be compared".
+
+    Raises:
+        UserError: there is no such task, or it does not offer this part.
+    """
+    if not has_part(task, part):
+        raise UserError(f"runs of task {task} cannot {purpose}.")
+    return importlib.import_module(f"tintype.tasks.{_stem('tasks', task)}.{part}")
+
+
+def has_part(task: str, part: str) -> bool:
+    """Tell whether a task offers a part; a folder counts as well as a file.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    folder = _files("tasks")[_stem("tasks", task)].parent
+    return (folder / f"{part}.py").is_file() or (folder / part / "__init__.py").is_file()
 
 
 def _stem(kind: str, name: str) -> str:

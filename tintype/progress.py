@@ -5,14 +5,21 @@ nothing when asked.
 from __future__ import annotations
 
 import html
+import re
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 
+from tintype.errors import UserError
 from tintype.notebook import Curve, Display, Panel, in_notebook, picture
+
+# Called as work goes on: what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
 
 
 def duration(seconds: float) -> str:
@@ -37,8 +44,11 @@ def epochs(epoch: float) -> str:
     return f"{epoch:.1f}" if epoch < 5 else str(int(epoch))
 
 
-class Silent:
-    """Tells nothing."""
+class Watcher:
+    """Follow a run from outside; here every moment passes in silence.
+
+    A progress bar, a tracker or a callback of one's own overrides the moments that it needs.
+    """
 
     def on_step(
         self, step: int, total_steps: int, loss: float, images_per_second: float
@@ -71,7 +81,7 @@ def figures_line(figures: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-class Lines(Silent):
+class Lines(Watcher):
     """Plain lines on a stream: each note, each evaluation, and a sign of life every ten seconds."""
 
     def __init__(self, stream: Any = None, seconds: float = 10.0) -> None:
@@ -125,19 +135,19 @@ class Lines(Silent):
         self._say(f"epoch {epochs(epoch)}{whole}: validation {figures_line(figures)}")
 
 
-class Bar(Silent):
+class Bar(Watcher):
     """A Rich progress bar with time remaining, the loss and the last validation figure."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
-        self._progress: Progress | None = None
+        self._progress: RichProgress | None = None
         self._task: Any = None
         self._what = ""
         self._last = ""
 
     def _show(self, what: str, done: float, total: int, text: str) -> None:
         if self._progress is None:
-            self._progress = Progress(
+            self._progress = RichProgress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=30),
                 TextColumn("{task.fields[count]}"),
@@ -190,7 +200,7 @@ class Bar(Silent):
             self._what = ""
 
 
-class Live(Silent):
+class Live(Watcher):
     """One display of a notebook, replaced as work goes on: a bar with time remaining, loss and validation figure as curves.
 
     It is replaced at most once in `seconds`, and where a part of the work ends. It works only when
@@ -315,7 +325,7 @@ def figure_that_counts(figures: dict[str, Any]) -> str:
     return next((name for name in order if name in numbers), "")
 
 
-def make_watcher(*, quiet: bool = False, to_stderr: bool = False) -> Silent:
+def make_watcher(*, quiet: bool = False, to_stderr: bool = False) -> Watcher:
     """Return a bar on a terminal, a display in a notebook and plain lines elsewhere.
 
     Args:
@@ -323,10 +333,27 @@ def make_watcher(*, quiet: bool = False, to_stderr: bool = False) -> Silent:
         to_stderr: standard output belongs to JSON.
     """
     if quiet:
-        return Silent()
+        return Watcher()
     if in_notebook():
         return Live()
     stream = sys.stderr if to_stderr else sys.stdout
     if stream.isatty():
         return Bar(Console(file=stream, highlight=False))
     return Lines(stream)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in "90", "90s", "5m" or "1.5h".
+
+    Raises:
+        UserError: it is none of these, or not above zero.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", text.lower())
+    seconds = (
+        float(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, None: 1}[found[2]]
+        if found
+        else 0.0
+    )
+    if seconds <= 0:
+        raise UserError(f"time is '{text}'. Expected a duration such as 90s, 5m or 1h.")
+    return seconds

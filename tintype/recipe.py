@@ -12,10 +12,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tintype.durations import parse_duration as parse_duration
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
+from tintype.progress import parse_duration as parse_duration
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -370,7 +370,7 @@ class Recipe(BaseModel):
             raise ValueError("accumulate cannot be larger than batch_size")
         return self
 
-    def with_(self, **changes: Any) -> Recipe:
+    def replace(self, **changes: Any) -> Recipe:
         """Return the recipe with some fields changed, checked again.
 
         `epochs` replaces `steps` and the other way round. "model_options.width" sets one option.

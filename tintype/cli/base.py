@@ -26,7 +26,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 
 def _version(show: bool) -> None:
     if show:
-        from tintype import __version__
+        from tintype.version import __version__
 
         print(f"tintype {__version__}")
         raise typer.Exit

@@ -299,13 +299,8 @@ def cache(
     ] = None,
 ) -> None:
     """Show, bound or clear the cache of decoded photos."""
-    from tintype.data.cache import (
-        cache_entries,
-        cache_folder,
-        clear_cache,
-        format_bytes,
-        trim_cache,
-    )
+    from tintype.data.cache import cache_entries, cache_folder, clear_cache, trim_cache
+    from tintype.files.whole import format_bytes
 
     if clear:
         print(f"freed {format_bytes(clear_cache())} in {cache_folder()}")

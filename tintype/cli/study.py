@@ -103,7 +103,7 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
 
     with writing_at_most(DRY_RUN_BYTES):
         rows = studying.plan(what, **changes)
-    declaration = studying.declare(what).with_(**changes)
+    declaration = studying.declare(what).replace(**changes)
     confounding = studying.declared_confounding(declaration)
     if as_json:
         found = []

@@ -33,13 +33,15 @@ from tintype.data.decode import Unreadable
 from tintype.errors import UserError
 from tintype.files.bounded import is_temporary, remove_folder, temporary_folder
 from tintype.files.bounded import remove_abandoned as remove_temporary
+from tintype.files.whole import format_bytes
+from tintype.hardware.device import num_cores
+from tintype.progress import Progress
 
 VERSION = 1  # raise it when decoding changes what a file gives
 DEFAULT_LIMIT_BYTES = 20_000_000_000
 DRY_RUN_BYTES = 2_000_000_000  # that are decoded only to say what a run would do
 CLOCKS_DIFFER = 60.0  # seconds, between machines that share a disk
 CHUNK = 16  # images for each task of a thread
-Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 
 _most_bytes: ContextVar[int | None] = ContextVar("most_bytes", default=None)
@@ -263,20 +265,6 @@ def remove_abandoned(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def format_bytes(num_bytes: float) -> str:
-    """Return a number of bytes for people, as in "184 MB" (powers of 1000)."""
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while num_bytes >= 999.5 and len(units) > 1:
-        num_bytes /= 1000
-        del units[0]
-    unit = units[0]
-    return (
-        f"{num_bytes:.0f} {unit}"
-        if num_bytes >= 10 or unit == "bytes"
-        else f"{num_bytes:.1f} {unit}"
-    )
-
-
 def _write(
     folder: Path,
     num_images: int,
@@ -345,11 +333,6 @@ def in_order(read: Callable[[int], T], num_images: int) -> Generator[T | Unreada
             yield from ahead.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _open_entry(folder: Path, *, reused: bool) -> Cached | None:

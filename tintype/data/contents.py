@@ -20,8 +20,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tintype.data.cache import CHUNK, Progress, cache_folder, in_order
+from tintype.data.cache import CHUNK, cache_folder, in_order
 from tintype.files.bounded import regular_only
+from tintype.progress import Progress
 
 FINE = 10_000_000  # nanoseconds: exFAT counts in these, FAT and HFS+ in seconds
 JUST_NOW = 2_000_000_000  # nanoseconds before reading: more than one tick of a file system's clock

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tintype.data.cache import num_cores
 from tintype.data.source import Images
+from tintype.hardware.device import num_cores
 
 SIDE = 32  # of the grey values that are compared
 LOW = 8  # frequencies in each direction that make the hash

@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from tintype import plugins
-from tintype.data.cache import Progress, cached_pixels, format_bytes
+from tintype.data.cache import cached_pixels
 from tintype.data.decode import Resize, as_resize, fit
 from tintype.data.duplicates import Duplicates, kept_together, leaked_rows, photo_audit, quick_audit
 from tintype.data.source import (
@@ -30,7 +30,9 @@ from tintype.data.source import (
 from tintype.data.split import SPLITS, describe_splits, three_splits
 from tintype.data.taken import read_taken
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names, united
+from tintype.progress import Progress
 
 # of the free memory; the rest is for the network and the copies of the batches
 RESIDENT_SHARE = 0.5
@@ -88,17 +90,17 @@ def open_data(
     images = _fitted(loaded, name, image_size, channels, how, progress)
     _check_classes(images, name)
     images = grouped(images, groups, progress)
-    wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
+    division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     duplicates = photo_audit(loaded) if split_rule == "from-photos" else quick_audit(images)
     together = kept_together(duplicates, images.names, images.groups)
-    rows = three_splits(images.targets, images.names, images.split, together, **wishes)
+    rows = three_splits(images.targets, images.names, images.split, together, **division)
     _check_held_out(rows, duplicates, images, ("val", "test") if test_fraction else ("val",))
     leaked = leaked_rows(duplicates.told_apart(images.targets), rows)
     notes = [
         *shadowed(data),
         *images.notes,
         *_skipped_note(images),
-        *describe_splits(images.split, **wishes, can_do_without_test=not one_class),
+        *describe_splits(images.split, **division, can_do_without_test=not one_class),
         *_split_notes(images, rows),
         *_divided_groups(images, rows),
         *_suggested_groups(images),

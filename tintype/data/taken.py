@@ -8,9 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from tintype.data.cache import Progress, in_order
+from tintype.data.cache import in_order
 from tintype.data.decode import Unreadable, open_picture, quiet_pillow
 from tintype.grouping import Taken
+from tintype.progress import Progress
 
 # EXIF 2.32, section 4.6.5. The time of the last change (0x0132) is not read: programs set it for
 # many photos at once.

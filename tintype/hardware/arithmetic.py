@@ -18,8 +18,7 @@ from typing import Any, Literal
 import torch
 from threadpoolctl import threadpool_limits
 
-from tintype.data.cache import num_cores
-from tintype.hardware.device import Choice, cpu_flags
+from tintype.hardware.device import Choice, cpu_flags, num_cores
 
 # cuBLAS sums in a fixed order only with a workspace of a fixed size, which it reads when CUDA
 # begins.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -159,3 +160,8 @@ def choose_compile(
         )
         return False, Choice("compile", "off", reason)
     return True, Choice("compile", "on", f"{total_steps:,} steps pay back the compilation")
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

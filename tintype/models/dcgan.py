@@ -16,7 +16,7 @@ from tintype.models.parts.gan_parts import (
     minibatch_layer,
     seen_whole,
     start_as_dcgan,
-    start_judge,
+    start_discriminator,
     strided_layers,
 )
 
@@ -104,5 +104,5 @@ def build(
     generator = Generator(spec, latent, width, num_classes)
     discriminator = Discriminator(spec, width, norm, minibatch, num_classes)
     start_as_dcgan(generator)
-    start_judge(discriminator, norm)
+    start_discriminator(discriminator, norm)
     return nn.ModuleDict({"generator": generator, "discriminator": discriminator})

@@ -16,7 +16,7 @@ from tintype.models.parts.gan_parts import (
     minibatch_layer,
     needed,
     seen_whole,
-    start_judge,
+    start_discriminator,
     strided_layers,
 )
 
@@ -104,7 +104,7 @@ def build(
     discriminator = Discriminator(spec, width, norm, minibatch, num_classes)
     for layer in generator.convs:
         nn.init.normal_(layer.weight, 0.0, 0.02)  # pyright: ignore[reportArgumentType]
-    start_judge(discriminator, norm)
+    start_discriminator(discriminator, norm)
     if discriminator.classes is not None:
         # the logit of the whole image leads at first
         nn.init.normal_(discriminator.classes.weight, 0.0, 0.02)

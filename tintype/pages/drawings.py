@@ -14,10 +14,10 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from tintype.errors import UserError
+from tintype.files.whole import written_whole
 from tintype.pages import print_figures
 from tintype.pages.print_figures import MARKS
 from tintype.pages.section import Chart
-from tintype.runs.folder import written_whole
 
 Library = Literal["plotly", "matplotlib"]
 

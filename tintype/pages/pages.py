@@ -14,10 +14,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from tintype.errors import UserError
+from tintype.files.whole import written_whole
 from tintype.pages import words
 from tintype.pages.section import Section
 from tintype.progress import epochs
-from tintype.runs.folder import written_whole
 
 FILTERS = (
     "percent",

@@ -13,10 +13,10 @@ from typing import Any
 from jinja2 import TemplateError
 from markupsafe import Markup
 
+from tintype.files.whole import written_whole
 from tintype.pages.pages import render_page, templates
 from tintype.pages.section import Section
 from tintype.pages.sections import COMMON, SECTIONS, warnings
-from tintype.runs.folder import written_whole
 from tintype.runs.reading import RunFiles, files_beside, read_run
 from tintype.runs.shapes import MISFIT
 

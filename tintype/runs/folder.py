@@ -5,8 +5,6 @@ all.
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -14,18 +12,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from tintype.errors import UserError
 from tintype.files.bounded import (
-    lock,
     open_text,
     read_json_object,
     refuse_ways_out,
-    regular_without_links,
     temporary_folder,
-    temporary_for,
 )
+from tintype.files.whole import held, write_json, written_whole
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
 from tintype.runs.packed import is_packed, unpacked
 from tintype.runs.shapes import check, fitting
@@ -41,67 +35,6 @@ def without_test(evaluation: Mapping[str, Any]) -> bool:
     `BY_VALIDATION`.
     """
     return evaluation.get("tested") is False
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to the disk and rename it, on failure remove it.
-
-    Raises:
-        UserError: the folder cannot be written to, or the disk is full.
-    """
-    temporary = temporary_for(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Free some space or choose another --out."
-        ) from error
-    finally:
-        with suppress(OSError):  # already renamed, or never made
-            temporary.unlink()
-
-
-@contextmanager
-def held(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path` for this process.
-
-    Raises:
-        BlockingIOError: another process holds it, and `wait` is not asked.
-        UserError: it cannot be opened, or is no regular file.
-    """
-    try:
-        # For appending, so that whatever is in it is left as it is.
-        file = open(path, "a", encoding="utf-8", opener=regular_without_links)  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"cannot lock {path}: {error.strerror or error}.") from error
-    with file:
-        lock(file, wait=wait)
-        yield
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as readable JSON, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-            encoding="utf-8",
-        )
-
-
-def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W, 1) or (H, W, 3) uint8 as a PNG file, whole or not at all."""
-    from PIL import Image
-
-    image = Image.fromarray(
-        pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
-    )
-    with written_whole(path) as temporary:
-        image.save(temporary, format="PNG")
 
 
 class RunFolder:
@@ -228,7 +161,7 @@ class RunFolder:
         """
         recipe = read_recipe(self.path / "recipe.yaml")
         threads = self._recorded_threads() if recipe.threads == "auto" else None
-        return recipe.with_(threads=threads) if threads else recipe
+        return recipe.replace(threads=threads) if threads else recipe
 
     def _recorded_threads(self) -> int | None:
         """Return the threads of a run that is older than the recipe's field, None where it did not
@@ -339,84 +272,3 @@ class RunFolder:
 
 
 # ---- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
-    """Write `state` (nested dicts and lists of tensors and plain values) as a checkpoint of `step`; keep the newest ones.
-
-    A safetensors file: tensors by their path, the rest as JSON in its metadata, and a digest of all
-    of it.
-    """
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Any] = {}
-    skeleton = json.dumps(_take_tensors(state, "", tensors))
-    metadata = {"state": skeleton, "digest": _digest(skeleton, tensors)}
-    with written_whole(folder / f"step-{step:09d}.safetensors") as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except Exception as error:  # safetensors reports a full disk with an error type of its own
-            raise OSError(getattr(error, "errno", None), str(error)) from error
-    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
-        old.unlink()
-
-
-def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
-    """Return the newest checkpoint that is whole (None where there is none), and a line for each
-    one that was not.
-    """
-    from safetensors import safe_open
-
-    warnings = []
-    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
-        try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                metadata = file.metadata()
-            if metadata["digest"] != _digest(metadata["state"], tensors):
-                raise ValueError("its digest does not match")
-            return _put_tensors(json.loads(metadata["state"]), tensors), warnings
-        except Exception as error:  # whatever is wrong with a file, the one before it is the remedy
-            reason = str(error).split("\n")[0][:100]
-            warnings.append(f"checkpoint {path.name} is broken ({reason}) and passed over")
-    return None, warnings
-
-
-def _digest(skeleton: str, tensors: dict[str, Any]) -> str:
-    import torch
-
-    digest = hashlib.blake2b(skeleton.encode(), digest_size=16)
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
-def _take_tensors(state: Any, path: str, tensors: dict[str, Any]) -> Any:
-    import torch
-
-    if isinstance(state, torch.Tensor):
-        # The file holds plain contiguous bytes; the memory format is the network's own affair when
-        # it loads them.
-        tensors[path] = state.detach().cpu().contiguous().clone()
-        return {"tensor": path}
-    if isinstance(state, dict):
-        keys = [[type(k).__name__, k] for k in state]
-        return {
-            "keys": keys,
-            "values": [_take_tensors(v, f"{path}/{k}", tensors) for k, v in state.items()],
-        }
-    if isinstance(state, list | tuple):
-        return {"list": [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(state)]}
-    return {"plain": state}
-
-
-def _put_tensors(skeleton: Any, tensors: dict[str, Any]) -> Any:
-    if "tensor" in skeleton:
-        return tensors[skeleton["tensor"]]
-    if "keys" in skeleton:
-        keys = [int(k) if kind == "int" else k for kind, k in skeleton["keys"]]
-        return {k: _put_tensors(v, tensors) for k, v in zip(keys, skeleton["values"], strict=True)}
-    if "list" in skeleton:
-        return [_put_tensors(v, tensors) for v in skeleton["list"]]
-    return skeleton["plain"]

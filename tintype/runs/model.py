@@ -15,9 +15,10 @@ from torch import nn
 from tintype.data.decode import Resize
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
+from tintype.files.whole import written_whole
 from tintype.models import build_model, count_parameters, first_filter
 from tintype.models.parts.backbone import backbone_parts, make_head
-from tintype.runs.folder import RunFolder, written_whole
+from tintype.runs.folder import RunFolder
 from tintype.runs.shapes import FORMAT, MISFIT
 
 # of networks that are built beside the one in the file, and of heads that are exchanged

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.hardware.device import Choice
 from tintype.models import count_multiply_adds
-from tintype.verbs.predict.prediction import Prediction
+from tintype.tasks.contract.prediction import Prediction
 
 __all__ = ["Evaluation", "Phase", "Prediction", "StepContext", "Summary", "Task"]
 

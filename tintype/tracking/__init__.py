@@ -14,14 +14,15 @@ from typing import Any
 
 from tintype.errors import UserError
 from tintype.files.bounded import read_json_object
+from tintype.files.whole import write_json
 from tintype.plugins import canonical, find
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import Recipe
-from tintype.runs.folder import RunFolder, write_json
+from tintype.runs.folder import RunFolder
 from tintype.runs.shapes import fitting
-from tintype.tracking.tracker import Told, Tracker
+from tintype.tracking.tracker import RunInfo, Tracker
 
-__all__ = ["Told", "Tracker", "check_trackers", "tracked"]
+__all__ = ["RunInfo", "Tracker", "check_trackers", "tracked"]
 
 SECONDS = 2.0  # that rows are gathered before they are handed on
 FILES = ("recipe.yaml", "evaluation.json", "report.html")
@@ -46,7 +47,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def tracked(run: RunFolder, recipe: Recipe, watcher: Silent) -> Iterator[Silent]:
+def tracked(run: RunFolder, recipe: Recipe, watcher: Watcher) -> Iterator[Watcher]:
     """Yield a watcher that tells `watcher` and the trackers of the recipe; at the end they get figures, pictures and files.
 
     Raises:
@@ -64,10 +65,10 @@ def tracked(run: RunFolder, recipe: Recipe, watcher: Silent) -> Iterator[Silent]
     told.end("finished")
 
 
-class _Trackers(Silent):
+class _Trackers(Watcher):
     """Tells a watcher and trackers of a run."""
 
-    def __init__(self, run: RunFolder, recipe: Recipe, watcher: Silent) -> None:
+    def __init__(self, run: RunFolder, recipe: Recipe, watcher: Watcher) -> None:
         self.run, self.watcher = run, watcher
         self.record = _read_record(run)
         self.trackers: dict[str, Tracker] = {}
@@ -78,7 +79,7 @@ class _Trackers(Silent):
             before = self.record.get(name, {}).get("id")
             try:
                 tracker = find("tracking", name).start(
-                    Told(run.name, run.path, run.root, settings, before)
+                    RunInfo(run.name, run.path, run.root, settings, before)
                 )
             except Exception as error:  # whatever a library raises when it is not well
                 raise UserError(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tintype.tracking.tracker import Told, Tracker, numbers
+from tintype.tracking.tracker import RunInfo, Tracker, numbers
 
 NEEDS = "mlflow"
 AT_ONCE = 1000  # metrics that MLflow takes in one call
@@ -18,7 +18,7 @@ LONGEST_VALUE = 500  # characters of a parameter
 STATES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
-def start(told: Told) -> Tracker:
+def start(told: RunInfo) -> Tracker:
     """Begin a run in the experiment that is called as the folder of runs, or go on with the one of
     before.
     """
@@ -30,7 +30,7 @@ class MLflow(Tracker):
     disturbed.
     """
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: RunInfo) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient

@@ -12,12 +12,12 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from tintype.tracking.tracker import Told, Tracker, numbers
+from tintype.tracking.tracker import RunInfo, Tracker, numbers
 
 NEEDS = "tensorboard"
 
 
-def start(told: Told) -> Tracker:
+def start(told: RunInfo) -> Tracker:
     """Write into the folder `tensorboard` of the run."""
     return TensorBoard(told)
 
@@ -25,7 +25,7 @@ def start(told: Told) -> Tracker:
 class TensorBoard(Tracker):
     """Writes event files. A run that is gone on with adds a file, and TensorBoard joins them."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: RunInfo) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         folder = told.folder / "tensorboard"

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Told:
+class RunInfo:
     """What a tracker is told of a run when it begins: its name, its folder, the folder of all runs, its resolved recipe.
 
     `id` is what the tracker called it before, where the run is gone on with.

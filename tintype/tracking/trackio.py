@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tintype.tracking.tracker import Told, Tracker, numbers
+from tintype.tracking.tracker import RunInfo, Tracker, numbers
 
 NEEDS = "trackio"
 
 
-def start(told: Told) -> Tracker:
+def start(told: RunInfo) -> Tracker:
     """Begin a run, or go on with the one of before."""
     return Trackio(told)
 
@@ -26,7 +26,7 @@ class Trackio(Tracker):
     Runs are known by their names there, so that a name holds the run's folder.
     """
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: RunInfo) -> None:
         trackio = importlib.import_module(NEEDS)
         self._trackio: Any = trackio
         project = os.environ.get("TRACKIO_PROJECT", "tintype")

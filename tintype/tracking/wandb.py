@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tintype.tracking.tracker import Told, Tracker, numbers
+from tintype.tracking.tracker import RunInfo, Tracker, numbers
 
 NEEDS = "wandb"
 
 
-def start(told: Told) -> Tracker:
+def start(told: RunInfo) -> Tracker:
     """Begin a run, or go on with the one of before."""
     return WeightsAndBiases(told)
 
@@ -23,7 +23,7 @@ def start(told: Told) -> Tracker:
 class WeightsAndBiases(Tracker):
     """Hands on to a run of the library, which sends in the background."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: RunInfo) -> None:
         wandb = importlib.import_module(NEEDS)
         self._wandb: Any = wandb
         self._run = wandb.init(

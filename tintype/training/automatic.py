@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from tintype.data.cache import Progress
 from tintype.data.source import DataSpec, DataSplits
 from tintype.errors import UserError
 from tintype.hardware.device import Choice, autocast
 from tintype.models import build_model
 from tintype.models.parts.backbone import for_inference
-from tintype.models.parts.pretrained import (
+from tintype.progress import Progress
+from tintype.recipe import Recipe, build, parse_duration
+from tintype.runs.pretrained import (
     OwnRun,
     fetch_weights,
     is_backbone,
@@ -28,7 +29,6 @@ from tintype.models.parts.pretrained import (
     own_run,
     weights_available,
 )
-from tintype.recipe import Recipe, build, parse_duration
 from tintype.training.bundles import LENGTH, UPDATE, Source, completed, settled
 
 # In this order where weights are at hand: what gives most for its cost in transfer on each kind of
@@ -109,7 +109,7 @@ def choose_model(
         changes["crop_fraction"] = own.crop_fraction if recipe.resize == "crop" else 1.0
     if recipe.interpolation is None:
         changes["interpolation"] = own.interpolation
-    return recipe.with_(**changes), choices
+    return recipe.replace(**changes), choices
 
 
 def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tuple[Recipe, Choice]:
@@ -134,7 +134,7 @@ def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tup
     }
     if "resize" not in recipe.model_fields_set:
         changes["resize"] = own.mode
-    return recipe.with_(**changes), Choice(
+    return recipe.replace(**changes), Choice(
         "model", run.model, f"the network of {run.folder.name}, a run of your own"
     )
 
@@ -151,17 +151,19 @@ def _with_model(
             raise UserError(
                 f"the name of {weights} tells no model. Say which it is, as in --model resnet18."
             )
-        return recipe.with_(model=model), Choice("model", model, "told by the name of the weights")
+        return recipe.replace(model=model), Choice(
+            "model", model, "told by the name of the weights"
+        )
     if weights != "none":
         wanted = PREFERRED["cpu" if device.type == "cpu" else "gpu"]
         for model in wanted:
             if weights_available(model):
-                return recipe.with_(model=model), Choice(
+                return recipe.replace(model=model), Choice(
                     "model", model, "pretrained, its weights are at hand"
                 )
         try:
             fetch_weights(wanted[0], progress)
-            return recipe.with_(model=wanted[0]), Choice(
+            return recipe.replace(model=wanted[0]), Choice(
                 "model", wanted[0], "pretrained, downloaded once"
             )
         except UserError as error:
@@ -169,7 +171,7 @@ def _with_model(
             reason = f"from scratch: {failure}; --weights FILE takes a file, and gives far better results"
     else:
         reason = "from scratch, as asked"
-    return recipe.with_(model="fast-cnn"), Choice("model", "fast-cnn", reason)
+    return recipe.replace(model="fast-cnn"), Choice("model", "fast-cnn", reason)
 
 
 def open_settings(
@@ -215,7 +217,7 @@ def open_settings(
     stands = not kind.startswith("data set") and not (named and other)
     settings, choices = completed(_set_fields(base), given, name, stands=stands)
     changes = {field: value for field, value in settings.items() if getattr(recipe, field) != value}
-    return (recipe.with_(**changes) if changes else recipe), choices, False
+    return (recipe.replace(**changes) if changes else recipe), choices, False
 
 
 def _name_of(kind: str) -> str:
@@ -323,7 +325,7 @@ def _length_of_head(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
     changes = {key: value for key, value in bundles.items() if getattr(recipe, key) != value}
     if not changes:
         return recipe, choices
-    chosen = recipe.with_(**changes)
+    chosen = recipe.replace(**changes)
     return chosen, [
         Choice("length", _length_in_words(chosen), "what a head on fixed features needs"),
         *choices,
@@ -362,7 +364,7 @@ def _filled(recipe: Recipe, source: Source) -> tuple[Recipe, list[Choice]]:
     settings, choices = settled(given, source)
     if given.get("epochs") is not None or given.get("steps") is not None:
         settings = {key: value for key, value in settings.items() if key not in ("epochs", "steps")}
-    return recipe.with_(**settings), choices
+    return recipe.replace(**settings), choices
 
 
 @torch.no_grad()

@@ -9,35 +9,31 @@ from __future__ import annotations
 
 import copy
 import csv
-import hashlib
 import io
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tintype.data.source import Batch, ImageSource
-from tintype.errors import UserError, unknown_name
+from tintype.errors import Interrupted, UserError, unknown_name
+from tintype.files.whole import write_picture, written_whole
 from tintype.optim import WeightAverage, build_optimizers, lr_factor
+from tintype.progress import Watcher
 from tintype.recipe import Recipe
-from tintype.runs.folder import (
-    RunFolder,
-    load_checkpoint,
-    save_checkpoint,
-    write_picture,
-    written_whole,
-)
+from tintype.runs.checkpoint import load_checkpoint, save_checkpoint
+from tintype.runs.folder import RunFolder
+from tintype.seeds import fold
 from tintype.tasks.task import StepContext, Task
+from tintype.training.order import Order, batches
+from tintype.training.signals import caught_signals
 
 # A checkpoint is written when the last one is older than this; tests and fragile machines want it
 # more often.
@@ -71,30 +67,6 @@ RANGE = {"sgd": (1e-5, 10.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0), "muon":
 # Where in a run steps are tried to see how long it takes, and how many at the most.
 TIMED_PARTS = (0.0, 0.3, 0.6, 0.99)
 MOST_TIMED_STEPS = 60
-
-
-class Watcher(Protocol):
-    """Who is told how training goes: the progress bar, plain lines, a notebook, or nobody."""
-
-    def on_step(
-        self, step: int, total_steps: int, loss: float, images_per_second: float
-    ) -> None: ...
-
-    def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None: ...
-
-    def on_row(self, row: dict[str, Any]) -> None: ...
-
-    def note(self, line: str) -> None: ...
-
-
-class Interrupted(Exception):
-    """Training was stopped by a signal after its state was saved."""
-
-    def __init__(self, number: int, folder: Path, command: str = "tintype train --resume") -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name}; go on with: {command} {folder}"
-        )
-        self.number = number
 
 
 @dataclass(frozen=True)
@@ -138,81 +110,6 @@ class Plan:
         return cls(num_images, batch_size, steps, every, tuple(step / steps for step in milestones))
 
 
-def fold(*parts: object) -> int:
-    """Return a 63-bit seed that follows from `parts` alone, the same on every machine."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-class Order:
-    """The endless sequence of image positions: one permutation for each epoch, cut into batches without remainder.
-
-    With `targets` (N,) the classes are balanced: an epoch is as long, and each class has an equal
-    share of it.
-    """
-
-    def __init__(
-        self, seed: int, num_images: int, batch_size: int, targets: Tensor | None = None
-    ) -> None:
-        self.seed, self.num_images, self.batch_size = seed, num_images, batch_size
-        self.targets = targets
-        self._epochs: dict[int, Tensor] = {}
-
-    def _epoch(self, epoch: int) -> Tensor:
-        if epoch not in self._epochs:
-            generator = torch.Generator().manual_seed(fold(self.seed, "order", epoch))
-            # Two epochs are enough: a batch spans two at the most.
-            self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1}
-            self._epochs[epoch] = self._permutation(generator)
-        return self._epochs[epoch]
-
-    def _permutation(self, generator: torch.Generator) -> Tensor:
-        if self.targets is None:
-            return torch.randperm(self.num_images, generator=generator)
-        classes = [torch.where(self.targets == label)[0] for label in self.targets.unique()]
-        share, rest = divmod(self.num_images, len(classes))
-        lucky = torch.randperm(len(classes), generator=generator) < rest
-        drawn = []
-        for members, one_more in zip(classes, lucky.tolist(), strict=True):
-            wanted = share + one_more  # as many whole permutations of the class as its share takes
-            rounds = [
-                torch.randperm(len(members), generator=generator)
-                for _ in range(-(-wanted // len(members)))
-            ]
-            drawn.append(members[torch.cat(rounds or [members[:0]])[:wanted]])
-        together = torch.cat(drawn)
-        return together[torch.randperm(len(together), generator=generator)]
-
-    def batch(self, step: int) -> Tensor:
-        """Return the positions (B,) int64 of the images of `step`."""
-        start, parts, missing = step * self.batch_size, [], self.batch_size
-        while missing:
-            epoch, offset = divmod(start, self.num_images)
-            part = self._epoch(epoch)[offset : offset + missing]
-            parts.append(part)
-            start, missing = start + len(part), missing - len(part)
-        return torch.cat(parts)
-
-
-def batches(source: ImageSource, order: Order, first: int, last: int) -> Iterator[Batch]:
-    """Yield the batches of steps `first` to `last` - 1.
-
-    A mapped source is read one step ahead by a thread.
-    """
-    if source.kind == "resident":
-        for step in range(first, last):
-            yield source.take(order.batch(step))
-        return
-    with ThreadPoolExecutor(1, "tintype-read") as reader:
-        ahead = reader.submit(source.take, order.batch(first)) if first < last else None
-        for step in range(first, last):
-            assert ahead is not None
-            batch = ahead.result()
-            if step + 1 < last:
-                ahead = reader.submit(source.take, order.batch(step + 1))
-            yield batch
-
-
 @dataclass
 class History:
     """metrics.csv: a row for each logging interval, with the validation figures where they were measured.
@@ -242,50 +139,6 @@ class History:
         writer.writerows(self.rows)
         with written_whole(self.path) as temporary:
             temporary.write_bytes(text.getvalue().encode())
-
-
-@contextmanager
-def caught_signals() -> Iterator[Callable[[], int | None]]:
-    """Turn Ctrl-C and SIGTERM into a question that the loop asks after each step.
-
-    A second Ctrl-C stops at once.
-    """
-    seen: list[int] = []
-
-    def handler(number: int, _frame: object) -> None:
-        if seen and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    with _handled_by(handler):
-        yield lambda: seen[0] if seen else None
-
-
-@contextmanager
-def interruptible(folder: Path) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into Interrupted at once, for work whose files are written whole or
-    not at all.
-    """
-
-    def handler(number: int, _frame: object) -> None:
-        raise Interrupted(number, folder)
-
-    with _handled_by(handler):
-        yield
-
-
-@contextmanager
-def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    # signals reach the main thread only
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def monitored(recipe: Recipe, task: Task) -> tuple[str, bool]:

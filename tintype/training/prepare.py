@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-import tintype
 from tintype.data import open_data
 from tintype.data.decode import Resize
 from tintype.data.identity import identify
 from tintype.data.source import DataSplits, ImageSource, MappedSource, ResidentSource
+from tintype.data.typical import Typical, learn
 from tintype.errors import UserError, unknown_name
 from tintype.files.bounded import read_json_object
+from tintype.files.whole import held, write_picture, written_whole
 from tintype.hardware.arithmetic import (
     choose_exact,
     choose_threads,
@@ -43,23 +44,16 @@ from tintype.hardware.device import (
 from tintype.models import count_parameters
 from tintype.optim import steepest_rate
 from tintype.plugins import find, names
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.recipe import NEW_SPLIT_RULE, Recipe, parse_duration
-from tintype.runs.folder import (
-    BY_VALIDATION,
-    PHOTOS_FILE,
-    RunFolder,
-    held,
-    write_picture,
-    written_whole,
-)
+from tintype.runs.folder import BY_VALIDATION, PHOTOS_FILE, RunFolder
 from tintype.runs.model import describe_model, preprocessing, save_model
 from tintype.tasks.classify.analysis import analyse
 from tintype.tasks.task import Evaluation, Summary, Task
 from tintype.training.automatic import choose_model, choose_training
 from tintype.training.engine import Engine, Plan, monitored
 from tintype.training.symmetry import keep_orientation
-from tintype.verbs.predict.typical import Typical, learn
+from tintype.version import __version__
 
 # Enough for an interval of about +-1 point at most; more would only cost time.
 CLEAN_TRAINING_IMAGES = 10_000
@@ -157,7 +151,7 @@ def _counted(source: ImageSource) -> str:
 
 def prepare(
     recipe: Recipe,
-    watcher: Silent,
+    watcher: Watcher,
     asked: Collection[str] = (),
     choices: Sequence[Choice] = (),
     *,
@@ -177,13 +171,13 @@ def prepare(
         UserError: whatever is wrong with recipe, data, model or device.
     """
     threads, why = choose_threads(recipe.threads)
-    recipe = recipe.with_(threads=threads)
+    recipe = recipe.replace(threads=threads)
     with computing(threads, recipe.device, exact=recipe.exact):
         return _prepared(recipe, watcher, asked, [*choices, why], free=free)
 
 
 def _prepared(
-    recipe: Recipe, watcher: Silent, asked: Collection[str], choices: list[Choice], *, free: bool
+    recipe: Recipe, watcher: Watcher, asked: Collection[str], choices: list[Choice], *, free: bool
 ) -> Prepared:
     choices.append(
         hold_memory() if recipe.hold_memory else Choice("memory", "as the system does", "as asked")
@@ -314,7 +308,7 @@ def _check_batches(recipe: Recipe, plan: Plan, task: Task) -> None:
         )
 
 
-def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str) -> None:
+def train_run(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str) -> None:
     """Train, measure and report in `run`, from where it stands.
 
     Raises:
@@ -394,7 +388,7 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Silent, command: str)
         run.set_status("finished", step=engine.step, seconds=round(engine.seconds, 3))
 
 
-def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Silent) -> Recipe:
+def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Watcher) -> Recipe:
     """Return the recipe with its learning rate, measured by a range test where it says auto, and write it down.
 
     Raises:
@@ -404,7 +398,7 @@ def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Si
     if recipe.lr != "auto":
         return recipe
     watcher.note("measuring the learning rate")
-    curve = Engine(task, recipe.with_(lr=1.0), run, watcher, device=prepared.device).range_test(
+    curve = Engine(task, recipe.replace(lr=1.0), run, watcher, device=prepared.device).range_test(
         train
     )
     try:
@@ -417,7 +411,7 @@ def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Si
     run.write_table(
         "lr_finder.csv", ["lr", "loss"], ([f"{rate:.6g}", f"{loss:.6g}"] for rate, loss in curve)
     )
-    recipe = recipe.with_(lr=lr)
+    recipe = recipe.replace(lr=lr)
     run.write_recipe(recipe)
     return recipe
 
@@ -427,7 +421,7 @@ def _within_time(
     prepared: Prepared,
     recipe: Recipe,
     seen: DataSplits,
-    watcher: Silent,
+    watcher: Watcher,
     started: float,
 ) -> Recipe:
     """Return the recipe with as many steps as its time allows, measured before the first one, and write it down.
@@ -450,7 +444,7 @@ def _within_time(
     steps = steps_within(left, step=step, evaluation=evaluation, every=plan.evaluation_steps)
 
     times = f"{step:.2g} s a step, {evaluation:.2g} s an evaluation, {final:.2g} s to measure at the end"
-    recipe = recipe.with_(time=None)
+    recipe = recipe.replace(time=None)
     if steps >= plan.total_steps:
         choice = Choice(
             "time", f"all {plan.total_steps:,} steps", f"they fit into {budget:g} s ({times})"
@@ -458,7 +452,7 @@ def _within_time(
     else:
         # Milestones that name epochs may lie beyond the end of the shorter run, so they keep their
         # part of it.
-        recipe = recipe.with_(
+        recipe = recipe.replace(
             steps=steps, milestones=[part for part in plan.milestones if part > 0]
         )
         choice = Choice(
@@ -538,7 +532,7 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
     run.write(
         "environment.json",
         {
-            "tintype": tintype.__version__,
+            "tintype": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.platform(),
@@ -562,7 +556,7 @@ def _write_place(run: RunFolder, recipe: Recipe) -> None:
     """
     before = run.recipe
     if (before.data, before.data_root) != (recipe.data, recipe.data_root):
-        run.write_recipe(before.with_(data=recipe.data, data_root=recipe.data_root))
+        run.write_recipe(before.replace(data=recipe.data, data_root=recipe.data_root))
 
 
 def _record_photos(run: RunFolder, splits: DataSplits) -> None:
@@ -668,7 +662,7 @@ def _on_device(splits: DataSplits, device: torch.device) -> DataSplits:
 
 
 def _measure(
-    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
 ) -> None:
     """Measure the final network on clean training images, validation and test; write figures, predictions, samples.
 
@@ -695,7 +689,7 @@ def _write_tables(run: RunFolder, summary: Summary) -> None:
 
 
 def _measure_without_test(
-    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
 ) -> None:
     """Measure on clean training images and validation only, as one of many runs of which one will be chosen.
 
@@ -718,7 +712,7 @@ def _measure_without_test(
 
 
 def _measure_by_validation(
-    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Silent
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
 ) -> None:
     """Measure on clean training images and validation of data without a test part; write figures and predictions.
 
@@ -745,7 +739,7 @@ def _measure_by_validation(
 
 
 def _evaluated(
-    task: Task, sources: dict[str, ImageSource], watcher: Silent
+    task: Task, sources: dict[str, ImageSource], watcher: Watcher
 ) -> dict[str, Evaluation]:
     network = task.networks[task.main]
     evaluations = {

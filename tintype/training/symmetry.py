@@ -90,7 +90,7 @@ def keep_orientation(
         asked: the fields that the user set.
     """
     used = _used(recipe)
-    recipe = recipe.with_(flips="as-stated")
+    recipe = recipe.replace(flips="as-stated")
     if not used:
         return recipe, []
 
@@ -316,7 +316,7 @@ def _without(recipe: Recipe, parts: Collection[str]) -> Recipe:
             **dict.fromkeys((part for part in parts if part != "tta"), False),
         }
     changes: dict[str, Any] = {"augment": augment} if set(parts) - {"tta"} else {}
-    return recipe.with_(**changes, **({"tta": "none"} if "tta" in parts else {}))
+    return recipe.replace(**changes, **({"tta": "none"} if "tta" in parts else {}))
 
 
 def _how_to_switch_off(turn: str) -> str:

@@ -34,7 +34,7 @@ class Findings:
 
 def examine() -> Findings:
     """Look at versions, devices, precision, memory, disk and cache."""
-    from tintype import __version__
+    from tintype.version import __version__
 
     found = Findings()
     found.facts["tintype"] = __version__

@@ -13,23 +13,24 @@ from typing import Any
 import numpy as np
 
 from tintype.data import open_data, open_whole
-from tintype.data.cache import Progress
 from tintype.data.identity import Identities, identify
 from tintype.data.layout import class_name
 from tintype.data.opening import shadowed
 from tintype.data.source import ImageSource, group_numbers
 from tintype.errors import UserError
+from tintype.files.whole import held, written_whole
 from tintype.hardware.arithmetic import choose_threads, computing
-from tintype.runs.folder import PHOTOS_FILE, RunFolder, held, written_whole
+from tintype.progress import Progress
+from tintype.runs.folder import PHOTOS_FILE, RunFolder
 from tintype.runs.model import resize_of
 from tintype.tasks.classify import metrics
 from tintype.tasks.classify.task import Classify
 from tintype.tasks.generate.task import Generate
+from tintype.tasks.restoring import load_task
 from tintype.tasks.upscale.sets.pairs import group_photos, open_pairs
 from tintype.tasks.upscale.sets.pairs import open_whole as open_photos
 from tintype.tasks.upscale.task import Upscale
 from tintype.training.prepare import count_test_look, unlike_images
-from tintype.verbs.predict.run import load_task
 
 # of images that are like the training images, at most half as many are called unlike them
 MOST_UNLIKE = 0.02
@@ -93,7 +94,7 @@ def _evaluated(
         raise UserError(
             f"{run.path} is a run of task {recipe.task}, which has no classes to report on. Leave --classes out."
         )
-    wishes = {
+    division = {
         key: getattr(recipe, key)
         for key in ("val_fraction", "test_fraction", "split_seed", "groups")
     }
@@ -106,7 +107,7 @@ def _evaluated(
             figures = task.evaluate(task.networks[task.main], photos).figures
             return {"split": split or "all", "data": photos.spec.name, **figures}
         splits = open_pairs(
-            recipe.data, data_root=recipe.data_root, image_size=recipe.image_size, resize=resize_of(description), **wishes,
+            recipe.data, data_root=recipe.data_root, image_size=recipe.image_size, resize=resize_of(description), **division,
             **{key: recipe.task_options[key] for key in ("scale", "patch") if key in recipe.task_options},
         )  # fmt: skip
     else:
@@ -120,7 +121,7 @@ def _evaluated(
                 source, known, more = open_whole(data, groups=groups, progress=progress, **shape)
             else:
                 opened = open_data(
-                    data, split_rule=recipe.split_rule, **shape, **{**wishes, "groups": groups}
+                    data, split_rule=recipe.split_rule, **shape, **{**division, "groups": groups}
                 )
                 source, known = opened[split], opened.groups
             figures = _on_other_data(run, task, source, known, split or "all", classes=classes)
@@ -135,7 +136,7 @@ def _evaluated(
             one_class=isinstance(task, Generate),
             split_rule=recipe.split_rule,
             **shape,
-            **wishes,
+            **division,
         )
     if split == "test" and not len(splits.test):
         raise UserError(

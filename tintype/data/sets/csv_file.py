@@ -11,13 +11,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from tintype.data.cache import Progress
 from tintype.data.decode import EXTENSIONS, Resize, natural_key
 from tintype.data.layout import SPLIT_FOLDERS, class_name, listed, safe, split_of, words_of
 from tintype.data.sets.folder import Found, Photo, note_case, read_photos
 from tintype.data.source import Images
 from tintype.errors import UserError
 from tintype.files.bounded import regular_only
+from tintype.progress import Progress
 
 COLUMNS = {
     "path": (

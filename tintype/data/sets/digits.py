@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tintype.data.cache import Progress
 from tintype.data.decode import Resize
 from tintype.data.source import Images
+from tintype.progress import Progress
 
 
 def load(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tintype.data import cache
-from tintype.data.cache import Cached, Progress, cached_pixels
+from tintype.data.cache import Cached, cached_pixels
 from tintype.data.contents import contents_digest
 from tintype.data.decode import (
     Header,
@@ -34,6 +34,7 @@ from tintype.data.layout import listed, read_layout, safe
 from tintype.data.levels import white_of_set
 from tintype.data.source import Images, Looks
 from tintype.errors import UserError
+from tintype.progress import Progress
 
 # Pictures that are not read, by their ending; what holds only these is told so.
 UNREAD = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tintype.data.cache import Progress
 from tintype.data.decode import Resize
 from tintype.data.sets import folder
 from tintype.data.source import Images
 from tintype.errors import UserError
+from tintype.progress import Progress
 
 NAMES = {
     "trashnet": "2,527 photos of rubbish, 512x384 colour, 6 classes; read from --data-root",
@@ -47,14 +47,14 @@ def load(
     )
     if found is None:
         raise UserError(f"there is no folder {root}. {ORIGIN[name]}.")
-    wishes: dict[str, Any] = {
+    how: dict[str, Any] = {
         "image_size": image_size,
         "channels": channels,
         "resize": resize,
         "one_class": one_class,
     }
     try:
-        images = folder.load(str(found), progress=progress, **wishes)
+        images = folder.load(str(found), progress=progress, **how)
     except UserError as error:
         if name == "own-photos":
             raise

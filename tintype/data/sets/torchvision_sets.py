@@ -26,11 +26,12 @@ import numpy as np
 from torchvision import datasets
 from torchvision.datasets import utils as torchvision_utils
 
-from tintype.data.cache import Progress, cache_folder, remove_abandoned
+from tintype.data.cache import cache_folder, remove_abandoned
 from tintype.data.decode import Resize
 from tintype.data.sets.folder import find_photos, read_photos
 from tintype.data.source import Images
 from tintype.errors import UserError
+from tintype.progress import Progress
 
 NAMES = {
     "mnist": "70,000 handwritten digits, 28x28 grey, 10 classes",

@@ -177,7 +177,7 @@ def seen_whole(x: Tensor, layer: nn.Conv2d) -> Tensor:
     return F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)
 
 
-def start_judge(network: nn.Module, norm: str) -> None:
+def start_discriminator(network: nn.Module, norm: str) -> None:
     """Draw the weights of a discriminator as its norm asks for, and add spectral norm where that is meant.
 
     Small weights need a norm behind them: without one, hardly anything of an image would reach the

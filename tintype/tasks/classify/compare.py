@@ -62,7 +62,9 @@ def same_images(one: Compared, other: Compared) -> bool:
         return False
     if one.data.get("fingerprint") == other.data.get("fingerprint"):
         return True
-    return one.where == other.where and (one.sight != other.sight or one.members != other.members)
+    return one.where == other.where and (
+        one.input_format != other.input_format or one.members != other.members
+    )
 
 
 def _images(run: Compared) -> str:
@@ -263,8 +265,8 @@ def _remarks(runs: Sequence[Compared], split: str) -> list[str]:
     for run in runs[1:]:
         if run.data.get("fingerprint") == first.data.get("fingerprint"):
             continue
-        if run.sight != first.sight:
-            sizes = [f"{r.sight[2]}x{r.sight[1]}" for r in (run, first)]
+        if run.input_format != first.input_format:
+            sizes = [f"{r.input_format[2]}x{r.input_format[1]}" for r in (run, first)]
             how = (
                 f"at {sizes[0]} instead of {sizes[1]}"
                 if sizes[0] != sizes[1]

@@ -10,7 +10,7 @@ import torch
 
 from tintype.runs.folder import RunFolder
 from tintype.tasks.classify.task import Classify
-from tintype.verbs.predict.run import load_task
+from tintype.tasks.restoring import load_task
 
 BATCH = 64
 MOST_REPEATS = 20

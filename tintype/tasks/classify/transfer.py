@@ -26,7 +26,7 @@ from tintype.models.parts.backbone import (
     make_head,
     penultimate,
 )
-from tintype.models.parts.pretrained import load_pretrained, own_preprocessing
+from tintype.runs.pretrained import load_pretrained, own_preprocessing
 from tintype.tasks import losses
 from tintype.tasks.classify.task import Classify
 from tintype.tasks.task import Evaluation, Phase, StepContext

@@ -97,7 +97,7 @@ class Compared:
         return self.recipe.get("data"), self.recipe.get("data_root")
 
     @property
-    def sight(self) -> tuple[Any, ...]:
+    def input_format(self) -> tuple[Any, ...]:
         """How the network sees an image: its shape, and how it was brought there."""
         how = self.model.get("preprocessing", {})
         return tuple(

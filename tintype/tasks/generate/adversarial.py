@@ -77,10 +77,10 @@ class Adversarial:
             assert fake_logits is not None
         else:
             penalty = 0.0
-            judge = self.networks["discriminator"]
+            discriminator = self.networks["discriminator"]
             with autocast(self.device, self.dtype):
-                real_logits = judge(self._changed(real, context), labels)
-                fake_logits = judge(self._changed(fake, context), labels)
+                real_logits = discriminator(self._changed(real, context), labels)
+                fake_logits = discriminator(self._changed(fake, context), labels)
         loss = losses.discriminator_loss(self.objective.loss, real_logits, fake_logits) + penalty
         if self.strength:
             self.strength.see(real_logits)
@@ -124,13 +124,13 @@ class Adversarial:
         objective = self.objective
         # Called as `forward`, which torch.compile leaves alone: compiled code has no second
         # derivative.
-        judge = self.networks["discriminator"].forward
+        discriminator = self.networks["discriminator"].forward
         real = self._changed(real, context).detach().requires_grad_()
         fake = None if fake is None else self._changed(fake, context).detach().requires_grad_()
         with torch.autocast(self.device.type, enabled=False):
             real_logits, fake_logits = (
-                judge(real, labels),
-                None if fake is None else judge(fake, labels),
+                discriminator(real, labels),
+                None if fake is None else discriminator(fake, labels),
             )
             total = real_logits.new_zeros(())
             if objective.r1:
@@ -145,18 +145,20 @@ class Adversarial:
                     real.detach(), fake.detach(), part.to(self.device)
                 ).requires_grad_()
                 total = total + objective.gradient_penalty * losses.length_penalty(
-                    mixed, judge(mixed, labels)
+                    mixed, discriminator(mixed, labels)
                 )
         return total, real_logits, fake_logits
 
     def _generator_loss(self, real: Tensor, labels: Tensor | None, context: StepContext) -> Tensor:
-        judge = self.networks["discriminator"]
+        discriminator = self.networks["discriminator"]
         made = self._made_before(context)
         made = self._fake(labels, len(real), context) if made is None else made
         with autocast(self.device, self.dtype):
-            fake_logits = judge(self._changed(made, context), labels)
+            fake_logits = discriminator(self._changed(made, context), labels)
             relativistic = self.objective.loss == "relativistic"
-            real_logits = judge(self._changed(real, context), labels) if relativistic else None
+            real_logits = (
+                discriminator(self._changed(real, context), labels) if relativistic else None
+            )
         return losses.generator_loss(self.objective.loss, real_logits, fake_logits)
 
 

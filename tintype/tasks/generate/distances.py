@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tintype.data.cache import Progress
 from tintype.errors import UserError
-from tintype.models.parts.pretrained import fetch_file
 from tintype.models.parts.weights import read_weights
+from tintype.progress import Progress
+from tintype.runs.pretrained import fetch_file
 
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
 PIXELS_SIDE = 8

@@ -11,10 +11,11 @@ from PIL import Image
 
 from tintype.errors import UserError, unknown_name
 from tintype.files.bounded import regular_only
-from tintype.runs.folder import RunFolder, write_picture
+from tintype.files.whole import write_picture
+from tintype.runs.folder import RunFolder
 from tintype.tasks.generate import sampling
 from tintype.tasks.generate.task import SAMPLE_SEED, Generate
-from tintype.verbs.predict.run import load_task
+from tintype.tasks.restoring import load_task
 
 # Always so many images are computed together, from an index that this divides: a convolution's last
 # bits may depend on the size of the batch, and an image must not depend on how many were asked for.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tintype.data.cache import Progress
 from tintype.data.source import ImageSource
 from tintype.errors import UserError
+from tintype.progress import Progress
 from tintype.tasks.generate import distances
 from tintype.tasks.generate.distances import FeatureNetwork
 

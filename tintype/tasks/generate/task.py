@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tintype.augment import Augment
 from tintype.augment.spec import resolve
 from tintype.data import opening
-from tintype.data.cache import Progress
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.errors import UserError
 from tintype.hardware.device import autocast
 from tintype.models import build_model, default_options
+from tintype.progress import Progress
 from tintype.tasks.generate import distances, sampling
 from tintype.tasks.generate.adversarial import Adversarial
 from tintype.tasks.generate.distances import FEWEST
@@ -374,7 +374,7 @@ class Generate(Task):
         varied = distances.pairwise_distance(shown)
         alike = distances.pairwise_distance(source.take(drawn(source, min(256, count))).images)
         figures["diversity"] = varied / alike if alike else 1.0
-        self.trouble.judge(figures, recall=figures[f"recall_{by.name}"])
+        self.trouble.assess(figures, recall=figures[f"recall_{by.name}"])
         return Evaluation(figures)
 
     # ---- the end ------------------------------------------------------------------------------------------------------

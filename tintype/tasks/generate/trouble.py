@@ -49,7 +49,7 @@ class Trouble:
         self._right = self._right + share_right.detach()
         self._turns += 1
 
-    def judge(self, figures: dict[str, Any], *, recall: float) -> None:
+    def assess(self, figures: dict[str, Any], *, recall: float) -> None:
         """Note trouble that the discriminator's turns since the last time, or the figures of an
         evaluation, show.
         """

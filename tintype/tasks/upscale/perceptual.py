@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
 from tintype.models import build_model
-from tintype.models.parts.pretrained import (
+from tintype.models.parts.weights import read_weights
+from tintype.runs.pretrained import (
     fetch_weights,
     is_backbone,
     load_pretrained,
     model_of_weights,
     own_preprocessing,
 )
-from tintype.models.parts.weights import read_weights
 
 # Johnson et al. take relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16. Of other networks with
 # `features`: their first stages.

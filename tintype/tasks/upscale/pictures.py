@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from tintype.data.bounds import refuse_costly_file, refuse_costly_picture
 from tintype.data.decode import FORMATS, MAX_PIXELS
 from tintype.errors import UserError
-from tintype.runs.folder import written_whole
+from tintype.files.whole import written_whole
 from tintype.tasks.upscale.png16 import png16, read_png16
 
 # What is read and written as it is; everything else becomes PNG, which loses nothing. The longest

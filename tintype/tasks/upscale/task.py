@@ -127,10 +127,10 @@ def make(
             f"task.adversarial_from is {adversarial_from!r}. Expected a share of the run from 0 to below 1."
         )
     network = build_model(model, spec, {**model_options, "scale": scale}, seed).to(device)
-    judge = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
+    discriminator = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
     task = Upscale(
         network, spec, device, dtype=dtype, scale=scale, losses=losses, perceptual=perceptual, symmetries=symmetries,
-        colour_jitter=_checked_jitter(colour_jitter), degrade=degrade, discriminator=judge,
+        colour_jitter=_checked_jitter(colour_jitter), degrade=degrade, discriminator=discriminator,
         discriminator_lr=discriminator_lr, adversarial_from=adversarial_from,
     )  # fmt: skip
     task.choices = choices

@@ -15,10 +15,10 @@ from tintype.errors import UserError
 from tintype.hardware.device import choose_device
 from tintype.runs.folder import RunFolder
 from tintype.runs.packed import is_packed
+from tintype.tasks.restoring import load_task
 from tintype.tasks.upscale.foreign import load_foreign
 from tintype.tasks.upscale.pictures import from_pillow, read_picture, to_pillow
 from tintype.tasks.upscale.task import TILE, Upscale
-from tintype.verbs.predict.run import load_task
 
 LARGEST_OUTPUT = 1_000_000_000  # pixels: 3 GB of memory for the picture alone
 

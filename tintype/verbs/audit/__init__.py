@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tintype.data.cache import Progress
 from tintype.errors import UserError
+from tintype.progress import Progress
 from tintype.verbs.audit import findings as checks
 from tintype.verbs.audit.files import Inspected, inspect
 from tintype.verbs.audit.findings import Finding, Twins

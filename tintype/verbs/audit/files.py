@@ -13,7 +13,6 @@ from PIL import Image
 
 from tintype import plugins
 from tintype.data import locate
-from tintype.data.cache import Progress
 from tintype.data.decode import FORMATS, Unreadable, decode, quiet_pillow, read_header
 from tintype.data.duplicates import THUMBNAIL, thumbnails
 from tintype.data.opening import shadowed
@@ -22,6 +21,7 @@ from tintype.data.source import Images
 from tintype.data.taken import taken
 from tintype.errors import UserError
 from tintype.files.bounded import regular_only
+from tintype.progress import Progress
 
 VERSION = 2  # raise it when `_read` changes what a file gives
 # sets whose images are mostly smaller get thumbnails of 32 pixels; nothing is said of their

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tintype.data.cache import Progress
 from tintype.data.duplicates import Duplicates, NearPairs, exact_copies, joined, near_pairs
 from tintype.grouping import Suggestion, Taken, suggest_by_names, suggest_by_times
+from tintype.progress import Progress
 from tintype.verbs.audit.files import TINY, Inspected, full_pixels
 from tintype.verbs.audit.labels import LabelIssues
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tintype.data.cache import num_cores
+from tintype.hardware.device import num_cores
 
 FOLDS = 5
 # images that the classifier of a fold learns from; more add time and little else

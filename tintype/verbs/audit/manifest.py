@@ -15,7 +15,7 @@ import numpy as np
 from tintype.data.duplicates import kept_together
 from tintype.data.sets.folder import Photo
 from tintype.errors import UserError
-from tintype.runs.folder import written_whole
+from tintype.files.whole import written_whole
 from tintype.verbs.audit.files import Inspected
 from tintype.verbs.audit.findings import Twins, given_split
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from PIL import Image
 
+from tintype.files.whole import written_whole
 from tintype.pages import words
 from tintype.pages.pages import templates
 from tintype.pages.pictures import TINY, data_uri, png_bytes
-from tintype.runs.folder import written_whole
 
 MOST_GROUPS = 24  # of duplicates; what is left out is counted, and all of it is in the JSON
 MOST_SINGLE = 48

@@ -22,13 +22,13 @@ from tintype.runs.folder import RunFolder
 from tintype.runs.model import resize_of
 from tintype.tasks.classify.task import Classify
 from tintype.tasks.generate.task import Generate
+from tintype.tasks.restoring import load_task
 from tintype.tasks.task import Task
 from tintype.tasks.upscale.task import Upscale
 from tintype.verbs.export import checking, formats
 from tintype.verbs.export.graphs import Graph, Half, graph_of
 from tintype.verbs.export.images import CheckImages, classified_images, photo_pairs
 from tintype.verbs.export.quantising import quantise
-from tintype.verbs.predict.run import load_task
 from tintype.verbs.predict.runtime import FORMAT
 from tintype.verbs.share.paths import for_others
 
@@ -135,7 +135,7 @@ def export_run(
             there are no images to
             check on, or the exported model does not agree; then no file is left.
     """
-    _check_wishes(format, int8, fp16)
+    _check_request(format, int8, fp16)
     if format == "onnx":
         formats.import_onnx()
     precision = "int8" if int8 else "float16" if fp16 else "float32"
@@ -190,7 +190,7 @@ def _for_export(task: Task) -> nn.Module:
     )
 
 
-def _check_wishes(format: str, int8: bool, fp16: bool) -> None:
+def _check_request(format: str, int8: bool, fp16: bool) -> None:
     if format not in formats.ENDINGS:
         raise unknown_name("format", format, formats.ENDINGS)
     if int8 and fp16:
@@ -231,7 +231,7 @@ def _about(
     run: RunFolder, task: Task, description: dict[str, Any], format: str, precision: str
 ) -> dict[str, Any]:
     """Return what the file says of itself (JSON-ready)."""
-    from tintype import __version__
+    from tintype.version import __version__
 
     about: dict[str, Any] = {
         "format": FORMAT, "version": __version__, "name": run.name, "task": description["task"], "precision": precision,

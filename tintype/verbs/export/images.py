@@ -55,14 +55,14 @@ def classified_images(
         UserError: the data is not there, or has other classes.
     """
     recipe, how, names = run.recipe, description["preprocessing"], list(description["class_names"])
-    wishes = {
+    loading = {
         key: getattr(recipe, key)
         for key in ("val_fraction", "test_fraction", "split_seed", "groups")
     }
     try:
         splits = open_data(
             data or recipe.data, data_root=None if data else recipe.data_root, image_size=(how["height"], how["width"]),
-            channels=how["channels"], resize=resize_of(dict(description)), split_rule=recipe.split_rule, **wishes,
+            channels=how["channels"], resize=resize_of(dict(description)), split_rule=recipe.split_rule, **loading,
         )  # fmt: skip
     except UserError as error:
         raise _not_there(recipe.data, data, error) from None
@@ -93,7 +93,7 @@ def photo_pairs(
         UserError: the data is not there.
     """
     recipe = run.recipe
-    wishes = {
+    loading = {
         key: getattr(recipe, key)
         for key in ("val_fraction", "test_fraction", "split_seed", "groups")
     }
@@ -106,7 +106,7 @@ def photo_pairs(
             if data
             else open_pairs(
                 recipe.data, data_root=recipe.data_root, image_size=recipe.image_size,
-                resize=resize_of(dict(description)), **wishes, **options,
+                resize=resize_of(dict(description)), **loading, **options,
             ).val
         )  # fmt: skip
     except UserError as error:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tintype.data.typical import sentence
 from tintype.errors import UserError
 from tintype.progress import make_watcher
 from tintype.verbs.predict.classifier import Classifier
 from tintype.verbs.predict.files import list_images, names_from, without
-from tintype.verbs.predict.job import Summary, Wishes, run_job, summary_lines
+from tintype.verbs.predict.job import JobOptions, Summary, run_job, summary_lines
 from tintype.verbs.predict.output import Output, Row
-from tintype.verbs.predict.typical import sentence
 
 MOST_NAMED = 20  # files that are passed over and named on standard error; the output has them all
 
@@ -51,8 +51,10 @@ def predict_command(
             f"every answer counts{but}: by validation, at least {wish:.0%} of all answers are right",
             file=sys.stderr,
         )
-    wishes = Wishes(min(top, len(classifier.class_names)), threshold, sort_into, link, heatmaps)
-    output = None if out is None else Output(out, wishes.columns(classifier), resume=resume)
+    options = JobOptions(
+        min(top, len(classifier.class_names)), threshold, sort_into, link, heatmaps
+    )
+    output = None if out is None else Output(out, options.columns(classifier), resume=resume)
     rows: list[Row] = []
     named = 0
 
@@ -80,7 +82,7 @@ def predict_command(
         summary = run_job(
             classifier,
             without(listed, [sort_into, heatmaps]),
-            wishes,
+            options,
             output=output,
             on_row=show,
             progress=progress,

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from tintype.data.decode import Resize, Unreadable, decode, fit, shows_colour
+from tintype.data.typical import Typical
 from tintype.errors import UserError
-from tintype.verbs.predict.prediction import Prediction
-from tintype.verbs.predict.typical import Typical
+from tintype.tasks.contract.prediction import Prediction
 
 
 class Picture(NamedTuple):

@@ -28,7 +28,7 @@ SAME = 1e-3
 
 
 @dataclass(frozen=True)
-class Wishes:
+class JobOptions:
     """What a job is to do beside predicting.
 
     Attributes:
@@ -87,7 +87,7 @@ class Summary:
 def run_job(
     classifier: Classifier,
     files: Sequence[str | Path],
-    wishes: Wishes,
+    options: JobOptions,
     *,
     output: Output | None = None,
     on_row: Callable[[Row], None] | None = None,
@@ -102,7 +102,7 @@ def run_job(
     Args:
         classifier: what answers.
         files: what is predicted, less what `output` holds already.
-        wishes: what else is to be done.
+        options: what else is to be done.
         output: where rows are appended.
         on_row: called with each row.
         progress: called as progress(what, done, total).
@@ -113,7 +113,7 @@ def run_job(
             began the file.
     """
     try:
-        return _run_job(classifier, files, wishes, output, on_row, progress, decoders)
+        return _run_job(classifier, files, options, output, on_row, progress, decoders)
     finally:
         if output:
             output.release()
@@ -122,7 +122,7 @@ def run_job(
 def _run_job(
     classifier: Classifier,
     files: Sequence[str | Path],
-    wishes: Wishes,
+    options: JobOptions,
     output: Output | None,
     on_row: Callable[[Row], None] | None,
     progress: Callable[[str, int, int], None] | None,
@@ -130,10 +130,10 @@ def _run_job(
 ) -> Summary:
     done = output.done if output else []
     summary = Summary(before=len(done))
-    sorter = _sorter(wishes, done)
+    sorter = _sorter(options, done)
     painter = (
-        _Painter(classifier, wishes.heatmaps, done, bool(output and output.resume))
-        if wishes.heatmaps
+        _Painter(classifier, options.heatmaps, done, bool(output and output.resume))
+        if options.heatmaps
         else None
     )
     if output and done:
@@ -141,7 +141,7 @@ def _run_job(
     known = {row["file"] for row in done}
     left = [file for file in dict.fromkeys(map(str, files)) if file not in known]
     for batch in answered(classifier, left, decoders=decoders):
-        rows = [_row(item, wishes, judged=classifier.typical is not None) for item in batch]
+        rows = [_row(item, options, judged=classifier.typical is not None) for item in batch]
         if sorter:
             for row in rows:
                 if "error" not in row:
@@ -191,12 +191,12 @@ def _check_same_model(classifier: Classifier, done: Sequence[Row], path: Path) -
             )
 
 
-def _row(item: Answered, wishes: Wishes, *, judged: bool) -> Row:
+def _row(item: Answered, options: JobOptions, *, judged: bool) -> Row:
     if item.prediction is None:
         return {"file": item.file, "error": item.reason}
     top = [
         {"class": name, "probability": round(share, 6)}
-        for name, share in item.prediction.top(wishes.top)
+        for name, share in item.prediction.top(options.top)
     ]
     row: Row = {
         "file": item.file,
@@ -204,21 +204,21 @@ def _row(item: Answered, wishes: Wishes, *, judged: bool) -> Row:
         "confidence": top[0]["probability"],
         "top": top,
     }
-    if wishes.threshold is not None:
+    if options.threshold is not None:
         row["most_probable"] = row["prediction"]
         # What validation promises holds for images like those of validation.
-        if item.prediction.confidence < wishes.threshold or item.prediction.unlike:
+        if item.prediction.confidence < options.threshold or item.prediction.unlike:
             row["prediction"] = UNSURE
     if judged:
         row["unlike"] = item.prediction.unlike or None
     return row
 
 
-def _sorter(wishes: Wishes, done: Sequence[Row]) -> Sorter | None:
-    if wishes.sort_into is None:
+def _sorter(options: JobOptions, done: Sequence[Row]) -> Sorter | None:
+    if options.sort_into is None:
         return None
     placed = {row["file"]: row["sorted_to"] for row in done if row.get("sorted_to")}
-    sorter = Sorter(wishes.sort_into, link=wishes.link, placed=set(placed.values()))
+    sorter = Sorter(options.sort_into, link=options.link, placed=set(placed.values()))
     for file, place in placed.items():
         sorter.put(file, place)
     return sorter
@@ -241,7 +241,7 @@ class _Painter:
 
     def paint(self, batch: Sequence[Answered], rows: Sequence[Row]) -> None:
         """Write the pictures of a batch and note their names in the rows."""
-        from tintype.runs.folder import write_picture
+        from tintype.files.whole import write_picture
 
         readable = [
             (item, row) for item, row in zip(batch, rows, strict=True) if item.pixels is not None

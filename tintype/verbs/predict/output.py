@@ -192,7 +192,7 @@ class Output:
         return rows
 
     def _write_parquet(self) -> None:
-        from tintype.runs.folder import written_whole
+        from tintype.files.whole import written_whole
 
         pyarrow, parquet = _import_pyarrow()
         types = {name: pyarrow.float64() for name in self.columns if name.startswith("confidence")}

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from tintype.errors import UserError
+from tintype.tasks.contract.prediction import Prediction
 from tintype.verbs.predict.classifier import Classifier, Picture
-from tintype.verbs.predict.prediction import Prediction
 
 CHUNK = 8  # files for each task of a thread
 AHEAD = 2  # batches that are decoded ahead of the one that is computed

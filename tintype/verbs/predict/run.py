@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from tintype.data.typical import Typical
 from tintype.errors import UserError
-from tintype.hardware.device import choose_device, hold_memory
-from tintype.plugins import find
 from tintype.runs.folder import RunFolder
-from tintype.runs.model import load_model
-from tintype.runs.shapes import MISFIT
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
 from tintype.tasks.classify.task import Classify
-from tintype.tasks.task import Prediction, Task
+from tintype.tasks.restoring import load_task
+from tintype.tasks.task import Prediction
 from tintype.verbs.predict.classifier import Classifier
 from tintype.verbs.predict.files import list_images
 from tintype.verbs.predict.pipeline import answered
-from tintype.verbs.predict.typical import Typical
 
 __all__ = ["Answers", "Predictor", "list_images", "load_task", "predict_files"]
 
@@ -91,27 +88,3 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], *, device: str =
         [item.prediction for item in found if item.prediction],
         [(i.file, i.reason) for i in found if not i.prediction],
     )
-
-
-def load_task(run: RunFolder, device: str) -> tuple[Task, dict[str, Any]]:
-    """Rebuild the task around the saved model, in the precision that its figures were measured in.
-
-    The process keeps freed memory from then on, as in training: predicting is twice as fast by it
-    on a CPU.
-
-    Raises:
-        UserError: the run has no finished model, or the device is not there.
-    """
-    chosen, _ = choose_device(device)
-    hold_memory()
-    network, spec, description = load_model(run, chosen)
-    # The precision that the figures were measured in; every CPU and GPU that torch supports can
-    # compute in it.
-    dtype = torch.bfloat16 if description["precision"] == "bf16" else torch.float32
-    module = find("tasks", description["task"])
-    try:
-        return module.restore(network, spec, description, device=chosen, dtype=dtype), description
-    except MISFIT as error:  # fields of the task that do not fit the network, or one another
-        raise UserError(
-            f"{run.path / 'model.json'} is broken ({type(error).__name__}: {error})."
-        ) from None

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tintype.data.typical import Typical
 from tintype.errors import UserError
 from tintype.verbs.predict.classifier import Classifier
-from tintype.verbs.predict.typical import Typical
 
 FORMAT = 1  # of what lies under ABOUT; raise it when an older tintype would misread the file
 ABOUT = "tintype"  # the metadata entry that holds, as JSON, what belongs to the model

@@ -20,7 +20,6 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.responses import Response
 
-from tintype import __version__
 from tintype.errors import UserError
 from tintype.pages.sandbox import SANDBOX, with_way_back, without_dead_links
 from tintype.tasks.generate import sampling
@@ -29,15 +28,16 @@ from tintype.verbs.serve.measures import MEDIA_TYPE
 from tintype.verbs.serve.problems import KINDS, Problem, json_bytes, of_status
 from tintype.verbs.serve.problems import MEDIA_TYPE as PROBLEM
 from tintype.verbs.serve.served import (
+    Classification,
     ImageMaker,
     PhotoClassifier,
     PhotoEnlarger,
-    Seen,
     Served,
     png_bytes,
     png_text,
 )
 from tintype.verbs.serve.service import Service, Settings
+from tintype.version import __version__
 
 MOST_GENERATED = 64  # images in one answer
 MOST_FIELDS = 16  # of a form, which should have none
@@ -317,14 +317,14 @@ def _add_predict(app: FastAPI, service: Service) -> Application:
     return direct
 
 
-async def _outcome(future: asyncio.Future[Seen]) -> Seen | UserError:
+async def _outcome(future: asyncio.Future[Classification]) -> Classification | UserError:
     try:
         return await future
     except UserError as error:
         return error
 
 
-def _item(name: str, answer: Seen | UserError, top: int) -> dict[str, Any]:
+def _item(name: str, answer: Classification | UserError, top: int) -> dict[str, Any]:
     if isinstance(answer, UserError):
         return {"file": name, "problem": Problem("unreadable", str(answer)).describe()}
     heat = {} if answer.heat is None else {"heatmap": png_text(answer.heat)}

@@ -24,14 +24,15 @@ from tintype.files.bounded import refuse_link_out
 from tintype.runs.folder import RunFolder
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
 from tintype.tasks.classify.task import Classify
+from tintype.tasks.contract.prediction import Prediction
 from tintype.tasks.generate.images import Sampler
 from tintype.tasks.generate.task import Generate
+from tintype.tasks.restoring import load_task
 from tintype.tasks.upscale.pictures import encoded, read_picture
 from tintype.tasks.upscale.task import Upscale
 from tintype.tasks.upscale.upscaler import Upscaler
 from tintype.verbs.predict.classifier import Classifier, Picture
-from tintype.verbs.predict.prediction import Prediction
-from tintype.verbs.predict.run import Predictor, load_task
+from tintype.verbs.predict.run import Predictor
 from tintype.verbs.predict.runtime import OnnxClassifier
 from tintype.verbs.serve.batching import Between
 
@@ -41,7 +42,7 @@ TILE = 128  # pixels; between two tiles of a large picture, photos are classifie
 
 
 @dataclass(frozen=True)
-class Seen:
+class Classification:
     """What a classifier answers: classes from the most probable on, and, where asked, what it saw
     with a heat map.
     """
@@ -175,7 +176,7 @@ class PhotoClassifier(Served):
         refuse_large(content, max_pixels)
         return self.classifier.picture(content)
 
-    def answer(self, works: Sequence[tuple[Picture, bool]]) -> list[Seen]:
+    def answer(self, works: Sequence[tuple[Picture, bool]]) -> list[Classification]:
         """Answer photos, each with whether a heat map is wanted."""
         predictions = self.classifier.answer([""] * len(works), [picture for picture, _ in works])
         hot = [i for i, (_, wanted) in enumerate(works) if wanted]
@@ -189,7 +190,8 @@ class PhotoClassifier(Served):
         # All at once: for each by itself it would take the event loop a tenth of its time.
         order = np.argsort(-np.stack([p.probs for p in predictions]), axis=1, kind="stable")
         return [
-            Seen(prediction, order[i], heats.get(i)) for i, prediction in enumerate(predictions)
+            Classification(prediction, order[i], heats.get(i))
+            for i, prediction in enumerate(predictions)
         ]
 
     def _heat(self, pixels: Sequence[np.ndarray], classes: Sequence[int]) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from tintype.hardware.device import release_memory
 from tintype.verbs.serve.batching import Between, Compute, settle
 from tintype.verbs.serve.measures import Measures
 from tintype.verbs.serve.problems import Problem
-from tintype.verbs.serve.served import PhotoClassifier, Seen, Served
+from tintype.verbs.serve.served import Classification, PhotoClassifier, Served
 
 LONG_WAITING = 8  # pictures to enlarge, or sets of images to make, that wait or are computed
 TEND_SECONDS = 5.0  # how often it is looked whether memory can be given back
@@ -204,16 +204,22 @@ class Service:
         finally:
             self.long_waiting -= 1
 
-    def classify(self, model: PhotoClassifier, content: bytes, heat: bool) -> asyncio.Future[Seen]:
+    def classify(
+        self, model: PhotoClassifier, content: bytes, heat: bool
+    ) -> asyncio.Future[Classification]:
         """Decode a photo in the pool and answer it in a batch; a UserError of the future says why
         it cannot be read.
         """
-        future: asyncio.Future[Seen] = self._loop.create_future()
+        future: asyncio.Future[Classification] = self._loop.create_future()
         self.decoders.submit(self._decode_and_put, model, content, heat, future)
         return future
 
     def _decode_and_put(
-        self, model: PhotoClassifier, content: bytes, heat: bool, future: asyncio.Future[Seen]
+        self,
+        model: PhotoClassifier,
+        content: bytes,
+        heat: bool,
+        future: asyncio.Future[Classification],
     ) -> None:
         if future.done():  # given up while it waited
             return

@@ -17,7 +17,8 @@ import yaml
 from tintype.data.cache import cache_folder, writable
 from tintype.errors import UserError
 from tintype.files.bounded import temporary_folder
-from tintype.runs.folder import RunFolder, write_json
+from tintype.files.whole import write_json
+from tintype.runs.folder import RunFolder
 from tintype.runs.packed import MOST_BYTES
 from tintype.verbs.share.card import make_card
 from tintype.verbs.share.paths import for_others, shortened

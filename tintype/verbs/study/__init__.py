@@ -12,21 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype import api
-from tintype.data.cache import num_cores
 from tintype.errors import UserError
-from tintype.hardware.device import Choice
+from tintype.hardware.device import Choice, num_cores
 from tintype.notebook import frame_of
 from tintype.plugins import study_names
-from tintype.progress import Silent, make_watcher
+from tintype.progress import Watcher, make_watcher
 from tintype.runs.folder import RunFolder
-from tintype.training.engine import interruptible
-from tintype.verbs.study.conduct import conduct, most_threads
+from tintype.training.signals import interruptible
 from tintype.verbs.study.confounding import declared_confounding, refuse_idle_differences
 from tintype.verbs.study.declaration import MOST_RUNS, Declaration, PlannedRun, refuse_mixed_data
 from tintype.verbs.study.figures import table
 from tintype.verbs.study.folder import StudyFolder
 from tintype.verbs.study.reading import declare
 from tintype.verbs.study.result import Result, result_of
+from tintype.verbs.study.run_all import most_threads, run_all
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -85,14 +84,14 @@ class Study(StudyFolder):
         """Return the finished runs."""
         return [api.Run(self.path / p.name) for p in self.planned if self.is_done(p)]
 
-    def report(self, watcher: Silent | None = None) -> Path:
+    def report(self, watcher: Watcher | None = None) -> Path:
         """Write table.csv, study.html and figures/ from the files of the runs, and return the
         page's path.
         """
         from tintype.verbs.study.page import write_page
 
         RunFolder(self.path).write_table("table.csv", *table(self))
-        return write_page(self, self.result(), watcher or Silent())
+        return write_page(self, self.result(), watcher or Watcher())
 
     def lines(self) -> list[RenderableType]:
         """Return what the terminal shows at the end."""
@@ -135,7 +134,7 @@ def plan(
     *,
     seeds: Any = None,
     weights: str | None = None,
-    watcher: Silent | None = None,
+    watcher: Watcher | None = None,
     **changes: Any,
 ) -> list[tuple[PlannedRun, dict[str, Any]]]:
     """Check everything that `study` would do, and stop there (`--dry-run`): data, networks and choices of each variant.
@@ -146,14 +145,16 @@ def plan(
     Raises:
         UserError: whatever is wrong with the declaration, or with one of its variants.
     """
-    declaration = declare(what).with_(seeds=seeds, weights=weights, **changes)
+    declaration = declare(what).replace(seeds=seeds, weights=weights, **changes)
     planned = declaration.runs()
     _refuse_what_cannot_be_compared(declaration)
     summaries: dict[str, dict[str, Any]] = {}
     for run in planned:
         if run.variant not in summaries:
             try:
-                summaries[run.variant] = api.plan(run.recipe, watcher=watcher or Silent()).summary()
+                summaries[run.variant] = api.plan(
+                    run.recipe, watcher=watcher or Watcher()
+                ).summary()
             except UserError as error:
                 raise UserError(f"{run.variant}: {error}") from None
     return [(run, summaries[run.variant]) for run in planned]
@@ -168,7 +169,7 @@ def study(
     weights: str | None = None,
     workers: int = 1,
     yes: bool = False,
-    watcher: Silent | None = None,
+    watcher: Watcher | None = None,
     command: str | None = None,
     **changes: Any,
 ) -> Study:
@@ -203,7 +204,7 @@ def study(
     path = (
         Path(str(what)) if _is_folder(what) else Path(out) / _folder_name(name or declaration.name)
     )
-    declaration = declaration.with_(seeds=seeds, weights=weights, **changes)
+    declaration = declaration.replace(seeds=seeds, weights=weights, **changes)
     if declaration.num_runs > MOST_RUNS and not yes:
         raise UserError(
             f"{declaration.name} is a grid of {declaration.num_runs:,} runs. If that is what you want, add --yes; "
@@ -227,7 +228,7 @@ def run_study(
     declaration: Declaration,
     path: Path,
     *,
-    watcher: Silent,
+    watcher: Watcher,
     workers: int = 1,
     command: str | None = None,
 ) -> Study:
@@ -248,7 +249,7 @@ def run_study(
         found.save()
         if waiting:
             watcher.note(_threads_line(waiting))
-            conduct(found, waiting, watcher, workers, command or f"tintype study {found.path}")
+            run_all(found, waiting, watcher, workers, command or f"tintype study {found.path}")
         with interruptible(found.path):
             watcher.note(f"page: {found.report(watcher)}")
         found.save()

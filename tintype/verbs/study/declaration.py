@@ -113,7 +113,7 @@ class Declaration:
         labels = [", ".join(levels.values()) or self.name for levels in combinations]
         folders = _folder_names(labels, self.name)
         return [
-            PlannedRun(f"{folder}-seed{seed}", title, levels, seed, recipe.with_(seed=seed))
+            PlannedRun(f"{folder}-seed{seed}", title, levels, seed, recipe.replace(seed=seed))
             for seed in self.seeds
             for folder, title, levels, recipe in zip(
                 folders, titles, combinations, recipes, strict=True
@@ -129,7 +129,7 @@ class Declaration:
             return f"no {factor_name(factor)}"
         return level
 
-    def with_(
+    def replace(
         self, *, seeds: Any = None, weights: str | None = None, **changes: Any
     ) -> Declaration:
         """Return the study with fields of every run changed, other seeds, or other pretrained weights.
@@ -192,12 +192,12 @@ class Declaration:
                 )
             recipe = resolve(base)[0] if isinstance(base, str) else build(base, where="")
             for step in (self.fields, *steps, self.overrides):
-                recipe = recipe.with_(
+                recipe = recipe.replace(
                     **{key: value for key, value in step.items() if key != "recipe"}
                 )
             # one, so that nothing of a run depends on how many are trained at once
             if recipe.threads == "auto":
-                recipe = recipe.with_(threads=1)
+                recipe = recipe.replace(threads=1)
             return (
                 _with_weights(recipe, self.weights, varied="model" in self.factors)
                 if self.weights
@@ -376,7 +376,7 @@ def _with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
     if not _starts_pretrained(recipe):
         return recipe
     if recipe.task == "upscale" or weights in ("default", "none"):
-        return recipe.with_(weights=weights)
+        return recipe.replace(weights=weights)
     path = Path(weights)
     if path.is_dir():
         files = [path / f"{recipe.model}{suffix}" for suffix in (".safetensors", ".pth", ".pt")]
@@ -385,8 +385,8 @@ def _with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
             raise UserError(
                 f"{path} holds no {recipe.model}.safetensors or .pth. Put it there, or leave the model out."
             )
-        return recipe.with_(weights=str(found))
-    from tintype.models.parts.pretrained import model_of_weights
+        return recipe.replace(weights=str(found))
+    from tintype.runs.pretrained import model_of_weights
 
     model = model_of_weights(path) or recipe.model
     if varied and model != recipe.model:
@@ -394,14 +394,14 @@ def _with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
             f"{path.name} holds weights of {model}, and the study varies the model. Expected a folder with one file each, "
             f"such as {recipe.model}.safetensors, or --weights none."
         )
-    return recipe.with_(model=model, weights=weights)
+    return recipe.replace(model=model, weights=weights)
 
 
 def _starts_pretrained(recipe: Recipe) -> bool:
     """Return whether a recipe takes pretrained weights: those that it names, or the usual ones
     where it names none.
     """
-    from tintype.models.parts.pretrained import is_backbone
+    from tintype.runs.pretrained import is_backbone
 
     if recipe.weights is not None:
         return recipe.weights != "none"

@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from tintype.errors import UserError
 from tintype.files.bounded import is_temporary, read_json_object, refuse_ways_out
+from tintype.files.whole import write_json, written_whole
 from tintype.recipe import NEW_SPLIT_RULE
-from tintype.runs.folder import RunFolder, write_json, written_whole
+from tintype.runs.folder import RunFolder
 from tintype.runs.shapes import fitting
 from tintype.training.engine import FREE_TO_CHANGE
 from tintype.verbs.study.declaration import Declaration, PlannedRun
@@ -174,7 +175,7 @@ def _divided_as_before(path: Path, planned: list[PlannedRun]) -> list[PlannedRun
             rule = RunFolder(path / begun.name).recipe.split_rule
             if rule == NEW_SPLIT_RULE:
                 return planned
-            return [replace(p, recipe=p.recipe.with_(split_rule=rule)) for p in planned]
+            return [replace(p, recipe=p.recipe.replace(split_rule=rule)) for p in planned]
     return planned
 
 
@@ -189,7 +190,7 @@ def is_occupied(path: Path, *, but_for: Sequence[str] = ()) -> bool:
     )
 
 
-def clear_unborn(path: Path) -> None:
+def remove_unstarted(path: Path) -> None:
     """Remove the empty folder of a run that was killed before anything was written in it.
 
     Raises:

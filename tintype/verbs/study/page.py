@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tintype.errors import UserError
+from tintype.files.whole import written_whole
 from tintype.pages.pages import check_replaceable, render_page
 from tintype.pages.section import Section
-from tintype.progress import Silent
-from tintype.runs.folder import written_whole
+from tintype.progress import Watcher
 from tintype.verbs.compare import Comparison
 from tintype.verbs.compare.page import Line
 from tintype.verbs.study.declaration import factor_name
@@ -34,7 +34,7 @@ MOST_STRIPS = 16
 LETTERS_OF_MARKS = 14  # that have room below a scale; of more marks, every second one is written
 
 
-def write_page(study: StudyFolder, result: Result | None, watcher: Silent) -> Path:
+def write_page(study: StudyFolder, result: Result | None, watcher: Watcher) -> Path:
     """Write study.html, and its figures as PNG and SVG, from the files of the runs; return the page's path.
 
     Raises:
@@ -200,7 +200,7 @@ def _effects(study: StudyFolder, result: Result) -> Section | None:
     return Section("effects", title, "study_effects.html", context)
 
 
-def _compared(result: Result, watcher: Silent) -> Comparison | None:
+def _compared(result: Result, watcher: Watcher) -> Comparison | None:
     """Return the comparison of the variants by their runs of the first seed, None where they cannot
     be compared.
     """
@@ -217,7 +217,7 @@ def _compared(result: Result, watcher: Silent) -> Comparison | None:
 
 
 def _comparison(
-    study: StudyFolder, result: Result, comparison: Comparison | None, watcher: Silent
+    study: StudyFolder, result: Result, comparison: Comparison | None, watcher: Watcher
 ) -> list[Section]:
     """Return the sections of the comparison of the first seed's runs."""
     if comparison is None:

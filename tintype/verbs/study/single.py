@@ -8,17 +8,16 @@ import time
 from pathlib import Path
 
 from tintype import api
-from tintype.errors import UserError
-from tintype.progress import Silent
+from tintype.errors import Interrupted, UserError
+from tintype.progress import Watcher
 from tintype.recipe import Recipe
-from tintype.training.engine import Interrupted
-from tintype.verbs.study.folder import clear_unborn
+from tintype.verbs.study.folder import remove_unstarted
 
 LOCK_SECONDS = 60.0  # a process of a study that was killed may still be saving its state
 
 
 def train_one(
-    folder: Path, name: str, recipe: Recipe, watcher: Silent, command: str
+    folder: Path, name: str, recipe: Recipe, watcher: Watcher, command: str
 ) -> tuple[str, str]:
     """Train a run of the study in `folder`, or go on with it; return its state and, of a failure, the message.
 
@@ -31,7 +30,7 @@ def train_one(
             _wait_for_lock(path)
             api.train(resume=path, watcher=watcher, command=command)
         else:
-            clear_unborn(path)
+            remove_unstarted(path)
             api.train(recipe, out=folder, name=name, watcher=watcher, command=command)
     except Interrupted:
         raise

@@ -18,13 +18,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from tintype.progress import Silent
+from tintype.errors import Interrupted
+from tintype.progress import Watcher
 from tintype.recipe import build
-from tintype.training.engine import Interrupted
 from tintype.verbs.study.single import train_one
 
 
-class _Telling(Silent):
+class _Telling(Watcher):
     """Tells the study how a run goes, at most some times a second."""
 
     def __init__(self, tell: Callable[..., None]) -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype import api
-from tintype.errors import UserError
+from tintype.errors import Interrupted, UserError
 from tintype.files.bounded import refuse_ways_out
-from tintype.progress import Silent, duration, make_watcher
+from tintype.progress import Watcher, duration, make_watcher
 from tintype.recipe import Recipe, parse_duration, resolve
 from tintype.runs.folder import RunFolder
-from tintype.training.engine import Interrupted, fold, interruptible
+from tintype.seeds import fold
+from tintype.training.signals import interruptible
 from tintype.verbs.study import Declaration, run_study
 from tintype.verbs.study.folder import is_occupied
-from tintype.verbs.tune.folder import Outcome, Tuning, Wishes
+from tintype.verbs.tune.folder import Outcome, Tuning, TuningRequest
 from tintype.verbs.tune.space import check_space, default_space, own_values, read_space
 from tintype.verbs.tune.storage import import_optuna, open_database
 from tintype.verbs.tune.trial import run_trial
@@ -49,7 +50,7 @@ def tune(
     prune: bool = True,
     out: str | Path = "runs",
     name: str | None = None,
-    watcher: Silent | None = None,
+    watcher: Watcher | None = None,
     **changes: Any,
 ) -> Tuning:
     """Search for good settings by validation; then train the best ones anew over fresh seeds, and test those.
@@ -82,8 +83,8 @@ def tune(
     if seeds < 0:
         raise UserError(f"seeds is {seeds}. Expected a number from 0 on.")
     seconds = parse_duration(time) if time else None
-    path, wishes = _asked(what, Path(out), name, storage, watcher, changes)
-    if seeds and not wishes.recipe.test_fraction:
+    path, request = _asked(what, Path(out), name, storage, watcher, changes)
+    if seeds and not request.recipe.test_fraction:
         raise UserError(
             "a tuning ends with its winner's figures on the test part, and none was wanted (test_fraction 0). "
             "Leave that out, or add --seeds 0."
@@ -91,12 +92,14 @@ def tune(
     path.mkdir(parents=True, exist_ok=True)
     refuse_ways_out(path)
     with RunFolder(path).locked():
-        database = open_database(path, path.name, storage, higher_is_better=wishes.higher_is_better)
-        wishes.write(path / "tune.yaml")
-        tuning = Tuning(path, wishes, database)
+        database = open_database(
+            path, path.name, storage, higher_is_better=request.higher_is_better
+        )
+        request.write(path / "tune.yaml")
+        tuning = Tuning(path, request, database)
         total = trials if trials is not None else USUAL_TRIALS if seconds is None else None
         watcher.note(
-            f"tuning: {path}, {', '.join(wishes.space)}; {len(tuning.trials())} trials done already"
+            f"tuning: {path}, {', '.join(request.space)}; {len(tuning.trials())} trials done already"
         )
         try:
             with interruptible(path):
@@ -121,43 +124,45 @@ def _asked(
     out: Path,
     name: str | None,
     storage: str | None,
-    watcher: Silent,
+    watcher: Watcher,
     changes: dict[str, Any],
-) -> tuple[Path, Wishes]:
+) -> tuple[Path, TuningRequest]:
     """Return the folder, and what is asked: as it was before, or checked from the recipe on."""
     if isinstance(what, str | Path) and (Path(what) / "tune.yaml").is_file():
-        wishes = Wishes.read(Path(what) / "tune.yaml")
+        request = TuningRequest.read(Path(what) / "tune.yaml")
         if changes or name:
             raise UserError(f"{what} goes on as it was begun. Type only: tintype tune {what}")
-        if wishes.shared and storage is None:
+        if request.shared and storage is None:
             raise UserError(
                 f"the trials of {what} lie in a shared database. Say which: --storage URL"
             )
-        return Path(what), wishes
+        return Path(what), request
     recipe, label = (
         (what, "recipe") if isinstance(what, Recipe) else (resolve(str(what))[0], str(what))
     )
-    recipe = recipe.with_(**changes)
+    recipe = recipe.replace(**changes)
     path = out / (name or f"{Path(label).stem}-tune")
     if not (path / "tune.yaml").exists() and is_occupied(path, but_for=["optuna.db"]):
         raise UserError(f"{path} is there already and is not a tuning. Choose another --name.")
     # begun with a number, which the trials keep
     if recipe.threads == "auto" and (path / "tune.yaml").exists():
-        recipe = recipe.with_(threads=Wishes.read(path / "tune.yaml").recipe.threads)
+        recipe = recipe.replace(threads=TuningRequest.read(path / "tune.yaml").recipe.threads)
     if (path / "tune.yaml").exists() and "split_rule" not in recipe.model_fields_set:
-        recipe = recipe.with_(split_rule=Wishes.read(path / "tune.yaml").recipe.split_rule)
+        recipe = recipe.replace(split_rule=TuningRequest.read(path / "tune.yaml").recipe.split_rule)
     # data, network and paths are checked before anything is written
-    prepared = api.plan(recipe, watcher=Silent())
+    prepared = api.plan(recipe, watcher=Watcher())
     recipe, task = prepared.recipe, prepared.task
     space = read_space(recipe.search) or default_space(
         recipe, adversarial="discriminator" in task.networks
     )
     check_space(recipe, space)
-    return path, Wishes(recipe, space, task.score_name, task.higher_is_better, storage is not None)
+    return path, TuningRequest(
+        recipe, space, task.score_name, task.higher_is_better, storage is not None
+    )
 
 
 def _search(
-    tuning: Tuning, total: int | None, seconds: float | None, prune: bool, watcher: Silent
+    tuning: Tuning, total: int | None, seconds: float | None, prune: bool, watcher: Watcher
 ) -> None:
     """Run trials until there are `total` on all machines, or the time is up; one that was
     interrupted goes first.
@@ -171,7 +176,7 @@ def _search(
         else optuna.pruners.NopPruner()
     )
     if not tuning.database.get_trials(deepcopy=False):
-        own = own_values(tuning.wishes.recipe, tuning.wishes.space)
+        own = own_values(tuning.request.recipe, tuning.request.space)
         if own is not None:
             # the recipe as it is, so that the search cannot end below it by luck
             tuning.database.enqueue_trial(own)
@@ -206,7 +211,7 @@ def _set_sampler(database: optuna.Study, tuning: Tuning, startup: int, number: i
     what it would have.
     """
     optuna = import_optuna()
-    seed = fold(tuning.wishes.recipe.seed, "trial", number) % 2**32
+    seed = fold(tuning.request.recipe.seed, "trial", number) % 2**32
     database.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
 
 
@@ -216,7 +221,7 @@ def _params(trial: optuna.Trial) -> str:
     )
 
 
-def _train_winner(tuning: Tuning, seeds: int, watcher: Silent) -> None:
+def _train_winner(tuning: Tuning, seeds: int, watcher: Watcher) -> None:
     """Train the best settings anew, with seeds that no trial had, and test those runs."""
     best, folder = tuning.best, tuning.winner_folder
     assert best is not None
@@ -227,7 +232,7 @@ def _train_winner(tuning: Tuning, seeds: int, watcher: Silent) -> None:
         watcher.note(f"the winner, trial {best.number}, is trained anew in {claimed['folder']}")
         return
     tuning.database.set_user_attr("winner", {"trial": best.number, "folder": here})
-    recipe = tuning.wishes.recipe.with_(**tuning.settings(best))
+    recipe = tuning.request.recipe.replace(**tuning.settings(best))
     first = recipe.seed + 1  # the trials had the recipe's own
     declaration = Declaration(
         folder.name,

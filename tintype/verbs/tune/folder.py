@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tintype.errors import UserError
+from tintype.files.whole import write_json, written_whole
 from tintype.files.yaml_files import read_yaml
 from tintype.recipe import OLD_SPLIT_RULE, Recipe, build
-from tintype.runs.folder import RunFolder, write_json, written_whole
+from tintype.runs.folder import RunFolder
 from tintype.runs.shapes import MISFIT
 from tintype.verbs.study import Study
 from tintype.verbs.study.figures import Measure, measure_of
@@ -28,7 +29,7 @@ FEWEST_FOR_IMPORTANCE = 20  # finished trials; of fewer the shares are mostly no
 
 
 @dataclass(frozen=True)
-class Wishes:
+class TuningRequest:
     """What a tuning was asked for, as tune.yaml holds it; it stays the same when the tuning is gone
     on with.
     """
@@ -46,7 +47,7 @@ class Wishes:
             UserError: something else was asked before.
         """
         if path.exists():
-            changed = self._changed_since(Wishes.read(path))
+            changed = self._changed_since(TuningRequest.read(path))
             if changed:
                 raise UserError(
                     f"{path.parent} was begun with another {changed}. Choose another --name, or leave it so."
@@ -58,21 +59,21 @@ class Wishes:
                 encoding="utf-8",
             )
 
-    def _changed_since(self, before: Wishes) -> str:
+    def _changed_since(self, before: TuningRequest) -> str:
         """Return what differs from an earlier call, empty where nothing does.
 
         A field that is younger has its default.
         """
         threads = self.recipe.threads if before.recipe.threads == "auto" else before.recipe.threads
-        same = replace(before, recipe=before.recipe.with_(threads=threads))
+        same = replace(before, recipe=before.recipe.replace(threads=threads))
         earlier, now = (
-            wishes.to_dict() | {"recipe": wishes.recipe.model_dump(mode="json")}
-            for wishes in (same, self)
+            request.to_dict() | {"recipe": request.recipe.model_dump(mode="json")}
+            for request in (same, self)
         )
         return next((key for key, value in now.items() if earlier[key] != value), "")
 
     @classmethod
-    def read(cls, path: Path) -> Wishes:
+    def read(cls, path: Path) -> TuningRequest:
         """Read tune.yaml.
 
         Raises:
@@ -82,14 +83,14 @@ class Wishes:
             content = read_yaml(path)
             before = {"split_rule": OLD_SPLIT_RULE, **content["recipe"]}
             recipe, space = build(before, where=str(path)), read_space(content["search"])
-            wishes = cls(
+            request = cls(
                 recipe, space, content["score"], content["higher_is_better"], content["shared"]
             )
-            if not isinstance(wishes.score, str) or not isinstance(wishes.higher_is_better, bool):
+            if not isinstance(request.score, str) or not isinstance(request.higher_is_better, bool):
                 raise TypeError(
                     "score: expected the name of a figure, and of higher_is_better true or false"
                 )
-            return wishes
+            return request
         except (OSError, yaml.YAMLError, *MISFIT) as error:
             raise UserError(
                 f"{path} is broken ({error}). Begin again with another --name."
@@ -128,14 +129,14 @@ class Outcome:
 class Tuning:
     """A tuning on disk, with its trials in the database."""
 
-    def __init__(self, path: Path, wishes: Wishes, database: optuna.Study) -> None:
-        self.path, self.wishes, self.database = path, wishes, database
+    def __init__(self, path: Path, request: TuningRequest, database: optuna.Study) -> None:
+        self.path, self.request, self.database = path, request, database
 
     @property
     def measure(self) -> Measure:
         """The figure that trials are judged by."""
         return measure_of(
-            {"task": self.wishes.recipe.task, "splits": {"val": {self.wishes.score: 0.0}}}
+            {"task": self.request.recipe.task, "splits": {"val": {self.request.score: 0.0}}}
         )
 
     def trials(self, state: str | None = None) -> list[optuna.trial.FrozenTrial]:
@@ -150,7 +151,7 @@ class Tuning:
         """The trial with the best validation figure, the earliest of equals; None where none came
         to its end.
         """
-        sign = 1 if self.wishes.higher_is_better else -1
+        sign = 1 if self.request.higher_is_better else -1
         return max(
             self.trials("COMPLETE"),
             key=lambda t: (sign * (t.value or 0.0), -t.number),
@@ -175,7 +176,7 @@ class Tuning:
     def settings(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         """Return the fields of the recipe that a trial chose."""
         found: dict[str, Any] = {}
-        for name, entry in self.wishes.space.items():
+        for name, entry in self.request.space.items():
             if name in trial.params:
                 value = trial.params[name]
                 found[name] = entry.values[value] if isinstance(entry, Choice) else value
@@ -198,8 +199,10 @@ class Tuning:
             {
                 "trial": trial.number,
                 "state": trial.state.name.lower(),
-                f"val_{self.wishes.score}": trial.value if trial.state.name == "COMPLETE" else None,
-                **{name: trial.params.get(name) for name in self.wishes.space},
+                f"val_{self.request.score}": trial.value
+                if trial.state.name == "COMPLETE"
+                else None,
+                **{name: trial.params.get(name) for name in self.request.space},
                 "run": trial.user_attrs.get("run", ""),
                 "message": trial.user_attrs.get("message", ""),
             }
@@ -216,7 +219,7 @@ class Tuning:
         result = winner.result() if winner else None
         variant = result.variants[0] if result else None
         return Outcome(
-            self.wishes.score, len(self.trials()), **counts,
+            self.request.score, len(self.trials()), **counts,
             best_trial=best.number if best else None,
             best_validation=best.value if best else None,
             settings=self.settings(best) if best else {},

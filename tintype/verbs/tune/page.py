@@ -14,11 +14,11 @@ import matplotlib
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
+from tintype.files.whole import written_whole
 from tintype.pages import figures, print_figures
 from tintype.pages.figures import COLOURS
 from tintype.pages.pages import check_replaceable, render_page
 from tintype.pages.section import Chart, Section
-from tintype.runs.folder import written_whole
 from tintype.verbs.tune.space import Range
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def write_page(tuning: Tuning) -> Path:
         f"{tuning.winner_folder.name}/study.html" if tuning.winner_folder else "",
     )
     files = [name for name in names if name and (tuning.path / name).is_file()]
-    facts = ["Tuning", f"{len(tuning.trials())} trials", f"{len(tuning.wishes.space)} settings"]
-    recipe = tuning.wishes.recipe
+    facts = ["Tuning", f"{len(tuning.trials())} trials", f"{len(tuning.request.space)} settings"]
+    recipe = tuning.request.recipe
     question = f"What settings suit {recipe.model} on {Path(recipe.data).name} best?"
     text = render_page(
         "tuning.html", sections, title=tuning.path.resolve().name, standfirst=facts, made_by=MADE_BY, files=files,
@@ -75,9 +75,9 @@ def _winner(tuning: Tuning) -> dict[str, Any]:
     result = tuning.winner.result() if tuning.winner else None
     if result is None:
         return {"winner": ""}
-    sign = 1 if tuning.wishes.higher_is_better else -1
+    sign = 1 if tuning.request.higher_is_better else -1
     runs = result.variants[0].finished
-    best = max(runs, key=lambda each: sign * (each.figure("val", tuning.wishes.score) or 0.0))
+    best = max(runs, key=lambda each: sign * (each.figure("val", tuning.request.score) or 0.0))
     path, inside = best.run.path, best.run.path.relative_to(tuning.path).as_posix()
     use = {
         "classify": "predict {} photo.jpg",
@@ -90,10 +90,10 @@ def _winner(tuning: Tuning) -> dict[str, Any]:
 
 
 def _trials(tuning: Tuning) -> Section:
-    space, best = tuning.wishes.space, tuning.best
+    space, best = tuning.request.space, tuning.best
     rows = [
         {
-            "trial": row["trial"], "state": row["state"], "value": row[f"val_{tuning.wishes.score}"],
+            "trial": row["trial"], "state": row["state"], "value": row[f"val_{tuning.request.score}"],
             "message": row["message"], "params": [row[field] for field in space],
             "page": f"{row['run']}/report.html" if (tuning.path / row["run"] / "report.html").is_file() else "",
         }
@@ -114,7 +114,7 @@ def _search(tuning: Tuning) -> Section | None:
     if len(complete) < 2:
         return None
     numbers, values = [t.number for t in complete], [float(t.value or 0.0) for t in complete]
-    best, sign = [], 1 if tuning.wishes.higher_is_better else -1
+    best, sign = [], 1 if tuning.request.higher_is_better else -1
     for value in values:
         best.append(value if not best or sign * value > sign * best[-1] else best[-1])
     percent, label = tuning.measure.unit == "points", f"validation {tuning.measure.label}"
@@ -152,7 +152,7 @@ def _importance(tuning: Tuning) -> Section | None:
     label, percent = f"validation {tuning.measure.label}", tuning.measure.unit == "points"
     charts = []
     for field in importances:
-        entry = tuning.wishes.space[field]
+        entry = tuning.request.space[field]
         known = [t for t in complete if field in t.params]
         x, y = [t.params[field] for t in known], [float(t.value or 0.0) for t in known]
         figure = figures.new_figure(height=300)

@@ -176,7 +176,7 @@ def check_space(recipe: Recipe, space: Space) -> None:
     for field, entry in space.items():
         for value in entry.ends():
             try:
-                recipe.with_(**{field: value})
+                recipe.replace(**{field: value})
             except UserError as error:
                 raise UserError(f"search.{field}: {error}") from None
 

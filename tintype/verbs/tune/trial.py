@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype import api
-from tintype.errors import UserError
-from tintype.progress import Live, Silent
-from tintype.training.engine import Interrupted
-from tintype.verbs.study.folder import clear_unborn
+from tintype.errors import Interrupted, UserError
+from tintype.progress import Live, Watcher
+from tintype.verbs.study.folder import remove_unstarted
 from tintype.verbs.tune.folder import Tuning
 from tintype.verbs.tune.storage import import_optuna
 
@@ -19,16 +18,16 @@ if TYPE_CHECKING:
     import optuna
 
 
-class TrialWatcher(Silent):
+class TrialWatcher(Watcher):
     """Passes on what a trial's run tells, reports its validation figures, and stops it where the pruner says so.
 
     A figure belongs to a place: how many evaluations fit into the epochs so far, which is the same
     for every batch size.
     """
 
-    def __init__(self, trial: optuna.Trial, tuning: Tuning, watcher: Silent) -> None:
+    def __init__(self, trial: optuna.Trial, tuning: Tuning, watcher: Watcher) -> None:
         self.trial, self.watcher = trial, watcher
-        self.score, self.every = tuning.wishes.score, tuning.wishes.recipe.evaluate_every
+        self.score, self.every = tuning.request.score, tuning.request.recipe.evaluate_every
         frozen = tuning.database.get_trials(deepcopy=False)[trial.number]
         self.seen = set(frozen.intermediate_values)  # of a trial that was interrupted
         self.rows: list[dict[str, Any]] = []
@@ -62,28 +61,28 @@ class TrialWatcher(Silent):
         self.watcher.close()
 
 
-def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Silent) -> str:
+def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher) -> str:
     """Train a trial, or go on with it, tell the database its end, and return a line about it.
 
     Raises:
         Interrupted: a signal came; the state is saved, and the trial stays open.
     """
-    optuna, wishes = import_optuna(), tuning.wishes
+    optuna, request = import_optuna(), tuning.request
     name = f"trial-{trial.number:04d}"
     path = tuning.path / name
     trial.set_user_attr("run", name)
     trial.set_user_attr("folder", str(tuning.path.resolve()))
-    changes = {field: entry.suggest(trial) for field, entry in wishes.space.items()}
+    changes = {field: entry.suggest(trial) for field, entry in request.space.items()}
     telling = TrialWatcher(trial, tuning, watcher)
     command = f"tintype tune {tuning.path}"
     try:
-        recipe = wishes.recipe.with_(measure="val", **changes)
+        recipe = request.recipe.replace(measure="val", **changes)
         if (path / "recipe.yaml").exists():
             run = api.train(resume=path, watcher=telling, command=command)
         else:
-            clear_unborn(path)
+            remove_unstarted(path)
             run = api.train(recipe, out=tuning.path, name=name, watcher=telling, command=command)
-        value = float(run.metrics["val"][wishes.score])
+        value = float(run.metrics["val"][request.score])
     except Interrupted:
         raise
     except optuna.TrialPruned:

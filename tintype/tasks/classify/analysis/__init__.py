@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tintype.data.source import ImageSource
-from tintype.progress import Silent
+from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
 from tintype.statistics import risk_coverage
 from tintype.tasks.classify.analysis.embedding import embedding_map
@@ -32,7 +32,7 @@ def analyse(
     task: Task,
     sources: Mapping[str, ImageSource],
     evaluations: Mapping[str, Evaluation],
-    watcher: Silent,
+    watcher: Watcher,
 ) -> None:
     """Write analysis.json, its pictures in samples/, and what was fitted on validation into model.json.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tintype.runs.folder import written_whole
+from tintype.files.whole import written_whole
 from tintype.tasks.classify.analysis.examples import Answers
 
 MOST_POINTS = 1000

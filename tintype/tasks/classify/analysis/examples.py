@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tintype.data.source import ImageSource
-from tintype.runs.folder import write_picture
+from tintype.files.whole import write_picture
 from tintype.tasks.classify import metrics
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
 from tintype.tasks.classify.task import Classify

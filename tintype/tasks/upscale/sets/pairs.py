@@ -18,7 +18,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from tintype.data.cache import Progress, cache_folder, check_space, format_bytes, writable
+from tintype.data.cache import cache_folder, check_space, writable
 from tintype.data.decode import Resize, Unreadable, decode, walk_images
 from tintype.data.layout import SPLIT_FOLDERS, split_of
 from tintype.data.opening import shadowed
@@ -27,7 +27,9 @@ from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.data.split import describe_splits, three_splits
 from tintype.data.taken import read_taken
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names
+from tintype.progress import Progress
 
 TASK = "upscale"
 NAMES = {
@@ -63,7 +65,7 @@ class Photo:
         )
 
 
-class Shelf:
+class PhotoStore:
     """Pixels of photos: in memory while there is room, then in a file of the cache folder that goes with the process.
 
     Args:
@@ -280,7 +282,7 @@ def open_pairs(
     photos, given, notes, skipped = read_photos(
         data, data_root, image_size, resize, scale, progress
     )
-    wishes = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
+    how = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     names = [photo.name for photo in photos]
     together: list[str] | None = None
     if groups is not None:
@@ -290,7 +292,7 @@ def open_pairs(
     else:
         known, suggested = {}, suggest_by_names(names, [""] * len(names))
         notes = [*notes, suggested.line()] if suggested else notes
-    rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **wishes)
+    rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **how)
     if any(len(rows[split]) == 0 for split in rows):
         raise UserError(
             f"{len(photos)} photos in {data} are too few: each of training, validation and test needs one."
@@ -310,7 +312,7 @@ def open_pairs(
     notes = [
         *notes,
         f"{len(photos)} photos, {megapixels:.1f} megapixels: {counts}",
-        *describe_splits(given, **wishes),
+        *describe_splits(given, **how),
     ]
     if skipped:
         notes.append(
@@ -411,7 +413,7 @@ def read_photos(
         (image_size, image_size) if isinstance(image_size, int) else image_size or (None, None)
     )
     read, skipped = [], []
-    shelf = Shelf(psutil.virtual_memory().available * MEMORY_SHARE, data)
+    shelf = PhotoStore(psutil.virtual_memory().available * MEMORY_SHARE, data)
     for number, (name, high, low, split) in enumerate(listed, 1):
         try:
             pixels = decode(high, height=height, width=width, channels=3, resize=resize)

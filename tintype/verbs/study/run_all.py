@@ -15,8 +15,9 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from tintype.progress import Silent, duration, figures_line
-from tintype.training.engine import Interrupted, interruptible
+from tintype.errors import Interrupted
+from tintype.progress import Watcher, duration, figures_line
+from tintype.training.signals import interruptible
 from tintype.verbs.study.declaration import PlannedRun
 from tintype.verbs.study.folder import StudyFolder
 from tintype.verbs.study.single import train_one
@@ -34,7 +35,7 @@ class Progress:
     by its own speed.
     """
 
-    def __init__(self, study: StudyFolder, watcher: Silent, workers: int) -> None:
+    def __init__(self, study: StudyFolder, watcher: Watcher, workers: int) -> None:
         self.study, self.watcher, self.workers = study, watcher, workers
         self.seconds: dict[str, list[float]] = {}
         for planned in study.planned:
@@ -105,7 +106,7 @@ class Progress:
         return {name: now - started for name, started in self.started.items()}
 
 
-class _OneRun(Silent):
+class _OneRun(Watcher):
     """Passes on what a run in this process tells."""
 
     def __init__(self, progress: Progress, planned: PlannedRun) -> None:
@@ -118,8 +119,8 @@ class _OneRun(Silent):
         self.progress.remark(self.planned, line)
 
 
-def conduct(
-    study: StudyFolder, waiting: Sequence[PlannedRun], watcher: Silent, workers: int, command: str
+def run_all(
+    study: StudyFolder, waiting: Sequence[PlannedRun], watcher: Watcher, workers: int, command: str
 ) -> None:
     """Train `waiting`, one after another in this process or by several processes; a failed run does not stop the others.
 
@@ -182,7 +183,7 @@ class _Worker:
         """Give it a run."""
         assert self.process.stdin is not None
         self.planned = planned
-        recipe = planned.recipe if device is None else planned.recipe.with_(device=device)
+        recipe = planned.recipe if device is None else planned.recipe.replace(device=device)
         fields = recipe.model_dump(mode="json", exclude_unset=True)
         print(
             json.dumps({"folder": folder, "name": planned.name, "recipe": fields, "command": command}),

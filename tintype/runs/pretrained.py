@@ -19,10 +19,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from tintype.data.cache import Progress, cache_folder
+from tintype.data.cache import cache_folder
 from tintype.data.decode import INTERPOLATIONS, Resize
 from tintype.data.source import DataSpec
 from tintype.errors import UserError
+from tintype.files.whole import written_whole
 from tintype.models import timm_zoo, torchvision_zoo
 from tintype.models.parts.backbone import backbone_parts
 from tintype.models.parts.weights import (
@@ -32,7 +33,8 @@ from tintype.models.parts.weights import (
     without_shared_prefix,
 )
 from tintype.plugins import canonical
-from tintype.runs.folder import RunFolder, written_whole
+from tintype.progress import Progress
+from tintype.runs.folder import RunFolder
 from tintype.runs.packed import is_packed, unpacked
 
 CHUNK = 1 << 20  # bytes

@@ -1,0 +1,91 @@
+"""Checkpoints: a nest of dicts and lists of tensors and JSON values, in one safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tintype.files.whole import written_whole
+
+
+def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
+    """Write `state` (nested dicts and lists of tensors and plain values) as a checkpoint of `step`; keep the newest ones.
+
+    A safetensors file: tensors by their path, the rest as JSON in its metadata, and a digest of all
+    of it.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    skeleton = json.dumps(_take_tensors(state, "", tensors))
+    metadata = {"state": skeleton, "digest": _digest(skeleton, tensors)}
+    with written_whole(folder / f"step-{step:09d}.safetensors") as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except Exception as error:  # safetensors reports a full disk with an error type of its own
+            raise OSError(getattr(error, "errno", None), str(error)) from error
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        old.unlink()
+
+
+def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
+    """Return the newest checkpoint that is whole (None where there is none), and a line for each
+    one that was not.
+    """
+    from safetensors import safe_open
+
+    warnings = []
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                metadata = file.metadata()
+            if metadata["digest"] != _digest(metadata["state"], tensors):
+                raise ValueError("its digest does not match")
+            return _put_tensors(json.loads(metadata["state"]), tensors), warnings
+        except Exception as error:  # whatever is wrong with a file, the one before it is the remedy
+            reason = str(error).split("\n")[0][:100]
+            warnings.append(f"checkpoint {path.name} is broken ({reason}) and passed over")
+    return None, warnings
+
+
+def _digest(skeleton: str, tensors: dict[str, Any]) -> str:
+    import torch
+
+    digest = hashlib.blake2b(skeleton.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _take_tensors(state: Any, path: str, tensors: dict[str, Any]) -> Any:
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        # The file holds plain contiguous bytes; the memory format is the network's own affair when
+        # it loads them.
+        tensors[path] = state.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(state, dict):
+        keys = [[type(k).__name__, k] for k in state]
+        return {
+            "keys": keys,
+            "values": [_take_tensors(v, f"{path}/{k}", tensors) for k, v in state.items()],
+        }
+    if isinstance(state, list | tuple):
+        return {"list": [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(state)]}
+    return {"plain": state}
+
+
+def _put_tensors(skeleton: Any, tensors: dict[str, Any]) -> Any:
+    if "tensor" in skeleton:
+        return tensors[skeleton["tensor"]]
+    if "keys" in skeleton:
+        keys = [int(k) if kind == "int" else k for kind, k in skeleton["keys"]]
+        return {k: _put_tensors(v, tensors) for k, v in zip(keys, skeleton["values"], strict=True)}
+    if "list" in skeleton:
+        return [_put_tensors(v, tensors) for v in skeleton["list"]]
+    return skeleton["plain"]
