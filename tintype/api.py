@@ -440,6 +440,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
                 **task_options,
                 option: str(Path(file).expanduser().resolve()),
             }
+
     if recipe.weights and recipe.weights not in ("default", "none"):
         changes["weights"] = str(Path(recipe.weights).expanduser().resolve())
     if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():

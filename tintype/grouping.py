@@ -88,6 +88,7 @@ def parse_groups(text: str) -> Grouping:
             raise UserError(
                 f"'{text}' names no time. Expected one such as exif:60s or exif:5m."
             ) from None
+
     if PLACE in text:
         if text.count(PLACE) > 1:
             raise UserError(f"'{text}' has {PLACE} more than once. {EXPECTED}.")
@@ -96,11 +97,13 @@ def parse_groups(text: str) -> Grouping:
         pattern = re.compile(text)
     except re.error as error:
         raise UserError(f"'{text}' is no regular expression ({error}). {EXPECTED}.") from None
+
     if pattern.groups != 1 and "group" not in pattern.groupindex:
         count = pattern.groups or "no"
         raise UserError(
             f"'{text}' has {count} capturing group{'s' if pattern.groups else ''}. {EXPECTED}."
         )
+
     return Grouping(text, pattern)
 
 

@@ -127,6 +127,7 @@ def picture(panels: Sequence[Panel], share: float) -> str:
     )
     said = "; ".join(_alternative(panel) for panel in panels) or f"{share:.0%} done"
     source = base64.b64encode(svg.encode()).decode()
+
     return (
         f'<img src="data:image/svg+xml;base64,{source}" width="{width}" style="max-width: 100%; height: auto" '
         f'alt="{html.escape(said)}">'

@@ -76,6 +76,7 @@ class Muon(torch.optim.Optimizer):
         gradient = weight.grad.add(buffer, alpha=group["momentum"])
         rows = weight.shape[0]
         direction = orthogonalize(gradient.reshape(rows, -1)).view_as(weight)
+
         if getattr(weight, "scale_invariant", False):
             weight.mul_(math.sqrt(rows) / weight.norm()).add_(direction, alpha=-group["lr"])
         else:
@@ -125,6 +126,7 @@ def build_optimizers(
         return [torch.optim.Adam(groups, lr=lr, betas=betas, fused=fused)]
     if name == "adamw":
         return [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)]
+
     return _muon_and_adamw(network, lr, momentum, weight_decay, fused)
 
 
@@ -136,22 +138,26 @@ def _muon_and_adamw(
     for p in trainable:
         if p.ndim > 1 and not hasattr(p, "lr_scale"):
             hidden.setdefault(getattr(p, "layer_scale", 1.0), []).append(p)
+
     rest: dict[float, list[nn.Parameter]] = {}
     for p in trainable:
         if p.ndim <= 1 or hasattr(p, "lr_scale"):
             rest.setdefault(
                 getattr(p, "lr_scale", 1.0) * getattr(p, "layer_scale", 1.0), []
             ).append(p)
+
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
         groups = [{"params": found, "lr": lr * scale} for scale, found in hidden.items()]
         optimizers.append(Muon(groups, lr=lr, momentum=momentum, weight_decay=weight_decay))
+
     if rest:
         lr *= ABSOLUTE
         groups = [{"params": p, "lr": lr * scale} for scale, p in rest.items()]
         optimizers.append(
             torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=fused)
         )
+
     return optimizers
 
 
@@ -176,18 +182,22 @@ def lr_factor(
     rest = (progress - warmup) / (1 - warmup)
     if schedule == "constant":
         return 1.0
+
     if schedule == "step":
         passed = [progress >= m for m in milestones] or [rest >= 0.5, rest >= 0.75]
         return step_factor ** sum(passed)
+
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * rest))
     if schedule == "linear":
         return 1 - rest
+
     if schedule == "one-cycle":
         rise = 0.3
         if rest < rise:
             return _between(1 / 25, 1.0, rest / rise)
         return _between(1.0, 1e-4, (rest - rise) / (1 - rise))
+
     raise ValueError(f"unknown schedule {schedule}")
 
 
@@ -219,6 +229,7 @@ def steepest_rate(curve: Sequence[tuple[float, float]]) -> float:
     steepest = min(range(len(slopes)), key=slopes.__getitem__)
     if slopes[steepest] >= 0:
         raise ValueError("the loss never falls, whatever the learning rate")
+
     return rates[steepest + 1]
 
 

@@ -165,6 +165,7 @@ class Bar(Watcher):
             self._progress.remove_task(self._task)
             self._task = self._progress.add_task(what, total=total, text="", count="")
             self._what = what
+
         # Of runs only those that are done are counted, while the bar moves with the one under way.
         self._progress.update(
             self._task, completed=done, total=total, text=text, count=f"{int(done):,}/{total:,}"
@@ -232,6 +233,7 @@ class Live(Watcher):
                 "",
                 None,
             )
+
         now = time.perf_counter()
         started, first = self._started = self._started or (now, step)
         self._step, self._total_steps, self._share = step, total_steps, step / max(1, total_steps)
@@ -291,6 +293,7 @@ class Live(Watcher):
     def _html(self) -> str:
         losses = {name: curve.points for name, curve in self.losses.items()}
         panels = [Panel("loss", losses, self._total_steps)]
+
         if self.figure:
             percent = self.figure == "accuracy"
             panels.append(
@@ -299,15 +302,18 @@ class Live(Watcher):
                     (lambda value: f"{value:.1%}") if percent else (lambda value: f"{value:.4g}"), dots=True,
                 )
             )  # fmt: skip
+
         warnings = [line for line in self.lines if line.lstrip().startswith("warning")]
         told = [
             f"<p>{html.escape(line)}</p>" for line in (self._headline, self.last, *warnings) if line
         ]
         more = ""
+
         if self.lines:
             whole = html.escape("\n".join(self.lines))
             unfold = "" if self.losses else " open"  # the lines are all there is of a study
             more = f"<details{unfold}><summary>{html.escape(self.lines[-1])}</summary><pre>{whole}</pre></details>"
+
         return (
             f"<div>{''.join(told[:1])}{picture(panels, self._share)}{''.join(told[1:])}{more}</div>"
         )

@@ -354,12 +354,14 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"{idle} to schedule: step, but the schedule is {self.schedule}; set schedule=step or {usual}"
             )
+
         if self.monitor is not None and self.patience is None and self.keep == "last":
             raise ValueError("monitor has no effect without patience or keep: best")
         if self.epochs is not None and any(m >= self.epochs for m in self.milestones if m >= 1):
             raise ValueError(
                 f"the milestones {self.milestones} lie beyond the end of the run, which has {self.epochs:g} epochs"
             )
+
         return self
 
     @model_validator(mode="after")
@@ -386,6 +388,7 @@ class Recipe(BaseModel):
             fields["epochs"] = None
         if "model" in changes and changes["model"] != self.model:
             fields["model_options"] = {}
+
         for key, value in changes.items():
             name, _, option = key.replace("-", "_").partition(".")
             name = ALIASES.get(name, name)
@@ -400,6 +403,7 @@ class Recipe(BaseModel):
                 fields[name] = {**inner, option: value}
             else:
                 fields[name] = value
+
         return build(fields, where="")
 
     def to_yaml(self) -> str:
@@ -429,6 +433,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
             with suppress(ValueError):
                 parsed = float(parsed)
         changes[key.strip().replace("-", "_")] = parsed
+
     return changes
 
 
@@ -498,6 +503,7 @@ def read_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{path} is not a recipe: the YAML is broken ({problem[:200]}).") from None
+
     if not isinstance(fields, dict):
         raise UserError(
             f"{path} is not a recipe: expected lines of `field: value`, as in `model: cnn`."

@@ -108,9 +108,11 @@ def clusters_of(values: ArrayLike, groups: ArrayLike, spread: float | None = Non
     spread = simple if spread is None else spread
     if num_groups < 2 or simple + spread == 0:
         return Clusters(num_groups, usual)
+
     off = np.bincount(number, weights=values - values.mean())
     between = float((off**2).sum()) * num_groups / (num_groups - 1) / n
     effect = (between + spread * usual**2 / n) / (simple + spread * usual / n)
+
     return Clusters(num_groups, max(1.0, effect))
 
 
@@ -392,6 +394,7 @@ def _verdict_by_class(
             f"averaged over the classes, only {_percent(trained)} of the training images are right "
             f"({_percent(enough)} expected)"
         )
+
     validated, _val_low, val_high = val.mean_recall()
     lowest_gap = trained - validated - math.hypot(trained - train_low, val_high - validated)
     if lowest_gap > ORDINARY_GAP:
@@ -399,6 +402,7 @@ def _verdict_by_class(
             f"averaged over the classes, {_percent(trained)} of the training images and {_percent(validated)} of the "
             f"validation images are right, a gap of more than the usual {100 * ORDINARY_GAP:g} points"
         )
+
     return None
 
 
@@ -415,6 +419,7 @@ def _never_recognised(
     # One or two validation images may be missed by chance, and so may those of one or two groups.
     independent = val.num_images if val.num_groups is None else val.num_groups
     not_in_val = ~nowhere & (independent >= FEWEST_MISSED) & (val.num_right == 0)
+
     sentences = []
     for missed, where in (
         (nowhere, "is never recognised"),
@@ -431,6 +436,7 @@ def _never_recognised(
         else:
             more = f" and {len(classes) - 3} more" if len(classes) > 3 else ""
             sentences.append(f" Classes {shown}{more} are {where.removeprefix('is ')}.")
+
     return tuple(
         str(class_names[k]) for k in np.flatnonzero(nowhere | not_in_val).tolist()
     ), "".join(sentences)
@@ -527,6 +533,7 @@ def abstain_threshold(
         )
     if not len(right):
         return None
+
     curve = risk_coverage(confidence, right)
     # Fewer answers than these would not be enough, even if all of them were right.
     fewest = min(len(right), math.ceil(design_effect * math.log(ABSTAIN_RISK / 3) / math.log(wish)))
@@ -538,6 +545,7 @@ def abstain_threshold(
     passed = tried[(told > 0) & (_p_of_at_least(told_right, np.maximum(told, 1), wish) <= level)]
     if not len(passed):
         return None
+
     return 0.0 if passed[-1] == len(curve.threshold) - 1 else float(curve.threshold[passed[-1]])
 
 
@@ -551,12 +559,14 @@ def _level_of_looks(counts: tuple[int, ...], p: float) -> float:
     low, high = math.log(ABSTAIN_RISK / len(counts)), math.log(ABSTAIN_RISK)
     if _crossing(counts, p, math.exp(high)) <= ABSTAIN_RISK:
         return ABSTAIN_RISK
+
     for _ in range(8):
         middle = (low + high) / 2
         if _crossing(counts, p, math.exp(middle)) <= ABSTAIN_RISK:
             low = middle
         else:
             high = middle
+
     return math.exp(low)
 
 
@@ -586,6 +596,7 @@ def _crossing(counts: Sequence[int], p: float, level: float) -> float:
         if not len(likely):
             break
         first, shares = first + int(likely[0]), shares[likely[0] : likely[-1] + 1]
+
     return crossed
 
 
@@ -866,12 +877,14 @@ def clustered_pair(
     found = clusters_of(only_a - only_b, groups)
     if found.num_groups < 2:
         return (-1.0, 1.0), 1.0
+
     confidence = 1 - 2 * float(ndtr(-found.quantile()))
     a, b, n = (
         total / found.design_effect
         for total in (float(only_a.sum()), float(only_b.sum()), len(only_a))
     )
     interval = paired_interval(a, b, n, confidence)
+
     return interval, 1.0 if a + b == 0 else float(
         2 * stdtr(found.num_groups - 1, -abs(a - b) / math.sqrt(a + b))
     )
@@ -937,6 +950,7 @@ def paired_interval(
         share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
         variance = n * (2 * share + difference * (1 - difference))
         excess = only_a - only_b - n * difference
+
         return (
             excess / math.sqrt(variance)
             if variance > 0

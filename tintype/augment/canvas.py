@@ -102,9 +102,11 @@ class Canvas:
         shifted = places.gather(
             1, torch.minimum(inside, period - inside) if length > 1 else torch.zeros_like(inside)
         )
+
         if fill == "zero":
             shifted = torch.where((wanted >= 0) & (wanted < length), shifted, -1)
             self.black = True
+
         self._set_places(shifted, vertical)
 
     def transform(self, matrix: Tensor, fill: Fill = "reflect") -> None:
@@ -159,17 +161,20 @@ class Canvas:
         """
         n, c, h, w = self.size, self.channels, self.height, self.width
         lines = self.images.permute(0, 2, 3, 1).reshape(n * h, w * c)
+
         if self.rows is not None:
             first = torch.arange(n, device=self.device)[:, None] * h
             lines = lines.index_select(0, (first + self.rows.clamp(min=0)).flatten())
             if self.black:
                 lines = lines * (self.rows >= 0).view(n * h, 1)
+
         lines = lines.view(n, h, w * c)
         if self.columns is not None:
             places = self.columns.clamp(min=0)[:, :, None] * c + torch.arange(c, device=self.device)
             lines = lines.gather(2, places.view(n, 1, w * c).expand(n, h, w * c))
             if self.black:
                 lines = lines * (self.columns >= 0)[:, :, None].expand(n, w, c).reshape(n, 1, w * c)
+
         return lines.view(n, h, w, c).permute(0, 3, 1, 2)
 
     def _sampled(self, matrix: Tensor) -> Tensor:
@@ -182,6 +187,7 @@ class Canvas:
             [places[:, 0] * (2 / self.width), places[:, 1] * (2 / self.height)], dim=3
         )
         beyond = "zeros" if self.beyond == "zero" else "reflection"
+
         return F.grid_sample(
             self.images.float(), grid, mode="bilinear", padding_mode=beyond, align_corners=False
         )

@@ -198,6 +198,7 @@ def erase(
     """
     images = canvas.pixels()
     chosen = canvas.chance(probability)
+
     if area is None:
         height = width = torch.full(
             (canvas.size,), float(canvas.pixels_of(size)), device=canvas.device
@@ -210,14 +211,17 @@ def erase(
         width = (pixels * aspect).sqrt().round().clamp(1, canvas.width)
         centre_y = height / 2 + canvas.uniform() * (canvas.height - height)
         centre_x = width / 2 + canvas.uniform() * (canvas.width - width)
+
     hidden = _boxes(canvas, centre_y, centre_x, height, width) & chosen[:, None, None, None]
     if fill == "zero":
         canvas.images = images.masked_fill(hidden, 0)
         return
+
     if fill == "mean":
         filling = images.float().mean((2, 3), keepdim=True)
     else:
         filling = canvas.uniform(0, canvas.white, tuple(images.shape))
+
     filling = filling if images.is_floating_point() else filling.round()
     canvas.images = torch.where(hidden, filling.to(images.dtype), images)
 

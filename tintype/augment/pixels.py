@@ -67,6 +67,7 @@ def adjust_hue(images: Tensor, turns: Tensor, white: float) -> Tensor:
     start = 5 - 2 * torch.arange(3, device=images.device)[:, None, None]
     k = (start + sextant[:, None]).remainder(6)
     fall = torch.minimum(k, 4 - k).clamp(0, 1)
+
     return (
         (value[:, None] - chroma[:, None] * fall)
         .clamp(0, white)

@@ -94,6 +94,7 @@ def parse_augment(text: str) -> dict[str, Any]:
             else {_first_option(name): given}
         )
         spec[name] = {**given, option.replace("-", "_"): value}
+
     return spec
 
 
@@ -111,6 +112,7 @@ def resolve(spec: str | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     preset = given.pop("preset", "none")
     if preset not in PRESETS:
         raise unknown_name("augmentation preset", str(preset), PRESETS)
+
     chosen: dict[str, dict[str, Any]] = {}
     for name, value in [*PRESETS[preset].items(), *given.items()]:
         name = _canonical(str(name))
@@ -122,6 +124,7 @@ def resolve(spec: str | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
         elif not isinstance(value, Mapping):
             value = {_first_option(name): value}
         chosen[name] = {**chosen.get(name, {}), **value}
+
     if "mixup" in chosen and "cutmix" in chosen:
         chosen["mixup"].setdefault("probability", 0.5)
     return {name: _checked(name, chosen[name]) for name in names() if name in chosen}
@@ -175,12 +178,14 @@ def _checked_value(where: str, value: Any, hint: Any) -> Any:
         hint = get_args(hint)[0]
     if optional and value is None:
         return None
+
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise UserError(
                 f"augment: {where} is {value!r}. Expected {' or '.join(get_args(hint))}."
             )
         return value
+
     kind, limits = get_args(hint)
     if kind is float:
         if not _is_number(value) or not limits.low <= value <= limits.high:
@@ -188,6 +193,7 @@ def _checked_value(where: str, value: Any, hint: Any) -> Any:
                 f"augment: {where} is {value!r}. Expected a number from {limits.low:g} to {limits.high:g}."
             )
         return value
+
     pair = [value, max(value, 1.0)] if _is_number(value) else value
     if (
         not isinstance(pair, list | tuple)
@@ -199,6 +205,7 @@ def _checked_value(where: str, value: Any, hint: Any) -> Any:
             f"Expected low:high (in YAML [low, high]) within {limits.low:g} and {limits.high:g}."
         )
         raise UserError(f"augment: {where} is {value!r}. {expected}")
+
     return float(pair[0]), float(pair[1])
 
 

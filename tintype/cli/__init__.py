@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     _print_any_name()
+
     arguments = [a for a in arguments if a != "--debug"]
     try:
         app(args=arguments, prog_name="tintype", obj=arguments, standalone_mode=True)

@@ -233,6 +233,7 @@ def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
     short["figure"] = f"{_cell(best, row[best])} {called}" if best in row else ""
     if sort and sort not in short and sort != best:
         short[sort] = row.get(sort, "")
+
     return short
 
 

@@ -110,9 +110,11 @@ def cached_pixels(
         return found
     if final.exists():  # what cannot be opened would stand in the way
         remove_folder(final)
+
     remove_abandoned(photos)
     _check_bound(num_images, shape, source)
     check_space(photos, num_images * int(np.prod(shape)), source)
+
     try:
         with temporary_folder(final, mode=0o700) as temporary:
             with (
@@ -135,15 +137,18 @@ def cached_pixels(
         if error.errno == errno.ENOENT:
             raise _changed_meanwhile(photos) from None
         raise
+
     removed = trim_cache(DEFAULT_LIMIT_BYTES, keep=final)
     if removed:
         notes = (
             *notes,
             f"cache: {removed} entries not used for long were removed to stay below 20 GB",
         )
+
     made = _open_entry(final, reused=False) or made
     if made is None:
         raise _changed_meanwhile(photos)
+
     return Cached(made.pixels, made.skipped, made.fingerprint, False, notes)
 
 
@@ -183,6 +188,7 @@ def cache_entries() -> list[CacheEntry]:
             )
         except (OSError, ValueError, LookupError, TypeError):
             continue  # half removed by another process, or none of ours
+
     return sorted(entries, key=lambda entry: -entry.last_used)
 
 
@@ -218,6 +224,7 @@ def clear_cache(*, downloads: bool = False) -> int:
                     path.unlink()
         with contextlib.suppress(OSError):  # not empty, or not there
             folder.rmdir()
+
     return freed
 
 

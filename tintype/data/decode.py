@@ -227,6 +227,7 @@ def quiet_pillow() -> Iterator[None]:
             _quiet_catcher.__enter__()
             warnings.filterwarnings("ignore", module=r"PIL\.")
         _quiet_inside += 1
+
     try:
         yield
     finally:
@@ -300,6 +301,7 @@ def walk_images(root: str | os.PathLike[str]) -> Walk:
     """
     seen: set[tuple[int, int]] = set()
     found = Walk([], Counter(), [], [], [])
+
     folders = [""]
     links: list[str] = []
     while folders or links:
@@ -334,6 +336,7 @@ def walk_images(root: str | os.PathLike[str]) -> Walk:
                 found.files.append(name)
             else:
                 found.others[os.path.splitext(entry.name)[1].lower() or "no extension"] += 1
+
     found.files.sort(key=natural_key)
     return found
 
@@ -401,6 +404,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
         return True
     if extension in _NEVER_IMAGES:
         return False
+
     try:
         if not entry.is_file():  # opening a pipe would wait for ever
             return False
@@ -408,6 +412,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
             start = file.read(12)
     except OSError:
         return False
+
     return start.startswith(_MAGIC) or (start.startswith(b"RIFF") and start.endswith(b"WEBP"))
 
 
@@ -428,11 +433,13 @@ def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
         raise Unreadable(
             f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,} (decompression bomb?)"
         )
+
     try:
         refuse_costly_picture(image)
     except ValueError as error:
         image.close()
         raise Unreadable(str(error)) from None
+
     return image
 
 
@@ -450,16 +457,19 @@ def _decode_open(
     if not is_jpeg:
         # PNG may tell its orientation only after its pixels; TIFF is turned by Pillow itself
         image.load()
+
     orientation = _orientation(image)
     if orientation >= 5:
         height, width = width, height
     extent: tuple[float, float] = image.size
+
     if is_jpeg and height is not None and width is not None:
         wide, tall = _scaled_size(image.width, image.height, width, height, resize)
         reduced = image.draft(
             "L" if channels == 1 else None, (int(DRAFT * wide), int(DRAFT * tall))
         )
         extent = reduced[1][2:] if reduced else extent
+
     # The resized picture is turned, not the large one. The filters are symmetric, so it comes to
     # the same.
     pixels = _fit(image, extent, height, width, channels, resize, on_note)
@@ -518,15 +528,18 @@ def _resized(
         return image
     box = (0, 0, *extent)
     size = (width, height)
+
     if resize.mode == "crop":
         box = _centre(extent, width, height, resize.crop_fraction)
     elif resize.mode == "pad":
         size = _scaled_size(extent[0], extent[1], width, height, resize)
+
     # reducing_gap averages whole pixels first where that cannot be seen: several times faster on
     # large pictures
     image = image.resize(size, INTERPOLATIONS[resize.interpolation], box=box, reducing_gap=3.0)
     if size == (width, height):
         return image
+
     padded = Image.new(image.mode, (width, height))
     padded.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
     return padded

@@ -89,6 +89,7 @@ class Duplicates:
         same_way = joined(
             np.concatenate([copies, copies + num_images]), np.concatenate([as_is, turned])
         )
+
         return cls(joined(copies, near.pairs), copies, note, same_way[:num_images])
 
     def told_apart(self, targets: np.ndarray) -> Duplicates:
@@ -241,6 +242,7 @@ def near_pairs(
     nothing = NearPairs(np.empty((0, 2), np.int64), np.empty(0), np.empty(0, bool))
     if len(rows) < 2:
         return nothing
+
     hashes = _hashes(grey)
     candidates, complete = _candidates(hashes, progress)
     mirrored = _mirrored(hashes, candidates)
@@ -248,10 +250,12 @@ def near_pairs(
         return replace(nothing, alike=True)
     if not len(candidates):
         return nothing
+
     similarity, passes = _verified(grey, candidates, mirrored)
     found, mirrored = candidates[passes], mirrored[passes]
     # A symmetric picture is the same both ways, and is then no mirrored one.
     mirrored &= ~_verified(grey, found, np.zeros(len(found), bool))[1]
+
     return NearPairs(rows[found], similarity[passes], mirrored)
 
 
@@ -331,6 +335,7 @@ def _grey(thumbs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     step = size // SIDE
     if step * SIDE != size:
         raise ValueError(f"thumbnails of {size} pixels; expected a multiple of {SIDE}")
+
     # luma of ITU-R BT.601
     weights = np.array([0.299, 0.587, 0.114] if channels == 3 else [1.0], np.float32)
     grey = np.empty((len(rows), SIDE, SIDE), np.float32)
@@ -344,6 +349,7 @@ def _grey(thumbs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         )
         values = boxes.reshape(-1, channels).astype(np.float32) @ (weights / step**2)
         grey[start : start + 256] = values.reshape(len(part), SIDE, SIDE)
+
     return grey, grey.std((1, 2))
 
 
@@ -374,6 +380,7 @@ def _candidates(
     half = hashes.shape[1] // 2
     even, odd = torch.from_numpy(hashes[:, :half].copy()), torch.from_numpy(hashes[:, half:].copy())
     found: list[torch.Tensor] = []
+
     total = 0
     for i in range(0, len(hashes), BLOCK):
         for j in range(i, len(hashes), BLOCK):
@@ -389,6 +396,7 @@ def _candidates(
             return np.empty((0, 2), np.int64), False
         if progress:
             progress(min(i + BLOCK, len(hashes)), len(hashes))
+
     return (torch.cat(found).numpy() if found else np.empty((0, 2), np.int64)), True
 
 
@@ -428,6 +436,7 @@ def _verified(
         difference[start:stop] = np.sqrt(((one - other) ** 2).mean((1, 2)))
         difference[start:stop] /= np.minimum(1, SAME_SHARE / SAME * one.std((1, 2)))
         start = stop
+
     similarity[difference <= SAME] = similarity[difference <= SAME].clip(DETAIL)
     return similarity, ((similarity >= DETAIL) & (local >= LOCAL)) | (difference <= SAME)
 

@@ -129,6 +129,7 @@ def identify(sources: Mapping[str, ImageSource]) -> Identities:
                 if large
                 else np.empty((len(pixels), 0))
             )
+
     joined = (
         np.rint(127 * np.concatenate(hashes)).astype(np.int8)
         if hashes

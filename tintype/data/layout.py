@@ -213,11 +213,13 @@ class _Reader:
         if self._splits_inside(siblings):
             self._read_splits_inside(siblings)
             return
+
         self.splits = self._splits(siblings)
         if not self.splits:
             self._note_class_named_as_split(siblings)
             self._read_classes(self.top, "")
             return
+
         named = [
             f"{name} is {split}"
             for name, split in self.splits.items()
@@ -227,6 +229,7 @@ class _Reader:
             self.notes.append(
                 f"folders are read as splits, by their structure and names: {', '.join(named)}"
             )
+
         self._note_loose(self.top)
         for name, split in list(self.splits.items()):
             self._read_split(self.top.folders[name], split)
@@ -326,6 +329,7 @@ class _Reader:
             # a class of that name, such as the vehicle, with folders below it as the other classes
             # have
             return
+
         what = (
             "which split that is cannot be told by its name"
             if alike
@@ -352,15 +356,19 @@ class _Reader:
                 f"({listed(sorted(again.core.class_names & names))}), so it may be a split of the same classes. "
                 "Move the others into a folder named train and name it val or test, or take it away."
             )
+
         pairs = combinations(holders, 2) if len(holders) <= MANY else pairwise(holders)
         pair = next((p for p in pairs if _alike(p[0].core, p[1].core)), None)
         if pair is None:
             return
+
         common = sorted(pair[0].core.class_names & pair[1].core.class_names)
         what = f"{safe(pair[0].path)} and {safe(pair[1].path)} hold folders of the same names ({listed(common)})"
+
         if self.one_class:
             self.notes.append(f"{what}; the outer folders are read as the classes")
             return
+
         raise UserError(
             f"{self.root}: {what}, so they may be splits or classes. Name splits train, val and test; or use one alone "
             f"({self.root / pair[0].core.path}); or say it in a .csv file with path,label,split."
@@ -381,6 +389,7 @@ class _Reader:
         inside = [s for s in siblings if {split_of(f.name) for f in s.full} - {""} > {"train"}]
         if not inside:
             return False
+
         whole = [s for s in inside if all(split_of(f.name) for f in s.full)]
         if len(whole) < len(siblings):
             other = next(s for s in siblings if s not in whole)
@@ -389,6 +398,7 @@ class _Reader:
                 f"{self.root}: {inside[0].path} holds folders named as splits, and {other.path} holds {held}. "
                 "Expected the same splits in each class, or train/CLASS and test/CLASS."
             )
+
         return True
 
     def _read_splits_inside(self, siblings: Sequence[Folder]) -> None:
@@ -399,6 +409,7 @@ class _Reader:
         self.notes.append(
             f"the classes are {listed(s.name for s in siblings)}; the folders inside them are splits: {named}"
         )
+
         for sibling in siblings:
             self._note_loose(sibling)
             for split, count in Counter(split_of(part.name) for part in sibling.full).items():
@@ -409,6 +420,7 @@ class _Reader:
             self.places += [
                 Place(part, class_name(sibling.name), split_of(part.name)) for part in sibling.full
             ]
+
         self.bases = [self.top]
 
     # ---- classes --------------------------------------------------------------------------------------------------
@@ -418,6 +430,7 @@ class _Reader:
         base = folder.core
         if base is not folder:
             self.notes.append(f"the classes of {split} are read in {safe(base.path)}")
+
         trained = {label for train in self._training() for label in train.class_names}
         unlabelled = len(base.full) == 1 and len(trained) > 1 and not base.class_names & trained
         roles = {split_of(inner.name) for inner in base.full} - {""}
@@ -426,6 +439,7 @@ class _Reader:
                 f"{self.root / base.path} holds folders that are named as splits themselves: {_names(base.full)}. "
                 f"If they are, type that folder: {self.root / base.path}. Classes need other names."
             )
+
         if self.one_class and not base.full:
             self.places.append(Place(base, class_name(self.root.resolve().name), split))
             self.bases.append(base)
@@ -449,6 +463,7 @@ class _Reader:
         if not base.full and base.photos and self.one_class:
             self.places.append(Place(base, class_name(self.root.resolve().name), split))
             return
+
         self.places += [Place(inner, class_name(inner.name), split) for inner in base.full]
         self._note_loose(base)
         self._note_nested(base)
@@ -495,6 +510,7 @@ class _Reader:
                     self.notes.append(
                         f"class folder '{safe(folder.path)}' holds no images: passed over"
                     )
+
         if self.splits:
             passed = [
                 name
@@ -505,6 +521,7 @@ class _Reader:
                 self.notes.append(
                     f"folders beside the splits are passed over: {listed(safe(name) for name in passed)}"
                 )
+
         if own:
             self.notes.append(
                 f"folders of tintype's own runs are passed over: {listed(safe(path) for path in own)}"

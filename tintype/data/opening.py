@@ -120,6 +120,7 @@ def open_data(
         if together is None
         else {n: str(g) for n, g in zip(images.names, together, strict=True) if g}
     )
+
     return DataSplits(
         spec,
         sources["train"],
@@ -142,12 +143,14 @@ def grouped(images: Images, groups: str | None, progress: Progress | None = None
         return images
     grouping = parse_groups(groups)
     names = images.names
+
     if grouping.pattern is not None:
         found = grouping.of_names(names)
     elif images.paths is not None:
         found = grouping.of_times(read_taken(images.paths, progress), names)
     else:
         found = [""] * len(names)  # arrays say nothing of when they were taken
+
     note = check_groups(grouping, found, names)
     if images.groups is not None:
         found = united([str(group) for group in images.groups], found)
@@ -227,6 +230,7 @@ def _load(
     images = module.load(
         data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress, **by_path
     )  # fmt: skip
+
     return images, name
 
 
@@ -238,10 +242,12 @@ def locate(data: str) -> tuple[ModuleType, str]:
         return plugins.find("data", data), data
     if path.is_dir():
         return plugins.find("data", "folder"), path.resolve().name or str(path)
+
     if path.is_file():
         if path.suffix.lower() not in TABLES:
             raise no_data_set(path)
         return plugins.find("data", "csv-file"), path.stem
+
     if os.sep in data or data.startswith((".", "~")) or data.lower().endswith(TABLES):
         raise UserError(f"there is no folder or file '{data}' (looked from {Path.cwd()}).")
     raise unknown_name(
@@ -281,6 +287,7 @@ def _fitted(
     shape = (height, width, channels or num_channels)
     if images.pixels.shape[1:] == shape and (images.on_disk or resize.crop_fraction == 1):
         return images
+
     pixels = images.pixels
     content = _content(images)
     key = hashlib.blake2b(f"{content} {shape} {resize}".encode(), digest_size=16).hexdigest()
@@ -292,6 +299,7 @@ def _fitted(
         source=name,
         progress=progress,
     )
+
     return replace(
         images, pixels=cached.pixels, fingerprint=cached.fingerprint, on_disk=True, notes=(*images.notes, *cached.notes)
     )  # fmt: skip
@@ -306,6 +314,7 @@ def _check_classes(images: Images, name: str) -> None:
             f"class '{single[0]}' of {name} has one image only{_more(single)}; each split needs one. "
             "Add images, or remove the class."
         )
+
     if images.split is not None:
         learnable = np.bincount(
             images.targets[np.isin(images.split, ("train", ""))], minlength=len(counts)
@@ -343,6 +352,7 @@ def _check_held_out(
     empty = [words[split] for split in needed if not len(rows[split])]
     if not empty:
         return
+
     num_images, num_pictures = len(images.names), len(np.unique(duplicates.group))
     if num_pictures < num_images:
         why = f"the {num_images:,} images show {num_pictures:,} different pictures, and copies stay on one side"
@@ -350,6 +360,7 @@ def _check_held_out(
         why = f"the {num_images:,} images are in too few groups, which stay on one side"
     else:
         why = f"{num_images:,} images in {len(images.class_names)} classes are too few"
+
     raise UserError(
         f"nothing can be held out for {' and '.join(empty)}: {why}. Add other images of each class, or say yourself "
         "which to measure on: folders train/, val/ and test/, or a column split in a CSV file."
@@ -379,6 +390,7 @@ def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
     notes = [
         f"{num_images:,} images of {height}x{width}x{channels}, {len(images.class_names)} classes: {counts}"
     ]
+
     for split, word in (("val", "validation"), ("test", "test")):
         if not len(rows[split]):
             continue
@@ -388,6 +400,7 @@ def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
             notes.append(
                 f"{word} holds no image of {len(absent)} classes with too few: {', '.join(absent[:5])}"
             )
+
     return notes
 
 
@@ -429,6 +442,7 @@ def _duplicate_notes(
         if images.split is None
         else ~np.isin(images.split, ("val", "test"))
     )
+
     if images.split is None or not set(np.unique(images.split)) >= {"train", "val", "test"}:
         together = [
             found for found in (group[free[group]] for group in duplicates.groups) if len(found) > 1
@@ -449,6 +463,7 @@ def _duplicate_notes(
             notes.append(
                 f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images"
             )
+
     # a mirrored picture with another label is no contradiction
     same_way = duplicates.told_apart(images.targets)
     contrary = [group for group in same_way.groups if len(set(images.targets[group].tolist())) > 1]
@@ -457,6 +472,7 @@ def _duplicate_notes(
         notes.append(
             f"{len(contrary):,} pictures are there with different labels, such as {names}; see `tintype audit`"
         )
+
     return notes
 
 
@@ -477,11 +493,13 @@ def _statistics(
     )
     total = np.zeros(pixels.shape[2:], np.int64)
     total_squares = np.zeros(pixels.shape[2:], np.int64)
+
     step = max(1, 1_000_000 // per_image)
     for start in range(0, len(rows), step):
         values = pixels[rows[start : start + step]].astype(np.uint16)
         total += values.sum(axis=(0, 1), dtype=np.int64)
         total_squares += (values * values).sum(axis=(0, 1), dtype=np.int64)
+
     count = len(rows) * per_image // pixels.shape[3]
     mean = total.sum(axis=0) / count
     std = np.sqrt(np.maximum(total_squares.sum(axis=0) / count - mean**2, 1))
@@ -490,6 +508,7 @@ def _statistics(
         if len(rows) == len(train)
         else [f"mean and deviation: measured on {len(rows):,} of {len(train):,} training images"]
     )
+
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist()), note
 
 
@@ -540,6 +559,7 @@ def _free_memory() -> int:
         )
     except (OSError, ValueError, KeyError):  # no limit ("max"), or another system
         return available
+
     return max(0, min(available, limit - used))
 
 

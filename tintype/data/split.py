@@ -53,6 +53,7 @@ def three_splits(
         raise ValueError(
             f"{len(targets)} images need as many different names, got {len(set(names))}"
         )
+
     given = np.full(len(targets), "") if given is None else np.asarray(given)
     result = np.where(np.isin(given, ("val", "test")), given, "train").astype("<U5")
     pool = np.flatnonzero(result == "train")
@@ -62,8 +63,10 @@ def three_splits(
         raise UserError(
             "no image is left for training: every image is given to validation or test."
         )
+
     fractions = _fractions({"val": val_fraction, "test": test_fraction}, missing, len(pool))
     units = _units(pool, targets, names, groups, seed)
+
     wished = {split: _wished(units, fractions[split]) for split in missing}
     for position, split in enumerate(missing):
         later = len(missing) - position - 1
@@ -75,6 +78,7 @@ def three_splits(
             for unit in chosen:
                 result[class_units[unit]] = split
             units[label] = [unit for i, unit in enumerate(class_units) if i not in chosen]
+
     return {split: np.flatnonzero(result == split) for split in SPLITS}
 
 
@@ -87,6 +91,7 @@ def _fractions(
             raise UserError(
                 f"{split}_fraction is {wish:g}; it must be above 0 (below 1 a fraction, else a number)."
             )
+
     fractions = {
         split: wish if wish < 1 else int(wish) / num_images for split, wish in wished.items()
     }
@@ -95,6 +100,7 @@ def _fractions(
         raise UserError(
             f"{parts} leave nothing of {num_images:,} images for training. Choose less."
         )
+
     return fractions
 
 
@@ -114,6 +120,7 @@ def _units(
     for i in pool.tolist():
         group = "" if groups is None else str(groups[i])
         together[f"group {group}" if group else f"image {names[i]}"].append(i)
+
     ranked: dict[int, list[tuple[bytes, list[int]]]] = defaultdict(list)
     for members in together.values():
         label, name = int(targets[members[0]]), names[members[0]]
@@ -125,6 +132,7 @@ def _units(
             f"{seed}\0{name}".encode("utf-8", "surrogateescape"), digest_size=16
         ).digest()
         ranked[label].append((digest, members))
+
     return {label: [members for _, members in sorted(ranked[label])] for label in sorted(ranked)}
 
 
@@ -175,6 +183,7 @@ def describe_splits(
     kept = [split for split in ("train", "val", "test") if split in there]
     if kept:
         lines.append(f"splits given by the data are kept: {', '.join(kept)}")
+
     for split, word, wish in (("val", "validation", val_fraction), ("test", "test", test_fraction)):
         if split in there and not wish:
             lines.append(
@@ -193,6 +202,7 @@ def describe_splits(
         if split == "test" and "val" in there:
             line += _ways_out(can_do_without_test)
         lines.append(line)
+
     return lines
 
 

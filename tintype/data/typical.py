@@ -168,6 +168,7 @@ def learn(
     count = len(next(iter(images.values()), ()))
     if count < LEAST_IMAGES:
         return None
+
     ends = {name: _ends(values, PROPERTIES[name].tolerance) for name, values in images.items()}
     held_out = _joined([measure(batch) for batch in val])
     factor = max(
@@ -182,6 +183,7 @@ def learn(
         for name, (low, middle, high) in ends.items()
     }
     shown = np.concatenate([shows for _, shows in parts])
+
     return Typical(ranges, float(shown.mean().round(5)) if "colourfulness" in images else coloured)
 
 

@@ -84,6 +84,7 @@ def choose_exact(exact: bool, device: torch.device, *, compile: bool) -> Choice:
             else "as asked"
         )
         return Choice("exact", "no", faster)
+
     if device.type == "cpu":
         return Choice(
             "exact",
@@ -98,9 +99,11 @@ def choose_exact(exact: bool, device: torch.device, *, compile: bool) -> Choice:
             "no",
             "what torch.compile makes may differ when it is compiled again; compile: off",
         )
+
     if not _workspace_is_fixed():
         reason = f"CUDA was in use before {WORKSPACE} was set. Set it to {FIXED_SIZE} before Python starts"
         return Choice("exact", "no", reason)
+
     return Choice("exact", "yes", "deterministic kernels; exact: false allows faster ones")
 
 
@@ -237,6 +240,7 @@ def facts(
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = torch.version.cuda
         found["cudnn"] = torch.backends.cudnn.version()
+
     return found
 
 

@@ -42,12 +42,14 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
         if torch.backends.mps.is_available():
             return torch.device("mps"), Choice("device", "mps", "the GPU of this Mac")
         return torch.device("cpu"), Choice("device", "cpu", "no GPU is available")
+
     try:
         chosen = torch.device(device)
     except RuntimeError:
         raise UserError(
             f"unknown device '{asked}'. Expected auto, cpu, cuda, cuda:1 or mps."
         ) from None
+
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -57,6 +59,7 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
         raise UserError(
             f"device '{asked}' is not supported. Expected auto, cpu, cuda, cuda:1 or mps."
         )
+
     if not there[chosen.type] or (
         chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()
     ):
@@ -64,6 +67,7 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
         raise UserError(
             f"device '{asked}' is not available here (have: {have}). Leave out --device to choose automatically."
         )
+
     return chosen, Choice("device", str(chosen), "as asked")
 
 
@@ -154,11 +158,13 @@ def choose_compile(
         return False, Choice(
             "compile", "off", f"{total_steps:,} steps are too few to pay back the compilation"
         )
+
     if exact:
         reason = (
             "what is compiled again after a stop may compute other last bits; exact: false compiles"
         )
         return False, Choice("compile", "off", reason)
+
     return True, Choice("compile", "on", f"{total_steps:,} steps pay back the compilation")
 
 

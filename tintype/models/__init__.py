@@ -29,11 +29,13 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
     if hasattr(module, "NAMES"):  # the file builds several networks, and is told which
         build = functools.partial(build, name=canonical("models", name))
     parameters = inspect.signature(build).parameters.values()
+
     known = {p.name: p.annotation for p in parameters if p.name not in ("spec", "name")}
     for option, value in options.items():
         if option not in known:
             raise unknown_name(f"option of model {name}:", option, known)
         _check(name, option, value, known[option])
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -72,6 +74,7 @@ def _check(model: str, option: str, value: Any, annotation: str) -> None:
         right, expected = isinstance(value, bool), "true or false"
     else:
         return
+
     if not right:
         raise UserError(f"model {model}: {option} is {value!r}. Expected {expected}.")
 

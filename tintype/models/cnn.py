@@ -33,6 +33,7 @@ def build(
     """
     need_size(spec.height, spec.width, 2 ** len(widths))
     layers: list[nn.Module] = []
+
     channels, height, width = spec.channels, spec.height, spec.width
     for out in widths:
         layers.append(nn.Conv2d(channels, out, 3, padding=1, bias=not batch_norm))
@@ -41,6 +42,7 @@ def build(
             layers.append(nn.BatchNorm2d(out))
         layers += [make_activation(activation), make_pooling(pooling)]
         channels, height, width = out, height // 2, width // 2
+
     layers.append(nn.Flatten())
     features = channels * height * width
     for size in hidden:
@@ -51,4 +53,5 @@ def build(
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         features = size
+
     return nn.Sequential(*layers, nn.Linear(features, spec.num_classes))

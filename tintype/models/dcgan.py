@@ -39,9 +39,11 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [
             nn.ConvTranspose2d(latent + self.classes.size, widths[0], base, bias=False)
         ]
+
         for channels, out in pairwise([*widths, spec.channels]):
             layers += [nn.BatchNorm2d(channels), nn.ReLU()]
             layers.append(nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1, bias=False))
+
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -31,6 +31,7 @@ def build(
     """
     need_size(spec.height, spec.width, 2 ** len(widths))
     layers: list[nn.Module] = []
+
     channels, height, width = spec.channels, spec.height, spec.width
     for out in widths:
         for _ in range(convolutions):
@@ -42,6 +43,7 @@ def build(
         if dropout > 0:
             layers.append(nn.Dropout2d(dropout / 2))
         height, width = height // 2, width // 2
+
     layers.append(nn.Flatten())
     features = channels * height * width
     for size in hidden:
@@ -53,4 +55,5 @@ def build(
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         features = size
+
     return nn.Sequential(*layers, nn.Linear(features, spec.num_classes))

@@ -32,9 +32,11 @@ class MergedConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out))
         for weight in (self.weight, self.first, self.second):
             nn.init.kaiming_normal_(weight)
+
         with torch.no_grad():
             self.weight.mul_(0.5)
             self.second.mul_(0.5)
+
         self.identity = channels == out
 
     def kernel(self) -> Tensor:
@@ -97,6 +99,7 @@ class FastSR(nn.Module):
                         branches.bias.detach().clone(),
                     )  # pyright: ignore[reportOptionalMemberAccess]
                     setattr(block, name, conv)
+
         return network
 
 

@@ -85,10 +85,12 @@ class FlowUNet(nn.Module):
         self.classes = nn.Embedding(rows, context) if num_classes else None
         widths = [width * min(2**k, 4) for k in range(levels + 1)]
         self.first = nn.Conv2d(spec.channels * patch**2, width, 3, padding=1)
+
         down, up = [Block(width, width, context)], [Block(2 * width, width, context)]
         for here, deeper in itertools.pairwise(widths):
             down.append(Block(here, deeper, context))
             up.append(Block(deeper + deeper, here, context))
+
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
         self.middle = Block(widths[-1], widths[-1], context)
         self.attention = SelfAttention(widths[-1]) if attention else nn.Identity()
@@ -106,16 +108,20 @@ class FlowUNet(nn.Module):
             if labels is None:
                 raise ValueError("a network with classes needs the labels of the images")
             context = context + self.classes(labels)
+
         context = F.silu(context)
         x = self.first(F.pixel_unshuffle(x, self.patch))
+
         passed = []
         for number, block in enumerate(self.down):
             x = block(F.avg_pool2d(x, 2) if number else x, context)
             passed.append(x)
+
         x = self.attention(self.middle(x, context))
         for number in reversed(range(len(self.up))):
             x = self.up[number](torch.cat([x, passed[number]], 1), context)
             x = upsampled(x) if number else x
+
         return F.pixel_shuffle(self.last(F.silu(self.norm(x))), self.patch)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -188,9 +194,11 @@ def build(
         )
     if width % 2:
         raise ValueError(f"width is {width}, expected an even number.")
+
     num_classes = spec.num_classes if conditional else 0
     if not 0 <= guidance < math.inf or (guidance != 1 and not num_classes):
         raise ValueError(
             f"guidance is {guidance}, expected a number from 0 on, and 1 where no classes are known."
         )
+
     return FlowUNet(spec, width, levels, patch, attention, num_classes, sampling_steps, guidance)

@@ -26,11 +26,13 @@ class FSRCNN(nn.Module):
         for _ in range(depth):
             layers += [nn.Conv2d(narrow, narrow, 3, padding=1), nn.PReLU(narrow)]
         layers += [nn.Conv2d(narrow, width, 1), nn.PReLU(width)]
+
         self.layers = nn.Sequential(*layers)
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=0.25)
                 nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+
         self.deconvolution = nn.ConvTranspose2d(
             width, channels, 9, scale, padding=4, output_padding=scale - 1
         )

@@ -48,6 +48,7 @@ def build(spec: DataSpec, depth: int = 20, width: int = 16) -> nn.Module:
     need_size(spec.height, spec.width, 8)
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth must be 6n+2 (8, 14, 20, 32, 44, 56, 110), got {depth}.")
+
     layers: list[nn.Module] = [
         _conv(spec.channels, width, 3),
         nn.BatchNorm2d(width),
@@ -59,6 +60,7 @@ def build(spec: DataSpec, depth: int = 20, width: int = 16) -> nn.Module:
             out = width * 2**stage
             layers.append(Block(channels, out, stride=2 if stage > 0 and block == 0 else 1))
             channels = out
+
     return nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, spec.num_classes)
     )

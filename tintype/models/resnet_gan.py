@@ -80,11 +80,13 @@ class Generator(nn.Module):
         widths = [width * min(MOST, 2**k) for k in reversed(range(count))]
         widths = [widths[0], *widths]
         self.first = nn.Linear(latent + self.classes.size, widths[0] * self.base[0] * self.base[1])
+
         blocks: list[nn.Module] = []
         for number in range(count):
             blocks.append(UpBlock(widths[number], widths[number + 1]))
             if attention and number == max(0, count - 2):
                 blocks.append(SelfAttention(widths[number + 1]))
+
         self.blocks = nn.Sequential(*blocks)
         self.norm, self.last = (
             nn.BatchNorm2d(widths[-1]),
@@ -105,6 +107,7 @@ class Discriminator(nn.Module):
         super().__init__()
         _, count = halvings(spec, "resnet-gan")
         widths = [width * min(MOST, 2**k) for k in range(count)]
+
         blocks: list[nn.Module] = []
         for number, out in enumerate(widths):
             blocks.append(
@@ -112,6 +115,7 @@ class Discriminator(nn.Module):
             )
             if attention and number == 0:
                 blocks.append(SelfAttention(out))
+
         self.blocks = nn.Sequential(*blocks)
         self.minibatch, extra = minibatch_layer(minibatch, widths[-1])
         self.last = nn.Conv2d(widths[-1] + extra, widths[-1], 3, padding=1)

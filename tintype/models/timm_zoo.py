@@ -65,11 +65,13 @@ def default_config(name: str) -> Any:
         raise UserError(
             str(error) if "Did you mean" in str(error) else f"timm has no model '{bare}'."
         )
+
     config = timm.get_pretrained_cfg(bare)
     if config is None:
         raise UserError(
             f"timm has no weights '{bare}'. Leave out what follows the dot for its default."
         )
+
     return config
 
 

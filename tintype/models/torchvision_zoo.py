@@ -147,6 +147,7 @@ def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}, expected 0 or more and below 1.")
         options["dropout"] = dropout
+
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True, "transform_input": True}
     try:
@@ -157,6 +158,7 @@ def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
         if "'dropout'" in str(error):
             raise ValueError("it has no dropout. Leave that option out.") from None
         raise
+
     if name.startswith("squeezenet"):
         network.classifier = _linear_head(spec.num_classes, network.get_submodule("classifier.0"))
     # torchvision's own demands a version number that plain tensors do not carry
@@ -190,6 +192,7 @@ def _size_options(spec: DataSpec, name: str) -> dict[str, Any]:
             if start == "maxvit"
             else {"image_size": spec.height}
         )
+
     return {}
 
 

@@ -73,6 +73,7 @@ def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
             raise UserError(
                 f"{path} is there already and was not written by tintype. Choose another folder."
             )
+
     parent = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(
@@ -103,4 +104,5 @@ def write_drawings(folder: Path, drawings: Sequence[Drawing]) -> list[Path]:
             with written_whole(path) as temporary:
                 temporary.write_bytes(content)
             written.append(path)
+
     return written

@@ -96,6 +96,7 @@ def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = Tru
         ),
         Panel("Learning rate", [s for s in (rate,) if len(s.x)], share=0.42),
     ]
+
     return [panel for panel in panels if panel.series]
 
 
@@ -148,6 +149,7 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
     gap = 0.13 if len(panels) > 1 else 0.0
     scale = (1 - gap * (len(panels) - 1)) / (sum(panel.share for panel in panels) or 1)
     top = 1.0
+
     in_legend: set[str] = set()
     for number, panel in enumerate(panels, start=1):
         axis = "y" if number == 1 else f"y{number}"
@@ -177,6 +179,7 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
         )
         _title(figure, panel.title, top)
         top = bottom - gap
+
     lowest = "y" if len(panels) < 2 else f"y{len(panels)}"
     x_axis = {
         "title": {"text": x_title},
@@ -189,6 +192,7 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> go.Figure:
     figure.update_layout(
         xaxis=x_axis, hovermode="x unified", hoversubplots="axis", margin={"t": 32}
     )
+
     return figure
 
 
@@ -237,6 +241,7 @@ def _curve(series: Series, axis: str, percent: bool, legend: bool) -> go.Scatter
     if len(series.x) == 1:
         mode = "markers"
     colour = series.colour or COLOURS[series.role]
+
     return go.Scatter(
         x=list(series.x),
         y=list(series.y),
@@ -281,6 +286,7 @@ def confusion(
     names = [html.escape(str(name)) for name in class_names]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(len(counts), dtype=bool)
+
     figure = new_figure(height=max(420, min(940, 150 + 46 * len(names))))
     for role, keep, scale in (
         ("right", diagonal, CONFUSION_RIGHT),
@@ -318,6 +324,7 @@ def confusion(
                 **numbers,
             )
         )
+
     axis = {
         "type": "category",
         "showgrid": False,
@@ -329,6 +336,7 @@ def confusion(
         xaxis={**axis, **every, "title": {"text": "prediction"}, "tickangle": tick_angle(names)},
         yaxis={**axis, **every, "title": {"text": "true class"}, "autorange": "reversed"},
     )
+
     return figure
 
 
@@ -482,6 +490,7 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
             "zeroline": False,
         },
     )
+
     return figure
 
 
@@ -514,6 +523,7 @@ def risk_coverage(
                 hovertemplate="%{x:.1%} answered, from confidence %{customdata:.3f}<br>%{y:.2%} of them right",
             )
         )  # fmt: skip
+
     marked = [wish for wish in wishes if wish.get("test", {}).get("accuracy") is not None]
     if marked:
         figure.add_trace(
@@ -524,6 +534,7 @@ def risk_coverage(
                 hovertemplate="target %{text}: %{x:.1%} answered, %{y:.2%} of them right<extra></extra>", cliponaxis=False,
             )
         )  # fmt: skip
+
     figure.update_layout(
         margin={"t": 12},
         hovermode="closest",
@@ -583,6 +594,7 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure
                 meta={"role": "wrong"},
             )
         )  # fmt: skip
+
     for k, name in enumerate(class_names):
         own = target == k
         if own.any():
@@ -594,6 +606,7 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure
                     showlegend=len(class_names) <= MAX_LEGEND,
                 )
             )  # fmt: skip
+
     bare = {
         "showticklabels": False,
         "showgrid": False,

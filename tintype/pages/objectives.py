@@ -119,6 +119,7 @@ def _classification(recipe: Mapping[str, Any]) -> list[Equation]:
     if smoothing:
         note += f" Labels are smoothed by ε = {smoothing:g} over the K classes."
     latex = CROSS_ENTROPY[kind[bool(weights), bool(smoothing)]]
+
     return [Equation("The network minimises the cross-entropy", latex, note)]
 
 
@@ -157,6 +158,7 @@ _OTHER_NAMES = {"wgan-gp": "wasserstein", "non-saturating": "bce", "saturating":
 def _upscaling(recipe: Mapping[str, Any]) -> list[Equation]:
     chosen = (recipe.get("task_options") or {}).get("loss", "l1")
     weights = {chosen: 1.0} if isinstance(chosen, str) else dict(chosen)
+
     equations = []
     for name, weight in weights.items():
         if name not in RESTORATION:
@@ -169,6 +171,7 @@ def _upscaling(recipe: Mapping[str, Any]) -> list[Equation]:
                 share + _OF[name],
             )
         )
+
     return equations
 
 

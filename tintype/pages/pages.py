@@ -102,6 +102,7 @@ def check_replaceable(path: Path, made_by: str) -> None:
             raise UserError(
                 f"{path} is there already and was not written by `{made_by}`. Choose another file."
             )
+
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(

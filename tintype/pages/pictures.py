@@ -69,6 +69,7 @@ def read_cards(
         cards.append(
             Card(image, str(entry.get("name", "")), target, prediction, confidence, correct)
         )
+
     return cards
 
 
@@ -103,11 +104,13 @@ def filter_sheet(weights: np.ndarray, max_filters: int = 128) -> Image.Image:
     height, width = pixels.shape[1:3]
     columns = min(len(pixels), max(8, math.ceil(math.sqrt(2 * len(pixels)))))
     rows, gap = -(-len(pixels) // columns), 3
+
     sheet = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4), np.uint8)
     for number, pixel in enumerate(pixels):
         top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
         sheet[top : top + height, left : left + width, :3] = pixel
         sheet[top : top + height, left : left + width, 3] = 255
+
     return Image.fromarray(sheet)
 
 

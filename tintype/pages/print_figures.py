@@ -128,9 +128,11 @@ def history(panels: Sequence[Panel], x_title: str = "epoch") -> Figure:
         named = sum(series.style != "faint" for series in panel.series) > 1
         if named and (ax is axes[0] or not panel.series[0].colour):
             ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3)
+
     axes[-1].set_xlabel(x_title)
     if whole_ticks([x for panel in panels for series in panel.series for x in series.x]):
         axes[-1].xaxis.set_major_locator(MultipleLocator(1))
+
     return figure
 
 
@@ -142,6 +144,7 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
     diagonal = np.eye(len(counts), dtype=bool)
     size = min(9.5, max(3.6, 1.6 + 0.42 * len(counts)))
     figure = new_figure(size, size)
+
     ax = figure.subplots()
     for keep, scale in ((diagonal, CONFUSION_RIGHT), (~diagonal, CONFUSION_WRONG)):
         shown = np.ma.masked_where(~keep | (counts == 0), share)
@@ -149,10 +152,12 @@ def confusion(matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequenc
         bottom = -0.4 * top if len(counts) > 20 else 0  # small cells need the stronger colours
         colours = LinearSegmentedColormap.from_list("", list(scale))
         ax.imshow(shown, cmap=colours, vmin=bottom, vmax=top, interpolation="nearest")
+
     if len(counts) <= 20:
         for row, column in np.argwhere(counts > 0):
             size = 8 if len(counts) <= 12 else 6
             ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size)
+
     name_axes(ax, class_names)
     return figure
 
@@ -225,15 +230,18 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ax.errorbar(
         x, y, yerr=bars, fmt="o", color=COLOURS["val"], elinewidth=0.9, capsize=2, markersize=4
     )
+
     if len(rows) <= MAX_LEGEND:
         for row in rows:
             place = (row["trained"], row["recall"])
             ax.annotate(
                 short(str(row["name"]), 14), place, (4, 3), textcoords="offset points", fontsize=6.5
             )
+
     ax.set_xscale("log" if max(x) > 20 * min(x) else "linear")
     ax.set(xlabel="training images", ylabel="recall")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+
     return figure
 
 
@@ -257,6 +265,7 @@ def risk_coverage(
                 label=name,
                 where="post",
             )
+
     for wish in wishes:
         if wish.get("test", {}).get("accuracy") is not None:
             place = (wish["test"]["coverage"], wish["test"]["accuracy"])
@@ -270,6 +279,7 @@ def risk_coverage(
                 ha="right",
                 va="top",
             )
+
     ax.set(
         xlim=(0, 1.02),
         ylim=accuracy_range(curves),
@@ -279,6 +289,7 @@ def risk_coverage(
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     _legend_below(figure)
+
     return figure
 
 
@@ -288,6 +299,7 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> Figure:
     target, prediction = np.array(found["target"]), np.array(found["prediction"])
     x, y = np.array(found["x"]), np.array(found["y"])
     figure = new_figure(5.2, 5.2)
+
     ax = figure.subplots()
     for k, colour in enumerate(class_colours(len(class_names))):
         own = target == k
@@ -295,6 +307,7 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> Figure:
             short(str(class_names[k]), 14) if len(class_names) <= MAX_LEGEND and own.any() else None
         )
         ax.scatter(x[own], y[own], s=9, color=colour, linewidths=0, alpha=0.8, label=label)
+
     wrong = target != prediction
     label = "mistakes" if wrong.any() else None
     ax.scatter(
@@ -312,6 +325,7 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> Figure:
         figure.legend(
             loc="outside upper left", ncols=5, fontsize=7, handletextpad=0.2, columnspacing=1
         )
+
     return figure
 
 
@@ -322,6 +336,7 @@ def picture_grid(cards: Sequence[Card], columns: int = 6) -> Figure:
     rows = -(-len(cards) // columns)
     figure = ShownFigure(figsize=(1.1 * columns, 1.42 * rows))
     FigureCanvasAgg(figure)
+
     # One coordinate system for all pictures: an Axes for each of them would take seconds.
     ax = figure.add_axes((0, 0, 1, 1))
     for number, card in enumerate(cards):
@@ -356,6 +371,7 @@ def picture_grid(cards: Sequence[Card], columns: int = 6) -> Figure:
             fontsize=6,
             color=colour,
         )
+
     ax.set(xlim=(-0.05, columns + 0.05), ylim=(-1.3 * rows + 0.5, 0.5))
     ax.axis("off")
     return figure

@@ -63,6 +63,7 @@ def _sections(run: RunFiles) -> list[Section]:
     """
     makers = SECTIONS.get(run.task, COMMON)
     made: dict[Any, Section | None] = {}
+
     problems = list(run.problems)
     for make in (each for each in makers if each is not warnings):
         try:
@@ -72,6 +73,7 @@ def _sections(run: RunFiles) -> list[Section]:
             problems.append(
                 f"the section on {what} is left out, since files of the run are damaged ({type(error).__name__}: {error})"
             )
+
     made[warnings] = _rendered(warnings(replace(run, problems=tuple(problems))))
     return [section for make in makers if (section := made.get(make))]
 

@@ -49,6 +49,7 @@ class RunFigures:
         panels = arrange.get(run.task, figures.history_panels)(run.metrics, smooth=smooth)
         if not panels:
             raise UserError(f"{self.folder} has no history: nothing has been logged yet.")
+
         x = "step" if run.task == "generate" or not run.metrics.get("epoch") else "epoch"
         return (
             figures.history(panels, x) if library == "plotly" else print_figures.history(panels, x)
@@ -109,12 +110,14 @@ def picture_grid(cards: list[Card], columns: int = COLUMNS) -> go.Figure:
             hovertext=text, hoverinfo="text", showlegend=False,
         )
     )  # fmt: skip
+
     for card, (x, y), line in zip(cards, places, said, strict=True):
         figure.add_layout_image(
             source=_source(card), xref="x", yref="y", x=x, y=y, sizex=0.9, sizey=0.72, xanchor="center", yanchor="middle"
         )  # fmt: skip
         place = {"x": x, "y": y - 0.37, "yanchor": "top", "showarrow": False}
         figure.add_annotation(text=line, font={"size": 11}, **place)
+
     bare = {
         "showticklabels": False,
         "showgrid": False,
@@ -151,6 +154,7 @@ def run_card(folder: Path) -> str:
         "run": run, "rows": rows, "verdict": (run.evaluation.get("verdict") or {}).get("text"),
         "report": report.as_posix() if report.is_file() else "", "state": run.status.get("state", "empty"),
     }  # fmt: skip
+
     return templates().get_template("run_card.html").render(**context)
 
 
@@ -166,12 +170,14 @@ def _figure(figures: Mapping[str, Any]) -> tuple[str, str]:
             f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
         )
         return f"PSNR {figures['psnr_y']:.2f} dB", gain
+
     name = next(
         (key for key in figures if key.startswith(("fid", "fd_")) and not key.endswith("_floor")),
         "",
     )
     if not name:
         return "", ""
+
     floor = figures.get(f"{name}_floor")
     return (
         f"{name} {figures[name]:.4g}",

@@ -51,6 +51,7 @@ def headline(run: RunFiles) -> Section:
         "chosen": run.evaluation.get("chosen_by_validation"),
         "table": _figures_table(shown, tested=not without_test(run.evaluation)),
     }
+
     return Section("result", "Result", "headline.html", context)
 
 
@@ -175,6 +176,7 @@ def making(run: RunFiles) -> Section:
         "images": [(SPLIT_NAMES.get(split, split), count) for split, count in images.items()],
         "classes": _class_counts(data),
     }
+
     return Section("making", "How it was made", "making.html", context)
 
 
@@ -193,6 +195,7 @@ def _facts(run: RunFiles, architecture: Mapping[str, Any]) -> dict[str, list[tup
     # nothing of images.
     rate = environment.get("images_per_second") if recipe.get("tune") != "head" else None
     precision = " · ".join(filter(None, [_device(environment), environment.get("precision")]))
+
     return {
         "Data": [
             ("Set", data.get("name") or recipe.get("data")),
@@ -301,6 +304,7 @@ def history(run: RunFiles) -> Section | None:
     panels = figures.history_panels(run.metrics)
     if not panels:
         return None
+
     x_title = "epoch" if run.metrics.get("epoch") else "step"
     chart = Chart(
         "history",
@@ -318,6 +322,7 @@ def history(run: RunFiles) -> Section | None:
         "harder": bool(run.recipe.get("label_smoothing"))
         or run.recipe.get("augment") not in (None, "none"),
     }
+
     return Section("history", "Training curves", "history.html", context, {chart.name: chart.png})
 
 
@@ -329,6 +334,7 @@ def range_test(run: RunFiles) -> Section | None:
     rates, losses, chosen = curve.get("lr", []), curve.get("loss", []), run.recipe.get("lr")
     if not rates or not isinstance(chosen, float):
         return None
+
     nearest = min(range(len(rates)), key=lambda i: abs(math.log(rates[i] / chosen)))
     measured = figures.Series("loss", rates, losses, "train", "line")
     mark = figures.Series("chosen", [chosen], [losses[nearest]], "val", "points")
@@ -343,6 +349,7 @@ def range_test(run: RunFiles) -> Section | None:
         "range-test", figure, print_figures.png(printed), "The loss against a rising learning rate."
     )
     context = {"chart": chart, "lr": chosen, "num_steps": len(rates)}
+
     return Section(
         "range-test",
         "Learning rate range test",
@@ -363,6 +370,7 @@ def confusion(run: RunFiles) -> Section | None:
     matrix, names = run.evaluated("confusion"), run.class_names
     if not matrix or len(matrix) != len(names):
         return None
+
     wrong = sum(sum(row) for row in matrix) - sum(row[number] for number, row in enumerate(matrix))
     chart = Chart(
         "confusion",
@@ -380,6 +388,7 @@ def confusion(run: RunFiles) -> Section | None:
         "wrong": wrong,
         "many": len(names) > 20,
     }
+
     return Section(
         "confusion", "Confusion matrix", "confusion.html", context, {chart.name: chart.png}
     )
@@ -390,6 +399,7 @@ def classes(run: RunFiles) -> Section | None:
     per_class = run.evaluated("per_class")
     if not per_class:
         return None
+
     trained = dict(
         zip(run.class_names, (run.data.get("class_counts") or {}).get("train") or [], strict=False)
     )
@@ -406,6 +416,7 @@ def classes(run: RunFiles) -> Section | None:
     counts = [row["trained"] for row in sized]
     if len(sized) < 2 or max(counts) < UNEQUAL * min(counts):
         return Section("classes", "Results by class", "classes.html", context)
+
     chart = Chart(
         "class_sizes",
         figures.class_sizes(sized),
@@ -425,12 +436,14 @@ def _size_words(rows: Sequence[Mapping[str, Any]]) -> str:
         return (
             few + f"{len(rows)} classes are too few to tell whether recall depends on class size."
         )
+
     rho, p = rank_correlation([row["trained"] for row in rows], [row["recall"] for row in rows])
     if p >= 0.05:
         return (
             few
             + f"Recall does not depend significantly on class size (rank correlation {rho:.2f}, p = {p:.2g})."
         )
+
     kind = "less" if rho > 0 else "more"
     return (
         few
@@ -463,6 +476,7 @@ def reliability(run: RunFiles) -> Section | None:
     bins = [each for each in run.evaluated("reliability") or [] if each.get("count")]
     if not bins:
         return None
+
     split = run.evaluation["splits"].get(run.split) or {}
     chart = Chart(
         "reliability",
@@ -486,6 +500,7 @@ def reliability(run: RunFiles) -> Section | None:
         "accuracy": split.get("accuracy"),
         "word": _calibration_word(mean, low, high),
     }
+
     return Section(
         "reliability", "Calibration", "reliability.html", context, {chart.name: chart.png}
     )
@@ -530,6 +545,7 @@ def filters(run: RunFiles) -> Section | None:
     weights = first_layer(run) if tune == "all" else None
     if weights is None:
         return None
+
     sheet = filter_sheet(weights)
     num_filters, channels, height, width = weights.shape
     context = {
@@ -538,6 +554,7 @@ def filters(run: RunFiles) -> Section | None:
         "size": f"{height} × {width}",
         "colour": channels == 3,
     }
+
     return Section(
         "filters",
         "First-layer filters",

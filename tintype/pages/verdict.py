@@ -27,9 +27,11 @@ def looks(run: RunFiles) -> str:
     by_run, by_data = counted.get("run"), counted.get("data")
     if not by_run:
         return "The test set has not been used." if by_run == 0 else ""
+
     text = f"The test set has been used {words.times(by_run)}"
     if not by_data or by_data == by_run:
         return text + "."
+
     text += f" by this run, and {words.times(by_data)} by all runs on this data in the same folder."
     if by_data > 10:
         text += " The more often it is used for choosing, the more optimistic its figures become."

@@ -46,12 +46,14 @@ def list_runs(
     """
     conditions = [_condition(text) for text in where]
     named = [name for name, _, _ in conditions] + ([sort] if sort else [])
+
     found = list(_described(Path(folder)))
     for name in named:
         if found and not any(name in facts for _, facts in found):
             raise unknown_name(
                 "field or figure", name, {key for _, facts in found for key in facts}
             )
+
     kept = [
         (run, facts)
         for run, facts in found
@@ -68,11 +70,13 @@ def list_runs(
         kept = with_value + [item for item in kept if item[1].get(sort) is None]
     elif reverse:
         kept.reverse()
+
     networks = dict.fromkeys(
         name for _, facts in kept for name in facts if name.startswith("parameters.")
     )
     figures = [*_usual_figures(facts for _, facts in kept), "figures"]
     shown = dict.fromkeys([*COLUMNS, *networks, *figures, *named])
+
     return [{name: facts[name] for name in shown if name in facts} for _, facts in kept]
 
 
@@ -118,10 +122,12 @@ def facts_of(run: RunFolder, folder: Path) -> dict[str, Any]:
 def _facts(run: RunFolder, folder: Path) -> dict[str, Any]:
     recipe = run.recipe.model_dump(mode="json")
     name = run.path.relative_to(folder).as_posix()
+
     facts: dict[str, Any] = {"name": name, "state": run.status.get("state", "empty")}
     for key, value in recipe.items():
         options = value.items() if isinstance(value, Mapping) else ()
         facts |= {f"{key}.{option}": inner for option, inner in options} or {key: value}
+
     if (run.path / "evaluation.json").exists():
         evaluation = run.read("evaluation.json")
         facts["verdict"] = evaluation.get("verdict", {}).get("word")
@@ -141,6 +147,7 @@ def _facts(run: RunFolder, folder: Path) -> dict[str, Any]:
             facts[f"parameters.{network}"] = count
         if model.get("parameters_by_network"):
             facts["parameters.sum"] = sum(model["parameters_by_network"].values())
+
     facts["seconds"] = run.status.get("seconds")
     return {key: value for key, value in facts.items() if value is not None}
 
@@ -166,14 +173,17 @@ def _condition(text: str) -> tuple[str, str, Any]:
         raise UserError(
             f"--where {text}: expected FIELD=VALUE, FIELD!=VALUE or FIELD>VALUE, as in test_accuracy>0.9."
         )
+
     name, operator, value = found.groups()
     try:
         parsed = parse_yaml(value)
     except yaml.YAMLError:
         parsed = value
+
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as a word
         with suppress(ValueError):
             parsed = float(parsed)
+
     return name.replace("-", "_"), operator.replace("==", "="), parsed
 
 
@@ -181,6 +191,7 @@ def _fulfils(facts: Mapping[str, Any], name: str, operator: str, value: Any) -> 
     own = facts.get(name)
     if own is None:
         return operator == "!="
+
     numbers = all(
         isinstance(each, int | float) and not isinstance(each, bool) for each in (own, value)
     )
@@ -188,6 +199,7 @@ def _fulfils(facts: Mapping[str, Any], name: str, operator: str, value: Any) -> 
         raise UserError(
             f"--where {name}{operator}{value}: {name} is a number. Expected one to compare it with, as in 0.9."
         )
+
     if not numbers:
         own, value = str(own), str(value)
     return OPERATORS[operator](own, value)

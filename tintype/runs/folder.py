@@ -81,6 +81,7 @@ class RunFolder:
             raise UserError(
                 f"cannot make the run folder {path}: {error.strerror}. Choose another --out."
             ) from None
+
         return cls(path)
 
     @classmethod

@@ -142,12 +142,14 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
         count = count_parameters(build_model(name, spec, options, seed=0))
     if weights.exists() and count > SPARE_PARAMETERS + 10 * weights.stat().st_size:
         raise ValueError(f"it has {count:,} parameters, far more than {weights.name} holds")
+
     network = build_model(name, spec, options, seed=0)
     if description.get("head"):
         parts = backbone_parts(network)
         network.set_submodule(
             parts.head_name, make_head(parts.num_features, spec.num_classes, description["head"])
         )
+
     if isinstance(network, nn.ModuleDict):  # a model of several networks, as a GAN
         network = network[description["network"]]
     return network

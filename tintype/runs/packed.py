@@ -109,6 +109,7 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
         raise UserError(
             f"{path} holds {len(entries):,} files; a run has fewer than {MOST_ENTRIES:,}. It is not unpacked."
         )
+
     entries = [entry for entry in entries if entry.filename != "samples/"]
     seen: set[str] = set()
     for entry in entries:
@@ -126,6 +127,7 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
         if entry.flag_bits & 1:
             raise UserError(f"{path} is encrypted. Unpack it yourself, and give the folder.")
         seen.add(name)
+
     missing = [name for name in NEEDED if name not in seen]
     if missing:
         raise UserError(
@@ -135,6 +137,7 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
         raise UserError(
             f"{path} would unpack to far more than its own size (a bomb?). It is not unpacked."
         )
+
     return entries
 
 
@@ -176,6 +179,7 @@ def pack(folder: Path, target: Path) -> int:
         f"samples/{path.name}" for path in (folder / "samples").glob("*") if path.is_file()
     )
     files += [name for name in samples if may_hold(name)]
+
     partial = temporary_for(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,4 +202,5 @@ def pack(folder: Path, target: Path) -> int:
         ) from None
     finally:
         partial.unlink(missing_ok=True)
+
     return len(files)

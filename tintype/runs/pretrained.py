@@ -168,6 +168,7 @@ def own_preprocessing(name: str, weights: str = "default") -> Preprocessing | No
     run = own_run(weights)
     if run is not None:
         return run.preprocessing
+
     name = canonical("models", name)
     if name.startswith("timm/"):
         config = timm_zoo.default_config(name)
@@ -176,11 +177,13 @@ def own_preprocessing(name: str, weights: str = "default") -> Preprocessing | No
         return Preprocessing(
             config.mean, config.std, config.input_size[-1], config.crop_pct, known, mode
         )
+
     if name not in torchvision_zoo.NAMES:
         return None
     transforms = _entry(name, weights).transforms()
     size, before = transforms.crop_size[0], transforms.resize_size[0]
     mean, std = tuple(transforms.mean), tuple(transforms.std)
+
     return Preprocessing(mean, std, size, min(1.0, size / before), transforms.interpolation.value)
 
 
@@ -201,6 +204,7 @@ def weights_available(name: str) -> bool:
         return bool(hub) and any(
             isinstance(try_to_load_from_cache(hub, file), str) for file in files
         )
+
     return (
         name in torchvision_zoo.NAMES
         and _downloaded(_file_name(_entry(name, "default"))) is not None
@@ -240,12 +244,14 @@ def model_of_weights(path: str | Path) -> str | None:
     }
     if file in entries:
         return entries[file]
+
     words = "_" + re.sub(r"[^a-z0-9]+", "_", file.lower()) + "_"
     named = max(
         (name for name in torchvision_zoo.NAMES if f"_{name}_" in words), key=len, default=None
     )
     if named is None and Path(path).is_file():
         return _model_that_fits(read_weights(Path(path)).tensors)
+
     return named
 
 
@@ -283,10 +289,12 @@ def load_pretrained(
     name = canonical("models", name)
     if weights == "none":
         return {"source": "none"}
+
     run = own_run(weights)
     path = Path(weights).expanduser() if run is None else run.folder
     if path.is_dir() and (path / "model.safetensors").exists():
         path = path / "model.safetensors"
+
     if path.is_file():
         origin: dict[str, Any] = {} if run is None else {"run": run.folder.name}
     elif name.startswith("timm/") and weights == "default":
@@ -296,6 +304,7 @@ def load_pretrained(
         path, origin = _fetched(entry, name, progress, instead), _origin(entry)
     else:
         raise UserError(_no_such_weights(name, weights))
+
     content = read_weights(path)
     new_classes = (
         run is not None and class_names is not None and list(class_names) != run.class_names
@@ -303,6 +312,7 @@ def load_pretrained(
     taken = _put_into(network, name, content.tensors, str(path), new_head=new_classes)
     told = {"averaged": content.averaged, "remark": content.remark, **taken}
     found = {key: value for key, value in told.items() if value}
+
     return {
         "source": "file",
         **content.metadata,
@@ -419,6 +429,7 @@ def _model_that_fits(tensors: dict[str, Tensor]) -> str | None:
     own = {key: value for key, value in bare.items() if not key.endswith(_BUFFERS)}
     plain = {key: value for key, value in own.items() if not key.startswith(_AUXILIARY)}
     counts = {sum(value.numel() for value in some.values()) for some in (own, plain)}
+
     heads = [
         value for key, value in plain.items() if value.ndim > 1 and key.partition(".")[0] in _HEADS
     ]
@@ -428,6 +439,7 @@ def _model_that_fits(tensors: dict[str, Tensor]) -> str | None:
             for count in counts
             for bias in (0, 1)
         }
+
     fitting = [
         name
         for name in torchvision_zoo.NAMES
@@ -534,6 +546,7 @@ def _download(
     """
     mirror = os.environ.get("TINTYPE_WEIGHTS_MIRROR")
     url = f"{mirror.rstrip('/')}/{path.name}" if mirror else url
+
     digest = hashlib.sha256()
     try:
         with written_whole(path) as temporary, temporary.open("wb") as file:
@@ -602,6 +615,7 @@ def _load_from_timm(network: nn.Module, name: str, instead: str) -> dict[str, An
             f"the weights of {name} could not be loaded from {config.hf_hub_id or config.url} ({line[:150]}). "
             f"Download them elsewhere and {instead}"
         ) from None
+
     head = backbone_parts(source).head_name
     tensors = {
         key: value for key, value in source.state_dict().items() if not key.startswith(f"{head}.")
@@ -609,6 +623,7 @@ def _load_from_timm(network: nn.Module, name: str, instead: str) -> dict[str, An
     kept = {**network.state_dict(), **tensors}
     network.load_state_dict(kept)
     licence = getattr(config, "license", None) or "not stated"
+
     return {
         "source": f"timm {config.architecture}.{config.tag}",
         "url": config.hf_hub_id,

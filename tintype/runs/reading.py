@@ -108,6 +108,7 @@ def read_run(folder: Path) -> RunFiles:
         raise UserError(
             f"'{folder}' is not a run folder: it holds no recipe.yaml. `tintype list runs` shows the runs."
         )
+
     recipe_text = read_bytes(recipe_file, most=MOST_YAML_BYTES).decode("utf-8", "replace")
     problems: list[str] = []
     return RunFiles(

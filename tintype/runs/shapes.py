@@ -145,6 +145,7 @@ class _Model(_Shape):
             raise ValueError("class_names is empty")
         if len(set(self.class_names)) < len(self.class_names):
             raise ValueError("class_names holds a name twice")
+
         return self
 
     def _extra(self) -> set[str]:
@@ -193,6 +194,7 @@ class _Figures(_Shape):
             missing = [other for other in others if getattr(self, other) is None]
             if name in self.model_fields_set and (missing or getattr(self, name) is None):
                 raise _missing((missing or [name])[0])
+
         for name, value in (self.model_extra or {}).items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and abs(value) > MOST:
@@ -202,6 +204,7 @@ class _Figures(_Shape):
                 and not is_number
             ):
                 raise ValueError(f"{name}: expected a number, found {_short(value)}")
+
         return self
 
 

@@ -24,11 +24,13 @@ def result_table(splits: dict[str, dict[str, Any]], *, tested: bool = True) -> T
         return _upscale_table(splits)
     if not all("accuracy" in figures for figures in splits.values()):
         return _any_table(splits)
+
     top5 = any("top5_accuracy" in figures for figures in splits.values())
     # With top-5 the columns stand closer, so that no figure is cut where a line has 80 characters.
     table = Table(box=None, pad_edge=False, collapse_padding=top5, header_style="bold")
     if not tested:
         table.title, table.title_justify = f"{BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}", "left"
+
     head = "accuracy" if tested else "right"
     for column in (
         "",
@@ -41,6 +43,7 @@ def result_table(splits: dict[str, dict[str, Any]], *, tested: bool = True) -> T
         "ECE",
     ):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+
     for split, figures in with_clean_rows(splits).items():
         low, high = figures["accuracy_ci95"]
         clean = split.partition(" ")[2]  # "without leaks", under the row of its split
@@ -54,6 +57,7 @@ def result_table(splits: dict[str, dict[str, Any]], *, tested: bool = True) -> T
             f"{figures['loss']:.4f}",
             f"{figures.get('calibration_error', figures['expected_calibration_error']):.3f}",
         )
+
     return table
 
 
@@ -66,6 +70,7 @@ def class_table(figures: Mapping[str, Any]) -> Table:
         table.add_column(
             column, justify="left" if column == "class" else "right", no_wrap=column != "class"
         )
+
     means = [
         {"name": f"{kind} average", **figures["averages"][kind]} for kind in ("macro", "weighted")
     ]
@@ -75,6 +80,7 @@ def class_table(figures: Mapping[str, Any]) -> Table:
         table.add_row(
             escape(row["name"]), *rates, f"{row['support']:,}", end_section=number == last
         )
+
     return table
 
 
@@ -111,6 +117,7 @@ def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
     """
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     table.caption = protocol_in_words(next(iter(splits.values()))["protocol"])
+
     looks = [key for key in next(iter(splits.values())) if key.startswith("lpips_")]
     more = [head for key in looks for head in (key, "bicubic")]
     for head in (
@@ -125,6 +132,7 @@ def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
         *more,
     ):
         table.add_column(head, justify="left" if not head else "right", no_wrap=not looks)
+
     for split, figures in splits.items():
         bicubic, interval = figures["bicubic"], figures["gain_ci95"]
         within = f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
@@ -139,6 +147,7 @@ def _upscale_table(splits: dict[str, dict[str, Any]]) -> Table:
             f"{bicubic['ssim_y']:.4f}",
             *(f"{which[key]:.4f}" for key in looks for which in (figures, bicubic)),
         )
+
     return table
 
 
@@ -159,12 +168,14 @@ def _any_table(splits: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", *splits):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+
     for name in names:
         values = (figures.get(name) for figures in splits.values())
         table.add_row(
             name,
             *(f"{v:,}" if isinstance(v, int) else "" if v is None else f"{v:.4g}" for v in values),
         )
+
     return table
 
 
@@ -175,6 +186,7 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
     lines += [evaluation["chosen_by_validation"]] if evaluation.get("chosen_by_validation") else []
     if by_group := by_groups(evaluation.get("splits", {})):
         lines.append(by_group)
+
     calibration = evaluation.get("calibration")
     if calibration and calibration["temperature"] != 1.0:
         test = calibration["splits"]["test"]
@@ -184,6 +196,7 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
             f"Confidence, calibrated on validation, is off by {test[f'{kind}_after']:.1%} on test "
             f"({test[f'{kind}_before']:.1%} before)."
         )
+
     plain = evaluation["splits"].get("test", {})
     if "calibration_error_if_perfect" in plain:
         lines.append(
@@ -192,9 +205,11 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
         )
     if evaluation.get("protocol", {}).get("fid", "").startswith("left out"):
         lines.append(f"FID is {evaluation['protocol']['fid']}.")
+
     lines += [f"Warning: {line}" for line in evaluation.get("warnings", ())]
     if not without_test(evaluation):
         lines.append(_uses(looks))
+
     return "\n".join(lines)
 
 

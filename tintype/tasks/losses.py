@@ -43,6 +43,7 @@ def cross_entropy(
         )
     log_probabilities = F.log_softmax(logits.float(), dim=1)  # (N, K)
     weighted = log_probabilities if class_weights is None else log_probabilities * class_weights
+
     if targets.ndim == 1:
         per_image = weighted.gather(1, targets[:, None])[:, 0]
         normaliser = len(targets) if class_weights is None else class_weights[targets].sum()
@@ -52,6 +53,7 @@ def cross_entropy(
         normaliser = (
             len(targets) if class_weights is None else (targets * class_weights).sum(1).sum()
         )
+
     total = per_image.sum()
     if label_smoothing:
         total = (1 - label_smoothing) * total + label_smoothing * weighted.mean(1).sum()
@@ -94,6 +96,7 @@ def class_weights(
     if how == "balanced":
         counts = torch.bincount(targets, minlength=num_classes).float()
         return torch.where(counts > 0, len(targets) / (num_classes * counts.clamp(min=1)), 0.0)
+
     try:
         weights = [] if isinstance(how, str) else [float(weight) for weight in how]
     except (TypeError, ValueError):
@@ -105,6 +108,7 @@ def class_weights(
     ):
         expected = f"'balanced' or {num_classes} numbers of 0 or more, one for each class"
         raise UserError(f"class_weights: expected {expected}, got {how!r}.")
+
     return torch.tensor(weights, dtype=torch.float32, device=targets.device)
 
 

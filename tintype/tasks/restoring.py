@@ -30,6 +30,7 @@ def load_task(run: RunFolder, device: str) -> tuple[Task, dict[str, Any]]:
     # The precision that the figures were measured in; every CPU and GPU that torch supports can
     # compute in it.
     dtype = torch.bfloat16 if description["precision"] == "bf16" else torch.float32
+
     module = find("tasks", description["task"])
     try:
         return module.restore(network, spec, description, device=chosen, dtype=dtype), description

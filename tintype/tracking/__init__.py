@@ -74,6 +74,7 @@ class _Trackers(Watcher):
         self.trackers: dict[str, Tracker] = {}
         self.waiting: list[dict[str, Any]] = []
         self._handed_on = time.monotonic()
+
         settings = recipe.model_dump(mode="json")
         for name in recipe.track:
             before = self.record.get(name, {}).get("id")
@@ -90,6 +91,7 @@ class _Trackers(Watcher):
             self.record[name] = {**self.record.get(name, {}), "id": tracker.id}
             self.record[name]["step"] = self.record[name].get("step") or 0
             watcher.note(f"tracked: {tracker.where}")
+
         write_json(run.path / RECORD, self.record)
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
@@ -132,6 +134,7 @@ class _Trackers(Watcher):
             for path in (self.run.path / name for name in FILES):
                 if path.exists():
                     self._each(lambda tracker, path=path: tracker.file(path))
+
         self._each(lambda tracker: tracker.finish(state))
 
     def _hand_on(self) -> None:

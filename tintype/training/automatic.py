@@ -95,6 +95,7 @@ def choose_model(
     elif recipe.model == "auto":
         recipe, choice = _with_model(recipe, device, progress)
         choices.append(choice)
+
     if not is_backbone(recipe.model):
         return recipe, choices
     weights = recipe.weights or "default"
@@ -109,6 +110,7 @@ def choose_model(
         changes["crop_fraction"] = own.crop_fraction if recipe.resize == "crop" else 1.0
     if recipe.interpolation is None:
         changes["interpolation"] = own.interpolation
+
     return recipe.replace(**changes), choices
 
 
@@ -134,6 +136,7 @@ def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tup
     }
     if "resize" not in recipe.model_fields_set:
         changes["resize"] = own.mode
+
     return recipe.replace(**changes), Choice(
         "model", run.model, f"the network of {run.folder.name}, a run of your own"
     )
@@ -154,6 +157,7 @@ def _with_model(
         return recipe.replace(model=model), Choice(
             "model", model, "told by the name of the weights"
         )
+
     if weights != "none":
         wanted = PREFERRED["cpu" if device.type == "cpu" else "gpu"]
         for model in wanted:
@@ -171,6 +175,7 @@ def _with_model(
             reason = f"from scratch: {failure}; --weights FILE takes a file, and gives far better results"
     else:
         reason = "from scratch, as asked"
+
     return recipe.replace(model="fast-cnn"), Choice("model", "fast-cnn", reason)
 
 

@@ -90,11 +90,13 @@ def _optimizer(given: Mapping[str, Any], source: Source) -> tuple[str, str]:
         return "adamw", "betas are of adam and adamw"
     if "momentum" in given and own not in WITH_MOMENTUM:
         return "sgd", "momentum is of sgd and muon"
+
     lr, usual = given.get("lr", "auto"), source.settings.get("lr", default_of("lr"))
     if lr == "auto" or own in ADAPTIVE or usual / NEAR <= lr <= usual * NEAR:
         return own, ""
     if "momentum" in given:
         return "sgd", f"lr {lr:g} is no rate for {own}, whose usual one is {usual:g}"
+
     return "adamw", f"lr {lr:g} is no rate for {own}, whose usual one is {usual:g}"
 
 
@@ -107,6 +109,7 @@ def _updates(
     values["optimizer"] = optimizer
     asked = [key for key in UPDATE if key in given]
     choices = []
+
     if optimizer != own:
         rest = ", ".join(
             f"{key} {_shown(values[key])}" for key in _read_by(optimizer) if key not in asked
@@ -120,6 +123,7 @@ def _updates(
             choices.append(
                 Choice(key, "without effect", f"{optimizer} has none; {' and '.join(readers)} have")
             )
+
     choices += _strange_rate(given, source, optimizer)
     return values, choices
 
@@ -189,10 +193,12 @@ def completed(
     optimizer = settings.get("optimizer", default_of("optimizer"))
     pretrained = settings.get("weights") not in (None, "none")
     choices = []
+
     if "optimizer" in base and "lr" not in base and "lr" not in asked and optimizer not in ADAPTIVE:
         settings = {**_usual(optimizer, pretrained=pretrained), **base}
         reason = f"{name} names {optimizer} without a rate; this is its usual one"
         choices.append(Choice("lr", _shown(settings["lr"]), reason))
+
     if "optimizer" in asked and asked["optimizer"] != optimizer:
         choices = []
     values, more = settled(asked, Source(name, settings, pretrained=pretrained, stated=stands))

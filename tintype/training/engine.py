@@ -96,6 +96,7 @@ class Plan:
         batch_size = min(recipe.batch_size, num_images)
         steps = recipe.steps or max(1, round((recipe.epochs or 10) * num_images / batch_size))
         every = max(1, round(recipe.evaluate_every * num_images / batch_size))
+
         milestones = [
             round(m * steps if m < 1 else m * num_images / batch_size) for m in recipe.milestones
         ]
@@ -107,6 +108,7 @@ class Plan:
                 f"the milestones {recipe.milestones} lie beyond the end of the run, which has {steps:,} steps or "
                 f"{end:.3g} epochs. Expected earlier ones, or parts of the run such as [0.5, 0.75]."
             )
+
         return cls(num_images, batch_size, steps, every, tuple(step / steps for step in milestones))
 
 
@@ -213,6 +215,7 @@ class Engine:
         self.step = 0
         self.seconds = 0.0
         self.history = History(run.path / "metrics.csv", [])
+
         if compile:
             for network in task.networks.values():
                 network.compile()
@@ -232,6 +235,7 @@ class Engine:
         log_steps = 1 if task.log_every_step else max(1, plan.total_steps // 2000)
         if not self.restore():
             task.start(train)
+
         clean = self._clean_sample(train)
         with (
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
@@ -290,6 +294,7 @@ class Engine:
             number = signal_seen()
             if number:
                 raise Interrupted(number, self.run.path)
+
         self._take_result()
 
     def range_test(self, train: ImageSource, *, num_steps: int = 100) -> list[tuple[float, float]]:
@@ -306,6 +311,7 @@ class Engine:
         low, high = RANGE[self.recipe.optimizer]
         plan = Plan(len(train), min(self.recipe.batch_size, len(train)), num_steps, num_steps)
         order = Order(fold(self.recipe.seed, "range test"), len(train), plan.batch_size)
+
         curve: list[tuple[float, float]] = []
         with torch.random.fork_rng(devices=_cuda_devices(self.device)):
             for step, batch in enumerate(batches(train, order, 0, num_steps)):
@@ -320,6 +326,7 @@ class Engine:
                 ):
                     break
                 curve.append((rate, loss))
+
         for name, network in self.task.networks.items():
             network.load_state_dict(before[name])
         return curve
@@ -346,6 +353,7 @@ class Engine:
         balance = train.targets if self.recipe.sampling == "balanced" else None
         order = Order(self.recipe.seed, len(train), plan.batch_size, balance)
         parts = [int(plan.total_steps * part) for part in TIMED_PARTS]
+
         spent: list[float] = []
         with torch.random.fork_rng(devices=_cuda_devices(self.device)):
             for network in self.task.networks.values():
@@ -359,11 +367,13 @@ class Engine:
             started = time.perf_counter()
             self.task.evaluate(self.task.networks[self.task.main], val)
             evaluation = time.perf_counter() - started
+
         for name, network in self.task.networks.items():
             network.load_state_dict(networks[name])
         for weights in self.trainable.values():
             for weight in weights:
                 weight.requires_grad_(True)
+
         self.task.load_state(state)
         if isinstance(self.task.warnings, list):
             self.task.warnings[:] = warnings
@@ -381,6 +391,7 @@ class Engine:
         recipe, task = self.recipe, self.task
         logged: dict[str, Tensor] = {}
         torch.manual_seed(fold(recipe.seed, "step", self.step))  # dropout
+
         for phase in task.phases:
             if self.step % phase.every or self.step / plan.total_steps < phase.start:
                 continue
@@ -409,6 +420,7 @@ class Engine:
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * factor
                 optimizer.step()
+
         if self.average:
             self.average.update(task.networks[task.main])
         return logged
@@ -450,6 +462,7 @@ class Engine:
             for name, value in row.items():
                 if not math.isfinite(value):
                     raise self._diverged(f"the {name.replace('_', ' ')} is", row["step"])
+
         return rows
 
     def _diverged(self, what: str, step: int) -> UserError:
@@ -480,11 +493,13 @@ class Engine:
                         for k, v in task.networks[task.main].state_dict().items()
                     }
                 self.best = {"score": score, "step": self.step, "tensors": tensors}
+
         self._show()
         self.evaluations_without_gain = 0 if better else self.evaluations_without_gain + 1
         self.watcher.on_evaluation(
             self.step, self.step * plan.batch_size / plan.num_images, figures
         )
+
         return {f"val_{name}": figures[name] for name in task.watched if name in figures}
 
     def _clean_sample(self, train: ImageSource) -> ImageSource | None:
@@ -609,10 +624,12 @@ class Engine:
         state, warnings = load_checkpoint(self.run.path / "checkpoints")
         for line in warnings:
             self.watcher.note(line)
+
         if state is None:
             if warnings:
                 self.watcher.note("no checkpoint is whole, so the run starts over")
             return False
+
         self._refuse_other_recipe(state["recipe"])
         try:
             for name, network in self.task.networks.items():
@@ -626,16 +643,19 @@ class Engine:
             raise UserError(
                 f"the checkpoint in {self.run.path} does not fit this version of the network ({line})."
             ) from error
+
         if self.average:
             self.average.num_updates = state["average"]["num_updates"]
             self.average.tensors = {
                 k: v.to(self.device) for k, v in state["average"]["tensors"].items()
             }
+
         self.best, self.evaluations_without_gain = state["best"], state["evaluations_without_gain"]
         self.task.load_state(state.get("task", {}))
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = History.open(self.history.path, state["rows"])
         self.watcher.note(f"resumed at step {self.step:,}")
+
         return True
 
     def _refuse_other_recipe(self, before: dict[str, Any]) -> None:

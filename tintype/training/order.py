@@ -40,6 +40,7 @@ class Order:
         classes = [torch.where(self.targets == label)[0] for label in self.targets.unique()]
         share, rest = divmod(self.num_images, len(classes))
         lucky = torch.randperm(len(classes), generator=generator) < rest
+
         drawn = []
         for members, one_more in zip(classes, lucky.tolist(), strict=True):
             wanted = share + one_more  # as many whole permutations of the class as its share takes
@@ -48,6 +49,7 @@ class Order:
                 for _ in range(-(-wanted // len(members)))
             ]
             drawn.append(members[torch.cat(rounds or [members[:0]])[:wanted]])
+
         together = torch.cat(drawn)
         return together[torch.randperm(len(together), generator=generator)]
 

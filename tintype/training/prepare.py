@@ -105,6 +105,7 @@ class Prepared:
             if milestones
             else recipe.schedule
         )
+
         return [
             f"data: {spec.name}, {classes}{spec.channels}x{spec.height}x{spec.width}: {sizes}",
             *(f"  {note}" for note in notes),
@@ -134,6 +135,7 @@ class Prepared:
         }
         data["classes"] = list(spec.class_names)
         data["num_images"] = {s: len(self.splits[s]) for s in ("train", "val", "test")}
+
         return {
             "parameters": self.model["parameters"],
             **{key: self.model[key] for key in ("parameters_by_network",) if key in self.model},
@@ -191,6 +193,7 @@ def _prepared(
         raise UserError(
             f"task {recipe.task} cannot do without a test part: its figures need one. Leave --test none out."
         )
+
     recipe, why = choose_model(recipe, device, watcher.on_work, asked)
     choices += why
     opener = getattr(module, "open_data", open_data)
@@ -208,9 +211,11 @@ def _prepared(
                 "at most; how many steps that is, is measured before the first one",
             )
         )
+
     if recipe.flips == "auto" and splits.spec.num_classes > 1 and recipe.task == "classify":
         recipe, why = keep_orientation(recipe, splits.train, asked)
         choices += why
+
     plan = Plan.of(recipe, len(splits.train))
     compile, why = choose_compile(recipe.compile, device, plan.total_steps, exact=recipe.exact)
     choices += [why, choose_exact(recipe.exact, device, compile=compile)]
@@ -220,9 +225,11 @@ def _prepared(
     choices += task.choices
     _check_batches(recipe, plan, task)
     monitored(recipe, task)
+
     if recipe.patience is not None and recipe.patience >= plan.num_evaluations:
         told = f"the run has {plan.num_evaluations} evaluations, so {recipe.patience} without gain cannot come before its end"
         choices.append(Choice("patience", "without effect", told))
+
     if recipe.lr == "auto" and len(task.phases) > 1:
         raise UserError(
             "lr: auto measures one loss, but this task has several. Give a number, as in --lr 0.0002."
@@ -230,6 +237,7 @@ def _prepared(
     if recipe.channels_last:
         for network in task.networks.values():
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
     model = describe_model(
         task.result(), task.spec, recipe.model, {**recipe.model_options, **task.options_of_model}, task=recipe.task,
         precision="bf16" if dtype == torch.bfloat16 else "fp32", preprocessing=preprocessing(task.spec, resize),
@@ -240,6 +248,7 @@ def _prepared(
         model["parameters_by_network"] = {
             name: count_parameters(net) for name, net in task.networks.items()
         }
+
     return Prepared(recipe, splits, task, device, compile, plan, choices, model)
 
 
@@ -269,6 +278,7 @@ def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
         "memory_limit",
         "one_class",
     }
+
     for option in recipe.task_options:
         if option not in known:
             raise unknown_name(f"option of task {recipe.task}:", option, known)
@@ -284,6 +294,7 @@ def check_idle_fields(recipe: Recipe, *functions: Callable[..., Any]) -> None:
         name: _parameters(module.make, getattr(module, "open_data", open_data))
         for name, module in tasks.items()
     }
+
     for field in sorted(Recipe.model_fields.keys() - _parameters(*functions)):
         others = [name for name, parameters in read.items() if field in parameters]
         if others and getattr(recipe, field) not in (
@@ -397,22 +408,26 @@ def _with_lr(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: Wa
     recipe, task = prepared.recipe, prepared.task
     if recipe.lr != "auto":
         return recipe
+
     watcher.note("measuring the learning rate")
     curve = Engine(task, recipe.replace(lr=1.0), run, watcher, device=prepared.device).range_test(
         train
     )
+
     try:
         lr = float(f"{steepest_rate(curve):.2g}")
     except ValueError as error:
         raise UserError(
             f"lr: auto found no learning rate: {error}. Give a number, as in --lr 0.001."
         ) from None
+
     watcher.note(f"lr: {lr:g}, where the loss falls fastest in a range test of {len(curve)} steps")
     run.write_table(
         "lr_finder.csv", ["lr", "loss"], ([f"{rate:.6g}", f"{loss:.6g}"] for rate, loss in curve)
     )
     recipe = recipe.replace(lr=lr)
     run.write_recipe(recipe)
+
     return recipe
 
 
@@ -501,6 +516,7 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
                 f"the images of {spec.name} have changed since this run began, so it cannot go on as it was. "
                 "Put them back, or start a new run."
             )
+
     counts = {s: Counter(splits[s].targets.tolist()) for s in ("train", "val", "test")}
     run.write(
         "data.json",
@@ -547,6 +563,7 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
             "choices": [vars(choice) for choice in prepared.choices] + measured,
         },
     )
+
     return why
 
 
@@ -644,6 +661,7 @@ def _arithmetic(
     why = differences(earlier, now) if recipe.exact or earlier.get("exact") else ""
     if why:
         departures.append({"step": run.status.get("step", 0), "why": why})
+
     return now, departures, why
 
 
@@ -789,6 +807,7 @@ def _write_samples(
                 .numpy()
             )
             write_picture(run.path / "samples" / file, pixels)
+
     run.write("samples/samples.json", index)
 
 

@@ -281,10 +281,12 @@ def _used(recipe: Recipe) -> dict[str, list[str]]:
         used["mirrored"] = ["flip"]
     if recipe.tta != "none":
         used.setdefault("mirrored", []).append("tta")
+
     if {"flip", "vertical_flip"} <= set(augment):  # both at once
         used["turned by 180 degrees"] = ["vertical_flip"]
     if "vertical_flip" in augment:
         used["turned upside down"] = ["vertical_flip"]
+
     for name in ("rotate", "affine"):
         degrees = augment.get(name, {}).get("degrees", 0)
         for turn, least in (
@@ -293,6 +295,7 @@ def _used(recipe: Recipe) -> dict[str, list[str]]:
         ):
             if degrees >= least:
                 used.setdefault(turn, []).append(name)
+
     return used
 
 

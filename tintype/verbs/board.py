@@ -80,6 +80,7 @@ class Board:
             facts = facts_of(run, self.folder)
         except UserError:  # half written, or of another program
             return {}
+
         status, columns = run.status, read_metrics(run.path / "metrics.csv")
         distances = [name for name in columns if name.startswith("val_fd_")]
         usual = ("val_accuracy", "val_psnr_y", *distances, *columns)
@@ -91,6 +92,7 @@ class Board:
             if re.match(r"(test|val)_(?!fraction)", key) and isinstance(value, float)
         }
         report = run.path / "report.html"
+
         return {
             "name": facts["name"],
             "state": facts["state"],
@@ -133,15 +135,18 @@ class Board:
             for part in parts
         ):
             return None
+
         try:
             path = self.folder.joinpath(*parts).resolve(strict=True)
         except (OSError, RuntimeError, ValueError):
             return None
+
         if not path.is_relative_to(self.folder) or not path.is_file() or path.suffix not in TYPES:
             return None
         owner = path.parent.parent if path.parent.name in PICTURES else path.parent
         if path.parent.name in PICTURES and path.suffix != ".png":
             return None
+
         inside = owner != self.folder and owner.is_relative_to(self.folder)
         return path if inside and any((owner / name).is_file() for name in OWNERS) else None
 

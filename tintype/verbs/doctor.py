@@ -94,12 +94,14 @@ def explain_torchvision(error: BaseException) -> str:
             versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             versions.append(f"{name} missing")
+
     together = " and ".join(versions)
     if "nms" in str(error) or "undefined symbol" in str(error) or "libcudart" in str(error):
         return (
             f"{together} were built differently (one for CUDA, one for the CPU, or for another release), so torchvision does "
             "not load. Install both from the same source: pip install --force-reinstall torch torchvision"
         )
+
     return (
         f"torchvision does not load ({_first_line(error)}); installed are {together}. "
         "Type: pip install --force-reinstall torchvision"

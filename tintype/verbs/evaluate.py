@@ -67,6 +67,7 @@ def evaluate_run(
         raise UserError(
             "groups are for other data, named by --data; the run's own images keep the groups of its recipe."
         )
+
     recipe = run.recipe
     threads, _ = choose_threads(recipe.threads)
     with computing(threads, device, exact=recipe.exact):
@@ -94,6 +95,7 @@ def _evaluated(
         raise UserError(
             f"{run.path} is a run of task {recipe.task}, which has no classes to report on. Leave --classes out."
         )
+
     division = {
         key: getattr(recipe, key)
         for key in ("val_fraction", "test_fraction", "split_seed", "groups")
@@ -138,6 +140,7 @@ def _evaluated(
             **shape,
             **division,
         )
+
     if split == "test" and not len(splits.test):
         raise UserError(
             f"{run.path} has no test part, as was asked (--test none). Type: --split val"
@@ -148,6 +151,7 @@ def _evaluated(
             f"the images of {splits.spec.name} have changed since this run was trained, so its {split} split is not the same. "
             f"To measure on them all the same: tintype evaluate {run.path} --data {recipe.data}"
         )
+
     besides: dict[str, Any] = {} if len(splits.test) or data else {"tested": False}
     if isinstance(task, Generate):
         task.measure_by(splits.train, features, inception_weights, progress)
@@ -156,15 +160,18 @@ def _evaluated(
         raise UserError(
             f"features and Inception weights measure pictures that a model makes, and {run.path} makes none."
         )
+
     task.groups = splits.groups
     evaluation = task.evaluate(task.networks[task.main], splits[split])
     figures = evaluation.figures
+
     if classes:
         besides |= _by_class(
             evaluation.details["probabilities"],
             evaluation.details["targets"],
             task.spec.class_names,
         )
+
     if split == "test":
         besides |= _count_look(run, splits.spec.fingerprint)
     return {"split": split, "data": splits.spec.name, **figures, **besides}
@@ -184,6 +191,7 @@ def _count_look(run: RunFolder, fingerprint: str) -> dict[str, str]:
         return {
             "remark": f"{run.path} cannot be written ({reason}): this look at the test images is not counted in it."
         }
+
     return {}
 
 
@@ -328,6 +336,7 @@ def _remark(num_images: int, counts: dict[str, int], num_near: int) -> str:
     seen = sum(counts.values())
     if not seen:
         return f"None of the {num_images:,} images was seen in training or validation."
+
     where = " and ".join(
         f"{count:,} in {word}"
         for count, word in ((counts["train"], "training"), (counts["val"], "validation"))
@@ -337,4 +346,5 @@ def _remark(num_images: int, counts: dict[str, int], num_near: int) -> str:
     what = f"{seen:,} of {num_images:,} images were seen before ({where}{near})"
     if seen == num_images:
         return f"WARNING: {what}: these figures say nothing about new images."
+
     return f"WARNING: {what}; the second row leaves them out."

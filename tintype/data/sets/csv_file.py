@@ -88,19 +88,23 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
     rows = [(line, row) for line, row in rows if any(row[column] for column in columns.values())]
     if not rows:
         raise UserError(f"{path} names no image: it has a header and no rows.")
+
     if "split" not in columns:
         columns |= _split_by_values(header, columns, rows, path, found.notes)
     files = _Files([path.parent, *([data_root] if data_root else [])])
+
     first_row: dict[str, tuple[int, str]] = {}
     for line, row in rows:
         values = {kind: row[column] for kind, column in columns.items()}
         _add(found, values, line, path, files, first_row)
+
     if files.num_found == 0:
         where = " or ".join(str(root) for root in files.roots)
         raise UserError(
             f"none of the {len(found.photos):,} images of {path} is there. The first: {found.photos[0].name}, looked for in "
             f"{where}. --data-root FOLDER says where the paths begin."
         )
+
     # the order of the rows says nothing
     found.photos.sort(key=lambda photo: natural_key(photo.name))
     found.notes += files.notes()
@@ -109,6 +113,7 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
         found.notes.append(
             f"{len(again)} rows name an image for the second time and are skipped: {listed(again)}"
         )
+
     found.notes += note_case(found.photos)
     return found
 
@@ -163,6 +168,7 @@ def _read_lines(path: Path) -> tuple[list[str], list[Row]]:
         }
         header |= dict.fromkeys(values)
         rows.append((line, plain))
+
     return list(header), [
         (line, {name: row.get(name, "") for name in header}) for line, row in rows
     ]
@@ -185,6 +191,7 @@ def _columns(header: Sequence[str], path: Path, notes: list[str]) -> dict[str, s
                 f"{path} has no column '{kind}'; its first line names: {', '.join(header) or 'nothing'}. "
                 "Expected a first line such as: path,label"
             )
+
     return columns
 
 
@@ -219,6 +226,7 @@ def _split_by_values(
             notes.append(
                 f"column '{column}' is not read as a split, since its values are {listed(values)}"
             )
+
     if not fitting:
         return {}
     for other in fitting[1:]:
@@ -226,9 +234,11 @@ def _split_by_values(
             raise UserError(
                 f"the columns '{fitting[0]}' and '{other}' of {path} give different splits. Name the one that counts 'split'."
             )
+
     values = sorted({row[fitting[0]] for _, row in rows} - {""})
     said = ", ".join(f"{v} is {split_of(v)}" for v in values if v.lower() not in SPLIT_FOLDERS)
     notes.append(f"column '{fitting[0]}' gives the splits{f': {said}' if said else ''}")
+
     return {"split": fitting[0]}
 
 
@@ -246,14 +256,17 @@ def _add(
             raise UserError(
                 f"row {row} of {csv_path} has no {kind}. Fill it in, or remove the row."
             )
+
     split = values.get("split", "")
     if split and not split_of(split):
         raise UserError(
             f"row {row} of {csv_path} has the split '{split}'. Expected train, val, test or nothing."
         )
+
     name = values["path"].removeprefix("./")
     photo_path = files.find(name, f"row {row} of {csv_path}")
     label = class_name(values["label"])
+
     if photo_path in first_row:
         before, first_label = first_row[photo_path]
         contrary = (
@@ -263,6 +276,7 @@ def _add(
             (f"{name} (row {row})", f"named again, first in row {before}{contrary}")
         )
         return
+
     first_row[photo_path] = (row, label)
     found.photos.append(
         Photo(photo_path, safe(name), label, split_of(split), values.get("group", ""))
@@ -297,6 +311,7 @@ class _Files:
             if path is not None:
                 self.num_found += 1
                 return path
+
         return str(self.roots[0] / name)
 
     def notes(self) -> list[str]:
@@ -314,6 +329,7 @@ class _Files:
             if not os.path.isdir(inner):
                 inner = os.path.join(folder, self._fitting(folder, part, part, where) or part)
             folder = inner
+
         last = parts[-1] if parts else ""
         for key, how in ((last, "in another case"), (f"{last}.", "by adding the ending")):
             file = self._fitting(folder, key, last, where)
@@ -321,6 +337,7 @@ class _Files:
                 if _composed(file) != _composed(last):  # accents alone are no difference
                     self._changed[how].append(f"{safe(name)} ({safe(file)})")
                 return os.path.join(folder, file)
+
         return None
 
     def _fitting(self, folder: str, key: str, written: str, where: str) -> str | None:
@@ -350,6 +367,7 @@ class _Files:
                 if ending.lower() in EXTENSIONS:
                     listing[_folded(f"{stem}.")].append(entry)
             self._listings[folder] = listing
+
         return self._listings[folder]
 
 

@@ -120,16 +120,20 @@ def find_photos(root: Path, one_class: bool = False) -> Found:
     walk = walk_images(root)
     if not walk.folders and not walk.files and walk.problems:
         raise UserError(f"{root}: {walk.problems[0][1]}.")
+
     layout = read_layout(root, walk, one_class)
     found = Found(
         notes=list(layout.notes), skipped=[(safe(name), reason) for name, reason in walk.problems]
     )
+
     for place in layout.places:
         for file in place.folder.all_photos():
             found.photos.append(Photo(str(root / file), safe(file), place.label, place.split))
+
     found.notes += _other_files(walk.others)
     if not found.photos:
         raise UserError(_no_photos(root, walk))
+
     found.notes += note_case(found.photos)
     return found
 
@@ -155,6 +159,7 @@ def read_photos(
     notes = list(found.notes)
     if not photos:
         raise UserError(_all_broken(source, skipped))
+
     height, width, channels = _choose_shape(photos, image_size, channels, notes, source)
     resize = _with_white(photos, as_resize(resize), notes)
     contents = _contents(photos, states, source, progress)
@@ -171,10 +176,12 @@ def read_photos(
     )
     notes += cached.notes
     regular = photos
+
     if cached.skipped:
         broken = dict(cached.skipped)
         skipped += [(photos[i].name, reason) for i, reason in cached.skipped]
         photos = [photo for i, photo in enumerate(photos) if i not in broken]
+
     if not photos:
         raise UserError(_all_broken(source, skipped))
     kept = (
@@ -183,6 +190,7 @@ def read_photos(
         else tuple(class_names)
     )
     number = {label: i for i, label in enumerate(kept)}
+
     return Images(
         pixels=cached.pixels,
         targets=np.array([number[photo.label] for photo in photos], np.int64),
@@ -301,6 +309,7 @@ def read_each(
     )
     broken = dict(cached.skipped)
     skipped += [(regular[i].name, reason) for i, reason in broken.items()]
+
     return [photo for i, photo in enumerate(regular) if i not in broken], cached, skipped
 
 
@@ -369,6 +378,7 @@ def _regular(
             continue
         kept.append(photo)
         states.append(state)
+
     return kept, states, skipped
 
 
@@ -445,12 +455,14 @@ def _choose_shape(
     if image_size is not None and channels is not None:
         return *_pair(image_size), channels
     headers: list[tuple[Photo, Header]] = []
+
     reason = ""
     for photo in spread(photos, SAMPLE):
         try:
             headers.append((photo, read_header(photo.path)))
         except Unreadable as error:
             reason = reason or str(error)
+
     if not headers:
         raise UserError(
             _all_broken(source, [(photos[0].name, reason)], len(spread(photos, SAMPLE)))
@@ -459,6 +471,7 @@ def _choose_shape(
         channels = 1 if _all_grey(headers) else 3
         if channels == 1:
             notes.append(f"channels: 1, all of {len(headers):,} images looked at are grey")
+
     if image_size is not None:
         return *_pair(image_size), channels
     sizes = {(header.height, header.width) for _, header in headers}
@@ -466,11 +479,13 @@ def _choose_shape(
     if len(sizes) == 1 and max(height, width) <= 64:
         notes.append(f"image size: {height} x {width}, as all of {len(headers):,} images looked at")
         return height, width, channels
+
     median = int(np.median([min(header.height, header.width) for _, header in headers]))
     side = min(max(median // 32 * 32, 32), 128)
     notes.append(
         f"image size: {side} x {side}, chosen for a median short side of {median} pixels; --image-size sets another"
     )
+
     return side, side, channels
 
 
@@ -515,6 +530,7 @@ def _one_class(source: str, label: str, photos: Sequence[Photo]) -> str:
 def _no_photos(root: Path, walk: Walk) -> str:
     shape = "Expected ROOT/CLASS/*.jpg, with one folder for each class."
     unread = {extension: count for extension, count in walk.others.items() if extension in UNREAD}
+
     loose = sum("/" not in file for file in walk.files)
     if loose:
         lists = [
@@ -526,16 +542,20 @@ def _no_photos(root: Path, walk: Walk) -> str:
             else "A .csv file with path,label does as well."
         )
         return f"{root} holds {loose} images but no class folders. {shape} {also}"
+
     if unread:
         return f"{root} holds only pictures of a kind that is not read: {_unread(unread)}. Convert them to PNG or JPEG."
     if walk.own:
         return f"{root} holds no photos, only what tintype made ({listed(walk.own)}). {shape}"
+
     folders = [name for name in walk.folders if "/" not in name]
     if folders:
         return f"no images in the {len(folders)} folders of {root} ({listed(sorted(folders))}). {shape}"
+
     if walk.others:
         kinds = ", ".join(_counted(kind, count) for kind, count in walk.others.most_common(3))
         return f"{root} holds no image; it has {kinds}. {shape}"
+
     return f"{root} is empty. {shape}"
 
 

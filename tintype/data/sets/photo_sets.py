@@ -47,6 +47,7 @@ def load(
     )
     if found is None:
         raise UserError(f"there is no folder {root}. {ORIGIN[name]}.")
+
     how: dict[str, Any] = {
         "image_size": image_size,
         "channels": channels,
@@ -59,6 +60,7 @@ def load(
         if name == "own-photos":
             raise
         raise UserError(f"{error}\n{ORIGIN[name]}.") from None
+
     if name == "trashnet" and len(images.class_names) != 6:
         raise UserError(
             f"{found} has {len(images.class_names)} classes, where trashnet has 6. {ORIGIN[name]}; "

@@ -109,9 +109,11 @@ def load(
                 f"{name} is not in {given}: neither {described.inner}/{described.marker} as torchvision lays it out, "
                 f"nor {{train,test}}/CLASS with {described.num_classes} class folders."
             )
+
     store = cache_folder() / "datasets" / name
     if not store.exists():
         _download(name, described.download, store, progress)
+
     return _images(name, described, store)
 
 
@@ -167,6 +169,7 @@ def _images(name: str, described: _Set, root: Path) -> Images:
         reason = str(error).split("\n")[0].replace(" You can use download=True to download it", "")
         again = f" Remove {root} to download it again." if cache_folder() in root.parents else ""
         raise UserError(f"{name} in {root} cannot be read: {reason}.{again}") from None
+
     classes = tuple(name.split(" - ")[0] for name in class_names)
     for split, (pixels, targets) in splits.items():
         if (
@@ -178,6 +181,7 @@ def _images(name: str, described: _Set, root: Path) -> Images:
             raise UserError(
                 f"{name} in {root} cannot be read: images and labels of '{split}' do not belong together."
             )
+
     return Images(
         pixels=np.concatenate([pixels for pixels, _ in splits.values()]),
         targets=np.concatenate([targets for _, targets in splits.values()]).astype(np.int64),
@@ -366,6 +370,7 @@ def _download(
         raise UserError(
             f"{store.parent} cannot be written ({error.strerror}). Set TINTYPE_CACHE to another folder."
         ) from None
+
     failures = (
         OSError,
         RuntimeError,

@@ -123,10 +123,12 @@ def freeze(network: nn.Module, parts: Parts, thawed: int) -> None:
         network.never_trained = frozenset(
             n for n, p in network.named_parameters() if not p.requires_grad
         )  # pyright: ignore
+
     never: Any = network.never_trained
     first = max(0, len(parts.stages) - thawed)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(parts.stage_of(name) >= first and name not in never)
+
     for number, units in enumerate(parts.stages):
         for module in map(network.get_submodule, units):
             if number < first:
@@ -202,6 +204,7 @@ def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
     )
     image = noise.to(first.device, first.dtype)
     plain = copy.deepcopy(network).requires_grad_(False).eval()
+
     plain = plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     with torch.no_grad():
         expected = plain(image)
@@ -211,6 +214,7 @@ def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
         same = torch.allclose(
             folded(image), expected, rtol=1e-4, atol=1e-4 * max(1.0, float(expected.abs().max()))
         )
+
     return folded if same else plain
 
 
@@ -221,22 +225,26 @@ def _norms_after_convolutions(network: nn.Module, image: Tensor) -> list[tuple[s
     # tensors are held, so that no other takes their place in memory
     read: list[tuple[str, Tensor]] = []
     answered: list[tuple[str, Tensor]] = []
+
     handles = []
     for name, module in network.named_modules():
         if next(module.children(), None) is None or isinstance(module, nn.BatchNorm2d):
             handles.append(module.register_forward_pre_hook(partial(_note_input, read, name)))
         if type(module) is nn.Conv2d:
             handles.append(module.register_forward_hook(partial(_note_answer, answered, name)))
+
     try:
         network(image)
     finally:
         for handle in handles:
             handle.remove()
+
     readers: dict[int, list[str]] = {}
     for name, tensor in read:
         readers.setdefault(id(tensor), []).append(name)
     calls = Counter(name for name, _ in answered)
     pairs = [(conv, readers.get(id(answer), [])) for conv, answer in answered if calls[conv] == 1]
+
     return [
         (conv, norms[0])
         for conv, norms in pairs
@@ -307,6 +315,7 @@ def _stages(network: nn.Module, units: list[str]) -> list[list[str]]:
     """
     modules = {unit: network.get_submodule(unit) for unit in units}
     one_resolution = sum(map(_reduces, modules.values())) <= 1
+
     stages: list[list[str]] = []
     for unit, module in modules.items():
         fresh_linear = isinstance(module, nn.Linear) and not any(
@@ -316,6 +325,7 @@ def _stages(network: nn.Module, units: list[str]) -> list[list[str]]:
         if not stages or _reduces(module) or fresh_linear or fresh_block:
             stages.append([])
         stages[-1].append(unit)
+
     return _with_parameters(stages, modules)
 
 

@@ -38,6 +38,7 @@ def halvings(spec: DataSpec, model: str) -> tuple[tuple[int, int], int]:
             f"{model} makes images of 8, 16, 28, 32, 48, 64, 96 or 128 pixels (4 to 7 times a power of two), "
             f"not {spec.height}x{spec.width}. Try --image-size {nearest_size(min(spec.height, spec.width))}."
         )
+
     return base, count
 
 

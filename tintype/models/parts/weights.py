@@ -106,6 +106,7 @@ def other_kind(path: Path) -> str | None:
         start = file.read(512)
         file.seek(max(0, path.stat().st_size - len(_END_OF_A_TABLE)))
         end = file.read()
+
     if _begins_as_safetensors(start):
         return None
     if start.startswith(b"PK"):
@@ -114,9 +115,11 @@ def other_kind(path: Path) -> str | None:
         return "a pickle that torch.save did not write; reading it could run code, which tintype never does"
     if start.startswith((b"version https://git-lfs", b"<")):
         return "a link or a web page, not weights. Download the file itself"
+
     for magic, kind in _BY_START:
         if start.startswith(magic):
             return kind
+
     if start[4:8] == b"TFL3":
         return "a TensorFlow Lite model"
     if start[257:262] == b"ustar":
@@ -131,6 +134,7 @@ def other_kind(path: Path) -> str | None:
         return "text (JSON)"
     if start and all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in start):
         return "text"
+
     return None
 
 
@@ -271,6 +275,7 @@ def _state_dicts(
     }
     if any(value.ndim for value in weights.values()):
         yield name, _unwrapped(weights)
+
     for key, value in content.items():
         if isinstance(key, str) and "optim" not in key:
             yield from _state_dicts(value, f"{name}.{key}" if name else key, depth + 1)
@@ -300,6 +305,7 @@ def _meant(names: list[str], path: Path) -> str:
         ]
         if there:
             return there[0]
+
     raise UserError(
         f"{path} holds several state dicts: {', '.join(names[:5])}. Save the one that is meant alone."
     )
@@ -322,6 +328,7 @@ def _averages_without_names(content: Any) -> str:
             return (
                 f"{key} holds averaged weights without names, so those of the last step are taken"
             )
+
     return ""
 
 
@@ -351,6 +358,7 @@ def without_prefix(
             if not dot:
                 break
             prefix += f"{part}."
+
     most = max(counts.values())
     best = [prefix for prefix, count in counts.items() if count == most]
     averaged = [prefix for prefix in best if is_averaged(prefix)]
@@ -358,11 +366,13 @@ def without_prefix(
         best = averaged
     if "" in best or 2 * most < len(wanted):
         return dict(tensors), ""
+
     if len(best) > 1:
         shown = ", ".join(prefix.rstrip(".") for prefix in best)
         raise UserError(
             f"{source} holds several networks of this kind: {shown}. Save the one that is meant alone."
         )
+
     prefix = best[0]
     return {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)

@@ -90,6 +90,7 @@ def _group(runs: list[Compared]) -> Group:
         group.remarks.insert(
             0, f"{BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {listed(names)} had no test part."
         )
+
     return group
 
 
@@ -111,12 +112,14 @@ def _row(run: Compared) -> dict[str, Any]:
         "calibration_error": _calibration_error(run),
         **run.latency,
     }
+
     clean = figures.get("without_leaked")
     if clean:
         row |= {
             "accuracy_without_leaked": clean["accuracy"],
             "accuracy_without_leaked_ci95": clean["accuracy_ci95"],
         }
+
     return row
 
 
@@ -153,6 +156,7 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
     right = [predictions == targets for predictions in answers["predictions"]]
     groups = answers["groups"]
     redrawn = resampled(targets, answers["predictions"], groups=groups) if len(runs) > 1 else {}
+
     pairs = []
     for a, b in combinations(range(len(runs)), 2):
         only_a, only_b = int((right[a] & ~right[b]).sum()), int((right[b] & ~right[a]).sum())
@@ -185,6 +189,7 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
                 interval, p, more=more,
             )
         )  # fmt: skip
+
     correct(pairs)
     for pair in pairs:
         counts = pair.more["only_better"], pair.more["only_other"], pair.more["num_images"]
@@ -197,6 +202,7 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
             )
         pair.more["more_images"] = needed
         pair.sentence = _sentence(pair, split)
+
     return pairs
 
 
@@ -205,6 +211,7 @@ def _sentence(pair: Pair, split: str) -> str:
     size = f"{100 * pair.estimate:.1f} points ({100 * low:.1f} to {100 * high:.1f})"
     if pair.shown:
         return f"{pair.better} is better than {pair.other} by {size}"
+
     text = f"no difference can be shown between {pair.better} and {pair.other}"
     if not pair.more["only_better"] + pair.more["only_other"]:
         return f"{text}: they get the same {split} images right"
@@ -212,6 +219,7 @@ def _sentence(pair: Pair, split: str) -> str:
         return (
             f"{text}: both get as many {split} images right ({100 * low:.1f} to {100 * high:.1f})"
         )
+
     return f"{text}: {size}{more_needed(pair.more['more_images'], f'{split} images')}"
 
 
@@ -277,6 +285,7 @@ def _remarks(runs: Sequence[Compared], split: str) -> list[str]:
             remarks.append(
                 f"{run.name} divides the other images into training and validation in another way."
             )
+
     remarks += remark_on_groups(groups_of(runs), "images")
     leaked = [run for run in runs if "without_leaked" in run.figures]
     if leaked:
@@ -285,6 +294,7 @@ def _remarks(runs: Sequence[Compared], split: str) -> list[str]:
             f"{count:,} of the {split} images are duplicates of training images; the table has the accuracy without them, "
             "the differences between runs are taken on all."
         )
+
     if split == "validation" and len(untested(runs)) < len(runs):
         remarks.append(
             "Validation images took part in choosing epochs and temperature; test figures are the honest ones."

@@ -59,6 +59,7 @@ def classification_figures(
         "num_images": num_images,
         "num_correct": num_correct,
     }
+
     if num_classes > TOP5_ABOVE:
         in_top5 = target_ranks(probabilities, targets) < 5
         figures["top5_accuracy"] = int(in_top5.sum()) / num_images
@@ -66,6 +67,7 @@ def classification_figures(
     if groups is not None:
         found = clusters_of(right, groups, spread=0.25)
         figures |= {"num_groups": found.num_groups, "design_effect": found.design_effect}
+
     return figures
 
 
@@ -153,6 +155,7 @@ def recall_intervals(
     """
     right, targets = np.asarray(right, dtype=bool), np.asarray(targets)
     numbers = None if groups is None else np.asarray(groups)
+
     intervals = []
     for k in range(num_classes):
         of_class = targets == k
@@ -162,6 +165,7 @@ def recall_intervals(
         intervals.append(
             _share_interval(right[of_class], None if numbers is None else numbers[of_class])
         )
+
     return intervals
 
 
@@ -228,6 +232,7 @@ def most_confused(
         if target != prediction
     ]
     mistakes.sort(key=lambda mistake: (-mistake[0], -mistake[1], mistake[2], mistake[3]))
+
     return [
         {
             "target": str(class_names[t]),
@@ -385,6 +390,7 @@ def _checked(
         raise ValueError(
             f"expected probabilities (N, K) of at least one image, got shape {probabilities.shape}"
         )
+
     targets = _checked_classes(targets, probabilities.shape[1], "targets")
     if len(targets) != len(probabilities):
         raise ValueError(f"{len(probabilities)} rows of probabilities for {len(targets)} targets")
@@ -393,6 +399,7 @@ def _checked(
         raise ValueError(
             "expected finite probabilities of 0 or more whose rows sum to one (logits need a softmax)"
         )
+
     return probabilities, targets
 
 

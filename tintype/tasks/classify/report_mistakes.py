@@ -75,6 +75,7 @@ def worst_mistakes(run: RunFiles) -> Section | None:
     rows = [row for item in worst.get("items") or [] if (row := _mistake(run, item))]
     if not rows and not cards:
         return None
+
     in_rows = {item.get("file") for item in worst.get("items") or []} if rows else set()
     context = {
         "rows": rows,
@@ -88,6 +89,7 @@ def worst_mistakes(run: RunFiles) -> Section | None:
     static = (
         {"worst_mistakes": print_figures.png(print_figures.picture_grid(cards))} if cards else {}
     )
+
     return Section(
         "worst-mistakes", "Most confident mistakes", "worst_mistakes.html", context, static
     )
@@ -149,6 +151,7 @@ def slices(run: RunFiles) -> Section | None:
     ]
     if not known:
         return None
+
     top = max(bounds[1] for a in known for bounds in (b["error_rate_ci95"] for b in a["bins"]))
     claims = [_claim(attribute) for attribute in known if attribute.get("significant")]
     context = {
@@ -158,6 +161,7 @@ def slices(run: RunFiles) -> Section | None:
         "num_wrong": found.get("num_wrong"),
         "num_images": found.get("num_images"),
     }
+
     return Section("slices", "Where errors concentrate", "slices.html", context)
 
 
@@ -177,6 +181,7 @@ def _panel(attribute: Mapping[str, Any], top: float) -> dict[str, Any]:
                 "width": round(high - low, 2),
             }
         )
+
     return {
         "title": how.title,
         "unit": how.unit,
@@ -221,6 +226,7 @@ def embedding(run: RunFiles) -> Section | None:
     found, names = run.analysis.get("map") or {}, run.class_names
     if not found.get("x") or not names or max(found["target"] + found["prediction"]) >= len(names):
         return None
+
     sheet = dict(found.get("sheet") or {})
     uri = _sheet_uri(run, str(sheet.get("file", "")))
     chart = Chart(
@@ -239,6 +245,7 @@ def embedding(run: RunFiles) -> Section | None:
         "of": found.get("num_images"),
         "many": len(names) > figures.MAX_LEGEND,
     }
+
     return Section("map", "Map of the test images", "map.html", context, {chart.name: chart.png})
 
 
@@ -260,8 +267,10 @@ def abstaining(run: RunFiles) -> Section | None:
     table = _abstain_rows(run.evaluation.get("abstain") or [])
     if not curves.get(run.split) or not table:
         return None
+
     kept = [row for row in table if row.get("threshold") is not None]
     chart = None
+
     # Where every answer counts anyway, a curve would show a choice that nobody has.
     if not kept or any(row["threshold"] > 0 for row in kept):
         chart = Chart(
@@ -270,6 +279,7 @@ def abstaining(run: RunFiles) -> Section | None:
             print_figures.png(print_figures.risk_coverage(curves, table)),
             "Accuracy among the answered images against the share that is answered, for validation and test.",
         )
+
     val = next((row["val"] for row in table if row.get("val")), None)
     context = {
         "chart": chart,

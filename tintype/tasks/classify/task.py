@@ -204,6 +204,7 @@ class Classify(Task):
         loss = losses.cross_entropy(
             logits, targets, label_smoothing=self.label_smoothing, class_weights=self.class_weights
         )
+
         return loss, {"train_accuracy": losses.batch_accuracy(logits, targets)}
 
     def _resized(self, images: Tensor, progress: float) -> Tensor:
@@ -264,6 +265,7 @@ class Classify(Task):
         network.eval()
         spec = source.spec
         size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
+
         logits, features = [], []
         with penultimate(network) as seen:
             for index in torch.arange(len(source)).split(size):
@@ -275,12 +277,14 @@ class Classify(Task):
                 seen.clear()
                 if on_progress:
                     on_progress(int(index[-1]) + 1, len(source))
+
         network.train(was_training)
         if not all(bool(part.isfinite().all()) for part in logits):
             raise UserError(
                 "the answers of the network are not finite: training has diverged. "
                 "Try a lower --lr, --set clip=1 or --set warmup=0.1."
             )
+
         return torch.cat(logits), torch.cat(features)
 
     def evaluate(
@@ -428,6 +432,7 @@ class Classify(Task):
         }
         calibration: dict[str, Any] = {"temperature": fitted.value, "reason": fitted.reason}
         calibration.update(splits={}, reliability={})
+
         for split in before:
             pairs = {
                 name: (raw[split].figures[key], after[split].figures[key])
@@ -447,6 +452,7 @@ class Classify(Task):
                 details["probabilities"], details["targets"], groups=groups
             )
             calibration["reliability"][split] = bins
+
         return after, calibration
 
 
@@ -510,6 +516,7 @@ def abstaining(
         if groups is None
         else statistics.clusters_of(sides["val"][1], groups, spread=0.25).design_effect
     )
+
     for wish in WISHED_ACCURACIES:
         threshold = statistics.abstain_threshold(*sides["val"], wish, effect)
         kept.append({"accuracy": wish, "threshold": threshold})
@@ -522,6 +529,7 @@ def abstaining(
             }
         )
         reported.append({**kept[-1], **measured})
+
     return kept, reported
 
 
@@ -532,6 +540,7 @@ def _answered(
     # an image that stands alone is a group of its own
     numbers = np.arange(len(right)) if groups is None else groups
     n, k = int(answered.sum()), int(right[answered].sum())
+
     return {
         "num_images": len(right),
         "num_answered": n,
@@ -559,6 +568,7 @@ def prediction_rows(
     ranks = metrics.target_ranks(probabilities, targets) + 1
     log_losses = -np.log(np.clip(of_target, np.finfo(np.float64).eps, 1.0)) + 0.0
     guesses, confidence = probabilities.argmax(1), probabilities.max(1)
+
     return [
         [
             split,

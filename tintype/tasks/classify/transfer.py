@@ -217,6 +217,7 @@ class Transfer(Classify):
     ) -> np.ndarray:
         extract = self._extract
         batch = 32
+
         parts = []
         for start in range(0, len(source), batch):
             taken = source.take(torch.arange(start, min(start + batch, len(source))))
@@ -234,6 +235,7 @@ class Transfer(Classify):
             parts.append(torch.stack(found, dim=1))
             if progress:
                 progress(what, start + len(taken.targets), len(source))
+
         return torch.cat(parts).numpy()
 
 
@@ -262,6 +264,7 @@ class HeadOnly(Transfer):
             bank = HeadBank(self.parts.num_features, spec.num_classes, hidden, len(PENALTIES)).to(
                 device
             )
+
         self.hidden = list(hidden)
         self.networks = {"head": bank}
         self.main = "head"
@@ -289,6 +292,7 @@ class HeadOnly(Transfer):
             seen[split] = FeatureSource(
                 splits.spec, features, splits[split].targets, splits[split].names
             )
+
         self.selection = seen["val"]
         return replace(splits, **seen)
 
@@ -311,6 +315,7 @@ class HeadOnly(Transfer):
             "loss": fit.mean(),
             "train_accuracy": losses.batch_accuracy(chosen_logits, targets),
         }
+
         return (fit + self._penalties()).sum(), figures
 
     def _fit(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -449,6 +454,7 @@ def _choices(origin: dict[str, Any]) -> list[Choice]:
     choices = []
     file = origin.get("file", "")
     averaged, prefix = origin.get("averaged", ""), origin.get("prefix", "")
+
     if origin.get("run"):
         run, same = origin["run"], origin["head"] == "loaded"
         classes = "the classes are those" if same else "the classes are others than those"
@@ -457,6 +463,7 @@ def _choices(origin: dict[str, Any]) -> list[Choice]:
                 "head", "new", f"{classes} of {run}; it is fitted to the features of these images"
             )
         )
+
     if averaged:
         choices.append(
             Choice(
@@ -467,6 +474,7 @@ def _choices(origin: dict[str, Any]) -> list[Choice]:
         )
     if origin.get("remark"):
         choices.append(Choice("weights", "as they are", f"{file}: {origin['remark']}"))
+
     if prefix:
         left = (
             f"; {origin['left_out']:,} tensors without it are left out"
@@ -476,6 +484,7 @@ def _choices(origin: dict[str, Any]) -> list[Choice]:
         choices.append(
             Choice("weights", f"under the prefix '{prefix}'", f"as {file} names them{left}")
         )
+
     return choices
 
 
@@ -514,6 +523,7 @@ def transfer(
     network = network.to(device)
     if tune == "head":
         return HeadOnly(network, spec, device, hidden=hidden, views=views, **settings)
+
     thawed = None if tune == "all" else int(tune.partition(":")[2])
     return FineTune(
         network,

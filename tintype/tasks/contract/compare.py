@@ -107,6 +107,7 @@ def conclude(group: Group, figure: str) -> str:
         return f"{group.best}: {figure.removeprefix('the highest ')}. {ALONE}"
     if not equal:
         return f"{text}, and is significantly better than {_all(behind)}."
+
     unclear = f"no difference from {listed(equal)} can be shown"
     return (
         f"{text}. It is significantly better than {listed(behind)}; {unclear}."

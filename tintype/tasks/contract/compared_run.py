@@ -54,6 +54,7 @@ class Compared:
         again = f"Leave {self.name} out, or train it again."
         if not path.is_file():
             raise UserError(f"{self.name} has no predictions: {path} is missing. {again}")
+
         try:
             with path.open(encoding="utf-8", newline="") as lines:
                 reader = csv.reader(lines)
@@ -65,6 +66,7 @@ class Compared:
                 ]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} is broken ({error}). {again}") from None
+
         if "name" not in header or len(rows) != self.figures.get("num_images"):
             raise UserError(
                 f"{path} holds {len(rows):,} predictions of the {self.split} split; "
@@ -78,11 +80,13 @@ class Compared:
         missing = [column for column in needed if column not in columns]
         if missing:
             raise UserError(f"{path} is broken (it has no column {missing[0]}). {again}")
+
         for column in NUMBERS & columns.keys():
             try:
                 list(map(float, columns[column]))
             except ValueError as error:
                 raise UserError(f"{path} is broken (column {column}: {error}). {again}") from None
+
         return columns
 
     @cached_property
@@ -135,11 +139,13 @@ def open_all(
     for number, path in enumerate(paths):
         if path in paths[:number]:
             raise UserError(f"{folders[number].path} is named twice. Name each run once.")
+
     if len(folders) < 2:
         raise UserError("a comparison needs two runs or more. Type: tintype compare RUN RUN")
     chosen = _given_names(names, len(folders)) if names is not None else _short_names(paths)
     if split == "test" and all(_has_no_test(folder) for folder in folders):
         split = "val"
+
     opened = [_open(folder, name, split) for folder, name in zip(folders, chosen, strict=True)]
     tasks = {run.evaluation["task"]: run for run in opened}
     if len(tasks) > 1:
@@ -147,6 +153,7 @@ def open_all(
         raise UserError(
             f"runs of different tasks cannot be compared: {told}. Name runs of one task."
         )
+
     return opened
 
 
@@ -163,11 +170,13 @@ def _open(folder: RunFolder, name: str, split: str) -> Compared:
         other = "val" if split == "test" else "test"
         hint = f"Compare by --split {other}, or leave it out."
         raise UserError(f"{folder.path} has not been measured on the {split} split. {hint}")
+
     recipe = folder.recipe.model_dump(mode="json")
     evaluation.setdefault("task", recipe["task"])
     data, model, environment = (
         folder.read(file) for file in ("data.json", "model.json", "environment.json")
     )
+
     return Compared(name, folder, recipe, data, model, environment, evaluation, split)
 
 
@@ -177,9 +186,11 @@ def _check_finished(folder: RunFolder) -> None:
     state, path = status.get("state"), folder.path
     if state == "finished" or (state is None and (path / "evaluation.json").exists()):
         return
+
     step, total = status.get("step") or 0, status.get("total_steps")
     reached = f" (step {step:,} of {total:,})" if total else ""
     resume = f"tintype train --resume {path}"
+
     if state == "running":
         try:
             with folder.locked():
@@ -192,6 +203,7 @@ def _check_finished(folder: RunFolder) -> None:
         raise UserError(
             f"{path} was ended from outside{reached}. Leave it out, or go on with it: {resume}"
         )
+
     if state == "failed":
         raise UserError(
             f"{path} failed{reached}. Leave it out; what went wrong is told again by: {resume}"

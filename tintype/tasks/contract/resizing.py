@@ -46,6 +46,7 @@ class Resizer(nn.Module):
         """
         tall, wide = rows[-1] + 1, columns[-1] + 1
         ratio_y, ratio_x = self.height / tall, self.width / wide
+
         if self.resize.mode == "crop":
             scale = torch.maximum(ratio_x, ratio_y)
             top, bottom = self._cropped(tall, wide, self.height, self.width, scale)
@@ -53,11 +54,13 @@ class Resizer(nn.Module):
             return self._weights(rows, top, bottom, self.height), self._weights(
                 columns, left, right, self.width
             )
+
         zero = torch.zeros_like(tall)
         if self.resize.mode == "squash":
             return self._weights(rows, zero, tall, self.height), self._weights(
                 columns, zero, wide, self.width
             )
+
         scale = torch.minimum(ratio_x, ratio_y)
         inner_y, inner_x = (torch.round(side * scale).clamp_min(1) for side in (tall, wide))
         return (
@@ -74,9 +77,11 @@ class Resizer(nn.Module):
         end = start + length
         if self.resize.crop_fraction == 1:
             return start, end
+
         whole = torch.floor(side * scale / self.resize.crop_fraction + 1e-6)
         first = torch.round((whole - target) / 2)
         prepared = (side == target) & (other == other_target)
+
         return (
             torch.where(prepared, start, first * side / whole),
             torch.where(prepared, end, (first + target) * side / whole),
@@ -116,9 +121,11 @@ class Resizer(nn.Module):
         distance = (number[None] + 0.5 - centres[:, None]) / step.clamp_min(1)
         raw = _filter(distance, self.resize.interpolation) * torch.where(inside, 1 / members, 0.0)
         weights = raw / raw.sum(1, keepdim=True)
+
         if inner is not None:
             covered = (out >= offset) & (out < offset + size)
             weights = torch.where(covered[:, None], weights, torch.zeros_like(weights))
+
         return weights.to(torch.float32)
 
 

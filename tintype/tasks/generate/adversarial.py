@@ -81,14 +81,17 @@ class Adversarial:
             with autocast(self.device, self.dtype):
                 real_logits = discriminator(self._changed(real, context), labels)
                 fake_logits = discriminator(self._changed(fake, context), labels)
+
         loss = losses.discriminator_loss(self.objective.loss, real_logits, fake_logits) + penalty
         if self.strength:
             self.strength.see(real_logits)
+
         right = self._share_right(real_logits.detach(), fake_logits.detach())
         self.trouble.see(right)
         logged = {"discriminator_accuracy": right}
         if self.strength:
             logged["augment_probability"] = torch.tensor(self.strength.probability)
+
         return loss, logged
 
     def _fake_for_both(self, labels: Tensor | None, count: int, context: StepContext) -> Tensor:
@@ -126,6 +129,7 @@ class Adversarial:
         # derivative.
         discriminator = self.networks["discriminator"].forward
         real = self._changed(real, context).detach().requires_grad_()
+
         fake = None if fake is None else self._changed(fake, context).detach().requires_grad_()
         with torch.autocast(self.device.type, enabled=False):
             real_logits, fake_logits = (
@@ -147,6 +151,7 @@ class Adversarial:
                 total = total + objective.gradient_penalty * losses.length_penalty(
                     mixed, discriminator(mixed, labels)
                 )
+
         return total, real_logits, fake_logits
 
     def _generator_loss(self, real: Tensor, labels: Tensor | None, context: StepContext) -> Tensor:

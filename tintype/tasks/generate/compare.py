@@ -18,6 +18,7 @@ def compare_generators(runs: Sequence[Compared]) -> list[Group]:
     by_data: dict[str, list[Compared]] = {}
     for run in runs:
         by_data.setdefault(str(run.data.get("fingerprint")), []).append(run)
+
     groups = []
     for members in by_data.values():
         left = members
@@ -26,6 +27,7 @@ def compare_generators(runs: Sequence[Compared]) -> list[Group]:
             inside = [run for run in left if measure is None or measure in measures(run)]
             groups.append(_group(inside, measure))
             left = [run for run in left if run not in inside]
+
     return groups
 
 
@@ -70,6 +72,7 @@ def _group(runs: list[Compared], measure: Measure | None) -> Group:
             "A distance comes from one set of generated images of one training, so it has no interval here: only runs with "
             "several seeds tell whether a difference holds."
         )
+
     return group
 
 
@@ -86,6 +89,7 @@ def _row(run: Compared, shared: Sequence[Measure]) -> dict[str, Any]:
             f"recall_{features}",
         )
         row |= {name: figures[name] for name in names if name in figures}
+
     return row | {
         key: figures[key]
         for key in ("diversity", "classes_present", "class_accuracy")
@@ -97,6 +101,7 @@ def _conclusion(group: Group, key: str) -> str:
     rows = group.rows
     if not key:
         return "No distance was measured, so nothing can be ranked."
+
     floor = rows[0].get(f"{key}_floor")
     text = f"{rows[0]['name']} comes nearest to the real images, {key} {rows[0][key]:.4g}"
     if len(rows) == 1:
@@ -105,4 +110,5 @@ def _conclusion(group: Group, key: str) -> str:
         text += f" (real against real {floor:.4g})"
     if len(rows) == 1:
         return f"{text}. {ALONE}"
+
     return f"{text}; next is {rows[1]['name']} with {rows[1][key]:.4g}."

@@ -64,6 +64,7 @@ def _translation(images: Tensor, generator: torch.Generator) -> Tensor:
     padded = padded.gather(
         2, rows[:, None, :, None].expand(count, channels, height, padded.shape[3])
     )
+
     return padded.gather(3, columns[:, None, None, :].expand(count, channels, height, width))
 
 

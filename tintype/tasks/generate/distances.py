@@ -125,11 +125,13 @@ def nearest(queries: Tensor, blocks: Any) -> tuple[np.ndarray, np.ndarray]:
         torch.zeros(len(flat), dtype=torch.int64),
         0,
     )
+
     for block in blocks:
         distance, index = torch.cdist(flat, block.flatten(1).float().to(flat.device)).cpu().min(1)
         better = distance < best
         best, where = torch.where(better, distance, best), torch.where(better, index + start, where)
         start += len(block)
+
     return where.numpy(), (best / flat.shape[1] ** 0.5).numpy()
 
 
@@ -148,9 +150,11 @@ def figures(name: str, real: Tensor, made: Tensor, among_real: Tensor | None) ->
         f"precision_{name}": precision,
         f"recall_{name}": recall,
     }
+
     if among_real is not None and len(among_real) >= FEWEST:
         found[f"{label}_floor"] = frechet_distance(real, among_real)
         found[f"kid_{name}_floor"] = kernel_distance(some_real, among_real[:COMPARED])
+
     return found
 
 

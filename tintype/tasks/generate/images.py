@@ -84,6 +84,7 @@ class Sampler:
             raise UserError(
                 f"truncation is {truncation!r}. Expected a number above 0, as 1 (typical) or 3 (hardly changed)."
             )
+
         label = self._label(class_name)
         return self._images(range(start, start + count), seed, label, truncation, interpolate)
 
@@ -174,28 +175,34 @@ def generate_files(
             raise UserError(f"{option} is for a sheet. Add --grid FILE.png, or leave it out.")
         if value < 1:
             raise UserError(f"{option} is {value}. Expected a whole number from 1 up.")
+
     folder = RunFolder.open(run)
     sampler = Sampler.of(folder, device=device)
     images = sampler.images(count, start=start, **how)
+
     if grid is not None:
         if columns is None and how.get("interpolate"):
             columns = STEPS_BETWEEN  # a row for each stretch
         spec = sampler.task.spec
         return _write_sheet(grid, images, count, (spec.height, spec.width), columns, scale)
+
     out = folder.path / "generated" if out is None else out
     if out.exists() and not out.is_dir():
         raise UserError(
             f"{out} is a file. Expected a folder for --out; --grid writes a single file."
         )
+
     prefix = "-".join(_parts(**how))
     paths = [out / f"{prefix}-{index:06d}.png" for index in range(start, start + count)]
     if all(path.exists() for path in paths):
         _refuse_taken(paths[0], "--out")
+
     for path, image in zip(paths, images, strict=True):
         # otherwise a call that was stopped, or one for fewer images, has made it
         if not _shows(path, image):
             _refuse_taken(path, "--out")
             write_picture(path, image)
+
     return out
 
 

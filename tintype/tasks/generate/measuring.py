@@ -146,6 +146,7 @@ class Measure:
                     "the generated images are not finite: training has diverged. Try a lower --lr."
                 )
             self._of_made[features.name] = (key, both)
+
         return both
 
 
@@ -180,6 +181,7 @@ def class_figures(
     }
     if asked is not None:
         figures["class_accuracy"] = float((guesses == torch.as_tensor(asked)).float().mean())
+
     return figures
 
 

@@ -48,6 +48,7 @@ class Objective:
         loss = {"": known[0], **OTHER_NAMES}.get(self.loss, self.loss)
         if loss not in known:
             raise unknown_name("loss of this kind of model:", loss, known)
+
         idle = [
             f.name for f in fields(self) if f.name != "loss" and getattr(self, f.name) != f.default
         ]
@@ -55,6 +56,7 @@ class Objective:
             raise UserError(
                 f"task.{idle[0]} is about a discriminator, and a model of flow matching has none. Leave it out."
             )
+
         for name in ("discriminator_steps", "generator_steps", "penalty_every"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -67,6 +69,7 @@ class Objective:
                 or not 0 <= value < math.inf
             ):
                 raise UserError(f"task.{name} is {value!r}. Expected a number from 0 on.")
+
         if not isinstance(self.diff_augment, list | tuple):
             raise UserError(
                 f"task.diff_augment is {self.diff_augment!r}. Expected a list such as [{', '.join(OPERATIONS)}]."
@@ -74,6 +77,7 @@ class Objective:
         for name in self.diff_augment:
             if name not in OPERATIONS:
                 raise unknown_name("operation of diff_augment:", str(name), OPERATIONS)
+
         if self.ada is not None and not (isinstance(self.ada, float) and 0 < self.ada < 1):
             raise UserError(
                 f"task.ada is {self.ada!r}. Expected the target between 0 and 1, usually 0.6."
@@ -83,6 +87,7 @@ class Objective:
                 f"task.ada goes by the sign of the discriminator's answers, which loss {loss} leaves open. "
                 f"Expected {', '.join(losses.SIGNED[:-1])} or {losses.SIGNED[-1]}."
             )
+
         gradient_penalty = (
             10.0 if self.loss == "wgan-gp" and not self.gradient_penalty else self.gradient_penalty
         )

@@ -79,6 +79,7 @@ def headline(run: RunFiles) -> Section:
         "looks": looks(run),
     }
     files = _files(run, *SHEETS) if context["sheets"] else {}
+
     return Section("result", "Result", "generate_headline.html", context, files)
 
 
@@ -100,6 +101,7 @@ def _plain_verdict(run: RunFiles, figures: Mapping[str, Any]) -> dict[str, str]:
         "misses classes": "Some classes are missing.",
         "lacks variety": "Too little variety.",
     }
+
     return {**found, "title": titles.get(found["word"], "")}
 
 
@@ -124,6 +126,7 @@ def _table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     )
     if not keys:
         return None
+
     rows = [
         (_label(key), _texts(key, [split.get(key) for split in splits.values()])) for key in keys
     ]
@@ -161,6 +164,7 @@ def history(run: RunFiles) -> Section | None:
     panels = history_panels(run.metrics)
     if not panels:
         return None
+
     chart = Chart(
         "history",
         figures.history(panels, "step"),
@@ -171,6 +175,7 @@ def history(run: RunFiles) -> Section | None:
     )
     adversarial = bool(run.metrics.get("loss_discriminator"))
     context = {"chart": chart, "adversarial": adversarial}
+
     return Section(
         "history", "Training curves", "generate_history.html", context, {chart.name: chart.png}
     )
@@ -188,16 +193,19 @@ def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = Tru
         ("loss_penalty", "penalty", "rate"), ("loss", "training", "train"),
     ):  # fmt: skip
         losses += _noisy(name, x, metrics.get(column, []), role, smooth)
+
     panels = [Panel("Loss", losses, 1.0)]
     right = _noisy("right", x, metrics.get("discriminator_accuracy", []), "train", smooth)
     panels.append(Panel("Discriminator accuracy", right, 0.6, percent=True))
     strength = _noisy("probability", x, metrics.get("augment_probability", []), "rate", smooth)
     panels.append(Panel("Strength of augmentation", strength, 0.4, percent=True))
+
     for column, values in metrics.items():
         if column.startswith("val_fd_"):
             panels.append(
                 Panel("Fréchet distance on validation", [_points(x, values, "test")], 0.6)
             )
+
     return [panel for panel in panels if any(series.x for series in panel.series)]
 
 
@@ -231,6 +239,7 @@ def lapse(run: RunFiles) -> Section | None:
     files = sorted((run.folder / "samples").glob("step-*.png"))
     if not files:
         return None
+
     chosen = sorted(
         {round(i * (len(files) - 1) / max(1, MOST_FRAMES - 1)) for i in range(MOST_FRAMES)}
     )
@@ -244,6 +253,7 @@ def lapse(run: RunFiles) -> Section | None:
                     "uri": data_uri(png_bytes(image)),
                 }
             )
+
     if not frames:
         return None
     context = {

@@ -76,6 +76,7 @@ def make(
                 f"{len(source)} {name} images are too few to measure generated ones against. Expected at least {FEWEST}: "
                 "set val_fraction or test_fraction higher, or add images."
             )
+
     if {"mixup", "cutmix"} & resolve(augment).keys():
         raise UserError(
             "mixup and cutmix blend images, which a generator would learn to make. Leave them out of augment."
@@ -88,6 +89,7 @@ def make(
         raise UserError(
             f"model {model} makes no images. Expected one for task generate, such as dcgan or mlp-gan."
         )
+
     task = Generate(
         parts, splits.spec, device, dtype=dtype, augment=augment, objective=objective.checked("discriminator" in parts),
         features=features, inception_weights=inception_weights, num_samples=num_samples,
@@ -95,6 +97,7 @@ def make(
     task.trouble.options = default_options(model) | model_options
     # whatever is wrong with its features shows now
     task.measure_by(splits.train, None, None, progress)
+
     return task
 
 
@@ -406,6 +409,7 @@ class Generate(Task):
             self.spec.class_names[k] if self.conditional else "" for k in self.turns(range(SHOWN))
         ]
         rows = [[i, classes[i], train.names[near[i]], f"{distance[i]:.4f}"] for i in range(SHOWN)]
+
         return Summary(
             evaluation, (header, rows), self._pictures(network, generated, near, test, train)
         )
@@ -443,12 +447,14 @@ class Generate(Task):
             "generated-8x8": (generated, 8), "real-8x8": (real, 8),
             "nearest": (pairs, 8), "interpolation": (ways, 8),
         }  # fmt: skip
+
         if self.conditional:
             rows = [
                 self.samples(network, range(8), label)
                 for label in range(min(20, self.spec.num_classes))
             ]
             sheets["classes"] = (np.concatenate(rows), 8)
+
         return {
             name: [{"file": f"{name}.png", "picture": sampling.grid(images, columns)}]
             for name, (images, columns) in sheets.items()

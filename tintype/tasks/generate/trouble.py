@@ -73,9 +73,11 @@ class Trouble:
                     f"--set task.discriminator_lr={self.objective.discriminator_lr / 2:g}",
                 )
             )
+
         self._right, self._turns = 0.0, 0
         if not self.step or self.progress < EARLY:
             return
+
         variety = self._try(
             without + RELATIVISTIC if self.objective.loss not in ("relativistic", "flow") else "",
             "--set model.minibatch=stddev" if self.options.get("minibatch") == "none" else "",
@@ -89,6 +91,7 @@ class Trouble:
             self._warn(
                 f"little variety: generated images come near {recall:.1%} of the real ones only. {variety}"
             )
+
         missing = _missing(figures)
         if missing:
             self._warn(
@@ -164,6 +167,7 @@ def verdict(figures: Mapping[str, Any], *, recall: float, nearness: float) -> tu
         f"{figures['diversity']:.0%} as diverse as real images, resembling {recall:.0%} of them{classes}, and {copies} "
         f"({nearness:.0%} as far from the nearest one as test images are)."
     )
+
     return next((word for word, holds in rules.items() if holds), "varies"), why
 
 

@@ -78,6 +78,7 @@ def _group(runs: list[Compared]) -> Group:
     group.remarks = [f"{protocol_in_words(figures['protocol'])}."]
     if count == 1 and len(runs) > 1:
         group.remarks.append("One picture is too few to tell a difference from chance.")
+
     group.remarks += remark_on_groups(groups_of(runs), "pictures")
     return group
 
@@ -113,6 +114,7 @@ def _pairs(runs: Sequence[Compared], key: str) -> list[Pair]:
             Pair(runs[a].name, runs[b].name, key, float(differences.mean()), interval, p, more=more)
         )
         pairs[-1].more["differences"] = differences.tolist()
+
     correct(pairs)
     for pair in pairs:
         differences = pair.more.pop("differences")
@@ -124,6 +126,7 @@ def _pairs(runs: Sequence[Compared], key: str) -> list[Pair]:
             )
         pair.more["more_images"] = needed
         pair.sentence = _sentence(pair)
+
     return pairs
 
 
@@ -132,12 +135,15 @@ def _sentence(pair: Pair) -> str:
     size = f"{abs(pair.estimate):.{digits}f}{unit}"
     if pair.ci95:
         size += f" ({pair.ci95[0]:.{digits}f} to {pair.ci95[1]:.{digits}f})"
+
     if pair.shown:
         one, two = (pair.better, pair.other) if pair.estimate > 0 else (pair.other, pair.better)
         return f"{one} is better than {two} by {size}"
+
     text = f"no difference can be shown between {pair.better} and {pair.other}"
     if not pair.ci95:
         return f"{text} on one picture: {size}"
     if not pair.estimate:
         return f"{text}: {size}"
+
     return f"{text}: {size}{more_needed(pair.more['more_images'], 'test pictures')}"

@@ -57,6 +57,7 @@ def upscale_files(
     upscaler = Upscaler.of(run, tile=tile, device=device)
     files, skipped = list_files(paths, scale=upscaler.scale)
     written: list[Path] = []
+
     taken = _Taken([path for path, _ in files])
     for path, below in files:
         folder = (out / below) if out else path.parent
@@ -67,6 +68,7 @@ def upscale_files(
             continue
         taken.add(results, path)
         written += results
+
     return Enlarged(written, skipped)
 
 
@@ -100,6 +102,7 @@ def list_files(
             else:
                 reason = f"it was made of {original.name} beside it. Give it by its name to enlarge it as well."
                 left_out.append((str(file), reason))
+
     if not found and not left_out:
         raise UserError(
             f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or .png."

@@ -46,6 +46,7 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
         raise UserError(
             f"{path.name} is somebody else's network, which spandrel recognises. Install it: pip install 'tintype[foreign]'"
         ) from None
+
     try:
         descriptor = spandrel.ModelLoader(device).load_from_state_dict(state)
     except spandrel.UnsupportedModelError:
@@ -54,6 +55,7 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
         raise UserError(
             f"{path} holds no weights that can be read: {str(error).splitlines()[0][:120]}"
         ) from None
+
     if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.scale < 2:
         raise UserError(f"{path} is {descriptor.architecture.name}, which does not enlarge photos.")
     channels = descriptor.input_channels
@@ -61,5 +63,6 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
         raise UserError(
             f"{path} takes {channels} channels and gives {descriptor.output_channels}. Expected 1 or 3 of both."
         )
+
     spec = DataSpec(path.stem, channels, 64, 64, (), (0.0,) * channels, (1.0,) * channels, "")
     return Upscale(Foreign(descriptor).to(device).eval(), spec, device, scale=descriptor.scale)

@@ -143,6 +143,7 @@ class PerceptualDistance:
             raise UserError(
                 "LPIPS needs the package lpips. Type: pip install 'tintype[lpips]'"
             ) from None
+
         name = (
             trunk if trunk in TRUNKS else model_of_weights(trunk) if Path(trunk).is_file() else None
         )
@@ -150,18 +151,22 @@ class PerceptualDistance:
             raise UserError(
                 f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file of one."
             )
+
         downloaded = trunk == name
         instead = INSTEAD_OF_LPIPS.format(name=name)
         file = fetch_weights(name, instead=instead) if downloaded else Path(trunk)
+
         tensors = read_weights(file).tensors
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it calls torchvision as one did in 2021
             self.network = lpips.LPIPS(net=TRUNKS[name], pnet_rand=True, verbose=False).to(device)
+
         # slice2.3.weight of the package is features.3.weight of torchvision.
         wanted = {key: f"features.{key.split('.', 1)[1]}" for key in self.network.net.state_dict()}
         missing = [source for source in wanted.values() if source not in tensors]
         if missing:
             raise UserError(f"{trunk} lacks {missing[0]}, so it is not the weight file of {name}.")
+
         self.network.net.load_state_dict(
             {key: tensors[source].float() for key, source in wanted.items()}
         )

@@ -85,6 +85,7 @@ def from_pillow(image: Image.Image) -> Picture:
         "RGBA",
         "RGBa",
     )
+
     if upright.mode.startswith("I;16"):
         pixels = np.asarray(upright).astype(np.uint16)
     elif upright.mode == "I":
@@ -97,6 +98,7 @@ def from_pillow(image: Image.Image) -> Picture:
         pixels = np.asarray(upright.convert("LA" if transparent else "L"))
     else:
         pixels = np.asarray(upright.convert("RGBA" if transparent else "RGB"))
+
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return Picture(np.array(pixels), kept if kept in KEPT else "PNG", exif_bytes, profile)
 
@@ -107,6 +109,7 @@ def encoded(picture: Picture) -> bytes:
     more: dict[str, Any] = {"exif": picture.exif} if picture.exif else {}
     if picture.profile:
         more["icc_profile"] = picture.profile
+
     if picture.pixels.dtype == np.uint16:
         buffer.write(png16(picture.pixels, exif=picture.exif, profile=picture.profile))
     elif picture.format == "JPEG":
@@ -115,6 +118,7 @@ def encoded(picture: Picture) -> bytes:
         to_pillow(picture).save(buffer, "WEBP", quality=QUALITY, **more)
     else:
         to_pillow(picture).save(buffer, "PNG", **more)
+
     return buffer.getvalue()
 
 

@@ -25,9 +25,11 @@ def read_png16(path: Path) -> np.ndarray | None:
         if len(head) < 33 or head[:8] != _SIGNATURE or head[24] != 16 or head[25] not in _CHANNELS:
             return None
         rest = file.read()
+
     width, height = struct.unpack(">II", head[16:24])
     if head[28]:
         raise ValueError("interlaced PNG of 16 bits is not supported")
+
     bytes_per_pixel = 2 * _CHANNELS[head[25]]
     try:
         size = height * (1 + width * bytes_per_pixel)
@@ -37,6 +39,7 @@ def read_png16(path: Path) -> np.ndarray | None:
         rows = np.frombuffer(content, np.uint8).reshape(height, 1 + width * bytes_per_pixel)
     except (zlib.error, struct.error, ValueError) as error:
         raise ValueError(f"damaged ({error})") from None
+
     values = _unfiltered(rows[:, 0], rows[:, 1:].reshape(height, width, bytes_per_pixel))
     return values.view(">u2").astype(np.uint16)
 
@@ -73,6 +76,7 @@ def _unfiltered(kinds: np.ndarray, filtered: np.ndarray) -> np.ndarray:
         )
         choices = [np.zeros_like(left), left, up, (left + up) // 2, nearest]
         out[i + 1, j + 1] = (filtered[i, j] + np.choose(kinds[i][:, None], choices)) & 255
+
     return np.ascontiguousarray(out[1:, 1:].astype(np.uint8))
 
 
@@ -93,6 +97,7 @@ def png16(pixels: np.ndarray, *, exif: bytes = b"", profile: bytes = b"") -> byt
         parts.append(_chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile)))
     if exif:
         parts.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+
     return b"".join(
         [*parts, _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 6)), _chunk(b"IEND", b"")]
     )

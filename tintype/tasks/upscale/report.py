@@ -57,6 +57,7 @@ def headline(run: RunFiles) -> Section:
         "tiles": (run.data.get("num_images") or {}).get("train"),
         "train_photos": (splits.get("train") or {}).get("num_images"),
     }
+
     return Section("result", "Result", "upscale_headline.html", context)
 
 
@@ -103,6 +104,7 @@ def history(run: RunFiles) -> Section | None:
     panels = history_panels(run.metrics)
     if not panels:
         return None
+
     alt = (
         "Line diagrams over the training: "
         + ", ".join(panel.title.lower() for panel in panels)
@@ -113,6 +115,7 @@ def history(run: RunFiles) -> Section | None:
     )
     floor = ((run.evaluation.get("splits") or {}).get("val") or {}).get("bicubic") or {}
     context = {"chart": chart, "bicubic": floor.get("psnr_y")}
+
     return Section(
         "history", "Training curves", "upscale_history.html", context, {chart.name: chart.png}
     )
@@ -134,6 +137,7 @@ def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = Tru
         if points:
             xs, ys = zip(*points, strict=True)
             panels.insert(-1, Panel(title, [Series("validation", xs, ys, "val", "points")], 0.6))
+
     return panels
 
 
@@ -211,6 +215,7 @@ def read_shown(run: RunFiles) -> list[Shown]:
     by_position: dict[Any, list[Mapping[str, Any]]] = {}
     for item in run.samples.get("pictures") or []:
         by_position.setdefault(item.get("position"), []).append(item)
+
     shown = []
     for items in by_position.values():
         forms: dict[str, np.ndarray] = {}
@@ -230,6 +235,7 @@ def read_shown(run: RunFiles) -> list[Shown]:
         forms["low"] = forms["low"].repeat(scale, axis=0).repeat(scale, axis=1)
         if len({form.shape for form in forms.values()}) == 1:
             shown.append(Shown(str(items[0].get("name", "")), items[0], forms))
+
     return shown
 
 

@@ -104,10 +104,12 @@ def make(
         raise UserError(
             f"task.symmetries is {symmetries!r}. Expected true, false, or flip for left to right alone."
         )
+
     losses = _checked_losses(loss)
     channels = 1 if colour == "luma" else 3
     perceptual = None
     choices: list[Choice] = []
+
     if "perceptual" in losses and weights == "none":
         losses, choice = _without_perceptual(losses)
         choices.append(choice)
@@ -115,6 +117,7 @@ def make(
         if channels == 1:
             raise UserError("the perceptual loss sees colours. Set task.colour=rgb.")
         perceptual = PerceptualLoss.of(feature_network, weights, feature_layers).to(device)
+
     spec = DataSpec(
         splits.spec.name, channels, patch, patch, (), (0.0,) * channels, (1.0,) * channels, ""
     )
@@ -126,6 +129,7 @@ def make(
         raise UserError(
             f"task.adversarial_from is {adversarial_from!r}. Expected a share of the run from 0 to below 1."
         )
+
     network = build_model(model, spec, {**model_options, "scale": scale}, seed).to(device)
     discriminator = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
     task = Upscale(
@@ -135,6 +139,7 @@ def make(
     )  # fmt: skip
     task.choices = choices
     task.measure_by(lpips)
+
     return task
 
 
@@ -170,11 +175,13 @@ def _checked_losses(loss: Any) -> dict[str, float]:
         raise UserError(
             f"loss is {loss!r}. Expected a name such as l1, or names and weights such as {{mse: 1, ssim: 0.1}}."
         )
+
     for name, weight in losses.items():
         if name not in known:
             raise unknown_name("loss", str(name), known)
         if not isinstance(weight, int | float) or isinstance(weight, bool) or weight <= 0:
             raise UserError(f"the weight of loss {name} is {weight!r}. Expected a number above 0.")
+
     if set(losses) == {"adversarial"}:
         raise UserError(
             "the adversarial loss alone does not see the original. Set e.g. {l1: 1, adversarial: 0.01}."
@@ -201,6 +208,7 @@ def _checked_jitter(jitter: Any) -> float | dict[str, float]:
                     else ", or a mapping such as {brightness: 0.2, saturation: 0.2, hue: 0.05}."
                 )
             )
+
     return jitter
 
 
@@ -275,6 +283,7 @@ class Upscale(Task):
         self.networks = {"upscaler": network}
         self.main = "upscaler"
         self.phases = [Phase("train", "upscaler")]
+
         if discriminator is not None:
             self.networks["discriminator"] = discriminator
             self.phases.append(
@@ -285,6 +294,7 @@ class Upscale(Task):
                     start=adversarial_from,
                 )
             )
+
         self.adversarial_from = adversarial_from
         self.distance: PerceptualDistance | None = None
         # enlarged and real patches, for the discriminator's turn
@@ -324,6 +334,7 @@ class Upscale(Task):
             return discriminator_loss(ADVERSARIAL, real, fake), {
                 "discriminator_accuracy": (real > fake).float().mean()
             }
+
         low, high = self.pairs(batch, context.generator)
         if self.spec.channels == 1:
             low, high = _luma(low), _luma(high)
@@ -334,6 +345,7 @@ class Upscale(Task):
         parts = {name: self._part(name, answer, high / 255) for name in names}
         total = sum(self.losses[name] * parts[name] for name in names)
         self._made = (answer.detach(), high / 255)
+
         return torch.as_tensor(total), parts if len(parts) > 1 else {}
 
     def _part(self, name: str, answer: Tensor, high: Tensor) -> Tensor:
@@ -363,6 +375,7 @@ class Upscale(Task):
         )
         offsets = (corners * step).tolist()
         high = _cropped(high, offsets, crop)
+
         if given is not None:
             given = _cropped(
                 given, [[top // scale, left // scale] for top, left in offsets], crop // scale
@@ -373,6 +386,7 @@ class Upscale(Task):
                 count, (len(high),), generator=generator, device=generator.device
             ).to(self.device)
             high, given = _turned(high, turns), None if given is None else _turned(given, turns)
+
         high = high.float()
         if isinstance(self.colour_jitter, dict):
             amounts = _factors(len(high), self.colour_jitter, generator, self.device)
@@ -382,12 +396,14 @@ class Upscale(Task):
             gain, shift = _jitter(len(high), self.colour_jitter, generator, self.device)
             high = (gain * high + shift).clamp_(0, 255).round_()
             given = None if given is None else (gain * given + shift).clamp(0, 255)
+
         if given is not None:
             return given.float(), high
         low = self._made_small(high, generator).float()
         margin = (crop - patch) // (2 * scale)  # small pixels that saw beyond the crop's edge
         low = low[:, :, margin : margin + patch // scale, margin : margin + patch // scale]
         top = margin * scale
+
         return low, high[:, :, top : top + patch, top : top + patch]
 
     # ---- enlarging ----------------------------------------------------------------------------------------------------
@@ -448,6 +464,7 @@ class Upscale(Task):
         (channels, height, width), s = low.shape, self.scale
         # Laid out as pictures are kept, so that the caller needs no copy of what may be large.
         large = torch.empty(height * s, width * s, channels, dtype=low.dtype).permute(2, 0, 1)
+
         tops, lefts = range(0, height, tile), range(0, width, tile)
         for number, (top, left) in enumerate((top, left) for top in tops for left in lefts):
             bottom, right = min(top + tile, height), min(left + tile, width)
@@ -462,6 +479,7 @@ class Upscale(Task):
             large[:, top * s : bottom * s, left * s : right * s] = done.to(low.dtype).cpu()
             if on_progress:
                 on_progress(number + 1, len(tops) * len(lefts))
+
         return large
 
     def enlarged(self, network: nn.Module, low: Tensor) -> Tensor:
@@ -471,11 +489,13 @@ class Upscale(Task):
             with autocast(self.device, self.dtype):
                 answer = network((low.expand(-1, 3, -1, -1) if grey else low) / 255).float() * 255
             return answer.mean(1, keepdim=True) if grey else answer
+
         y = 16 + _GREY * low if grey else _luma(low)
         with autocast(self.device, self.dtype):
             answer = network(y / 255).float() * 255
         if grey:
             return (answer - 16) / _GREY
+
         large = resample.enlarge(low, self.scale)
         return large + (answer - _luma(large)) / _GREY
 
@@ -507,6 +527,7 @@ class Upscale(Task):
         photos = source.whole()  # pyright: ignore[reportAttributeAccessIssue]
         network = merged(network)
         floors = self._floors_of(photos)
+
         measured = []
         for number in range(len(photos)):
             low, high = self.measured_pair(photos, number)
@@ -514,17 +535,20 @@ class Upscale(Task):
             measured.append(self._compared(picture, high))
             if on_progress:
                 on_progress(number + 1, len(photos))
+
         keys = list(measured[0])
         columns = {key: np.array([row[key] for row in measured]) for key in keys}
         if not all(np.isfinite(column).all() for column in columns.values()):
             raise UserError(
                 "the answers of the network are not finite: training has diverged. Try a lower --lr."
             )
+
         how = quality.protocol(self.scale) + (
             ", degraded as photos are" if self.degrade == "photo" else ""
         )
         figures: dict[str, Any] = {"num_images": len(photos), "protocol": how}
         figures |= {key: float(columns[key].mean()) for key in keys}
+
         for name in ("bicubic", "nearest"):
             figures[name] = {
                 key: float(np.mean([floor[name][key] for floor in floors])) for key in keys
@@ -532,6 +556,7 @@ class Upscale(Task):
             columns |= {
                 f"{name}_{key}": np.array([floor[name][key] for floor in floors]) for key in keys
             }
+
         gains = columns["psnr_y"] - columns["bicubic_psnr_y"]
         figures["gain"] = float(gains.mean())
         groups = group_numbers(photos.names, self.groups) if self.groups else None
@@ -540,6 +565,7 @@ class Upscale(Task):
         figures["gain_ci95"] = statistics.mean_interval(gains, groups=groups) if enough else None
         if groups is not None:
             figures["num_groups"] = independent
+
         return Evaluation(figures, columns)
 
     def measured_pair(self, photos: ImageSource, number: int) -> tuple[Tensor, np.ndarray]:
@@ -587,15 +613,18 @@ class Upscale(Task):
             "bicubic_ssim_y",
             "nearest_psnr_y",
         ]
+
         rows = []
         for split in ("val", "test"):
             photos, details = sources[split], evaluations[split].details
             for i, name in enumerate(photos.names):
                 rows.append([split, i, name, *(f"{details[key][i]:.6f}" for key in keys)])
+
         header = ["split", "position", "name", *keys]
         if any(row[2] in self.groups for row in rows):
             header.append("group")
             rows = [[*row, self.groups.get(row[2], "")] for row in rows]
+
         return Summary(evaluation, (header, rows), self._samples(evaluations, sources))
 
     def _samples(
@@ -611,6 +640,7 @@ class Upscale(Task):
         )
         order = np.argsort(details["psnr_y"] - details["bicubic_psnr_y"], kind="stable")
         chosen = order[np.unique(np.linspace(0, len(order) - 1, SHOWN).round().astype(int))]
+
         items = []
         for i in chosen.tolist():
             low, high = self.measured_pair(photos, i)
@@ -635,6 +665,7 @@ class Upscale(Task):
                         **figures,
                     }
                 )
+
         return {"pictures": items}
 
 
@@ -675,13 +706,16 @@ def _verdict(figures: dict[str, Any], adversarial: bool) -> dict[str, Any]:
         word = "does not sharpen"
     else:
         word = "may sharpen" if gain > 0 else "is not shown to sharpen"
+
     photos = "one test photo" if count == 1 else f"{count} test photos"
     if "num_groups" in figures:
         photos += f" in {figures['num_groups']} groups"
+
     if interval:
         text = f"{word}: {gain:+.2f} dB over bicubic on {photos} (95 % interval {interval[0]:+.2f} to {interval[1]:+.2f})."
     else:
         text = f"{word}: {gain:+.2f} dB over bicubic, but on {photos} only."
+
     if adversarial:
         text += " Trained against a discriminator, which costs PSNR: look at the pictures, or measure LPIPS."
     return {"word": word, "text": text}

@@ -98,6 +98,7 @@ class Audit:
         lines = [
             f"{self.data}: {self.num_images:,} images, {len(self.classes)} {word}, {self.seconds:.1f} s"
         ]
+
         for finding in self.findings:
             count = f": {len(finding.items):,}" if finding.items else ""
             lines.append(f"{'SERIOUS  ' if finding.serious else '         '}{finding.title}{count}")
@@ -109,9 +110,11 @@ class Audit:
                 lines.append(f"           {names}{f'  ({item.remark})' if item.remark else ''}")
             if len(finding.items) > SHOWN:
                 lines.append(f"           and {len(finding.items) - SHOWN:,} more")
+
         lines += [f"         {printable(note)}" for note in self.notes]
         verdict = f"{len(self.serious)} serious" if self.serious else "nothing serious"
         count = f"{len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"
+
         return [*lines, f"{count}, {verdict}"]
 
     def write_html(self, path: str | Path) -> Path:
@@ -171,6 +174,7 @@ def audit(
     twins = checks.find_twins(inspected, progress)
     given = None if features is None else _given_features(features, inspected)
     issues = None
+
     if labels and len(set(inspected.targets.tolist())) > 1:
         if progress:
             progress("judging labels", 0, len(inspected))
@@ -178,6 +182,7 @@ def audit(
         issues = find_label_issues(values, inspected.targets, twins.duplicates.group, seed)
         if progress:
             progress("judging labels", len(inspected), len(inspected))
+
     found = [
         *checks.unreadable_findings(inspected),
         *checks.class_findings(inspected),
@@ -217,6 +222,7 @@ def audit_command(
         check_new(fix)
     result = audit(data, data_root=data_root, labels=labels, progress=progress)
     lines = []
+
     if fix is not None:
         counts = result.write_manifest(fix)
         dropped = ", ".join(
@@ -226,6 +232,7 @@ def audit_command(
             f"{counts['kept']:,} photos listed in {fix}"
             + (f"; left out: {dropped}" if dropped else "")
         )
+
     if html is not None:
         lines.append(f"report  {result.write_html(html)}")
     return result, lines
@@ -248,6 +255,7 @@ def _given_features(
                 f"features are missing for {len(absent):,} images, the first: {absent[0]}."
             )
         features = np.stack([features[name] for name in inspected.names])
+
     if features.ndim != 2 or len(features) != len(inspected):
         raise UserError(
             f"features of shape {features.shape}; expected ({len(inspected)}, F): one row for each image in the order of "
@@ -277,6 +285,7 @@ def _sizes(inspected: Inspected) -> dict[str, Any]:
     )
     most = int(counts.argmax())
     long_side = np.maximum(facts["width"], facts["height"])
+
     return {
         "different": len(sizes),
         "commonest": {

@@ -116,6 +116,7 @@ def _inspect_photos(found: Found, name: str, source: str, progress: Progress | N
         raise UserError(
             f"none of the {len(failures):,} images of {source} can be read. The first: {first}: {reason}."
         )
+
     classes = sorted_classes({photo.label for photo in found.photos})
     number = {label: i for i, label in enumerate(classes)}
     return Inspected(
@@ -151,17 +152,20 @@ def _read(path: str, side: int, rows: int) -> np.ndarray:
     header = read_header(path)
     scale = min(1.0, LOOKED_AT / max(header.width, header.height))
     height, width = max(1, round(header.height * scale)), max(1, round(header.width * scale))
+
     picture = decode(path, height=height, width=width, channels=3, resize="squash")
     with Image.open(path, formats=FORMATS) as image:
         facts["format"], facts["mode"] = (image.format or "").encode(), image.mode.encode()
         facts["animated"] = getattr(image, "is_animated", False)
         facts["taken"], facts["camera"] = _taken(image)
+
     facts["digest"], facts["num_bytes"] = _file_digest(path)
     facts["width"], facts["height"] = header.width, header.height
     _measure(facts, picture)
     small = Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)
     below = np.zeros(rows * side * 3, np.uint8)
     below[: FACTS.itemsize] = facts.view(np.uint8)
+
     return np.concatenate([np.asarray(small), below.reshape(rows, side, 3)])
 
 
@@ -236,12 +240,14 @@ def _inspect_arrays(images: Images, name: str) -> Inspected:
     facts = np.zeros(num_images, FACTS)
     facts["width"], facts["height"], facts["num_bytes"] = width, height, height * width * channels
     facts["format"], facts["mode"] = b"pixels", b"L" if channels == 1 else b"RGB"
+
     facts["taken"] = np.nan
     for i in range(num_images):
         facts["digest"][i] = hashlib.blake2b(
             np.ascontiguousarray(pixels[i]).data, digest_size=16
         ).digest()
         _measure(facts[i : i + 1], pixels[i])
+
     empty = np.full(num_images, "", "<U5")
     side = THUMBNAIL if min(height, width) >= TINY else THUMBNAIL // 2
     return Inspected(

@@ -94,6 +94,7 @@ def find_twins(inspected: Inspected, progress: Progress | None = None) -> Twins:
     # Equal thumbnails are candidates too: pictures that are small, or flat.
     candidates = joined(joined(same_bytes, near.pairs), _pairs_of(looks[alone], alone))
     copies = joined(same_bytes, _equal_pixels(inspected, candidates, same_bytes))
+
     return Twins(Duplicates.of(copies, near), same_bytes, near)
 
 
@@ -127,6 +128,7 @@ def _equal_pixels(
     sizes: dict[tuple[int, int, int], list[int]] = {}
     for i in np.flatnonzero(same_bytes == np.arange(len(same_bytes))).tolist():
         sizes.setdefault((int(candidates[i]), int(width[i]), int(height[i])), []).append(i)
+
     pairs, num_read = [], 0
     for rows in sizes.values():
         num_read += len(rows)
@@ -139,6 +141,7 @@ def _equal_pixels(
                 first = contents.setdefault(pixels.tobytes(), i)
                 if first != i:
                     pairs.append((first, i))
+
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
@@ -158,10 +161,12 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
         "mirrored": [],
     }
     pairs = _strongest(twins)
+
     same_way = twins.duplicates.told_apart(inspected.targets)
     for rows in twins.duplicates.groups:
         if len(set(same_way.group[rows].tolist())) > 1:
             found["mirrored"].append(_item(inspected, rows, _sameness(twins, rows, pairs)))
+
     for rows in same_way.groups:
         labels, splits = set(inspected.targets[rows].tolist()), set(split[rows].tolist())
         exact = len(set(twins.duplicates.copy_of[rows].tolist())) == 1
@@ -172,6 +177,7 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
             found["leak"].append(item)
         if len(labels) == len(splits) == 1:
             found["copies" if exact else "near"].append(item)
+
     texts = {
         "contradictory": (
             "Same picture, different labels",
@@ -206,6 +212,7 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
                 "resized or saved again do not stand out. Exact copies were looked for.",
             )
         )
+
     return findings
 
 
@@ -255,6 +262,7 @@ def unreadable_findings(inspected: Inspected) -> list[Finding]:
     links = [(name, reason) for name, reason in inspected.skipped if reason.startswith("a link to")]
     contrary = [each for each in again if "another label" in each[1]]
     broken = [each for each in inspected.skipped if each not in again and each not in links]
+
     findings = []
     for kind, title, text, serious, entries in (
         ("unreadable", "Files that cannot be read", "Training passes over them.", True, broken),
@@ -265,6 +273,7 @@ def unreadable_findings(inspected: Inspected) -> list[Finding]:
         if entries:
             items = tuple(Item((name,), reason) for name, reason in entries)
             findings.append(Finding(kind, title, text, serious, items))
+
     return findings
 
 
@@ -353,6 +362,7 @@ def picture_findings(inspected: Inspected) -> list[Finding]:
         ("animated", "Animations", "Only the first frame is used.", facts["animated"], "{:.0s}first frame",
          facts["format"].astype(str)),
     )  # fmt: skip
+
     findings = []
     for kind, title, text, mask, remark, values in checks:
         rows = np.flatnonzero(mask)
@@ -361,6 +371,7 @@ def picture_findings(inspected: Inspected) -> list[Finding]:
             order = order[::-1] if kind in ("aspect", "blurred") else order
             items = tuple(_item(inspected, (i,), remark.format(values[i])) for i in order)
             findings.append(Finding(kind, title, text, items=items))
+
     return findings
 
 
@@ -382,6 +393,7 @@ def group_findings(inspected: Inspected, source: str) -> list[Finding]:
         ),
         ("groups by time", "Times that suggest groups", suggest_by_times(taken, inspected.names)),
     )
+
     return [_group_finding(inspected, source, *each) for each in found if each[2] is not None]
 
 
@@ -423,6 +435,7 @@ def label_findings(
     reached = (
         f"a classifier that had not seen them; it is right for {issues.accuracy:.0%} of all images"
     )
+
     if issues.accuracy < WEAK:
         text = f"The features tell the classes too badly: {issues.accuracy:.0%} of the images are recognised out of sample."
         hint = (
@@ -431,6 +444,7 @@ def label_findings(
             else " Features of a trained network (Python: features=...) would say more."
         )
         return [Finding("labels not judged", "Labels were not judged", text + hint)]
+
     items = tuple(
         _item(inspected, (int(i),), _doubt(inspected, int(i), int(j), given, other))
         for i, j, given, other in zip(
@@ -443,6 +457,7 @@ def label_findings(
     )
     if not items:
         return []
+
     text = (
         f"Judged by {reached}. Confident learning (Northcutt et al. 2021), the most doubtful first; "
         "expect hard pictures among them, and look before you change a label."

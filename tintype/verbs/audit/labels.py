@@ -65,6 +65,7 @@ def find_label_issues(
         return LabelIssues(
             nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing, 0.0
         )
+
     p, given = probabilities[judged], targets[judged]
     accuracy = float((p.argmax(1) == given).mean())
     found, suggested = confident_errors(p, given)
@@ -72,6 +73,7 @@ def find_label_issues(
     sure = other - own >= 1 - accuracy
     found, suggested, own, other = found[sure], suggested[sure], own[sure], other[sure]
     order = np.argsort(own - other, kind="stable")
+
     return LabelIssues(judged[found][order], suggested[order], own[order], other[order], accuracy)
 
 
@@ -97,6 +99,7 @@ def confident_errors(
     best = probabilities.argmax(1)
     margin = probabilities - probabilities[np.arange(len(targets)), targets][:, None]
     suggested = np.full(len(targets), -1)
+
     largest = np.zeros(len(targets))
     for i, j in zip(*np.nonzero(wanted), strict=True):
         rows = np.flatnonzero((targets == i) & (best != i))
@@ -107,6 +110,7 @@ def confident_errors(
         )
         rows = rows[margin[rows, j] > largest[rows]]
         suggested[rows], largest[rows] = j, margin[rows, j]
+
     found = np.flatnonzero(suggested >= 0)
     return found, suggested[found]
 
@@ -240,10 +244,12 @@ def _gradients(pixels: np.ndarray, cells: int = 8, bins: int = 9) -> np.ndarray:
     lower = np.floor(position).astype(np.int64)
     share = position - lower
     step = side // cells
+
     histogram = np.zeros((num_images, cells, cells, bins), np.float32)
     for b in range(bins):
         part = length * ((lower % bins == b) * (1 - share) + ((lower + 1) % bins == b) * share)
         histogram[..., b] = part.reshape(num_images, cells, step, cells, step).sum((2, 4))
+
     energy = np.pad((histogram**2).sum(3), ((0, 0), (1, 1), (1, 1)), mode="edge")
     around = sum(energy[:, i : i + cells, j : j + cells] for i in range(3) for j in range(3))
     return (histogram / np.sqrt(around + 1e-2)[..., None]).reshape(num_images, -1)
@@ -284,6 +290,7 @@ def _filters(thumbs: np.ndarray, seed: int) -> tuple[torch.Tensor, torch.Tensor]
     whiten = (vectors / np.sqrt(values.clip(0) + 0.1)) @ vectors.T
     chosen = (patches[rng.permutation(len(patches))[:NUM_FILTERS]] - mean) @ whiten
     filters = chosen / np.linalg.norm(chosen, axis=1, keepdims=True).clip(1e-6) @ whiten
+
     return (
         torch.from_numpy(filters.reshape(-1, 3, PATCH, PATCH).astype(np.float32)),
         torch.from_numpy((filters @ mean).astype(np.float32)),

@@ -57,8 +57,10 @@ def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
                 reasons[i] = "exact copy"
             else:
                 seen.add(int(twins.duplicates.copy_of[i]))
+
     keep = np.ones(len(inspected), bool)
     keep[list(reasons)] = False
+
     groups = kept_together(twins.duplicates, inspected.names, inspected.groups)
     if groups is not None:
         alone = {group for group, count in Counter(groups[keep].tolist()).items() if count == 1}
@@ -66,6 +68,7 @@ def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
             [g in alone and not own for g, own in zip(groups, inspected.groups, strict=True)]
         )
         groups = np.where(made, "", groups)
+
     return Cleaned(
         keep, reasons, groups if groups is not None and (groups[keep] != "").any() else None
     )
@@ -95,6 +98,7 @@ def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, 
     ]
     rows: list[list[str]] = []
     counts = Counter(result.reasons.values())
+
     counts["cannot be read"] = len(inspected.skipped)
     for i in np.flatnonzero(result.keep).tolist():
         photo = inspected.photos[i]
@@ -104,6 +108,7 @@ def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, 
             continue
         group = [] if result.groups is None else [str(result.groups[i])]
         rows.append([written, photo.label, *([photo.split] if has_split else []), *group])
+
     if not rows:
         raise UserError(f"nothing would be left of {inspected.name}: no manifest was written.")
     with (
@@ -111,6 +116,7 @@ def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, 
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         csv.writer(file).writerows([header, *rows])
+
     return {"kept": len(rows), **{reason: count for reason, count in counts.items() if count}}
 
 

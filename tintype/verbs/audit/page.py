@@ -86,6 +86,7 @@ def _section(
     most = (
         MOST_SUGGESTED if finding["kind"] in SUGGESTED else MOST_GROUPS if paired else MOST_SINGLE
     )
+
     items = []
     for item, positions in list(zip(finding["items"], rows, strict=True))[:most]:
         shown = [
@@ -100,6 +101,7 @@ def _section(
                 "more": max(0, len(item["names"]) - MOST_IN_GROUP),
             }
         )
+
     has_pictures = any(item["pictures"] for item in items)
     return {
         **finding,
@@ -145,6 +147,7 @@ def _overview(audit: Mapping[str, Any]) -> dict[str, Any]:
     splits = list(next(iter(audit["classes"].values()), {}))
     totals = {name: sum(counts.values()) for name, counts in audit["classes"].items()}
     largest = max(totals.values(), default=0) or 1
+
     return {
         "splits": splits,
         "class_rows": [

@@ -196,10 +196,12 @@ def compare(
         raise UserError(
             f"runs of task {task} cannot be compared. Expected one of {', '.join(TASKS)}."
         )
+
     machine = _measure_latencies(opened, device, progress) if latency and task == "classify" else {}
     groups = KINDS[task](opened)
     for group in groups:
         group.confounding = confounded(group.runs)
+
     names_in_order = [run.name for run in opened]
     comparison = Comparison(
         task,
@@ -213,6 +215,7 @@ def compare(
     if len(comparison.groups) > 1:
         _tell_apart(comparison.groups)
         comparison.remarks.insert(0, _why_apart(task, comparison.groups))
+
     return comparison
 
 

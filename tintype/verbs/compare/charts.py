@@ -77,6 +77,7 @@ def against_cost(
             showlegend=False,
         )
     )  # fmt: skip
+
     for point in points:
         low, high = point.bounds or (point.value, point.value)
         name = f"{point.number}  {point.name}" if legend else point.name
@@ -93,6 +94,7 @@ def against_cost(
                 f"<br>{cost.title} %{{x:{cost.format}}}{cost.suffix}<extra></extra>",
             )
         )  # fmt: skip
+
     x_axis: dict[str, Any] = {"tickformat": cost.format, "ticksuffix": cost.suffix}
     x_axis |= {"range": _cost_range(points), "type": "log" if logarithmic(points) else "linear"}
     if logarithmic(points) and _decades(points) < 2:
@@ -109,6 +111,7 @@ def against_cost(
             "ticksuffix": value.suffix,
         },
     )
+
     return figure
 
 
@@ -129,6 +132,7 @@ def ranking(points: Sequence[Point], value: Scale) -> go.Figure:
                 "<extra></extra>",
             )
         )  # fmt: skip
+
     common = {"gridcolor": COLOURS["grid"], "zeroline": False}
     names = [html.escape(point.name) for point in points]
     figure.update_layout(
@@ -139,6 +143,7 @@ def ranking(points: Sequence[Point], value: Scale) -> go.Figure:
             **common, "tickvals": list(range(len(points))), "ticktext": names, "range": [len(points) - 0.5, -0.5],
         },
     )  # fmt: skip
+
     return figure
 
 
@@ -180,6 +185,7 @@ def overlaid(
                     Series(name, xs.tolist(), ys.tolist(), "guide", "points", colours[name])
                 )
         panels.append(Panel(title, curves, 1.0, percent="accuracy" in column))
+
     return [panel for panel in panels if panel.series]
 
 
@@ -196,6 +202,7 @@ def confusion_difference(
     better = np.where(np.eye(len(change), dtype=bool), change > 0, change < 0)
     names = [html.escape(str(name)) for name in class_names]
     figure = figures.new_figure(height=max(420, min(940, 150 + 46 * len(names))))
+
     top = max(1, int(abs(change).max()))
     for role, shown, scale in (
         ("right", better, CONFUSION_RIGHT),
@@ -218,6 +225,7 @@ def confusion_difference(
                 **({"text": text, "texttemplate": "%{text}"} if len(names) <= 20 else {}),
             )
         )  # fmt: skip
+
     axis = {
         "type": "category",
         "showgrid": False,
@@ -234,6 +242,7 @@ def confusion_difference(
         },
         yaxis={**axis, **every, "title": {"text": "true class"}, "autorange": "reversed"},
     )
+
     return figure
 
 

@@ -108,11 +108,13 @@ class DrawnFigures:
             raise UserError(
                 f"{self._what} has {len(self._sets)} sets of runs to rank, and no number {number}."
             )
+
         drawings = {_without_number(each.name, number): each for each in self._sets[number - 1]}
         if name not in drawings:
             raise UserError(
                 f"{self._what} has no figure {name}. It has {', '.join(drawings) or 'none'}."
             )
+
         drawing = drawings[name]
         return drawing.plotly() if library == "plotly" else drawing.matplotlib()
 
@@ -258,10 +260,12 @@ def histories(comparison: Comparison, group: Group, suffix: str) -> Drawing | No
     if columns is None:
         key = f"val_{group.details['measure']}"
         columns, x = {key: f"{group.details['measure']} on validation"}, "step"
+
     metrics = {run.name: read_metrics(run.folder.path / "metrics.csv") for run in group.runs}
     panels = comparison_figures.overlaid(metrics, columns, x)
     if not panels:
         return None
+
     return Drawing(
         HISTORY + suffix,
         f"{' and '.join(panel.title for panel in panels)} of {len(group.runs)} runs over their training.",
@@ -281,6 +285,7 @@ def confusion(comparison: Comparison, group: Group, suffix: str) -> Drawing | No
     names: list[Any] = group.details.get("class_names") or []
     if not (first and second and len(first) == len(second) == len(names)):
         return None
+
     return Drawing(
         CONFUSION + suffix,
         f"Confusion matrix of {one.name} less that of {other.name}, {len(names)} classes.",

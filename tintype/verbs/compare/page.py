@@ -67,6 +67,7 @@ def comparison_sections(
         run.name: _link(run.folder.path, page) for group in comparison.groups for run in group.runs
     }
     sections = [_result(comparison, reports)]
+
     ranked = [group for group in comparison.groups if len(group.rows) > 1]
     for group in ranked:
         number = comparison.groups.index(group) + 1
@@ -82,6 +83,7 @@ def comparison_sections(
                         section.context,
                     )
                 )
+
     return [*sections, _setup(comparison), _remarks(comparison, reports)]
 
 
@@ -126,6 +128,7 @@ def _result(comparison: Comparison, reports: Mapping[str, str]) -> Section:
                 ],
             }
         )
+
     context = {
         "groups": groups,
         "task": KINDS[comparison.task],
@@ -269,6 +272,7 @@ def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section 
     found = against_costs(comparison, group, suffix)
     if not found:
         return None
+
     title = value_of(comparison.task, group)[3]
     colours = figures.class_colours(len(group.rows))
     context = {
@@ -277,6 +281,7 @@ def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section 
         "what": f"{title}, or the log loss," if comparison.task == "classify" else title,
         "runs": [(row["name"], colour) for row, colour in zip(group.rows, colours, strict=True)],
     }  # fmt: skip
+
     return Section("cost", "What it costs", "comparison_cost.html", context)
 
 

@@ -56,11 +56,13 @@ def only_one_right(group: Group, progress: Progress | None = None) -> dict[str, 
     runs, details = group.runs[:MOST_RUNS], group.details
     right = np.stack([guess == details["targets"] for guess in details["predictions"][: len(runs)]])
     losses = np.stack(details["losses"][: len(runs)])
+
     chosen: list[list[int]] = []
     for i in range(len(runs)):
         alone = np.flatnonzero(right[i] & (right.sum(0) == 1))
         ahead = (losses[:, alone].sum(0) - losses[i, alone]) / (len(runs) - 1) - losses[i, alone]
         chosen.append(alone[np.argsort(-ahead, kind="stable")][:MOST_IMAGES].tolist())
+
     pixels, problem = _test_images(runs, sorted({n for each in chosen for n in each}), progress)
     rows = [
         {
@@ -76,6 +78,7 @@ def only_one_right(group: Group, progress: Progress | None = None) -> dict[str, 
         "num_images": right.shape[1],
     }
     left_out = len(group.runs) - len(runs)
+
     return {"counts": counts, "rows": rows, "problem": problem, "left_out": left_out, **together}
 
 
@@ -120,9 +123,11 @@ def _test_images(
                 break
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 continue
+
     missing = [number for number in numbers if number not in found]
     if not missing:
         return found, ""
+
     try:
         return found | _from_data(runs[0], missing, progress), ""
     except UserError as error:
@@ -209,6 +214,7 @@ def crops(group: Group, progress: Progress | None = None) -> dict[str, Any]:
         else []
     )
     problems: list[str] = []
+
     forms: dict[tuple[str, str], np.ndarray] = {}
     for number, run in enumerate(runs, 1):
         try:
@@ -220,6 +226,7 @@ def crops(group: Group, progress: Progress | None = None) -> dict[str, Any]:
             problems.append(str(error))
         if progress:
             progress("enlarging", number, len(runs))
+
     pictures = [{"name": each.name, "crops": _crops(each, runs, forms)} for each in shown]
     return {
         "pictures": pictures,
@@ -255,6 +262,7 @@ def _crops(
         ("small", "", shown.crop("low")),
         ("bicubic", _decibel(bicubic), shown.crop("bicubic")),
     ]
+
     for run in runs:
         if (shown.name, run.name) in forms:
             psnr = run.table["psnr_y"][run.table["name"].index(shown.name)]
@@ -262,6 +270,7 @@ def _crops(
                 shown.name, shown.figures, {**shown.forms, "ours": forms[shown.name, run.name]}
             )
             found.append((run.name, _decibel(psnr), whole.crop("ours")))
+
     found.append(("original", "", shown.crop("original")))
     return [
         (title, caption, data_uri(png_bytes(Image.fromarray(pixels))))

@@ -32,6 +32,7 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> Figure:
         "drawstyle": "steps-post",
     }
     ax.plot([p.cost for p in front], [p.value for p in front], **steps)
+
     for point in points:
         low, high = point.bounds or (point.value, point.value)
         bars = [[point.value - low], [high - point.value]]
@@ -62,6 +63,7 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> Figure:
             fontsize=6,
             color=NUMBER,
         )
+
     if logarithmic(points):
         ax.set_xscale("log")
     ax.margins(x=0.12)
@@ -72,6 +74,7 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> Figure:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     if cost.format == "~s":
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
     figure.legend(loc="outside lower left", ncols=2, fontsize=7, handletextpad=0.2, columnspacing=1)
     return figure
 
@@ -94,10 +97,12 @@ def ranking(points: Sequence[Point], value: Scale) -> Figure:
             capsize=2,
             markersize=5,
         )
+
     ax.set_yticks(range(len(points)), [short(point.name, 40) for point in points])
     ax.set(xlabel=value.title, ylim=(len(points) - 0.5, -0.5))
     if "%" in value.format:
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+
     return figure
 
 
@@ -115,6 +120,7 @@ def confusion_difference(
     better = np.where(np.eye(len(change), dtype=bool), change > 0, change < 0)
     size = min(9.5, max(3.6, 1.6 + 0.42 * len(change)))
     figure = new_figure(size, size)
+
     ax = figure.subplots()
     for shown, scale in ((better, CONFUSION_RIGHT), (~better & (change != 0), CONFUSION_WRONG)):
         colours = LinearSegmentedColormap.from_list("", list(scale))
@@ -122,9 +128,11 @@ def confusion_difference(
         ax.imshow(
             sizes, cmap=colours, vmin=0, vmax=max(1, abs(change).max()), interpolation="nearest"
         )
+
     if len(change) <= 20:
         for row, column in np.argwhere(change != 0):
             ax.text(column, row, signed(change[row, column]), ha="center", va="center", fontsize=7)
+
     name_axes(ax, class_names)
     ax.set_title(title)
     return figure

@@ -169,6 +169,7 @@ def differing(reference: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[
             {k: v for k, v in each.items() if not k.startswith("model_options.")}
             for each in (one, other)
         )
+
     readers = {key: reader for key, (reader, _) in READ_BY.items()} | dict.fromkeys(
         READ_TO_STOP, ""
     )
@@ -177,6 +178,7 @@ def differing(reference: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[
         if one.get(reader) != other.get(reader) or (key in one) != (key in other):
             one.pop(key, None)
             other.pop(key, None)
+
     keys = dict.fromkeys([*one, *other])
     return tuple(
         Difference(key, name_of(key), one.get(key, "default"), other.get(key, "default"))
@@ -208,6 +210,7 @@ def said(value: Any) -> str:
         return "-".join(said(item) for item in value) or "none"
     if isinstance(value, float):
         return f"{value:g}"
+
     text = str(value)
     return PurePath(text).name if "/" in text else text
 
@@ -288,6 +291,7 @@ def _facts(run: Compared) -> dict[tuple[str, str], str]:
         if names
         else None,
     }
+
     return {key: str(value) for key, value in found.items() if value not in (None, "")}
 
 

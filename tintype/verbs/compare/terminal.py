@@ -110,12 +110,14 @@ def columns(task: str, group: Group) -> dict[str, Column]:
     known = dict(COLUMNS.get(task) or (*_distances(group), *COST))
     if task == "classify" and any(without_test(run.evaluation) for run in group.runs):
         known["accuracy"] = Column("validation accuracy % (95 %)", _accuracy("accuracy"))
+
     if task == "upscale":
         known |= dict(
             _plain(key, key.replace("_", " "), "{:.4f}".format)
             for key in group.rows[0]
             if "lpips" in key
         )
+
     return {
         key: column
         for key, column in known.items()
@@ -146,6 +148,7 @@ def _distances(group: Group) -> list[tuple[str, Column]]:
         found.append(
             _plain(key, head, "{:,}".format if isinstance(value, int) else "{:.4g}".format)
         )
+
     return found
 
 
@@ -157,6 +160,7 @@ def lines(comparison: Comparison) -> list[RenderableType]:
     shown: list[RenderableType] = [
         Text(remark, style="bold") for remark in comparison.remarks[:first]
     ]
+
     for group in comparison.groups:
         shown += [Text(said) for said in told_first(group)]
         shown += [
@@ -176,6 +180,7 @@ def lines(comparison: Comparison) -> list[RenderableType]:
             )
         shown += [Text(remark) for remark in group.remarks]
         shown.append(Text(""))
+
     if len(comparison.pairs) > 1:
         shown.append(
             Text("A difference is significant if p < 0.05 after Holm's correction for all pairs.")
@@ -187,6 +192,7 @@ def lines(comparison: Comparison) -> list[RenderableType]:
                 f"Latency was measured now, on {device} with {threads} thread{'s' if threads > 1 else ''}."
             )
         )
+
     shown += setup_lines(comparison)
     return [*shown, *(Text(remark) for remark in comparison.remarks[first:])]
 
@@ -213,6 +219,7 @@ def setup_lines(comparison: Comparison) -> list[RenderableType]:
     head = "Data, splits and preprocessing; ≠ marks where the runs differ"
     shown: list[RenderableType] = [Text(head, style="bold")]
     differing = [row for row in comparison.setup if row.differs]
+
     if len(comparison.names) <= MOST_COLUMNS:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("", no_wrap=True)
@@ -228,6 +235,7 @@ def setup_lines(comparison: Comparison) -> list[RenderableType]:
                 by_value.setdefault(value, []).append(name)
             told = "; ".join(f"{value} ({listed(names)})" for value, names in by_value.items())
             shown.append(Text(f"≠ {row.what}: {told}"))
+
     same = [f"{row.what} {row.values[0]}" for row in comparison.setup if not row.differs]
     return [*shown, *([Text(f"The same in all: {', '.join(same)}.")] if same else [])]
 
@@ -236,6 +244,7 @@ def group_tables(task: str, group: Group) -> list[Table]:
     """Return two tables of one group, the best run first: what was reached, and what it costs."""
     known = columns(task, group)
     parts = [[column for column in known.values() if column.cost == cost] for cost in (False, True)]
+
     tables = []
     for part in filter(None, parts):
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -245,4 +254,5 @@ def group_tables(task: str, group: Group) -> list[Table]:
         for row in group.rows:
             table.add_row(Text(row["name"]), *(column.text(row) for column in part))
         tables.append(table)
+
     return tables

@@ -87,6 +87,7 @@ def _checked_lines(checked: dict[str, Any]) -> list[str]:
             f" (95 % paired interval {between[0]:+.2f} to {between[1]:+.2f})" if between else ""
         )
         return [f"checked   on {checked['images']}: {checked['psnr_lost']:+.2f} dB lost{interval}"]
+
     lines = [
         f"checked   on {checked['images']}: top-1 the same in {checked['top1_same']:.2%}, largest difference of a probability "
         f"{checked['largest_difference']:.2g}"
@@ -97,12 +98,14 @@ def _checked_lines(checked: dict[str, Any]) -> list[str]:
             f"accuracy  {checked['accuracy']:.2%} instead of {checked['accuracy_pytorch']:.2%}: "
             f"{100 * checked['accuracy_lost']:+.2f} points lost (95 % paired interval {low:+.2f} to {high:+.2f})"
         )
+
     if "any_size" in checked:
         other = checked["any_size"]
         lines.append(
             f"resizing  of {other['size']} inside the graph, {other['num_images']} pictures: top-1 the same in "
             f"{other['top1_same']:.2%}, largest difference {other['largest_difference']:.2g}"
         )
+
     return lines
 
 
@@ -138,12 +141,14 @@ def export_run(
     _check_request(format, int8, fp16)
     if format == "onnx":
         formats.import_onnx()
+
     precision = "int8" if int8 else "float16" if fp16 else "float32"
     task, description = load_task(run, "cpu")
     if int8 and isinstance(task, Generate):
         raise UserError(
             "--int8 is for classifiers and for networks that enlarge; a generator keeps its floats. Try --fp16."
         )
+
     task.dtype = torch.float32  # pyright: ignore[reportAttributeAccessIssue] (every task computes in some)
     target = _target(run, format, precision, out)
     tell = progress or (lambda what, done, total: None)
@@ -153,6 +158,7 @@ def export_run(
     tell(stages[1], 1, len(stages))
     about = _about(run, task, description, format, precision)
     _make(target.parent)
+
     with temporary_folder(target) as folder:
         path = folder / f"model{formats.ENDINGS[format]}"
         network = _for_export(task)
@@ -171,6 +177,7 @@ def export_run(
         tell(stages[3], 3, len(stages))
         ours, theirs = _latencies(task, graph, answer, images, pairs)
         _keep(path, target)
+
     tell(stages[3], 4, len(stages))
     return Exported(
         target, format, precision, formats.OPSET if format == "onnx" else None, target.stat().st_size,
@@ -209,12 +216,14 @@ def _target(run: RunFolder, format: str, precision: str, out: Path | None) -> Pa
         target = target / f"{run.name}{kind}{ending}"
     if target.suffix != ending:
         raise UserError(f"--out {target}: a file of {format} ends in {ending}.")
+
     # a kill after the file got its name leaves the folder that it was made in
     remove_abandoned(target.parent)
     if target.exists():
         raise UserError(
             f"{target} is there already, and nothing is overwritten. Choose another --out."
         )
+
     return target
 
 
@@ -272,19 +281,23 @@ def _write(
             graph, path, about
         )
         return images
+
     floats = path.with_name("floats.onnx") if int8 else path
     inside = formats.write_onnx(graph, floats, about)
     if not int8:
         return images
+
     if images is None:
         quantise(floats, path, inside, ({"images": low[None]} for low, _ in pairs), keep_ends=True)
         return None
+
     seen = np.zeros(len(images.targets), bool)
     seen[:: max(2, len(seen) // MOST_CALIBRATION)] = True
     rgb = images.rgb()
     quantise(floats, path, inside, ({"images": rgb[i : i + 1]} for i in np.flatnonzero(seen)))
     count = int((~seen).sum())
     words = f"{count:,} validation images, others than the {int(seen.sum()):,} that calibrated it"
+
     return replace(images, pixels=images.pixels[~seen], targets=images.targets[~seen], words=words)
 
 
@@ -304,6 +317,7 @@ def _check(
         return checking.check_classifier(
             task, images, answer, resize_of(description), max_loss=loss
         )
+
     if isinstance(task, Upscale):
         return checking.check_upscaler(
             task, pairs, answer, precision, max_loss=MOST_DB if max_loss is None else max_loss
@@ -329,15 +343,18 @@ def _latencies(
         return checking.latency(lambda: answer({"images": one})), checking.latency(
             lambda: task.probabilities(network, pixels)
         )
+
     if isinstance(task, Upscale):
         low = pairs[0][0]
         planes = torch.from_numpy(low).permute(2, 0, 1)
         return checking.latency(lambda: answer({"images": low[None]})), checking.latency(
             lambda: task.enlarge(network, planes)
         )
+
     assert isinstance(task, Generate)
     inputs = {name: value[:1] for name, value in graph.arrays().items()}
     classes = inputs["classes"].tolist() if "classes" in inputs else [0]
+
     return checking.latency(lambda: answer(inputs)), checking.latency(
         lambda: task.make_images(network, inputs["noise"], classes)
     )

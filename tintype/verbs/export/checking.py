@@ -53,6 +53,7 @@ def check_classifier(
     got = _in_batches(answer, images.rgb())
     if not np.isfinite(got).all():
         raise _refused("some answers are not finite numbers.")
+
     same = expected.argmax(1) == got.argmax(1)
     right_before, right_after = (answers.argmax(1) == images.targets for answers in (expected, got))
     figures: dict[str, Any] = {
@@ -63,6 +64,7 @@ def check_classifier(
         "accuracy_pytorch": float(right_before.mean()),
         "accuracy": float(right_after.mean()),
     }
+
     if max_loss is None:
         if figures["top1_same"] < SAME:
             raise _refused(
@@ -83,6 +85,7 @@ def check_classifier(
                 f"accuracy falls by {100 * lost:.1f} points (95 % interval {100 * low:.1f} to {100 * high:.1f}) on "
                 f"{images.words}. Allow it with --max-loss {math.ceil(100 * low)}, or leave --int8 out."
             )
+
     return figures
 
 
@@ -116,6 +119,7 @@ def _check_resizing(
             f"pictures of {figures['size']} pixels give other answers than Pillow's resizing does (probabilities differ by "
             f"up to {figures['largest_difference']:.2g})."
         )
+
     return figures
 
 
@@ -134,6 +138,7 @@ def check_generator(task: Generate, answer: Answer, precision: str) -> dict[str,
         inputs["classes"] = np.array(classes, np.int64)
     network = task.networks[task.main]
     expected = task.make_images(network, inputs["noise"], classes).permute(0, 2, 3, 1).cpu().numpy()
+
     return _pictures_agree(
         list(expected), list(answer(inputs)), f"{count} generated images", precision
     )
@@ -167,6 +172,7 @@ def check_upscaler(
     got = [answer({"images": low[None]})[0] for low, _ in pairs]
     if precision != "int8":
         return _pictures_agree(expected, got, words, precision)
+
     before, after = (
         np.array(
             [
@@ -181,11 +187,13 @@ def check_upscaler(
         "images": words, "num_images": len(pairs), "psnr_y_pytorch": float(before.mean()), "psnr_y": float(after.mean()),
         "psnr_lost": lost, "psnr_lost_ci95": None if interval is None else list(interval),
     }  # fmt: skip
+
     if lost > max_loss:
         allow = math.ceil(10 * lost) / 10
         raise _refused(
             f"PSNR falls by {lost:.2f} dB on {words}. Allow it with --max-loss {allow:g}, or leave --int8 out."
         )
+
     return figures
 
 
@@ -200,6 +208,7 @@ def _pictures_agree(
             f"its pictures differ from PyTorch's by up to {largest} levels of 255 (PSNR {min(psnr):.1f} dB on {words}; "
             f"expected {LEAST_PSNR[precision]:.0f})."
         )
+
     return {
         "images": words, "num_images": len(pairs), "largest_difference": largest, "psnr_least": min(psnr),
         "psnr_mean": float(np.mean(psnr)),

@@ -60,13 +60,16 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
         raise UserError(
             f"the weights are {size / 1e9:.1f} GB; an ONNX file holds 2. Try --fp16, or --format pt2."
         )
+
     with _quiet():
         program = torch.onnx.export(
             graph.module, tuple(graph.inputs.values()), input_names=list(graph.inputs), output_names=[graph.output],
             opset_version=OPSET, dynamic_shapes=_dynamic(graph), dynamo=True, verbose=False,
         )  # fmt: skip
+
     assert program is not None  # it is, with dynamo
     model = program.model_proto
+
     inside = []
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{number}"
@@ -75,12 +78,14 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
         )
         if "'network" in scopes:
             inside.append(node.name)
+
     _forget_debugging(model)
     _name_sides(model.graph, graph.dynamic)
     model.producer_name, model.producer_version = "tintype", about["version"]
     model.doc_string = f"{about['name']}: {about['task']} by tintype"
     onnx.helper.set_model_props(model, {ABOUT: json.dumps(about, ensure_ascii=False)})
     onnx.save(model, path)
+
     return inside
 
 

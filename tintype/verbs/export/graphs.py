@@ -117,6 +117,7 @@ def _graph(task: Task, network: nn.Module, description: Mapping[str, Any]) -> Gr
         images = torch.arange(2 * 24 * 20 * 3).reshape(2, 24, 20, 3).to(torch.uint8)
         dynamic = {"images": {0: "batch", 1: "height", 2: "width"}}
         return Graph(UpscalerGraph(task, network), {"images": images}, "large", dynamic)
+
     if isinstance(task, Generate):
         noise = torch.from_numpy(
             sampling.latents(SAMPLE_SEED, range(2), task.generator.latent_shape)
@@ -125,4 +126,5 @@ def _graph(task: Task, network: nn.Module, description: Mapping[str, Any]) -> Gr
         if task.conditional:
             inputs["classes"], dynamic["classes"] = torch.tensor(task.turns(range(2))), {0: "batch"}
         return Graph(GeneratorGraph(network), inputs, "images", dynamic)
+
     raise TypeError(f"no graph is known for {type(task).__name__}")

@@ -59,6 +59,7 @@ def classified_images(
         key: getattr(recipe, key)
         for key in ("val_fraction", "test_fraction", "split_seed", "groups")
     }
+
     try:
         splits = open_data(
             data or recipe.data, data_root=None if data else recipe.data_root, image_size=(how["height"], how["width"]),
@@ -66,17 +67,20 @@ def classified_images(
         )  # fmt: skip
     except UserError as error:
         raise _not_there(recipe.data, data, error) from None
+
     unknown = set(splits.spec.class_names) - set(names)
     if unknown:
         raise UserError(
             f"the model does not know the classes {', '.join(sorted(unknown)[:5])} of {splits.spec.name}."
         )
+
     source = splits.val
     index = _spread(len(source), how_many(description))
     pixels = source.take(torch.from_numpy(index)).images.permute(0, 2, 3, 1).cpu().numpy()
     to_model = np.array([names.index(name) for name in splits.spec.class_names])
     targets = to_model[source.targets.numpy()[index]]
     of_many = f" of {len(source):,}" if len(index) < len(source) else ""
+
     return CheckImages(
         np.ascontiguousarray(pixels), targets, f"{len(index):,}{of_many} validation images"
     )
@@ -100,6 +104,7 @@ def photo_pairs(
     options = {
         key: recipe.task_options[key] for key in ("scale", "patch") if key in recipe.task_options
     }
+
     try:
         photos = (
             open_whole(data, task.scale, None)
@@ -111,11 +116,13 @@ def photo_pairs(
         )  # fmt: skip
     except UserError as error:
         raise _not_there(recipe.data, data, error) from None
+
     found = []
     for number in range(min(len(photos), MOST_PHOTOS)):
         low, high = task.measured_pair(photos, number)
         small = low[:, :LARGEST, :LARGEST].permute(1, 2, 0).numpy()
         found.append((_rgb(small), _rgb(high[: LARGEST * task.scale, : LARGEST * task.scale])))
+
     return found
 
 

@@ -151,6 +151,7 @@ def _close(
         print(json.dumps({"predictions": rows, "skipped": skipped}, indent=1, ensure_ascii=False))
     elif output is not None:
         print(f"{summary.num_predicted:,} predictions written to {output.path}")
+
     if output is not None and summary.unlike:
         reasons = "; ".join(
             f"{count:,} because {reason}" for reason, count in summary.unlike.most_common(5)
@@ -160,6 +161,7 @@ def _close(
             f"does not apply: {reasons}",
             file=sys.stderr,
         )
+
     for note, count in notes.items():
         print(f"{count:,} picture{'s' if count > 1 else ''}: {note}", file=sys.stderr)
     if summary.num_passed_over or summary.before or summary.num_predicted > 100:

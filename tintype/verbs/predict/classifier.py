@@ -150,6 +150,7 @@ class Classifier(ABC):
             raise UserError(
                 f"no threshold was fitted for {wish:g}. Expected one of {', '.join(f'{w:g}' for w in known)}."
             )
+
         if known[wish] is None:
             within = [w for w, threshold in known.items() if threshold is not None]
             best = (
@@ -160,6 +161,7 @@ class Classifier(ABC):
             raise UserError(
                 f"validation cannot promise that {wish:.0%} of the answers are right; {best}."
             )
+
         return float(known[wish])
 
 
@@ -173,11 +175,13 @@ def _picture(image: Any) -> np.ndarray | Image.Image:
         raise UserError(
             f"cannot predict a {type(image).__name__}. Expected a file, a Pillow image or a NumPy array."
         )
+
     right_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
     if image.dtype != np.uint8 or not right_shape or not image.size:
         raise UserError(
             f"cannot predict an array {image.shape} of {image.dtype}. Expected (H, W), (H, W, 1) or (H, W, 3) of uint8."
         )
+
     return image
 
 

@@ -24,6 +24,7 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
             found.append(path)
         else:
             raise UserError(f"there is no file or folder {path}.")
+
     if not found:
         raise UserError(
             f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or .png."

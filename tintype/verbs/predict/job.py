@@ -138,6 +138,7 @@ def _run_job(
     )
     if output and done:
         _check_same_model(classifier, done, output.path)
+
     known = {row["file"] for row in done}
     left = [file for file in dict.fromkeys(map(str, files)) if file not in known]
     for batch in answered(classifier, left, decoders=decoders):
@@ -162,10 +163,12 @@ def _run_job(
                 on_row(row)
         if progress:
             progress("photos", summary.num_predicted + summary.num_passed_over, len(left))
+
     if output and (summary.num_predicted or summary.before):
         output.close()
     elif output:
         output.discard()
+
     return summary
 
 
@@ -204,11 +207,13 @@ def _row(item: Answered, options: JobOptions, *, judged: bool) -> Row:
         "confidence": top[0]["probability"],
         "top": top,
     }
+
     if options.threshold is not None:
         row["most_probable"] = row["prediction"]
         # What validation promises holds for images like those of validation.
         if item.prediction.confidence < options.threshold or item.prediction.unlike:
             row["prediction"] = UNSURE
+
     if judged:
         row["unlike"] = item.prediction.unlike or None
     return row
@@ -283,8 +288,10 @@ def summary_lines(summary: Summary, seconds: float) -> list[str]:
         lines.append(
             f"{count:,} files in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} a second"
         )
+
     if summary.num_passed_over:
         counts = Counter(_short(reason) for _, reason in summary.passed_over)
         reasons = ", ".join(f"{reason} ({number:,})" for reason, number in counts.most_common(5))
         lines.append(f"{summary.num_passed_over:,} passed over: {reasons}")
+
     return lines

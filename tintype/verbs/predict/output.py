@@ -42,6 +42,7 @@ class Output:
                 else f"--out {path}: "
             )
             raise UserError(f"{taken}expected one that ends in .csv, .jsonl or .parquet.")
+
         self.path, self.columns, self.kind, self.resume = (
             path,
             list(columns),
@@ -50,6 +51,7 @@ class Output:
         )
         if self.kind == ".parquet":
             _import_pyarrow()
+
         self.journal = (
             path.with_name(f"{path.name}.partial.jsonl") if self.kind == ".parquet" else path
         )
@@ -59,12 +61,14 @@ class Output:
             raise UserError(
                 f"{path} is finished, and Parquet cannot be appended to. Choose another --out."
             )
+
         taken = next((p for p in (path, self.journal) if p.exists() and not resume), None)
         if taken is not None:
             go_on = "" if taken.suffix == ".parquet" else ", or go on with it: --resume"
             raise UserError(
                 f"{taken} is there already, and nothing is overwritten. Choose another --out{go_on}."
             )
+
         self._file: Any = None
         self._own = False  # whether this job made the file of rows, or wrote into it
         self.done: list[Row] = []
@@ -168,6 +172,7 @@ class Output:
             raise UserError(
                 f"cannot go on with {self.journal}: {error.strerror}. Give another --out."
             ) from None
+
         whole = _whole_lines(content, quoted=self.kind == ".csv")
         try:
             text = content[:whole].decode("utf-8", "surrogateescape")
@@ -187,6 +192,7 @@ class Output:
             raise UserError(
                 f"cannot go on with {self.journal}: {error}. Give the same options, or another --out."
             ) from None
+
         if whole < len(content):
             os.truncate(self.journal, whole)
         return rows
@@ -220,6 +226,7 @@ def _check_row(row: Row) -> None:
     texts = ("file", "prediction", "most_probable", "unlike", "sorted_to", "heatmap", "error")
     if any(not isinstance(row.get(name) or "", str) for name in texts) or not row["file"]:
         raise ValueError("one of its names is no text")
+
     for name in ("sorted_to", "heatmap"):
         place = row.get(name) or ""
         parts = place.split("/")
@@ -230,12 +237,14 @@ def _check_row(row: Row) -> None:
             raise ValueError(
                 f"{name} of {row['file']} is '{place}', which is no place that tintype gives"
             )
+
     if row.get("error"):
         return
     try:
         share = float(row["confidence"])
     except (KeyError, TypeError, ValueError):
         share = -1.0
+
     if not row.get("prediction") or not 0 <= share <= 1:
         raise ValueError(
             f"the answer to {row['file']} has no prediction, or its confidence is no number from 0 to 1"

@@ -61,6 +61,7 @@ def _computed(classifier: Classifier, batch: list[tuple[str, Picture | str]]) ->
         else []
     )
     predictions = iter(answers)
+
     return [
         Answered(name, next(predictions), found.pixels)
         if isinstance(found, Picture)

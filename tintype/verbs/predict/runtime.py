@@ -41,6 +41,7 @@ class OnnxClassifier(Classifier):
             raise UserError(
                 f"{path} is an export of task {about.get('task')}, not a classifier, so it predicts no class."
             )
+
         try:
             return cls(session, about)
         except (KeyError, TypeError, ValueError) as error:
@@ -66,10 +67,12 @@ def open_session(path: Path, threads: int | None = None) -> Any:
         raise UserError(
             "exported models are computed by ONNX Runtime, which is not installed. Type: pip install onnxruntime"
         ) from None
+
     if not path.is_file():
         raise UserError(f"there is no file {path}.")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; warnings speak of the optimiser's inner life
+
     options.intra_op_num_threads = threads or 0
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -89,11 +92,13 @@ def read_about(path: Path, session: Any) -> dict[str, Any]:
         raise UserError(
             f"{path} is an ONNX model, but not one of `tintype export`: it does not say what its answers mean."
         )
+
     try:
         about = json.loads(text)
         version = int(about["format"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"what {path} says of itself is broken. Export it again.") from None
+
     if version > FORMAT:
         raise UserError(
             f"{path} was made by a newer tintype (format {version}, this one reads {FORMAT}). Update tintype."

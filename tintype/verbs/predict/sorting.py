@@ -53,6 +53,7 @@ class Sorter:
         partial = target.with_name(
             f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.partial"
         )
+
         if os.path.lexists(target):
             # What a kill left between the copy's link and the end; earlier versions had another
             # name for it.

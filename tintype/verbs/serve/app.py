@@ -92,6 +92,7 @@ def make_app(models: Sequence[Served], settings: Settings | None = None) -> Gate
     _add_looks(app, service)
     gate = Gate(app, service, frozenset(getattr(route, "path", "") for route in app.routes), direct)
     _add_pages(app, gate)
+
     return gate
 
 
@@ -150,6 +151,7 @@ def _problems(*kinds: str) -> dict[int | str, dict[str, Any]]:
         **{kind: KINDS[kind] for kind in ("slow", "token", "host", "timeout", "busy")},
     }
     every["internal"] = KINDS["internal"]
+
     described: dict[int | str, dict[str, Any]] = {}
     for kind in every.values():
         text = described.get(kind.status, {}).get("description", "")
@@ -157,6 +159,7 @@ def _problems(*kinds: str) -> dict[int | str, dict[str, Any]]:
             "description": f"{text} {kind.title}.".strip(),
             "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
         }
+
     return described
 
 
@@ -186,6 +189,7 @@ def _body(*, several: bool) -> dict[str, Any]:
     }
     content = {"multipart/form-data": {"schema": form}}
     content |= {kind: {"schema": file} for kind in (*IMAGE_TYPES, "application/octet-stream")}
+
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -216,11 +220,13 @@ async def _uploads(request: Request, most: int) -> list[tuple[str, bytes]]:
         # an encoding that is unknown, or not kept to
         except (UnicodeError, LookupError, ValueError) as error:
             raise Problem("malformed", f"the form cannot be read: {error}.") from None
+
     if not kind.startswith("image/") and kind != "application/octet-stream":
         said = f"the content type is {kind!r}" if kind else "the request has no content type"
         raise Problem(
             "media-type", f"{said}. Send multipart/form-data, or the bytes of a file as image/* ."
         )
+
     return [("", await request.body())]
 
 
@@ -280,9 +286,11 @@ def _add_predict(app: FastAPI, service: Service) -> Application:
         with service.admitted(len(files)):
             futures = [service.classify(chosen, content, how.heatmap) for _, content in files]
             answers = [await _outcome(future) for future in futures]
+
         failed = [answer for answer in answers if isinstance(answer, UserError)]
         if len(failed) == len(files):
             raise Problem("unreadable", str(failed[0]))
+
         service.measures.images(chosen.name, len(files) - len(failed))
         items = [
             _item(name, answer, how.top) for (name, _), answer in zip(files, answers, strict=True)
@@ -393,11 +401,13 @@ def _add_generate(app: FastAPI, service: Service) -> None:
             images = await service.long(
                 request, partial(chosen.make, start=wish.start, count=wish.count, **how)
             )
+
         service.measures.images(chosen.name, len(images))
         if wish.format == "png":
             columns = min(8, len(images))
             sheet = await service.in_pool(png_bytes, sampling.grid(np.stack(images), columns))
             return Response(sheet, media_type="image/png")
+
         made = [
             {"index": i, "class": chosen.class_of(i, wish.class_), "png": png_text(image)}
             for i, image in enumerate(images, wish.start)
@@ -529,6 +539,7 @@ def _add_pages(app: FastAPI, gate: Gate) -> None:
         shown = (await request.body()).strip()
         if not gate.is_token(shown):
             raise Problem("token", "this is not the token that the service was started with.")
+
         answer = Response(status_code=204)
         secure = request.url.scheme == "https"
         answer.set_cookie(
@@ -538,4 +549,5 @@ def _add_pages(app: FastAPI, gate: Gate) -> None:
             samesite="strict",
             secure=secure,
         )
+
         return answer

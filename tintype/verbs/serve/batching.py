@@ -175,6 +175,7 @@ class Compute:
                     self._batch([work])
                 return
             answers = [error]
+
         if self.on_batch:
             self.on_batch(len(works), time.perf_counter() - start)
         _deliver([work.future for work in works], answers)

@@ -85,10 +85,12 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+
         start, path = time.perf_counter(), scope["path"]
         if scope["method"] == "HEAD":  # the server leaves the body out
             scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
+
         exchange = Exchange(self, headers, receive, send)
         try:
             self._check(path, headers, exchange)
@@ -131,6 +133,7 @@ class Gate:
                 "host",
                 f"the service is not known as {host!r}. Start it with --allow-host NAME to allow it.",
             )
+
         public = path in OPEN_TO_ALL or path.startswith("/static/")
         if self._token is not None and not public and not self.allows(headers):
             raise Problem(
@@ -138,6 +141,7 @@ class Gate:
                 "send the header Authorization: Bearer TOKEN.",
                 {"WWW-Authenticate": 'Bearer realm="tintype"'},
             )
+
         declared = headers.get(b"content-length", b"")
         if declared.isdigit():
             exchange.check_size(int(declared), declared=True)
@@ -243,6 +247,7 @@ class Exchange:
                 *message["headers"],
                 *((name, value) for name, value in own if name not in names),
             ]
+
         await self._send(message)
 
     async def refuse(self, problem: Problem) -> None:

@@ -180,6 +180,7 @@ class PhotoClassifier(Served):
         """Answer photos, each with whether a heat map is wanted."""
         predictions = self.classifier.answer([""] * len(works), [picture for picture, _ in works])
         hot = [i for i, (_, wanted) in enumerate(works) if wanted]
+
         heats: dict[int, np.ndarray] = {}
         for start in range(0, len(hot), HEAT_AT_ONCE):
             some = hot[start : start + HEAT_AT_ONCE]
@@ -187,6 +188,7 @@ class PhotoClassifier(Served):
             heats.update(
                 zip(some, self._heat([works[i][0].pixels for i in some], classes), strict=False)
             )
+
         # All at once: for each by itself it would take the event loop a tenth of its time.
         order = np.argsort(-np.stack([p.probs for p in predictions]), axis=1, kind="stable")
         return [
@@ -317,6 +319,7 @@ def load(name: str, path: Path, device: str = "auto", threads: int = 1) -> Serve
         exported = OnnxClassifier.of(path, threads=threads)
         how = {"height": exported.height, "width": exported.width, "channels": exported.channels}
         return PhotoClassifier(name, {"preprocessing": how}, None, exported, None)
+
     run = RunFolder.open(path)
     task, description = load_task(run, device)
     if isinstance(task, Classify):
@@ -325,6 +328,7 @@ def load(name: str, path: Path, device: str = "auto", threads: int = 1) -> Serve
         return ImageMaker(name, description, run, task)
     if isinstance(task, Upscale):
         return PhotoEnlarger(name, description, run, task)
+
     raise UserError(
         f"{path} is a run of task {description['task']}, with which the service can do nothing."
     )

@@ -113,6 +113,7 @@ def _check(
             raise UserError(
                 f"--{name.replace('_', '-')} is {value:g}. Expected {low:g} to {high:g}."
             )
+
     if token is not None and (
         len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token
     ):
@@ -158,6 +159,7 @@ def _bound(host: str, port: int) -> socket.socket:
         raise UserError(
             f"--host {host} is no address. Expected such as 127.0.0.1, or 0.0.0.0 for all."
         ) from None
+
     listening = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":  # elsewhere it would let two services have one port
@@ -177,6 +179,7 @@ def _bound(host: str, port: int) -> socket.socket:
         raise UserError(
             f"cannot listen at {host}, port {port}: {error.strerror}. Try --host 127.0.0.1"
         ) from None
+
     return listening
 
 

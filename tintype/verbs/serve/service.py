@@ -157,6 +157,7 @@ class Service:
                 "invalid",
                 f"several models can {kind.kind}. Say which: model={' or model='.join(able)}.",
             )
+
         if name in able:
             return able[name]
         if name in self.models:
@@ -164,6 +165,7 @@ class Service:
                 "invalid",
                 f"model {name} is of task {self.models[name].kind}; this address needs {kind.kind}.",
             )
+
         raise Problem("unknown", str(unknown_name("model", name, self.models)))
 
     @contextmanager

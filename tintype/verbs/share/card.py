@@ -60,6 +60,7 @@ def make_card(run: RunFolder, *, licence: str | None = None, repository: str | N
         _use(run, model, repository),
         _licence(model, licence),
     ]
+
     return "\n\n".join(parts) + "\n"
 
 
@@ -86,6 +87,7 @@ def _head(
         "pipeline_tag": PIPELINES.get(task, "image-to-image"),
         "tags": ["tintype", task, str(model["architecture"]["name"])],
     }
+
     names = {"accuracy": BY_VALIDATION} if no_test else {}
     metrics = [
         {"type": kind, "value": round(float(figures[key]), 6), "name": names.get(key, f"{split} {name}")}
@@ -99,6 +101,7 @@ def _head(
             "metrics": metrics,
         }
         head["model-index"] = [{"name": run.name, "results": [result]}]
+
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
 
 
@@ -129,6 +132,7 @@ def _what(run: RunFolder, model: Mapping[str, Any], data: Mapping[str, Any]) -> 
         lines.append(
             f"- Started from weights: {_plain(str(model['pretrained'].get('source', 'pretrained')))}."
         )
+
     lines.append(f"- Made with tintype; the recipe is in `recipe.yaml`, seed {run.recipe.seed}.")
     return "\n".join(lines)
 
@@ -143,6 +147,7 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
     lines = ["## How good it is", "", evaluation.get("verdict", {}).get("text", ""), ""]
     if without_test(evaluation):
         splits = {"val": first}
+
     if "accuracy" in first:
         called = BY_VALIDATION if without_test(evaluation) else "accuracy"
         lines += [
@@ -187,6 +192,7 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
             if isinstance(protocol, dict)
             else []
         )
+
     return "\n".join(lines)
 
 
@@ -208,6 +214,7 @@ def _limits(
     often = (
         f"{looks} times, by this run and others; choosing among them makes the figures optimistic"
     )
+
     if split == "test":
         lines.append(f"- The test set has been used {'once' if looks == 1 else often}.")
     else:
@@ -217,8 +224,10 @@ def _limits(
             else "It was not measured on its test set"
         )
         lines.append(f"- {why}: the figures above were used to choose it, and are optimistic.")
+
     lines += [f"- Warning: {_plain(text)}" for text in evaluation.get("warnings", ())]
     lines += [f"- {_plain(note)}" for note in data.get("notes", ()) if note.startswith("LEAK")]
+
     per_class = evaluation.get("per_class", {}).get(split, [])
     weak = sorted(
         (row for row in per_class if row.get("f1") is not None), key=lambda row: row["f1"]
@@ -229,6 +238,7 @@ def _limits(
             for row in weak
         )
         lines.append(f"- Weakest classes on {split}: {said}.")
+
     confused = evaluation.get("most_confused", {}).get(split, [])[:3]
     if confused:
         said = "; ".join(
@@ -236,6 +246,7 @@ def _limits(
             for row in confused
         )
         lines.append(f"- Most confused on {split}: {said}.")
+
     promised = [entry for entry in model.get("abstain", ()) if entry["threshold"] is not None]
     if promised:
         best = promised[-1]
@@ -246,6 +257,7 @@ def _limits(
             else f"- On validation, at least {best['accuracy']:.0%} of the answers with a confidence of "
             f"{best['threshold']:.2f} or more are right; below that, a person should be asked. Of all answers, {right}."
         )
+
     if model.get("typical"):
         alarms = evaluation.get("unlike")
         often = (
@@ -257,6 +269,7 @@ def _limits(
             "- A picture that is plainly unlike the training images (colour where they are grey, light and dark exchanged, "
             f"noise) is said to be so{often}, and its confidence does not apply. Other strange pictures pass unnoticed."
         )
+
     if model["task"] == "classify":
         lines.append(
             "- It knows only its classes: a picture of anything else is given one of them all the same."
@@ -283,6 +296,7 @@ def _use(run: RunFolder, model: Mapping[str, Any], repository: str | None) -> st
         "## How to use it", "", "```", f"pip install tintype\n{fetch}tintype {verb} {where}{argument}", "```", "",
         "```python", "import tintype as tt", "", f'run = tt.load("{where}")', call, "```",
     ]  # fmt: skip
+
     plain = plain_architecture(run, model)
     if plain:
         lines += [
@@ -293,6 +307,7 @@ def _use(run: RunFolder, model: Mapping[str, Any], repository: str | None) -> st
             plain.snippet,
             "```",
         ]
+
     return "\n".join(lines)
 
 

@@ -44,6 +44,7 @@ def push(
     """
     hub = _import_hub()
     _check_repository(repository)
+
     with temporary_folder(writable(cache_folder())[0] / "push", mode=0o700) as folder:
         write_repository(run, folder, repository=repository, licence=licence)
         with _plain_errors(hub, repository):
@@ -54,6 +55,7 @@ def push(
                 folder_path=folder,
                 commit_message=f"{run.name}, trained with tintype",
             )
+
     return str(made)
 
 
@@ -71,6 +73,7 @@ def pull(repository: str, target: Path, *, revision: str | None = None) -> RunFo
         raise UserError(
             f"{target} is there already, and nothing is overwritten. Choose another --name."
         )
+
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         with temporary_folder(target) as inside:
@@ -95,6 +98,7 @@ def pull(repository: str, target: Path, *, revision: str | None = None) -> RunFo
             os.rename(inside, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}.") from None
+
     return RunFolder.open(target)
 
 
@@ -114,6 +118,7 @@ def write_repository(
         raise UserError(
             f"{run.path} has no model.safetensors. Go on with the run: tintype train --resume {run.path}"
         )
+
     (folder / "README.md").write_text(
         make_card(run, licence=licence, repository=repository), encoding="utf-8"
     )
@@ -149,6 +154,7 @@ def hub_config(run: RunFolder, model: Mapping[str, Any]) -> dict[str, Any]:
     plain = plain_architecture(run, model)
     if plain is not None:
         config |= {"architecture": plain.name, "library": plain.library}
+
     if plain is not None and plain.library == "timm":
         config |= {
             "num_classes": len(names), "label_names": names,
@@ -157,6 +163,7 @@ def hub_config(run: RunFolder, model: Mapping[str, Any]) -> dict[str, Any]:
                 "interpolation": how["interpolation"], "crop_pct": how["crop_fraction"], "num_classes": len(names),
             },
         }  # fmt: skip
+
     return config
 
 

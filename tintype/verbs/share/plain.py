@@ -33,15 +33,18 @@ def plain_architecture(run: RunFolder, model: Mapping[str, Any]) -> Plain | None
         return None
     name, count = str(model["architecture"]["name"]), len(model["class_names"])
     size = int(model["preprocessing"]["height"])
+
     if name.startswith("timm/"):
         library, bare = "timm", name.removeprefix("timm/")
         build = f'timm.create_model("{bare}", num_classes={count})'
     else:
         library, bare = "torchvision", name
         build = f'torchvision.models.get_model("{bare}", num_classes={count})'
+
     expected = _shapes(library, bare, count)
     if expected is None or expected != _shapes_in(run):
         return None
+
     lines = [
         f"import {library}", "from safetensors.torch import load_file", "", f"network = {build}",
         'network.load_state_dict(load_file("model.safetensors"))', "network.eval()",

@@ -148,6 +148,7 @@ def plan(
     declaration = declare(what).replace(seeds=seeds, weights=weights, **changes)
     planned = declaration.runs()
     _refuse_what_cannot_be_compared(declaration)
+
     summaries: dict[str, dict[str, Any]] = {}
     for run in planned:
         if run.variant not in summaries:
@@ -157,6 +158,7 @@ def plan(
                 ).summary()
             except UserError as error:
                 raise UserError(f"{run.variant}: {error}") from None
+
     return [(run, summaries[run.variant]) for run in planned]
 
 
@@ -215,6 +217,7 @@ def study(
         _refuse_what_cannot_be_compared(declaration)
     if workers < 1:
         raise UserError(f"workers is {workers}. Expected a number from 1 on.")
+
     _refuse_more_threads_than_cores(declaration, path, workers)
     return run_study(declaration, path, watcher=watcher, workers=workers, command=command)
 
@@ -253,6 +256,7 @@ def run_study(
         with interruptible(found.path):
             watcher.note(f"page: {found.report(watcher)}")
         found.save()
+
     return found
 
 

@@ -118,6 +118,7 @@ def _best(
     said = f"It is the best on validation ({_mean(best, measure)})"
     if lead is None:
         return f"{said}. So few runs cannot show how much of its lead over {second.title} is luck; three seeds would."
+
     rest = {
         0: "No other variant is smaller.",
         1: "It clearly beats the smaller variant.",
@@ -126,6 +127,7 @@ def _best(
     said += f". {rest.get(len(simpler), f'It clearly beats all {len(simpler)} smaller variants.')}"
     if second not in simpler and lead >= CLAIM:
         said += f" Its lead over {second.title}, which is no smaller, may be luck."
+
     return said
 
 
@@ -150,6 +152,7 @@ def _honest(chosen: VariantResult, measure: Measure, split: str) -> str:
         else ""
     )
     more = f" ({one})" if one else ""
+
     return (
         f"On test, which played no part in the choice: {measure.said(chosen.mean('test'))}{between}{more}. "
         "Its validation figure is optimistic, because it was picked as the best of several."

@@ -112,6 +112,7 @@ class Declaration:
         # folders.
         labels = [", ".join(levels.values()) or self.name for levels in combinations]
         folders = _folder_names(labels, self.name)
+
         return [
             PlannedRun(f"{folder}-seed{seed}", title, levels, seed, recipe.replace(seed=seed))
             for seed in self.seeds
@@ -144,6 +145,7 @@ class Declaration:
                     f"{key} is what the study {self.name} varies, so it cannot be set for all its runs. "
                     "Leave it out, or write a study file of your own (docs/study.md)."
                 )
+
         if seeds is not None:
             seeds = checked_seeds(seeds, self.name)
         if weights is not None:
@@ -155,6 +157,7 @@ class Declaration:
             key: _absolute(value) if key in ("data", "data_root") else value
             for key, value in changes.items()
         }
+
         return replace(
             self, overrides=overrides, seeds=seeds or self.seeds, weights=weights or self.weights
         )
@@ -180,6 +183,7 @@ class Declaration:
             "weights": self.weights,
         }
         kept = {key: value for key, value in content.items() if value not in ("", None, {}, [])}
+
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
     def _recipe(self, levels: Mapping[str, str], title: str) -> Recipe:
@@ -253,6 +257,7 @@ def label_of(value: Any, factor: str) -> str:
             )
             or "none"
         )
+
     return f"{short} {_plain(value)}".strip()
 
 
@@ -323,6 +328,7 @@ def refuse_mixed_data(declaration: Declaration) -> None:
     if declaration.data_factors:
         return
     planned = declaration.runs()
+
     first = planned[0]
     for name in MADE_OF:
         value = getattr(first.recipe, name)
@@ -363,6 +369,7 @@ def _folder_names(titles: Sequence[str], name: str) -> list[str]:
                 f"{name}: two variants are called '{title}'. Give each level a name of its own."
             )
         seen[folder] = title
+
     return list(seen)
 
 

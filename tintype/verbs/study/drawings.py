@@ -44,6 +44,7 @@ def figures_of(
         return DrawnFigures(str(study.path), [])
     finished = [each for variant in result.variants for each in variant.finished]
     sets = list(by_data(study.declaration, finished).values())
+
     drawn = []
     for number, members in enumerate(sets, 1):
         suffix = f"-{number}" if len(sets) > 1 else ""
@@ -55,6 +56,7 @@ def figures_of(
                 [losses[v.title] for v in variants], result.split, LOSS, "-loss", suffix
             )
         drawn.append(own + _of_runs(comparison, {variant.title for variant in variants}, suffix))
+
     return DrawnFigures(str(study.path), drawn)
 
 
@@ -89,6 +91,7 @@ def _of_variants(
     ranked = ranking_drawing(
         _points(measured, split, measure, ""), value, f"ranking{end}{suffix}", "variants"
     )
+
     found = [ranked] if ranked else []
     for cost in STUDY_COSTS:
         name, points = (
@@ -97,6 +100,7 @@ def _of_variants(
         )
         drawing = cost_drawing(points, COSTS[cost], value, name, "variants")
         found += [drawing] if drawing else []
+
     return found
 
 
@@ -113,6 +117,7 @@ def _scale(variants: Sequence[VariantResult], measure: Measure, split: str) -> S
         if measure.unit == "dB"
         else ("~g", "")
     )
+
     return Scale(title, form, unit, higher_is_better=measure.higher_is_better)
 
 

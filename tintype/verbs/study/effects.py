@@ -91,11 +91,13 @@ def effects_of(
         known, holm([effect.p for effect in known if effect.p is not None]), strict=True
     ):
         effect.p_holm = p
+
     images = [effect.images for effect in effects if effect.images and effect.images.p is not None]
     for each, p in zip(
         images, holm([each.p for each in images if each.p is not None]), strict=True
     ):
         each.p_holm = p
+
     for effect in effects:
         effect.confounding = confounding_of(study, effect.factor, effect.level)
         names = [
@@ -103,6 +105,7 @@ def effects_of(
             for level in (effect.level, effect.reference)
         ]
         effect.sentence = _sentence(effect, names, measure, split, len(known))
+
     return effects
 
 
@@ -168,11 +171,13 @@ def _effect(
     figures = {key: (a, b) for key, (a, b) in measured.items() if a is not None and b is not None}
     if not pairs or len(figures) < len(pairs):
         return None
+
     differences = {key: a - b for key, (a, b) in figures.items()}
     estimate = float(np.mean(list(differences.values())))
     one_seed = len({seed for _, seed in pairs}) == 1
     by_image = on_images(list(pairs.values()), split)
     pooled = None if one_seed else _error_of_all_levels(blocks, levels, measure, split)
+
     if one_seed and by_image is not None:
         basis, interval, p = "images", by_image.ci95, by_image.p
     elif pooled is not None and len(pairs) == len(_complete(blocks, levels)):
@@ -180,6 +185,7 @@ def _effect(
     else:  # some runs are missing: only these pairs are left
         error = block_error(list(figures.values()), [context for context, _ in figures])
         basis, interval, p = "runs", error and error.interval(estimate), error and error.p(estimate)
+
     parts: dict[str, list[float]] = {}
     for (context, _), difference in differences.items():
         parts.setdefault(context, []).append(difference)
@@ -188,6 +194,7 @@ def _effect(
         if len(parts) > 1
         else {}
     )
+
     return Effect(
         factor, level, reference, estimate, interval, p, len(pairs), basis, shown, by_image
     )
@@ -224,11 +231,13 @@ def _sentence(
     size = measure.difference(effect.estimate)
     if effect.ci95 is None:
         return f"{what}: {size} on {where} in one pair of runs, which cannot show whether that is luck."
+
     source = f"{effect.num_pairs} pairs of runs"
     if effect.basis == "images" and effect.images:
         source = f"for these runs, paired on {effect.images.num_images:,} images, one seed"
     within = f"({measure.interval(effect.ci95)}; {source})"
     corrected = f" after correction for {num_effects} comparisons" if num_effects > 1 else ""
+
     if effect.shown:
         good = (effect.estimate > 0) == measure.higher_is_better
         verb = "is better than" if good else "is worse than"
@@ -239,6 +248,7 @@ def _sentence(
         text = f"{what}: no significant effect on {where}, {size} {within}."
     else:
         text = f"{what}: {size} on {where} {within}, not significant{corrected}."
+
     if effect.basis == "runs" and not effect.shown and effect.shown_on_images:
         text += f" {_of_these_runs(effect, measure)}"
     if effect.confounding:

@@ -134,6 +134,7 @@ def read_finished(study: StudyFolder) -> list[Finished]:
                     *(run.read(f"{f}.json") for f in ("evaluation", "model", "environment")),
                 )
             )
+
     return found
 
 
@@ -153,6 +154,7 @@ def _variant(title: str, runs: list[Finished], measure: Measure) -> VariantResul
     }
     seconds = float(np.mean([each.environment.get("training_seconds", 0.0) for each in runs]))
     model, words = runs[0].model, Counter(each.evaluation["verdict"]["word"] for each in runs)
+
     return VariantResult(
         title,
         runs[0].planned.levels,
@@ -189,6 +191,7 @@ def table(study: StudyFolder) -> tuple[list[str], list[list[Any]]]:
         "verdict",
         *names,
     ]
+
     rows = []
     for planned in study.planned:
         each = done.get(planned.name)
@@ -202,6 +205,7 @@ def table(study: StudyFolder) -> tuple[list[str], list[list[Any]]]:
             ]
             row += [each.figure(*name.split("_", 1)) for name in names]
         rows.append(row + [""] * (len(header) - len(row)))
+
     return header, rows
 
 
@@ -212,6 +216,7 @@ def image_figures(each: Finished, split: str) -> tuple[tuple[str, ...], np.ndarr
     task = each.evaluation["task"]
     if task not in IMAGE_FIGURES:
         return None
+
     column, rows = IMAGE_FIGURES[task], _predictions(each, split)
     of_row: Callable[[dict[str, str]], float] = (
         (lambda row: float(row["prediction"] == row["target"]))

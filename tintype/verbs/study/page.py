@@ -45,11 +45,13 @@ def write_page(study: StudyFolder, result: Result | None, watcher: Watcher) -> P
     check_replaceable(page, MADE_BY)
     sections = [_result(study, result)]
     figures: list[Path] = []
+
     if result is not None:
         comparison = _compared(result, watcher)
         sections += [section for section in (_effects(study, result),) if section]
         sections += _comparison(study, result, comparison, watcher)
         figures = figures_of(study, result, comparison).save(study.path / FOLDER)
+
     sections.append(_runs(study))
     declaration = study.declaration
     facts = [
@@ -67,6 +69,7 @@ def write_page(study: StudyFolder, result: Result | None, watcher: Watcher) -> P
     )  # fmt: skip
     with written_whole(page) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
     return page
 
 
@@ -74,6 +77,7 @@ def _result(study: StudyFolder, result: Result | None) -> Section:
     if result is None:
         context: dict[str, Any] = {"result": None, "failures": study.failures()}
         return Section("result", "Result", "study_result.html", context)
+
     split, measure = result.split, result.measure
     sign = -1 if measure.higher_is_better else 1
     ordered = sorted(result.variants, key=lambda v: sign * (v.mean("val") or 0.0))
@@ -96,6 +100,7 @@ def _result(study: StudyFolder, result: Result | None) -> Section:
             for each in v.finished
         ),
     }
+
     return Section("result", "Result", "study_result.html", context)
 
 
@@ -107,6 +112,7 @@ def _row(variant: VariantResult, result: Result) -> dict[str, Any]:
         for word, n in variant.verdicts.items()
     ]
     first = variant.finished[0]
+
     return {
         "variant": variant, "cells": cells, "verdict": ", ".join(verdicts),
         "why": first.evaluation["verdict"]["text"], "page": f"{first.planned.name}/report.html",
@@ -172,6 +178,7 @@ def _effects(study: StudyFolder, result: Result) -> Section | None:
         start, end = effect.ci95 or (effect.estimate, effect.estimate)
         within = f" ({result.measure.interval(effect.ci95)})" if effect.ci95 else ""
         text = result.measure.signed(effect.estimate) + within
+
         return {
             "effect": effect,
             "level": declaration.shown(effect.factor, effect.level)

@@ -45,12 +45,14 @@ def on_images(pairs: Sequence[tuple[Finished, Finished]], split: str) -> OnImage
             return None
         names = of_a[0]
         several.append(of_a[1] - of_b[1])
+
     if names is None:
         return None
     known = (image_groups(run, split) for pair in pairs for run in pair)
     groups = next((found for found in known if found), {})
     numbers = group_numbers(names, groups)
     counted = IMAGE_FIGURES[pairs[0][0].evaluation["task"]] is None
+
     return _counted(several, numbers) if counted else _measured(several, numbers)
 
 
@@ -60,12 +62,14 @@ def _counted(several: Sequence[NDArray[np.float64]], groups: NDArray[np.int64] |
     values = total / len(several)
     p = statistics.sign_flip_p(total, groups)
     first, second = values > 0, values < 0
+
     if len(several) > 1:
         interval = _interval(values, groups)
     elif groups is not None:
         interval = statistics.clustered_pair(first, second, groups)[0]
     else:
         interval = statistics.paired_interval(int(first.sum()), int(second.sum()), len(values))
+
     test = "McNemar" if len(several) == 1 and groups is None else "sign flips"
     return OnImages(float(values.mean()), interval, p, len(values), _num(groups), test)
 

@@ -47,6 +47,7 @@ def declare(what: str | Path | Mapping[str, Any] | Declaration) -> Declaration:
         return _declaration("study", dict(what), Path())
     if str(what) in study_names():
         return _read(STUDIES / f"{what}.yaml")
+
     path = Path(what).expanduser()
     if (path / "study.yaml").is_file():
         return replace(_read(path / "study.yaml"), name=path.resolve().name)
@@ -54,6 +55,7 @@ def declare(what: str | Path | Mapping[str, Any] | Declaration) -> Declaration:
         return _read(path)
     if str(what) and path.is_dir():
         raise UserError(f"{path} is not the folder of a study: it holds no study.yaml.")
+
     raise unknown_name(
         "study",
         str(what),
@@ -75,6 +77,7 @@ def _read(path: Path) -> Declaration:
         ) from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
     if not isinstance(content, dict):
         raise UserError(
             f"{path} is not a study: expected `recipe: NAME` and `vary:` with lists of values."
@@ -88,16 +91,19 @@ def _declaration(name: str, content: Mapping[Any, Any], folder: Path) -> Declara
     for key in content:
         if key not in known and not ("." in key and is_field(key)):
             raise unknown_name(f"key in the study {name}:", key, known)
+
     if not set(content) - {"question", "about", "seeds", "set", "weights"}:
         raise UserError(
             f"{name} says nothing of what is trained. Expected `recipe:` with a recipe's name, file or fields."
         )
     fields = {key: value for key, value in content.items() if key not in KEYS}
+
     factors = _factors(content, name)
     for changes in (
         changes for levels in factors.values() for changes in levels.values() if "recipe" in changes
     ):
         changes["recipe"] = _recipe(changes["recipe"], folder, name)
+
     variants_bring_it = any(
         "recipe" in changes for levels in factors.values() for changes in levels.values()
     )
@@ -161,6 +167,7 @@ def _factors(content: Changes, name: str) -> dict[str, dict[str, Changes]]:
         raise UserError(
             f"{name}: variants is {variants!r}. Expected names with changes, as in small: {{model: cnn}}."
         )
+
     factors = {
         "variant": {
             _level(key): _changes(value, f"{name}, {key}") for key, value in variants.items()
@@ -169,6 +176,7 @@ def _factors(content: Changes, name: str) -> dict[str, dict[str, Changes]]:
     factors = factors if variants else {}
     for factor, values in vary.items():
         factors[str(factor)] = _levels(str(factor), values, f"{name}: vary.{factor}")
+
     return factors
 
 
@@ -183,12 +191,14 @@ def _levels(factor: str, values: Any, where: str) -> dict[str, Changes]:
         raise UserError(
             f"{where} is empty. Expected at least one value, as in {factor}: [0.1, 0.2]."
         )
+
     if not is_field(factor):
         if isinstance(values, list):  # a list is of values of a field, and this is none
             raise unknown_name("field in vary:", factor, [*Recipe.model_fields, *ALIASES])
         return {
             _level(key): _changes(changes, f"{where}, {key}") for key, changes in values.items()
         }
+
     named = values if isinstance(values, dict) else {}
     if not named:
         for value in values:
@@ -198,6 +208,7 @@ def _levels(factor: str, values: Any, where: str) -> dict[str, Changes]:
                     f"{where}: '{label}' stands twice. Give each value once, or names with values."
                 )
             named[label] = value
+
     return {_level(label): {factor: value} for label, value in named.items()}
 
 

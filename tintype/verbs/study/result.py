@@ -60,14 +60,17 @@ def result_of(study: StudyFolder) -> Result | None:
     finished = read_finished(study)
     if not finished or len({each.evaluation["task"] for each in finished}) > 1:
         return None
+
     measure = measure_of(finished[0].evaluation)
     split = "test" if all("test" in each.evaluation["splits"] for each in finished) else "val"
     variants = variants_of(finished, measure)
+
     choices: dict[str, Choice] = {}
     for data, members in by_data(study.declaration, finished).items():
         choice = choose(variants_of(members, measure), measure, split)
         if choice is not None:
             choices[data] = choice
+
     effects, remarks = effects_of(study, finished, measure, split), _remarks(study, finished)
     choice = None if study.declaration.data_factors else choices.pop("", None)
     return Result(measure, split, variants, effects, choice, remarks, choices)
@@ -82,6 +85,7 @@ def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
             f"{missing} of {len(study.planned)} runs are not finished"
             + (f", {failed} failed." if failed else ".")
         )
+
     if len(study.declaration.seeds) == 1:
         remarks.append(
             "One seed each: what is said of the images holds for these runs; what other seeds of the recipes would give "
@@ -95,11 +99,13 @@ def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
         remarks.append(
             "Not all runs were measured on the same images; part of their differences comes from that."
         )
+
     left = study.left_over()
     if left:
         remarks.append(
             f"{len(left)} runs in the folder are no part of the study as it stands now: {', '.join(left[:3])}."
         )
+
     return remarks
 
 

@@ -68,6 +68,7 @@ class Progress:
         self.started.pop(planned.name, None)
         self.parts.pop(planned.name, None)
         self.study.note(planned, state, message=message, seconds=seconds)
+
         if state == "finished":
             self.num_done += 1
             self.seconds.setdefault(planned.variant, []).append(
@@ -94,11 +95,13 @@ class Progress:
         usual = known or under_way
         if not usual:
             return None
+
         mean, left = sum(usual) / len(usual), 0.0
         for planned in self.study.waiting():
             own = self.seconds.get(planned.variant)
             whole = sum(own) / len(own) if own else mean
             left += whole * (1 - self.parts.get(planned.name, 0.0))
+
         return left / self.workers
 
     def _elapsed(self) -> dict[str, float]:
@@ -215,6 +218,7 @@ def _several_at_once(
     todo, count = list(waiting), min(progress.workers, len(waiting))
     progress.workers = count
     threads = most_threads(waiting)
+
     workers = [_Worker(number, threads, heard) for number in range(count)]
     try:
         with interruptible(study.path):
@@ -254,6 +258,7 @@ def _heard(worker: _Worker, message: dict[str, Any], progress: Progress) -> bool
     planned, event = worker.planned, message["event"]
     if planned is None:
         return False
+
     if event == "step":
         progress.step(planned, message["step"], message["total_steps"], message["loss"])
     elif event == "note":
@@ -272,6 +277,7 @@ def _heard(worker: _Worker, message: dict[str, Any], progress: Progress) -> bool
             f"{why}; the memory may have been too small for {progress.workers} at once",
             0.0,
         )
+
     if event in ("end", "dead"):
         worker.planned = None
     return event in ("end", "dead")

@@ -38,6 +38,7 @@ def train_one(
         return "failed", str(error)
     except Exception as error:  # whatever it is, the other runs go on
         return "failed", f"{type(error).__name__}: {error}"
+
     return "finished", ""
 
 

@@ -53,8 +53,10 @@ def lines(study: Study) -> list[RenderableType]:
                 Text(f"Recommended on {data}: {choice.variant}. {choice.reason} {choice.honest}")
             )
         shown += [Text(remark) for remark in result.remarks]
+
     by_message: dict[str, list[str]] = {}
     for name, message in study.failures().items():
         by_message.setdefault(message, []).append(name)
     shown += [Text(f"failed: {listed(names)}: {message}") for message, names in by_message.items()]
+
     return shown

@@ -82,6 +82,7 @@ def tune(
         raise UserError(f"trials is {trials}. Expected a number from 1 on.")
     if seeds < 0:
         raise UserError(f"seeds is {seeds}. Expected a number from 0 on.")
+
     seconds = parse_duration(time) if time else None
     path, request = _asked(what, Path(out), name, storage, watcher, changes)
     if seeds and not request.recipe.test_fraction:
@@ -89,8 +90,10 @@ def tune(
             "a tuning ends with its winner's figures on the test part, and none was wanted (test_fraction 0). "
             "Leave that out, or add --seeds 0."
         )
+
     path.mkdir(parents=True, exist_ok=True)
     refuse_ways_out(path)
+
     with RunFolder(path).locked():
         database = open_database(
             path, path.name, storage, higher_is_better=request.higher_is_better
@@ -116,6 +119,7 @@ def tune(
         raise UserError(
             f"no trial came to its end. {messages[-1] if messages else 'Give more time or trials.'}"
         )
+
     return tuning
 
 
@@ -137,6 +141,7 @@ def _asked(
                 f"the trials of {what} lie in a shared database. Say which: --storage URL"
             )
         return Path(what), request
+
     recipe, label = (
         (what, "recipe") if isinstance(what, Recipe) else (resolve(str(what))[0], str(what))
     )
@@ -144,6 +149,7 @@ def _asked(
     path = out / (name or f"{Path(label).stem}-tune")
     if not (path / "tune.yaml").exists() and is_occupied(path, but_for=["optuna.db"]):
         raise UserError(f"{path} is there already and is not a tuning. Choose another --name.")
+
     # begun with a number, which the trials keep
     if recipe.threads == "auto" and (path / "tune.yaml").exists():
         recipe = recipe.replace(threads=TuningRequest.read(path / "tune.yaml").recipe.threads)
@@ -156,6 +162,7 @@ def _asked(
         recipe, adversarial="discriminator" in task.networks
     )
     check_space(recipe, space)
+
     return path, TuningRequest(
         recipe, space, task.score_name, task.higher_is_better, storage is not None
     )
@@ -170,6 +177,7 @@ def _search(
     optuna = import_optuna()
     started = clock.perf_counter()
     startup = min(10, max(2, (total or USUAL_TRIALS) // RANDOM_PART))
+
     tuning.database.pruner = (
         optuna.pruners.MedianPruner(n_startup_trials=FEWEST_TO_PRUNE, n_warmup_steps=WARMUP)
         if prune
@@ -180,6 +188,7 @@ def _search(
         if own is not None:
             # the recipe as it is, so that the search cannot end below it by luck
             tuning.database.enqueue_trial(own)
+
     for done_here, trial in enumerate(_next_trials(tuning, total, startup)):
         passed, left = clock.perf_counter() - started, ""
         if done_here and total is not None:
@@ -226,11 +235,13 @@ def _train_winner(tuning: Tuning, seeds: int, watcher: Watcher) -> None:
     best, folder = tuning.best, tuning.winner_folder
     assert best is not None
     assert folder is not None
+
     claimed = tuning.database.user_attrs.get("winner")
     here = str(tuning.path.resolve())
     if claimed and claimed["folder"] != here and claimed["trial"] == best.number:
         watcher.note(f"the winner, trial {best.number}, is trained anew in {claimed['folder']}")
         return
+
     tuning.database.set_user_attr("winner", {"trial": best.number, "folder": here})
     recipe = tuning.request.recipe.replace(**tuning.settings(best))
     first = recipe.seed + 1  # the trials had the recipe's own

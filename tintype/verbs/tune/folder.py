@@ -218,6 +218,7 @@ class Tuning:
         }
         result = winner.result() if winner else None
         variant = result.variants[0] if result else None
+
         return Outcome(
             self.request.score, len(self.trials()), **counts,
             best_trial=best.number if best else None,
@@ -267,6 +268,7 @@ def said_of(outcome: Outcome, measure: Measure) -> list[str]:
         f"{measure.said(outcome.best_validation)} on validation. The best of many trials looks better than it is: "
         "part of it is luck."
     ]
+
     again, deviation = outcome.winner.get("val", (None, None))
     if again is not None:
         change = again - outcome.best_validation
@@ -275,11 +277,13 @@ def said_of(outcome: Outcome, measure: Measure) -> list[str]:
             f"Retrained with {seeds}, these settings reach {_spread(again, deviation, measure)} on validation "
             f"({measure.difference(change)})."
         )
+
     test, deviation = outcome.winner.get("test", (None, None))
     if test is not None:
         said.append(
             f"The honest figure is {_spread(test, deviation, measure)} on test, which no trial has used."
         )
+
     return said
 
 

@@ -53,6 +53,7 @@ def write_page(tuning: Tuning) -> Path:
     )  # fmt: skip
     with written_whole(page) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
     return page
 
 
@@ -75,6 +76,7 @@ def _winner(tuning: Tuning) -> dict[str, Any]:
     result = tuning.winner.result() if tuning.winner else None
     if result is None:
         return {"winner": ""}
+
     sign = 1 if tuning.request.higher_is_better else -1
     runs = result.variants[0].finished
     best = max(runs, key=lambda each: sign * (each.figure("val", tuning.request.score) or 0.0))
@@ -86,6 +88,7 @@ def _winner(tuning: Tuning) -> dict[str, Any]:
     }
     command = "tintype " + use[best.evaluation["task"]].format(shlex.quote(str(path)))
     page = f"{inside}/report.html" if (path / "report.html").is_file() else ""
+
     return {"winner": inside, "winners": runs, "winner_page": page, "use": command}
 
 
@@ -105,6 +108,7 @@ def _trials(tuning: Tuning) -> Section:
         "measure": tuning.measure,
         "best": best.number if best else None,
     }
+
     return Section("trials", "All trials", "tuning_trials.html", context)
 
 
@@ -113,6 +117,7 @@ def _search(tuning: Tuning) -> Section | None:
     complete = tuning.trials("COMPLETE")
     if len(complete) < 2:
         return None
+
     numbers, values = [t.number for t in complete], [float(t.value or 0.0) for t in complete]
     best, sign = [], 1 if tuning.request.higher_is_better else -1
     for value in values:
@@ -139,6 +144,7 @@ def _search(tuning: Tuning) -> Section | None:
         "The validation figure of each finished trial, and the best so far. The more trials there are, the more optimistic "
         "is the figure of the best one."
     )
+
     return Section(
         "search", "How the search went", "tuning_charts.html", {"charts": [chart], "text": text}
     )
@@ -149,6 +155,7 @@ def _importance(tuning: Tuning) -> Section | None:
     importances, complete = tuning.importances(), tuning.trials("COMPLETE")
     if not importances:
         return None
+
     label, percent = f"validation {tuning.measure.label}", tuning.measure.unit == "points"
     charts = []
     for field in importances:
@@ -177,6 +184,7 @@ def _importance(tuning: Tuning) -> Section | None:
                 f"{label} against {field}.",
             )
         )
+
     text = (
         "The share of the variance of the validation figures that each setting explains (functional analysis of variance "
         "over the finished trials), and below it each trial at its value of the setting. This is a rough estimate."
@@ -215,6 +223,7 @@ def _printed(
         if best is not None:
             ax.plot(x, best, color=COLOURS["guide"], drawstyle="steps-post")
         ax.set(xlabel=title, ylabel=label)
+
     if log:
         ax.set_xscale("log")
     return print_figures.png(figure)

@@ -105,6 +105,7 @@ def _entry(field: str, given: Any) -> Choice | Range:
         raise UserError(
             f"{where}: tuning may not choose {field}; what is found would be luck or another measure."
         )
+
     if isinstance(given, list):
         if not given:
             raise UserError(f"{where} is empty. Expected values, as in {field}: [64, 128].")
@@ -114,6 +115,7 @@ def _entry(field: str, given: Any) -> Choice | Range:
         if len(values) < len(given):
             raise UserError(f"{where}: a value stands twice.")
         return Choice(field, values)
+
     if not isinstance(given, Mapping) or not {"low", "high"} <= set(given):
         raise UserError(
             f"{where} is {given!r}. Expected a list of values, or {{low: 0.001, high: 0.1, log: true}}."
@@ -121,6 +123,7 @@ def _entry(field: str, given: Any) -> Choice | Range:
     for key in given:
         if key not in RANGE_KEYS:
             raise unknown_name(f"key in {where}:", str(key), RANGE_KEYS)
+
     low, high, log, step = given["low"], given["high"], given.get("log", False), given.get("step")
     numbers = [number for number in (low, high, step) if number is not None]
     if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers) or low >= high:
@@ -131,6 +134,7 @@ def _entry(field: str, given: Any) -> Choice | Range:
         raise UserError(f"{where}: with log, low must be above 0 and there can be no step.")
     if step is not None and step <= 0:
         raise UserError(f"{where}: step is {step!r}. Expected a number above 0.")
+
     return Range(field, low, high, bool(log), step)
 
 
@@ -143,6 +147,7 @@ def default_space(recipe: Recipe, *, adversarial: bool = False) -> Space:
         "lr": {"low": float(f"{lr / 8:.3g}"), "high": float(f"{lr * 8:.3g}"), "log": True}
     }
     pretrained = recipe.weights not in (None, "none")
+
     if recipe.task == "classify":
         search["label_smoothing"] = {"low": 0.0, "high": 0.2}
         if recipe.optimizer in ("adamw", "muon", "sgd"):
@@ -164,6 +169,7 @@ def default_space(recipe: Recipe, *, adversarial: bool = False) -> Space:
             {max(1, recipe.batch_size // 2), recipe.batch_size, 2 * recipe.batch_size}
         )
         search["ema"] = [0.0, 0.99, 0.995]
+
     return read_space(search)
 
 
@@ -219,4 +225,5 @@ def as_plain(space: Space) -> dict[str, Any]:
                 for key, value in options.items()
                 if value not in (None, False) or key == "low"
             }
+
     return plain

@@ -74,6 +74,7 @@ def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher) -> str:
     trial.set_user_attr("folder", str(tuning.path.resolve()))
     changes = {field: entry.suggest(trial) for field, entry in request.space.items()}
     telling = TrialWatcher(trial, tuning, watcher)
+
     command = f"tintype tune {tuning.path}"
     try:
         recipe = request.recipe.replace(measure="val", **changes)
@@ -94,6 +95,7 @@ def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher) -> str:
         trial.set_user_attr("message", message)
         tuning.database.tell(trial, state=optuna.trial.TrialState.FAIL)
         return f"failed: {message}"
+
     tuning.database.tell(trial, value)
     return f"{tuning.measure.said(value)} on validation"
 

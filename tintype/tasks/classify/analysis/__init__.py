@@ -62,10 +62,12 @@ def analyse(
             split: _curve(task, evaluations[split]) for split in ("val", "test")
         },
     }
+
     found: dict[str, Any] = {"format": FORMAT}
     for number, (name, look) in enumerate(parts.items()):
         watcher.on_work("error analysis", number, len(parts))
         found[name] = look()
+
     watcher.on_work("error analysis", len(parts), len(parts))
     watcher.close()
     run.write("analysis.json", found)
@@ -99,6 +101,7 @@ def _curve(task: Classify, evaluation: Evaluation) -> dict[str, list[float]]:
     # Evenly over the images and not over the confidences, many of which are close to one.
     ends = np.searchsorted(curve.num_answered, np.linspace(1, len(answers.targets), CURVE_POINTS))
     kept = np.unique(np.minimum(ends, last))
+
     return {
         "coverage": (curve.num_answered[kept] / len(answers.targets)).round(5).tolist(),
         "accuracy": (curve.num_right[kept] / curve.num_answered[kept]).round(5).tolist(),

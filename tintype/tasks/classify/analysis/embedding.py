@@ -36,6 +36,7 @@ def embedding_map(folder: Path, test: Answers, thorough: bool) -> dict[str, Any]
     with_picture = _with_picture(test, index, draw)
     thumbnail = np.full(len(index), -1)
     thumbnail[with_picture] = np.arange(len(with_picture))
+
     return {
         "method": "t-SNE" if thorough else "PCA",
         "share_of_variance": [round(float(share), 4) for share in shares[:2]],
@@ -111,6 +112,7 @@ def _write_sheet(folder: Path, test: Answers, index: np.ndarray) -> dict[str, An
     file = "map.png" if tiny else "map.jpg"
     with written_whole(folder / file) as temporary:
         temporary.write_bytes(buffer.getvalue())
+
     return {
         "file": file,
         "columns": columns,

@@ -100,6 +100,7 @@ def confused_pairs(folder: Path, test: Answers) -> list[dict[str, Any]]:
     confusion = metrics.confusion_matrix(test.guesses, test.targets, len(test.class_names))
     number = {name: k for k, name in enumerate(test.class_names)}
     draw = np.random.default_rng(0)
+
     pairs = []
     for pair in metrics.most_confused(confusion, test.class_names, PAIRS):
         a, b = number[pair["target"]], number[pair["prediction"]]
@@ -115,6 +116,7 @@ def confused_pairs(folder: Path, test: Answers) -> list[dict[str, Any]]:
             for key, group in groups.items()
         }
         pairs.append({**pair, **shown})
+
     return pairs
 
 
@@ -132,6 +134,7 @@ def worst_mistakes(
     positions = test.mistakes()[:WORST].tolist()
     items = [test.written(folder, i) for i in positions]
     layer = _write_heatmaps(folder, task, network, test, items)
+
     nearest = nearest_images(test.features[positions], train.features, NEIGHBOURS)
     for item, neighbours in zip(items, nearest, strict=True):
         item["neighbours"] = [
@@ -142,6 +145,7 @@ def worst_mistakes(
             }
             for i, similarity in neighbours
         ]
+
     return {
         "items": items,
         "layer": layer,
@@ -199,4 +203,5 @@ def _write_heatmaps(
             write_picture(
                 folder / item["heat"], overlaid(image.permute(1, 2, 0).cpu().numpy(), heat)
             )
+
     return layer

@@ -128,6 +128,7 @@ def overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     stops = np.linspace(0, 1, len(HEAT))
     colour = np.stack([np.interp(strength, stops, HEAT[:, c]) for c in range(3)], axis=2)
     opacity = (0.75 * np.sqrt(strength))[..., None]
+
     return (
         ((1 - opacity) * (0.25 * 255 + 0.6 * grey)[..., None] + opacity * colour)
         .clip(0, 255)

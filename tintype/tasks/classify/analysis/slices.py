@@ -49,6 +49,7 @@ def error_rates(
     values = pixel_attributes(test.source, index)
     if folders:
         values.update(file_attributes([test.source.names[int(i)] for i in index], folders))
+
     attributes = []
     for name, value in values.items():
         bins = _bins(value, wrong, numbers)
@@ -57,10 +58,12 @@ def error_rates(
                 [b["num_wrong"] / effect for b in bins], [b["num_images"] / effect for b in bins]
             )
             attributes.append({"name": name, "bins": bins, "p": p})
+
     told = [a for a in attributes if a["p"] is not None]
     for attribute, adjusted in zip(told, holm([a["p"] for a in told]), strict=True):
         attribute["p_holm"] = adjusted
         attribute["significant"] = adjusted < 0.05
+
     return {"num_images": len(index), "num_wrong": int(wrong.sum()), "attributes": attributes}
 
 
@@ -74,6 +77,7 @@ def _bins(
         np.quantile(value, np.linspace(0, 1, QUARTERS + 1)[1:-1], method="inverted_cdf")
     )
     quarter = np.searchsorted(edges, value, side="left")
+
     bins = []
     for number in np.unique(quarter):
         inside = quarter == number
@@ -92,6 +96,7 @@ def _bins(
                 ),
             }
         )
+
     return bins
 
 
@@ -116,6 +121,7 @@ def pixel_attributes(source: ImageSource, index: np.ndarray) -> dict[str, np.nda
             edges.flatten(1).var(1, correction=0),
         )
         parts.append(torch.stack(columns))
+
     brightness, contrast, sharpness = torch.cat(parts, 1).numpy()
     return {"brightness": brightness, "contrast": contrast, "sharpness": sharpness}
 
@@ -134,5 +140,6 @@ def file_attributes(names: Sequence[str], folders: Sequence[Path]) -> dict[str, 
         if header is None:
             return {}
         sides.append((header.height, header.width))
+
     pixels = np.array(sides, dtype=np.float64)
     return {"size": pixels.min(1), "aspect": pixels.max(1) / pixels.min(1)}

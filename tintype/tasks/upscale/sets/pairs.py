@@ -111,6 +111,7 @@ class PhotoStore:
             with self._file as file:  # has no name, so that nothing is left when the map is gone
                 file.flush()
                 whole = torch.from_numpy(np.memmap(file, np.uint8, "r+"))
+
         taken = []
         for kept in self._kept:
             if isinstance(kept, tuple) and whole is not None:
@@ -118,6 +119,7 @@ class PhotoStore:
                 kept = whole[start : start + int(np.prod(shape))].view(shape)
             assert isinstance(kept, Tensor)
             taken.append(kept)
+
         return taken
 
     def notes(self) -> list[str]:
@@ -200,6 +202,7 @@ class BlockSource(ImageSource):
             [_cut(self.photos[p].high, top, left, self.side) for p, top, left in corners]
         )
         low = self.targets[index.cpu()]
+
         if self.paired:
             s = self.scale
             parts = ((self.photos[p].low, top // s, left // s) for p, top, left in corners)
@@ -211,6 +214,7 @@ class BlockSource(ImageSource):
                 ]
             )
             low = low.permute(0, 3, 1, 2)
+
         return Batch(high.permute(0, 3, 1, 2), low, index)
 
     def subset(self, index: Tensor | np.ndarray) -> BlockSource:
@@ -279,12 +283,14 @@ def open_pairs(
         raise UserError(
             f"patch is {patch!r}; expected a multiple of scale {scale}, at least {8 * scale}."
         )
+
     photos, given, notes, skipped = read_photos(
         data, data_root, image_size, resize, scale, progress
     )
     how = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     names = [photo.name for photo in photos]
     together: list[str] | None = None
+
     if groups is not None:
         known, note = group_photos(photos, groups, progress)
         together = [known.get(name, "") for name in names]
@@ -292,11 +298,13 @@ def open_pairs(
     else:
         known, suggested = {}, suggest_by_names(names, [""] * len(names))
         notes = [*notes, suggested.line()] if suggested else notes
+
     rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **how)
     if any(len(rows[split]) == 0 for split in rows):
         raise UserError(
             f"{len(photos)} photos in {data} are too few: each of training, validation and test needs one."
         )
+
     large = [photos[i] for i in rows["train"] if min(photos[i].high.shape[:2]) >= patch]
     small = [photos[i] for i in rows["train"] if min(photos[i].high.shape[:2]) < patch]
     skipped += [(p.name, f"smaller than the patch of {patch} pixels") for p in small]
@@ -304,6 +312,7 @@ def open_pairs(
         raise UserError(
             f"every training photo in {data} is smaller than the patch of {patch} pixels. Set task.patch lower."
         )
+
     megapixels = sum(photo.high[:, :, 0].numel() for photo in photos) / 1e6
     counts = ", ".join(
         f"{len(rows[s])} {w}"
@@ -319,6 +328,7 @@ def open_pairs(
             f"skipped: {len(skipped)} photos: {skipped[0][0]} ({skipped[0][1]})"
             + (", ..." if skipped[1:] else "")
         )
+
     spec = DataSpec(
         Path(data).name,
         3,
@@ -338,6 +348,7 @@ def open_pairs(
         WholePhotos(spec, [photos[i].cropped(scale) for i in rows[split]])
         for split in ("val", "test")
     )
+
     return DataSplits(spec, train, val, test, tuple(notes), tuple(skipped), groups=known)
 
 
@@ -393,6 +404,7 @@ def read_photos(
     if data == "photos":
         photos, given, more, skipped = sample_photos()
         return photos, given, [*notes, *more], skipped
+
     listed = (
         _pet_files(data_root, progress)
         if data == "oxford-pets"
@@ -409,10 +421,12 @@ def read_photos(
                 raise UserError(f"there is no folder {data}.")
             raise unknown_name("data set", data, NAMES, hint="A folder of photos does as well.")
         listed = _folder_files(root)
+
     height, width = (
         (image_size, image_size) if isinstance(image_size, int) else image_size or (None, None)
     )
     read, skipped = [], []
+
     shelf = PhotoStore(psutil.virtual_memory().available * MEMORY_SHARE, data)
     for number, (name, high, low, split) in enumerate(listed, 1):
         try:
@@ -429,6 +443,7 @@ def read_photos(
         )
         if progress:
             progress("reading photos", number, len(listed))
+
     if not read:
         raise UserError(
             f"no photo in {data} can be read"
@@ -439,6 +454,7 @@ def read_photos(
         Photo(name, kept[high], None if low is None else kept[low], path).cropped(scale)
         for name, high, low, _, path in read
     ]
+
     return (
         photos,
         np.array([row[3] for row in read], dtype="<U5"),
@@ -542,6 +558,7 @@ def _pairs(root: Path, large: list[str], small: list[str]) -> Listed:
         if low is None:
             raise UserError(f"{root / name} has no partner of the same name in lr/.")
         listed.append((name, root / name, root / low, _split_of(name)))
+
     if lows:
         raise UserError(
             f"{root / next(iter(lows.values()))} has no partner of the same name in hr/."
@@ -568,6 +585,7 @@ def _t91_files(data_root: str | None) -> Listed:
         listed += [
             (f"{folder}/{name}", path / name, None, split) for name in walk_images(path).files
         ]
+
     return listed
 
 
