@@ -26,7 +26,7 @@ from tintype.data import open_data
 from tintype.data.decode import decode, fit
 from tintype.data.source import DataSplits, ImageSource
 from tintype.data.typical import LUMA, Typical, learn
-from tintype.training.prepare import typical_images
+from tintype.training.measure import typical_images
 
 MOST = 2_000
 MOST_OTHER = 500  # of each other data set

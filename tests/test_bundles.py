@@ -165,7 +165,7 @@ def test_time_fixes_the_number_of_steps_once_and_leaves_the_run_as_if_it_had_bee
     timing = Engine.timing
     # the clock of no machine
     monkeypatch.setattr(Engine, "timing", lambda *a, **k: (timing(*a, **k), (1.0, 2.0))[1])
-    monkeypatch.setattr(training, "_to_measure", _nothing_once(training._to_measure))
+    monkeypatch.setattr(training, "to_measure", _nothing_once(training.to_measure))
     run = api.train(
         recipes[task].replace(time="12s"), out=tmp_path, name="bounded", watcher=Watcher()
     )
@@ -184,7 +184,7 @@ def test_time_fixes_the_number_of_steps_once_and_leaves_the_run_as_if_it_had_bee
 
 
 def _nothing_once(real: Any) -> Any:
-    """Return `_to_measure` that finds nothing to measure at its first call, which asks how long
+    """Return `to_measure` that finds nothing to measure at its first call, which asks how long
     that takes.
     """
     calls: list[int] = []

@@ -27,7 +27,7 @@ from tintype.data import cache
 from tintype.errors import UserError
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
-from tintype.training.prepare import count_test_look
+from tintype.training.measure import count_test_look
 from tintype.verbs import board
 from tintype.verbs.predict.output import Output
 

@@ -199,7 +199,7 @@ def test_a_run_that_cannot_be_written_gives_its_figures(tt, finished_run, monkey
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("tintype.training.prepare.held", refuse)
+    monkeypatch.setattr("tintype.training.measure.held", refuse)
     code, output, errors = tt("evaluate", finished_run.path, "--json")
     assert code == 0, errors
     figures = json.loads(output)

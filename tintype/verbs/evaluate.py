@@ -30,7 +30,7 @@ from tintype.tasks.restoring import load_task
 from tintype.tasks.upscale.sets.pairs import group_photos, open_pairs
 from tintype.tasks.upscale.sets.pairs import open_whole as open_photos
 from tintype.tasks.upscale.task import Upscale
-from tintype.training.prepare import count_test_look, unlike_images
+from tintype.training.measure import count_test_look, unlike_images
 
 # of images that are like the training images, at most half as many are called unlike them
 MOST_UNLIKE = 0.02

@@ -1,0 +1,241 @@
+"""Measure a trained network on its splits, and count who looked at the test part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tintype.data.source import DataSplits, ImageSource
+from tintype.data.typical import Typical
+from tintype.files.bounded import read_json_object
+from tintype.files.whole import held, write_picture, written_whole
+from tintype.progress import Watcher
+from tintype.runs.folder import BY_VALIDATION, RunFolder
+from tintype.tasks.classify.analysis import analyse
+from tintype.tasks.task import Evaluation, Summary, Task
+
+# Enough for an interval of about +-1 point at most; more would only cost time.
+CLEAN_TRAINING_IMAGES = 10_000
+# Images of a split from which is learned what they have in common.
+TYPICAL_IMAGES = 2_000
+
+
+def measure_run(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
+) -> None:
+    """Measure the final network as the recipe asks, and write down what was found.
+
+    `seen` is what the network sees, `splits` the images that it comes from.
+    """
+    if run.recipe.measure == "val":
+        _measure_without_test(run, seen, splits, task, watcher)
+    elif len(splits.test):
+        _measure(run, seen, splits, task, watcher)
+    else:
+        _measure_by_validation(run, seen, splits, task, watcher)
+
+
+def _measure(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
+) -> None:
+    """Measure the network on clean training images, validation and test."""
+    sources = to_measure(seen)
+    evaluations = _evaluated(task, sources, watcher)
+    task.leaked = splits.leaked
+    summary = task.summarise(evaluations, sources)
+    _write_tables(run, summary)
+    _write_samples(run, summary.samples, splits.test)
+    analyse(run, task, to_measure(splits), evaluations, watcher)
+    looks = count_test_look(run, splits.spec.fingerprint)
+    run.write(
+        "evaluation.json",
+        {**summary.evaluation, **_said_unlike(run, splits.test), "test_looks": looks},
+    )
+
+
+def _measure_without_test(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
+) -> None:
+    """Measure on clean training images and validation only, as one of many runs of which one will be chosen.
+
+    What is fitted on validation and shown on test (temperature, thresholds) and what shows test
+    images is left out.
+    """
+    sources = to_measure(seen)
+    evaluations = _evaluated(task, {split: sources[split] for split in ("train", "val")}, watcher)
+    figures = {split: evaluation.figures for split, evaluation in evaluations.items()}
+    text = "measured on validation only, as asked (measure: val). The test split was not looked at."
+    run.write(
+        "evaluation.json",
+        {
+            "task": run.recipe.task,
+            "splits": figures,
+            "verdict": {"word": "not tested", "text": text},
+            "test_looks": {"run": 0, "data": looks_by_data(run).get(splits.spec.fingerprint, 0)},
+        },
+    )
+
+
+def _measure_by_validation(
+    run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
+) -> None:
+    """Measure on clean training images and validation of data without a test part; write figures and predictions.
+
+    Validation chose the model, so its figures are too good; they are never called by the name of
+    what a test would show.
+    """
+    measured = {split: source for split, source in to_measure(seen).items() if len(source)}
+    evaluations = _evaluated(task, measured, watcher)
+    task.leaked = splits.leaked
+    summary = task.summarise(evaluations, measured)
+    _write_tables(run, summary)
+
+    evaluation = {**summary.evaluation, "tested": False, "test_looks": {"run": 0, "data": 0}}
+    figures = evaluation["splits"]["val"]
+    low, high = figures["accuracy_ci95"]
+    fit = evaluation["verdict"]["text"]
+    evaluation["verdict"] |= {
+        "text": f"{fit.rstrip('.')}. {BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {figures['accuracy']:.2%} "
+        f"({low:.2%} to {high:.2%}). There is no test part, so how good the model is on new photos is not known."
+    }
+    run.write("evaluation.json", evaluation)
+    model = run.read("model.json")
+    run.write("model.json", {**model, **task.describe()})
+
+
+def _evaluated(
+    task: Task, sources: dict[str, ImageSource], watcher: Watcher
+) -> dict[str, Evaluation]:
+    network = task.networks[task.main]
+    evaluations = {
+        split: task.evaluate(
+            network,
+            source,
+            lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total),
+        )
+        for split, source in sources.items()
+    }
+    watcher.close()
+    return evaluations
+
+
+def to_measure(splits: DataSplits) -> dict[str, ImageSource]:
+    """Return the three splits, of many training images a fixed sample."""
+    train = splits.train
+    if len(train) > CLEAN_TRAINING_IMAGES:
+        generator = torch.Generator().manual_seed(0)
+        train = train.subset(
+            torch.randperm(len(train), generator=generator)[:CLEAN_TRAINING_IMAGES].sort().values
+        )
+    return {"train": train, "val": splits.val, "test": splits.test}
+
+
+def _write_tables(run: RunFolder, summary: Summary) -> None:
+    run.write_table("predictions.csv", *summary.predictions)
+    for name, table in summary.tables.items():
+        run.write_table(name, *table)
+
+
+def _write_samples(
+    run: RunFolder, samples: dict[str, list[dict[str, Any]]], source: ImageSource
+) -> None:
+    """Write the pictures that the report shows, at their own size, and which they are."""
+    index: dict[str, list[dict[str, Any]]] = {}
+    for group, items in samples.items():
+        index[group] = []
+        for item in items:
+            if "picture" in item:
+                write_picture(run.path / "samples" / item["file"], item["picture"])
+                index[group].append({key: value for key, value in item.items() if key != "picture"})
+                continue
+            file = f"test-{item['position']:06d}.png"
+            index[group].append({"file": file, **item})
+            if (run.path / "samples" / file).exists():
+                continue
+            pixels = (
+                source.take(torch.tensor([item["position"]]))
+                .images[0]
+                .permute(1, 2, 0)
+                .cpu()
+                .numpy()
+            )
+            write_picture(run.path / "samples" / file, pixels)
+
+    run.write("samples/samples.json", index)
+
+
+def _said_unlike(run: RunFolder, test: ImageSource) -> dict[str, Any]:
+    """Return how many test images are said to be unlike the training images, though they are of the
+    same kind.
+    """
+    reasons = unlike_images(run, test)
+    return (
+        {"unlike": {"num_images": len(reasons), "num_unlike": sum(map(bool, reasons))}}
+        if reasons
+        else {}
+    )
+
+
+def unlike_images(run: RunFolder, source: ImageSource) -> list[str]:
+    """Return why images are unlike the training images of a run, "" where they are not; evenly spread ones of many.
+
+    The list is empty where the run does not know. Colour that a grey model does not see is not
+    looked at.
+    """
+    typical = Typical.of(run.read("model.json").get("typical"))
+    if typical is None:
+        return []
+    return [
+        reason
+        for some in typical_images(source)
+        for reason in typical.reasons(some, [None] * len(some))
+    ]
+
+
+def typical_images(source: ImageSource, most: int = TYPICAL_IMAGES) -> Iterator[np.ndarray]:
+    """Yield evenly spread images of a split, at most `most` in all, in batches (N, H, W, C) uint8."""
+    index = (
+        torch.linspace(0, len(source) - 1, min(len(source), most), dtype=torch.float64)
+        .round()
+        .long()
+    )
+    for some in index.split(64):
+        yield source.take(some).images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def count_test_look(run: RunFolder, fingerprint: str) -> dict[str, int]:
+    """Count one look at the test split: by this run, and by all runs beside it that share the data.
+
+    Each look invites a choice made on test images; many looks make the test figure optimistic. The
+    runs of a study count with those beside the study.
+    """
+    before = 0
+    if (run.path / "evaluation.json").exists():
+        before = (run.read("evaluation.json").get("test_looks") or {}).get("run", 0)
+    ledger = _ledger(run)
+    with held(ledger.with_name(f"{ledger.name}.lock")):
+        looks = looks_by_data(run)
+        looks[fingerprint] = looks.get(fingerprint, 0) + 1
+        with written_whole(ledger) as temporary:
+            temporary.write_text(json.dumps(looks, indent=1), encoding="utf-8")
+    return {"run": before + 1, "data": looks[fingerprint]}
+
+
+def looks_by_data(run: RunFolder) -> dict[str, int]:
+    """Return how often the test split of each data set (by fingerprint) was looked at by the runs
+    beside this one.
+    """
+    try:
+        looks = read_json_object(_ledger(run))
+    except (OSError, ValueError):
+        return {}
+    return {data: count for data, count in looks.items() if isinstance(count, int)}
+
+
+def _ledger(run: RunFolder) -> Path:
+    return run.root / ".test-looks.json"
