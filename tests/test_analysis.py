@@ -46,7 +46,7 @@ from tintype.tasks.classify.analysis.examples import (
     worst_mistakes,
 )
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid, spatial_layer
-from tintype.tasks.classify.task import Classify, penultimate
+from tintype.tasks.classify.classifier import Classify, penultimate
 from tintype.tasks.restoring import load_task
 
 NAMES = ("one", "two", "three")

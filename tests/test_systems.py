@@ -37,7 +37,7 @@ from tintype.progress import Watcher
 from tintype.recipe import RECIPES, Recipe, recipe_names, resolve
 from tintype.runs.folder import RunFolder
 from tintype.seeds import fold
-from tintype.tasks.classify.task import Classify, choose_samples
+from tintype.tasks.classify.classifier import Classify, choose_samples
 from tintype.tasks.classify.transfer import FineTune, HeadOnly
 from tintype.tasks.generate import sampling
 from tintype.tasks.task import StepContext

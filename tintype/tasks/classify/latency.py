@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from tintype.runs.folder import RunFolder
-from tintype.tasks.classify.task import Classify
+from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.restoring import load_task
 
 BATCH = 64

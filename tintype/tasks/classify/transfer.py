@@ -28,7 +28,7 @@ from tintype.models.parts.backbone import (
 )
 from tintype.runs.pretrained import load_pretrained, own_preprocessing
 from tintype.tasks import losses
-from tintype.tasks.classify.task import Classify
+from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.task import Evaluation, Phase, StepContext
 
 # L2 penalties that are tried side by side on standardised features; the validation images choose

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tintype.runs.model import resize_of
-from tintype.tasks.classify.task import Classify, views
+from tintype.tasks.classify.classifier import Classify, views
 from tintype.tasks.contract.resizing import Resizer
 from tintype.tasks.generate import sampling
 from tintype.tasks.generate.task import SAMPLE_SEED, Generate

@@ -18,7 +18,7 @@ from tintype.statistics import risk_coverage
 from tintype.tasks.classify.analysis.embedding import embedding_map
 from tintype.tasks.classify.analysis.examples import Answers, confused_pairs, worst_mistakes
 from tintype.tasks.classify.analysis.slices import error_rates
-from tintype.tasks.classify.task import Classify
+from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.task import Evaluation, Task
 
 __all__ = ["analyse"]

@@ -17,7 +17,7 @@ from tintype.data.source import ImageSource
 from tintype.files.whole import write_picture
 from tintype.tasks.classify import metrics
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
-from tintype.tasks.classify.task import Classify
+from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.task import Evaluation
 
 PAIRS = 5

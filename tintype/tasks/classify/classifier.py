@@ -1,0 +1,544 @@
+"""The task of classification: its networks, its loss, and what a finished run says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tintype import statistics
+from tintype.augment import Augment
+from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
+from tintype.errors import UserError
+from tintype.hardware.device import autocast
+from tintype.tasks import losses
+from tintype.tasks.classify import metrics
+from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
+
+# For each of these a confidence is looked for from which on answers are right that often.
+WISHED_ACCURACIES = (0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+class Classify(Task):
+    """Image classification.
+
+    Args:
+        network: maps normalised images (N, C, H, W) float32 to logits (N, K).
+        spec: shape, classes and statistics of the images.
+        augment: preset or mapping, see tintype.augment.
+        label_smoothing: part of each target spread evenly over all classes (Szegedy et al. 2016).
+        class_weights: None, "balanced" or one weight for each class.
+        train_targets: (N,) int64, for balanced class weights.
+        one_hot: train on one-hot targets; mathematically the same.
+        resolutions: [(part, side)]: the side in pixels that training images are resized to from
+            that part of the run on.
+        tta: views averaged at evaluation: "none", "flip" (mirrored too), "flip-shift" (also moved
+            by a pixel diagonally).
+        dtype: arithmetic of the network.
+        temperature: what logits are divided by before the softmax; `summarise` fits it on
+            validation.
+    """
+
+    score_name = "accuracy"
+    monitors: Mapping[str, bool] = MappingProxyType(
+        {"loss": False, "balanced_accuracy": True, "macro_f1": True}
+    )
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: DataSpec,
+        device: torch.device,
+        *,
+        augment: str | dict | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: str | Sequence[float] | None = None,
+        train_targets: Tensor | None = None,
+        one_hot: bool = False,
+        resolutions: Sequence[tuple[float, int]] = (),
+        tta: str = "none",
+        dtype: torch.dtype = torch.float32,
+        temperature: float = 1.0,
+    ) -> None:
+        self.networks = {"classifier": network}
+        self.main = "classifier"
+        self.phases = [Phase("train", "classifier")]
+        self.spec, self.device, self.dtype, self.tta = spec, device, dtype, tta
+        self.temperature, self.abstain = temperature, []
+        self.augment = Augment(augment, num_classes=spec.num_classes)
+        self.label_smoothing, self.one_hot = label_smoothing, one_hot
+        self.resolutions = list(resolutions)
+        weights = None
+        if class_weights is not None and train_targets is not None:
+            weights = losses.class_weights(train_targets, spec.num_classes, class_weights)
+        self.class_weights = None if weights is None else weights.to(device)
+        # (x / 255 - mean) / std as one multiplication and one addition on 0..255 values.
+        mean, std = (
+            torch.tensor(spec.mean).view(1, -1, 1, 1),
+            torch.tensor(spec.std).view(1, -1, 1, 1),
+        )
+        self._scale, self._shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
+
+    def describe(self) -> dict[str, Any]:
+        return {"tta": self.tta, "temperature": self.temperature, "abstain": self.abstain}
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn images (N, C, H, W) in 0..255, uint8 or float, into the network's input, float32."""
+        images = images.to(self.device, non_blocking=True)
+        return images.to(torch.float32).mul_(self._scale).add_(self._shift)
+
+    def start(self, train: ImageSource) -> None:
+        network = self.networks[self.main]
+        if hasattr(network, "initialise_from"):
+            sample = torch.arange(0, len(train), max(1, len(train) // 5000))[:5000]
+            network.initialise_from(self.normalise(train.take(sample).images))  # pyright: ignore[reportCallIssue]
+
+    def loss(
+        self, phase: Phase, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        images, targets = self.augment(
+            batch.images,
+            batch.targets,
+            index=batch.index,
+            epoch=context.epoch,
+            generator=context.generator,
+        )
+        images = self._resized(self.normalise(images), context.progress)
+        targets = targets.to(self.device, non_blocking=True)
+        if self.one_hot and targets.ndim == 1:
+            targets = F.one_hot(targets, self.spec.num_classes).float()
+        with autocast(self.device, self.dtype):
+            logits = self.networks[self.main](images)
+        loss = losses.cross_entropy(
+            logits, targets, label_smoothing=self.label_smoothing, class_weights=self.class_weights
+        )
+
+        return loss, {"train_accuracy": losses.batch_accuracy(logits, targets)}
+
+    def _resized(self, images: Tensor, progress: float) -> Tensor:
+        sides = [side for start, side in self.resolutions if progress >= start]
+        if not sides or sides[-1] == images.shape[-1]:
+            return images
+        size = (sides[-1], round(sides[-1] * images.shape[-2] / images.shape[-1]))
+        small = F.interpolate(
+            images, size=size[::-1], mode="bilinear", antialias=True, align_corners=False
+        )
+        return small.contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return logits (N, K) float32 of images (N, C, H, W) uint8, averaged over the views of
+        `tta`, as in airbench.
+        """
+        images = self.normalise(images)
+        with autocast(self.device, self.dtype):
+            logits = sum(weight * network(view).float() for weight, view in views(images, self.tta))
+        return torch.as_tensor(logits)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Turn logits (N, K) into class probabilities, at the temperature that was fitted on
+        validation.
+        """
+        return torch.softmax(logits / self.temperature, dim=1)
+
+    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return class probabilities (N, K) float32 of images (N, C, H, W) uint8."""
+        return self.softmax(self.logits(network, images))
+
+    def predict_source(
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Return class probabilities (N, K) float32 of every image of `source`.
+
+        Raises:
+            UserError: they are not finite.
+        """
+        return self.softmax(self._logits_of(network, source, on_progress)[0]).numpy()
+
+    def _logits_of(
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (N, K) float32 and what the last layer saw, at unit length: (N, D) float16, on the CPU.
+
+        Raises:
+            UserError: they are not finite.
+        """
+        was_training = network.training
+        network.eval()
+        spec = source.spec
+        size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
+
+        logits, features = [], []
+        with penultimate(network) as seen:
+            for index in torch.arange(len(source)).split(size):
+                logits.append(self.logits(network, source.take(index).images).cpu())
+                # Of several views the first: the image as it is.
+                features.append(
+                    seen[0].cpu() if seen else torch.zeros(len(index), 0, dtype=torch.float16)
+                )
+                seen.clear()
+                if on_progress:
+                    on_progress(int(index[-1]) + 1, len(source))
+
+        network.train(was_training)
+        if not all(bool(part.isfinite().all()) for part in logits):
+            raise UserError(
+                "the answers of the network are not finite: training has diverged. "
+                "Try a lower --lr, --set clip=1 or --set warmup=0.1."
+            )
+
+        return torch.cat(logits), torch.cat(features)
+
+    def evaluate(
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Evaluation:
+        logits, features = self._logits_of(network, source, on_progress)
+        details = {
+            "logits": logits.numpy(),
+            "features": features.numpy(),
+            "targets": source.targets.numpy(),
+        }
+        groups = group_numbers(source.names, self.groups) if self.groups else None
+        return self._evaluation(details if groups is None else {**details, "groups": groups})
+
+    def _evaluation(self, details: dict[str, np.ndarray]) -> Evaluation:
+        probabilities = self.softmax(torch.from_numpy(details["logits"])).numpy()
+        figures = metrics.classification_figures(
+            probabilities, details["targets"], details.get("groups")
+        )
+        return Evaluation(figures, {**details, "probabilities": probabilities})
+
+    def summarise(
+        self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
+    ) -> Summary:
+        """Fit temperature and abstain thresholds on validation, apply them, and turn all into what is written down.
+
+        Without a test part that is the figures and answers of validation, and nothing that was
+        fitted on it.
+        """
+        names = list(self.spec.class_names)
+        evaluations, calibration = self._calibrate(evaluations)
+        evaluation: dict[str, Any] = {
+            "task": "classify",
+            "splits": {s: e.figures for s, e in evaluations.items()},
+        }
+        evaluation["calibration"] = calibration
+        evaluation.update(per_class={}, averages={}, confusion={}, most_confused={}, reliability={})
+        rows: list[list[Any]] = []
+        report: list[list[Any]] = []
+        measured = [split for split in ("val", "test") if split in evaluations]
+        for split in measured:
+            details = evaluations[split].details
+            probabilities, targets = details["probabilities"], details["targets"]
+            confusion = metrics.confusion_matrix(probabilities.argmax(1), targets, len(names))
+            right, groups = probabilities.argmax(1) == targets, details.get("groups")
+            ends = metrics.recall_intervals(right, targets, len(names), groups)
+            rates = metrics.per_class(confusion, names)
+            evaluation["per_class"][split] = [
+                {**row, "recall_ci95": interval} for row, interval in zip(rates, ends, strict=True)
+            ]
+            evaluation["averages"][split] = metrics.averages(confusion)
+            report += metrics.report_rows(
+                split, evaluation["per_class"][split], evaluation["averages"][split]
+            )
+            evaluation["confusion"][split] = confusion.tolist()
+            evaluation["most_confused"][split] = metrics.most_confused(confusion, names)
+            evaluation["reliability"][split] = metrics.reliability_bins(
+                probabilities, targets, groups=groups
+            )
+            rows += prediction_rows(split, sources[split], probabilities, targets, names)
+        train, val = evaluations["train"].figures, evaluations["val"].figures
+        verdict = statistics.fit_verdict(
+            train["num_correct"],
+            train["num_images"],
+            val["num_correct"],
+            val["num_images"],
+            len(names),
+            train_classes=_counts_by_class(evaluations["train"], len(names)),
+            val_classes=_counts_by_class(evaluations["val"], len(names)),
+            class_names=names,
+        )
+        evaluation["verdict"] = asdict(verdict)
+        evaluation["warnings"] = [
+            self._without_leaks(split, e)
+            for split, e in evaluations.items()
+            if split in self.leaked
+        ]
+        self.abstain, evaluation["abstain"] = abstaining(
+            evaluations["val"], evaluations.get("test")
+        )
+        if any("groups" in evaluations[split].details for split in measured):
+            rows = [[*row, self.groups.get(row[2], "")] for row in rows]
+            more = ["group"]
+        else:
+            more = []
+        header = [
+            "split",
+            "position",
+            "name",
+            "target",
+            "prediction",
+            "confidence",
+            "loss",
+            "rank",
+            *more,
+        ]
+        tables = {"classification_report.csv": (metrics.REPORT_HEADER, report)}
+        if "test" not in evaluations:
+            # What was fitted on validation cannot be shown on it as well.
+            del evaluation["abstain"], evaluation["calibration"]
+            return Summary(evaluation, (header, rows), {}, tables)
+
+        test = evaluations["test"].details
+        samples = choose_samples(test["probabilities"], test["targets"], sources["test"], names)
+        return Summary(evaluation, (header, rows), samples, tables)
+
+    def _without_leaks(self, split: str, evaluation: Evaluation) -> str:
+        """Add to the figures of a split those without the images that training has seen, and return
+        a warning.
+        """
+        leaked, figures = self.leaked[split], evaluation.figures
+        clean = np.setdiff1d(np.arange(figures["num_images"]), leaked)
+        word = {"val": "validation"}.get(split, split)
+        warning = f"{len(leaked):,} of {figures['num_images']:,} {word} images are duplicates of images that training has seen"
+        if not len(clean):
+            return f"{warning}: the {word} figures say nothing about new images."
+        rest = self._evaluation(
+            {name: values[clean] for name, values in _given(evaluation).items()}
+        ).figures
+        figures["without_leaked"] = rest
+        return f"{warning}; accuracy on the others is {rest['accuracy']:.2%} instead of {figures['accuracy']:.2%}."
+
+    def _calibrate(
+        self, before: dict[str, Evaluation]
+    ) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+        """Fit the temperature on validation; return the evaluations at it, and what it changed.
+
+        The validation figures are then fitted ones; those of the test split are honest.
+        """
+        fitted = statistics.fit_temperature(
+            before["val"].details["logits"], before["val"].details["targets"]
+        )
+        self.temperature = 1.0
+        raw = {split: self._evaluation(_given(e)) for split, e in before.items()}
+        self.temperature = fitted.value
+        after = {split: self._evaluation(_given(e)) for split, e in before.items()}
+        keys = {
+            "loss": "loss",
+            "ece": "expected_calibration_error",
+            "ece_debiased": "calibration_error",
+            "ece_if_perfect": "calibration_error_if_perfect",
+        }
+        calibration: dict[str, Any] = {"temperature": fitted.value, "reason": fitted.reason}
+        calibration.update(splits={}, reliability={})
+
+        for split in before:
+            pairs = {
+                name: (raw[split].figures[key], after[split].figures[key])
+                for name, key in keys.items()
+            }
+            calibration["splits"][split] = {
+                f"{name}_{when}": value
+                for name, pair in pairs.items()
+                for when, value in zip(("before", "after"), pair, strict=True)
+            }
+        for split in ("val", "test"):  # before; after is `reliability` of the evaluation
+            if split not in raw:
+                continue
+            details = raw[split].details
+            groups = details.get("groups")
+            bins = metrics.reliability_bins(
+                details["probabilities"], details["targets"], groups=groups
+            )
+            calibration["reliability"][split] = bins
+
+        return after, calibration
+
+
+@contextmanager
+def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect, for each pass through `network`, what its last layer with weights sees: (N, D) float16 of unit length.
+
+    That is the input of the last linear layer; of a network that ends in a convolution, its input
+    averaged over space.
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach().float()
+        x = x.mean((2, 3)) if x.ndim == 4 else x.flatten(1)
+        seen.append(F.normalize(x, dim=1).half())
+
+    hook = layers[-1].register_forward_pre_hook(look) if layers else None
+    try:
+        yield seen
+    finally:
+        if hook:
+            hook.remove()
+
+
+def _given(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    keys = ("logits", "features", "targets", "groups")
+    return {key: evaluation.details[key] for key in keys if key in evaluation.details}
+
+
+def _counts_by_class(evaluation: Evaluation, num_classes: int) -> statistics.ClassCounts:
+    targets = evaluation.details["targets"]
+    right = evaluation.details["probabilities"].argmax(1) == targets
+    return statistics.ClassCounts.of(right, targets, num_classes, evaluation.details.get("groups"))
+
+
+def abstaining(
+    val: Evaluation, test: Evaluation | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Choose on validation from which confidence on to answer for each wished accuracy, and measure that on test.
+
+    Returns:
+        What the model keeps: `accuracy` (the wish) and `threshold`, None where validation cannot
+        promise it. What the run reports: the same with the counts, coverage and accuracy of both
+        splits, and 95 % intervals.
+    """
+    kept: list[dict[str, Any]] = []
+    reported: list[dict[str, Any]] = []
+    both = {"val": val} if test is None else {"val": val, "test": test}
+    sides = {
+        split: (
+            e.details["probabilities"].max(1),
+            e.details["probabilities"].argmax(1) == e.details["targets"],
+        )
+        for split, e in both.items()
+    }
+    groups = val.details.get("groups")
+    effect = (
+        1.0
+        if groups is None
+        else statistics.clusters_of(sides["val"][1], groups, spread=0.25).design_effect
+    )
+
+    for wish in WISHED_ACCURACIES:
+        threshold = statistics.abstain_threshold(*sides["val"], wish, effect)
+        kept.append({"accuracy": wish, "threshold": threshold})
+        measured = (
+            {}
+            if threshold is None
+            else {
+                split: _answered(*sides[split], threshold, e.details.get("groups"))
+                for split, e in both.items()
+            }
+        )
+        reported.append({**kept[-1], **measured})
+
+    return kept, reported
+
+
+def _answered(
+    confidence: np.ndarray, right: np.ndarray, threshold: float, groups: np.ndarray | None = None
+) -> dict[str, Any]:
+    answered = confidence >= threshold
+    # an image that stands alone is a group of its own
+    numbers = np.arange(len(right)) if groups is None else groups
+    n, k = int(answered.sum()), int(right[answered].sum())
+
+    return {
+        "num_images": len(right),
+        "num_answered": n,
+        "num_correct": k,
+        "coverage": n / len(right),
+        "coverage_ci95": list(statistics.clustered_interval(answered, numbers)),
+        "accuracy": k / n if n else None,
+        "accuracy_ci95": list(statistics.clustered_interval(right[answered], numbers[answered]))
+        if n
+        else [0.0, 1.0],
+    }
+
+
+def prediction_rows(
+    split: str,
+    source: ImageSource,
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    names: Sequence[str],
+) -> list[list[Any]]:
+    """Return a row of predictions.csv for each image; `rank` is that of the true class, 1 where the
+    answer is right.
+    """
+    of_target = probabilities[np.arange(len(targets)), targets].astype(np.float64)
+    ranks = metrics.target_ranks(probabilities, targets) + 1
+    log_losses = -np.log(np.clip(of_target, np.finfo(np.float64).eps, 1.0)) + 0.0
+    guesses, confidence = probabilities.argmax(1), probabilities.max(1)
+
+    return [
+        [
+            split,
+            i,
+            source.names[i],
+            names[targets[i]],
+            names[guesses[i]],
+            f"{confidence[i]:.6f}",
+            f"{log_losses[i]:.6f}",
+            rank,
+        ]
+        for i, rank in enumerate(ranks.tolist())
+    ]
+
+
+def choose_samples(
+    probabilities: np.ndarray, targets: np.ndarray, source: ImageSource, names: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Choose test images to show: a grid of right and wrong mixed, and the most confident mistakes.
+
+    A third of the grid are mistakes where there are so many; the images are drawn with a fixed
+    seed.
+    """
+    guesses, confidence = probabilities.argmax(1), probabilities.max(1)
+    wrong, right = np.flatnonzero(guesses != targets), np.flatnonzero(guesses == targets)
+    draw = np.random.default_rng(0)
+    draw.shuffle(wrong)
+    draw.shuffle(right)
+    grid = np.concatenate([wrong[:12], right[: 36 - min(12, len(wrong))]])
+    draw.shuffle(grid)
+    worst = sorted(wrong, key=lambda i: -confidence[i])[:24]
+
+    def item(i: int) -> dict[str, Any]:
+        return {
+            "position": int(i),
+            "name": str(source.names[i]),
+            "target": names[targets[i]],
+            "prediction": names[guesses[i]],
+            "confidence": round(float(confidence[i]), 4),
+            "correct": bool(guesses[i] == targets[i]),
+        }
+
+    return {"grid": [item(int(i)) for i in grid], "worst": [item(int(i)) for i in worst]}
+
+
+def views(images: Tensor, tta: str) -> list[tuple[float, Tensor]]:
+    """Return the views to average, each with its weight; the weights sum to one."""
+    if tta == "none":
+        return [(1.0, images)]
+    if tta == "flip":
+        return [(0.5, images), (0.5, images.flip(3))]
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    height, width = images.shape[-2:]
+    views = [(0.25, images), (0.25, images.flip(3))]
+    for shift in (0, 2):
+        moved = padded[:, :, shift : shift + height, shift : shift + width]
+        views += [(0.125, moved), (0.125, moved.flip(3))]
+    return views
