@@ -15,7 +15,6 @@ import pytest
 
 from tintype.plugins import study_names
 from tintype.recipe import recipe_names
-from tintype.verbs.listing import SOURCES
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "reference.py"
 
@@ -48,7 +47,7 @@ def record(cell, figure: str = "98.00 % (97.71 to 98.26)", quick: bool = False) 
 
 def test_every_system_has_cells_of_recipes_and_studies_that_exist(reference):
     every = reference.cells()
-    assert {cell.system for cell in every} == set(SOURCES)
+    assert {cell.system for cell in every} == set(reference.SOURCES)
     assert len({cell.key for cell in every}) == len(every)
     known = {"train": set(recipe_names()), "study": set(study_names())}
     for cell in every:
@@ -56,7 +55,7 @@ def test_every_system_has_cells_of_recipes_and_studies_that_exist(reference):
             assert cell.what in known[cell.verb], cell.key
 
     described = {cell.system for cell in every if cell.ours.startswith("as described")}
-    assert described == set(SOURCES) - {"R8"}, "the photos of R8 are not public"
+    assert described == set(reference.SOURCES) - {"R8"}, "the photos of R8 are not public"
 
 
 def test_list_names_each_cell_and_trains_nothing(reference, tmp_path):

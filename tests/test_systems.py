@@ -34,7 +34,7 @@ from tintype.data.source import DataSpec, ResidentSource
 from tintype.models import build_model, count_parameters
 from tintype.plugins import names
 from tintype.progress import Watcher
-from tintype.recipe import RECIPES, Recipe, recipe_names, resolve
+from tintype.recipe import RECIPES, Recipe, recipe_names, recipe_source, resolve
 from tintype.runs.folder import RunFolder
 from tintype.seeds import fold
 from tintype.tasks.classify.classifier import Classify, choose_samples
@@ -217,7 +217,7 @@ def test_the_head_of_a_system_says_what_was_described_given_and_reached(name):
     assert all(
         word in head for word in ("As described: ", "Not given: ", "Reported", "Reached: ")
     ), head
-    assert re.search(r"\(R\d+\)", head)
+    assert recipe_source(name).startswith("a published ")
     assert f"`tintype train {name}" in head
 
 

@@ -178,12 +178,27 @@ def _stem(kind: str, name: str) -> str:
 
 
 def study_names() -> dict[str, str]:
-    """Return every built-in study with the first line of its head comment."""
-    found = {}
-    for path in sorted((PACKAGE / "studies").glob("*.yaml")):
-        with path.open(encoding="utf-8") as lines:
-            found[path.stem] = lines.readline().lstrip("# ").strip()
-    return found
+    """Return every built-in study with the first sentence of its head comment."""
+    return {path.stem: head_sentence(path) for path in sorted((PACKAGE / "studies").glob("*.yaml"))}
+
+
+def head_sentence(path: Path, beginning: str = "") -> str:
+    """Return the first sentence of a YAML file's head comment that starts with `beginning`.
+
+    A sentence ends with a full stop at the end of a line. Returns "" where there is none.
+    """
+    words: list[str] = []
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if not line.startswith("#"):
+                break
+
+            text = line.lstrip("# ").strip()
+            if words or text.startswith(beginning):
+                words.append(text)
+            if words and words[-1].endswith("."):
+                break
+    return " ".join(words)
 
 
 @lru_cache

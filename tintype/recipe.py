@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
+from tintype.plugins import head_sentence
 from tintype.progress import parse_duration as parse_duration
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -464,10 +465,14 @@ def _plain(error: ValidationError, where: str) -> str:
 
 
 def recipe_names() -> dict[str, str]:
-    """Return every built-in recipe with the first sentence of its head comment, which may go on in
-    the next line.
-    """
-    return {path.stem: _first_sentence(path) for path in sorted(RECIPES.glob("*.yaml"))}
+    """Return every built-in recipe with the first sentence of its head comment."""
+    return {path.stem: head_sentence(path) for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def recipe_source(name: str) -> str:
+    """Return the published work that a built-in recipe rebuilds, in words; "" if it is our own."""
+    sentence = head_sentence(RECIPES / f"{name}.yaml", "Source: ")
+    return sentence.removeprefix("Source: ").removesuffix(".")
 
 
 def recipe_task(name: str) -> str:
@@ -476,16 +481,6 @@ def recipe_task(name: str) -> str:
         r"^task: *(\w+)", (RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), re.MULTILINE
     )
     return found[1] if found else Recipe.model_fields["task"].default
-
-
-def _first_sentence(path: Path) -> str:
-    words: list[str] = []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if not line.startswith("#") or (words and words[-1].endswith(".")):
-                break
-            words.append(line.lstrip("# ").strip())
-    return " ".join(words)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # For photos and pretrained backbones: a mirrored, slightly closer look in another light.
     "photos": {"flip": True, "resized_crop": {"scale": (0.5, 1.0)}, "colour_jitter": 0.2},
-    # The pipelines compared in the study of faces (R8): one thing at a time, then all together.
+    # The pipelines of the study faces-pipelines: one change at a time, then all together.
     "flips": {"flip": True, "vertical_flip": True},
     "rotations": {"flip": True, "rotate": 20},
     "shifts": {"flip": True, "affine": True},

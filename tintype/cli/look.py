@@ -188,30 +188,26 @@ def list_(
 
 
 def _print_recipes(rows: list[dict[str, Any]]) -> None:
-    """Print the recipes of each task under a heading, and what the marks in their descriptions
-    mean.
-    """
-    from tintype.verbs.listing import SOURCES, TASKS
+    """Print the recipes under a heading for each task, and for each published work they rebuild."""
+    from itertools import groupby
+
+    from tintype.plugins import names
 
     width = max(len(row["name"]) for row in rows)
-    for task in dict.fromkeys(row["task"] for row in rows):
-        print(TASKS.get(task, task))
-        found = [(row["name"], row["description"]) for row in rows if row["task"] == task]
+    tasks = names("tasks")
+
+    for (task, source), group in groupby(rows, key=lambda row: (row["task"], row["source"])):
+        heading = tasks[task].partition(":")[0]
+        print(f"{heading}, rebuilt from {source}" if source else heading)
         _print_rows(
-            [{"name": f"  {name:{width}}", "text": text} for name, text in found],
+            [{"name": f"  {row['name']:{width}}", "text": row["description"]} for row in group],
             ("text",),
             heads=False,
         )
         print()
 
-    print(
-        "Recipes marked (R1) to (R12) rebuild one of twelve published systems as it was described:"
-    )
-    _print_rows(
-        [{"name": f"  {mark}", "text": text} for mark, text in SOURCES.items()],
-        ("text",),
-        heads=False,
-    )
+    print("Train one with `tintype train NAME`. The head of its YAML file says what was published,")
+    print("what had to be chosen, and what it reaches.")
 
 
 def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:

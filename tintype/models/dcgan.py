@@ -1,4 +1,4 @@
-"""DCGAN (R11): transposed convolutions grow an image from noise, strided ones judge it."""
+"""DCGAN: transposed convolutions grow an image from noise, strided ones judge it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""EDSR (Lim et al.
-
-2017): residual blocks without norm on the small image, then pixel shuffle; any width and depth.
-"""
+"""EDSR (Lim et al., 2017): residual blocks without norm on the small image, then pixel shuffle."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""FSRCNN (Dong et al.
-
-2016): a narrow stack of 3x3 layers between two 1x1 layers on the small image, then deconvolution.
-"""
+"""FSRCNN (Dong et al., 2016): a narrow stack on the small image, then a deconvolution."""
 
 from __future__ import annotations
 

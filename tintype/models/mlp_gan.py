@@ -1,4 +1,4 @@
-"""Fully connected GAN (R10): the image is one long row of pixels."""
+"""Fully connected GAN: the image is one long row of pixels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Residual network in the CIFAR form (He et al.
-
-2016): 6n+2 layers, 16-32-64 filters; any width and depth.
-"""
+"""Residual network in its CIFAR form (He et al., 2016): 6n+2 layers, 16-32-64 filters."""
 
 from __future__ import annotations
 
