@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tintype.verbs.predict.bulk import open_classifier
-from tintype.verbs.predict.classifier import Classifier
+from tintype.tasks.classify.answering import Classifier
 from tintype.verbs.predict.files import list_images
+from tintype.verbs.predict.opening import open_model
 from tintype.verbs.predict.pipeline import answered, num_decoders
 
 
@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="auto")
     wished = parser.parse_args()
-    classifier = open_classifier(wished.run, wished.device)
+    classifier = open_model(wished.run, wished.device)
+    if not isinstance(classifier, Classifier):
+        parser.error(f"{wished.run} is no classifier")
     found = list_images([wished.folder])
     files = (found * (wished.count // len(found) + 1))[: wished.count]
     cores = num_decoders()

@@ -154,7 +154,7 @@ def photos_of(run: Path) -> list[tuple[bytes, dict[str, float]]]:
     from PIL import Image
 
     import tintype
-    from tintype.verbs.predict.run import Predictor
+    from tintype.verbs.predict.opening import open_run
 
     opened = tintype.load(str(run))
     how = opened.read("model.json")["preprocessing"]
@@ -167,7 +167,7 @@ def photos_of(run: Path) -> list[tuple[bytes, dict[str, float]]]:
         buffer = BytesIO()
         picture.convert("L" if how["channels"] == 1 else "RGB").save(buffer, "PNG")
         found.append(buffer.getvalue())
-    answers = Predictor.of(opened, device="cpu").predict(found)
+    answers = open_run(opened, "cpu").predict(found)
     return [
         (request_of(photo), dict(zip(answer.class_names, map(float, answer.probs), strict=True)))
         for photo, answer in zip(found, answers, strict=True)

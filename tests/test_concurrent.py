@@ -27,6 +27,7 @@ from tintype.data import cache
 from tintype.errors import UserError
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
+from tintype.tasks.classify.rows import ClassRows
 from tintype.training.measure import count_test_look
 from tintype.verbs import board
 from tintype.verbs.predict.output import Output
@@ -214,12 +215,12 @@ def answered(file: Path) -> list[str]:
 def test_a_job_that_is_under_way_is_not_gone_on_with(tmp_path):
     """A second one would cut off the line that the first one is writing."""
     row = {"file": "a.png", "prediction": "a", "confidence": 0.5, "top": []}
-    first = Output(tmp_path / "p.jsonl", ["file"], resume=False)
+    first = Output(tmp_path / "p.jsonl", ClassRows())
     first.append([row])
     with pytest.raises(UserError, match="another process is writing"):
-        Output(tmp_path / "p.jsonl", ["file"], resume=True)
+        Output(tmp_path / "p.jsonl", ClassRows(), resume=True)
     first.close()
-    second = Output(tmp_path / "p.jsonl", ["file"], resume=True)
+    second = Output(tmp_path / "p.jsonl", ClassRows(), resume=True)
     assert len(second.done) == 1
     second.release()
 
@@ -227,7 +228,7 @@ def test_a_job_that_is_under_way_is_not_gone_on_with(tmp_path):
 def test_a_file_that_another_job_made_meanwhile_is_kept(tmp_path):
     row = {"file": "a.png", "prediction": "a", "confidence": 0.5, "top": []}
     for name in ("p.jsonl", "p.parquet"):
-        first, second = (Output(tmp_path / name, ["file"], resume=False) for _ in range(2))
+        first, second = (Output(tmp_path / name, ClassRows()) for _ in range(2))
         first.append([row])
         first.close()
         before = (tmp_path / name).read_bytes()

@@ -675,7 +675,7 @@ def test_commands_of_another_task_are_a_line(tt, gan_run, finished_run):
         (["generate", finished_run.path], "is a run of task classify, which makes no images"),
         (
             ["predict", gan_run.path, gan_run.path / "samples"],
-            "is a run of task generate, not a classifier",
+            "runs of task generate cannot be used to predict.",
         ),
         (
             ["evaluate", gan_run.path, "--data", "digits"],

@@ -24,13 +24,14 @@ from sklearn.datasets import load_digits
 from tintype import api, cli
 from tintype.errors import UserError
 from tintype.progress import Watcher
+from tintype.tasks.classify.answering import Classifier
+from tintype.tasks.classify.predictor import RunClassifier
+from tintype.tasks.classify.rows import ClassRows
 from tintype.tasks.task import Prediction
-from tintype.verbs.predict.classifier import Classifier
 from tintype.verbs.predict.files import list_images
-from tintype.verbs.predict.job import Wishes, run_job
+from tintype.verbs.predict.job import JobOptions, run_job
 from tintype.verbs.predict.output import Output
 from tintype.verbs.predict.pipeline import answered
-from tintype.verbs.predict.run import Predictor
 from tintype.verbs.predict.sorting import Sorter, folder_name
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -139,10 +140,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_every_file_gets_a_row_in_order_and_broken_ones_a_reason(many, tmp_path, ending):
     path, files = tmp_path / f"answers.{ending}", list_images([many])
-    wishes = Wishes(top=2)
-    summary = run_job(
-        Lightness(), files, wishes, output=Output(path, wishes.columns(), resume=False)
-    )
+    rows_of = ClassRows(top=2)
+    summary = run_job(Lightness(), files, rows_of, output=Output(path, rows_of))
     assert (summary.num_predicted, summary.num_passed_over) == (41, 2)
     if ending == "parquet":
         import pyarrow.parquet
@@ -165,9 +164,10 @@ def test_every_file_gets_a_row_in_order_and_broken_ones_a_reason(many, tmp_path,
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_a_job_cut_off_at_any_byte_goes_on_without_loss_or_doubling(many, tmp_path, ending):
-    wishes, files = Wishes(top=2, sort_into=tmp_path / "sorted"), list_images([many])
+    options, files = JobOptions(sort_into=tmp_path / "sorted"), list_images([many])
+    rows = ClassRows(top=2)
     whole = tmp_path / f"whole.{ending}"
-    run_job(Lightness(), files, wishes, output=Output(whole, wishes.columns(), resume=False))
+    run_job(Lightness(), files, rows, options, output=Output(whole, rows, options.columns))
     expected, content = read_rows(whole), whole.read_bytes()
     tree = {
         p.relative_to(tmp_path / "sorted") for p in (tmp_path / "sorted").rglob("*") if p.is_file()
@@ -177,7 +177,8 @@ def test_a_job_cut_off_at_any_byte_goes_on_without_loss_or_doubling(many, tmp_pa
     for length in [*range(0, 60, 7), *range(60, len(content), 397), len(content) - 1, len(content)]:
         shutil.rmtree(tmp_path / "sorted")
         cut.write_bytes(content[:length])
-        run_job(Lightness(), files, wishes, output=Output(cut, wishes.columns(), resume=True))
+        output = Output(cut, rows, options.columns, resume=True)
+        run_job(Lightness(), files, rows, options, output=output)
         assert read_rows(cut) == expected, length
         assert {
             p.relative_to(tmp_path / "sorted")
@@ -192,11 +193,15 @@ def test_a_file_that_another_model_began_is_left_as_it_is(many, tmp_path, ending
         def probabilities(self, pixels: np.ndarray) -> np.ndarray:
             return super().probabilities(255 - pixels)
 
-    path, files, wishes = tmp_path / f"answers.{ending}", list_images([many]), Wishes(threshold=0.8)
-    run_job(Lightness(), files[:20], wishes, output=Output(path, wishes.columns(), resume=False))
+    path, files, rows = (
+        tmp_path / f"answers.{ending}",
+        list_images([many]),
+        ClassRows(threshold=0.8),
+    )
+    run_job(Lightness(), files[:20], rows, output=Output(path, rows))
     begun = path.read_bytes()
     with pytest.raises(UserError, match="was begun with another model"):
-        run_job(Darkness(), files, wishes, output=Output(path, wishes.columns(), resume=True))
+        run_job(Darkness(), files, rows, output=Output(path, rows, resume=True))
     assert path.read_bytes() == begun
 
 
@@ -244,14 +249,14 @@ def test_photos_are_sorted_and_nothing_is_overwritten(many, tmp_path):
     (into / "black").mkdir(parents=True)
     (into / "black" / "photo0.png").write_text("mine", encoding="utf-8")
     files = [many / "0" / "photo0.png", many / "1" / "photo0.png", many / "1" / "photo19.png"]
-    run_job(Lightness(), files, Wishes(sort_into=into, link=True))
+    run_job(Lightness(), files, ClassRows(), JobOptions(sort_into=into, link=True))
     assert (into / "black" / "photo0.png").read_text(encoding="utf-8") == "mine"
     assert (into / "black" / "photo0-2.png").readlink() == files[0]
     assert (into / "black" / "photo0-3.png").resolve() == files[1].resolve()
     assert [p.name for p in into.iterdir() if p.name != "black"] == ["a, _white__one"], (
         "no class leads out of the folder"
     )
-    run_job(Lightness(), files[:1], Wishes(sort_into=into))
+    run_job(Lightness(), files[:1], ClassRows(), JobOptions(sort_into=into))
     assert not (into / "black" / "photo0-4.png").is_symlink()
     assert (into / "black" / "photo0-4.png").read_bytes() == files[0].read_bytes()
 
@@ -266,9 +271,8 @@ def test_photos_with_the_longest_names_are_sorted(tmp_path, letter, link):
         file.parent.mkdir()
         Image.new("L", (6, 5), 3).save(file)
     rows: list[dict[str, Any]] = []
-    run_job(
-        Lightness(), files, Wishes(sort_into=tmp_path / "sorted", link=link), on_row=rows.append
-    )
+    options = JobOptions(sort_into=tmp_path / "sorted", link=link)
+    run_job(Lightness(), files, ClassRows(), options, on_row=rows.append)
     places = [tmp_path / "sorted" / row["sorted_to"] for row in rows]
     assert places[0].name == longest
     assert [place.name[-6:] for place in places[1:]] == ["-2.png", "-3.png"]
@@ -287,8 +291,9 @@ def test_heat_maps_of_photos_with_the_longest_names_are_written(kinds, tmp_path,
         file.parent.mkdir()
         Image.new("L", (8, 8), 90).save(file)
     rows: list[dict[str, Any]] = []
-    predictor = Predictor.of(kinds["cnn"], device="cpu")
-    run_job(predictor, files, Wishes(heatmaps=tmp_path / "heat"), on_row=rows.append)
+    predictor = RunClassifier.of(kinds["cnn"], device="cpu")
+    options = JobOptions(heatmaps=tmp_path / "heat")
+    run_job(predictor, files, ClassRows(), options, on_row=rows.append)
     names = [row["heatmap"] for row in rows]
     assert sorted(names) == sorted(path.name for path in (tmp_path / "heat").iterdir())
     assert len(set(names)) == 2
@@ -320,7 +325,7 @@ def test_names_are_cut_as_the_file_system_asks_and_stay_apart(tmp_path, monkeypa
 
 def test_below_the_threshold_it_is_unsure(many):
     rows: list[dict[str, Any]] = []
-    run_job(Lightness(), list_images([many]), Wishes(threshold=0.8), on_row=rows.append)
+    run_job(Lightness(), list_images([many]), ClassRows(threshold=0.8), on_row=rows.append)
     answered = [row for row in rows if "error" not in row]
     for row in answered:
         assert (row["prediction"] == "unsure") == (row["confidence"] < 0.8)

@@ -17,8 +17,9 @@ import pytest
 
 from tintype import cli
 from tintype.errors import UserError
+from tintype.tasks.contract.exported import FORMAT
 from tintype.verbs.export import export_run
-from tintype.verbs.predict.runtime import FORMAT, OnnxClassifier
+from tintype.verbs.predict.opening import open_exported
 
 # Imports of what is not to be needed fail, as where it is not installed.
 WITHOUT = """
@@ -80,7 +81,7 @@ def test_predicting_needs_no_torch(model, finished_run, digit_files, tmp_path):
 
 def test_the_thresholds_travel_along(model, finished_run):
     stored = finished_run.read("model.json")["abstain"]
-    assert OnnxClassifier.of(model).abstain == stored
+    assert open_exported(model).abstain == stored
 
 
 def test_without_onnx_runtime_it_says_so(model, digit_files, tmp_path):
@@ -115,7 +116,7 @@ def broken(_: Path, target: Path) -> Path:
         ),
         (
             lambda m, t: edited(m, t, task="generate"),
-            "is an export of task generate, not a classifier",
+            "runs of task generate cannot be used to predict.",
         ),
         (lambda m, t: edited(m, t, preprocessing={}), "is incomplete or broken ('channels')"),
         (lambda m, t: edited(m, t, format="one"), "is broken. Export it again"),
@@ -136,4 +137,4 @@ def test_a_file_that_is_no_classifier_of_ours(model, digit_files, tmp_path, caps
 
 def test_heat_maps_need_the_run(model, digit_files, tmp_path):
     with pytest.raises(UserError, match="heat maps need the gradients of the run"):
-        OnnxClassifier.of(model).heat_maps(np.zeros((1, 8, 8, 1), np.uint8))
+        open_exported(model).heat_maps(np.zeros((1, 8, 8, 1), np.uint8))

@@ -45,7 +45,7 @@ from tintype import api, cli
 from tintype.errors import UserError
 from tintype.runs.folder import RunFolder
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
-from tintype.verbs.predict.classifier import Classifier
+from tintype.tasks.classify.answering import Classifier
 from tintype.verbs.serve import server, wire
 from tintype.verbs.serve.app import make_app
 from tintype.verbs.serve.batching import Abandoned, Compute

@@ -20,7 +20,7 @@ from tintype.data import open_data
 from tintype.data.typical import PROPERTIES, Typical, colours, learn, measure
 from tintype.errors import UserError
 from tintype.verbs.export import export_run
-from tintype.verbs.predict.runtime import OnnxClassifier
+from tintype.verbs.predict.opening import open_exported
 
 COLOUR = "it has colour, and the training images are grey"
 INVERTED = "it is dark on light, and the training images are light on dark"
@@ -146,7 +146,7 @@ def test_it_travels_with_an_export_and_a_packed_run(
     assert [answer["unlike"] for answer in _answers(tt, packed, strange)] == expected
     images = [*test_digits[:50], *(255 - test_digits[:50])]
     ours: Any = finished_run.predict(images)
-    theirs = OnnxClassifier.of(exported).predict(images)
+    theirs = open_exported(exported).predict(images)
     assert [answer.unlike for answer in theirs] == [answer.unlike for answer in ours]
 
 

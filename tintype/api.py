@@ -53,9 +53,10 @@ class Run(RunFolder):
         Raises:
             UserError: there is no such file, a file is not an image, or a folder holds none.
         """
-        from tintype.verbs.predict.run import Predictor, list_images
+        from tintype.verbs.predict.files import list_images
+        from tintype.verbs.predict.opening import open_run
 
-        predictor = Predictor.of(self, device=device)
+        predictor = open_run(self, device)
         if isinstance(images, str | Path) and Path(images).is_dir():
             images = list_images([images])
         if isinstance(images, Sequence) and not isinstance(images, str | bytes):

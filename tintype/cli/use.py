@@ -66,10 +66,10 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Say what is on photos: a few, or a million."""
-    from tintype.verbs.predict.bulk import predict_command
+    from tintype.verbs.predict.command import predict_command
 
     predict_command(
-        run, files, top=top, out=out, resume=resume, wish=wish if abstain else None, sort_into=sort_into, link=link,
+        run, files, top=top, out=out, resume=resume, accuracy=wish if abstain else None, sort_into=sort_into, link=link,
         heatmaps=heatmaps, device=device, as_json=as_json,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,6 +13,8 @@ from tintype.runs.folder import RunFolder
 from tintype.runs.model import load_model
 from tintype.runs.shapes import MISFIT
 from tintype.tasks.task import Task
+
+T = TypeVar("T", bound=Task)
 
 
 def load_task(run: RunFolder, device: str) -> tuple[Task, dict[str, Any]]:
@@ -38,3 +40,18 @@ def load_task(run: RunFolder, device: str) -> tuple[Task, dict[str, Any]]:
         raise UserError(
             f"{run.path / 'model.json'} is broken ({type(error).__name__}: {error})."
         ) from None
+
+
+def load_task_of(kind: type[T], run: RunFolder, device: str) -> tuple[T, dict[str, Any]]:
+    """Rebuild a task of one class, as `load_task` does.
+
+    Raises:
+        UserError: the model is of another task, there is none, or the device is not there.
+    """
+    task, description = load_task(run, device)
+    if not isinstance(task, kind):
+        raise UserError(
+            f"{run.path / 'model.json'} holds a model of task {description['task']}; "
+            f"expected one of task {run.recipe.task}, as in recipe.yaml."
+        )
+    return task, description

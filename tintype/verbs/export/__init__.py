@@ -21,6 +21,7 @@ from tintype.models.parts.backbone import for_inference
 from tintype.runs.folder import RunFolder
 from tintype.runs.model import resize_of
 from tintype.tasks.classify.task import Classify
+from tintype.tasks.contract.exported import FORMAT
 from tintype.tasks.generate.task import Generate
 from tintype.tasks.restoring import load_task
 from tintype.tasks.task import Task
@@ -29,7 +30,6 @@ from tintype.verbs.export import checking, formats
 from tintype.verbs.export.graphs import Graph, Half, graph_of
 from tintype.verbs.export.images import CheckImages, classified_images, photo_pairs
 from tintype.verbs.export.quantising import quantise
-from tintype.verbs.predict.runtime import FORMAT
 from tintype.verbs.share.paths import for_others
 
 MOST_CALIBRATION = 200  # images; more changes the ranges hardly

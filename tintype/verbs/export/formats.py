@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from tintype.errors import UserError
+from tintype.tasks.contract.exported import ABOUT, open_session
 from tintype.verbs.export.graphs import Graph
-from tintype.verbs.predict.runtime import ABOUT, open_session
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}
 OPSET = 20  # ONNX Runtime 1.17 (January 2024) and later

@@ -1,4 +1,5 @@
-"""Predicting, whatever computes: what a classifier is, and how it goes through many files.
+"""Predict photos with a finished model of any task: decoded, answered in batches, written as rows.
 
-Nothing here needs torch.
+What an answer is, and how a row of it looks, belongs to the task (`tasks/NAME/predict.py`). Nothing
+here needs torch.
 """

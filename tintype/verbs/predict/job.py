@@ -14,17 +14,13 @@ from typing import Any
 import numpy as np
 
 from tintype.errors import UserError
-from tintype.verbs.predict.classifier import Classifier
-from tintype.verbs.predict.output import Output, Row, flattened
+from tintype.tasks.contract.predict import Predictor, Row, Rows
+from tintype.verbs.predict.output import Output
 from tintype.verbs.predict.pipeline import Answered, answered
 from tintype.verbs.predict.sorting import Sorter, folder_name, longest_name, name_within
 
-UNSURE = "unsure"
 # last answers of an earlier part that a resumed job gives again, to see that the model is the same
 LOOKED_AT = 8
-# by which a probability may differ where the same model computes in other batches or on another
-# device
-SAME = 1e-3
 
 
 @dataclass(frozen=True)
@@ -32,76 +28,73 @@ class JobOptions:
     """What a job is to do beside predicting.
 
     Attributes:
-        top: classes in each row.
-        threshold: below this confidence, and of images unlike the training images, the answer is
-            "unsure"; None answers
-            always.
-        sort_into: a folder in which each photo is put into a folder of its class.
+        sort_into: a folder in which each photo is put into a folder of its answer.
         link: links in place of copies.
         heatmaps: a new folder for a picture of each photo that shows where the network looked.
     """
 
-    top: int = 1
-    threshold: float | None = None
     sort_into: Path | None = None
     link: bool = False
     heatmaps: Path | None = None
 
-    def columns(self, classifier: Classifier | None = None) -> list[str]:
-        """Return the columns of a table of answers."""
-        more = [
-            f"{what}{rank}"
-            for rank in range(2, self.top + 1)
-            for what in ("prediction", "confidence")
-        ]
-        names = ["file", "prediction", "confidence", *more]
-        names += ["most_probable"] * (self.threshold is not None)
-        names += ["unlike"] * (classifier is not None and classifier.typical is not None)
-        names += ["sorted_to"] * (self.sort_into is not None)
-        names += ["heatmap"] * (self.heatmaps is not None)
-        return [*names, "error"]
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a table that hold what the job did with a photo."""
+        names = ["sorted_to"] * (self.sort_into is not None)
+        return names + ["heatmap"] * (self.heatmaps is not None)
 
 
 @dataclass
 class Summary:
-    """What a job has done: counts by class, photos unlike the training images by reason, files passed over with the
-    reason, and how many an earlier part had done.
+    """What a job has done.
+
+    Attributes:
+        num_predicted: photos with an answer.
+        unlike: photos unlike the training images, counted by reason.
+        passed_over: files that could not be read, each with the reason.
+        before: photos that an earlier part of the job had done.
     """
 
-    classes: Counter[str] = field(default_factory=Counter)
+    num_predicted: int = 0
     unlike: Counter[str] = field(default_factory=Counter)
     passed_over: list[tuple[str, str]] = field(default_factory=list)
     before: int = 0
-
-    @property
-    def num_predicted(self) -> int:
-        """How many photos have an answer, "unsure" included."""
-        return sum(self.classes.values())
 
     @property
     def num_passed_over(self) -> int:
         """How many files could not be read."""
         return len(self.passed_over)
 
+    def count(self, row: Row) -> None:
+        """Count a photo by its row."""
+        if "error" in row:
+            self.passed_over.append((row["file"], row["error"]))
+            return
+        self.num_predicted += 1
+        if row.get("unlike"):
+            self.unlike[row["unlike"]] += 1
+
 
 def run_job(
-    classifier: Classifier,
+    predictor: Predictor,
     files: Sequence[str | Path],
-    options: JobOptions,
+    rows: Rows,
+    options: JobOptions = JobOptions(),
     *,
     output: Output | None = None,
     on_row: Callable[[Row], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     decoders: int | None = None,
 ) -> Summary:
-    """Predict files, and write a row for each: `file`, `prediction`, `confidence`, `top`, or `file` and `error`.
+    """Predict files, and write a row for each: `file` with the answer, or `file` and `error`.
 
     Rows are written before their photos are sorted; a resumed job first puts those in place that
     were written and not sorted. So nothing is lost or done twice, whenever it is killed.
 
     Args:
-        classifier: what answers.
+        predictor: what answers.
         files: what is predicted, less what `output` holds already.
+        rows: how the answers are written.
         options: what else is to be done.
         output: where rows are appended.
         on_row: called with each row.
@@ -113,15 +106,16 @@ def run_job(
             began the file.
     """
     try:
-        return _run_job(classifier, files, options, output, on_row, progress, decoders)
+        return _run_job(predictor, files, rows, options, output, on_row, progress, decoders)
     finally:
         if output:
             output.release()
 
 
 def _run_job(
-    classifier: Classifier,
+    predictor: Predictor,
     files: Sequence[str | Path],
+    rows: Rows,
     options: JobOptions,
     output: Output | None,
     on_row: Callable[[Row], None] | None,
@@ -131,34 +125,31 @@ def _run_job(
     done = output.done if output else []
     summary = Summary(before=len(done))
     sorter = _sorter(options, done)
-    painter = (
-        _Painter(classifier, options.heatmaps, done, bool(output and output.resume))
-        if options.heatmaps
-        else None
-    )
+    painter = None
+    if options.heatmaps:
+        resumes = bool(output and output.resume)
+        painter = _Painter(predictor, rows, options.heatmaps, done, resumes)
     if output and done:
-        _check_same_model(classifier, done, output.path)
+        _check_same_model(predictor, rows, done, output.path)
 
     known = {row["file"] for row in done}
     left = [file for file in dict.fromkeys(map(str, files)) if file not in known]
-    for batch in answered(classifier, left, decoders=decoders):
-        rows = [_row(item, options, judged=classifier.typical is not None) for item in batch]
+    for batch in answered(predictor, left, decoders=decoders):
+        answers = [_row(item, rows) for item in batch]
         if sorter:
-            for row in rows:
+            for row in answers:
                 if "error" not in row:
-                    row["sorted_to"] = sorter.name_for(row["file"], row["prediction"])
+                    row["sorted_to"] = sorter.name_for(row["file"], rows.folder(row))
         if painter:
-            painter.paint(batch, rows)
+            painter.paint(batch, answers)
+
+        # Written before a photo is put into its place: a kill in between loses neither.
         if output:
-            output.append([flattened(row) for row in rows] if output.kind == ".csv" else rows)
-        for row in rows:
+            output.append(answers)
+        for row in answers:
             if sorter and "sorted_to" in row:
                 sorter.put(row["file"], row["sorted_to"])
-            if "error" in row:
-                summary.passed_over.append((row["file"], row["error"]))
-            else:
-                summary.classes[row["prediction"]] += 1
-                summary.unlike.update([row["unlike"]] if row.get("unlike") else [])
+            summary.count(row)
             if on_row:
                 on_row(row)
         if progress:
@@ -172,51 +163,30 @@ def _run_job(
     return summary
 
 
-def _check_same_model(classifier: Classifier, done: Sequence[Row], path: Path) -> None:
-    """Answer the last photos of an earlier part again, and refuse to go on where this model says
-    something else of one.
+def _check_same_model(predictor: Predictor, rows: Rows, done: Sequence[Row], path: Path) -> None:
+    """Answer the last photos of an earlier part again, and refuse to go on with another model.
+
+    Raises:
+        UserError: the model says something else of one of them.
     """
-    told = [row for row in done[-LOOKED_AT:] if not row.get("error")]
-    for item in (
-        each for batch in answered(classifier, [row["file"] for row in told]) for each in batch
-    ):
-        before = next(row for row in told if row["file"] == item.file)
-        name, confidence = (
-            before.get("most_probable") or before["prediction"],
-            float(before["confidence"]),
-        )
-        if item.prediction is None:
-            continue
-        if item.prediction.top1 != name or abs(item.prediction.confidence - confidence) > SAME:
-            raise UserError(
-                f"{path} was begun with another model: it says {name} ({confidence:.1%}) of {item.file}, and this one "
-                f"{item.prediction.top1} ({item.prediction.confidence:.1%}). Name the same model, or another --out."
-            )
+    last = {row["file"]: row for row in done[-LOOKED_AT:] if not row.get("error")}
+    for batch in answered(predictor, list(last)):
+        for item in batch:
+            if item.prediction is None:
+                continue
+            difference = rows.difference(last[item.file], item.prediction)
+            if difference is not None:
+                before, now = difference
+                raise UserError(
+                    f"{path} was begun with another model: it says {before} of {item.file}, and "
+                    f"this one {now}. Name the same model, or another --out."
+                )
 
 
-def _row(item: Answered, options: JobOptions, *, judged: bool) -> Row:
+def _row(item: Answered, rows: Rows) -> Row:
     if item.prediction is None:
         return {"file": item.file, "error": item.reason}
-    top = [
-        {"class": name, "probability": round(share, 6)}
-        for name, share in item.prediction.top(options.top)
-    ]
-    row: Row = {
-        "file": item.file,
-        "prediction": top[0]["class"],
-        "confidence": top[0]["probability"],
-        "top": top,
-    }
-
-    if options.threshold is not None:
-        row["most_probable"] = row["prediction"]
-        # What validation promises holds for images like those of validation.
-        if item.prediction.confidence < options.threshold or item.prediction.unlike:
-            row["prediction"] = UNSURE
-
-    if judged:
-        row["unlike"] = item.prediction.unlike or None
-    return row
+    return {"file": item.file, **rows.row(item.prediction)}
 
 
 def _sorter(options: JobOptions, done: Sequence[Row]) -> Sorter | None:
@@ -233,14 +203,16 @@ class _Painter:
     """Writes a heat map for each photo, under a name of its own."""
 
     def __init__(
-        self, classifier: Classifier, folder: Path, done: Sequence[Row], resume: bool
+        self, predictor: Predictor, rows: Rows, folder: Path, done: Sequence[Row], resume: bool
     ) -> None:
         if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(
                 f"{folder} already holds files, and nothing is overwritten. Go on with an earlier job: --resume; "
                 "or choose another --heatmaps."
             )
-        self.classifier, self.folder = classifier, folder
+        self.predictor = predictor
+        self.rows = rows
+        self.folder = folder
         self._longest = longest_name(folder)
         self._taken = {row["heatmap"] for row in done if row.get("heatmap")}
 
@@ -254,18 +226,20 @@ class _Painter:
         if not readable:
             return
         pixels = np.stack([item.pixels for item, _ in readable if item.pixels is not None])
-        pictures = self.classifier.heat_maps(pixels)
+        pictures = self.predictor.heat_maps(pixels)
         for picture, (item, row) in zip(pictures, readable, strict=True):
-            row["heatmap"] = self._name(item.file, row.get("most_probable") or row["prediction"])
+            row["heatmap"] = self._name(item.file, self.rows.label(row))
             write_picture(self.folder / row["heatmap"], picture)
 
-    def _name(self, file: str, class_name: str) -> str:
-        number, of_class = 1, f"-{folder_name(class_name)}"
+    def _name(self, file: str, label: str) -> str:
+        number = 1
+        ending = f"-{folder_name(label)}" if label else ""
         # at least half of the name is left for that of the photo
-        if len(os.fsencode(of_class)) > self._longest // 2:
-            of_class = ""
+        if len(os.fsencode(ending)) > self._longest // 2:
+            ending = ""
+
         while True:
-            more = f"{of_class}.png" if number == 1 else f"{of_class}-{number}.png"
+            more = f"{ending}.png" if number == 1 else f"{ending}-{number}.png"
             name = name_within(Path(file).stem, self._longest, more)
             if name not in self._taken:
                 self._taken.add(name)

@@ -14,9 +14,10 @@ from typing import Any
 
 from tintype.errors import UserError
 from tintype.files.bounded import lock, parse_json, read_bytes, regular_only
+from tintype.tasks.contract.predict import Row, Rows
 
 KINDS = (".csv", ".jsonl", ".parquet")
-Row = dict[str, Any]
+PLACES = ("sorted_to", "heatmap")  # columns that name a file in a folder of the job
 
 
 class Output:
@@ -26,7 +27,8 @@ class Output:
 
     Args:
         path: a .csv, .jsonl or .parquet file.
-        columns: the names of a row's values, in order.
+        rows: how the task writes its answers.
+        more: columns of the job, which stand behind those of the task.
         resume: go on with what is there.
 
     Raises:
@@ -34,7 +36,9 @@ class Output:
             something else.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], *, resume: bool) -> None:
+    def __init__(
+        self, path: Path, rows: Rows, more: Sequence[str] = (), *, resume: bool = False
+    ) -> None:
         if path.suffix.lower() not in KINDS:
             taken = (
                 f"{path} is there already, and no file of answers: "
@@ -43,12 +47,11 @@ class Output:
             )
             raise UserError(f"{taken}expected one that ends in .csv, .jsonl or .parquet.")
 
-        self.path, self.columns, self.kind, self.resume = (
-            path,
-            list(columns),
-            path.suffix.lower(),
-            resume,
-        )
+        self.path = path
+        self.kind = path.suffix.lower()
+        self.resume = resume
+        self.rows = rows
+        self.columns = ["file", *rows.columns, *more, "error"]
         if self.kind == ".parquet":
             _import_pyarrow()
 
@@ -159,8 +162,9 @@ class Output:
 
     def _lines(self, rows: Iterable[Row]) -> bytes:
         if self.kind == ".csv":
+            flat = [self.rows.flattened(row) for row in rows]
             return _csv_lines(
-                [["" if row.get(c) is None else row[c] for c in self.columns] for row in rows]
+                [["" if row.get(c) is None else row[c] for c in self.columns] for row in flat]
             )
         return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
@@ -187,7 +191,7 @@ class Output:
                 if not all(isinstance(row, dict) and "file" in row for row in rows):
                     raise ValueError("its lines have no file")
             for row in rows:
-                _check_row(row)
+                self._check(row)
         except (ValueError, csv.Error) as error:
             raise UserError(
                 f"cannot go on with {self.journal}: {error}. Give the same options, or another --out."
@@ -201,64 +205,55 @@ class Output:
         from tintype.files.whole import written_whole
 
         pyarrow, parquet = _import_pyarrow()
-        types = {name: pyarrow.float64() for name in self.columns if name.startswith("confidence")}
-        schema = pyarrow.schema(
-            [(name, types.get(name, pyarrow.string())) for name in self.columns]
-        )
+        numbers = {name for name, kind in self.rows.columns.items() if kind is float}
+        schema = pyarrow.schema([
+            (name, pyarrow.float64() if name in numbers else pyarrow.string())
+            for name in self.columns
+        ])  # fmt: skip
         with (
             written_whole(self.path) as temporary,
             parquet.ParquetWriter(temporary, schema) as writer,
             open(self.journal, encoding="utf-8") as lines,
         ):
             for rows in _some(map(json.loads, lines), 10_000):
-                flat = [
-                    {c: _printable(flattened(row).get(c)) for c in self.columns} for row in rows
-                ]
-                writer.write_table(pyarrow.Table.from_pylist(flat, schema=schema))
+                flat = map(self.rows.flattened, rows)
+                values = [{c: _printable(row.get(c)) for c in self.columns} for row in flat]
+                writer.write_table(pyarrow.Table.from_pylist(values, schema=schema))
+
+    def _check(self, row: Row) -> None:
+        """Refuse a row that tintype did not write so; the file may have come from elsewhere.
+
+        Raises:
+            ValueError: what is wrong with it.
+        """
+        texts = [name for name in self.columns if self.rows.columns.get(name, str) is str]
+        if any(not isinstance(row.get(name) or "", str) for name in texts) or not row["file"]:
+            raise ValueError("one of its names is no text")
+
+        for name in PLACES:
+            _check_place(row, name)
+        if not row.get("error"):
+            self.rows.check(row)
 
 
-def _check_row(row: Row) -> None:
-    """Refuse a row of an earlier part that tintype did not write so; the file may have come from elsewhere.
+def _check_place(row: Row, name: str) -> None:
+    """Refuse a place that leads out of the folder which the job fills.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: it does.
     """
-    texts = ("file", "prediction", "most_probable", "unlike", "sorted_to", "heatmap", "error")
-    if any(not isinstance(row.get(name) or "", str) for name in texts) or not row["file"]:
+    place = row.get(name) or ""
+    if not isinstance(place, str):
         raise ValueError("one of its names is no text")
 
-    for name in ("sorted_to", "heatmap"):
-        place = row.get(name) or ""
-        parts = place.split("/")
-        inside = all(
-            part not in ("", ".", "..") and "\\" not in part and "\0" not in part for part in parts
-        )
-        if place and (not inside or len(parts) > 2 or ":" in parts[0]):
-            raise ValueError(
-                f"{name} of {row['file']} is '{place}', which is no place that tintype gives"
-            )
-
-    if row.get("error"):
-        return
-    try:
-        share = float(row["confidence"])
-    except (KeyError, TypeError, ValueError):
-        share = -1.0
-
-    if not row.get("prediction") or not 0 <= share <= 1:
+    parts = place.split("/")
+    inside = all(
+        part not in ("", ".", "..") and "\\" not in part and "\0" not in part for part in parts
+    )
+    if place and (not inside or len(parts) > 2 or ":" in parts[0]):
         raise ValueError(
-            f"the answer to {row['file']} has no prediction, or its confidence is no number from 0 to 1"
+            f"{name} of {row['file']} is '{place}', which is no place that tintype gives"
         )
-
-
-def flattened(row: Row) -> Row:
-    """Return a row with the further classes of `top` in columns of their own, as CSV and Parquet
-    have them.
-    """
-    flat = {key: value for key, value in row.items() if key != "top"}
-    for rank, entry in enumerate(row.get("top", ())[1:], 2):
-        flat |= {f"prediction{rank}": entry["class"], f"confidence{rank}": entry["probability"]}
-    return flat
 
 
 def _some(items: Iterable[Row], count: int) -> Iterable[list[Row]]:

@@ -1,6 +1,4 @@
-"""Many files through a classifier: some threads decode while the network computes, and memory stays
-bounded.
-"""
+"""Many files through a model: threads decode while the network computes, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -11,12 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tintype.errors import UserError
-from tintype.tasks.contract.prediction import Prediction
-from tintype.verbs.predict.classifier import Classifier, Picture
+from tintype.tasks.contract.predict import Picture, Predictor
 
 CHUNK = 8  # files for each task of a thread
 AHEAD = 2  # batches that are decoded ahead of the one that is computed
@@ -24,10 +22,10 @@ AHEAD = 2  # batches that are decoded ahead of the one that is computed
 
 @dataclass(frozen=True)
 class Answered:
-    """A file with what the classifier says of it, or with the reason why it cannot be read."""
+    """A file with its prediction, or with the reason why it cannot be read."""
 
     file: str
-    prediction: Prediction | None
+    prediction: Any  # of the task; None where the file cannot be read
     pixels: np.ndarray | None  # (height, width, channels) uint8, as the network saw it
     reason: str = ""
 
@@ -38,25 +36,25 @@ def num_decoders() -> int:
 
 
 def answered(
-    classifier: Classifier, files: Sequence[str | Path], *, decoders: int | None = None
+    predictor: Predictor, files: Sequence[str | Path], *, decoders: int | None = None
 ) -> Iterator[list[Answered]]:
     """Yield the answers in the order of `files`, a batch at a time; a file that cannot be read ends
     nothing.
     """
     batch: list[tuple[str, Picture | str]] = []
-    for found in _decoded(classifier, files, decoders or num_decoders()):
+    for found in _decoded(predictor, files, decoders or num_decoders()):
         batch.append(found)
-        if len(batch) == classifier.batch_size:
-            yield _computed(classifier, batch)
+        if len(batch) == predictor.batch_size:
+            yield _computed(predictor, batch)
             batch = []
     if batch:
-        yield _computed(classifier, batch)
+        yield _computed(predictor, batch)
 
 
-def _computed(classifier: Classifier, batch: list[tuple[str, Picture | str]]) -> list[Answered]:
+def _computed(predictor: Predictor, batch: list[tuple[str, Picture | str]]) -> list[Answered]:
     readable = [(name, found) for name, found in batch if isinstance(found, Picture)]
     answers = (
-        classifier.answer([n for n, _ in readable], [picture for _, picture in readable])
+        predictor.answer([n for n, _ in readable], [picture for _, picture in readable])
         if readable
         else []
     )
@@ -71,7 +69,7 @@ def _computed(classifier: Classifier, batch: list[tuple[str, Picture | str]]) ->
 
 
 def _decoded(
-    classifier: Classifier, files: Sequence[str | Path], decoders: int
+    predictor: Predictor, files: Sequence[str | Path], decoders: int
 ) -> Iterator[tuple[str, Picture | str]]:
     """Yield (file, picture or reason) in order.
 
@@ -79,10 +77,10 @@ def _decoded(
     """
 
     def read(some: Sequence[str | Path]) -> list[tuple[str, Picture | str]]:
-        return [(str(file), _picture(classifier, file)) for file in some]
+        return [(str(file), _picture(predictor, file)) for file in some]
 
     chunks = iter([files[start : start + CHUNK] for start in range(0, len(files), CHUNK)])
-    window = decoders + -(-AHEAD * classifier.batch_size // CHUNK)
+    window = decoders + -(-AHEAD * predictor.batch_size // CHUNK)
     with ThreadPoolExecutor(decoders, thread_name_prefix="decode") as pool:
         waiting: deque[Future[list[tuple[str, Picture | str]]]] = deque()
         try:
@@ -96,8 +94,8 @@ def _decoded(
                 future.cancel()
 
 
-def _picture(classifier: Classifier, file: str | Path) -> Picture | str:
+def _picture(predictor: Predictor, file: str | Path) -> Picture | str:
     try:
-        return classifier.picture(file)
+        return predictor.picture(file)
     except UserError as error:
         return str(error).removeprefix(f"{file} cannot be read as an image: ")

@@ -23,7 +23,10 @@ from tintype.errors import UserError
 from tintype.files.bounded import refuse_link_out
 from tintype.runs.folder import RunFolder
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
+from tintype.tasks.classify.answering import Classifier
+from tintype.tasks.classify.predictor import RunClassifier
 from tintype.tasks.classify.task import Classify
+from tintype.tasks.contract.predict import Picture
 from tintype.tasks.contract.prediction import Prediction
 from tintype.tasks.generate.images import Sampler
 from tintype.tasks.generate.task import Generate
@@ -31,9 +34,7 @@ from tintype.tasks.restoring import load_task
 from tintype.tasks.upscale.pictures import encoded, read_picture
 from tintype.tasks.upscale.task import Upscale
 from tintype.tasks.upscale.upscaler import Upscaler
-from tintype.verbs.predict.classifier import Classifier, Picture
-from tintype.verbs.predict.run import Predictor
-from tintype.verbs.predict.runtime import OnnxClassifier
+from tintype.verbs.predict.opening import open_exported
 from tintype.verbs.serve.batching import Between
 
 HEAT_AT_ONCE = 16  # pictures with gradients
@@ -316,14 +317,15 @@ def load(name: str, path: Path, device: str = "auto", threads: int = 1) -> Serve
             done with it here.
     """
     if path.suffix == ".onnx":
-        exported = OnnxClassifier.of(path, threads=threads)
+        exported = open_exported(path, threads)
+        assert isinstance(exported, Classifier)
         how = {"height": exported.height, "width": exported.width, "channels": exported.channels}
         return PhotoClassifier(name, {"preprocessing": how}, None, exported, None)
 
     run = RunFolder.open(path)
     task, description = load_task(run, device)
     if isinstance(task, Classify):
-        return PhotoClassifier(name, description, run, Predictor(task, description), task)
+        return PhotoClassifier(name, description, run, RunClassifier(task, description), task)
     if isinstance(task, Generate):
         return ImageMaker(name, description, run, task)
     if isinstance(task, Upscale):

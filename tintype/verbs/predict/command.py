@@ -11,10 +11,11 @@ from pathlib import Path
 from tintype.data.typical import sentence
 from tintype.errors import UserError
 from tintype.progress import make_watcher
-from tintype.verbs.predict.classifier import Classifier
+from tintype.tasks.contract.predict import AnswerOptions, Row
 from tintype.verbs.predict.files import list_images, names_from, without
 from tintype.verbs.predict.job import JobOptions, Summary, run_job, summary_lines
-from tintype.verbs.predict.output import Output, Row
+from tintype.verbs.predict.opening import open_model
+from tintype.verbs.predict.output import Output
 
 MOST_NAMED = 20  # files that are passed over and named on standard error; the output has them all
 
@@ -26,7 +27,7 @@ def predict_command(
     top: int,
     out: Path | None,
     resume: bool,
-    wish: float | None,
+    accuracy: float | None,
     sort_into: Path | None,
     link: bool,
     heatmaps: Path | None,
@@ -39,23 +40,14 @@ def predict_command(
         UserError: a mistake that can be mended, or no image could be read.
     """
     _check(out, resume, sort_into, link, as_json)
-    classifier = open_classifier(model, device)
-    threshold = None if wish is None else classifier.threshold(wish)
-    if threshold == 0:
-        but = (
-            ""
-            if classifier.typical is None
-            else ", but for photos that are unlike the training images"
-        )
-        print(
-            f"every answer counts{but}: by validation, at least {wish:.0%} of all answers are right",
-            file=sys.stderr,
-        )
-    options = JobOptions(
-        min(top, len(classifier.class_names)), threshold, sort_into, link, heatmaps
-    )
-    output = None if out is None else Output(out, options.columns(classifier), resume=resume)
-    rows: list[Row] = []
+    predictor = open_model(model, device)
+    rows = predictor.rows(AnswerOptions(top, accuracy))
+    for note in rows.notes:
+        print(note, file=sys.stderr)
+
+    options = JobOptions(sort_into, link, heatmaps)
+    output = None if out is None else Output(out, rows, options.columns, resume=resume)
+    answers: list[Row] = []
     named = 0
 
     def show(row: Row) -> None:
@@ -65,9 +57,9 @@ def predict_command(
             if named <= MOST_NAMED:
                 print(f"passed over {row['file']}: {row['error']}", file=sys.stderr)
         elif as_json:
-            rows.append(row)
+            answers.append(row)
         elif output is None:
-            print(_line(row))
+            print(f"{row['file']}: {rows.line(row)}")
             if row.get("unlike"):
                 print(f"  {sentence(row['unlike'])}")
 
@@ -80,8 +72,9 @@ def predict_command(
             names_from(sys.stdin.buffer) if list(map(str, paths)) == ["-"] else list_images(paths)
         )
         summary = run_job(
-            classifier,
+            predictor,
             without(listed, [sort_into, heatmaps]),
+            rows,
             options,
             output=output,
             on_row=show,
@@ -91,27 +84,7 @@ def predict_command(
         watcher.close()
         if output is not None:
             output.release()
-    _close(summary, rows, output, as_json, time.perf_counter() - begin, classifier.notes)
-
-
-def open_classifier(model: Path, device: str) -> Classifier:
-    """Return the classifier of a run folder, of a packed run, or of an exported file.
-
-    Raises:
-        UserError: it is none of them, or no classifier.
-    """
-    if model.suffix.lower() == ".onnx":
-        from tintype.verbs.predict.runtime import OnnxClassifier
-
-        if device not in ("auto", "cpu"):
-            raise UserError(
-                f"an exported model computes on the CPU here, not on {device}. Leave --device out."
-            )
-        return OnnxClassifier.of(model)
-    from tintype.runs.folder import RunFolder
-    from tintype.verbs.predict.run import Predictor
-
-    return Predictor.of(RunFolder.open(model), device=device)
+    _close(summary, answers, output, as_json, time.perf_counter() - begin, predictor.notes)
 
 
 def _check(
@@ -129,16 +102,9 @@ def _check(
         )
 
 
-def _line(row: Row) -> str:
-    answers = ", ".join(f"{entry['class']} {entry['probability']:.1%}" for entry in row["top"])
-    return f"{row['file']}: " + (
-        f"unsure ({answers})" if row["prediction"] != row["top"][0]["class"] else answers
-    )
-
-
 def _close(
     summary: Summary,
-    rows: list[Row],
+    answers: list[Row],
     output: Output | None,
     as_json: bool,
     seconds: float,
@@ -148,7 +114,9 @@ def _close(
         raise UserError("no image could be read.")
     if as_json:
         skipped = [[file, reason] for file, reason in summary.passed_over]
-        print(json.dumps({"predictions": rows, "skipped": skipped}, indent=1, ensure_ascii=False))
+        print(
+            json.dumps({"predictions": answers, "skipped": skipped}, indent=1, ensure_ascii=False)
+        )
     elif output is not None:
         print(f"{summary.num_predicted:,} predictions written to {output.path}")
 

@@ -1,58 +1,15 @@
-"""Exported models without torch: NumPy, Pillow and ONNX Runtime are all that is needed."""
+"""Files of `tintype export`: opened by ONNX Runtime, with what each says of itself. Needs no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tintype.data.typical import Typical
 from tintype.errors import UserError
-from tintype.verbs.predict.classifier import Classifier
 
 FORMAT = 1  # of what lies under ABOUT; raise it when an older tintype would misread the file
 ABOUT = "tintype"  # the metadata entry that holds, as JSON, what belongs to the model
-
-
-class OnnxClassifier(Classifier):
-    """A classifier in an ONNX file that `tintype export` has made."""
-
-    def __init__(self, session: Any, about: Mapping[str, Any], batch_size: int = 64) -> None:
-        typical = Typical.of(about.get("typical"))
-        super().__init__(
-            about["class_names"], about["preprocessing"], about["abstain"], batch_size, typical
-        )
-        self.session = session
-
-    @classmethod
-    def of(cls, path: str | Path, *, threads: int | None = None) -> OnnxClassifier:
-        """Open an exported classifier.
-
-        Raises:
-            UserError: the file cannot be read, was not made by tintype or by a newer one, or is no
-                classifier.
-        """
-        session = open_session(Path(path), threads)
-        about = read_about(Path(path), session)
-        if about.get("task") != "classify":
-            raise UserError(
-                f"{path} is an export of task {about.get('task')}, not a classifier, so it predicts no class."
-            )
-
-        try:
-            return cls(session, about)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"what {path} says of itself is incomplete or broken ({error}). Export it again."
-            ) from None
-
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        # The graph takes RGB; a grey picture in three equal channels comes out of it as it was.
-        images = np.repeat(pixels, 3, axis=3) if self.channels == 1 else pixels
-        return self.session.run(None, {"images": np.ascontiguousarray(images)})[0]
 
 
 def open_session(path: Path, threads: int | None = None) -> Any:

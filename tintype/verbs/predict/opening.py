@@ -1,0 +1,65 @@
+"""Open what predicts: a run folder, a packed run, or an exported file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from tintype.errors import UserError
+from tintype.plugins import find_part
+from tintype.tasks.contract.exported import open_session, read_about
+from tintype.tasks.contract.predict import Predictor, PredictPart
+
+if TYPE_CHECKING:
+    from tintype.runs.folder import RunFolder
+
+
+def open_model(model: Path, device: str = "auto") -> Predictor:
+    """Return the model of a run folder, of a packed run, or of an exported file.
+
+    Raises:
+        UserError: it is none of them, or its task does not predict.
+    """
+    if model.suffix.lower() == ".onnx":
+        if device not in ("auto", "cpu"):
+            raise UserError(
+                f"an exported model computes on the CPU here, not on {device}. Leave --device out."
+            )
+        return open_exported(model)
+
+    from tintype.runs.folder import RunFolder
+
+    return open_run(RunFolder.open(model), device)
+
+
+def open_run(run: RunFolder, device: str = "auto") -> Predictor:
+    """Return the model of a run.
+
+    Raises:
+        UserError: the run has no finished model, its task does not predict, or the device is not
+            there.
+    """
+    return _part(run.recipe.task).open_run(run, device)
+
+
+def open_exported(path: Path, threads: int | None = None) -> Predictor:
+    """Return the model in an ONNX file of `tintype export`.
+
+    Raises:
+        UserError: the file cannot be read, was not made by tintype or by a newer one, or its task
+            does not predict.
+    """
+    session = open_session(path, threads)
+    about = read_about(path, session)
+    part = _part(str(about.get("task")))
+
+    try:
+        return part.open_exported(session, about)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"what {path} says of itself is incomplete or broken ({error}). Export it again."
+        ) from None
+
+
+def _part(task: str) -> PredictPart:
+    return cast(PredictPart, find_part(task, "predict", "be used to predict"))
