@@ -14,8 +14,6 @@ from collections.abc import Callable
 import numpy as np
 
 from tintype.statistics import (
-    ClassCounts,
-    abstain_threshold,
     block_error,
     clustered_interval,
     clustered_mean_interval,
@@ -24,7 +22,9 @@ from tintype.statistics import (
     newcombe_interval,
     wilson_interval,
 )
+from tintype.tasks.classify.calibration import abstain_threshold
 from tintype.tasks.classify.metrics import calibration_errors
+from tintype.tasks.classify.verdict import ClassCounts
 
 
 def effects(tries: int) -> None:

@@ -208,11 +208,11 @@ def add_analysis(
 
     from tintype.data.source import DataSpec, ResidentSource
     from tintype.models import build_model
-    from tintype.statistics import risk_coverage
     from tintype.tasks.classify.analysis.embedding import embedding_map
     from tintype.tasks.classify.analysis.examples import Answers, confused_pairs, worst_mistakes
     from tintype.tasks.classify.analysis.slices import error_rates
-    from tintype.tasks.classify.classifier import Classify, abstaining
+    from tintype.tasks.classify.calibration import abstaining, risk_coverage
+    from tintype.tasks.classify.classifier import Classify
     from tintype.tasks.task import Evaluation
 
     spec = DataSpec("digits", 1, 8, 8, tuple(names), (0.3,), (0.4,), "")

@@ -1,36 +1,15 @@
-"""Intervals for proportions and differences, paired comparisons, the verdict on a fit, its
-temperature, when to abstain.
-"""
+"""Intervals for proportions, means and differences; paired comparisons; images in groups."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, bdtrc, chdtrc, gammaln, log_softmax, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, chdtrc, ndtr, ndtri, stdtr, stdtrit
 
-# The rule of `fit_verdict`, in parts of one: a gap up to this size is ordinary optimism, ...
-ORDINARY_GAP = 0.05
-# ... a model that learned less than this part of what lies between chance and perfection underfits,
-# ...
-LEARNED_PART = 0.75
-# ... and a gap known less exactly than this (width of its interval) is called uncertain.
-UNCERTAIN_WIDTH = 0.20
-# A class of which so many validation images are all missed is called never recognised.
-FEWEST_MISSED = 5
-
-# Temperatures outside of these bounds say that the fit has nothing to hold on to.
-TEMPERATURES = (0.05, 20.0)
-# One parameter of a curve needs some images; with fewer the temperature stays at one.
-FEWEST_TO_CALIBRATE = 20
-# How often the promise of a threshold for abstaining may be broken, and how many thresholds are
-# tried.
-ABSTAIN_RISK = 0.05
-THRESHOLDS_TRIED = 20
 # Sums of whole differences up to this size are tested exactly; beyond, the normal distribution
 # differs by nothing.
 MOST_EXACT = 20_000
@@ -164,8 +143,8 @@ def newcombe_interval(
     Source: Newcombe, "Interval estimation for the difference between independent proportions",
     Statistics in Medicine 17 (1998), method 10.
     """
-    low1, high1 = _share_interval(s1, n1, clusters1, confidence)
-    low2, high2 = _share_interval(s2, n2, clusters2, confidence)
+    low1, high1 = share_interval(s1, n1, clusters1, confidence)
+    low2, high2 = share_interval(s2, n2, clusters2, confidence)
     if n1 == 0 or n2 == 0:
         return -1.0, 1.0
     p1, p2 = s1 / n1, s2 / n2
@@ -174,464 +153,14 @@ def newcombe_interval(
     return max(-1.0, p1 - p2 - below), min(1.0, p1 - p2 + above)
 
 
-def _share_interval(
+def share_interval(
     successes: int, n: int, clusters: Clusters | None, confidence: float = 0.95
 ) -> tuple[float, float]:
+    """Return the interval (low, high) of a proportion: Wilson's, or that of clusters."""
     if clusters is None:
         return wilson_interval(successes, n, confidence)
     _check_counts(successes, n)
     return clusters.share_interval(successes, n, confidence)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the train/validation gap says of the fit: one word, a text for the user, and the numbers behind it.
-
-    `gap` is the training accuracy less the validation accuracy, with its 95 % interval; both are
-    parts of one. `never_recognised` names the classes of which no image, or no validation image, is
-    recognised.
-    """
-
-    word: str  # "underfits", "fits" or "overfits"
-    text: str
-    gap: float
-    gap_ci95: tuple[float, float]
-    never_recognised: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ClassCounts:
-    """For each class (K,) how many images of it were measured, and how many of those were recognised.
-
-    Of images in groups, `num_groups` (K,) counts those of each class, `clusters` says how much less
-    the images tell of the accuracy, and `clusters_of_recall` of the balanced one.
-    """
-
-    num_right: NDArray[np.int64]
-    num_images: NDArray[np.int64]
-    num_groups: NDArray[np.int64] | None = None
-    clusters: Clusters | None = None
-    clusters_of_recall: Clusters | None = None
-
-    @classmethod
-    def of(
-        cls, right: ArrayLike, targets: ArrayLike, num_classes: int, groups: ArrayLike | None = None
-    ) -> ClassCounts:
-        """Return the counts of images of classes `targets` (N,), `right` (N,) or not, in `groups` (N,) or each alone.
-
-        The balanced accuracy is a mean of images that weigh by one over the size of their class;
-        what a group adds to its variance is what it adds to that of the mean, linearised (Korn and
-        Graubard 1998, as in `clusters_of`).
-        """
-        right, targets = np.asarray(right, dtype=bool), np.asarray(targets)
-        num_images = np.bincount(targets, minlength=num_classes)
-        num_right = np.bincount(targets[right], minlength=num_classes)
-        if groups is None:
-            return cls(num_right, num_images)
-
-        numbers = np.asarray(groups)
-        num_groups = np.array([len(np.unique(numbers[targets == k])) for k in range(num_classes)])
-        weight = len(targets) / np.count_nonzero(num_images) / num_images[targets]
-        recall = num_right[targets] / num_images[targets]
-        spread = float((weight**2).mean()) / 4
-        of_recall = clusters_of(weight * (right - recall), numbers, spread)
-        return cls(num_right, num_images, num_groups, clusters_of(right, numbers, 0.25), of_recall)
-
-    @property
-    def commonest_share(self) -> float:
-        """The accuracy of always answering with the commonest class."""
-        return float(self.num_images.max() / self.num_images.sum())
-
-    def mean_recall(self, confidence: float = 0.95) -> tuple[float, float, float]:
-        """Return the balanced accuracy and its interval (value, low, high), over the classes that occur.
-
-        The interval joins Wilson's of each class (MOVER: Zou and Donner, Statistics in Medicine 27,
-        2008).
-        """
-        occurs = np.flatnonzero(self.num_images)
-        counted = [(int(self.num_right[k]), int(self.num_images[k])) for k in occurs]
-        recalls = np.array([right / n for right, n in counted])
-        ends = np.array(
-            [_share_interval(right, n, self.clusters_of_recall, confidence) for right, n in counted]
-        )
-        below, above = np.linalg.norm(recalls - ends[:, 0]), np.linalg.norm(ends[:, 1] - recalls)
-        mean, num = float(recalls.mean()), len(occurs)
-        return mean, max(0.0, mean - float(below) / num), min(1.0, mean + float(above) / num)
-
-
-def fit_verdict(
-    train_correct: int,
-    train_n: int,
-    val_correct: int,
-    val_n: int,
-    num_classes: int,
-    *,
-    train_classes: ClassCounts | None = None,
-    val_classes: ClassCounts | None = None,
-    class_names: Sequence[str] = (),
-) -> Verdict:
-    """Say whether a classifier underfits, fits or overfits, by a stated rule.
-
-    Training accuracy must have been measured on clean training images by the final model. In this
-    order:
-
-    1. "underfits": the upper end of the training accuracy's 95 % Wilson interval is below chance +
-        0.75 (1 - chance),
-       where chance is the share of the commonest class among the training images (1 / num_classes
-       without `train_classes`). Or the upper end of the balanced accuracy's is, where chance is 1 /
-       num_classes: a model that always answers with the commonest class has not learned the others.
-       A gap as in 2 is then stated beside it.
-    2. "overfits": the 95 % Newcombe interval of (training accuracy - validation accuracy) lies
-        wholly above 5 points,
-       or that of the balanced accuracies does.
-    3. "fits": neither was shown.
-
-    Classes that are never recognised are named in any case. Where the gap's interval is wider than
-    20 points, the word stays and the text says that it is uncertain. Of images in groups, all
-    intervals are those of clusters.
-
-    Args:
-        train_correct: training images that were answered rightly, of `train_n`.
-        train_n: how many were measured.
-        val_correct: the same of validation.
-        val_n: the same.
-        num_classes: how many classes the model tells apart.
-        train_classes: the same counts by class.
-        val_classes: those of validation.
-        class_names: how the classes are called.
-
-    Raises:
-        ValueError: counts that do not fit each other, no training or no validation images, or fewer
-            than two classes.
-    """
-    if train_n == 0 or val_n == 0 or num_classes < 2:
-        raise ValueError(
-            f"no verdict on {train_n} training and {val_n} validation images of {num_classes} classes"
-        )
-    train_accuracy, val_accuracy = train_correct / train_n, val_correct / val_n
-    of_train = None if train_classes is None else train_classes.clusters
-    of_val = None if val_classes is None else val_classes.clusters
-    interval = newcombe_interval(
-        train_correct, train_n, val_correct, val_n, clusters1=of_train, clusters2=of_val
-    )
-    chance = (
-        1 / num_classes
-        if train_classes is None
-        else max(1 / num_classes, train_classes.commonest_share)
-    )
-    enough = chance + LEARNED_PART * (1 - chance)
-    overfits = interval[0] > ORDINARY_GAP
-    width = f"{_points(interval[0])} to {_points(interval[1])}"
-    gap = f"the gap of {_points(train_accuracy - val_accuracy)} points ({width})"
-    by_class = _verdict_by_class(train_classes, val_classes, num_classes)
-
-    ordinary = f"{100 * ORDINARY_GAP:g} points"
-    trained, validated = _percent(train_accuracy), _percent(val_accuracy)
-    seen = f"{trained} right on training images and {validated} on validation images"
-
-    if _share_interval(train_correct, train_n, of_train)[1] < enough:
-        word = "underfits"
-        why = (
-            ""
-            if chance < 1.5 / num_classes
-            else f"; always answering with the commonest class gives {_percent(chance)}"
-        )
-        reason = f"only {trained} right even on training images ({_percent(enough)} expected{why})"
-        reason += f", and {validated} on validation images"
-        if overfits:
-            reason += f"; and yet {gap} is more than the usual {ordinary}"
-    elif by_class and by_class[0] == "underfits":
-        word, reason = "underfits", f"{seen}; {by_class[1]}"
-    elif overfits:
-        word, reason = "overfits", f"{seen}: {gap} is more than the usual {ordinary}"
-    elif by_class:
-        word, reason = by_class[0], f"{seen}; {by_class[1]}"
-    elif interval[1] <= ORDINARY_GAP:
-        word, reason = (
-            "fits",
-            f"no sign of overfitting: {seen}, and {gap} is within the usual {ordinary}",
-        )
-    elif train_accuracy <= val_accuracy:
-        word, reason = (
-            "fits",
-            f"no sign of overfitting: {seen}, so validation is as good as training (gap {width} points)",
-        )
-    else:
-        word, reason = (
-            "fits",
-            f"no clear sign of overfitting: {seen}, and {gap} may be within the usual {ordinary}",
-        )
-
-    text = f"{word}: {reason}."
-    never, remark = _never_recognised(train_classes, val_classes, class_names)
-    text += remark
-    if word == "underfits":
-        balanced = "class_weights=balanced, sampling=balanced, " if never else ""
-        text += f" Try: {balanced}more epochs, a larger model, a higher learning rate, less augmentation."
-    elif word == "overfits":
-        text += " Try: more augmentation, weight decay, fewer epochs."
-    if interval[1] - interval[0] > UNCERTAIN_WIDTH:
-        in_groups = [f" in {each.num_groups} groups" if each else "" for each in (of_train, of_val)]
-        text += (
-            f" Uncertain: {train_n} training{' images' if of_train else ''}{in_groups[0]} and {val_n} validation images"
-            f"{in_groups[1]} are too few to measure the gap well."
-        )
-    return Verdict(word, text, train_accuracy - val_accuracy, interval, never)
-
-
-def _verdict_by_class(
-    train: ClassCounts | None, val: ClassCounts | None, num_classes: int
-) -> tuple[str, str] | None:
-    """Return the word and the reason that balanced accuracy gives where it accuses the model, else
-    None.
-    """
-    if train is None or val is None:
-        return None
-    trained, train_low, train_high = train.mean_recall()
-    enough = 1 / num_classes + LEARNED_PART * (1 - 1 / num_classes)
-    if train_high < enough:
-        return "underfits", (
-            f"averaged over the classes, only {_percent(trained)} of the training images are right "
-            f"({_percent(enough)} expected)"
-        )
-
-    validated, _val_low, val_high = val.mean_recall()
-    lowest_gap = trained - validated - math.hypot(trained - train_low, val_high - validated)
-    if lowest_gap > ORDINARY_GAP:
-        return "overfits", (
-            f"averaged over the classes, {_percent(trained)} of the training images and {_percent(validated)} of the "
-            f"validation images are right, a gap of more than the usual {100 * ORDINARY_GAP:g} points"
-        )
-
-    return None
-
-
-def _never_recognised(
-    train: ClassCounts | None, val: ClassCounts | None, class_names: Sequence[str]
-) -> tuple[tuple[str, ...], str]:
-    """Return the classes that are never recognised, and a sentence about them (with a space before
-    it).
-    """
-    if train is None or val is None:
-        return (), ""
-    measured, right = train.num_images + val.num_images, train.num_right + val.num_right
-    nowhere = (measured > 0) & (right == 0)
-    # One or two validation images may be missed by chance, and so may those of one or two groups.
-    independent = val.num_images if val.num_groups is None else val.num_groups
-    not_in_val = ~nowhere & (independent >= FEWEST_MISSED) & (val.num_right == 0)
-
-    sentences = []
-    for missed, where in (
-        (nowhere, "is never recognised"),
-        (not_in_val, "is never recognised in validation"),
-    ):
-        classes = np.flatnonzero(missed)
-        if not len(classes):
-            continue
-        shown = ", ".join(
-            f"'{class_names[k]}' ({measured[k]:,} images)" for k in classes[:3].tolist()
-        )
-        if len(classes) == 1:
-            sentences.append(f" Class {shown} {where}.")
-        else:
-            more = f" and {len(classes) - 3} more" if len(classes) > 3 else ""
-            sentences.append(f" Classes {shown}{more} are {where.removeprefix('is ')}.")
-
-    return tuple(
-        str(class_names[k]) for k in np.flatnonzero(nowhere | not_in_val).tolist()
-    ), "".join(sentences)
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """What logits are divided by before the softmax so that confidence agrees with accuracy, and
-    how it was found.
-    """
-
-    value: float
-    reason: str
-
-
-def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
-    """Return the temperature that minimises the log loss of softmax(logits / T), between 0.05 and 20.
-
-    `logits` (N, K) may be log probabilities as well, since a constant in a row changes nothing;
-    `targets` (N,) are true classes. Two cases in which the log loss says nothing are ruled apart:
-
-    - fewer than 20 images: T stays 1;
-    - no mistake among them: the log loss would fall for ever as T goes to 0. Then T is the one at which the mean
-      confidence is (N + 1) / (N + 2), which is Laplace's rule of succession for N successes in N
-      trials.
-
-    Raises:
-        ValueError: shapes that do not fit, or logits that are not finite.
-
-    Source: Guo et al., "On calibration of modern neural networks" (2017), section 4.2.
-    """
-    from scipy.optimize import brentq, minimize_scalar
-
-    scores, classes = np.asarray(logits, dtype=np.float64), np.asarray(targets)
-    if scores.ndim != 2 or classes.shape != scores.shape[:1] or not np.isfinite(scores).all():
-        raise ValueError(
-            f"expected finite logits (N, K) and targets (N,), got {scores.shape} and {classes.shape}"
-        )
-    n, bounds = len(scores), (math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
-    if n < FEWEST_TO_CALIBRATE:
-        return Temperature(
-            1.0, f"{n} validation images are too few to fit it (fewer than {FEWEST_TO_CALIBRATE})"
-        )
-    if (scores.argmax(1) == classes).all():
-        wanted = (n + 1) / (n + 2)
-
-        def excess(log_t: float) -> float:
-            return (
-                float(np.exp(log_softmax(scores / math.exp(log_t), axis=1).max(1)).mean()) - wanted
-            )
-
-        low, high = (excess(bound) for bound in bounds)
-        log_t = (
-            bounds[0]
-            if low <= 0
-            else bounds[1]
-            if high >= 0
-            else float(brentq(excess, bounds[0], bounds[1]))
-        )  # pyright: ignore[reportArgumentType]
-        reason = f"no mistake on {n} validation images: mean confidence set to {_percent(wanted)} by the rule of succession"
-        return Temperature(math.exp(log_t), reason)
-
-    def loss(log_t: float) -> float:
-        return -float(log_softmax(scores / math.exp(log_t), axis=1)[np.arange(n), classes].mean())
-
-    # As a function of log T the loss has one minimum: it is convex in 1 / T.
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return Temperature(math.exp(float(found.x)), f"least log loss on {n} validation images")
-
-
-def abstain_threshold(
-    confidence: ArrayLike, right: ArrayLike, wish: float, design_effect: float = 1.0
-) -> float | None:
-    """Return the lowest confidence from which on answers are right often enough, or None where there is none.
-
-    0.0 where all images may be answered. Up to 20 thresholds are tried, evenly by how many images
-    they answer; the first answers no fewer than could show anything. At each, the hypothesis that
-    fewer than `wish` of the answers are right is tested by the binomial distribution. All tests
-    share one level, at which a model whose confidence tells nothing, and of whose answers just
-    `wish` are right, passes any of them in at most 5 % of the cases. That level is computed from
-    the joint distribution of the counts, since the images of one threshold are among those of the
-    next. Of images in groups (see `clusters_of`), counts are divided by `design_effect`.
-
-    Raises:
-        ValueError: shapes that differ, or a wish that is not between 0 and 1.
-
-    Source: Angelopoulos et al., "Learn then test" (2021); one level for all looks at a growing
-    count is Pocock's, Biometrika 64 (1977).
-    """
-    confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
-    if confidence.ndim != 1 or confidence.shape != right.shape or not 0 < wish < 1:
-        raise ValueError(
-            f"expected (N,) and (N,), and 0 < wish < 1, got {confidence.shape}, {right.shape}, {wish}"
-        )
-    if not len(right):
-        return None
-
-    curve = risk_coverage(confidence, right)
-    # Fewer answers than these would not be enough, even if all of them were right.
-    fewest = min(len(right), math.ceil(design_effect * math.log(ABSTAIN_RISK / 3) / math.log(wish)))
-    wanted = np.linspace(fewest, len(right), THRESHOLDS_TRIED).round()
-    tried = np.unique(np.searchsorted(curve.num_answered, wanted))
-    told = np.floor(curve.num_answered[tried] / design_effect).astype(np.int64)
-    told_right = np.floor(told * curve.num_right[tried] / curve.num_answered[tried] + 1e-9)
-    level = _level_of_looks(tuple(np.unique(told[told > 0]).tolist()), wish)
-    passed = tried[(told > 0) & (_p_of_at_least(told_right, np.maximum(told, 1), wish) <= level)]
-    if not len(passed):
-        return None
-
-    return 0.0 if passed[-1] == len(curve.threshold) - 1 else float(curve.threshold[passed[-1]])
-
-
-@lru_cache(maxsize=64)
-def _level_of_looks(counts: tuple[int, ...], p: float) -> float:
-    """Return the level at which tests after `counts` trials of probability `p` reject once or more
-    in 5 % of the cases.
-    """
-    if not counts:
-        return 0.0
-    low, high = math.log(ABSTAIN_RISK / len(counts)), math.log(ABSTAIN_RISK)
-    if _crossing(counts, p, math.exp(high)) <= ABSTAIN_RISK:
-        return ABSTAIN_RISK
-
-    for _ in range(8):
-        middle = (low + high) / 2
-        if _crossing(counts, p, math.exp(middle)) <= ABSTAIN_RISK:
-            low = middle
-        else:
-            high = middle
-
-    return math.exp(low)
-
-
-def _crossing(counts: Sequence[int], p: float, level: float) -> float:
-    """Return the probability that any of the tests after `counts` trials rejects at `level`,
-    exactly but for 1e-12.
-    """
-    # shares[i]: that first + i are right, none rejected so far
-    shares, first, before, crossed = np.ones(1), 0, 0, 0.0
-    for count in counts:
-        more = count - before
-        reach = 8 * math.sqrt(more * p * (1 - p)) + 8
-        lowest, highest = (
-            max(0, math.floor(more * p - reach)),
-            min(more, math.ceil(more * p + reach)),
-        )
-        added = np.arange(lowest, highest + 1)
-        logs = gammaln(more + 1) - gammaln(added + 1) - gammaln(more - added + 1)
-        shares = np.convolve(
-            shares, np.exp(logs + added * math.log(p) + (more - added) * math.log1p(-p))
-        )
-        first, before = first + lowest, count
-        rejected = _p_of_at_least(first + np.arange(len(shares)), count, p) <= level
-        crossed += float(shares[rejected].sum())
-        shares = shares[~rejected]  # which are the highest counts
-        likely = np.flatnonzero(shares > 1e-16)
-        if not len(likely):
-            break
-        first, shares = first + int(likely[0]), shares[likely[0] : likely[-1] + 1]
-
-    return crossed
-
-
-def _p_of_at_least(successes: ArrayLike, n: ArrayLike, p: float) -> NDArray[np.float64]:
-    """Return the probability of at least so many successes in `n` trials of probability `p`."""
-    successes = np.asarray(successes, dtype=np.float64)
-    return np.where(successes <= 0, 1.0, bdtrc(successes - 1, n, p))
-
-
-@dataclass(frozen=True)
-class RiskCoverage:
-    """How many images are answered, and how many of those rightly, at each distinct confidence, the
-    highest first.
-    """
-
-    threshold: NDArray[np.float64]
-    num_answered: NDArray[np.int64]
-    num_right: NDArray[np.int64]
-
-
-def risk_coverage(confidence: ArrayLike, right: ArrayLike) -> RiskCoverage:
-    """Return the counts behind the risk-coverage curve (El-Yaniv & Wiener, JMLR 11, 2010).
-
-    `confidence` and `right` are (N,). Images of equal confidence are answered together or not at
-    all.
-    """
-    confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
-    order = np.argsort(-confidence, kind="stable")
-    ordered = confidence[order]
-    ends = (
-        np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-        if len(ordered)
-        else np.zeros(0, np.int64)
-    )
-    return RiskCoverage(ordered[ends], ends + 1, np.cumsum(right[order])[ends])
 
 
 def wilson_lower(
@@ -951,21 +480,18 @@ def paired_interval(
         variance = n * (2 * share + difference * (1 - difference))
         excess = only_a - only_b - n * difference
 
-        return (
-            excess / math.sqrt(variance)
-            if variance > 0
-            else math.copysign(math.inf, excess)
-            if excess
-            else 0.0
-        )
+        if variance > 0:
+            return excess / math.sqrt(variance)
+        return math.copysign(math.inf, excess) if excess else 0.0
 
-    estimate, inside = (only_a - only_b) / n, 1 - 1e-12
-    low = (
-        -1.0 if only_b == n else float(brentq(lambda d: min(score(d), 1e9) - z, -inside, estimate))
-    )  # pyright: ignore[reportArgumentType]
-    high = (
-        1.0 if only_a == n else float(brentq(lambda d: max(score(d), -1e9) + z, estimate, inside))
-    )  # pyright: ignore[reportArgumentType]
+    def root(function: Callable[[float], float], low: float, high: float) -> float:
+        return float(brentq(function, low, high))  # pyright: ignore[reportArgumentType]
+
+    estimate = (only_a - only_b) / n
+    inside = 1 - 1e-12
+    low = -1.0 if only_b == n else root(lambda d: min(score(d), 1e9) - z, -inside, estimate)
+    high = 1.0 if only_a == n else root(lambda d: max(score(d), -1e9) + z, estimate, inside)
+
     return low, high
 
 
@@ -1072,12 +598,9 @@ def _check_counts(successes: float, n: float) -> None:
         raise ValueError(f"expected 0 <= successes <= n, got {successes} and {n}")
 
 
-def _percent(part: float) -> str:
+def percent(part: float) -> str:
+    """Write a share as a percentage with one decimal, or with two where that would round to 100 %."""
     shown = f"{100 * part:.1f}"
     if shown == "100.0" and part < 1:  # a model that errs is not called perfect by rounding
         shown = f"{math.floor(10000 * part) / 100:.2f}"
     return f"{shown} %"
-
-
-def _points(part: float) -> str:
-    return f"{100 * part:.1f}"

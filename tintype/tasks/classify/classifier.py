@@ -13,17 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tintype import statistics
 from tintype.augment import Augment
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.errors import UserError
 from tintype.hardware.device import autocast
 from tintype.tasks import losses
 from tintype.tasks.classify import metrics
+from tintype.tasks.classify.calibration import abstaining, fit_temperature
+from tintype.tasks.classify.verdict import ClassCounts, fit_verdict
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
-
-# For each of these a confidence is looked for from which on answers are right that often.
-WISHED_ACCURACIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 
 
 class Classify(Task):
@@ -264,7 +262,7 @@ class Classify(Task):
             )
             rows += prediction_rows(split, sources[split], probabilities, targets, names)
         train, val = evaluations["train"].figures, evaluations["val"].figures
-        verdict = statistics.fit_verdict(
+        verdict = fit_verdict(
             train["num_correct"],
             train["num_images"],
             val["num_correct"],
@@ -332,9 +330,7 @@ class Classify(Task):
 
         The validation figures are then fitted ones; those of the test split are honest.
         """
-        fitted = statistics.fit_temperature(
-            before["val"].details["logits"], before["val"].details["targets"]
-        )
+        fitted = fit_temperature(before["val"].details["logits"], before["val"].details["targets"])
         self.temperature = 1.0
         raw = {split: self._evaluation(_given(e)) for split, e in before.items()}
         self.temperature = fitted.value
@@ -399,74 +395,10 @@ def _given(evaluation: Evaluation) -> dict[str, np.ndarray]:
     return {key: evaluation.details[key] for key in keys if key in evaluation.details}
 
 
-def _counts_by_class(evaluation: Evaluation, num_classes: int) -> statistics.ClassCounts:
+def _counts_by_class(evaluation: Evaluation, num_classes: int) -> ClassCounts:
     targets = evaluation.details["targets"]
     right = evaluation.details["probabilities"].argmax(1) == targets
-    return statistics.ClassCounts.of(right, targets, num_classes, evaluation.details.get("groups"))
-
-
-def abstaining(
-    val: Evaluation, test: Evaluation | None
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Choose on validation from which confidence on to answer for each wished accuracy, and measure that on test.
-
-    Returns:
-        What the model keeps: `accuracy` (the wish) and `threshold`, None where validation cannot
-        promise it. What the run reports: the same with the counts, coverage and accuracy of both
-        splits, and 95 % intervals.
-    """
-    kept: list[dict[str, Any]] = []
-    reported: list[dict[str, Any]] = []
-    both = {"val": val} if test is None else {"val": val, "test": test}
-    sides = {
-        split: (
-            e.details["probabilities"].max(1),
-            e.details["probabilities"].argmax(1) == e.details["targets"],
-        )
-        for split, e in both.items()
-    }
-    groups = val.details.get("groups")
-    effect = (
-        1.0
-        if groups is None
-        else statistics.clusters_of(sides["val"][1], groups, spread=0.25).design_effect
-    )
-
-    for wish in WISHED_ACCURACIES:
-        threshold = statistics.abstain_threshold(*sides["val"], wish, effect)
-        kept.append({"accuracy": wish, "threshold": threshold})
-        measured = (
-            {}
-            if threshold is None
-            else {
-                split: _answered(*sides[split], threshold, e.details.get("groups"))
-                for split, e in both.items()
-            }
-        )
-        reported.append({**kept[-1], **measured})
-
-    return kept, reported
-
-
-def _answered(
-    confidence: np.ndarray, right: np.ndarray, threshold: float, groups: np.ndarray | None = None
-) -> dict[str, Any]:
-    answered = confidence >= threshold
-    # an image that stands alone is a group of its own
-    numbers = np.arange(len(right)) if groups is None else groups
-    n, k = int(answered.sum()), int(right[answered].sum())
-
-    return {
-        "num_images": len(right),
-        "num_answered": n,
-        "num_correct": k,
-        "coverage": n / len(right),
-        "coverage_ci95": list(statistics.clustered_interval(answered, numbers)),
-        "accuracy": k / n if n else None,
-        "accuracy_ci95": list(statistics.clustered_interval(right[answered], numbers[answered]))
-        if n
-        else [0.0, 1.0],
-    }
+    return ClassCounts.of(right, targets, num_classes, evaluation.details.get("groups"))
 
 
 def prediction_rows(

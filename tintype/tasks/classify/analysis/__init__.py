@@ -14,10 +14,10 @@ import numpy as np
 from tintype.data.source import ImageSource
 from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
-from tintype.statistics import risk_coverage
 from tintype.tasks.classify.analysis.embedding import embedding_map
 from tintype.tasks.classify.analysis.examples import Answers, confused_pairs, worst_mistakes
 from tintype.tasks.classify.analysis.slices import error_rates
+from tintype.tasks.classify.calibration import risk_coverage
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.task import Evaluation, Task
 
