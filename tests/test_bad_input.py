@@ -398,7 +398,7 @@ def test_a_fault_of_ours_is_called_one(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["list"])
     assert end.value.code == 1
-    assert "This is a fault of tintype, not of yours" in capsys.readouterr().err
+    assert "This is a bug in tintype, not your mistake" in capsys.readouterr().err
 
 
 # ---- nothing to measure on --------------------------------------------------------------------------------------------

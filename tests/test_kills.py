@@ -449,7 +449,7 @@ def test_what_cannot_be_written_by_any_library_is_one_line(place, tmp_path, name
     folder = shutil.copytree(place, tmp_path / "folder")
     before = content(folder, ())
     code, said, _ = Child(CASES[name].command, folder, most_bytes=2000).ended()
-    assert (code, said.count("Traceback"), "fault of tintype" in said) == (2, 0, False), said
+    assert (code, said.count("Traceback"), "bug in tintype" in said) == (2, 0, False), said
     assert content(folder, ()).keys() - before.keys() <= {"cnn/exports"}, "left over"
 
 

@@ -335,7 +335,9 @@ def test_below_the_threshold_it_is_unsure(many):
 
 def test_a_wish_that_validation_cannot_promise():
     assert Lightness().threshold(0.9) == 0.8
-    with pytest.raises(UserError, match=r"cannot promise that 99%.*it can promise 0.9: --wish 0.9"):
+    with pytest.raises(
+        UserError, match=r"cannot promise that 99%.*it can promise 0.9: --target 0.9"
+    ):
         Lightness().threshold(0.99)
     with pytest.raises(
         UserError, match=r"no threshold was fitted for 0.5. Expected one of 0.9, 0.99"
@@ -418,7 +420,7 @@ def test_wishes_that_do_not_fit(tt, finished_run, digit_files, tmp_path):
         ),
         (("--out", "a.jsonl", "--json"), "Give one of the two"),
         (("--sort-into", "mine.csv"), "mine.csv is a file"),
-        (("--abstain", "--wish", "0.5"), "no threshold was fitted for 0.5"),
+        (("--abstain", "--target", "0.5"), "no threshold was fitted for 0.5"),
     ]:
         code, _, errors = tt("predict", finished_run.path, digit_files / "1", *arguments)
         assert code == 2, arguments

@@ -1000,7 +1000,7 @@ def test_a_folder_goes_on_without_its_bad_files(run, tmp_path, capsys):
     for name, reason in [("cut.jpg", "cannot be read"), ("empty.png", "it is empty"), ("moving.gif", "animated (2 frames)"),
                          ("long.webp", "WEBP holds 16383 at most")]:  # fmt: skip
         assert any(name in line and reason in line for line in said.err.splitlines()), name
-    assert said.err.splitlines()[-1] == "1 written, 4 passed over"
+    assert said.err.splitlines()[-1] == "1 written, 4 skipped"
 
 
 def test_what_cannot_be_enlarged_is_told(run, finished_run, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: each command is a few lines that call one function of the package."""
+"""The command line: every command calls one function of the package in a few lines."""
 
 from __future__ import annotations
 
@@ -19,28 +19,26 @@ from tintype.cli import serve as serve
 
 # isort: on
 from tintype.cli.base import app
-from tintype.errors import UserError
+from tintype.errors import Interrupted, UserError
 
 __all__ = ["app", "main"]
 
-# What the user can mend: names, rights and disks.
+# Errors of the system that a user can mend: names, permissions and disks.
 OF_THE_SYSTEM = {
-    errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EMFILE, errno.ENFILE,
+    errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
+    errno.EPERM, errno.EIO, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
 
 
 def _print_any_name() -> None:
-    """Escape what a terminal cannot show, such as a file name that is no UTF-8, instead of ending
-    at it.
-    """
+    """Escape what a terminal cannot show, such as a file name that is not UTF-8."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a mistake of the user is one line on standard error and exit code 2."""
+    """Run the command line; a user's mistake prints one line on standard error and exits with 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     _print_any_name()
@@ -57,23 +55,24 @@ def main(arguments: list[str] | None = None) -> None:
         if end.code == 130:  # Ctrl-C, which Typer turns into a silent exit
             print("stopped", file=sys.stderr)
         raise
+    except Interrupted as stop:
+        if debug:
+            raise
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.number)
     except Exception as error:
         if debug:
             raise
-        # engine.Interrupted, which is not imported here for speed
-        number = getattr(error, "number", None)
-        if type(error).__name__ == "Interrupted" and number:
-            print(error, file=sys.stderr)
-            sys.exit(128 + number)
         if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
             print(
                 f"error: {error.filename or 'a file cannot be written'}: {error.strerror}.",
                 file=sys.stderr,
             )
             sys.exit(2)
+
         print(
             f"error: {type(error).__name__}: {error}\n"
-            "This is a fault of tintype, not of yours. `tintype --debug ...` shows where.",
+            "This is a bug in tintype, not your mistake. `tintype --debug ...` shows where it is.",
             file=sys.stderr,
         )
         sys.exit(1)

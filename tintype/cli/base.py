@@ -8,7 +8,7 @@ import typer
 
 app = typer.Typer(
     name="tintype",
-    help="Image models made on the spot: classify, generate and upscale images, and know how good the model is.",
+    help="Train models that classify, generate or upscale images, and know how good they are.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -16,12 +16,15 @@ app = typer.Typer(
 )
 
 # The groups in which `tintype --help` shows the commands.
-MAKE, LOOK, USE = "Train and try", "Measure and look", "Put to use"
+MAKE = "Train and try"
+LOOK = "Measure and look"
+USE = "Put to use"
 
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")
+    bool,
+    typer.Option("--json", help="Print a single JSON object on standard output and nothing else."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")]
 
 
 def _version(show: bool) -> None:
@@ -37,9 +40,11 @@ def _global(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_version, is_eager=True, help="Print the version and stop."
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback when an error occurs.")
+    ] = False,
 ) -> None:
     pass

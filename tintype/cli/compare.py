@@ -1,4 +1,4 @@
-"""The command that says which of several runs is better: compare."""
+"""The command `compare`."""
 
 from __future__ import annotations
 
@@ -13,44 +13,47 @@ from tintype.cli.base import LOOK, Device, Json, app
 
 @app.command(rich_help_panel=LOOK)
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of one task, two or more.")],
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders of the same task.")],
     names: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="What to call them, in their order.")
+        str | None, typer.Option(metavar="A,B,...", help="Names for the runs, in the same order.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="test, or val while the choice is yet to be made.")
+        str, typer.Option(help="Split to compare on: test, or val while you are still choosing.")
     ] = "test",
     latency: Annotated[
-        bool, typer.Option(help="Measure how long an answer takes on this machine.")
+        bool, typer.Option(help="Measure how long each model takes per image on this machine.")
     ] = True,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with figures and pictures.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with figures and example images."),
     ] = None,
     figures: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write the figures as PNG and SVG there, and not beside the page of --html.",
+            help="Write the figures as PNG and SVG into this folder (default: next to the page).",
         ),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Say which of several runs is better, by how much, and whether that could be luck."""
+    """Say which of several runs is better, by how much, and whether it could be luck."""
     from tintype.progress import make_watcher
     from tintype.verbs.compare import compare_command, default_figures
 
     watcher = make_watcher(to_stderr=True)
     try:
         comparison = compare_command(
-            runs, names=names.split(",") if names is not None else None, split=split, latency=latency, device=device,
-            html=html, figures=figures, progress=watcher.on_work,
+            runs, names=names.split(",") if names is not None else None, split=split,
+            latency=latency, device=device, html=html, figures=figures, progress=watcher.on_work,
         )  # fmt: skip
     finally:
         watcher.close()
+
     if as_json:
         print(json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False))
         return
+
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)

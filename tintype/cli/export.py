@@ -1,4 +1,4 @@
-"""The command that turns a run into a file for other programs: export."""
+"""The command `export`."""
 
 from __future__ import annotations
 
@@ -14,29 +14,38 @@ from tintype.cli.base import USE, Json, app
 @app.command(rich_help_panel=USE)
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    format: Annotated[str, typer.Option(help="onnx, torchscript or pt2 (torch.export).")] = "onnx",
+    format: Annotated[
+        str, typer.Option(help="File format: onnx, torchscript or pt2 (torch.export).")
+    ] = "onnx",
     int8: Annotated[
-        bool, typer.Option("--int8", help="8-bit integers, calibrated on validation images; ONNX.")
+        bool,
+        typer.Option(
+            "--int8", help="Use 8-bit integers, calibrated on validation images (ONNX only)."
+        ),
     ] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="16-bit floats: half the size.")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Use 16-bit floats, which halves the size.")
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="File; must be new. RUN/exports/NAME by default.")
+        Path | None,
+        typer.Option(help="File to write, which must not exist yet (default: RUN/exports/NAME)."),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images to check on, with the same classes, where the run's own are gone."
+            help="Images with the same classes to check the file on, if the run's own are gone."
         ),
     ] = None,
     max_loss: Annotated[
         float | None,
         typer.Option(
-            min=0, help="What --int8 may lose: points of accuracy, or dB; 2 and 0.3 by default."
+            min=0,
+            help="Largest loss to accept with --int8 (default: 2 points of accuracy or 0.3 dB).",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the model as one file for other programs, checked on real images before it is kept."""
+    """Export the model to one file for other programs, checked on real images first."""
     from tintype import load
     from tintype.progress import make_watcher
 

@@ -15,32 +15,37 @@ from tintype.cli.base import LOOK, Device, Json, app
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     data: Annotated[
-        str | None, typer.Option(help="Other data with the same classes; all of it by default.")
+        str | None,
+        typer.Option(help="Other data with the same classes (all of it, unless --split is given)."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="val, test or train; test by default.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to measure on: val, test or train (default: test).")
+    ] = None,
     features: Annotated[
         str | None,
         typer.Option(
-            help="What generated images are measured on: a run or weights; of super-resolution, LPIPS: alexnet, ... or weights."
+            help="Network whose features compare images: a run, weights, or alexnet for LPIPS."
         ),
     ] = None,
     inception_weights: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Weights for FID by the standard protocol (torch-fidelity's), or: download.",
+            help="Weights for FID by the standard protocol (torch-fidelity's), or 'download'.",
         ),
     ] = None,
     classes: Annotated[
         bool,
         typer.Option(
             "--classes",
-            help="Also print precision, recall and F1 of each class, and their averages.",
+            help="Also print precision, recall and F1 for each class, and their averages.",
         ),
     ] = False,
     csv: Annotated[
         Path | None,
-        typer.Option(help="Write the figures of the classes to this file, which must be new."),
+        typer.Option(
+            help="Write the figures for each class to this file, which must not exist yet."
+        ),
     ] = None,
     groups: Annotated[
         str | None,
@@ -54,22 +59,24 @@ def evaluate(
 ) -> None:
     """Measure a finished run again, on its own data or on another set.
 
-    Looks at the test split are counted.
+    Each use of the test split is counted.
     """
     from tintype import load
     from tintype.verbs.evaluate import refuse_taken, write_classes
 
     if csv is not None:
         refuse_taken(csv)
+
     figures = load(str(run)).evaluate(
-        data=data, split=split, features=features, inception_weights=inception_weights, groups=groups,
-        classes=classes or csv is not None, device=device,
+        data=data, split=split, features=features, inception_weights=inception_weights,
+        groups=groups, classes=classes or csv is not None, device=device,
     )  # fmt: skip
     if csv is not None:
         write_classes(csv, figures)
     if as_json:
         print(json.dumps(figures, indent=1))
         return
+
     from rich.console import Console
 
     from tintype.runs.folder import without_test
@@ -83,7 +90,8 @@ def evaluate(
         console.print(class_table(figures))
     if "remark" in figures:
         console.print(figures["remark"], markup=False, soft_wrap=True)
-    # of super-resolution it is one name, which stands under the table
+
+    # a mapping names how each figure was measured; a plain name already stands under the table
     protocol = figures.get("protocol")
     for name, how in protocol.items() if isinstance(protocol, dict) else ():
         console.print(f"{name}: {how}", markup=False, soft_wrap=True)
@@ -91,7 +99,7 @@ def evaluate(
 
 @app.command(rich_help_panel=LOOK)
 def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
-    """Make the report of a run again from its files."""
+    """Rebuild the report of a run from its files."""
     from tintype import load
 
     print(load(str(run)).report())
@@ -99,24 +107,27 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
 @app.command(rich_help_panel=LOOK)
 def audit(
-    data: Annotated[str, typer.Argument(help="Data set's name, folder, or CSV file.")],
+    data: Annotated[str, typer.Argument(help="Name of a data set, a folder, or a CSV file.")],
     data_root: Annotated[
-        str | None, typer.Option(help="Folder that holds the data set's files already.")
+        str | None, typer.Option(help="Folder that already holds the files of the data set.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with the pictures.")
+        Path | None, typer.Option(metavar="FILE", help="Write a page that shows the images.")
     ] = None,
     fix: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="Write a cleaned list of the photos; must be new."),
+        typer.Option(
+            metavar="FILE.csv",
+            help="Write a cleaned list to this new file; the photos stay as they are.",
+        ),
     ] = None,
-    labels: Annotated[bool, typer.Option(help="Also look for labels that seem wrong.")] = True,
+    labels: Annotated[bool, typer.Option(help="Also look for labels that may be wrong.")] = True,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if something serious is found.")
+        bool, typer.Option("--strict", help="Exit with code 1 if a serious problem is found.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for broken files, duplicates, leaks, wrong labels and poor pictures, before training."""
+    """Check images for broken files, duplicates, leaks, doubtful labels and poor quality."""
     from tintype.progress import make_watcher
     from tintype.verbs.audit import audit_command
 
@@ -127,10 +138,12 @@ def audit(
         )
     finally:
         watcher.close()
+
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
     else:
         print("\n".join([*found.lines(), *lines]))
+
     if strict and found.serious:
         raise typer.Exit(1)
 
@@ -146,24 +159,25 @@ def list_(
     out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
     sort: Annotated[
         str | None,
-        typer.Option(help="Of runs: a field or figure, as test_accuracy; the largest first."),
+        typer.Option(help="Sort runs by a field or figure, such as test_accuracy, largest first."),
     ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CONDITION", help="Of runs: task=classify, 'test_accuracy>0.9'; repeat."
+            metavar="CONDITION",
+            help="Show only matching runs: data=digits, 'test_accuracy>0.9' (may be repeated).",
         ),
     ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
     wide: Annotated[
         bool,
         typer.Option(
-            "--wide", help="Runs: show the model and every figure in a column of its own."
+            "--wide", help="Show the model and every figure of a run in a column of its own."
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List recipes, studies, models, data sets, augmentations or runs."""
+    """List recipes, studies, models, data sets, augmentations, tasks, trackers or runs."""
     from tintype.verbs.listing import listing
 
     rows = listing(what, out, sort=sort, where=where or [], reverse=reverse)
@@ -171,18 +185,17 @@ def list_(
         print(json.dumps(rows, indent=1))
         return
     if not rows:
-        such = " such" if where else ""
-        print(
-            f"There are no{such} {what} in {out}."
-            if what == "runs"
-            else f"There are no{such} {what}."
-        )
+        matching = "matching " if where else ""
+        place = f" in {out}" if what == "runs" else ""
+        print(f"There are no {matching}{what}{place}.")
         return
+
     if what == "runs" and not wide:
         rows = [_in_short(row, sort) for row in rows]
     if what == "recipes":
         _print_recipes(rows)
         return
+
     folded = ("name", "data", "model") if what == "runs" else ("description",)
     _print_rows(rows, folded)
 
@@ -211,9 +224,7 @@ def _print_recipes(rows: list[dict[str, Any]]) -> None:
 
 
 def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
-    """Return what fits into a line of 80 characters: one figure, that of the test split where there
-    is one.
-    """
+    """Return what fits into 80 characters: one figure, from the test split if there is one."""
     short = {key: row.get(key, "") for key in ("name", "state", "task", "data")}
     figures = [key for key in row if key.startswith(("test_", "val_"))]
     best = (
@@ -234,9 +245,7 @@ def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
 
 
 def _print_rows(rows: list[dict[str, Any]], folded: tuple[str, ...], *, heads: bool = True) -> None:
-    """Print a table in which nothing is cut: long texts go on in the next line, and a pipe gets
-    whole lines.
-    """
+    """Print a table without cutting anything: long text wraps, and a pipe gets whole lines."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -265,10 +274,12 @@ def _cell(column: str, value: object) -> str:
 
 @app.command(rich_help_panel=LOOK)
 def doctor(as_json: Json = False) -> None:
-    """Check the installation: versions, devices, precision, memory, cache; explain what is broken."""
+    """Check the installation (versions, devices, memory, cache) and explain what is broken."""
     from tintype.verbs.doctor import examine
 
     findings = examine()
+    number = len(findings.problems)
+
     if as_json:
         print(json.dumps({"facts": findings.facts, "problems": findings.problems}, indent=1))
     else:
@@ -276,11 +287,8 @@ def doctor(as_json: Json = False) -> None:
             print(f"{name:14} {value}")
         for problem in findings.problems:
             print(f"PROBLEM        {problem}")
-        print(
-            f"{len(findings.problems)} problem(s)"
-            if findings.problems
-            else "all that was looked at is well"
-        )
+        print(f"{number} problem(s)" if number else "everything checked is fine")
+
     if findings.problems:
         raise typer.Exit(1)
 
@@ -288,14 +296,17 @@ def doctor(as_json: Json = False) -> None:
 @app.command(rich_help_panel=LOOK)
 def cache(
     clear: Annotated[
-        bool, typer.Option("--clear", help="Remove all cached pixels; photos are never touched.")
+        bool,
+        typer.Option("--clear", help="Remove all cached pixels; your photos are never touched."),
     ] = False,
     limit: Annotated[
         float | None,
-        typer.Option(help="Remove the least recently used until this many GB are left."),
+        typer.Option(
+            help="Remove the least recently used entries until at most this many GB remain."
+        ),
     ] = None,
 ) -> None:
-    """Show, bound or clear the cache of decoded photos."""
+    """Show, limit or clear the cache of decoded photos."""
     from tintype.data.cache import cache_entries, cache_folder, clear_cache, trim_cache
     from tintype.files.whole import format_bytes
 
@@ -309,6 +320,5 @@ def cache(
             print(
                 f"{format_bytes(entry.num_bytes):>9}  {entry.num_images:,} images of {entry.source}"
             )
-        print(
-            f"{format_bytes(sum(e.num_bytes for e in entries))} in {len(entries)} entries in {cache_folder()}"
-        )
+        total = sum(entry.num_bytes for entry in entries)
+        print(f"{format_bytes(total)} in {len(entries)} entries in {cache_folder()}")

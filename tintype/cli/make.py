@@ -1,4 +1,4 @@
-"""Commands that make something of images: train."""
+"""The command `train`."""
 
 from __future__ import annotations
 
@@ -19,93 +19,107 @@ def train(
     context: typer.Context,
     what: Annotated[
         str | None,
-        typer.Argument(help="A recipe's name or file, a data set's name, or a folder of images."),
+        typer.Argument(help="Name or file of a recipe, name of a data set, or a folder of images."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set's name, folder, or CSV file.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Name of a data set, a folder, or a CSV file.")
+    ] = None,
     data_root: Annotated[
-        str | None, typer.Option(help="Folder that holds the data set's files already.")
+        str | None, typer.Option(help="Folder that already holds the files of the data set.")
     ] = None,
     test: Annotated[
         str | None,
         typer.Option(
             metavar="PART",
-            help="Test part where the data brings none: 0.2, a number of photos, or none, so that all others train.",
+            help="Test split if the data has none: 0.2, a number of photos, or none for no test.",
         ),
     ] = None,
     groups: Annotated[
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="Photos that belong together and count as one: '{group}_*.jpg', a regular expression, or exif:60s.",
+            help="Photos that count as one: '{group}_*.jpg', a regular expression, or exif:60s.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Network (`tintype list models`).")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Batches, instead of epochs.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the network; `tintype list models` shows them.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Number of passes over the training images.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of batches to train on, instead of --epochs.")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "--batch", help="Images a step.")
+        int | None, typer.Option("--batch-size", "--batch", help="Images per step.")
     ] = None,
     lr: Annotated[
-        str | None, typer.Option(help="Peak learning rate, or auto: measured by a range test.")
+        str | None, typer.Option(help="Peak learning rate, or auto to find it with a range test.")
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="What it starts from: default (downloaded once), a file, an earlier run, or none."
+            help="Initial weights: default (downloaded once), a file, an earlier run, or none."
         ),
     ] = None,
     tune: Annotated[
-        str | None, typer.Option(help="What of a backbone is trained: head, last:N, all or auto.")
+        str | None,
+        typer.Option(help="Part of a pretrained network to train: head, last:N, all or auto."),
     ] = None,
     time: Annotated[
-        str | None, typer.Option(help="What training may take at most: 90s, 5m, 1h.")
+        str | None, typer.Option(help="Time limit for training, such as 90s, 5m or 1h.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", "--imgsz", help="Side in pixels.")
+        int | None, typer.Option("--image-size", "--imgsz", help="Side of the images in pixels.")
     ] = None,
     augment: Annotated[
-        str | None, typer.Option(help="Preset or list: light, or flip,crop=4,rotate=15.")
+        str | None,
+        typer.Option(
+            help="Augmentation: a preset such as light, or a list such as flip,crop=4,rotate=15."
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of weights, order, augmentation and dropout.")
+        int | None, typer.Option(help="Random seed (weights, order, augmentation, dropout).")
     ] = None,
     track: Annotated[
         str | None,
-        typer.Option(
-            help="Tell other tools too: tensorboard, mlflow, wandb, trackio; several by commas."
-        ),
+        typer.Option(help="Also log to tensorboard, mlflow, wandb or trackio (comma-separated)."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of the arithmetic: auto, fp32 or bf16.")
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            help="That share the arithmetic; recorded, since another number adds in another order."
+            help="CPU threads; recorded, because the number can change the last bits of a result."
         ),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any field of the recipe; repeat for more."
+            "--set", metavar="KEY=VALUE", help="Set any field of the recipe (may be repeated)."
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run folder; must be new.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new run folder.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
     resume: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", help="Go on with a stopped run; --data NEW if its photos were moved."
+            metavar="RUN", help="Continue a stopped run; add --data NEW if its photos were moved."
         ),
     ] = None,
     verbose: Annotated[
         bool,
         typer.Option(
             "--verbose",
-            help="Also print how the run uses the machine: memory, precision and the like.",
+            help="Also print how the run uses the machine: memory, precision and so on.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done, and stop.")
+        bool, typer.Option("--dry-run", help="Print what would be done, then exit.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -115,18 +129,22 @@ def train(
     from tintype.recipe import parse_assignments
 
     given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "test_fraction": _number(test), "groups": groups, "model": model,
-        "epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": _number(lr), "weights": weights, "tune": tune,
-        "time": time, "image_size": image_size, "augment": augment, "seed": seed, "device": device, "precision": precision,
-        "track": track, "threads": threads,
+        "data": data, "data_root": data_root, "test_fraction": _number(test), "groups": groups,
+        "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
+        "lr": _number(lr), "weights": weights, "tune": tune, "time": time, "image_size": image_size,
+        "augment": augment, "seed": seed, "device": device, "precision": precision, "track": track,
+        "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))
+
     watcher = make_watcher(to_stderr=as_json)
     command = shlex.join(["tintype", *(context.obj or sys.argv[1:])])
+
     if dry_run and resume:
         raise UserError(
-            "--dry-run shows a new run; with --resume the plan lies in the run's recipe.yaml."
+            "--dry-run and --resume cannot be combined: a resumed run keeps its own settings, "
+            "which its recipe.yaml shows."
         )
     if dry_run:
         from tintype.data.cache import DRY_RUN_BYTES, writing_at_most
@@ -138,6 +156,7 @@ def train(
         else:
             print(prepared.recipe.to_yaml(), end="")
         return
+
     run = api.train(
         what,
         out=out,
@@ -148,6 +167,7 @@ def train(
         command=command,
         **changes,
     )
+
     if as_json:
         print(json.dumps(run.result(), indent=1))
     else:

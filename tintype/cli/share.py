@@ -1,4 +1,4 @@
-"""Commands that give a run to others: card, pack, load, push, pull."""
+"""The commands that share a run: card, pack, load, push and pull."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from tintype.cli.base import USE, app
 Licence = Annotated[
     str | None,
     typer.Option(
-        "--licence", "--license", help="Of the weights, such as apache-2.0; none is assumed."
+        "--licence",
+        "--license",
+        help="Licence of the weights, such as apache-2.0 (default: none is stated).",
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder that holds the run folders.")]
-Name = Annotated[str | None, typer.Option(help="Name of the run folder; must be new.")]
+Name = Annotated[str | None, typer.Option(help="Name of the new run folder.")]
 
 
 @app.command(rich_help_panel=USE)
 def card(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="File; RUN/MODEL_CARD.md by default, - to print.")
+        Path | None,
+        typer.Option(help="File to write, or - to print it (default: RUN/MODEL_CARD.md)."),
     ] = None,
     licence: Licence = None,
 ) -> None:
-    """Write a model card: what it is, how good, where it fails, how to use it."""
+    """Write a model card: what the model is, how good it is, where it fails, how to use it."""
     from tintype import load
 
     written = load(str(run)).card(out, licence=licence)
@@ -38,10 +41,11 @@ def card(
 def pack(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="File; NAME.zip by default. Must be new.")
+        Path | None,
+        typer.Option(help="Zip file to write, which must not exist yet (default: NAME.zip)."),
     ] = None,
 ) -> None:
-    """Make one zip file of a run that `tintype load`, and every command, opens elsewhere."""
+    """Pack a run into one zip file that every command can open, also elsewhere."""
     from tintype import load
 
     print(f"packed into {load(str(run)).pack(out)}")
@@ -49,16 +53,16 @@ def pack(
 
 @app.command("load", rich_help_panel=USE)
 def load_(
-    file: Annotated[Path, typer.Argument(help="Zip file of `tintype pack`.")],
+    file: Annotated[Path, typer.Argument(help="Zip file written by `tintype pack`.")],
     out: Out = Path("runs"),
     name: Name = None,
 ) -> None:
-    """Unpack a packed run into a run folder of its own."""
+    """Unpack a packed run into a new run folder."""
     from tintype.errors import UserError
     from tintype.runs.packed import unpack
 
     if not file.is_file():
-        raise UserError(f"there is no file {file}.")
+        raise UserError(f"there is no file {file}. Expected a zip file written by `tintype pack`.")
     folder = out / (name or file.stem)
     unpack(file, folder)
     print(f"run: {folder}")
@@ -68,14 +72,15 @@ def load_(
 def push(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     repository: Annotated[
-        str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub; made if it is not there.")
+        str,
+        typer.Argument(metavar="REPO", help="OWNER/NAME on the hub; created if it does not exist."),
     ],
     private: Annotated[
-        bool, typer.Option("--private", help="A new repository is shown to nobody else.")
+        bool, typer.Option("--private", help="Create the repository as private.")
     ] = False,
     licence: Licence = None,
 ) -> None:
-    """Upload a run to the Hugging Face hub: safetensors, config, preprocessing and card."""
+    """Upload a run to the Hugging Face Hub: safetensors, config, preprocessing and card."""
     from tintype.runs.folder import RunFolder
     from tintype.verbs.share.hub import push as push_run
 
@@ -89,11 +94,10 @@ def pull(
     repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub.")],
     out: Out = Path("runs"),
     name: Name = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit to download.")] = None,
 ) -> None:
-    """Download a run of tintype from the Hugging Face hub."""
+    """Download a tintype run from the Hugging Face Hub."""
     from tintype.verbs.share.hub import pull as pull_run
 
-    print(
-        f"run: {pull_run(repository, out / (name or repository.rpartition('/')[2]), revision=revision).path}"
-    )
+    folder = out / (name or repository.rpartition("/")[2])
+    print(f"run: {pull_run(repository, folder, revision=revision).path}")

@@ -1,4 +1,4 @@
-"""Commands for many runs: study, tune, board."""
+"""The commands for many runs: study, tune and board."""
 
 from __future__ import annotations
 
@@ -18,69 +18,81 @@ def study(
     context: typer.Context,
     what: Annotated[
         str,
-        typer.Argument(help="A study's name, a YAML file, or the folder of a study to go on with."),
+        typer.Argument(help="Name of a study, a YAML file, or the folder of a study to continue."),
     ],
     data: Annotated[
-        str | None, typer.Option(help="Data of every run: a name, folder, or CSV file.")
+        str | None, typer.Option(help="Data for every run: a name, a folder, or a CSV file.")
     ] = None,
     data_root: Annotated[
-        str | None, typer.Option(help="Folder that holds the data set's files already.")
+        str | None, typer.Option(help="Folder that already holds the files of the data set.")
     ] = None,
     epochs: Annotated[
-        float | None, typer.Option(help="Passes over the training images, of every run.")
+        float | None, typer.Option(help="Number of passes over the training images in every run.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Batches, instead of epochs.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of batches to train on, instead of --epochs.")
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Of runs that start from pretrained weights: a file, a folder with one for each, or none."
+            help="Weights for pretrained networks: a file, a folder with one file each, or none."
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many, in place of those declared.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Number of seeds, in place of those the study declares.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="That share the arithmetic of each run; 1 by default.")
+        int | None, typer.Option(help="CPU threads for each run (default: 1).")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any field of every run; repeat for more."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set a field of every run (may be repeated)."
+        ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that train at once.")] = 1,
+    workers: Annotated[int, typer.Option(help="Number of processes that train at once.")] = 1,
     name: Annotated[
-        str | None, typer.Option(help="Name of the study's folder; by default that of the study.")
+        str | None,
+        typer.Option(help="Name of the study's folder (default: the name of the study)."),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder that holds the folders of studies and runs.")
     ] = Path("runs"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check every variant, print the runs, and stop.")
+        bool,
+        typer.Option("--dry-run", help="Check every variant, print the planned runs, then exit."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Begin also with more than 500 runs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start even with more than 500 runs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train every combination of what varies, and say what is better, by how much, and whether that
-    could be luck.
-    """
+    """Train every combination of settings and say which is better, or whether it may be luck."""
     from tintype.progress import make_watcher
     from tintype.recipe import parse_assignments
 
     given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "device": device, "threads": threads,
+        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "device": device,
+        "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None} | parse_assignments(
         set_ or []
     )
+
     watcher = make_watcher(to_stderr=as_json)
     if dry_run:
         _print_plan(what, as_json, seeds=seeds, weights=weights, **changes)
         return
+
     from tintype.verbs import study as studying
 
     command = shlex.join(["tintype", *(context.obj or sys.argv[1:])])
     found = studying.study(
-        what, out=out, name=name, seeds=seeds, weights=weights, workers=workers, yes=yes, watcher=watcher, command=command,
-        **changes,
+        what, out=out, name=name, seeds=seeds, weights=weights, workers=workers, yes=yes,
+        watcher=watcher, command=command, **changes,
     )  # fmt: skip
+
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
     else:
@@ -90,6 +102,7 @@ def study(
         for line in found.lines():
             console.print(line)
         console.print(f"page  {found.path / 'study.html'}", markup=False, soft_wrap=True)
+
     if found.failures():
         raise typer.Exit(1)
 
@@ -105,6 +118,7 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
         rows = studying.plan(what, **changes)
     declaration = studying.declare(what).replace(**changes)
     confounding = studying.declared_confounding(declaration)
+
     if as_json:
         found = []
         for run, summary in rows:
@@ -114,6 +128,7 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
             found.append({**about, **summary, "confounding": differing})
         print(json.dumps(found, indent=1))
         return
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("run", "variant", "seed", "parameters", "multiply-adds", "steps"):
         table.add_column(
@@ -122,11 +137,12 @@ def _print_plan(what: str, as_json: bool, **changes: Any) -> None:
     for run, summary in rows:
         numbers = (run.seed, summary["parameters"], summary["multiply_adds"], summary["steps"])
         table.add_row(run.name, run.variant, *(f"{number:,}" for number in numbers))
+
     console = Console(highlight=False, markup=False)
     for each in confounding:
         console.print(each.sentence())
     console.print(table)
-    console.print(f"{len(rows)} runs; nothing was trained.")
+    console.print(f"{len(rows)} runs planned; nothing was trained.")
 
 
 @app.command(rich_help_panel=MAKE)
@@ -134,46 +150,57 @@ def tune(
     what: Annotated[
         str,
         typer.Argument(
-            help="A recipe's name or file, data, or the folder of a tuning to go on with."
+            help="Name or file of a recipe, data, or the folder of a tuning to continue."
         ),
     ],
     trials: Annotated[
-        int | None, typer.Option(help="How many in all; 20 where no time is given.")
+        int | None,
+        typer.Option(help="Number of trials in total (default: 20, unless --time is given)."),
     ] = None,
     time: Annotated[
-        str | None, typer.Option(help="Begin no trial after this: 90s, 30m, 8h.")
+        str | None, typer.Option(help="Start no new trial after this time: 90s, 30m or 8h.")
     ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="Database that several machines share; SQLite in the folder by default.",
+            help="Database shared by several machines (default: SQLite in the folder).",
         ),
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(help="How often the winner is trained anew and tested; 0 leaves test alone."),
+        typer.Option(
+            help="Number of times to retrain and test the winner; 0 leaves the test split unused."
+        ),
     ] = 3,
     prune: Annotated[
-        bool, typer.Option(help="Stop trials early that fall behind on validation.")
+        bool, typer.Option(help="Stop trials early if they fall behind on validation.")
     ] = True,
-    data: Annotated[str | None, typer.Option(help="Data set's name, folder, or CSV file.")] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Folder that holds the data set's files already.")
+    data: Annotated[
+        str | None, typer.Option(help="Name of a data set, a folder, or a CSV file.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Batches, instead of epochs.")] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="Folder that already holds the files of the data set.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Number of passes over the training images.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of batches to train on, instead of --epochs.")
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="What trials start from: default (downloaded once), a file, an earlier run, or none."
+            help="Initial weights: default (downloaded once), a file, an earlier run, or none."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            help="That share the arithmetic; recorded, since another number adds in another order."
+            help="CPU threads; recorded, because the number can change the last bits of a result."
         ),
     ] = None,
     set_: Annotated[
@@ -181,34 +208,36 @@ def tune(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any field; 'search={lr: {low: 0.01, high: 1, log: true}}'.",
+            help="Set any field, such as 'search={lr: {low: 0.01, high: 1, log: true}}'.",
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the folder; by default that of the recipe with -tune."),
+        typer.Option(help="Name of the folder (default: the name of the recipe with -tune)."),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder that holds the folders of studies and runs.")
     ] = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Search for good settings by validation, train the best ones anew, and test those."""
+    """Search for good settings on validation images, then retrain the best ones and test them."""
     from tintype.progress import make_watcher
     from tintype.recipe import parse_assignments
     from tintype.verbs import tune as tuning
 
     given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "weights": weights, "device": device,
-        "threads": threads,
+        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "weights": weights,
+        "device": device, "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None} | parse_assignments(
         set_ or []
     )
+
     found = tuning.tune(
-        what, trials=trials, time=time, storage=storage, seeds=seeds, prune=prune, out=out, name=name,
-        watcher=make_watcher(to_stderr=as_json), **changes,
+        what, trials=trials, time=time, storage=storage, seeds=seeds, prune=prune, out=out,
+        name=name, watcher=make_watcher(to_stderr=as_json), **changes,
     )  # fmt: skip
+
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
         return
@@ -222,16 +251,16 @@ def board(
         "runs"
     ),
     host: Annotated[
-        str, typer.Option(help="Address to listen on; only this machine by default.")
+        str, typer.Option(help="Address to listen on (default: this machine only).")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes any that is free.")] = 8765,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8765,
 ) -> None:
-    """Serve a live page of the runs in a folder: curves, figures, reports. Ctrl-C ends it."""
+    """Show the runs in a folder as a live web page with curves, figures and reports."""
     from tintype.verbs.board import make_server
 
     with make_server(folder, host=host, port=port) as server:
         address, number = server.server_address[:2]
-        print(f"http://{address!s}:{number}/  (Ctrl-C ends it)", flush=True)
+        print(f"http://{address!s}:{number}/  (press Ctrl-C to stop)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

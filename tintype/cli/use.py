@@ -1,4 +1,4 @@
-"""Commands that put a finished run to use: predict, generate, upscale."""
+"""The commands that use a finished run: predict, generate and upscale."""
 
 from __future__ import annotations
 
@@ -18,103 +18,113 @@ def predict(
     run: Annotated[
         Path,
         typer.Argument(
-            help="Run folder, packed run (.zip), or exported model (.onnx; needs no torch)."
+            help="Run folder, packed run (.zip), or exported model (.onnx, without PyTorch)."
         ),
     ],
     files: Annotated[
         list[Path],
-        typer.Argument(help="Images, folders of images, or - for names on standard input."),
+        typer.Argument(
+            help="Images, folders of images, or - to read file names from standard input."
+        ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show for each image.")] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "--csv", help="Write a .csv, .jsonl or .parquet file; must be new."),
+        typer.Option(
+            "--out",
+            "--csv",
+            help="File to write, .csv, .jsonl or .parquet, which must not exist yet.",
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --out where an earlier call was stopped.")
+        bool,
+        typer.Option("--resume", help="Continue the file of --out where an earlier call stopped."),
     ] = False,
     abstain: Annotated[
         bool,
         typer.Option(
             "--abstain",
-            help="Answer 'unsure' where validation does not promise that --wish are right.",
+            help="Answer 'unsure' where the confidence is too low for the accuracy of --target.",
         ),
     ] = False,
-    wish: Annotated[
+    target: Annotated[
         float,
-        typer.Option(
-            help="With --abstain: the part of the answers to be right; 0.8, 0.9, 0.95, 0.98 or 0.99."
-        ),
+        typer.Option(help="With --abstain: share of answers that must be right, from 0.8 to 0.99."),
     ] = 0.95,
+    wish: Annotated[float | None, typer.Option(hidden=True)] = None,
     sort_into: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Copy each image into a folder of its class; nothing is overwritten.",
+            help="Copy each image into a folder for its class; nothing is overwritten.",
         ),
     ] = None,
     link: Annotated[
-        bool, typer.Option("--link", help="With --sort-into: links in place of copies.")
+        bool, typer.Option("--link", help="With --sort-into: create links instead of copies.")
     ] = False,
     heatmaps: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write pictures that show where the network looked; must be new."
+            metavar="DIR",
+            help="Write images that show where the network looked into this new folder.",
         ),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Say what is on photos: a few, or a million."""
+    """Say what is in photos, in a few or in a million."""
     from tintype.verbs.predict.command import predict_command
 
+    wanted = target if wish is None else wish  # the option's name in earlier versions
     predict_command(
-        run, files, top=top, out=out, resume=resume, accuracy=wish if abstain else None, sort_into=sort_into, link=link,
-        heatmaps=heatmaps, device=device, as_json=as_json,
+        run, files, top=top, out=out, resume=resume, accuracy=wanted if abstain else None,
+        sort_into=sort_into, link=link, heatmaps=heatmaps, device=device, as_json=as_json,
     )  # fmt: skip
 
 
 @app.command(rich_help_panel=USE)
 def generate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    count: Annotated[int, typer.Option(help="How many images.")] = 64,
+    count: Annotated[int, typer.Option(help="Number of images.")] = 64,
     start: Annotated[
-        int, typer.Option(help="Index of the first image: 64 goes on after the first 64.")
+        int, typer.Option(help="Index of the first image; 64 continues after the first 64.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Image i follows from seed and i alone.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed; the same seed and index always give the same image.")
+    ] = 0,
     class_: Annotated[
-        str | None, typer.Option("--class", help="What to show, where the generator knows classes.")
+        str | None, typer.Option("--class", help="Class to draw, if the generator knows classes.")
     ] = None,
     truncation: Annotated[
         float | None,
-        typer.Option(help="Bound of the noise: lower is more typical and less varied."),
+        typer.Option(help="Limit on the random input; lower is more typical and less varied."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the PNG files; RUN/generated by default.")
+        Path | None, typer.Option(help="Folder for the PNG files (default: RUN/generated).")
     ] = None,
     grid: Annotated[
-        Path | None, typer.Option(help="Write one sheet instead, a .png file; must be new.")
+        Path | None, typer.Option(help="Write one sheet of images instead, to a new .png file.")
     ] = None,
     columns: Annotated[
-        int | None, typer.Option(help="Images in a row of the sheet; nearly square by default.")
+        int | None, typer.Option(help="Images per row of the sheet (default: nearly square).")
     ] = None,
     scale: Annotated[
         int | None,
         typer.Option(
-            help="Whole-number factor at which images are enlarged on the sheet; small ones are by default."
+            help="Whole-number factor for images on the sheet (default: small ones are enlarged)."
         ),
     ] = None,
     interpolate: Annotated[
-        bool, typer.Option("--interpolate", help="A way from image to image, in 8 steps.")
+        bool, typer.Option("--interpolate", help="Blend from each image to the next in 8 steps.")
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Make images with a finished run of a generator."""
+    """Generate images with a finished run."""
     from tintype.tasks.generate.images import generate_files
 
     written = generate_files(
-        run, count=count, start=start, out=out, grid=grid, columns=columns, scale=scale, device=device,
-        seed=seed, class_name=class_, truncation=truncation, interpolate=interpolate,
+        run, count=count, start=start, out=out, grid=grid, columns=columns, scale=scale,
+        device=device, seed=seed, class_name=class_, truncation=truncation, interpolate=interpolate,
     )  # fmt: skip
     print(f"{count:,} images written to {written}")
 
@@ -123,26 +133,27 @@ def generate(
 def upscale(
     run: Annotated[
         Path,
-        typer.Argument(help="Run folder, or weights of somebody else's network (needs spandrel)."),
+        typer.Argument(help="Run folder, or weights of another project (needs spandrel)."),
     ],
     files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the results; by default beside each image.")
+        Path | None, typer.Option(help="Folder for the results (default: next to each image).")
     ] = None,
     tile: Annotated[
-        int, typer.Option(min=16, help="Side of the tiles in pixels of the small image.")
+        int, typer.Option(min=16, help="Side of the tiles, in pixels of the small image.")
     ] = 256,
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Also write the small image, bicubic and ours side by side."
+            "--compare",
+            help="Also write the small image, the bicubic one and the result side by side.",
         ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Enlarge photos with a run of super-resolution."""
+    """Enlarge photos with a super-resolution run."""
     from tintype.progress import make_watcher
     from tintype.tasks.upscale.files import upscale_files
 
@@ -158,18 +169,17 @@ def upscale(
         progress=watcher.on_work,
     )
     watcher.close()
+
     for file, reason in done.skipped:
-        print(f"passed over {file}: {reason}", file=sys.stderr)
+        print(f"skipped {file}: {reason}", file=sys.stderr)
     if as_json:
-        print(
-            json.dumps(
-                {"written": [str(path) for path in done.written], "skipped": done.skipped}, indent=1
-            )
-        )
+        written = [str(path) for path in done.written]
+        print(json.dumps({"written": written, "skipped": done.skipped}, indent=1))
     else:
         for path in done.written:
             print(path)
+
     if not done.written:
-        raise UserError("no image was enlarged.")
+        raise UserError("no image was enlarged; the lines above say why.")
     if done.skipped:
-        print(f"{len(done.written)} written, {len(done.skipped)} passed over", file=sys.stderr)
+        print(f"{len(done.written)} written, {len(done.skipped)} skipped", file=sys.stderr)

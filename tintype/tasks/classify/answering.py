@@ -78,7 +78,7 @@ class Classifier(Predictor):
             within = [each for each, threshold in known.items() if threshold is not None]
             best = "nor any of the others"
             if within:
-                best = f"it can promise {max(within):g}: --wish {max(within):g}"
+                best = f"it can promise {max(within):g}: --target {max(within):g}"
             raise UserError(
                 f"validation cannot promise that {accuracy:.0%} of the answers are right; {best}."
             )
