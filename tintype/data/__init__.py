@@ -17,8 +17,7 @@ if TYPE_CHECKING:
         DataSplits,
         Images,
         ImageSource,
-        MappedSource,
-        ResidentSource,
+        StoredSource,
     )
 
 __all__ = [
@@ -27,8 +26,7 @@ __all__ = [
     "DataSplits",
     "ImageSource",
     "Images",
-    "MappedSource",
-    "ResidentSource",
+    "StoredSource",
     "locate",
     "open_data",
     "open_whole",
