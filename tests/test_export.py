@@ -23,11 +23,11 @@ from tintype.errors import UserError
 from tintype.progress import Watcher
 from tintype.recipe import build
 from tintype.runs.model import resize_of
+from tintype.tasks.classify.export import check_classifier, classified_images
 from tintype.tasks.classify.task import Classify
 from tintype.tasks.contract.resizing import Resizer
 from tintype.tasks.restoring import load_task
-from tintype.verbs.export import Exported, export_run, formats, images
-from tintype.verbs.export.checking import check_classifier
+from tintype.verbs.export import Exported, export_run, formats
 
 SIZES = [(96, 96), (90, 131), (40, 23), (300, 12), (16, 16), (33, 64), (250, 240)]
 HOW = [
@@ -291,7 +291,7 @@ def test_an_export_that_answers_otherwise_leaves_no_file(colour_run, tmp_path, m
 def test_too_much_accuracy_lost_is_refused_and_a_little_is_not(colour_run):
     task, description = load_task(colour_run, "cpu")
     assert isinstance(task, Classify)
-    found = images.classified_images(colour_run, description, None)
+    found = classified_images(colour_run, description, None)
     right = np.eye(2, dtype=np.float32)[found.targets]
 
     def answer(inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -352,8 +352,8 @@ def test_images_that_are_gone_can_be_replaced_by_others(colour_run, tmp_path, mo
     with pytest.raises(
         UserError, match=r"those of /nowhere/photos cannot be opened.*--data FOLDER"
     ):
-        images.classified_images(moved, model, None)
-    found = images.classified_images(moved, model, str(colour_run.path.parent / "photos"))
+        classified_images(moved, model, None)
+    found = classified_images(moved, model, str(colour_run.path.parent / "photos"))
     first = sorted((colour_run.path.parent / "photos" / "cat").iterdir())[0]
     pixels = decode(first, height=16, width=16, channels=3)
     assert found.pixels.shape[1:] == pixels.shape

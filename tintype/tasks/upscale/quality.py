@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-# What identical pictures get: more than any 8-bit picture with a single wrong pixel below 100
-# megapixels, and finite.
-PERFECT_PSNR = 130.0
+from tintype.tasks.contract.agreement import psnr
+
 _WEIGHTS = (65.481, 128.553, 24.966)  # ITU-R BT.601, for R, G, B of 0..1
 _KERNEL = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 _KERNEL /= _KERNEL.sum()
@@ -32,15 +31,6 @@ def luma(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     grey = pixels.shape[2] == 1
     y = pixels[:, :, 0] * (sum(_WEIGHTS) / 255) if grey else pixels @ (np.array(_WEIGHTS) / 255)
     return np.rint(16 + y)
-
-
-def psnr(one: NDArray, other: NDArray) -> float:
-    """Return the peak signal-to-noise ratio in dB of two pictures of equal shape with values of 0..255.
-
-    PERFECT_PSNR when they are equal.
-    """
-    error = float(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2))
-    return PERFECT_PSNR if error == 0 else min(PERFECT_PSNR, 10 * np.log10(255**2 / error).item())
 
 
 def ssim(one: NDArray, other: NDArray) -> float:

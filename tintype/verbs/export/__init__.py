@@ -4,43 +4,43 @@ before it is kept.
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
-from torch import nn
 
 from tintype.errors import UserError, unknown_name
 from tintype.files.bounded import remove_abandoned, temporary_folder
-from tintype.models.parts.backbone import for_inference
+from tintype.plugins import find_part
+from tintype.progress import Progress
 from tintype.runs.folder import RunFolder
-from tintype.runs.model import resize_of
-from tintype.tasks.classify.task import Classify
+from tintype.tasks.contract.agreement import latency
+from tintype.tasks.contract.export import Exportable, ExportPart, Graph, Half
 from tintype.tasks.contract.exported import FORMAT
-from tintype.tasks.generate.task import Generate
 from tintype.tasks.restoring import load_task
-from tintype.tasks.task import Task
-from tintype.tasks.upscale.task import Upscale
-from tintype.verbs.export import checking, formats
-from tintype.verbs.export.graphs import Graph, Half, graph_of
-from tintype.verbs.export.images import CheckImages, classified_images, photo_pairs
+from tintype.verbs.export import formats
 from tintype.verbs.export.quantising import quantise
 from tintype.verbs.share.paths import for_others
-
-MOST_CALIBRATION = 200  # images; more changes the ranges hardly
-MOST_POINTS, MOST_DB = 2.0, 0.3  # what a quantised model may lose unless told otherwise
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and checked: where, how large, how it agrees with PyTorch, and how
-    long both take.
+    """A file that was written and checked.
+
+    Attributes:
+        path: where it is.
+        format: "onnx", "torchscript" or "pt2".
+        precision: "float32", "float16" or "int8".
+        opset: that of ONNX; None for the other formats.
+        num_bytes: its size.
+        num_bytes_pytorch: that of the run's weights.
+        checked: how its answers agree with PyTorch's, in figures of the task.
+        latency_ms: milliseconds for one picture.
+        latency_ms_pytorch: the same by PyTorch.
+        threads: with which both were measured.
+        checked_lines: `checked` in words for the terminal.
     """
 
     path: Path
@@ -53,10 +53,13 @@ class Exported:
     latency_ms: float
     latency_ms_pytorch: float
     threads: int
+    checked_lines: tuple[str, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, JSON-ready."""
-        return {**vars(self), "path": str(self.path)}
+        values = {**vars(self), "path": str(self.path)}
+        del values["checked_lines"]  # which say the same as `checked`
+        return values
 
     def lines(self) -> list[str]:
         """Return what is to be said, a line for each thing."""
@@ -68,45 +71,11 @@ class Exported:
         runtime = "ONNX Runtime" if self.format == "onnx" else kind
         return [
             f"exported  {self.path} ({kind}, {self.precision})",
-            *_checked_lines(self.checked),
+            *self.checked_lines,
             f"size      {_megabytes(self.num_bytes)}, the run's weights {_megabytes(self.num_bytes_pytorch)}",
             f"latency   one picture: {runtime} {self.latency_ms:.3g} ms, PyTorch {self.latency_ms_pytorch:.3g} ms "
             f"({self.threads} thread{'s' if self.threads > 1 else ''})",
         ]
-
-
-def _checked_lines(checked: dict[str, Any]) -> list[str]:
-    if "psnr_least" in checked:
-        return [
-            f"checked   on {checked['images']}: PSNR to PyTorch's pictures {checked['psnr_least']:.1f} dB at least, largest "
-            f"difference {checked['largest_difference']} of 255"
-        ]
-    if "psnr_lost" in checked:
-        between = checked["psnr_lost_ci95"]
-        interval = (
-            f" (95 % paired interval {between[0]:+.2f} to {between[1]:+.2f})" if between else ""
-        )
-        return [f"checked   on {checked['images']}: {checked['psnr_lost']:+.2f} dB lost{interval}"]
-
-    lines = [
-        f"checked   on {checked['images']}: top-1 the same in {checked['top1_same']:.2%}, largest difference of a probability "
-        f"{checked['largest_difference']:.2g}"
-    ]
-    if "accuracy_lost" in checked:
-        low, high = (100 * end for end in checked["accuracy_lost_ci95"])
-        lines.append(
-            f"accuracy  {checked['accuracy']:.2%} instead of {checked['accuracy_pytorch']:.2%}: "
-            f"{100 * checked['accuracy_lost']:+.2f} points lost (95 % paired interval {low:+.2f} to {high:+.2f})"
-        )
-
-    if "any_size" in checked:
-        other = checked["any_size"]
-        lines.append(
-            f"resizing  of {other['size']} inside the graph, {other['num_images']} pictures: top-1 the same in "
-            f"{other['top1_same']:.2%}, largest difference {other['largest_difference']:.2g}"
-        )
-
-    return lines
 
 
 def export_run(
@@ -142,59 +111,84 @@ def export_run(
     if format == "onnx":
         formats.import_onnx()
 
-    precision = "int8" if int8 else "float16" if fp16 else "float32"
+    precision = "float32"
+    if int8 or fp16:
+        precision = "int8" if int8 else "float16"
+    part = cast(ExportPart, find_part(run.recipe.task, "export", "be exported"))
     task, description = load_task(run, "cpu")
-    if int8 and isinstance(task, Generate):
-        raise UserError(
-            "--int8 is for classifiers and for networks that enlarge; a generator keeps its floats. Try --fp16."
-        )
-
     task.dtype = torch.float32  # pyright: ignore[reportAttributeAccessIssue] (every task computes in some)
-    target = _target(run, format, precision, out)
-    tell = progress or (lambda what, done, total: None)
-    stages = "reading images", "writing the graph", "checking its answers", "measuring"
-    tell(stages[0], 0, len(stages))
-    images, pairs = _images(run, task, description, data)
-    tell(stages[1], 1, len(stages))
-    about = _about(run, task, description, format, precision)
-    _make(target.parent)
+    model = part.Export(run, task, description)
+    if int8 and model.refuses_int8:
+        raise UserError(model.refuses_int8)
 
+    target = _target(run, format, precision, out)
+    report = _Stages(progress)
+    report("reading images")
+    model.read_images(data)
+
+    report("writing the graph")
+    about = _about(run, model, description["task"], format, precision)
+    _make(target.parent)
     with temporary_folder(target) as folder:
         path = folder / f"model{formats.ENDINGS[format]}"
-        network = _for_export(task)
-        graph = graph_of(task, Half(network) if fp16 else network, description)
+        network = model.network()
+        graph = model.graph(Half(network) if fp16 else network)
+        graph.warm_up()
         try:
-            images = _write(graph, path, about, format, int8, images, pairs)
+            _write(model, graph, path, about, format, int8)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
                 f"cannot write {target}: {reason}. Free some space or choose another --out."
             ) from None
-        tell(stages[2], 2, len(stages))
+
+        report("checking its answers")
         threads = torch.get_num_threads()
         answer = getattr(formats, f"load_{format}")(path, threads)
-        checked = _check(task, images, pairs, answer, description, precision, max_loss)
-        tell(stages[3], 3, len(stages))
-        ours, theirs = _latencies(task, graph, answer, images, pairs)
+        checked = model.check(answer, precision, max_loss)
+
+        report("measuring")
+        exported_call, pytorch_call = model.timed(answer, graph)
+        latency_ms = latency(exported_call)
+        latency_ms_pytorch = latency(pytorch_call)
         _keep(path, target)
 
-    tell(stages[3], 4, len(stages))
+    report.end()
     return Exported(
-        target, format, precision, formats.OPSET if format == "onnx" else None, target.stat().st_size,
-        (run.path / "model.safetensors").stat().st_size, checked, ours, theirs, threads,
-    )  # fmt: skip
-
-
-def _for_export(task: Task) -> nn.Module:
-    """Return a copy of the network; of a classifier with batch norms folded into convolutions,
-    which 8 bits need.
-    """
-    network = task.networks[task.main]
-    return (
-        for_inference(network, task.spec)
-        if isinstance(task, Classify)
-        else copy.deepcopy(network).eval()
+        path=target,
+        format=format,
+        precision=precision,
+        opset=formats.OPSET if format == "onnx" else None,
+        num_bytes=target.stat().st_size,
+        num_bytes_pytorch=(run.path / "model.safetensors").stat().st_size,
+        checked=checked,
+        latency_ms=latency_ms,
+        latency_ms_pytorch=latency_ms_pytorch,
+        threads=threads,
+        checked_lines=tuple(model.lines(checked)),
     )
+
+
+class _Stages:
+    """Reports the stages of an export, one after the other."""
+
+    count = 4
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.done = -1
+        self.name = ""
+
+    def __call__(self, name: str) -> None:
+        """Begin a stage."""
+        self.name = name
+        self.done += 1
+        if self.progress:
+            self.progress(name, self.done, self.count)
+
+    def end(self) -> None:
+        """End the last stage."""
+        self(self.name)
 
 
 def _check_request(format: str, int8: bool, fp16: bool) -> None:
@@ -237,127 +231,37 @@ def _make(folder: Path) -> None:
 
 
 def _about(
-    run: RunFolder, task: Task, description: dict[str, Any], format: str, precision: str
+    run: RunFolder, model: Exportable[Any], task: str, format: str, precision: str
 ) -> dict[str, Any]:
     """Return what the file says of itself (JSON-ready)."""
     from tintype.version import __version__
 
-    about: dict[str, Any] = {
-        "format": FORMAT, "version": __version__, "name": run.name, "task": description["task"], "precision": precision,
-        "opset": formats.OPSET if format == "onnx" else None, "class_names": description["class_names"],
-        "preprocessing": description["preprocessing"], "recipe": for_others(run.recipe),
-    }  # fmt: skip
-    for key in ("temperature", "abstain", "typical", "tta", "scale", "latent_shape", "conditional"):
-        if key in description:
-            about[key] = description[key]
-    about.setdefault("abstain", [])
-    return about
-
-
-def _images(
-    run: RunFolder, task: Task, description: dict[str, Any], data: str | None
-) -> tuple[CheckImages | None, list[tuple[np.ndarray, np.ndarray]]]:
-    if isinstance(task, Classify):
-        return classified_images(run, description, data), []
-    if isinstance(task, Upscale):
-        return None, photo_pairs(run, task, description, data)
-    return None, []
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "name": run.name,
+        "task": task,
+        "precision": precision,
+        "opset": formats.OPSET if format == "onnx" else None,
+        "recipe": for_others(run.recipe),
+        **model.about(),
+    }
 
 
 def _write(
-    graph: Graph,
-    path: Path,
-    about: dict[str, Any],
-    format: str,
-    int8: bool,
-    images: CheckImages | None,
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-) -> CheckImages | None:
-    """Write the graph; return the images to check on, less those that a quantised model was
-    calibrated on.
-    """
-    if format != "onnx":
-        {"torchscript": formats.write_torchscript, "pt2": formats.write_pt2}[format](
-            graph, path, about
-        )
-        return images
-
-    floats = path.with_name("floats.onnx") if int8 else path
-    inside = formats.write_onnx(graph, floats, about)
-    if not int8:
-        return images
-
-    if images is None:
-        quantise(floats, path, inside, ({"images": low[None]} for low, _ in pairs), keep_ends=True)
-        return None
-
-    seen = np.zeros(len(images.targets), bool)
-    seen[:: max(2, len(seen) // MOST_CALIBRATION)] = True
-    rgb = images.rgb()
-    quantise(floats, path, inside, ({"images": rgb[i : i + 1]} for i in np.flatnonzero(seen)))
-    count = int((~seen).sum())
-    words = f"{count:,} validation images, others than the {int(seen.sum()):,} that calibrated it"
-
-    return replace(images, pixels=images.pixels[~seen], targets=images.targets[~seen], words=words)
-
-
-def _check(
-    task: Task,
-    images: CheckImages | None,
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-    answer: formats.Answer,
-    description: dict[str, Any],
-    precision: str,
-    max_loss: float | None,
-) -> dict[str, Any]:
-    if isinstance(task, Classify) and images is not None:
-        loss = (
-            (MOST_POINTS if max_loss is None else max_loss) / 100 if precision == "int8" else None
-        )
-        return checking.check_classifier(
-            task, images, answer, resize_of(description), max_loss=loss
-        )
-
-    if isinstance(task, Upscale):
-        return checking.check_upscaler(
-            task, pairs, answer, precision, max_loss=MOST_DB if max_loss is None else max_loss
-        )
-    assert isinstance(task, Generate)  # graph_of knows no fourth
-    return checking.check_generator(task, answer, precision)
-
-
-def _latencies(
-    task: Task,
-    graph: Graph,
-    answer: formats.Answer,
-    images: CheckImages | None,
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-) -> tuple[float, float]:
-    """Return the milliseconds for one picture: of the exported graph, and of PyTorch on the run's
-    own network.
-    """
-    network = task.networks[task.main]
-    if isinstance(task, Classify) and images is not None:
-        one = np.ascontiguousarray(images.rgb()[:1])
-        pixels = torch.from_numpy(np.ascontiguousarray(images.pixels[:1])).permute(0, 3, 1, 2)
-        return checking.latency(lambda: answer({"images": one})), checking.latency(
-            lambda: task.probabilities(network, pixels)
-        )
-
-    if isinstance(task, Upscale):
-        low = pairs[0][0]
-        planes = torch.from_numpy(low).permute(2, 0, 1)
-        return checking.latency(lambda: answer({"images": low[None]})), checking.latency(
-            lambda: task.enlarge(network, planes)
-        )
-
-    assert isinstance(task, Generate)
-    inputs = {name: value[:1] for name, value in graph.arrays().items()}
-    classes = inputs["classes"].tolist() if "classes" in inputs else [0]
-
-    return checking.latency(lambda: answer(inputs)), checking.latency(
-        lambda: task.make_images(network, inputs["noise"], classes)
-    )
+    model: Exportable[Any], graph: Graph, path: Path, about: dict[str, Any], format: str, int8: bool
+) -> None:
+    """Write the graph, in 8 bits where that is asked for."""
+    if format == "torchscript":
+        formats.write_torchscript(graph, path, about)
+    elif format == "pt2":
+        formats.write_pt2(graph, path, about)
+    elif int8:
+        floats = path.with_name("floats.onnx")
+        inside = formats.write_onnx(graph, floats, about)
+        quantise(floats, path, inside, model.calibration(), keep_ends=model.keeps_ends)
+    else:
+        formats.write_onnx(graph, path, about)
 
 
 def _keep(path: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,12 @@ import numpy as np
 import torch
 
 from tintype.errors import UserError
+from tintype.tasks.contract.export import Answer, Graph
 from tintype.tasks.contract.exported import ABOUT, open_session
-from tintype.verbs.export.graphs import Graph
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}
 OPSET = 20  # ONNX Runtime 1.17 (January 2024) and later
 LARGEST_ONNX = 2_000_000_000  # bytes: what one protobuf file can hold
-
-Answer = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 def import_onnx() -> Any:
