@@ -26,8 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from tintype.data.pixels import ResidentPixels
-from tintype.data.source import DataSpec, DataSplits, StoredSource
+from tintype.data.source import DataSpec, DataSplits, ResidentSource
 from tintype.hardware.device import choose_compile, choose_device, choose_precision, hold_memory
 from tintype.models import build_model
 from tintype.progress import Watcher
@@ -51,8 +50,7 @@ def made_images(count: int = 8192) -> DataSplits:
     )
     spec = DataSpec("made", 3, 32, 32, ("thing",), (0.5,) * 3, (0.5,) * 3, "")
     names = [f"{i}" for i in range(count)]
-    store = ResidentPixels(pixels)
-    train = StoredSource(spec, store, torch.zeros(count, dtype=torch.int64), names)
+    train = ResidentSource(spec, pixels, torch.zeros(count, dtype=torch.int64), names)
     few = train.subset(torch.arange(16))
     return DataSplits(spec, train, few, few, (), ())
 
@@ -120,13 +118,9 @@ class Pictures(Dataset[Any]):
 
 def tutorial(splits: DataSplits, steps: int, device: torch.device) -> float:
     """Return the steps per second of the tutorial's loop."""
-    images = splits.train.take(torch.arange(len(splits.train))).images
+    assert isinstance(splits.train, ResidentSource)
     loader = DataLoader(
-        Pictures(images.permute(0, 2, 3, 1)),
-        batch_size=BATCH,
-        shuffle=True,
-        num_workers=2,
-        drop_last=True,
+        Pictures(splits.train.pixels), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True
     )
     networks: Any = build_model("dcgan", splits.spec, {}, seed=0).to(device)
     net_g, net_d = networks["generator"], networks["discriminator"]

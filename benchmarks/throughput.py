@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tintype.data import open_data
-from tintype.data.source import DataSplits
+from tintype.data.source import DataSplits, ResidentSource
 from tintype.hardware.device import autocast, choose_precision, hold_memory
 from tintype.models import build_model
 from tintype.optim import build_optimizers
@@ -103,6 +103,7 @@ def usual_loop(splits: DataSplits, steps: int) -> float:
     """
     from torchvision import transforms
 
+    assert isinstance(splits.train, ResidentSource)
     spec = splits.spec
     transform = transforms.Compose(
         [
@@ -113,8 +114,7 @@ def usual_loop(splits: DataSplits, steps: int) -> float:
             transforms.Normalize(spec.mean, spec.std),
         ]
     )
-    whole = splits.train.take(torch.arange(len(splits.train)))
-    pixels, targets = whole.images.permute(0, 2, 3, 1).numpy(), whole.targets
+    pixels, targets = splits.train.pixels.numpy(), splits.train.targets
 
     class Images(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:

@@ -26,8 +26,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
 from tintype import api
-from tintype.data.pixels import ResidentPixels
-from tintype.data.source import DataSpec, StoredSource
+from tintype.data.source import DataSpec, ResidentSource
 from tintype.models import build_model
 from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
@@ -72,9 +71,9 @@ def answers(
     confidence.
     """
     n = len(targets)
-    source = StoredSource(
+    source = ResidentSource(
         spec_of(pixels, names),
-        ResidentPixels(torch.from_numpy(pixels)),
+        torch.from_numpy(pixels),
         torch.tensor(targets),
         [f"{split}/{i}" for i in range(n)],
     )

@@ -679,7 +679,7 @@ def test_commands_of_another_task_are_a_line(tt, gan_run, finished_run):
         ),
         (
             ["evaluate", gan_run.path, "--data", "digits"],
-            "only a classifier can be measured on other data",
+            "runs of task generate cannot be measured on other data",
         ),
         (["evaluate", gan_run.path, "--classes"], "has no classes to report on"),
         (["evaluate", finished_run.path, "--features", gan_run.path], "makes none"),

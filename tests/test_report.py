@@ -206,8 +206,7 @@ def add_analysis(
     """
     import torch
 
-    from tintype.data.pixels import ResidentPixels
-    from tintype.data.source import DataSpec, StoredSource
+    from tintype.data.source import DataSpec, ResidentSource
     from tintype.models import build_model
     from tintype.tasks.classify.analysis.embedding import embedding_map
     from tintype.tasks.classify.analysis.examples import Answers, confused_pairs, worst_mistakes
@@ -220,9 +219,9 @@ def add_analysis(
     answers, evaluations, curves = {}, {}, {}
     for split, index in members.items():
         pixels = torch.from_numpy(images[index][..., None])
-        source = StoredSource(
+        source = ResidentSource(
             spec,
-            ResidentPixels(pixels),
+            pixels,
             torch.from_numpy(targets[index]),
             [f"digits/{i}" for i in range(len(index))],
         )

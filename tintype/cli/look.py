@@ -62,17 +62,18 @@ def evaluate(
     Each use of the test split is counted.
     """
     from tintype import load
-    from tintype.verbs.evaluate import refuse_taken, write_classes
+    from tintype.verbs.evaluate import refuse_taken, write_table
 
     if csv is not None:
         refuse_taken(csv)
 
-    figures = load(str(run)).evaluate(
+    opened = load(str(run))
+    figures = opened.evaluate(
         data=data, split=split, features=features, inception_weights=inception_weights,
         groups=groups, classes=classes or csv is not None, device=device,
     )  # fmt: skip
     if csv is not None:
-        write_classes(csv, figures)
+        write_table(csv, opened, figures)
     if as_json:
         print(json.dumps(figures, indent=1))
         return

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
         DataSplits,
         Images,
         ImageSource,
-        StoredSource,
+        MappedSource,
+        ResidentSource,
     )
 
 __all__ = [
@@ -26,7 +27,8 @@ __all__ = [
     "DataSplits",
     "ImageSource",
     "Images",
-    "StoredSource",
+    "MappedSource",
+    "ResidentSource",
     "locate",
     "open_data",
     "open_whole",
