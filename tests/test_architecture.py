@@ -34,11 +34,6 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS, start=1) for room in 
 
 # Arrows that still point up, to be turned round one by one.
 STILL_UP = {
-    ("pages.run_figures", "tasks.generate.report"),
-    ("pages.run_figures", "tasks.upscale.report"),
-    ("pages.sections", "tasks.classify.report_mistakes"),
-    ("pages.sections", "tasks.generate.report"),
-    ("pages.sections", "tasks.upscale.report"),
     ("training.symmetry", "verbs.audit.labels"),
     ("verbs.study", "api"),
     ("verbs.study.single", "api"),

@@ -833,9 +833,9 @@ def test_figures_of_a_run_in_a_notebook(
     assert len(figures.mistakes().layout.images) == len(worst)  # pyright: ignore
     for path in (gans[0], sharpeners[0]):
         assert isinstance(tt.load(str(path)).figures.history(), go.Figure)
-        with pytest.raises(UserError, match="no mistakes to show"):
+        with pytest.raises(UserError, match="have no figure 'mistakes'"):
             tt.load(str(path)).figures.mistakes()
-        with pytest.raises(UserError, match="no confusion matrix"):
+        with pytest.raises(UserError, match="have no figure 'confusion'"):
             tt.load(str(path)).figures.confusion()
     with pytest.raises(UserError, match="unknown library 'bokeh'"):
         figures.history("bokeh")  # pyright: ignore[reportArgumentType]

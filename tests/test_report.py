@@ -32,15 +32,25 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
+import tintype
+from tintype import plugins
 from tintype.errors import UserError
-from tintype.pages import figures, objectives, print_figures, report, sections, words
-from tintype.pages.pictures import filter_sheet, read_cards
+from tintype.pages import figures, print_figures, report, sections, words
+from tintype.pages.equations import Equation
+from tintype.pages.pages import templates
+from tintype.pages.part import report_part
 from tintype.pages.report import write_report
 from tintype.runs.reading import read_metrics, read_run
 from tintype.tasks import losses
+from tintype.tasks.classify import charts, report_calibration
+from tintype.tasks.classify import equations as classify_equations
+from tintype.tasks.classify import report as classify_report
 from tintype.tasks.classify import report_mistakes as mistakes
+from tintype.tasks.classify.cards import filter_sheet, read_cards
+from tintype.tasks.generate import equations as generate_equations
 from tintype.tasks.generate import objective
 from tintype.tasks.generate import report as generate_sections
+from tintype.tasks.upscale import equations as upscale_equations
 
 HOSTILE = "<script>alert(1)</script>"
 PARTS = (
@@ -697,7 +707,7 @@ def test_reliability_agrees_with_scikit_learn() -> None:
         }
         for low in range(5, 10)
     ]
-    dots = figures.reliability(bins).data[-1]
+    dots = charts.reliability(bins).data[-1]
     np.testing.assert_allclose(dots.x, mean)
     np.testing.assert_allclose(dots.y, accuracy)
     # Wilson, by hand, for 400 images: the centre moves towards one half.
@@ -711,8 +721,8 @@ def test_reliability_agrees_with_scikit_learn() -> None:
 
 
 def test_a_confusion_of_many_classes_has_no_numbers_in_its_cells() -> None:
-    many = figures.confusion(np.eye(100, dtype=int) * 5, [f"class {i}" for i in range(100)])
-    few = figures.confusion([[3, 1], [0, 4]], ["cat", "dog"])
+    many = charts.confusion(np.eye(100, dtype=int) * 5, [f"class {i}" for i in range(100)])
+    few = charts.confusion([[3, 1], [0, 4]], ["cat", "dog"])
     assert [trace.text for trace in many.data] == [None, None]
     assert few.data[1].text[0][1] == "1"
     assert few.data[1].z[1][0] is None  # no such mistake: left blank
@@ -720,7 +730,7 @@ def test_a_confusion_of_many_classes_has_no_numbers_in_its_cells() -> None:
 
 def test_reliability_dots_and_their_intervals_are_within_the_frame() -> None:
     bins = [{"low": 0.62, "high": 1.0, "count": 30, "confidence": 0.97, "accuracy": 1.0}]
-    low, high = figures.reliability_range(bins)
+    low, high = charts.reliability_range(bins)
     assert low < 0.97
     assert high > 1
 
@@ -770,12 +780,12 @@ def test_only_panels_of_several_curves_are_named_in_the_legend() -> None:
 
 def test_history_names_only_what_was_logged() -> None:
     nan = math.nan
-    panels = figures.history_panels(
+    panels = classify_report.history_panels(
         {"epoch": [1.0, 2.0], "loss": [2.0, 1.0], "val_loss": [nan, nan], "lr": [nan, nan]}
     )
     assert [panel.title for panel in panels] == ["Loss"]
     assert [series.name for series in panels[0].series] == ["training, each interval", "training"]
-    assert figures.history_panels({}) == []
+    assert classify_report.history_panels({}) == []
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200))
@@ -947,7 +957,7 @@ def test_many_classes_have_colours_of_their_own() -> None:
 
 def test_the_accuracy_axis_passes_over_the_first_few_answers() -> None:
     curves = {"test": {"coverage": [0.01, 0.02, 0.5, 1.0], "accuracy": [0.0, 0.5, 0.95, 0.9]}}
-    low, high = figures.accuracy_range(curves)
+    low, high = charts.accuracy_range(curves)
     assert 0.88 < low < 0.9
     assert high > 1
 
@@ -1008,8 +1018,8 @@ def test_idle_wishes_are_left_out() -> None:
         {"accuracy": 0.9, "threshold": 0.0},
         {"accuracy": 0.95, "threshold": 0.7},
     ]
-    assert [row["accuracy"] for row in mistakes._abstain_rows(entries)] == [0.9, 0.95]
-    assert len(mistakes._abstain_rows(entries[2:])) == 1
+    assert [row["accuracy"] for row in report_calibration._abstain_rows(entries)] == [0.9, 0.95]
+    assert len(report_calibration._abstain_rows(entries[2:])) == 1
 
 
 # ---- words and colours ----------------------------------------------------------------------------------------------
@@ -1059,9 +1069,7 @@ def contrast(a: str, b: str) -> float:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_contrast_reaches_aa(theme: str) -> None:
-    css = (resources.files("tintype.pages.report") / "templates" / "style.css").read_text(
-        encoding="utf-8"
-    )
+    css = (resources.files("tintype.pages") / "templates" / "style.css").read_text(encoding="utf-8")
     block = (
         css[css.index(":root {") : css.index("{% macro")]
         if theme == "light"
@@ -1085,23 +1093,45 @@ def test_contrast_reaches_aa(theme: str) -> None:
 
 
 def test_light_colours_are_those_of_the_figures() -> None:
-    css = (resources.files("tintype.pages.report") / "templates" / "style.css").read_text(
-        encoding="utf-8"
-    )
+    css = (resources.files("tintype.pages") / "templates" / "style.css").read_text(encoding="utf-8")
     for role in ("train", "val", "rate", "right", "wrong", "guide", "grid"):
         assert f"--fig-{role}: {figures.COLOURS[role]};" in css
 
 
 def test_every_section_has_its_template() -> None:
-    names = {
-        path.name for path in (resources.files("tintype.pages.report") / "templates").iterdir()
+    code = [Path(tintype.__file__).parent / "pages" / "sections.py"]
+    code += Path(tintype.__file__).parent.glob("tasks/*/report*.py")
+    used = {
+        name for path in code for name in re.findall(r'"([\w/]+\.html)"', path.read_text("utf-8"))
     }
-    code = "".join(
-        Path(module.__file__).read_text(encoding="utf-8") for module in (sections, mistakes)
-    )
-    used = set(re.findall(r'"(\w+\.html)"', code))
-    assert len(used) > 10
-    assert used <= names
+    assert len(used) > 20
+    for name in used:
+        assert templates().get_template(name)
+
+
+@pytest.mark.parametrize("task", [*plugins.names("tasks"), "not-installed"])
+def test_the_report_of_every_task_has_the_sections_that_all_runs_need(task: str) -> None:
+    part = report_part(task)
+    made = [make.__name__ for make in part.SECTIONS]
+    assert made[0] == "headline"
+    assert sections.warnings in part.SECTIONS
+    assert made[-1] == "making"
+    assert "history" not in part.FIGURES
+
+
+def test_a_run_of_a_task_without_a_report_gets_the_common_page(run: Path) -> None:
+    """Its figures as a table, its curves, how it was made."""
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
+    (run / "recipe.yaml").write_text(recipe.replace("task: classify", "task: count"), "utf-8")
+    figures_ = {"num_images": 12, "mean_error": 0.25}
+    content = {"task": "count", "splits": {"test": figures_, "val": figures_}}
+    (run / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
+    page = Page(write_report(run))
+    ids = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
+    assert ids == ["result", "warnings", "history", "making"]
+    assert "Mean error" in " ".join(page.text)
+    assert "0.25" in " ".join(page.text)
+    assert list(page.charts) == ["history"]
 
 
 def test_the_run_is_read_as_it_is(original: Path) -> None:
@@ -1121,18 +1151,26 @@ def test_the_run_is_read_as_it_is(original: Path) -> None:
 
 
 def test_every_loss_stands_as_an_equation_in_the_report_and_in_the_documentation() -> None:
-    assert set(objectives.ADVERSARIAL) == set(losses.ADVERSARIAL)
+    assert set(generate_equations.ADVERSARIAL) == set(losses.ADVERSARIAL)
     # which stand twice, since a report needs no torch
-    assert objectives._OTHER_NAMES == objective.OTHER_NAMES
-    assert set(objectives.RESTORATION) == {*losses.RESTORATION, "perceptual", "adversarial"}
+    assert generate_equations.OTHER_NAMES == objective.OTHER_NAMES
+    assert set(upscale_equations.RESTORATION) == {*losses.RESTORATION, "perceptual", "adversarial"}
 
     documented = (Path(__file__).parents[1] / "docs/objectives.md").read_text(encoding="utf-8")
-    pairs = itertools.chain(*objectives.ADVERSARIAL.values())
-    single = (objectives.CROSS_ENTROPY, objectives.PENALTIES, objectives.RESTORATION)
-    equations = [*pairs, *itertools.chain(*(table.values() for table in single)), objectives.FLOW]
-    for latex in equations:
+    pairs = itertools.chain(*generate_equations.ADVERSARIAL.values())
+    single = (
+        classify_equations.CROSS_ENTROPY,
+        generate_equations.PENALTIES,
+        upscale_equations.RESTORATION,
+    )
+    every = [
+        *pairs,
+        *itertools.chain(*(table.values() for table in single)),
+        generate_equations.FLOW,
+    ]
+    for latex in every:
         assert f"$${latex}$$" in documented
-        assert objectives.Equation("", latex).svg.startswith("data:image/svg+xml;base64,")
+        assert Equation("", latex).svg.startswith("data:image/svg+xml;base64,")
 
 
 @pytest.mark.parametrize(
@@ -1153,19 +1191,23 @@ def test_a_classifier_shows_the_cross_entropy_that_it_minimises(
         encoding="utf-8",
     )
     shown = [image.get("alt") for image in Page(write_report(run)).all("img")]
-    assert [kind for kind, latex in objectives.CROSS_ENTROPY.items() if latex in shown] == expected
+    assert [
+        kind for kind, latex in classify_equations.CROSS_ENTROPY.items() if latex in shown
+    ] == expected
 
 
 def test_a_gan_shows_its_objective_as_it_is_written() -> None:
     def equations(**options: Any) -> list[str]:
         recipe = {"model": "dcgan", "task_options": options}
-        return [equation.latex for equation in objectives._generation(recipe)]
+        return [equation.latex for equation in generate_equations.equations_of(recipe)]
 
-    assert equations(loss="minimax") == list(objectives.ADVERSARIAL["minimax"])
-    assert equations() == list(objectives.ADVERSARIAL["bce"])
+    assert equations(loss="minimax") == list(generate_equations.ADVERSARIAL["minimax"])
+    assert equations() == list(generate_equations.ADVERSARIAL["bce"])
     assert equations(loss="wgan-gp") == [
-        *objectives.ADVERSARIAL["wasserstein"],
-        objectives.PENALTIES["gradient_penalty"],
+        *generate_equations.ADVERSARIAL["wasserstein"],
+        generate_equations.PENALTIES["gradient_penalty"],
     ]
-    assert equations(loss="relativistic", r1=2.0)[-1] == objectives.PENALTIES["r1"]
-    assert [e.latex for e in objectives._generation({"model": "flow-unet"})] == [objectives.FLOW]
+    assert equations(loss="relativistic", r1=2.0)[-1] == generate_equations.PENALTIES["r1"]
+    assert [e.latex for e in generate_equations.equations_of({"model": "flow-unet"})] == [
+        generate_equations.FLOW
+    ]

@@ -170,6 +170,20 @@ def has_part(task: str, part: str) -> bool:
     return (folder / f"{part}.py").is_file() or (folder / part / "__init__.py").is_file()
 
 
+@lru_cache
+def task_title(task: str) -> str:
+    """Return what a task is called in a heading, as "Super-resolution".
+
+    It is what stands before the colon in the first line of `tasks/NAME/__init__.py`.
+    """
+    path = _files("tasks").get(task)
+    if path is None:  # a task that is not installed here
+        return task.capitalize()
+    tree = ast.parse(path.with_name("__init__.py").read_text(encoding="utf-8"))
+    title, colon, _ = _summary(tree).partition(":")
+    return title if colon else task.capitalize()
+
+
 def _stem(kind: str, name: str) -> str:
     name = canonical(kind, name)
     return next(

@@ -11,8 +11,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, PrefixLoader
 
+from tintype import plugins
 from tintype.errors import UserError
 from tintype.files.whole import written_whole
 from tintype.pages import words
@@ -36,11 +37,17 @@ FILTERS = (
 
 @lru_cache(maxsize=1)
 def templates() -> Environment:
-    """Return the environment of all templates: every value is escaped, and the words of
-    `report.words` are filters.
+    """Return the environment of all templates.
+
+    Every value is escaped, and the functions of `pages.words` are filters. A template of a task is
+    named with its task: "NAME/FILE.html" lies in `tasks/NAME/templates/`.
     """
+    of_tasks = {
+        folder.parent.name: FileSystemLoader(folder)
+        for folder in plugins.PACKAGE.glob("tasks/*/templates")
+    }
     environment = Environment(
-        loader=PackageLoader("tintype.pages", "templates"),
+        loader=ChoiceLoader([PackageLoader("tintype.pages", "templates"), PrefixLoader(of_tasks)]),
         autoescape=True,  # in every template: names of classes, files and runs come from the user
         trim_blocks=True,
         lstrip_blocks=True,

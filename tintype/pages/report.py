@@ -13,10 +13,12 @@ from typing import Any
 from jinja2 import TemplateError
 from markupsafe import Markup
 
+from tintype import plugins
 from tintype.files.whole import written_whole
 from tintype.pages.pages import render_page, templates
+from tintype.pages.part import report_part
 from tintype.pages.section import Section
-from tintype.pages.sections import COMMON, SECTIONS, warnings
+from tintype.pages.sections import warnings
 from tintype.runs.reading import RunFiles, files_beside, read_run
 from tintype.runs.shapes import MISFIT
 
@@ -58,10 +60,11 @@ def write_report(folder: Path) -> Path:
 
 
 def _sections(run: RunFiles) -> list[Section]:
-    """Return the sections that have something to show; what a damaged file spoils is left out with
-    a line in `warnings`.
+    """Return the sections that have something to show.
+
+    What a damaged file spoils is left out, with a line in `warnings`.
     """
-    makers = SECTIONS.get(run.task, COMMON)
+    makers = report_part(run.task).SECTIONS
     made: dict[Any, Section | None] = {}
 
     problems = list(run.problems)
@@ -91,4 +94,6 @@ def _rendered(section: Section | None) -> Section | None:
 def render(run: RunFiles, sections: list[Section]) -> str:
     """Return the page of a run as HTML."""
     figures = sorted(f"figures/{name}.png" for section in sections for name in section.static)
-    return render_page("page.html", sections, run=run, files=[*files_beside(run, FILES), *figures])
+    files = [*files_beside(run, FILES), *figures]
+    title = plugins.task_title(run.task)
+    return render_page("page.html", sections, run=run, title=title, files=files)

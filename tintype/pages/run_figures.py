@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,131 +11,80 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from tintype.errors import UserError
-from tintype.pages import figures, print_figures, words
+from tintype.pages import words
 from tintype.pages.drawings import Library, check_library
 from tintype.pages.pages import templates
-from tintype.pages.pictures import Card, data_uri, enlarged, png_bytes, read_cards
+from tintype.pages.part import report_part
 from tintype.pages.section import SPLIT_NAMES
 from tintype.runs.reading import RunFiles, read_run
-from tintype.tasks.generate import report as generate_sections
-from tintype.tasks.upscale import report as upscale_sections
-
-COLUMNS = 6  # of pictures
 
 
 class RunFigures:
-    """The figures of a run's report, each as a Plotly figure, or as a Matplotlib figure where
-    `library` says so.
+    """The figures of a run's report, as Plotly figures, or as Matplotlib figures on request.
+
+    Besides `history`, each task offers figures of its own: a classifier has `confusion` and
+    `mistakes`. `names` lists them.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the figures that a run of this task can have."""
+        return ["history", *report_part(read_run(self.folder).task).FIGURES]
+
     def history(self, library: Library = "plotly", *, smooth: bool = True) -> go.Figure | Figure:
         """Draw losses, validation figures and learning rate over the training.
 
-        What was measured on training batches is drawn smoothed, over a faint line of what it was;
-        with `smooth=False` every value that was logged is drawn as it is: both losses of a GAN at
-        every step.
+        What was measured on training batches is drawn smoothed, over a faint line of the values
+        themselves; with `smooth=False` every value is drawn as it was logged: both losses of a GAN
+        at every step.
 
         Raises:
             UserError: nothing has been logged yet, or an unknown library.
         """
         run = self._read(library)
-        arrange = {
-            "generate": generate_sections.history_panels,
-            "upscale": upscale_sections.history_panels,
-        }
-        panels = arrange.get(run.task, figures.history_panels)(run.metrics, smooth=smooth)
-        if not panels:
+        drawing = report_part(run.task).draw_history(run, smooth=smooth)
+        if drawing is None:
             raise UserError(f"{self.folder} has no history: nothing has been logged yet.")
+        return drawing.draw(library)
 
-        x = "step" if run.task == "generate" or not run.metrics.get("epoch") else "epoch"
-        return (
-            figures.history(panels, x) if library == "plotly" else print_figures.history(panels, x)
-        )
-
-    def confusion(self, library: Library = "plotly") -> go.Figure | Figure:
-        """Draw the confusion matrix of the test split.
+    def draw(self, name: str, library: Library = "plotly") -> go.Figure | Figure:
+        """Draw one of the figures in `names`.
 
         Raises:
-            UserError: the run is no finished classifier, or an unknown library.
+            UserError: runs of this task have no such figure, this run has nothing to show in it
+                (yet), or an unknown library.
         """
-        run = self._read(library)
-        matrix = run.evaluated("confusion")
-        if not matrix:
-            raise UserError(
-                f"{self.folder} has no confusion matrix: it is no classifier, or it is not finished."
-            )
-        draw = figures.confusion if library == "plotly" else print_figures.confusion
-        return draw(matrix, run.class_names)
+        if name == "history":
+            return self.history(library)
 
-    def mistakes(self, library: Library = "plotly") -> go.Figure | Figure:
-        """Show the mistakes on test images that the model was surest of.
-
-        Raises:
-            UserError: the run is no finished classifier, made no mistake, or an unknown library.
-        """
         run = self._read(library)
-        cards = read_cards(run.folder / "samples", run.samples.get("worst") or [])
-        if not cards:
+        makers = report_part(run.task).FIGURES
+        if name not in makers:
             raise UserError(
-                f"{self.folder} has no mistakes to show: it is no classifier, not finished, or made none."
+                f"runs of task {run.task} have no figure '{name}'. They have {', '.join(self.names)}."
             )
-        return (
-            picture_grid(cards)
-            if library == "plotly"
-            else print_figures.picture_grid(cards, COLUMNS)
-        )
+
+        drawing = makers[name](run)
+        if drawing is None:
+            raise UserError(
+                f"{self.folder} has nothing to show under '{name}': it is not finished, or has none."
+            )
+        return drawing.draw(library)
+
+    def __getattr__(self, name: str) -> Callable[..., go.Figure | Figure]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return partial(self.draw, name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.names]
 
     def _read(self, library: str) -> RunFiles:
         check_library(library)
         return read_run(self.folder)
-
-
-def picture_grid(cards: list[Card], columns: int = COLUMNS) -> go.Figure:
-    """Draw pictures in rows, each with its true class and what it was taken for below it."""
-    columns = min(columns, len(cards))
-    rows = -(-len(cards) // columns)
-    figure = figures.new_figure(height=60 + 165 * rows)
-    places = [(i % columns, -(i // columns)) for i in range(len(cards))]
-    said = [
-        f"{html.escape(c.target)} → {html.escape(c.prediction)}<br>{c.confidence:.0%}"
-        for c in cards
-    ]
-    text = [f"<b>{html.escape(c.name)}</b><br>{line}" for c, line in zip(cards, said, strict=True)]
-    figure.add_trace(
-        go.Scatter(
-            x=[x for x, _ in places], y=[y for _, y in places], mode="markers", marker={"opacity": 0, "size": 60},
-            hovertext=text, hoverinfo="text", showlegend=False,
-        )
-    )  # fmt: skip
-
-    for card, (x, y), line in zip(cards, places, said, strict=True):
-        figure.add_layout_image(
-            source=_source(card), xref="x", yref="y", x=x, y=y, sizex=0.9, sizey=0.72, xanchor="center", yanchor="middle"
-        )  # fmt: skip
-        place = {"x": x, "y": y - 0.37, "yanchor": "top", "showarrow": False}
-        figure.add_annotation(text=line, font={"size": 11}, **place)
-
-    bare = {
-        "showticklabels": False,
-        "showgrid": False,
-        "zeroline": False,
-        "ticks": "",
-        "fixedrange": True,
-    }
-    figure.update_layout(
-        xaxis={**bare, "range": [-0.6, columns - 0.4]},
-        yaxis={**bare, "range": [-rows + 0.3, 0.5]},
-        margin={"t": 8},
-    )
-    return figure
-
-
-def _source(card: Card) -> str:
-    """Return a picture as a data URI; Plotly would smooth a tiny one, so it is enlarged before."""
-    return data_uri(png_bytes(enlarged(card.image, 128))) if card.tiny else card.uri
 
 
 def run_card(folder: Path) -> str:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from tintype.errors import UserError
@@ -174,25 +173,6 @@ def _number(text: str) -> float:
     except ValueError:
         return math.nan
     return value if math.isfinite(value) else math.nan
-
-
-def first_layer(run: RunFiles) -> np.ndarray | None:
-    """Return the first convolution's weights (O, I, kh, kw), I of 1 or 3, or None where they cannot
-    be shown.
-    """
-    name, path = run.model.get("first_layer"), run.folder / "model.safetensors"
-    if not name or not path.is_file():
-        return None
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="numpy") as tensors:
-            weights = np.asarray(tensors.get_tensor(name), dtype=np.float32)
-    # a broken file, or a type that NumPy lacks (bfloat16)
-    except (SafetensorError, OSError, TypeError, ValueError):
-        return None
-    can_be_shown = weights.ndim == 4 and weights.shape[1] in (1, 3) and min(weights.shape[2:]) > 1
-    return weights if can_be_shown and np.isfinite(weights).all() else None
 
 
 def files_beside(run: RunFiles, names: Iterable[str]) -> list[str]:

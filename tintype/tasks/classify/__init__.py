@@ -1,1 +1,1 @@
-"""Classify images."""
+"""Classification: say which of several classes an image shows."""

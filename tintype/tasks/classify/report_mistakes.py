@@ -1,6 +1,4 @@
-"""The sections on a classifier's mistakes, from analysis.json: pairs, worst mistakes, slices, map,
-when to abstain.
-"""
+"""The sections on a classifier's mistakes, from analysis.json: pairs, worst mistakes, slices, map."""
 
 from __future__ import annotations
 
@@ -9,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tintype.pages import figures, print_figures, words
-from tintype.pages.pictures import Card, data_uri, read_cards
+from tintype.pages.pictures import data_uri
 from tintype.pages.section import Chart, Section, in_script
 from tintype.runs.reading import RunFiles
+from tintype.tasks.classify import charts, print_charts
+from tintype.tasks.classify.cards import Card, print_grid, read_cards
 
 SMALL = 128  # pixels, of pictures that stand in rows
 Format = Callable[[float], str]
@@ -28,7 +28,7 @@ def pairs(run: RunFiles) -> Section | None:
             shown.append({**pair, **groups})
     if not shown:
         return None
-    return Section("pairs", "Confused pairs", "pairs.html", {"pairs": shown})
+    return Section("pairs", "Confused pairs", "classify/pairs.html", {"pairs": shown})
 
 
 def _cards(run: RunFiles, entries: Any) -> list[Card]:
@@ -86,12 +86,10 @@ def worst_mistakes(run: RunFiles) -> Section | None:
         "layer": worst.get("layer"),
         "num_searched": worst.get("num_searched"),
     }
-    static = (
-        {"worst_mistakes": print_figures.png(print_figures.picture_grid(cards))} if cards else {}
-    )
+    static = {"worst_mistakes": print_figures.png(print_grid(cards))} if cards else {}
 
     return Section(
-        "worst-mistakes", "Most confident mistakes", "worst_mistakes.html", context, static
+        "worst-mistakes", "Most confident mistakes", "classify/worst_mistakes.html", context, static
     )
 
 
@@ -162,7 +160,7 @@ def slices(run: RunFiles) -> Section | None:
         "num_images": found.get("num_images"),
     }
 
-    return Section("slices", "Where errors concentrate", "slices.html", context)
+    return Section("slices", "Where errors concentrate", "classify/slices.html", context)
 
 
 def _panel(attribute: Mapping[str, Any], top: float) -> dict[str, Any]:
@@ -231,8 +229,8 @@ def embedding(run: RunFiles) -> Section | None:
     uri = _sheet_uri(run, str(sheet.get("file", "")))
     chart = Chart(
         "map",
-        figures.embedding(found, names),
-        print_figures.png(print_figures.embedding(found, names)),
+        charts.embedding(found, names),
+        print_figures.png(print_charts.embedding(found, names)),
         f"Map of {len(found['x'])} test images by {found.get('method')}, coloured by class, mistakes ringed.",
     )
     context = {
@@ -246,7 +244,9 @@ def embedding(run: RunFiles) -> Section | None:
         "many": len(names) > figures.MAX_LEGEND,
     }
 
-    return Section("map", "Map of the test images", "map.html", context, {chart.name: chart.png})
+    return Section(
+        "map", "Map of the test images", "classify/map.html", context, {chart.name: chart.png}
+    )
 
 
 def _sheet_uri(run: RunFiles, file: str) -> str:
@@ -257,47 +257,3 @@ def _sheet_uri(run: RunFiles, file: str) -> str:
     except OSError:
         return ""
     return data_uri(content, "image/png" if file.endswith("png") else "image/jpeg")
-
-
-def abstaining(run: RunFiles) -> Section | None:
-    """Show which accuracy can be had for which share of the images, and the thresholds that
-    validation promises.
-    """
-    curves = run.analysis.get("risk_coverage") or {}
-    table = _abstain_rows(run.evaluation.get("abstain") or [])
-    if not curves.get(run.split) or not table:
-        return None
-
-    kept = [row for row in table if row.get("threshold") is not None]
-    chart = None
-
-    # Where every answer counts anyway, a curve would show a choice that nobody has.
-    if not kept or any(row["threshold"] > 0 for row in kept):
-        chart = Chart(
-            "risk_coverage",
-            figures.risk_coverage(curves, table),
-            print_figures.png(print_figures.risk_coverage(curves, table)),
-            "Accuracy among the answered images against the share that is answered, for validation and test.",
-        )
-
-    val = next((row["val"] for row in table if row.get("val")), None)
-    context = {
-        "chart": chart,
-        "rows": kept,
-        "unkept": [row["accuracy"] for row in table if row.get("threshold") is None],
-        "num_val": val["num_images"] if val else None,
-        "unlike": run.evaluation.get("unlike"),
-    }
-    return Section(
-        "abstain",
-        "Confidence thresholds",
-        "abstain.html",
-        context,
-        {chart.name: chart.png} if chart else {},
-    )
-
-
-def _abstain_rows(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Leave out wishes that a harder one, fulfilled without abstaining, makes idle."""
-    idle = [entry["accuracy"] for entry in entries if entry.get("threshold") == 0]
-    return [entry for entry in entries if not idle or entry["accuracy"] >= max(idle)]

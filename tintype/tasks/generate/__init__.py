@@ -1,1 +1,1 @@
-"""Generate images."""
+"""Generation: make new images like those of a data set."""

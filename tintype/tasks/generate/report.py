@@ -5,19 +5,23 @@ lapse, sheets of images.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tintype.pages import figures, print_figures, words
+from tintype.pages import figures, words
+from tintype.pages.drawings import Drawing
 from tintype.pages.figures import Panel, Series
 from tintype.pages.pictures import data_uri, enlarged, png_bytes
-from tintype.pages.section import SPLIT_NAMES, Chart, Section
+from tintype.pages.section import SPLIT_NAMES, Section
+from tintype.pages.sections import history_chart, history_drawing, warnings
 from tintype.pages.verdict import looks, verdict
 from tintype.runs.reading import RunFiles
+from tintype.tasks.class_counts import making
+from tintype.tasks.generate.equations import learning
 
 MOST_FRAMES = 40
 GAP = 2  # pixels between the images of a sheet
@@ -80,7 +84,7 @@ def headline(run: RunFiles) -> Section:
     }
     files = _files(run, *SHEETS) if context["sheets"] else {}
 
-    return Section("result", "Result", "generate_headline.html", context, files)
+    return Section("result", "Result", "generate/headline.html", context, files)
 
 
 def _plain_verdict(run: RunFiles, figures: Mapping[str, Any]) -> dict[str, str]:
@@ -161,23 +165,15 @@ def _decimals(values: Sequence[Any]) -> int:
 
 def history(run: RunFiles) -> Section | None:
     """Show both losses, how often the discriminator is right, and the distance on validation."""
-    panels = history_panels(run.metrics)
-    if not panels:
+    chart = history_chart(history_panels(run.metrics), "step")
+    if chart is None:
         return None
 
-    chart = Chart(
-        "history",
-        figures.history(panels, "step"),
-        print_figures.png(print_figures.history(panels, "step")),
-        "Line diagrams over the training: "
-        + ", ".join(panel.title.lower() for panel in panels)
-        + ".",
-    )
     adversarial = bool(run.metrics.get("loss_discriminator"))
     context = {"chart": chart, "adversarial": adversarial}
 
     return Section(
-        "history", "Training curves", "generate_history.html", context, {chart.name: chart.png}
+        "history", "Training curves", "generate/history.html", context, {chart.name: chart.png}
     )
 
 
@@ -262,7 +258,7 @@ def lapse(run: RunFiles) -> Section | None:
         "total": len(files),
         "count": _count(run, files[-1]),
     }
-    return Section("lapse", "Progress during training", "generate_lapse.html", context)
+    return Section("lapse", "Progress during training", "generate/lapse.html", context)
 
 
 def classes(run: RunFiles) -> Section | None:
@@ -276,7 +272,7 @@ def classes(run: RunFiles) -> Section | None:
     rows = [(name, share, share / largest) for name, share in shares.items()]
     context = {"sheet": sheet, "names": names, "shares": rows}
     return Section(
-        "classes", "Images by class", "generate_classes.html", context, _files(run, "classes")
+        "classes", "Images by class", "generate/classes.html", context, _files(run, "classes")
     )
 
 
@@ -287,7 +283,7 @@ def ways(run: RunFiles) -> Section | None:
         return None
     files = _files(run, "interpolation")
     return Section(
-        "interpolation", "Latent interpolation", "generate_ways.html", {"sheet": sheet}, files
+        "interpolation", "Latent interpolation", "generate/ways.html", {"sheet": sheet}, files
     )
 
 
@@ -299,7 +295,7 @@ def memory(run: RunFiles) -> Section | None:
     nearest = run.evaluation.get("nearest") or {}
     context = {"sheet": sheet, "nearest": nearest, "said": _said_of_copies(nearest)}
     return Section(
-        "memory", "Nearest training images", "generate_memory.html", context, _files(run, "nearest")
+        "memory", "Nearest training images", "generate/memory.html", context, _files(run, "nearest")
     )
 
 
@@ -348,3 +344,12 @@ def _sheet(run: RunFiles, name: str, alt: str) -> dict[str, Any] | None:
 def _files(run: RunFiles, *names: str) -> dict[str, bytes]:
     found = {name: _open(run.folder / "samples" / f"{name}.png") for name in names}
     return {name: png_bytes(enlarged(image)) for name, image in found.items() if image is not None}
+
+
+def draw_history(run: RunFiles, *, smooth: bool = True) -> Drawing | None:
+    """Return losses and distances over the training as a figure."""
+    return history_drawing(history_panels(run.metrics, smooth=smooth), "step")
+
+
+SECTIONS = (headline, warnings, memory, classes, lapse, ways, history, learning, making)
+FIGURES: Mapping[str, Callable[[RunFiles], Drawing | None]] = {}

@@ -1,1 +1,1 @@
-"""Upscale images."""
+"""Super-resolution: enlarge photos, sharper than interpolation does."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,16 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
-from tintype.pages import figures, print_figures, words
+from tintype.pages import figures, sections, words
+from tintype.pages.drawings import Drawing
 from tintype.pages.figures import Panel, Series
 from tintype.pages.pictures import data_uri, png_bytes
-from tintype.pages.section import SPLIT_NAMES, Chart, Section
+from tintype.pages.section import SPLIT_NAMES, Section
+from tintype.pages.sections import history_chart, history_drawing, warnings
 from tintype.pages.verdict import looks, verdict
 from tintype.runs.reading import RunFiles
 from tintype.runs.summary import protocol_in_words
+from tintype.tasks.upscale.equations import learning
 
 KINDS = {"low": "small", "bicubic": "bicubic", "ours": "this model", "original": "original"}
 CROP = 48  # pixels of the side of a zoomed crop
@@ -58,7 +61,7 @@ def headline(run: RunFiles) -> Section:
         "train_photos": (splits.get("train") or {}).get("num_images"),
     }
 
-    return Section("result", "Result", "upscale_headline.html", context)
+    return Section("result", "Result", "upscale/headline.html", context)
 
 
 def _gain_interval(figures: Mapping[str, Any]) -> Sequence[float] | None:
@@ -101,23 +104,15 @@ def _interval_text(bounds: Sequence[float] | None) -> str:
 
 def history(run: RunFiles) -> Section | None:
     """Show the loss, PSNR and SSIM on validation, and the learning rate."""
-    panels = history_panels(run.metrics)
-    if not panels:
+    chart = history_chart(history_panels(run.metrics), "epoch")
+    if chart is None:
         return None
 
-    alt = (
-        "Line diagrams over the training: "
-        + ", ".join(panel.title.lower() for panel in panels)
-        + "."
-    )
-    chart = Chart(
-        "history", figures.history(panels), print_figures.png(print_figures.history(panels)), alt
-    )
     floor = ((run.evaluation.get("splits") or {}).get("val") or {}).get("bicubic") or {}
     context = {"chart": chart, "bicubic": floor.get("psnr_y")}
 
     return Section(
-        "history", "Training curves", "upscale_history.html", context, {chart.name: chart.png}
+        "history", "Training curves", "upscale/history.html", context, {chart.name: chart.png}
     )
 
 
@@ -204,7 +199,7 @@ def pictures(run: RunFiles) -> Section | None:
     return Section(
         "pictures",
         "Test photos",
-        "upscale_pictures.html",
+        "upscale/pictures.html",
         context,
         {"comparison": png_bytes(contact_sheet(shown))},
     )
@@ -265,10 +260,24 @@ def by_picture(run: RunFiles) -> Section | None:
         return None
     largest = max(max(row["gain"] for row in table), 1e-9)
     context = {"rows": table, "left_out": len(rows) - len(table), "largest": largest}
-    return Section("by-picture", "Results by photo", "upscale_table.html", context)
+    return Section("by-picture", "Results by photo", "upscale/table.html", context)
 
 
 def _row(row: Mapping[str, str]) -> dict[str, Any]:
     keys = ("psnr_y", "bicubic_psnr_y", "nearest_psnr_y", "ssim_y", "bicubic_ssim_y", "psnr_rgb")
     values = {key: float(row[key]) for key in keys}
     return {"name": row["name"], **values, "gain": values["psnr_y"] - values["bicubic_psnr_y"]}
+
+
+def making(run: RunFiles) -> Section:
+    """Show how the run was made; its training images are tiles of photos."""
+    return sections.making(run, units={"train": "tiles"})
+
+
+def draw_history(run: RunFiles, *, smooth: bool = True) -> Drawing | None:
+    """Return loss, PSNR, SSIM and learning rate over the training as a figure."""
+    return history_drawing(history_panels(run.metrics, smooth=smooth), "epoch")
+
+
+SECTIONS = (headline, warnings, pictures, by_picture, history, learning, making)
+FIGURES: Mapping[str, Callable[[RunFiles], Drawing | None]] = {}

@@ -14,7 +14,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from tintype.pages import figures
-from tintype.pages.figures import COLOURS, CONFUSION_RIGHT, CONFUSION_WRONG, Panel, Series
+from tintype.pages.figures import COLOURS, Panel, Series
+from tintype.tasks.classify.charts import CONFUSION_RIGHT, CONFUSION_WRONG, tick_angle
 
 NUMBER = "#14110f"  # the number in a dot: at least 4:1 on every colour of `class_colours`
 LOGARITHMIC = 8.0  # the dearest by the cheapest from which on a cost has a logarithmic axis
@@ -238,7 +239,7 @@ def confusion_difference(
             **axis,
             **every,
             "title": {"text": "prediction"},
-            "tickangle": figures.tick_angle(names),
+            "tickangle": tick_angle(names),
         },
         yaxis={**axis, **every, "title": {"text": "true class"}, "autorange": "reversed"},
     )

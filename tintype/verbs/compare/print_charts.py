@@ -11,8 +11,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from tintype.pages.figures import COLOURS, CONFUSION_RIGHT, CONFUSION_WRONG
-from tintype.pages.print_figures import STYLE, name_axes, new_figure, short
+from tintype.pages.figures import COLOURS
+from tintype.pages.print_figures import STYLE, new_figure, short
+from tintype.tasks.classify.charts import CONFUSION_RIGHT, CONFUSION_WRONG
+from tintype.tasks.classify.print_charts import name_axes
 from tintype.verbs.compare.charts import NUMBER, Point, Scale, logarithmic, pareto_front, signed
 
 
