@@ -20,9 +20,8 @@ from tintype.files.bounded import temporary_folder
 from tintype.files.whole import write_json
 from tintype.runs.folder import RunFolder
 from tintype.runs.packed import MOST_BYTES
-from tintype.verbs.share.card import make_card
+from tintype.verbs.share.card import make_card, task_card
 from tintype.verbs.share.paths import for_others, shortened
-from tintype.verbs.share.plain import plain_architecture
 
 # What lies in a repository. Those of a run come back by `pull`; the others are for other programs.
 OF_RUN = ("recipe.yaml", "model.json", "model.safetensors", "evaluation.json", "data.json")
@@ -136,10 +135,10 @@ def write_repository(
 
 
 def hub_config(run: RunFolder, model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return config.json: the usual fields of the hubs; for a plain network of timm also those that
-    timm loads it by.
-    """
-    how, names = model["preprocessing"], list(model["class_names"])
+    """Return config.json: the usual fields of the hubs, with those of the task."""
+    how = model["preprocessing"]
+    task = task_card(model["task"])
+    plain = task.plain(run, model)
     config: dict[str, Any] = {
         "model_type": "tintype",
         "task": model["task"],
@@ -147,23 +146,11 @@ def hub_config(run: RunFolder, model: Mapping[str, Any]) -> dict[str, Any]:
         "architecture_options": model["architecture"]["options"],
         "num_channels": how["channels"],
         "image_size": [how["height"], how["width"]],
-        "num_labels": len(names),
-        "id2label": {str(number): name for number, name in enumerate(names)},
-        "label2id": {name: number for number, name in enumerate(names)},
+        **task.hub_fields(model, plain),
     }
-    plain = plain_architecture(run, model)
+
     if plain is not None:
         config |= {"architecture": plain.name, "library": plain.library}
-
-    if plain is not None and plain.library == "timm":
-        config |= {
-            "num_classes": len(names), "label_names": names,
-            "pretrained_cfg": {
-                "input_size": [how["channels"], how["height"], how["width"]], "mean": how["mean"], "std": how["std"],
-                "interpolation": how["interpolation"], "crop_pct": how["crop_fraction"], "num_classes": len(names),
-            },
-        }  # fmt: skip
-
     return config
 
 
@@ -171,7 +158,7 @@ def preprocessor_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return preprocessor_config.json: the usual fields of the hubs for images."""
     how = model["preprocessing"]
     return {
-        "do_resize": model["task"] == "classify",
+        "do_resize": task_card(model["task"]).resizes,
         "size": {"height": how["height"], "width": how["width"]},
         "resize_mode": how["resize"],
         "crop_pct": how["crop_fraction"],

@@ -5,21 +5,12 @@ loading them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tintype.runs.folder import RunFolder
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A network of another library that takes these weights, and the lines that do it."""
-
-    library: str
-    name: str
-    snippet: str
+from tintype.tasks.contract.card import Plain
 
 
 def plain_architecture(run: RunFolder, model: Mapping[str, Any]) -> Plain | None:
@@ -29,7 +20,7 @@ def plain_architecture(run: RunFolder, model: Mapping[str, Any]) -> Plain | None
     are compared with those in the file. SqueezeNet's head differs from torchvision's (see
     tintype.models.torchvision_zoo), as does a head of several layers; those are not plain.
     """
-    if model["task"] != "classify" or model["preprocessing"]["channels"] != 3:
+    if model["preprocessing"]["channels"] != 3:
         return None
     name, count = str(model["architecture"]["name"]), len(model["class_names"])
     size = int(model["preprocessing"]["height"])
