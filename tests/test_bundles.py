@@ -12,9 +12,9 @@ import pytest
 from tintype import api
 from tintype.errors import UserError
 from tintype.progress import Watcher
-from tintype.recipe import QUICK, build, recipe_names, resolve
+from tintype.recipe import build, options_of, recipe_names, resolve
 from tintype.training import prepare as training
-from tintype.training.automatic import FINE_TUNE, FROM_NOISE, FROM_SCRATCH, HEAD
+from tintype.training.automatic import FINE_TUNE, HEAD
 from tintype.training.bundles import (
     ADAPTIVE,
     LENGTH,
@@ -29,11 +29,11 @@ from tintype.training.bundles import (
 from tintype.training.engine import Engine
 
 SOURCES = {
-    "from scratch": Source("training from scratch", FROM_SCRATCH),
+    "from scratch": Source("training from scratch", options_of("classify").from_scratch),
     "a head": Source("a head", HEAD, pretrained=True),
     "fine-tuning": Source("fine-tuning", FINE_TUNE, pretrained=True),
-    "a generator": Source("a generator", FROM_NOISE),
-    "a data set": Source("a data set", QUICK),
+    "a generator": Source("a generator", options_of("generate").from_scratch),
+    "a data set": Source("a data set", options_of("classify").data_set),
 }
 # Two values for each field: one that suits the source's optimizer at times, and one that seldom
 # does.
@@ -97,7 +97,7 @@ def test_an_idle_field_is_told():
 @pytest.mark.parametrize("name", recipe_names())
 def test_built_in_recipes_stand_as_they_are(name):
     recipe = resolve(name)[0]
-    stated = {field: getattr(recipe, field) for field in recipe.model_fields_set}
+    stated = {field: getattr(recipe, field) for field in recipe.stated()}
     values, choices = completed(stated, {}, "the recipe")
     assert choices == []
     assert all(getattr(recipe, field) == value for field, value in values.items())

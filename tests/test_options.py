@@ -370,17 +370,17 @@ def test_both_pictures_of_a_given_pair_change_alike():
     [
         (
             "task.symmetries=horizontal",
-            "task.symmetries is 'horizontal'. Expected true, false, or flip",
+            "task.symmetries: expected true, false, or flip",
         ),
         (
             "task.colour_jitter=-1",
-            "task.colour_jitter is -1. Expected a number from 0 to 1, or a mapping such as",
+            "task.colour_jitter: it must lie between 0 and 1, or a mapping such as",
         ),
         (
             "task.colour_jitter={hue: 0.9}",
-            "task.colour_jitter.hue is 0.9. Expected a number from 0 to 0.5",
+            "task.colour_jitter: hue must lie between 0 and 0.5",
         ),
-        ("task.colour_jitter={sharpness: 0.1}", "unknown colour to jitter: 'sharpness'"),
+        ("task.colour_jitter={sharpness: 0.1}", "task.colour_jitter: unknown colour 'sharpness'"),
     ],
 )
 def test_a_wrong_wish_for_pairs_is_one_line(tt, option, said):

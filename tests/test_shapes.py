@@ -27,7 +27,7 @@ from tintype.runs.folder import RunFolder
 from tintype.verbs.board import Board
 from tintype.verbs.serve import served
 from tintype.verbs.study import Study, declare
-from tintype.verbs.tune.folder import Wishes
+from tintype.verbs.tune.folder import TuningRequest
 
 Say = Callable[..., tuple[int, str, str]]
 VALUES = [
@@ -315,7 +315,7 @@ def test_a_damaged_wish_of_a_tuning_is_one_line(tmp_path, key, value):
     }  # fmt: skip
     (tmp_path / "tune.yaml").write_text(yaml.safe_dump({**content, key: value}), encoding="utf-8")
     try:
-        Wishes.read(tmp_path / "tune.yaml")
+        TuningRequest.read(tmp_path / "tune.yaml")
     except UserError as error:
         told = str(error)
     else:

@@ -24,7 +24,7 @@ from tintype.progress import Live, Watcher
 from tintype.recipe import Recipe, build, resolve
 from tintype.verbs.study.figures import measure_of
 from tintype.verbs.tune import Tuning, _next_trials, folder, tune
-from tintype.verbs.tune.folder import Outcome, Wishes, said_of
+from tintype.verbs.tune.folder import Outcome, TuningRequest, said_of
 from tintype.verbs.tune.space import as_plain, check_space, default_space, own_values, read_space
 from tintype.verbs.tune.storage import open_database, without_password
 from tintype.verbs.tune.trial import run_trial
@@ -234,7 +234,7 @@ def test_an_interrupted_trial_goes_on_with_what_it_had(tuned, tmp_path, monkeypa
 
 @pytest.mark.usefixtures("short_reports")
 def test_a_trial_that_falls_behind_is_stopped_and_keeps_its_folder(tmp_path):
-    wishes = Wishes(
+    wishes = TuningRequest(
         small(epochs=4), read_space({"lr": {"low": 1e-6, "high": 1e-5}}), "accuracy", True, False
     )
     database = open_database(tmp_path, "t", None, higher_is_better=True)
@@ -277,7 +277,7 @@ def test_two_folders_share_a_database(tmp_path):
 def test_what_is_proposed_follows_from_seed_number_and_history(tmp_path):
     def proposals(folder: Path, restart_at: int | None) -> list[dict[str, Any]]:
         folder.mkdir()
-        wishes = Wishes(small(), read_space(SEARCH), "accuracy", True, False)
+        wishes = TuningRequest(small(), read_space(SEARCH), "accuracy", True, False)
         tuning = Tuning(folder, wishes, open_database(folder, "t", None, higher_is_better=True))
         for number, trial in enumerate(_next_trials(tuning, 8, 2)):
             lr, _ = (entry.suggest(trial) for entry in wishes.space.values())

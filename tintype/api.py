@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype.errors import UserError
-from tintype.plugins import names
+from tintype.plugins import data_sets
 from tintype.progress import Watcher, make_watcher
-from tintype.recipe import ALIASES, NEW_SPLIT_RULE, Recipe, resolve
+from tintype.recipe import ALIASES, Recipe, as_new_run, resolve
 from tintype.runs.folder import RunFolder
 from tintype.tracking import check_trackers, tracked
 
@@ -302,13 +302,9 @@ def plan(
     recipe, choices, free = open_settings(
         base, _with_absolute_paths(recipe.replace(**changes)), changed, kind
     )
-    # Decided for new runs only: a recipe of an earlier version, when resumed, states its flips.
-    if "flips" not in recipe.model_fields_set:
-        recipe = recipe.replace(flips="auto")
-    if "split_rule" not in recipe.model_fields_set:
-        recipe = recipe.replace(split_rule=NEW_SPLIT_RULE)
+    recipe = as_new_run(recipe)
     own_recipe = kind == "a Recipe" or kind.startswith("recipe file")
-    asked = recipe.model_fields_set if own_recipe else changed
+    asked = recipe.stated().keys() if own_recipe else changed
     check_trackers(recipe.track)
     watcher.note(f"training {kind}")
     prepared = prepare(recipe, watcher, asked, choices, free=free)
@@ -433,24 +429,20 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         if recipe.data_root
         else {}
     )
-    for option in ("features", "inception_weights", "lpips"):
-        file = recipe.task_options.get(option)
-        if isinstance(file, str) and Path(file).expanduser().exists():
-            task_options = changes.get("task_options", recipe.task_options)
-            changes["task_options"] = {
-                **task_options,
-                option: str(Path(file).expanduser().resolve()),
-            }
+    for option, file in recipe.options.places().items():
+        if Path(file).expanduser().exists():
+            changes[option] = str(Path(file).expanduser().resolve())
 
-    if recipe.weights and recipe.weights not in ("default", "none"):
-        changes["weights"] = str(Path(recipe.weights).expanduser().resolve())
+    weights = recipe.fields().get("weights")
+    if weights and weights not in ("default", "none"):
+        changes["weights"] = str(Path(weights).expanduser().resolve())
     if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():
         changes["data"] = str(Path(recipe.data).expanduser().resolve())
     return recipe.replace(**changes) if changes else recipe
 
 
 def _is_set(recipe: Recipe) -> bool:
-    return recipe.data in names("data", "upscale" if recipe.task == "upscale" else "classify")
+    return recipe.data in data_sets(recipe.task)
 
 
 def _default_name(what: str | Recipe) -> str:

@@ -30,8 +30,8 @@ NOT_PLUGINS = {"tracking": {"tracker"}}
 def names(kind: str, task: str | None = None) -> dict[str, str]:
     """Return every name of a kind ("models", "data", "tasks") with one line that describes it.
 
-    With `task`, only those that serve this task: a file says so by a literal `TASK = "upscale"`;
-    without it, it is there to classify.
+    With `task`, only those that serve this task: a file says so by a literal `TASK = "NAME"`;
+    without it, it is there for the default task.
 
     A file `small_filters.py` offers the name `small-filters`, described by the first line of its
     docstring; a file that serves several names declares them in a literal `NAMES = {"name":
@@ -81,6 +81,13 @@ def _summary(node: ast.Module | ast.FunctionDef) -> str:
     return " ".join(docstring.split("\n\n")[0].split())
 
 
+def data_sets(task: str) -> dict[str, str]:
+    """Return the data sets that a task can open, with a line on each: its own ones if it has any,
+    otherwise those that all tasks share.
+    """
+    return names("data", task) or names("data", default_task())
+
+
 def task_of_model(name: str) -> str:
     """Return the task that a model is there for.
 
@@ -101,7 +108,18 @@ def _task_of(kind: str, stem: str) -> str:
         for n in tree.body
         if isinstance(n, ast.Assign) and _assigns(n, "TASK")
     ]
-    return found[0] if found else "classify"
+    return found[0] if found else default_task()
+
+
+@lru_cache
+def default_task() -> str:
+    """Return the task of what names none: that whose options.py says `DEFAULT = True`."""
+    for stem, path in _files("tasks").items():
+        options = path.with_name("options.py")
+        tree = ast.parse(options.read_text(encoding="utf-8") if options.is_file() else "")
+        if any(isinstance(n, ast.Assign) and _assigns(n, "DEFAULT") for n in tree.body):
+            return stem
+    raise AssertionError("no task is the default one")
 
 
 def _assigns(node: ast.Assign, name: str) -> bool:

@@ -5,17 +5,33 @@ and in Python.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from functools import cache
+from inspect import get_annotations
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
-from tintype.plugins import head_sentence
+from tintype.plugins import data_sets, default_task, find_part, has_part, head_sentence, names
 from tintype.progress import parse_duration as parse_duration
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -35,212 +51,279 @@ ALIASES = {
 }
 
 
-class Recipe(BaseModel):
-    """The settings of one run. Frozen; an unknown field is an error.
+# Marks an option that may name a file or a folder; a run keeps its absolute path.
+PLACE = "a file or a folder"
 
-    Lengths: give `epochs` (may be fractional) or `steps`. Fractions of the schedule (`warmup`,
-    `resolutions`) are parts of the whole run from 0 to 1.
+
+class TaskOptions(BaseModel):
+    """The settings that a task adds to a recipe.
+
+    `tasks/NAME/options.py` holds a subclass named `Options`, which is imported without torch. A
+    field that several tasks have is declared in a class that their options share. To a user all
+    fields are one flat set of names.
+
+    Attributes:
+        nested: the fields that recipe.yaml keeps under `task_options`. `class Options(TaskOptions,
+            nested=True)` nests those that it declares itself, as earlier versions wrote them; a new
+            task nests none.
+        new_runs: what a new run has where its recipe does not say. The defaults of the fields are
+            what a recipe of an earlier version means.
+        from_scratch: what a network is trained with where the user named only images; its `model`
+            is the usual network of the task.
+        data_set: the settings for a data set without a recipe of its own; of the default task.
+        needs_test: whether the figures of the task need images that were held out for a test.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    task: str = Field(default="classify", description="what is learned (`tintype list tasks`)")
-    task_options: dict[str, Any] = Field(default={}, description="options that only this task has")
+    nested: ClassVar[frozenset[str]] = frozenset()
+    new_runs: ClassVar[Mapping[str, Any]] = {}
+    from_scratch: ClassVar[Mapping[str, Any]] = {}
+    data_set: ClassVar[Mapping[str, Any]] = {}
+    needs_test: ClassVar[bool] = True
+
+    def places(self) -> dict[str, str]:
+        """Return the options that name a file or a folder, or may do so."""
+        marked = [
+            name for name, field in type(self).model_fields.items() if PLACE in field.metadata
+        ]
+        values = {name: getattr(self, name) for name in marked}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def __init_subclass__(cls, *, nested: bool = False, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        cls.nested = frozenset(get_annotations(cls) if nested else ())
+
+
+class Recipe(BaseModel):
+    """The settings of one run. Frozen; an unknown field is an error.
+
+    The fields below are those of every run. `options` holds those of its task, which are given and
+    read by name like all others: `Recipe(task="generate", loss="hinge").loss`.
+
+    Lengths: give `epochs` (may be fractional) or `steps`. Fractions of the schedule (`warmup`,
+    `resolutions`) are parts of the whole run from 0 to 1.
+
+    Raises:
+        UserError: an unknown field (with the nearest one), a field that only other tasks have, or a
+            value of the wrong type or range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    task: str = Field(
+        default_factory=default_task, description="What the network learns (`tintype list tasks`)."
+    )
     data: str = Field(
-        default="digits", description="a data set's name, a folder of images, or a CSV file"
+        default="digits",
+        description="Name of a data set, a folder of images, or a CSV file.",
     )
     data_root: str | None = Field(
-        default=None, description="folder that holds the data set's files already"
+        default=None, description="Folder that already holds the files of the data set."
     )
     image_size: int | tuple[int, int] | None = Field(
-        default=None, description="pixels: side, or [height, width]"
-    )
-    channels: Literal[1, 3] | None = Field(
-        default=None, description="1 grey, 3 colour; by default as the images are"
+        default=None, description="Size of the images in pixels: one side, or [height, width]."
     )
     resize: Literal["crop", "squash", "pad"] = Field(
-        default="crop", description="how an image is brought to image_size"
+        default="crop", description="How an image is brought to image_size."
     )
     crop_fraction: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="central part that resize: crop keeps; by default the backbone's own, or 1",
+        description="Central part that resize: crop keeps (default: the backbone's own, or 1).",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(
-        default=None, description="of resizing; by default the backbone's own, or bilinear"
-    )
-    normalise: Literal["none", "scale", "mean-std"] | None = Field(
-        default=None,
-        description="pixels as they are, divided by 255 alone, or then also centred; by default the backbone's own, "
-        "or mean-std",
+        default=None, description="Filter for resizing (default: the backbone's own, or bilinear)."
     )
     val_fraction: float = Field(
-        default=0.1, gt=0, description="validation part: a fraction, or a number of images"
+        default=0.1, gt=0, description="Validation part: a fraction, or a number of images."
     )
     test_fraction: float = Field(
         default=0.2,
         ge=0,
-        description="test part where the data brings none: a fraction, a number, or none (0), so that all others train",
+        description="Test part, if the data has none: a fraction, a number of images, or none (0), "
+        "which leaves all other images for training.",
     )
-    split_seed: int = Field(default=0, ge=0, description="which images go to which split")
+    split_seed: int = Field(
+        default=0, ge=0, description="Seed that decides which images go into which split."
+    )
     groups: str | None = Field(
         default=None,
-        description="what belongs together, and counts as one: '{group}_*.jpg', a regular expression, or exif:60s",
+        description="Images that belong together and count as one: '{group}_*.jpg', a regular "
+        "expression, or exif:60s.",
     )
     split_rule: Literal["from-photos", "at-image-size"] = Field(
         default="at-image-size",
-        description="where near-copies are looked for, which stay on one side: in new runs from-photos",
+        description="Where near-copies, which stay in one split, are looked for: in the photos "
+        "(new runs), or in the images after resizing (runs of earlier versions).",
     )
 
-    model: str = Field(default="fast-cnn", description="the network (`tintype list models`)")
-    model_options: dict[str, Any] = Field(default={}, description="options of the network")
-
-    weights: str | None = Field(
-        default=None,
-        description="what a network starts from: default (downloaded once), a file, an earlier run, or none (from scratch)",
-    )
-    tune: str = Field(
-        default="all",
-        description="what of a backbone is trained: head, last:N (stages), all, or auto (by images and time)",
-    )
+    model: str = Field(default="fast-cnn", description="Network (`tintype list models`).")
+    model_options: dict[str, Any] = Field(default={}, description="Options of the network.")
     time: str | None = Field(
         default=None,
-        description="what a run may take, as in 90s, 5m or 1h; it ends sooner where its epochs do",
+        description="Time limit for the run, such as 90s, 5m or 1h. It ends earlier if its epochs "
+        "do.",
     )
-    head: list[int] = Field(
-        default=[], description="hidden layers of a backbone's head; none is a linear head"
-    )
-    views: int = Field(
-        default=0,
-        ge=0,
-        le=64,
-        description="with tune: head, augmented copies of each image beside the clean one",
-    )
-    layer_decay: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="factor on the lr from each stage of a backbone to the one before it",
-    )
-    unfreeze: float = Field(
-        default=0.0, ge=0, le=1, description="part of the run over which stages thaw, last first"
-    )
-    freeze_norm: bool = Field(
-        default=True, description="batch norm of a pretrained backbone keeps its statistics"
-    )
-
     augment: str | dict[str, Any] = Field(
-        default="none", description="a preset, or names and values (`tintype list augmentations`)"
+        default="none",
+        description="Augmentation: a preset, or names and values (`tintype list augmentations`).",
     )
-    epochs: float | None = Field(default=None, gt=0, description="passes over the training images")
-    steps: int | None = Field(default=None, gt=0, description="batches; instead of epochs")
-    batch_size: int = Field(default=256, gt=0, description="images a step")
+    epochs: float | None = Field(default=None, gt=0, description="Passes over the training images.")
+    steps: int | None = Field(default=None, gt=0, description="Steps, instead of epochs.")
+    batch_size: int = Field(default=256, gt=0, description="Images per step.")
     sampling: Literal["shuffle", "balanced"] = Field(
         default="shuffle",
-        description="shuffle takes each image once an epoch, balanced each class equally often",
+        description="shuffle takes each image once per epoch, balanced each class equally often.",
     )
     accumulate: int = Field(
-        default=1, gt=0, description="parts that a batch is computed in, to save memory"
+        default=1,
+        gt=0,
+        description="Parts into which a batch is divided to save memory.",
     )
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
-        default="adamw", description="how weights are updated"
+        default="adamw", description="Optimizer that updates the weights."
     )
     lr: float | Literal["auto"] = Field(
         default=1e-3,
-        description="peak learning rate; auto measures it by a range test before training",
+        description="Peak learning rate. auto measures it in a range test before training.",
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd (Nesterov) and muon")
+    momentum: float = Field(
+        default=0.9, ge=0, lt=1, description="Momentum of sgd (Nesterov) and muon."
+    )
     betas: tuple[float, float] = Field(
-        default=(0.9, 0.999), description="of adam and adamw: decay of the averages"
+        default=(0.9, 0.999), description="Decay of the two running averages of adam and adamw."
     )
     weight_decay: float = Field(
-        default=0.0, ge=0, description="on weight matrices and filters; not on biases and norms"
+        default=0.0,
+        ge=0,
+        description="Weight decay on matrices and filters, not on biases and norms.",
     )
     schedule: Literal["constant", "step", "cosine", "one-cycle", "linear"] = Field(
-        default="cosine", description="of the lr"
+        default="cosine", description="Schedule of the learning rate."
     )
     milestones: list[float] = Field(
         default=[],
-        description="of schedule: step: where the lr falls, as parts of the run ([0.5, 0.75], the default) or, from 1 on, "
-        "after so many epochs ([30, 60])",
+        description="Where schedule: step lowers the learning rate: parts of the run ([0.5, 0.75], "
+        "the default), or epochs, from 1 upwards ([30, 60]).",
     )
     step_factor: float = Field(
-        default=0.1, gt=0, lt=1, description="of schedule: step: what the lr is multiplied by"
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Factor by which schedule: step lowers the learning rate.",
     )
     warmup: float = Field(
-        default=0.0, ge=0, lt=1, description="part of the run in which the lr rises from zero"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Part of the run in which the learning rate rises from zero.",
     )
-    clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    clip: float | None = Field(
+        default=None, gt=0, description="Largest norm of the gradient; larger ones are scaled down."
+    )
     ema: float = Field(
-        default=0.0, ge=0, lt=1, description="decay of the averaged weights; 0 is off"
-    )
-    label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="part of the target spread over all classes"
-    )
-    one_hot: bool = Field(
-        default=False, description="use one-hot targets (the result is the same as with integers)"
-    )
-    class_weights: Literal["balanced"] | list[float] | None = Field(
-        default=None, description="weight of each class in the loss"
-    )
-    resolutions: list[tuple[float, int]] = Field(
-        default=[], description="[[0, 20], [0.5, 32]]: side in pixels from a part on"
-    )
-    tta: Literal["none", "flip", "flip-shift"] = Field(
-        default="none", description="views averaged when predicting"
-    )
-
-    flips: Literal["as-stated", "auto"] = Field(
-        default="as-stated",
-        description="auto leaves out flips that would change a photo's class; decided before training, and recorded",
+        default=0.0, ge=0, lt=1, description="Decay of the averaged weights; 0 switches them off."
     )
 
     patience: int | None = Field(
-        default=None, gt=0, description="evaluations without gain before stopping early"
+        default=None, gt=0, description="Evaluations without improvement before the run stops."
     )
     keep: Literal["last", "best"] = Field(
-        default="last", description="which weights the run ends with, judged on validation"
+        default="last",
+        description="Weights that the run ends with: the last, or the best on validation.",
     )
     monitor: str | None = Field(
         default=None,
-        description="validation figure that patience and keep: best judge by, such as loss; by default the task's own",
+        description="Validation figure for patience and keep: best, such as loss (default: the "
+        "task's own).",
     )
     evaluate_every: float = Field(
-        default=1.0, gt=0, description="epochs between evaluations on validation"
+        default=1.0, gt=0, description="Epochs between two evaluations on validation."
     )
     clean_sample: int = Field(
         default=0,
         ge=0,
-        description="training images that are also measured as they are, without augmentation, at each evaluation",
+        description="Training images that each evaluation also measures without augmentation.",
     )
-    seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed for the weights, the order of the images, augmentation and dropout.",
+    )
     measure: Literal["test", "val"] = Field(
         default="test",
-        description="what the run ends with: a look at the test split, or on validation without one",
+        description="Split that the finished model is measured on. With val, the test images stay "
+        "unused.",
     )
     search: dict[str, Any] = Field(
         default={},
-        description="what tuning chooses: {lr: {low: 0.001, high: 0.1, log: true}, batch_size: [64, 128]}",
+        description="What tuning may choose: {lr: {low: 0.001, high: 0.1, log: true}, "
+        "batch_size: [64, 128]}.",
     )
     track: list[str] = Field(
-        default=[], description="who is told of the run beside the folder (`tintype list tracking`)"
+        default=[],
+        description="Trackers that the run is also logged to (`tintype list tracking`).",
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: str = Field(
+        default="auto", description="Device to compute on: auto, cpu, cuda, cuda:1 or mps."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="arithmetic of the network"
+        default="auto", description="Precision of the network's arithmetic."
     )
     threads: int | Literal["auto"] = Field(
         default="auto",
-        description="that share the arithmetic; auto is what torch takes (1 in a study), then recorded",
+        description="CPU threads. auto takes as many as PyTorch does (1 in a study), and records "
+        "the number.",
     )
     exact: bool = Field(
         default=True,
-        description="a resume ends bit-equal where the device can; false allows faster kernels",
+        description="Whether a resumed run ends with the same bits as one never stopped, where the "
+        "device can. false allows faster kernels.",
     )
-    compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile")
-    channels_last: bool = Field(default=True, description="memory format of images and filters")
-    hold_memory: bool = Field(default=True, description="keep freed memory in the process (glibc)")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Whether the network is compiled by torch.compile."
+    )
+    channels_last: bool = Field(
+        default=True, description="Whether images and filters are stored with the channels last."
+    )
+    hold_memory: bool = Field(
+        default=True, description="Whether the process keeps freed memory (glibc)."
+    )
+
+    _options: TaskOptions = PrivateAttr()
+
+    if TYPE_CHECKING:
+        # The fields of the task are known when a recipe is made, not to a type checker.
+        def __init__(self, **fields: Any) -> None: ...
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return a field of the task; the recipe's own ones are found before."""
+            if name != "_options" and name in type(self._options).model_fields:
+                return getattr(self._options, name)
+            return super().__getattr__(name)
+
+    @property
+    def options(self) -> TaskOptions:
+        """The fields that the task of this recipe adds, typed."""
+        return self._options
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """The options that were set, of those that recipe.yaml keeps under this name."""
+        stated = self._options.model_dump(exclude_unset=True)
+        return {name: value for name, value in stated.items() if name in self._options.nested}
+
+    def fields(self) -> dict[str, Any]:
+        """Return every setting by name, those of the task among them."""
+        return {**dict(self), **dict(self._options)}
+
+    def stated(self) -> dict[str, Any]:
+        """Return by name the settings that were given, and not left at their defaults."""
+        names = self.model_fields_set | self._options.model_fields_set
+        return {name: value for name, value in self.fields().items() if name in names}
 
     @field_validator("compile", mode="before")
     @classmethod
@@ -296,16 +379,6 @@ class Recipe(BaseModel):
                 raise ValueError(str(error).rstrip(".")) from None
         return groups
 
-    @field_validator("tune")
-    @classmethod
-    def _known_tune(cls, tune: str) -> str:
-        kind, _, count = tune.partition(":")
-        if tune not in ("head", "all", "auto") and not (
-            kind == "last" and count.isdigit() and int(count) > 0
-        ):
-            raise ValueError("expected head, last:N (as in last:2), all or auto")
-        return tune
-
     @field_validator("image_size")
     @classmethod
     def _positive_size(cls, size: Any) -> Any:
@@ -313,20 +386,6 @@ class Recipe(BaseModel):
         if any(side is not None and not 1 <= side <= 4096 for side in sides):
             raise ValueError("must lie between 1 and 4096 pixels")
         return size
-
-    @field_validator("resolutions")
-    @classmethod
-    def _ordered(cls, resolutions: list[tuple[float, int]]) -> list[tuple[float, int]]:
-        starts = [start for start, _ in resolutions]
-        if (
-            starts != sorted(set(starts))
-            or any(not 0 <= s < 1 for s in starts)
-            or (starts and starts[0] != 0)
-        ):
-            raise ValueError(
-                "must begin with part 0 and rise, each part below 1, as in [[0, 20], [0.5, 32]]"
-            )
-        return resolutions
 
     @field_validator("milestones")
     @classmethod
@@ -373,16 +432,48 @@ class Recipe(BaseModel):
             raise ValueError("accumulate cannot be larger than batch_size")
         return self
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_options(cls, fields: Any, own_fields: ModelWrapValidatorHandler[Recipe]) -> Recipe:
+        if not isinstance(fields, dict):
+            return own_fields(fields)
+        own, options = _sorted_out(fields)
+
+        try:
+            recipe = own_fields(own)
+        except ValidationError as error:
+            raise UserError(_plain(error)) from None
+        options_class = options_of(recipe.task)
+        try:
+            recipe._options = options_class(**options)
+        except ValidationError as error:
+            raise UserError(_plain(error, options_class.nested)) from None
+
+        return recipe
+
+    @model_serializer(mode="wrap")
+    def _flat(self, own_fields: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        own = own_fields(self)
+        options = self._options.model_dump(mode=info.mode, exclude_unset=info.exclude_unset)
+        nested = {name: options.pop(name) for name in self._options.nested if name in options}
+        stated = {key: nested[key] for key in self.task_options}
+
+        first = {"task": own.pop("task")} if "task" in own else {}
+        if stated or not info.exclude_unset:
+            first["task_options"] = stated
+        return {**first, **own, **options}
+
     def replace(self, **changes: Any) -> Recipe:
         """Return the recipe with some fields changed, checked again.
 
-        `epochs` replaces `steps` and the other way round. "model_options.width" sets one option.
+        `epochs` replaces `steps` and the other way round. "model_options.width" sets one option of
+        the network, "task_options" all options of the task that stand there.
 
         Raises:
             UserError: an unknown field, or a value out of range.
         """
         # what was left open stays open
-        fields: dict[str, Any] = self.model_dump(exclude_unset=True)
+        fields = self.stated()
         if changes.get("epochs") is not None and "steps" not in changes:
             fields["steps"] = None
         if changes.get("steps") is not None and "epochs" not in changes:
@@ -393,23 +484,35 @@ class Recipe(BaseModel):
         for key, value in changes.items():
             name, _, option = key.replace("-", "_").partition(".")
             name = ALIASES.get(name, name)
-            if option:
-                if name not in ("model_options", "model", "task_options", "task", "augment"):
-                    raise UserError(
-                        f"'{key}': only model.NAME, task.NAME and augment.NAME can be set inside a field."
-                    )
-                name = f"{name}_options" if name in ("model", "task") else name
+
+            if not option:
+                if name == "task_options":
+                    fields = {k: v for k, v in fields.items() if k not in self._options.nested}
+                fields[name] = value
+            elif name in ("task", "task_options"):
+                fields["task_options"] = {**fields.get("task_options", {}), option: value}
+            elif name in ("model", "model_options", "augment"):
+                name = "model_options" if name == "model" else name
                 now = fields.get(name, getattr(self, name))
                 inner = now if isinstance(now, dict) else {"preset": now}
                 fields[name] = {**inner, option: value}
             else:
-                fields[name] = value
+                raise UserError(
+                    f"'{key}': only model.NAME, task.NAME and augment.NAME can be set inside a field."
+                )
 
         return build(fields, where="")
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML, every field stated."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def as_new_run(recipe: Recipe) -> Recipe:
+    """Return the recipe as a run that begins now has it, where the recipe does not say otherwise."""
+    new = {"split_rule": NEW_SPLIT_RULE, **recipe.options.new_runs}
+    stated = recipe.stated()
+    return recipe.replace(**{field: new[field] for field in new if field not in stated})
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -439,29 +542,87 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 
 def build(fields: dict[str, Any], where: str) -> Recipe:
-    """Make a Recipe from a mapping.
+    """Make a Recipe from a mapping; `where` it was read begins the message of an error.
 
     Raises:
         UserError: an unknown field (with the nearest one), or a value of the wrong type or range.
     """
-    fields = {ALIASES.get(key, key): value for key, value in fields.items()}
-    for key in fields:
-        if key not in Recipe.model_fields:
-            raise unknown_name("field", str(key), [*Recipe.model_fields, *ALIASES], hint=where)
     try:
-        return Recipe(**fields)
-    except ValidationError as error:
-        raise UserError(_plain(error, where)) from None
+        return Recipe(**{str(key): value for key, value in fields.items()})
+    except UserError as error:
+        raise UserError(f"{where}: {error}" if where else str(error)) from None
 
 
-def _plain(error: ValidationError, where: str) -> str:
+@cache
+def options_of(task: str) -> type[TaskOptions]:
+    """Return the class of the settings that a task adds to a recipe.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    if not has_part(task, "options"):
+        return TaskOptions
+    return find_part(task, "options", "have settings of their own").Options
+
+
+def field_names() -> set[str]:
+    """Return the name of every field: those of the recipe, and of all tasks."""
+    of_tasks = (options_of(task).model_fields for task in names("tasks"))
+    return {"task_options", *Recipe.model_fields, *chain.from_iterable(of_tasks)}
+
+
+def _sorted_out(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide a flat set of fields into those of the recipe itself and those of its task.
+
+    A field of another task is left out if it asks for nothing: recipes of earlier versions state
+    every field.
+
+    Raises:
+        UserError: a field that is unknown, or that only other tasks have.
+    """
+    fields = {ALIASES.get(key, key): value for key, value in fields.items()}
+    nested = fields.pop("task_options", None) or {}
+    if not isinstance(nested, Mapping):
+        raise UserError(f"task_options: expected a mapping of names and values (got {nested!r}).")
+    own = {key: value for key, value in fields.items() if key in Recipe.model_fields}
+    task = own.get("task", default_task())
+    if not isinstance(task, str):
+        return own, {}  # whose type is refused with those of the other fields
+    known = options_of(task).model_fields
+
+    for option in nested:
+        if option not in known:
+            raise unknown_name(f"option of task {task}:", str(option), known)
+    for field, value in fields.items():
+        if field not in own and field not in known:
+            _refuse_unless_idle(field, value, task)
+
+    options = {key: value for key, value in fields.items() if key in known}
+    return own, {**options, **nested}
+
+
+def _refuse_unless_idle(field: str, value: Any, task: str) -> None:
+    """Raise for a field that a task does not have, and that would silently do nothing."""
+    others = [name for name in names("tasks") if field in options_of(name).model_fields]
+    if not others:
+        raise unknown_name("field", field, [*field_names(), *ALIASES])
+
+    defaults = [options_of(name).model_fields[field].get_default() for name in others]
+    if value not in (*defaults, "auto"):
+        only = " and ".join(others)
+        raise UserError(f"{field} has no effect on task {task}, only on task {only}. Leave it out.")
+
+
+def _plain(error: ValidationError, nested: Collection[str] = ()) -> str:
     """Say in one line what pydantic found wrong first."""
     first = error.errors()[0]
     field = str(first["loc"][0]) if first["loc"] else ""
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = f" (got {first['input']!r})" if field and not isinstance(first["input"], dict) else ""
-    return f"{where + ': ' if where else ''}{field + ': ' if field else ''}{message}{given}."
+
+    shown = f"task.{field}" if field in nested else field
+    return f"{shown + ': ' if shown else ''}{message}{given}."
 
 
 def recipe_names() -> dict[str, str]:
@@ -480,7 +641,7 @@ def recipe_task(name: str) -> str:
     found = re.search(
         r"^task: *(\w+)", (RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), re.MULTILINE
     )
-    return found[1] if found else Recipe.model_fields["task"].default
+    return found[1] if found else default_task()
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -515,8 +676,7 @@ def resolve(what: str) -> tuple[Recipe, str]:
     Raises:
         UserError: it is none of these; the message suggests the nearest names.
     """
-    from tintype.plugins import names
-
+    known_data = data_sets(default_task())
     if what in recipe_names():
         also = (
             f", not the folder {what} that is here; for the folder type ./{what}"
@@ -535,12 +695,13 @@ def resolve(what: str) -> tuple[Recipe, str]:
             )
         also = (
             f", not the data set '{what}'; for that type --data {what}"
-            if what in names("data", "classify")
+            if what in known_data
             else ""
         )
         return build({"data": str(path.resolve()), **PHOTOS}, where=""), f"images in {path}{also}"
-    if what in names("data", "classify"):
-        return build({"data": what, **QUICK}, where=""), f"data set '{what}'"
+    if what in known_data:
+        usual = options_of(default_task()).data_set
+        return build({"data": what, **usual}, where=""), f"data set '{what}'"
     if path.is_file():
         raise no_data_set(path)
     if "/" in what or "\\" in what:
@@ -550,16 +711,10 @@ def resolve(what: str) -> tuple[Recipe, str]:
     raise unknown_name(
         "recipe or data set",
         what,
-        {**recipe_names(), **names("data", "classify")},
+        {**recipe_names(), **known_data},
         "`tintype list recipes` shows them.",
     )
 
 
-# For a data set without a recipe of its own: what the recipes of its kind use.
-QUICK: dict[str, Any] = {
-    "model": "fast-cnn", "augment": "light", "epochs": 8, "batch_size": 256, "optimizer": "muon", "lr": 0.24, "momentum": 0.6,
-    "schedule": "linear", "label_smoothing": 0.1,
-}  # fmt: skip
-
-# For photos of one's own `training/automatic.py` chooses the rest: backbone, what to train, how long.
+# For photos of one's own, `training/automatic.py` chooses the rest: backbone, what to train, how long.
 PHOTOS: dict[str, Any] = {"model": "auto", "tune": "auto"}

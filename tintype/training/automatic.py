@@ -29,6 +29,7 @@ from tintype.runs.pretrained import (
     own_run,
     weights_available,
 )
+from tintype.tasks.contract.options import TransferOptions
 from tintype.training.bundles import LENGTH, UPDATE, Source, completed, settled
 
 # In this order where weights are at hand: what gives most for its cost in transfer on each kind of
@@ -49,14 +50,6 @@ ABOUT_DATA = (
 # images; below, a head on fixed features generalises as well, and is done at once
 FEWEST_TO_FINE_TUNE = 500
 
-FROM_SCRATCH: dict[str, Any] = {
-    "model": "fast-cnn", "tune": "all", "augment": "standard", "epochs": 30, "batch_size": 64, "optimizer": "muon", "lr": 0.24,
-    "momentum": 0.6, "schedule": "linear", "label_smoothing": 0.1, "tta": "flip",
-}  # fmt: skip
-FROM_NOISE: dict[str, Any] = {  # as faces-gan
-    "tune": "all", "augment": {"flip": True}, "steps": 5000, "batch_size": 32, "optimizer": "adam", "lr": 4e-4,
-    "betas": (0.5, 0.999), "schedule": "cosine", "ema": 0.999, "evaluate_every": 20,
-}  # fmt: skip
 HEAD: dict[str, Any] = {
     "tune": "head", "augment": "photos", "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine",
     "tta": "flip", "epochs": HEAD_EPOCHS,
@@ -87,18 +80,23 @@ def choose_model(
         UserError: the weights' file name tells no model, or they are those of another model than
             the user asked for.
     """
-    choices = []
-    run = own_run(recipe.weights) if recipe.task == "classify" else None
+    options = recipe.options
+    if not isinstance(options, TransferOptions):
+        return _with_usual_model(recipe)
+
+    run = own_run(options.weights)
     if run is not None:
         recipe, choice = _with_network_of(run, recipe, asked)
-        choices.append(choice)
+        choices = [choice]
     elif recipe.model == "auto":
-        recipe, choice = _with_model(recipe, device, progress)
-        choices.append(choice)
+        recipe, choice = _with_model(recipe, options.weights, device, progress)
+        choices = [choice]
+    else:
+        choices = []
 
     if not is_backbone(recipe.model):
         return recipe, choices
-    weights = recipe.weights or "default"
+    weights = options.weights or "default"
     own = own_preprocessing(recipe.model, weights)
     assert own is not None
     changes: dict[str, Any] = {"weights": weights}
@@ -114,6 +112,16 @@ def choose_model(
     return recipe.replace(**changes), choices
 
 
+def _with_usual_model(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
+    """Return the recipe with the usual network of its task, where its networks start from scratch."""
+    usual = recipe.options.from_scratch.get("model")
+    if recipe.model != "auto" or usual is None:
+        return recipe, []
+    return recipe.replace(model=usual), [
+        Choice("model", usual, f"the usual network of task {recipe.task}")
+    ]
+
+
 def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tuple[Recipe, Choice]:
     """Return the recipe with the network of an earlier run, which sees images as it did there."""
     if "model" in asked and recipe.model not in ("auto", run.model):
@@ -126,7 +134,7 @@ def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tup
         "model": run.model,
         "model_options": {**run.options, **(recipe.model_options if own_options else {})},
         "image_size": own.image_size if recipe.image_size is None else recipe.image_size,
-        "channels": len(own.mean) if recipe.channels is None else recipe.channels,
+        "channels": recipe.fields().get("channels") or len(own.mean),
         "crop_fraction": own.crop_fraction
         if recipe.crop_fraction is None
         else recipe.crop_fraction,
@@ -143,9 +151,8 @@ def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tup
 
 
 def _with_model(
-    recipe: Recipe, device: torch.device, progress: Progress | None
+    recipe: Recipe, weights: str | None, device: torch.device, progress: Progress | None
 ) -> tuple[Recipe, Choice]:
-    weights = recipe.weights
     if weights not in (None, "none", "default"):
         model = model_of_weights(Path(str(weights)))
         if not Path(str(weights)).exists():
@@ -176,7 +183,8 @@ def _with_model(
     else:
         reason = "from scratch, as asked"
 
-    return recipe.replace(model="fast-cnn"), Choice("model", "fast-cnn", reason)
+    usual = recipe.options.from_scratch["model"]
+    return recipe.replace(model=usual), Choice("model", usual, reason)
 
 
 def open_settings(
@@ -194,21 +202,18 @@ def open_settings(
         The recipe, the decisions, and whether `choose_training` may fill in what the recipe leaves
         unset.
     """
-    given = {field: getattr(recipe, field) for field in asked if field in Recipe.model_fields}
+    given = {field: value for field, value in recipe.fields().items() if field in asked}
     if kind.startswith("images in"):
         return recipe, [], True
 
     named = kind.startswith("data set") or kind.endswith("(built in)")
     other = recipe.model != base.model
-    backbone = recipe.weights not in (None, "none") or (
-        is_backbone(recipe.model) and recipe.weights != "none"
-    )
-    if named and backbone and other and base.weights in (None, "none"):
+    if named and other and _starts_pretrained(recipe) and not _names_weights(base):
         # How another network is trained from scratch says nothing about one with pretrained
         # weights.
         kept = {
             field: value
-            for field, value in _set_fields(recipe).items()
+            for field, value in recipe.stated().items()
             if field in given or field in ABOUT_DATA
         }
         return (
@@ -220,17 +225,23 @@ def open_settings(
     name = "a data set without a recipe" if kind.startswith("data set") else _name_of(kind)
     # The rate and the optimizer of what is built in were found for its own network.
     stands = not kind.startswith("data set") and not (named and other)
-    settings, choices = completed(_set_fields(base), given, name, stands=stands)
-    changes = {field: value for field, value in settings.items() if getattr(recipe, field) != value}
+    settings, choices = completed(base.stated(), given, name, stands=stands)
+    fields = recipe.fields()
+    changes = {field: value for field, value in settings.items() if fields[field] != value}
     return (recipe.replace(**changes) if changes else recipe), choices, False
+
+
+def _starts_pretrained(recipe: Recipe) -> bool:
+    weights = recipe.fields().get("weights")
+    return _names_weights(recipe) or (is_backbone(recipe.model) and weights != "none")
+
+
+def _names_weights(recipe: Recipe) -> bool:
+    return recipe.fields().get("weights") not in (None, "none")
 
 
 def _name_of(kind: str) -> str:
     return "the recipe" if kind == "a Recipe" else kind.removesuffix(" (built in)")
-
-
-def _set_fields(recipe: Recipe) -> dict[str, Any]:
-    return {field: getattr(recipe, field) for field in recipe.model_fields_set}
 
 
 def choose_training(
@@ -246,31 +257,32 @@ def choose_training(
     That is so with tune "auto", for heads, and for everything where the user named only images
     (`free`).
     """
-    starts_pretrained = recipe.task == "classify" and recipe.weights not in (None, "none")
-    if not starts_pretrained and (free or recipe.tune == "auto"):
-        return _from_scratch(recipe)
-    if not starts_pretrained:
-        return recipe, _all_is_trained(recipe)
-    if recipe.tune == "head":
+    options = recipe.options
+    if not isinstance(options, TransferOptions):
+        return _from_scratch(recipe) if free else (recipe, [])
+
+    if options.weights in (None, "none"):
+        left_open = free or options.tune == "auto"
+        recipe, choices = _from_scratch(recipe) if left_open else (recipe, [])
+        return recipe, [*choices, *_all_is_trained(options.tune)]
+    if options.tune == "head":
         return _head(recipe, splits, device, dtype) if free else _length_of_head(recipe)
-    if recipe.tune == "auto" or free:
+    if options.tune == "auto" or free:
         return _by_time(recipe, splits, device, dtype)
     return recipe, []
 
 
 def _from_scratch(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
-    wanted = FROM_NOISE if recipe.task == "generate" else {**FROM_SCRATCH, "model": recipe.model}
-    name = "generating" if recipe.task == "generate" else "training from scratch"
-    chosen, choices = _filled(recipe, Source(name, wanted))
-    return chosen, [*choices, *_all_is_trained(recipe)]
+    wanted = {**recipe.options.from_scratch, "model": recipe.model}
+    return _filled(recipe, Source("training from scratch", wanted))
 
 
-def _all_is_trained(recipe: Recipe) -> list[Choice]:
+def _all_is_trained(tune: str) -> list[Choice]:
     """Return what becomes of a part to tune where a network starts from scratch."""
-    if recipe.task != "classify" or recipe.tune in ("auto", "all"):
+    if tune in ("auto", "all"):
         return []
-    told = f"there are no pretrained weights of which tune {recipe.tune} could keep a part; --weights FILE gives some"
-    return [Choice("tune", "all", told)]
+    why = f"there are no pretrained weights of which tune {tune} could keep a part; --weights FILE gives some"
+    return [Choice("tune", "all", why)]
 
 
 def _by_time(
@@ -282,7 +294,8 @@ def _by_time(
     speed, spare, budget = _spare_seconds(recipe, splits, device, dtype)
     train = len(splits.train)
     epoch = TRAINING_COST * train / speed
-    asked = recipe.tune != "auto"
+    part = recipe.fields()["tune"]
+    asked = part != "auto"
     if not asked and (train < FEWEST_TO_FINE_TUNE or spare < FEWEST_EPOCHS * epoch):
         few = train < FEWEST_TO_FINE_TUNE
         reason = (
@@ -293,7 +306,7 @@ def _by_time(
         return _head(recipe, splits, device, dtype, reason=reason)
 
     epochs = int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, spare / epoch)))
-    tune = recipe.tune if asked else "all"
+    tune = part if asked else "all"
     chosen, choices = _filled(
         recipe,
         Source("fine-tuning", {**FINE_TUNE, "tune": tune, "epochs": epochs}, pretrained=True),
@@ -316,7 +329,8 @@ def _head(
     speed, spare, _ = _spare_seconds(recipe, splits, device, dtype)
     views = int(min(HEAD_VIEWS, max(0, spare / (len(splits.train) / speed))))
     chosen, choices = _filled(recipe, Source("a head", {**HEAD, "views": views}, pretrained=True))
-    copies = f" and of {chosen.views} augmented copies" if chosen.views else ""
+    views = chosen.fields()["views"]
+    copies = f" and of {views} augmented copies" if views else ""
     why = f"{reason}; the features of each image{copies} are computed once ({speed:.0f} images/s)"
     return chosen, [Choice("tune", "head", why), *choices]
 
@@ -325,9 +339,10 @@ def _length_of_head(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
     """Return a recipe that states a head with the length and the optimizer that heads need, where
     it leaves them open.
     """
-    settings, choices = settled(_set_fields(recipe), Source("a head", HEAD, pretrained=True))
+    settings, choices = settled(recipe.stated(), Source("a head", HEAD, pretrained=True))
     bundles = {key: value for key, value in settings.items() if key in (*UPDATE, *LENGTH)}
-    changes = {key: value for key, value in bundles.items() if getattr(recipe, key) != value}
+    fields = recipe.fields()
+    changes = {key: value for key, value in bundles.items() if fields[key] != value}
     if not changes:
         return recipe, choices
     chosen = recipe.replace(**changes)
@@ -362,9 +377,7 @@ def _spare_seconds(
 def _filled(recipe: Recipe, source: Source) -> tuple[Recipe, list[Choice]]:
     """Return the recipe with the settings of a source wherever the user has set none."""
     given = {
-        field: value
-        for field, value in _set_fields(recipe).items()
-        if field not in ("model", "tune")
+        field: value for field, value in recipe.stated().items() if field not in ("model", "tune")
     }
     settings, choices = settled(given, source)
     if given.get("epochs") is not None or given.get("steps") is not None:

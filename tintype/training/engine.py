@@ -661,7 +661,7 @@ class Engine:
     def _refuse_other_recipe(self, before: dict[str, Any]) -> None:
         now = self.recipe.model_dump(mode="json")
         # of fields younger than the run
-        usual = {key: field.default for key, field in Recipe.model_fields.items()}
+        usual = Recipe(task=self.recipe.task).model_dump(mode="json")
         edited = [
             key
             for key in now

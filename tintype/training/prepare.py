@@ -19,7 +19,7 @@ from tintype.data.decode import Resize
 from tintype.data.identity import identify
 from tintype.data.source import DataSplits, ImageSource, MappedSource, ResidentSource
 from tintype.data.typical import learn
-from tintype.errors import UserError, unknown_name
+from tintype.errors import UserError
 from tintype.files.whole import written_whole
 from tintype.hardware.arithmetic import (
     choose_exact,
@@ -39,9 +39,9 @@ from tintype.hardware.device import (
 )
 from tintype.models import count_parameters
 from tintype.optim import steepest_rate
-from tintype.plugins import find, names
+from tintype.plugins import find
 from tintype.progress import Watcher
-from tintype.recipe import NEW_SPLIT_RULE, Recipe, parse_duration
+from tintype.recipe import Recipe, parse_duration
 from tintype.runs.folder import PHOTOS_FILE, RunFolder
 from tintype.runs.model import describe_model, preprocessing, save_model
 from tintype.tasks.task import Task
@@ -180,7 +180,7 @@ def _prepared(
     dtype, why = choose_precision(recipe.precision, device)
     choices.append(why)
     module = find("tasks", recipe.task)
-    if not recipe.test_fraction and recipe.task != "classify":
+    if not recipe.test_fraction and recipe.options.needs_test:
         raise UserError(
             f"task {recipe.task} cannot do without a test part: its figures need one. Leave --test none out."
         )
@@ -188,8 +188,6 @@ def _prepared(
     recipe, why = choose_model(recipe, device, watcher.on_work, asked)
     choices += why
     opener = getattr(module, "open_data", open_data)
-    _check_task_options(recipe, opener, module.make)
-    check_idle_fields(recipe, opener, module.make)
     resize = Resize(recipe.resize, recipe.crop_fraction or 1.0, recipe.interpolation or "bilinear")
     splits = _called(opener, recipe, resize=resize, progress=watcher.on_work)
     recipe, why = choose_training(recipe, splits, device, dtype, free=free)
@@ -203,7 +201,7 @@ def _prepared(
             )
         )
 
-    if recipe.flips == "auto" and splits.spec.num_classes > 1 and recipe.task == "classify":
+    if recipe.fields().get("flips") == "auto" and splits.spec.num_classes > 1:
         recipe, why = keep_orientation(recipe, splits.train, asked)
         choices += why
 
@@ -244,59 +242,12 @@ def _prepared(
 
 
 def _called(function: Callable[..., Any], recipe: Recipe, *arguments: Any, **more: Any) -> Any:
-    """Call a function with those fields of the recipe, and of its task_options, that it has as
-    parameters.
-    """
+    """Call a function with those fields of the recipe that it has as parameters."""
     parameters = inspect.signature(function).parameters
-    fields = {**recipe.task_options, **dict(recipe), **more}
+    fields = {**recipe.fields(), **more}
     return function(
         *arguments, **{name: value for name, value in fields.items() if name in parameters}
     )
-
-
-def _parameters(*functions: Callable[..., Any]) -> set[str]:
-    return {name for function in functions for name in inspect.signature(function).parameters}
-
-
-def _check_task_options(recipe: Recipe, *functions: Callable[..., Any]) -> None:
-    known = _parameters(*functions)
-    known -= {
-        *Recipe.model_fields,
-        "splits",
-        "device",
-        "dtype",
-        "progress",
-        "memory_limit",
-        "one_class",
-    }
-
-    for option in recipe.task_options:
-        if option not in known:
-            raise unknown_name(f"option of task {recipe.task}:", option, known)
-
-
-def check_idle_fields(recipe: Recipe, *functions: Callable[..., Any]) -> None:
-    """Refuse a field that is set, but that only other tasks read: it would silently do nothing.
-
-    "auto" asks for nothing, and the rule of splits is set by tintype itself.
-    """
-    tasks = {name: find("tasks", name) for name in names("tasks")}
-    read = {
-        name: _parameters(module.make, getattr(module, "open_data", open_data))
-        for name, module in tasks.items()
-    }
-
-    for field in sorted(Recipe.model_fields.keys() - _parameters(*functions)):
-        others = [name for name, parameters in read.items() if field in parameters]
-        if others and getattr(recipe, field) not in (
-            Recipe.model_fields[field].default,
-            "auto",
-            NEW_SPLIT_RULE,
-        ):
-            only = " and ".join(others)
-            raise UserError(
-                f"{field} has no effect on task {recipe.task}, only on task {only}. Leave it out."
-            )
 
 
 def _check_batches(recipe: Recipe, plan: Plan, task: Task) -> None:
@@ -579,7 +530,7 @@ def _record_typical(run: RunFolder, splits: DataSplits, recipe: Recipe) -> None:
     if recipe.task != "classify":
         return
     # Grey images of files that are not known to be grey: the user wanted them without their colour.
-    coloured = None if recipe.channels == 1 else 0.0
+    coloured = None if recipe.fields().get("channels") == 1 else 0.0
     found = learn(typical_images(splits.train), typical_images(splits.val), coloured=coloured)
     if found is not None:
         run.write("model.json", {**run.read("model.json"), "typical": found.to_dict()})

@@ -279,7 +279,7 @@ def _used(recipe: Recipe) -> dict[str, list[str]]:
     used: dict[str, list[str]] = {}
     if "flip" in augment:
         used["mirrored"] = ["flip"]
-    if recipe.tta != "none":
+    if recipe.fields()["tta"] != "none":
         used.setdefault("mirrored", []).append("tta")
 
     if {"flip", "vertical_flip"} <= set(augment):  # both at once

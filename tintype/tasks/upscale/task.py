@@ -88,8 +88,6 @@ def make(
             names("models", "upscale"),
             "`tintype list models` shows all.",
         )
-    if colour not in COLOURS:
-        raise unknown_name("colour", colour, COLOURS)
     if augment != "none":
         raise UserError(
             "augment is for classification; here it is --set task.symmetries and --set task.colour_jitter."
@@ -97,12 +95,6 @@ def make(
     if "scale" in model_options and model_options["scale"] != scale:
         raise UserError(
             f"model.scale is {model_options['scale']}, but task.scale {scale}. Set task.scale only."
-        )
-    if degrade not in DEGRADATIONS:
-        raise unknown_name("degradation", degrade, DEGRADATIONS)
-    if symmetries not in (True, False, "flip"):
-        raise UserError(
-            f"task.symmetries is {symmetries!r}. Expected true, false, or flip for left to right alone."
         )
 
     losses = _checked_losses(loss)
@@ -121,20 +113,11 @@ def make(
     spec = DataSpec(
         splits.spec.name, channels, patch, patch, (), (0.0,) * channels, (1.0,) * channels, ""
     )
-    if not isinstance(discriminator_lr, int | float) or discriminator_lr <= 0:
-        raise UserError(
-            f"task.discriminator_lr is {discriminator_lr!r}. Expected a factor on lr, above 0."
-        )
-    if not isinstance(adversarial_from, int | float) or not 0 <= adversarial_from < 1:
-        raise UserError(
-            f"task.adversarial_from is {adversarial_from!r}. Expected a share of the run from 0 to below 1."
-        )
-
     network = build_model(model, spec, {**model_options, "scale": scale}, seed).to(device)
     discriminator = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
     task = Upscale(
         network, spec, device, dtype=dtype, scale=scale, losses=losses, perceptual=perceptual, symmetries=symmetries,
-        colour_jitter=_checked_jitter(colour_jitter), degrade=degrade, discriminator=discriminator,
+        colour_jitter=colour_jitter, degrade=degrade, discriminator=discriminator,
         discriminator_lr=discriminator_lr, adversarial_from=adversarial_from,
     )  # fmt: skip
     task.choices = choices
@@ -187,29 +170,6 @@ def _checked_losses(loss: Any) -> dict[str, float]:
             "the adversarial loss alone does not see the original. Set e.g. {l1: 1, adversarial: 0.01}."
         )
     return {name: float(weight) for name, weight in losses.items()}
-
-
-def _checked_jitter(jitter: Any) -> float | dict[str, float]:
-    """Return how far colours are changed: one strength, or those of some of `JITTERED`."""
-    for name, amount in jitter.items() if isinstance(jitter, dict) else [("", jitter)]:
-        if name and name not in JITTERED:
-            raise unknown_name("colour to jitter:", str(name), JITTERED)
-        most = 0.5 if name == "hue" else 1.0
-        if (
-            not isinstance(amount, int | float)
-            or isinstance(amount, bool)
-            or not 0 <= amount <= most
-        ):
-            raise UserError(
-                f"task.colour_jitter{name and '.' + name} is {amount!r}. Expected a number from 0 to {most:g}"
-                + (
-                    "."
-                    if name
-                    else ", or a mapping such as {brightness: 0.2, saturation: 0.2, hue: 0.05}."
-                )
-            )
-
-    return jitter
 
 
 def restore(

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from tintype.errors import UserError
-from tintype.recipe import ALIASES, Recipe, build, resolve
+from tintype.recipe import ALIASES, Recipe, build, field_names, resolve
 
 MOST_RUNS = 500  # more are begun only on --yes
 # What decides which images a run is trained and measured on.
@@ -214,7 +214,7 @@ class Declaration:
 def is_field(name: str) -> bool:
     """Return whether a factor's name is that of a field of the recipe, or of an option within one."""
     first = name.replace("-", "_").partition(".")[0]
-    return ALIASES.get(first, first) in Recipe.model_fields
+    return ALIASES.get(first, first) in field_names()
 
 
 def factor_name(factor: str) -> str:
@@ -410,8 +410,9 @@ def _starts_pretrained(recipe: Recipe) -> bool:
     """
     from tintype.runs.pretrained import is_backbone
 
-    if recipe.weights is not None:
-        return recipe.weights != "none"
+    weights = recipe.fields().get("weights")
+    if weights is not None:
+        return weights != "none"
     if recipe.task == "upscale":
         return "perceptual" in recipe.task_options.get("loss", "")
     return recipe.task == "classify" and (recipe.model == "auto" or is_backbone(recipe.model))

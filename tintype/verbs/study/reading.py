@@ -12,7 +12,7 @@ import yaml
 from tintype.errors import UserError, unknown_name
 from tintype.files.yaml_files import BoundedLoader, read_yaml
 from tintype.plugins import PACKAGE, study_names
-from tintype.recipe import ALIASES, Recipe
+from tintype.recipe import ALIASES, field_names
 from tintype.verbs.study.declaration import Changes, Declaration, checked_seeds, is_field, label_of
 
 STUDIES = PACKAGE / "studies"
@@ -87,7 +87,7 @@ def _read(path: Path) -> Declaration:
 
 def _declaration(name: str, content: Mapping[Any, Any], folder: Path) -> Declaration:
     content = {str(key): value for key, value in content.items()}
-    known = {*KEYS, *Recipe.model_fields, *ALIASES}
+    known = {*KEYS, *field_names(), *ALIASES}
     for key in content:
         if key not in known and not ("." in key and is_field(key)):
             raise unknown_name(f"key in the study {name}:", key, known)
@@ -138,7 +138,7 @@ def _about(about: Any, name: str) -> tuple[str, ...]:
         )
     for field in named:
         if not is_field(field):
-            raise unknown_name("field in about:", field, [*Recipe.model_fields, *ALIASES])
+            raise unknown_name("field in about:", field, [*field_names(), *ALIASES])
     return tuple(named)
 
 
@@ -194,7 +194,7 @@ def _levels(factor: str, values: Any, where: str) -> dict[str, Changes]:
 
     if not is_field(factor):
         if isinstance(values, list):  # a list is of values of a field, and this is none
-            raise unknown_name("field in vary:", factor, [*Recipe.model_fields, *ALIASES])
+            raise unknown_name("field in vary:", factor, [*field_names(), *ALIASES])
         return {
             _level(key): _changes(changes, f"{where}, {key}") for key, changes in values.items()
         }

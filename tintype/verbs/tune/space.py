@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tintype.errors import UserError, unknown_name
-from tintype.recipe import ALIASES, Recipe
+from tintype.recipe import ALIASES, Recipe, field_names
 from tintype.verbs.study.declaration import is_field, label_of
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def read_space(search: Mapping[str, Any]) -> Space:
 def _entry(field: str, given: Any) -> Choice | Range:
     where = f"search.{field}"
     if not is_field(field):
-        raise unknown_name("field in search:", field, [*Recipe.model_fields, *ALIASES])
+        raise unknown_name("field in search:", field, [*field_names(), *ALIASES])
     if field.replace("-", "_") in NOT_CHOSEN:
         raise UserError(
             f"{where}: tuning may not choose {field}; what is found would be luck or another measure."
@@ -146,7 +146,8 @@ def default_space(recipe: Recipe, *, adversarial: bool = False) -> Space:
     search: dict[str, Any] = {
         "lr": {"low": float(f"{lr / 8:.3g}"), "high": float(f"{lr * 8:.3g}"), "log": True}
     }
-    pretrained = recipe.weights not in (None, "none")
+    fields = recipe.fields()
+    pretrained = fields.get("weights") not in (None, "none")
 
     if recipe.task == "classify":
         search["label_smoothing"] = {"low": 0.0, "high": 0.2}
@@ -158,7 +159,7 @@ def default_space(recipe: Recipe, *, adversarial: bool = False) -> Space:
             }
         usual = ["none", "flips", "photos", "all"] if pretrained else ["none", "light", "standard"]
         search["augment"] = usual if recipe.augment in usual else [recipe.augment, *usual]
-        if pretrained and recipe.tune == "all":
+        if pretrained and fields["tune"] == "all":
             search["layer_decay"] = {"low": 0.6, "high": 1.0}
     elif recipe.task == "generate":
         search["ema"] = [0.99, 0.995, 0.999]

@@ -1,0 +1,77 @@
+"""Settings that several tasks have, in classes that their options inherit from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from tintype.recipe import TaskOptions
+
+
+class ColourOptions(TaskOptions):
+    """Settings of a task that prepares its images in grey or in colour."""
+
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="Channels: 1 for grey, 3 for colour (default: as the images are)."
+    )
+
+
+class WeightsOptions(TaskOptions):
+    """Settings of a task in which a network may begin with weights that exist."""
+
+    weights: str | None = Field(
+        default=None,
+        description="Weights to start from: default (downloaded once), a file, an earlier run, or "
+        "none (from scratch).",
+    )
+
+
+class TransferOptions(WeightsOptions):
+    """Settings of a task that fits a pretrained backbone to new images."""
+
+    normalise: Literal["none", "scale", "mean-std"] | None = Field(
+        default=None,
+        description="Pixels as they are (none), divided by 255 (scale), or also centred (mean-std) "
+        "(default: the backbone's own, or mean-std).",
+    )
+    tune: str = Field(
+        default="all",
+        description="Part of a backbone that is trained: head, last:N (stages), all, or auto (by "
+        "the number of images and the time).",
+    )
+    head: list[int] = Field(
+        default=[],
+        description="Widths of the hidden layers of a new head; none gives a linear head.",
+    )
+    views: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Augmented copies of each image, beside the image itself, with tune: head.",
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Factor on the learning rate from each stage of a backbone to the one before.",
+    )
+    unfreeze: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Part of the run in which the stages thaw one by one, the last stage first.",
+    )
+    freeze_norm: bool = Field(
+        default=True,
+        description="Whether batch norm in a pretrained backbone keeps its statistics.",
+    )
+
+    @field_validator("tune")
+    @classmethod
+    def _known_tune(cls, tune: str) -> str:
+        kind, _, count = tune.partition(":")
+        last = kind == "last" and count.isdigit() and int(count) > 0
+        if tune not in ("head", "all", "auto") and not last:
+            raise ValueError("expected head, last:N (as in last:2), all or auto")
+        return tune
