@@ -907,7 +907,7 @@ def test_entries_trim_and_clear(tmp_path):
     assert [entry.num_bytes // 13 // 3 for entry in entries] == pytest.approx(
         [1024, 256, 64], rel=0.5
     )
-    assert all(entry.num_images == 13 and entry.source == str(root) for entry in entries)
+    assert all(entry.count == 13 and entry.source == str(root) for entry in entries)
     assert cache.trim_cache(entries[0].num_bytes + 1000) == 2
     assert cache.cache_entries() == entries[:1]
     assert cache.clear_cache() >= 13 * 3 * 1024

@@ -101,29 +101,6 @@ def test_the_backbone_is_left_as_it_was(photos, weights, tmp_path):
     ]
 
 
-def test_features_are_computed_once(photos, tmp_path, monkeypatch):
-    recipe = photos(tune="head", views=2, augment="flips")
-    first = train(recipe, tmp_path / "a")
-
-    def refuse(*_: object) -> np.ndarray:
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr(transfer.Transfer, "_compute_features", refuse)
-    again = train(recipe.replace(lr=1e-3), tmp_path / "b")
-    assert (first.path / "model.safetensors").read_bytes() == (
-        again.path / "model.safetensors"
-    ).read_bytes()
-    for changes in (
-        {"augment": "rotations"},
-        {"seed": 3},
-        {"tta": "flip"},
-        {"image_size": 40},
-        {"views": 1},
-    ):
-        with pytest.raises(AssertionError, match="computed again"):
-            train(recipe.replace(**changes), tmp_path / str(changes))
-
-
 @pytest.mark.parametrize("tune", ["head", "last:2", "all"])
 def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
     class Stop(Watcher):

@@ -42,6 +42,7 @@ DEFAULT_LIMIT_BYTES = 20_000_000_000
 DRY_RUN_BYTES = 2_000_000_000  # that are decoded only to say what a run would do
 CLOCKS_DIFFER = 60.0  # seconds, between machines that share a disk
 CHUNK = 16  # images for each task of a thread
+PHOTOS, FEATURES = "photos", "features"  # folders of entries
 T = TypeVar("T")
 
 _most_bytes: ContextVar[int | None] = ContextVar("most_bytes", default=None)
@@ -69,13 +70,14 @@ class Cached:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One set of decoded images in the cache."""
+    """One set of decoded images in the cache, or the features that one network computes."""
 
     path: Path
     source: str
-    num_images: int
+    count: int
     num_bytes: int
     last_used: float  # seconds since 1970
+    what: str = "images"  # that are counted
 
 
 def cached_pixels(
@@ -103,7 +105,7 @@ def cached_pixels(
     Raises:
         UserError: the disk is full.
     """
-    photos, notes = writable(cache_folder() / "photos")
+    photos, notes = writable(cache_folder() / PHOTOS)
     final = photos / key
     found = _open_entry(final, reused=True)
     if found is not None:
@@ -158,34 +160,18 @@ def _changed_meanwhile(photos: Path) -> UserError:
     )
 
 
-def cached_array(key: str, compute: Callable[[], np.ndarray], *, source: str) -> np.ndarray:
-    """Return the float32 array (N, A, B) that `compute` makes, from the cache where `key` is there, else made and kept.
-
-    Raises:
-        UserError: the disk is full.
-    """
-    found = _open_entry(cache_folder() / "photos" / key, reused=True)
-    if found is None:
-        values = np.ascontiguousarray(compute(), dtype=np.float32)
-        in_bytes = values[..., None].view(np.uint8)
-        cached_pixels(
-            key, len(values), (*values.shape[1:], 4), lambda i: in_bytes[i], source=source
-        )  # pyright: ignore[reportArgumentType]
-        return values
-    return found.pixels.view(np.float32)[..., 0]
-
-
 def cache_entries() -> list[CacheEntry]:
     """Return the entries of the cache, the one used last first."""
     entries = []
-    for folder in _folders(cache_folder() / "photos"):
+    for folder in (f for room in (PHOTOS, FEATURES) for f in _folders(cache_folder() / room)):
         try:
             meta = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+            source = str(meta["source"])
+            what = str(meta.get("what", "images"))
             num_bytes = sum(file.stat().st_size for file in folder.iterdir())
             last_used = _last_used(folder / "entry.json")
-            entries.append(
-                CacheEntry(folder, str(meta["source"]), int(meta["shape"][0]), num_bytes, last_used)
-            )
+            count = int(meta["shape"][0])
+            entries.append(CacheEntry(folder, source, count, num_bytes, last_used, what))
         except (OSError, ValueError, LookupError, TypeError):
             continue  # half removed by another process, or none of ours
 
@@ -205,12 +191,12 @@ def _last_used(file: Path) -> float:
 
 
 def clear_cache(*, downloads: bool = False) -> int:
-    """Remove all decoded photos, and downloaded data sets and weights too if asked. Return how many bytes that freed.
+    """Remove decoded photos and features, downloads too if asked, and return how many bytes that freed.
 
     What another process is about to write stays.
     """
     freed = 0
-    for name in ("photos", "contents", *(("datasets", "weights") if downloads else ())):
+    for name in (PHOTOS, FEATURES, "contents", *(("datasets", "weights") if downloads else ())):
         folder = cache_folder() / name
         remove_abandoned(folder)
         for path in _inside(folder):
@@ -252,8 +238,10 @@ def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = No
     What a killed process left half made is removed as well. A memory map that is open stays
     readable (not on Windows, where its entry stays).
     """
-    remove_abandoned(cache_folder() / "photos")
-    removed, total = 0, 0
+    for room in (PHOTOS, FEATURES):
+        remove_abandoned(cache_folder() / room)
+
+    removed = total = 0
     for entry in cache_entries():
         total += entry.num_bytes
         if total > limit_bytes and entry.path != keep:

@@ -121,9 +121,7 @@ def identify(sources: Mapping[str, ImageSource]) -> Identities:
         for start in range(0, len(source), BATCH):
             taken = source.take(torch.arange(start, min(start + BATCH, len(source)))).images
             pixels = np.ascontiguousarray(taken.permute(0, 2, 3, 1).cpu().numpy())
-            digests += [
-                hashlib.blake2b(picture.data, digest_size=16).digest() for picture in pixels
-            ]
+            digests += map(_digest, pixels)
             hashes.append(
                 perceptual_hashes(thumbnails(pixels, THUMBNAIL))
                 if large
@@ -143,6 +141,19 @@ def identify(sources: Mapping[str, ImageSource]) -> Identities:
         np.concatenate(splits),
         shape,
     )
+
+
+def pixel_digests(source: ImageSource) -> list[bytes]:
+    """Return the digest of each photo's pixels (H, W, C), as `Identities` holds them."""
+    digests: list[bytes] = []
+    for index in torch.arange(len(source)).split(BATCH):
+        pixels = source.take(index).images.permute(0, 2, 3, 1).cpu().numpy()
+        digests += map(_digest, np.ascontiguousarray(pixels))
+    return digests
+
+
+def _digest(picture: np.ndarray) -> bytes:
+    return hashlib.blake2b(picture.data, digest_size=16).digest()
 
 
 def _resemble(hashes: np.ndarray, digests: list[bytes]) -> bool:

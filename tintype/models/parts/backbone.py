@@ -7,6 +7,7 @@ Nothing here changes a name in the state dict.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from tintype.data.source import DataSpec
 
 # Containers whose children are the units that stages are made of (torchvision, timm).
 _CONTAINERS = {"features", "encoder", "layers", "blocks", "stages", "trunk_output"}
+# Attributes of a module that say how it is being trained, and nothing about what it computes.
+_MODES = {"training", "norm_in_eval"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,27 @@ class Parts:
                 return number
         return 0
 
+    def digest(self) -> str:
+        """Return a hash of the architecture and the weights of all but the head."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, module in self.network.named_modules():
+            if not f"{name}.".startswith(f"{self.head_name}."):
+                settings = {
+                    key: value
+                    for key, value in vars(module).items()
+                    if isinstance(value, bool | int | float | str) and key not in _MODES
+                }
+                kind = type(module).__qualname__
+                digest.update(f"{name} {kind} {module.extra_repr()} {settings}\n".encode())
+
+        for name, tensor in self.network.state_dict().items():
+            if not name.startswith(f"{self.head_name}."):
+                content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(content.numpy().data)
+
+        return digest.hexdigest()
+
 
 def backbone_parts(network: nn.Module) -> Parts:
     """Return the parts of a classifier that ends in a linear layer.
@@ -120,9 +144,8 @@ def freeze(network: nn.Module, parts: Parts, thawed: int) -> None:
     if thawed < 0:
         raise ValueError(f"the number of thawed stages is {thawed}, expected 0 or more.")
     if not hasattr(network, "never_trained"):
-        network.never_trained = frozenset(
-            n for n, p in network.named_parameters() if not p.requires_grad
-        )  # pyright: ignore
+        frozen = frozenset(n for n, p in network.named_parameters() if not p.requires_grad)
+        network.never_trained = frozen  # pyright: ignore[reportArgumentType]
 
     never: Any = network.never_trained
     first = max(0, len(parts.stages) - thawed)

@@ -1,6 +1,4 @@
-"""Ways to train a pretrained network further: a head on cached features, the last stages, or
-everything.
-"""
+"""Train a pretrained network further: a head on cached features, the last stages, or everything."""
 
 from __future__ import annotations
 
@@ -15,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tintype.data.cache import cached_array
+from tintype.data.features import BATCH, Network, photo_features
+from tintype.data.identity import pixel_digests
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.hardware.device import Choice, autocast
 from tintype.models.parts.backbone import (
@@ -31,8 +30,7 @@ from tintype.tasks import losses
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.task import Evaluation, Phase, StepContext
 
-# L2 penalties that are tried side by side on standardised features; the validation images choose
-# one.
+# L2 penalties tried side by side on standardised features; validation chooses one.
 PENALTIES = (1e-4, 1e-3, 5e-3, 2e-2, 1e-1)
 WARM_UP_PENALTY = 5e-3  # of the head that fine-tuning starts from
 
@@ -145,9 +143,9 @@ class Transfer(Classify):
 
     Args:
         network: any classifier that ends in a linear layer.
+        model: what the network is called.
         origin: where the weights come from, for model.json.
-        identity: names architecture and weights, for the cache of features.
-        seed: of the augmented views.
+        seed: of the head's first weights.
     """
 
     def __init__(
@@ -156,87 +154,105 @@ class Transfer(Classify):
         spec: DataSpec,
         device: torch.device,
         *,
+        model: str,
         origin: dict[str, Any],
-        identity: str,
         seed: int,
         **settings: Any,
     ) -> None:
         super().__init__(network, spec, device, **settings)
-        self.network, self.parts, self.origin = network, backbone_parts(network), origin
-        self.identity, self.seed = identity, seed
+        self.network = network
+        self.parts = backbone_parts(network)
+        self.model = model
+        self.origin = origin
+        self.seed = seed
         self.choices = _choices(origin)
+        self.cache_notes: list[str] = []
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "pretrained": self.origin}
 
-    def features_of(
-        self, splits: DataSplits, split: str, views: int, progress: Progress | None
-    ) -> Tensor:
-        """Return the features (N, V, F) float32 of a split: clean, mirrored where `tta` asks for it, then augmented views.
+    def remarks(self) -> list[str]:
+        return self.cache_notes
 
-        They are kept in the cache: a second run with the same images, network, views and threads
-        computes none.
+    def features_of(
+        self, source: ImageSource, views: int = 0, progress: Progress | None = None
+    ) -> Tensor:
+        """Return the features (N, V, F) float32 of photos, of which those in the cache are not computed.
+
+        The views are the photo as it is, mirrored where `tta` asks for it, then `views` augmented
+        ones. An augmented view is drawn from the photo's pixels and its number, so that it is the
+        same in every split and for every seed.
         """
-        source = splits[split]
-        what = (
-            splits.spec.fingerprint,
-            split,
-            self.identity,
-            self.tta,
-            str(self.dtype),
-            self.spec.mean,
-            self.spec.std,
-        )
-        drawn = (views, self.seed, repr(self.augment.options)) if views else ()
-        # Features of other threads or instructions differ in their last bits, and a resumed run
-        # would not end bit-equal.
+        digests = pixel_digests(source)
+        names = ["as it is", *(["mirrored"] if self.tta == "flip" else [])]
+        clean = len(names)
+        names += [f"augmented {view}: {self.augment.options}" for view in range(views)]
+
+        def compute(rows: np.ndarray, number: int) -> np.ndarray:
+            images = source.take(torch.from_numpy(rows)).images
+            if number >= clean:
+                draws = [digests[row] + names[number].encode() for row in rows]
+                images = self._augmented(images, draws, number - clean)
+            elif number:
+                images = images.flip(3)
+            return self._features(images)
+
+        found = photo_features(digests, names, compute, self._as_network, progress)
+        self.cache_notes += found.notes
+        return torch.from_numpy(found.values).to(self.device)
+
+    @cached_property
+    def _as_network(self) -> Network:
+        spec = self.spec
+        size = (spec.channels, spec.height, spec.width)
+        # With other threads or instructions the last bits differ, and a resumed run would not end
+        # bit-equal.
         bits = (
             torch.get_num_threads(),
             torch.backends.cpu.get_cpu_capability(),
             torch.__version__,
             self.device.type,
         )
-        key = hashlib.blake2b(repr((what, drawn, bits)).encode(), digest_size=16).hexdigest()
-
-        def compute() -> np.ndarray:
-            return self._compute_features(source, views, f"features of {split}", progress)
-
-        values = cached_array(key, compute, source=f"features of {self.spec.name} ({split})")
-        return torch.from_numpy(np.array(values, copy=True)).to(self.device)
+        what = (self.parts.digest(), size, spec.mean, spec.std, str(self.dtype), BATCH, bits)
+        key = hashlib.blake2b(repr(what).encode(), digest_size=16).hexdigest()
+        return Network(key, f"{self.model} at {spec.height}x{spec.width}")
 
     @cached_property
     def _extract(self) -> Callable[[Tensor], Tensor]:
-        """The function from images to features, by a copy of the network as it came, made for
-        inference.
-        """
+        """The function from images to features, by a copy of the network made for inference."""
         return penultimate(for_inference(self.network, self.spec), self.parts.head_name)
 
+    def _augmented(self, images: Tensor, draws: Sequence[bytes], view: int) -> Tensor:
+        """Augment each image as follows from its own bytes in `draws`, whatever stands beside it."""
+        augmented = []
+        for i, draw in enumerate(draws):
+            digest = hashlib.blake2b(draw, digest_size=8).digest()
+            number = int.from_bytes(digest, "little") >> 1
+            generator = torch.Generator(images.device).manual_seed(number)
+            # in the mode "alternate", flips follow from the position and the epoch
+            image, _ = self.augment(
+                images[i : i + 1],
+                torch.zeros(1, dtype=torch.int64, device=images.device),
+                index=torch.tensor([number]),
+                epoch=view,
+                generator=generator,
+            )
+            augmented.append(image)
+        return torch.cat(augmented)
+
     @torch.no_grad()
-    def _compute_features(
-        self, source: ImageSource, views: int, what: str, progress: Progress | None
-    ) -> np.ndarray:
-        extract = self._extract
-        batch = 32
+    def _features(self, images: Tensor) -> np.ndarray:
+        """Return the features (M, F) float32 of at most BATCH images.
 
-        parts = []
-        for start in range(0, len(source), batch):
-            taken = source.take(torch.arange(start, min(start + batch, len(source))))
-            pictures = [taken.images, *([taken.images.flip(3)] if self.tta == "flip" else [])]
-            for view in range(views):
-                digest = hashlib.blake2b(
-                    f"{self.seed} view {view} {start}".encode(), digest_size=8
-                ).digest()
-                generator = torch.Generator(taken.images.device).manual_seed(
-                    int.from_bytes(digest, "little") >> 1
-                )
-                pictures.append(self.augment(taken.images, taken.targets, generator=generator)[0])
-            with autocast(self.device, self.dtype):
-                found = [extract(self.normalise(picture)).float().cpu() for picture in pictures]
-            parts.append(torch.stack(found, dim=1))
-            if progress:
-                progress(what, start + len(taken.targets), len(source))
-
-        return torch.cat(parts).numpy()
+        The network always sees BATCH of them, some more than once if need be: kernels are chosen by
+        the size of a batch, and the last bits of a photo's features would follow from how many
+        others were new with it.
+        """
+        repeated = torch.arange(BATCH, device=images.device) % len(images)
+        full = images.permute(0, 2, 3, 1).index_select(0, repeated).permute(0, 3, 1, 2)
+        with autocast(self.device, self.dtype):
+            features = self._extract(self.normalise(full))
+        return features[: len(images)].float().cpu().numpy()
 
 
 class HeadOnly(Transfer):
@@ -283,15 +299,13 @@ class HeadOnly(Transfer):
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
         seen = {}
         for split in ("train", "val", "test"):
-            if not len(splits[split]):  # a run that was asked to have no test part
-                seen[split] = splits[split]
+            source = splits[split]
+            if not len(source):  # a run that was asked to have no test part
+                seen[split] = source
                 continue
-            features = self.features_of(
-                splits, split, self.views if split == "train" else 0, progress
-            )
-            seen[split] = FeatureSource(
-                splits.spec, features, splits[split].targets, splits[split].names
-            )
+            views = self.views if split == "train" else 0
+            features = self.features_of(source, views, progress)
+            seen[split] = FeatureSource(splits.spec, features, source.targets, source.names)
 
         self.selection = seen["val"]
         return replace(splits, **seen)
@@ -372,9 +386,11 @@ class HeadOnly(Transfer):
         return self.network
 
     def remarks(self) -> list[str]:
+        chosen = PENALTIES[int(self.bank.chosen)]
         tried = ", ".join(f"{penalty:g}" for penalty in PENALTIES)
         return [
-            f"head: penalty {PENALTIES[int(self.bank.chosen)]:g} chosen on validation (tried {tried})"
+            *super().remarks(),
+            f"head: penalty {chosen:g} chosen on validation (tried {tried})",
         ]
 
 
@@ -419,7 +435,7 @@ class FineTune(Transfer):
 
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
         if self.warm_up_head:
-            self.warm_features = self.features_of(splits, "train", 0, progress)[:, 0]
+            self.warm_features = self.features_of(splits.train, 0, progress)[:, 0]
         return splits
 
     def start(self, train: ImageSource) -> None:
@@ -517,9 +533,7 @@ def transfer(
     source = load_pretrained(network, model, weights, progress, spec.class_names)
     own = own_preprocessing(model, weights)
     spec = own.normalising(spec) if own and own_statistics else spec
-    settings.update(
-        origin=source, identity=f"{model} {source.get('sha256', source['source'])}", seed=seed
-    )
+    settings |= {"model": model, "origin": source, "seed": seed}
     network = network.to(device)
     if tune == "head":
         return HeadOnly(network, spec, device, hidden=hidden, views=views, **settings)
