@@ -34,7 +34,6 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS, start=1) for room in 
 
 # Arrows that still point up, to be turned round one by one.
 STILL_UP = {
-    ("training.symmetry", "verbs.audit.labels"),
     ("verbs.study", "api"),
     ("verbs.study.single", "api"),
     ("verbs.tune", "api"),

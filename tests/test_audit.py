@@ -40,6 +40,7 @@ from tintype.data.duplicates import (
     quick_audit,
     thumbnails,
 )
+from tintype.data.plain_features import plain_features
 from tintype.data.source import DataSplits
 from tintype.data.split import three_splits
 from tintype.errors import UserError
@@ -50,7 +51,6 @@ from tintype.verbs.audit.labels import (
     confident_errors,
     confident_joint,
     find_label_issues,
-    plain_features,
 )
 
 

@@ -14,8 +14,8 @@ from tintype import api
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
 from tintype.statistics import swap_p
+from tintype.tasks.classify.symmetry import TURNS, find_symmetries
 from tintype.training.prepare import prepare
-from tintype.training.symmetry import TURNS, find_symmetries
 
 
 def arrow(kind: int, i: int, side: int = 32) -> Image.Image:

@@ -39,7 +39,7 @@ from tintype.hardware.device import (
 )
 from tintype.models import count_parameters
 from tintype.optim import steepest_rate
-from tintype.plugins import find
+from tintype.plugins import find, find_part, has_part
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, parse_duration
 from tintype.runs.folder import PHOTOS_FILE, RunFolder
@@ -48,7 +48,6 @@ from tintype.tasks.task import Task
 from tintype.training.automatic import choose_model, choose_training
 from tintype.training.engine import Engine, Plan, monitored
 from tintype.training.measure import measure_run, to_measure, typical_images
-from tintype.training.symmetry import keep_orientation
 from tintype.version import __version__
 
 # Choices about the machine, which change how fast a run is and not what it does.
@@ -201,8 +200,9 @@ def _prepared(
             )
         )
 
-    if recipe.fields().get("flips") == "auto" and splits.spec.num_classes > 1:
-        recipe, why = keep_orientation(recipe, splits.train, asked)
+    if has_part(recipe.task, "symmetry"):
+        symmetry = find_part(recipe.task, "symmetry", "have symmetries")
+        recipe, why = symmetry.keep_orientation(recipe, splits, asked)
         choices += why
 
     plan = Plan.of(recipe, len(splits.train))

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from tintype.data.plain_features import plain_features
 from tintype.errors import UserError
 from tintype.progress import Progress
 from tintype.verbs.audit import findings as checks
 from tintype.verbs.audit.files import Inspected, inspect
 from tintype.verbs.audit.findings import Finding, Twins
-from tintype.verbs.audit.labels import find_label_issues, plain_features
+from tintype.verbs.audit.labels import find_label_issues
 from tintype.verbs.audit.manifest import check_new, write_manifest
 
 __all__ = ["Audit", "Finding", "audit"]

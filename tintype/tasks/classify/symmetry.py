@@ -17,11 +17,12 @@ import torch
 
 from tintype.augment.spec import parse_augment, resolve
 from tintype.data.duplicates import thumbnails
-from tintype.data.source import ImageSource
+from tintype.data.plain_features import plain_features
+from tintype.data.source import DataSplits, ImageSource
 from tintype.hardware.device import Choice
 from tintype.recipe import Recipe
 from tintype.statistics import swap_p
-from tintype.verbs.audit.labels import plain_features
+from tintype.tasks.classify.options import Options
 
 SIDE = 32  # pixels of the thumbnails that the probe sees
 MOST_IMAGES = 800  # of which the features take about a second
@@ -77,25 +78,30 @@ class Finding:
 
 
 def keep_orientation(
-    recipe: Recipe, train: ImageSource, asked: Collection[str]
+    recipe: Recipe, splits: DataSplits, asked: Collection[str]
 ) -> tuple[Recipe, list[Choice]]:
     """Return the recipe without the flips that would change a photo's class, and each decision with its reason.
 
-    Only what the recipe does to photos is looked into. What the user asked for by name stays, with
-    a warning.
+    Nothing is decided unless the recipe says `flips: auto`. Only what the recipe does to photos is
+    looked into. What the user asked for by name stays, with a warning.
 
     Args:
         recipe: with its `augment` and `tta` settled.
-        train: the training images.
+        splits: whose training images are looked at.
         asked: the fields that the user set.
     """
+    options = recipe.options
+    assert isinstance(options, Options)
+    if options.flips == "as-stated" or splits.spec.num_classes < 2:
+        return recipe, []
+
     used = _used(recipe)
     recipe = recipe.replace(flips="as-stated")
     if not used:
         return recipe, []
 
-    images, targets = _sample(train)
-    found = find_symmetries(images, targets, train.spec.class_names, list(used))
+    images, targets = _sample(splits.train)
+    found = find_symmetries(images, targets, splits.spec.class_names, list(used))
     choices = []
     for turn, finding in found.items():
         # of what is left: without flips there is no half turn by two of them
