@@ -1,6 +1,6 @@
 """How often tintype's intervals hold the truth, and its promises are kept, in simulations whose truth is known.
 
-python benchmarks/coverage.py [effects] [thresholds] [calibration] [groups] [verdicts] [means]
+python benchmarks/coverage.py [effects] [thresholds] [calibration] [selection] [groups] [verdicts] [means]
 [--tries 10000]
 
 A short form of each stands in tests/.
@@ -22,7 +22,7 @@ from tintype.statistics import (
     newcombe_interval,
     wilson_interval,
 )
-from tintype.tasks.classify.calibration import abstain_threshold
+from tintype.tasks.classify.calibration import abstain_threshold, fit_temperature
 from tintype.tasks.classify.metrics import calibration_errors
 from tintype.tasks.classify.verdict import ClassCounts
 
@@ -116,6 +116,60 @@ def calibration(tries: int) -> None:
                 for key in ("plain", "if_perfect", "debiased")
             ]
             print(f"  {n:,} images, {error:.2f}: {', '.join(f'{mean:.3f}' for mean in means)}")
+
+
+def selection(tries: int) -> None:
+    """Best weights that are chosen on the images that calibrate, against halves and all images untouched.
+
+    Thirty evaluations are equally good in truth, so that the best of them is luck; a third of the
+    answers differ between any two. The network is overconfident: its logits are 1.5 times too
+    large.
+    """
+    print(
+        "selection: images, how validation is used: thresholds broken, answers above them; "
+        "true calibration error, confidence above accuracy"
+    )
+    draw = np.random.default_rng(0)
+    for n in (60, 200, 500, 2000):
+        for how in ("all for both", "halves", "untouched"):
+            found = [_chosen_and_calibrated(draw, n, how) for _ in range(tries // 20)]
+            broken, answered, error, excess = np.mean(found, axis=0)
+            print(
+                f"  {n:,} images, {how}: {100 * broken:.1f} %, {100 * answered:.0f} %; "
+                f"{100 * error:.2f}, {100 * excess:+.2f} points"
+            )
+
+
+def _chosen_and_calibrated(
+    draw: np.random.Generator, n: int, how: str, num_evaluations: int = 30, wish: float = 0.9
+) -> tuple[bool, float, float, float]:
+    """Simulate one run; return whether its promise of 90 % is broken, the share it answers, and how
+    far its confidence lies from the truth.
+
+    Images have two classes: an answer of logit z is right with probability sigmoid(z / 1.5).
+    """
+    logits = draw.gamma(2.0, 1.5, n)
+    chance = 1 / (1 + np.exp(-logits / 1.5))
+    usual, fresh = draw.random(n), draw.random((num_evaluations, n))
+    right = np.where(draw.random((num_evaluations, n)) < 1 / 3, fresh, usual) < chance
+
+    selecting, calibrating = {
+        "all for both": (slice(None), slice(None)),
+        "halves": (slice(0, n // 2), slice(n // 2, None)),
+        "untouched": (slice(0, 0), slice(None)),
+    }[how]
+    best = int(right[:, selecting].sum(1).argmax())
+    z, kept = logits[calibrating], right[best, calibrating]
+
+    temperature = fit_temperature(np.stack([z, 0 * z], axis=1), np.where(kept, 0, 1)).value
+    everything = np.sort(draw.gamma(2.0, 1.5, 20_000))[::-1]
+    truth = 1 / (1 + np.exp(-everything / 1.5))
+    off = 1 / (1 + np.exp(-everything / temperature)) - truth
+
+    threshold = abstain_threshold(z, kept, wish)
+    last = 0 if threshold is None else int(np.searchsorted(-everything, -threshold, side="right"))
+    broken = last > 0 and bool(truth[:last].mean() < wish)
+    return broken, last / len(everything), float(np.abs(off).mean()), float(off.mean())
 
 
 def groups(tries: int) -> None:
@@ -212,6 +266,7 @@ SIMULATIONS: dict[str, Callable[[int], None]] = {
     "effects": effects,
     "thresholds": thresholds,
     "calibration": calibration,
+    "selection": selection,
     "groups": groups,
     "verdicts": verdicts,
     "means": means,

@@ -101,6 +101,33 @@ def test_the_backbone_is_left_as_it_was(photos, weights, tmp_path):
     ]
 
 
+def test_an_image_calibrates_by_a_head_that_was_chosen_without_it(photos):
+    prepared = api.plan(photos(tune="head"), watcher=Watcher())
+    task, use = prepared.task, prepared.task.validation
+    assert isinstance(task, transfer.HeadOnly)
+    assert use.how == "out-of-fold"
+    seen = task.sources(prepared.splits)
+    task.start(seen.train)
+    generator = torch.Generator().manual_seed(0)
+    for head in task.bank.heads:
+        for weight in head.parameters():
+            weight.data.normal_(std=0.05, generator=generator)
+
+    val = task.evaluate(task.networks[task.main], seen.val)
+    given = task.calibrating(val, seen.val)
+    by_head = (
+        task._logits_by_head(seen.val.take(torch.arange(len(seen.val))).images).detach().numpy()
+    )
+    assert isinstance(seen.val, FeatureSource)
+    for fold in range(5):
+        inside = torch.from_numpy(use.folds == fold)
+        targets = torch.where(inside, (seen.val.targets + 1) % 10, seen.val.targets)
+        other = FeatureSource(seen.val.spec, seen.val.features, targets, seen.val.names)
+        same = task.calibrating(val, other)["logits"][inside]
+        assert np.array_equal(same, given["logits"][inside])  # its own targets say nothing
+        assert any(np.array_equal(same, head[inside.numpy()]) for head in by_head)
+
+
 @pytest.mark.parametrize("tune", ["head", "last:2", "all"])
 def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
     class Stop(Watcher):

@@ -40,6 +40,7 @@ MOST_THREADS = 1024  # beyond, systems refuse to begin them
 
 OLD_SPLIT_RULE = "at-image-size"  # the field's default, as recipes of earlier runs do not state it
 NEW_SPLIT_RULE = "from-photos"  # of every run that is begun now
+NEW_RULES = 2  # the same of `rules`
 
 # Short forms that users of other tools type.
 ALIASES = {
@@ -251,6 +252,11 @@ class Recipe(BaseModel):
         default=0,
         ge=0,
         description="Seed for the weights, the order of the images, augmentation and dropout.",
+    )
+    rules: Literal[1, 2] = Field(
+        default=1,
+        description="Rules for validation. With 2 (new runs), what chooses the weights does not "
+        "calibrate the confidence; with 1, all images do both.",
     )
     measure: Literal["test", "val"] = Field(
         default="test",
@@ -510,7 +516,7 @@ class Recipe(BaseModel):
 
 def as_new_run(recipe: Recipe) -> Recipe:
     """Return the recipe as a run that begins now has it, where the recipe does not say otherwise."""
-    new = {"split_rule": NEW_SPLIT_RULE, **recipe.options.new_runs}
+    new = {"split_rule": NEW_SPLIT_RULE, "rules": NEW_RULES, **recipe.options.new_runs}
     stated = recipe.stated()
     return recipe.replace(**{field: new[field] for field in new if field not in stated})
 

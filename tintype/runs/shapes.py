@@ -272,6 +272,14 @@ class _Looks(_Shape):
     data: Count
 
 
+class _ValidationUse(_Shape):
+    rules: Count | None = None
+    how: str | None = None
+    num_selecting: Count | None = None
+    num_calibrating: Count | None = None
+    text: str
+
+
 class _Evaluation(_Shape):
     task: str | None = None
     splits: dict[SplitName, _Figures]
@@ -285,6 +293,7 @@ class _Evaluation(_Shape):
     abstain: list[_Abstain] | None = None
     test_looks: _Looks | None = None
     chosen_by_validation: str | None = None
+    validation: _ValidationUse | None = None
     protocol: dict[str, str] | None = None
     nearest: dict[str, Number | None] | None = None
     scale: Count | None = None

@@ -18,6 +18,7 @@ from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.hardware.device import Choice
 from tintype.models import count_multiply_adds
 from tintype.tasks.contract.prediction import Prediction
+from tintype.tasks.validation import ValidationUse
 
 __all__ = ["Evaluation", "Phase", "Prediction", "StepContext", "Summary", "Task"]
 
@@ -95,6 +96,11 @@ class Task(ABC):
         groups: the group of each image that belongs together with others, by the image's name.
         options_of_model: options of the network that follow from the task, kept in model.json
             beside the recipe's.
+        fewest_to_calibrate: how many validation images it takes to calibrate what `summarise` fits
+            on them (a temperature, thresholds); 0 where nothing is fitted.
+        chooses: what `evaluate` itself chooses on `selection`, in words; empty for nothing.
+        selection: the validation images that may choose among weights; set before training.
+        validation: which validation images choose and which calibrate; set before training.
         log_every_step: whether metrics.csv has a row for each step, whatever their number.
         warnings: what has gone wrong so far, in the user's words; an evaluation may add to it.
         choices: what was decided while the networks were built, printed with the other choices of
@@ -112,6 +118,10 @@ class Task(ABC):
     leaked: Mapping[str, np.ndarray] = MappingProxyType({})
     groups: Mapping[str, str] = MappingProxyType({})
     options_of_model: Mapping[str, Any] = MappingProxyType({})
+    fewest_to_calibrate: int = 0
+    chooses: str = ""
+    selection: ImageSource | None = None
+    validation: ValidationUse = ValidationUse()
     log_every_step: bool = False
     warnings: Sequence[str] = ()
     choices: Sequence[Choice] = ()

@@ -44,7 +44,7 @@ TRAINING_COST = 3.0
 HEAD_EPOCHS, HEAD_VIEWS = 60, 4
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 20  # of fine-tuning
 ABOUT_DATA = (
-    "data", "data_root", "channels", "val_fraction", "test_fraction", "split_seed", "split_rule", "groups", "sampling",
+    "data", "data_root", "channels", "val_fraction", "test_fraction", "split_seed", "split_rule", "rules", "groups", "sampling",
     "class_weights", "device", "precision", "seed",
 )  # fmt: skip
 # images; below, a head on fixed features generalises as well, and is done at once

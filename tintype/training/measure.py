@@ -39,6 +39,10 @@ def measure_run(
     else:
         _measure_by_validation(run, seen, splits, task, watcher)
 
+    if task.validation.text:
+        use = task.validation.to_dict(run.recipe.rules)
+        run.write("evaluation.json", {**run.read("evaluation.json"), "validation": use})
+
 
 def _measure(
     run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher

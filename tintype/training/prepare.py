@@ -45,6 +45,7 @@ from tintype.recipe import Recipe, parse_duration
 from tintype.runs.folder import PHOTOS_FILE, RunFolder
 from tintype.runs.model import describe_model, preprocessing, save_model
 from tintype.tasks.task import Task
+from tintype.tasks.validation import ValidationUse, use_validation
 from tintype.training.automatic import choose_model, choose_training
 from tintype.training.engine import Engine, Plan, monitored
 from tintype.training.measure import measure_run, to_measure, typical_images
@@ -211,7 +212,8 @@ def _prepared(
     task = _called(
         module.make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work
     )
-    choices += task.choices
+    task.validation = _validation(recipe, task, splits)
+    choices += [*task.choices, *task.validation.choices()]
     _check_batches(recipe, plan, task)
     monitored(recipe, task)
 
@@ -239,6 +241,23 @@ def _prepared(
         }
 
     return Prepared(recipe, splits, task, device, compile, plan, choices, model)
+
+
+def _validation(recipe: Recipe, task: Task, splits: DataSplits) -> ValidationUse:
+    """Decide what the validation images are used for: to choose weights, to calibrate, or both."""
+    chose = [] if recipe.patience is None else ["when to stop"]
+    if recipe.keep == "best" or recipe.patience is not None:
+        chose.append("the best weights")
+
+    return use_validation(
+        splits.val,
+        splits.groups,
+        rules=recipe.rules,
+        seed=recipe.split_seed,
+        chose=chose,
+        chose_in_task=task.chooses,
+        fewest_to_calibrate=task.fewest_to_calibrate,
+    )
 
 
 def _called(function: Callable[..., Any], recipe: Recipe, *arguments: Any, **more: Any) -> Any:
@@ -294,7 +313,8 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str
             engine = Engine(
                 task, recipe, run, watcher, device=prepared.device, compile=prepared.compile
             )
-            engine.fit(seen.train, seen.val)
+            task.selection = task.validation.selecting_part(seen.val)
+            engine.fit(seen.train, task.selection)
             trained = time.perf_counter()
             for line in task.remarks():
                 watcher.note(line)

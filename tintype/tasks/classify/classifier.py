@@ -19,7 +19,7 @@ from tintype.errors import UserError
 from tintype.hardware.device import autocast
 from tintype.tasks import losses
 from tintype.tasks.classify import metrics
-from tintype.tasks.classify.calibration import abstaining, fit_temperature
+from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, abstaining, fit_temperature
 from tintype.tasks.classify.verdict import ClassCounts, fit_verdict
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
@@ -45,6 +45,7 @@ class Classify(Task):
     """
 
     score_name = "accuracy"
+    fewest_to_calibrate = FEWEST_TO_CALIBRATE
     monitors: Mapping[str, bool] = MappingProxyType(
         {"loss": False, "balanced_accuracy": True, "macro_f1": True}
     )
@@ -231,7 +232,8 @@ class Classify(Task):
         fitted on it.
         """
         names = list(self.spec.class_names)
-        evaluations, calibration = self._calibrate(evaluations)
+        calibrating = self.calibrating(evaluations["val"], sources["val"])
+        evaluations, calibration = self._calibrate(evaluations, calibrating)
         evaluation: dict[str, Any] = {
             "task": "classify",
             "splits": {s: e.figures for s, e in evaluations.items()},
@@ -279,7 +281,7 @@ class Classify(Task):
             if split in self.leaked
         ]
         self.abstain, evaluation["abstain"] = abstaining(
-            evaluations["val"], evaluations.get("test")
+            self._evaluation(calibrating), evaluations.get("test")
         )
         if any("groups" in evaluations[split].details for split in measured):
             rows = [[*row, self.groups.get(row[2], "")] for row in rows]
@@ -323,14 +325,23 @@ class Classify(Task):
         figures["without_leaked"] = rest
         return f"{warning}; accuracy on the others is {rest['accuracy']:.2%} instead of {figures['accuracy']:.2%}."
 
+    def calibrating(self, val: Evaluation, source: ImageSource) -> dict[str, np.ndarray]:
+        """Return what calibrates: logits, targets and groups of validation images.
+
+        They are the answers of `source` that `self.validation` sets apart, all of them by default.
+        """
+        del source  # for tasks that answer its images anew
+        given, part = _given(val), self.validation.calibrating
+        return given if part is None else {name: values[part] for name, values in given.items()}
+
     def _calibrate(
-        self, before: dict[str, Evaluation]
+        self, before: dict[str, Evaluation], calibrating: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, Evaluation], dict[str, Any]]:
-        """Fit the temperature on validation; return the evaluations at it, and what it changed.
+        """Fit the temperature; return the evaluations at it, and what it changed.
 
         The validation figures are then fitted ones; those of the test split are honest.
         """
-        fitted = fit_temperature(before["val"].details["logits"], before["val"].details["targets"])
+        fitted = fit_temperature(calibrating["logits"], calibrating["targets"])
         self.temperature = 1.0
         raw = {split: self._evaluation(_given(e)) for split, e in before.items()}
         self.temperature = fitted.value

@@ -67,6 +67,7 @@ def headline(run: RunFiles) -> Section:
         "looks": looks(run),
         "by_groups": by_groups(run.splits),
         "chosen": run.evaluation.get("chosen_by_validation"),
+        "validation": (run.evaluation.get("validation") or {}).get("text"),
         "table": _figures_table(shown, tested=not without_test(run.evaluation)),
     }
 

@@ -285,7 +285,8 @@ class HeadOnly(Transfer):
         self.networks = {"head": bank}
         self.main = "head"
         self.phases = [Phase("train", "head")]
-        self.selection: ImageSource | None = None
+
+    chooses = "the head"
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "head": self.hidden}
@@ -368,6 +369,32 @@ class HeadOnly(Transfer):
         if source is self.selection:
             self._choose(source)
         return super().evaluate(network, source, on_progress)
+
+    def calibrating(self, val: Evaluation, source: ImageSource) -> dict[str, np.ndarray]:
+        given, folds = super().calibrating(val, source), self.validation.folds
+        return given if folds is None else {**given, "logits": self._out_of_fold(source, folds)}
+
+    @torch.no_grad()
+    def _out_of_fold(self, val: ImageSource, folds: np.ndarray) -> np.ndarray:
+        """Return logits (N, K) of validation images, each by the head that the other folds choose.
+
+        The final head is chosen by all of them; an image that took part in the choice would be
+        answered a little too well.
+        """
+        self.bank.eval()
+        logits = self._logits_by_head(val.take(torch.arange(len(val))).images).cpu()
+        losses = torch.stack(
+            [F.cross_entropy(each, val.targets, reduction="none") for each in logits]
+        )
+
+        fold_of = torch.from_numpy(folds)
+        answers = logits[int(self.bank.chosen)].clone()
+        for fold in fold_of.unique():
+            inside = fold_of == fold
+            chosen = int(losses[:, ~inside].mean(1).argmin())
+            answers[inside] = logits[chosen][inside]
+
+        return answers.float().numpy()
 
     @torch.no_grad()
     def _choose(self, val: ImageSource) -> None:

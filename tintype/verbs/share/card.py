@@ -134,6 +134,7 @@ def _limits(
         "## Limits",
         "",
         _test_use(evaluation, split),
+        *_validation_use(evaluation),
         *(f"- Warning: {escaped(text)}" for text in evaluation.get("warnings", ())),
         *(f"- {escaped(note)}" for note in data.get("notes", ()) if note.startswith("LEAK")),
         *task.limits(model, evaluation, split),
@@ -141,6 +142,12 @@ def _limits(
         "others.",
     ]
     return "\n".join(lines)
+
+
+def _validation_use(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return a line on what validation was used for, where the run says it."""
+    text = (evaluation.get("validation") or {}).get("text")
+    return [f"- {text}"] if text else []
 
 
 def _test_use(evaluation: Mapping[str, Any], split: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from tintype.errors import UserError
 from tintype.files.bounded import is_temporary, read_json_object, refuse_ways_out
 from tintype.files.whole import write_json, written_whole
-from tintype.recipe import NEW_SPLIT_RULE
+from tintype.recipe import NEW_RULES, NEW_SPLIT_RULE, Recipe
 from tintype.runs.folder import RunFolder
 from tintype.runs.shapes import fitting
 from tintype.training.engine import FREE_TO_CHANGE
@@ -150,9 +150,8 @@ class StudyFolder:
             if before is None or not (self.path / planned.name).exists():
                 continue
             now = planned.recipe.model_dump(mode="json", exclude_unset=True)
-            # Earlier studies had no such fields; the rule of splits is that of the runs which were
-            # begun.
-            younger = {"split_rule", "threads"} - before.keys()
+            # Earlier studies had no such fields; the rules are those of the runs that were begun.
+            younger = {"split_rule", "rules", "threads"} - before.keys()
             free = FREE_TO_CHANGE - {"threads"} | younger
             changed = [
                 k for k in _keys(before, now) if k not in free and before.get(k) != now.get(k)
@@ -164,18 +163,23 @@ class StudyFolder:
                 )
 
 
+def _by_the_rules_of(first: Recipe, planned: PlannedRun) -> PlannedRun:
+    rules: dict[str, Any] = {"split_rule": first.split_rule}
+    if "rules" not in planned.recipe.stated():
+        rules["rules"] = first.rules
+    return replace(planned, recipe=planned.recipe.replace(**rules))
+
+
 def _divided_as_before(path: Path, planned: list[PlannedRun]) -> list[PlannedRun]:
-    """Return the runs with the rule of splits by which the study was begun: all its runs have the
-    same test images.
-    """
+    """Return the runs with the rules by which the study was begun, so that all are comparable."""
     for begun in planned:
         if not (path / begun.name / "recipe.yaml").is_file():
             continue
         with suppress(UserError):  # a recipe that cannot be read is told when its run goes on
-            rule = RunFolder(path / begun.name).recipe.split_rule
-            if rule == NEW_SPLIT_RULE:
+            first = RunFolder(path / begun.name).recipe
+            if (first.split_rule, first.rules) == (NEW_SPLIT_RULE, NEW_RULES):
                 return planned
-            return [replace(p, recipe=p.recipe.replace(split_rule=rule)) for p in planned]
+            return [_by_the_rules_of(first, one) for one in planned]
     return planned
 
 

@@ -153,8 +153,10 @@ def _asked(
     # begun with a number, which the trials keep
     if recipe.threads == "auto" and (path / "tune.yaml").exists():
         recipe = recipe.replace(threads=TuningRequest.read(path / "tune.yaml").recipe.threads)
-    if (path / "tune.yaml").exists() and "split_rule" not in recipe.model_fields_set:
-        recipe = recipe.replace(split_rule=TuningRequest.read(path / "tune.yaml").recipe.split_rule)
+    if (path / "tune.yaml").exists():
+        begun = TuningRequest.read(path / "tune.yaml").recipe
+        versioned = {"split_rule", "rules"} - recipe.stated().keys()
+        recipe = recipe.replace(**{rule: getattr(begun, rule) for rule in versioned})
     # data, network and paths are checked before anything is written
     prepared = api.plan(recipe, watcher=Watcher())
     recipe, task = prepared.recipe, prepared.task

@@ -81,7 +81,7 @@ class TuningRequest:
         """
         try:
             content = read_yaml(path)
-            before = {"split_rule": OLD_SPLIT_RULE, **content["recipe"]}
+            before = {"split_rule": OLD_SPLIT_RULE, "rules": 1, **content["recipe"]}
             recipe, space = build(before, where=str(path)), read_space(content["search"])
             request = cls(
                 recipe, space, content["score"], content["higher_is_better"], content["shared"]

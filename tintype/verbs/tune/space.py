@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RANGE_KEYS = ("low", "high", "log", "step")
 # What these change is luck, or what is measured.
 NOT_CHOSEN = (
-    "seed", "measure", "search", "track", "split_seed", "split_rule", "groups", "val_fraction", "test_fraction",
+    "seed", "measure", "search", "track", "split_seed", "split_rule", "rules", "groups", "val_fraction", "test_fraction",
 )  # fmt: skip
 
 
