@@ -27,6 +27,7 @@ from statsmodels.stats.multitest import multipletests
 
 import tintype as tt
 from tintype import api, statistics
+from tintype.data.identity import Identities
 from tintype.errors import UserError
 from tintype.pages.drawings import write_drawings
 from tintype.pages.pages import check_replaceable, write_sections
@@ -387,11 +388,54 @@ def test_other_test_images_are_not_ranked(
 
 def test_images_that_were_replaced_are_other_images(digits: list[Path], tmp_path: Path) -> None:
     changed = shutil.copytree(digits[0], tmp_path / "changed")
+    kept = Identities.load(changed / "photos.safetensors")
+    assert kept is not None
+    kept.digests[-1] ^= 1
+    kept.save(changed / "photos.safetensors")
+    assert len(compare([digits[0], changed], latency=False).groups) == 2
+
+
+def test_images_that_were_replaced_are_noticed_without_digests(
+    digits: list[Path], tmp_path: Path
+) -> None:
+    changed = shutil.copytree(digits[0], tmp_path / "changed")
+    (changed / "photos.safetensors").unlink()
+    assert len(compare([digits[0], changed], latency=False).groups) == 1
     data = json.loads((changed / "data.json").read_text(encoding="utf-8"))
     (changed / "data.json").write_text(
         json.dumps({**data, "fingerprint": "other pixels under the same names"}), encoding="utf-8"
     )
     assert len(compare([digits[0], changed], latency=False).groups) == 2
+
+
+def test_photos_that_were_renamed_are_the_same_photos(
+    digit_files: Path, tmp_path: Path, tiny: Callable[..., Recipe], train_in: Any
+) -> None:
+    """The second run sees them under names that sort in the opposite order."""
+    old_name = {}
+    for i, file in enumerate(sorted(digit_files.rglob("*.png"))):
+        folder = Path(("train", "val", "test")[i % 3], file.parent.name)
+        old_name[str(folder / f"{999 - i}.png")] = str(folder / file.name)
+        for root, name in (("before", file.name), ("after", f"{999 - i}.png")):
+            (tmp_path / root / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / root / folder / name)
+
+    before, after = (
+        train_in(
+            tmp_path / f"run-{root}", tiny(data=str(tmp_path / root), seed=seed, epochs=8)
+        ).path
+        for seed, root in enumerate(("before", "after"))
+    )
+    (pair,) = compare([before, after], latency=False).pairs
+    right = {row["name"]: row["target"] == row["prediction"] for row in table_of(before)}
+    changed = [
+        (right[old_name[row["name"]]], row["target"] == row["prediction"])
+        for row in table_of(after)
+    ]
+    only = {"run-before": changed.count((True, False)), "run-after": changed.count((False, True))}
+    assert pair.more["only_better"] == only[pair.better]
+    assert pair.more["only_other"] == only[pair.other]
+    assert max(only.values()) > 0
 
 
 def test_leaked_images_are_told(digits: list[Path], tmp_path: Path) -> None:

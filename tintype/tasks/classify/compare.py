@@ -38,11 +38,13 @@ def compare_classifiers(runs: Sequence[Compared]) -> list[Group]:
 
 
 def grouped(runs: Sequence[Compared]) -> list[list[Compared]]:
-    """Put runs together that were measured on the same images."""
+    """Put runs together that were measured on the same images, and their images into one order."""
     groups: list[list[Compared]] = []
     for run in runs:
         for members in groups:
             if same_images(members[0], run):
+                if members[0].table["name"] != run.table["name"]:
+                    run.reorder(_order_of(members[0], run))
                 members.append(run)
                 break
         else:
@@ -53,11 +55,14 @@ def grouped(runs: Sequence[Compared]) -> list[list[Compared]]:
 def same_images(one: Compared, other: Compared) -> bool:
     """Return whether two runs were measured on the same images.
 
-    That is so where the data's fingerprint is the same, or where names and labels of the images are
-    the same, they came from the same place, and the fingerprints differ for a reason that leaves
-    the images what they are: they were brought to another size, or the other images were split
-    otherwise. Images that were replaced have no such reason.
+    Where both see images in the same way, the digests of the pixels say so, whatever the images are
+    called and wherever they are. Otherwise names and labels have to be the same, and either the
+    data's fingerprint is too, or the images came from the same place and the fingerprints differ for
+    a reason that leaves the images what they are: another size, or another division of the rest
+    (which runs without digests may have). Images that were replaced have no such reason.
     """
+    if one.input_format == other.input_format and one.photos and other.photos:
+        return sorted(_answered(one)) == sorted(_answered(other))
     if _images(one) != _images(other):
         return False
     if one.data.get("fingerprint") == other.data.get("fingerprint"):
@@ -65,6 +70,19 @@ def same_images(one: Compared, other: Compared) -> bool:
     return one.where == other.where and (
         one.input_format != other.input_format or one.members != other.members
     )
+
+
+def _answered(run: Compared) -> list[tuple[bytes, str]]:
+    """Return digest and label of each image."""
+    return list(zip(run.photos, run.table["target"], strict=True))
+
+
+def _order_of(one: Compared, other: Compared) -> list[int]:
+    """Return which image of `other` is each image of `one`; equal photos are in any order."""
+    place: dict[tuple[bytes, str], list[int]] = {}
+    for i, image in enumerate(_answered(other)):
+        place.setdefault(image, []).append(i)
+    return [place[image].pop() for image in _answered(one)]
 
 
 def _images(run: Compared) -> str:

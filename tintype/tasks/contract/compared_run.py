@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.data.identity import Identities
 from tintype.data.source import group_numbers
+from tintype.data.split import SPLITS
 from tintype.errors import UserError
-from tintype.runs.folder import RunFolder, without_test
+from tintype.runs.folder import PHOTOS_FILE, RunFolder, without_test
 
 TASKS = {"classify": "classification", "generate": "generation", "upscale": "super-resolution"}
 # columns of predictions.csv
@@ -88,6 +90,23 @@ class Compared:
                 raise UserError(f"{path} is broken (column {column}: {error}). {again}") from None
 
         return columns
+
+    @cached_property
+    def photos(self) -> list[bytes]:
+        """The digest of the pixels of each image in `table`; empty where the run kept none."""
+        kept = Identities.load(self.folder.path / PHOTOS_FILE)
+        if kept is None or "position" not in self.table:
+            return []
+        digests = kept.digests[kept.splits == SPLITS.index(self.split)]
+        if len(digests) != len(self.table["position"]):
+            return []
+        return [digests[int(position)].tobytes() for position in self.table["position"]]
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Put the images of `table` into another order."""
+        photos = self.photos
+        self.table = {column: [rows[i] for i in order] for column, rows in self.table.items()}
+        self.photos = [photos[i] for i in order] if photos else []
 
     @cached_property
     def members(self) -> str:
