@@ -184,7 +184,8 @@ def serve_plainly(run: Path, port: int) -> None:
     import torch
     import uvicorn
 
-    from tintype.verbs.serve.served import PhotoClassifier, load
+    from tintype.tasks.classify.serve import PhotoClassifier, PredictParameters
+    from tintype.verbs.serve.loading import load
     from tintype.verbs.serve.server import choose_threads
 
     torch.set_num_threads(choose_threads())
@@ -193,7 +194,7 @@ def serve_plainly(run: Path, port: int) -> None:
 
     @app.post("/v1/predict")
     async def predict(request: Request, top: int = 5) -> dict[str, Any]:
-        (seen,) = model.answer([(model.picture(await request.body(), 10**8), False)])
+        (seen,) = model.answer([(model.picture(await request.body(), 10**8), PredictParameters())])
         classes = [
             {"class": name, "probability": share} for name, share in seen.prediction.top(top)
         ]

@@ -29,7 +29,7 @@ from tintype.pages.report import write_report
 from tintype.verbs.board import make_server
 from tintype.verbs.serve import server
 from tintype.verbs.serve.app import make_app
-from tintype.verbs.serve.served import load
+from tintype.verbs.serve.loading import load
 from tintype.verbs.serve.service import Settings
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

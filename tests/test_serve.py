@@ -46,12 +46,13 @@ from tintype.errors import UserError
 from tintype.runs.folder import RunFolder
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
 from tintype.tasks.classify.answering import Classifier
+from tintype.tasks.classify.serve import PhotoClassifier
+from tintype.tasks.contract.problems import KINDS
 from tintype.verbs.serve import server, wire
 from tintype.verbs.serve.app import make_app
 from tintype.verbs.serve.batching import Abandoned, Compute
 from tintype.verbs.serve.gate import Gate
-from tintype.verbs.serve.problems import KINDS
-from tintype.verbs.serve.served import PhotoClassifier, load
+from tintype.verbs.serve.loading import load
 from tintype.verbs.serve.service import LONG_WAITING, Settings
 
 TOKEN = "a token of some length"[2:].replace(" ", "-")

@@ -25,7 +25,7 @@ from tintype.runs import reading as folder
 from tintype.runs import shapes
 from tintype.runs.folder import RunFolder
 from tintype.verbs.board import Board
-from tintype.verbs.serve import served
+from tintype.verbs.serve import loading
 from tintype.verbs.study import Study, declare
 from tintype.verbs.tune.folder import TuningRequest
 
@@ -159,7 +159,7 @@ def try_damages(kinds: dict[str, Any], folder: Path, say: Say, seed: int, count:
         assert code == 0 or 1 <= len(errors.strip().splitlines()) <= 3, told
         json.dumps(Board(run.parent).state(), allow_nan=False)
         try:
-            served.load("it", run)
+            loading.load("it", run)
         except UserError as error:
             errors = str(error)
         assert len(errors.splitlines()) <= 3, told

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +63,18 @@ def read_about(path: Path, session: Any) -> dict[str, Any]:
             f"{path} was made by a newer tintype (format {version}, this one reads {FORMAT}). Update tintype."
         )
     return about
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Turn what a task raises that finds an incomplete description into a line for the user.
+
+    Raises:
+        UserError: what the file says of itself is incomplete or broken.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"what {path} says of itself is incomplete or broken ({error}). Export it again."
+        ) from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from tintype.errors import UserError
 from tintype.plugins import find_part
-from tintype.tasks.contract.exported import open_session, read_about
+from tintype.tasks.contract.exported import intact, open_session, read_about
 from tintype.tasks.contract.predict import Predictor, PredictPart
 
 if TYPE_CHECKING:
@@ -52,13 +52,8 @@ def open_exported(path: Path, threads: int | None = None) -> Predictor:
     session = open_session(path, threads)
     about = read_about(path, session)
     part = _part(str(about.get("task")))
-
-    try:
+    with intact(path):
         return part.open_exported(session, about)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"what {path} says of itself is incomplete or broken ({error}). Export it again."
-        ) from None
 
 
 def _part(task: str) -> PredictPart:

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from tintype.tasks.contract.serve import Between
+
 Batched = Callable[[Sequence[Any]], Sequence[Any]]
-Between = Callable[[], None]
 
 log = logging.getLogger("tintype.verbs.serve")
 

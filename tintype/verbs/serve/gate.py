@@ -8,20 +8,14 @@ import base64
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Mapping, MutableMapping
 
 import anyio
 from starlette.requests import ClientDisconnect
 
-from tintype.verbs.serve.problems import Problem
+from tintype.tasks.contract.problems import Problem
+from tintype.tasks.contract.routes import Application, Message, Receive, Scope, Send
 from tintype.verbs.serve.service import Service
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("tintype.verbs.serve")
 

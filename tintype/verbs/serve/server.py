@@ -20,8 +20,8 @@ from tintype.errors import UserError
 if TYPE_CHECKING:
     import uvicorn
 
+    from tintype.tasks.contract.serve import Served
     from tintype.verbs.serve.gate import Gate
-    from tintype.verbs.serve.served import Served
 
 # after which threads take turns; Python's 0.005 lets the network wait for HTTP at each layer
 SWITCH_SECONDS = 0.001
@@ -208,7 +208,7 @@ def _load(
     Raises:
         UserError: one of them cannot be served.
     """
-    from tintype.verbs.serve.served import load
+    from tintype.verbs.serve.loading import load
 
     models = []
     for path in map(Path, runs):

@@ -15,10 +15,10 @@ from starlette.requests import Request
 
 from tintype.errors import unknown_name
 from tintype.hardware.device import release_memory
-from tintype.verbs.serve.batching import Between, Compute, settle
+from tintype.tasks.contract.problems import Problem
+from tintype.tasks.contract.serve import Between, Served, ServedPhotos
+from tintype.verbs.serve.batching import Compute, settle
 from tintype.verbs.serve.measures import Measures
-from tintype.verbs.serve.problems import Problem
-from tintype.verbs.serve.served import Classification, PhotoClassifier, Served
 
 LONG_WAITING = 8  # pictures to enlarge, or sets of images to make, that wait or are computed
 TEND_SECONDS = 5.0  # how often it is looked whether memory can be given back
@@ -206,22 +206,35 @@ class Service:
         finally:
             self.long_waiting -= 1
 
-    def classify(
-        self, model: PhotoClassifier, content: bytes, heat: bool
-    ) -> asyncio.Future[Classification]:
-        """Decode a photo in the pool and answer it in a batch; a UserError of the future says why
-        it cannot be read.
+    @property
+    def most_photos(self) -> int:
+        """How many photos one request may hold."""
+        return self.settings.queue
+
+    @property
+    def max_pixels(self) -> int:
+        """How many pixels one photo may have."""
+        return self.settings.max_pixels
+
+    def count_images(self, model: str, count: int) -> None:
+        """Count images that a model answered, for /metrics."""
+        self.measures.images(model, count)
+
+    def batched(self, model: ServedPhotos, content: bytes, parameters: Any) -> asyncio.Future[Any]:
+        """Decode a photo in the pool and answer it in a batch.
+
+        A UserError of the future says why it cannot be read.
         """
-        future: asyncio.Future[Classification] = self._loop.create_future()
-        self.decoders.submit(self._decode_and_put, model, content, heat, future)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.decoders.submit(self._decode_and_put, model, content, parameters, future)
         return future
 
     def _decode_and_put(
         self,
-        model: PhotoClassifier,
+        model: ServedPhotos,
         content: bytes,
-        heat: bool,
-        future: asyncio.Future[Classification],
+        parameters: Any,
+        future: asyncio.Future[Any],
     ) -> None:
         if future.done():  # given up while it waited
             return
@@ -230,7 +243,7 @@ class Service:
         except Exception as error:
             self._loop.call_soon_threadsafe(settle, [future], [error])
             return
-        self.compute.small(model.answer, (picture, heat), future)
+        self.compute.small(model.answer, (picture, parameters), future)
 
     async def in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in the threads that decode, and return what it returns."""

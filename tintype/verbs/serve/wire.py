@@ -11,7 +11,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from tintype.verbs.serve.problems import Problem
+from tintype.tasks.contract.problems import Problem
 
 HEAD_BYTES = 65_536
 HEAD_SECONDS = 15.0
