@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import tintype
-from tintype import api
+from tintype import api, plugins
+from tintype.runs.ranking import ranking_part
 
 PACKAGE = Path(tintype.__file__).parent
 MODULES = {
@@ -151,3 +152,13 @@ def test_text_has_a_stated_encoding():
         if isinstance(call, ast.Call) and _lacks_an_encoding(call)
     ]
     assert not found
+
+
+@pytest.mark.parametrize("task", plugins.names("tasks"))
+def test_a_task_says_what_its_runs_are_ranked_by(task):
+    part = ranking_part(task)
+    criterion = part.ranked_by({"fd_pixels8": 0.5, "fd_pixels8_floor": 0.1})
+    assert criterion.sign in (1, -1)
+    assert criterion.said(0.5)
+    assert isinstance(part.COUNTED, bool)
+    assert all(further.key != criterion.key for further in part.FURTHER)

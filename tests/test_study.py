@@ -34,6 +34,7 @@ from tintype.plugins import names, study_names
 from tintype.progress import Watcher
 from tintype.recipe import resolve
 from tintype.runs.folder import RunFolder
+from tintype.runs.ranking import Criterion
 from tintype.statistics import block_error
 from tintype.verbs import study as studying
 from tintype.verbs.compare import compare
@@ -41,11 +42,11 @@ from tintype.verbs.study import Study, declare, declared_confounding, study
 from tintype.verbs.study.choice import choose
 from tintype.verbs.study.declaration import label_of
 from tintype.verbs.study.effects import _sentence
-from tintype.verbs.study.figures import Finished, Measure, VariantResult, image_figures
+from tintype.verbs.study.figures import Finished, VariantResult, image_figures
 from tintype.verbs.study.page import _strip
 from tintype.verbs.study.run_all import Progress
 
-ACCURACY = Measure("accuracy", "accuracy", "points", scale=100.0)
+ACCURACY = Criterion("accuracy", "accuracy", "points", scale=100.0, digits=1)
 TINY: dict[str, Any] = {
     "data": "digits", "model": "ann", "batch_size": 100, "lr": 0.01, "precision": "fp32", "device": "cpu", "epochs": 2,
 }  # fmt: skip
@@ -1141,7 +1142,7 @@ def test_it_is_told_when_runs_have_other_test_images(finished, tmp_path):
 
 @pytest.mark.parametrize("values", [[1 / 9] * 3, [1 / 9, 0.112], [0.5, 0.9], [0.892, 0.914, 0.932]])
 def test_marks_of_the_scale_are_told_exactly(values):
-    measure = Measure("accuracy", "accuracy", "points", scale=100.0)
+    measure = Criterion("accuracy", "accuracy", "points", scale=100.0, digits=1)
     variants: Any = [
         SimpleNamespace(title="", values={"test": [v]}, mean=lambda _, v=v: v) for v in values
     ]

@@ -18,6 +18,7 @@ from tintype.notebook import frame_of
 from tintype.plugins import study_names
 from tintype.progress import Watcher, make_watcher
 from tintype.runs.folder import RunFolder
+from tintype.runs.ranking import ranking_part
 from tintype.training.signals import interruptible
 from tintype.verbs.study.confounding import declared_confounding, refuse_idle_differences
 from tintype.verbs.study.declaration import MOST_RUNS, Declaration, PlannedRun, refuse_mixed_data
@@ -147,6 +148,7 @@ def plan(
     """
     declaration = declare(what).replace(seeds=seeds, weights=weights, **changes)
     planned = declaration.runs()
+    _refuse_unranked(declaration)
     _refuse_what_cannot_be_compared(declaration)
 
     summaries: dict[str, dict[str, Any]] = {}
@@ -207,6 +209,7 @@ def study(
         Path(str(what)) if _is_folder(what) else Path(out) / _folder_name(name or declaration.name)
     )
     declaration = declaration.replace(seeds=seeds, weights=weights, **changes)
+    _refuse_unranked(declaration)
     if declaration.num_runs > MOST_RUNS and not yes:
         raise UserError(
             f"{declaration.name} is a grid of {declaration.num_runs:,} runs. If that is what you want, add --yes; "
@@ -220,6 +223,12 @@ def study(
 
     _refuse_more_threads_than_cores(declaration, path, workers)
     return run_study(declaration, path, watcher=watcher, workers=workers, command=command)
+
+
+def _refuse_unranked(declaration: Declaration) -> None:
+    """Raise before anything is trained where a task says nothing that its runs are ranked by."""
+    for task in {run.recipe.task for run in declaration.runs()}:
+        ranking_part(task, "be studied")
 
 
 def _refuse_what_cannot_be_compared(declaration: Declaration) -> None:

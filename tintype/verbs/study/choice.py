@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tintype.runs.ranking import Criterion
 from tintype.statistics import BlockError, block_error, holm
-from tintype.verbs.study.figures import Finished, Measure, VariantResult
+from tintype.verbs.study.figures import Finished, VariantResult
 from tintype.verbs.study.paired import on_images
 
 # a variant is told from another where the p-value, corrected for their number, is below
@@ -31,7 +32,7 @@ class Choice:
     honest: str
 
 
-def choose(variants: Sequence[VariantResult], measure: Measure, split: str) -> Choice | None:
+def choose(variants: Sequence[VariantResult], measure: Criterion, split: str) -> Choice | None:
     """Recommend the simplest variant that validation cannot tell from the best; simpler is fewer
     parameters, then less time.
     """
@@ -41,8 +42,7 @@ def choose(variants: Sequence[VariantResult], measure: Measure, split: str) -> C
     complete = [v for v in complete if len(v.values["val"]) == most]
     if len(complete) < 2:
         return None
-    sign = 1 if measure.higher_is_better else -1
-    best = max(complete, key=lambda v: sign * (v.mean("val") or 0.0))
+    best = max(complete, key=lambda v: measure.sign * (v.mean("val") or 0.0))
 
     def cost(v: VariantResult) -> tuple[int, int, float]:
         return v.parameters, v.multiply_adds, 0.0
@@ -54,7 +54,7 @@ def choose(variants: Sequence[VariantResult], measure: Measure, split: str) -> C
     alike = [v for v, p in known if p is not None and next(corrected) >= CLAIM]
     chosen = min(alike, key=cost) if alike else best
     second = max(
-        (v for v in complete if v is not best), key=lambda v: sign * (v.mean("val") or 0.0)
+        (v for v in complete if v is not best), key=lambda v: measure.sign * (v.mean("val") or 0.0)
     )
     lead = _p_on_validation(best, second, between)
     reason = (
@@ -82,7 +82,7 @@ def _p_on_validation(
     return max(known) if known else None
 
 
-def _between_seeds(variants: Sequence[VariantResult], measure: Measure) -> BlockError | None:
+def _between_seeds(variants: Sequence[VariantResult], measure: Criterion) -> BlockError | None:
     """Return how far a difference of two variants' means may lie off because of the seeds; None of
     too few of them.
     """
@@ -100,7 +100,7 @@ def _same_seeds(a: VariantResult, b: VariantResult) -> list[tuple[Finished, Fini
     return [(each, of_b[each.planned.seed]) for each in a.finished if each.planned.seed in of_b]
 
 
-def _simpler(chosen: VariantResult, best: VariantResult, measure: Measure) -> str:
+def _simpler(chosen: VariantResult, best: VariantResult, measure: Criterion) -> str:
     return (
         f"{best.title} is the best on validation ({_mean(best, measure)}), but {chosen.title} "
         f"({measure.said(chosen.mean('val'))}) cannot be distinguished from it there and is the smallest such variant: "
@@ -113,7 +113,7 @@ def _best(
     simpler: Sequence[VariantResult],
     second: VariantResult,
     lead: float | None,
-    measure: Measure,
+    measure: Criterion,
 ) -> str:
     said = f"It is the best on validation ({_mean(best, measure)})"
     if lead is None:
@@ -131,12 +131,12 @@ def _best(
     return said
 
 
-def _mean(variant: VariantResult, measure: Measure) -> str:
+def _mean(variant: VariantResult, measure: Criterion) -> str:
     seeds = len(variant.values["val"])
     return f"{measure.said(variant.mean('val'))}, {f'the mean of {seeds} seeds' if seeds > 1 else 'one seed'}"
 
 
-def _honest(chosen: VariantResult, measure: Measure, split: str) -> str:
+def _honest(chosen: VariantResult, measure: Criterion, split: str) -> str:
     if split != "test" or not chosen.values["test"]:
         return "The test split was not used."
     deviation, seeds = chosen.deviation("test"), len(chosen.values["test"])

@@ -11,12 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
+from tintype import plugins
 from tintype.errors import UserError
 from tintype.recipe import ALIASES, Recipe, build, field_names, resolve
+
+if TYPE_CHECKING:
+    from tintype.tasks.contract.study import StudyPart
 
 MOST_RUNS = 500  # more are begun only on --yes
 # What decides which images a run is trained and measured on.
@@ -202,13 +206,17 @@ class Declaration:
             # one, so that nothing of a run depends on how many are trained at once
             if recipe.threads == "auto":
                 recipe = recipe.replace(threads=1)
-            return (
-                _with_weights(recipe, self.weights, varied="model" in self.factors)
-                if self.weights
-                else recipe
-            )
+            return self._with_weights(recipe) if self.weights else recipe
         except UserError as error:
             raise UserError(f"{self.name}{f', {title}' if levels else ''}: {error}") from None
+
+    def _with_weights(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with the study's weights, as far as its task knows what they are."""
+        assert self.weights is not None
+        if not plugins.has_part(recipe.task, "study"):
+            return recipe
+        part = cast("StudyPart", plugins.find_part(recipe.task, "study", "take other weights"))
+        return part.with_weights(recipe, self.weights, varied="model" in self.factors)
 
 
 def is_field(name: str) -> bool:
@@ -371,48 +379,3 @@ def _folder_names(titles: Sequence[str], name: str) -> list[str]:
         seen[folder] = title
 
     return list(seen)
-
-
-def _with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
-    """Return the recipe with other pretrained weights, where it starts from some; their name may tell another backbone.
-
-    Raises:
-        UserError: a folder without a file for the backbone, or a file for another one where the
-            study varies the model.
-    """
-    if not _starts_pretrained(recipe):
-        return recipe
-    if recipe.task == "upscale" or weights in ("default", "none"):
-        return recipe.replace(weights=weights)
-    path = Path(weights)
-    if path.is_dir():
-        files = [path / f"{recipe.model}{suffix}" for suffix in (".safetensors", ".pth", ".pt")]
-        found = next((file for file in files if file.is_file()), None)
-        if found is None:
-            raise UserError(
-                f"{path} holds no {recipe.model}.safetensors or .pth. Put it there, or leave the model out."
-            )
-        return recipe.replace(weights=str(found))
-    from tintype.runs.pretrained import model_of_weights
-
-    model = model_of_weights(path) or recipe.model
-    if varied and model != recipe.model:
-        raise UserError(
-            f"{path.name} holds weights of {model}, and the study varies the model. Expected a folder with one file each, "
-            f"such as {recipe.model}.safetensors, or --weights none."
-        )
-    return recipe.replace(model=model, weights=weights)
-
-
-def _starts_pretrained(recipe: Recipe) -> bool:
-    """Return whether a recipe takes pretrained weights: those that it names, or the usual ones
-    where it names none.
-    """
-    from tintype.runs.pretrained import is_backbone
-
-    weights = recipe.fields().get("weights")
-    if weights is not None:
-        return weights != "none"
-    if recipe.task == "upscale":
-        return "perceptual" in recipe.task_options.get("loss", "")
-    return recipe.task == "classify" and (recipe.model == "auto" or is_backbone(recipe.model))

@@ -11,6 +11,7 @@ import numpy as np
 from tintype.pages import figures
 from tintype.pages.drawings import Drawing
 from tintype.pages.section import SPLIT_NAMES
+from tintype.runs.ranking import Criterion, ranking_part
 from tintype.verbs.compare import Comparison, Group, Progress, compare
 from tintype.verbs.compare.charts import Point, Scale
 from tintype.verbs.compare.figures import (
@@ -22,13 +23,12 @@ from tintype.verbs.compare.figures import (
     ranking_drawing,
 )
 from tintype.verbs.study.effects import by_data
-from tintype.verbs.study.figures import Measure, VariantResult, variants_of
+from tintype.verbs.study.figures import VariantResult, variants_of
 from tintype.verbs.study.folder import StudyFolder
 from tintype.verbs.study.result import Result
 
 FOLDER = "figures"
 MOST_COMPARED = 12  # runs whose pictures, pairs and histories are shown
-LOSS = Measure("loss", "log loss", "", higher_is_better=False)
 STUDY_COSTS = ("parameters", "multiply_adds", "training_seconds")
 
 
@@ -50,20 +50,18 @@ def figures_of(
         suffix = f"-{number}" if len(sets) > 1 else ""
         variants = ordered(variants_of(members, result.measure), result.measure)
         own = _of_variants(variants, result.split, result.measure, "", suffix)
-        if result.measure.key == "accuracy":
-            losses = {variant.title: variant for variant in variants_of(members, LOSS)}
-            own += _of_variants(
-                [losses[v.title] for v in variants], result.split, LOSS, "-loss", suffix
-            )
+        for further in ranking_part(members[0].task).FURTHER:
+            by_title = {variant.title: variant for variant in variants_of(members, further)}
+            in_order = [by_title[variant.title] for variant in variants]
+            own += _of_variants(in_order, result.split, further, f"-{further.key}", suffix)
         drawn.append(own + _of_runs(comparison, {variant.title for variant in variants}, suffix))
 
     return DrawnFigures(str(study.path), drawn)
 
 
-def ordered(variants: Sequence[VariantResult], measure: Measure) -> list[VariantResult]:
+def ordered(variants: Sequence[VariantResult], measure: Criterion) -> list[VariantResult]:
     """Return variants in their order on validation, the best first."""
-    sign = -1 if measure.higher_is_better else 1
-    return sorted(variants, key=lambda variant: sign * (variant.mean("val") or 0.0))
+    return sorted(variants, key=lambda variant: -measure.sign * (variant.mean("val") or 0.0))
 
 
 def compare_first_seed(result: Result, progress: Progress | None = None) -> Comparison | None:
@@ -83,7 +81,7 @@ def compare_first_seed(result: Result, progress: Progress | None = None) -> Comp
 
 
 def _of_variants(
-    variants: Sequence[VariantResult], split: str, measure: Measure, end: str, suffix: str
+    variants: Sequence[VariantResult], split: str, measure: Criterion, end: str, suffix: str
 ) -> list[Drawing]:
     """Return what the variants reach, and the same against each cost."""
     measured = [variant for variant in variants if variant.values.get(split)]
@@ -104,25 +102,17 @@ def _of_variants(
     return found
 
 
-def _scale(variants: Sequence[VariantResult], measure: Measure, split: str) -> Scale:
+def _scale(variants: Sequence[VariantResult], measure: Criterion, split: str) -> Scale:
     """Return how the axis of a figure is called: of several seeds, what its dots and bars are."""
     most = max((len(variant.values[split]) for variant in variants), default=1)
     title = f"{SPLIT_NAMES[split].capitalize()} {measure.label}"
     if most > 1:
         title += f", mean over {most} seeds (bars: lowest to highest)"
-    form, unit = (
-        (".1~%", "")
-        if measure.unit == "points"
-        else (".2f", " dB")
-        if measure.unit == "dB"
-        else ("~g", "")
-    )
-
-    return Scale(title, form, unit, higher_is_better=measure.higher_is_better)
+    return Scale(title, *measure.axis, higher_is_better=measure.higher_is_better)
 
 
 def _points(
-    variants: Sequence[VariantResult], split: str, measure: Measure, cost: str
+    variants: Sequence[VariantResult], split: str, measure: Criterion, cost: str
 ) -> list[Point]:
     """Return the mean of each variant over its seeds, with the lowest and highest; of one seed,
     with its interval.
@@ -147,7 +137,7 @@ def _costs(variant: VariantResult) -> Mapping[str, float]:
     return dict(zip(STUDY_COSTS, map(float, spent), strict=True))
 
 
-def _bounds(variant: VariantResult, split: str, measure: Measure) -> tuple[float, float] | None:
+def _bounds(variant: VariantResult, split: str, measure: Criterion) -> tuple[float, float] | None:
     values = variant.values[split]
     if len(values) > 1:
         return min(values), max(values)

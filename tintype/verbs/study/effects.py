@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tintype.runs.ranking import Criterion
 from tintype.statistics import BlockError, block_error, holm
 from tintype.verbs.compare.settings import Confounding
 from tintype.verbs.study.confounding import confounding_of
 from tintype.verbs.study.declaration import Declaration
-from tintype.verbs.study.figures import Finished, Measure
+from tintype.verbs.study.figures import Finished
 from tintype.verbs.study.folder import StudyFolder
 from tintype.verbs.study.paired import OnImages, on_images
 
@@ -80,7 +81,7 @@ class Effect:
 
 
 def effects_of(
-    study: StudyFolder, finished: Sequence[Finished], measure: Measure, split: str
+    study: StudyFolder, finished: Sequence[Finished], measure: Criterion, split: str
 ) -> list[Effect]:
     """Return the effect of each level of each factor against the first level, those without a pair
     of runs left out.
@@ -110,7 +111,7 @@ def effects_of(
 
 
 def _effects(
-    study: StudyFolder, finished: Sequence[Finished], measure: Measure, split: str
+    study: StudyFolder, finished: Sequence[Finished], measure: Criterion, split: str
 ) -> Iterator[Effect | None]:
     declaration = study.declaration
     for data, members in by_data(declaration, finished).items():
@@ -153,7 +154,7 @@ def _effect(
     reference: str,
     levels: Sequence[str],
     blocks: Blocks,
-    measure: Measure,
+    measure: Criterion,
     split: str,
 ) -> Effect | None:
     """Return the effect of a level, over all pairs of runs that differ in nothing else; None where
@@ -205,7 +206,7 @@ def _complete(blocks: Blocks, levels: Sequence[str]) -> Blocks:
 
 
 def _error_of_all_levels(
-    blocks: Blocks, levels: Sequence[str], measure: Measure, split: str
+    blocks: Blocks, levels: Sequence[str], measure: Criterion, split: str
 ) -> BlockError | None:
     """Return the error of an effect from the blocks that have a run at each level, or None of too
     few of them.
@@ -222,7 +223,7 @@ def _error_of_all_levels(
 
 
 def _sentence(
-    effect: Effect, names: Sequence[str], measure: Measure, split: str, num_effects: int
+    effect: Effect, names: Sequence[str], measure: Criterion, split: str, num_effects: int
 ) -> str:
     where = "test" if split == "test" else "validation"
     where += f" of {effect.data}" if effect.data else ""
@@ -256,7 +257,7 @@ def _sentence(
     return text
 
 
-def _of_these_runs(effect: Effect, measure: Measure) -> str:
+def _of_these_runs(effect: Effect, measure: Criterion) -> str:
     """Say that these very runs do differ, where their seeds are too few to say it of the recipes."""
     assert effect.images is not None
     size = f"{measure.difference(effect.images.estimate)} ({measure.interval(effect.images.ci95)})"

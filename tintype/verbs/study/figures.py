@@ -1,69 +1,19 @@
-"""The figures of a study's runs: what they are judged by, each run's, each variant's over seeds,
-each image's.
-"""
+"""The figures of a study: each run's, each variant's over its seeds, each image's."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tintype.runs.folder import RunFolder
+from tintype.runs.ranking import Criterion, ranking_part
 from tintype.verbs.study.declaration import PlannedRun
 from tintype.verbs.study.folder import StudyFolder
-
-# column of predictions.csv; None is right or wrong
-IMAGE_FIGURES = {"classify": None, "upscale": "psnr_y"}
-
-
-@dataclass(frozen=True)
-class Measure:
-    """The figure that a task is judged by. `scale` turns it into what is written with `unit`."""
-
-    key: str
-    label: str
-    unit: str
-    scale: float = 1.0
-    higher_is_better: bool = True
-
-    def said(self, value: float | None, digits: int | None = None) -> str:
-        """Return a figure in words: "93.2 %"."""
-        unit = " %" if self.unit == "points" else f" {self.unit}" if self.unit else ""
-        return "–" if value is None else f"{self.number(value, digits)}{unit}"
-
-    def signed(self, value: float) -> str:
-        """Return a difference without its unit: "+1.8"."""
-        return ("−" if value < 0 else "+") + self.number(abs(value))
-
-    def difference(self, value: float) -> str:
-        """Return a difference in words: "+1.8 points"."""
-        return f"{self.signed(value)} {self.unit}".rstrip()
-
-    def interval(self, bounds: Sequence[float] | None) -> str:
-        """Return the bounds of a difference: "0.6 to 3.0"."""
-        return (
-            " to ".join(("−" if b < 0 else "") + self.number(abs(b)) for b in bounds)
-            if bounds
-            else "not known"
-        )
-
-    def number(self, value: float, digits: int | None = None) -> str:
-        """Return a figure or a difference without its unit."""
-        usual = {"points": 1, "dB": 2}.get(self.unit)
-        digits = usual if digits is None else digits
-        return f"{value * self.scale:.4g}" if digits is None else f"{value * self.scale:.{digits}f}"
-
-    def tick(self, value: float, step: float) -> str:
-        """Return what stands at a mark of a scale whose marks are `step` apart: as many digits as
-        tell them exactly.
-        """
-        value, step = value * self.scale, step * self.scale
-        digits = next((d for d in range(6) if abs(round(step, d) - step) < 1e-3 * step), 6)
-        return f"{value:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +25,11 @@ class Finished:
     evaluation: Mapping[str, Any]
     model: Mapping[str, Any]
     environment: Mapping[str, Any]
+
+    @property
+    def task(self) -> str:
+        """The task of the run."""
+        return str(self.evaluation.get("task") or self.planned.recipe.task)
 
     def figure(self, split: str, key: str) -> float | None:
         """Return a figure of a split, or None where it was not measured."""
@@ -107,20 +62,6 @@ class VariantResult:
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def measure_of(evaluation: Mapping[str, Any]) -> Measure:
-    """Return the figure that a run of this task is judged by."""
-    if evaluation["task"] == "classify":
-        return Measure("accuracy", "accuracy", "points", scale=100.0)
-    if evaluation["task"] == "upscale":
-        return Measure("psnr_y", "PSNR on luma", "dB")
-    names = [
-        name
-        for name in evaluation["splits"]["val"]
-        if name.startswith("fd_") and not name.endswith("_floor")
-    ]
-    return Measure(names[0], f"Fréchet distance ({names[0]})", "", higher_is_better=False)
-
-
 def read_finished(study: StudyFolder) -> list[Finished]:
     """Return the finished runs, in the order of the plan."""
     found = []
@@ -138,7 +79,7 @@ def read_finished(study: StudyFolder) -> list[Finished]:
     return found
 
 
-def variants_of(finished: Sequence[Finished], measure: Measure) -> list[VariantResult]:
+def variants_of(finished: Sequence[Finished], measure: Criterion) -> list[VariantResult]:
     """Gather the runs of each variant, in the order of the plan."""
     titles = dict.fromkeys(each.planned.variant for each in finished)
     return [
@@ -147,7 +88,7 @@ def variants_of(finished: Sequence[Finished], measure: Measure) -> list[VariantR
     ]
 
 
-def _variant(title: str, runs: list[Finished], measure: Measure) -> VariantResult:
+def _variant(title: str, runs: list[Finished], measure: Criterion) -> VariantResult:
     splits = ("train", "val", "test")
     values = {
         s: [v for each in runs if (v := each.figure(s, measure.key)) is not None] for s in splits
@@ -210,24 +151,16 @@ def table(study: StudyFolder) -> tuple[list[str], list[list[Any]]]:
 
 
 def image_figures(each: Finished, split: str) -> tuple[tuple[str, ...], np.ndarray] | None:
-    """Return the names of the images of a split and the figure of each (N,), in the order of names;
-    None without such.
-    """
-    task = each.evaluation["task"]
-    if task not in IMAGE_FIGURES:
-        return None
+    """Return the names of the images of a split, in order, and the figure of each (N,).
 
-    column, rows = IMAGE_FIGURES[task], _predictions(each, split)
-    of_row: Callable[[dict[str, str]], float] = (
-        (lambda row: float(row["prediction"] == row["target"]))
-        if column is None
-        else (lambda row: float(row[column]))
-    )
-    return (
-        (tuple(name for name, _ in rows), np.array([of_row(row) for _, row in rows]))
-        if rows
-        else None
-    )
+    None where images have no figure of their own, or the predictions are missing.
+    """
+    part = ranking_part(each.task)
+    rows = _predictions(each, split)
+    values = [part.image_figure(row) for _, row in rows]
+    if not rows or None in values:
+        return None
+    return tuple(name for name, _ in rows), np.array(values, np.float64)
 
 
 def image_groups(each: Finished, split: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from tintype.files.whole import written_whole
 from tintype.pages.pages import check_replaceable, render_page
 from tintype.pages.section import Section
 from tintype.progress import Watcher
+from tintype.runs.ranking import Criterion
 from tintype.verbs.compare import Comparison
 from tintype.verbs.compare.page import Line
 from tintype.verbs.study.declaration import factor_name
@@ -25,7 +26,7 @@ from tintype.verbs.study.drawings import (
     ordered,
 )
 from tintype.verbs.study.effects import Effect
-from tintype.verbs.study.figures import Measure, VariantResult
+from tintype.verbs.study.figures import VariantResult
 from tintype.verbs.study.folder import StudyFolder
 from tintype.verbs.study.result import Result
 
@@ -120,10 +121,10 @@ def _row(variant: VariantResult, result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def spread(variant: VariantResult, split: str, measure: Measure) -> str:
+def spread(variant: VariantResult, split: str, measure: Criterion) -> str:
     """Return the mean of a variant with its deviation between seeds: "93.2 % ± 0.2"."""
     deviation = variant.deviation(split)
-    digits = _digits(variant) if measure.unit == "points" else None
+    digits = _digits(variant) if measure.is_share else None
     text = measure.said(variant.mean(split), digits)
     return text if deviation is None else f"{text} ± {measure.number(deviation, digits)}"
 
@@ -134,14 +135,14 @@ def _digits(variant: VariantResult) -> int:
     return 2 if (splits.get("test") or splits["val"]).get("num_images", 0) >= 5000 else 1
 
 
-def _strip(variants: Sequence[VariantResult], split: str, measure: Measure) -> dict[str, Any]:
+def _strip(variants: Sequence[VariantResult], split: str, measure: Criterion) -> dict[str, Any]:
     """Place each seed's figure of each variant on a common scale, in percent of its width."""
     from matplotlib.ticker import MaxNLocator
 
     values = [value for variant in variants for value in variant.values[split]]
     low, high = min(values), max(values)
     least = (
-        1 / measure.scale if measure.unit == "points" else max(abs(low) * 0.01, 1e-9)
+        1 / measure.scale if measure.is_share else max(abs(low) * 0.01, 1e-9)
     )  # where all values are the same
     pad = max((high - low) * 0.05, (least - (high - low)) / 2)
     ticks = [

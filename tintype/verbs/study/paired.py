@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tintype import statistics
 from tintype.data.source import group_numbers
-from tintype.verbs.study.figures import IMAGE_FIGURES, Finished, image_figures, image_groups
+from tintype.runs.ranking import ranking_part
+from tintype.verbs.study.figures import Finished, image_figures, image_groups
 
 
 @dataclass
@@ -51,7 +52,7 @@ def on_images(pairs: Sequence[tuple[Finished, Finished]], split: str) -> OnImage
     known = (image_groups(run, split) for pair in pairs for run in pair)
     groups = next((found for found in known if found), {})
     numbers = group_numbers(names, groups)
-    counted = IMAGE_FIGURES[pairs[0][0].evaluation["task"]] is None
+    counted = ranking_part(pairs[0][0].task).COUNTED
 
     return _counted(several, numbers) if counted else _measured(several, numbers)
 

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tintype.errors import UserError
+from tintype.runs.ranking import Criterion, criterion_of
 from tintype.verbs.study.choice import Choice, choose
 from tintype.verbs.study.effects import Effect, by_data, effects_of
 from tintype.verbs.study.figures import (
     Finished,
-    Measure,
     VariantResult,
-    measure_of,
     read_finished,
     variants_of,
 )
@@ -26,7 +25,7 @@ from tintype.verbs.study.folder import StudyFolder
 class Result:
     """All that a study found."""
 
-    measure: Measure
+    measure: Criterion
     split: str
     variants: Sequence[VariantResult]
     effects: Sequence[Effect]
@@ -58,10 +57,10 @@ def result_of(study: StudyFolder) -> Result | None:
     tasks.
     """
     finished = read_finished(study)
-    if not finished or len({each.evaluation["task"] for each in finished}) > 1:
+    if not finished or len({each.task for each in finished}) > 1:
         return None
 
-    measure = measure_of(finished[0].evaluation)
+    measure = criterion_of(finished[0].task, finished[0].evaluation["splits"]["val"])
     split = "test" if all("test" in each.evaluation["splits"] for each in finished) else "val"
     variants = variants_of(finished, measure)
 

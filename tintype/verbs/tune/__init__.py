@@ -19,6 +19,7 @@ from tintype.files.bounded import refuse_ways_out
 from tintype.progress import Watcher, duration, make_watcher
 from tintype.recipe import Recipe, parse_duration, resolve
 from tintype.runs.folder import RunFolder
+from tintype.runs.ranking import ranking_part
 from tintype.seeds import fold
 from tintype.training.signals import interruptible
 from tintype.verbs.study import Declaration, run_study
@@ -157,12 +158,13 @@ def _asked(
         begun = TuningRequest.read(path / "tune.yaml").recipe
         versioned = {"split_rule", "rules"} - recipe.stated().keys()
         recipe = recipe.replace(**{rule: getattr(begun, rule) for rule in versioned})
-    # data, network and paths are checked before anything is written
+
+    # What its runs are ranked by, data, network and paths: all is checked before
+    # anything is written.
+    ranking_part(recipe.task, "be tuned")
     prepared = api.plan(recipe, watcher=Watcher())
     recipe, task = prepared.recipe, prepared.task
-    space = read_space(recipe.search) or default_space(
-        recipe, adversarial="discriminator" in task.networks
-    )
+    space = read_space(recipe.search) or default_space(recipe, task.networks)
     check_space(recipe, space)
 
     return path, TuningRequest(

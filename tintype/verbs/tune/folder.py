@@ -16,9 +16,9 @@ from tintype.files.whole import write_json, written_whole
 from tintype.files.yaml_files import read_yaml
 from tintype.recipe import OLD_SPLIT_RULE, Recipe, build
 from tintype.runs.folder import RunFolder
+from tintype.runs.ranking import Criterion, criterion_of
 from tintype.runs.shapes import MISFIT
 from tintype.verbs.study import Study
-from tintype.verbs.study.figures import Measure, measure_of
 from tintype.verbs.tune.space import Choice, Space, as_plain, read_space
 from tintype.verbs.tune.storage import import_optuna
 
@@ -133,11 +133,9 @@ class Tuning:
         self.path, self.request, self.database = path, request, database
 
     @property
-    def measure(self) -> Measure:
+    def measure(self) -> Criterion:
         """The figure that trials are judged by."""
-        return measure_of(
-            {"task": self.request.recipe.task, "splits": {"val": {self.request.score: 0.0}}}
-        )
+        return criterion_of(self.request.recipe.task, {self.request.score: 0.0})
 
     def trials(self, state: str | None = None) -> list[optuna.trial.FrozenTrial]:
         """Return the trials that have ended (or those in one state: COMPLETE, PRUNED, FAIL), in
@@ -151,7 +149,7 @@ class Tuning:
         """The trial with the best validation figure, the earliest of equals; None where none came
         to its end.
         """
-        sign = 1 if self.request.higher_is_better else -1
+        sign = self.measure.sign
         return max(
             self.trials("COMPLETE"),
             key=lambda t: (sign * (t.value or 0.0), -t.number),
@@ -257,7 +255,7 @@ class Tuning:
         return f"Tuning({str(self.path)!r}, {len(self.trials())} trials)"
 
 
-def said_of(outcome: Outcome, measure: Measure) -> list[str]:
+def said_of(outcome: Outcome, measure: Criterion) -> list[str]:
     """Return an outcome in words: the best trial, that its figure flatters, and what the winner
     does when trained anew.
     """
@@ -287,7 +285,7 @@ def said_of(outcome: Outcome, measure: Measure) -> list[str]:
     return said
 
 
-def _spread(mean: float, deviation: float | None, measure: Measure) -> str:
+def _spread(mean: float, deviation: float | None, measure: Criterion) -> str:
     return measure.said(mean) + (
         "" if deviation is None else f" (standard deviation {measure.number(deviation)})"
     )

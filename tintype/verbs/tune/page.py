@@ -19,7 +19,7 @@ from tintype.pages import figures, print_figures
 from tintype.pages.figures import COLOURS
 from tintype.pages.pages import check_replaceable, render_page
 from tintype.pages.section import Chart, Section
-from tintype.verbs.tune.space import Range
+from tintype.verbs.tune.space import Range, tuning_part
 
 if TYPE_CHECKING:
     from tintype.verbs.tune.folder import Tuning
@@ -81,15 +81,11 @@ def _winner(tuning: Tuning) -> dict[str, Any]:
     runs = result.variants[0].finished
     best = max(runs, key=lambda each: sign * (each.figure("val", tuning.request.score) or 0.0))
     path, inside = best.run.path, best.run.path.relative_to(tuning.path).as_posix()
-    use = {
-        "classify": "predict {} photo.jpg",
-        "generate": "generate {}",
-        "upscale": "upscale {} photo.jpg",
-    }
-    command = "tintype " + use[best.evaluation["task"]].format(shlex.quote(str(path)))
+    part = tuning_part(best.task)
+    use = f"tintype {part.USE.format(run=shlex.quote(str(path)))}" if part else ""
     page = f"{inside}/report.html" if (path / "report.html").is_file() else ""
 
-    return {"winner": inside, "winners": runs, "winner_page": page, "use": command}
+    return {"winner": inside, "winners": runs, "winner_page": page, "use": use}
 
 
 def _trials(tuning: Tuning) -> Section:
@@ -122,7 +118,7 @@ def _search(tuning: Tuning) -> Section | None:
     best, sign = [], 1 if tuning.request.higher_is_better else -1
     for value in values:
         best.append(value if not best or sign * value > sign * best[-1] else best[-1])
-    percent, label = tuning.measure.unit == "points", f"validation {tuning.measure.label}"
+    percent, label = tuning.measure.is_share, f"validation {tuning.measure.label}"
     figure = figures.new_figure(height=340)
     dots = {"color": COLOURS["val"], "size": 9}
     figure.add_trace(
@@ -156,7 +152,7 @@ def _importance(tuning: Tuning) -> Section | None:
     if not importances:
         return None
 
-    label, percent = f"validation {tuning.measure.label}", tuning.measure.unit == "points"
+    label, percent = f"validation {tuning.measure.label}", tuning.measure.is_share
     charts = []
     for field in importances:
         entry = tuning.request.space[field]

@@ -4,16 +4,19 @@ recipe or by default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from tintype import plugins
 from tintype.errors import UserError, unknown_name
 from tintype.recipe import ALIASES, Recipe, field_names
 from tintype.verbs.study.declaration import is_field, label_of
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
+
+    from tintype.tasks.contract.tuning import TuningPart
 
 RANGE_KEYS = ("low", "high", "log", "step")
 # What these change is luck, or what is measured.
@@ -138,40 +141,20 @@ def _entry(field: str, given: Any) -> Choice | Range:
     return Range(field, low, high, bool(log), step)
 
 
-def default_space(recipe: Recipe, *, adversarial: bool = False) -> Space:
-    """Return what is usually worth choosing for a task: the learning rate always, and what
-    regularises.
-    """
+def default_space(recipe: Recipe, networks: Collection[str] = ()) -> Space:
+    """Return what is usually worth choosing: the learning rate, and what the task adds to it."""
     lr = recipe.lr if isinstance(recipe.lr, float | int) else 1e-3
-    search: dict[str, Any] = {
-        "lr": {"low": float(f"{lr / 8:.3g}"), "high": float(f"{lr * 8:.3g}"), "log": True}
-    }
-    fields = recipe.fields()
-    pretrained = fields.get("weights") not in (None, "none")
+    low, high = float(f"{lr / 8:.3g}"), float(f"{lr * 8:.3g}")
+    search: dict[str, Any] = {"lr": {"low": low, "high": high, "log": True}}
+    part = tuning_part(recipe.task)
+    return read_space(search | (part.usual_search(recipe, networks=networks) if part else {}))
 
-    if recipe.task == "classify":
-        search["label_smoothing"] = {"low": 0.0, "high": 0.2}
-        if recipe.optimizer in ("adamw", "muon", "sgd"):
-            search["weight_decay"] = {
-                "low": 1e-5 if recipe.optimizer != "adamw" else 1e-3,
-                "high": 0.2,
-                "log": True,
-            }
-        usual = ["none", "flips", "photos", "all"] if pretrained else ["none", "light", "standard"]
-        search["augment"] = usual if recipe.augment in usual else [recipe.augment, *usual]
-        if pretrained and fields["tune"] == "all":
-            search["layer_decay"] = {"low": 0.6, "high": 1.0}
-    elif recipe.task == "generate":
-        search["ema"] = [0.99, 0.995, 0.999]
-        if adversarial:
-            search["task_options.discriminator_lr"] = {"low": 0.25, "high": 4.0, "log": True}
-    else:
-        search["batch_size"] = sorted(
-            {max(1, recipe.batch_size // 2), recipe.batch_size, 2 * recipe.batch_size}
-        )
-        search["ema"] = [0.0, 0.99, 0.995]
 
-    return read_space(search)
+def tuning_part(task: str) -> TuningPart | None:
+    """Return what a task says about tunings, or None where it says nothing."""
+    if not plugins.has_part(task, "tuning"):
+        return None
+    return cast("TuningPart", plugins.find_part(task, "tuning", "be tuned"))
 
 
 def check_space(recipe: Recipe, space: Space) -> None:
