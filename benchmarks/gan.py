@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from tintype.data.source import DataSpec, DataSplits, ResidentSource
+from tintype.data.targets import Classes
 from tintype.hardware.device import choose_compile, choose_device, choose_precision, hold_memory
 from tintype.models import build_model
 from tintype.progress import Watcher
@@ -48,7 +49,7 @@ def made_images(count: int = 8192) -> DataSplits:
     pixels = torch.from_numpy(
         np.stack([np.asarray(i.resize((32, 32), Image.Resampling.BICUBIC)) for i in small])
     )
-    spec = DataSpec("made", 3, 32, 32, ("thing",), (0.5,) * 3, (0.5,) * 3, "")
+    spec = DataSpec("made", 3, 32, 32, Classes(("thing",)), (0.5,) * 3, (0.5,) * 3, "")
     names = [f"{i}" for i in range(count)]
     train = ResidentSource(spec, pixels, torch.zeros(count, dtype=torch.int64), names)
     few = train.subset(torch.arange(16))

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from tintype.data.source import DataSpec
+from tintype.data.targets import NoTarget
 from tintype.hardware.device import hold_memory
 from tintype.models import build_model, count_parameters
 from tintype.runs.folder import RunFolder
@@ -47,7 +48,7 @@ def floor(folder: str) -> None:
 
 
 def _task(model: str, scale: int) -> Upscale:
-    spec = DataSpec("", 1, 96, 96, (), (0.0,), (1.0,), "")
+    spec = DataSpec("", 1, 96, 96, NoTarget(), (0.0,), (1.0,), "")
     return Upscale(
         build_model(model, spec, {"scale": scale}, 0), spec, torch.device("cpu"), scale=scale
     )

@@ -27,6 +27,7 @@ from torch import nn
 
 from tintype import api
 from tintype.data.source import DataSpec, ResidentSource
+from tintype.data.targets import Classes
 from tintype.models import build_model
 from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
@@ -55,7 +56,14 @@ NAMES = ("one", "two", "three")
 def spec_of(pixels: np.ndarray, names: Sequence[str] = NAMES) -> DataSpec:
     _, height, width, channels = pixels.shape
     return DataSpec(
-        "made", channels, height, width, tuple(names), (0.5,) * channels, (0.25,) * channels, ""
+        "made",
+        channels,
+        height,
+        width,
+        Classes(tuple(names)),
+        (0.5,) * channels,
+        (0.25,) * channels,
+        "",
     )
 
 

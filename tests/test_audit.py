@@ -43,6 +43,7 @@ from tintype.data.duplicates import (
 from tintype.data.plain_features import plain_features
 from tintype.data.source import DataSplits
 from tintype.data.split import three_splits
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.verbs.audit.files import blur
 from tintype.verbs.audit.findings import label_findings, picture_findings
@@ -151,7 +152,9 @@ def test_changed_copies_are_found(tmp_path, patches, how):
 
 def test_digits_resemble_each_other_and_are_no_duplicates():
     digits = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[..., None]
-    assert not quick_audit(Images(digits, np.zeros(len(digits), np.int64), [], ("0",))).groups
+    assert not quick_audit(
+        Images(digits, np.zeros(len(digits), np.int64), [], Classes(("0",)))
+    ).groups
     for count in (120, 1797):  # enlarged, as when photos of digits are trained on at 64 pixels
         near = near_pairs(thumbnails(digits[:count], 64))
         assert near.alike
@@ -308,17 +311,17 @@ def test_the_split_of_a_set_without_duplicates_stays_as_it_was():
 def test_duplicates_join_the_groups_that_are_given():
     pixels = np.array([1, 1, 2, 3, 3, 4, 4], np.uint8).reshape(-1, 1, 1, 1)
     names = list("abcdefg")
-    images = Images(pixels, np.zeros(7, np.int64), names, ("0",))
+    images = Images(pixels, np.zeros(7, np.int64), names, Classes(("0",)))
     together = kept_together(quick_audit(images), names, np.array(["", "x", "", "", "", "y", "z"]))
     assert together is not None
     assert together.tolist() == ["x", "x", "", "same picture as d", "same picture as d", "y", "z"]
-    alone = Images(pixels[[0, 2, 3]], np.zeros(3, np.int64), names[:3], ("0",))
+    alone = Images(pixels[[0, 2, 3]], np.zeros(3, np.int64), names[:3], Classes(("0",)))
     assert kept_together(quick_audit(alone), names[:3], None) is None
 
 
 def test_what_was_seen_before_counts_as_leaked():
     pixels = np.array([1, 2, 3, 1, 2, 4], np.uint8).reshape(-1, 1, 1, 1)
-    duplicates = quick_audit(Images(pixels, np.zeros(6, np.int64), list("abcdef"), ("0",)))
+    duplicates = quick_audit(Images(pixels, np.zeros(6, np.int64), list("abcdef"), Classes(("0",))))
     splits = {"train": np.array([0]), "val": np.array([1, 3]), "test": np.array([2, 4, 5])}
     assert {s: rows.tolist() for s, rows in leaked_rows(duplicates, splits).items()} == {
         "val": [1],

@@ -24,6 +24,7 @@ from tintype.augment import Augment, operations, pixels
 from tintype.augment.canvas import Canvas
 from tintype.augment.pixels import affine_matrix
 from tintype.augment.spec import ALIASES, PRESETS, names, parse_augment, resolve
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 
 
@@ -43,11 +44,13 @@ def photos(n: int = 16, channels: int = 3, height: int = 32, width: int = 32) ->
 
 def apply(spec: Any, images: Tensor, seed: int = 0, **more: Any) -> tuple[Tensor, Tensor]:
     targets = torch.arange(len(images)) % 5
-    augment = Augment(spec, num_classes=5)
+    augment = Augment(spec, mixable=FIVE)
     return augment(images, targets, index=torch.arange(len(images)), generator=seeded(seed), **more)
 
 
 # The contract, for every name and preset
+
+FIVE = Classes(tuple("abcde")).mixable
 
 EVERY = [
     *names(),
@@ -123,8 +126,8 @@ def test_nothing_asked_is_nothing_done() -> None:
         torch.testing.assert_close(
             apply(spec, images)[0].float(), images.float(), atol=1e-3, rtol=0
         )
-    assert not Augment("none", num_classes=2)
-    assert Augment("flip", num_classes=2)
+    assert not Augment("none", mixable=FIVE)
+    assert Augment("flip", mixable=FIVE)
 
 
 # Flips
@@ -160,7 +163,7 @@ def test_alternate_flips_show_both_sides_in_any_two_epochs() -> None:
 
 def test_alternate_flip_follows_the_index_not_the_place() -> None:
     images, order = photos(50), torch.randperm(50, generator=seeded())
-    augment = Augment("flip.mode=alternate", num_classes=5)
+    augment = Augment("flip.mode=alternate", mixable=FIVE)
     straight, _ = augment(images, order, index=torch.arange(50), epoch=3)
     shuffled, _ = augment(images[order], order, index=order, epoch=3)
     assert torch.equal(shuffled, straight[order])
@@ -268,7 +271,7 @@ def test_resized_crop_agrees_with_torchvision(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         Canvas, "uniform", lambda self, low=0.0, high=1.0: torch.tensor([next(draws)])
     )
-    result, _ = Augment("resized_crop=0.1:1", num_classes=2)(images, torch.tensor([0]))
+    result, _ = Augment("resized_crop=0.1:1", mixable=FIVE)(images, torch.tensor([0]))
     expected = reference.resized_crop(images[0].float(), 5, 20, 20, 20, [40, 40], antialias=False)
     # At the box's border torchvision repeats its edge, where we see the image go on.
     torch.testing.assert_close(result[0, :, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=0.05, rtol=0)
@@ -474,7 +477,7 @@ def test_cutmix_pastes_one_box_and_mixup_blends() -> None:
 
 
 def test_cutmix_leaves_alone_what_mixup_has_changed() -> None:
-    canvas = Canvas(photos(200), torch.arange(200) % 5, generator=seeded(), num_classes=5)
+    canvas = Canvas(photos(200), torch.arange(200) % 5, generator=seeded(), mixable=FIVE)
     operations.mixup(canvas, alpha=1.0, probability=0.5)
     blended, mixed = canvas.images, canvas.mixed
     operations.cutmix(canvas)
@@ -515,8 +518,8 @@ def test_presets_take_additions_and_changes() -> None:
     assert resolve("mixup,cutmix")["mixup"]["probability"] == 0.5
     assert resolve("mixup")["mixup"]["probability"] == 1.0
     assert resolve("affine.scale=0.8")["affine"]["scale"] == (0.8, 1.0)
-    assert str(Augment("standard,mixup=0.2", num_classes=2)) == "flip=0.5, crop=0.125, mixup=0.2"
-    assert str(Augment(None, num_classes=2)) == "none"
+    assert str(Augment("standard,mixup=0.2", mixable=FIVE)) == "flip=0.5, crop=0.125, mixup=0.2"
+    assert str(Augment(None, mixable=FIVE)) == "none"
 
 
 @given(
@@ -569,7 +572,7 @@ WRONG = [
 @pytest.mark.parametrize(("spec", "message"), WRONG)
 def test_mistakes_are_told_with_the_way_out(spec: Any, message: str) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
-        Augment(spec, num_classes=2)
+        Augment(spec, mixable=FIVE)
 
 
 def test_listing_reads_the_source_without_torch() -> None:

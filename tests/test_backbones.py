@@ -14,6 +14,7 @@ import torchvision
 from torch import nn
 
 from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model, first_filter
 from tintype.models.parts.backbone import (
@@ -58,7 +59,14 @@ def side_of(name: str) -> int:
 def spec(side: int = 32, channels: int = 3, classes: int = 4) -> DataSpec:
     class_names = tuple(f"class {k}" for k in range(classes))
     return DataSpec(
-        "made", channels, side, side, class_names, (0.5,) * channels, (0.25,) * channels, ""
+        "made",
+        channels,
+        side,
+        side,
+        Classes(class_names),
+        (0.5,) * channels,
+        (0.25,) * channels,
+        "",
     )
 
 

@@ -21,6 +21,7 @@ import tintype
 from tintype import api
 from tintype.data.identity import Identities, identify
 from tintype.data.source import DataSpec, ResidentSource
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
@@ -158,7 +159,7 @@ def test_pictures_that_all_look_alike_are_known_by_their_pixels_alone():
     for sheet in sheets:
         y, x = draw.integers(10, 50, 2)
         sheet[y : y + 4, x : x + 4] = draw.integers(0, 255)
-    spec = DataSpec("forms", 3, 64, 64, ("a",), (0.5,) * 3, (0.5,) * 3, "")
+    spec = DataSpec("forms", 3, 64, 64, Classes(("a",)), (0.5,) * 3, (0.5,) * 3, "")
 
     def source(pixels: np.ndarray) -> ResidentSource:
         names = [str(i) for i in range(len(pixels))]

@@ -23,6 +23,7 @@ from torch import nn
 from tintype import api, plugins
 from tintype.data import open_data
 from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model, count_parameters
 from tintype.models.parts.gan_parts import MinibatchStd, SelfAttention
@@ -50,7 +51,14 @@ def spec(
 ) -> DataSpec:
     names = tuple(f"class {k}" for k in range(classes))
     return DataSpec(
-        "made", channels, height, width or height, names, (0.5,) * channels, (0.25,) * channels, ""
+        "made",
+        channels,
+        height,
+        width or height,
+        Classes(names),
+        (0.5,) * channels,
+        (0.25,) * channels,
+        "",
     )
 
 

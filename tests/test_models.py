@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model, count_multiply_adds, count_parameters, first_filter
 from tintype.models.fast_cnn import Whitening
@@ -29,7 +30,14 @@ def spec(
     width = height if width is None else width
     class_names = tuple(f"class {k}" for k in range(classes))
     return DataSpec(
-        "made", channels, height, width, class_names, (0.5,) * channels, (0.25,) * channels, ""
+        "made",
+        channels,
+        height,
+        width,
+        Classes(class_names),
+        (0.5,) * channels,
+        (0.25,) * channels,
+        "",
     )
 
 

@@ -18,6 +18,7 @@ from torch.optim import lr_scheduler
 
 from tintype import api
 from tintype.data.source import Batch, DataSpec
+from tintype.data.targets import Classes, NoTarget
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.parts import resample
@@ -34,7 +35,7 @@ from tintype.training.prepare import prepare
 from tintype.verbs.export import export_run
 
 CPU = torch.device("cpu")
-RED_GREEN_BLUE = DataSpec("", 3, 32, 32, tuple("abcdefghij"), (), (), "")
+RED_GREEN_BLUE = DataSpec("", 3, 32, 32, Classes(tuple("abcdefghij")), (), (), "")
 
 
 # ---- pixels -----------------------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def test_the_preprocessing_travels_with_the_model(tiny, train_in, tmp_path, how,
     from safetensors.torch import load_file
 
     network = build_model(
-        "ann", DataSpec("", 1, 8, 8, tuple("0123456789"), (), (), ""), {"hidden": [16]}, 0
+        "ann", DataSpec("", 1, 8, 8, Classes(tuple("0123456789")), (), (), ""), {"hidden": [16]}, 0
     )
     network.load_state_dict(load_file(run.path / "model.safetensors"))
     inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / by
@@ -319,7 +320,7 @@ def blocks() -> torch.Tensor:
 def pairs(
     high: torch.Tensor, given: torch.Tensor | None = None, **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    spec = DataSpec("", 3, 64, 64, (), (), (), "")
+    spec = DataSpec("", 3, 64, 64, NoTarget(), (), (), "")
     task = Upscale(build_model("srcnn", spec, {}, 0), spec, CPU, scale=2, **options)
     targets = torch.zeros(len(high), dtype=torch.int64) if given is None else given
     return task.pairs(

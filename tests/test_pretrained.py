@@ -31,6 +31,7 @@ from torch import nn
 
 from tintype.data.decode import fit
 from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.parts import pretrained
@@ -60,7 +61,9 @@ def own_folders(tmp_path, monkeypatch):
 
 def spec(classes: int = 4, side: int = 32, channels: int = 3) -> DataSpec:
     names = tuple(f"class {k}" for k in range(classes))
-    return DataSpec("made", channels, side, side, names, (0.5,) * channels, (0.25,) * channels, "")
+    return DataSpec(
+        "made", channels, side, side, Classes(names), (0.5,) * channels, (0.25,) * channels, ""
+    )
 
 
 def theirs(name: str = SMALL, **options: Any) -> nn.Module:

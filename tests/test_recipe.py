@@ -19,6 +19,7 @@ from tintype import plugins
 from tintype.augment import Augment
 from tintype.data import open_data
 from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.optim import build_optimizers
@@ -401,7 +402,7 @@ def test_a_recipe_with_a_backbone_fits_its_data(name):
     assert is_backbone(recipe.model)
     assert recipe.weights == "default"
     assert Plan.of(recipe, num_images).total_steps > 10
-    Augment(recipe.augment, num_classes=classes)
+    Augment(recipe.augment, mixable=Classes(tuple(map(str, range(classes)))).mixable)
 
 
 @pytest.mark.parametrize("name", BY_TASK["classify"])
@@ -416,7 +417,7 @@ def test_every_recipe_can_be_trained(name):
         channels,
         side,
         side,
-        tuple(map(str, range(classes))),
+        Classes(tuple(map(str, range(classes)))),
         (0.5,) * channels,
         (0.25,) * channels,
         "",
@@ -432,9 +433,9 @@ def test_every_recipe_can_be_trained(name):
     )
     images = torch.randint(0, 256, (4, channels, side, side), dtype=torch.uint8)
     targets = torch.arange(4)
-    images, targets = Augment(recipe.augment, num_classes=classes)(
-        images, targets, index=torch.arange(4), epoch=0, generator=torch.Generator().manual_seed(0)
-    )
+    images, targets = Augment(
+        recipe.augment, mixable=Classes(tuple(map(str, range(classes)))).mixable
+    )(images, targets, index=torch.arange(4), epoch=0, generator=torch.Generator().manual_seed(0))
     for _, small in recipe.resolutions or [(0, side)]:
         batch = torch.nn.functional.interpolate(images.float() / 255, size=(small, small))
         loss = torch.nn.functional.cross_entropy(network(batch), targets)

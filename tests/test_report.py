@@ -217,6 +217,7 @@ def add_analysis(
     import torch
 
     from tintype.data.source import DataSpec, ResidentSource
+    from tintype.data.targets import Classes
     from tintype.models import build_model
     from tintype.tasks.classify.analysis.embedding import embedding_map
     from tintype.tasks.classify.analysis.examples import Answers, confused_pairs, worst_mistakes
@@ -225,7 +226,7 @@ def add_analysis(
     from tintype.tasks.classify.classifier import Classify
     from tintype.tasks.task import Evaluation
 
-    spec = DataSpec("digits", 1, 8, 8, tuple(names), (0.3,), (0.4,), "")
+    spec = DataSpec("digits", 1, 8, 8, Classes(tuple(names)), (0.3,), (0.4,), "")
     answers, evaluations, curves = {}, {}, {}
     for split, index in members.items():
         pixels = torch.from_numpy(images[index][..., None])

@@ -31,6 +31,7 @@ from torch.optim import lr_scheduler
 
 from tintype.augment.spec import resolve as augmentations
 from tintype.data.source import DataSpec, ResidentSource
+from tintype.data.targets import Classes
 from tintype.models import build_model, count_parameters
 from tintype.plugins import names
 from tintype.progress import Watcher
@@ -56,7 +57,7 @@ def recipe_of(name: str) -> Recipe:
 
 
 def shape(channels: int, side: int, classes: int) -> DataSpec:
-    return DataSpec("", channels, side, side, tuple(map(str, range(classes))), (), (), "")
+    return DataSpec("", channels, side, side, Classes(tuple(map(str, range(classes)))), (), (), "")
 
 
 def parameters_of(name: str, spec: DataSpec) -> int:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from tintype import api
 from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.parts.backbone import backbone_parts
@@ -44,7 +45,9 @@ def weights(tmp_path_factory) -> Path:
     """A file with weights of a small backbone for 1,000 classes, drawn at random; stands for
     pretrained ones.
     """
-    spec = DataSpec("", 3, 32, 32, tuple(map(str, range(1000))), (0.5,) * 3, (0.25,) * 3, "")
+    spec = DataSpec(
+        "", 3, 32, 32, Classes(tuple(map(str, range(1000)))), (0.5,) * 3, (0.25,) * 3, ""
+    )
     network = build_model(BACKBONE, spec, {}, seed=1)
     path = tmp_path_factory.mktemp("weights") / f"{BACKBONE}.safetensors"
     save_file(network.state_dict(), path)
@@ -219,7 +222,7 @@ def test_folding_changes_no_answer():
 
 def test_a_source_of_features_behaves_like_one_of_images():
     features = torch.arange(24.0).reshape(4, 2, 3)
-    spec = DataSpec("", 3, 8, 8, ("a", "b"), (0.5,) * 3, (0.5,) * 3, "")
+    spec = DataSpec("", 3, 8, 8, Classes(("a", "b")), (0.5,) * 3, (0.5,) * 3, "")
     source = FeatureSource(spec, features, torch.tensor([0, 1, 0, 1]), ["w", "x", "y", "z"])
     some = source.subset(np.array([3, 1]))
     assert list(some.names) == ["z", "x"]
@@ -286,7 +289,10 @@ def test_stages_thaw_from_the_last_to_the_first(photos, tmp_path):
     assert seen[0] == 2, "one stage and the head"
     stages = backbone_parts(
         build_model(
-            BACKBONE, DataSpec("", 3, 32, 32, ("a", "b"), (0.5,) * 3, (1.0,) * 3, ""), {}, 0
+            BACKBONE,
+            DataSpec("", 3, 32, 32, Classes(("a", "b")), (0.5,) * 3, (1.0,) * 3, ""),
+            {},
+            0,
         )
     )
     assert seen[-1] == len(stages.stages) + 1

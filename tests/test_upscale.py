@@ -25,6 +25,7 @@ from safetensors import safe_open
 
 from tintype import api, cli
 from tintype.data.source import Batch, DataSpec
+from tintype.data.targets import Classes, NoTarget
 from tintype.errors import UserError
 from tintype.models import build_model, count_parameters
 from tintype.models.parts import resample
@@ -58,7 +59,7 @@ def planes(pixels: np.ndarray) -> torch.Tensor:
 
 
 def spec(channels: int = 1) -> DataSpec:
-    return DataSpec("made", channels, 32, 32, (), (0.0,) * channels, (1.0,) * channels, "")
+    return DataSpec("made", channels, 32, 32, NoTarget(), (0.0,) * channels, (1.0,) * channels, "")
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +346,7 @@ def test_blocks_hold_every_crop_of_a_photo():
 
 def task_for(patch: int = 32, scale: int = 2, **more: Any) -> Upscale:
     network = build_model("srcnn", spec(3), {"scale": scale}, seed=0)
-    shape = DataSpec("", 3, patch, patch, (), (), (), "")
+    shape = DataSpec("", 3, patch, patch, NoTarget(), (), (), "")
     return Upscale(network, shape, torch.device("cpu"), scale=scale, **more)
 
 
@@ -667,7 +668,7 @@ def squeezenet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     downloaded.
     """
     network = build_model(
-        "squeezenet1_1", DataSpec("", 3, 224, 224, tuple("abc"), (), (), ""), {}, seed=0
+        "squeezenet1_1", DataSpec("", 3, 224, 224, Classes(tuple("abc")), (), (), ""), {}, seed=0
     )
     folder = tmp_path_factory.mktemp("torch") / "hub" / "checkpoints"
     folder.mkdir(parents=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tintype import api
 from tintype.data.source import DataSpec, ResidentSource
+from tintype.data.targets import Classes
 from tintype.progress import Watcher
 from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, fit_temperature
 from tintype.tasks.classify.classifier import Classify
@@ -21,7 +22,7 @@ from tintype.tasks.validation import NUM_FOLDS, ValidationUse, use_validation
 
 
 def images(targets: list[int]) -> ResidentSource:
-    spec = DataSpec("made", 1, 2, 2, ("a", "b", "c"), (0.5,), (0.5,), "")
+    spec = DataSpec("made", 1, 2, 2, Classes(("a", "b", "c")), (0.5,), (0.5,), "")
     names = [f"{i:04d}.png" for i in range(len(targets))]
     pixels = torch.zeros(len(targets), 2, 2, 1, dtype=torch.uint8)
     return ResidentSource(spec, pixels, torch.tensor(targets), names)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tintype import api
 from tintype.data.source import DataSpec
 from tintype.data.split import three_splits
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.progress import Watcher
@@ -166,7 +167,9 @@ def test_a_test_part_that_the_data_brings_stays(tmp_path, train_and_val):
 
 
 def test_a_head_is_trained_without_a_test_part(tmp_path, train_and_val):
-    spec = DataSpec("", 3, 32, 32, tuple(map(str, range(1000))), (0.5,) * 3, (0.25,) * 3, "")
+    spec = DataSpec(
+        "", 3, 32, 32, Classes(tuple(map(str, range(1000)))), (0.5,) * 3, (0.25,) * 3, ""
+    )
     weights = tmp_path / "mobilenet_v3_small.safetensors"
     save_file(build_model("mobilenet_v3_small", spec, {}, seed=1).state_dict(), weights)
     run = api.train(

@@ -10,6 +10,7 @@ import importlib
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from tintype.errors import UserError, unknown_name
 
@@ -30,8 +31,9 @@ NOT_PLUGINS = {"tracking": {"tracker"}}
 def names(kind: str, task: str | None = None) -> dict[str, str]:
     """Return every name of a kind ("models", "data", "tasks") with one line that describes it.
 
-    With `task`, only those that serve this task: a file says so by a literal `TASK = "NAME"`;
-    without it, it is there for the default task.
+    With `task`, only those that serve this task: models that name it in a literal `TASK`, or, where
+    none does, those that name no task; data sets that offer a kind of target that it asks for, see
+    `sets_with`.
 
     A file `small_filters.py` offers the name `small-filters`, described by the first line of its
     docstring; a file that serves several names declares them in a literal `NAMES = {"name":
@@ -41,8 +43,35 @@ def names(kind: str, task: str | None = None) -> dict[str, str]:
     offers = _offers(kind)
     stems = sorted(offers, key=lambda stem: stem.replace("_", "-") not in offers[stem])
     if task is not None:
-        stems = [stem for stem in stems if _task_of(kind, stem) == task]
+        stems = [stem for stem in stems if _serves(kind, stem, task)]
     return {name: description for stem in stems for name, description in offers[stem].items()}
+
+
+def sets_with(offer: str) -> dict[str, str]:
+    """Return the data sets that have one kind of target, each with one line that describes it.
+
+    A file says which it offers in a literal such as `TARGETS = ("class", "numbers")`, the `offer`
+    of the kinds in `data/targets.py`; without it, there is one class for each image.
+    """
+    offers = _offers("data")
+    there = names("data")
+    stems = [stem for stem in offers if offer in _targets("data", stem)]
+    return {name: there[name] for stem in stems for name in offers[stem]}
+
+
+def _serves(kind: str, stem: str, task: str) -> bool:
+    """Tell whether a file is there for a task."""
+    if kind == "data":
+        asked = _targets("tasks", _stem("tasks", task))
+        return not asked.isdisjoint(_targets(kind, stem))
+    bound = {_task_of(kind, other) for other in _offers(kind)}
+    return _task_of(kind, stem) == (task if task in bound else "")
+
+
+@lru_cache
+def _targets(kind: str, stem: str) -> frozenset[str]:
+    """Return the kinds of target that a data set offers, or that a task asks for."""
+    return frozenset(_literal(_files(kind)[stem], "TARGETS") or ("class",))
 
 
 @lru_cache
@@ -52,14 +81,8 @@ def _offers(kind: str) -> dict[str, dict[str, str]]:
     """
     found: dict[str, dict[str, str]] = {}
     for stem, path in _files(kind).items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        several = [
-            ast.literal_eval(n.value)
-            for n in tree.body
-            if isinstance(n, ast.Assign) and _assigns_names(n)
-        ]
-        single = {stem.replace("_", "-"): _summary(tree)}
-        found[stem] = several[0] if several else single
+        single = {stem.replace("_", "-"): _summary(ast.parse(path.read_text(encoding="utf-8")))}
+        found[stem] = _literal(path, "NAMES") or single
     return found
 
 
@@ -82,14 +105,12 @@ def _summary(node: ast.Module | ast.FunctionDef) -> str:
 
 
 def data_sets(task: str) -> dict[str, str]:
-    """Return the data sets that a task can open, with a line on each: its own ones if it has any,
-    otherwise those that all tasks share.
-    """
-    return names("data", task) or names("data", default_task())
+    """Return the data sets that a task can open, with a line on each."""
+    return names("data", task)
 
 
 def task_of_model(name: str) -> str:
-    """Return the task that a model is there for.
+    """Return the task that a model is there for alone, "" for one that any task may take.
 
     Raises:
         UserError: no file offers the name; the message suggests the nearest ones.
@@ -99,16 +120,7 @@ def task_of_model(name: str) -> str:
 
 @lru_cache
 def _task_of(kind: str, stem: str) -> str:
-    path = _files(kind)[stem]
-    if path.parent.parent.parent.name == "tasks":
-        return path.parent.parent.name
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = [
-        ast.literal_eval(n.value)
-        for n in tree.body
-        if isinstance(n, ast.Assign) and _assigns(n, "TASK")
-    ]
-    return found[0] if found else default_task()
+    return _literal(_files(kind)[stem], "TASK") or ""
 
 
 @lru_cache
@@ -116,18 +128,17 @@ def default_task() -> str:
     """Return the task of what names none: that whose options.py says `DEFAULT = True`."""
     for stem, path in _files("tasks").items():
         options = path.with_name("options.py")
-        tree = ast.parse(options.read_text(encoding="utf-8") if options.is_file() else "")
-        if any(isinstance(n, ast.Assign) and _assigns(n, "DEFAULT") for n in tree.body):
+        if options.is_file() and _literal(options, "DEFAULT"):
             return stem
     raise AssertionError("no task is the default one")
 
 
-def _assigns(node: ast.Assign, name: str) -> bool:
-    return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
-
-
-def _assigns_names(node: ast.Assign) -> bool:
-    return _assigns(node, "NAMES")
+def _literal(path: Path, name: str) -> Any:
+    """Return the literal that a file assigns to a name, None where it does not."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
+            return ast.literal_eval(node.value)
+    return None
 
 
 def canonical(kind: str, name: str) -> str:

@@ -6,7 +6,7 @@ without chance, `spec` what a recipe says of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from tintype.augment.spec import resolve
 class Augment:
     """Augment batches as a recipe says; settings in the constructor, work in the call.
 
+    `mixable` turns targets (N, ...) into (N, K) float32 whose weighted mean is the target of a
+    mixed image (see `TargetKind.mixable`).
+
     Attributes:
         options: every augmentation that is applied, in order, with the value of each of its
             options.
@@ -28,9 +31,11 @@ class Augment:
         UserError: an unknown name or option, or a value out of range.
     """
 
-    def __init__(self, spec: str | Mapping[str, Any] | None, *, num_classes: int) -> None:
+    def __init__(
+        self, spec: str | Mapping[str, Any] | None, *, mixable: Callable[[Tensor], Tensor]
+    ) -> None:
         self.options = resolve(spec)
-        self.num_classes = num_classes
+        self.mixable = mixable
 
     def __call__(
         self,
@@ -45,7 +50,7 @@ class Augment:
 
         Args:
             images: (N, C, H, W) uint8, or float in 0..1; fastest in channels_last memory.
-            targets: (N,) int64.
+            targets: (N, ...), as the data have them.
             index: (N,) int64, position of each image in its source (needed by flip's mode
                 "alternate").
             epoch: counted from 0 (needed by flip's mode "alternate").
@@ -54,10 +59,10 @@ class Augment:
         Returns:
             Images (N, C, H, W) in channels_last memory: uint8 stays uint8 while pixels are only
             mirrored, shifted or erased, and is float32 in 0..255 after other changes; float stays
-            in 0..1. Targets (N,) int64, or (N, K) float32 after mixup or cutmix. What no
+            in 0..1. The targets are those given, or (N, K) float32 after mixup or cutmix. What no
             augmentation touched is the argument itself.
         """
-        canvas = Canvas(images, targets, index, epoch, generator, self.num_classes)
+        canvas = Canvas(images, targets, index, epoch, generator, self.mixable)
         for name, options in self.options.items():
             getattr(operations, name)(canvas, **options)
         return canvas.pixels().contiguous(memory_format=torch.channels_last), canvas.targets

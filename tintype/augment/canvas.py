@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -22,14 +23,18 @@ class Canvas:
     def __init__(
         self,
         images: Tensor,  # (N, C, H, W) uint8 in 0..255 or float in 0..1
-        targets: Tensor,  # (N,) int64
+        targets: Tensor,  # (N, ...)
         index: Tensor | None = None,
         epoch: int = 0,
         generator: Generator | None = None,
-        num_classes: int = 0,
+        mixable: Callable[[Tensor], Tensor] = Tensor.float,
     ) -> None:
-        self.images, self.targets, self.index, self.epoch = images, targets, index, epoch
-        self.generator, self.num_classes = generator, num_classes
+        self.images = images
+        self.targets = targets
+        self.index = index
+        self.epoch = epoch
+        self.generator = generator
+        self.mixable = mixable
         self.white = 1.0 if images.is_floating_point() else 255.0
         self.size, self.channels, self.height, self.width = images.shape
         self.device = images.device

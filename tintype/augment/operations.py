@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tintype.augment.canvas import Canvas, Fill
@@ -292,9 +291,7 @@ def _boxes(
 
 
 def _mix_targets(canvas: Canvas, partner: Tensor, kept: Tensor) -> None:
-    targets = canvas.targets
-    if targets.ndim == 1:
-        targets = F.one_hot(targets, canvas.num_classes).float()
+    targets = canvas.mixable(canvas.targets)
     canvas.targets = torch.lerp(targets[partner], targets, kept[:, None])
 
 

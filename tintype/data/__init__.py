@@ -20,15 +20,20 @@ if TYPE_CHECKING:
         MappedSource,
         ResidentSource,
     )
+    from tintype.data.targets import Classes, NoTarget, Numbers, TargetKind
 
 __all__ = [
     "Batch",
+    "Classes",
     "DataSpec",
     "DataSplits",
     "ImageSource",
     "Images",
     "MappedSource",
+    "NoTarget",
+    "Numbers",
     "ResidentSource",
+    "TargetKind",
     "locate",
     "open_data",
     "open_whole",
@@ -38,5 +43,9 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'tintype.data' has no attribute '{name}'")
-    where = "opening" if name in ("locate", "open_data", "open_whole") else "source"
+    where = "source"
+    if name in ("locate", "open_data", "open_whole"):
+        where = "opening"
+    elif name in ("Classes", "NoTarget", "Numbers", "TargetKind"):
+        where = "targets"
     return getattr(importlib.import_module(f"tintype.data.{where}"), name)

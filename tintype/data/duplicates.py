@@ -92,17 +92,18 @@ class Duplicates:
 
         return cls(joined(copies, near.pairs), copies, note, same_way[:num_images])
 
-    def told_apart(self, targets: np.ndarray) -> Duplicates:
-        """Return the groups with mirrored pictures of different labels apart: left and right may be what they differ in.
+    def told_apart(self, differing: Callable[[np.ndarray], bool]) -> Duplicates:
+        """Return the groups with mirrored pictures of other targets apart: left and right may be
+        what they differ in.
 
-        Only groups whose labels differ are divided, into the images that show the picture the same
-        way round.
+        Only groups whose targets differ are divided, into the images that show the picture the same
+        way round. `differing` tells whether the images at some positions have other targets.
         """
         if self.same_way is None:
             return self
         group = self.group.copy()
         for rows in self.groups:
-            if len(set(targets[rows].tolist())) > 1:
+            if differing(rows):
                 first = {
                     int(way): int(row)
                     for way, row in zip(self.same_way[rows][::-1], rows[::-1], strict=True)

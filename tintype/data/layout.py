@@ -91,7 +91,7 @@ class Folder:
         return bool(self.full) and 2 * len(self.photos) < self.num_photos and not unpacked_twice
 
     @cached_property
-    def class_names(self) -> set[str]:
+    def inner_names(self) -> set[str]:
         """The names of the folders in it as they are compared between splits: without regard to
         case.
         """
@@ -349,11 +349,11 @@ class _Reader:
         """
         holders = [f for f in folders if f.core.holds_classes]
         names = {class_name(f.name).casefold() for f in folders}
-        again = next((f for f in holders if len(f.core.class_names & names) >= 2), None)
+        again = next((f for f in holders if len(f.core.inner_names & names) >= 2), None)
         if again is not None and not self.one_class:
             raise UserError(
                 f"{self.root}: {safe(again.path)} holds folders named as those beside it "
-                f"({listed(sorted(again.core.class_names & names))}), so it may be a split of the same classes. "
+                f"({listed(sorted(again.core.inner_names & names))}), so it may be a split of the same classes. "
                 "Move the others into a folder named train and name it val or test, or take it away."
             )
 
@@ -362,7 +362,7 @@ class _Reader:
         if pair is None:
             return
 
-        common = sorted(pair[0].core.class_names & pair[1].core.class_names)
+        common = sorted(pair[0].core.inner_names & pair[1].core.inner_names)
         what = f"{safe(pair[0].path)} and {safe(pair[1].path)} hold folders of the same names ({listed(common)})"
 
         if self.one_class:
@@ -431,8 +431,8 @@ class _Reader:
         if base is not folder:
             self.notes.append(f"the classes of {split} are read in {safe(base.path)}")
 
-        trained = {label for train in self._training() for label in train.class_names}
-        unlabelled = len(base.full) == 1 and len(trained) > 1 and not base.class_names & trained
+        trained = {label for train in self._training() for label in train.inner_names}
+        unlabelled = len(base.full) == 1 and len(trained) > 1 and not base.inner_names & trained
         roles = {split_of(inner.name) for inner in base.full} - {""}
         if roles > {"train"} and not self.one_class:
             raise UserError(
@@ -530,8 +530,8 @@ class _Reader:
 
 def _alike(one: Folder, other: Folder) -> bool:
     """Return whether two folders hold folders of the same names, as splits of one data set do."""
-    common = one.class_names & other.class_names
-    fewer = min(len(one.class_names), len(other.class_names))
+    common = one.inner_names & other.inner_names
+    fewer = min(len(one.inner_names), len(other.inner_names))
     return len(common) >= 2 and 2 * len(common) >= fewer
 
 

@@ -29,6 +29,7 @@ from tintype.data.source import (
 )
 from tintype.data.split import SPLITS, describe_splits, three_splits
 from tintype.data.taken import read_taken
+from tintype.data.targets import ANY_CLASSES, CLASSES, Classes, TargetKind
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names, united
@@ -54,7 +55,8 @@ def open_data(
     groups: str | None = None,
     split_rule: str = "from-photos",
     memory_limit: int | None = None,
-    one_class: bool = False,
+    target: TargetKind = CLASSES,
+    test_optional: bool = True,
     progress: Progress | None = None,
 ) -> DataSplits:
     """Return training, validation and test images of a data set.
@@ -78,29 +80,36 @@ def open_data(
             that the splits follow
             from the photos alone, or "at-image-size", as runs of earlier versions had it.
         memory_limit: bytes of pixels that may be held in memory; by default half of what is free.
-        one_class: whether photos of one class, or in no class folder at all, will do (they do for
-            generation).
+        target: what is to be read of each image: classes (`Classes(single=True)` takes one class
+            alone, and photos in no class folder), `Numbers(("age",))` and so on.
+        test_optional: whether the line on a test part that is cut may say how to have none.
         progress: called as progress(what, done, total) while something takes long.
 
     Raises:
         UserError: the data cannot be found or read, or cannot be divided.
     """
     how = as_resize(resize)
-    loaded, name = _load(data, data_root, image_size, channels, how, one_class, progress)
+    loaded, name = _load(data, data_root, image_size, channels, how, target, progress)
     images = _fitted(loaded, name, image_size, channels, how, progress)
-    _check_classes(images, name)
+    _check_targets(images, name)
+    kind = images.target
     images = grouped(images, groups, progress)
     division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     duplicates = photo_audit(loaded) if split_rule == "from-photos" else quick_audit(images)
     together = kept_together(duplicates, images.names, images.groups)
-    rows = three_splits(images.targets, images.names, images.split, together, **division)
+    rows = three_splits(images.targets, images.names, images.split, together, kind=kind, **division)
     _check_held_out(rows, duplicates, images, ("val", "test") if test_fraction else ("val",))
-    leaked = leaked_rows(duplicates.told_apart(images.targets), rows)
+    leaked = leaked_rows(duplicates.told_apart(kind.differing(images.targets)), rows)
     notes = [
-        *shadowed(data),
+        *shadowed(data, target.offer),
         *images.notes,
         *_skipped_note(images),
-        *describe_splits(images.split, **division, can_do_without_test=not one_class),
+        *describe_splits(
+            images.split,
+            **division,
+            can_do_without_test=test_optional,
+            stratified=kind.stratified,
+        ),
         *_split_notes(images, rows),
         *_divided_groups(images, rows),
         *_suggested_groups(images),
@@ -110,7 +119,7 @@ def open_data(
     _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, rows)
     spec = DataSpec(
-        name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white
+        name, num_channels, height, width, images.target, mean, std, fingerprint, images.white
     )
     resident, reason = _choose_resident(images.pixels.nbytes, memory_limit)
     notes += [*note, reason]
@@ -176,9 +185,10 @@ def open_whole(
     resize: str | Resize = "crop",
     groups: str | None = None,
     memory_limit: int | None = None,
+    target: TargetKind = ANY_CLASSES,
     progress: Progress | None = None,
 ) -> Whole:
-    """Return every image of a data set as one source: nothing is divided, so that one class and one image will do.
+    """Return every image of a data set as one source: nothing is divided, so one image will do.
 
     The arguments are those of `open_data`. Near-duplicates are a group as well.
 
@@ -186,7 +196,7 @@ def open_whole(
         UserError: the data cannot be found or read, or `groups` gives no groups.
     """
     how = as_resize(resize)
-    loaded, name = _load(data, data_root, image_size, channels, how, True, progress)
+    loaded, name = _load(data, data_root, image_size, channels, how, target, progress)
     images = _fitted(loaded, name, image_size, channels, how, progress)
     images = grouped(images, groups, progress)
     together = kept_together(photo_audit(loaded), images.names, images.groups)
@@ -201,7 +211,7 @@ def open_whole(
     _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, dict.fromkeys(SPLITS, rows))
     spec = DataSpec(
-        name, num_channels, height, width, images.class_names, mean, std, fingerprint, images.white
+        name, num_channels, height, width, images.target, mean, std, fingerprint, images.white
     )
     source = _source(spec, images, rows, _choose_resident(images.pixels.nbytes, memory_limit)[0])
     return Whole(source, known, _suggested_groups(images))
@@ -213,7 +223,7 @@ def _load(
     image_size: int | tuple[int, int] | None,
     channels: int | None,
     resize: Resize,
-    one_class: bool,
+    target: TargetKind,
     progress: Progress | None,
 ) -> tuple[Images, str]:
     """Return the images of a data set and its name: photos as they are asked for, arrays as they
@@ -221,23 +231,28 @@ def _load(
     """
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
-    module, name = locate(data)
-    by_path = (
-        {"one_class": True}
-        if one_class and "one_class" in inspect.signature(module.load).parameters
-        else {}
-    )
+    module, name = locate(data, target)
+    asked = {"target": target} if "target" in inspect.signature(module.load).parameters else {}
     images = module.load(
-        data, data_root=data_root, image_size=image_size, channels=channels, resize=resize, progress=progress, **by_path
-    )  # fmt: skip
-
+        data,
+        data_root=data_root,
+        image_size=image_size,
+        channels=channels,
+        resize=resize,
+        progress=progress,
+        **asked,
+    )
     return images, name
 
 
-def locate(data: str) -> tuple[ModuleType, str]:
-    """Return the file in this folder that loads `data`, and the data set's name."""
+def locate(data: str, target: TargetKind = CLASSES) -> tuple[ModuleType, str]:
+    """Return the file in `sets/` that loads `data`, and the data set's name.
+
+    Raises:
+        UserError: there is no such data, or it has no targets of this kind.
+    """
     path = Path(data).expanduser()
-    known = [name for name in plugins.names("data", "classify") if name not in BY_PATH]
+    known = [name for name in plugins.sets_with(target.offer) if name not in BY_PATH]
     if data in known:
         return plugins.find("data", data), data
     if path.is_dir():
@@ -255,14 +270,14 @@ def locate(data: str) -> tuple[ModuleType, str]:
     )
 
 
-def shadowed(data: str, task: str = "classify") -> list[str]:
+def shadowed(data: str, offer: str = Classes.offer) -> list[str]:
     """Return a line where `data` is the name of a set and also that of a folder or file here: the set is meant.
 
     A recipe that names a set gives the same everywhere, whatever lies in the folder that it is
     called from.
     """
     here = Path(data)
-    if data not in plugins.names("data", task) or data in BY_PATH or not here.exists():
+    if data not in plugins.sets_with(offer) or data in BY_PATH or not here.exists():
         return []
     kind = "folder" if here.is_dir() else "file"
     return [
@@ -305,43 +320,16 @@ def _fitted(
     )  # fmt: skip
 
 
-def _check_classes(images: Images, name: str) -> None:
-    """Refuse a class that no model can learn, or that could not be measured."""
-    counts = np.bincount(images.targets, minlength=len(images.class_names))
-    single = [images.class_names[c] for c in np.flatnonzero(counts == 1)]
-    if single and images.split is None:
+def _check_targets(images: Images, name: str) -> None:
+    """Refuse data that leave nothing to train on, or targets that no model can learn."""
+    split = images.split
+    if split is not None and not np.isin(split, ("train", "")).any():
+        given = " and ".join(part for part in ("val", "test") if (split == part).any())
         raise UserError(
-            f"class '{single[0]}' of {name} has one image only{_more(single)}; each split needs one. "
-            "Add images, or remove the class."
+            f"no image of {name} is for training: all are given to {given}. "
+            "Expected train/CLASS/*.jpg, or rows for train."
         )
-
-    if images.split is not None:
-        learnable = np.bincount(
-            images.targets[np.isin(images.split, ("train", ""))], minlength=len(counts)
-        )
-        if not learnable.any():
-            given = " and ".join(
-                split for split in ("val", "test") if (images.split == split).any()
-            )
-            raise UserError(
-                f"no image of {name} is for training: all are given to {given}. Expected train/CLASS/*.jpg, or rows for train."
-            )
-        unseen = [images.class_names[c] for c in np.flatnonzero((learnable == 0) & (counts > 0))]
-        if unseen:
-            seen = {
-                images.class_names[c].casefold().strip(): images.class_names[c]
-                for c in np.flatnonzero(learnable)
-            }
-            alike = seen.get(unseen[0].casefold().strip())
-            mend = (
-                f"Training has '{alike}', which differs only in case or spaces: rename one."
-                if alike
-                else ""
-            )
-            raise UserError(
-                f"class '{unseen[0]}' of {name} has no training image{_more(unseen)}. "
-                f"{mend or 'Add some, or remove the class.'}"
-            )
+    images.target.check(images.targets, split, name)
 
 
 def _check_held_out(
@@ -353,22 +341,19 @@ def _check_held_out(
     if not empty:
         return
 
-    num_images, num_pictures = len(images.names), len(np.unique(duplicates.group))
+    num_images = len(images.names)
+    num_pictures = len(np.unique(duplicates.group))
     if num_pictures < num_images:
         why = f"the {num_images:,} images show {num_pictures:,} different pictures, and copies stay on one side"
     elif images.groups is not None:
         why = f"the {num_images:,} images are in too few groups, which stay on one side"
     else:
-        why = f"{num_images:,} images in {len(images.class_names)} classes are too few"
+        why = f"{num_images:,} images ({images.target.counted(images.targets)}) are too few"
 
     raise UserError(
-        f"nothing can be held out for {' and '.join(empty)}: {why}. Add other images of each class, or say yourself "
+        f"nothing can be held out for {' and '.join(empty)}: {why}. Add other images, or say yourself "
         "which to measure on: folders train/, val/ and test/, or a column split in a CSV file."
     )
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more classes)" if len(names) > 1 else ""
 
 
 def _skipped_note(images: Images) -> list[str]:
@@ -380,27 +365,19 @@ def _skipped_note(images: Images) -> list[str]:
 
 
 def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
-    """Return how many images went where, and which classes are missing in a split."""
+    """Return how many images went where, and what a split lacks."""
     num_images, height, width, channels = images.pixels.shape
     counts = ", ".join(
         f"{len(rows[split]):,} {word}"
         for split, word in zip(SPLITS, ("training", "validation", "test"), strict=True)
         if len(rows[split])
     )
-    notes = [
-        f"{num_images:,} images of {height}x{width}x{channels}, {len(images.class_names)} classes: {counts}"
-    ]
+    there = images.target.counted(images.targets)
+    notes = [f"{num_images:,} images of {height}x{width}x{channels}, {there}: {counts}"]
 
-    for split, word in (("val", "validation"), ("test", "test")):
-        if not len(rows[split]):
-            continue
-        present = np.bincount(images.targets[rows[split]], minlength=len(images.class_names)) > 0
-        absent = [images.class_names[c] for c in np.flatnonzero(~present)]
-        if absent:
-            notes.append(
-                f"{word} holds no image of {len(absent)} classes with too few: {', '.join(absent[:5])}"
-            )
-
+    for split in ("val", "test"):
+        if len(rows[split]):
+            notes += images.target.uneven(images.targets, rows, split)
     return notes
 
 
@@ -408,7 +385,8 @@ def _suggested_groups(images: Images) -> list[str]:
     """Return a line where the names of photos suggest groups and nobody has named any."""
     if images.groups is not None or images.paths is None:
         return []
-    found = suggest_by_names(images.names, images.targets.tolist())
+    classes = images.target.strata(images.targets, 1)
+    found = suggest_by_names(images.names, classes.tolist())
     return [found.line()] if found else []
 
 
@@ -464,9 +442,10 @@ def _duplicate_notes(
                 f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images"
             )
 
-    # a mirrored picture with another label is no contradiction
-    same_way = duplicates.told_apart(images.targets)
-    contrary = [group for group in same_way.groups if len(set(images.targets[group].tolist())) > 1]
+    # a mirrored picture with another target is no contradiction
+    differing = images.target.differing(images.targets)
+    same_way = duplicates.told_apart(differing)
+    contrary = [group for group in same_way.groups if differing(group)]
     if contrary:
         names = " and ".join(images.names[i] for i in contrary[0][:2])
         notes.append(
@@ -520,10 +499,9 @@ def _content(images: Images) -> str:
 
 
 def _fingerprint(images: Images, rows: dict[str, np.ndarray]) -> str:
-    """Return a hash of pixels, labels, class names and the membership of the splits."""
+    """Return a hash of pixels, targets and the membership of the splits."""
     digest = hashlib.blake2b(f"{images.pixels.shape} {_content(images)}".encode(), digest_size=16)
-    digest.update(repr(images.class_names).encode("utf-8", "backslashreplace"))
-    digest.update(images.targets.astype("<i8").tobytes())
+    digest.update(images.target.content(images.targets))
     for split in SPLITS:
         digest.update(split.encode() + rows[split].astype("<i8").tobytes())
     return digest.hexdigest()

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tintype.data.targets import TargetKind
+
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a model must know of the images: their shape, their classes and their statistics.
+    """What a model must know of the images: their shape, their targets and their statistics.
 
     `mean` and `std` hold one value for each channel, of pixels scaled to 0..1, measured on the
     training split. `fingerprint` changes when any image, label or the membership of a split
@@ -27,16 +29,27 @@ class DataSpec:
     channels: int
     height: int
     width: int
-    class_names: tuple[str, ...]
+    target: TargetKind
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
-    # the value that is white in pictures of more than 8 bits, where the set tells it
+    # the value that is white in pictures of more than 8 bits, where the set says so
     white: float | None = None
 
     @property
+    def num_outputs(self) -> int:
+        """The number of values that a network gives for one image."""
+        return self.target.num_outputs
+
+    # Tasks and models that know their targets to be classes read them under these names.
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.target.names if self.target.offer == "class" else ()
+
+    @property
     def num_classes(self) -> int:
-        return len(self.class_names)
+        return self.target.num_outputs
 
 
 class Looks(NamedTuple):
@@ -56,17 +69,20 @@ class Images:
     """What a file in `tintype/data/` hands over: every image of one data set, before it is divided.
 
     Such a file has one function: `load(name, *, data_root, image_size, channels, resize, progress)
-    -> Images`. `split` holds "train", "val", "test" or "" (free) for each image where the data
-    brings splits. `groups` names what must stay on one side of a split ("" stands alone). `paths`
-    are the files of images that are files. `fingerprint` is a hash of the pixels where one is
-    known. `looks` says what photos show at the size that suits them, or None where `pixels` is
-    that; it may decode them once more.
+    -> Images`. Where its literal `TARGETS` offers other targets than classes, `load` has the
+    argument `target` as well, the kind that is asked for.
+
+    `split` holds "train", "val", "test" or "" (free) for each image where the data bring splits.
+    `groups` names what must stay on one side of a split ("" stands alone). `paths` are the files of
+    images that are files. `fingerprint` is a hash of the pixels where one is known. `looks` says
+    what photos show at the size that suits them, or None where `pixels` is that; it may decode them
+    once more.
     """
 
     pixels: np.ndarray  # (N, H, W, C) uint8, in memory or a memory map
-    targets: np.ndarray  # (N,) int64
+    targets: np.ndarray  # (N, *target.shape) of target.dtype
     names: list[str]  # all different
-    class_names: tuple[str, ...]
+    target: TargetKind
     split: np.ndarray | None = None  # (N,) str
     groups: np.ndarray | None = None  # (N,) str
     notes: tuple[str, ...] = ()
@@ -82,7 +98,7 @@ class Batch(NamedTuple):
     """Some images with their targets and their positions in the source that they came from."""
 
     images: Tensor  # (N, C, H, W) uint8, channels_last in memory
-    targets: Tensor  # (N,) int64
+    targets: Tensor  # (N, *shape), as the kind of target says
     index: Tensor  # (N,) int64
 
 
@@ -90,8 +106,8 @@ class ImageSource(ABC):
     """Images that fit a `DataSpec`, taken by position. Subclasses differ in where the pixels lie.
 
     Attributes:
-        spec: shape, classes and statistics.
-        targets: (N,) int64, on the CPU.
+        spec: shape, targets and statistics.
+        targets: (N, *spec.target.shape), on the CPU.
         names: a stable name for each image (a relative path, or "train/00017" where there is no
             file).
     """

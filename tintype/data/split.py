@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tintype.data.targets import Classes, TargetKind
 from tintype.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -26,17 +27,18 @@ def three_splits(
     val_fraction: float,
     test_fraction: float,
     seed: int,
+    kind: TargetKind | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the sorted positions of the images in "train", "val" and "test".
 
     A split that is given is kept as it is; one that is missing is cut from training, which takes in
-    the images of no given split. Within each class the cut is off by at most one image from the
-    wished fraction; each class with enough images has at least one in every split that is cut. A
-    class with two images where two splits are missing has one in training and one in test; a class
-    with one image stays in training.
+    the images of no given split. Within each class (or other stratum of `kind`) the cut is off by
+    at most one image from the fraction asked for; each with enough images has at least one in every
+    split that is cut. A class with two images where two splits are missing has one in training and
+    one in test; a class with one image stays in training.
 
     Args:
-        targets: (N,) int.
+        targets: (N, ...) as `kind` has them.
         names: N names, all different.
         given: N of "train", "val", "test" or "" (free), or None.
         groups: N names of what must stay together where a split is cut ("" stands alone), or None.
@@ -44,6 +46,7 @@ def three_splits(
             images.
         test_fraction: the same; 0 cuts no test part.
         seed: another seed gives another membership.
+        kind: of the targets; by default classes.
 
     Raises:
         UserError: the fractions leave nothing for training, or nothing is given for training.
@@ -65,7 +68,10 @@ def three_splits(
         )
 
     fractions = _fractions({"val": val_fraction, "test": test_fraction}, missing, len(pool))
-    units = _units(pool, targets, names, groups, seed)
+    smallest = min((fractions[split] for split in missing), default=0) * len(pool)
+    strata = np.zeros(len(targets), np.int64)
+    strata[pool] = (kind or Classes()).strata(targets[pool], max(1, int(smallest)))
+    units = _units(pool, strata, names, groups, seed)
 
     wished = {split: _wished(units, fractions[split]) for split in missing}
     for position, split in enumerate(missing):
@@ -106,15 +112,16 @@ def _fractions(
 
 def _units(
     pool: np.ndarray,
-    targets: np.ndarray,
+    strata: np.ndarray,
     names: Sequence[str],
     groups: np.ndarray | Sequence[str] | None,
     seed: int,
 ) -> dict[int, list[list[int]]]:
-    """Return, for each class, what moves as one (lists of positions), in the seeded order of their hashes.
+    """Return, for each stratum, what moves as one (lists of positions), in the seeded order of
+    their hashes.
 
-    A group belongs to the class that most of its images have, and its name is that of its first
-    image by name.
+    A group belongs to the stratum of most of its images, and its name is that of its first image by
+    name.
     """
     together: dict[str, list[int]] = defaultdict(list)
     for i in pool.tolist():
@@ -123,9 +130,9 @@ def _units(
 
     ranked: dict[int, list[tuple[bytes, list[int]]]] = defaultdict(list)
     for members in together.values():
-        label, name = int(targets[members[0]]), names[members[0]]
+        label, name = int(strata[members[0]]), names[members[0]]
         if len(members) > 1:
-            counts = Counter(targets[members].tolist())
+            counts = Counter(strata[members].tolist())
             label = min(counts, key=lambda c: (-counts[c], c))
             name = min(names[i] for i in members)
         digest = hashlib.blake2b(
@@ -172,11 +179,12 @@ def describe_splits(
     test_fraction: float,
     seed: int,
     can_do_without_test: bool = False,
+    stratified: str = "stratified",
 ) -> list[str]:
     """Return a line for each split that was cut from training, and one where the data's own splits were kept.
 
     Where only a test part is missing, its line says what else can be done; with
-    `can_do_without_test` that is also to have none.
+    `can_do_without_test` that is also to have none. `stratified` is how the kind of target is cut.
     """
     there = set() if given is None else {str(split) for split in np.unique(np.asarray(given))}
     lines = []
@@ -198,7 +206,7 @@ def describe_splits(
             continue
         amount = f"{int(wish):,} of" if wish >= 1 else f"{100 * wish:.3g} % of"
         pool = "training" if kept else "all images"
-        line = f"{word}: {amount} {pool}, stratified, seed {seed}"
+        line = f"{word}: {amount} {pool}, {stratified}, seed {seed}"
         if split == "test" and "val" in there:
             line += _ways_out(can_do_without_test)
         lines.append(line)

@@ -14,6 +14,7 @@ from torch import nn
 
 from tintype.data.decode import Resize
 from tintype.data.source import DataSpec
+from tintype.data.targets import described
 from tintype.errors import UserError
 from tintype.files.whole import written_whole
 from tintype.models import build_model, count_parameters, first_filter
@@ -42,6 +43,7 @@ def describe_model(
         **more,
         "architecture": {"name": name, "options": options},
         "class_names": list(spec.class_names),
+        **spec.target.describe(),
         "parameters": count_parameters(network),
         "multiply_adds": multiply_adds,
         "first_layer": first_filter(network, spec),
@@ -104,7 +106,7 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
         channels=how["channels"],
         height=how["height"],
         width=how["width"],
-        class_names=tuple(description["class_names"]),
+        target=described(description),
         mean=tuple(how["mean"]),
         std=tuple(how["std"]),
         fingerprint="",

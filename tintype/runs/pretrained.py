@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tintype.data.cache import cache_folder
 from tintype.data.decode import INTERPOLATIONS, Resize
 from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.files.whole import written_whole
 from tintype.models import timm_zoo, torchvision_zoo
@@ -607,7 +608,9 @@ def _load_from_timm(network: nn.Module, name: str, instead: str) -> dict[str, An
             getattr(getattr(network, "patch_embed", None), "img_size", None)
             or config.input_size[1:]
         )
-        spec = DataSpec("", 3, int(size[0]), int(size[1]), ("",) * 2, (0.5,) * 3, (0.5,) * 3, "")
+        spec = DataSpec(
+            "", 3, int(size[0]), int(size[1]), Classes(("",) * 2), (0.5,) * 3, (0.5,) * 3, ""
+        )
         source = timm_zoo.create(name, spec, pretrained=True)
     except (OSError, RuntimeError, ValueError, _NoDownload) as error:
         line = (str(error).strip() or type(error).__name__).split("\n")[0]

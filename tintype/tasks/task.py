@@ -79,8 +79,10 @@ class Task(ABC):
     A file in this folder has two functions beside its class: `make(splits, *, device, dtype, ...)
     -> Task`, whose further parameters are the fields of the recipe that it needs, by name, and
     `restore(network, spec, description, *, device, dtype) -> Task` around a finished network and
-    its model.json. It may have its own `open_data`, with fields of the recipe as parameters, where
-    images do not come one by one with a class.
+    its model.json. It may have `target_of(...) -> TargetKind`, whose parameters are options of the
+    task, where images do not come with one class each; and its own `open_data`, with fields of the
+    recipe as parameters, where they do not come one by one. A literal `TARGETS` names the kinds of
+    target that it takes, so that its data sets are found without an import.
 
     Attributes:
         networks: every network by name; `main` names the one that is evaluated and saved.

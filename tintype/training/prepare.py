@@ -44,6 +44,7 @@ from tintype.progress import Watcher
 from tintype.recipe import Recipe, parse_duration
 from tintype.runs.folder import PHOTOS_FILE, RunFolder
 from tintype.runs.model import describe_model, preprocessing, save_model
+from tintype.tasks.contract.own_data import asks
 from tintype.tasks.task import Task
 from tintype.tasks.validation import ValidationUse, use_validation
 from tintype.training.automatic import choose_model, choose_training
@@ -188,8 +189,11 @@ def _prepared(
     recipe, why = choose_model(recipe, device, watcher.on_work, asked)
     choices += why
     opener = getattr(module, "open_data", open_data)
+    target = asks(module)
     resize = Resize(recipe.resize, recipe.crop_fraction or 1.0, recipe.interpolation or "bilinear")
-    splits = _called(opener, recipe, resize=resize, progress=watcher.on_work)
+    splits = _called(
+        opener, recipe, resize=resize, target=_called(target, recipe), progress=watcher.on_work
+    )
     recipe, why = choose_training(recipe, splits, device, dtype, free=free)
     choices += why
     if recipe.time:

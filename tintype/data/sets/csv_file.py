@@ -1,4 +1,4 @@
-"""A CSV file, given by its path, with the columns path and label, and optionally split and group."""
+"""A CSV file, given by its path: columns path and label (or numbers), optionally split and group."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tintype.data.decode import EXTENSIONS, Resize, natural_key
-from tintype.data.layout import SPLIT_FOLDERS, class_name, listed, safe, split_of, words_of
-from tintype.data.sets.folder import Found, Photo, note_case, read_photos
+from tintype.data.layout import SPLIT_FOLDERS, listed, safe, split_of, words_of
+from tintype.data.sets.folder import Found, Photo, read_photos
 from tintype.data.source import Images
+from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.files.bounded import regular_only
 from tintype.progress import Progress
 
+TARGETS = ("class", "numbers", "none")
 COLUMNS = {
     "path": (
         "path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image_name", "img",
         "img_path", "image_id", "id",
     ),
-    "label": ("label", "class", "target", "category", "class_name", "label_name"),
     "split": ("split",),
     "group": ("group",),
 }  # fmt: skip
@@ -53,25 +54,31 @@ def load(
     channels: int | None = None,
     resize: str | Resize = "crop",
     progress: Progress | None = None,
-    one_class: bool = False,
+    target: TargetKind = CLASSES,
 ) -> Images:
-    """Return every photo that a CSV file names; `name` is its path. A single class does where `one_class` says so.
+    """Return every photo that a CSV file names; `name` is its path.
 
     Raises:
-        UserError: a missing column or label, no photo that can be read, or one class only.
+        UserError: a missing column or cell, no photo that can be read, or targets that cannot be
+            learned.
     """
     path = Path(name).expanduser()
     if not path.is_file():
         raise UserError(
             f"'{name}' is not a file. Give the path of a CSV file with the columns path and label."
         )
-    found = find_rows(path, Path(data_root).expanduser() if data_root else None)
     return read_photos(
-        found, str(path), image_size=image_size, channels=channels, resize=resize, progress=progress, one_class=one_class
-    )  # fmt: skip
+        find_rows(path, Path(data_root).expanduser() if data_root else None, target),
+        str(path),
+        image_size=image_size,
+        channels=channels,
+        resize=resize,
+        progress=progress,
+        target=target,
+    )
 
 
-def find_rows(path: Path, data_root: Path | None) -> Found:
+def find_rows(path: Path, data_root: Path | None, target: TargetKind = CLASSES) -> Found:
     """List the photos of a table: CSV separated by comma, semicolon or tab, or JSON lines, in UTF-8.
 
     A relative path starts at the table's folder, or at `data_root` where it is not found there.
@@ -79,12 +86,12 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
     file's, where only one file fits.
 
     Raises:
-        UserError: a missing column or label, an unknown split, a name that fits several files, or
-            no row at all.
+        UserError: a missing column or cell, a value that `target` cannot read, an unknown split, a
+            name that fits several files, or no row at all.
     """
     header, rows = _read_lines(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
     found = Found()
-    columns = _columns(header, path, found.notes)
+    columns = _columns(header, path, target, found.notes)
     rows = [(line, row) for line, row in rows if any(row[column] for column in columns.values())]
     if not rows:
         raise UserError(f"{path} names no image: it has a header and no rows.")
@@ -96,7 +103,7 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
     first_row: dict[str, tuple[int, str]] = {}
     for line, row in rows:
         values = {kind: row[column] for kind, column in columns.items()}
-        _add(found, values, line, path, files, first_row)
+        _add(found, values, target, line, path, files, first_row)
 
     if files.num_found == 0:
         where = " or ".join(str(root) for root in files.roots)
@@ -114,7 +121,7 @@ def find_rows(path: Path, data_root: Path | None) -> Found:
             f"{len(again)} rows name an image for the second time and are skipped: {listed(again)}"
         )
 
-    found.notes += note_case(found.photos)
+    found.notes += target.remarks(found.photos)
     return found
 
 
@@ -174,22 +181,27 @@ def _read_lines(path: Path) -> tuple[list[str], list[Row]]:
     ]
 
 
-def _columns(header: Sequence[str], path: Path, notes: list[str]) -> dict[str, str]:
+def _columns(
+    header: Sequence[str], path: Path, target: TargetKind, notes: list[str]
+) -> dict[str, str]:
     """Return the header's own name of each column that is there; a choice among several is noted."""
     plain = {name.strip().lower(): name for name in header}
+    needed = {"path": COLUMNS["path"], **{names[0]: names for names in target.columns}}
+
     columns = {}
-    for kind, accepted in COLUMNS.items():
-        there = [plain[name] for name in accepted if name in plain]
+    for kind, accepted in {**needed, **COLUMNS}.items():
+        there = [plain[name.lower()] for name in accepted if name.lower() in plain]
         if there:
             columns[kind] = there[0]
-            if len(there) > 1 and there[0].strip().lower() != kind:
+            if len(there) > 1 and there[0].strip().lower() != kind.lower():
                 notes.append(
                     f"column '{there[0]}' is read as the {kind}, and not {listed(there[1:])}"
                 )
-        elif kind in ("path", "label"):
+        elif kind in needed:
             raise UserError(
-                f"{path} has no column '{kind}'; its first line names: {', '.join(header) or 'nothing'}. "
-                "Expected a first line such as: path,label"
+                f"{path} has no column '{kind}'; its first line names: "
+                f"{', '.join(header) or 'nothing'}. "
+                f"Expected a first line such as: {','.join(needed)}"
             )
 
     return columns
@@ -245,42 +257,38 @@ def _split_by_values(
 def _add(
     found: Found,
     values: dict[str, str],
+    target: TargetKind,
     row: int,
     csv_path: Path,
     files: _Files,
     first_row: dict[str, tuple[int, str]],
 ) -> None:
     """Add the photo of one row."""
-    for kind in ("path", "label"):
-        if not values[kind]:
-            raise UserError(
-                f"row {row} of {csv_path} has no {kind}. Fill it in, or remove the row."
-            )
+    where = f"row {row} of {csv_path}"
+    if not values["path"]:
+        raise UserError(f"{where} has no path. Fill it in, or remove the row.")
+    cells = target.read([values[names[0]] for names in target.columns], where)
 
     split = values.get("split", "")
     if split and not split_of(split):
-        raise UserError(
-            f"row {row} of {csv_path} has the split '{split}'. Expected train, val, test or nothing."
-        )
+        raise UserError(f"{where} has the split '{split}'. Expected train, val, test or nothing.")
 
     name = values["path"].removeprefix("./")
-    photo_path = files.find(name, f"row {row} of {csv_path}")
-    label = class_name(values["label"])
+    photo_path = files.find(name, where)
+    photo = Photo(photo_path, safe(name), cells, split_of(split), values.get("group", ""))
 
     if photo_path in first_row:
         before, first_label = first_row[photo_path]
-        contrary = (
-            "" if label == first_label else f" with another label ('{first_label}', now '{label}')"
-        )
+        contrary = ""
+        if photo.label != first_label:
+            contrary = f" with another label ('{first_label}', now '{photo.label}')"
         found.skipped.append(
             (f"{name} (row {row})", f"named again, first in row {before}{contrary}")
         )
         return
 
-    first_row[photo_path] = (row, label)
-    found.photos.append(
-        Photo(photo_path, safe(name), label, split_of(split), values.get("group", ""))
-    )
+    first_row[photo_path] = (row, photo.label)
+    found.photos.append(photo)
 
 
 class _Files:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from tintype.data.decode import Resize
+from tintype.data.sets.folder import Photo
 from tintype.data.source import Images
+from tintype.data.targets import CLASSES, TargetKind
 from tintype.progress import Progress
+
+TARGETS = ("class", "numbers", "none")
 
 
 def load(
@@ -17,11 +21,18 @@ def load(
     channels: int | None = None,
     resize: str | Resize = "crop",
     progress: Progress | None = None,
+    target: TargetKind = CLASSES,
 ) -> Images:
-    """Return scikit-learn's digits, the values 0..16 scaled to 0..255."""
+    """Return scikit-learn's digits, the values 0..16 scaled to 0..255; as a number, what they say."""
     from sklearn.datasets import load_digits
 
     values, targets = load_digits(return_X_y=True)
     pixels = np.rint(np.asarray(values).reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     names = [f"{i:04d}" for i in range(len(pixels))]
-    return Images(pixels, np.asarray(targets, np.int64), names, tuple("0123456789"))
+
+    photos = [
+        Photo("", name, target.of_path(str(digit), name))
+        for name, digit in zip(names, targets, strict=True)
+    ]
+    kind, targets = target.collect(photos, photos, name, [])
+    return Images(pixels, targets, names, kind)

@@ -33,8 +33,11 @@ from tintype.data.duplicates import THUMBNAIL, near_search, thumbnail
 from tintype.data.layout import listed, read_layout, safe
 from tintype.data.levels import white_of_set
 from tintype.data.source import Images, Looks
+from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.progress import Progress
+
+TARGETS = ("class", "numbers", "none")
 
 # Pictures that are not read, by their ending; what holds only these is told so.
 UNREAD = {
@@ -63,13 +66,18 @@ SAMPLE = 500  # photos looked at to choose size and channels
 
 
 class Photo(NamedTuple):
-    """One image file, and what is known of it before it is opened."""
+    """One image file, and what is known of it before it is opened; `cells` hold its target as text."""
 
     path: str
     name: str
-    label: str
+    cells: tuple[str, ...]
     split: str = ""
     group: str = ""
+
+    @property
+    def label(self) -> str:
+        """The target as one text."""
+        return ", ".join(self.cells)
 
 
 @dataclass
@@ -89,52 +97,58 @@ def load(
     channels: int | None = None,
     resize: str | Resize = "crop",
     progress: Progress | None = None,
-    one_class: bool = False,
+    target: TargetKind = CLASSES,
 ) -> Images:
-    """Return every photo of a folder; `name` is its path. The classes are the folders' names, sorted.
-
-    With `one_class` a single folder does, and so do photos that lie in ROOT itself.
+    """Return every photo of a folder; `name` is its path. Classes are the folders' names, sorted.
 
     Raises:
-        UserError: no photo, one class only, or nothing that can be read.
+        UserError: no photo, targets that cannot be read or learned, or no file that can be read.
     """
     root = Path(name).expanduser()
     if not root.is_dir():
         raise UserError(
             f"'{name}' is not a folder. Give the path of a folder with one folder for each class."
         )
-    found = find_photos(root, one_class)
     return read_photos(
-        found, str(root), image_size=image_size, channels=channels, resize=resize, progress=progress, one_class=one_class
-    )  # fmt: skip
+        find_photos(root, target),
+        str(root),
+        image_size=image_size,
+        channels=channels,
+        resize=resize,
+        progress=progress,
+        target=target,
+    )
 
 
-def find_photos(root: Path, one_class: bool = False) -> Found:
-    """List the photos of ROOT/CLASS/* or ROOT/{train,val|valid|validation,test}/CLASS/*, sorted, numbers by value.
+def find_photos(root: Path, target: TargetKind = CLASSES) -> Found:
+    """List the photos of ROOT/CLASS/* or ROOT/{train,val|valid|validation,test}/CLASS/*, sorted,
+    numbers by value.
 
-    With `one_class` photos without class folders are taken as well, in a class named like ROOT.
+    Where the folder of a photo is not its target, photos without class folders are taken as well.
 
     Raises:
-        UserError: the folder holds no photo in class folders.
+        UserError: the folder holds no photo in class folders, or one that does not say its target.
     """
     walk = walk_images(root)
     if not walk.folders and not walk.files and walk.problems:
         raise UserError(f"{root}: {walk.problems[0][1]}.")
 
-    layout = read_layout(root, walk, one_class)
+    layout = read_layout(root, walk, not target.needs_folders)
     found = Found(
         notes=list(layout.notes), skipped=[(safe(name), reason) for name, reason in walk.problems]
     )
 
     for place in layout.places:
         for file in place.folder.all_photos():
-            found.photos.append(Photo(str(root / file), safe(file), place.label, place.split))
+            name = safe(file)
+            cells = target.of_path(place.label, name)
+            found.photos.append(Photo(str(root / file), name, cells, place.split))
 
     found.notes += _other_files(walk.others)
     if not found.photos:
         raise UserError(_no_photos(root, walk))
 
-    found.notes += note_case(found.photos)
+    found.notes += target.remarks(found.photos)
     return found
 
 
@@ -146,14 +160,12 @@ def read_photos(
     channels: int | None,
     resize: str | Resize,
     progress: Progress | None = None,
-    class_names: Sequence[str] | None = None,
-    one_class: bool = False,
+    target: TargetKind = CLASSES,
 ) -> Images:
     """Decode photos through the cache and return those that could be read, in the order given.
 
     Raises:
-        UserError: nothing can be read, or fewer than two classes are left and `one_class` does not
-            allow that.
+        UserError: nothing can be read, or nothing can be learned from the targets that are left.
     """
     photos, states, skipped = _regular(found.photos, found.skipped)
     notes = list(found.notes)
@@ -184,18 +196,13 @@ def read_photos(
 
     if not photos:
         raise UserError(_all_broken(source, skipped))
-    kept = (
-        _class_names(photos, found, source, notes, one_class)
-        if class_names is None
-        else tuple(class_names)
-    )
-    number = {label: i for i, label in enumerate(kept)}
+    kind, targets = target.collect(photos, found.photos, source, notes)
 
     return Images(
         pixels=cached.pixels,
-        targets=np.array([number[photo.label] for photo in photos], np.int64),
+        targets=targets,
         names=[photo.name for photo in photos],
-        class_names=kept,
+        target=kind,
         split=np.array([p.split for p in photos]) if any(p.split for p in photos) else None,
         groups=np.array([p.group for p in photos]) if any(p.group for p in photos) else None,
         notes=tuple(notes),
@@ -311,26 +318,6 @@ def read_each(
     skipped += [(regular[i].name, reason) for i, reason in broken.items()]
 
     return [photo for i, photo in enumerate(regular) if i not in broken], cached, skipped
-
-
-def sorted_classes(labels: set[str]) -> tuple[str, ...]:
-    """Return class names sorted, by value where all are whole numbers."""
-    numeric = all(label.isascii() and label.isdigit() for label in labels)
-    return tuple(sorted(labels, key=lambda label: (int(label), label) if numeric else (0, label)))
-
-
-def note_case(photos: Sequence[Photo]) -> list[str]:
-    """Return a line for classes that differ only in case: two classes here, one folder on some
-    systems.
-    """
-    labels = sorted({photo.label for photo in photos})
-    alike = Counter(label.casefold() for label in labels)
-    notes = []
-    for folded, count in sorted(alike.items()):
-        if count > 1:
-            same = [label for label in labels if label.casefold() == folded]
-            notes.append(f"classes that differ only in case are kept apart: {listed(same)}")
-    return notes
 
 
 def _other_files(others: Counter[str]) -> list[str]:
@@ -506,25 +493,6 @@ def _all_grey(headers: Sequence[tuple[Photo, Header]]) -> bool:
         except Unreadable:
             continue
     return True
-
-
-def _class_names(
-    photos: Sequence[Photo], found: Found, source: str, notes: list[str], one_class: bool
-) -> tuple[str, ...]:
-    labels = {photo.label for photo in photos}
-    lost = sorted({photo.label for photo in found.photos} - labels)
-    if lost:
-        notes.append(f"classes of which no photo can be read are left out: {listed(lost)}")
-    if len(labels) == 1 and not one_class:
-        raise UserError(_one_class(source, next(iter(labels)), photos))
-    return sorted_classes(labels)
-
-
-def _one_class(source: str, label: str, photos: Sequence[Photo]) -> str:
-    inner = [photo.name.rpartition("/")[0] for photo in photos if not photo.split]
-    shared = os.path.commonpath(inner) if len(set(inner)) > 1 else ""
-    hint = f" Did you mean {source}/{shared}?" if shared else ""
-    return f"{source} holds one class only ('{label}', {len(photos):,} photos); at least two are needed.{hint}"
 
 
 def _no_photos(root: Path, walk: Walk) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from tintype.data.decode import Resize
 from tintype.data.sets import folder
 from tintype.data.source import Images
+from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.progress import Progress
 
@@ -15,6 +16,7 @@ NAMES = {
     "trashnet": "2,527 photos of rubbish, 512x384 colour, 6 classes; read from --data-root",
     "own-photos": "photos of your own; read from --data-root, which holds a folder for each class",
 }
+TARGETS = ("class", "numbers", "none")
 # Where a set may lie below the root that is given, and where to get it.
 PLACES = {"trashnet": ("trashnet", "dataset-resized", "trashnet/dataset-resized", ".")}
 ORIGIN = {
@@ -32,9 +34,9 @@ def load(
     channels: int | None = None,
     resize: str | Resize = "crop",
     progress: Progress | None = None,
-    one_class: bool = False,
+    target: TargetKind = CLASSES,
 ) -> Images:
-    """Return the photos of a set; of one's own, a single class or none does where `one_class` says so.
+    """Return the photos of a set, or of one's own.
 
     Raises:
         UserError: no root is given, or the photos are not in it.
@@ -52,7 +54,7 @@ def load(
         "image_size": image_size,
         "channels": channels,
         "resize": resize,
-        "one_class": one_class,
+        "target": target,
     }
     try:
         images = folder.load(str(found), progress=progress, **how)
@@ -61,9 +63,10 @@ def load(
             raise
         raise UserError(f"{error}\n{ORIGIN[name]}.") from None
 
-    if name == "trashnet" and len(images.class_names) != 6:
+    num_classes = images.target.num_outputs
+    if name == "trashnet" and num_classes != 6:
         raise UserError(
-            f"{found} has {len(images.class_names)} classes, where trashnet has 6. {ORIGIN[name]}; "
+            f"{found} has {num_classes} classes, where trashnet has 6. {ORIGIN[name]}; "
             f"other photos are trained by: tintype train {found}"
         )
     return images

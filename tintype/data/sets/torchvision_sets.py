@@ -30,6 +30,7 @@ from tintype.data.cache import cache_folder, remove_abandoned
 from tintype.data.decode import Resize
 from tintype.data.sets.folder import find_photos, read_photos
 from tintype.data.source import Images
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.progress import Progress
 
@@ -58,7 +59,7 @@ class _Set:
     marker: str
     read: Callable[[Path], Content]
     download: Callable[[Path], object]
-    num_classes: int
+    classes: int
     size: int
     channels: int
 
@@ -107,7 +108,7 @@ def load(
         if data_root:
             raise UserError(
                 f"{name} is not in {given}: neither {described.inner}/{described.marker} as torchvision lays it out, "
-                f"nor {{train,test}}/CLASS with {described.num_classes} class folders."
+                f"nor {{train,test}}/CLASS with {described.classes} class folders."
             )
 
     store = cache_folder() / "datasets" / name
@@ -152,7 +153,7 @@ def _describe(name: str) -> _Set:
 def _images(name: str, described: _Set, root: Path) -> Images:
     """Read a set from torchvision's layout below `root`."""
     try:
-        splits, class_names = described.read(root)
+        splits, titles = described.read(root)
     except FileNotFoundError as error:
         raise UserError(
             f"{name} in {root} is not complete: {error.filename or error} is missing."
@@ -170,7 +171,7 @@ def _images(name: str, described: _Set, root: Path) -> Images:
         again = f" Remove {root} to download it again." if cache_folder() in root.parents else ""
         raise UserError(f"{name} in {root} cannot be read: {reason}.{again}") from None
 
-    classes = tuple(name.split(" - ")[0] for name in class_names)
+    classes = tuple(title.split(" - ")[0] for title in titles)
     for split, (pixels, targets) in splits.items():
         if (
             len(pixels) != len(targets)
@@ -190,7 +191,7 @@ def _images(name: str, described: _Set, root: Path) -> Images:
             for split, (_, targets) in splits.items()
             for i in range(len(targets))
         ],
-        class_names=classes,
+        target=Classes(classes),
         split=np.concatenate(
             [np.full(len(targets), split) for split, (_, targets) in splits.items()]
         ),
@@ -221,7 +222,7 @@ def _class_folders(root: Path, described: _Set, name: str) -> Path | None:
     for candidate in (root / name, root):
         if all((candidate / split).is_dir() for split in ("train", "test")):
             classes = [folder for folder in (candidate / "train").iterdir() if folder.is_dir()]
-            if len(classes) == described.num_classes:
+            if len(classes) == described.classes:
                 return candidate
     return None
 
@@ -255,7 +256,7 @@ def _idx_set(kind: type[datasets.MNIST]) -> _Set:
         marker="train-images-idx3-ubyte",
         read=lambda root: (_read_idx(root / kind.__name__ / "raw", "train", "t10k"), kind.classes),
         download=lambda root: kind(root, download=True),
-        num_classes=10,
+        classes=10,
         size=28,
         channels=1,
     )
@@ -276,7 +277,7 @@ def _emnist() -> _Set:
         marker="emnist-balanced-train-images-idx3-ubyte",
         read=read,
         download=lambda root: datasets.EMNIST(root, split="balanced", download=True),
-        num_classes=47,
+        classes=47,
         size=28,
         channels=1,
     )
@@ -297,7 +298,7 @@ def _cifar_set(kind: type[datasets.CIFAR10]) -> _Set:
         marker=kind.train_list[0][0],
         read=read,
         download=lambda root: kind(root, download=True),
-        num_classes=100 if kind is datasets.CIFAR100 else 10,
+        classes=100 if kind is datasets.CIFAR100 else 10,
         size=32,
         channels=3,
     )
@@ -314,7 +315,7 @@ def _svhn() -> _Set:
         for split in ("train", "test"):
             datasets.SVHN(root, split=split, download=True)
 
-    return _Set("", "train_32x32.mat", read, download, num_classes=10, size=32, channels=3)
+    return _Set("", "train_32x32.mat", read, download, classes=10, size=32, channels=3)
 
 
 def _stl10() -> _Set:
@@ -336,7 +337,7 @@ def _stl10() -> _Set:
         marker="train_X.bin",
         read=read,
         download=lambda root: Labelled(root, download=True),
-        num_classes=10,
+        classes=10,
         size=96,
         channels=3,
     )

@@ -71,7 +71,7 @@ class Classify(Task):
         self.phases = [Phase("train", "classifier")]
         self.spec, self.device, self.dtype, self.tta = spec, device, dtype, tta
         self.temperature, self.abstain = temperature, []
-        self.augment = Augment(augment, num_classes=spec.num_classes)
+        self.augment = Augment(augment, mixable=spec.target.mixable)
         self.label_smoothing, self.one_hot = label_smoothing, one_hot
         self.resolutions = list(resolutions)
         weights = None

@@ -53,7 +53,7 @@ def make(
         "dtype": dtype, "augment": augment, "label_smoothing": label_smoothing, "one_hot": one_hot,
         "class_weights": class_weights, "train_targets": splits.train.targets, "resolutions": resolutions, "tta": tta,
     }  # fmt: skip
-    if (other := task_of_model(model)) != "classify":
+    if other := task_of_model(model):
         raise UserError(
             f"model {model} is there to {other}, not to classify. Expected one such as cnn (`tintype list models`), "
             f"or a recipe of task {other} (`tintype list recipes`)."

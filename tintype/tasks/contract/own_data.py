@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
+from tintype import plugins
 from tintype.data import open_data
 from tintype.data.source import DataSplits
+from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
@@ -17,6 +21,26 @@ def division(recipe: Recipe) -> dict[str, Any]:
     """Return the fields of a recipe that divide images into training, validation and test."""
     names = ("val_fraction", "test_fraction", "split_seed", "groups")
     return {name: getattr(recipe, name) for name in names}
+
+
+def asks(module: ModuleType) -> Callable[..., TargetKind]:
+    """Return the function by which the file of a task says which targets it needs.
+
+    The file may have `target_of(...) -> TargetKind`, whose parameters are options of the task;
+    without it, the task needs one class for each image.
+    """
+    return getattr(module, "target_of", _classes)
+
+
+def _classes() -> TargetKind:
+    return CLASSES
+
+
+def target_of(recipe: Recipe) -> TargetKind:
+    """Return the targets that the task of a recipe needs."""
+    ask = asks(plugins.find("tasks", recipe.task))
+    known = inspect.signature(ask).parameters
+    return ask(**{name: value for name, value in recipe.fields().items() if name in known})
 
 
 def model_input(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +68,12 @@ def open_divided(
         UserError: the data is not there.
     """
     recipe = run.recipe
-    options = {**model_input(description), **division(recipe), **more}
+    options = {
+        **model_input(description),
+        **division(recipe),
+        "target": target_of(recipe),
+        **more,
+    }
     root = None if data else recipe.data_root
     return open_data(data or recipe.data, data_root=root, split_rule=recipe.split_rule, **options)
 

@@ -16,7 +16,7 @@ class Measure(Measurement[Generate]):
     reads = ("features", "inception_weights")
 
     def open_own(self) -> DataSplits:
-        return open_divided(self.run, self.description, one_class=True)
+        return open_divided(self.run, self.description, test_optional=False)
 
     def own(self, splits: DataSplits, split: str) -> dict[str, Any]:
         options = self.options

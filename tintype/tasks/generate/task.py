@@ -18,6 +18,7 @@ from tintype.augment import Augment
 from tintype.augment.spec import resolve
 from tintype.data import opening
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.data.targets import ANY_CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.hardware.device import autocast
 from tintype.models import build_model, default_options
@@ -33,7 +34,12 @@ from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 SAMPLE_SEED = 0  # of every picture and figure; `tintype generate RUN` shows the same images
 SHOWN = 64
 
-open_data = partial(opening.open_data, one_class=True)  # a generator need not know classes
+open_data = partial(opening.open_data, test_optional=False)
+
+
+def target_of() -> TargetKind:
+    """Return what is read of each image: a generator need not know classes."""
+    return ANY_CLASSES
 
 
 def make(
@@ -165,7 +171,7 @@ class Generate(Task):
             Adversarial(networks, objective, self.trouble, device, dtype) if gan else None
         )
         self.phases = self.adversarial.phases if self.adversarial else [Phase("flow", "generator")]
-        self.augment = Augment(augment, num_classes=spec.num_classes)
+        self.augment = Augment(augment, mixable=spec.target.mixable)
         self.features, self.inception_weights, self.num_samples = (
             features,
             inception_weights,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
+from tintype.data.targets import NoTarget
 from tintype.errors import UserError
 from tintype.models.parts.weights import read_content
 from tintype.tasks.upscale.task import Upscale
@@ -64,5 +65,7 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
             f"{path} takes {channels} channels and gives {descriptor.output_channels}. Expected 1 or 3 of both."
         )
 
-    spec = DataSpec(path.stem, channels, 64, 64, (), (0.0,) * channels, (1.0,) * channels, "")
+    spec = DataSpec(
+        path.stem, channels, 64, 64, NoTarget(), (0.0,) * channels, (1.0,) * channels, ""
+    )
     return Upscale(Foreign(descriptor).to(device).eval(), spec, device, scale=descriptor.scale)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.parts.weights import read_weights
@@ -77,7 +78,9 @@ class PerceptualLoss(nn.Module):
                 f"which layers of {name}? Set task.feature_layers, as in [features.3, features.8]."
             )
         classes = tuple(str(k) for k in range(1000))
-        network = build_model(name, DataSpec("", 3, 224, 224, classes, (), (), ""), {}, seed=0)
+        network = build_model(
+            name, DataSpec("", 3, 224, 224, Classes(classes), (), (), ""), {}, seed=0
+        )
         load_pretrained(network, name, weights, instead=INSTEAD)
         try:
             self.network = create_feature_extractor(network.eval(), chosen)

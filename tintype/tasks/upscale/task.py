@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tintype import statistics
 from tintype.augment.pixels import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource, group_numbers
+from tintype.data.targets import NoTarget
 from tintype.errors import UserError, unknown_name
 from tintype.hardware.device import Choice, autocast
 from tintype.models import build_model, count_multiply_adds, count_parameters
@@ -30,6 +31,8 @@ from tintype.tasks.upscale import quality
 from tintype.tasks.upscale.degrade import degraded
 from tintype.tasks.upscale.perceptual import PerceptualDistance, PerceptualLoss
 from tintype.tasks.upscale.sets.pairs import open_pairs as open_data
+
+TARGETS = ("pictures",)
 
 __all__ = ["Upscale", "make", "open_data", "restore"]
 
@@ -111,7 +114,14 @@ def make(
         perceptual = PerceptualLoss.of(feature_network, weights, feature_layers).to(device)
 
     spec = DataSpec(
-        splits.spec.name, channels, patch, patch, (), (0.0,) * channels, (1.0,) * channels, ""
+        splits.spec.name,
+        channels,
+        patch,
+        patch,
+        NoTarget(),
+        (0.0,) * channels,
+        (1.0,) * channels,
+        "",
     )
     network = build_model(model, spec, {**model_options, "scale": scale}, seed).to(device)
     discriminator = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
@@ -278,7 +288,7 @@ class Upscale(Task):
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds for a picture of 1280x720, as papers give them."""
-        spec = DataSpec("", self.spec.channels, 48, 48, (), (), (), "")
+        spec = DataSpec("", self.spec.channels, 48, 48, NoTarget(), (), (), "")
         small_pixels = 1280 * 720 / self.scale**2
         return round(
             count_multiply_adds(merged(self.networks[self.main]), spec) / 48**2 * small_pixels

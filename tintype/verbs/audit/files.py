@@ -16,9 +16,10 @@ from tintype.data import locate
 from tintype.data.decode import FORMATS, Unreadable, decode, quiet_pillow, read_header
 from tintype.data.duplicates import THUMBNAIL, thumbnails
 from tintype.data.opening import shadowed
-from tintype.data.sets.folder import Found, Photo, read_each, sorted_classes, spread
+from tintype.data.sets.folder import Found, Photo, read_each, spread
 from tintype.data.source import Images
 from tintype.data.taken import taken
+from tintype.data.targets import Classes, TargetKind
 from tintype.errors import UserError
 from tintype.files.bounded import regular_only
 from tintype.progress import Progress
@@ -60,7 +61,7 @@ class Inspected:
     name: str
     names: list[str]
     targets: np.ndarray  # (N,) int64
-    class_names: tuple[str, ...]
+    target: TargetKind
     split: np.ndarray  # (N,) str
     groups: np.ndarray  # (N,) str
     thumbs: np.ndarray  # (N, S, S, C) uint8
@@ -73,6 +74,14 @@ class Inspected:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.target.names
+
+    def differ(self, rows: np.ndarray) -> bool:
+        """Tell whether the images at some positions have other targets."""
+        return self.target.differing(self.targets)(rows)
 
     @property
     def short_side(self) -> np.ndarray:
@@ -117,13 +126,14 @@ def _inspect_photos(found: Found, name: str, source: str, progress: Progress | N
             f"none of the {len(failures):,} images of {source} can be read. The first: {first}: {reason}."
         )
 
-    classes = sorted_classes({photo.label for photo in found.photos})
-    number = {label: i for i, label in enumerate(classes)}
+    # of every photo that is listed, so that a class without a readable one is known as well
+    target, targets = Classes(single=True).collect(found.photos, found.photos, source, [])
+    position = {photo.name: i for i, photo in enumerate(found.photos)}
     return Inspected(
         name=name,
         names=[photo.name for photo in photos],
-        targets=np.array([number[photo.label] for photo in photos], np.int64),
-        class_names=classes,
+        targets=targets[[position[photo.name] for photo in photos]],
+        target=target,
         split=np.array([photo.split for photo in photos], "<U5"),
         groups=np.array([photo.group for photo in photos]),
         thumbs=cached.pixels[:, :side],
@@ -254,7 +264,7 @@ def _inspect_arrays(images: Images, name: str) -> Inspected:
         name=name,
         names=list(images.names),
         targets=images.targets,
-        class_names=images.class_names,
+        target=images.target,
         split=empty if images.split is None else images.split,
         groups=empty if images.groups is None else images.groups,
         thumbs=thumbnails(pixels, side),

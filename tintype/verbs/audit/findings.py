@@ -162,7 +162,7 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
     }
     pairs = _strongest(twins)
 
-    same_way = twins.duplicates.told_apart(inspected.targets)
+    same_way = twins.duplicates.told_apart(inspected.differ)
     for rows in twins.duplicates.groups:
         if len(set(same_way.group[rows].tolist())) > 1:
             found["mirrored"].append(_item(inspected, rows, _sameness(twins, rows, pairs)))

@@ -44,7 +44,7 @@ def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
     """
     split = given_split(inspected)
     reasons: dict[int, str] = {}
-    for rows in twins.duplicates.told_apart(inspected.targets).groups:
+    for rows in twins.duplicates.told_apart(inspected.differ).groups:
         if len(set(inspected.targets[rows].tolist())) > 1:
             reasons.update((i, "same picture with another label") for i in rows.tolist())
             continue

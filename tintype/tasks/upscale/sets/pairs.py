@@ -26,12 +26,13 @@ from tintype.data.sets.torchvision_sets import fetch_pets
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.data.split import describe_splits, three_splits
 from tintype.data.taken import read_taken
+from tintype.data.targets import NoTarget
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names
 from tintype.progress import Progress
 
-TASK = "upscale"
+TARGETS = ("pictures",)
 NAMES = {
     "photos": "Three photographs that come with scikit-learn and Matplotlib; needs no network",
     "t91": "T91 (Yang et al. 2010) to train on, Set5 as test; folders T91/ and Set5/ in --data-root",
@@ -334,7 +335,7 @@ def open_pairs(
         3,
         patch,
         patch,
-        (),
+        NoTarget(),
         (0.0,) * 3,
         (1.0,) * 3,
         _fingerprint(photos, rows, scale, patch),
@@ -382,7 +383,7 @@ def open_whole(data: str, scale: int, split: str | None = None) -> WholePhotos:
     ]
     if not chosen:
         raise UserError(f"{data} holds no photo for {split}.")
-    spec = DataSpec(Path(data).name, 3, 0, 0, (), (0.0,) * 3, (1.0,) * 3, "")
+    spec = DataSpec(Path(data).name, 3, 0, 0, NoTarget(), (0.0,) * 3, (1.0,) * 3, "")
     return WholePhotos(spec, chosen)
 
 
@@ -400,7 +401,7 @@ def read_photos(
     """Return photos, the split given for each ("" is free), notes, and what was skipped with the
     reason.
     """
-    notes = shadowed(data, TASK)
+    notes = shadowed(data, TARGETS[0])
     if data == "photos":
         photos, given, more, skipped = sample_photos()
         return photos, given, [*notes, *more], skipped
