@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import resources
+from types import ModuleType
 from typing import Any, cast
 
 import jinja2
@@ -27,9 +28,6 @@ from tintype.verbs.serve.service import Service, Settings
 from tintype.version import __version__
 
 FILES = {
-    "/": ("index.html", "text/html"),
-    "/static/style.css": ("style.css", "text/css"),
-    "/static/page.js": ("page.js", "text/javascript"),
     "/static/icon.svg": ("icon.svg", "image/svg+xml"),
     "/favicon.ico": ("icon.svg", "image/svg+xml"),
 }
@@ -50,20 +48,22 @@ def make_app(models: Sequence[Served], settings: Settings | None = None) -> Gate
     _answer_errors(app)
     direct: dict[str, Application] = {}
     examples: dict[str, Sequence[str]] = {}
-    for part in _routes_of_tasks():
+    modules = _routes_of_tasks()
+    for module in modules:
+        part = cast(RoutesPart, module)
         direct |= part.add(app, service)
         examples |= part.EXAMPLES
     _add_looks(app, service)
     gate = Gate(app, service, frozenset(getattr(route, "path", "") for route in app.routes), direct)
-    _add_pages(app, gate, examples)
+    _add_pages(app, gate, examples, modules)
 
     return gate
 
 
-def _routes_of_tasks() -> list[RoutesPart]:
+def _routes_of_tasks() -> list[ModuleType]:
     """Return the addresses of every task that has some, whether or not a model of it is served."""
     tasks = [task for task in names("tasks") if has_part(task, "routes")]
-    return [cast(RoutesPart, find_part(task, "routes", "be served")) for task in tasks]
+    return [find_part(task, "routes", "be served") for task in tasks]
 
 
 @asynccontextmanager
@@ -165,9 +165,12 @@ def _add_looks(app: FastAPI, service: Service) -> None:
         return Response(page, headers=headers, media_type="text/html")
 
 
-def _add_pages(app: FastAPI, gate: Gate, examples: Mapping[str, Sequence[str]]) -> None:
-    """Add the page, its documentation and their files; every one is named here, and no folder is
-    opened to the web.
+def _add_pages(
+    app: FastAPI, gate: Gate, examples: Mapping[str, Sequence[str]], modules: Sequence[ModuleType]
+) -> None:
+    """Add the page, its documentation and their files.
+
+    Every one is named here, and no folder is opened to the web.
     """
     folder = resources.files("tintype.verbs.serve") / "page"
 
@@ -179,6 +182,16 @@ def _add_pages(app: FastAPI, gate: Gate, examples: Mapping[str, Sequence[str]]) 
 
     for address, (file, media_type) in FILES.items():
         add(address, (folder / file).read_bytes(), media_type)
+    index = (folder / "index.html").read_bytes()
+    add("/", index.replace(b"<!-- views -->", b"\n".join(_views(modules, "html"))), "text/html")
+    style = (folder / "style.css").read_bytes()
+    add("/static/style.css", b"\n".join([style, *_views(modules, "css")]), "text/css")
+    scripts = [
+        (folder / "page.js").read_bytes(),
+        *_views(modules, "js"),
+        (folder / "start.js").read_bytes(),
+    ]
+    add("/static/page.js", b"\n".join(scripts), "text/javascript")
     template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
         (folder / "docs.html").read_text("utf-8")
     )
@@ -216,3 +229,11 @@ def _add_pages(app: FastAPI, gate: Gate, examples: Mapping[str, Sequence[str]]) 
         )
 
         return answer
+
+
+def _views(modules: Sequence[ModuleType], ending: str) -> list[bytes]:
+    """Return the files by which the tasks show their models, `page/view.html` and so on."""
+    files = [
+        resources.files(str(module.__package__)) / "page" / f"view.{ending}" for module in modules
+    ]
+    return [file.read_bytes() for file in files if file.is_file()]
