@@ -100,6 +100,7 @@ class Task(ABC):
             beside the recipe's.
         fewest_to_calibrate: how many validation images it takes to calibrate what `summarise` fits
             on them (a temperature, thresholds); 0 where nothing is fitted.
+        calibrated: what that is, in words.
         chooses: what `evaluate` itself chooses on `selection`, in words; empty for nothing.
         selection: the validation images that may choose among weights; set before training.
         validation: which validation images choose and which calibrate; set before training.
@@ -121,6 +122,7 @@ class Task(ABC):
     groups: Mapping[str, str] = MappingProxyType({})
     options_of_model: Mapping[str, Any] = MappingProxyType({})
     fewest_to_calibrate: int = 0
+    calibrated: str = "the confidence"
     chooses: str = ""
     selection: ImageSource | None = None
     validation: ValidationUse = ValidationUse()

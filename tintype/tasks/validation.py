@@ -7,7 +7,7 @@ temperature or a threshold fitted to it promises too much.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +37,7 @@ class ValidationUse:
         calibrating: positions of the images that calibrate, or None for all.
         folds: the fold of each image, where answers are out of fold.
         reason: why it is so.
+        calibrated: what is calibrated, in words.
     """
 
     how: How = "all"
@@ -47,6 +48,7 @@ class ValidationUse:
     calibrating: np.ndarray | None = None
     folds: np.ndarray | None = None
     reason: str = ""
+    calibrated: str = "the confidence"
 
     def selecting_part(self, val: ImageSource) -> ImageSource:
         """Return the validation images on which training may choose."""
@@ -69,7 +71,7 @@ class ValidationUse:
         """One sentence that says what validation was used for; empty where it only measured."""
         chosen = f"{self.num_selecting:,} chose {' and '.join(self.chose)}"
         everything = f"All {self.num_images:,} validation images"
-        calibrated = "calibrated the confidence"
+        calibrated = f"calibrated {self.calibrated}"
 
         if self.how == "halves":
             return (
@@ -84,7 +86,7 @@ class ValidationUse:
         if self.chose and self.calibrates:
             return (
                 f"{everything} both chose {' and '.join(self.chose)} and {calibrated} "
-                f"({self.reason}), so confidence may be slightly too high."
+                f"({self.reason}), so it may promise slightly too much."
             )
         if self.chose:
             return f"{everything} chose {' and '.join(self.chose)}."
@@ -126,6 +128,7 @@ def use_validation(
     chose: Sequence[str],
     chose_in_task: str = "",
     fewest_to_calibrate: int,
+    calibrated: str = "the confidence",
 ) -> ValidationUse:
     """Decide which validation images choose among weights, and which calibrate.
 
@@ -141,9 +144,12 @@ def use_validation(
         chose_in_task: what the task itself chooses there, among answers that it can give out of
             fold.
         fewest_to_calibrate: fewer images cannot calibrate; 0 where nothing is calibrated.
+        calibrated: what is calibrated, in words.
     """
     everything = (*chose, *([chose_in_task] if chose_in_task else []))
-    both = ValidationUse("all", everything, len(val), bool(fewest_to_calibrate))
+    both = ValidationUse(
+        "all", everything, len(val), bool(fewest_to_calibrate), calibrated=calibrated
+    )
     if not everything or not fewest_to_calibrate:
         return both
     if rules == 1:
@@ -155,23 +161,21 @@ def use_validation(
         if folds.max() < NUM_FOLDS - 1:
             return _because(both, f"they cannot be cut into {NUM_FOLDS} folds")
         why = "what chose an answer must not calibrate it"
-        return ValidationUse("out-of-fold", everything, len(val), True, folds=folds, reason=why)
+        return replace(both, how="out-of-fold", folds=folds, reason=why)
 
     if len(val) < 2 * fewest_to_calibrate:
         return _because(both, f"fewer than {2 * fewest_to_calibrate} are too few to be halved")
     parts = three_splits(
         val.targets.numpy(), val.names, None, of_image, val_fraction=0.5, test_fraction=0,
-        seed=fold(seed, "calibration"),
+        seed=fold(seed, "calibration"), kind=val.spec.target,
     )  # fmt: skip
     selecting, calibrating = parts["train"], parts["val"]
     if min(len(selecting), len(calibrating)) < fewest_to_calibrate:
         return _because(both, "they are in too few groups to be halved")
 
-    return ValidationUse(
-        "halves",
-        everything,
-        len(val),
-        True,
+    return replace(
+        both,
+        how="halves",
         selecting=selecting,
         calibrating=calibrating,
         reason="what chose the weights must not calibrate them",
@@ -179,7 +183,7 @@ def use_validation(
 
 
 def _because(use: ValidationUse, reason: str) -> ValidationUse:
-    return ValidationUse(use.how, use.chose, use.num_images, use.calibrates, reason=reason)
+    return replace(use, reason=reason)
 
 
 def _folds(names: Sequence[str], groups: Sequence[str], seed: int) -> np.ndarray:

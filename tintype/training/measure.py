@@ -16,6 +16,7 @@ from tintype.files.bounded import read_json_object
 from tintype.files.whole import held, write_picture, written_whole
 from tintype.progress import Watcher
 from tintype.runs.folder import BY_VALIDATION, RunFolder
+from tintype.runs.ranking import criterion_of
 from tintype.tasks.classify.analysis import analyse
 from tintype.tasks.task import Evaluation, Summary, Task
 
@@ -54,6 +55,7 @@ def _measure(
     summary = task.summarise(evaluations, sources)
     _write_tables(run, summary)
     _write_samples(run, summary.samples, splits.test)
+    run.write("model.json", {**run.read("model.json"), **task.describe()})
     analyse(run, task, to_measure(splits), evaluations, watcher)
     looks = count_test_look(run, splits.spec.fingerprint)
     run.write(
@@ -100,16 +102,26 @@ def _measure_by_validation(
     _write_tables(run, summary)
 
     evaluation = {**summary.evaluation, "tested": False, "test_looks": {"run": 0, "data": 0}}
-    figures = evaluation["splits"]["val"]
-    low, high = figures["accuracy_ci95"]
-    fit = evaluation["verdict"]["text"]
+    fit = evaluation["verdict"]["text"].rstrip(".")
+    reached = _reached(run.recipe.task, evaluation["splits"]["val"])
     evaluation["verdict"] |= {
-        "text": f"{fit.rstrip('.')}. {BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {figures['accuracy']:.2%} "
-        f"({low:.2%} to {high:.2%}). There is no test part, so how good the model is on new photos is not known."
+        "text": f"{fit}. {BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {reached}. There is no "
+        "test part, so how good the model is on new photos is not known."
     }
     run.write("evaluation.json", evaluation)
     model = run.read("model.json")
     run.write("model.json", {**model, **task.describe()})
+
+
+def _reached(task: str, figures: dict[str, Any]) -> str:
+    """Return the figure that runs of a task are ranked by, with its interval where it has one."""
+    criterion = criterion_of(task, figures)
+    digits = 2 if criterion.is_share else None
+    value = criterion.said(figures[criterion.key], digits)
+    interval = figures.get(f"{criterion.key}_ci95")
+    if not interval:
+        return value
+    return f"{value} ({' to '.join(criterion.said(end, digits) for end in interval)})"
 
 
 def _evaluated(

@@ -261,6 +261,7 @@ def _validation(recipe: Recipe, task: Task, splits: DataSplits) -> ValidationUse
         chose=chose,
         chose_in_task=task.chooses,
         fewest_to_calibrate=task.fewest_to_calibrate,
+        calibrated=task.calibrated,
     )
 
 
@@ -478,7 +479,10 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
                 "Put them back, or start a new run."
             )
 
-    counts = {s: Counter(splits[s].targets.tolist()) for s in ("train", "val", "test")}
+    parts = ("train", "val", "test")
+    # other targets than classes are no keys to count by
+    classes = range(len(spec.class_names))
+    counts = {s: Counter(splits[s].targets.tolist() if classes else ()) for s in parts}
     run.write(
         "data.json",
         {
@@ -491,7 +495,7 @@ def _write_origin(run: RunFolder, prepared: Prepared, command: str) -> str:
             "mean": list(spec.mean),
             "std": list(spec.std),
             "num_images": {s: len(splits[s]) for s in counts},
-            "class_counts": {s: [c[k] for k in range(spec.num_classes)] for s, c in counts.items()},
+            "class_counts": {s: [c[k] for k in classes] for s, c in counts.items()},
             "notes": list(splits.notes),
             "skipped": [list(item) for item in splits.skipped],
         },
