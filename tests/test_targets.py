@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from tintype import plugins
 from tintype.augment import Augment
 from tintype.augment.canvas import Canvas
-from tintype.data import Classes, NoTarget, Numbers, open_data
+from tintype.data import Classes, Labels, NoTarget, Numbers, open_data
 from tintype.data.duplicates import Duplicates, NearPairs
 from tintype.data.source import DataSplits
 from tintype.data.split import SPLITS, three_splits
@@ -378,3 +379,130 @@ def test_kinds_are_written_down_and_read_again():
         assert described({"class_names": [], **kind.describe()}) == kind
     with pytest.raises(ValueError, match="unknown kind"):
         described({"class_names": [], "target": {"kind": "smells", "names": []}})
+
+
+# ---- several labels --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """A table of 40 photos: every second with a cat, every fourth with a dog, one with a fox."""
+    names = [f"{i:02d}.png" for i in range(40)]
+    rows = [["path", "labels"]]
+    for i, name in enumerate(names):
+        labels = ["cat"] * (i % 2 == 0) + ["dog"] * (i % 4 == 0) + ["fox"] * (i % 10 == 7)
+        rows.append([name, "; ".join(labels)])
+    rows[2][1] = "?dog|fox"
+    rows[4][1] = "?"
+    return table(plant(tmp_path, names), rows)
+
+
+def test_labels_are_read_from_one_column(animals):
+    splits = opened(animals, Labels())
+    assert splits.spec.target == Labels(("cat", "dog", "fox"))
+    found = {}
+    for split in SPLITS:
+        found |= dict(zip(splits[split].names, splits[split].targets.tolist(), strict=True))
+    assert found["00.png"] == [1, 1, 0]
+    assert found["02.png"] == [1, 0, 0]
+    assert found["05.png"] == [0, 0, 0]
+    np.testing.assert_equal(found["01.png"], [0, math.nan, 1])
+    np.testing.assert_equal(found["03.png"], [math.nan] * 3)
+    assert any("3 labels (0.88 for each image, 3.3 % not annotated)" in n for n in splits.notes)
+
+
+def test_labels_are_read_from_a_column_each(tmp_path):
+    names = [f"{i:02d}.png" for i in range(30)]
+    cells = [["1", ""], ["0", "no"], ["", "yes"]]
+    rows = [["path", "cat", "dog"], *[[n, *cells[i % 3]] for i, n in enumerate(names)]]
+    path = table(plant(tmp_path, names), rows)
+    kind = Labels(("dog", "cat"))
+    targets = opened(path, kind).train.targets
+    assert {str(row) for row in targets.tolist()} == {"[nan, 1.0]", "[0.0, 0.0]", "[1.0, nan]"}
+    rows[5][1] = "maybe"
+    with pytest.raises(UserError, match=r"row 6 of .* has the cat 'maybe'. Expected 1 or 0"):
+        opened(table(tmp_path, rows), kind)
+
+
+def test_labels_are_read_from_folders(tmp_path):
+    plant(tmp_path, [f"{each}/{i}.png" for each in ("cat", "cat,dog", "dog") for i in range(9)])
+    splits = opened(tmp_path, Labels())
+    assert splits.spec.target == Labels(("cat", "dog"))
+    for name, target in zip(splits.train.names, splits.train.targets.tolist(), strict=True):
+        assert target == [float("cat" in name), float("dog" in name)]
+
+
+@given(st.integers(2, 6), st.integers(5, 80), st.integers(0, 1000))
+def test_images_are_divided_by_their_rarest_label(num_labels, num_images, seed):
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((num_images, num_labels)) < rng.random(num_labels)).astype(np.float32)
+    strata = Labels(tuple(map(str, range(num_labels)))).strata(targets, 10)
+    counts = targets.sum(axis=0)
+    for row, stratum in zip(targets, strata.tolist(), strict=True):
+        mine = [(counts[label], label) for label in np.flatnonzero(row)]
+        order = sorted(range(num_labels), key=lambda label: (counts[label], label))
+        expected = order.index(min(mine)[1]) if mine else num_labels
+        assert stratum == expected
+
+
+def test_a_rare_label_is_in_every_split():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((1000, 3)) < (0.5, 0.2, 0.01)).astype(np.float32)
+    rows = three_splits(
+        targets,
+        [f"{i}.jpg" for i in range(1000)],
+        kind=Labels(tuple("abc")),
+        val_fraction=0.1,
+        test_fraction=0.2,
+        seed=0,
+    )
+    for split, share in (("val", 0.1), ("test", 0.2)):
+        assert abs(targets[rows[split], 2].sum() - share * targets[:, 2].sum()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("", "no image of list has a label"),
+        ("cat", "every image of list that is for training has the label 'cat'"),
+        ("?cat", "no image of list that is for training has the label 'cat'"),
+    ],
+)
+def test_labels_that_teach_nothing_are_refused(tmp_path, cell, message):
+    names = [f"{i}.png" for i in range(8)]
+    path = table(plant(tmp_path, names), [["path", "labels"], *[[name, cell] for name in names]])
+    with pytest.raises(UserError, match=message):
+        opened(path, Labels())
+
+
+def test_what_nobody_has_said_agrees_with_both():
+    targets = floats([[1, 0], [math.nan, 0], [0, 0], [1, 1]])
+    differ = Labels(("cat", "dog")).differing(targets)
+    assert not differ(np.array([0, 1]))
+    assert not differ(np.array([1, 2]))
+    assert differ(np.array([0, 2]))
+    assert differ(np.array([0, 3]))
+    content = Labels(("cat", "dog")).content(targets)
+    targets[1, 0] = -np.float32(math.nan)
+    assert Labels(("cat", "dog")).content(targets) == content
+    assert Labels(("dog", "cat")).content(targets) != content
+
+
+# ---- folders that say nothing -------------------------------------------------------------------
+
+
+def test_folders_that_are_no_targets_may_be_splits(tmp_path):
+    plant(tmp_path, [f"train/{i}/{i}.png" for i in range(9)])
+    plant(tmp_path, [f"test_set/{i}.png" for i in range(4)], seed=1)
+    splits = opened(tmp_path, Numbers.of(pattern="{age}.png"))
+    assert sorted(splits.test.targets.flatten().tolist()) == [0, 1, 2, 3]
+    assert (
+        "folders are read as splits, by their structure and names: test_set is test" in splits.notes
+    )
+    assert len(splits.train) + len(splits.val) == 9
+
+
+def test_every_photo_of_a_folder_counts_where_folders_say_nothing(tmp_path):
+    plant(tmp_path, [f"a/{i}.png" for i in range(9)] + ["10.png", "test/11.png", "a/b/12.png"])
+    splits = opened(tmp_path, Numbers.of(pattern="{age}.png"))
+    assert sum(len(splits[split]) for split in SPLITS) == 12

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         MappedSource,
         ResidentSource,
     )
-    from tintype.data.targets import Classes, NoTarget, Numbers, TargetKind
+    from tintype.data.targets import Classes, Labels, NoTarget, Numbers, TargetKind
 
 __all__ = [
     "Batch",
@@ -29,6 +29,7 @@ __all__ = [
     "DataSplits",
     "ImageSource",
     "Images",
+    "Labels",
     "MappedSource",
     "NoTarget",
     "Numbers",
@@ -46,6 +47,6 @@ def __getattr__(name: str) -> object:
     where = "source"
     if name in ("locate", "open_data", "open_whole"):
         where = "opening"
-    elif name in ("Classes", "NoTarget", "Numbers", "TargetKind"):
+    elif name in ("Classes", "Labels", "NoTarget", "Numbers", "TargetKind"):
         where = "targets"
     return getattr(importlib.import_module(f"tintype.data.{where}"), name)

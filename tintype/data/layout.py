@@ -197,6 +197,22 @@ def read_layout(root: Path, walk: Walk, one_class: bool = False) -> Layout:
     return Layout(reader.places, reader.notes)
 
 
+def read_splits(root: Path, walk: Walk) -> Layout:
+    """Return the splits among the folders in `root`, where folders say nothing else of a photo.
+
+    Folders are splits where the names of at least two of them speak of different ones; everything
+    is taken where there are none.
+
+    Raises:
+        UserError: several folders are named as one split.
+    """
+    reader = _Reader(root, tree(walk.files, walk.folders), one_class=True)
+    reader.read_splits_alone()
+    reader.own = {place.partition("/")[0] for place in walk.own}
+    reader.note_what_is_left_out(walk.own)
+    return Layout(reader.places, reader.notes)
+
+
 class _Reader:
     """The reading of one folder: collects places and notes."""
 
@@ -220,6 +236,27 @@ class _Reader:
             self._read_classes(self.top, "")
             return
 
+        self._note_named()
+        self._note_loose(self.top)
+        for name, split in list(self.splits.items()):
+            self._read_split(self.top.folders[name], split)
+
+    def read_splits_alone(self) -> None:
+        siblings = self.top.full
+        roles = {sibling.name: split_of(sibling.name) for sibling in siblings}
+        if len(set(roles.values()) - {""}) < 2:
+            self.places = [Place(self.top, "")]
+            return
+
+        self.splits = self._one_each([s for s in siblings if roles[s.name]], roles)
+        self._note_named()
+        self._note_loose(self.top, "beside the splits")
+        self.places = [
+            Place(self.top.folders[name], "", split) for name, split in self.splits.items()
+        ]
+
+    def _note_named(self) -> None:
+        """Note the folders that are read as splits under names of their own."""
         named = [
             f"{name} is {split}"
             for name, split in self.splits.items()
@@ -229,10 +266,6 @@ class _Reader:
             self.notes.append(
                 f"folders are read as splits, by their structure and names: {', '.join(named)}"
             )
-
-        self._note_loose(self.top)
-        for name, split in list(self.splits.items()):
-            self._read_split(self.top.folders[name], split)
 
     # ---- which siblings are splits --------------------------------------------------------------------------------
 
@@ -474,12 +507,10 @@ class _Reader:
                 f"folders whose accents are written in two ways (Unicode) are one class: {listed(twice)}"
             )
 
-    def _note_loose(self, base: Folder) -> None:
+    def _note_loose(self, base: Folder, how: str = "without a class folder") -> None:
         if base.photos:
             where = safe(str(self.root / base.path))
-            self.notes.append(
-                f"{len(base.photos)} images lie in {where} without a class folder: passed over"
-            )
+            self.notes.append(f"{len(base.photos)} images lie in {where} {how}: passed over")
 
     def _note_nested(self, base: Folder) -> None:
         outer = [folder for folder in base.full if folder.full]

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from tintype.data.layout import class_name, listed
 from tintype.errors import UserError
 
 QUANTILES = 10  # parts of the range of a number, each of which every split has its share of
+Folders = Literal["needed", "welcome", "ignored"]
 SAME_NUMBER = 0.05  # standard deviations by which the numbers of two copies may differ
 
 
@@ -50,7 +51,8 @@ class TargetKind(ABC):
         names: of the outputs: the classes, the numbers or the labels.
         shape: of one target; () for one value.
         columns: of a table, in order; for each the headings that it may have, the usual one first.
-        needs_folders: whether the folder of a photo is its target.
+        folders: whether the folder of a photo is its target, so that it is "needed", may be its
+            target and is "welcome", or says nothing and is "ignored".
         stratified: how a split is cut, for the line that describes it.
     """
 
@@ -68,7 +70,7 @@ class TargetKind(ABC):
 
     @property
     @abstractmethod
-    def needs_folders(self) -> bool: ...
+    def folders(self) -> Folders: ...
 
     @property
     @abstractmethod
@@ -205,8 +207,8 @@ class Classes(TargetKind):
         return (("label", "class", "target", "category", "class_name", "label_name"),)
 
     @property
-    def needs_folders(self) -> bool:
-        return not self.single
+    def folders(self) -> Folders:
+        return "welcome" if self.single else "needed"
 
     @property
     def stratified(self) -> str:
@@ -366,8 +368,8 @@ class Numbers(TargetKind):
         return tuple((name,) for name in self.names)
 
     @property
-    def needs_folders(self) -> bool:
-        return self.pattern is None
+    def folders(self) -> Folders:
+        return "needed" if self.pattern is None else "ignored"
 
     @property
     def stratified(self) -> str:
@@ -456,6 +458,131 @@ class Numbers(TargetKind):
 
 
 @dataclass(frozen=True)
+class Labels(TargetKind):
+    """Several labels for each image: targets (N, L) float32, 1 where the image has the label, 0
+    where it has not, NaN where nobody has said.
+
+    A table names the labels of an image in one column, separated by ; | or commas ("?cat" says that
+    nobody has looked for a cat, "?" alone that nobody has looked at the image); or, where `names`
+    are given, has a column for each label, with 1, 0 or nothing. A folder is named by the labels of
+    the photos in it.
+    """
+
+    names: tuple[str, ...] = ()
+
+    offer: ClassVar[str] = "labels"
+    dtype: ClassVar[np.dtype] = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.names),)
+
+    @property
+    def columns(self) -> tuple[tuple[str, ...], ...]:
+        if not self.names:
+            return (("labels", "label", "tags", "classes"),)
+        return tuple((name,) for name in self.names)
+
+    @property
+    def folders(self) -> Folders:
+        return "needed"
+
+    @property
+    def stratified(self) -> str:
+        return "stratified by the rarest label of each image"
+
+    def read(self, cells: Sequence[str], where: str) -> tuple[str, ...]:
+        for name, cell in zip(self.names, cells, strict=False):
+            if cell.lower() not in _YES_OR_NO:
+                raise UserError(
+                    f"{where} has the {name} '{cell}'. Expected 1 or 0, or nothing where nobody "
+                    "has looked."
+                )
+        return tuple(cells)
+
+    def of_path(self, folder: str, name: str) -> tuple[str, ...]:
+        if self.names:
+            raise UserError(
+                f"the labels {listed(self.names)} are columns of a table, and {name} lies in a "
+                f"folder. Expected a .csv file with path,{','.join(self.names)}"
+            )
+        return (folder,)
+
+    def collect(
+        self, photos: Sequence[Listed], everything: Sequence[Listed], source: str, notes: list[str]
+    ) -> tuple[Labels, np.ndarray]:
+        if self.names:
+            rows = [[_YES_OR_NO[cell.lower()] for cell in photo.cells] for photo in photos]
+            return self, np.array(rows, self.dtype).reshape(len(photos), len(self.names))
+
+        given = [_labels_in(photo.cells[0]) for photo in photos]
+        names = sorted_classes(
+            {label.removeprefix("?") for labels in given for label in labels} - {""}
+        )
+        targets = np.zeros((len(photos), len(names)), self.dtype)
+        column = {label: i for i, label in enumerate(names)}
+        for row, labels in zip(targets, given, strict=True):
+            if "?" in labels:
+                row[:] = np.nan
+            for label in labels - {"?"}:
+                unsure = label.startswith("?")
+                row[column[label.removeprefix("?")]] = np.nan if unsure else 1
+        return Labels(names), targets
+
+    def check(self, targets: np.ndarray, split: np.ndarray | None, name: str) -> None:
+        known = targets if split is None else targets[np.isin(split, ("train", ""))]
+        if not self.names:
+            raise UserError(f"no image of {name} has a label. Expected some, as in: cat;dog")
+
+        for label, column in zip(self.names, known.T, strict=True):
+            if not (column == 1).any():
+                raise UserError(
+                    f"no image of {name} that is for training has the label '{label}'. "
+                    "Add some, or leave the label out."
+                )
+            if not (column == 0).any():
+                raise UserError(
+                    f"every image of {name} that is for training has the label '{label}', so there "
+                    "is nothing to learn. Add images without it, or leave the label out."
+                )
+
+    def strata(self, targets: np.ndarray, most: int) -> np.ndarray:
+        """Return the rarest label of each image, one stratum more for images without any."""
+        present = targets == 1
+        rank = np.argsort(np.argsort(present.sum(axis=0), kind="stable"), kind="stable")
+        ranks = np.where(present, rank, len(self.names))
+        return ranks.min(axis=1, initial=len(self.names)).astype(np.int64)
+
+    def counted(self, targets: np.ndarray) -> str:
+        unknown = np.isnan(targets)
+        each = np.nansum(targets) / max(1, len(targets))
+        open_ones = f", {100 * unknown.mean():.2g} % not annotated" if unknown.any() else ""
+        return f"{len(self.names)} labels ({each:.2g} for each image{open_ones})"
+
+    def uneven(self, targets: np.ndarray, rows: Mapping[str, np.ndarray], split: str) -> list[str]:
+        present = (targets[rows[split]] == 1).any(axis=0)
+        absent = [self.names[i] for i in np.flatnonzero(~present)]
+        if not absent:
+            return []
+        what = "1 label" if len(absent) == 1 else f"{len(absent)} labels"
+        return [f"{WORDS[split]} holds no image with {what}: {listed(absent)}"]
+
+    def differing(self, targets: np.ndarray) -> Callable[[np.ndarray], bool]:
+        """Return a function that compares what somebody has said: NaN agrees with both."""
+        return lambda rows: bool(
+            ((targets[rows] == 1).any(axis=0) & (targets[rows] == 0).any(axis=0)).any()
+        )
+
+    def content(self, targets: np.ndarray) -> bytes:
+        numbers = np.where(np.isnan(targets), -1, targets)  # there are many NaN in bits
+        names = repr((self.offer, self.names)).encode("utf-8", "backslashreplace")
+        return names + numbers.astype("i1").tobytes()
+
+    def mixable(self, targets: Tensor) -> Tensor:
+        return targets
+
+
+@dataclass(frozen=True)
 class NoTarget(TargetKind):
     """Nothing is known of an image but the image itself: targets (N, 0) int64."""
 
@@ -473,8 +600,8 @@ class NoTarget(TargetKind):
         return ()
 
     @property
-    def needs_folders(self) -> bool:
-        return False
+    def folders(self) -> Folders:
+        return "ignored"
 
     @property
     def stratified(self) -> str:
@@ -534,7 +661,7 @@ def described(description: Mapping[str, Any]) -> TargetKind:
     if found is None:
         return Classes(tuple(description["class_names"]))
 
-    for kind in (Numbers, NoTarget):
+    for kind in (Numbers, Labels, NoTarget):
         if kind.offer == found["kind"]:
             return kind(tuple(found["names"]))
     raise ValueError(f"unknown kind of target '{found['kind']}'")
@@ -544,6 +671,20 @@ def sorted_classes(labels: set[str]) -> tuple[str, ...]:
     """Return class names sorted, by value where all are whole numbers."""
     numeric = all(label.isascii() and label.isdigit() for label in labels)
     return tuple(sorted(labels, key=lambda label: (int(label), label) if numeric else (0, label)))
+
+
+# What a column of one label may hold.
+_YES_OR_NO = {
+    **dict.fromkeys(("1", "1.0", "yes", "true"), 1.0),
+    **dict.fromkeys(("0", "0.0", "no", "false"), 0.0),
+    **dict.fromkeys(("", "?", "nan"), math.nan),
+}
+
+
+def _labels_in(text: str) -> set[str]:
+    """Return the labels that a cell or a folder names."""
+    parts = (part.strip() for part in re.split(r"[;|,]", text))
+    return {class_name(part) for part in parts if part}
 
 
 # A place for a number in a pattern, and what may stand there.

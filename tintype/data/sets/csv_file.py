@@ -20,7 +20,7 @@ from tintype.errors import UserError
 from tintype.files.bounded import regular_only
 from tintype.progress import Progress
 
-TARGETS = ("class", "numbers", "none")
+TARGETS = ("class", "numbers", "labels", "none")
 COLUMNS = {
     "path": (
         "path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image_name", "img",

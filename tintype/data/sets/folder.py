@@ -30,14 +30,14 @@ from tintype.data.decode import (
     walk_images,
 )
 from tintype.data.duplicates import THUMBNAIL, near_search, thumbnail
-from tintype.data.layout import listed, read_layout, safe
+from tintype.data.layout import listed, read_layout, read_splits, safe
 from tintype.data.levels import white_of_set
 from tintype.data.source import Images, Looks
 from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.progress import Progress
 
-TARGETS = ("class", "numbers", "none")
+TARGETS = ("class", "numbers", "labels", "none")
 
 # Pictures that are not read, by their ending; what holds only these is told so.
 UNREAD = {
@@ -133,7 +133,11 @@ def find_photos(root: Path, target: TargetKind = CLASSES) -> Found:
     if not walk.folders and not walk.files and walk.problems:
         raise UserError(f"{root}: {walk.problems[0][1]}.")
 
-    layout = read_layout(root, walk, not target.needs_folders)
+    if target.folders == "ignored":  # any layout will do
+        layout = read_splits(root, walk)
+    else:
+        layout = read_layout(root, walk, one_class=target.folders == "welcome")
+
     found = Found(
         notes=list(layout.notes), skipped=[(safe(name), reason) for name, reason in walk.problems]
     )

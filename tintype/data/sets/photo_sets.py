@@ -16,7 +16,7 @@ NAMES = {
     "trashnet": "2,527 photos of rubbish, 512x384 colour, 6 classes; read from --data-root",
     "own-photos": "photos of your own; read from --data-root, which holds a folder for each class",
 }
-TARGETS = ("class", "numbers", "none")
+TARGETS = ("class", "numbers", "labels", "none")
 # Where a set may lie below the root that is given, and where to get it.
 PLACES = {"trashnet": ("trashnet", "dataset-resized", "trashnet/dataset-resized", ".")}
 ORIGIN = {
