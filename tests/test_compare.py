@@ -26,7 +26,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 import tintype as tt
-from tintype import api, statistics
+from tintype import api, plugins, statistics
 from tintype.data.identity import Identities
 from tintype.errors import UserError
 from tintype.pages.drawings import write_drawings
@@ -35,8 +35,10 @@ from tintype.recipe import Recipe, build
 from tintype.runs.folder import RunFolder
 from tintype.runs.reading import read_metrics
 from tintype.runs.summary import verdict_line
+from tintype.tasks.classify.charts import confusion_difference
 from tintype.tasks.classify.compare import resampled
-from tintype.tasks.contract.compare import Pair, about
+from tintype.tasks.classify.compare_page import only_one_right
+from tintype.tasks.contract.compare import Curve, Pair, about, compare_part
 from tintype.tasks.contract.compared_run import open_all
 from tintype.tasks.generate import report as generate_sections
 from tintype.verbs.compare import compare
@@ -44,12 +46,10 @@ from tintype.verbs.compare.charts import (
     Point,
     Scale,
     against_cost,
-    confusion_difference,
     overlaid,
     pareto_front,
 )
 from tintype.verbs.compare.page import Line
-from tintype.verbs.compare.pictures import only_one_right
 from tintype.verbs.compare.settings import completed, differing
 
 HOSTILE = "<script>alert(1)</script>"
@@ -801,7 +801,11 @@ def test_histories_share_a_panel_and_leave_out_what_was_not_logged() -> None:
         "a": {"epoch": [1.0, 2.0], "val_loss": [0.5, math.nan]},
         "b": {"epoch": [1.0], "val_loss": [0.7]},
     }
-    (panel,) = overlaid(histories, {"val_loss": "Loss", "val_accuracy": "Accuracy"}, "epoch")
+    (panel,) = overlaid(
+        histories,
+        [Curve("val_loss", "Loss"), Curve("val_accuracy", "Accuracy", percent=True)],
+        "epoch",
+    )
     assert [(series.name, list(series.y)) for series in panel.series] == [
         ("a", [0.5]),
         ("b", [0.7]),
@@ -1020,6 +1024,32 @@ def test_a_run_shows_itself(
 
 
 # ---- what cannot be compared ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", plugins.names("tasks"))
+def test_every_task_offers_a_comparison_as_the_contract_has_it(task: str) -> None:
+    part = compare_part(task)
+    assert part.APART.startswith("different data")
+    assert (
+        part.PAIRED.format(best="a run").startswith("Each run compared with a run")
+        or not part.PAIRED
+    )
+    asked = ("groups", "figures", "columns", "pair_columns", "curves", "facts", "measure_costs")
+    assert all(callable(getattr(part, name)) for name in asked)
+
+
+def test_runs_of_a_task_without_a_comparison_are_declined(
+    digits: list[Path], tmp_path: Path
+) -> None:
+    copies = []
+    for number, run in enumerate(digits[:2]):
+        copies.append(shutil.copytree(run, tmp_path / str(number)))
+        evaluation = json.loads((copies[-1] / "evaluation.json").read_text("utf-8"))
+        (copies[-1] / "evaluation.json").write_text(
+            json.dumps({**evaluation, "task": "count"}), "utf-8"
+        )
+    with pytest.raises(UserError, match=r"^runs of task count cannot be compared\.$"):
+        compare(copies)
 
 
 @pytest.mark.parametrize(

@@ -365,3 +365,64 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure
         margin={"t": 8},
     )
     return figure
+
+
+def confusion_difference(
+    one: Sequence[Sequence[int]] | np.ndarray,
+    other: Sequence[Sequence[int]] | np.ndarray,
+    class_names: Sequence[str],
+) -> go.Figure:
+    """Draw how the confusion matrix `one` differs from `other`: in one colour where it is better, in another where worse.
+
+    Better is more images on the diagonal, and fewer beside it.
+    """
+    change = np.asarray(one) - np.asarray(other)
+    better = np.where(np.eye(len(change), dtype=bool), change > 0, change < 0)
+    names = [html.escape(str(name)) for name in class_names]
+    figure = new_figure(height=max(420, min(940, 150 + 46 * len(names))))
+
+    top = max(1, int(abs(change).max()))
+    for role, shown, scale in (
+        ("right", better, CONFUSION_RIGHT),
+        ("wrong", ~better & (change != 0), CONFUSION_WRONG),
+    ):
+        text = [
+            [signed(v) if keep else "" for v, keep in zip(*row, strict=True)]
+            for row in zip(change, shown, strict=True)
+        ]
+        sizes = [
+            [abs(int(v)) if keep else None for v, keep in zip(*row, strict=True)]
+            for row in zip(change, shown, strict=True)
+        ]
+        figure.add_trace(
+            go.Heatmap(
+                x=names, y=names, z=sizes, customdata=text, colorscale=scale, showscale=False, zmax=top,
+                zmin=-0.4 * top if len(names) > 20 else 0, xgap=1 if len(names) <= 40 else 0, ygap=1 if len(names) <= 40 else 0,
+                hoverongaps=False, textfont={"color": COLOURS["ink"]}, meta={"role": role},
+                hovertemplate="<b>%{y}</b> taken for <b>%{x}</b><br>%{customdata} images<extra></extra>",
+                **({"text": text, "texttemplate": "%{text}"} if len(names) <= 20 else {}),
+            )
+        )  # fmt: skip
+
+    axis = {
+        "type": "category",
+        "showgrid": False,
+        "ticks": "",
+        "tickfont": {"size": 12 if len(names) <= 40 else 8},
+    }
+    every = {"tickmode": "linear", "dtick": 1}
+    figure.update_layout(
+        xaxis={
+            **axis,
+            **every,
+            "title": {"text": "prediction"},
+            "tickangle": tick_angle(names),
+        },
+        yaxis={**axis, **every, "title": {"text": "true class"}, "autorange": "reversed"},
+    )
+
+    return figure
+
+
+def signed(value: Any) -> str:
+    return f"{int(value):+d}".replace("-", "−")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -11,24 +11,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype import statistics
+from tintype.pages import words
 from tintype.runs.folder import BY_VALIDATION, without_test
 from tintype.tasks.classify.metrics import calibration_errors
+from tintype.tasks.classify.ranking import ACCURACY, LOSS
 from tintype.tasks.contract.compare import (
     CLAIM,
+    Column,
+    Curve,
     Group,
     Pair,
+    PairColumn,
+    Progress,
+    Ranked,
+    Row,
     conclude,
     correct,
+    figure_column,
     listed,
     more_needed,
 )
 from tintype.tasks.contract.compared_run import Compared, groups_of, remark_on_groups
 
+COLUMNS = ("target", "prediction", "confidence")
+NUMBERS = ("confidence",)
+APART = "different data"
+PAIRED = (
+    "Each run compared with {best} on the same images: how many points of accuracy it is behind, "
+    "with the 95 % score interval for paired proportions (Tango), and the p-value of the exact "
+    "McNemar test"
+)
+METHOD = (
+    "Runs are ranked by accuracy. Differences are paired: they come from the images on which two "
+    "runs differ. A difference is called significant if p < 0.05 after Holm's correction for all "
+    "pairs. The number of further images is what McNemar's test would need to detect a difference "
+    "of the observed size with a power of 80 % (Connor 1987)."
+)
+HISTORY_AXIS = "epoch"
+MANY = 5000  # images that deserve a second decimal
+
 RESAMPLES = 1000
 SPLIT_WORDS = {"test": "test", "val": "validation"}
 
 
-def compare_classifiers(runs: Sequence[Compared]) -> list[Group]:
+def groups(runs: Sequence[Compared]) -> list[Group]:
     """Return the runs in groups that share their test images, ranked by accuracy within each, with all paired differences.
 
     Raises:
@@ -318,3 +344,104 @@ def _remarks(runs: Sequence[Compared], split: str) -> list[str]:
             "Validation images took part in choosing epochs and temperature; test figures are the honest ones."
         )
     return remarks
+
+
+# ---- tables and figures ---------------------------------------------------------------------------------------------
+
+
+def figures(group: Group) -> list[Ranked]:
+    """Return accuracy and log loss."""
+    digits = 2 if group.rows[0]["num_images"] >= MANY else 1
+    split = SPLIT_WORDS[group.runs[0].split].capitalize()
+    return [
+        Ranked(ACCURACY, f"{split} accuracy", lambda v: words.percent(v, digits), "accuracy_ci95"),
+        Ranked(LOSS, f"{split} log loss", "{:.4f}".format),
+    ]
+
+
+def columns(group: Group) -> dict[str, Column]:
+    """Return accuracy, macro F1, log loss and calibration error."""
+    untested_runs = any(without_test(run.evaluation) for run in group.runs)
+    head = "validation accuracy % (95 %)" if untested_runs else "accuracy % (95 %)"
+    return {
+        "accuracy": Column(head, _accuracy("accuracy")),
+        "accuracy_without_leaked": Column("without leaks", _accuracy("accuracy_without_leaked")),
+        "macro_f1": figure_column("macro_f1", "macro F1", "{:.3f}".format),
+        "loss": figure_column("loss", "log loss", "{:.4f}".format),
+        "calibration_error": figure_column("calibration_error", "ECE", "{:.3f}".format),
+    }
+
+
+def _accuracy(key: str) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        if row.get(key) is None:
+            return "–"
+        digits = 2 if row["num_images"] >= MANY else 1
+        low, high = row[f"{key}_ci95"]
+        return f"{100 * row[key]:.{digits}f} ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
+
+    return text
+
+
+def pair_columns(group: Group) -> list[PairColumn]:
+    """Return the bootstrap interval, the images on which two runs differ, macro F1 and log loss."""
+    return [
+        PairColumn(
+            "Bootstrap",
+            lambda pair: pair.more["bootstrap_ci95"][0],
+            lambda pair: words.short_interval(pair.more["bootstrap_ci95"]),
+        ),
+        _count("Only better right", "only_better"),
+        _count("Only other right", "only_other"),
+        PairColumn("Macro F1 (95 %)", lambda pair: pair.more["macro_f1"], _macro_f1),
+        PairColumn("Log loss (95 %)", lambda pair: pair.more["loss"], _loss),
+    ]
+
+
+def _count(head: str, key: str) -> PairColumn:
+    return PairColumn(head, lambda pair: pair.more[key], lambda pair: words.number(pair.more[key]))
+
+
+def _macro_f1(pair: Pair) -> str:
+    low, high = (words.points(bound) for bound in pair.more["macro_f1_ci95"])
+    return f"{words.points(pair.more['macro_f1'])} ({low} to {high})"
+
+
+def _loss(pair: Pair) -> str:
+    interval = pair.more["loss_ci95"]
+    within = f" ({interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
+    return f"{pair.more['loss']:+.3f}{within}"
+
+
+def curves(group: Group) -> list[Curve]:
+    """Return accuracy and loss on validation."""
+    return [
+        Curve("val_accuracy", "Validation accuracy", percent=True),
+        Curve("val_loss", "Validation loss"),
+    ]
+
+
+def facts(run: Compared) -> dict[tuple[str, str], Any]:
+    """Return the number of classes, and how targets are written."""
+    names = run.data.get("class_names") or []
+    targets = "integers" if names else None
+    return {
+        ("data", "classes"): f"{len(names):,}" if names else None,
+        ("preprocessing", "targets"): "one-hot" if run.recipe.get("one_hot") else targets,
+    }
+
+
+def measure_costs(
+    runs: Sequence[Compared], device: str, progress: Progress | None
+) -> dict[str, Any]:
+    """Measure how long each classifier takes for an answer, on this machine, now."""
+    import torch
+
+    from tintype.hardware.device import choose_device
+    from tintype.tasks.classify.latency import measure_latency
+
+    for number, run in enumerate(runs, 1):
+        run.latency = measure_latency(run.folder, device)
+        if progress:
+            progress("measuring latency", number, len(runs))
+    return {"device": str(choose_device(device)[0]), "threads": torch.get_num_threads()}

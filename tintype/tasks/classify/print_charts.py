@@ -27,6 +27,7 @@ from tintype.tasks.classify.charts import (
     accuracy_range,
     filled_bins,
     reliability_range,
+    signed,
 )
 
 
@@ -220,4 +221,36 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> Figure:
             loc="outside upper left", ncols=5, fontsize=7, handletextpad=0.2, columnspacing=1
         )
 
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def confusion_difference(
+    one: Sequence[Sequence[int]] | np.ndarray,
+    other: Sequence[Sequence[int]] | np.ndarray,
+    class_names: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """Draw how one confusion matrix differs from another: in one colour where it is better, in
+    another where worse.
+    """
+    change = np.asarray(one) - np.asarray(other)
+    better = np.where(np.eye(len(change), dtype=bool), change > 0, change < 0)
+    size = min(9.5, max(3.6, 1.6 + 0.42 * len(change)))
+    figure = new_figure(size, size)
+
+    ax = figure.subplots()
+    for shown, scale in ((better, CONFUSION_RIGHT), (~better & (change != 0), CONFUSION_WRONG)):
+        colours = LinearSegmentedColormap.from_list("", list(scale))
+        sizes = np.ma.masked_where(~shown, abs(change))
+        ax.imshow(
+            sizes, cmap=colours, vmin=0, vmax=max(1, abs(change).max()), interpolation="nearest"
+        )
+
+    if len(change) <= 20:
+        for row, column in np.argwhere(change != 0):
+            ax.text(column, row, signed(change[row, column]), ha="center", va="center", fontsize=7)
+
+    name_axes(ax, class_names)
+    ax.set_title(title)
     return figure

@@ -1,17 +1,20 @@
-"""What a comparison holds: groups of runs that may be ranked, paired differences, and sentences on
-them.
-"""
+"""What a task offers to a comparison, and what a comparison holds: groups of runs, and pairs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from tintype import plugins
+from tintype.errors import UserError
+from tintype.runs.ranking import Criterion
 from tintype.statistics import holm
 
 if TYPE_CHECKING:
+    from tintype.pages.drawings import Drawing
+    from tintype.pages.section import Section
     from tintype.tasks.contract.compared_run import Compared
     from tintype.verbs.compare.settings import Confounding
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 CLAIM = 0.05
 
 ALONE = "No other run here can be ranked against it."
+
+Row = Mapping[str, Any]  # the figures of a run, as `Group.rows` holds them
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, and of how much
 
 
 @dataclass
@@ -148,3 +154,135 @@ def more_needed(count: int | None, what: str) -> str:
     if count > 10_000_000:
         return f"; more {what} than any test set holds would be needed"
     return f"; about {about(count)} more {what if count > 1 else what.removesuffix('s')} would be needed"
+
+
+# ---- what a task offers ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A figure that is drawn for each run of a group; by the first one they are ranked.
+
+    Attributes:
+        criterion: its key in a row, its unit and its direction.
+        title: what its axis is called.
+        text: how a value is written.
+        interval: the key of its interval in a row, "" where it has none.
+    """
+
+    criterion: Criterion
+    title: str
+    text: Callable[[float], str]
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its head, and how the cell of a row is written."""
+
+    head: str
+    text: Callable[[Row], str]
+    cost: bool = False
+
+
+def figure_column(key: str, head: str, form: Callable[[Any], str], *, cost: bool = False) -> Column:
+    """Return a column with one figure of a row, and a dash where a row lacks it."""
+    return Column(head, lambda row: "–" if row.get(key) is None else form(row[key]), cost)
+
+
+@dataclass(frozen=True)
+class PairColumn:
+    """A column of the table of all pairs: its head, what it is sorted by, how it is written."""
+
+    head: str
+    value: Callable[[Pair], float]
+    text: Callable[[Pair], str]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A column of metrics.csv that is drawn over the training of all runs."""
+
+    column: str
+    title: str
+    percent: bool = False
+
+
+class ComparePart(Protocol):
+    """The module `tasks/NAME/compare.py`; it must not import PyTorch or draw anything.
+
+    Attributes:
+        COLUMNS: the columns of predictions.csv without which runs cannot be compared.
+        NUMBERS: those of its columns that hold numbers, where they are there.
+        APART: why runs of this task end up in different groups, as "different data".
+        PAIRED: what a difference to the best run ({best}) is, and by which interval and test.
+        METHOD: by what runs are ranked and when a difference is called significant.
+        HISTORY_AXIS: the column of metrics.csv that curves are drawn over.
+    """
+
+    COLUMNS: Sequence[str]
+    NUMBERS: Collection[str]
+    APART: str
+    PAIRED: str
+    METHOD: str
+    HISTORY_AXIS: str
+
+    def groups(self, runs: Sequence[Compared]) -> list[Group]:
+        """Return the runs in groups that can be ranked, with their rows, pairs and conclusion."""
+        ...
+
+    def figures(self, group: Group) -> list[Ranked]:
+        """Return the figures that are drawn; the first one is that by which runs are ranked."""
+        ...
+
+    def columns(self, group: Group) -> dict[str, Column]:
+        """Return the columns of the table of a group, by the key that they are sorted by."""
+        ...
+
+    def pair_columns(self, group: Group) -> list[PairColumn]:
+        """Return what the table of all pairs shows besides the difference and its p-values."""
+        ...
+
+    def curves(self, group: Group) -> list[Curve]:
+        """Return what is drawn over the training of all runs."""
+        ...
+
+    def facts(self, run: Compared) -> dict[tuple[str, str], Any]:
+        """Return what the table of data and preprocessing adds, by part and name of the row."""
+        ...
+
+    def measure_costs(
+        self, runs: Sequence[Compared], device: str, progress: Progress | None
+    ) -> dict[str, Any]:
+        """Measure now what a prediction costs, and return where (device, threads), or nothing."""
+        ...
+
+
+class ComparePagePart(Protocol):
+    """The module `tasks/NAME/compare_page.py`: what the page shows besides what all tasks have."""
+
+    def sections(self, group: Group, progress: Progress | None) -> list[Section]:
+        """Return the sections on a group of two or more runs: pictures side by side and the like."""
+        ...
+
+    def drawings(self, group: Group) -> list[Drawing]:
+        """Return the figures on a group of two or more runs."""
+        ...
+
+
+def compare_part(task: str) -> ComparePart:
+    """Return the compare part of a task.
+
+    Raises:
+        UserError: runs of this task cannot be compared.
+    """
+    if task not in plugins.names("tasks"):
+        raise UserError(f"runs of task {task} cannot be compared.")
+    return cast(ComparePart, plugins.find_part(task, "compare", "be compared"))
+
+
+def compare_page_part(task: str) -> ComparePagePart | None:
+    """Return what the page of a task adds, or None where it adds nothing."""
+    if not plugins.has_part(task, "compare_page"):
+        return None
+    return cast(ComparePagePart, plugins.find_part(task, "compare_page", "be compared on a page"))

@@ -19,11 +19,9 @@ from tintype.data.identity import Identities
 from tintype.data.source import group_numbers
 from tintype.data.split import SPLITS
 from tintype.errors import UserError
+from tintype.plugins import task_title
 from tintype.runs.folder import PHOTOS_FILE, RunFolder, without_test
-
-TASKS = {"classify": "classification", "generate": "generation", "upscale": "super-resolution"}
-# columns of predictions.csv
-NUMBERS = {"confidence", "psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y"}
+from tintype.tasks.contract.compare import compare_part
 
 
 @dataclass
@@ -39,6 +37,11 @@ class Compared:
     evaluation: dict[str, Any]
     split: str
     latency: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        """The task of the run."""
+        return self.evaluation["task"]
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -76,14 +79,12 @@ class Compared:
             )
         rows.sort(key=lambda row: row[header.index("name")])
         columns = {column: [row[i] for row in rows] for i, column in enumerate(header)}
-        needed = (
-            ("target", "prediction", "confidence") if self.evaluation["task"] == "classify" else ()
-        )
-        missing = [column for column in needed if column not in columns]
+        part = compare_part(self.task)
+        missing = [column for column in part.COLUMNS if column not in columns]
         if missing:
             raise UserError(f"{path} is broken (it has no column {missing[0]}). {again}")
 
-        for column in NUMBERS & columns.keys():
+        for column in columns.keys() & set(part.NUMBERS):
             try:
                 list(map(float, columns[column]))
             except ValueError as error:
@@ -166,11 +167,11 @@ def open_all(
         split = "val"
 
     opened = [_open(folder, name, split) for folder, name in zip(folders, chosen, strict=True)]
-    tasks = {run.evaluation["task"]: run for run in opened}
+    tasks = {run.task: run for run in opened}
     if len(tasks) > 1:
-        told = ", ".join(f"{run.name} is {TASKS.get(task, task)}" for task, run in tasks.items())
+        each = [f"{run.name} is {task_title(task).lower()}" for task, run in tasks.items()]
         raise UserError(
-            f"runs of different tasks cannot be compared: {told}. Name runs of one task."
+            f"runs of different tasks cannot be compared: {', '.join(each)}. Name runs of one task."
         )
 
     return opened

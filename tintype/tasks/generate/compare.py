@@ -6,29 +6,46 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tintype.tasks.contract.compare import ALONE, Group
+from tintype.runs.ranking import Criterion
+from tintype.tasks.contract.compare import (
+    ALONE,
+    Column,
+    Curve,
+    Group,
+    PairColumn,
+    Progress,
+    Ranked,
+    figure_column,
+)
 from tintype.tasks.contract.compared_run import Compared
+
+COLUMNS: Sequence[str] = ()
+NUMBERS: Sequence[str] = ()
+APART = "different data or protocols"
+PAIRED = ""  # generators have no paired differences
+METHOD = ""
+HISTORY_AXIS = "step"
 
 FIRST = ("fid", "fd_")  # the distances by which runs may be ranked, the most usual first
 Measure = tuple[str, str, int]  # figure, how it was measured, number of generated images
 
 
-def compare_generators(runs: Sequence[Compared]) -> list[Group]:
+def groups(runs: Sequence[Compared]) -> list[Group]:
     """Return the runs in groups that share data and a distance by the same protocol, ranked by it."""
     by_data: dict[str, list[Compared]] = {}
     for run in runs:
         by_data.setdefault(str(run.data.get("fingerprint")), []).append(run)
 
-    groups = []
+    found = []
     for members in by_data.values():
         left = members
         while left:
             measure = _most_shared(left)
             inside = [run for run in left if measure is None or measure in measures(run)]
-            groups.append(_group(inside, measure))
+            found.append(_group(inside, measure))
             left = [run for run in left if run not in inside]
 
-    return groups
+    return found
 
 
 def measures(run: Compared) -> list[Measure]:
@@ -112,3 +129,64 @@ def _conclusion(group: Group, key: str) -> str:
         return f"{text}. {ALONE}"
 
     return f"{text}; next is {rows[1]['name']} with {rows[1][key]:.4g}."
+
+
+# ---- tables and figures ---------------------------------------------------------------------------------------------
+
+
+def figures(group: Group) -> list[Ranked]:
+    """Return the distance by which the runs are ranked."""
+    key = group.details["measure"]
+    criterion = Criterion(key, key, higher_is_better=False)
+    return [Ranked(criterion, f"{key}, lower is nearer", "{:.4g}".format)]
+
+
+def columns(group: Group) -> dict[str, Column]:
+    """Return every figure; with one distance, those beside it need not name its features."""
+    single = len(group.details["protocols"]) == 1
+    return {
+        key: figure_column(
+            key, _head(key, single), "{:,}".format if type(value) is int else "{:.4g}".format
+        )
+        for key, value in group.rows[0].items()
+        if key not in COSTS and isinstance(value, int | float)
+    }
+
+
+COSTS = ("parameters", "multiply_adds", "training_seconds")
+
+
+def _head(key: str, single: bool) -> str:
+    kind, _, features = key.removesuffix("_floor").partition("_")
+    if key == "num_generated":
+        return "images"
+    if key.endswith("_floor"):
+        return "real to real" if single else f"{key.removesuffix('_floor')}, real"
+    if kind in ("kid", "precision", "recall"):
+        name = "KID" if kind == "kid" else kind
+        return name if single else f"{name} {features}"
+    return key if key.startswith(FIRST) else key.replace("_", " ")
+
+
+def pair_columns(group: Group) -> list[PairColumn]:
+    """Return nothing: generators are not paired."""
+    return []
+
+
+def curves(group: Group) -> list[Curve]:
+    """Return the distance on validation."""
+    key = group.details["measure"]
+    return [Curve(f"val_{key}", f"{key} on validation")]
+
+
+def facts(run: Compared) -> dict[tuple[str, str], Any]:
+    """Return the number of classes of the training images."""
+    names = run.data.get("class_names") or []
+    return {("data", "classes"): f"{len(names):,}" if names else None}
+
+
+def measure_costs(
+    runs: Sequence[Compared], device: str, progress: Progress | None
+) -> dict[str, Any]:
+    """Measure nothing."""
+    return {}

@@ -10,29 +10,56 @@ import numpy as np
 
 from tintype import statistics
 from tintype.runs.summary import protocol_in_words
-from tintype.tasks.contract.compare import CLAIM, Group, Pair, conclude, correct, more_needed
+from tintype.tasks.contract.compare import (
+    CLAIM,
+    Column,
+    Curve,
+    Group,
+    Pair,
+    PairColumn,
+    Progress,
+    Ranked,
+    conclude,
+    correct,
+    figure_column,
+    more_needed,
+)
 from tintype.tasks.contract.compared_run import Compared, groups_of, remark_on_groups
+from tintype.tasks.upscale.ranking import PSNR
+
+COLUMNS: Sequence[str] = ()
+NUMBERS = ("psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y")
+APART = "different data or protocols"
+PAIRED = (
+    "Each run compared with {best} on the same photos: how many dB of PSNR it is behind on "
+    "average, with Student's paired 95 % interval and p-value"
+)
+METHOD = (
+    "Runs are ranked by PSNR. Differences are paired photo by photo; one is called significant if "
+    "p < 0.05 in the paired t-test after Holm's correction for all pairs."
+)
+HISTORY_AXIS = "epoch"
 
 SAME_DB = 0.01  # the floors of the same picture on two machines differ by less
 DIGITS = {"psnr_y": 2, "ssim_y": 4}
 UNITS = {"psnr_y": " dB", "ssim_y": " SSIM"}
 
 
-def compare_upscalers(runs: Sequence[Compared]) -> list[Group]:
+def groups(runs: Sequence[Compared]) -> list[Group]:
     """Return the runs in groups that share scale, protocol and test pictures, ranked by PSNR, with all paired differences.
 
     Raises:
         UserError: a run has no predictions.
     """
-    groups: list[list[Compared]] = []
+    found: list[list[Compared]] = []
     for run in runs:
-        for members in groups:
+        for members in found:
             if same_pictures(members[0], run):
                 members.append(run)
                 break
         else:
-            groups.append([run])
-    return [_group(members) for members in groups]
+            found.append([run])
+    return [_group(members) for members in found]
 
 
 def same_pictures(one: Compared, other: Compared) -> bool:
@@ -147,3 +174,62 @@ def _sentence(pair: Pair) -> str:
         return f"{text}: {size}"
 
     return f"{text}: {size}{more_needed(pair.more['more_images'], 'test pictures')}"
+
+
+# ---- tables and figures ---------------------------------------------------------------------------------------------
+
+
+def figures(group: Group) -> list[Ranked]:
+    """Return the PSNR."""
+    return [Ranked(PSNR, "PSNR", lambda value: f"{value:.2f} dB")]
+
+
+def columns(group: Group) -> dict[str, Column]:
+    """Return PSNR beside bicubic, the gain, SSIM, and LPIPS where it was measured."""
+    perceptual = [key for key in group.rows[0] if "lpips" in key]
+    return {
+        "psnr_y": figure_column("psnr_y", "PSNR", "{:.2f}".format),
+        "bicubic_psnr_y": figure_column("bicubic_psnr_y", "bicubic", "{:.2f}".format),
+        "gain": figure_column("gain", "gain", "{:+.2f}".format),
+        "ssim_y": figure_column("ssim_y", "SSIM", "{:.4f}".format),
+        **{key: figure_column(key, key.replace("_", " "), "{:.4f}".format) for key in perceptual},
+    }
+
+
+def pair_columns(group: Group) -> list[PairColumn]:
+    """Return on how many photos the better run is better, and the difference in SSIM."""
+    return [
+        PairColumn(
+            "Better on",
+            lambda pair: pair.more["num_better"],
+            lambda pair: f"{pair.more['num_better']} of {pair.more['num_images']:,}",
+        ),
+        PairColumn("SSIM", lambda pair: pair.more["ssim_y"]["estimate"], _ssim),
+    ]
+
+
+def _ssim(pair: Pair) -> str:
+    found = pair.more["ssim_y"]
+    interval = found["ci95"]
+    within = f" ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else ""
+    return f"{found['estimate']:+.4f}{within}"
+
+
+def curves(group: Group) -> list[Curve]:
+    """Return PSNR and SSIM on validation."""
+    return [
+        Curve("val_psnr_y", "PSNR on validation, dB"),
+        Curve("val_ssim_y", "SSIM on validation"),
+    ]
+
+
+def facts(run: Compared) -> dict[tuple[str, str], Any]:
+    """Return nothing beyond what every run has."""
+    return {}
+
+
+def measure_costs(
+    runs: Sequence[Compared], device: str, progress: Progress | None
+) -> dict[str, Any]:
+    """Measure nothing."""
+    return {}

@@ -7,19 +7,15 @@ protocol stands in a group of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype.errors import UserError
 from tintype.notebook import frame_of
 from tintype.runs.folder import RunFolder
-from tintype.tasks.classify.compare import compare_classifiers
-from tintype.tasks.contract.compare import Group, Pair
-from tintype.tasks.contract.compared_run import TASKS, Compared, open_all
-from tintype.tasks.generate.compare import compare_generators
-from tintype.tasks.upscale.compare import compare_upscalers
+from tintype.tasks.contract.compare import Group, Pair, Progress, compare_part
+from tintype.tasks.contract.compared_run import Compared, open_all
 from tintype.verbs.compare.settings import Row, confounded, side_by_side
 
 if TYPE_CHECKING:
@@ -31,20 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "Group", "Pair", "compare", "compare_command"]
 
-Progress = Callable[[str, int, int], None]
-KINDS = {
-    "classify": compare_classifiers,
-    "generate": compare_generators,
-    "upscale": compare_upscalers,
-}
-
 
 @dataclass
 class Comparison:
     """Runs of one task, compared.
 
     Attributes:
-        task: "classify", "generate" or "upscale".
+        task: the task of all runs.
         split: "test" or "val".
         groups: runs that may be ranked against each other, each group with its rows, pairs and
             sentences.
@@ -178,7 +167,7 @@ def compare(
         runs: run folders, or Runs; two or more.
         names: what to call them, in their order; by default the folders' names.
         split: "test", or "val" where the choice among the runs is yet to be made.
-        latency: measure how long each classifier takes for an answer, on this machine, now.
+        latency: measure what a prediction costs on this machine, now, where the task measures it.
         device: where to measure that.
         progress: is called with what is done, how much of it, and of how much.
 
@@ -191,14 +180,11 @@ def compare(
             predictions.
     """
     opened = open_all(runs, names, split)
-    task = opened[0].evaluation["task"]
-    if task not in KINDS:
-        raise UserError(
-            f"runs of task {task} cannot be compared. Expected one of {', '.join(TASKS)}."
-        )
+    task = opened[0].task
+    part = compare_part(task)
 
-    machine = _measure_latencies(opened, device, progress) if latency and task == "classify" else {}
-    groups = KINDS[task](opened)
+    machine = part.measure_costs(opened, device, progress) if latency else {}
+    groups = part.groups(opened)
     for group in groups:
         group.confounding = confounded(group.runs)
 
@@ -214,33 +200,17 @@ def compare(
     )
     if len(comparison.groups) > 1:
         _tell_apart(comparison.groups)
-        comparison.remarks.insert(0, _why_apart(task, comparison.groups))
+        comparison.remarks.insert(0, _why_apart(part.APART, comparison.groups))
 
     return comparison
 
 
-def _measure_latencies(
-    runs: Sequence[Compared], device: str, progress: Progress | None
-) -> dict[str, Any]:
-    import torch
-
-    from tintype.hardware.device import choose_device
-    from tintype.tasks.classify.latency import measure_latency
-
-    for number, run in enumerate(runs, 1):
-        run.latency = measure_latency(run.folder, device)
-        if progress:
-            progress("measuring latency", number, len(runs))
-    return {"device": str(choose_device(device)[0]), "threads": torch.get_num_threads()}
-
-
-def _why_apart(task: str, groups: Sequence[Group]) -> str:
+def _why_apart(why: str, groups: Sequence[Group]) -> str:
     """Return the sentence that comes before everything else where not all runs can be ranked
     against each other.
     """
     some = any(len(group.runs) > 1 for group in groups)
     start = "Not all of these runs can be compared" if some else "These runs cannot be compared"
-    why = "different data" if task == "classify" else "different data or protocols"
     sets = "; ".join(
         f"{group.title}: {', '.join(run.name for run in group.runs)}" for group in groups
     )

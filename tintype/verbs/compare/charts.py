@@ -1,6 +1,4 @@
-"""Interactive figures of a comparison (Plotly): a figure against cost, histories overlaid,
-confusion as a difference.
-"""
+"""Interactive figures of a comparison (Plotly): rankings, a figure against cost, training curves."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ import plotly.graph_objects as go
 
 from tintype.pages import figures
 from tintype.pages.figures import COLOURS, Panel, Series
-from tintype.tasks.classify.charts import CONFUSION_RIGHT, CONFUSION_WRONG, tick_angle
+from tintype.tasks.contract.compare import Curve
 
 NUMBER = "#14110f"  # the number in a dot: at least 4:1 on every colour of `class_colours`
 LOGARITHMIC = 8.0  # the dearest by the cheapest from which on a cost has a logarithmic axis
@@ -166,86 +164,24 @@ def _cost_range(points: Sequence[Point]) -> list[float]:
 
 
 def overlaid(
-    histories: Mapping[str, Mapping[str, Sequence[float]]], columns: Mapping[str, str], x: str
+    histories: Mapping[str, Mapping[str, Sequence[float]]], shown: Sequence[Curve], x: str
 ) -> list[Panel]:
     """Arrange the same columns of many runs' metrics.csv: a panel for each column, a curve for each run.
 
-    `histories` holds the columns of each run by its name, `columns` the title of each column that
-    is shown.
+    `histories` holds the columns of each run by its name.
     """
     colours = dict(zip(histories, figures.class_colours(len(histories)), strict=True))
     panels = []
-    for column, title in columns.items():
+    for curve in shown:
         curves = []
         for name, metrics in histories.items():
-            pairs = zip(metrics.get(x, []), metrics.get(column, []), strict=False)
+            pairs = zip(metrics.get(x, []), metrics.get(curve.column, []), strict=False)
             known = [(a, b) for a, b in pairs if not math.isnan(a + b)]
             if known:
                 xs, ys = figures.thinned(np.array(known), 400)
                 curves.append(
                     Series(name, xs.tolist(), ys.tolist(), "guide", "points", colours[name])
                 )
-        panels.append(Panel(title, curves, 1.0, percent="accuracy" in column))
+        panels.append(Panel(curve.title, curves, 1.0, percent=curve.percent))
 
     return [panel for panel in panels if panel.series]
-
-
-def confusion_difference(
-    one: Sequence[Sequence[int]] | np.ndarray,
-    other: Sequence[Sequence[int]] | np.ndarray,
-    class_names: Sequence[str],
-) -> go.Figure:
-    """Draw how the confusion matrix `one` differs from `other`: in one colour where it is better, in another where worse.
-
-    Better is more images on the diagonal, and fewer beside it.
-    """
-    change = np.asarray(one) - np.asarray(other)
-    better = np.where(np.eye(len(change), dtype=bool), change > 0, change < 0)
-    names = [html.escape(str(name)) for name in class_names]
-    figure = figures.new_figure(height=max(420, min(940, 150 + 46 * len(names))))
-
-    top = max(1, int(abs(change).max()))
-    for role, shown, scale in (
-        ("right", better, CONFUSION_RIGHT),
-        ("wrong", ~better & (change != 0), CONFUSION_WRONG),
-    ):
-        text = [
-            [signed(v) if keep else "" for v, keep in zip(*row, strict=True)]
-            for row in zip(change, shown, strict=True)
-        ]
-        sizes = [
-            [abs(int(v)) if keep else None for v, keep in zip(*row, strict=True)]
-            for row in zip(change, shown, strict=True)
-        ]
-        figure.add_trace(
-            go.Heatmap(
-                x=names, y=names, z=sizes, customdata=text, colorscale=scale, showscale=False, zmax=top,
-                zmin=-0.4 * top if len(names) > 20 else 0, xgap=1 if len(names) <= 40 else 0, ygap=1 if len(names) <= 40 else 0,
-                hoverongaps=False, textfont={"color": COLOURS["ink"]}, meta={"role": role},
-                hovertemplate="<b>%{y}</b> taken for <b>%{x}</b><br>%{customdata} images<extra></extra>",
-                **({"text": text, "texttemplate": "%{text}"} if len(names) <= 20 else {}),
-            )
-        )  # fmt: skip
-
-    axis = {
-        "type": "category",
-        "showgrid": False,
-        "ticks": "",
-        "tickfont": {"size": 12 if len(names) <= 40 else 8},
-    }
-    every = {"tickmode": "linear", "dtick": 1}
-    figure.update_layout(
-        xaxis={
-            **axis,
-            **every,
-            "title": {"text": "prediction"},
-            "tickangle": tick_angle(names),
-        },
-        yaxis={**axis, **every, "title": {"text": "true class"}, "autorange": "reversed"},
-    )
-
-    return figure
-
-
-def signed(value: Any) -> str:
-    return f"{int(value):+d}".replace("-", "−")

@@ -1,22 +1,21 @@
-"""The figures of a comparison: what runs reach, what that costs, how they were trained, what they
-take for what.
-"""
+"""The figures of a comparison: what runs reach, what that costs, and how they were trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from tintype.errors import UserError
-from tintype.pages import figures, print_figures, words
+from tintype.pages import figures, print_figures
 from tintype.pages.drawings import Drawing, Library, check_library, write_drawings
 from tintype.runs.reading import read_metrics
-from tintype.verbs.compare import charts as comparison_figures
-from tintype.verbs.compare import print_charts as comparison_print
+from tintype.tasks.contract.compare import Ranked, compare_page_part, compare_part
+from tintype.verbs.compare import charts, print_charts
 from tintype.verbs.compare.charts import Point, Scale
 
 if TYPE_CHECKING:
@@ -30,11 +29,7 @@ COSTS = {
     "latency_1_ms": Scale("latency of one image", "~g", " ms"),
     "latency_64_ms": Scale("latency of a batch of 64", "~g", " ms"),
 }
-HISTORIES = {
-    "classify": {"val_accuracy": "Validation accuracy", "val_loss": "Validation loss"},
-    "upscale": {"val_psnr_y": "PSNR on validation, dB", "val_ssim_y": "SSIM on validation"},
-}
-HISTORY, CONFUSION = "histories", "confusion-difference"  # what their files are called
+HISTORY = "histories"  # what its file is called
 
 
 class DrawnFigures:
@@ -86,12 +81,22 @@ class DrawnFigures:
         return self._draw(HISTORY, library, number)
 
     def confusion(self, library: Library = "plotly", *, number: int = 1) -> go.Figure | Figure:
-        """Draw how the confusion matrix of the first run differs from that of the second.
+        """Draw the "confusion-difference" of the first two runs, which classifiers have.
 
         Raises:
-            UserError: they are no classifiers, or an unknown library.
+            UserError: as `draw`.
         """
-        return self._draw(CONFUSION, library, number)
+        return self._draw("confusion-difference", library, number)
+
+    def draw(
+        self, name: str, library: Library = "plotly", *, number: int = 1
+    ) -> go.Figure | Figure:
+        """Draw a figure by the name of its file.
+
+        Raises:
+            UserError: there is no such figure, or an unknown library.
+        """
+        return self._draw(name, library, number)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write every figure as PNG and SVG, and return the paths; figures that tintype wrote before are replaced.
@@ -123,13 +128,7 @@ class DrawnFigures:
 
 
 def _named(name: str, figure: str) -> str:
-    return (
-        f"{name}-loss"
-        if figure == "loss"
-        else f"{name}-{figure}"
-        if figure not in ("", "accuracy")
-        else name
-    )
+    return f"{name}-{figure}" if figure else name
 
 
 def _without_number(name: str, number: int) -> str:
@@ -149,50 +148,31 @@ def figures_of(comparison: Comparison) -> DrawnFigures:
 
 def drawings_of(comparison: Comparison, group: Group, suffix: str) -> list[Drawing]:
     """Return all figures of a group; `suffix` ends their names where there are several groups."""
-    found = [
-        *rankings(comparison, group, suffix),
-        *(drawing for _, drawing in against_costs(comparison, group, suffix)),
+    over_training = histories(comparison.task, group, suffix)
+    return [
+        *rankings(comparison.task, group, suffix),
+        *(drawing for _, drawing in against_costs(comparison.task, group, suffix)),
+        *([over_training] if over_training else []),
+        *of_the_task(comparison.task, group, suffix),
     ]
-    others = (histories(comparison, group, suffix), confusion(comparison, group, suffix))
-    return found + [drawing for drawing in others if drawing is not None]
 
 
-def value_of(task: str, group: Group) -> tuple[str, str, Callable[[float], str], str]:
-    """Return the figure by which a group is ranked: its key, that of its interval, how it is
-    written, and its title.
-    """
-    if task == "classify":
-        digits = 2 if group.rows[0]["num_images"] >= 5000 else 1
-        split = "Test" if group.runs[0].split == "test" else "Validation"
-        return "accuracy", "accuracy_ci95", lambda v: words.percent(v, digits), f"{split} accuracy"
-    if task == "upscale":
-        return "psnr_y", "", lambda v: f"{v:.2f} dB", "PSNR"
-    measure = group.details["measure"]
-    return measure, "", lambda v: f"{v:.4g}", f"{measure}, lower is nearer"
-
-
-def _measures(task: str, group: Group) -> list[tuple[str, str, Scale, str]]:
-    """Return the figures that are drawn: key, that of the interval, how the axis is written, and
-    the end of the name.
-    """
-    key, interval, _, title = value_of(task, group)
-    form, unit = {"classify": (".1~%", ""), "upscale": (".2f", " dB")}.get(task, ("~g", ""))
-    measures = [(key, interval, Scale(title, form, unit, higher_is_better=task != "generate"), "")]
-    if task == "classify":
-        loss = Scale(title.replace("accuracy", "log loss"), "~g", higher_is_better=False)
-        measures.append(("loss", "", loss, "-loss"))
-    return measures
-
-
-def rankings(comparison: Comparison, group: Group, suffix: str) -> list[Drawing]:
-    """Return what each run reaches: the figure by which they are ranked, and the log loss of
-    classifiers.
-    """
+def _ranked(task: str, group: Group) -> list[tuple[Ranked, Scale, str]]:
+    """Return the figures that are drawn, with their axis and the end of their name."""
     found = []
-    for key, interval, value, end in _measures(comparison.task, group):
-        drawing = ranking_drawing(
-            _points(group, key, interval, ""), value, f"ranking{end}{suffix}", "runs"
-        )
+    for number, ranked in enumerate(compare_part(task).figures(group)):
+        higher = ranked.criterion.higher_is_better
+        scale = Scale(ranked.title, *ranked.criterion.axis, higher_is_better=higher)
+        found.append((ranked, scale, f"-{ranked.criterion.key}" if number else ""))
+    return found
+
+
+def rankings(task: str, group: Group, suffix: str) -> list[Drawing]:
+    """Return what each run reaches, in each figure that is drawn."""
+    found = []
+    for ranked, scale, end in _ranked(task, group):
+        points = _points(group, ranked, "")
+        drawing = ranking_drawing(points, scale, f"ranking{end}{suffix}", "runs")
         found += [drawing] if drawing else []
     return found
 
@@ -204,25 +184,21 @@ def ranking_drawing(points: list[Point], value: Scale, name: str, what: str) -> 
     return Drawing(
         name,
         f"{value.title} of {len(points)} {what}.",
-        lambda: comparison_figures.ranking(points, value),
-        lambda: comparison_print.ranking(points, value),
+        lambda: charts.ranking(points, value),
+        lambda: print_charts.ranking(points, value),
     )
 
 
-def against_costs(comparison: Comparison, group: Group, suffix: str) -> list[tuple[str, Drawing]]:
-    """Return each figure against each cost in which the runs differ, with what the choice among
-    them is called.
-    """
+def against_costs(task: str, group: Group, suffix: str) -> list[tuple[str, Drawing]]:
+    """Return each figure against each cost in which the runs differ, with its name in a choice."""
     found = []
-    for key, interval, value, end in _measures(comparison.task, group):
-        for cost in COSTS:
-            points, name = (
-                _points(group, key, interval, cost),
-                f"cost-{cost.replace('_', '-')}{end}{suffix}",
-            )
-            drawing = cost_drawing(points, COSTS[cost], value, name, "runs")
+    for ranked, scale, end in _ranked(task, group):
+        for key, cost in COSTS.items():
+            name = f"cost-{key.replace('_', '-')}{end}{suffix}"
+            drawing = cost_drawing(_points(group, ranked, key), cost, scale, name, "runs")
             if drawing is not None:
-                found.append((COSTS[cost].title + (", log loss" if end else ""), drawing))
+                further = f", {ranked.criterion.label}" if end else ""
+                found.append((f"{cost.title}{further}", drawing))
     return found
 
 
@@ -237,60 +213,45 @@ def cost_drawing(
     return Drawing(
         name,
         f"{value.title} of {len(points)} {what} against {cost.title}, with the Pareto front.",
-        lambda: comparison_figures.against_cost(points, cost, value, legend=True),
-        lambda: comparison_print.against_cost(points, cost, value),
+        lambda: charts.against_cost(points, cost, value, legend=True),
+        lambda: print_charts.against_cost(points, cost, value),
     )
 
 
-def _points(group: Group, key: str, interval: str, cost: str) -> list[Point]:
+def _points(group: Group, ranked: Ranked, cost: str) -> list[Point]:
+    key = ranked.criterion.key
     colours = figures.class_colours(len(group.rows))
-    return [
-        Point(
-            row["name"], float(row[cost]) if cost else 0.0, row[key],
-            tuple(row[interval]) if row.get(interval) else None, colour, number,
-        )
-        for number, (row, colour) in enumerate(zip(group.rows, colours, strict=True), 1)
-        if row.get(key) is not None and (not cost or row.get(cost) is not None)
-    ]  # fmt: skip
+    points = []
+    for number, (row, colour) in enumerate(zip(group.rows, colours, strict=True), 1):
+        spent = row.get(cost) if cost else 0.0
+        if row.get(key) is None or spent is None:
+            continue
+        bounds = tuple(row[ranked.interval]) if row.get(ranked.interval) else None
+        points.append(Point(row["name"], float(spent), row[key], bounds, colour, number))
+    return points
 
 
-def histories(comparison: Comparison, group: Group, suffix: str) -> Drawing | None:
+def histories(task: str, group: Group, suffix: str) -> Drawing | None:
     """Return the validation figures of all runs over their training, None where nothing was logged."""
-    columns, x = HISTORIES.get(comparison.task), "epoch"
-    if columns is None:
-        key = f"val_{group.details['measure']}"
-        columns, x = {key: f"{group.details['measure']} on validation"}, "step"
-
+    part = compare_part(task)
+    x = part.HISTORY_AXIS
     metrics = {run.name: read_metrics(run.folder.path / "metrics.csv") for run in group.runs}
-    panels = comparison_figures.overlaid(metrics, columns, x)
+    panels = charts.overlaid(metrics, part.curves(group), x)
     if not panels:
         return None
 
+    titles = " and ".join(panel.title for panel in panels)
     return Drawing(
         HISTORY + suffix,
-        f"{' and '.join(panel.title for panel in panels)} of {len(group.runs)} runs over their training.",
+        f"{titles} of {len(group.runs)} runs over their training.",
         lambda: figures.history(panels, x),
         lambda: print_figures.history(panels, x),
     )
 
 
-def confusion(comparison: Comparison, group: Group, suffix: str) -> Drawing | None:
-    """Return how the confusion matrix of the first run differs from that of the second; None
-    without two.
-    """
-    one, other = group.runs[:2]
-    first, second = (
-        (run.evaluation.get("confusion") or {}).get(comparison.split) for run in (one, other)
-    )
-    names: list[Any] = group.details.get("class_names") or []
-    if not (first and second and len(first) == len(second) == len(names)):
-        return None
-
-    return Drawing(
-        CONFUSION + suffix,
-        f"Confusion matrix of {one.name} less that of {other.name}, {len(names)} classes.",
-        lambda: comparison_figures.confusion_difference(first, second, names),
-        lambda: comparison_print.confusion_difference(
-            first, second, names, f"{one.name} less {other.name}"
-        ),
-    )
+def of_the_task(task: str, group: Group, suffix: str) -> list[Drawing]:
+    """Return the figures that only runs of this task have."""
+    part = compare_page_part(task)
+    if part is None or len(group.runs) < 2:
+        return []
+    return [replace(each, name=f"{each.name}{suffix}") for each in part.drawings(group)]

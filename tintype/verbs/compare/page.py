@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,20 +15,19 @@ from tintype.pages import figures, words
 from tintype.pages.pages import check_replaceable as check_page
 from tintype.pages.pages import templates, write_sections
 from tintype.pages.section import Section
+from tintype.plugins import task_title
+from tintype.tasks.contract.compare import compare_page_part, compare_part
 from tintype.verbs.compare import terminal
-from tintype.verbs.compare.figures import against_costs, confusion, histories, value_of
-from tintype.verbs.compare.pictures import crops, only_one_right, samples
+from tintype.verbs.compare.figures import against_costs, histories
 
 if TYPE_CHECKING:
-    from tintype.tasks.contract.compare import Group, Pair
+    from tintype.runs.ranking import Criterion
+    from tintype.tasks.contract.compare import Group, Pair, Progress
     from tintype.verbs.compare import Comparison
     from tintype.verbs.compare.settings import Row
 
-Progress = Callable[[str, int, int], None]
-
 MADE_BY = "tintype compare"
 MOST_STRIPS = 12
-KINDS = {"classify": "Classification", "generate": "Generation", "upscale": "Super-resolution"}
 
 
 def write_comparison(
@@ -72,19 +71,25 @@ def comparison_sections(
     for group in ranked:
         number = comparison.groups.index(group) + 1
         suffix, after = (f"-{number}", f" · {group.title}") if len(ranked) > 1 else ("", "")
-        for make in MAKERS[comparison.task]:
-            section = make(comparison, group, suffix, progress)
-            if section is not None:
-                sections.append(
-                    Section(
-                        f"{section.id}{suffix}",
-                        section.title + after,
-                        section.template,
-                        section.context,
-                    )
-                )
+        for section in _on_group(comparison, group, suffix, progress):
+            titled = replace(section, id=f"{section.id}{suffix}", title=section.title + after)
+            sections.append(titled)
 
     return [*sections, _setup(comparison), _remarks(comparison, reports)]
+
+
+def _on_group(
+    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
+) -> list[Section]:
+    """Return what is shown of one group: differences, pictures, costs, training."""
+    part = compare_page_part(comparison.task)
+    made = [
+        _differences(comparison, group),
+        *(part.sections(group, progress) if part else []),
+        _cost(comparison, group, suffix),
+        _history(comparison, group, suffix),
+    ]
+    return [section for section in made if section is not None]
 
 
 def _link(run: Path, page: Path | None) -> str:
@@ -131,7 +136,7 @@ def _result(comparison: Comparison, reports: Mapping[str, str]) -> Section:
 
     context = {
         "groups": groups,
-        "task": KINDS[comparison.task],
+        "task": task_title(comparison.task),
         "reports": reports,
         "remarks": comparison.remarks[:1] if len(groups) > 1 else [],
     }
@@ -150,8 +155,10 @@ def _cells(task: str, group: Group) -> tuple[list[str], list[list[tuple[Any, str
 
 def _plate(task: str, group: Group) -> dict[str, Any] | None:
     """Return what the dark plate shows: the first run's figure, and all runs on a common scale."""
-    key, interval, text, title = value_of(task, group)
-    scale = 100 if task == "classify" else 1
+    ranked = compare_part(task).figures(group)[0]
+    key = ranked.criterion.key
+    interval = ranked.interval
+    scale = ranked.criterion.scale
     rows = [row for row in group.rows if row.get(key) is not None][:MOST_STRIPS]
     if not rows:
         return None
@@ -164,16 +171,16 @@ def _plate(task: str, group: Group) -> dict[str, Any] | None:
     def place(value: float) -> float:
         return round(100 * min(1.0, max(0.0, (value - first) / (last - first))), 2)
 
-    big, _, unit = text(rows[0][key]).replace(words.THIN, " ").partition(" ")
+    big, _, unit = ranked.text(rows[0][key]).replace(words.THIN, " ").partition(" ")
     strip = [
         {
-            "name": row["name"], "text": text(row[key]), "dot": place(row[key]), "left": place(b[0]),
+            "name": row["name"], "text": ranked.text(row[key]), "dot": place(row[key]), "left": place(b[0]),
             "width": round(place(b[1]) - place(b[0]), 2) if interval else 0,
         }
         for row, b in zip(rows, bounds, strict=True)
     ]  # fmt: skip
     return {
-        "title": title, "big": big, "unit": unit, "name": rows[0]["name"], "interval": rows[0].get(interval),
+        "title": ranked.title, "big": big, "unit": unit, "name": rows[0]["name"], "interval": rows[0].get(interval),
         "strip": strip, "left_out": len(group.rows) - len(strip), "has_interval": bool(interval),
         "ticks": [(place(tick), text) for tick, text in zip(ticks, _labels(ticks, scale), strict=True)],
     }  # fmt: skip
@@ -227,34 +234,42 @@ class Line:
 # ---- differences ----------------------------------------------------------------------------------------------------
 
 
-def _differences(comparison: Comparison, group: Group, *_: Any) -> Section | None:
+def _differences(comparison: Comparison, group: Group) -> Section | None:
     """Show each run against the first one, and all pairs in a table."""
     pairs = group.against_best()
     if not pairs:
         return None
-    scale, unit, digits = (100, "points", 1) if comparison.task == "classify" else (1, "dB", 2)
+    part = compare_part(comparison.task)
+    criterion = part.figures(group)[0].criterion
     ends = [end for pair in pairs for end in (pair.ci95 or (pair.estimate, pair.estimate))]
-    line = Line.of(ends, scale)
+    line = Line.of(ends, criterion.scale)
     place = line.place
 
     forest = [
         {
             "pair": pair, "dot": place(pair.estimate), "left": place(pair.ci95[0] if pair.ci95 else pair.estimate),
-            "right": place(pair.ci95[1] if pair.ci95 else pair.estimate), "text": _size(pair, scale, digits),
+            "right": place(pair.ci95[1] if pair.ci95 else pair.estimate), "text": _size(pair, criterion),
         }
         for pair in pairs
     ]  # fmt: skip
     context = {
-        "best": group.best, "forest": forest, "zero": place(0.0), "ticks": line.ticks, "unit": unit, "pairs": group.pairs,
-        "size": lambda pair: _size(pair, scale, digits), "p_text": p_text, "classify": comparison.task == "classify",
-    }  # fmt: skip
+        "best": group.best,
+        "forest": forest,
+        "zero": place(0.0),
+        "ticks": line.ticks,
+        "unit": criterion.unit or criterion.label,
+        "lede": part.PAIRED.format(best=group.best),
+        "pairs": group.pairs,
+        "columns": part.pair_columns(group),
+        "size": lambda pair: _size(pair, criterion),
+        "p_text": p_text,
+    }
     return Section("differences", "Differences", "comparison_differences.html", context)
 
 
-def _size(pair: Pair, scale: float, digits: int) -> str:
-    numbers = [pair.estimate, *(pair.ci95 or ())]
-    text = [f"{scale * value:.{digits}f}".replace("-", "−") for value in numbers]
-    return text[0] + (f" ({text[1]} to {text[2]})" if pair.ci95 else "")
+def _size(pair: Pair, criterion: Criterion) -> str:
+    text = criterion.number(pair.estimate).replace("-", "−")
+    return f"{text} ({criterion.interval(pair.ci95)})" if pair.ci95 else text
 
 
 def p_text(p: float | None) -> str:
@@ -265,20 +280,19 @@ def p_text(p: float | None) -> str:
 # ---- cost -----------------------------------------------------------------------------------------------------------
 
 
-def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
-    """Show what each run reaches against what it costs, with the Pareto front: its rank's figure,
-    and the loss.
-    """
-    found = against_costs(comparison, group, suffix)
+def _cost(comparison: Comparison, group: Group, suffix: str) -> Section | None:
+    """Show what each run reaches against what it costs, with the Pareto front."""
+    found = against_costs(comparison.task, group, suffix)
     if not found:
         return None
 
-    title = value_of(comparison.task, group)[3]
+    first, *further = compare_part(comparison.task).figures(group)
+    others = " or ".join(f"the {ranked.criterion.label}" for ranked in further)
     colours = figures.class_colours(len(group.rows))
     context = {
         "charts": [drawing.chart(legend=False) for _, drawing in found], "costs": [cost for cost, _ in found],
         "machine": comparison.machine,
-        "what": f"{title}, or the log loss," if comparison.task == "classify" else title,
+        "what": f"{first.title}, or {others}," if others else first.title,
         "runs": [(row["name"], colour) for row, colour in zip(group.rows, colours, strict=True)],
     }  # fmt: skip
 
@@ -288,57 +302,13 @@ def _cost(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section 
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
-def _history(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
+def _history(comparison: Comparison, group: Group, suffix: str) -> Section | None:
     """Show the validation figures of all runs over their training."""
-    drawing = histories(comparison, group, suffix)
+    drawing = histories(comparison.task, group, suffix)
     if drawing is None:
         return None
-    return Section("training", "Training", "comparison_history.html", {"chart": drawing.chart()})
-
-
-def _confusion(comparison: Comparison, group: Group, suffix: str, _: Any) -> Section | None:
-    """Show the confusion matrices of the first two runs as their difference."""
-    drawing = confusion(comparison, group, suffix)
-    if drawing is None:
-        return None
-    one, other = group.runs[:2]
-    many = len(group.details["class_names"]) > 20
-    context = {
-        "chart": drawing.chart(), "one": one.name, "other": other.name, "split": comparison.split, "many": many,
-    }  # fmt: skip
-    return Section("confusion", "Confusion matrices compared", "comparison_confusion.html", context)
-
-
-# ---- pictures -------------------------------------------------------------------------------------------------------
-
-
-def _only_one(
-    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
-) -> Section | None:
-    found = only_one_right(group, progress)
-    return (
-        Section("only-one", "Right in one run only", "comparison_only.html", found)
-        if found["counts"]
-        else None
-    )
-
-
-def _samples(
-    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
-) -> Section | None:
     return Section(
-        "samples", "From the same noise", "comparison_samples.html", samples(group, progress)
-    )
-
-
-def _crops(
-    comparison: Comparison, group: Group, suffix: str, progress: Progress | None
-) -> Section | None:
-    found = crops(group, progress)
-    return (
-        Section("crops", "Pictures side by side", "comparison_crops.html", found)
-        if found["pictures"]
-        else None
+        "training", "Training curves", "comparison_history.html", {"chart": drawing.chart()}
     )
 
 
@@ -362,8 +332,7 @@ def _remarks(comparison: Comparison, reports: Mapping[str, str]) -> Section:
             *comparison.remarks,
             *(remark for group in comparison.groups for remark in group.remarks),
         ],
-        "task": comparison.task,
-        "machine": comparison.machine,
+        "method": compare_part(comparison.task).METHOD,
         "many": max(len(group.rows) for group in comparison.groups) > 2
         and comparison.split == "test",
         "protocols": {
@@ -378,11 +347,3 @@ def _remarks(comparison: Comparison, reports: Mapping[str, str]) -> Section:
         ],
     }
     return Section("how", "How this was compared", "comparison_how.html", context)
-
-
-Maker = Callable[["Comparison", "Group", str, "Progress | None"], "Section | None"]
-MAKERS: Mapping[str, Sequence[Maker]] = {
-    "classify": (_differences, _cost, _history, _confusion, _only_one),
-    "generate": (_samples, _cost, _history),
-    "upscale": (_differences, _crops, _cost, _history),
-}

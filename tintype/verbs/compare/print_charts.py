@@ -6,16 +6,12 @@ import math
 from collections.abc import Sequence
 
 import matplotlib
-import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from tintype.pages.figures import COLOURS
 from tintype.pages.print_figures import STYLE, new_figure, short
-from tintype.tasks.classify.charts import CONFUSION_RIGHT, CONFUSION_WRONG
-from tintype.tasks.classify.print_charts import name_axes
-from tintype.verbs.compare.charts import NUMBER, Point, Scale, logarithmic, pareto_front, signed
+from tintype.verbs.compare.charts import NUMBER, Point, Scale, logarithmic, pareto_front
 
 
 @matplotlib.rc_context(STYLE)
@@ -105,36 +101,4 @@ def ranking(points: Sequence[Point], value: Scale) -> Figure:
     if "%" in value.format:
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
 
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def confusion_difference(
-    one: Sequence[Sequence[int]] | np.ndarray,
-    other: Sequence[Sequence[int]] | np.ndarray,
-    class_names: Sequence[str],
-    title: str = "",
-) -> Figure:
-    """Draw how one confusion matrix differs from another: in one colour where it is better, in
-    another where worse.
-    """
-    change = np.asarray(one) - np.asarray(other)
-    better = np.where(np.eye(len(change), dtype=bool), change > 0, change < 0)
-    size = min(9.5, max(3.6, 1.6 + 0.42 * len(change)))
-    figure = new_figure(size, size)
-
-    ax = figure.subplots()
-    for shown, scale in ((better, CONFUSION_RIGHT), (~better & (change != 0), CONFUSION_WRONG)):
-        colours = LinearSegmentedColormap.from_list("", list(scale))
-        sizes = np.ma.masked_where(~shown, abs(change))
-        ax.imshow(
-            sizes, cmap=colours, vmin=0, vmax=max(1, abs(change).max()), interpolation="nearest"
-        )
-
-    if len(change) <= 20:
-        for row, column in np.argwhere(change != 0):
-            ax.text(column, row, signed(change[row, column]), ha="center", va="center", fontsize=7)
-
-    name_axes(ax, class_names)
-    ax.set_title(title)
     return figure

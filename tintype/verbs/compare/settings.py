@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from tintype.tasks.contract.compare import listed
+from tintype.tasks.contract.compare import compare_part, listed
 
 if TYPE_CHECKING:
     from tintype.tasks.contract.compared_run import Compared
@@ -41,6 +41,7 @@ NAMES = {
     "lr": "learning rate", "augment": "augmentation", "model": "network", "val fraction": "validation part",
     "test fraction": "test part", "hidden": "hidden layers",
 }  # fmt: skip
+PARTS = ("data", "splits", "preprocessing")
 MOST_SETTINGS = 8  # that a sentence lists
 
 
@@ -237,6 +238,7 @@ def side_by_side(runs: Sequence[Compared]) -> list[Row]:
         for part, what in dict.fromkeys(key for each in facts for key in each)
     ]
     rows = [row for row in rows if set(row.values) != {"–"}]
+    rows.sort(key=lambda row: PARTS.index(row.part))  # what a task adds stands with its part
 
     settings = [settings_of(run.recipe) for run in runs]
     known = {
@@ -259,12 +261,11 @@ def side_by_side(runs: Sequence[Compared]) -> list[Row]:
 def _facts(run: Compared) -> dict[tuple[str, str], str]:
     """Return what is written of one run's data, splits and preprocessing."""
     recipe, data, how = run.recipe, run.data, run.model.get("preprocessing") or {}
-    counts, names = data.get("num_images") or {}, data.get("class_names") or []
+    counts = data.get("num_images") or {}
     shape = [how.get(key) for key in ("width", "height")]
     found: dict[tuple[str, str], Any] = {
         ("data", "data set"): data.get("name"),
         ("data", "place"): recipe.get("data_root") or recipe.get("data"),
-        ("data", "classes"): f"{len(names):,}" if names else None,
         ("data", "skipped files"): f"{len(data.get('skipped') or []):,}",
         ("splits", "training images"): _count(counts.get("train")),
         ("splits", "validation images"): _count(counts.get("val")),
@@ -285,11 +286,7 @@ def _facts(run: Compared) -> dict[tuple[str, str], str]:
         ("preprocessing", "mean"): _numbers(how.get("mean")),
         ("preprocessing", "deviation"): _numbers(how.get("std")),
         ("preprocessing", "augmentation"): said(recipe.get("augment")),
-        ("preprocessing", "targets"): "one-hot"
-        if recipe.get("one_hot")
-        else "integers"
-        if names
-        else None,
+        **compare_part(run.task).facts(run),
     }
 
     return {key: str(value) for key, value in found.items() if value not in (None, "")}

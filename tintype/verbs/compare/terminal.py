@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from tintype.runs.folder import without_test
-from tintype.tasks.contract.compare import listed
+from tintype.tasks.contract.compare import Column, compare_part, figure_column, listed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,23 +18,6 @@ if TYPE_CHECKING:
 MOST_SENTENCES = 12
 MOST_CONFOUNDED = 6
 MOST_COLUMNS = 5  # runs that stand side by side in a terminal
-MANY = 5000  # images from which on a hundredth of a percent is told
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: its head, and how the cell of a row is written."""
-
-    head: str
-    text: Callable[[Row], str]
-    cost: bool = False
-
-
-def _plain(
-    key: str, head: str, form: Callable[[Any], str], cost: bool = False
-) -> tuple[str, Column]:
-    return key, Column(head, lambda row: form(row[key]) if row.get(key) is not None else "–", cost)
 
 
 def _magnitude(value: float) -> str:
@@ -52,104 +32,29 @@ def _milliseconds(value: float) -> str:
 
 
 def _seconds(value: float) -> str:
-    return (
-        f"{value:.1f} s"
-        if value < 120
-        else f"{value / 60:.0f} min"
-        if value < 7200
-        else f"{value / 3600:.1f} h"
-    )
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
-def _accuracy(key: str) -> Callable[[Row], str]:
-    def text(row: Row) -> str:
-        if row.get(key) is None:
-            return "–"
-        digits = 2 if row["num_images"] >= MANY else 1
-        low, high = row[f"{key}_ci95"]
-        return f"{100 * row[key]:.{digits}f} ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
-
-    return text
-
-
-COST = (
-    _plain("parameters", "parameters", _magnitude, cost=True),
-    _plain("multiply_adds", "multiply-adds", _magnitude, cost=True),
-    _plain("training_seconds", "training", _seconds, cost=True),
-    _plain("latency_1_ms", "one image", _milliseconds, cost=True),
-    _plain("latency_64_ms", "batch of 64", _milliseconds, cost=True),
-)
-COLUMNS: dict[str, dict[str, Column]] = {
-    "classify": dict(
-        (
-            ("accuracy", Column("accuracy % (95 %)", _accuracy("accuracy"))),
-            (
-                "accuracy_without_leaked",
-                Column("without leaks", _accuracy("accuracy_without_leaked")),
-            ),
-            _plain("macro_f1", "macro F1", "{:.3f}".format),
-            _plain("loss", "log loss", "{:.4f}".format),
-            _plain("calibration_error", "ECE", "{:.3f}".format),
-            *COST,
-        )
-    ),
-    "upscale": dict(
-        (
-            _plain("psnr_y", "PSNR", "{:.2f}".format),
-            _plain("bicubic_psnr_y", "bicubic", "{:.2f}".format),
-            _plain("gain", "gain", "{:+.2f}".format),
-            _plain("ssim_y", "SSIM", "{:.4f}".format),
-            *COST,
-        )
-    ),
+COST = {
+    "parameters": ("parameters", _magnitude),
+    "multiply_adds": ("multiply-adds", _magnitude),
+    "training_seconds": ("training", _seconds),
+    "latency_1_ms": ("one image", _milliseconds),
+    "latency_64_ms": ("batch of 64", _milliseconds),
 }
 
 
 def columns(task: str, group: Group) -> dict[str, Column]:
     """Return the columns of a group's table that hold something, by the figure that they show."""
-    known = dict(COLUMNS.get(task) or (*_distances(group), *COST))
-    if task == "classify" and any(without_test(run.evaluation) for run in group.runs):
-        known["accuracy"] = Column("validation accuracy % (95 %)", _accuracy("accuracy"))
-
-    if task == "upscale":
-        known |= dict(
-            _plain(key, key.replace("_", " "), "{:.4f}".format)
-            for key in group.rows[0]
-            if "lpips" in key
-        )
-
+    known = compare_part(task).columns(group)
+    known |= {key: figure_column(key, *how, cost=True) for key, how in COST.items()}
     return {
-        key: column
-        for key, column in known.items()
+        key: shown
+        for key, shown in known.items()
         if any(row.get(key) is not None for row in group.rows)
     }
-
-
-def _distances(group: Group) -> list[tuple[str, Column]]:
-    """Return the columns of generators; where there is one distance, the figures beside it need not
-    name its features.
-    """
-    protocols, found = group.details["protocols"], []
-    for key, value in group.rows[0].items():
-        if not isinstance(value, int | float) or key in dict(COST):
-            continue
-        kind, _, features = key.removesuffix("_floor").partition("_")
-        if key == "num_generated":
-            head = "images"
-        elif key in protocols:
-            head = key
-        elif key.endswith("_floor"):
-            head = "real to real" if len(protocols) == 1 else f"{key.removesuffix('_floor')}, real"
-        elif kind in ("kid", "precision", "recall"):
-            kind = "KID" if kind == "kid" else kind
-            head = kind if len(protocols) == 1 else f"{kind} {features}"
-        else:
-            head = key.replace("_", " ")
-        found.append(
-            _plain(key, head, "{:,}".format if isinstance(value, int) else "{:.4g}".format)
-        )
-
-    return found
 
 
 def lines(comparison: Comparison) -> list[RenderableType]:

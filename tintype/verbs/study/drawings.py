@@ -12,14 +12,15 @@ from tintype.pages import figures
 from tintype.pages.drawings import Drawing
 from tintype.pages.section import SPLIT_NAMES
 from tintype.runs.ranking import Criterion, ranking_part
-from tintype.verbs.compare import Comparison, Group, Progress, compare
+from tintype.tasks.contract.compare import Group, Progress
+from tintype.verbs.compare import Comparison, compare
 from tintype.verbs.compare.charts import Point, Scale
 from tintype.verbs.compare.figures import (
     COSTS,
     DrawnFigures,
-    confusion,
     cost_drawing,
     histories,
+    of_the_task,
     ranking_drawing,
 )
 from tintype.verbs.study.effects import by_data
@@ -158,8 +159,9 @@ def _of_runs(comparison: Comparison | None, titles: set[str], suffix: str) -> li
     ]
     if len(groups) != 1:
         return []
-    made = (histories(comparison, groups[0], suffix), confusion(comparison, groups[0], suffix))
-    return [drawing for drawing in made if drawing is not None]
+    over_training = histories(comparison.task, groups[0], suffix)
+    found = [over_training] if over_training else []
+    return found + of_the_task(comparison.task, groups[0], suffix)
 
 
 def _names(group: Group) -> list[str]:
