@@ -46,13 +46,14 @@ from tintype.data.split import three_splits
 from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.verbs.audit.files import blur
-from tintype.verbs.audit.findings import label_findings, picture_findings
+from tintype.verbs.audit.findings import picture_findings
 from tintype.verbs.audit.labels import (
     LabelIssues,
     confident_errors,
     confident_joint,
     find_label_issues,
 )
+from tintype.verbs.audit.one_class import label_findings
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tintype.data.plain_features import plain_features
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.progress import Progress
 from tintype.verbs.audit import findings as checks
@@ -18,6 +19,7 @@ from tintype.verbs.audit.files import Inspected, inspect
 from tintype.verbs.audit.findings import Finding, Twins
 from tintype.verbs.audit.labels import find_label_issues
 from tintype.verbs.audit.manifest import check_new, write_manifest
+from tintype.verbs.audit.one_class import class_findings, label_findings
 
 __all__ = ["Audit", "Finding", "audit"]
 
@@ -176,7 +178,8 @@ def audit(
     given = None if features is None else _given_features(features, inspected)
     issues = None
 
-    if labels and len(set(inspected.targets.tolist())) > 1:
+    one_class = isinstance(inspected.target, Classes)
+    if labels and one_class and len(set(inspected.targets.tolist())) > 1:
         if progress:
             progress("judging labels", 0, len(inspected))
         values = plain_features(inspected.thumbs, seed) if given is None else given
@@ -186,10 +189,10 @@ def audit(
 
     found = [
         *checks.unreadable_findings(inspected),
-        *checks.class_findings(inspected),
+        *(class_findings(inspected) if one_class else ()),
         *checks.duplicate_findings(inspected, twins),
         *checks.group_findings(inspected, str(data)),
-        *checks.label_findings(inspected, issues, features is not None),
+        *label_findings(inspected, issues, features is not None),
         *checks.picture_findings(inspected),
     ]
     return Audit(
@@ -266,13 +269,17 @@ def _given_features(
 
 
 def _classes(inspected: Inspected) -> dict[str, dict[str, int]]:
+    """Return how many images each class has in each split; nothing of other targets."""
+    if not isinstance(inspected.target, Classes):
+        return {}
+
     splits = [split for split in ("train", "val", "test", "") if (inspected.split == split).any()]
     return {
         name: {
             split: int(((inspected.targets == c) & (inspected.split == split)).sum())
             for split in splits
         }
-        for c, name in enumerate(inspected.class_names)
+        for c, name in enumerate(inspected.target.names)
     }
 
 

@@ -28,6 +28,7 @@ VERSION = 2  # raise it when `_read` changes what a file gives
 # sets whose images are mostly smaller get thumbnails of 32 pixels; nothing is said of their
 # sharpness
 TINY = 48
+MOST_STRATA = 10  # parts into which numbers are divided to compare them with names
 LOOKED_AT = 256  # longest side at which brightness and sharpness are measured
 
 # What is known of one image. It travels with the thumbnail through the cache, in a row of its own
@@ -60,7 +61,7 @@ class Inspected:
 
     name: str
     names: list[str]
-    targets: np.ndarray  # (N,) int64
+    targets: np.ndarray  # (N, ...) as the kind of target says
     target: TargetKind
     split: np.ndarray  # (N,) str
     groups: np.ndarray  # (N,) str
@@ -76,8 +77,9 @@ class Inspected:
         return len(self.names)
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.target.names
+    def strata(self) -> np.ndarray:
+        """A number (N,) int64 for each image, equal where the targets are alike."""
+        return self.target.strata(self.targets, MOST_STRATA)
 
     def differ(self, rows: np.ndarray) -> bool:
         """Tell whether the images at some positions have other targets."""

@@ -15,7 +15,6 @@ from tintype.data.duplicates import Duplicates, NearPairs, exact_copies, joined,
 from tintype.grouping import Suggestion, Taken, suggest_by_names, suggest_by_times
 from tintype.progress import Progress
 from tintype.verbs.audit.files import TINY, Inspected, full_pixels
-from tintype.verbs.audit.labels import LabelIssues
 
 BLANK = 3.0  # largest deviation of a channel (0..128) at which nothing can be seen
 # mean grey value (0..255), and less than a quarter of the usual: digits on black are dark as a
@@ -26,11 +25,6 @@ DARK = 25.0
 BLURRED = 0.6
 SMALL = 64  # short side in pixels, and less than half of the usual
 ASPECT = 3.0  # long side over short side, and twice the usual
-IMBALANCE = 10  # images of the largest class for one of the smallest
-FEW = 10  # images of a class
-# accuracy of a classifier below which most of the labels that it doubts may be correct
-UNSURE = 0.9
-WEAK = 0.5  # accuracy below which a classifier says nothing of labels
 MOST_PIXELS_READ = 2000  # pictures decoded in full to tell copies of pixels from near-duplicates
 
 
@@ -68,8 +62,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Twins:
-    """Duplicates in the set: which belong together, how alike each pair is, and whether some could
-    not be told.
+    """Duplicates in the set: which belong together, how alike each pair is, and whether there could
+    be more.
     """
 
     duplicates: Duplicates
@@ -165,18 +159,20 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
     same_way = twins.duplicates.told_apart(inspected.differ)
     for rows in twins.duplicates.groups:
         if len(set(same_way.group[rows].tolist())) > 1:
-            found["mirrored"].append(_item(inspected, rows, _sameness(twins, rows, pairs)))
+            found["mirrored"].append(item(inspected, rows, _sameness(twins, rows, pairs)))
 
     for rows in same_way.groups:
-        labels, splits = set(inspected.targets[rows].tolist()), set(split[rows].tolist())
+        contradicts = inspected.differ(rows)
+        leaks = len(set(split[rows].tolist())) > 1
         exact = len(set(twins.duplicates.copy_of[rows].tolist())) == 1
-        item = _item(inspected, rows, _sameness(twins, rows, pairs))
-        if len(labels) > 1:
-            found["contradictory"].append(item)
-        if len(splits) > 1:
-            found["leak"].append(item)
-        if len(labels) == len(splits) == 1:
-            found["copies" if exact else "near"].append(item)
+
+        together = item(inspected, rows, _sameness(twins, rows, pairs))
+        if contradicts:
+            found["contradictory"].append(together)
+        if leaks:
+            found["leak"].append(together)
+        if not contradicts and not leaks:
+            found["copies" if exact else "near"].append(together)
 
     texts = {
         "contradictory": (
@@ -249,7 +245,7 @@ def _sameness(twins: Twins, rows: np.ndarray, pairs: dict[int, tuple[float, bool
     return f"{'mirrored, ' if mirrored else ''}similarity {similarity:.2f}"
 
 
-def _item(inspected: Inspected, rows: Iterable[int], remark: str) -> Item:
+def item(inspected: Inspected, rows: Iterable[int], remark: str) -> Item:
     rows = tuple(int(i) for i in rows)
     return Item(tuple(inspected.names[i] for i in rows), remark, rows)
 
@@ -274,65 +270,6 @@ def unreadable_findings(inspected: Inspected) -> list[Finding]:
             items = tuple(Item((name,), reason) for name, reason in entries)
             findings.append(Finding(kind, title, text, serious, items))
 
-    return findings
-
-
-def class_findings(inspected: Inspected) -> list[Finding]:
-    """Return classes that cannot be learned or measured, that are small, or that another one
-    outweighs.
-    """
-    counts = np.bincount(inspected.targets, minlength=len(inspected.class_names))
-    split = given_split(inspected)
-    learnable = np.bincount(inspected.targets[np.isin(split, ("train", ""))], minlength=len(counts))
-    findings = []
-
-    def add(kind: str, title: str, text: str, serious: bool, classes: Iterable[int]) -> None:
-        items = tuple(Item((inspected.class_names[c],), f"{counts[c]:,} images") for c in classes)
-        if items:
-            findings.append(Finding(kind, title, text, serious, items))
-
-    if (counts > 0).sum() < 2:
-        add(
-            "one class",
-            "One class only",
-            "There is nothing to tell apart.",
-            True,
-            np.flatnonzero(counts),
-        )
-    add(
-        "no image",
-        "Classes without an image that can be read",
-        "They are left out.",
-        True,
-        np.flatnonzero(counts == 0),
-    )
-    unseen = np.flatnonzero((learnable == 0) & (counts > 0))
-    add(
-        "not in training",
-        "Classes without a training image",
-        "No model can learn them.",
-        True,
-        unseen,
-    )
-    single = np.flatnonzero((counts == 1) & (learnable > 0))
-    add("single", "Classes with one image", "Training and test need one each.", True, single)
-    few = np.flatnonzero((counts > 1) & (counts < FEW))
-    add(
-        "few",
-        "Classes with few images",
-        f"Fewer than {FEW}: their figures will be mostly chance.",
-        False,
-        few,
-    )
-    present = counts[counts > 0]
-    if len(present) > 1 and present.max() >= IMBALANCE * present.min():
-        order = np.argsort(counts, kind="stable")
-        ends = [int(c) for c in order[counts[order] > 0]]
-        text = (
-            f"The largest class has {present.max() / present.min():.0f} times the images of the smallest. Accuracy alone "
-            "will hide the small ones: look at the balanced accuracy, and train with class weights."
-        )
-        add("imbalance", "Classes of very different size", text, False, [ends[-1], ends[0]])
     return findings
 
 
@@ -369,7 +306,7 @@ def picture_findings(inspected: Inspected) -> list[Finding]:
         if len(rows):
             order = rows[np.argsort(values[rows], kind="stable")]
             order = order[::-1] if kind in ("aspect", "blurred") else order
-            items = tuple(_item(inspected, (i,), remark.format(values[i])) for i in order)
+            items = tuple(item(inspected, (i,), remark.format(values[i])) for i in order)
             findings.append(Finding(kind, title, text, items=items))
 
     return findings
@@ -389,7 +326,7 @@ def group_findings(inspected: Inspected, source: str) -> list[Finding]:
         (
             "groups by name",
             "Names that suggest groups",
-            suggest_by_names(inspected.names, inspected.targets.tolist()),
+            suggest_by_names(inspected.names, inspected.strata.tolist()),
         ),
         ("groups by time", "Times that suggest groups", suggest_by_times(taken, inspected.names)),
     )
@@ -422,55 +359,8 @@ def _group_finding(
         f"images.{across} Photos of one object or one clip tell less than as many others; where these are, type: "
         f"tintype train {shlex.quote(source)} {suggestion.option}"
     )
-    items = tuple(_item(inspected, rows, f"{len(rows):,} images") for rows in together.values())
+    items = tuple(item(inspected, rows, f"{len(rows):,} images") for rows in together.values())
     return Finding(kind, title, text, items=items, suggestion=what)
-
-
-def label_findings(
-    inspected: Inspected, issues: LabelIssues | None, own_features: bool
-) -> list[Finding]:
-    """Return the images whose label looks wrong, or why none was judged."""
-    if issues is None:
-        return []
-    reached = (
-        f"a classifier that had not seen them; it is right for {issues.accuracy:.0%} of all images"
-    )
-
-    if issues.accuracy < WEAK:
-        text = f"The features tell the classes too badly: {issues.accuracy:.0%} of the images are recognised out of sample."
-        hint = (
-            ""
-            if own_features
-            else " Features of a trained network (Python: features=...) would say more."
-        )
-        return [Finding("labels not judged", "Labels were not judged", text + hint)]
-
-    items = tuple(
-        _item(inspected, (int(i),), _doubt(inspected, int(i), int(j), given, other))
-        for i, j, given, other in zip(
-            issues.rows,
-            issues.suggested,
-            issues.given_probability,
-            issues.suggested_probability,
-            strict=True,
-        )
-    )
-    if not items:
-        return []
-
-    text = (
-        f"Judged by {reached}. Confident learning (Northcutt et al. 2021), the most doubtful first; "
-        "expect hard pictures among them, and look before you change a label."
-    )
-    if issues.accuracy < UNSURE:
-        text = f"Most of these labels may be correct: the classifier is itself wrong about {1 - issues.accuracy:.0%}. {text}"
-    return [Finding("labels", "Labels that look wrong", text, items=items)]
-
-
-def _doubt(inspected: Inspected, i: int, other: int, given_share: float, other_share: float) -> str:
-    given = inspected.class_names[inspected.targets[i]]
-    looks_like = inspected.class_names[other]
-    return f"labelled {given} ({100 * given_share:.0f} %), looks like {looks_like} ({100 * other_share:.0f} %)"
 
 
 def counted(values: Iterable[bytes]) -> dict[str, int]:

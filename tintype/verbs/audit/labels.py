@@ -50,8 +50,8 @@ def find_label_issues(
             its twin.
         seed: decides on the folds.
     """
-    num_classes = int(targets.max()) + 1
-    probabilities = out_of_sample(features, targets, num_classes, groups, seed)
+    num_labels = int(targets.max()) + 1
+    probabilities = out_of_sample(features, targets, num_labels, groups, seed)
     judged = np.flatnonzero(~np.isnan(probabilities[:, 0]))
     if not len(judged):
         nothing = np.empty(0)
@@ -110,14 +110,14 @@ def confident_errors(
 
 def confident_joint(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return (K, K) counts: images labelled i that are confidently of class j."""
-    num_classes = probabilities.shape[1]
+    num_labels = probabilities.shape[1]
     own = probabilities[np.arange(len(targets)), targets]
-    counts = np.bincount(targets, minlength=num_classes)
-    sums = np.bincount(targets, weights=own, minlength=num_classes)
+    counts = np.bincount(targets, minlength=num_labels)
+    sums = np.bincount(targets, weights=own, minlength=num_labels)
     thresholds = np.where(counts > 0, sums / counts.clip(1), np.inf)
     reached = np.where(probabilities >= thresholds, probabilities, -1.0)
     confident = reached.max(1) >= 0
-    joint = np.zeros((num_classes, num_classes), np.int64)
+    joint = np.zeros((num_labels, num_labels), np.int64)
     np.add.at(joint, (targets[confident], reached.argmax(1)[confident]), 1)
     return joint
 
@@ -125,7 +125,7 @@ def confident_joint(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarra
 def out_of_sample(
     features: np.ndarray,
     targets: np.ndarray,
-    num_classes: int,
+    num_labels: int,
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
@@ -140,7 +140,7 @@ def out_of_sample(
     from threadpoolctl import threadpool_limits
 
     fold = _folds(targets, np.arange(len(targets)) if groups is None else groups, seed)
-    result = np.full((len(targets), num_classes), np.nan)
+    result = np.full((len(targets), num_labels), np.nan)
     usable = np.flatnonzero(fold >= 0)
     if len(np.unique(targets[usable])) < 2:
         return result

@@ -90,12 +90,10 @@ def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, 
     check_new(path)
     result = cleaned(inspected, twins)
     has_split = bool((inspected.split != "").any())
-    header = [
-        "path",
-        "label",
-        *(["split"] if has_split else []),
-        *(["group"] if result.groups is not None else []),
-    ]
+    header = ["path", *(columns[0] for columns in inspected.target.columns)]
+    header += ["split"] * has_split
+    header += ["group"] * (result.groups is not None)
+
     rows: list[list[str]] = []
     counts = Counter(result.reasons.values())
 
@@ -106,8 +104,12 @@ def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, 
         if written is None:
             counts["name that a CSV file cannot hold (rename the file)"] += 1
             continue
-        group = [] if result.groups is None else [str(result.groups[i])]
-        rows.append([written, photo.label, *([photo.split] if has_split else []), *group])
+        row = [written, *photo.cells]
+        if has_split:
+            row.append(photo.split)
+        if result.groups is not None:
+            row.append(str(result.groups[i]))
+        rows.append(row)
 
     if not rows:
         raise UserError(f"nothing would be left of {inspected.name}: no manifest was written.")
