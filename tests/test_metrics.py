@@ -17,7 +17,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from tintype import api
+from tintype.data import open_data
 from tintype.tasks.classify import metrics
+from tintype.tasks.restoring import load_task
 
 Case = tuple[NDArray[Any], NDArray[Any]]
 
@@ -293,3 +296,87 @@ def test_averages_over_the_classes_are_those_of_scikit_learn(seed):
         assert found[kind]["recall"] == pytest.approx(expected["recall"])
         assert found[kind]["f1"] == pytest.approx(expected["f1-score"])
         assert found[kind]["support"] == expected["support"]
+
+
+# ---- answers that come in parts ---------------------------------------------------------------------------------------
+
+COUNTS = ("num_images", "num_correct", "accuracy", "balanced_accuracy", "macro_f1", "num_groups")
+
+
+@st.composite
+def parts(draw: st.DrawFn, n: int) -> list[list[int]]:
+    """Return the positions of `n` images, shuffled and cut into parts, none of them empty."""
+    order = draw(st.permutations(range(n)))
+    cuts = sorted(draw(st.sets(st.integers(1, n - 1), max_size=6))) if n > 1 else []
+    return [order[low:high] for low, high in zip([0, *cuts], [*cuts, n], strict=True)]
+
+
+@settings(deadline=None)
+@given(cases(), st.booleans(), st.data())
+def test_parts_in_any_order_and_grouping_give_the_figures_of_the_whole(
+    case: Case, grouped: bool, data: st.DataObject
+) -> None:
+    probabilities, targets = case
+    n, num_classes = probabilities.shape
+    names = (
+        data.draw(st.lists(st.sampled_from("abcd"), min_size=n, max_size=n)) if grouped else None
+    )
+    numbers = None if names is None else np.unique(names, return_inverse=True)[1]
+    whole = metrics.classification_figures(probabilities, targets, numbers)
+
+    tallies = []
+    for part in data.draw(parts(n)):
+        tally = metrics.Tally(num_classes)
+        tally.update(probabilities[part], targets[part], names and [names[i] for i in part])
+        tallies.append(tally)
+    while len(tallies) > 1:  # merged as a tree that Hypothesis draws
+        other = tallies.pop(data.draw(st.integers(0, len(tallies) - 1)))
+        tallies[data.draw(st.integers(0, len(tallies) - 1))].merge(other)
+    found = tallies[0].compute()
+
+    assert found.keys() == whole.keys()
+    for key, value in whole.items():
+        if key in COUNTS:
+            assert found[key] == value
+        else:
+            assert found[key] == pytest.approx(value, rel=1e-12, abs=1e-12)
+
+
+def test_a_tally_of_nothing_changes_nothing_and_has_no_figures(digits: Case) -> None:
+    tally = metrics.Tally(10)
+    with pytest.raises(ValueError, match="at least one image"):
+        tally.compute()
+    tally.update(*digits)
+    before = tally.compute()
+    tally.merge(metrics.Tally(10))
+    assert tally.compute() == before == metrics.classification_figures(*digits)
+    with pytest.raises(ValueError, match="cannot be merged"):
+        tally.merge(metrics.Tally(3))
+
+
+def test_images_that_stand_alone_may_have_no_group(digits: Case) -> None:
+    probabilities, targets = digits
+    numbers = np.arange(len(targets)) // 2  # pairs; then the last hundred stand alone
+    names = [f"pair {k}" if i < len(targets) - 100 else None for i, k in enumerate(numbers)]
+    numbers[-100:] = np.arange(100) + len(targets)
+    tally = metrics.Tally(10)
+    tally.update(probabilities, targets, names)
+    expected = metrics.classification_figures(probabilities, targets, numbers)
+    found = tally.compute()
+    assert found.keys() == expected.keys()
+    assert all(found[key] == pytest.approx(expected[key], rel=1e-12) for key in found)
+
+
+def test_a_network_is_measured_batch_by_batch_as_at_once(finished_run: api.Run) -> None:
+    task, _ = load_task(finished_run, "cpu")
+    splits = open_data("digits")
+    assert len(splits.train) > 1000  # more than one batch
+    task.groups = {name: f"row {i // 3}" for i, name in enumerate(splits.train.names) if i % 5}
+
+    network = task.networks[task.main]
+    found = task.figures(network, splits.train)
+    whole = task.evaluate(network, splits.train).figures
+    assert found.keys() == whole.keys()
+    assert found["num_correct"] == whole["num_correct"]
+    assert found["num_groups"] == whole["num_groups"]
+    assert all(found[key] == pytest.approx(whole[key], rel=1e-12) for key in found)

@@ -187,6 +187,10 @@ class Task(ABC):
         """Return lines for the user about what training has decided."""
         return []
 
+    def figures(self, network: nn.Module, source: ImageSource) -> dict[str, Any]:
+        """Return the figures of `evaluate`; a task that can, holds no answers for them."""
+        return self.evaluate(network, source).figures
+
     @abstractmethod
     def evaluate(
         self,

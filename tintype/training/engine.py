@@ -365,7 +365,7 @@ class Engine:
                 turn, place = divmod(len(spent), len(parts))
                 spent.append(self._timed_step(train, order, plan, parts[place] + turn))
             started = time.perf_counter()
-            self.task.evaluate(self.task.networks[self.task.main], val)
+            self.task.figures(self.task.networks[self.task.main], val)
             evaluation = time.perf_counter() - started
 
         for name, network in self.task.networks.items():
@@ -479,7 +479,7 @@ class Engine:
         task = self.task
         with self.averaged():
             told = len(task.warnings)
-            figures = task.evaluate(task.networks[task.main], val).figures
+            figures = task.figures(task.networks[task.main], val)
             for line in task.warnings[told:]:
                 self.watcher.note(f"warning: {line}")
             score = figures[self.monitor]
@@ -519,7 +519,7 @@ class Engine:
 
         task = self.task
         with self.averaged():
-            figures = task.evaluate(task.networks[task.main], clean).figures
+            figures = task.figures(task.networks[task.main], clean)
         return {f"clean_train_{name}": figures[name] for name in task.watched if name in figures}
 
     def _show(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -175,31 +175,60 @@ class Classify(Task):
         Raises:
             UserError: they are not finite.
         """
+        answers = list(self._answers(network, source, on_progress))
+        logits, features = zip(*((each.logits, each.features) for each in answers), strict=True)
+        return torch.cat(logits), torch.cat(features)
+
+    def _answers(
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[_Answers]:
+        """Yield the answers to all images of `source`, some at a time, in their order.
+
+        Raises:
+            UserError: they are not finite.
+        """
         was_training = network.training
         network.eval()
         spec = source.spec
         size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
 
-        logits, features = [], []
-        with penultimate(network) as seen:
-            for index in torch.arange(len(source)).split(size):
-                logits.append(self.logits(network, source.take(index).images).cpu())
-                # Of several views the first: the image as it is.
-                features.append(
-                    seen[0].cpu() if seen else torch.zeros(len(index), 0, dtype=torch.float16)
-                )
-                seen.clear()
-                if on_progress:
-                    on_progress(int(index[-1]) + 1, len(source))
+        try:
+            with penultimate(network) as seen:
+                for index in torch.arange(len(source)).split(size):
+                    logits = self.logits(network, source.take(index).images).cpu()
+                    # Of several views the first: the image as it is.
+                    nothing = torch.zeros(len(index), 0, dtype=torch.float16)
+                    features = seen[0].cpu() if seen else nothing
+                    seen.clear()
+                    if on_progress:
+                        on_progress(int(index[-1]) + 1, len(source))
+                    yield _Answers(index, _finite(logits), features)
+        finally:
+            network.train(was_training)
 
-        network.train(was_training)
-        if not all(bool(part.isfinite().all()) for part in logits):
-            raise UserError(
-                "the answers of the network are not finite: training has diverged. "
-                "Try a lower --lr, --set clip=1 or --set warmup=0.1."
-            )
+    def figures(self, network: nn.Module, source: ImageSource) -> dict[str, Any]:
+        """Return the figures of `evaluate` without holding the answers of more than one batch."""
+        self.choose(source)
+        groups = self._group_names(source)
+        tally = metrics.Tally(self.spec.num_classes)
 
-        return torch.cat(logits), torch.cat(features)
+        for answers in self._answers(network, source):
+            names = None if groups is None else [groups[int(i)] for i in answers.index]
+            targets = source.targets[answers.index].numpy()
+            tally.update(self.softmax(answers.logits).numpy(), targets, names)
+        return tally.compute()
+
+    def _group_names(self, source: ImageSource) -> list[str | None] | None:
+        """Return the group of each image, None for one that stands alone; None where all do."""
+        if not self.groups or group_numbers(source.names, self.groups) is None:
+            return None
+        return [self.groups.get(name) or None for name in source.names]
+
+    def choose(self, source: ImageSource) -> None:
+        """Choose among the weights of the task, where it has a choice and `source` may make it."""
 
     def evaluate(
         self,
@@ -207,6 +236,7 @@ class Classify(Task):
         source: ImageSource,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
+        self.choose(source)
         logits, features = self._logits_of(network, source, on_progress)
         details = {
             "logits": logits.numpy(),
@@ -376,6 +406,28 @@ class Classify(Task):
             calibration["reliability"][split] = bins
 
         return after, calibration
+
+
+class _Answers(NamedTuple):
+    """Answers to some images: their positions (N,), logits (N, K), features (N, D) float16."""
+
+    index: Tensor
+    logits: Tensor
+    features: Tensor
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """Return `logits`.
+
+    Raises:
+        UserError: one of them is not finite.
+    """
+    if not bool(logits.isfinite().all()):
+        raise UserError(
+            "the answers of the network are not finite: training has diverged. "
+            "Try a lower --lr, --set clip=1 or --set warmup=0.1."
+        )
+    return logits
 
 
 @contextmanager

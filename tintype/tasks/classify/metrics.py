@@ -6,7 +6,7 @@ Plain numbers, ready for JSON.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,33 +42,144 @@ def classification_figures(
             0..K-1.
     """
     probabilities, targets = _checked(probabilities, targets)
-    num_images, num_classes = probabilities.shape
-    confusion = confusion_matrix(probabilities.argmax(1), targets, num_classes)
-    num_correct = int(np.trace(confusion))
-    right = probabilities.argmax(1) == targets
-    calibration = calibration_errors(probabilities.max(1), right)
-    figures: dict[str, Any] = {
-        "accuracy": num_correct / num_images,
-        "accuracy_ci95": _share_interval(right, groups),
-        "loss": log_loss(probabilities, targets),
-        "balanced_accuracy": balanced_accuracy(confusion),
-        "macro_f1": macro_f1(confusion),
-        "expected_calibration_error": calibration.plain,
-        "calibration_error": calibration.debiased,
-        "calibration_error_if_perfect": calibration.if_perfect,
-        "num_images": num_images,
-        "num_correct": num_correct,
-    }
+    tally = Tally(probabilities.shape[1])
+    tally.update(probabilities, targets, None if groups is None else np.asarray(groups).tolist())
+    return tally.compute()
 
-    if num_classes > TOP5_ABOVE:
-        in_top5 = target_ranks(probabilities, targets) < 5
-        figures["top5_accuracy"] = int(in_top5.sum()) / num_images
-        figures["top5_accuracy_ci95"] = _share_interval(in_top5, groups)
-    if groups is not None:
-        found = clusters_of(right, groups, spread=0.25)
-        figures |= {"num_groups": found.num_groups, "design_effect": found.design_effect}
 
-    return figures
+class Tally:
+    """Count answers that come in parts; `compute` gives the headline figures of all of them.
+
+    The state holds counts and, for each image, one number (its log loss), but neither logits nor
+    probabilities. Parts may be folds, shards, processes or a stream: merged in any grouping and any
+    order they give the same figures (counts exactly, sums of decimals to rounding).
+
+    Args:
+        num_classes: K, how many classes the model tells apart.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.confusion = np.zeros((num_classes, num_classes), np.int64)
+        self.calibration = CalibrationBins.empty()
+        # Images by whether they are right and whether the true class is among the first five.
+        self.alone = np.zeros((2, 2), np.int64)
+        self.of_group: dict[Hashable, NDArray[np.int64]] = {}
+        self.has_groups = False
+        # One by one, since the mean of them all has the bits of earlier versions only so.
+        self._log_losses: list[NDArray[np.float64]] = []
+
+    def update(
+        self,
+        probabilities: ArrayLike,
+        targets: ArrayLike,
+        groups: Sequence[Hashable | None] | None = None,
+    ) -> None:
+        """Add probabilities (N, K) and true classes (N,).
+
+        Args:
+            probabilities: the answers.
+            targets: the true classes.
+            groups: the group of each image, by a name that means the same in every part; None for
+                an image, or for all, that stands alone.
+
+        Raises:
+            ValueError: shapes that do not fit, probabilities that are none, classes outside 0..K-1.
+        """
+        probabilities, targets = _checked(probabilities, targets)
+        guesses = probabilities.argmax(1)
+        right = guesses == targets
+        in_top5 = np.zeros(len(targets), bool)
+        if self.num_classes > TOP5_ABOVE:
+            in_top5 = target_ranks(probabilities, targets) < 5
+
+        self.confusion += confusion_matrix(guesses, targets, self.num_classes)
+        self.calibration += CalibrationBins.of(probabilities.max(1), right)
+        self._log_losses.append(_log_losses(probabilities, targets))
+
+        cells = np.stack([right, in_top5]).astype(np.int64)
+        if groups is None:
+            np.add.at(self.alone, tuple(cells), 1)
+            return
+        self.has_groups = True
+        for name, cell in zip(groups, cells.T.tolist(), strict=True):
+            self._counts_of(name)[tuple(cell)] += 1
+
+    def merge(self, other: Tally) -> None:
+        """Add what another tally of the same classes has counted.
+
+        Raises:
+            ValueError: it has another number of classes.
+        """
+        if other.num_classes != self.num_classes:
+            raise ValueError(
+                f"{self.num_classes} classes cannot be merged with {other.num_classes}"
+            )
+
+        self.confusion += other.confusion
+        self.calibration += other.calibration
+        self._log_losses += other._log_losses
+        self.alone += other.alone
+        self.has_groups |= other.has_groups
+        for name, counts in other.of_group.items():
+            self._counts_of(name)[:] += counts
+
+    def compute(self) -> dict[str, Any]:
+        """Return the figures that `classification_figures` describes.
+
+        Raises:
+            ValueError: nothing was counted.
+        """
+        num_images = int(self.confusion.sum())
+        num_correct = int(np.trace(self.confusion))
+        if not num_images:
+            raise ValueError("expected at least one image, got none")
+
+        right, groups = self._answers(axis=0)
+        calibration = self.calibration.errors()
+        figures: dict[str, Any] = {
+            "accuracy": num_correct / num_images,
+            "accuracy_ci95": _share_interval(right, groups),
+            "loss": float(np.concatenate(self._log_losses).mean()) + 0.0,
+            "balanced_accuracy": balanced_accuracy(self.confusion),
+            "macro_f1": macro_f1(self.confusion),
+            "expected_calibration_error": calibration.plain,
+            "calibration_error": calibration.debiased,
+            "calibration_error_if_perfect": calibration.if_perfect,
+            "num_images": num_images,
+            "num_correct": num_correct,
+        }
+
+        if self.num_classes > TOP5_ABOVE:
+            in_top5, _ = self._answers(axis=1)
+            figures["top5_accuracy"] = int(in_top5.sum()) / num_images
+            figures["top5_accuracy_ci95"] = _share_interval(in_top5, groups)
+        if groups is not None:
+            found = clusters_of(right, groups, spread=0.25)
+            figures |= {"num_groups": found.num_groups, "design_effect": found.design_effect}
+
+        return figures
+
+    def _counts_of(self, group: Hashable | None) -> NDArray[np.int64]:
+        if group is None:
+            return self.alone
+        return self.of_group.setdefault(group, np.zeros((2, 2), np.int64))
+
+    def _answers(self, axis: int) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
+        """Return for each image whether it is right (axis 0) or in the first five (axis 1), and its group.
+
+        The order of the images is lost, and so are the names of the groups; neither matters to an
+        interval.
+        """
+        counts = np.stack([self.alone, *self.of_group.values()]).sum(2 - axis)  # (G, 2)
+        answers = [np.arange(2).repeat(each).astype(bool) for each in counts]
+        if not self.has_groups:
+            return answers[0], None
+
+        sizes = [len(each) for each in answers[1:]]
+        singles = np.arange(len(answers[0]))
+        numbers = len(singles) + np.arange(len(sizes)).repeat(sizes)
+        return np.concatenate(answers), np.concatenate([singles, numbers])
 
 
 def _share_interval(right: NDArray[np.bool_], groups: ArrayLike | None) -> list[float]:
@@ -84,10 +195,15 @@ def log_loss(probabilities: ArrayLike, targets: ArrayLike) -> float:
     """Return the mean negative log-likelihood (natural logarithm); probabilities below 2.2e-16
     count as that.
     """
-    probabilities, targets = _checked(probabilities, targets)
+    return float(_log_losses(*_checked(probabilities, targets)).mean()) + 0.0
+
+
+def _log_losses(
+    probabilities: NDArray[np.float64], targets: NDArray[np.int64]
+) -> NDArray[np.float64]:
     of_target = probabilities[np.arange(len(targets)), targets]
     # 1.0 needs no clipping, but float32 softmax may give 1.0000001, which must not count as a gain.
-    return float(-np.log(np.clip(of_target, np.finfo(np.float64).eps, 1.0)).mean()) + 0.0
+    return -np.log(np.clip(of_target, np.finfo(np.float64).eps, 1.0))
 
 
 def target_ranks(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
@@ -287,14 +403,6 @@ def reliability_bins(
     ]
 
 
-def _bin(
-    confidence: NDArray[np.float64], num_bins: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the edges of the bins (low, high], and the bin of each confidence."""
-    edges = np.linspace(0, 1, num_bins + 1)
-    return edges, np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
-
-
 def expected_calibration_error(
     probabilities: ArrayLike, targets: ArrayLike, num_bins: int = 15
 ) -> float:
@@ -334,32 +442,70 @@ def calibration_errors(
     bias in calibration error estimation" (2022), on the bias; theirs is subtracted once, which
     leaves half of it where calibration is good.
     """
-    confidence, right = (
-        np.asarray(confidence, dtype=np.float64),
-        np.asarray(right, dtype=np.float64),
-    )
-    _, bin_of = _bin(confidence, num_bins)
-    counts = np.bincount(bin_of, minlength=num_bins)
-    filled = counts > 0
-    num, share = counts[filled], counts[filled] / len(confidence)
+    return CalibrationBins.of(confidence, right, num_bins).errors()
 
-    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(bin_of, weights=values, minlength=num_bins)[filled] / num
 
-    deviation = np.abs(mean(confidence) - mean(right))
-    by_chance = np.sqrt(np.maximum(mean(confidence * (1 - confidence)), 0) / num)
+@dataclass(frozen=True)
+class CalibrationBins:
+    """What the calibration error follows from, summed for each bin of confidence (B,).
 
-    def reading(factor: float) -> float:
-        return float((share * _mean_distance(factor * deviation, by_chance)).sum())
+    Sums of parts may be added: how many answers there are, their confidences c, how many are
+    right, and c (1 - c).
+    """
 
-    plain, if_perfect = float((share * deviation).sum()), reading(0.0)
-    if plain <= if_perfect:
-        return CalibrationErrors(plain, 0.0, if_perfect)
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if reading(middle) < plain else (low, middle)
-    return CalibrationErrors(plain, low * plain, if_perfect)
+    count: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    right: NDArray[np.int64]
+    variance: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, confidence: ArrayLike, right: ArrayLike, num_bins: int = 15) -> CalibrationBins:
+        """Return the sums of answers, given their confidence (N,) and whether they are right (N,)."""
+        confidence = np.asarray(confidence, dtype=np.float64)
+        edges = np.linspace(0, 1, num_bins + 1)  # bins are (low, high]
+        bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+
+        def summed(values: NDArray[Any]) -> NDArray[np.float64]:
+            return np.bincount(bin_of, weights=values, minlength=num_bins).astype(np.float64)
+
+        return cls(
+            np.bincount(bin_of, minlength=num_bins),
+            summed(confidence),
+            np.bincount(bin_of[np.asarray(right, dtype=bool)], minlength=num_bins),
+            summed(confidence * (1 - confidence)),
+        )
+
+    @classmethod
+    def empty(cls) -> CalibrationBins:
+        return cls.of([], [])
+
+    def __add__(self, other: CalibrationBins) -> CalibrationBins:
+        return CalibrationBins(
+            self.count + other.count,
+            self.confidence + other.confidence,
+            self.right + other.right,
+            self.variance + other.variance,
+        )
+
+    def errors(self) -> CalibrationErrors:
+        """Return the calibration errors, see `calibration_errors`."""
+        filled = self.count > 0
+        num, share = self.count[filled], self.count[filled] / self.count.sum()
+        deviation = np.abs(self.confidence[filled] / num - self.right[filled] / num)
+        by_chance = np.sqrt(np.maximum(self.variance[filled] / num, 0) / num)
+
+        def reading(factor: float) -> float:
+            return float((share * _mean_distance(factor * deviation, by_chance)).sum())
+
+        plain, if_perfect = float((share * deviation).sum()), reading(0.0)
+        if plain <= if_perfect:
+            return CalibrationErrors(plain, 0.0, if_perfect)
+
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if reading(middle) < plain else (low, middle)
+        return CalibrationErrors(plain, low * plain, if_perfect)
 
 
 def _mean_distance(

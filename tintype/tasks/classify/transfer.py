@@ -360,15 +360,9 @@ class HeadOnly(Transfer):
             [self.bank(views[:, view].to(self.device)) for view in range(clean)]
         ).mean(0)
 
-    def evaluate(
-        self,
-        network: nn.Module,
-        source: ImageSource,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> Evaluation:
+    def choose(self, source: ImageSource) -> None:
         if source is self.selection:
             self._choose(source)
-        return super().evaluate(network, source, on_progress)
 
     def calibrating(self, val: Evaluation, source: ImageSource) -> dict[str, np.ndarray]:
         given, folds = super().calibrating(val, source), self.validation.folds
