@@ -729,10 +729,10 @@ def test_an_unconditional_generator_knows_no_class(tiny_gan, tmp_path):
         ({"task_options": {"penalty_every": 0}}, "task.penalty_every: input should be greater"),
         ({"task_options": {"diff_augment": ["rotate"]}}, "unknown operation of diff_augment"),
         ({"task_options": {"ada": 3}}, "task.ada: input should be less than 1"),
-        ({"task_options": {"ada": 0.6, "loss": "relativistic"}}, "task.ada goes by the sign"),
+        ({"task_options": {"ada": 0.6, "loss": "relativistic"}}, "task.ada reads the sign"),
         (
             {"model": "flow-unet", "model_options": {}, "task_options": {"r1": 1}},
-            "task.r1 is about a discriminator",
+            "task.r1 concerns a discriminator",
         ),
         (
             {"task_options": {"num_samples": 2}},

@@ -1,11 +1,12 @@
-"""The losses: of classification with its class weights, of adversarial training with its penalties,
-of flow matching.
+"""Losses that tasks share: cross-entropy with class weights, adversarial ones with their penalties,
+and those that compare a restored picture with its original.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -112,57 +113,89 @@ def class_weights(
     return torch.tensor(weights, dtype=torch.float32, device=targets.device)
 
 
-# ---- adversarial training: logits (N,) of a discriminator, above zero for "real" ---------------------------------------
+# ---- adversarial training: logits (N,) of a discriminator, above zero for "real" -----------------
 
-ADVERSARIAL = ("bce", "minimax", "hinge", "wasserstein", "relativistic")
 
-# Those in which the sign of a logit says "real" or "generated", and whose gradient fades where the
-# discriminator is sure.
-SIGNED = ("bce", "minimax", "hinge")
+@dataclass(frozen=True)
+class AdversarialLoss:
+    """What the two networks of a GAN minimise, scalars in float32.
+
+    Attributes:
+        discriminator: takes the logits (N,) of real and of generated images.
+        generator: takes the same; `real` is None where the loss does not read it.
+        signed: whether the sign of a logit says "real" or "generated", and the gradient fades where
+            the discriminator is sure.
+        paired: whether the generator's loss reads the logits of as many real images.
+    """
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor | None, Tensor], Tensor]
+    signed: bool = False
+    paired: bool = False
+
+
+def _cross_entropy_of_both(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def _hinge(real: Tensor, fake: Tensor) -> Tensor:
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def _relativistic(real: Tensor | None, fake: Tensor) -> Tensor:
+    assert real is not None
+    return F.softplus(real - fake).mean()
+
+
+# To add an objective is to add a row; the first one is the default. Formulas for the report stand
+# in tasks/generate/equations.py.
+ADVERSARIAL: dict[str, AdversarialLoss] = {
+    # Cross-entropy; -log D(G(z)), the form that Goodfellow et al. (2014) train by, whose gradient
+    # does not fade ("non-saturating").
+    "bce": AdversarialLoss(
+        _cross_entropy_of_both, lambda _, fake: F.softplus(-fake).mean(), signed=True
+    ),
+    # The same; log(1 - D(G(z))), the objective as they write it. log(1 - sigmoid(x)) = -softplus(x)
+    "minimax": AdversarialLoss(
+        _cross_entropy_of_both, lambda _, fake: -F.softplus(fake).mean(), signed=True
+    ),
+    # Lim & Ye, 2017
+    "hinge": AdversarialLoss(_hinge, lambda _, fake: -fake.mean(), signed=True),
+    # Arjovsky et al., 2017
+    "wasserstein": AdversarialLoss(
+        lambda real, fake: fake.mean() - real.mean(), lambda _, fake: -fake.mean()
+    ),
+    # Cross-entropy of the difference in pairs (Jolicoeur-Martineau, 2019, as in R3GAN)
+    "relativistic": AdversarialLoss(
+        lambda real, fake: F.softplus(fake - real).mean(), _relativistic, paired=True
+    ),
+}
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
     """Return what the discriminator minimises, a scalar in float32.
-
-    bce and minimax: cross-entropy, the sum over real and generated (Goodfellow et al., 2014); hinge
-    (Lim & Ye, 2017); wasserstein (Arjovsky et al., 2017); relativistic: cross-entropy of real -
-    fake in pairs (Jolicoeur-Martineau, 2019, as in R3GAN).
 
     Args:
         kind: one of `ADVERSARIAL`.
         real: logits (N,) of real images.
         fake: logits (N,) of generated images.
     """
-    real, fake = real.float(), fake.float()
-    if kind in ("bce", "minimax"):
-        return F.softplus(-real).mean() + F.softplus(fake).mean()
-    if kind == "hinge":
-        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-    if kind == "wasserstein":
-        return fake.mean() - real.mean()
-    if kind == "relativistic":
-        return F.softplus(fake - real).mean()
-    raise ValueError(f"unknown adversarial loss {kind}")
+    return ADVERSARIAL[kind].discriminator(real.float(), fake.float())
 
 
 def generator_loss(kind: str, real: Tensor | None, fake: Tensor) -> Tensor:
     """Return what the generator minimises, a scalar in float32.
 
-    minimax is log(1 - D(G(z))), the objective as Goodfellow et al. (2014) write it, which is what
-    the discriminator maximises; its gradient fades where the discriminator is sure. bce is the form
-    that they train by, -log D(G(z)), whose gradient does not ("non-saturating"). Only relativistic
-    looks at `real`, the logits of as many real images.
+    Only a paired loss reads `real`, the logits of as many real images.
+
+    Raises:
+        ValueError: a paired loss without real images.
     """
-    fake = fake.float()
-    if kind == "bce":
-        return F.softplus(-fake).mean()
-    if kind == "minimax":
-        return -F.softplus(fake).mean()  # log(1 - sigmoid(x)) = -softplus(x)
-    if kind in ("hinge", "wasserstein"):
-        return -fake.mean()
-    if kind == "relativistic" and real is not None:
-        return F.softplus(real.float() - fake).mean()
-    raise ValueError(f"unknown adversarial loss {kind}, or no real images")
+    loss = ADVERSARIAL[kind]
+    if loss.paired and real is None:
+        raise ValueError(f"adversarial loss {kind} needs the logits of real images")
+
+    return loss.generator(real.float() if real is not None else None, fake.float())
 
 
 def squared_gradient(images: Tensor, logits: Tensor) -> Tensor:
@@ -181,32 +214,30 @@ def length_penalty(images: Tensor, logits: Tensor) -> Tensor:
     return ((squared_gradient(images, logits) + 1e-12).sqrt() - 1).square().mean()
 
 
-# ---- restoration: pictures (N, C, H, W) of 0..1 against what they should be ---------------------------------------------
+# ---- restoration: pictures (N, C, H, W) of 0..1 against what they should be ----------------------
 
-RESTORATION = ("mse", "l1", "charbonnier", "ssim")
+# Each takes pictures and originals (N, C, H, W) float32 of 0..1. To add a loss is to add a row; its
+# formula for the report stands in tasks/upscale/equations.py.
+RESTORATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": lambda pictures, originals: (pictures - originals).square().mean(),
+    "l1": lambda pictures, originals: (pictures - originals).abs().mean(),
+    # l1 made smooth at zero, with epsilon 0.001 (Lai et al., 2017, LapSRN)
+    "charbonnier": lambda pictures, originals: (
+        ((pictures - originals).square() + 1e-6).sqrt().mean()
+    ),
+    "ssim": lambda pictures, originals: 1 - structural_similarity(pictures, originals),
+}
 
 
 def restoration_loss(kind: str, pictures: Tensor, originals: Tensor) -> Tensor:
     """Return how far pictures are from the originals, a scalar in float32.
-
-    mse and l1 are means over all values; charbonnier is l1 made smooth at zero, with epsilon 0.001
-    (Lai et al., 2017, LapSRN); ssim is one less the structural similarity.
 
     Args:
         kind: one of `RESTORATION`.
         pictures: (N, C, H, W) of 0..1.
         originals: the same shape.
     """
-    difference = pictures.float() - originals.float()
-    if kind == "mse":
-        return difference.square().mean()
-    if kind == "l1":
-        return difference.abs().mean()
-    if kind == "charbonnier":
-        return (difference.square() + 1e-6).sqrt().mean()
-    if kind == "ssim":
-        return 1 - structural_similarity(pictures.float(), originals.float())
-    raise ValueError(f"unknown loss {kind}")
+    return RESTORATION[kind](pictures.float(), originals.float())
 
 
 def structural_similarity(pictures: Tensor, originals: Tensor) -> Tensor:

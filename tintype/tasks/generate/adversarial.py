@@ -114,7 +114,7 @@ class Adversarial:
         return made.pop(0) if step == context.step and made else None
 
     def _share_right(self, real: Tensor, fake: Tensor) -> Tensor:
-        if self.objective.loss in losses.SIGNED:
+        if self.objective.signed:
             return ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
         return (real > fake).float().mean()  # these losses leave open where zero is
 
@@ -160,10 +160,10 @@ class Adversarial:
         made = self._fake(labels, len(real), context) if made is None else made
         with autocast(self.device, self.dtype):
             fake_logits = discriminator(self._changed(made, context), labels)
-            relativistic = self.objective.loss == "relativistic"
-            real_logits = (
-                discriminator(self._changed(real, context), labels) if relativistic else None
-            )
+            real_logits = None
+            if self.objective.paired:
+                real_logits = discriminator(self._changed(real, context), labels)
+
         return losses.generator_loss(self.objective.loss, real_logits, fake_logits)
 
 

@@ -1,4 +1,4 @@
-"""What generator and discriminator are trained for, as the options of the task say it."""
+"""The objective of generator and discriminator, as the options of the task state it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ OTHER_NAMES = {"wgan-gp": "wasserstein", "non-saturating": "bce", "saturating": 
 
 @dataclass(frozen=True)
 class Objective:
-    """What the networks are trained for: the adversarial loss, how often each has its turn,
-    penalties, augmentation.
-    """
+    """The adversarial loss, the turns of the two networks, penalties and augmentation."""
 
     loss: str = ""
     discriminator_lr: float = 1.0
@@ -28,6 +26,16 @@ class Objective:
     penalty_every: int = 1
     diff_augment: Sequence[str] = ()
     ada: float | None = None
+
+    @property
+    def signed(self) -> bool:
+        """Whether the sign of the discriminator's answer says "real" or "generated"."""
+        return self.loss in losses.ADVERSARIAL and losses.ADVERSARIAL[self.loss].signed
+
+    @property
+    def paired(self) -> bool:
+        """Whether the generator's loss reads the discriminator's answers to real images."""
+        return self.loss in losses.ADVERSARIAL and losses.ADVERSARIAL[self.loss].paired
 
     @property
     def penalised(self) -> bool:
@@ -43,7 +51,7 @@ class Objective:
         Raises:
             UserError: values that do not fit each other or the kind of model.
         """
-        known = losses.ADVERSARIAL if adversarial else ("flow",)
+        known = tuple(losses.ADVERSARIAL) if adversarial else ("flow",)
         loss = {"": known[0], **OTHER_NAMES}.get(self.loss, self.loss)
         if loss not in known:
             raise unknown_name("loss of this kind of model:", loss, known)
@@ -53,17 +61,18 @@ class Objective:
         ]
         if idle and not adversarial:
             raise UserError(
-                f"task.{idle[0]} is about a discriminator, and a model of flow matching has none. Leave it out."
+                f"task.{idle[0]} concerns a discriminator, and flow matching has none. Leave it out."
             )
 
         for name in self.diff_augment:
             if name not in OPERATIONS:
                 raise unknown_name("operation of diff_augment:", str(name), OPERATIONS)
 
-        if self.ada is not None and loss not in losses.SIGNED:
+        signed = [name for name, kind in losses.ADVERSARIAL.items() if kind.signed]
+        if self.ada is not None and loss not in signed:
             raise UserError(
-                f"task.ada goes by the sign of the discriminator's answers, which loss {loss} leaves open. "
-                f"Expected {', '.join(losses.SIGNED[:-1])} or {losses.SIGNED[-1]}."
+                "task.ada reads the sign of the discriminator's answers, which means nothing with "
+                f"loss {loss}. Expected {', '.join(signed[:-1])} or {signed[-1]}."
             )
 
         gradient_penalty = (

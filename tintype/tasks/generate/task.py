@@ -72,10 +72,12 @@ def make(
         UserError: unknown model or option, images that the model cannot make, or no features where
             they should lie.
     """
+    operations = (diff_augment,) if isinstance(diff_augment, str) else tuple(diff_augment)
     objective = Objective(
-        loss or "", discriminator_lr, discriminator_steps, generator_steps, r1, r2, gradient_penalty, penalty_every,
-        (diff_augment,) if isinstance(diff_augment, str) else diff_augment, ada,
+        loss or "", discriminator_lr, discriminator_steps, generator_steps, r1, r2,
+        gradient_penalty, penalty_every, operations, ada,
     )  # fmt: skip
+
     for name, source in (("validation", splits.val), ("test", splits.test)):
         if len(source) < FEWEST:
             raise UserError(

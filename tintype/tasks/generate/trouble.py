@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from tintype.tasks.generate.objective import Objective
-from tintype.tasks.losses import SIGNED
 
 ENOUGH = 20  # turns of the discriminator that say something about it
 EARLY = 0.1  # of the run: before, all images are alike
@@ -58,12 +57,12 @@ class Trouble:
         without = "--set model.norm=none " if mixing else ""  # what a penalty needs
         if mixing and self.objective.penalised:
             self._warn(
-                "penalty: it is about the gradient at single images, and batch norm mixes those of a batch. "
-                "Try --set model.norm=none."
+                "penalty: it concerns the gradient at single images, and batch norm mixes the "
+                "images of a batch. Try --set model.norm=none."
             )
-        if self.objective.loss in SIGNED and self._turns >= ENOUGH and right > 0.98:
+        if self.objective.signed and self._turns >= ENOUGH and right > 0.98:
             self._warn(
-                f"discriminator: right in {right:.1%} of the cases, so the generator is told little. "
+                f"discriminator: right {right:.1%} of the time, so the generator learns little from it. "
                 + self._try(
                     "--set task.loss=bce" if self.objective.loss == "minimax" else "",
                     ""
