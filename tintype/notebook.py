@@ -1,8 +1,7 @@
-"""One display of a notebook, updated in place, and the small picture of curves that stands in it.
+"""A display in a notebook that is updated in place, and the small image of curves it shows.
 
-Nothing is needed in the browser: no script, no widget, no style sheet. The picture is an SVG within
-an <img>, because viewers that strip SVG from a page that they do not trust keep pictures. It works
-on light and on dark ground.
+The browser needs no script, widget or style sheet. The image is an SVG inside an <img>, because
+viewers that strip SVG from untrusted pages keep images. It works on light and dark backgrounds.
 """
 
 from __future__ import annotations
@@ -22,20 +21,27 @@ if TYPE_CHECKING:
 
 Points = Sequence[tuple[float, float]]
 
-MOST_POINTS = 300  # of a curve; more are averaged, so that an update stays a few kilobytes
-WIDTH, HEIGHT, GAP = 330, 170, 20  # of a panel, and between two, in pixels
-LEFT, RIGHT, TOP, BOTTOM = 52, 8, 24, 20  # margins of a panel
-COLOURS = ("#c76b2c", "#3c86bd")  # both are seen on white and on black
+MOST_POINTS = 300  # per curve; more are averaged, so that an update stays a few kilobytes
+
+# Sizes in pixels: a panel, the gap between two, and the margins of a panel.
+WIDTH, HEIGHT = 330, 170
+GAP = 20
+LEFT = 52
+RIGHT = 8
+TOP = 24
+BOTTOM = 20
+
+COLOURS = ("#c76b2c", "#3c86bd")  # visible on white and on black
 GREY = "#8a8a8a"
 FONT = "font-family='system-ui, sans-serif' font-size='11'"
-# a curve whose largest value is so many times its smallest is drawn on a logarithmic axis
+# the axis is logarithmic if the largest value is this many times the smallest
 LOG_FROM = 20.0
 
 
 def in_notebook() -> bool:
     """Return whether this code runs in a Jupyter kernel.
 
-    IPython is not imported: in a kernel it is there already.
+    IPython is not imported here; a kernel has it already.
     """
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return getattr(get_ipython() if get_ipython else None, "kernel", None) is not None
@@ -57,13 +63,13 @@ def frame_of(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
 
 
 class Display:
-    """One display of a notebook, shown at the first `show` and replaced at each later one."""
+    """A display in a notebook, created by the first `show` and replaced by later ones."""
 
     def __init__(self) -> None:
         self._handle: Any = None
 
     def show(self, content: str, text: str) -> None:
-        """Show HTML, beside plain text for what shows none."""
+        """Show HTML, or the plain text where HTML cannot be shown."""
         bundle = {"text/html": content, "text/plain": text}
         if self._handle is None:
             from IPython.display import display
@@ -74,16 +80,14 @@ class Display:
 
 
 class Curve:
-    """Values by step, averaged over equal stretches of the way, so that a long run takes no more
-    room than a short one.
-    """
+    """Values by step, averaged over equal stretches, so that a long run takes no more space."""
 
     def __init__(self) -> None:
         # stretch -> mean step, mean value, count
         self._means: dict[int, tuple[float, float, int]] = {}
 
     def add(self, step: int, value: float, total_steps: int) -> None:
-        """Take a value in; what is not finite is left out."""
+        """Add a value, unless it is not finite."""
         if not math.isfinite(value):
             return
         stretch = step * MOST_POINTS // max(1, total_steps)
@@ -93,15 +97,13 @@ class Curve:
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """The means (step, value) in their order."""
+        """The means (step, value) in order."""
         return [(x, y) for x, y, _ in self._means.values()]
 
 
 @dataclass
 class Panel:
-    """Curves over steps: {name: points}; `last_x` is where the axis ends, and `written` says a
-    value in a few characters.
-    """
+    """Curves over steps: {name: points}. The axis ends at `last_x`; `written` formats a value."""
 
     title: str
     curves: Mapping[str, Points]
@@ -111,26 +113,29 @@ class Panel:
 
 
 def picture(panels: Sequence[Panel], share: float) -> str:
-    """Draw a bar that is filled to `share` (0..1) and panels side by side; return an <img>."""
+    """Return an <img> with a bar filled to `share` (0..1) and panels side by side."""
     panels = [panel for panel in panels if any(panel.curves.values())]
     width = 2 * WIDTH + GAP
     height = 12 + (HEIGHT if panels else 0)
+    filled = width * min(1.0, max(0.0, share))
+
     drawn = [
         f"<rect width='{width}' height='6' rx='3' fill='{GREY}' fill-opacity='.3'/>",
-        f"<rect width='{width * min(1.0, max(0.0, share)):.1f}' height='6' rx='3' fill='{COLOURS[0]}'/>",
+        f"<rect width='{filled:.1f}' height='6' rx='3' fill='{COLOURS[0]}'/>",
     ]
     for number, panel in enumerate(panels):
         drawn.append(f"<g transform='translate({number * (WIDTH + GAP)} 12)'>{_panel(panel)}</g>")
     svg = (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' viewBox='0 0 {width} {height}'>"
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' "
+        f"viewBox='0 0 {width} {height}'>"
         f"{''.join(drawn)}</svg>"
     )
-    said = "; ".join(_alternative(panel) for panel in panels) or f"{share:.0%} done"
+    words = "; ".join(_alternative(panel) for panel in panels) or f"{share:.0%} done"
     source = base64.b64encode(svg.encode()).decode()
 
     return (
-        f'<img src="data:image/svg+xml;base64,{source}" width="{width}" style="max-width: 100%; height: auto" '
-        f'alt="{html.escape(said)}">'
+        f'<img src="data:image/svg+xml;base64,{source}" width="{width}" '
+        f'style="max-width: 100%; height: auto" alt="{html.escape(words)}">'
     )
 
 
@@ -143,11 +148,14 @@ def _alternative(panel: Panel) -> str:
 
 def _panel(panel: Panel) -> str:
     values = [y for points in panel.curves.values() for _, y in points]
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     logarithmic = low > 0 and high / low > LOG_FROM
     scale = math.log if logarithmic else float
-    bottom, span = scale(low), scale(high) - scale(low)
-    right, floor = WIDTH - RIGHT, HEIGHT - BOTTOM
+    bottom = scale(low)
+    span = scale(high) - bottom
+    right = WIDTH - RIGHT
+    floor = HEIGHT - BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
         up = (scale(y) - bottom) / span if span > 0 else 0.5
@@ -170,7 +178,8 @@ def _panel(panel: Panel) -> str:
 def _curve(places: Points, colour: str, dots: bool) -> list[str]:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     drawn = [
-        f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='1.6' stroke-linejoin='round'/>"
+        f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='1.6' "
+        "stroke-linejoin='round'/>"
     ]
     if dots or len(places) == 1:
         shown = places if len(places) <= 60 else places[-1:]
@@ -179,4 +188,7 @@ def _curve(places: Points, colour: str, dots: bool) -> list[str]:
 
 
 def _text(x: float, y: float, text: str, colour: str, anchor: str = "start") -> str:
-    return f"<text x='{x:.1f}' y='{y:.1f}' {FONT} fill='{colour}' text-anchor='{anchor}'>{html.escape(text)}</text>"
+    return (
+        f"<text x='{x:.1f}' y='{y:.1f}' {FONT} fill='{colour}' text-anchor='{anchor}'>"
+        f"{html.escape(text)}</text>"
+    )

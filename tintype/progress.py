@@ -1,6 +1,4 @@
-"""How a run shows that it lives: a bar on a terminal, a curve in a notebook, plain lines elsewhere,
-nothing when asked.
-"""
+"""Progress of a run: a bar on a terminal, curves in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ from rich.progress import Progress as RichProgress
 from tintype.errors import UserError
 from tintype.notebook import Curve, Display, Panel, in_notebook, picture
 
-# Called as work goes on: what is being done, how much of it is done, and how much there is.
+# Called during long work with a description, the amount done and the total.
 Progress = Callable[[str, int, int], None]
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: "42 s", "3 min 05 s", "2 h 10 min"."""
+    """Return a duration in words: "42 s", "3 min 05 s", "2 h 10 min"."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -33,10 +31,10 @@ def duration(seconds: float) -> str:
 
 
 def epochs(epoch: float) -> str:
-    """Return passes over the training images as people count them: "3", or "0.9" in the middle of an early one.
+    """Return a number of epochs in words: "3", or "0.9" within an early one.
 
-    An evaluation comes after a whole number of steps, so what is measured every epoch comes after
-    1.01749 of them, and after 29.507 where 29 were meant.
+    Evaluations happen after a whole number of steps, so one per epoch may come after 1.01749 of
+    them, or after 29.507 where 29 were meant.
     """
     nearest = round(epoch)
     if nearest and abs(epoch - nearest) < 0.1:
@@ -45,9 +43,9 @@ def epochs(epoch: float) -> str:
 
 
 class Watcher:
-    """Follow a run from outside; here every moment passes in silence.
+    """Follow a run from outside. This base class does nothing, and so keeps a run silent.
 
-    A progress bar, a tracker or a callback of one's own overrides the moments that it needs.
+    A progress bar, a tracker or your own callback overrides the methods it needs.
     """
 
     def on_step(
@@ -68,7 +66,7 @@ class Watcher:
 
 
 def figures_line(figures: dict[str, Any]) -> str:
-    """Return the validation figures in a few words."""
+    """Return validation figures in a few words."""
     parts = []
     if "accuracy" in figures:
         parts.append(f"accuracy {100 * figures['accuracy']:.1f} %")
@@ -82,15 +80,17 @@ def figures_line(figures: dict[str, Any]) -> str:
 
 
 class Lines(Watcher):
-    """Plain lines on a stream: each note, each evaluation, and a sign of life every ten seconds."""
+    """Print plain lines: every note, every evaluation, and the progress every ten seconds."""
 
     def __init__(self, stream: Any = None, seconds: float = 10.0) -> None:
-        self.stream, self.seconds = stream or sys.stdout, seconds
+        self.stream = stream or sys.stdout
+        self.seconds = seconds
         self._started: float | None = None
         self._said = time.perf_counter()
         self._first_step = 0
         self._total_steps = 0
-        self._work = "", 0.0, 0  # what is done now, since when, and how much of it was done then
+        # description of the current work, when it began, and the amount done then
+        self._work = ("", 0.0, 0)
 
     def _say(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
@@ -102,7 +102,7 @@ class Lines(Watcher):
     def on_work(self, what: str, done: int, total: int) -> None:
         now = time.perf_counter()
         if what != self._work[0]:
-            self._work = what, now, done
+            self._work = (what, now, done)
         if now - self._said > self.seconds:
             _, start, first = self._work
             left = (
@@ -121,11 +121,13 @@ class Lines(Watcher):
         now = time.perf_counter()
         self._total_steps = total_steps
         if self._started is None:
-            self._started, self._first_step = now, step
+            self._started = now
+            self._first_step = step
         elif now - self._said > self.seconds:
             left = (now - self._started) / max(1, step - self._first_step) * (total_steps - step)
             self._say(
-                f"step {step:,} of {total_steps:,}, loss {loss:.4f}, {images_per_second:,.0f} images/s, {duration(left)} left"
+                f"step {step:,} of {total_steps:,}, loss {loss:.4f}, "
+                f"{images_per_second:,.0f} images/s, {duration(left)} left"
             )
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
@@ -136,7 +138,7 @@ class Lines(Watcher):
 
 
 class Bar(Watcher):
-    """A Rich progress bar with time remaining, the loss and the last validation figure."""
+    """Draw a progress bar with the time left, the loss and the last validation figure."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -166,7 +168,7 @@ class Bar(Watcher):
             self._task = self._progress.add_task(what, total=total, text="", count="")
             self._what = what
 
-        # Of runs only those that are done are counted, while the bar moves with the one under way.
+        # The count is of finished runs, while the bar also moves with the current one.
         self._progress.update(
             self._task, completed=done, total=total, text=text, count=f"{int(done):,}/{total:,}"
         )
@@ -202,47 +204,53 @@ class Bar(Watcher):
 
 
 class Live(Watcher):
-    """One display of a notebook, replaced as work goes on: a bar with time remaining, loss and validation figure as curves.
+    """Update one display in a notebook: a bar with the time left, and curves of the figures.
 
-    It is replaced at most once in `seconds`, and where a part of the work ends. It works only when
-    it is told something, so nothing is left running behind a run that was stopped.
+    The display changes at most once in `seconds`, and whenever a part of the work ends. No thread
+    or timer is involved, so a stopped run leaves nothing running.
     """
 
     def __init__(self, display: Display | None = None, seconds: float = 1.0) -> None:
-        self.display, self.seconds = display or Display(), seconds
+        self.display = display or Display()
+        self.seconds = seconds
         self.lines: list[str] = []
         self.losses: dict[str, Curve] = {}
         self.figures = Curve()
-        self.figure = ""  # the name of the validation figure that is drawn
-        self.last = ""  # the last validation figures in words
-        self._headline, self._share = "", 0.0
-        self._step, self._total_steps = 0, 1
-        # when the first step was told, and its number
+        self.figure = ""  # name of the validation figure that is drawn
+        self.last = ""  # last validation figures in words
+
+        self._headline = ""
+        self._share = 0.0
+        self._step = 0
+        self._total_steps = 1
+        # time and number of the first step seen
         self._started: tuple[float, int] | None = None
-        # headline, words below and share for when a part of the work is over
+        # headline, words below it and share, shown when a part of the work is over
         self._end = ("", "", 0.0)
         self._shown = -seconds
-        self._between = False  # whether a part of the work has ended and no other has begun
+        self._between = False  # one part of the work has ended and the next has not begun
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         if step <= self._step:  # another run, as in tuning
-            self.losses, self.figures, self.figure, self.last, self._started = (
-                {},
-                Curve(),
-                "",
-                "",
-                None,
-            )
+            self.losses = {}
+            self.figures = Curve()
+            self.figure = ""
+            self.last = ""
+            self._started = None
 
         now = time.perf_counter()
         started, first = self._started = self._started or (now, step)
-        self._step, self._total_steps, self._share = step, total_steps, step / max(1, total_steps)
-        where, speed = f"step {step:,} of {total_steps:,}", f"{images_per_second:,.0f} images/s"
+        self._step = step
+        self._total_steps = total_steps
+        self._share = step / max(1, total_steps)
+
+        where = f"step {step:,} of {total_steps:,}"
+        speed = f"{images_per_second:,.0f} images/s"
         left = (now - started) / max(1, step - first) * (total_steps - step)
         self._headline = (
             f"{where} · about {duration(left)} left · {speed}" if step > first else where
         )
-        self._end = f"{where} · {duration(now - started)} · {speed}", self.last, self._share
+        self._end = (f"{where} · {duration(now - started)} · {speed}", self.last, self._share)
         self._show()
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
@@ -250,7 +258,7 @@ class Live(Watcher):
         if isinstance(value := figures.get(self.figure), int | float):
             self.figures.add(step, value, self._total_steps)
         self.last = f"validation {figures_line(figures)}, epoch {epochs(epoch)}"
-        self._end = self._end[0], self.last, self._share
+        self._end = (self._end[0], self.last, self._share)
         self._show()
 
     def on_row(self, row: dict[str, Any]) -> None:
@@ -262,14 +270,17 @@ class Live(Watcher):
                 )
 
     def on_work(self, what: str, done: int, total: int) -> None:
-        self._share, self._headline = done / max(1, total), f"{what}: {done:,} of {total:,}"
+        self._share = done / max(1, total)
+        self._headline = f"{what}: {done:,} of {total:,}"
         self._show()
 
     def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None:
         left = "" if seconds_left is None else f" · about {duration(seconds_left)} left"
         count = f"{int(done)} of {total} runs done"
-        self._share, self._headline, self.last = done / max(1, total), count + left, text
-        self._end = count, "", self._share
+        self._share = done / max(1, total)
+        self._headline = count + left
+        self.last = text
+        self._end = (count, "", self._share)
         self._show()
 
     def note(self, line: str) -> None:
@@ -295,34 +306,28 @@ class Live(Watcher):
         panels = [Panel("loss", losses, self._total_steps)]
 
         if self.figure:
-            percent = self.figure == "accuracy"
-            panels.append(
-                Panel(
-                    f"validation {self.figure}", {self.figure: self.figures.points}, self._total_steps,
-                    (lambda value: f"{value:.1%}") if percent else (lambda value: f"{value:.4g}"), dots=True,
-                )
-            )  # fmt: skip
+            curves = {self.figure: self.figures.points}
+            form = "{:.1%}" if self.figure == "accuracy" else "{:.4g}"
+            title = f"validation {self.figure}"
+            panels.append(Panel(title, curves, self._total_steps, form.format, dots=True))
 
         warnings = [line for line in self.lines if line.lstrip().startswith("warning")]
-        told = [
-            f"<p>{html.escape(line)}</p>" for line in (self._headline, self.last, *warnings) if line
-        ]
+        lines = [line for line in (self._headline, self.last, *warnings) if line]
+        paragraphs = [f"<p>{html.escape(line)}</p>" for line in lines]
         more = ""
 
         if self.lines:
             whole = html.escape("\n".join(self.lines))
-            unfold = "" if self.losses else " open"  # the lines are all there is of a study
-            more = f"<details{unfold}><summary>{html.escape(self.lines[-1])}</summary><pre>{whole}</pre></details>"
+            unfold = "" if self.losses else " open"  # a study has nothing but these lines
+            last = html.escape(self.lines[-1])
+            more = f"<details{unfold}><summary>{last}</summary><pre>{whole}</pre></details>"
 
-        return (
-            f"<div>{''.join(told[:1])}{picture(panels, self._share)}{''.join(told[1:])}{more}</div>"
-        )
+        drawn = picture(panels, self._share)
+        return f"<div>{''.join(paragraphs[:1])}{drawn}{''.join(paragraphs[1:])}{more}</div>"
 
 
 def figure_that_counts(figures: dict[str, Any]) -> str:
-    """Return the name of the validation figure to draw: accuracy, PSNR, a distance, else the loss
-    or the first number.
-    """
+    """Return the name of the validation figure to draw."""
     numbers = [name for name, value in figures.items() if isinstance(value, float)]
     distances = [
         name for name in numbers if name.startswith(("fd_", "fid")) and not name.endswith("_floor")
@@ -335,8 +340,8 @@ def make_watcher(*, quiet: bool = False, to_stderr: bool = False) -> Watcher:
     """Return a bar on a terminal, a display in a notebook and plain lines elsewhere.
 
     Args:
-        quiet: tell nothing.
-        to_stderr: standard output belongs to JSON.
+        quiet: show nothing.
+        to_stderr: leave standard output to JSON.
     """
     if quiet:
         return Watcher()
@@ -352,7 +357,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds in "90", "90s", "5m" or "1.5h".
 
     Raises:
-        UserError: it is none of these, or not above zero.
+        UserError: the text is none of these, or not above zero.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", text.lower())
     seconds = (

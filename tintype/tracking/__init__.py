@@ -1,7 +1,7 @@
-"""Trackers: other tools are told of a run while it trains; `--track tensorboard,mlflow`.
+"""Trackers log a run to other tools while it trains; `--track tensorboard,mlflow`.
 
-A tracker is one file here. What goes wrong in one stops neither the run nor the others: it is told
-once, and left alone.
+A tracker is one file in this folder. If one fails, the run and the other trackers continue: the
+error is printed once, and that tracker is dropped.
 """
 
 from __future__ import annotations
@@ -24,31 +24,34 @@ from tintype.tracking.tracker import RunInfo, Tracker
 
 __all__ = ["RunInfo", "Tracker", "check_trackers", "tracked"]
 
-SECONDS = 2.0  # that rows are gathered before they are handed on
+SECONDS = 2.0  # between two deliveries of rows
 FILES = ("recipe.yaml", "evaluation.json", "report.html")
 MOST_PICTURES = 24
-# in the run folder: what each tracker calls the run, and which step it was told last
+# in the run folder: the id that each tracker gave the run, and the last step it received
 RECORD = "tracking.json"
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise where a tracker is unknown or not installed, before anything is written.
+    """Check that every tracker exists and is installed, before anything is written.
 
     Raises:
-        UserError: the message says what to install.
+        UserError: one is unknown or missing; the message says what to install.
     """
     for name in names:
         module = find("tracking", name)
         if importlib.util.find_spec(module.NEEDS) is None:
             extra = canonical("tracking", name)
             raise UserError(
-                f"--track {name} needs {module.NEEDS}, which is missing. Type: pip install 'tintype[{extra}]'"
+                f"--track {name} needs {module.NEEDS}, which is not installed. "
+                f"Type: pip install 'tintype[{extra}]'"
             )
 
 
 @contextmanager
 def tracked(run: RunFolder, recipe: Recipe, watcher: Watcher) -> Iterator[Watcher]:
-    """Yield a watcher that tells `watcher` and the trackers of the recipe; at the end they get figures, pictures and files.
+    """Yield a watcher that passes everything on to `watcher` and to the trackers of the recipe.
+
+    At the end the trackers also receive figures, images and files.
 
     Raises:
         UserError: a tracker cannot be reached at the start.
@@ -56,20 +59,22 @@ def tracked(run: RunFolder, recipe: Recipe, watcher: Watcher) -> Iterator[Watche
     if not recipe.track:
         yield watcher
         return
-    told = _Trackers(run, recipe, watcher)
+
+    trackers = _Trackers(run, recipe, watcher)
     try:
-        yield told
+        yield trackers
     except BaseException as error:
-        told.end("failed" if isinstance(error, UserError) else "stopped")
+        trackers.end("failed" if isinstance(error, UserError) else "stopped")
         raise
-    told.end("finished")
+    trackers.end("finished")
 
 
 class _Trackers(Watcher):
-    """Tells a watcher and trackers of a run."""
+    """Pass what happens in a run on to a watcher and to trackers."""
 
     def __init__(self, run: RunFolder, recipe: Recipe, watcher: Watcher) -> None:
-        self.run, self.watcher = run, watcher
+        self.run = run
+        self.watcher = watcher
         self.record = _read_record(run)
         self.trackers: dict[str, Tracker] = {}
         self.waiting: list[dict[str, Any]] = []
@@ -82,10 +87,11 @@ class _Trackers(Watcher):
                 tracker = find("tracking", name).start(
                     RunInfo(run.name, run.path, run.root, settings, before)
                 )
-            except Exception as error:  # whatever a library raises when it is not well
+            except Exception as error:  # a library may raise anything
+                reason = " ".join(str(error).split())[:200]
                 raise UserError(
-                    f"--track {name} cannot begin ({type(error).__name__}: {' '.join(str(error).split())[:200]}). "
-                    "Mend it, or leave it out: the run folder holds everything in any case."
+                    f"--track {name} failed to start ({type(error).__name__}: {reason}). "
+                    "Fix this or leave the tracker out; the run folder records everything anyway."
                 ) from error
             self.trackers[name] = tracker
             self.record[name] = {**self.record.get(name, {}), "id": tracker.id}
@@ -120,7 +126,7 @@ class _Trackers(Watcher):
         self.watcher.close()
 
     def end(self, state: str) -> None:
-        """Hand on what is left, and of a finished run its figures, pictures and files."""
+        """Deliver the remaining rows and, if finished, figures, images and files."""
         self._hand_on()
         if state == "finished":
             step = int(self.run.status.get("step", 0))
@@ -138,13 +144,16 @@ class _Trackers(Watcher):
         self._each(lambda tracker: tracker.finish(state))
 
     def _hand_on(self) -> None:
-        """Give the trackers the rows that they have not had; of a resumed run some steps are
-        computed a second time.
+        """Deliver the rows that the trackers do not have yet.
+
+        A resumed run computes some steps a second time, which the trackers have seen.
         """
-        rows, self.waiting = self.waiting, []
+        rows = self.waiting
+        self.waiting = []
         self._handed_on = time.monotonic()
         if not rows:
             return
+
         for name in list(self.trackers):
             new = [row for row in rows if int(row["step"]) > self.record[name]["step"]]
             if new:
@@ -163,7 +172,8 @@ class _Trackers(Watcher):
             del self.trackers[name]
             reason = " ".join(str(error).split())[:200]
             self.watcher.note(
-                f"warning: {name} is told no more of this run ({type(error).__name__}: {reason})"
+                f"warning: {name} failed and logs no more of this run "
+                f"({type(error).__name__}: {reason})"
             )
 
 

@@ -1,4 +1,4 @@
-"""MLflow: to the server that MLFLOW_TRACKING_URI names, or into mlflow.db beside the runs."""
+"""MLflow: logs to the server in MLFLOW_TRACKING_URI, or to mlflow.db next to the runs."""
 
 from __future__ import annotations
 
@@ -18,48 +18,46 @@ LONGEST_VALUE = 500  # characters of a parameter
 STATES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
-def start(told: RunInfo) -> Tracker:
-    """Begin a run in the experiment that is called as the folder of runs, or go on with the one of
-    before.
-    """
-    return MLflow(told)
+def start(info: RunInfo) -> Tracker:
+    """Begin a run in the experiment named after the folder of runs, or continue the earlier one."""
+    return MLflow(info)
 
 
 class MLflow(Tracker):
-    """Speaks to one run by a client of its own, so that a run which the caller has open is not
-    disturbed.
-    """
+    """Log through a client of its own, so that a run which the caller has open is left alone."""
 
-    def __init__(self, told: RunInfo) -> None:
+    def __init__(self, info: RunInfo) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        local = f"sqlite:///{told.root.resolve() / 'mlflow.db'}"
+        local = f"sqlite:///{info.root.resolve() / 'mlflow.db'}"
         address = os.environ.get("MLFLOW_TRACKING_URI") or local
         self.client = MlflowClient(address)
         self.where = f"mlflow ui --backend-store-uri {address}" if address == local else address
-        if told.id is None:
+
+        if info.id is None:
             experiment = (
-                os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"tintype {told.root.resolve().name}"
+                os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"tintype {info.root.resolve().name}"
             )
             found = self.client.get_experiment_by_name(experiment)
-            place = str(told.root.resolve() / "mlartifacts") if address == local else None
+            place = str(info.root.resolve() / "mlartifacts") if address == local else None
             number = (
                 found.experiment_id
                 if found
                 else self.client.create_experiment(experiment, artifact_location=place)
             )
-            self.id = self.client.create_run(number, run_name=told.name).info.run_id
+
+            self.id = self.client.create_run(number, run_name=info.name).info.run_id
             params = [
-                Param(key, str(value)[:LONGEST_VALUE]) for key, value in told.settings().items()
+                Param(key, str(value)[:LONGEST_VALUE]) for key, value in info.settings().items()
             ]
             for first in range(0, len(params), MOST_PARAMS):
                 self.client.log_batch(self.id, params=params[first : first + MOST_PARAMS])
-            self.client.set_tag(self.id, "tintype.folder", str(told.folder.resolve()))
+            self.client.set_tag(self.id, "tintype.folder", str(info.folder.resolve()))
         else:
-            self.id = told.id
+            self.id = info.id
             self.client.update_run(self.id, status="RUNNING")
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:

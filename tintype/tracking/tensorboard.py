@@ -1,6 +1,4 @@
-"""TensorBoard: curves, pictures and the recipe, in the run folder itself; `tensorboard --logdir
-runs`.
-"""
+"""TensorBoard: writes curves, images and the recipe; `tensorboard --logdir runs` shows them."""
 
 from __future__ import annotations
 
@@ -17,22 +15,24 @@ from tintype.tracking.tracker import RunInfo, Tracker, numbers
 NEEDS = "tensorboard"
 
 
-def start(told: RunInfo) -> Tracker:
-    """Write into the folder `tensorboard` of the run."""
-    return TensorBoard(told)
+def start(info: RunInfo) -> Tracker:
+    """Write to the folder `tensorboard` inside the run."""
+    return TensorBoard(info)
 
 
 class TensorBoard(Tracker):
-    """Writes event files. A run that is gone on with adds a file, and TensorBoard joins them."""
+    """Write event files. A resumed run adds one, and TensorBoard joins them."""
 
-    def __init__(self, told: RunInfo) -> None:
+    def __init__(self, info: RunInfo) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        folder = told.folder / "tensorboard"
+        folder = info.folder / "tensorboard"
         self.writer = SummaryWriter(str(folder))
-        self.id, self.where = "tensorboard", f"tensorboard --logdir {told.root}"
-        if told.id is None:
-            recipe = yaml.safe_dump(dict(told.recipe), sort_keys=False, allow_unicode=True)
+        self.id = "tensorboard"
+        self.where = f"tensorboard --logdir {info.root}"
+
+        if info.id is None:
+            recipe = yaml.safe_dump(dict(info.recipe), sort_keys=False, allow_unicode=True)
             self.writer.add_text(
                 "recipe", "".join(f"    {line}\n" for line in recipe.splitlines()), 0
             )
@@ -52,7 +52,7 @@ class TensorBoard(Tracker):
             self.writer.add_scalar(f"final/{name}", value, step)
 
     def file(self, path: Path) -> None:
-        # Event files hold no files; the page lies beside them, and its place is told.
+        # Event files cannot hold files, so the path of the page is logged instead.
         self.writer.add_text(f"files/{path.name}", f"`{path}`", 0)
 
     def finish(self, state: str) -> None:

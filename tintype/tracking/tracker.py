@@ -1,4 +1,4 @@
-"""What every tracker offers: Tracker, and what it is told of a run."""
+"""The interface of a tracker: Tracker, and RunInfo that it starts with."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told of a run when it begins: its name, its folder, the folder of all runs, its resolved recipe.
+    """What a tracker receives when a run begins.
 
-    `id` is what the tracker called it before, where the run is gone on with.
+    Attributes:
+        name: of the run.
+        folder: of the run.
+        root: the folder that holds all runs.
+        recipe: the resolved settings.
+        id: the tracker's own name for the run if it is resumed, or None.
     """
 
     name: str
@@ -23,7 +28,7 @@ class RunInfo:
     id: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the recipe with options in fields of their own: "model_options.width"."""
+        """Return the recipe with nested options as flat fields: "model_options.width"."""
         flat: dict[str, Any] = {}
         for key, value in self.recipe.items():
             if isinstance(value, Mapping):
@@ -34,13 +39,13 @@ class RunInfo:
 
 
 class Tracker(ABC):
-    """Shows runs in a tool that people have open already. The run folder remains what counts.
+    """Show runs in a tool that people already use. The run folder stays the source of truth.
 
-    A file in this folder has a literal NEEDS, the module that must be installed, and `start(told)
-    -> Tracker`.
+    A file in this folder has a literal NEEDS, the module that must be installed, and
+    `start(info) -> Tracker`.
 
     Attributes:
-        id: by which the run is found again there when it is gone on with.
+        id: identifies the run in the tool, so that a resumed run continues there.
         where: where to look, in a few words.
     """
 
@@ -49,25 +54,23 @@ class Tracker(ABC):
 
     @abstractmethod
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take rows of metrics.csv: step, epoch, lr, losses, and validation figures where they were
-        measured.
-        """
+        """Log rows of metrics.csv: step, epoch, lr, losses, and any validation figures."""
 
     @abstractmethod
     def picture(self, name: str, path: Path, step: int) -> None:
-        """Take a PNG file."""
+        """Log a PNG file."""
 
     @abstractmethod
     def figures(self, figures: Mapping[str, float], step: int) -> None:
-        """Take the final figures of a finished run, as "test_accuracy"."""
+        """Log the final figures of a finished run, such as "test_accuracy"."""
 
     @abstractmethod
     def file(self, path: Path) -> None:
-        """Take a file of the run, to keep beside it."""
+        """Keep a file of the run with it."""
 
     @abstractmethod
     def finish(self, state: str) -> None:
-        """End: the run is "finished", "stopped" or "failed"."""
+        """Close the run as "finished", "stopped" or "failed"."""
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:

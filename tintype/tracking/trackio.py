@@ -1,6 +1,4 @@
-"""Trackio: project "tintype", or the one that TRACKIO_PROJECT names; local, `trackio show` opens
-it.
-"""
+"""Trackio: logs locally to the project in TRACKIO_PROJECT, or "tintype"; see `trackio show`."""
 
 from __future__ import annotations
 
@@ -15,25 +13,26 @@ from tintype.tracking.tracker import RunInfo, Tracker, numbers
 NEEDS = "trackio"
 
 
-def start(told: RunInfo) -> Tracker:
-    """Begin a run, or go on with the one of before."""
-    return Trackio(told)
+def start(info: RunInfo) -> Tracker:
+    """Begin a run, or continue the earlier one."""
+    return Trackio(info)
 
 
 class Trackio(Tracker):
-    """Hands on to a run of the library.
+    """Log to a run of the library.
 
-    Runs are known by their names there, so that a name holds the run's folder.
+    Trackio identifies runs by name, so the name includes the run's folder.
     """
 
-    def __init__(self, told: RunInfo) -> None:
+    def __init__(self, info: RunInfo) -> None:
         trackio = importlib.import_module(NEEDS)
         self._trackio: Any = trackio
         project = os.environ.get("TRACKIO_PROJECT", "tintype")
-        self.id = told.id or "-".join(told.folder.resolve().parts[-2:])
+        self.id = info.id or "-".join(info.folder.resolve().parts[-2:])
         self._run = trackio.init(
-            project=project, name=self.id, config=told.settings(), resume="allow" if told.id else "never", embed=False,
-            auto_log_gpu=False, auto_log_cpu=False,
+            project=project, name=self.id, config=info.settings(),
+            resume="allow" if info.id else "never", embed=False, auto_log_gpu=False,
+            auto_log_cpu=False,
         )  # fmt: skip
         self.where = f"trackio show --project {project}"
 

@@ -1,6 +1,4 @@
-"""Weights & Biases: project "tintype", or the one that WANDB_PROJECT names; WANDB_MODE=offline
-needs no account.
-"""
+"""Weights & Biases: project in WANDB_PROJECT, or "tintype"; WANDB_MODE=offline needs no account."""
 
 from __future__ import annotations
 
@@ -15,20 +13,21 @@ from tintype.tracking.tracker import RunInfo, Tracker, numbers
 NEEDS = "wandb"
 
 
-def start(told: RunInfo) -> Tracker:
-    """Begin a run, or go on with the one of before."""
-    return WeightsAndBiases(told)
+def start(info: RunInfo) -> Tracker:
+    """Begin a run, or continue the earlier one."""
+    return WeightsAndBiases(info)
 
 
 class WeightsAndBiases(Tracker):
-    """Hands on to a run of the library, which sends in the background."""
+    """Log to a run of the library, which sends in the background."""
 
-    def __init__(self, told: RunInfo) -> None:
+    def __init__(self, info: RunInfo) -> None:
         wandb = importlib.import_module(NEEDS)
         self._wandb: Any = wandb
         self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "tintype"), name=told.name, dir=str(told.folder),
-            config=dict(told.recipe), id=told.id, resume="allow" if told.id else None,
+            project=os.environ.get("WANDB_PROJECT", "tintype"), name=info.name,
+            dir=str(info.folder), config=dict(info.recipe), id=info.id,
+            resume="allow" if info.id else None,
         )  # fmt: skip
         self.id, self.where = (
             str(self._run.id),
