@@ -17,15 +17,13 @@ from tintype.progress import parse_duration
 
 PLACE = "{group}"
 EXPECTED = (
-    r"Expected {group} where the object's name stands, as in '{group}_*.jpg'; or a regular expression with one "
-    r"capturing group, as in '(.+)_\d+\.jpg'; or exif:60s"
+    r"Expected {group} where the object's name stands, as in '{group}_*.jpg'; "
+    r"or a regular expression with one capturing group, as in '(.+)_\d+\.jpg'; or exif:60s"
 )
 
 
 class Taken(NamedTuple):
-    """When a photo was taken, in seconds since some fixed moment, and by which camera ("" where it
-    is not known).
-    """
+    """When a photo was taken, in seconds since a fixed moment, and the camera ("" if unknown)."""
 
     seconds: float
     camera: str
@@ -33,26 +31,24 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Grouping:
-    """How photos are put into groups: by what `pattern` captures in a name, or by gaps of more than
-    `seconds`.
-    """
+    """A rule for groups: what `pattern` captures in a name, or gaps of more than `seconds`."""
 
     text: str
     pattern: re.Pattern[str] | None = None
     seconds: float = 0.0
 
     def of_names(self, names: Sequence[str]) -> list[str]:
-        """Return the group of each name, "" where the pattern does not fit."""
+        """Return the group of each name, "" if the pattern does not match."""
         assert self.pattern is not None
         captured = "group" if "group" in self.pattern.groupindex else 1
         found = (self.pattern.search(name.replace("\\", "/")) for name in names)
         return [(match[captured] or "") if match else "" for match in found]
 
     def of_times(self, taken: Sequence[Taken | None], names: Sequence[str]) -> list[str]:
-        """Return the group of each photo, "" where the time is not known.
+        """Return the group of each photo, "" if its time is unknown.
 
-        Of the photos of one camera a gap of more than `seconds` begins a new group, so that a long
-        burst is one.
+        Among the photos of one camera, a gap of more than `seconds` begins a new group, so that a
+        long burst is one group.
         """
         groups = [""] * len(taken)
         cameras: dict[str, list[tuple[float, int]]] = {}
@@ -61,16 +57,20 @@ class Grouping:
                 cameras.setdefault(each.camera, []).append((each.seconds, i))
 
         for photos in cameras.values():
-            before, name = -float("inf"), ""
+            before = -float("inf")
+            name = ""
             for seconds, i in sorted(photos):
                 if seconds - before > self.seconds:
                     name = f"taken with {names[i]}"
-                groups[i], before = name, seconds
+                groups[i] = name
+                before = seconds
         return groups
 
 
 def parse_groups(text: str) -> Grouping:
-    r"""Read how photos are grouped: "{group}_*.jpg", a regular expression with one capturing group, or "exif:60s".
+    r"""Read a rule for groups.
+
+    It is "{group}_*.jpg", a regular expression with one capturing group, or "exif:60s".
 
     With {group}, `*` stands for any characters but "/", `?` for one, and case does not count. The
     pattern fits the end of a photo's path below the data's folder, from the beginning of a file's
@@ -126,18 +126,21 @@ def check_groups(grouping: Grouping, groups: Sequence[str], names: Sequence[str]
     by_time = grouping.pattern is None
     if not sizes and by_time:
         raise UserError(
-            f"groups {grouping.text}: none of the {len(names):,} images says in its EXIF data when it was taken. "
-            f"Expected a pattern of their names, as in '{PLACE}_*.jpg'."
+            f"groups {grouping.text}: none of the {len(names):,} images says in its EXIF data "
+            f"when it was taken. Expected a pattern of their names, as in '{PLACE}_*.jpg'."
         )
     if not sizes:
         raise UserError(
-            f"groups '{grouping.text}' fits none of the {len(names):,} names, such as {names[0]}. {EXPECTED}."
+            f"groups '{grouping.text}' fits none of the {len(names):,} names, such as {names[0]}. "
+            f"{EXPECTED}."
         )
+
     largest = max(sizes.values())
     if largest == len(names) > 1:
         raise UserError(
-            f"groups '{grouping.text}' puts all {len(names):,} images into one group ({next(iter(sizes))}), of which "
-            "nothing can be held out. Expected several groups, each of which stays on one side of a split."
+            f"groups '{grouping.text}' puts all {len(names):,} images into one group "
+            f"({next(iter(sizes))}), of which nothing can be held out. "
+            "Expected several groups, each of which stays on one side of a split."
         )
     if largest == 1 and not by_time:
         raise UserError(
@@ -162,9 +165,9 @@ def check_groups(grouping: Grouping, groups: Sequence[str], names: Sequence[str]
 
 
 def united(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Return groups (N,) in which images are together that share a group of `one` or of `other`, directly or by others.
+    """Join groups (N,): images that share a group of `one` or of `other`, even indirectly.
 
-    "" stands alone. A joined group has the name of the first of its groups in `other`, or else in
+    "" stands alone. A joined group is named after the first of its groups in `other`, or else in
     `one`.
     """
     parent: dict[tuple[int, str], tuple[int, str]] = {}
@@ -219,26 +222,32 @@ class Suggestion:
     def line(self) -> str:
         """Return one line for the user."""
         return (
-            f"{self.reason}: {len(self.sizes):,} groups, half of them of {self.median:,} images or more. If these belong "
-            f"together, type {self.option}; without it each image counts as independent"
+            f"{self.reason}: {len(self.sizes):,} groups, half of them of {self.median:,} images or "
+            f"more. If these belong together, type {self.option}; "
+            "without it each image counts as independent"
         )
 
 
-# What photos suggest is believed where it concerns so much of them: ...
-FEWEST_GROUPS, FEWEST_IN_CLASS, LEAST_SHARE = 5, 3, 0.5
-# ... of candidates with so many groups the coarsest one (the clip rather than the frame of which
-# there are several crops).
+# A suggestion needs so many groups, so many in a class, and so large a share of the photos.
+FEWEST_GROUPS = 5
+FEWEST_IN_CLASS = 3
+LEAST_SHARE = 0.5
+# With this many groups the coarsest candidate wins (the clip rather than the frame, which may have
+# several crops).
 ENOUGH_GROUPS = 10
-# names that are looked at of many: what belongs together stands together in their order
-BLOCKS, BLOCK = 10, 500
-# Bursts: so near in time, so many of the photos, of which no moment may hold more than half
-# (scanners give one to all).
-BURST, BURST_SHARE = 5.0, 0.3
+# Of many names, blocks are sampled: names that belong together are neighbours.
+BLOCKS = 10
+BLOCK = 500
+# A burst: seconds between photos, and the share of photos in bursts. No single moment may hold more
+# than half of the photos (scanners give all the same one).
+BURST = 5.0
+BURST_SHARE = 0.3
 
 _SEPARATOR = re.compile(r"[ _.\-()+~,#]+")
 _MOMENT = re.compile(
     r"(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
-    r"(?:[-_. T]+(?:at )?(?:[01]\d|2[0-3])[-_.:h]?[0-5]\d(?:[-_.:m]?[0-5]\d(?:[-_.]?\d{3})?)?)?(?!\d)"
+    r"(?:[-_. T]+(?:at )?(?:[01]\d|2[0-3])[-_.:h]?[0-5]\d"
+    r"(?:[-_.:m]?[0-5]\d(?:[-_.]?\d{3})?)?)?(?!\d)"
 )
 # Roboflow's: the picture's own name stands before it
 _EXPORTED = re.compile(r"\.rf\.[0-9a-zA-Z]{16,}$")
@@ -256,13 +265,17 @@ def suggest_by_names(names: Sequence[str], labels: Sequence[object]) -> Suggesti
     """
     if len(names) < 2 * FEWEST_GROUPS:
         return None
-    looked_at = _looked_at(len(names))
-    some, classes = [names[i] for i in looked_at], [labels[i] for i in looked_at]
+
+    sample = _sample(len(names))
+    some = [names[i] for i in sample]
+    classes = [labels[i] for i in sample]
+
     folders = [name.rpartition("/")[0] for name in some]
     numbered = [re.search(r"\d", folder.rpartition("/")[2]) is not None for folder in folders]
     candidates: dict[str, list[str]] = {}
     if sum(numbered) >= LEAST_SHARE * len(some):
         candidates["(.+)/"] = folders
+
     cuts: dict[str, dict[int, str]] = {}
     for i, name in enumerate(some):
         for cut in _cuts(name.rpartition("/")[2]):
@@ -276,6 +289,7 @@ def suggest_by_names(names: Sequence[str], labels: Sequence[object]) -> Suggesti
     }
     if not valid:
         return None
+
     counts = {pattern: len(set(groups)) for pattern, groups in valid.items()}
     enough = [pattern for pattern, count in counts.items() if count >= ENOUGH_GROUPS]
     pattern = min(enough, key=counts.__getitem__) if enough else max(counts, key=counts.__getitem__)
@@ -287,12 +301,13 @@ def suggest_by_names(names: Sequence[str], labels: Sequence[object]) -> Suggesti
     found = Suggestion(pattern, "", groups)
     if not found.sizes:
         return None
+
     largest = Counter(group for group in groups if group).most_common(1)[0][0]
     members = [name for name, group in zip(names, groups, strict=True) if group == largest][:2]
     return replace(found, reason=f"the names suggest groups, as {' and '.join(members)}")
 
 
-def _looked_at(count: int) -> list[int]:
+def _sample(count: int) -> list[int]:
     if count <= BLOCKS * BLOCK:
         return list(range(count))
     starts = [block * (count - BLOCK) // (BLOCKS - 1) for block in range(BLOCKS)]
@@ -307,9 +322,7 @@ class _Cut(NamedTuple):
 
 
 def _cuts(file: str) -> list[_Cut]:
-    """Return where the name of a file may be divided into a group's name, which holds a number, and
-    the rest.
-    """
+    """Return where a file name may end its group's name, which has a number in it."""
     stem, dot, ending = file.rpartition(".")
     stem, ending = (stem, f".{ending}") if dot and len(ending) <= 5 else (file, "")
     exported = _EXPORTED.search(stem)
@@ -318,7 +331,8 @@ def _cuts(file: str) -> list[_Cut]:
 
     masked = _MOMENT.sub(_mask, stem)
     parts = [part for part in _SEPARATOR.split(masked) if part]
-    cuts, tail = [], stem[len(stem.rstrip(_EDGES)) :]
+    cuts = []
+    tail = stem[len(stem.rstrip(_EDGES)) :]
     for number in range(len(parts) - 1, 0, -1):
         start = _start_of(masked, parts, number)
         gap = _gap_before(masked, start)
@@ -326,6 +340,7 @@ def _cuts(file: str) -> list[_Cut]:
         head = stem[: start - len(gap)]
         if re.search(r"[\d%]", masked[: start - len(gap)]):
             cuts.append(_Cut(f"{PLACE}{tail}{ending and '.*'}", head))
+
     turn = _TURN.search(parts[-1]) if parts and not _is_code(parts[-1]) else None
     if turn:  # 012a, clip3frame1: the last part begins with a letter after a digit
         at = len(masked.rstrip(_EDGES)) - len(parts[-1]) + turn.start()
@@ -334,9 +349,7 @@ def _cuts(file: str) -> list[_Cut]:
 
 
 def _mask(moment: re.Match[str]) -> str:
-    """Return a moment without digits: a date alone is no object, and a time is one only where more
-    follows.
-    """
+    """Return a moment without digits: a date is no object, a time is one only if more follows."""
     return ("@" if sum(c.isdigit() for c in moment[0]) <= 8 else "%") * len(moment[0])
 
 
@@ -374,12 +387,14 @@ def _are_groups(groups: Sequence[str], classes: Sequence[object]) -> bool:
 
 
 def suggest_by_times(taken: Sequence[Taken | None], names: Sequence[str]) -> Suggestion | None:
-    """Return the groups that bursts of photos suggest, or None; a moment that most photos share
-    says nothing.
+    """Return the groups that bursts of photos suggest, or None.
+
+    A moment that most photos share says nothing.
     """
     known = Counter(each for each in taken if each is not None)
     if not known or known.most_common(1)[0][1] > len(names) / 2:
         return None
+
     text = f"exif:{BURST:g}s"
     found = Suggestion(text, "", parse_groups(text).of_times(taken, names))
     if len(found.sizes) < FEWEST_GROUPS or sum(found.sizes) < BURST_SHARE * len(names):

@@ -1,4 +1,4 @@
-"""Files that a stranger may have made: only regular ones are opened, and what is read from them is bounded.
+"""Files from strangers: only regular ones are opened, and reading from them is bounded.
 
 `docs/limits.md` states the bounds.
 """
@@ -27,20 +27,20 @@ MOST_DEPTH = 50  # of lists and mappings inside one another, in YAML and JSON
 MOST_DIGITS = 100  # of a whole number
 
 _KINDS = {
-    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
 
 
 def regular_only(path: str | os.PathLike[str], flags: int) -> int:
-    """Open a regular file and return its descriptor: an `opener` for `open`, under which no pipe makes the caller wait.
+    """Open a regular file and return its descriptor; an `opener` for `open` that never blocks.
 
     Raises:
         OSError: it is a pipe, a socket, a device or a folder, or it cannot be opened.
     """
     refuse_special(path)
 
-    # The file may have been exchanged since; a pipe that is opened in this way at least does not
-    # block.
+    # The file may have been replaced since; a pipe opened this way at least does not block.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     try:
         _refuse_mode(os.fstat(descriptor).st_mode, path)
@@ -62,7 +62,7 @@ def regular_without_links(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def refuse_special(path: str | os.PathLike[str]) -> None:
-    """Raise where there is something at `path` that is no regular file; a path without a file passes.
+    """Raise if `path` exists and is not a regular file.
 
     Raises:
         OSError: it is a pipe, a socket, a device or a folder.
@@ -106,7 +106,7 @@ def read_bytes(path: str | os.PathLike[str], *, most: int | None = None) -> byte
     return content
 
 
-# ---- JSON -------------------------------------------------------------------------------------------------------------
+# ---- JSON ----------------------------------------------------------------------------------------
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -133,7 +133,7 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """Return the content of a JSON text, with numbers that are finite, and nested MOST_DEPTH deep at most.
+    """Return the content of a JSON text with finite numbers, nested at most MOST_DEPTH deep.
 
     Raises:
         ValueError: it is no JSON, or its content is beyond a bound.
@@ -148,7 +148,8 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested more than {MOST_DEPTH} deep") from None
 
-    level, depth = [content], 1
+    level = [content]
+    depth = 1
     while level := [inner for each in level for inner in _inside(each)]:
         depth += 1
         if depth > MOST_DEPTH:
@@ -157,9 +158,7 @@ def parse_json(text: str) -> Any:
 
 
 def _inside(value: Any) -> list[Any]:
-    """Return the lists and mappings, and only those, that lie directly in a value, or an empty
-    list.
-    """
+    """Return the lists and mappings that lie directly in a value, or an empty list."""
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list):
@@ -184,25 +183,27 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a number")
 
 
-# ---- folders ----------------------------------------------------------------------------------------------------------
+# ---- folders -------------------------------------------------------------------------------------
 
 
 def refuse_ways_out(folder: Path) -> None:
-    """Refuse a folder in which a link leads out of it, or in which there are pipes, sockets or devices.
+    """Refuse a folder that holds pipes, sockets, devices, or links that lead out of it.
 
     The folder itself may be reached by a link.
 
     Raises:
-        UserError: there is such a thing in it, at any depth.
+        UserError: it holds one of these, at any depth.
     """
     root = folder.resolve()
     waiting = [folder]
+
     while waiting:
         try:
             with os.scandir(waiting.pop()) as entries:
                 found = list(entries)
         except OSError as error:
             raise UserError(f"cannot read {error.filename or folder}: {error.strerror}.") from None
+
         for entry in found:
             if entry.is_symlink():
                 _refuse_link_out(Path(entry.path), root)
@@ -210,7 +211,8 @@ def refuse_ways_out(folder: Path) -> None:
                 waiting.append(Path(entry.path))
             elif not entry.is_file(follow_symlinks=False):
                 raise UserError(
-                    f"{entry.path} is a pipe, a socket or a device. Expected regular files; remove it."
+                    f"{entry.path} is a pipe, a socket or a device. "
+                    "Expected regular files; remove it."
                 )
 
 
@@ -231,21 +233,22 @@ def _refuse_link_out(link: Path, root: Path) -> None:
         inside = False
     if not inside:
         raise UserError(
-            f"{link} is a link that leads out of its folder, and is not followed. Put the file itself there, or remove it."
+            f"{link} is a link that leads out of its folder, and is not followed. "
+            "Put the file itself there, or remove it."
         )
 
 
-# ---- locks ------------------------------------------------------------------------------------------------------------
+# ---- locks ---------------------------------------------------------------------------------------
 
 
 def lock(file: IO[Any], *, wait: bool) -> None:
-    """Hold an open file for this process until it is closed or the process ends; no time plays a part.
+    """Lock an open file for this process until it is closed or the process ends.
 
     Where there are no such locks (Windows, some network file systems), nothing is guarded against a
     second process.
 
     Raises:
-        BlockingIOError: another process holds it, and `wait` is not asked.
+        BlockingIOError: another process holds it, and `wait` is false.
     """
     try:
         import fcntl
@@ -259,9 +262,9 @@ def lock(file: IO[Any], *, wait: bool) -> None:
         return
 
 
-# ---- temporary names --------------------------------------------------------------------------------------------------
+# ---- temporary names -----------------------------------------------------------------------------
 
-# Which machine: on a shared disk, the number of a process says nothing of another machine's.
+# The machine: on a shared disk, a process number means nothing on another machine.
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{6})-(\d+)(-\d+)?\.tmp")
 _numbers = itertools.count()
@@ -269,23 +272,22 @@ _cleaned: set[Path] = set()
 
 
 def temporary_for(path: Path) -> Path:
-    """Return a name beside `path` under which this process may write before it renames.
+    """Return a name next to `path` for this process to write to before it renames.
 
-    What dead processes of this machine left in the folder under such names is removed, once for
-    each process.
+    Once per process, this removes what dead processes of this machine left in the folder.
     """
-    folder = path.parent.absolute()  # what is relative means another one after a change of folder
+    folder = path.parent.absolute()  # a relative path would mean another folder after chdir
     if folder not in _cleaned:
         _cleaned.add(folder)
         remove_abandoned(folder)
-    # Cut, since a name that is as long as a file system takes has no room for more.
+    # Cut, since a name of the maximum length has no room for a suffix.
     start = os.fsencode(path.name)[:200].decode("utf-8", "ignore")
     return path.with_name(f".{start}.{_MACHINE}-{os.getpid()}.tmp")
 
 
 @contextmanager
 def temporary_folder(path: Path, mode: int = 0o777) -> Iterator[Path]:
-    """Yield a new folder beside `path`, to be filled and renamed; what is still there at the end is removed.
+    """Yield a new folder next to `path`, to fill and rename; what is left of it is removed.
 
     Raises:
         OSError: it cannot be made.
@@ -301,12 +303,12 @@ def temporary_folder(path: Path, mode: int = 0o777) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether something has a name that is given only to what is not finished yet."""
+    """Return whether a path has a name that only unfinished files have."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what dead processes of this machine left in a folder under temporary names."""
+    """Remove temporary files that dead processes of this machine left in a folder."""
     with suppress(OSError):
         for entry in os.scandir(folder):
             if not _is_abandoned(entry.name):
@@ -319,8 +321,9 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that other processes may read: it is gone at once, and a kill leaves no half
-    of it in use.
+    """Remove a folder that other processes may read, by renaming it first.
+
+    So it disappears at once, and a kill leaves no half of it in use.
     """
     doomed = folder.with_name(f".{folder.name[:200]}.{_MACHINE}-{os.getpid()}-{next(_numbers)}.tmp")
     try:
@@ -331,7 +334,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def _is_abandoned(name: str) -> bool:
-    import psutil  # late, since exported models answer where it is not installed
+    import psutil  # late, since exported models also run where it is not installed
 
     found = _TEMPORARY.fullmatch(name)
     return found is not None and found[1] == _MACHINE and not psutil.pid_exists(int(found[2]))

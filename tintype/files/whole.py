@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: JSON, pictures, and anything that is written in one go."""
+"""Files that appear complete or not at all: JSON, images, and anything written in one go."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tintype.files.bounded import lock, regular_without_links, temporary_for
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to the disk and rename it, on failure remove it.
+    """Yield a temporary path; on success flush and rename it to `path`, on failure remove it.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
@@ -26,12 +26,14 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        reason = error.strerror or error
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Free some space or choose another --out."
+            f"cannot write {path}: {reason}. Free some space or choose another --out."
         ) from error
     finally:
         with suppress(OSError):  # already renamed, or never made
@@ -43,11 +45,11 @@ def held(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path` for this process.
 
     Raises:
-        BlockingIOError: another process holds it, and `wait` is not asked.
+        BlockingIOError: another process holds it, and `wait` is false.
         UserError: it cannot be opened, or is no regular file.
     """
     try:
-        # For appending, so that whatever is in it is left as it is.
+        # Opened for appending, so that its content stays as it is.
         file = open(path, "a", encoding="utf-8", opener=regular_without_links)  # noqa: SIM115
     except OSError as error:
         raise UserError(f"cannot lock {path}: {error.strerror or error}.") from error
@@ -57,7 +59,7 @@ def held(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as readable JSON, whole or not at all."""
+    """Write `content` as readable JSON, completely or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(
             json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
@@ -66,7 +68,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W, 1) or (H, W, 3) uint8 as a PNG file, whole or not at all."""
+    """Write (H, W, 1) or (H, W, 3) uint8 as a PNG file, completely or not at all."""
     from PIL import Image
 
     image = Image.fromarray(
@@ -77,7 +79,7 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
 
 
 def format_bytes(num_bytes: float) -> str:
-    """Return a number of bytes for people, as in "184 MB" (powers of 1000)."""
+    """Return a readable number of bytes, as in "184 MB" (powers of 1000)."""
     units = ["bytes", "kB", "MB", "GB", "TB"]
     while num_bytes >= 999.5 and len(units) > 1:
         num_bytes /= 1000

@@ -1,6 +1,6 @@
-"""YAML that a stranger may have written, read within bounds; `docs/limits.md` states them.
+"""YAML from strangers, read within the bounds that `docs/limits.md` states.
 
-Apart from `files/bounded.py`, since exported models answer where PyYAML is not installed.
+Separate from `files/bounded.py`, since exported models also run where PyYAML is not installed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ MOST_NODES = 100_000  # of a YAML file, each alias counted with all that it stan
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """YAML's safe loader with bounds on nodes and depth, in which a date is a word as it was
-    written.
-    """
+    """YAML's safe loader with bounds on nodes and depth; a date stays the word that was written."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
         first: [
@@ -35,11 +33,10 @@ class BoundedLoader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}  # of each node that is complete, with all that is in it
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Read a node, and refuse it where it is nested too deep or stands for too much."""
-        is_alias, is_nest = (
-            self.check_event(yaml.AliasEvent),
-            self.check_event(yaml.CollectionStartEvent),
-        )
+        """Read a node; refuse one that is nested too deep or stands for too many values."""
+        is_alias = self.check_event(yaml.AliasEvent)
+        is_nest = self.check_event(yaml.CollectionStartEvent)
+
         self._depth += is_nest
         if self._depth > MOST_DEPTH:
             raise yaml.YAMLError(f"it is nested more than {MOST_DEPTH} deep")
@@ -50,6 +47,7 @@ class BoundedLoader(yaml.SafeLoader):
             if id(node) not in self._sizes:
                 raise yaml.YAMLError("an alias stands inside of what it means")
             return node
+
         size = 1 + sum(self._sizes[id(inner)] for inner in _children(node))
         if size > MOST_NODES:
             raise yaml.YAMLError(f"it stands for more than {MOST_NODES:,} values")
@@ -77,13 +75,13 @@ def parse_yaml(text: str, loader: type[BoundedLoader] = BoundedLoader) -> Any:
 
     Raises:
         yaml.YAMLError: it is no YAML, or its content is beyond a bound.
-        UserError: what a `loader` of one's own refuses.
+        UserError: what your own `loader` refuses.
     """
     try:
         return loader(text).get_single_data()
     except (yaml.YAMLError, UserError):
         raise
-    # a constructor raises what int, float and the like do: "!!int x", "!!timestamp 1"
+    # constructors raise whatever int, float and others do: "!!int x", "!!timestamp 1"
     except Exception as error:
         raise yaml.YAMLError(f"a value cannot be read: {error}") from None
 
@@ -95,6 +93,6 @@ def read_yaml(path: str | os.PathLike[str], loader: type[BoundedLoader] = Bounde
         OSError: it is no regular file, it cannot be read, or it is too large.
         UnicodeDecodeError: it is no UTF-8.
         yaml.YAMLError: it is no YAML, or its content is beyond a bound.
-        UserError: what a `loader` of one's own refuses.
+        UserError: what your own `loader` refuses.
     """
     return parse_yaml(read_bytes(path, most=MOST_YAML_BYTES).decode("utf-8"), loader)

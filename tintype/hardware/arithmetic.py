@@ -1,8 +1,8 @@
-"""What bit-equal depends on: threads, instruction set, libraries and kernels; held while a run is made, and recorded.
+"""What bit-equal results depend on: threads, instruction set, libraries and kernels.
 
-The same sum taken in another order differs in its last bit. How many threads share it, how wide the
-processor's vectors are and which kernel a library picks all change the order, so a run records
-them, and a resume compares.
+A sum taken in another order differs in its last bit. The number of threads, the width of the
+processor's vectors and the kernel that a library picks all change the order, so a run fixes what it
+can, records the rest, and compares it on resume.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from threadpoolctl import threadpool_limits
 
 from tintype.hardware.device import Choice, cpu_flags, num_cores
 
-# cuBLAS sums in a fixed order only with a workspace of a fixed size, which it reads when CUDA
-# begins.
-WORKSPACE, FIXED_SIZE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+# cuBLAS sums in a fixed order only with a workspace of fixed size, which it reads when CUDA starts.
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+FIXED_SIZE = ":4096:8"
 FIXED_SIZES = (":4096:8", ":16:8")
 
 # What torch says of a kernel that has no deterministic counterpart; its name comes first.
@@ -45,7 +45,7 @@ ONEDNN_SETS = (
 )
 ONEDNN_ALIASES = {"AVX10_1_512": "AVX512_CORE_FP16", "AVX10_1_512_AMX": "AVX512_CORE_AMX"}
 
-# What is recorded, in the words of the line that tells of a difference.
+# How the recorded facts are named when they differ.
 WORDS = {
     "threads": "the number of threads",
     "processor": "the processor",
@@ -68,7 +68,7 @@ def choose_threads(threads: int | Literal["auto"]) -> tuple[int, Choice]:
     """Return how many threads share the arithmetic of a run."""
     if threads == "auto":
         number = torch.get_num_threads()
-        reason = "as many as torch takes here; recorded, since another number adds in another order"
+        reason = "PyTorch's own choice; recorded, because the number can change the last bits"
         return number, Choice("threads", str(number), reason)
     cores = num_cores()
     slow = f", although there are only {cores} cores, which is slow" if threads > cores else ""
@@ -101,18 +101,21 @@ def choose_exact(exact: bool, device: torch.device, *, compile: bool) -> Choice:
         )
 
     if not _workspace_is_fixed():
-        reason = f"CUDA was in use before {WORKSPACE} was set. Set it to {FIXED_SIZE} before Python starts"
+        reason = (
+            f"CUDA was in use before {WORKSPACE} was set. "
+            f"Set it to {FIXED_SIZE} before Python starts"
+        )
         return Choice("exact", "no", reason)
 
     return Choice("exact", "yes", "deterministic kernels; exact: false allows faster ones")
 
 
-# ---- held while a run is made -----------------------------------------------------------------------------------------
+# ---- fixed during a run --------------------------------------------------------------------------
 
 
 @contextmanager
 def computing(threads: int, device: str, *, exact: bool) -> Iterator[list[str]]:
-    """Hold the number of threads and the choice of kernels within the block; everything is as it was afterwards.
+    """Fix the number of threads and the choice of kernels within the block, and restore them after.
 
     Args:
         threads: of torch, OpenMP and BLAS.
@@ -126,6 +129,7 @@ def computing(threads: int, device: str, *, exact: bool) -> Iterator[list[str]]:
 
     without: list[str] = []
     before = torch.get_num_threads()
+
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, before)
         torch.set_num_threads(threads)
@@ -137,34 +141,33 @@ def computing(threads: int, device: str, *, exact: bool) -> Iterator[list[str]]:
 
 @contextmanager
 def deterministic_kernels(without: list[str]) -> Iterator[None]:
-    """Ask for deterministic kernels within the block; operations that have none are added to
-    `without`.
-    """
+    """Ask for deterministic kernels within the block; add operations without one to `without`."""
     global _fixed_before_cuda
     utilities: Any = torch.utils.deterministic
-    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    asked, only_warned = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    filled, workspace = utilities.fill_uninitialized_memory, os.environ.get(WORKSPACE)
+    cudnn = torch.backends.cudnn
+    benchmark = cudnn.benchmark
+    deterministic = cudnn.deterministic
+    asked = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = utilities.fill_uninitialized_memory
+    workspace = os.environ.get(WORKSPACE)
 
     if workspace not in FIXED_SIZES:
         _fixed_before_cuda = _fixed_before_cuda or not torch.cuda.is_initialized()
         os.environ[WORKSPACE] = FIXED_SIZE
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    # A warning and no error: a network whose operation has no such kernel trains all the same, and
-    # the run tells of it.
+    cudnn.benchmark = False
+    cudnn.deterministic = True
+    # A warning rather than an error: a network with an operation that has no such kernel still
+    # trains, and the run says so.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    utilities.fill_uninitialized_memory = False  # nothing here reads memory that it has not written
+    utilities.fill_uninitialized_memory = False  # nothing here reads memory before writing it
+
     try:
         with _noting(without):
             yield
     finally:
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = (
-            benchmark,
-            deterministic,
-        )
+        cudnn.benchmark = benchmark
+        cudnn.deterministic = deterministic
         torch.use_deterministic_algorithms(asked, warn_only=only_warned)
         utilities.fill_uninitialized_memory = filled
         if workspace is None:
@@ -195,9 +198,7 @@ def _workspace_is_fixed() -> bool:
 
 @contextmanager
 def _noting(without: list[str]) -> Iterator[None]:
-    """Collect the names in torch's warnings of operations without a deterministic kernel; pass
-    others on.
-    """
+    """Collect the names of operations that torch warns about; pass other warnings on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=NO_COUNTERPART)
         shown = warnings.showwarning
@@ -213,7 +214,7 @@ def _noting(without: list[str]) -> Iterator[None]:
         yield
 
 
-# ---- recorded and compared --------------------------------------------------------------------------------------------
+# ---- recorded and compared -----------------------------------------------------------------------
 
 
 def facts(
@@ -248,9 +249,7 @@ _MKL_SETTINGS = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 
 
 def recorded(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the bits of an earlier part of a run depended on; of runs older than this record,
-    what is known.
-    """
+    """Return what the bits of an earlier part of a run depended on, as far as it was recorded."""
     known = {
         key: environment[key] for key in ("threads", "torch", "precision") if key in environment
     }
@@ -262,7 +261,7 @@ def recorded(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say in what two records differ, empty where they agree in all that both hold."""
+    """Say how two records differ; empty if they agree in everything that both hold."""
     changed = [key for key in WORDS if key in before and key in now and before[key] != now[key]]
     return "; ".join(
         f"{WORDS[key]} is {_said(now[key])} and was {_said(before[key])}" for key in changed
@@ -280,9 +279,9 @@ def onednn_version() -> str:
 
 
 def onednn_instructions() -> str:
-    """Return the widest instruction set that oneDNN uses: what the processor has, within ONEDNN_MAX_CPU_ISA.
+    """Return the widest instruction set that oneDNN uses, within ONEDNN_MAX_CPU_ISA.
 
-    "default" where the system does not tell the processor's flags.
+    "default" if the system does not report the flags of the processor.
     """
     asked = (
         os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""

@@ -1,4 +1,4 @@
-"""Where the arithmetic runs: device, precision, memory. Every automatic choice carries its reason."""
+"""Device, precision and memory of a run. Every automatic choice carries its reason."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from tintype.errors import UserError
 
 @dataclass(frozen=True)
 class Choice:
-    """An automatic decision and why it was taken; printed at the start of a run and kept in
-    environment.json.
-    """
+    """An automatic decision and its reason, printed at the start and kept in environment.json."""
 
     name: str
     choice: str
@@ -65,7 +63,8 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
     ):
         have = ", ".join(name for name, ok in there.items() if ok)
         raise UserError(
-            f"device '{asked}' is not available here (have: {have}). Leave out --device to choose automatically."
+            f"device '{asked}' is not available here (have: {have}). "
+            "Leave out --device to choose automatically."
         )
 
     return chosen, Choice("device", str(chosen), "as asked")
@@ -73,7 +72,7 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
 
 @lru_cache
 def cpu_flags() -> frozenset[str]:
-    """Return the processor's instruction-set flags, empty where the system does not tell."""
+    """Return the processor's instruction-set flags; empty if the system does not report them."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             for line in lines:
@@ -85,9 +84,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def bf16_units() -> list[str]:
-    """Return the instructions that make bf16 fast on this CPU; without any, it is emulated and many
-    times slower.
-    """
+    """Return the instructions that make bf16 fast on this CPU; without any it is emulated."""
     return (
         sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"})
         if torch.backends.mkldnn.is_available()
@@ -122,8 +119,9 @@ def hold_memory() -> Choice:
     mmap, and the largest M_TRIM_THRESHOLD keeps the top of the heap.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return Choice("memory", "as the system does", "only glibc can be told to keep freed memory")
-    m_trim_threshold, m_mmap_max = -1, -4
+        return Choice("memory", "as the system does", "only glibc can keep freed memory")
+    m_trim_threshold = -1
+    m_mmap_max = -4
     libc = ctypes.CDLL("libc.so.6")
     held = libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1)
     if not held:
@@ -134,9 +132,9 @@ def hold_memory() -> Choice:
 
 
 def release_memory() -> None:
-    """Give the freed memory that `hold_memory` keeps back to the system.
+    """Return the freed memory that `hold_memory` keeps to the system.
 
-    Without effect where libc is not glibc.
+    No effect if libc is not glibc.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -145,9 +143,7 @@ def release_memory() -> None:
 def choose_compile(
     compile: str, device: torch.device, total_steps: int, *, exact: bool = False
 ) -> tuple[bool, Choice]:
-    """Decide whether torch.compile pays back within the run; where exact is asked, it would break
-    that promise.
-    """
+    """Decide whether torch.compile pays off within the run; it would break an exact resume."""
     if compile != "auto":
         return compile == "on", Choice("compile", compile, "as asked")
     if device.type != "cuda":
@@ -161,7 +157,7 @@ def choose_compile(
 
     if exact:
         reason = (
-            "what is compiled again after a stop may compute other last bits; exact: false compiles"
+            "code compiled again after a stop may differ in the last bits; exact: false compiles"
         )
         return False, Choice("compile", "off", reason)
 
