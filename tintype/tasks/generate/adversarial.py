@@ -1,4 +1,4 @@
-"""Two networks in turns: what generator and discriminator of a GAN minimise."""
+"""Losses and turns of a GAN's two networks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Adversarial:
     def loss(
         self, phase: Phase, real: Tensor, labels: Tensor | None, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what a turn minimises for real images (N, C, H, W) in -1..1, and scalars to log."""
+        """Return the loss of a turn on real images (N, C, H, W) in -1..1, and scalars to log."""
         if phase.name == "penalty":
             fake = self._fake(labels, len(real), context) if self.objective.needs_fakes else None
             return self._penalty(real, fake, labels, context)[0] * self.objective.penalty_every, {}
@@ -95,8 +95,9 @@ class Adversarial:
         return loss, logged
 
     def _fake_for_both(self, labels: Tensor | None, count: int, context: StepContext) -> Tensor:
-        """Return images for the discriminator's turn, and keep them, with their way back, if the
-        generator's turn follows.
+        """Return images for the discriminator's turn.
+
+        If the generator's turn follows, they are kept with their graph, which saves a pass.
         """
         if context.step % self.objective.discriminator_steps:
             return self._fake(labels, count, context)
@@ -107,9 +108,7 @@ class Adversarial:
         return made.detach()
 
     def _made_before(self, context: StepContext) -> Tensor | None:
-        """Return the next images that the discriminator's turn of this step has made, if it had
-        one: a pass less.
-        """
+        """Return images that the discriminator's turn of this step has made, if any are left."""
         step, made = self._made
         return made.pop(0) if step == context.step and made else None
 
@@ -121,8 +120,9 @@ class Adversarial:
     def _penalty(
         self, real: Tensor, fake: Tensor | None, labels: Tensor | None, context: StepContext
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the penalty on the discriminator's gradients, and its logits of real and generated
-        images; in float32.
+        """Return the gradient penalty and the discriminator's logits of real and generated images.
+
+        Computed in float32.
         """
         objective = self.objective
         # Called as `forward`, which torch.compile leaves alone: compiled code has no second

@@ -1,4 +1,4 @@
-"""Augmentations that gradients pass through, for what a discriminator sees, and their adaptive strength.
+"""Differentiable augmentation of what a discriminator sees, and its adaptive strength.
 
 Both real and generated images are changed alike, so the generator does not learn to make changed
 images (Zhao et al., "Differentiable augmentation", 2020). `AdaptiveStrength` follows Karras et al.,
@@ -19,7 +19,7 @@ OPERATIONS = ("colour", "translation", "cutout")
 def diff_augment(
     images: Tensor, operations: Sequence[str], probability: float, generator: torch.Generator
 ) -> Tensor:
-    """Return images (N, C, H, W) in -1..1, each changed by each of the operations with a probability.
+    """Change each image (N, C, H, W) in -1..1 by each operation with a probability.
 
     colour: brightness by up to 0.5, saturation by 0 to 2, contrast by 0.5 to 1.5; translation by up
     to an eighth of the side, zeros outside; cutout of a square of half the side. All draws come
@@ -82,7 +82,7 @@ _FUNCTIONS = {"colour": _colour, "translation": _translation, "cutout": _cutout}
 
 
 class AdaptiveStrength:
-    """The probability of augmentation, raised where the discriminator learns the training images by heart (ADA).
+    """The probability of augmentation, raised while the discriminator memorises the images (ADA).
 
     The sign of the logits of real images, averaged over the last batches, is held at `target`:
     above it the probability rises, below it falls, at the pace that takes it from 0 to 1 within
@@ -113,7 +113,8 @@ class AdaptiveStrength:
     def state(self) -> dict[str, float]:
         """Return what a checkpoint holds."""
         return {
-            "probability": self.probability, "signs": float(self.signs), "count": self.count, "batches": self.batches,
+            "probability": self.probability, "signs": float(self.signs), "count": self.count,
+            "batches": self.batches,
         }  # fmt: skip
 
     def load_state(self, state: dict[str, float]) -> None:

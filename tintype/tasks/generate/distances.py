@@ -1,4 +1,4 @@
-"""How far generated images are from real ones: distances between features of both, and the networks that give features.
+"""Distances between generated and real images, and the networks whose features they compare.
 
 Every figure carries the name of its features, and stands beside its floor: the same figure of real
 against real images.
@@ -32,7 +32,7 @@ FEWEST = 5  # images to measure against: precision and recall look at the third 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-# ---- mathematics on given features ------------------------------------------------------------------------------------
+# ---- mathematics on given features
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
@@ -65,7 +65,9 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """Return the squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased (KID, Binkowski et al. 2018).
+    """Return the unbiased squared maximum mean discrepancy (KID, Binkowski et al. 2018).
+
+    The kernel is (x.y / D + 1)^3.
 
     All pairs are taken where the paper averages over random subsets; the expectation is the same
     and nothing is drawn.
@@ -106,7 +108,7 @@ def _covered(points: Tensor, others: Tensor, k: int) -> float:
 
 
 def pairwise_distance(images: Tensor) -> float:
-    """Return the mean distance (root mean square over values) between all pairs of images (N, ...)."""
+    """Return the mean root-mean-square distance of all pairs of images (N, ...)."""
     flat = images.flatten(1).float()
     if len(flat) < 2:
         return 0.0
@@ -114,7 +116,7 @@ def pairwise_distance(images: Tensor) -> float:
 
 
 def nearest(queries: Tensor, blocks: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each query (N, ...) the position of the nearest image of all blocks, and its distance.
+    """Return the position and distance of the image nearest to each query (N, ...).
 
     `blocks` is an iterable of uint8 tensors (B, ...), in order. The distance is the root mean
     square over 0..255.
@@ -136,7 +138,7 @@ def nearest(queries: Tensor, blocks: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def figures(name: str, real: Tensor, made: Tensor, among_real: Tensor | None) -> dict[str, float]:
-    """Return all distances of the features `name`, real (N, D) and made (M, D); their floor where other real ones are given.
+    """Return all distances of features `name`, real (N, D) against made (M, D), with their floor.
 
     Precision, recall and KID compare all pairs, so they are taken on at most `COMPARED` images of
     each kind.
@@ -158,7 +160,7 @@ def figures(name: str, real: Tensor, made: Tensor, among_real: Tensor | None) ->
     return found
 
 
-# ---- networks that give features --------------------------------------------------------------------------------------
+# ---- networks that give features
 
 
 @dataclass(frozen=True)
@@ -180,12 +182,12 @@ class FeatureNetwork:
 
     @property
     def distance(self) -> str:
-        """The name of the Fréchet distance on these features; "fid" by the standard protocol alone."""
+        """The name of the Fréchet distance; "fid" only by the standard protocol."""
         return "fid" if self.name == STANDARD else f"fd_{self.name}"
 
 
 def pixel_features() -> FeatureNetwork:
-    """Return features without a network: the image averaged to at most 8x8 pixels, values of 0..1."""
+    """Return features without a network: the image averaged to at most 8x8 pixels, in 0..1."""
 
     def extract(images: Tensor) -> tuple[Tensor, None]:
         side = (min(PIXELS_SIDE, images.shape[2]), min(PIXELS_SIDE, images.shape[3]))
@@ -197,7 +199,7 @@ def pixel_features() -> FeatureNetwork:
 
 
 def load_features(what: str | None, device: torch.device) -> FeatureNetwork:
-    """Return the features that `what` names: nothing (pixels), a run folder of a classifier, or a .safetensors file.
+    """Return the features named by `what`: pixels (None), a classifier's run, or a weight file.
 
     A weight file is named as torchvision names its network (mobilenet_v2.safetensors).
 
@@ -223,7 +225,8 @@ def _of_run(path: Path, device: torch.device) -> FeatureNetwork:
     network, spec, description = load_model(run, device)
     if description.get("task", "classify") != "classify":
         raise UserError(
-            f"features: {path} is a run of task {description['task']}. Expected a classifier's run folder."
+            f"features: {path} is a run of task {description['task']}. Expected a classifier's run "
+            "folder."
         )
     if run.name == STANDARD:
         raise UserError(
@@ -253,7 +256,8 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
 
     if path.stem not in list_models():
         raise UserError(
-            f"features: {path.name} is not named as a network of torchvision, as mobilenet_v2.safetensors is."
+            f"features: {path.name} is not named as a network of torchvision, as "
+            "mobilenet_v2.safetensors is."
         )
     try:
         tensors = load_file(path)
@@ -289,8 +293,9 @@ def _penultimate(
     device: torch.device,
     temperature: float = 1.0,
 ) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    """Return a function that gives what the last linear layer receives (or pooled `features`), and
-    probabilities.
+    """Return a function from images to penultimate features and class probabilities.
+
+    The features are the input of the last linear layer, or else the pooled `features`.
     """
     linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     caught: list[Tensor] = []
@@ -319,7 +324,7 @@ def _penultimate(
 def inception_features(
     weights: str, device: torch.device, progress: Progress | None = None
 ) -> FeatureNetwork:
-    """Return the features of the standard protocol: the Inception network of the TensorFlow FID, through torch-fidelity.
+    """Return the features of standard FID: TensorFlow's Inception network, through torch-fidelity.
 
     Args:
         weights: the file pt_inception-2015-12-05-6726825d.pth, as torch-fidelity takes it, or the
@@ -351,7 +356,8 @@ def inception_features(
         )
     if not path.is_file():
         raise UserError(
-            f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them (.pth)."
+            f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them "
+            "(.pth)."
         )
     tensors = read_weights(path).tensors
     try:

@@ -1,4 +1,4 @@
-"""Make images with a finished run: the same seed and index give the same image, whatever the count."""
+"""Generate images with a finished run; a seed and an index always give the same image."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Sampler:
         task, description = load_task(run, device)
         if not isinstance(task, Generate):
             raise UserError(
-                f"{run.path} is a run of task {description['task']}, which makes no images. Try a run of a GAN."
+                f"{run.path} is a run of task {description['task']}, which makes no images. Try a "
+                "run of a GAN."
             )
         return cls(task)
 
@@ -82,7 +83,8 @@ class Sampler:
             isinstance(truncation, int | float) and 0 < truncation <= 10
         ):
             raise UserError(
-                f"truncation is {truncation!r}. Expected a number above 0, as 1 (typical) or 3 (hardly changed)."
+                f"truncation is {truncation!r}. Expected a number above 0, as 1 (typical) or 3 "
+                "(hardly changed)."
             )
 
         label = self._label(class_name)
@@ -221,7 +223,7 @@ def _parts(
     truncation: float | None = None,
     interpolate: bool = False,
 ) -> list[str]:
-    """Return what tells these files from others of the same run."""
+    """Return the parts of a file name that distinguish these images from others of the run."""
     plain = "".join(c if c.isalnum() else "_" for c in class_name or "")
     parts = [
         f"seed{seed}",
@@ -244,7 +246,8 @@ def _write_sheet(
         raise UserError(f"--grid {path}: expected a file that ends in .png.")
     if count > 10_000:
         raise UserError(
-            f"a sheet of {count:,} images is too large to look at. Expected at most 10,000, or --out DIR."
+            f"a sheet of {count:,} images is too large to look at. Expected at most 10,000, or "
+            "--out DIR."
         )
     _refuse_taken(path, "--grid")
 
@@ -253,7 +256,8 @@ def _write_sheet(
     scale = scale or sampling.viewing_scale(size, columns)
     if count * height * width * scale**2 > MOST_SHEET_PIXELS:
         raise UserError(
-            f"a sheet of {count:,} images of {width * scale:,} x {height * scale:,} pixels is too large to look at. "
+            f"a sheet of {count:,} images of {width * scale:,} x {height * scale:,} pixels is too "
+            "large to look at. "
             "Try a smaller --scale, or --out DIR."
         )
 

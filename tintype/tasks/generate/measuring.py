@@ -1,6 +1,4 @@
-"""Measure a generator against real images, and keep what was computed: features of images do not
-change.
-"""
+"""Measure a generator against real images, keeping the features that do not change."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ AT_ONCE = 100  # images that are made and measured together
 
 
 class Measure:
-    """Distances between generated and real images by the features that were asked for, each beside its floor.
+    """Distances between generated and real images on the chosen features, each with its floor.
 
     Args:
         features: None for pixels, a classifier's run folder, or a weight file.
@@ -73,7 +71,7 @@ class Measure:
         count: int,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> tuple[dict[str, Any], Tensor | None]:
-        """Return the figures of `count` images of either kind, and class probabilities (N, K) where a classifier measures.
+        """Return the figures of `count` images of each kind, and probabilities (N, K) if known.
 
         Args:
             network: the generator, whose weights tell whether its images were measured before.
@@ -94,9 +92,7 @@ class Measure:
         return figures, probabilities
 
     def _floor_of(self, source: ImageSource, count: int) -> ImageSource | None:
-        """Return as many training images as are measured, or None where these are training images
-        themselves.
-        """
+        """Return `count` training images for the floor; None if `source` is of training."""
         if self.train is None:
             return None
         if self._names_of_train is None:
@@ -126,9 +122,7 @@ class Measure:
         count: int,
         on_progress: Callable[[int, int], None] | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return features and class probabilities of generated images; kept for the same weights
-        and count.
-        """
+        """Return features and probabilities of generated images, cached by weights and count."""
         key = (_digest(network), count)
         known, both = self._of_made.get(features.name, (None, None))
         if both is None or known != key:
@@ -151,7 +145,10 @@ class Measure:
 
 
 def drawn(source: ImageSource, count: int) -> Tensor:
-    """Return positions of `count` images in an order drawn with a fixed seed: images that lie together are often of one class.
+    """Return positions of `count` images in an order drawn with a fixed seed.
+
+    Neighbours are often of one class. Each image comes once as long as there are enough, so the
+    first ones are a fair sample as well.
 
     Each once, as long as there are as many. So the first of them are a fair sample as well.
     """

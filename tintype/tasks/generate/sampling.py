@@ -1,6 +1,4 @@
-"""What images are made from: noise that follows from (seed, index), truncation, ways between two
-points, and grids.
-"""
+"""Noise from (seed, index), truncation, interpolation, and sheets of images."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ WIDEST_SHEET = 2048
 
 
 def latents(seed: int, indices: Iterable[int], shape: Sequence[int]) -> NDArray[np.float32]:
-    """Return standard normal noise (N, *shape) float32, each row from (seed, index) alone, the same
-    on every machine.
-    """
+    """Return noise (N, *shape) float32; each row depends on (seed, index) only, on any machine."""
     rows = [
         np.random.Generator(np.random.Philox([seed, index])).standard_normal(tuple(shape))
         for index in indices
@@ -29,14 +25,17 @@ def latents(seed: int, indices: Iterable[int], shape: Sequence[int]) -> NDArray[
 
 
 def drawn(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Return standard normal noise for training, the next of a stream; drawn where the stream is,
-    and brought to `device`.
+    """Return the next standard normal noise of a training stream.
+
+    It is drawn on the device of the generator and moved to `device`.
     """
     return torch.randn(shape, generator=generator, device=generator.device).to(device)
 
 
 def truncated(noise: NDArray[np.float32], bound: float) -> NDArray[np.float32]:
-    """Return the noise moved into -bound..bound in the order it had: a normal distribution cut there (Brock et al. 2019).
+    """Return the noise squeezed into -bound..bound in its order (Brock et al. 2019).
+
+    The result follows a normal distribution truncated there.
 
     A smaller bound gives more typical and less varied images.
     """
@@ -47,8 +46,9 @@ def truncated(noise: NDArray[np.float32], bound: float) -> NDArray[np.float32]:
 def between(
     start: NDArray[np.float32], end: NDArray[np.float32], part: float
 ) -> NDArray[np.float32]:
-    """Return the point at `part` of the great circle from one noise to another, which keeps its
-    length typical.
+    """Return the point at `part` of the great circle from one noise to another.
+
+    The great circle keeps the length typical.
     """
     a, b = start.astype(np.float64), end.astype(np.float64)
     cosine = float(np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
@@ -60,9 +60,7 @@ def between(
 
 
 def path(seed: int, indices: range, shape: Sequence[int], steps: int) -> NDArray[np.float32]:
-    """Return points on a way through the noise of index 0, 1, 2, ...; `steps` points lead from one
-    to the next.
-    """
+    """Return points on a path through noise 0, 1, 2, ..., with `steps` points for each leg."""
     first = indices.start // steps
     stations = latents(seed, range(first, (indices.stop - 1) // steps + 2), shape)
     return np.stack(
@@ -81,9 +79,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def grid(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.uint8]:
-    """Lay out images (N, H, W, C) uint8 in rows of `columns`, with a grey gap of so many pixels;
-    return (H, W, C).
-    """
+    """Return a sheet (H, W, C) of images (N, H, W, C) uint8 in rows of `columns`."""
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     sheet = np.full(
@@ -96,14 +92,12 @@ def grid(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.ui
 
 
 def square_columns(count: int) -> int:
-    """Return the columns of a sheet of `count` images that is as nearly square as it can be, never
-    taller than wide.
-    """
+    """Return the columns of a nearly square sheet of `count` images, never taller than wide."""
     return max(1, math.ceil(math.sqrt(count)))
 
 
 def viewing_scale(size: tuple[int, int], columns: int) -> int:
-    """Return the whole-number factor at which small images can be looked at; 1 for images that are large enough.
+    """Return the whole-number factor that makes small images visible; 1 for larger ones.
 
     Args:
         size: height and width of an image in pixels.

@@ -1,6 +1,4 @@
-"""Generation: a generator that makes new images like the training ones, by a GAN or by flow
-matching; measured by distances.
-"""
+"""Generation: images like the training ones, by a GAN or flow matching; measured by distances."""
 
 from __future__ import annotations
 
@@ -66,7 +64,7 @@ def make(
     num_samples: int = 10_000,
     progress: Progress | None = None,
 ) -> Generate:
-    """Build generator, discriminator and the task around them; the parameters are fields of the recipe and its task_options.
+    """Build the networks and the task around them; the parameters are fields of the recipe.
 
     Raises:
         UserError: unknown model or option, images that the model cannot make, or no features where
@@ -81,13 +79,15 @@ def make(
     for name, source in (("validation", splits.val), ("test", splits.test)):
         if len(source) < FEWEST:
             raise UserError(
-                f"{len(source)} {name} images are too few to measure generated ones against. Expected at least {FEWEST}: "
+                f"{len(source)} {name} images are too few to measure generated ones against. "
+                f"Expected at least {FEWEST}: "
                 "set val_fraction or test_fraction higher, or add images."
             )
 
     if {"mixup", "cutmix"} & resolve(augment).keys():
         raise UserError(
-            "mixup and cutmix blend images, which a generator would learn to make. Leave them out of augment."
+            "mixup and cutmix blend images, which a generator would learn to make. Leave them out "
+            "of augment."
         )
     networks = build_model(model, splits.spec, model_options, seed).to(device)
     parts = (
@@ -95,12 +95,14 @@ def make(
     )
     if not hasattr(parts.get("generator"), "latent_shape"):
         raise UserError(
-            f"model {model} makes no images. Expected one for task generate, such as dcgan or mlp-gan."
+            f"model {model} makes no images. Expected one for task generate, such as dcgan or "
+            "mlp-gan."
         )
 
     task = Generate(
-        parts, splits.spec, device, dtype=dtype, augment=augment, objective=objective.checked("discriminator" in parts),
-        features=features, inception_weights=inception_weights, num_samples=num_samples,
+        parts, splits.spec, device, dtype=dtype, augment=augment,
+        objective=objective.checked("discriminator" in parts), features=features,
+        inception_weights=inception_weights, num_samples=num_samples,
     )  # fmt: skip
     task.trouble.options = default_options(model) | model_options
     # whatever is wrong with its features shows now
@@ -162,7 +164,8 @@ class Generate(Task):
     ) -> None:
         if type(num_samples) is not int or not FEWEST <= num_samples <= 1_000_000:
             raise UserError(
-                f"task.num_samples is {num_samples!r}. Expected a whole number from {FEWEST} to 1,000,000."
+                f"task.num_samples is {num_samples!r}. Expected a whole number from {FEWEST} to "
+                "1,000,000."
             )
         self.networks, self.main, self.device, self.dtype = networks, "generator", device, dtype
         self.spec = replace(spec, mean=(0.5,) * spec.channels, std=(0.5,) * spec.channels)  # -1..1
@@ -182,7 +185,7 @@ class Generate(Task):
         self.train: ImageSource | None = None
         self._measure: Measure | None = None
 
-    # ---- what the engine asks -----------------------------------------------------------------------------------------
+    # ---- what the engine asks
 
     @property
     def score_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -247,7 +250,7 @@ class Generate(Task):
         if self.adversarial and self.adversarial.strength:
             self.adversarial.strength.load_state(state["strength"])
 
-    # ---- losses -------------------------------------------------------------------------------------------------------
+    # ---- losses
 
     def _real(self, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return real images in -1..1, and their classes where the generator knows classes."""
@@ -277,8 +280,9 @@ class Generate(Task):
         return (velocity.float() - (images - noise)).square().mean()
 
     def _partly_hidden(self, labels: Tensor | None, context: StepContext) -> Tensor | None:
-        """Return the classes, a part of them hidden where the network also learns what images of
-        any class look like.
+        """Return the classes, some of them hidden as the network's `label_drop` says.
+
+        The network then also learns what images of any class look like.
         """
         if labels is None or not self.generator.label_drop:
             return labels
@@ -287,22 +291,18 @@ class Generate(Task):
         ).to(self.device)
         return torch.where(draw < self.generator.label_drop, self.generator.no_class, labels)
 
-    # ---- making images ------------------------------------------------------------------------------------------------
+    # ---- making images
 
     @torch.no_grad()
     def make_images(self, network: nn.Module, noise: np.ndarray, labels: Sequence[int]) -> Tensor:
-        """Return images (N, C, H, W) uint8 from noise (N, *latent_shape) and, of a network with
-        classes, their classes.
-        """
+        """Return images (N, C, H, W) uint8 from noise (N, *latent_shape) and classes, if any."""
         classes = torch.as_tensor(list(labels), device=self.device) if self.conditional else None
         return sampling.to_pixels(network(torch.from_numpy(noise).to(self.device), classes))
 
     def samples(
         self, network: nn.Module, indices: Sequence[int], label: int | None = None
     ) -> np.ndarray:
-        """Return generated images (N, H, W, C) uint8 of the usual seed; classes by turns unless
-        `label` is given.
-        """
+        """Return images (N, H, W, C) uint8 of the fixed seed, of each class in turn or of `label`."""
         noise = sampling.latents(SAMPLE_SEED, indices, self.generator.latent_shape)
         classes = self.turns(indices) if label is None else [label] * len(indices)
         with _evaluating(network):
@@ -315,13 +315,11 @@ class Generate(Task):
     def snapshot(self, network: nn.Module) -> np.ndarray:
         return sampling.grid(self.samples(network, range(SHOWN)), 8)
 
-    # ---- measuring ----------------------------------------------------------------------------------------------------
+    # ---- measuring
 
     @property
     def measure(self) -> Measure:
-        """What measures generated images; made when it is first needed, since only its name is
-        known before.
-        """
+        """The measure of generated images, created when it is first used."""
         if self._measure is None:
             self._measure = Measure(self.features, self.inception_weights, self.device)
         self._measure.train = self.train
@@ -334,7 +332,7 @@ class Generate(Task):
         inception_weights: str | None,
         progress: Progress | None = None,
     ) -> None:
-        """Set training images for the floor, and other features than those of the run where some are named.
+        """Set the training images for the floor and, if given, features other than the run's.
 
         Raises:
             UserError: there are no such features.
@@ -388,7 +386,7 @@ class Generate(Task):
         self.trouble.assess(figures, recall=figures[f"recall_{by.name}"])
         return Evaluation(figures)
 
-    # ---- the end ------------------------------------------------------------------------------------------------------
+    # ---- the end
 
     def summarise(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
@@ -469,9 +467,7 @@ class Generate(Task):
         }
 
     def _like(self, source: ImageSource, indices: Sequence[int]) -> Tensor:
-        """Return positions of real images for generated ones to stand beside: of the same classes,
-        in the same order.
-        """
+        """Return positions of real images of the same classes, in the order of generated ones."""
         order = drawn(source, max(len(source), len(indices)))
         if not self.conditional:
             return order[: len(indices)]

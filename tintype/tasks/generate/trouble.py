@@ -1,6 +1,4 @@
-"""What goes wrong in generation and shows while it trains: saturation, collapse, little variety;
-memorisation at the end.
-"""
+"""Trouble in training a generator: saturation, collapse, little variety, memorisation."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ RELATIVISTIC = "--set task.loss=relativistic --set task.r1=1 --set task.r2=1"
 
 
 class Trouble:
-    """Watches the discriminator's answers and the figures on validation, and warns once of each kind of trouble.
+    """Watch the discriminator's answers and the validation figures; warn once per kind of trouble.
 
     Args:
         objective: what the networks are trained for: no remedy is named that is in use.
@@ -42,16 +40,12 @@ class Trouble:
         self._turns = 0
 
     def see(self, share_right: Tensor) -> None:
-        """Take into account in which share (0..1, a scalar) of the cases the discriminator was
-        right in one of its turns.
-        """
+        """Record the share (0..1, a scalar) that the discriminator got right in a turn."""
         self._right = self._right + share_right.detach()
         self._turns += 1
 
     def assess(self, figures: dict[str, Any], *, recall: float) -> None:
-        """Note trouble that the discriminator's turns since the last time, or the figures of an
-        evaluation, show.
-        """
+        """Warn about trouble in the turns since the last call, or in new figures."""
         right = float(self._right) / max(1, self._turns)
         mixing = self.options.get("norm") == "batch"
         without = "--set model.norm=none " if mixing else ""  # what a penalty needs
@@ -62,7 +56,8 @@ class Trouble:
             )
         if self.objective.signed and self._turns >= ENOUGH and right > 0.98:
             self._warn(
-                f"discriminator: right {right:.1%} of the time, so the generator learns little from it. "
+                f"discriminator: right {right:.1%} of the time, so the generator learns little "
+                "from it. "
                 + self._try(
                     "--set task.loss=bce" if self.objective.loss == "minimax" else "",
                     ""
@@ -83,18 +78,20 @@ class Trouble:
         )
         if figures["diversity"] < COLLAPSED:
             self._warn(
-                f"mode collapse: generated images differ from each other {figures['diversity']:.0%} as much as real ones. "
-                + variety
+                "mode collapse: generated images differ from each other "
+                f"{figures['diversity']:.0%} as much as real ones. " + variety
             )
         if recall < RARE:
             self._warn(
-                f"little variety: generated images come near {recall:.1%} of the real ones only. {variety}"
+                f"little variety: generated images come near {recall:.1%} of the real ones only. "
+                f"{variety}"
             )
 
         missing = _missing(figures)
         if missing:
             self._warn(
-                f"missing classes: {len(missing)} of {len(figures['class_shares'])} classes are hardly made "
+                f"missing classes: {len(missing)} of {len(figures['class_shares'])} classes are "
+                "hardly made "
                 f"({', '.join(missing[:5])}). "
                 + self._try(
                     "--set model.conditional=true"
@@ -114,7 +111,8 @@ class Trouble:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
         return {
-            "num_right": float(self._right), "num_judged": self._turns, "step": self.step, "warnings": list(self.warnings),
+            "num_right": float(self._right), "num_judged": self._turns, "step": self.step,
+            "warnings": list(self.warnings),
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -124,7 +122,7 @@ class Trouble:
 
 
 def memorisation(nearness: float) -> list[str]:
-    """Return a warning where generated images lie much nearer to training images than test images do.
+    """Return a warning if generated images lie much closer to training images than test images do.
 
     Args:
         nearness: median distance of generated images to the nearest training image, as a part of
@@ -133,13 +131,14 @@ def memorisation(nearness: float) -> list[str]:
     if nearness >= COPIED:
         return []
     return [
-        f"memorisation: generated images are {nearness:.0%} as far from the nearest training image as "
+        f"memorisation: generated images are {nearness:.0%} as far from the nearest training image "
+        "as "
         "test images are. Train shorter, on more images, or with --augment flip."
     ]
 
 
 def verdict(figures: Mapping[str, Any], *, recall: float, nearness: float) -> tuple[str, str]:
-    """Return what a generator does, in a word, and the figures that say so.
+    """Return a word for what a generator does, and the figures behind it.
 
     The first that holds: it *memorises* (images lie less than half as far from the nearest training
     image as test images do), *collapses* (they differ from each other less than 60 % as much as
@@ -163,7 +162,8 @@ def verdict(figures: Mapping[str, Any], *, recall: float, nearness: float) -> tu
     classes = f", showing {figures['classes_present']} of {len(shares)} classes" if shares else ""
     copies = "copies of training images" if nearness < COPIED else "no copies of training images"
     why = (
-        f"{figures['diversity']:.0%} as diverse as real images, resembling {recall:.0%} of them{classes}, and {copies} "
+        f"{figures['diversity']:.0%} as diverse as real images, resembling {recall:.0%} of "
+        f"them{classes}, and {copies} "
         f"({nearness:.0%} as far from the nearest one as test images are)."
     )
 

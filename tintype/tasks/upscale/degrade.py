@@ -19,7 +19,7 @@ _REACH = 3  # small pixels that the widest Gaussian reaches
 
 
 def degraded(images: Tensor, scale: int, generator: torch.Generator) -> Tensor:
-    """Return uint8 images (N, C, H, W) blurred, made 1 / `scale` as large by bicubic, with noise, and through JPEG.
+    """Return images (N, C, H, W) uint8 blurred, reduced by `scale`, with noise and JPEG.
 
     Strengths are drawn for each image from `generator`; the order is that of the classical
     degradation model (Wang et al. 2021, Real-ESRGAN, first order).

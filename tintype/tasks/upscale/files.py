@@ -1,6 +1,4 @@
-"""Files and folders of photos, enlarged one by one; what cannot be enlarged is passed over and
-named.
-"""
+"""Enlarge files and folders of photos one by one; skip and name what cannot be enlarged."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Enlarged:
-    """The files that were written, and those passed over, each with its reason."""
+    """The files that were written, and those that were skipped, each with its reason."""
 
     written: list[Path]
     skipped: list[tuple[str, str]]
@@ -45,7 +43,7 @@ def upscale_files(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Enlarged:
-    """Enlarge files and folders; a file that cannot be enlarged is passed over and named.
+    """Enlarge files and folders; a file that cannot be enlarged is skipped and named.
 
     `photo.jpg` becomes `photo-x2.jpg`, in `out` or beside the photo; folders keep their shape below
     `out`. Where two photos would get one name (`a.png` and `a.bmp`), the first has it and the
@@ -75,7 +73,7 @@ def upscale_files(
 def list_files(
     paths: Sequence[str | Path], scale: int
 ) -> tuple[list[tuple[Path, Path]], list[tuple[str, str]]]:
-    """Return each image file with the folder below the output in which its result belongs, and what is left out and why.
+    """Return each image file with its output subfolder, and what is skipped with the reason.
 
     Left out is what an earlier call made of a photo in the same folder. A file given by its name is
     never left out.
@@ -105,13 +103,14 @@ def list_files(
 
     if not found and not left_out:
         raise UserError(
-            f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or .png."
+            f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or "
+            ".png."
         )
     return found, left_out
 
 
 def _original(file: Path, beside: dict[tuple[Path, str], list[Path]], scale: int) -> Path | None:
-    """Return the photo of which an earlier call made a file, or None where name or size say that it is a photo itself.
+    """Return the photo that an earlier call made a file from, or None.
 
     Args:
         beside: the files of each folder and stem.
@@ -144,7 +143,7 @@ def _size(file: Path) -> tuple[int, int]:
 
 
 class _Taken:
-    """The names that no result may have: the photos of this call, and the results that it has written.
+    """Names that no result may take: the photos of this call and the results it has written.
 
     Names are compared as loosely as any file system does, and then it is asked whether they are one
     file.
@@ -204,7 +203,8 @@ def _one_file(
     sides = [side * upscaler.scale for side in picture.pixels.shape[:2]]
     if max(sides) > longest:
         raise UserError(
-            f"it would become {sides[1]} x {sides[0]} pixels; {picture.format} holds {longest} at most. Give a PNG."
+            f"it would become {sides[1]} x {sides[0]} pixels; {picture.format} holds {longest} at "
+            "most. Give a PNG."
         )
     small = picture.pixels
     picture.pixels = upscaler.enlarge(
@@ -238,9 +238,7 @@ def _holds(file: Path, content: bytes) -> bool:
 
 
 def side_by_side(upscaler: Upscaler, small: np.ndarray, large: np.ndarray) -> np.ndarray:
-    """Return the small picture with its pixels repeated, bicubic, and ours beside each other, a
-    white line between.
-    """
+    """Return the small image, bicubic and ours side by side, separated by a white line."""
     repeated = small.repeat(upscaler.scale, axis=0).repeat(upscaler.scale, axis=1)
     line = np.full((len(large), LINE, large.shape[2]), np.iinfo(large.dtype).max, large.dtype)
     return np.concatenate([repeated, line, upscaler.bicubic(small), line, large], axis=1)

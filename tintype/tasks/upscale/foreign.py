@@ -1,6 +1,4 @@
-"""Other people's networks that enlarge: ESRGAN, SwinIR, RealPLKSR and the rest, recognised by
-spandrel from their weights.
-"""
+"""Networks of other projects that enlarge (ESRGAN, SwinIR, ...), recognised by spandrel."""
 
 from __future__ import annotations
 
@@ -45,7 +43,8 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
         import spandrel
     except ImportError:
         raise UserError(
-            f"{path.name} is somebody else's network, which spandrel recognises. Install it: pip install 'tintype[foreign]'"
+            f"{path.name} is somebody else's network, which spandrel recognises. Install it: pip "
+            "install 'tintype[foreign]'"
         ) from None
 
     try:
@@ -62,7 +61,8 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
     channels = descriptor.input_channels
     if channels not in (1, 3) or descriptor.output_channels != channels:
         raise UserError(
-            f"{path} takes {channels} channels and gives {descriptor.output_channels}. Expected 1 or 3 of both."
+            f"{path} takes {channels} channels and gives {descriptor.output_channels}. Expected 1 "
+            "or 3 of both."
         )
 
     spec = DataSpec(

@@ -70,7 +70,8 @@ class PerceptualLoss(nn.Module):
 
         if not is_backbone(name):
             raise UserError(
-                f"{name} has no pretrained features to compare by. Try vgg16, squeezenet1_0 or another backbone."
+                f"{name} has no pretrained features to compare by. Try vgg16, squeezenet1_0 or "
+                "another backbone."
             )
         chosen = list(layers or LAYERS.get(name, ()))
         if not chosen:
@@ -97,7 +98,7 @@ class PerceptualLoss(nn.Module):
     def of(
         cls, network: str | None, weights: str | None, layers: Sequence[str] | None
     ) -> PerceptualLoss:
-        """Return the loss for what a recipe says; without a network its name is told by the weight file, else vgg16.
+        """Return the loss of a recipe; the network is that of the weight file, or vgg16.
 
         Raises:
             UserError: see the class, and a weight file that tells no network.
@@ -123,7 +124,7 @@ class PerceptualLoss(nn.Module):
 
 
 class PerceptualDistance:
-    """LPIPS 0.1 of whole pictures: how different they look, by features weighted as people judged (Zhang et al. 2018).
+    """LPIPS 0.1 of whole images: how different they look, by weighted features (Zhang et al. 2018).
 
     The weights of the judgement come with the package `lpips`, those of the network under it from
     torchvision or a file.
@@ -152,7 +153,8 @@ class PerceptualDistance:
         )
         if name not in TRUNKS:
             raise UserError(
-                f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file of one."
+                f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file "
+                "of one."
             )
 
         downloaded = trunk == name

@@ -145,8 +145,9 @@ def write_encoded(path: Path, content: bytes) -> None:
 
 
 def to_pillow(picture: Picture) -> Image.Image:
-    """Return a picture as a Pillow image; 16 bits of more than one channel become 8, since Pillow
-    has no such mode.
+    """Return a picture as a Pillow image.
+
+    16 bits of more than one channel become 8, since Pillow has no such mode.
     """
     pixels = picture.pixels
     if pixels.dtype == np.uint16 and pixels.shape[2] > 1:

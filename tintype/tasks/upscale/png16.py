@@ -1,6 +1,4 @@
-"""PNG of 16 bits and several channels, which Pillow cuts to 8 bits (PNG specification, 3rd edition,
-2025).
-"""
+"""16-bit PNG with several channels, which Pillow cuts to 8 bits (PNG, 3rd edition, 2025)."""
 
 from __future__ import annotations
 
@@ -55,8 +53,9 @@ def _chunks(content: bytes, wanted: bytes) -> list[bytes]:
 
 
 def _unfiltered(kinds: np.ndarray, filtered: np.ndarray) -> np.ndarray:
-    """Undo the filters of rows (H, W, bytes), a diagonal at a time: each pixel needs those at its
-    left and above.
+    """Undo the filters of rows (H, W, bytes), one diagonal at a time.
+
+    Each pixel needs those to its left and above.
     """
     height, width, num_bytes = filtered.shape
     out = np.zeros((height + 1, width + 1, num_bytes), np.int16)

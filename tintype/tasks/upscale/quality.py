@@ -1,4 +1,4 @@
-"""How near an enlarged picture comes to the original: PSNR and SSIM by the protocol of super-resolution.
+"""PSNR and SSIM of enlarged images by the protocol of super-resolution.
 
 The protocol, by its name `Y, border SCALE, 8 bit, mean of images`: both pictures are rounded to 8
 bits, Y is that of ITU-R BT.601 as MATLAB's `rgb2ycbcr` makes it (16..235, rounded), SCALE pixels
@@ -20,13 +20,14 @@ _KERNEL /= _KERNEL.sum()
 
 
 def protocol(scale: int) -> str:
-    """Return the name of the protocol by which figures for an enlargement by `scale` are measured."""
+    """Return the name of the protocol for figures of an enlargement by `scale`."""
     return f"Y, border {scale}, 8 bit, mean of images"
 
 
 def luma(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return Y (H, W) of 16..235, rounded, of pixels (H, W, 3) uint8; grey pixels (H, W, 1) count
-    as equal R, G and B.
+    """Return Y (H, W) of 16..235, rounded, of pixels (H, W, 3) uint8.
+
+    Grey pixels (H, W, 1) count as equal R, G and B.
     """
     grey = pixels.shape[2] == 1
     y = pixels[:, :, 0] * (sum(_WEIGHTS) / 255) if grey else pixels @ (np.array(_WEIGHTS) / 255)
@@ -34,7 +35,7 @@ def luma(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def ssim(one: NDArray, other: NDArray) -> float:
-    """Return the structural similarity of two pictures (H, W) or (H, W, C) with values of 0..255, averaged over channels.
+    """Return the SSIM of two pictures (H, W) or (H, W, C) of 0..255, averaged over channels.
 
     The window is a Gaussian of 11x11 with a deviation of 1.5, and only where it lies wholly inside.
     Below 11x11 pixels the one window that there is covers the picture.
@@ -65,9 +66,7 @@ def _blurred(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def compare(
     picture: NDArray[np.uint8], original: NDArray[np.uint8], scale: int
 ) -> dict[str, float]:
-    """Return psnr_y, ssim_y, psnr_rgb and ssim_rgb of a picture (H, W, C) uint8 against the
-    original, by the protocol.
-    """
+    """Return psnr_y, ssim_y, psnr_rgb and ssim_rgb of a picture (H, W, C) uint8 by the protocol."""
     cut = [
         slice(scale, -scale) if length > 2 * scale else slice(None) for length in original.shape[:2]
     ]

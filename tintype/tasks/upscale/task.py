@@ -1,6 +1,4 @@
-"""Super-resolution: one network makes a small picture large; measured by PSNR and SSIM beside
-bicubic and nearest.
-"""
+"""Super-resolution: one network enlarges images; measured by PSNR and SSIM against bicubic."""
 
 from __future__ import annotations
 
@@ -79,7 +77,7 @@ def make(
     discriminator_lr: float = 1.0,
     lpips: str | None = None,
 ) -> Upscale:
-    """Build the network and the task around it; the parameters are fields of the recipe and options of the task.
+    """Build the network and the task around it; the parameters are fields of the recipe.
 
     Raises:
         UserError: unknown model or option, or values that do not fit each other.
@@ -93,7 +91,8 @@ def make(
         )
     if augment != "none":
         raise UserError(
-            "augment is for classification; here it is --set task.symmetries and --set task.colour_jitter."
+            "augment is for classification; here it is --set task.symmetries and --set "
+            "task.colour_jitter."
         )
     if "scale" in model_options and model_options["scale"] != scale:
         raise UserError(
@@ -126,9 +125,10 @@ def make(
     network = build_model(model, spec, {**model_options, "scale": scale}, seed).to(device)
     discriminator = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
     task = Upscale(
-        network, spec, device, dtype=dtype, scale=scale, losses=losses, perceptual=perceptual, symmetries=symmetries,
-        colour_jitter=colour_jitter, degrade=degrade, discriminator=discriminator,
-        discriminator_lr=discriminator_lr, adversarial_from=adversarial_from,
+        network, spec, device, dtype=dtype, scale=scale, losses=losses, perceptual=perceptual,
+        symmetries=symmetries, colour_jitter=colour_jitter, degrade=degrade,
+        discriminator=discriminator, discriminator_lr=discriminator_lr,
+        adversarial_from=adversarial_from,
     )  # fmt: skip
     task.choices = choices
     task.measure_by(lpips)
@@ -145,7 +145,8 @@ def _without_perceptual(losses: dict[str, float]) -> tuple[dict[str, float], Cho
     others = {name: weight for name, weight in losses.items() if name != "perceptual"}
     if not others:
         raise UserError(
-            "weights none leaves the perceptual loss without a network to compare by, and there is no other loss. "
+            "weights none leaves the perceptual loss without a network to compare by, and there is "
+            "no other loss. "
             "Add one, as in --set task.loss=mse."
         )
     reason = "weights none leaves the perceptual loss without a network to compare by"
@@ -159,14 +160,13 @@ def _discriminator(channels: int, seed: int) -> nn.Module:
 
 
 def _checked_losses(loss: Any) -> dict[str, float]:
-    """Return names and weights of the losses that are summed: of `l1`, or of `{mse: 1, perceptual:
-    0.01}`.
-    """
+    """Return the losses that are summed, with weights: `l1`, or `{mse: 1, perceptual: 0.01}`."""
     losses = {loss: 1.0} if isinstance(loss, str) else loss
     known = (*RESTORATION, "perceptual", "adversarial")
     if not isinstance(losses, dict) or not losses:
         raise UserError(
-            f"loss is {loss!r}. Expected a name such as l1, or names and weights such as {{mse: 1, ssim: 0.1}}."
+            f"loss is {loss!r}. Expected a name such as l1, or names and weights such as "
+            f"{{mse: 1, ssim: 0.1}}."
         )
 
     for name, weight in losses.items():
@@ -177,7 +177,8 @@ def _checked_losses(loss: Any) -> dict[str, float]:
 
     if set(losses) == {"adversarial"}:
         raise UserError(
-            "the adversarial loss alone does not see the original. Set e.g. {l1: 1, adversarial: 0.01}."
+            "the adversarial loss alone does not see the original. Set e.g. {l1: 1, adversarial: "
+            "0.01}."
         )
     return {name: float(weight) for name, weight in losses.items()}
 
@@ -294,7 +295,7 @@ class Upscale(Task):
             count_multiply_adds(merged(self.networks[self.main]), spec) / 48**2 * small_pixels
         )
 
-    # ---- training -----------------------------------------------------------------------------------------------------
+    # ---- training
 
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
@@ -331,9 +332,7 @@ class Upscale(Task):
             return self.networks["discriminator"](real), self.networks["discriminator"](fake)
 
     def pairs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return patches drawn from blocks: small (N, 3, p / scale, p / scale) and large (N, 3, p,
-        p), float of 0..255.
-        """
+        """Return patches of blocks, small and large, (N, 3, p, p) float of 0..255."""
         scale, patch = self.scale, self.spec.height
         high = batch.images.to(self.device, non_blocking=True)
         given = batch.targets.to(self.device) if batch.targets.ndim == 4 else None
@@ -376,7 +375,7 @@ class Upscale(Task):
 
         return low, high[:, :, top : top + patch, top : top + patch]
 
-    # ---- enlarging ----------------------------------------------------------------------------------------------------
+    # ---- enlarging
 
     @torch.inference_mode()
     def enlarge(
@@ -387,7 +386,9 @@ class Upscale(Task):
         tile: int = TILE,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """Return a picture (C, h, w) of uint8 or int32 (16 bits) at `scale` times the size; C is 1 or 3, 2 or 4 with alpha.
+        """Return a picture (C, h, w) of uint8 or int32 (16 bits) at `scale` times the size.
+
+        C is 1 or 3, 2 or 4 with alpha.
 
         It is made in tiles of `tile` small pixels, each with as much around it as the network sees,
         so that memory is bounded and no seam is there.
@@ -403,9 +404,7 @@ class Upscale(Task):
 
     @torch.inference_mode()
     def bicubic(self, low: Tensor, *, tile: int = TILE) -> Tensor:
-        """Return a picture (C, h, w) of uint8 or int32 (16 bits) enlarged by bicubic interpolation;
-        C as in `enlarge`.
-        """
+        """Return a picture (C, h, w) enlarged by bicubic interpolation, as `enlarge` does."""
         return self._in_tiles(
             low,
             self._any_alpha(low, lambda part: resample.enlarge(part, self.scale)),
@@ -469,10 +468,10 @@ class Upscale(Task):
         large = resample.enlarge(low, self.scale)
         return large + (answer - _luma(large)) / _GREY
 
-    # ---- measuring ----------------------------------------------------------------------------------------------------
+    # ---- measuring
 
     def measure_by(self, lpips: str | None) -> None:
-        """Also measure LPIPS on a network's name or weight file, see tintype.tasks.upscale.perceptual; None leaves it out.
+        """Also measure LPIPS on a network's name or weight file; None leaves it out.
 
         Raises:
             UserError: there is no such network, its weights, or the package.
@@ -510,7 +509,8 @@ class Upscale(Task):
         columns = {key: np.array([row[key] for row in measured]) for key in keys}
         if not all(np.isfinite(column).all() for column in columns.values()):
             raise UserError(
-                "the answers of the network are not finite: training has diverged. Try a lower --lr."
+                "the answers of the network are not finite: training has diverged. Try a lower "
+                "--lr."
             )
 
         how = quality.protocol(self.scale) + (
@@ -554,9 +554,7 @@ class Upscale(Task):
         return resample.shrink(high, self.scale)
 
     def _floors_of(self, photos: ImageSource) -> list[dict[str, dict[str, float]]]:
-        """Return what bicubic and nearest reach on each photo; they stay the same, and so are
-        measured once.
-        """
+        """Return what bicubic and nearest reach on each photo, measured once."""
         if photos not in self._floors:
             found = []
             for number in range(len(photos)):
@@ -600,9 +598,7 @@ class Upscale(Task):
     def _samples(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
     ) -> dict[str, list[dict[str, Any]]]:
-        """Return low, bicubic, ours and original of some test pictures: evenly spread from the
-        least gain to the most.
-        """
+        """Return low, bicubic, ours and original of some test images, by rising gain."""
         details, photos, network = (
             evaluations["test"].details,
             sources["test"],
@@ -640,14 +636,14 @@ class Upscale(Task):
 
 
 def merged(network: nn.Module) -> nn.Module:
-    """Return a copy for use, in eval mode, with branches summed to one convolution where the
-    network has some.
-    """
+    """Return a copy in eval mode, with parallel branches merged into one convolution."""
     return (network.merged() if hasattr(network, "merged") else copy.deepcopy(network)).eval()  # pyright: ignore[reportCallIssue]
 
 
 def _weighted_by_alpha(low: Tensor, function: Callable[[Tensor], Tensor], scale: int) -> Tensor:
-    """Return pictures (N, C + alpha, h, w) float of 0..255 enlarged: colours by `function`, alpha by bicubic.
+    """Return pictures (N, C + alpha, h, w) float of 0..255 enlarged.
+
+    Colours are enlarged by `function`, alpha by bicubic.
 
     A pixel between a solid and a faint one takes its colour from both by their alpha, or it would
     show a rim in the colour of the faint one. A network knows no weights, so it is moved by what
@@ -666,9 +662,7 @@ def _weighted_by_alpha(low: Tensor, function: Callable[[Tensor], Tensor], scale:
 
 
 def _verdict(figures: dict[str, Any], adversarial: bool) -> dict[str, Any]:
-    """Say what is gained over bicubic on the test pictures: "sharpens" where the interval lies
-    above zero.
-    """
+    """Describe the gain over bicubic on test; "sharpens" if its interval lies above zero."""
     gain, interval, count = figures["gain"], figures["gain_ci95"], figures["num_images"]
     if interval is not None and interval[0] > 0:
         word = "sharpens"
@@ -707,9 +701,7 @@ def _pixels(picture: Tensor) -> np.ndarray:
 
 
 def _middle(pixels: np.ndarray, side: int, scale: int) -> np.ndarray:
-    """Return the middle of a picture, `side` small pixels long and wide at most; a small pixel is
-    `scale` of its own.
-    """
+    """Return the middle of a picture, at most `side` small pixels long and wide."""
     top, left = (max(0, (length // scale - side) // 2) * scale for length in pixels.shape[:2])
     return pixels[top : top + side * scale, left : left + side * scale]
 
@@ -732,9 +724,7 @@ def _turned(images: Tensor, turns: Tensor) -> Tensor:
 def _factors(
     count: int, jitter: dict[str, float], generator: torch.Generator, device: torch.device
 ) -> dict[str, Tensor]:
-    """Return for each image (N,) a factor on brightness, contrast and saturation, and a part of the
-    circle for hue.
-    """
+    """Return factors on brightness, contrast and saturation, and a shift of hue, (N,)."""
     drawn = (
         torch.rand(len(JITTERED), count, generator=generator, device=generator.device).to(device)
         * 2
@@ -747,9 +737,7 @@ def _factors(
 
 
 def _recoloured(images: Tensor, amounts: dict[str, Tensor], about: Tensor) -> Tensor:
-    """Return images (N, C, H, W) float of 0..255 in other colours; both of a pair change by the
-    grey of one, `about`.
-    """
+    """Return images (N, C, H, W) float of 0..255 recoloured, both of a pair alike."""
     about = adjust_brightness(about, amounts["brightness"], 255)
     images = adjust_brightness(images, amounts["brightness"], 255)
     images = adjust_contrast(images, amounts["contrast"], 255, about)
@@ -763,9 +751,7 @@ def _recoloured(images: Tensor, amounts: dict[str, Tensor], about: Tensor) -> Te
 def _jitter(
     count: int, strength: float, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return a factor of contrast about middle grey and a shift of brightness for each image (N, 1,
-    1, 1).
-    """
+    """Return factors on contrast about middle grey, and shifts of brightness, (N, 1, 1, 1)."""
     drawn = torch.rand(count, 2, generator=generator, device=generator.device).to(device) * 2 - 1
     contrast, brightness = (
         (1 + strength * drawn[:, 0]).view(-1, 1, 1, 1),

@@ -58,7 +58,9 @@ class Upscaler:
     def enlarge(
         self, pixels: np.ndarray, on_progress: Callable[[int, int], None] | None = None
     ) -> np.ndarray:
-        """Return pixels (H, W, C) uint8 or uint16 enlarged; alpha, the last of 2 or 4 channels, by bicubic.
+        """Return pixels (H, W, C) uint8 or uint16 enlarged.
+
+        Alpha, the last of 2 or 4 channels, is enlarged by bicubic.
 
         Colours count by their alpha. Those under full transparency mean nothing and are not kept.
 
@@ -68,7 +70,8 @@ class Upscaler:
         height, width = pixels.shape[:2]
         if height * width * self.scale**2 > LARGEST_OUTPUT:
             raise UserError(
-                f"it would become {width * self.scale} x {height * self.scale} pixels, more than a billion."
+                f"it would become {width * self.scale} x {height * self.scale} pixels, more than a "
+                "billion."
             )
         network = self.task.networks[self.task.main]
         return self._enlarged(
@@ -77,9 +80,7 @@ class Upscaler:
         )
 
     def bicubic(self, pixels: np.ndarray) -> np.ndarray:
-        """Return pixels (H, W, C) uint8 or uint16 enlarged by bicubic interpolation, alpha as in
-        `enlarge`.
-        """
+        """Return pixels (H, W, C) uint8 or uint16 enlarged by bicubic interpolation."""
         return self._enlarged(pixels, lambda low: self.task.bicubic(low, tile=self.tile))
 
     def _enlarged(
@@ -95,9 +96,7 @@ class Upscaler:
         return np.concatenate([large, opaque], axis=2)
 
     def __call__(self, image: Any) -> Any:
-        """Enlarge a file (giving a Pillow image), a Pillow image, or an array (H, W) or (H, W, C)
-        of uint8 or uint16.
-        """
+        """Enlarge a file, a Pillow image, or an array (H, W) or (H, W, C) of uint8 or uint16."""
         if isinstance(image, np.ndarray):
             return self._of_array(image)
         picture = (
@@ -110,7 +109,8 @@ class Upscaler:
         right_shape = pixels.ndim == 2 or (pixels.ndim == 3 and 1 <= pixels.shape[2] <= 4)
         if pixels.dtype not in (np.uint8, np.uint16) or not right_shape or not pixels.size:
             raise UserError(
-                f"cannot enlarge an array {pixels.shape} of {pixels.dtype}. Expected (H, W) or (H, W, C) of uint8 or uint16, "
+                f"cannot enlarge an array {pixels.shape} of {pixels.dtype}. Expected (H, W) or (H, "
+                "W, C) of uint8 or uint16, "
                 "with 1 to 4 channels."
             )
         large = self.enlarge(pixels.reshape(*pixels.shape[:2], -1))
@@ -118,9 +118,7 @@ class Upscaler:
 
 
 def visible_colours(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels (H, W, C), alpha last, in which those of alpha 0 have the colour of the nearest
-    visible one.
-    """
+    """Return pixels (H, W, C) whose invisible ones have the colour of the nearest visible pixel."""
     hidden = pixels[:, :, -1] == 0
     if not hidden.any() or hidden.all():
         return pixels

@@ -1,6 +1,4 @@
-"""Photos for super-resolution: whole ones of any size to measure on, and blocks of them to train
-on.
-"""
+"""Photos for super-resolution: whole ones to measure on, and blocks of them to train on."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ MEASURED_OF_TRAINING = 20  # photos; more would only cost time
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo: `high` (H, W, C) uint8, and its small version `low` (h, w, C) uint8 where one is given.
+    """One photo: `high` (H, W, C) uint8, and its small version `low` (h, w, C) if given.
 
     `path` is its file, "" where it is not one of the user's.
     """
@@ -55,9 +53,7 @@ class Photo:
     path: str = ""
 
     def cropped(self, scale: int) -> Photo:
-        """Return the photo with sides that are multiples of `scale`, cut at the right and at the
-        bottom.
-        """
+        """Return the photo cropped at right and bottom to multiples of `scale`."""
         height, width = (length // scale * scale for length in self.high.shape[:2])
         return (
             self
@@ -67,7 +63,7 @@ class Photo:
 
 
 class PhotoStore:
-    """Pixels of photos: in memory while there is room, then in a file of the cache folder that goes with the process.
+    """Pixels of photos: in memory while there is room, then in a temporary file.
 
     Args:
         room: bytes that may be held in memory.
@@ -104,9 +100,7 @@ class PhotoStore:
         self.on_disk += pixels.nbytes
 
     def tensors(self) -> list[Tensor]:
-        """Return all pixels in the order of their numbers; those on disk are views of one memory
-        map. Once, at the end.
-        """
+        """Return all pixels in order, once; those on disk are views of one memory map."""
         whole = None
         if self._file is not None:
             with self._file as file:  # has no name, so that nothing is left when the map is gone
@@ -128,14 +122,16 @@ class PhotoStore:
         if not self.on_disk:
             return []
         return [
-            f"photos: {format_bytes(self.on_disk)} of pixels are mapped from disk, since memory has no room",
+            f"photos: {format_bytes(self.on_disk)} of pixels are mapped from disk, since memory "
+            "has no room",
             *self._notes,
         ]
 
 
 class WholePhotos(ImageSource):
-    """Photos of any size, taken one at a time; `targets` of a batch holds the small version where
-    one is given.
+    """Photos of any size, taken one at a time.
+
+    `targets` of a batch holds the small version if it is given.
     """
 
     kind = "resident"
@@ -159,7 +155,7 @@ class WholePhotos(ImageSource):
 
 
 class BlockSource(ImageSource):
-    """Square blocks of photos, a little larger than what is trained on, so that each crop can be drawn at random.
+    """Square blocks of photos, slightly larger than the crops that are drawn from them at random.
 
     `targets` of a batch holds the blocks of the small versions (N, C, side / scale, side / scale)
     where they are given.
@@ -183,9 +179,7 @@ class BlockSource(ImageSource):
 
     @classmethod
     def cut(cls, spec: DataSpec, photos: Sequence[Photo], crop: int, scale: int) -> BlockSource:
-        """Lay a grid over each photo so that every crop of `crop` pixels lies in a block, if photos
-        are large enough.
-        """
+        """Lay a grid over each photo so that every crop of `crop` pixels lies within a block."""
         smallest = min(min(photo.high.shape[:2]) for photo in photos)
         side = min(2 * crop, smallest) // scale * scale
         stride = max(side - crop, crop // 2, scale) // scale * scale
@@ -303,7 +297,8 @@ def open_pairs(
     rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **how)
     if any(len(rows[split]) == 0 for split in rows):
         raise UserError(
-            f"{len(photos)} photos in {data} are too few: each of training, validation and test needs one."
+            f"{len(photos)} photos in {data} are too few: each of training, validation and test "
+            "needs one."
         )
 
     large = [photos[i] for i in rows["train"] if min(photos[i].high.shape[:2]) >= patch]
@@ -311,7 +306,8 @@ def open_pairs(
     skipped += [(p.name, f"smaller than the patch of {patch} pixels") for p in small]
     if not large:
         raise UserError(
-            f"every training photo in {data} is smaller than the patch of {patch} pixels. Set task.patch lower."
+            f"every training photo in {data} is smaller than the patch of {patch} pixels. Set "
+            "task.patch lower."
         )
 
     megapixels = sum(photo.high[:, :, 0].numel() for photo in photos) / 1e6
@@ -398,9 +394,7 @@ def read_photos(
     scale: int,
     progress: Progress | None,
 ) -> Read:
-    """Return photos, the split given for each ("" is free), notes, and what was skipped with the
-    reason.
-    """
+    """Return photos, their given splits ("" is free), notes, and what was skipped and why."""
     notes = shadowed(data, TARGETS[0])
     if data == "photos":
         photos, given, more, skipped = sample_photos()
@@ -474,14 +468,16 @@ def _check_pair(name: str, shape: tuple[int, ...], low: np.ndarray | None, scale
     (height, width), (h, w) = (length // scale * scale for length in shape[:2]), low.shape[:2]
     if (h * scale, w * scale) != (height, width):
         raise UserError(
-            f"the pair {name} does not fit: lr is {w} x {h}, so hr must be {w * scale} x {h * scale} for scale {scale}, "
+            f"the pair {name} does not fit: lr is {w} x {h}, so hr must be {w * scale} x "
+            f"{h * scale} for scale {scale}, "
             f"but it is {width} x {height}."
         )
 
 
 def sample_photos() -> Read:
-    """Return the three embedded photographs: two to train on, a quarter of each kept for
-    validation, the third as test.
+    """Return the three photographs that come with the dependencies.
+
+    Two are for training, with a quarter of each kept for validation; the third is the test.
     """
     import matplotlib
 
@@ -517,9 +513,7 @@ def _folder_files(root: Path) -> Listed:
 
 
 def _splits_by_words(files: Sequence[str]) -> dict[str, str]:
-    """Return each file's split by longer names of the outer folders, such as DIV2K_train; empty
-    where they tell of none.
-    """
+    """Return each file's split from outer folders such as DIV2K_train; empty if they name none."""
     if any(_split_of(name) for name in files):
         return {}
     splits = {name: split_of(name.split("/")[0]) if "/" in name else "" for name in files}
@@ -536,9 +530,7 @@ def _split_of(name: str) -> str:
 
 
 def _pairs(root: Path, large: list[str], small: list[str]) -> Listed:
-    """Match each file in hr/ with that of the same name in lr/; the ending may differ, and lr may
-    add x2, x3, x4.
-    """
+    """Match each file in hr/ with its namesake in lr/, which may add x2, x3 or x4."""
     lows = {
         str(
             Path(*("hr" if part == "lr" else part for part in Path(name).parts)).with_suffix("")
@@ -581,7 +573,8 @@ def _t91_files(data_root: str | None) -> Listed:
         path = next((p for p in (root / folder, root / "sr" / folder) if p.is_dir()), None)
         if path is None:
             raise UserError(
-                f"there is no folder {folder} in {root}. Expected T91/ and Set5/ with the original images."
+                f"there is no folder {folder} in {root}. Expected T91/ and Set5/ with the original "
+                "images."
             )
         listed += [
             (f"{folder}/{name}", path / name, None, split) for name in walk_images(path).files
@@ -591,7 +584,7 @@ def _t91_files(data_root: str | None) -> Listed:
 
 
 def _pet_files(data_root: str | None, progress: Progress | None) -> Listed:
-    """Return trainval and test of Oxford-IIIT Pet: the layout of torchvision, or folders {train,test}/ or breeds.
+    """Return trainval and test of Oxford-IIIT Pet, as torchvision or as folders lay them out.
 
     They are looked for in `data_root`, else in the folder that TINTYPE_DATA_ROOT names, which may
     hold other sets as well, else in the cache, into which they are downloaded if need be.
