@@ -81,6 +81,17 @@ def test_imports_point_down(module):
     assert up <= STILL_UP
 
 
+def test_models_know_of_data_only_what_travels():
+    arrows = {
+        other
+        for module in MODULES
+        if level(module)
+        for other in ARROWS[module]
+        if module.startswith("models") and other.startswith("data")
+    }
+    assert arrows == {"data.source"}
+
+
 def test_no_exception_outlives_its_reason():
     assert all(other in ARROWS[module] for module, other in STILL_UP)
 

@@ -1104,7 +1104,7 @@ def test_a_flow_trains_resumes_and_makes_the_class_that_is_asked_for(
         ({"width": 7}, "expected an even number"),
         ({"guidance": -1}, "guidance is -1"),
         ({"guidance": "strong"}, "guidance is 'strong'. Expected a number"),
-        ({"guidance": 2, "conditional": False}, "1 where no classes are known"),
+        ({"guidance": 2, "conditional": False}, "and 1 without classes"),
     ],
 )
 def test_a_flow_that_cannot_be_is_a_line(options, message):

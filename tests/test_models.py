@@ -165,7 +165,7 @@ def test_unknown_options_are_told_with_the_nearest(name):
         ("cnn", {"width": [8]}, "Did you mean 'widths'"),
         ("cnn", {"spec": 1}, "unknown option of model cnn: 'spec'"),
         ("ann", {"activation": "rellu"}, "unknown activation 'rellu', expected one of relu"),
-        ("ann", {"hidden": [0]}, "hidden is \\[0\\]. Expected a list of whole numbers from 1 on"),
+        ("ann", {"hidden": [0]}, "hidden is \\[0\\]. Expected a list of whole numbers"),
         ("ann", {"hidden": 20}, "model ann: "),
         ("ann", {"dropout": 2}, "model ann: dropout"),
         ("resnet", {"depth": 21}, "depth must be 6n\\+2"),

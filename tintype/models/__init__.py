@@ -19,14 +19,14 @@ from tintype.plugins import canonical, find
 
 
 def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -> nn.Module:
-    """Build a network for images of `spec`, its weights drawn from `seed`.
+    """Build a network for images of `spec`, with weights drawn from `seed`.
 
     Raises:
         UserError: unknown model or option, or images that the model cannot take.
     """
     module = find("models", name)
     build = module.build
-    if hasattr(module, "NAMES"):  # the file builds several networks, and is told which
+    if hasattr(module, "NAMES"):  # the file builds several networks, and has to know which
         build = functools.partial(build, name=canonical("models", name))
     parameters = inspect.signature(build).parameters.values()
 
@@ -46,7 +46,7 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
 
 
 def default_options(name: str) -> dict[str, Any]:
-    """Return the options of a model with the values that they have if they are not given.
+    """Return the options of a model with their default values.
 
     Raises:
         UserError: unknown model.
@@ -56,22 +56,21 @@ def default_options(name: str) -> dict[str, Any]:
 
 
 def _check(model: str, option: str, value: Any, annotation: str) -> None:
-    """Refuse sizes that no layer can have; what only one model knows, its `build` refuses."""
+    """Refuse values that no layer can take; a model's own limits are checked by its `build`."""
     if annotation == "Sequence[int]":
-        whole = isinstance(value, list | tuple) and all(
-            type(size) is int and size >= 1 for size in value
-        )
-        right, expected = (
-            whole and (value or option == "hidden"),
-            "a list of whole numbers from 1 on, as in [32, 64]",
-        )
+        expected = "a list of whole numbers, each at least 1, as in [32, 64]"
+        sizes = value if isinstance(value, list | tuple) else [None]
+        whole = all(type(size) is int and size >= 1 for size in sizes)
+        right = whole and (value or option == "hidden")
     elif annotation in ("int", "int | None"):
+        expected = "a whole number of at least 1"
         right = (type(value) is int and value >= 1) or (value is None and "None" in annotation)
-        expected = "a whole number from 1 on"
     elif annotation == "float":
-        right, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+        expected = "a number"
+        right = isinstance(value, int | float) and not isinstance(value, bool)
     elif annotation == "bool":
-        right, expected = isinstance(value, bool), "true or false"
+        expected = "true or false"
+        right = isinstance(value, bool)
     else:
         return
 
@@ -85,9 +84,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_multiply_adds(network: nn.Module, spec: DataSpec) -> int:
-    """Return the multiply-adds of convolutions and matrix products for one image, counted on a
-    forward pass.
-    """
+    """Count the multiply-adds of convolutions and matrix products for one image."""
     from torch.utils.flop_counter import FlopCounterMode
 
     first = next(network.parameters())
@@ -101,9 +98,10 @@ def count_multiply_adds(network: nn.Module, spec: DataSpec) -> int:
 
 
 def first_filter(network: nn.Module, spec: DataSpec) -> str | None:
-    """Return the state-dict name of the filters that see the image: the first weight (O, C, kh, kw), else None.
+    """Return the state-dict name of the filters that see the image, or None.
 
-    Backbones see grey images as three equal channels.
+    It is the first weight (O, C, kh, kw) for the channels of the images; backbones see grey images
+    as three equal channels.
     """
     for name, weight in network.state_dict().items():
         if weight.ndim == 4 and weight.shape[1] in (spec.channels, 3):

@@ -1,4 +1,4 @@
-"""Fully connected network on the flattened image: any hidden sizes, dropout, activation."""
+"""A fully connected network on the flattened image, with hidden layers of any size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ def build(
     dropout: float = 0.0,
     activation: str = "relu",
 ) -> nn.Module:
-    """Return C*H*W -> hidden... -> num_classes, with dropout after each hidden activation.
+    """Return a network C*H*W -> hidden... -> num_classes, with dropout after each hidden layer.
 
     Raises:
         ValueError: a hidden size below one, dropout outside 0..1, unknown activation.
     """
     if any(size < 1 for size in hidden):
         raise ValueError(f"hidden sizes must be at least 1, got {list(hidden)}.")
+
     layers: list[nn.Module] = [nn.Flatten()]
     width = spec.channels * spec.height * spec.width
     for size in hidden:
@@ -30,4 +31,5 @@ def build(
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         width = size
+
     return nn.Sequential(*layers, nn.Linear(width, spec.num_classes))

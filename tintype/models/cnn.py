@@ -1,4 +1,4 @@
-"""Basic convolutional network: blocks of convolution, ReLU and pooling, then one hidden layer."""
+"""A basic convolutional network: blocks of convolution, ReLU and pooling, then one hidden layer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def build(
     activation: str = "relu",
     pooling: str = "max",
 ) -> nn.Module:
-    """Return one block (3x3 convolution, [batch norm,] activation, 2x2 pooling) for each width, then a classifier.
+    """Return one block for each width, then a classifier.
 
-    The classifier flattens what is left and passes it through `hidden` fully connected layers (with
+    A block is a 3x3 convolution, batch norm where asked, an activation and 2x2 pooling. The
+    classifier flattens what is left and passes it through `hidden` fully connected layers (with
     batch norm where asked) and dropout. `widths=(64, 128, 256), hidden=(), dropout=0` is the
     3-block network of the speed benchmark.
 
@@ -34,17 +35,18 @@ def build(
     need_size(spec.height, spec.width, 2 ** len(widths))
     layers: list[nn.Module] = []
 
-    channels, height, width = spec.channels, spec.height, spec.width
+    channels = spec.channels
     for out in widths:
         layers.append(nn.Conv2d(channels, out, 3, padding=1, bias=not batch_norm))
         if batch_norm:
             mark_scale_invariant(layers[-1].weight)  # pyright: ignore[reportArgumentType]
             layers.append(nn.BatchNorm2d(out))
         layers += [make_activation(activation), make_pooling(pooling)]
-        channels, height, width = out, height // 2, width // 2
+        channels = out
 
     layers.append(nn.Flatten())
-    features = channels * height * width
+    shrink = 2 ** len(widths)
+    features = channels * (spec.height // shrink) * (spec.width // shrink)
     for size in hidden:
         layers.append(nn.Linear(features, size, bias=not batch_norm))
         if batch_norm:

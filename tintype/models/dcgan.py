@@ -1,4 +1,4 @@
-"""DCGAN: transposed convolutions grow an image from noise, strided ones judge it."""
+"""DCGAN (Radford et al. 2016): images from transposed convolutions, tested by strided ones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ MOST = 8  # the widest layer has this many times `width` channels
 
 
 class Generator(nn.Module):
-    """Transposed convolutions 4x4 of stride 2 with batch norm and ReLU between, Tanh at the end
-    (Radford et al. 2016).
-    """
+    """4x4 transposed convolutions of stride 2 with batch norm and ReLU between them, then Tanh."""
 
     def __init__(self, spec: DataSpec, latent: int, width: int, num_classes: int) -> None:
         super().__init__()
         base, count = halvings(spec, "dcgan")
-        self.latent_shape, self.conditional = (latent,), num_classes > 0
+        self.latent_shape = (latent,)
+        self.conditional = num_classes > 0
         self.classes = ClassInput(num_classes)
         widths = [width * min(MOST, 2**k) for k in reversed(range(count))]
         layers: list[nn.Module] = [
@@ -55,11 +54,11 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Convolutions 4x4 of stride 2 with Leaky ReLU 0.2, norm on all but the first, and one that sees the whole rest.
+    """4x4 convolutions of stride 2 with Leaky ReLU 0.2, and a last one that covers what is left.
 
-    Without classes that last convolution gives the logit. With classes it gives `HIDDEN` features
-    for a projection head: means over the image in their place were tried, and the generator made
-    one picture for each class (docs/log.md).
+    All but the first have a norm. Without classes the last convolution gives the logit, with
+    classes `HIDDEN` features for a projection head. Means over the image were tried instead, and
+    the generator made one picture for each class (docs/log.md).
     """
 
     def __init__(
@@ -86,21 +85,23 @@ def build(
     minibatch: str = "none",
     conditional: bool = False,
 ) -> nn.ModuleDict:
-    """Return generator and discriminator for images of 8 to 128 pixels; at 32x32x3 370,624 and 167,808 parameters.
+    """Return generator and discriminator for images of 8 to 128 pixels.
+
+    For 32x32 colour images they have 370,624 and 167,808 parameters.
 
     Args:
         spec: shape and classes of the images.
-        latent: numbers that an image is made from.
+        latent: how many numbers an image is made from.
         width: channels next to the image; each halving doubles them, up to 8 times. 64 at 64x64 is
             the paper's network.
-        norm: of the discriminator: batch, spectral or none.
-        minibatch: what the discriminator sees of a batch: none, stddev or discrimination.
-        conditional: an image of a given class: embedding in the generator, projection in the
-            discriminator.
+        norm: the discriminator's norm: batch, spectral or none.
+        minibatch: what the discriminator sees of its batch: none, stddev or discrimination.
+        conditional: whether images of a given class are made, by an embedding in the generator and
+            a projection in the discriminator.
 
     Raises:
-        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown norm or
-            minibatch layer.
+        ValueError: the size cannot be halved down to 4 to 7 pixels, or the norm or minibatch layer
+            is unknown.
     """
     num_classes = spec.num_classes if conditional else 0
     generator = Generator(spec, latent, width, num_classes)

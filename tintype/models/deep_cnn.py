@@ -1,6 +1,4 @@
-"""Deeper convolutional network: two convolutions a block with batch norm and dropout, then one
-hidden layer.
-"""
+"""A deeper convolutional network: two convolutions with batch norm for each block."""
 
 from __future__ import annotations
 
@@ -24,7 +22,10 @@ def build(
     activation: str = "relu",
     pooling: str = "max",
 ) -> nn.Module:
-    """Return `len(widths)` blocks of `convolutions` 3x3 convolutions (batch norm, activation), each pooled by two.
+    """Return one block for each width, then a classifier with `hidden` layers.
+
+    A block has `convolutions` 3x3 convolutions, each with batch norm and activation, and ends in
+    2x2 pooling and dropout.
 
     Raises:
         ValueError: images smaller than 2 ** len(widths), unknown activation or pooling.
@@ -32,7 +33,7 @@ def build(
     need_size(spec.height, spec.width, 2 ** len(widths))
     layers: list[nn.Module] = []
 
-    channels, height, width = spec.channels, spec.height, spec.width
+    channels = spec.channels
     for out in widths:
         for _ in range(convolutions):
             conv = nn.Conv2d(channels, out, 3, padding=1, bias=False)
@@ -42,10 +43,10 @@ def build(
         layers.append(make_pooling(pooling))
         if dropout > 0:
             layers.append(nn.Dropout2d(dropout / 2))
-        height, width = height // 2, width // 2
 
     layers.append(nn.Flatten())
-    features = channels * height * width
+    shrink = 2 ** len(widths)
+    features = channels * (spec.height // shrink) * (spec.width // shrink)
     for size in hidden:
         layers += [
             nn.Linear(features, size, bias=False),

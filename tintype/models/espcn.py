@@ -10,7 +10,7 @@ TASK = "upscale"
 
 
 class ESPCN(nn.Module):
-    """5x5 and 3x3 convolutions with tanh, a 3x3 convolution to scale**2 images, laid out as one."""
+    """Two convolutions with tanh, and a third to scale**2 images that are shuffled into one."""
 
     halo = 4
 
@@ -31,7 +31,7 @@ class ESPCN(nn.Module):
 
 
 def build(spec: DataSpec, scale: int = 2, width: int = 64) -> nn.Module:
-    """Return ESPCN with `width` and `width` / 2 filters.
+    """Return ESPCN with `width` and then `width` / 2 filters.
 
     Raises:
         ValueError: an odd width.

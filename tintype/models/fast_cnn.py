@@ -1,6 +1,4 @@
-"""Fast CNN, the default: whitened patches, three blocks of two convolutions, made for Muon; most
-accuracy per second.
-"""
+"""A fast CNN on whitened patches, made for Muon: the default, with the most accuracy per second."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ class Whitening(nn.Module):
 
     Its filters are the scaled eigenvectors of the patch covariance of training images, each with
     both signs (Jordan 2024, airbench; the idea is Coates & Ng 2012). At most `most` eigenvectors
-    are kept, those of largest variance first.
+    are kept, those of the largest variance.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int, most: int = 24) -> None:
@@ -37,15 +35,17 @@ class Whitening(nn.Module):
     def initialise_from(self, images: Tensor, epsilon: float = 5e-4) -> None:
         """Compute the filters from normalised images (N, C, H, W)."""
         kernel = self.weight.shape[-1]
-        patches = F.unfold(
-            images.float().contiguous(), kernel, stride=max(1, self.stride)
-        ).transpose(1, 2)
+        stride = max(1, self.stride)
+        patches = F.unfold(images.float().contiguous(), kernel, stride=stride).transpose(1, 2)
         patches = patches.reshape(-1, patches.shape[-1]).double()
+
+        # `eigh` returns the smallest eigenvalue first.
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        values, vectors = values.flip(0)[: self.num_pairs], vectors.flip(1)[:, : self.num_pairs]
-        filters = (vectors / torch.sqrt(values + epsilon)).T.reshape(
-            self.num_pairs, *self.weight.shape[1:]
-        )
+        values = values.flip(0)[: self.num_pairs]
+        vectors = vectors.flip(1)[:, : self.num_pairs]
+
+        scaled = (vectors / torch.sqrt(values + epsilon)).T
+        filters = scaled.reshape(self.num_pairs, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,8 +53,9 @@ class Whitening(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolution, max-pool, norm, GELU; then convolution, norm, GELU again, with a shortcut from
-    the third on.
+    """Convolution, max-pooling, norm and GELU; then more convolutions with norm and GELU.
+
+    From the third convolution on, its input is added to its output.
     """
 
     def __init__(self, channels: int, out: int, convolutions: int, round_up: bool) -> None:
@@ -75,7 +76,7 @@ class Block(nn.Module):
 
 
 def _filters(channels: int, out: int) -> nn.Conv2d:
-    """Return a 3x3 convolution whose first filters pass their channel on (a partial identity)."""
+    """Return a 3x3 convolution whose first filters copy their channel (a partial identity)."""
     conv = nn.Conv2d(channels, out, 3, padding=1, bias=False)
     nn.init.dirac_(conv.weight.data[: min(channels, out)])
     mark_scale_invariant(conv.weight)
@@ -90,7 +91,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class FastCNN(nn.Module):
-    """Whitening, blocks, global max-pool, a linear head divided by its width."""
+    """Whitening, blocks, global max-pooling, and a linear head divided by its width."""
 
     def __init__(
         self, spec: DataSpec, widths: Sequence[int], convolutions: int, stem: int | None
@@ -100,12 +101,14 @@ class FastCNN(nn.Module):
         stride = stem or max(1, round(min(spec.height, spec.width) / 32))
         self.whitening = Whitening(spec.channels, kernel=stride + 1, stride=stride)
         channels = [2 * self.whitening.num_pairs, *widths]
+
         # Odd sides are rounded up only where three halvings would pool the image away, as on 8x8
         # digits.
         round_up = min(spec.height, spec.width) < 2 ** (len(widths) + 1)
         self.blocks = nn.Sequential(
             *(Block(i, o, convolutions, round_up) for i, o in pairwise(channels))
         )
+
         self.head = nn.Linear(widths[-1], spec.num_classes, bias=False)
         self.head.weight.data /= self.head.weight.data.std()
         # The division by the width in `forward` makes gradients small by as much.
@@ -126,7 +129,7 @@ def build(
     convolutions: int = 2,
     stem: int | None = None,
 ) -> nn.Module:
-    """Return the network of airbench94 (Jordan 2024), fit for other sizes, channels and classes.
+    """Return the network of airbench94 (Jordan 2024), generalised to other sizes and channels.
 
     Args:
         spec: shape and classes of the images.
@@ -135,7 +138,7 @@ def build(
         stem: stride of the whitening patches; by default side / 32, at least 1.
 
     Raises:
-        ValueError: images below 6x6.
+        ValueError: the images are smaller than 6x6.
     """
     need_size(spec.height, spec.width, 6)
     return FastCNN(spec, widths, convolutions, stem)

@@ -1,6 +1,4 @@
-"""Fast GAN, ahead of DCGAN in the first hour: DCGAN's convolutions, a norm for each class, small
-batches and a hinge loss.
-"""
+"""A GAN that is ahead of DCGAN in the first hour, by norms for each class and a hinge loss."""
 
 from __future__ import annotations
 
@@ -25,14 +23,13 @@ MOST = 8  # the widest layer has this many times `width` channels
 
 
 class Generator(nn.Module):
-    """A linear layer to the smallest side, then transposed convolutions 4x4 of stride 2 behind
-    norms that know the class.
-    """
+    """A linear layer, then 4x4 transposed convolutions of stride 2, each after a norm by class."""
 
     def __init__(self, spec: DataSpec, latent: int, width: int, num_classes: int) -> None:
         super().__init__()
         self.base, count = halvings(spec, "fast-gan")
-        self.latent_shape, self.conditional = (latent,), num_classes > 0
+        self.latent_shape = (latent,)
+        self.conditional = num_classes > 0
         widths = [width * min(MOST, 2**k) for k in reversed(range(count))]
         self.first = nn.Linear(latent, widths[0] * self.base[0] * self.base[1], bias=False)
         self.norms = nn.ModuleList(ClassNorm(channels, num_classes) for channels in widths)
@@ -49,10 +46,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """DCGAN's convolutions; the logit is a sum: one of the whole image, and one of how well it fits its class.
+    """DCGAN's convolutions with two logits that are added: of the whole image, and of its class.
 
-    The first sees every place by its own weight, the second, a projection (Miyato & Koyama 2018),
-    means over the image. By the second alone the generator made one picture for each class
+    The first has a weight for every place. The second is a projection of means over the image
+    (Miyato & Koyama 2018); with it alone the generator made one picture for each class
     (docs/log.md).
     """
 
@@ -83,21 +80,23 @@ def build(
     minibatch: str = "none",
     conditional: bool = True,
 ) -> nn.ModuleDict:
-    """Return generator and discriminator for images of 8 to 128 pixels; made for the hinge loss and batches of 16 to 32.
+    """Return generator and discriminator for images of 8 to 128 pixels.
+
+    They are made for the hinge loss and batches of 16 to 32 images.
 
     Args:
         spec: shape and classes of the images.
-        latent: numbers that an image is made from.
+        latent: how many numbers an image is made from.
         width: channels next to the image; each halving doubles them, up to 8 times.
-        norm: of the discriminator: batch, spectral or none (for gradient penalties, which mean a
-            single image).
-        minibatch: what the discriminator sees of a batch: none, stddev or discrimination.
-        conditional: an image of a given class: norms of its own in the generator, projection in the
-            discriminator.
+        norm: the discriminator's norm: batch, spectral or none (for gradient penalties, which are
+            defined for a single image).
+        minibatch: what the discriminator sees of its batch: none, stddev or discrimination.
+        conditional: whether images of a given class are made, by norms for each class in the
+            generator and a projection in the discriminator.
 
     Raises:
-        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown norm or
-            minibatch layer.
+        ValueError: the size cannot be halved down to 4 to 7 pixels, or the norm or minibatch layer
+            is unknown.
     """
     num_classes = spec.num_classes if conditional else 0
     generator = Generator(spec, latent, width, num_classes)
@@ -106,6 +105,6 @@ def build(
         nn.init.normal_(layer.weight, 0.0, 0.02)  # pyright: ignore[reportArgumentType]
     start_discriminator(discriminator, norm)
     if discriminator.classes is not None:
-        # the logit of the whole image leads at first
+        # small, so that the logit of the whole image leads at first
         nn.init.normal_(discriminator.classes.weight, 0.0, 0.02)
     return nn.ModuleDict({"generator": generator, "discriminator": discriminator})

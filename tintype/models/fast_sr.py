@@ -1,6 +1,4 @@
-"""The best quality for CPU time: merged 3x3 convolutions on the small image, pixel shuffle, and a
-bicubic shortcut.
-"""
+"""The best quality for CPU time: merged 3x3 convolutions, pixel shuffle and a bicubic shortcut."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ TASK = "upscale"
 
 
 class MergedConv(nn.Module):
-    """A 3x3 convolution learned as the sum of branches: 3x3, 1x1 followed by 3x3, and identity (cf. Zhang et al. 2021, ECBSR).
+    """A 3x3 convolution that is learned as a sum of branches (cf. ECBSR, Zhang et al. 2021).
 
-    All branches are linear, so they are summed as kernels, not as images: training costs one
-    convolution too.
+    The branches are a 3x3 convolution, a 1x1 followed by a 3x3, and the identity. All are linear,
+    so that kernels are summed in place of images, and training costs one convolution as well.
     """
 
     def __init__(self, channels: int, out: int, expand: int = 2) -> None:
@@ -52,13 +50,15 @@ class MergedConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions around a shortcut; `attention` weighs the answer by itself (as in SPAN, Wan
-    et al. 2024).
+    """Two convolutions with a shortcut.
+
+    `attention` weighs the output by itself, as in SPAN (Wan et al. 2024).
     """
 
     def __init__(self, width: int, attention: bool) -> None:
         super().__init__()
-        self.conv1, self.conv2 = MergedConv(width, width), MergedConv(width, width)
+        self.conv1 = MergedConv(width, width)
+        self.conv2 = MergedConv(width, width)
         self.act = nn.PReLU(width, 0.1)
         self.attention = attention
 
@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 class FastSR(nn.Module):
-    """Head, blocks, tail to scale**2 images, pixel shuffle; added to the bicubic enlargement."""
+    """Head, blocks, tail to scale**2 images and pixel shuffle, added to the bicubic image."""
 
     def __init__(self, channels: int, scale: int, width: int, depth: int, attention: bool) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class FastSR(nn.Module):
         return enlarge(low, self.scale) + F.pixel_shuffle(self.tail(x), self.scale)
 
     def merged(self) -> FastSR:
-        """Return the same function with each sum of branches as one plain convolution, for use."""
+        """Return the same function for inference, each sum of branches as one plain convolution."""
         network = copy.deepcopy(self)
         for block in network.body:
             for name in ("conv1", "conv2"):
@@ -94,10 +94,9 @@ class FastSR(nn.Module):
                 if isinstance(branches, MergedConv):
                     out, channels = branches.weight.shape[:2]
                     conv = nn.Conv2d(channels, out, 3, padding=1)
-                    conv.weight.data, conv.bias.data = (
-                        branches.kernel().detach(),
-                        branches.bias.detach().clone(),
-                    )  # pyright: ignore[reportOptionalMemberAccess]
+                    assert conv.bias is not None
+                    conv.weight.data = branches.kernel().detach()
+                    conv.bias.data = branches.bias.detach().clone()
                     setattr(block, name, conv)
 
         return network
@@ -106,8 +105,8 @@ class FastSR(nn.Module):
 def build(
     spec: DataSpec, scale: int = 2, width: int = 16, depth: int = 3, attention: bool = False
 ) -> nn.Module:
-    """Return a network of `depth` blocks of two convolutions with `width` filters.
+    """Return a network with `depth` blocks of two convolutions with `width` filters.
 
-    `attention` weighs the answer of each block by itself, which costs a fifth more time.
+    `attention` weighs the output of each block by itself, which takes a fifth more time.
     """
     return FastSR(spec.channels, scale, width, depth, attention)

@@ -1,6 +1,4 @@
-"""Flow matching: a small U-Net that leads noise to images along nearly straight lines, in a few
-steps.
-"""
+"""Flow matching: a small U-Net that leads noise to images along nearly straight lines."""
 
 from __future__ import annotations
 
@@ -15,25 +13,23 @@ from tintype.data.source import DataSpec
 from tintype.models.parts.gan_parts import SelfAttention, nearest_size, upsampled
 
 TASK = "generate"
-# of the images whose class is hidden in training, where guidance needs a velocity without class
+# The share of images whose class is hidden in training, since guidance needs a velocity without it.
 LABEL_DROP = 0.1
 
 
 class Block(nn.Module):
-    """Group norm, SiLU, convolution; twice, the second scaled and shifted by time and class; around
-    them a shortcut.
+    """Group norm, SiLU and convolution, twice, with a shortcut.
+
+    Time and class scale and shift what the second norm returns.
     """
 
     def __init__(self, channels: int, out: int, context: int) -> None:
         super().__init__()
-        self.norm_1, self.conv_1 = (
-            nn.GroupNorm(_groups(channels), channels),
-            nn.Conv2d(channels, out, 3, padding=1),
-        )
-        self.norm_2, self.conv_2 = (
-            nn.GroupNorm(_groups(out), out),
-            nn.Conv2d(out, out, 3, padding=1),
-        )
+        self.norm_1 = nn.GroupNorm(_groups(channels), channels)
+        self.conv_1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.norm_2 = nn.GroupNorm(_groups(out), out)
+        self.conv_2 = nn.Conv2d(out, out, 3, padding=1)
+
         self.context = nn.Linear(context, 2 * out)
         self.shortcut = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
         nn.init.zeros_(self.conv_2.weight)  # every block starts as its shortcut
@@ -50,10 +46,10 @@ def _groups(channels: int) -> int:
 
 
 class FlowUNet(nn.Module):
-    """A velocity (N, C, H, W) for points between noise (time 0) and images (time 1), and images by following it.
+    """A velocity (N, C, H, W) for points between noise (time 0) and images (time 1).
 
-    The image is first cut into `patch` x `patch` blocks, which become channels; each level halves
-    the side.
+    Following it from noise makes images. The image is first cut into `patch` x `patch` blocks,
+    which become channels; each level halves the side.
     """
 
     def __init__(
@@ -68,14 +64,15 @@ class FlowUNet(nn.Module):
         guidance: float,
     ) -> None:
         super().__init__()
-        self.latent_shape, self.conditional = (
-            (spec.channels, spec.height, spec.width),
-            num_classes > 0,
-        )
-        self.patch, self.sampling_steps, self.guidance = patch, sampling_steps, guidance
+        self.latent_shape = (spec.channels, spec.height, spec.width)
+        self.conditional = num_classes > 0
+        self.patch = patch
+        self.sampling_steps = sampling_steps
+        self.guidance = guidance
         # the label of an image of any class
         self.no_class = num_classes if num_classes and guidance != 1 else None
         self.label_drop = 0.0 if self.no_class is None else LABEL_DROP
+
         context = 4 * width
         self.frequencies = width // 2
         self.time = nn.Sequential(
@@ -83,15 +80,18 @@ class FlowUNet(nn.Module):
         )
         rows = num_classes + (self.no_class is not None)
         self.classes = nn.Embedding(rows, context) if num_classes else None
+
         widths = [width * min(2**k, 4) for k in range(levels + 1)]
         self.first = nn.Conv2d(spec.channels * patch**2, width, 3, padding=1)
 
-        down, up = [Block(width, width, context)], [Block(2 * width, width, context)]
+        down = [Block(width, width, context)]
+        up = [Block(2 * width, width, context)]
         for here, deeper in itertools.pairwise(widths):
             down.append(Block(here, deeper, context))
             up.append(Block(deeper + deeper, here, context))
 
-        self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
+        self.down = nn.ModuleList(down)
+        self.up = nn.ModuleList(up)
         self.middle = Block(widths[-1], widths[-1], context)
         self.attention = SelfAttention(widths[-1]) if attention else nn.Identity()
         self.norm = nn.GroupNorm(_groups(width), width)
@@ -100,9 +100,7 @@ class FlowUNet(nn.Module):
         nn.init.zeros_(self.last.bias)  # pyright: ignore[reportArgumentType]
 
     def velocity(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return where a point (N, C, H, W) moves at its time (N,) in 0..1; the field that flow
-        matching learns.
-        """
+        """Return the velocity of points (N, C, H, W) at times (N,) in 0..1."""
         context = self.time(_waves(time, self.frequencies).to(x.dtype))
         if self.classes is not None:
             if labels is None:
@@ -125,10 +123,12 @@ class FlowUNet(nn.Module):
         return F.pixel_shuffle(self.last(F.silu(self.norm(x))), self.patch)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return images: follow the velocity from noise (N, C, H, W) in `sampling_steps` steps of
-        the midpoint rule.
+        """Return images (N, C, H, W) by following the velocity from noise of the same shape.
+
+        It takes `sampling_steps` steps of the midpoint rule.
         """
-        x, step = latent, 1 / self.sampling_steps
+        x = latent
+        step = 1 / self.sampling_steps
         for number in range(self.sampling_steps):
             time = torch.full((x.shape[0],), number * step, device=x.device)
             halfway = x + step / 2 * self._guided(x, time, labels)
@@ -136,8 +136,9 @@ class FlowUNet(nn.Module):
         return x
 
     def _guided(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the velocity towards the class, `guidance` times as far from that of any class (Ho
-        & Salimans 2022).
+        """Return the velocity towards the class, with guidance (Ho & Salimans 2022).
+
+        It is `guidance` times as far from the velocity of any class.
         """
         if self.no_class is None or labels is None:
             return self.velocity(x, time, labels)
@@ -148,8 +149,9 @@ class FlowUNet(nn.Module):
 
 
 def _waves(time: Tensor, count: int) -> Tensor:
-    """Return sine and cosine (N, 2 * count) of time at frequencies from 1 to 1,000, evenly spaced
-    in their logarithm.
+    """Return sine and cosine (N, 2 * count) of times at frequencies from 1 to 1,000.
+
+    The frequencies are evenly spaced on a logarithmic scale.
     """
     frequencies = torch.exp(torch.linspace(0, math.log(1000), count, device=time.device))
     angles = time[:, None] * frequencies
@@ -169,28 +171,27 @@ def build(
     """Return a U-Net for flow matching (Lipman et al. 2023; rectified flow, Liu et al. 2023).
 
     Args:
-        spec: shape and classes of the images; sides that patch times 2 to the power of `levels`
-            divides.
+        spec: shape and classes of the images; both sides are multiples of patch * 2**levels.
         width: channels at the finest level, even; each level doubles them, up to 4 times.
         levels: how often the side is halved.
-        patch: side of the blocks that the image is first cut into; 2 makes it about four times as
-            fast.
-        attention: a layer at the coarsest level in which every position sees all others.
-        conditional: an image of a given class.
-        sampling_steps: steps of the midpoint rule from noise to image; each asks the network twice.
-        guidance: how far images are drawn towards their class: 1 as they are, 2 twice as far. Other
-            than 1 it also hides
-            the class of every tenth image in training, and doubles the work of making images.
+        patch: side of the blocks that the image is first cut into; 2 is about four times as fast.
+        attention: whether a layer at the coarsest level lets every position see all others.
+        conditional: whether images of a given class are made.
+        sampling_steps: steps of the midpoint rule from noise to image; each runs the network twice.
+        guidance: how far images are drawn towards their class: 1 not at all, 2 twice as far. Other
+            values than 1 also hide the class of every tenth image in training, and double the work
+            of making images.
 
     Raises:
-        ValueError: sides that cannot be halved so often, an odd width, or guidance without classes
-            or below 0.
+        ValueError: the sides cannot be halved so often, the width is odd, or guidance is below 0 or
+            is used without classes.
     """
     unit = patch * 2**levels
     if spec.height % unit or spec.width % unit:
         raise ValueError(
-            f"images of {spec.height}x{spec.width} cannot be cut into {unit}x{unit} blocks. "
-            f"Try fewer levels, another patch, or --image-size {nearest_size(min(spec.height, spec.width))}."
+            f"images of {spec.height}x{spec.width} cannot be cut into {unit}x{unit} blocks. Try "
+            "fewer levels, another patch, or "
+            f"--image-size {nearest_size(min(spec.height, spec.width))}."
         )
     if width % 2:
         raise ValueError(f"width is {width}, expected an even number.")
@@ -198,7 +199,7 @@ def build(
     num_classes = spec.num_classes if conditional else 0
     if not 0 <= guidance < math.inf or (guidance != 1 and not num_classes):
         raise ValueError(
-            f"guidance is {guidance}, expected a number from 0 on, and 1 where no classes are known."
+            f"guidance is {guidance}, expected a number of at least 0, and 1 without classes."
         )
 
     return FlowUNet(spec, width, levels, patch, attention, num_classes, sampling_steps, guidance)

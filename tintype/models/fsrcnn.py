@@ -1,4 +1,4 @@
-"""FSRCNN (Dong et al., 2016): a narrow stack on the small image, then a deconvolution."""
+"""FSRCNN (Dong et al. 2016): a narrow stack of layers on the small image, then a deconvolution."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ TASK = "upscale"
 
 
 class FSRCNN(nn.Module):
-    """Feature extraction (5x5), shrinking (1x1), mapping (3x3, `depth` times), expanding (1x1),
-    deconvolution (9x9).
+    """Extraction (5x5), shrinking (1x1), mapping (3x3), expanding (1x1) and deconvolution (9x9).
+
+    There are `depth` layers that map.
     """
 
     def __init__(self, channels: int, scale: int, width: int, narrow: int, depth: int) -> None:

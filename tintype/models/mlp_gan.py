@@ -1,4 +1,4 @@
-"""Fully connected GAN: the image is one long row of pixels."""
+"""A fully connected GAN, which sees an image as one long row of pixels."""
 
 from __future__ import annotations
 
@@ -14,32 +14,30 @@ TASK = "generate"
 
 
 class Generator(nn.Module):
-    """Linear layers with ReLU, Tanh at the end."""
+    """Linear layers with ReLU, and Tanh at the end."""
 
     def __init__(
         self, spec: DataSpec, latent: int, hidden: Sequence[int], num_classes: int
     ) -> None:
         super().__init__()
-        self.latent_shape, self.conditional = (latent,), num_classes > 0
+        self.latent_shape = (latent,)
+        self.conditional = num_classes > 0
         self.image_shape = (spec.channels, spec.height, spec.width)
         self.classes = ClassInput(num_classes)
+
         sizes = [latent + self.classes.size, *hidden]
         layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
-        self.layers = nn.Sequential(
-            *layers, nn.Linear(sizes[-1], spec.channels * spec.height * spec.width), nn.Tanh()
-        )
-        start_by_he(
-            self.layers
-            # PyTorch's own start makes images that hardly depend on the latent, and one picture of
-            # all
-        )
+        num_pixels = spec.channels * spec.height * spec.width
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_pixels), nn.Tanh())
+        # With PyTorch's own start images hardly depend on the latent, and all become one picture.
+        start_by_he(self.layers)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.layers(self.classes(latent, labels)).view(-1, *self.image_shape)
 
 
 class Discriminator(nn.Module):
-    """Linear layers with Leaky ReLU 0.2; the sigmoid is part of the loss."""
+    """Linear layers with Leaky ReLU 0.2; the sigmoid belongs to the loss."""
 
     def __init__(
         self, spec: DataSpec, hidden: Sequence[int], dropout: float, num_classes: int
@@ -67,16 +65,18 @@ def build(
     dropout: float = 0.0,
     conditional: bool = False,
 ) -> nn.ModuleDict:
-    """Return generator 100-256-512-pixels and discriminator pixels-512-256-1, for images of any size.
+    """Return generator and discriminator for images of any size.
+
+    By default they are 100-256-512-pixels and pixels-512-256-1.
 
     Args:
         spec: shape and classes of the images.
-        latent: numbers that an image is made from.
+        latent: how many numbers an image is made from.
         hidden: sizes of the generator's hidden layers.
         discriminator_hidden: sizes of the discriminator's hidden layers.
-        dropout: part of the discriminator's hidden units switched off in training.
-        conditional: an image of a given class: embedding in the generator, projection in the
-            discriminator.
+        dropout: the share of the discriminator's hidden units that is switched off in training.
+        conditional: whether images of a given class are made, by an embedding in the generator and
+            a projection in the discriminator.
     """
     num_classes = spec.num_classes if conditional else 0
     return nn.ModuleDict(

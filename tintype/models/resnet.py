@@ -1,4 +1,4 @@
-"""Residual network in its CIFAR form (He et al., 2016): 6n+2 layers, 16-32-64 filters."""
+"""A residual network in its CIFAR form (He et al. 2016): 6n+2 layers with 16, 32 and 64 filters."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ def _conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch norm around a shortcut; a 1x1 convolution where the shape
-    changes.
-    """
+    """Two 3x3 convolutions with batch norm and a shortcut (1x1 where the shape changes)."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -37,10 +35,10 @@ class Block(nn.Module):
 
 
 def build(spec: DataSpec, depth: int = 20, width: int = 16) -> nn.Module:
-    """Return a network of `depth` = 6n+2 layers in three stages of width, 2*width and 4*width filters.
+    """Return a network of `depth` layers in three stages of width, 2 * width and 4 * width filters.
 
     Raises:
-        ValueError: a depth that is not 6n+2, or images below 8x8.
+        ValueError: the depth is not 6n+2, or the images are smaller than 8x8.
     """
     need_size(spec.height, spec.width, 8)
     if depth < 8 or (depth - 2) % 6:

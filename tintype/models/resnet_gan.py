@@ -1,6 +1,4 @@
-"""Residual GAN: blocks of two convolutions around a shortcut, with optional self-attention; for
-small colour photos.
-"""
+"""A residual GAN for small colour photos: blocks with shortcuts, and self-attention where asked."""
 
 from __future__ import annotations
 
@@ -25,17 +23,17 @@ MOST = 4  # the widest block has this many times `width` channels
 
 
 class UpBlock(nn.Module):
-    """Twice the side: norm, ReLU, doubling, convolution, norm, ReLU, convolution; beside it
-    doubling and a 1x1.
+    """Double the side: norm, ReLU, doubling, convolution, norm, ReLU and convolution.
+
+    The shortcut is a 1x1 convolution and doubling.
     """
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(out)
-        self.conv_1, self.conv_2 = (
-            nn.Conv2d(channels, out, 3, padding=1),
-            nn.Conv2d(out, out, 3, padding=1),
-        )
+        self.norm_1 = nn.BatchNorm2d(channels)
+        self.norm_2 = nn.BatchNorm2d(out)
+        self.conv_1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.conv_2 = nn.Conv2d(out, out, 3, padding=1)
         self.shortcut = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,17 +44,16 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Leaky ReLU, convolution, Leaky ReLU, convolution, half the side; beside it half the side and
-    a 1x1. No norm.
+    """Halve the side: Leaky ReLU, convolution, Leaky ReLU, convolution and pooling, without a norm.
+
+    The shortcut is pooling and a 1x1 convolution.
     """
 
     def __init__(self, channels: int, out: int, first: bool = False) -> None:
         super().__init__()
         self.first = first
-        self.conv_1, self.conv_2 = (
-            nn.Conv2d(channels, out, 3, padding=1),
-            nn.Conv2d(out, out, 3, padding=1),
-        )
+        self.conv_1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.conv_2 = nn.Conv2d(out, out, 3, padding=1)
         self.shortcut = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,8 +63,9 @@ class DownBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """A linear layer to the smallest side, up blocks, attention at 16 pixels where asked for, Tanh
-    (Miyato et al. 2018).
+    """A linear layer to the smallest side, blocks that double it, and Tanh (Miyato et al. 2018).
+
+    Attention follows the block before the last one where it is asked for.
     """
 
     def __init__(
@@ -75,8 +73,10 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.base, count = halvings(spec, "resnet-gan")
-        self.latent_shape, self.conditional = (latent,), num_classes > 0
+        self.latent_shape = (latent,)
+        self.conditional = num_classes > 0
         self.classes = ClassInput(num_classes)
+
         widths = [width * min(MOST, 2**k) for k in reversed(range(count))]
         widths = [widths[0], *widths]
         self.first = nn.Linear(latent + self.classes.size, widths[0] * self.base[0] * self.base[1])
@@ -88,10 +88,8 @@ class Generator(nn.Module):
                 blocks.append(SelfAttention(widths[number + 1]))
 
         self.blocks = nn.Sequential(*blocks)
-        self.norm, self.last = (
-            nn.BatchNorm2d(widths[-1]),
-            nn.Conv2d(widths[-1], spec.channels, 3, padding=1),
-        )
+        self.norm = nn.BatchNorm2d(widths[-1])
+        self.last = nn.Conv2d(widths[-1], spec.channels, 3, padding=1)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.first(self.classes(latent, labels)).view(len(latent), -1, *self.base)
@@ -99,7 +97,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Down blocks, a convolution on what is left, and a head over its sum."""
+    """Blocks that halve the side, a convolution on what is left, and a head over its mean."""
 
     def __init__(
         self, spec: DataSpec, width: int, attention: bool, minibatch: str, num_classes: int
@@ -138,22 +136,24 @@ def build(
 ) -> nn.ModuleDict:
     """Return generator and discriminator for images of 8 to 128 pixels.
 
-    The discriminator has no norm, so that gradient penalties mean what they say; train it with R1
-    and R2, or with `spectral_norm`.
+    The discriminator has no norm, since gradient penalties are defined for a single image. Train it
+    with gradient penalties on real and on generated images (R1 and R2, Mescheder et al. 2018), or
+    with `spectral_norm`.
 
     Args:
         spec: shape and classes of the images.
-        latent: numbers that an image is made from.
+        latent: how many numbers an image is made from.
         width: channels next to the image; each halving doubles them, up to 4 times.
-        attention: one layer in each network in which every position sees all others.
-        spectral_norm: divide the discriminator's filters by their largest singular value.
-        minibatch: what the discriminator sees of a batch: none, stddev or discrimination.
-        conditional: an image of a given class: embedding in the generator, projection in the
-            discriminator.
+        attention: whether a layer in each network lets every position see all others.
+        spectral_norm: whether the discriminator's filters are divided by their largest singular
+            value.
+        minibatch: what the discriminator sees of its batch: none, stddev or discrimination.
+        conditional: whether images of a given class are made, by an embedding in the generator and
+            a projection in the discriminator.
 
     Raises:
-        ValueError: a size that cannot be halved down to 4 to 7 pixels, or an unknown minibatch
-            layer.
+        ValueError: the size cannot be halved down to 4 to 7 pixels, or the minibatch layer is
+            unknown.
     """
     num_classes = spec.num_classes if conditional else 0
     generator = Generator(spec, latent, width, attention, num_classes)

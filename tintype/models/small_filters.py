@@ -1,6 +1,4 @@
-"""Three blocks of few filters, 3-8-16-32, 57,332 parameters for CIFAR-100; what its authors left
-open as options.
-"""
+"""Three blocks of 8, 16 and 32 filters, with options for what the description leaves open."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ from tintype.models.parts.layers import pooling as make_pooling
 
 
 class Block(nn.Module):
-    """3x3 convolution with bias, activation, [channel attention,] 2x2 pooling; `residual` adds the input's own copy.
+    """A 3x3 convolution, an activation, channel attention where asked, and 2x2 pooling.
 
-    The residual path carries the input into the first channels and leaves the new ones at zero
-    (option A of He et al. 2016), so that it adds no parameter.
+    `residual` adds the input to the first channels and leaves the new ones as they are (option A of
+    He et al. 2016), so that it adds no parameter.
     """
 
     def __init__(
@@ -53,7 +51,8 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         inner = max(2, channels // 4)
-        self.squeeze, self.excite = nn.Linear(channels, inner), nn.Linear(inner, channels)
+        self.squeeze = nn.Linear(channels, inner)
+        self.excite = nn.Linear(inner, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3))))))
@@ -68,16 +67,19 @@ def build(
     residual: bool = False,
     attention: bool = False,
 ) -> nn.Module:
-    """Return the blocks, flattened into one linear layer: 57,332 parameters for 100 classes of 32x32 colour images.
+    """Return the blocks and a linear layer on what they give.
+
+    For 100 classes of 32x32 colour images it has 57,332 parameters.
 
     Raises:
-        ValueError: images smaller than 8x8, widths that shrink where `residual` is on, unknown
-            activation or pooling.
+        ValueError: the images are smaller than 2 ** len(widths), widths shrink although `residual`
+            is on, or the activation or pooling is unknown.
     """
     need_size(spec.height, spec.width, 2 ** len(widths))
     all_widths = [spec.channels, *widths]
     if residual and all_widths != sorted(all_widths):
         raise ValueError(f"residual needs widths that do not shrink, got {all_widths}.")
+
     blocks = [
         Block(i, o, activation, pooling, residual, attention) for i, o in pairwise(all_widths)
     ]

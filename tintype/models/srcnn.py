@@ -1,4 +1,4 @@
-"""SRCNN (Dong et al. 2014): three layers on the bicubic-enlarged image, 9-1-5 by default."""
+"""SRCNN (Dong et al. 2014): three convolutions (9-1-5) on the bicubic enlargement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TASK = "upscale"
 
 
 class SRCNN(nn.Module):
-    """Three convolutions with ReLU between, on the image enlarged by bicubic interpolation."""
+    """Convolutions with ReLU between them, on the image enlarged by bicubic interpolation."""
 
     def __init__(
         self,
@@ -25,9 +25,12 @@ class SRCNN(nn.Module):
         residual: bool,
     ) -> None:
         super().__init__()
-        self.scale, self.residual = scale, residual
+        self.scale = scale
+        self.residual = residual
         self.halo = -(-sum(k // 2 for k in kernels) // scale) + 2
-        ins, outs = [channels, *widths], [*widths, channels]
+
+        ins = [channels, *widths]
+        outs = [*widths, channels]
         layers: list[nn.Module] = []
         for i, o, k in zip(ins, outs, kernels, strict=True):
             layers += [nn.Conv2d(i, o, k, padding=k // 2, padding_mode="replicate"), nn.ReLU()]
@@ -36,23 +39,24 @@ class SRCNN(nn.Module):
 
     @torch.no_grad()
     def _begin_at_bicubic(self, channels: int) -> None:
-        """Let the last layer answer nothing yet; without a shortcut, lay a path of ones for each colour through all layers.
+        """Start with the bicubic image as output.
 
-        ReLU leaves that path as it is, since images are not negative. So the network is an ordinary
-        one of its shape that need not first learn to repeat its input, which took it hundreds of
-        steps.
+        The last layer starts at zero. Without a shortcut, a path of ones for each colour leads
+        through all layers, which ReLU leaves as it is, since images are not negative. Without that
+        start the network took hundreds of steps to learn to repeat its input.
         """
         convolutions = [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
         nn.init.zeros_(convolutions[-1].weight)
         for layer in convolutions[-1:] if self.residual else convolutions:
             nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
-        if not self.residual:
-            for layer in convolutions:
-                for colour in range(min(channels, *layer.weight.shape[:2])):
-                    layer.weight[colour] = 0
-                    layer.weight[
-                        colour, colour, layer.kernel_size[0] // 2, layer.kernel_size[1] // 2
-                    ] = 1
+        if self.residual:
+            return
+
+        for layer in convolutions:
+            y, x = (side // 2 for side in layer.kernel_size)
+            for colour in range(min(channels, *layer.weight.shape[:2])):
+                layer.weight[colour] = 0
+                layer.weight[colour, colour, y, x] = 1
 
     def forward(self, low: Tensor) -> Tensor:
         large = enlarge(low, self.scale)
@@ -66,10 +70,12 @@ def build(
     widths: Sequence[int] = (64, 32),
     residual: bool = False,
 ) -> nn.Module:
-    """Return SRCNN; `residual` adds its answer to the bicubic image, which VDSR found to learn faster (Kim et al. 2016).
+    """Return SRCNN with the given sizes of kernels and numbers of filters.
+
+    `residual` adds its output to the bicubic image, which learns faster (VDSR, Kim et al. 2016).
 
     Raises:
-        ValueError: not one kernel more than widths, or an even kernel.
+        ValueError: there is not one kernel more than widths, or a kernel is even.
     """
     if len(kernels) != len(widths) + 1 or any(k % 2 == 0 for k in kernels):
         raise ValueError(

@@ -10,23 +10,23 @@ from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
 from tintype.models.parts.backbone import expand_grey
 
-NAMES = {
-    "timm/NAME": "Any of timm's more than 1,000 image networks: timm/resnet50d, timm/vit_small_patch16_224, ..."
-}
+NAMES = {"timm/NAME": "One of timm's more than 1,000 networks, such as timm/resnet50d."}
 
 
 def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
-    """Return timm's network with random weights and a head for the classes of `spec`; grey images are expanded inside.
+    """Return timm's network with random weights and a head for the classes of `spec`.
+
+    Grey images are expanded to three equal channels inside.
 
     Args:
         spec: shape and classes of the images.
         name: "timm/" and the name in timm, which may carry a tag of its weights
             ("timm/resnet50.a1_in1k").
-        dropout: before the head.
+        dropout: the dropout before the head.
 
     Raises:
         UserError: timm is not installed or has no such model.
-        ValueError: images that the network cannot take, or dropout out of range.
+        ValueError: the network cannot take the images, or dropout is out of range.
     """
     if dropout is not None and not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}, expected 0 or more and below 1.")
@@ -37,11 +37,11 @@ def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
 
 
 def create(name: str, spec: DataSpec, **options: Any) -> nn.Module:
-    """Return timm's network of that name for colour images of the size, and the number of classes, of `spec`.
+    """Return timm's network for colour images of the size and number of classes that `spec` gives.
 
     Raises:
         UserError: timm is not installed or has no such model.
-        ValueError: images that the network cannot take.
+        ValueError: the network cannot take the images.
     """
     if default_config(name).fixed_input_size:  # vision transformers; the others find the size out
         options["img_size"] = (spec.height, spec.width)
@@ -54,17 +54,16 @@ def create(name: str, spec: DataSpec, **options: Any) -> nn.Module:
 
 
 def default_config(name: str) -> Any:
-    """Return what timm says of a model's weights: URL, mean, std, size, crop.
+    """Return what timm says about a model's weights: URL, mean, deviation, size and crop.
 
     Raises:
         UserError: timm is not installed or has no such model.
     """
-    timm, bare = import_timm(), name.removeprefix("timm/")
+    timm = import_timm()
+    bare = name.removeprefix("timm/")
     if not timm.is_model(bare.partition(".")[0]):
-        error = unknown_name("model of timm", bare, timm.list_models())
-        raise UserError(
-            str(error) if "Did you mean" in str(error) else f"timm has no model '{bare}'."
-        )
+        error = str(unknown_name("model of timm", bare, timm.list_models()))
+        raise UserError(error if "Did you mean" in error else f"timm has no model '{bare}'.")
 
     config = timm.get_pretrained_cfg(bare)
     if config is None:
@@ -85,6 +84,7 @@ def import_timm() -> Any:
         import timm  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
-            "models named timm/... need timm, which is not installed. Type: pip install 'tintype[timm]'"
+            "models named timm/... need timm, which is not installed. "
+            "Type: pip install 'tintype[timm]'"
         ) from None
     return timm

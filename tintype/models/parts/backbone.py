@@ -1,7 +1,7 @@
-"""What all networks with a linear head have in common: head, stages, features; freezing, and a copy made for inference.
+"""What networks with a linear head have in common: head, stages, features, and how to freeze them.
 
-Found from the structure of the network, so that torchvision's, timm's and our own need no table.
-Nothing here changes a name in the state dict.
+All of it is found from the structure of a network, so that torchvision's, timm's and our own need
+no table. Nothing here changes a name in the state dict.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ _MODES = {"training", "norm_in_eval"}
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the parts of a network are that ends in a linear layer.
+    """The parts of a network that ends in a linear layer.
 
     Attributes:
         network: the network itself, head included.
-        head_name: state-dict prefix of the head.
+        head_name: the head's prefix in the state dict.
         num_features: the number of values that the head sees.
-        stages: names of sub-modules from input to output, cut where the resolution is reduced; in
-            networks of one
-            resolution (vision transformers) every block is a stage. The head belongs to none, nor
-            does what stands between the last weights and the head, such as dropout.
+        stages: names of sub-modules from input to output, cut where the resolution is reduced. In
+            networks of one resolution (vision transformers) every block is a stage. The head
+            belongs to none, nor does what follows the last weights before it, such as dropout.
     """
 
     network: nn.Module
@@ -55,15 +54,15 @@ class Parts:
     def features(self, images: Tensor) -> Tensor:
         """Return what the head sees (N, F) of normalised images (N, C, H, W).
 
-        In eval mode `head(features)` is the answer of the network. The mode is left to the caller.
+        In eval mode `head(features)` is the network's output. The mode is left to the caller.
         """
         return penultimate(self.network, self.head_name)(images)
 
     def parameters(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of each stage from input to output, and last those of the head.
+        """Return the parameters of each stage from input to output, and those of the head last.
 
-        Parameters that stand outside of all sub-modules (class token, position embedding) count
-        with the first stage.
+        Parameters outside all sub-modules (class token, position embedding) count with the first
+        stage.
         """
         groups: list[list[nn.Parameter]] = [[] for _ in (*self.stages, self.head_name)]
         for name, parameter in self.network.named_parameters():
@@ -111,7 +110,7 @@ def backbone_parts(network: nn.Module) -> Parts:
 
 
 def penultimate(network: nn.Module, head_name: str | None = None) -> Callable[[Tensor], Tensor]:
-    """Return a function that maps images (N, C, H, W) to what the last linear layer of any classifier sees, (N, F).
+    """Return a function from images (N, C, H, W) to what the last linear layer sees (N, F).
 
     The mode of the network (eval or train) is left to the caller. `head_name` names another layer.
 
@@ -133,10 +132,11 @@ def penultimate(network: nn.Module, head_name: str | None = None) -> Callable[[T
 
 
 def freeze(network: nn.Module, parts: Parts, thawed: int) -> None:
-    """Train the last `thawed` stages and the head, freeze what is before; called again, it thaws more or less.
+    """Train the last `thawed` stages and the head, and freeze what comes before them.
 
-    Frozen stages need no gradient and stay in eval mode (batch-norm statistics, dropout), whatever
-    `network.train()` says. Parameters that were not trainable before the first call stay so.
+    It may be called again with another number. Frozen stages need no gradient and stay in eval mode
+    (batch-norm statistics, dropout), whatever `network.train()` says. Parameters that were not
+    trainable before the first call stay so.
 
     Raises:
         ValueError: `thawed` is negative.
@@ -164,9 +164,7 @@ def freeze(network: nn.Module, parts: Parts, thawed: int) -> None:
 def make_head(
     num_features: int, num_classes: int, hidden: Sequence[int] = (), dropout: float = 0.0
 ) -> nn.Module:
-    """Return a linear layer, or fully connected layers with ReLU and dropout where `hidden` names
-    their sizes.
-    """
+    """Return a linear layer, after hidden layers with ReLU and dropout where `hidden` has sizes."""
     layers: list[nn.Module] = []
     for size in hidden:
         layers += [nn.Linear(num_features, size), nn.ReLU(), nn.Dropout(dropout)]
@@ -176,10 +174,10 @@ def make_head(
 
 
 def keep_norm_in_eval(network: nn.Module) -> int:
-    """Keep every batch norm in eval mode from now on, its scale and shift still trained; return how many there are.
+    """Keep every batch norm in eval mode from now on, and return how many there are.
 
-    With few images, or statistics that were measured elsewhere, those of a batch are worse than
-    those of the weights.
+    Scale and shift are still trained. With few images the statistics of a batch are worse than
+    those that came with the weights.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
@@ -189,9 +187,7 @@ def keep_norm_in_eval(network: nn.Module) -> int:
 
 
 def _hold_in_eval(module: nn.Module) -> None:
-    """Replace the module's own `train`, through which `network.train()` passes; a copy of the
-    network keeps it.
-    """
+    """Replace the module's `train`, which `network.train()` calls; a copy keeps it."""
     module.train = MethodType(_stay_in_eval, module)
     module.train()
 
@@ -211,11 +207,12 @@ def _three_channels(_: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
 
 
 def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
-    """Return a copy for inference: eval mode, no gradients, channels_last, batch norms folded into the convolutions.
+    """Return a copy for inference in eval mode, with batch norms folded into the convolutions.
 
-    Names of modules stay, so `backbone_parts` and `penultimate` work on the copy; its state dict is
-    not the network's. Which norm follows which convolution is seen on one pass. Where the folded
-    copy does not give the network's answer within 1e-4, it stays as it was.
+    It has no gradients and is channels_last. Names of modules stay, so that `backbone_parts` and
+    `penultimate` work on the copy; its state dict is not the network's. Which norm follows which
+    convolution is observed on one pass. Where the folded copy differs from the network by more than
+    1e-4, the copy is not folded.
 
     Args:
         network: any network for images of `spec`, on any device.
@@ -242,10 +239,8 @@ def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
 
 
 def _norms_after_convolutions(network: nn.Module, image: Tensor) -> list[tuple[str, str]]:
-    """Return the names of (convolution, batch norm) where the norm alone of all modules sees the
-    convolution's answer.
-    """
-    # tensors are held, so that no other takes their place in memory
+    """Return (convolution, batch norm), by name, where only the norm sees the output."""
+    # Tensors are held so that no other takes their place in memory.
     read: list[tuple[str, Tensor]] = []
     answered: list[tuple[str, Tensor]] = []
 
@@ -288,15 +283,24 @@ def _note_answer(
 
 
 def _fold(network: nn.Module, conv_name: str, norm_name: str) -> None:
-    """Fold a batch norm into the convolution before it, and leave in its place what it does besides
-    (timm's activations).
+    """Fold a batch norm into the convolution before it.
+
+    What the norm's module does besides stays in its place (timm's activations).
     """
-    conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
+    conv = network.get_submodule(conv_name)
+    norm = network.get_submodule(norm_name)
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias  # pyright: ignore
-    )  # fmt: skip
+        conv.weight,
+        conv.bias,
+        norm.running_mean,  # pyright: ignore[reportArgumentType]
+        norm.running_var,  # pyright: ignore[reportArgumentType]
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+
     rest = [child for _, child in norm.named_children()]
     parent, _, own_name = norm_name.rpartition(".")
     setattr(
@@ -333,8 +337,9 @@ def _units(module: nn.Module, prefix: str, head_name: str) -> Iterator[str]:
 
 
 def _stages(network: nn.Module, units: list[str]) -> list[list[str]]:
-    """Group units: a new stage begins where the resolution is reduced, and at the first of some
-    linear layers.
+    """Group units into stages.
+
+    A stage begins where the resolution is reduced, and at the first of several linear layers.
     """
     modules = {unit: network.get_submodule(unit) for unit in units}
     one_resolution = sum(map(_reduces, modules.values())) <= 1
@@ -353,7 +358,7 @@ def _stages(network: nn.Module, units: list[str]) -> list[list[str]]:
 
 
 def _reduces(module: nn.Module) -> bool:
-    """Return whether a module makes the image smaller: by a stride, or by merging patches (Swin)."""
+    """Return whether a module makes images smaller, by a stride or by merging patches (Swin)."""
     for part in module.modules():
         stride = getattr(part, "stride", 1)
         if "PatchMerging" in type(part).__name__ or (
@@ -364,9 +369,7 @@ def _reduces(module: nn.Module) -> bool:
 
 
 def _with_parameters(stages: list[list[str]], modules: dict[str, nn.Module]) -> list[list[str]]:
-    """Join stages without parameters to the one before, and leave out what follows the last
-    parameters.
-    """
+    """Join stages without parameters to the one before; drop what follows the last parameters."""
     joined: list[list[str]] = []
     for stage in stages:
         if joined and not any(_weights(modules[unit]) for unit in stage):

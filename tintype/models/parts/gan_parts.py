@@ -1,4 +1,4 @@
-"""Pieces of networks that make images: where they start and end, and layers that see a whole batch or a whole image.
+"""Parts of networks that make images: heads, inputs, and layers that see a whole batch or image.
 
 A generator is called as generator(latent (N, *latent_shape), labels (N,) int64 or None) and returns
 images (N, C, H, W) in -1..1; a discriminator as discriminator(images, labels) and returns one logit
@@ -17,26 +17,29 @@ from torch.nn.utils.parametrizations import spectral_norm as _spectral_norm
 
 from tintype.data.source import DataSpec
 
-SMALLEST, LARGEST = 4, 7  # sides that a network may grow an image from
+# The sides that a network may grow an image from.
+SMALLEST = 4
+LARGEST = 7
 
 
 def halvings(spec: DataSpec, model: str) -> tuple[tuple[int, int], int]:
-    """Return the (height, width) of 4 to 7 pixels that an image is grown from, and how often it is doubled.
+    """Return the (height, width) that an image is grown from, and how often it is doubled.
 
     Raises:
-        ValueError: an image that is not 4 to 7 pixels times a power of two, or below 8 pixels.
+        ValueError: a side is not 4 to 7 pixels times a power of two, or is below 8 pixels.
     """
+    smaller = min(spec.height, spec.width)
     count = 0
-    while min(spec.height, spec.width) // 2 ** (count + 1) >= SMALLEST:
+    while smaller // 2 ** (count + 1) >= SMALLEST:
         count += 1
+
     base = (spec.height // 2**count, spec.width // 2**count)
-    fits = (base[0] << count, base[1] << count) == (spec.height, spec.width) and max(
-        base
-    ) <= LARGEST
-    if not fits or count < 1:
+    whole = (base[0] << count, base[1] << count) == (spec.height, spec.width)
+    if not whole or max(base) > LARGEST or count < 1:
         raise ValueError(
-            f"{model} makes images of 8, 16, 28, 32, 48, 64, 96 or 128 pixels (4 to 7 times a power of two), "
-            f"not {spec.height}x{spec.width}. Try --image-size {nearest_size(min(spec.height, spec.width))}."
+            f"{model} makes images of 8, 16, 28, 32, 48, 64, 96 or 128 pixels "
+            f"(4 to 7 times a power of two), not {spec.height}x{spec.width}. "
+            f"Try --image-size {nearest_size(smaller)}."
         )
 
     return base, count
@@ -49,10 +52,7 @@ def nearest_size(side: int) -> int:
 
 
 def start_as_dcgan(network: nn.Module) -> None:
-    """Draw weights from N(0, 0.02) and scales of norms from N(1, 0.02), as Radford et al.
-
-    (2016) do.
-    """
+    """Draw weights from N(0, 0.02) and scales of norms from N(1, 0.02) (Radford et al. 2016)."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(layer.weight, 0.0, 0.02)
@@ -64,8 +64,9 @@ def start_as_dcgan(network: nn.Module) -> None:
 
 
 def start_by_he(network: nn.Module) -> None:
-    """Draw weights so that (Leaky) ReLU layers without norm keep the size of what passes (He et
-    al., 2015); biases are 0.
+    """Draw weights by which (Leaky) ReLU layers without norm keep the variance (He et al. 2015).
+
+    Biases are zero.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -75,8 +76,9 @@ def start_by_he(network: nn.Module) -> None:
 
 
 def with_spectral_norm(network: nn.Module) -> nn.Module:
-    """Divide every filter and matrix by its largest singular value (Miyato et al., 2018); return
-    the network.
+    """Divide every filter and matrix by its largest singular value (Miyato et al. 2018).
+
+    The network itself is changed and returned.
     """
     for layer in list(network.modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -85,8 +87,9 @@ def with_spectral_norm(network: nn.Module) -> nn.Module:
 
 
 class Head(nn.Module):
-    """One logit from features (N, D), plus their product with an embedding of the class
-    (projection, Miyato 2018).
+    """One logit from features (N, D), plus their product with an embedding of the class.
+
+    The product is the projection of Miyato & Koyama (2018).
     """
 
     def __init__(self, features: int, num_classes: int) -> None:
@@ -113,7 +116,7 @@ def needed(labels: Tensor | None) -> Tensor:
 
 
 class ClassInput(nn.Module):
-    """Append an embedding of the class to the latent (N, D); without classes the latent passes."""
+    """Append an embedding of the class to the latent (N, D), or nothing without classes."""
 
     def __init__(self, num_classes: int, size: int = 32) -> None:
         super().__init__()
@@ -127,9 +130,9 @@ class ClassInput(nn.Module):
 
 
 class ClassNorm(nn.Module):
-    """Batch norm whose scale and shift belong to the class (Dumoulin et al.
+    """Batch norm with scale and shift for each class (Dumoulin et al. 2017).
 
-    2017); without classes they are the channel's.
+    Without classes it is an ordinary batch norm.
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:
@@ -149,8 +152,9 @@ class ClassNorm(nn.Module):
 
 
 def strided_layers(channels: int, widths: Sequence[int], norm: str) -> nn.Sequential:
-    """Return convolutions 4x4 of stride 2 with Leaky ReLU 0.2, norm "batch" on all but the first
-    (Radford et al. 2016).
+    """Return 4x4 convolutions of stride 2 with Leaky ReLU 0.2 (Radford et al. 2016).
+
+    The norm "batch" stands on all but the first.
     """
     layers: list[nn.Module] = []
     for number, (before, out) in enumerate(pairwise([channels, *widths])):
@@ -162,8 +166,9 @@ def strided_layers(channels: int, widths: Sequence[int], norm: str) -> nn.Sequen
 
 
 def grown(latent: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
-    """Return what a transposed convolution makes of one pixel (N, D): a product of matrices, six
-    times as fast on a CPU.
+    """Return what a transposed convolution makes of one pixel (N, D).
+
+    That is a product of matrices, which is six times as fast on a CPU.
     """
     images = latent @ layer.weight.flatten(1)
     return images.view(len(latent), -1, *layer.kernel_size).contiguous(
@@ -172,20 +177,21 @@ def grown(latent: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
 
 
 def seen_whole(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """Return (N, C) of a convolution whose kernel covers the whole image: a product of matrices as
-    well.
+    """Return the output (N, C) of a convolution whose kernel covers the whole image.
+
+    That is a product of matrices as well.
     """
     return F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)
 
 
 def start_discriminator(network: nn.Module, norm: str) -> None:
-    """Draw the weights of a discriminator as its norm asks for, and add spectral norm where that is meant.
+    """Draw the weights of a discriminator in the way that suits its norm, and add spectral norm.
 
-    Small weights need a norm behind them: without one, hardly anything of an image would reach the
-    logit.
+    Small weights need a batch norm after them; without one, hardly anything of an image would reach
+    the logit.
 
     Raises:
-        ValueError: a norm that is not batch, spectral or none.
+        ValueError: the norm is not batch, spectral or none.
     """
     if norm not in ("batch", "spectral", "none"):
         raise ValueError(f"norm is {norm!r}, expected batch, spectral or none.")
@@ -195,8 +201,9 @@ def start_discriminator(network: nn.Module, norm: str) -> None:
 
 
 class MinibatchStd(nn.Module):
-    """Append a channel with the mean deviation within groups of images, which shows a lack of
-    variety (Karras 2018).
+    """Append a channel with the mean deviation within groups of images (Karras et al. 2018).
+
+    It shows where a batch lacks variety.
     """
 
     extra = 1
@@ -214,9 +221,7 @@ class MinibatchStd(nn.Module):
 
 
 class MinibatchDiscrimination(nn.Module):
-    """Append channels that say how near an image is to the others of its batch (Salimans et al.,
-    2016).
-    """
+    """Append channels with how near an image is to the others (Salimans et al. 2016)."""
 
     extra = 16
 
@@ -228,10 +233,10 @@ class MinibatchDiscrimination(nn.Module):
         means = x.float().mean((2, 3))
         rows = torch.einsum("nc,cek->nek", means, self.weight.float())  # (N, E, K)
         distances = (rows[:, None] - rows[None]).abs().sum(3)  # (N, N, E)
-        nearness = torch.exp(-distances).sum(1) - 1  # of the others: without the image itself
-        return torch.cat(
-            [x, nearness[:, :, None, None].expand(-1, -1, *x.shape[2:]).to(x.dtype)], 1
-        )
+        nearness = torch.exp(-distances).sum(1) - 1  # without the image itself
+
+        everywhere = nearness[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        return torch.cat([x, everywhere.to(x.dtype)], 1)
 
 
 def minibatch_layer(name: str, channels: int) -> tuple[nn.Module, int]:
@@ -250,14 +255,16 @@ def minibatch_layer(name: str, channels: int) -> tuple[nn.Module, int]:
 
 
 class SelfAttention(nn.Module):
-    """Every position looks at all others, added with a weight that starts at zero (Zhang et al.,
-    SAGAN, 2019).
+    """A layer in which every position sees all others (SAGAN, Zhang et al. 2019).
+
+    What it adds has a weight that starts at zero.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         inner = max(1, channels // 8)
-        self.query, self.key = nn.Conv2d(channels, inner, 1), nn.Conv2d(channels, inner, 1)
+        self.query = nn.Conv2d(channels, inner, 1)
+        self.key = nn.Conv2d(channels, inner, 1)
         self.value = nn.Conv2d(channels, channels, 1)
         self.gain = nn.Parameter(torch.zeros(1))
 
@@ -276,10 +283,10 @@ def upsampled(x: Tensor) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """Judge each place of a picture by what lies around it: logits (N, places), above zero for "real" (cf. Isola et al. 2017).
+    """Give one logit for each place of a picture, above zero for "real" (cf. Isola et al. 2017).
 
-    Convolutions with spectral norm and no other norm, so that a picture's logits do not depend on
-    its batch.
+    The logits (N, places) come from convolutions with spectral norm and no other, so that those of
+    a picture do not depend on its batch.
     """
 
     def __init__(self, channels: int, width: int = 32) -> None:

@@ -1,4 +1,4 @@
-"""Pieces that several networks share."""
+"""Activations, poolings and checks that several networks share."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def need_size(spec_height: int, spec_width: int, smallest: int) -> None:
     """
     if min(spec_height, spec_width) < smallest:
         raise ValueError(
-            f"images of {spec_height}x{spec_width} are too small, it needs at least {smallest}x{smallest} pixels. "
+            f"images of {spec_height}x{spec_width} are too small, "
+            f"it needs at least {smallest}x{smallest} pixels. "
             f"Try --image-size {smallest} or another model."
         )

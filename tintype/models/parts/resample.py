@@ -1,6 +1,4 @@
-"""Bicubic resizing as MATLAB's `imresize` does it, by which super-resolution is measured; batched
-and differentiable.
-"""
+"""Bicubic resizing as MATLAB's `imresize` does it, by which super-resolution is measured."""
 
 from __future__ import annotations
 
@@ -13,10 +11,11 @@ from torch import Tensor
 
 
 def bicubic(images: Tensor, height: int, width: int) -> Tensor:
-    """Resize images by MATLAB's `imresize(..., 'bicubic')`: Keys' kernel, a = -0.5, antialiased where it shrinks.
+    """Resize images as MATLAB's `imresize(..., 'bicubic')` does.
 
-    Pixels beyond the edge are mirrored. Nothing is rounded or clipped. torch's own bicubic has a =
-    -0.75 without antialiasing, and clamps at the edge; it is off by 0.2 dB on Set5.
+    The kernel is Keys' with a = -0.5, widened against aliasing where the image shrinks. Pixels
+    beyond the edge are mirrored; nothing is rounded or clipped, and gradients pass. Torch's own
+    bicubic has a = -0.75, no antialiasing, and repeats the edge; it is off by 0.2 dB on Set5.
 
     Args:
         images: (N, C, H, W) float.
@@ -34,7 +33,7 @@ def bicubic(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def enlarge(images: Tensor, scale: int) -> Tensor:
-    """Return what `bicubic` gives at `scale` times the size, as one convolution: fast, and the same for every pixel.
+    """Return what `bicubic` gives at `scale` times the size, as one fast convolution.
 
     Args:
         images: (N, C, H, W) float.
@@ -51,22 +50,21 @@ def _mirrored(images: Tensor, axis: int) -> Tensor:
     length = images.shape[axis]
     if length == 1:  # its own mirror
         return images.repeat_interleave(5, axis)
-    first, last = images.narrow(axis, 0, 2), images.narrow(axis, length - 2, 2)
+    first = images.narrow(axis, 0, 2)
+    last = images.narrow(axis, length - 2, 2)
     return torch.cat([first.flip(axis), images, last.flip(axis)], axis)
 
 
 @lru_cache(maxsize=16)
 def _phases(scale: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the weights (scale**2, 1, 5, 5) of the pixels that each pixel becomes."""
+    """Return the weights (scale**2, 1, 5, 5) of the new pixels around each pixel."""
     rows = _matrix(9, 9 * scale, torch.float64, torch.device("cpu"))[4 * scale : 5 * scale, 2:7]
     kernel = torch.einsum("ay,bx->abyx", rows, rows).reshape(scale**2, 1, 5, 5)
     return kernel.to(device=device, dtype=dtype)
 
 
 def shrink(images: Tensor, scale: int) -> Tensor:
-    """Return uint8 images (N, C, H, W) at 1 / `scale` of their size, rounded to 8 bits; sides are
-    multiples of `scale`.
-    """
+    """Return uint8 images (N, C, H, W) at 1 / `scale` of their size, which `scale` divides."""
     small = bicubic(images.float(), images.shape[2] // scale, images.shape[3] // scale)
     return small.round_().clamp_(0, 255).to(torch.uint8)
 
