@@ -26,7 +26,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from tintype.data.source import DataSpec, DataSplits, ResidentSource
+from tintype.data.pixels import ResidentPixels
+from tintype.data.source import DataSpec, DataSplits, StoredSource
 from tintype.data.targets import Classes
 from tintype.hardware.device import choose_compile, choose_device, choose_precision, hold_memory
 from tintype.models import build_model
@@ -51,7 +52,8 @@ def made_images(count: int = 8192) -> DataSplits:
     )
     spec = DataSpec("made", 3, 32, 32, Classes(("thing",)), (0.5,) * 3, (0.5,) * 3, "")
     names = [f"{i}" for i in range(count)]
-    train = ResidentSource(spec, pixels, torch.zeros(count, dtype=torch.int64), names)
+    store = ResidentPixels(pixels)
+    train = StoredSource(spec, store, torch.zeros(count, dtype=torch.int64), names)
     few = train.subset(torch.arange(16))
     return DataSplits(spec, train, few, few, (), ())
 
@@ -119,9 +121,13 @@ class Pictures(Dataset[Any]):
 
 def tutorial(splits: DataSplits, steps: int, device: torch.device) -> float:
     """Return the steps per second of the tutorial's loop."""
-    assert isinstance(splits.train, ResidentSource)
+    images = splits.train.take(torch.arange(len(splits.train))).images
     loader = DataLoader(
-        Pictures(splits.train.pixels), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True
+        Pictures(images.permute(0, 2, 3, 1)),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=2,
+        drop_last=True,
     )
     networks: Any = build_model("dcgan", splits.spec, {}, seed=0).to(device)
     net_g, net_d = networks["generator"], networks["discriminator"]

@@ -216,12 +216,15 @@ def other(name: str, python: str, images: Path, target: float) -> Iterator[dict[
 
 def images_of(root: str | None, path: Path) -> None:
     """Write MNIST's 60,000 images for training and its 10,000 for testing."""
+    import torch
+
     from tintype.data import open_data
 
     splits = open_data("mnist", data_root=root)
     parts = {}
     for name, sources in {"train": (splits.train, splits.val), "test": (splits.test,)}.items():
-        parts[name] = np.concatenate([source.pixels.numpy()[..., 0] for source in sources])  # pyright: ignore[reportAttributeAccessIssue]
+        wholes = [source.take(torch.arange(len(source))) for source in sources]
+        parts[name] = np.concatenate([whole.images[:, 0].numpy() for whole in wholes])
         parts[f"{name}_labels"] = np.concatenate([source.targets.numpy() for source in sources])
     np.savez(path, **parts)
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tintype.data import open_data
-from tintype.data.source import DataSplits, ResidentSource
+from tintype.data.source import DataSplits
 from tintype.hardware.device import autocast, choose_precision, hold_memory
 from tintype.models import build_model
 from tintype.optim import build_optimizers
@@ -103,7 +103,6 @@ def usual_loop(splits: DataSplits, steps: int) -> float:
     """
     from torchvision import transforms
 
-    assert isinstance(splits.train, ResidentSource)
     spec = splits.spec
     transform = transforms.Compose(
         [
@@ -114,7 +113,8 @@ def usual_loop(splits: DataSplits, steps: int) -> float:
             transforms.Normalize(spec.mean, spec.std),
         ]
     )
-    pixels, targets = splits.train.pixels.numpy(), splits.train.targets
+    whole = splits.train.take(torch.arange(len(splits.train)))
+    pixels, targets = whole.images.permute(0, 2, 3, 1).numpy(), whole.targets
 
     class Images(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:

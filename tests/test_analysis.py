@@ -26,7 +26,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
 from tintype import api
-from tintype.data.source import DataSpec, ResidentSource
+from tintype.data.pixels import ResidentPixels
+from tintype.data.source import DataSpec, StoredSource
 from tintype.data.targets import Classes
 from tintype.models import build_model
 from tintype.progress import Watcher
@@ -79,9 +80,9 @@ def answers(
     confidence.
     """
     n = len(targets)
-    source = ResidentSource(
+    source = StoredSource(
         spec_of(pixels, names),
-        torch.from_numpy(pixels),
+        ResidentPixels(torch.from_numpy(pixels)),
         torch.tensor(targets),
         [f"{split}/{i}" for i in range(n)],
     )

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from tintype import api
 from tintype.data import open_data
-from tintype.data.source import DataSplits, MappedSource
+from tintype.data.pixels import MappedPixels
+from tintype.data.source import DataSplits, StoredSource
 from tintype.errors import UserError
 from tintype.pages.report import write_report
 from tintype.progress import Watcher
@@ -257,9 +258,8 @@ def test_images_from_disk_train_bit_equal_to_images_in_memory(fit, tiny):
                 .contiguous()
                 .numpy()
             )
-            return MappedSource(
-                source.spec, np.ascontiguousarray(pixels), source.targets, source.names
-            )
+            store = MappedPixels(np.ascontiguousarray(pixels))
+            return StoredSource(source.spec, store, source.targets, source.names)
 
         return DataSplits(
             splits.spec, on_disk(splits.train), on_disk(splits.val), on_disk(splits.test)

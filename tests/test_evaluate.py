@@ -20,7 +20,8 @@ from sklearn.metrics import classification_report
 import tintype
 from tintype import api
 from tintype.data.identity import Identities, identify
-from tintype.data.source import DataSpec, ResidentSource
+from tintype.data.pixels import ResidentPixels
+from tintype.data.source import DataSpec, StoredSource
 from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.progress import Watcher
@@ -161,11 +162,10 @@ def test_pictures_that_all_look_alike_are_known_by_their_pixels_alone():
         sheet[y : y + 4, x : x + 4] = draw.integers(0, 255)
     spec = DataSpec("forms", 3, 64, 64, Classes(("a",)), (0.5,) * 3, (0.5,) * 3, "")
 
-    def source(pixels: np.ndarray) -> ResidentSource:
+    def source(pixels: np.ndarray) -> StoredSource:
         names = [str(i) for i in range(len(pixels))]
-        return ResidentSource(
-            spec, torch.from_numpy(pixels), torch.zeros(len(pixels), dtype=torch.int64), names
-        )
+        store = ResidentPixels(torch.from_numpy(pixels))
+        return StoredSource(spec, store, torch.zeros(len(pixels), dtype=torch.int64), names)
 
     stored = identify({"train": source(sheets[:40])})
     assert stored.hashes.shape == (40, 0)

@@ -19,6 +19,7 @@ from tintype import api
 from tintype.data import cache, features
 from tintype.data.features import Network, photo_features
 from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.models import build_model
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
@@ -178,7 +179,8 @@ def test_processes_that_add_to_one_entry_lose_nothing(own_cache):
 
 
 def weights(folder: Path, seed: int) -> Path:
-    spec = DataSpec("", 3, 32, 32, tuple(map(str, range(1000))), (0.5,) * 3, (0.25,) * 3, "")
+    classes = Classes(tuple(map(str, range(1000))))
+    spec = DataSpec("", 3, 32, 32, classes, (0.5,) * 3, (0.25,) * 3, "")
     network = build_model(BACKBONE, spec, {}, seed=seed)
     save_file(network.state_dict(), folder / f"{seed}-{BACKBONE}.safetensors")
     return folder / f"{seed}-{BACKBONE}.safetensors"

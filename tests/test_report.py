@@ -216,7 +216,8 @@ def add_analysis(
     """
     import torch
 
-    from tintype.data.source import DataSpec, ResidentSource
+    from tintype.data.pixels import ResidentPixels
+    from tintype.data.source import DataSpec, StoredSource
     from tintype.data.targets import Classes
     from tintype.models import build_model
     from tintype.tasks.classify.analysis.embedding import embedding_map
@@ -230,9 +231,9 @@ def add_analysis(
     answers, evaluations, curves = {}, {}, {}
     for split, index in members.items():
         pixels = torch.from_numpy(images[index][..., None])
-        source = ResidentSource(
+        source = StoredSource(
             spec,
-            pixels,
+            ResidentPixels(pixels),
             torch.from_numpy(targets[index]),
             [f"digits/{i}" for i in range(len(index))],
         )

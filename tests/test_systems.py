@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from tintype.augment.spec import resolve as augmentations
-from tintype.data.source import DataSpec, ResidentSource
+from tintype.data.pixels import ResidentPixels
+from tintype.data.source import DataSpec, StoredSource
 from tintype.data.targets import Classes
 from tintype.models import build_model, count_parameters
 from tintype.plugins import names
@@ -365,8 +366,11 @@ def test_r2_the_grid_mixes_right_and_wrong():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(10), 200)
     pixels, targets = torch.zeros(200, 8, 8, 1, dtype=torch.uint8), rng.integers(0, 10, 200)
-    source = ResidentSource(
-        shape(1, 8, 10), pixels, torch.from_numpy(targets), [f"{i}" for i in range(200)]
+    source = StoredSource(
+        shape(1, 8, 10),
+        ResidentPixels(pixels),
+        torch.from_numpy(targets),
+        [f"{i}" for i in range(200)],
     )
     grid = choose_samples(probabilities, targets, source, [str(k) for k in range(10)])["grid"]
     right = [item["correct"] for item in grid]

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tintype import api
-from tintype.data.source import DataSpec, ResidentSource
+from tintype.data.pixels import ResidentPixels
+from tintype.data.source import DataSpec, StoredSource
 from tintype.data.targets import Classes
 from tintype.progress import Watcher
 from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, fit_temperature
@@ -21,16 +22,14 @@ from tintype.tasks.restoring import load_task
 from tintype.tasks.validation import NUM_FOLDS, ValidationUse, use_validation
 
 
-def images(targets: list[int]) -> ResidentSource:
+def images(targets: list[int]) -> StoredSource:
     spec = DataSpec("made", 1, 2, 2, Classes(("a", "b", "c")), (0.5,), (0.5,), "")
     names = [f"{i:04d}.png" for i in range(len(targets))]
     pixels = torch.zeros(len(targets), 2, 2, 1, dtype=torch.uint8)
-    return ResidentSource(spec, pixels, torch.tensor(targets), names)
+    return StoredSource(spec, ResidentPixels(pixels), torch.tensor(targets), names)
 
 
-def used(
-    val: ResidentSource, groups: dict[str, str] | None = None, **changes: Any
-) -> ValidationUse:
+def used(val: StoredSource, groups: dict[str, str] | None = None, **changes: Any) -> ValidationUse:
     usual = {"rules": 2, "seed": 0, "chose": ["the best weights"], "fewest_to_calibrate": 20}
     return use_validation(val, groups or {}, **{**usual, **changes})
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
         DataSplits,
         Images,
         ImageSource,
-        MappedSource,
-        ResidentSource,
+        StoredSource,
     )
     from tintype.data.targets import Classes, Labels, NoTarget, Numbers, TargetKind
 
@@ -30,10 +29,9 @@ __all__ = [
     "ImageSource",
     "Images",
     "Labels",
-    "MappedSource",
     "NoTarget",
     "Numbers",
-    "ResidentSource",
+    "StoredSource",
     "TargetKind",
     "locate",
     "open_data",

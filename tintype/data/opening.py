@@ -19,13 +19,13 @@ from tintype import plugins
 from tintype.data.cache import cached_pixels
 from tintype.data.decode import Resize, as_resize, fit
 from tintype.data.duplicates import Duplicates, kept_together, leaked_rows, photo_audit, quick_audit
+from tintype.data.pixels import MappedPixels, ResidentPixels
 from tintype.data.source import (
     DataSpec,
     DataSplits,
     Images,
     ImageSource,
-    MappedSource,
-    ResidentSource,
+    StoredSource,
 )
 from tintype.data.split import SPLITS, describe_splits, three_splits
 from tintype.data.taken import read_taken
@@ -544,6 +544,9 @@ def _free_memory() -> int:
 def _source(spec: DataSpec, images: Images, rows: np.ndarray, resident: bool) -> ImageSource:
     targets = torch.from_numpy(images.targets[rows])
     names = [images.names[i] for i in rows.tolist()]
-    if resident:
-        return ResidentSource(spec, torch.from_numpy(images.pixels[rows]), targets, names)
-    return MappedSource(spec, images.pixels, targets, names, rows)
+    store = (
+        ResidentPixels(torch.from_numpy(images.pixels[rows]))
+        if resident
+        else MappedPixels(images.pixels, rows)
+    )
+    return StoredSource(spec, store, targets, names)

@@ -1,6 +1,4 @@
-"""The types in which images travel: DataSpec, Batch, ImageSource (resident and mapped) and
-DataSplits.
-"""
+"""The types in which images travel: DataSpec, Images, Batch, ImageSource and DataSplits."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tintype.data.pixels import PixelStore
 from tintype.data.targets import TargetKind
 
 
@@ -131,67 +130,27 @@ class ImageSource(ABC):
         """
 
 
-class ResidentSource(ImageSource):
-    """Pixels in one uint8 tensor (N, H, W, C) in memory or on the device: a batch is one index
-    lookup.
-    """
-
-    kind = "resident"
+class StoredSource(ImageSource):
+    """Images whose pixels lie in a store of `tintype.data.pixels`, in the order of their targets."""
 
     def __init__(
-        self,
-        spec: DataSpec,
-        pixels: Tensor,
-        targets: Tensor,
-        names: Sequence[str],
-        rows: Tensor | None = None,
+        self, spec: DataSpec, store: PixelStore, targets: Tensor, names: Sequence[str]
     ) -> None:
-        self.spec, self.pixels, self.targets, self.names = spec, pixels, targets.cpu(), names
-        self.rows = rows  # positions in `pixels`, or None for all of them in order
-        self._targets_there = self.targets.to(pixels.device)
+        self.spec = spec
+        self.store = store
+        self.targets = targets.cpu()
+        self.names = names
+        self.kind = store.kind
+        self._targets_there = self.targets.to(store.device)
 
     def take(self, index: Tensor) -> Batch:
-        there = index.to(self.pixels.device, non_blocking=True)
-        rows = there if self.rows is None else self.rows[there]
-        # index_select copies whole images, ten times as fast as self.pixels[rows]
-        return Batch(
-            self.pixels.index_select(0, rows).permute(0, 3, 1, 2), self._targets_there[there], index
-        )
+        there = index.to(self.store.device, non_blocking=True)
+        return Batch(self.store.take(there), self._targets_there[there], index)
 
-    def subset(self, index: Tensor | np.ndarray) -> ResidentSource:
+    def subset(self, index: Tensor | np.ndarray) -> StoredSource:
         index = torch.as_tensor(index, dtype=torch.int64)
-        there = index.to(self.pixels.device)
-        rows = there if self.rows is None else self.rows[there]
-        names: list[str] = [self.names[int(i)] for i in index]
-        return ResidentSource(self.spec, self.pixels, self.targets[index], names, rows)
-
-
-class MappedSource(ImageSource):
-    """Pixels in a uint8 memory map (N, H, W, C) on disk, for sets larger than memory."""
-
-    kind = "mapped"
-
-    def __init__(
-        self,
-        spec: DataSpec,
-        pixels: np.ndarray,
-        targets: Tensor,
-        names: Sequence[str],
-        rows: np.ndarray | None = None,
-    ) -> None:
-        self.spec, self.pixels, self.targets, self.names = spec, pixels, targets.cpu(), names
-        self.rows = np.arange(len(pixels)) if rows is None else rows
-
-    def take(self, index: Tensor) -> Batch:
-        images = torch.from_numpy(np.ascontiguousarray(self.pixels[self.rows[index.cpu().numpy()]]))
-        return Batch(images.permute(0, 3, 1, 2), self.targets[index.cpu()], index)
-
-    def subset(self, index: Tensor | np.ndarray) -> MappedSource:
-        index = torch.as_tensor(index, dtype=torch.int64)
-        names: list[str] = [self.names[int(i)] for i in index]
-        return MappedSource(
-            self.spec, self.pixels, self.targets[index], names, self.rows[index.numpy()]
-        )
+        names = [self.names[int(i)] for i in index]
+        return StoredSource(self.spec, self.store.subset(index), self.targets[index], names)
 
 
 @dataclass(frozen=True)

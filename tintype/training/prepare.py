@@ -17,7 +17,7 @@ from torch import nn
 from tintype.data import open_data
 from tintype.data.decode import Resize
 from tintype.data.identity import identify
-from tintype.data.source import DataSplits, ImageSource, MappedSource, ResidentSource
+from tintype.data.source import DataSplits, ImageSource, StoredSource
 from tintype.data.typical import learn
 from tintype.errors import UserError
 from tintype.files.whole import written_whole
@@ -546,7 +546,7 @@ def _record_photos(run: RunFolder, splits: DataSplits) -> None:
     on other data.
     """
     sources = {split: splits[split] for split in ("train", "val", "test")}
-    if all(isinstance(source, ResidentSource | MappedSource) for source in sources.values()):
+    if all(isinstance(source, StoredSource) for source in sources.values()):
         with written_whole(run.path / PHOTOS_FILE) as temporary:
             identify(sources).save(temporary)
 
@@ -592,14 +592,11 @@ def _arithmetic(
 
 
 def _on_device(splits: DataSplits, device: torch.device) -> DataSplits:
-    """Move resident splits to the device; pixels shared by the splits are moved once."""
-    moved: dict[int, torch.Tensor] = {}
+    """Move resident pixels to the device."""
 
     def move(source: ImageSource) -> ImageSource:
-        if not isinstance(source, ResidentSource):
+        if not isinstance(source, StoredSource):
             return source
-        pixels = moved.setdefault(source.pixels.data_ptr(), source.pixels.to(device))
-        rows = None if source.rows is None else source.rows.to(device)
-        return ResidentSource(source.spec, pixels, source.targets, source.names, rows)
+        return StoredSource(source.spec, source.store.to(device), source.targets, source.names)
 
     return replace(splits, train=move(splits.train), val=move(splits.val), test=move(splits.test))
