@@ -30,10 +30,7 @@ from tintype.data.pixels import ResidentPixels
 from tintype.data.source import DataSpec, StoredSource
 from tintype.data.targets import Classes
 from tintype.models import build_model
-from tintype.progress import Watcher
-from tintype.runs.folder import RunFolder
 from tintype.statistics import wilson_interval
-from tintype.tasks.classify.analysis import analyse
 from tintype.tasks.classify.analysis import slices as slicing
 from tintype.tasks.classify.analysis.embedding import (
     MOST_THUMBNAILS,
@@ -510,10 +507,10 @@ def test_curves_agree_with_the_predictions(finished_run: api.Run) -> None:
     assert curve["threshold"] == sorted(curve["threshold"], reverse=True)
 
 
-def test_other_tasks_are_passed_over(tmp_path: Path) -> None:
-    other: Any = object()
-    analyse(RunFolder(tmp_path), other, {}, {}, Watcher())
-    assert list(tmp_path.iterdir()) == []
+def test_tasks_without_an_analysis_are_passed_over(kinds: dict[str, api.Run]) -> None:
+    assert {run.recipe.task for run in kinds.values()} > {"classify"}
+    for run in kinds.values():
+        assert (run.path / "analysis.json").exists() == (run.recipe.task == "classify")
 
 
 def test_photos_in_folders_are_cut_by_their_size(

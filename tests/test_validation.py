@@ -142,6 +142,15 @@ def test_one_half_chooses_the_weights_and_the_other_calibrates(tiny: Any, tmp_pa
     other = task.evaluate(task.networks[task.main], val.subset(use.calibrating)).details
     fitted = fit_temperature(other["logits"], other["targets"]).value
     assert run.read("model.json")["temperature"] == pytest.approx(fitted, rel=1e-3)
+    evaluated = {
+        (each["kind"], each["name"]): each for each in run.read("evaluation.json")["evaluations"]
+    }
+    splits = {("split", name) for name in ("train", "val", "test")}
+    assert evaluated.keys() == splits | {("part", "val, the calibrating half")}
+    half = evaluated["part", "val, the calibrating half"]["figures"]
+    assert half["num_images"] == len(use.calibrating)
+    assert half["accuracy"] == np.mean(other["logits"].argmax(1) == other["targets"])
+    assert run.evaluate()["kind"] == "split"
     for entry in run.read("evaluation.json")["abstain"]:
         assert "val" not in entry or entry["val"]["num_images"] == len(use.calibrating)
 

@@ -280,6 +280,12 @@ class _ValidationUse(_Shape):
     text: str
 
 
+class _Evaluated(_Shape):
+    kind: str
+    name: str
+    figures: _Figures | None = None
+
+
 class _Evaluation(_Shape):
     task: str | None = None
     splits: dict[SplitName, _Figures]
@@ -294,6 +300,7 @@ class _Evaluation(_Shape):
     test_looks: _Looks | None = None
     chosen_by_validation: str | None = None
     validation: _ValidationUse | None = None
+    evaluations: list[_Evaluated] | None = None
     protocol: dict[str, str] | None = None
     nearest: dict[str, Number | None] | None = None
     scale: Count | None = None

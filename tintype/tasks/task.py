@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.hardware.device import Choice
 from tintype.models import count_multiply_adds
+from tintype.tasks.contract.evaluation import Evaluation
 from tintype.tasks.contract.prediction import Prediction
 from tintype.tasks.validation import ValidationUse
 
@@ -51,26 +52,20 @@ class StepContext:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What a model reached on one split: plain figures (JSON-ready), and arrays for a closer look."""
-
-    figures: dict[str, Any]
-    details: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Summary:
     """What a finished run writes down: figures (JSON-ready), a table with a row for each image, pictures to show.
 
     `samples` maps a group ("grid", "worst") to items that each name the `position` of an image in
     the test split, or bring a `picture` (H, W, C) uint8 with the name of its `file`. `tables` are
-    further CSV files: header and rows by name.
+    further CSV files: header and rows by name. `further` are evaluations of other images than the
+    whole splits, each of which names its images.
     """
 
     evaluation: dict[str, Any]
     predictions: tuple[list[str], list[list[Any]]]
     samples: dict[str, list[dict[str, Any]]]
     tables: Mapping[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
+    further: Sequence[Evaluation] = ()
 
 
 class Task(ABC):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from tintype.data.source import DataSplits, ImageSource
 from tintype.data.typical import Typical
 from tintype.files.bounded import read_json_object
 from tintype.files.whole import held, write_picture, written_whole
+from tintype.plugins import find_part, has_part
 from tintype.progress import Watcher
 from tintype.runs.folder import BY_VALIDATION, RunFolder
 from tintype.runs.ranking import criterion_of
-from tintype.tasks.classify.analysis import analyse
-from tintype.tasks.task import Evaluation, Summary, Task
+from tintype.tasks.contract.evaluation import EvaluatedSet, Evaluation, Kind
+from tintype.tasks.task import Summary, Task
 
 # Enough for an interval of about +-1 point at most; more would only cost time.
 CLEAN_TRAINING_IMAGES = 10_000
@@ -40,7 +42,7 @@ def measure_run(
     else:
         _measure_by_validation(run, seen, splits, task, watcher)
 
-    if task.validation.text:
+    if task.validation.text and run.recipe.measure != "val":  # which calibrates nothing
         use = task.validation.to_dict(run.recipe.rules)
         run.write("evaluation.json", {**run.read("evaluation.json"), "validation": use})
 
@@ -56,12 +58,13 @@ def _measure(
     _write_tables(run, summary)
     _write_samples(run, summary.samples, splits.test)
     run.write("model.json", {**run.read("model.json"), **task.describe()})
-    analyse(run, task, to_measure(splits), evaluations, watcher)
+    if has_part(run.recipe.task, "analysis"):
+        part = find_part(run.recipe.task, "analysis", "be analysed")
+        part.analyse(run, task, to_measure(splits), evaluations, watcher)
     looks = count_test_look(run, splits.spec.fingerprint)
-    run.write(
-        "evaluation.json",
-        {**summary.evaluation, **_said_unlike(run, splits.test), "test_looks": looks},
-    )
+    evaluation = {**summary.evaluation, **_recorded(evaluations, summary.further)}
+    evaluation |= {**_said_unlike(run, splits.test), "test_looks": looks}
+    run.write("evaluation.json", evaluation)
 
 
 def _measure_without_test(
@@ -81,6 +84,7 @@ def _measure_without_test(
         {
             "task": run.recipe.task,
             "splits": figures,
+            **_recorded(evaluations),
             "verdict": {"word": "not tested", "text": text},
             "test_looks": {"run": 0, "data": looks_by_data(run).get(splits.spec.fingerprint, 0)},
         },
@@ -101,7 +105,8 @@ def _measure_by_validation(
     summary = task.summarise(evaluations, measured)
     _write_tables(run, summary)
 
-    evaluation = {**summary.evaluation, "tested": False, "test_looks": {"run": 0, "data": 0}}
+    evaluation = {**summary.evaluation, **_recorded(evaluations, summary.further)}
+    evaluation |= {"tested": False, "test_looks": {"run": 0, "data": 0}}
     fit = evaluation["verdict"]["text"].rstrip(".")
     reached = _reached(run.recipe.task, evaluation["splits"]["val"])
     evaluation["verdict"] |= {
@@ -127,17 +132,24 @@ def _reached(task: str, figures: dict[str, Any]) -> str:
 def _evaluated(
     task: Task, sources: dict[str, ImageSource], watcher: Watcher
 ) -> dict[str, Evaluation]:
-    network = task.networks[task.main]
-    evaluations = {
-        split: task.evaluate(
-            network,
-            source,
-            lambda done, total, s=split: watcher.on_work(f"measuring {s}", done, total),
-        )
-        for split, source in sources.items()
-    }
+    evaluations: dict[str, Evaluation] = {}
+    for split, source in sources.items():
+
+        def show(done: int, total: int, split: str = split) -> None:
+            watcher.on_work(f"measuring {split}", done, total)
+
+        found = task.evaluate(task.networks[task.main], source, show)
+        evaluations[split] = replace(found, of=EvaluatedSet(Kind.SPLIT, split))
+
     watcher.close()
     return evaluations
+
+
+def _recorded(
+    evaluations: Mapping[str, Evaluation], further: Sequence[Evaluation] = ()
+) -> dict[str, Any]:
+    """Return the list of everything that was measured, by kind and name, for evaluation.json."""
+    return {"evaluations": [each.to_dict() for each in (*evaluations.values(), *further)]}
 
 
 def to_measure(splits: DataSplits) -> dict[str, ImageSource]:

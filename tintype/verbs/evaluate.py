@@ -15,6 +15,7 @@ from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.plugins import find_part
 from tintype.progress import Progress
 from tintype.runs.folder import RunFolder
+from tintype.tasks.contract.evaluation import Kind
 from tintype.tasks.contract.measure import Measurement, MeasureOptions, MeasurePart
 from tintype.tasks.restoring import load_task
 from tintype.training.measure import count_test_look, unlike_images
@@ -108,7 +109,7 @@ def _on_own_data(
         figures["tested"] = False
     if split == "test":
         figures |= _count_look(run, splits.spec.fingerprint)
-    return {"split": split, "data": splits.spec.name, **figures}
+    return {"kind": Kind.SPLIT.value, "split": split, "data": splits.spec.name, **figures}
 
 
 def _on_other_data(
@@ -119,7 +120,8 @@ def _on_other_data(
     if measured.source is not None:
         remarks += _unlike(run, measured.source)
 
-    figures = {"split": split or "all", "data": measured.data, **measured.figures}
+    what = {"kind": Kind.FOREIGN.value, "split": split or "all", "data": measured.data}
+    figures = {**what, **measured.figures}
     return {**figures, "remark": "\n".join(remarks)} if remarks else figures
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,8 +20,20 @@ from tintype.hardware.device import autocast
 from tintype.tasks import losses
 from tintype.tasks.classify import metrics
 from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, abstaining, fit_temperature
-from tintype.tasks.classify.verdict import ClassCounts, fit_verdict
+from tintype.tasks.classify.verdict import ClassCounts, Verdict, fit_verdict
+from tintype.tasks.contract.evaluation import EvaluatedSet, Kind
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
+
+PREDICTIONS_HEADER = [
+    "split",
+    "position",
+    "name",
+    "target",
+    "prediction",
+    "confidence",
+    "loss",
+    "rank",
+]
 
 
 class Classify(Task):
@@ -262,82 +274,72 @@ class Classify(Task):
         fitted on it.
         """
         names = list(self.spec.class_names)
-        calibrating = self.calibrating(evaluations["val"], sources["val"])
-        evaluations, calibration = self._calibrate(evaluations, calibrating)
+        given = self.calibrating(evaluations["val"], sources["val"])
+        evaluations, calibration = self._calibrate(evaluations, given)
+        calibrating = replace(self._evaluation(given), of=self._calibrating_set())
+        measured = {split: evaluations[split] for split in ("val", "test") if split in evaluations}
+
         evaluation: dict[str, Any] = {
             "task": "classify",
-            "splits": {s: e.figures for s, e in evaluations.items()},
+            "splits": {split: each.figures for split, each in evaluations.items()},
+            "calibration": calibration,
+            **_by_class(measured, names),
+            "verdict": asdict(self._verdict(evaluations["train"], evaluations["val"])),
+            "warnings": [
+                self._without_leaks(split, each)
+                for split, each in evaluations.items()
+                if split in self.leaked
+            ],
         }
-        evaluation["calibration"] = calibration
-        evaluation.update(per_class={}, averages={}, confusion={}, most_confused={}, reliability={})
-        rows: list[list[Any]] = []
-        report: list[list[Any]] = []
-        measured = [split for split in ("val", "test") if split in evaluations]
-        for split in measured:
-            details = evaluations[split].details
-            probabilities, targets = details["probabilities"], details["targets"]
-            confusion = metrics.confusion_matrix(probabilities.argmax(1), targets, len(names))
-            right, groups = probabilities.argmax(1) == targets, details.get("groups")
-            ends = metrics.recall_intervals(right, targets, len(names), groups)
-            rates = metrics.per_class(confusion, names)
-            evaluation["per_class"][split] = [
-                {**row, "recall_ci95": interval} for row, interval in zip(rates, ends, strict=True)
-            ]
-            evaluation["averages"][split] = metrics.averages(confusion)
-            report += metrics.report_rows(
-                split, evaluation["per_class"][split], evaluation["averages"][split]
-            )
-            evaluation["confusion"][split] = confusion.tolist()
-            evaluation["most_confused"][split] = metrics.most_confused(confusion, names)
-            evaluation["reliability"][split] = metrics.reliability_bins(
-                probabilities, targets, groups=groups
-            )
-            rows += prediction_rows(split, sources[split], probabilities, targets, names)
-        train, val = evaluations["train"].figures, evaluations["val"].figures
-        verdict = fit_verdict(
-            train["num_correct"],
-            train["num_images"],
-            val["num_correct"],
-            val["num_images"],
-            len(names),
-            train_classes=_counts_by_class(evaluations["train"], len(names)),
-            val_classes=_counts_by_class(evaluations["val"], len(names)),
-            class_names=names,
-        )
-        evaluation["verdict"] = asdict(verdict)
-        evaluation["warnings"] = [
-            self._without_leaks(split, e)
-            for split, e in evaluations.items()
-            if split in self.leaked
-        ]
-        self.abstain, evaluation["abstain"] = abstaining(
-            self._evaluation(calibrating), evaluations.get("test")
-        )
-        if any("groups" in evaluations[split].details for split in measured):
-            rows = [[*row, self.groups.get(row[2], "")] for row in rows]
-            more = ["group"]
-        else:
-            more = []
-        header = [
-            "split",
-            "position",
-            "name",
-            "target",
-            "prediction",
-            "confidence",
-            "loss",
-            "rank",
-            *more,
-        ]
-        tables = {"classification_report.csv": (metrics.REPORT_HEADER, report)}
+        self.abstain, evaluation["abstain"] = abstaining(calibrating, evaluations.get("test"))
+
+        predictions = self._predictions(measured, sources)
+        tables = {"classification_report.csv": (metrics.REPORT_HEADER, _report(evaluation))}
+        further = [] if self.validation.how == "all" else [calibrating]
         if "test" not in evaluations:
             # What was fitted on validation cannot be shown on it as well.
             del evaluation["abstain"], evaluation["calibration"]
-            return Summary(evaluation, (header, rows), {}, tables)
+            return Summary(evaluation, predictions, {}, tables, further)
 
         test = evaluations["test"].details
         samples = choose_samples(test["probabilities"], test["targets"], sources["test"], names)
-        return Summary(evaluation, (header, rows), samples, tables)
+        return Summary(evaluation, predictions, samples, tables, further)
+
+    def _calibrating_set(self) -> EvaluatedSet:
+        """Name the validation images that calibrate."""
+        if self.validation.how == "out-of-fold":
+            return EvaluatedSet(Kind.OUT_OF_FOLD, "val")
+        if self.validation.how == "halves":
+            return EvaluatedSet(Kind.PART, "val, the calibrating half")
+        return EvaluatedSet(Kind.SPLIT, "val")
+
+    def _verdict(self, train: Evaluation, val: Evaluation) -> Verdict:
+        names = self.spec.class_names
+        return fit_verdict(
+            train.figures["num_correct"],
+            train.figures["num_images"],
+            val.figures["num_correct"],
+            val.figures["num_images"],
+            len(names),
+            train_classes=_counts_by_class(train, len(names)),
+            val_classes=_counts_by_class(val, len(names)),
+            class_names=names,
+        )
+
+    def _predictions(
+        self, measured: Mapping[str, Evaluation], sources: Mapping[str, ImageSource]
+    ) -> tuple[list[str], list[list[Any]]]:
+        """Return header and rows of predictions.csv; where images are in groups, the last column."""
+        names = self.spec.class_names
+        rows: list[list[Any]] = []
+        for split, each in measured.items():
+            probabilities, targets = each.details["probabilities"], each.details["targets"]
+            rows += prediction_rows(split, sources[split], probabilities, targets, names)
+
+        if not any("groups" in each.details for each in measured.values()):
+            return PREDICTIONS_HEADER, rows
+        grouped = [[*row, self.groups.get(row[2], "")] for row in rows]
+        return [*PREDICTIONS_HEADER, "group"], grouped
 
     def _without_leaks(self, split: str, evaluation: Evaluation) -> str:
         """Add to the figures of a split those without the images that training has seen, and return
@@ -406,6 +408,43 @@ class Classify(Task):
             calibration["reliability"][split] = bins
 
         return after, calibration
+
+
+def _by_class(measured: Mapping[str, Evaluation], names: Sequence[str]) -> dict[str, Any]:
+    """Return, for each split, what is known of single classes and of confidence."""
+    found: dict[str, dict[str, Any]] = {
+        "per_class": {},
+        "averages": {},
+        "confusion": {},
+        "most_confused": {},
+        "reliability": {},
+    }
+    for split, each in measured.items():
+        probabilities, targets = each.details["probabilities"], each.details["targets"]
+        groups = each.details.get("groups")
+        guesses = probabilities.argmax(1)
+        confusion = metrics.confusion_matrix(guesses, targets, len(names))
+
+        intervals = metrics.recall_intervals(guesses == targets, targets, len(names), groups)
+        rates = zip(metrics.per_class(confusion, names), intervals, strict=True)
+        found["per_class"][split] = [{**row, "recall_ci95": ends} for row, ends in rates]
+        found["averages"][split] = metrics.averages(confusion)
+        found["confusion"][split] = confusion.tolist()
+        found["most_confused"][split] = metrics.most_confused(confusion, names)
+        found["reliability"][split] = metrics.reliability_bins(
+            probabilities, targets, groups=groups
+        )
+
+    return found
+
+
+def _report(evaluation: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the rows of classification_report.csv, split by split."""
+    return [
+        row
+        for split, classes in evaluation["per_class"].items()
+        for row in metrics.report_rows(split, classes, evaluation["averages"][split])
+    ]
 
 
 class _Answers(NamedTuple):

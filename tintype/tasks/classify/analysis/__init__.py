@@ -36,12 +36,11 @@ def analyse(
 ) -> None:
     """Write analysis.json, its pictures in samples/, and what was fitted on validation into model.json.
 
-    Nothing is written for a task that is no classification. `sources` hold the pixels of the images
-    that were evaluated, in the same order; `evaluations` are those of "train" (clean images), "val"
-    and "test". Call it after `task.summarise`, which fits the temperature.
+    `sources` hold the pixels of the images that were evaluated, in the same order; `evaluations`
+    are those of "train" (clean images), "val" and "test". Call it after `task.summarise`, which
+    fits the temperature.
     """
-    if not isinstance(task, Classify):
-        return
+    assert isinstance(task, Classify)
     answers = {
         split: Answers.of(task, evaluations[split], sources[split], split)
         for split in ("train", "test")
