@@ -1,4 +1,4 @@
-"""Images: decoded, kept, divided. `open_data` opens a data set by name, a folder of photos or a CSV file.
+"""Images: decoded, kept, divided. `open_data` opens a set by name, a folder or a CSV file.
 
 Names are imported at first use: `tintype.data.decode` serves exported models too, where torch may
 not be installed.

@@ -155,7 +155,10 @@ def near_search(num_images: int, side: int) -> tuple[bool, str]:
     if side < QUICK_SIDE:
         return False, ""
     if num_images > QUICK_IMAGES:
-        note = f"near-duplicates are not looked for at the start of a run on more than {QUICK_IMAGES:,} images"
+        note = (
+            "near-duplicates are not looked for at the start of a run on more than "
+            f"{QUICK_IMAGES:,} images"
+        )
         return False, f"{note}; `tintype audit` does"
     return True, ""
 

@@ -1,7 +1,7 @@
-"""Read the layout of a folder of photos: which folders are splits and which are classes, decided by structure.
+"""Read the layout of a folder of photos: which folders are splits, and which are classes.
 
 Siblings whose folders have the same names are splits of one data set; the words in their names say
-which is which. What cannot be told apart is refused, and every reading but the plain one is noted.
+which is which. What remains unclear is refused, and every reading but the plain one is noted.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ MANY = 100
 
 @dataclass
 class Folder:
-    """One folder with the photos that lie directly in it (paths below the root) and the folders in
-    it.
-    """
+    """One folder: the photos directly in it (paths below the root), and the folders in it."""
 
     path: str
     photos: list[str] = field(default_factory=list)
@@ -74,17 +72,13 @@ class Folder:
 
     @cached_property
     def core(self) -> Folder:
-        """The folder itself, or the only folder in it, as where an archive was unpacked into a
-        folder of its name.
-        """
+        """The folder itself, or the only folder in it, as where an archive was unpacked."""
         single = self.full[0] if len(self.full) == 1 and not self.photos else None
         return single.core if single and single.full and not single.photos else self
 
     @property
     def holds_classes(self) -> bool:
-        """Whether most of its photos lie in folders below it, which are more than one folder of a
-        split's name.
-        """
+        """Whether most of its photos lie in folders below it, and not in a single split."""
         unpacked_twice = (
             len(self.full) == 1 and not self.full[0].full and bool(split_of(self.full[0].name))
         )
@@ -92,16 +86,12 @@ class Folder:
 
     @cached_property
     def inner_names(self) -> set[str]:
-        """The names of the folders in it as they are compared between splits: without regard to
-        case.
-        """
+        """The names of the folders in it as splits are compared by them: case does not count."""
         return {class_name(inner.name).casefold() for inner in self.full}
 
 
 class Place(NamedTuple):
-    """A folder whose photos, with those below it, belong to one class and one split ("" where none
-    is given).
-    """
+    """A folder whose photos, with those below it, have one class and one split ("" for none)."""
 
     folder: Folder
     label: str
@@ -116,7 +106,7 @@ class Layout(NamedTuple):
 
 
 def split_of(name: str) -> str:
-    """Return the split that the words of a name speak of, as "test" for "test_set2" or "PublicTest"; "" if none does.
+    """Return the split that a name speaks of, "" for none: "test" for "test_set2" or "PublicTest".
 
     A name that speaks of training and validation ("train_val") is training; any other two cancel
     each other.
@@ -132,21 +122,20 @@ def split_of(name: str) -> str:
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words of a name in small letters: "seg", "train" for "seg_train2" or "SegTrain"."""
+    """Return the words of a name in small letters: "seg", "train" for "seg_train2"."""
     return [word.lower() for word in _WORD.findall(name)]
 
 
 def class_name(name: str) -> str:
-    """Return a folder's name as a class: accents composed (a Mac's archives bring them apart), and
-    always writable.
+    """Return a folder's name as a class: always writable, and with composed accents.
+
+    Archives made on a Mac bring accents apart from their letters.
     """
     return unicodedata.normalize("NFC", safe(name))
 
 
 def safe(text: str) -> str:
-    """Return a file name as text that can be written anywhere: bytes that are not UTF-8 become
-    escapes.
-    """
+    """Return a file name as text that can be written anywhere; other bytes become escapes."""
     return (
         text
         if text.isascii()
@@ -186,8 +175,7 @@ def read_layout(root: Path, walk: Walk, one_class: bool = False) -> Layout:
     what would only be unclear as to classes is then noted, not refused.
 
     Raises:
-        UserError: it cannot be told whether folders are splits or classes, or which split a folder
-            is.
+        UserError: folders may be splits or classes, or it is unclear which split a folder is.
     """
     reader = _Reader(root, tree(walk.files, walk.folders), one_class)
     reader.read()
@@ -217,7 +205,9 @@ class _Reader:
     """The reading of one folder: collects places and notes."""
 
     def __init__(self, root: Path, top: Folder, one_class: bool) -> None:
-        self.root, self.top, self.one_class = root, top, one_class
+        self.root = root
+        self.top = top
+        self.one_class = one_class
         self.places: list[Place] = []
         self.notes: list[str] = []
         self.own: set[str] = set()
@@ -267,7 +257,7 @@ class _Reader:
                 f"folders are read as splits, by their structure and names: {', '.join(named)}"
             )
 
-    # ---- which siblings are splits --------------------------------------------------------------------------------
+    # ---- which siblings are splits ------------------------------------------------------------
 
     def _splits(self, siblings: Sequence[Folder]) -> dict[str, str]:
         """Return {folder: split}, empty where the siblings are classes.
@@ -296,8 +286,10 @@ class _Reader:
         alike = any(_alike(train.core, s.core) for train in trains for s in measured)
         if strangers and not plain and not alike:
             raise UserError(
-                f"{self.root}: {_names([*trains, *measured])} may be splits, by their names, or classes as "
-                f"{_names(strangers)}. Name splits train, val and test, or name the classes otherwise."
+                f"{self.root}: {_names([*trains, *measured])} may be splits, by their names, or "
+                "classes as "
+                f"{_names(strangers)}. Name splits train, val and test, or name the classes "
+                "otherwise."
             )
         return self._one_each([*trains, *measured], roles)
 
@@ -309,7 +301,8 @@ class _Reader:
             candidates = [s for s in candidates if s.core.holds_classes] or candidates
             if len(candidates) > 1:
                 raise UserError(
-                    f"{self.root} holds several folders for one split ({split}): {_names(candidates)}. "
+                    f"{self.root} holds several folders for one split ({split}): "
+                    f"{_names(candidates)}. "
                     "Keep one of them there, or merge them."
                 )
             chosen.update({s.name: split for s in candidates})
@@ -336,11 +329,13 @@ class _Reader:
         raise self._flat([*trains, *measured])
 
     def _flat(self, splits: Sequence[Folder]) -> UserError:
-        """Return the error for folders named as splits of which the first holds no class folders."""
+        """Return the error for folders named as splits, the first without class folders."""
         first = splits[0]
         return UserError(
-            f"{self.root} holds {_names(splits)}, but {first.path} has {first.num_photos} photos and no class folders. "
-            f"Expected {first.path}/CLASS/*.jpg. A .csv file with path,label does as well{self._metadata(first)}."
+            f"{self.root} holds {_names(splits)}, but {first.path} has {first.num_photos} photos "
+            "and no class folders. "
+            f"Expected {first.path}/CLASS/*.jpg. A .csv file with path,label does as "
+            f"well{self._metadata(first)}."
         )
 
     def _metadata(self, folder: Folder) -> str:
@@ -352,9 +347,7 @@ class _Reader:
         return ""
 
     def _refuse_train_alone(self, trains: Sequence[Folder], strangers: Sequence[Folder]) -> None:
-        """Refuse one folder named train, with folders in it, beside others that are no splits by
-        their names.
-        """
+        """Refuse a folder train with folders in it, beside others that are not named as splits."""
         train = trains[0]
         alike = [s for s in strangers if _alike(train.core, s.core)]
         flat = [s for s in strangers if not s.holds_classes]
@@ -364,18 +357,20 @@ class _Reader:
             return
 
         what = (
-            "which split that is cannot be told by its name"
+            "and its name does not say which split that is"
             if alike
             else "which holds no class folders"
         )
         raise UserError(
-            f"{self.root}: {train.name} holds folders ({listed(f.name for f in train.core.full)}) as a split does, and "
-            f"beside it is {(alike or flat)[0].name}, {what}. Name splits train, val and test; a class that is named "
+            f"{self.root}: {train.name} holds folders "
+            f"({listed(f.name for f in train.core.full)}) as a split does, and "
+            f"beside it is {(alike or flat)[0].name}, {what}. Name splits train, val and test; a "
+            "class that is named "
             f"train, otherwise; or type the folder itself: {self.root / train.core.path}"
         )
 
     def _refuse_alike(self, folders: Sequence[Folder]) -> None:
-        """Refuse siblings that hold folders of the same names, which may be splits, or may be classes.
+        """Refuse siblings that hold folders of the same names: they may be splits or classes.
 
         Raises:
             UserError: there are such siblings (a note, where classes do not matter).
@@ -386,8 +381,10 @@ class _Reader:
         if again is not None and not self.one_class:
             raise UserError(
                 f"{self.root}: {safe(again.path)} holds folders named as those beside it "
-                f"({listed(sorted(again.core.inner_names & names))}), so it may be a split of the same classes. "
-                "Move the others into a folder named train and name it val or test, or take it away."
+                f"({listed(sorted(again.core.inner_names & names))}), so it may be a split of "
+                "the same classes. "
+                "Move the others into a folder named train and name it val or test, or take it "
+                "away."
             )
 
         pairs = combinations(holders, 2) if len(holders) <= MANY else pairwise(holders)
@@ -396,18 +393,22 @@ class _Reader:
             return
 
         common = sorted(pair[0].core.inner_names & pair[1].core.inner_names)
-        what = f"{safe(pair[0].path)} and {safe(pair[1].path)} hold folders of the same names ({listed(common)})"
+        what = (
+            f"{safe(pair[0].path)} and {safe(pair[1].path)} hold folders of the same names "
+            f"({listed(common)})"
+        )
 
         if self.one_class:
             self.notes.append(f"{what}; the outer folders are read as the classes")
             return
 
         raise UserError(
-            f"{self.root}: {what}, so they may be splits or classes. Name splits train, val and test; or use one alone "
+            f"{self.root}: {what}, so they may be splits or classes. Name splits train, val and "
+            "test; or use one alone "
             f"({self.root / pair[0].core.path}); or say it in a .csv file with path,label,split."
         )
 
-    # ---- splits inside each class ---------------------------------------------------------------------------------
+    # ---- splits inside each class -------------------------------------------------------------
 
     def _splits_inside(self, siblings: Sequence[Folder]) -> bool:
         """Return whether the layout is CLASS/{train,test}.
@@ -428,7 +429,8 @@ class _Reader:
             other = next(s for s in siblings if s not in whole)
             held = f"the folders {_names(other.full)}" if other.full else "photos and no folders"
             raise UserError(
-                f"{self.root}: {inside[0].path} holds folders named as splits, and {other.path} holds {held}. "
+                f"{self.root}: {inside[0].path} holds folders named as splits, and {other.path} "
+                f"holds {held}. "
                 "Expected the same splits in each class, or train/CLASS and test/CLASS."
             )
 
@@ -440,7 +442,8 @@ class _Reader:
         names = {part.name: split_of(part.name) for part in parts}
         named = ", ".join(f"{name} is {split}" for name, split in sorted(names.items()))
         self.notes.append(
-            f"the classes are {listed(s.name for s in siblings)}; the folders inside them are splits: {named}"
+            f"the classes are {listed(s.name for s in siblings)}; the folders inside them are "
+            f"splits: {named}"
         )
 
         for sibling in siblings:
@@ -456,7 +459,7 @@ class _Reader:
 
         self.bases = [self.top]
 
-    # ---- classes --------------------------------------------------------------------------------------------------
+    # ---- classes ------------------------------------------------------------------------------
 
     def _read_split(self, folder: Folder, split: str) -> None:
         """Take the classes of one split; one without classes is passed over."""
@@ -469,7 +472,8 @@ class _Reader:
         roles = {split_of(inner.name) for inner in base.full} - {""}
         if roles > {"train"} and not self.one_class:
             raise UserError(
-                f"{self.root / base.path} holds folders that are named as splits themselves: {_names(base.full)}. "
+                f"{self.root / base.path} holds folders that are named as splits themselves: "
+                f"{_names(base.full)}. "
                 f"If they are, type that folder: {self.root / base.path}. Classes need other names."
             )
 
@@ -480,7 +484,8 @@ class _Reader:
             del self.splits[folder.name]
             if unlabelled:
                 self.notes.append(
-                    f"{safe(base.path)} has no folder of a class in training, only {base.full[0].name}"
+                    f"{safe(base.path)} has no folder of a class in training, only "
+                    f"{base.full[0].name}"
                 )
         else:
             self._refuse_alike(base.full)
@@ -504,7 +509,8 @@ class _Reader:
         twice = [name for name, count in spelled.items() if count > 1]
         if twice:
             self.notes.append(
-                f"folders whose accents are written in two ways (Unicode) are one class: {listed(twice)}"
+                "folders whose accents are written in two ways (Unicode) are one class: "
+                f"{listed(twice)}"
             )
 
     def _note_loose(self, base: Folder, how: str = "without a class folder") -> None:
@@ -518,8 +524,10 @@ class _Reader:
             return
         inner = [safe(folder.path) for each in outer for folder in each.full]
         self.notes.append(
-            f"the classes are the outer folders ({listed(safe(f.name) for f in base.full)}); folders below them count as "
-            f"part of them: {listed(inner)}. For these as classes, move them up into {safe(str(self.root / base.path))}"
+            f"the classes are the outer folders ({listed(safe(f.name) for f in base.full)}); "
+            "folders below them count as "
+            f"part of them: {listed(inner)}. For these as classes, move them up into "
+            f"{safe(str(self.root / base.path))}"
         )
 
     def _note_class_named_as_split(self, siblings: Sequence[Folder]) -> None:
@@ -530,7 +538,7 @@ class _Reader:
             )
 
     def note_what_is_left_out(self, own: Sequence[str]) -> None:
-        """Note folders that give no photos: empty ones, those beside the splits, and tintype's own."""
+        """Note folders that give no photos: empty ones, those beside splits, tintype's own."""
         used = {place.folder.path for place in self.places}
         for base in self.bases:
             for _, folder in sorted(base.folders.items()):
@@ -550,12 +558,14 @@ class _Reader:
             ]
             if passed:
                 self.notes.append(
-                    f"folders beside the splits are passed over: {listed(safe(name) for name in passed)}"
+                    "folders beside the splits are passed over: "
+                    f"{listed(safe(name) for name in passed)}"
                 )
 
         if own:
             self.notes.append(
-                f"folders of tintype's own runs are passed over: {listed(safe(path) for path in own)}"
+                "folders of tintype's own runs are passed over: "
+                f"{listed(safe(path) for path in own)}"
             )
 
 

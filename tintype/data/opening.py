@@ -143,7 +143,9 @@ def open_data(
 
 
 def grouped(images: Images, groups: str | None, progress: Progress | None = None) -> Images:
-    """Return the images with the groups that `groups` names (see `tintype.grouping.parse_groups`) and those they have.
+    """Return the images with the groups that `groups` names, beside those that they have.
+
+    See `tintype.grouping.parse_groups`.
 
     Raises:
         UserError: `groups` cannot be read, or gives no groups.
@@ -167,9 +169,7 @@ def grouped(images: Images, groups: str | None, progress: Progress | None = None
 
 
 class Whole(NamedTuple):
-    """All images of a data set as one source, the group of each by its name, and what was noticed
-    of groups.
-    """
+    """All images of a data set as one source, their groups by name, and notes on groups."""
 
     source: ImageSource
     groups: dict[str, str]
@@ -226,8 +226,9 @@ def _load(
     target: TargetKind,
     progress: Progress | None,
 ) -> tuple[Images, str]:
-    """Return the images of a data set and its name: photos as they are asked for, arrays as they
-    come.
+    """Return the images of a data set and its name.
+
+    Photos have the size that is asked for, arrays the size in which they come.
     """
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
@@ -271,8 +272,9 @@ def locate(data: str, target: TargetKind = CLASSES) -> tuple[ModuleType, str]:
 
 
 def shadowed(data: str, offer: str = Classes.offer) -> list[str]:
-    """Return a line where `data` is the name of a set and also that of a folder or file here: the set is meant.
+    """Return a line where `data` names a set and also a folder or file that is here.
 
+    The set is meant.
     A recipe that names a set gives the same everywhere, whatever lies in the folder that it is
     called from.
     """
@@ -281,7 +283,8 @@ def shadowed(data: str, offer: str = Classes.offer) -> list[str]:
         return []
     kind = "folder" if here.is_dir() else "file"
     return [
-        f"data '{data}' is the built-in set, not the {kind} {data} that is here; for the {kind} type ./{data}"
+        f"data '{data}' is the built-in set, not the {kind} {data} that is here; for the {kind} "
+        f"type ./{data}"
     ]
 
 
@@ -293,9 +296,7 @@ def _fitted(
     resize: Resize,
     progress: Progress | None,
 ) -> Images:
-    """Return images of the wished size and channels, for sets that come as arrays; kept in the
-    cache as photos are.
-    """
+    """Return images that come as arrays in the size and channels asked for, through the cache."""
     num_images, height, width, num_channels = images.pixels.shape
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -316,8 +317,12 @@ def _fitted(
     )
 
     return replace(
-        images, pixels=cached.pixels, fingerprint=cached.fingerprint, on_disk=True, notes=(*images.notes, *cached.notes)
-    )  # fmt: skip
+        images,
+        pixels=cached.pixels,
+        fingerprint=cached.fingerprint,
+        on_disk=True,
+        notes=(*images.notes, *cached.notes),
+    )
 
 
 def _check_targets(images: Images, name: str) -> None:
@@ -344,14 +349,18 @@ def _check_held_out(
     num_images = len(images.names)
     num_pictures = len(np.unique(duplicates.group))
     if num_pictures < num_images:
-        why = f"the {num_images:,} images show {num_pictures:,} different pictures, and copies stay on one side"
+        why = (
+            f"the {num_images:,} images show {num_pictures:,} different pictures, and copies "
+            "stay on one side"
+        )
     elif images.groups is not None:
         why = f"the {num_images:,} images are in too few groups, which stay on one side"
     else:
         why = f"{num_images:,} images ({images.target.counted(images.targets)}) are too few"
 
     raise UserError(
-        f"nothing can be held out for {' and '.join(empty)}: {why}. Add other images, or say yourself "
+        f"nothing can be held out for {' and '.join(empty)}: {why}. Add other images, or say "
+        "yourself "
         "which to measure on: folders train/, val/ and test/, or a column split in a CSV file."
     )
 
@@ -391,7 +400,7 @@ def _suggested_groups(images: Images) -> list[str]:
 
 
 def _divided_groups(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
-    """Return a warning where images of one group lie on both sides of a split that the data gives."""
+    """Return a warning where images of one group lie on both sides of a given split."""
     if images.groups is None:
         return []
     sides = [{str(images.groups[i]) for i in rows[split]} - {""} for split in SPLITS]
@@ -400,7 +409,8 @@ def _divided_groups(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
         return []
     what = "1 group has" if len(divided) == 1 else f"{len(divided):,} groups have"
     return [
-        f"LEAK: {what} images on both sides of the split that the data gives, such as {divided[0]}: "
+        f"LEAK: {what} images on both sides of the split that the data gives, such as "
+        f"{divided[0]}: "
         "figures on them say little about new ones"
     ]
 
@@ -411,9 +421,7 @@ def _duplicate_notes(
     rows: dict[str, np.ndarray],
     leaked: dict[str, np.ndarray],
 ) -> list[str]:
-    """Return what is to be known of images that show the same picture: kept together, leaked,
-    labelled otherwise.
-    """
+    """Return what to know of images of one picture: kept together, leaked, labelled otherwise."""
     notes = [f"duplicates: {duplicates.note}"] if duplicates.note else []
     free = (
         np.ones(len(images.names), bool)
@@ -437,7 +445,8 @@ def _duplicate_notes(
         ("test", "test", "training or validation"),
     ):
         if split in leaked:
-            count, total = len(leaked[split]), len(rows[split])
+            count = len(leaked[split])
+            total = len(rows[split])
             notes.append(
                 f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images"
             )
@@ -449,7 +458,8 @@ def _duplicate_notes(
     if contrary:
         names = " and ".join(images.names[i] for i in contrary[0][:2])
         notes.append(
-            f"{len(contrary):,} pictures are there with different labels, such as {names}; see `tintype audit`"
+            f"{len(contrary):,} pictures are there with different labels, such as {names}; see "
+            "`tintype audit`"
         )
 
     return notes
@@ -458,9 +468,10 @@ def _duplicate_notes(
 def _statistics(
     pixels: np.ndarray, train: np.ndarray
 ) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
-    """Return mean and standard deviation of each channel of the training images, scaled to 0..1, in exact integers.
+    """Return mean and standard deviation of each channel of the training images, and a note.
 
-    Of a large set every k-th image counts. A channel without variation gets the deviation of one
+    They are of pixels scaled to 0..1, computed in exact integers. Of a large set every k-th image
+    counts. A channel without variation gets the deviation of one
     step (1/255).
     """
     per_image = int(np.prod(pixels.shape[1:]))
@@ -510,10 +521,12 @@ def _fingerprint(images: Images, rows: dict[str, np.ndarray]) -> str:
 def _choose_resident(num_bytes: int, memory_limit: int | None) -> tuple[bool, str]:
     """Return whether the pixels are held in memory, and why."""
     if memory_limit is not None:
-        limit, free = memory_limit, f"a limit of {format_bytes(memory_limit)}"
+        limit = memory_limit
+        free = f"a limit of {format_bytes(memory_limit)}"
     else:
         available = _free_memory()
-        limit, free = int(available * RESIDENT_SHARE), f"{format_bytes(available)} free"
+        limit = int(available * RESIDENT_SHARE)
+        free = f"{format_bytes(available)} free"
     if num_bytes <= limit:
         return True, f"resident, {format_bytes(num_bytes)} of {free}"
     share = "" if memory_limit is not None else "half of "
@@ -521,9 +534,7 @@ def _choose_resident(num_bytes: int, memory_limit: int | None) -> tuple[bool, st
 
 
 def _free_memory() -> int:
-    """Return the free memory in bytes: the system's, or what a container's limit leaves (cgroup
-    v2).
-    """
+    """Return the free memory in bytes: the system's, or what the limit of a container leaves."""
     available = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:

@@ -52,7 +52,9 @@ class DataSpec:
 
 
 class Looks(NamedTuple):
-    """What photos show at the size that suits them, whatever size a model sees them at; copies are found by it.
+    """What photos show at the size that suits them, by which copies are found.
+
+    The size at which a model takes them does not matter.
 
     `digests` (N, 16) uint8 are equal for equal pixels. `thumbnails` (N, S, S, C) uint8 is None
     where only exact copies are looked for, and `note` says why if that is not plain.
@@ -179,7 +181,7 @@ class DataSplits:
 
 
 def group_numbers(names: Sequence[str], groups: Mapping[str, str]) -> np.ndarray | None:
-    """Return a number for each image (N,), equal for images of one group; None where no two of them share one.
+    """Return a number for each image (N,), equal for images of one group; None where all differ.
 
     `groups` names the group of an image by the image's name; an image without one stands alone.
     """

@@ -1,4 +1,4 @@
-"""Divide a data set into training, validation and test: stratified, seeded, the same on every machine.
+"""Divide a data set into training, validation and test, stratified and by a seed.
 
 Membership follows from a hash of the seed and an image's name, so that it depends on nothing else
 that may differ between machines: no generator, no listing order, no library version.
@@ -73,14 +73,13 @@ def three_splits(
     strata[pool] = (kind or Classes()).strata(targets[pool], max(1, int(smallest)))
     units = _units(pool, strata, names, groups, seed)
 
-    wished = {split: _wished(units, fractions[split]) for split in missing}
+    amounts = {split: _amounts(units, fractions[split]) for split in missing}
     for position, split in enumerate(missing):
         later = len(missing) - position - 1
         for label, class_units in units.items():
-            # What is cut later, and training, need a unit as well while there are enough to go
-            # round.
+            # training, and what is cut later, need a unit as well while there are enough
             spare = len(class_units) - 1 - (later if len(class_units) > later + 1 else 0)
-            chosen = _choose(class_units, wished[split][label], spare)
+            chosen = _choose(class_units, amounts[split][label], spare)
             for unit in chosen:
                 result[class_units[unit]] = split
             units[label] = [unit for i, unit in enumerate(class_units) if i not in chosen]
@@ -89,20 +88,21 @@ def three_splits(
 
 
 def _fractions(
-    wished: dict[str, float], missing: Sequence[str], num_images: int
+    asked: dict[str, float], missing: Sequence[str], num_images: int
 ) -> dict[str, float]:
-    """Return every wish as a fraction of the pool, checked."""
-    for split, wish in wished.items():
-        if wish < 0 or (wish == 0 and split == "val"):
+    """Return what is asked for as fractions of the pool, checked."""
+    for split, amount in asked.items():
+        if amount < 0 or (amount == 0 and split == "val"):
             raise UserError(
-                f"{split}_fraction is {wish:g}; it must be above 0 (below 1 a fraction, else a number)."
+                f"{split}_fraction is {amount:g}; it must be above 0 (below 1 a fraction, else a "
+                "number)."
             )
 
     fractions = {
-        split: wish if wish < 1 else int(wish) / num_images for split, wish in wished.items()
+        split: amount if amount < 1 else int(amount) / num_images for split, amount in asked.items()
     }
     if sum(fractions[split] for split in missing) >= 1:
-        parts = " and ".join(f"{split}_fraction {wished[split]:g}" for split in missing)
+        parts = " and ".join(f"{split}_fraction {asked[split]:g}" for split in missing)
         raise UserError(
             f"{parts} leave nothing of {num_images:,} images for training. Choose less."
         )
@@ -130,7 +130,8 @@ def _units(
 
     ranked: dict[int, list[tuple[bytes, list[int]]]] = defaultdict(list)
     for members in together.values():
-        label, name = int(strata[members[0]]), names[members[0]]
+        label = int(strata[members[0]])
+        name = names[members[0]]
         if len(members) > 1:
             counts = Counter(strata[members].tolist())
             label = min(counts, key=lambda c: (-counts[c], c))
@@ -140,12 +141,15 @@ def _units(
         ).digest()
         ranked[label].append((digest, members))
 
-    return {label: [members for _, members in sorted(ranked[label])] for label in sorted(ranked)}
+    for members in ranked.values():
+        members.sort()
+    return {label: [unit for _, unit in ranked[label]] for label in sorted(ranked)}
 
 
-def _wished(units: dict[int, list[list[int]]], fraction: float) -> dict[int, int]:
-    """Return how many images of each class to take: the largest-remainder method, so that the total
-    is right too.
+def _amounts(units: dict[int, list[list[int]]], fraction: float) -> dict[int, int]:
+    """Return how many images of each stratum to take, by the largest remainders.
+
+    The total is then right as well.
     """
     exact = {label: fraction * sum(map(len, members)) for label, members in units.items()}
     counts = {label: int(value) for label, value in exact.items()}
@@ -155,16 +159,14 @@ def _wished(units: dict[int, list[list[int]]], fraction: float) -> dict[int, int
     return counts
 
 
-def _choose(class_units: list[list[int]], wished: int, spare: int) -> set[int]:
-    """Return which units to take: about `wished` images in order of rank, at least one unit and at
-    most `spare`.
-    """
+def _choose(class_units: list[list[int]], amount: int, spare: int) -> set[int]:
+    """Return which units to take, in order of rank: about `amount` images in 1 to `spare` units."""
     chosen: set[int] = set()
     taken = 0
     for i, unit in enumerate(class_units):
-        if len(chosen) == spare or (chosen and taken >= wished):
+        if len(chosen) == spare or (chosen and taken >= amount):
             return chosen
-        if taken + len(unit) / 2 <= wished:  # nearer to the wish with this unit than without it
+        if taken + len(unit) / 2 <= amount:  # nearer with this unit than without it
             chosen.add(i)
             taken += len(unit)
     if not chosen and spare > 0:
@@ -181,7 +183,7 @@ def describe_splits(
     can_do_without_test: bool = False,
     stratified: str = "stratified",
 ) -> list[str]:
-    """Return a line for each split that was cut from training, and one where the data's own splits were kept.
+    """Return a line for each split that was cut from training, and one for splits that were kept.
 
     Where only a test part is missing, its line says what else can be done; with
     `can_do_without_test` that is also to have none. `stratified` is how the kind of target is cut.
@@ -192,19 +194,23 @@ def describe_splits(
     if kept:
         lines.append(f"splits given by the data are kept: {', '.join(kept)}")
 
-    for split, word, wish in (("val", "validation", val_fraction), ("test", "test", test_fraction)):
-        if split in there and not wish:
+    for split, word, asked in (
+        ("val", "validation", val_fraction),
+        ("test", "test", test_fraction),
+    ):
+        if split in there and not asked:
             lines.append(
                 "test: none was asked for, which changes nothing, since the data brings a test part"
             )
         if split in there:
             continue
-        if not wish:
+        if not asked:
             lines.append(
-                "test: none, as asked, so that all figures are of validation photos, which chose the model"
+                "test: none, as asked, so that all figures are of validation photos, which "
+                "chose the model"
             )
             continue
-        amount = f"{int(wish):,} of" if wish >= 1 else f"{100 * wish:.3g} % of"
+        amount = f"{int(asked):,} of" if asked >= 1 else f"{100 * asked:.3g} % of"
         pool = "training" if kept else "all images"
         line = f"{word}: {amount} {pool}, {stratified}, seed {seed}"
         if split == "test" and "val" in there:
@@ -218,7 +224,10 @@ def _ways_out(can_do_without_test: bool) -> str:
     """Return how to have another test part than one that is cut from training, for the end of a
     line.
     """
-    others = "put photos of your own into test/ beside train/ and val/, or choose how many with --test 0.1"
+    others = (
+        "put photos of your own into test/ beside train/ and val/, or choose how many with "
+        "--test 0.1"
+    )
     if can_do_without_test:
         others += (
             "; --test none trains on all of train/, and then nothing but validation is measured"

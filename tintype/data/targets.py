@@ -441,8 +441,8 @@ class Numbers(TargetKind):
             beyond = int(((values < known.min()) | (values > known.max())).sum())
             if beyond:
                 notes.append(
-                    f"{beyond:,} of {len(values):,} {WORDS[split]} images have their {name} outside "
-                    f"the range of training ({known.min():g} to {known.max():g})"
+                    f"{beyond:,} of {len(values):,} {WORDS[split]} images have their {name} "
+                    f"outside the range of training ({known.min():g} to {known.max():g})"
                 )
         return notes
 

@@ -138,7 +138,8 @@ class Typical:
             return cls(ranges, None if coloured is None else float(coloured))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(
-                f"what the model says of its training images (typical) is incomplete or broken ({error})."
+                "what the model says of its training images (typical) is incomplete or broken "
+                f"({error})."
             ) from None
 
 

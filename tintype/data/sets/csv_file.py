@@ -1,4 +1,4 @@
-"""A CSV file, given by its path: columns path and label (or numbers), optionally split and group."""
+"""A CSV file: the columns path and label (or numbers), optionally split and group."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tintype.progress import Progress
 TARGETS = ("class", "numbers", "labels", "none")
 COLUMNS = {
     "path": (
-        "path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image_name", "img",
-        "img_path", "image_id", "id",
+        "path", "image", "file", "filename", "file_name", "filepath", "file_path",
+        "image_path", "image_name", "img", "img_path", "image_id", "id",
     ),
     "split": ("split",),
     "group": ("group",),
@@ -79,11 +79,11 @@ def load(
 
 
 def find_rows(path: Path, data_root: Path | None, target: TargetKind = CLASSES) -> Found:
-    """List the photos of a table: CSV separated by comma, semicolon or tab, or JSON lines, in UTF-8.
+    """List the photos of a table in UTF-8: JSON lines, or CSV.
 
-    A relative path starts at the table's folder, or at `data_root` where it is not found there.
-    Names may lack their ending, and may be written with other accents or in another case than the
-    file's, where only one file fits.
+    Columns are separated by commas, semicolons or tabs. A relative path starts at the table's
+    folder, or at `data_root` where it is not found there. Names may lack their ending, and may be
+    written with other accents or in another case than the file's, where only one file fits.
 
     Raises:
         UserError: a missing column or cell, a value that `target` cannot read, an unknown split, a
@@ -108,7 +108,8 @@ def find_rows(path: Path, data_root: Path | None, target: TargetKind = CLASSES) 
     if files.num_found == 0:
         where = " or ".join(str(root) for root in files.roots)
         raise UserError(
-            f"none of the {len(found.photos):,} images of {path} is there. The first: {found.photos[0].name}, looked for in "
+            f"none of the {len(found.photos):,} images of {path} is there. The first: "
+            f"{found.photos[0].name}, looked for in "
             f"{where}. --data-root FOLDER says where the paths begin."
         )
 
@@ -152,9 +153,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _read_lines(path: Path) -> tuple[list[str], list[Row]]:
-    """Read JSON lines, an object in each; values that are no text, number or truth value count as
-    empty.
-    """
+    """Read JSON lines, an object in each; values that are no text or number count as empty."""
     header: dict[str, None] = {}
     rows: list[Row] = []
     for line, text in enumerate(_read_text(path).splitlines(), 1):
@@ -166,7 +165,8 @@ def _read_lines(path: Path) -> tuple[list[str], list[Row]]:
             raise UserError(f"line {line} of {path} is no JSON: {error}.") from None
         if not isinstance(values, dict):
             raise UserError(
-                f'line {line} of {path} is no object. Expected {{"file_name": "1.jpg", "label": "cat"}}.'
+                f"line {line} of {path} is no object. "
+                'Expected {"file_name": "1.jpg", "label": "cat"}.'
             )
         plain = {
             key: str(value).strip()
@@ -184,7 +184,7 @@ def _read_lines(path: Path) -> tuple[list[str], list[Row]]:
 def _columns(
     header: Sequence[str], path: Path, target: TargetKind, notes: list[str]
 ) -> dict[str, str]:
-    """Return the header's own name of each column that is there; a choice among several is noted."""
+    """Return the header's name of each column that is there; a choice among several is noted."""
     plain = {name.strip().lower(): name for name in header}
     needed = {"path": COLUMNS["path"], **{names[0]: names for names in target.columns}}
 
@@ -231,7 +231,8 @@ def _split_by_values(
         elif named and splits > {""}:
             other = next(value for value in values if not split_of(value))
             raise UserError(
-                f"column '{column}' of {path} holds splits and also '{other}'. Expected train, val, test or nothing in it; "
+                f"column '{column}' of {path} holds splits and also '{other}'. Expected train, "
+                "val, test or nothing in it; "
                 "or give it another name."
             )
         elif named and values:
@@ -244,7 +245,8 @@ def _split_by_values(
     for other in fitting[1:]:
         if any(split_of(row[fitting[0]]) != split_of(row[other]) for _, row in rows):
             raise UserError(
-                f"the columns '{fitting[0]}' and '{other}' of {path} give different splits. Name the one that counts 'split'."
+                f"the columns '{fitting[0]}' and '{other}' of {path} give different splits. Name "
+                "the one that counts 'split'."
             )
 
     values = sorted({row[fitting[0]] for _, row in rows} - {""})
@@ -292,9 +294,7 @@ def _add(
 
 
 class _Files:
-    """Where the files lie that a table names: below the first of some roots, as they are named or
-    nearly so.
-    """
+    """Where the files of a table lie: below the first fitting root, by their names or nearly so."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = roots
@@ -303,7 +303,7 @@ class _Files:
         self._listings: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str, where: str) -> str:
-        """Return the path of a file, also as Windows writes paths; of one that is not there, where it was expected.
+        """Return the path of a file, or where it was expected; paths of Windows are read as well.
 
         Raises:
             UserError: several files fit a name that is not exact; `where` says who names it.
@@ -355,14 +355,13 @@ class _Files:
         fitting = exact or entries
         if len(fitting) > 1:
             raise UserError(
-                f"{where}: '{written}' may be any of {listed(sorted(fitting))} in {folder}. Write the whole name."
+                f"{where}: '{written}' may be any of {listed(sorted(fitting))} in {folder}. "
+                "Write the whole name."
             )
         return fitting[0] if fitting else None
 
     def _listing(self, folder: str) -> dict[str, list[str]]:
-        """Return the entries of a folder by their folded names, and images also by their names up
-        to the ending's dot.
-        """
+        """Return the entries of a folder by their folded names, images also without the ending."""
         if folder not in self._listings:
             listing: defaultdict[str, list[str]] = defaultdict(list)
             try:

@@ -23,7 +23,7 @@ def load(
     progress: Progress | None = None,
     target: TargetKind = CLASSES,
 ) -> Images:
-    """Return scikit-learn's digits, the values 0..16 scaled to 0..255; as a number, what they say."""
+    """Return scikit-learn's digits, the values 0..16 scaled to 0..255."""
     from sklearn.datasets import load_digits
 
     values, targets = load_digits(return_X_y=True)

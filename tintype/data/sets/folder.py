@@ -39,7 +39,7 @@ from tintype.progress import Progress
 
 TARGETS = ("class", "numbers", "labels", "none")
 
-# Pictures that are not read, by their ending; what holds only these is told so.
+# Pictures that are not read, by their ending; a folder of nothing else is refused for it.
 UNREAD = {
     ".jxl": "JPEG XL",
     **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jpm"), "JPEG 2000"),
@@ -66,7 +66,7 @@ SAMPLE = 500  # photos looked at to choose size and channels
 
 
 class Photo(NamedTuple):
-    """One image file, and what is known of it before it is opened; `cells` hold its target as text."""
+    """One image file before it is opened; `cells` hold its target as text."""
 
     path: str
     name: str
@@ -121,8 +121,7 @@ def load(
 
 
 def find_photos(root: Path, target: TargetKind = CLASSES) -> Found:
-    """List the photos of ROOT/CLASS/* or ROOT/{train,val|valid|validation,test}/CLASS/*, sorted,
-    numbers by value.
+    """List the photos of ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*, sorted, numbers by value.
 
     Where the folder of a photo is not its target, photos without class folders are taken as well.
 
@@ -231,9 +230,7 @@ def _looks(
     source: str,
     progress: Progress | None,
 ) -> Looks | None:
-    """Return what the readable photos show at the size that suits them; None where `shape` and
-    `resize` are that.
-    """
+    """Return what the readable photos show at the size that suits them; None if `shape` is that."""
     suits = _choose_shape(readable, None, None, [], source)
     usual = Resize(white=resize.white)
     if (suits, usual) == (shape, resize):
@@ -277,16 +274,15 @@ def _digest(content: bytes | memoryview) -> np.ndarray:
 
 
 def _with_white(photos: Sequence[Photo], resize: Resize, notes: list[str]) -> Resize:
-    """Return how to decode, with the white of the set where it holds pictures of more than 8 bits;
-    it is noted.
-    """
+    """Return how to decode, with the white of pictures of more than 8 bits, which is noted."""
     if resize.white is not None:
         return resize
     with quiet_pillow():
         white = white_of_set([photo.path for photo in spread(photos, DEEP_SAMPLE)], open_picture)
     if white is not None:
         notes.append(
-            f"pictures of more than 8 bits: {white:,.6g} is white, as nearly all of their values are below"
+            f"pictures of more than 8 bits: {white:,.6g} is white, as nearly all of their values "
+            "are below"
         )
     return resize._replace(white=white)
 
@@ -300,7 +296,9 @@ def read_each(
     source: str,
     progress: Progress | None = None,
 ) -> tuple[list[Photo], Cached, list[tuple[str, str]]]:
-    """Return what `read(path)` gives for each photo that can be read, through the cache: photos, arrays, failures.
+    """Return what `read(path)` gives for each readable photo, through the cache.
+
+    Returns the photos, their arrays and the failures.
 
     Args:
         shape: (H, W, C) uint8 of what `read` returns.
@@ -325,14 +323,13 @@ def read_each(
 
 
 def _other_files(others: Counter[str]) -> list[str]:
-    """Return lines on the files that are passed over: pictures of a kind that is not read, and all
-    others.
-    """
+    """Return lines on the files that are passed over, unread kinds of pictures among them."""
     notes = []
     unread = {extension: count for extension, count in others.items() if extension in UNREAD}
     if unread:
         notes.append(
-            f"pictures of a kind that is not read are passed over: {_unread(unread)}; convert them to PNG"
+            f"pictures of a kind that is not read are passed over: {_unread(unread)}; convert "
+            "them to PNG"
         )
     rest = {extension: count for extension, count in others.items() if extension not in UNREAD}
     if rest:
@@ -351,10 +348,10 @@ def _unread(counts: Mapping[str, int]) -> str:
 def _regular(
     photos: Sequence[Photo], skipped: Sequence[tuple[str, str]]
 ) -> tuple[list[Photo], list[os.stat_result], list[tuple[str, str]]]:
-    """Return the photos that are ordinary files, their state, and the longer list of what is
-    skipped.
-    """
-    kept, states, skipped = [], [], list(skipped)
+    """Return the photos that are ordinary files, their states, and all that is skipped."""
+    kept = []
+    states = []
+    skipped = list(skipped)
     for photo in photos:
         try:
             state = os.stat(photo.path)
@@ -389,9 +386,7 @@ def _contents(
 
 
 def _key(contents: str, height: int, width: int, channels: int, resize: str | Resize) -> str:
-    """Return a hash of all that decides on the pixels: what the files hold, and the shape asked
-    for.
-    """
+    """Return a hash of all that decides on the pixels: the files, and the shape asked for."""
     text = f"{cache.VERSION} {height} {width} {channels} {resize}\n{contents}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -410,7 +405,8 @@ def _changed(
 
     A new link to a file or another owner changes its state as well, so what the files hold decides.
     """
-    changed, states = [], []
+    changed = []
+    states = []
     for photo, state in zip(photos, before, strict=True):
         try:
             now = os.stat(photo.path)
@@ -430,7 +426,10 @@ def _changed(
     )
     if same:
         return ""
-    return f"{len(changed)} photos changed while they were read ({listed(changed)}); the next run reads all again"
+    return (
+        f"{len(changed)} photos changed while they were read ({listed(changed)}); the next run "
+        "reads all again"
+    )
 
 
 def _choose_shape(
@@ -440,9 +439,7 @@ def _choose_shape(
     notes: list[str],
     source: str,
 ) -> tuple[int, int, int]:
-    """Return height, width and channels: as wished, else chosen from a sample of the photos, which
-    is noted.
-    """
+    """Return height, width and channels: as asked, or chosen from a sample, which is noted."""
     if image_size is not None and channels is not None:
         return *_pair(image_size), channels
     headers: list[tuple[Photo, Header]] = []
@@ -474,7 +471,8 @@ def _choose_shape(
     median = int(np.median([min(header.height, header.width) for _, header in headers]))
     side = min(max(median // 32 * 32, 32), 128)
     notes.append(
-        f"image size: {side} x {side}, chosen for a median short side of {median} pixels; --image-size sets another"
+        f"image size: {side} x {side}, chosen for a median short side of {median} pixels; "
+        "--image-size sets another"
     )
 
     return side, side, channels
@@ -487,7 +485,7 @@ def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _all_grey(headers: Sequence[tuple[Photo, Header]]) -> bool:
-    """Return whether all pictures are grey, in colour files too; the first colour ends the search."""
+    """Return whether all pictures are grey, in colour files too."""
     for photo, header in headers:
         if header.grey:
             continue
@@ -516,13 +514,19 @@ def _no_photos(root: Path, walk: Walk) -> str:
         return f"{root} holds {loose} images but no class folders. {shape} {also}"
 
     if unread:
-        return f"{root} holds only pictures of a kind that is not read: {_unread(unread)}. Convert them to PNG or JPEG."
+        return (
+            f"{root} holds only pictures of a kind that is not read: {_unread(unread)}. Convert "
+            "them to PNG or JPEG."
+        )
     if walk.own:
         return f"{root} holds no photos, only what tintype made ({listed(walk.own)}). {shape}"
 
     folders = [name for name in walk.folders if "/" not in name]
     if folders:
-        return f"no images in the {len(folders)} folders of {root} ({listed(sorted(folders))}). {shape}"
+        return (
+            f"no images in the {len(folders)} folders of {root} ({listed(sorted(folders))}). "
+            f"{shape}"
+        )
 
     if walk.others:
         kinds = ", ".join(_counted(kind, count) for kind, count in walk.others.most_common(3))
@@ -545,4 +549,7 @@ def _all_broken(
     source: str, skipped: Sequence[tuple[str, str]], num_images: int | None = None
 ) -> str:
     name, reason = skipped[0]
-    return f"none of the {num_images or len(skipped):,} images of {source} can be read. The first: {name}: {reason}."
+    return (
+        f"none of the {num_images or len(skipped):,} images of {source} can be read. The first: "
+        f"{name}: {reason}."
+    )

@@ -1,6 +1,4 @@
-"""The usual data sets through torchvision: downloaded once and checked, or read from a folder that
-holds the files.
-"""
+"""The usual data sets through torchvision: downloaded and checked, or read from a folder."""
 
 from __future__ import annotations
 
@@ -51,8 +49,9 @@ Content = tuple[dict[str, Arrays], Sequence[str]]  # {"train": arrays, "test": a
 
 @dataclass(frozen=True)
 class _Set:
-    """How torchvision lays a set out (`inner` is the folder below its root, `marker` a file in it),
-    and its shape.
+    """How torchvision lays a set out, and its shape.
+
+    `inner` is the folder below its root, `marker` a file in it.
     """
 
     inner: str
@@ -87,7 +86,8 @@ def load(
     """
     described = _describe(name)
     default = os.environ.get("TINTYPE_DATA_ROOT")
-    for given in (data_root,) if data_root else (default,) if default else ():
+    places = [data_root] if data_root else [default]
+    for given in filter(None, places):
         root = Path(given).expanduser()
         if not root.is_dir():
             raise UserError(f"the data root '{given}' is not a folder.")
@@ -107,7 +107,8 @@ def load(
             )
         if data_root:
             raise UserError(
-                f"{name} is not in {given}: neither {described.inner}/{described.marker} as torchvision lays it out, "
+                f"{name} is not in {given}: neither {described.inner}/{described.marker} as "
+                "torchvision lays it out, "
                 f"nor {{train,test}}/CLASS with {described.classes} class folders."
             )
 
@@ -119,7 +120,7 @@ def load(
 
 
 def fetch_pets(progress: Progress | None = None) -> Path:
-    """Return a folder with Oxford-IIIT Pet as torchvision lays it out, downloaded into the cache if need be.
+    """Return a folder with Oxford-IIIT Pet as torchvision lays it out, downloaded if need be.
 
     Raises:
         UserError: the download failed.
@@ -180,7 +181,8 @@ def _images(name: str, described: _Set, root: Path) -> Images:
             or targets.max() >= len(classes)
         ):
             raise UserError(
-                f"{name} in {root} cannot be read: images and labels of '{split}' do not belong together."
+                f"{name} in {root} cannot be read: images and labels of '{split}' do not belong "
+                "together."
             )
 
     return Images(
@@ -199,7 +201,7 @@ def _images(name: str, described: _Set, root: Path) -> Images:
 
 
 def _torchvision_root(root: Path, described: _Set, name: str) -> Path | None:
-    """Return the folder that torchvision would be given, from that folder, one inside it, or one around it.
+    """Return the folder that torchvision takes, from that folder, one inside or one around it.
 
     The files of MNIST, Fashion-MNIST and KMNIST have the same names: inside a folder of another set
     nothing is taken.
@@ -320,9 +322,11 @@ def _svhn() -> _Set:
 
 def _stl10() -> _Set:
     class Labelled(datasets.STL10):
-        """The set without its unlabelled images, which are not wanted here and need not be there."""
+        """The set without its unlabelled images, which need not be there."""
 
-        train_list = [entry for entry in datasets.STL10.train_list if "unlabeled" not in entry[0]]  # noqa: RUF012
+        train_list = [  # noqa: RUF012
+            entry for entry in datasets.STL10.train_list if "unlabeled" not in entry[0]
+        ]
 
     def read(root: Path) -> Content:
         parts = {split: Labelled(root, split=split) for split in ("train", "test")}
@@ -330,7 +334,8 @@ def _stl10() -> _Set:
             split: (part.data.transpose(0, 2, 3, 1), np.asarray(part.labels))
             for split, part in parts.items()
         }
-        return arrays, "airplane bird car cat deer dog horse monkey ship truck".split()  # noqa: SIM905
+        names = "airplane bird car cat deer dog horse monkey ship truck"
+        return arrays, names.split()
 
     return _Set(
         inner=Labelled.base_folder,
@@ -369,7 +374,8 @@ def _download(
         temporary = Path(tempfile.mkdtemp(prefix=f"tmp-{os.getpid()}-", dir=store.parent))
     except OSError as error:
         raise UserError(
-            f"{store.parent} cannot be written ({error.strerror}). Set TINTYPE_CACHE to another folder."
+            f"{store.parent} cannot be written ({error.strerror}). Set TINTYPE_CACHE to another "
+            "folder."
         ) from None
 
     failures = (
@@ -390,7 +396,8 @@ def _download(
     except failures as error:
         raise UserError(
             f"{name} could not be downloaded ({_brief(error)}). Try again with a network, or give "
-            f"--data-root DIR, a folder that holds the files already. (`{at_hand}` needs no download.)"
+            f"--data-root DIR, a folder that holds the files already. (`{at_hand}` needs no "
+            "download.)"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -414,7 +421,8 @@ def _progress_into(progress: Progress | None, what: str) -> Iterator[None]:
 
     class Bar:
         def __init__(self, *_: Any, total: int | None = None, **__: Any) -> None:
-            self.done, self.total = 0, total or 0
+            self.done = 0
+            self.total = total or 0
 
         def __enter__(self) -> Bar:
             return self
