@@ -228,7 +228,7 @@ def test_names_are_text(tmp_path):
     )
     (row,) = Board(tmp_path / "runs").state()["runs"]
     assert row["state"] == HARMLESS  # the page puts it in as text, never as HTML
-    script = (Path(board.__file__).parent / "report" / "templates" / "board.js").read_text(
+    script = (Path(board.__file__).parents[1] / "pages" / "templates" / "board.js").read_text(
         encoding="utf-8"
     )
     assert "innerHTML" not in script
@@ -316,7 +316,7 @@ def test_what_cannot_be_sorted_or_chosen_by_is_told(runs, how, message):
 
 
 def test_only_runs_are_sorted(runs):
-    with pytest.raises(UserError, match="only runs are sorted"):
+    with pytest.raises(UserError, match="only runs can be sorted"):
         listing("models", runs, sort="name")
     assert "fashion-three-depths" in {row["name"] for row in listing("studies", runs)}
 

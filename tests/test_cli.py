@@ -297,7 +297,7 @@ def test_no_figure_is_cut_where_a_line_has_80_characters():
     splits = {"train": figures, "val": figures, "test": figures | {"without_leaked": figures}}
     console = Console(width=80)
     with console.capture() as captured:
-        console.print(result_table(splits))
+        console.print(result_table("classify", splits))
     text = captured.get()
     assert "…" not in text
     assert text.count("99.97% to 100.00%") == 4

@@ -32,7 +32,6 @@ from tintype.models.parts import resample
 from tintype.plugins import names
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, read_recipe, recipe_names, resolve
-from tintype.runs.summary import protocol_in_words
 from tintype.tasks.losses import RESTORATION, restoration_loss, structural_similarity
 from tintype.tasks.upscale import quality
 from tintype.tasks.upscale.degrade import degraded
@@ -40,6 +39,7 @@ from tintype.tasks.upscale.files import upscale_files
 from tintype.tasks.upscale.perceptual import PerceptualDistance, PerceptualLoss
 from tintype.tasks.upscale.pictures import read_picture
 from tintype.tasks.upscale.sets.pairs import BlockSource, open_pairs, open_whole
+from tintype.tasks.upscale.summary import protocol_in_words
 from tintype.tasks.upscale.task import Upscale, _verdict
 from tintype.tasks.upscale.upscaler import Upscaler
 

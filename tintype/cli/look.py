@@ -81,14 +81,16 @@ def evaluate(
     from rich.console import Console
 
     from tintype.runs.folder import without_test
-    from tintype.runs.summary import class_table, result_table
+    from tintype.runs.summary import result_table, summary_part
 
     console = Console(highlight=False)
     tested = not (without_test(figures) and figures["split"] == "val")
-    console.print(result_table({figures["split"]: figures}, tested=tested))
-    if "averages" in figures:
+    task = opened.recipe.task
+    console.print(result_table(task, {figures["split"]: figures}, tested=tested))
+    part = summary_part(task)
+    for table in part.details(figures) if part else ():
         console.print()
-        console.print(class_table(figures))
+        console.print(table)
     if "remark" in figures:
         console.print(figures["remark"], markup=False, soft_wrap=True)
 

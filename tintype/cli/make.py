@@ -189,6 +189,6 @@ def _print_result(run: Any) -> None:
 
     console = Console(highlight=False)
     evaluation = run.read("evaluation.json")
-    console.print(result_table(run.metrics, tested=not without_test(evaluation)))
+    console.print(result_table(run.recipe.task, run.metrics, tested=not without_test(evaluation)))
     console.print(verdict_line(evaluation), markup=False)
     console.print(f"report  {run.path / 'report.html'}", markup=False, soft_wrap=True)

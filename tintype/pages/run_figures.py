@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from tintype.errors import UserError
-from tintype.pages import words
 from tintype.pages.drawings import Library, check_library
 from tintype.pages.pages import templates
 from tintype.pages.part import report_part
 from tintype.pages.section import SPLIT_NAMES
 from tintype.runs.reading import RunFiles, read_run
+from tintype.runs.summary import summary_part
 
 
 class RunFigures:
@@ -88,15 +87,13 @@ class RunFigures:
 
 
 def run_card(folder: Path) -> str:
-    """Return a run as a small piece of HTML: its figures with intervals, the verdict, and where the
-    report lies.
-    """
+    """Return a run as a small piece of HTML: figures, verdict, and a link to the report."""
     run = read_run(folder)
-    splits = run.evaluation.get("splits") or {}
+    part = summary_part(run.task)
     rows = [
-        (SPLIT_NAMES[name], *_figure(splits[name]))
-        for name in ("test", "val", "train")
-        if name in splits
+        (SPLIT_NAMES[name], *part.in_words(figures))
+        for name, figures in run.splits.items()
+        if part is not None
     ]
     report = folder / "report.html"
     context = {
@@ -105,30 +102,3 @@ def run_card(folder: Path) -> str:
     }  # fmt: skip
 
     return templates().get_template("run_card.html").render(**context)
-
-
-def _figure(figures: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the figure of a split that counts, and its interval, in words."""
-    if "accuracy" in figures:
-        return f"accuracy {words.percent(figures['accuracy'])}", words.interval(
-            figures.get("accuracy_ci95")
-        )
-    if "psnr_y" in figures:
-        interval = figures.get("gain_ci95")
-        gain = f"gain {figures['gain']:+.2f} dB" + (
-            f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
-        )
-        return f"PSNR {figures['psnr_y']:.2f} dB", gain
-
-    name = next(
-        (key for key in figures if key.startswith(("fid", "fd_")) and not key.endswith("_floor")),
-        "",
-    )
-    if not name:
-        return "", ""
-
-    floor = figures.get(f"{name}_floor")
-    return (
-        f"{name} {figures[name]:.4g}",
-        f"real against real {floor:.4g}" if floor is not None else "",
-    )

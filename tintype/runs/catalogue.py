@@ -15,6 +15,7 @@ from tintype.errors import UserError, unknown_name
 from tintype.files.bounded import is_temporary, refuse_link_out
 from tintype.files.yaml_files import parse_yaml
 from tintype.runs.folder import BY_VALIDATION, RunFolder, without_test
+from tintype.runs.ranking import criterion_of
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b, "!=": lambda a, b: a != b,
@@ -161,10 +162,18 @@ def _described(folder: Path) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
 
 
 def _usual_figures(every: Iterator[dict[str, Any]]) -> list[str]:
-    """Return the figures that the runs there are judged by."""
-    known = dict.fromkeys(key for facts in every for key in facts)
-    figures = [key for key in known if re.fullmatch(r"(val|test)_(accuracy|psnr_y|fd_\w+)", key)]
-    return [key for key in figures if not key.endswith("_floor")]
+    """Return the validation and test figures that the runs there are ranked by."""
+    found: dict[str, None] = {}
+    for facts in every:
+        figures = {
+            key.removeprefix("val_"): value
+            for key, value in facts.items()
+            if key.startswith("val_")
+        }
+        with suppress(UserError):  # a task that does not rank its runs
+            key = criterion_of(facts["task"], figures).key
+            found |= dict.fromkeys(name for name in facts if name in (f"val_{key}", f"test_{key}"))
+    return list(found)
 
 
 def _condition(text: str) -> tuple[str, str, Any]:

@@ -10,6 +10,8 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +24,7 @@ from tintype.pages.pages import templates
 from tintype.pages.sandbox import SANDBOX, with_way_back, without_dead_links
 from tintype.runs.catalogue import facts_of, run_folders
 from tintype.runs.folder import RunFolder
+from tintype.runs.ranking import Criterion, criterion_of
 from tintype.runs.reading import read_metrics
 
 MOST_RUNS = 300  # the newest; a page of more would be slow
@@ -81,11 +84,12 @@ class Board:
         except UserError:  # half written, or of another program
             return {}
 
-        status, columns = run.status, read_metrics(run.path / "metrics.csv")
-        distances = [name for name in columns if name.startswith("val_fd_")]
-        usual = ("val_accuracy", "val_psnr_y", *distances, *columns)
-        score = next((name for name in usual if name in columns and "val_" in name), None)
-        trained = [name for name in columns if name == "train_accuracy" or name.startswith("loss")]
+        status = run.status
+        columns = read_metrics(run.path / "metrics.csv")
+        criterion = _criterion(str(facts.get("task")), columns)
+        score = f"val_{criterion.key}" if criterion else None
+        own = f"train_{criterion.key}" if criterion else ""
+        trained = [name for name in columns if name == own or name.startswith("loss")]
         figures = {
             key: value
             for key, value in facts.items()
@@ -101,6 +105,7 @@ class Board:
             "step": status.get("step"),
             "total_steps": status.get("total_steps"),
             "score": score,
+            "criterion": _how_written(criterion) if criterion else None,
             "figures": figures,
             "curves": {
                 name: _points(columns, name) for name in ([score] if score else []) + trained
@@ -164,6 +169,27 @@ class Board:
             if above != self.folder
         ]
         return [("/", "All runs"), *inside]
+
+
+def _criterion(task: str, columns: Mapping[str, Any]) -> Criterion | None:
+    """Return what runs of a task are ranked by, if it is among the columns of metrics.csv."""
+    figures = {key.removeprefix("val_"): key for key in columns if key.startswith("val_")}
+    with suppress(UserError):
+        criterion = criterion_of(task, figures)
+        if criterion.key in figures:
+            return criterion
+    return None
+
+
+def _how_written(criterion: Criterion) -> dict[str, Any]:
+    """Return what the page has to know of a figure to write it and to find the best one."""
+    return {
+        "label": criterion.label,
+        "scale": criterion.scale,
+        "unit": "%" if criterion.is_share else criterion.unit,
+        "digits": 2 if criterion.digits is not None else None,
+        "lower": not criterion.higher_is_better,
+    }
 
 
 def _points(columns: dict[str, list[float]], name: str) -> list[list[float]]:

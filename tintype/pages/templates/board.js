@@ -19,13 +19,18 @@
     return node;
   };
 
-  const isShare = (name) => /accuracy|precision|recall/.test(name || "");
-  const isLower = (name) => /(^|_)(fd|kid|loss)(_|$)/.test(name || "");
   const bare = (name) => name.replace(/^(val|test|train)_/, "");
-  const named = (name) => isShare(name) ? bare(name).replaceAll("_", " ") : /psnr/.test(name) ? "PSNR" : /(^|_)fd_/.test(name) ? "Fréchet distance, lower is better" : bare(name).replaceAll("_", " ");
-  const format = (value, name) => value === undefined || value === null ? "–" : isShare(name) ? (100 * value).toFixed(2) + " %" : /psnr/.test(name) ? value.toFixed(2) + " dB" : Number(value).toPrecision(4);
+  // How a figure is written: its label, scale, unit and digits come with the runs that it ranks.
+  const criteria = () => new Map(runs.filter((run) => run.criterion).map((run) => [bare(run.score), run.criterion]));
+  const criterionOf = (name) => criteria().get(bare(name || "")) || { label: bare(name || "").replaceAll("_", " "), scale: 1, unit: "", digits: null, lower: true };
+  const named = (name) => criterionOf(name).label + (criterionOf(name).lower && criteria().has(bare(name)) ? ", lower is better" : "");
+  const format = (value, name) => {
+    if (value === undefined || value === null) return "–";
+    const how = criterionOf(name), number = Number(value) * how.scale;
+    return (how.digits === null ? number.toPrecision(4) : number.toFixed(how.digits)) + (how.unit ? " " + how.unit : "");
+  };
   const figure = (run, split) => {
-    const key = (run.score || "val_accuracy").replace(/^val/, split);
+    const key = (run.score || "val_").replace(/^val/, split);
     if (key in run.figures) return [run.figures[key], key];
     const curve = run.curves[run.score];
     return split === "val" && curve && curve.length ? [curve[curve.length - 1][1], key] : [null, key];
@@ -44,7 +49,7 @@
       if (run.state !== "finished" || !known(value)) continue;
       const kind = run.data + " " + key;
       if (!rivals.has(kind)) rivals.set(kind, []);
-      rivals.get(kind).push([isLower(key) ? -value : value, run.name]);
+      rivals.get(kind).push([criterionOf(key).lower ? -value : value, run.name]);
     }
     return new Set([...rivals.values()].filter((each) => each.length > 1).map((each) => each.reduce((a, b) => (b[0] > a[0] ? b : a))[1]));
   }
@@ -109,8 +114,8 @@
       columns.get(name).push({ name: run.name, points, colour: colour.get(run.name) });
     }
     const names = [...columns.keys()].sort((a, b) => b.startsWith("val") - a.startsWith("val") || a.localeCompare(b));
-    const words = (name) => (name.startsWith("val_") ? "Validation " : "Training ") + named(name) + (/psnr/.test(name) ? " in dB" : "") + ", by step";
-    byId("charts").replaceChildren(...names.map((name) => chart(words(name), columns.get(name), isShare(name))));
+    const words = (name) => (name.startsWith("val_") ? "Validation " : "Training ") + named(name) + (criterionOf(name).unit && criterionOf(name).unit !== "%" ? ` in ${criterionOf(name).unit}` : "") + ", by step";
+    byId("charts").replaceChildren(...names.map((name) => chart(words(name), columns.get(name), criterionOf(name).unit === "%")));
     byId("legend").replaceChildren(...shown.map((run) => {
       const item = make("span");
       item.append(make("i", { class: "dot", style: `background:${colour.get(run.name)}` }), run.name);

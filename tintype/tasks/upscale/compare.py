@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from tintype import statistics
-from tintype.runs.summary import protocol_in_words
 from tintype.tasks.contract.compare import (
     CLAIM,
     Column,
@@ -26,6 +25,7 @@ from tintype.tasks.contract.compare import (
 )
 from tintype.tasks.contract.compared_run import Compared, groups_of, remark_on_groups
 from tintype.tasks.upscale.ranking import PSNR
+from tintype.tasks.upscale.summary import protocol_in_words
 
 COLUMNS: Sequence[str] = ()
 NUMBERS = ("psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y")

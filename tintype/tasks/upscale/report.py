@@ -23,8 +23,8 @@ from tintype.pages.section import SPLIT_NAMES, Section
 from tintype.pages.sections import history_chart, history_drawing, warnings
 from tintype.pages.verdict import looks, verdict
 from tintype.runs.reading import RunFiles
-from tintype.runs.summary import protocol_in_words
 from tintype.tasks.upscale.equations import learning
+from tintype.tasks.upscale.summary import protocol_in_words
 
 KINDS = {"low": "small", "bicubic": "bicubic", "ours": "this model", "original": "original"}
 CROP = 48  # pixels of the side of a zoomed crop
