@@ -94,7 +94,8 @@ class Export(Exportable[Classify]):
         if "accuracy_lost" in checked:
             low, high = (100 * end for end in checked["accuracy_lost_ci95"])
             lines.append(
-                f"accuracy  {checked['accuracy']:.2%} instead of {checked['accuracy_pytorch']:.2%}: "
+                f"accuracy  {checked['accuracy']:.2%} instead of "
+                f"{checked['accuracy_pytorch']:.2%}: "
                 f"{100 * checked['accuracy_lost']:+.2f} points lost "
                 f"(95 % paired interval {low:+.2f} to {high:+.2f})"
             )
@@ -142,7 +143,7 @@ def classified_images(
 def check_classifier(
     task: Classify, images: CheckImages, answer: Answer, resize: Resize, *, max_loss: float | None
 ) -> dict[str, Any]:
-    """Return how the answers of an exported classifier agree with PyTorch's in float32, on `images`.
+    """Return how the answers of an exported classifier agree with PyTorch's in float32.
 
     Args:
         task: the task around the network of the run.

@@ -92,7 +92,7 @@ class Measure(Measurement[Classify]):
         }
 
     def _about_groups(self, figures: Mapping[str, Any]) -> list[str]:
-        """Return a sentence where the intervals are by group, and one where groups may be missing."""
+        """Return sentences on intervals by group, and on groups that may be missing."""
         lines = []
         if figures.get("num_groups"):
             lines.append(

@@ -1,6 +1,4 @@
-"""Whether the weights of a run load into the plain network of torchvision or timm, found out by
-loading them.
-"""
+"""Whether the weights of a run load into the plain network of torchvision or timm."""
 
 from __future__ import annotations
 
@@ -39,7 +37,8 @@ def plain_architecture(run: RunFolder, model: Mapping[str, Any]) -> Plain | None
     lines = [
         f"import {library}", "from safetensors.torch import load_file", "", f"network = {build}",
         'network.load_state_dict(load_file("model.safetensors"))', "network.eval()",
-        f"# pictures: RGB, {size} pixels, (x / 255 - mean) / std with the values in preprocessor_config.json",
+        f"# pictures: RGB, {size} pixels, (x / 255 - mean) / std with the values in "
+        "preprocessor_config.json",
     ]  # fmt: skip
     return Plain(library, bare, "\n".join(lines))
 
@@ -67,4 +66,5 @@ def _shapes_in(run: RunFolder) -> dict[str, tuple[int, ...]]:
     from safetensors import safe_open
 
     with safe_open(run.path / "model.safetensors", "pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        names = list(file.keys())
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}

@@ -22,7 +22,8 @@ from tintype.tasks.contract.routes import (
 
 EXAMPLES = {
     "/v1/predict": [
-        "curl --data-binary @photo.jpg -H 'content-type: image/jpeg' 'http://HOST/v1/predict?top=3'",
+        "curl --data-binary @photo.jpg -H 'content-type: image/jpeg' "
+        "'http://HOST/v1/predict?top=3'",
         "curl -F files=@one.jpg -F files=@two.png 'http://HOST/v1/predict?model=NAME'",
     ],
 }
@@ -43,7 +44,8 @@ class PredictionItem(BaseModel):
     top: list[ClassProbability] | None = None
     unlike: str | None = Field(
         None,
-        description="Why the photo is unlike the training images, where it is: its probabilities do not apply.",
+        description="Why the photo is unlike the training images, where it is: "
+        "its probabilities do not apply.",
     )
     heatmap: str | None = Field(
         None, description="A PNG as base64: the picture that the model saw, with a heat map."

@@ -9,7 +9,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class Exportable(ABC, Generic[T]):
 
     def __init__(self, run: RunFolder, task: Task, description: Mapping[str, Any]) -> None:
         self.run = run
-        self.task: T = task  # pyright: ignore[reportAttributeAccessIssue] (of the class of the folder)
+        self.task = cast(T, task)  # of the class in the same folder
         self.description = description
 
     def read_images(self, data: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Files of `tintype export`: opened by ONNX Runtime, with what each says of itself. Needs no torch."""
+"""Files of `tintype export`, opened by ONNX Runtime, with what each says of itself; no torch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def open_session(path: Path, threads: int | None = None) -> Any:
         import onnxruntime
     except ImportError:
         raise UserError(
-            "exported models are computed by ONNX Runtime, which is not installed. Type: pip install onnxruntime"
+            "exported models are computed by ONNX Runtime, which is not installed. Type: pip "
+            "install onnxruntime"
         ) from None
 
     if not path.is_file():
         raise UserError(f"there is no file {path}.")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings speak of the optimiser's inner life
+    options.log_severity_level = 3  # errors; warnings are about the optimiser alone
 
     options.intra_op_num_threads = threads or 0
     try:
@@ -49,7 +50,8 @@ def read_about(path: Path, session: Any) -> dict[str, Any]:
     text = session.get_modelmeta().custom_metadata_map.get(ABOUT)
     if text is None:
         raise UserError(
-            f"{path} is an ONNX model, but not one of `tintype export`: it does not say what its answers mean."
+            f"{path} is an ONNX model, but not one of `tintype export`: it does not say what its "
+            "answers mean."
         )
 
     try:
@@ -60,7 +62,8 @@ def read_about(path: Path, session: Any) -> dict[str, Any]:
 
     if version > FORMAT:
         raise UserError(
-            f"{path} was made by a newer tintype (format {version}, this one reads {FORMAT}). Update tintype."
+            f"{path} was made by a newer tintype (format {version}, this one reads {FORMAT}). "
+            "Update tintype."
         )
     return about
 

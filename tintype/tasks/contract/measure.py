@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from tintype.data.source import DataSplits, ImageSource
 from tintype.errors import UserError
@@ -73,7 +73,7 @@ class Measurement(ABC, Generic[T]):
         self, run: RunFolder, task: Task, description: Mapping[str, Any], options: MeasureOptions
     ) -> None:
         self.run = run
-        self.task: T = task  # pyright: ignore[reportAttributeAccessIssue] (of the class of the folder)
+        self.task = cast(T, task)  # of the class in the same folder
         self.description = description
         self.options = options
 

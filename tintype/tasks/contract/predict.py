@@ -153,9 +153,10 @@ class Predictor(ABC):
         raise UserError("this model draws no heat maps. Leave --heatmaps out.")
 
     def predict(self, images: Sequence[Any]) -> Iterator[Any]:
-        """Yield a prediction for each image: a path, the bytes of a file, a Pillow image or an array.
+        """Yield a prediction for each image.
 
-        Arrays are (H, W), (H, W, 1) or (H, W, 3) uint8.
+        An image is a path, the bytes of a file, a Pillow image or an array: (H, W), (H, W, 1) or
+        (H, W, 3) uint8.
 
         Raises:
             UserError: a file is missing or is not an image.
@@ -173,7 +174,7 @@ class Predictor(ABC):
         return self.typical.reasons(pixels, [picture.has_colour for picture in pictures])
 
     def picture(self, image: Any) -> Picture:
-        """Return an image as the model takes it, and whether it has colour that a grey model misses.
+        """Return an image as the model takes it, with what a grey model does not see.
 
         Raises:
             UserError: it cannot be read.

@@ -1,4 +1,4 @@
-"""Resizing as `tintype.data.decode` does it by Pillow, in tensor operations that every export format can hold.
+"""Resizing as Pillow does it, in tensor operations that every export format can hold.
 
 Pillow's resize is linear along each axis: a matrix of filter weights, applied to the rows and then
 to the columns, each rounded to 8 bits. The matrices are computed here from the sides of the
@@ -22,8 +22,9 @@ _LUMA = (19595, 38470, 7471)  # of R, G, B in 65536ths: how Pillow makes a pictu
 
 
 class Resizer(nn.Module):
-    """Bring pictures (N, H, W, 3) uint8 of any size to (N, C, h, w) float32 of whole numbers 0..255.
+    """Bring pictures of any size to the size of a model.
 
+    They are (N, H, W, 3) uint8, and become (N, C, h, w) float32 of whole numbers 0..255.
     Pictures that have the size already pass as they are, even where a model sees only the centre
     (`crop_fraction`): they are taken as prepared.
     """
@@ -71,7 +72,7 @@ class Resizer(nn.Module):
     def _cropped(
         self, side: Tensor, other: Tensor, target: int, other_target: int, scale: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return where the centre that is kept begins and ends on one side; see decode's `_centre`."""
+        """Return where the centre begins and ends on one side; see decode's `_centre`."""
         length = torch.minimum(target / scale, side)
         start = (side - length) / 2
         end = start + length
@@ -95,7 +96,7 @@ class Resizer(nn.Module):
         target: int,
         inner: Tensor | None = None,
     ) -> Tensor:
-        """Return the weights (target, length) float32 by which pixels at `positions` make the part from start to end.
+        """Return weights (target, length) float32 by which pixels make the part from start to end.
 
         With `inner`, the part fills only so many pixels in the middle of the target, and the rest
         is black.

@@ -1,6 +1,6 @@
 """What the addresses of a task share: uploads, errors and their description, and the service.
 
-`tasks/NAME/routes.py` holds the members of `RoutesPart`. An address that answers photos is a call of
+`tasks/NAME/routes.py` holds the members of `RoutesPart`. An address that answers photos calls
 `answer_photos`.
 """
 
@@ -116,7 +116,7 @@ class RoutesPart(Protocol):
         ...
 
 
-# ---- parameters and errors --------------------------------------------------------------------------------------------
+# ---- parameters and errors ----------------------------------------------------------------------
 
 
 class Parameters(BaseModel):
@@ -163,7 +163,7 @@ def problems(*kinds: str) -> dict[int | str, dict[str, Any]]:
     return described
 
 
-# ---- uploads ----------------------------------------------------------------------------------------------------------
+# ---- uploads ------------------------------------------------------------------------------------
 
 
 def upload_body(*, several: bool) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def upload_body(*, several: bool) -> dict[str, Any]:
 
 
 async def uploads(request: Request, most: int) -> list[tuple[str, bytes]]:
-    """Return the files of a request, each with its name; one without a name where the body is the file.
+    """Return the files of a request with their names; a body that is the file itself has none.
 
     Raises:
         Problem: neither an image nor a form, too many files, or none.
@@ -221,7 +221,7 @@ async def uploads(request: Request, most: int) -> list[tuple[str, bytes]]:
     return [("", await request.body())]
 
 
-# ---- answers ----------------------------------------------------------------------------------------------------------
+# ---- answers ------------------------------------------------------------------------------------
 
 
 def json_answer(content: Any) -> Response:

@@ -58,7 +58,9 @@ class ImageMaker(Served):
         next(self.sampler.images(1))
 
     def make(self, between: Between, *, start: int, count: int, **how: Any) -> list[np.ndarray]:
-        """Return images `start` to `start + count` (H, W, C) uint8 of a seed; `how` is that of `Sampler.images`.
+        """Return images `start` to `start + count` (H, W, C) uint8 of a seed.
+
+        `how` is that of `Sampler.images`.
 
         Raises:
             UserError: a seed, class or truncation that cannot be.

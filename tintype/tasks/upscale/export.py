@@ -1,4 +1,4 @@
-"""What is exported of a network that enlarges, and how its pictures are checked beside PyTorch's."""
+"""What is exported of a network that enlarges, and how its pictures are checked."""
 
 from __future__ import annotations
 

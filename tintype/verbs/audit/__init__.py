@@ -99,7 +99,8 @@ class Audit:
         """Return the audit as lines for a terminal: each finding with its first examples."""
         word = "class" if len(self.classes) == 1 else "classes"
         lines = [
-            f"{self.data}: {self.num_images:,} images, {len(self.classes)} {word}, {self.seconds:.1f} s"
+            f"{self.data}: {self.num_images:,} images, {len(self.classes)} {word}, "
+            f"{self.seconds:.1f} s"
         ]
 
         for finding in self.findings:
@@ -129,7 +130,9 @@ class Audit:
         return write_audit(Path(path), self.to_dict(), self._rows(), self.inspected.picture)
 
     def write_manifest(self, path: str | Path) -> dict[str, int]:
-        """Write a cleaned list of the photos that `tintype train` takes; return how many stay, and why others do not.
+        """Write a cleaned list of the photos, and return how many stay and why the others do not.
+
+        `tintype train` takes it in place of the data.
 
         Raises:
             UserError: the images are no files, or `path` is there already.
@@ -262,7 +265,8 @@ def _given_features(
 
     if features.ndim != 2 or len(features) != len(inspected):
         raise UserError(
-            f"features of shape {features.shape}; expected ({len(inspected)}, F): one row for each image in the order of "
+            f"features of shape {features.shape}; expected ({len(inspected)}, F): one row for each "
+            "image in the order of "
             "Audit.names."
         )
     return features.astype(np.float32)

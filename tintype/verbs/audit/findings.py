@@ -62,9 +62,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Twins:
-    """Duplicates in the set: which belong together, how alike each pair is, and whether there could
-    be more.
-    """
+    """Duplicates in the set: which belong together, and how alike each pair is."""
 
     duplicates: Duplicates
     same_bytes: np.ndarray  # (N,) first image with the same bytes
@@ -181,17 +179,20 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
         ),
         "leak": (
             "Same picture on both sides of a split",
-            "What a model has seen in training says nothing of new pictures: figures on these images flatter.",
+            "What a model has seen in training says nothing of new pictures: figures on these "
+            "images flatter.",
         ),
         "copies": ("Exact copies", "Files with equal bytes or equal pixels count several times."),
         "near": (
             "Near-duplicates",
-            "The same picture resized, saved again, mirrored, or taken twice in a row. When tintype makes the split, "
+            "The same picture resized, saved again, mirrored, or taken twice in a row. When "
+            "tintype makes the split, "
             "they stay on one side.",
         ),
         "mirrored": (
             "Mirrored pictures, different labels",
-            "No contradiction where classes differ by left and right. Training looks into that, and then leaves flips out.",
+            "No contradiction where classes differ by left and right. Training looks into that, "
+            "and then leaves flips out.",
         ),
     }
     findings = [
@@ -204,7 +205,8 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
             Finding(
                 "alike",
                 "Near-duplicates cannot be detected",
-                "These images resemble each other so much, as drawings or scans in one frame do, that copies which were "
+                "These images resemble each other so much, as drawings or scans in one frame do, "
+                "that copies which were "
                 "resized or saved again do not stand out. Exact copies were looked for.",
             )
         )
@@ -259,18 +261,36 @@ def unreadable_findings(inspected: Inspected) -> list[Finding]:
     contrary = [each for each in again if "another label" in each[1]]
     broken = [each for each in inspected.skipped if each not in again and each not in links]
 
-    findings = []
-    for kind, title, text, serious, entries in (
-        ("unreadable", "Files that cannot be read", "Training passes over them.", True, broken),
-        ("relabelled", "Rows that name an image again, with another label", "The first row counts.", True, contrary),
-        ("repeated", "Rows that name an image again", "The first row counts.", False, [e for e in again if e not in contrary]),
-        ("links", "Links to folders that are read in their own place", "Nothing is lost.", False, links),
-    ):  # fmt: skip
-        if entries:
-            items = tuple(Item((name,), reason) for name, reason in entries)
-            findings.append(Finding(kind, title, text, serious, items))
+    repeated = [each for each in again if each not in contrary]
 
-    return findings
+    def finding(
+        kind: str, title: str, text: str, entries: list[tuple[str, str]], *, serious: bool = False
+    ) -> Finding:
+        items = tuple(Item((name,), reason) for name, reason in entries)
+        return Finding(kind, title, text, serious, items)
+
+    first = "The first row counts."
+    found = (
+        finding(
+            "unreadable",
+            "Files that cannot be read",
+            "Training passes over them.",
+            broken,
+            serious=True,
+        ),
+        finding(
+            "relabelled",
+            "Rows that name an image again, with another label",
+            first,
+            contrary,
+            serious=True,
+        ),
+        finding("repeated", "Rows that name an image again", first, repeated),
+        finding(
+            "links", "Links to folders that are read in their own place", "Nothing is lost.", links
+        ),
+    )
+    return [each for each in found if each.items]
 
 
 def picture_findings(inspected: Inspected) -> list[Finding]:
@@ -283,37 +303,74 @@ def picture_findings(inspected: Inspected) -> list[Finding]:
     blank = facts["spread"] < BLANK
     dark = ~blank & (facts["brightness"] < min(DARK, float(np.median(facts["brightness"])) / 4))
     seen = ~blank & ~dark
-    checks = (
-        ("blank", "Blank images", "One colour all over: there is nothing to see.", blank, "deviation {:.1f} of 255",
-         facts["spread"]),
-        ("dark", "Very dark images",
-         f"Mean brightness below {DARK:.0f} of 255, and less than a quarter of the usual.", dark, "brightness {:.0f} of 255",
-         facts["brightness"]),
-        ("small", "Very small images", f"Short side below {SMALL} pixels, and less than half of the usual.",
-         short < min(SMALL, float(np.median(short)) / 2), "{} pixels", short),
-        ("aspect", "Images of extreme shape",
-         f"More than {ASPECT:.0f} times as long as wide: cutting the centre loses most of them.",
-         aspect > max(ASPECT, 2 * float(np.median(aspect))), "{:.1f} to 1", aspect),
-        ("blurred", "Blurred images", "No fine detail is left at 256 pixels.",
-         seen & (np.nan_to_num(facts["blur"]) > BLURRED), "blur {:.2f}", facts["blur"]),
-        ("animated", "Animations", "Only the first frame is used.", facts["animated"], "{:.0s}first frame",
-         facts["format"].astype(str)),
-    )  # fmt: skip
 
-    findings = []
-    for kind, title, text, mask, remark, values in checks:
+    def finding(
+        kind: str, title: str, text: str, mask: np.ndarray, remark: str, values: np.ndarray,
+        *, largest_first: bool = False,
+    ) -> Finding:  # fmt: skip
         rows = np.flatnonzero(mask)
-        if len(rows):
-            order = rows[np.argsort(values[rows], kind="stable")]
-            order = order[::-1] if kind in ("aspect", "blurred") else order
-            items = tuple(item(inspected, (i,), remark.format(values[i])) for i in order)
-            findings.append(Finding(kind, title, text, items=items))
+        rows = rows[np.argsort(values[rows], kind="stable")]
+        rows = rows[::-1] if largest_first else rows
+        items = tuple(item(inspected, (i,), remark.format(values[i])) for i in rows)
+        return Finding(kind, title, text, items=items)
 
-    return findings
+    found = (
+        finding(
+            "blank",
+            "Blank images",
+            "One colour all over: there is nothing to see.",
+            blank,
+            "deviation {:.1f} of 255",
+            facts["spread"],
+        ),
+        finding(
+            "dark",
+            "Very dark images",
+            f"Mean brightness below {DARK:.0f} of 255, and less than a quarter of the usual.",
+            dark,
+            "brightness {:.0f} of 255",
+            facts["brightness"],
+        ),
+        finding(
+            "small",
+            "Very small images",
+            f"Short side below {SMALL} pixels, and less than half of the usual.",
+            short < min(SMALL, float(np.median(short)) / 2),
+            "{} pixels",
+            short,
+        ),
+        finding(
+            "aspect",
+            "Images of extreme shape",
+            f"More than {ASPECT:.0f} times as long as wide: cutting the centre loses most of them.",
+            aspect > max(ASPECT, 2 * float(np.median(aspect))),
+            "{:.1f} to 1",
+            aspect,
+            largest_first=True,
+        ),
+        finding(
+            "blurred",
+            "Blurred images",
+            "No fine detail is left at 256 pixels.",
+            seen & (np.nan_to_num(facts["blur"]) > BLURRED),
+            "blur {:.2f}",
+            facts["blur"],
+            largest_first=True,
+        ),
+        finding(
+            "animated",
+            "Animations",
+            "Only the first frame is used.",
+            facts["animated"],
+            "{:.0s}first frame",
+            facts["format"].astype(str),
+        ),
+    )
+    return [each for each in found if each.items]
 
 
 def group_findings(inspected: Inspected, source: str) -> list[Finding]:
-    """Return the groups that the photos' names or times suggest, where the data itself names none."""
+    """Return the groups that names or times of photos suggest, where the data itself names none."""
     if inspected.photos is None or (inspected.groups != "").any():
         return []
     facts = inspected.facts
@@ -355,8 +412,10 @@ def _group_finding(
     }
     across = f" {divided:,} of them lie on both sides of the given split." if divided else ""
     text = (
-        f"{suggestion.reason[0].upper()}{suggestion.reason[1:]}: {len(together):,} groups, the median of {suggestion.median:,} "
-        f"images.{across} Photos of one object or one clip tell less than as many others; where these are, type: "
+        f"{suggestion.reason[0].upper()}{suggestion.reason[1:]}: {len(together):,} groups, the "
+        f"median of {suggestion.median:,} "
+        f"images.{across} Photos of one object or one clip tell less than as many others; where "
+        "these are, type: "
         f"tintype train {shlex.quote(source)} {suggestion.option}"
     )
     items = tuple(item(inspected, rows, f"{len(rows):,} images") for rows in together.values())

@@ -1,4 +1,6 @@
-"""Find labels that look wrong: confident learning (Northcutt, Jiang and Chuang 2021) on out-of-sample probabilities.
+"""Find labels that look wrong: confident learning on out-of-sample probabilities.
+
+See Northcutt, Jiang and Chuang 2021.
 
 A classifier that has not seen an image says what it would be; where it is as sure of another class
 as it usually is when that class is right, and less sure of the label, the label is worth a look.

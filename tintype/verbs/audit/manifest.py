@@ -75,9 +75,10 @@ def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
 
 
 def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, int]:
-    """Write path, label, split and, where something must stay together, group; return how many rows and drops.
+    """Write path, target, split and group; return how many rows were written, and why not others.
 
-    Paths are relative to the CSV file where the photos lie below its folder.
+    The group is there where something must stay together. Paths are relative to the CSV file where
+    the photos are below its folder.
 
     Raises:
         UserError: the images are no files, `path` is there already or cannot be written, or nothing

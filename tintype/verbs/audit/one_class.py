@@ -1,4 +1,4 @@
-"""Checks for data with one class for each image: classes that are missing or small, doubtful labels."""
+"""Checks for data with one class an image: missing or small classes, and doubtful labels."""
 
 from __future__ import annotations
 

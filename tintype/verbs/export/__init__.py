@@ -72,8 +72,10 @@ class Exported:
         return [
             f"exported  {self.path} ({kind}, {self.precision})",
             *self.checked_lines,
-            f"size      {_megabytes(self.num_bytes)}, the run's weights {_megabytes(self.num_bytes_pytorch)}",
-            f"latency   one picture: {runtime} {self.latency_ms:.3g} ms, PyTorch {self.latency_ms_pytorch:.3g} ms "
+            f"size      {_megabytes(self.num_bytes)}, the run's weights "
+            f"{_megabytes(self.num_bytes_pytorch)}",
+            f"latency   one picture: {runtime} {self.latency_ms:.3g} ms, PyTorch "
+            f"{self.latency_ms_pytorch:.3g} ms "
             f"({self.threads} thread{'s' if self.threads > 1 else ''})",
         ]
 
@@ -89,7 +91,7 @@ def export_run(
     max_loss: float | None = None,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write the model of a run as one file with all preprocessing inside, and check it on real images.
+    """Write the model of a run as one file with its preprocessing, checked on real images.
 
     Args:
         run: a finished run of any task.
@@ -116,7 +118,7 @@ def export_run(
         precision = "int8" if int8 else "float16"
     part = cast(ExportPart, find_part(run.recipe.task, "export", "be exported"))
     task, description = load_task(run, "cpu")
-    task.dtype = torch.float32  # pyright: ignore[reportAttributeAccessIssue] (every task computes in some)
+    task.dtype = torch.float32  # pyright: ignore[reportAttributeAccessIssue]
     model = part.Export(run, task, description)
     if int8 and model.refuses_int8:
         raise UserError(model.refuses_int8)

@@ -37,14 +37,15 @@ def import_onnx() -> Any:
         import onnxscript
     except ImportError as error:
         raise UserError(
-            f"exporting to ONNX needs {error.name}, which is not installed. Type: pip install 'tintype[export]'"
+            f"exporting to ONNX needs {error.name}, which is not installed. Type: pip install "
+            "'tintype[export]'"
         ) from None
     del onnxruntime, onnxscript
     return onnx
 
 
 def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
-    """Write an ONNX file of one piece; return the names of its nodes that belong to the network itself.
+    """Write an ONNX file of one piece, and return the names of the nodes of the network itself.
 
     The names are for quantisation, which leaves the resizing alone. What torch notes down for
     debugging, with the paths of this machine, is taken out.
@@ -56,14 +57,21 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
     size = sum(p.numel() * p.element_size() for p in graph.module.parameters())
     if size > LARGEST_ONNX:
         raise UserError(
-            f"the weights are {size / 1e9:.1f} GB; an ONNX file holds 2. Try --fp16, or --format pt2."
+            f"the weights are {size / 1e9:.1f} GB; an ONNX file holds 2. Try --fp16, or --format "
+            "pt2."
         )
 
     with _quiet():
         program = torch.onnx.export(
-            graph.module, tuple(graph.inputs.values()), input_names=list(graph.inputs), output_names=[graph.output],
-            opset_version=OPSET, dynamic_shapes=_dynamic(graph), dynamo=True, verbose=False,
-        )  # fmt: skip
+            graph.module,
+            tuple(graph.inputs.values()),
+            input_names=list(graph.inputs),
+            output_names=[graph.output],
+            opset_version=OPSET,
+            dynamic_shapes=_dynamic(graph),
+            dynamo=True,
+            verbose=False,
+        )
 
     assert program is not None  # it is, with dynamo
     model = program.model_proto
@@ -181,7 +189,7 @@ def _computed(module: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters from talking: what matters of their warnings is found out by the check afterwards.
+    """Silence the exporters: the check afterwards finds what matters of their warnings.
 
     torch calls TorchScript deprecated on every use; our documentation says it once.
     """
@@ -189,6 +197,7 @@ def _quiet() -> Iterator[None]:
         logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
     ]
     levels = [logger.level for logger in loud]
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -13,6 +13,9 @@ import numpy as np
 
 from tintype.errors import UserError
 
+# The range of an activation: the moving average of what each image shows.
+AVERAGING = {"CalibMovingAverage": True, "CalibMovingAverageConstant": 0.05}
+
 
 def quantise(
     source: Path,
@@ -22,7 +25,9 @@ def quantise(
     *,
     keep_ends: bool = False,
 ) -> None:
-    """Write an ONNX model with the layers named `inside` in 8 bits: weights by channel, activations by what is seen.
+    """Write an ONNX model with some layers in 8 bits.
+
+    Weights have a scale for each channel, activations one by what the examples show.
 
     The range of weights is 7 bits, because processors without VNNI add 8-bit products with
     saturation. The range of an activation is the moving average of what each image shows: on
@@ -48,7 +53,9 @@ def quantise(
     )
 
     class Examples(CalibrationDataReader):
-        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        def get_next(  # pyright: ignore[reportIncompatibleMethodOverride]
+            self,
+        ) -> dict[str, np.ndarray] | None:
             return next(examples, None)
 
     nodes = {node.name: node.op_type for node in onnx.load(source).graph.node}
@@ -56,6 +63,7 @@ def quantise(
     layers = layers[1:-1] if keep_ends else layers
     if not layers:
         raise UserError("the network has no layer that --int8 could make smaller. Leave it out.")
+
     chosen = layers if keep_ends else inside
     logger = logging.getLogger()
     level = logger.level
@@ -65,9 +73,16 @@ def quantise(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quantize_static(
-                source, target, Examples(), quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8, per_channel=True, reduce_range=True, nodes_to_quantize=chosen,
-                extra_options={} if keep_ends else {"CalibMovingAverage": True, "CalibMovingAverageConstant": 0.05},
-            )  # fmt: skip
+                source,
+                target,
+                Examples(),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,
+                nodes_to_quantize=chosen,
+                extra_options={} if keep_ends else AVERAGING,
+            )
     finally:
         logger.setLevel(level)

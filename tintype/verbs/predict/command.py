@@ -98,7 +98,8 @@ def _check(
         )
     if as_json and out is not None:
         raise UserError(
-            "--json prints the answers and --out writes them. Give one of the two; --out FILE.jsonl is JSON."
+            "--json prints the answers and --out writes them. Give one of the two; --out "
+            "FILE.jsonl is JSON."
         )
 
 
@@ -125,7 +126,8 @@ def _close(
             f"{count:,} because {reason}" for reason, count in summary.unlike.most_common(5)
         )
         print(
-            f"{summary.unlike.total():,} of {summary.num_predicted:,} are unlike the training images, so that their confidence "
+            f"{summary.unlike.total():,} of {summary.num_predicted:,} are unlike the training "
+            "images, so that their confidence "
             f"does not apply: {reasons}",
             file=sys.stderr,
         )

@@ -1,6 +1,4 @@
-"""A prediction job: files in, rows out; photos sorted and heat maps drawn on the way; stopped and
-resumed at will.
-"""
+"""A prediction job: files in, rows out, photos sorted on the way; stopped and resumed at will."""
 
 from __future__ import annotations
 
@@ -207,7 +205,8 @@ class _Painter:
     ) -> None:
         if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(
-                f"{folder} already holds files, and nothing is overwritten. Go on with an earlier job: --resume; "
+                f"{folder} already holds files, and nothing is overwritten. Go on with an earlier "
+                "job: --resume; "
                 "or choose another --heatmaps."
             )
         self.predictor = predictor

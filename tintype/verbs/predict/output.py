@@ -1,6 +1,4 @@
-"""Files of answers: CSV, JSON lines and Parquet, written as the answers come, so that a job that
-was stopped can go on.
-"""
+"""Files of answers, written as the answers come, so that a job that was stopped can go on."""
 
 from __future__ import annotations
 
@@ -21,7 +19,9 @@ PLACES = ("sorted_to", "heatmap")  # columns that name a file in a folder of the
 
 
 class Output:
-    """Rows that are appended to a file in whole lines: a kill at any moment costs the rows not yet written, and no other.
+    """Rows that are appended to a file in whole lines.
+
+    A kill at any moment costs the rows not yet written, and no other.
 
     Parquet cannot be appended to. Its rows are kept as JSON lines beside it until the job is done.
 
@@ -69,7 +69,8 @@ class Output:
         if taken is not None:
             go_on = "" if taken.suffix == ".parquet" else ", or go on with it: --resume"
             raise UserError(
-                f"{taken} is there already, and nothing is overwritten. Choose another --out{go_on}."
+                f"{taken} is there already, and nothing is overwritten. Choose another "
+                f"--out{go_on}."
             )
 
         self._file: Any = None
@@ -92,6 +93,7 @@ class Output:
         """Write rows, all of them whole."""
         if not rows:
             return
+
         try:
             if self._file is None:
                 self._file, self._own = self._held("xb"), True
@@ -106,7 +108,8 @@ class Output:
             raise self._taken_meanwhile() from None
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path}: {error.strerror or error}. Free some space, then --resume."
+                f"cannot write {self.path}: {error.strerror or error}. Free some space, then "
+                "--resume."
             ) from None
 
     def _held(self, mode: str) -> Any:
@@ -116,7 +119,7 @@ class Output:
             OSError: it cannot be opened.
             UserError: another process writes into it.
         """
-        file = open(self.journal, mode, buffering=0, opener=regular_only)  # noqa: SIM115 (held until `close`)
+        file = open(self.journal, mode, buffering=0, opener=regular_only)  # noqa: SIM115
         try:
             lock(file, wait=False)
         except BlockingIOError:
@@ -128,7 +131,8 @@ class Output:
 
     def _taken_meanwhile(self) -> UserError:
         return UserError(
-            f"{self.path} was made by another process meanwhile, and nothing is overwritten. Choose another --out."
+            f"{self.path} was made by another process meanwhile, and nothing is overwritten. "
+            "Choose another --out."
         )
 
     def close(self) -> None:
@@ -169,7 +173,7 @@ class Output:
         return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
     def _read(self) -> list[Row]:
-        """Return the rows that are there, after a last one that was not written whole is cut off."""
+        """Return the rows that are there; a last one that was not written whole is cut off."""
         try:
             content = read_bytes(self.journal)
         except OSError as error:
@@ -194,7 +198,8 @@ class Output:
                 self._check(row)
         except (ValueError, csv.Error) as error:
             raise UserError(
-                f"cannot go on with {self.journal}: {error}. Give the same options, or another --out."
+                f"cannot go on with {self.journal}: {error}. Give the same options, or another "
+                "--out."
             ) from None
 
         if whole < len(content):
@@ -279,7 +284,7 @@ def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def _whole_lines(content: bytes, *, quoted: bool) -> int:
-    """Return how many bytes hold whole lines; in CSV, a line end between quotes belongs to a name."""
+    """Return how many bytes hold whole lines; in CSV, one between quotes belongs to a name."""
     end = content.rfind(b"\n") + 1
     while quoted and end and content.count(b'"', 0, end) % 2:
         end = content.rfind(b"\n", 0, end - 1) + 1
@@ -292,6 +297,7 @@ def _import_pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise UserError(
-            "Parquet files need pyarrow, which is not installed. Type: pip install 'tintype[parquet]'"
+            "Parquet files need pyarrow, which is not installed. Type: pip install "
+            "'tintype[parquet]'"
         ) from None
     return pyarrow, pyarrow.parquet

@@ -1,4 +1,4 @@
-"""Many files through a model: threads decode while the network computes, and memory stays bounded."""
+"""Many files through a model: threads decode while the network computes; memory is bounded."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def answered(
 
 def _computed(predictor: Predictor, batch: list[tuple[str, Picture | str]]) -> list[Answered]:
     readable = [(name, found) for name, found in batch if isinstance(found, Picture)]
-    answers = (
-        predictor.answer([n for n, _ in readable], [picture for _, picture in readable])
-        if readable
-        else []
-    )
+    answers = []
+    if readable:
+        names = [name for name, _ in readable]
+        answers = predictor.answer(names, [picture for _, picture in readable])
     predictions = iter(answers)
 
-    return [
-        Answered(name, next(predictions), found.pixels)
-        if isinstance(found, Picture)
-        else Answered(name, None, None, found)
-        for name, found in batch
-    ]
+    results = []
+    for name, found in batch:
+        if isinstance(found, Picture):
+            results.append(Answered(name, next(predictions), found.pixels))
+        else:
+            results.append(Answered(name, None, None, reason=found))
+    return results
 
 
 def _decoded(

@@ -1,4 +1,4 @@
-"""The application: addresses, what each takes and answers, and the OpenAPI description of all that."""
+"""The application: addresses, what each takes and answers, and their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _answer_errors(app: FastAPI) -> None:
         ).response()
 
 
-# ---- what there is, and how it is -------------------------------------------------------------------------------------
+# ---- what there is, and how it is ----------------------------------------------------------------
 
 
 def _add_looks(app: FastAPI, service: Service) -> None:

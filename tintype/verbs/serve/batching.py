@@ -50,7 +50,7 @@ class Compute:
         latency: seconds that a photo may wait for others.
         max_batch: photos that are computed at once, at most.
         threads: threads of torch.
-        on_batch: told the size of each batch and the seconds that it took.
+        on_batch: called with the size of each batch and the seconds that it took.
     """
 
     def __init__(
@@ -61,12 +61,11 @@ class Compute:
         threads: int = 1,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
-        self.latency, self.max_batch, self.threads, self.on_batch = (
-            latency,
-            max_batch,
-            threads,
-            on_batch,
-        )
+        self.latency = latency
+        self.max_batch = max_batch
+        self.threads = threads
+        self.on_batch = on_batch
+
         self._small: deque[Work] = deque()
         self._long: deque[Work] = deque()
         self._company = 1.0  # photos that are in the service at once, lately
@@ -116,7 +115,7 @@ class Compute:
             if len(queue) == 1 or len(queue) >= self._wanted:
                 self._changed.notify()
 
-    # ---- in the thread ------------------------------------------------------------------------------------------------
+    # ---- in the thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
         torch.set_num_threads(self.threads)  # OpenMP keeps the number for each thread that calls

@@ -21,11 +21,9 @@ log = logging.getLogger("tintype.verbs.serve")
 
 COOKIE = "tintype_token"
 OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/session", "/favicon.ico")
-LINGER_SECONDS = (
-    # for which the rest of a refused upload is read and thrown away, so that its sender sees the
-    # answer
-    10.0
-)
+# The rest of a refused upload is read and thrown away for so long, so that its sender sees the
+# answer.
+LINGER_SECONDS = 10.0
 UPLOADS_AT_ONCE = 16  # of the largest size; smaller ones, more
 # An upload that stands still holds what it has sent so far. It has to go on within some seconds,
 # and to keep a pace that the slowest of phones keeps.
@@ -35,7 +33,8 @@ SMALL = 65_536  # bytes; after a refused upload of more, the connection is close
 
 # The page needs scripts and styles of this service, pictures that it made itself, and nothing else.
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = [
@@ -53,9 +52,8 @@ class Gate:
 
     Args:
         app: what answers.
-        service: the models behind it, with the limits that hold. Of its names of the host: a page
-            of another site that
-            had its own name point here (DNS rebinding) is refused by them.
+        service: the models behind it, with the limits that hold. Its names of the host refuse a
+            page of another site that had its own name point here (DNS rebinding).
         routes: addresses that are counted under their own name.
         direct: what answers a POST to an address in the place of `app`.
     """
@@ -67,9 +65,14 @@ class Gate:
         routes: frozenset[str],
         direct: Mapping[str, Application],
     ) -> None:
-        self.app, self.service, self.routes, self.direct = app, service, routes, direct
+        self.app = app
+        self.service = service
+        self.routes = routes
+        self.direct = direct
+
         settings = service.settings
-        self.hosts, self.seconds = settings.hosts, settings.timeout
+        self.hosts = settings.hosts
+        self.seconds = settings.timeout
         self._token = None if settings.token is None else settings.token.encode()
         self.max_body = int(settings.max_upload_mb * 1e6)
         self.max_bytes = UPLOADS_AT_ONCE * self.max_body
@@ -109,23 +112,22 @@ class Gate:
             )
         finally:
             self._bytes -= exchange.held
-            route = (
-                path
-                if path in self.routes
-                else "/reports"
-                if path.startswith("/reports/")
-                else "other"
-            )
-            self.service.measures.request(
-                route, exchange.status or 499, time.perf_counter() - start
-            )
+            seconds = time.perf_counter() - start
+            self.service.measures.request(self._route(path), exchange.status or 499, seconds)
+
+    def _route(self, path: str) -> str:
+        """Return under which name a request is counted."""
+        if path in self.routes:
+            return path
+        return "/reports" if path.startswith("/reports/") else "other"
 
     def _check(self, path: str, headers: MutableMapping[bytes, bytes], exchange: Exchange) -> None:
         host = headers.get(b"host", b"").decode("latin-1")
         if self.hosts is not None and _without_port(host) not in self.hosts:
             raise Problem(
                 "host",
-                f"the service is not known as {host!r}. Start it with --allow-host NAME to allow it.",
+                f"the service is not known as {host!r}. Start it with --allow-host NAME to allow "
+                "it.",
             )
 
         public = path in OPEN_TO_ALL or path.startswith("/static/")
@@ -196,7 +198,9 @@ class Exchange:
             )
 
     async def receive(self) -> Message:
-        """Return the next piece of the body, and count what is held. A promise of bytes holds nothing.
+        """Return the next piece of the body, and count the bytes that are held.
+
+        A promise of bytes holds nothing.
 
         Raises:
             Problem: the body is too large, too many are held, or it stands still.

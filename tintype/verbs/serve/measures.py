@@ -17,6 +17,7 @@ class Measures:
     def __init__(self, waiting: Callable[[], int]) -> None:
         self.registry = registry = CollectorRegistry()
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
         self._requests = Counter(
             "tintype_requests", "Requests answered.", ["route", "status"], registry=registry
         )
@@ -27,6 +28,7 @@ class Measures:
             buckets=SECONDS,
             registry=registry,
         )
+
         self._images = Counter(
             "tintype_images", "Images classified, made or enlarged.", ["model"], registry=registry
         )
@@ -36,6 +38,7 @@ class Measures:
         self._computing = Counter(
             "tintype_compute_seconds", "Time spent on batches.", registry=registry
         )
+
         gauge = Gauge(
             "tintype_images_waiting", "Images accepted and not yet answered.", registry=registry
         )

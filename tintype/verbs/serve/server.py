@@ -1,6 +1,4 @@
-"""Run the service: bind the address, load the models, answer until told to stop, then finish what
-was accepted.
-"""
+"""Run the service: bind the address, load the models, answer until a signal comes."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -46,7 +44,9 @@ def serve(
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve runs over HTTP, with a page for people; return when a signal has told to stop and all is answered.
+    """Serve runs over HTTP, with a page for people, until a signal ends the service.
+
+    What was accepted by then is answered.
 
     Args:
         runs: run folders, or classifiers that were exported (.onnx).
@@ -54,26 +54,35 @@ def serve(
         port: 0 takes any that is free.
         latency_ms: milliseconds that a photo may wait for others that are computed with it.
         max_batch: photos that are computed at once, at most.
-        queue: photos that are accepted and not yet answered, at most; more are told to come again.
+        queue: photos that are accepted and not yet answered, at most; others are refused for now.
         max_upload_mb: megabytes of one request.
-        max_megapixels: of one photo, and of one that was enlarged.
-        timeout: seconds for which a request may take.
+        max_megapixels: of one photo, and of one that is made larger.
+        timeout: seconds that a request may take.
         token: what clients must show; 16 characters or more.
         allow_hosts: further names under which the service may be asked.
         threads: of torch; by default one less than it would take, which leaves a core for HTTP and
             decoding.
         device: where to compute.
-        say: told what is served, and where.
+        say: called with lines on what is served, and where.
 
     Raises:
         UserError: a run cannot be served, the address is taken, a value cannot be, or the extra is
             not installed.
     """
-    _check(
-        port, latency_ms, max_batch, queue, max_upload_mb, max_megapixels, timeout, token, threads
-    )
+    _check_bounds({
+        "port": (port, 0, 65_535),
+        "latency_ms": (latency_ms, 0, 10_000),
+        "max_batch": (max_batch, 1, 4096),
+        "queue": (queue, 1, 100_000),
+        "max_upload_mb": (max_upload_mb, 0.01, 2000),
+        "max_megapixels": (max_megapixels, 0.01, 200),
+        "timeout": (timeout, 0.1, 86_400),
+        "threads": (threads or 1, 1, 1024),
+    })  # fmt: skip
+    _check_token(token)
     if not runs:
         raise UserError("nothing to serve. Type: tintype serve RUN")
+
     _need_extra()
     from tintype.verbs.serve.app import make_app
     from tintype.verbs.serve.service import Settings
@@ -81,42 +90,48 @@ def serve(
     with _bound(host, port) as listening:  # before the models are loaded, which takes longer
         threads = threads or choose_threads()
         settings = Settings(
-            latency_ms=latency_ms, max_batch=max_batch, queue=queue, max_upload_mb=max_upload_mb,
-            max_pixels=int(max_megapixels * 1e6), timeout=timeout, token=token, hosts=_hosts(listening, allow_hosts),
-            threads=threads, decoders=max(2, os.cpu_count() or 1),
-        )  # fmt: skip
+            latency_ms=latency_ms,
+            max_batch=max_batch,
+            queue=queue,
+            max_upload_mb=max_upload_mb,
+            max_pixels=int(max_megapixels * 1e6),
+            timeout=timeout,
+            token=token,
+            hosts=_hosts(listening, allow_hosts),
+            threads=threads,
+            decoders=max(2, os.cpu_count() or 1),
+        )
+
         models = _load(runs, device, threads, say)
         if settings.hosts is None and token is None:
             say(
-                f"warning: {host} can be reached from outside, and no --token is asked for: everyone there may use it"
+                f"warning: {host} can be reached from outside, and no --token is asked for: "
+                "everyone there may use it"
             )
+
         address = _address(listening)
         line = (
-            f"serving at {address} (API: {address}/docs); batches of up to {max_batch} photos within {latency_ms:g} ms, "
-            f"{threads} thread{'s' if threads > 1 else ''} compute{'' if threads > 1 else 's'}. Ctrl-C stops."
+            f"serving at {address} (API: {address}/docs); batches of up to {max_batch} photos "
+            f"within {latency_ms:g} ms, "
+            f"{threads} thread{'s' if threads > 1 else ''} compute{'' if threads > 1 else 's'}. "
+            "Ctrl-C stops."
         )
         _run(make_app(models, settings), listening, lambda: say(line))
     say("stopped; everything that was accepted has been answered")
 
 
-def _check(
-    port: int, latency_ms: float, max_batch: int, queue: int, max_upload_mb: float, max_megapixels: float,
-    timeout: float, token: str | None, threads: int | None,
-) -> None:  # fmt: skip
-    bounds = {
-        "port": (port, 0, 65_535), "latency_ms": (latency_ms, 0, 10_000), "max_batch": (max_batch, 1, 4096),
-        "queue": (queue, 1, 100_000), "max_upload_mb": (max_upload_mb, 0.01, 2000),
-        "max_megapixels": (max_megapixels, 0.01, 200), "timeout": (timeout, 0.1, 86_400), "threads": (threads or 1, 1, 1024),
-    }  # fmt: skip
-    for name, (value, low, high) in bounds.items():
+def _check_bounds(values: Mapping[str, tuple[float, float, float]]) -> None:
+    for name, (value, low, high) in values.items():
         if not low <= value <= high:
             raise UserError(
                 f"--{name.replace('_', '-')} is {value:g}. Expected {low:g} to {high:g}."
             )
 
-    if token is not None and (
-        len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token
-    ):
+
+def _check_token(token: str | None) -> None:
+    if token is None:
+        return
+    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
         raise UserError(
             "the token must be 16 ASCII characters or more, without spaces. "
             "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
@@ -132,7 +147,8 @@ def _need_extra() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"{error.name} is not installed, which serving needs. Type: pip install 'tintype[serve]'"
+            f"{error.name} is not installed, which serving needs. Type: pip install "
+            "'tintype[serve]'"
         ) from None
 
 
@@ -233,16 +249,24 @@ def configured(app: Gate) -> uvicorn.Config:
     from tintype.verbs.serve.wire import Wire
 
     return uvicorn.Config(
-        app, http=Wire, ws="none", log_config=None, access_log=False, server_header=False, proxy_headers=False,
-        lifespan="on", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=int(app.seconds) + 5,
-    )  # fmt: skip
+        app,
+        http=Wire,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=int(app.seconds) + 5,
+    )
 
 
 def _run(app: Gate, listening: socket.socket, on_start: Callable[[], None]) -> None:
-    """Run the application until a signal has told to stop and all is answered.
+    """Run the application until a signal comes and all is answered.
 
     Raises:
-        UserError: a second signal has told to stop at once.
+        UserError: a second signal came, which ends it at once.
     """
     import uvicorn
 

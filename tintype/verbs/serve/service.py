@@ -20,7 +20,7 @@ from tintype.tasks.contract.serve import Between, Served, ServedPhotos
 from tintype.verbs.serve.batching import Compute, settle
 from tintype.verbs.serve.measures import Measures
 
-LONG_WAITING = 8  # pictures to enlarge, or sets of images to make, that wait or are computed
+LONG_WAITING = 8  # jobs that take long and wait or are computed
 TEND_SECONDS = 5.0  # how often it is looked whether memory can be given back
 KEPT_BYTES = 100_000_000  # beyond what the service had at first
 CHECK_SECONDS = 0.5  # how often it is looked whether the client of a long job is still there
@@ -37,8 +37,8 @@ class Settings:
         max_batch: photos that are computed at once, at most.
         queue: photos that are accepted and not yet answered, at most.
         max_upload_mb: megabytes of one request.
-        max_pixels: of one photo, and of one that was enlarged.
-        timeout: seconds for which a request may take.
+        max_pixels: of one photo, and of one that is made larger.
+        timeout: seconds that a request may take.
         token: what clients must show, or None.
         hosts: names under which the service may be asked, or None for any.
         threads: of torch, in the one thread that computes.
@@ -106,7 +106,10 @@ class Service:
             on_batch=self.measures.batch,
         )
         self.decoders = Threads(settings.decoders)
-        self.waiting, self.long_waiting, self.draining = 0, 0, False
+
+        self.waiting = 0
+        self.long_waiting = 0
+        self.draining = False
         self._loop: asyncio.AbstractEventLoop
         self._tending: asyncio.Task[None] | None = None
 
@@ -163,7 +166,8 @@ class Service:
         if name in self.models:
             raise Problem(
                 "invalid",
-                f"model {name} is of task {self.models[name].kind}; this address needs {kind.kind}.",
+                f"model {name} is of task {self.models[name].kind}; this address needs "
+                f"{kind.kind}.",
             )
 
         raise Problem("unknown", str(unknown_name("model", name, self.models)))

@@ -1,4 +1,4 @@
-"""uvicorn's reader of HTTP with two limits that it lacks: how long the head of a request may be, and how long it may take.
+"""uvicorn's reader of HTTP with two limits that it lacks: on the length and the time of a head.
 
 Without them, a client that sends an endless head, or one letter a minute, holds memory or a
 connection for ever.
@@ -25,7 +25,9 @@ class Wire(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def connection_made(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, transport: asyncio.Transport
+    ) -> None:
         super().connection_made(transport)
         self._expect_head()
 

@@ -1,6 +1,4 @@
-"""The model card: what a model is, how good it is and where it fails, for somebody who has only the
-files.
-"""
+"""The model card: what a model is, how good it is, and where it fails."""
 
 from __future__ import annotations
 
@@ -130,6 +128,7 @@ def _limits(
     data: Mapping[str, Any],
 ) -> str:
     split = measured_split(evaluation)
+
     lines = [
         "## Limits",
         "",

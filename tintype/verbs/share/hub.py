@@ -1,6 +1,4 @@
-"""Push a run to a model hub, and pull one from there (huggingface_hub): plain files, no pickles,
-nothing that runs.
-"""
+"""Push a run to a model hub, and pull one from there: plain files, no pickles, no code."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ MOST_TEXT = 50_000_000  # bytes of each file but the weights
 def push(
     run: RunFolder, repository: str, *, private: bool = False, licence: str | None = None
 ) -> str:
-    """Upload a finished run to a repository of the hub, which is made where it is not there; return its address.
+    """Upload a finished run to a repository of the hub, new or old, and return its address.
 
     Paths of this machine, predictions of single files and the command line stay here.
 
@@ -80,9 +78,13 @@ def pull(repository: str, target: Path, *, revision: str | None = None) -> RunFo
                 with _plain_errors(hub, repository):
                     _check_sizes(hub, repository, revision, endpoint)
                     hub.snapshot_download(
-                        repository, revision=revision, local_dir=downloaded, allow_patterns=list(OF_RUN),
-                        endpoint=endpoint, library_name="tintype",
-                    )  # fmt: skip
+                        repository,
+                        revision=revision,
+                        local_dir=downloaded,
+                        allow_patterns=list(OF_RUN),
+                        endpoint=endpoint,
+                        library_name="tintype",
+                    )
                 for name in OF_RUN:
                     if (downloaded / name).is_file():
                         shutil.move(downloaded / name, inside / name)
@@ -104,7 +106,7 @@ def pull(repository: str, target: Path, *, revision: str | None = None) -> RunFo
 def write_repository(
     run: RunFolder, folder: Path, *, repository: str | None = None, licence: str | None = None
 ) -> None:
-    """Write what is pushed: weights, card, config.json, preprocessor_config.json, and the files that make it a run again.
+    """Write what is pushed: weights, card, configuration, and the files that make it a run again.
 
     Raises:
         UserError: the run is not finished.
@@ -115,7 +117,8 @@ def write_repository(
     weights = run.path / "model.safetensors"
     if not weights.exists():
         raise UserError(
-            f"{run.path} has no model.safetensors. Go on with the run: tintype train --resume {run.path}"
+            f"{run.path} has no model.safetensors. Go on with the run: tintype train --resume "
+            f"{run.path}"
         )
 
     (folder / "README.md").write_text(
@@ -157,6 +160,7 @@ def hub_config(run: RunFolder, model: Mapping[str, Any]) -> dict[str, Any]:
 def preprocessor_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return preprocessor_config.json: the usual fields of the hubs for images."""
     how = model["preprocessing"]
+
     return {
         "do_resize": task_card(model["task"]).resizes,
         "size": {"height": how["height"], "width": how["width"]},
@@ -189,7 +193,8 @@ def _check_sizes(hub: Any, repository: str, revision: str | None, endpoint: str 
         most = MOST_BYTES if name == "model.safetensors" else MOST_TEXT
         if sizes.get(name, 0) > most:
             raise UserError(
-                f"{name} in {repository} has {sizes[name]:,} bytes, more than a run's. It is not downloaded."
+                f"{name} in {repository} has {sizes[name]:,} bytes, more than a run's. It is not "
+                "downloaded."
             )
 
 
@@ -199,7 +204,8 @@ def _import_hub() -> Any:
         import huggingface_hub.errors  # noqa: F401 (which it does not import by itself)
     except ImportError:
         raise UserError(
-            "the hub needs huggingface_hub, which is not installed. Type: pip install 'tintype[hub]'"
+            "the hub needs huggingface_hub, which is not installed. Type: pip install "
+            "'tintype[hub]'"
         ) from None
     return huggingface_hub
 
@@ -208,13 +214,15 @@ def _import_hub() -> Any:
 def _plain_errors(hub: Any, repository: str) -> Iterator[None]:
     """Turn what the hub and the network raise into one line."""
     errors = hub.errors
+
     try:
         yield
     except UserError:
         raise
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"the hub has no model {repository}, or does not show it to you. Log in where it is private: hf auth login"
+            f"the hub has no model {repository}, or does not show it to you. Log in where it is "
+            "private: hf auth login"
         ) from None
     except errors.RevisionNotFoundError:
         raise UserError(f"{repository} has no such revision.") from None
@@ -228,7 +236,8 @@ def _plain_errors(hub: Any, repository: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             raise UserError(
-                f"the hub does not let you do that with {repository} ({status}). Log in: hf auth login (or set HF_TOKEN)"
+                f"the hub does not let you do that with {repository} ({status}). Log in: hf auth "
+                "login (or set HF_TOKEN)"
             ) from None
         raise UserError(
             f"the hub answered with an error ({status}): {' '.join(str(error).split())[:160]}"
@@ -242,4 +251,7 @@ def _plain_errors(hub: Any, repository: str) -> Iterator[None]:
 
 
 def _no_connection() -> str:
-    return "the hub cannot be reached. Check the connection; `tintype pack RUN` makes one file that travels without it."
+    return (
+        "the hub cannot be reached. Check the connection; `tintype pack RUN` makes one file that "
+        "travels without it."
+    )

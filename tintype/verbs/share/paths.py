@@ -9,9 +9,7 @@ from tintype.recipe import Recipe
 
 
 def for_others(recipe: Recipe) -> dict[str, Any]:
-    """Return the fields of a recipe (JSON-ready), paths reduced to the last name; no folder of this
-    machine is told.
-    """
+    """Return the fields of a recipe (JSON-ready), with paths reduced to their last name."""
     fields = recipe.model_dump(mode="json")
     return {key: value for key, value in shortened(fields).items() if key != "data_root"}
 
