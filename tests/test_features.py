@@ -24,6 +24,7 @@ from tintype.models import build_model
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
 from tintype.tasks.classify.transfer import Transfer
+from tintype.tasks.frozen import FrozenBackbone
 
 BACKBONE = "mobilenet_v3_small"
 NETWORK = Network("network", "a network at 4x4")
@@ -190,13 +191,13 @@ def weights(folder: Path, seed: int) -> Path:
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """The images whose features a network computed."""
     seen: list[torch.Tensor] = []
-    compute = Transfer._features
+    compute = FrozenBackbone.compute
 
-    def counted(self: Transfer, images: torch.Tensor) -> np.ndarray:
+    def counted(self: FrozenBackbone, images: torch.Tensor) -> np.ndarray:
         seen.extend(images)
         return compute(self, images)
 
-    monkeypatch.setattr(Transfer, "_features", counted)
+    monkeypatch.setattr(FrozenBackbone, "compute", counted)
     return seen
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tintype.data.features import BATCH, Network, photo_features
-from tintype.data.identity import pixel_digests
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
-from tintype.hardware.device import Choice, autocast
+from tintype.hardware.device import Choice
 from tintype.models.parts.backbone import (
     backbone_parts,
-    for_inference,
     freeze,
     keep_norm_in_eval,
     make_head,
-    penultimate,
 )
 from tintype.runs.pretrained import load_pretrained, own_preprocessing
 from tintype.tasks import losses
 from tintype.tasks.classify.classifier import Classify
+from tintype.tasks.frozen import FrozenBackbone, View
 from tintype.tasks.task import Evaluation, Phase, StepContext
 
 # L2 penalties tried side by side on standardised features; validation chooses one.
@@ -162,97 +159,49 @@ class Transfer(Classify):
         super().__init__(network, spec, device, **settings)
         self.network = network
         self.parts = backbone_parts(network)
-        self.model = model
         self.origin = origin
         self.seed = seed
         self.choices = _choices(origin)
-        self.cache_notes: list[str] = []
+        self.frozen = FrozenBackbone(network, model, self.spec, device, self.dtype, self.normalise)
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "pretrained": self.origin}
 
     def remarks(self) -> list[str]:
-        return self.cache_notes
+        return self.frozen.notes
 
     def features_of(
         self, source: ImageSource, views: int = 0, progress: Progress | None = None
     ) -> Tensor:
-        """Return the features (N, V, F) float32 of photos, of which those in the cache are not computed.
+        """Return the features (N, V, F) float32 of photos, of which those in the cache are kept.
 
         The views are the photo as it is, mirrored where `tta` asks for it, then `views` augmented
         ones. An augmented view is drawn from the photo's pixels and its number, so that it is the
         same in every split and for every seed.
         """
-        digests = pixel_digests(source)
-        names = ["as it is", *(["mirrored"] if self.tta == "flip" else [])]
-        clean = len(names)
-        names += [f"augmented {view}: {self.augment.options}" for view in range(views)]
+        shown: dict[str, View] = {"as it is": lambda images, _: images}
+        if self.tta == "flip":
+            shown["mirrored"] = lambda images, _: images.flip(3)
+        for number in range(views):
+            view = partial(self._augmented, number=number)
+            shown[f"augmented {number}: {self.augment.options}"] = view
 
-        def compute(rows: np.ndarray, number: int) -> np.ndarray:
-            images = source.take(torch.from_numpy(rows)).images
-            if number >= clean:
-                draws = [digests[row] + names[number].encode() for row in rows]
-                images = self._augmented(images, draws, number - clean)
-            elif number:
-                images = images.flip(3)
-            return self._features(images)
+        return self.frozen.features_of(source, shown, progress)
 
-        found = photo_features(digests, names, compute, self._as_network, progress)
-        self.cache_notes += found.notes
-        return torch.from_numpy(found.values).to(self.device)
-
-    @cached_property
-    def _as_network(self) -> Network:
-        spec = self.spec
-        size = (spec.channels, spec.height, spec.width)
-        # With other threads or instructions the last bits differ, and a resumed run would not end
-        # bit-equal.
-        bits = (
-            torch.get_num_threads(),
-            torch.backends.cpu.get_cpu_capability(),
-            torch.__version__,
-            self.device.type,
-        )
-        what = (self.parts.digest(), size, spec.mean, spec.std, str(self.dtype), BATCH, bits)
-        key = hashlib.blake2b(repr(what).encode(), digest_size=16).hexdigest()
-        return Network(key, f"{self.model} at {spec.height}x{spec.width}")
-
-    @cached_property
-    def _extract(self) -> Callable[[Tensor], Tensor]:
-        """The function from images to features, by a copy of the network made for inference."""
-        return penultimate(for_inference(self.network, self.spec), self.parts.head_name)
-
-    def _augmented(self, images: Tensor, draws: Sequence[bytes], view: int) -> Tensor:
-        """Augment each image as follows from its own bytes in `draws`, whatever stands beside it."""
+    def _augmented(self, images: Tensor, draws: Sequence[bytes], number: int) -> Tensor:
+        """Augment each image as follows from its own bytes in `draws`, whatever the others are."""
         augmented = []
-        for i, draw in enumerate(draws):
+        for image, draw in zip(images.split(1), draws, strict=True):
             digest = hashlib.blake2b(draw, digest_size=8).digest()
-            number = int.from_bytes(digest, "little") >> 1
-            generator = torch.Generator(images.device).manual_seed(number)
-            # in the mode "alternate", flips follow from the position and the epoch
-            image, _ = self.augment(
-                images[i : i + 1],
-                torch.zeros(1, dtype=torch.int64, device=images.device),
-                index=torch.tensor([number]),
-                epoch=view,
-                generator=generator,
-            )
-            augmented.append(image)
+            seed = int.from_bytes(digest, "little") >> 1
+            generator = torch.Generator(images.device).manual_seed(seed)
+            target = torch.zeros(1, dtype=torch.int64, device=images.device)
+
+            # In its mode "alternate" a flip follows from position and epoch.
+            place = {"index": torch.tensor([seed]), "epoch": number}
+            augmented.append(self.augment(image, target, generator=generator, **place)[0])
+
         return torch.cat(augmented)
-
-    @torch.no_grad()
-    def _features(self, images: Tensor) -> np.ndarray:
-        """Return the features (M, F) float32 of at most BATCH images.
-
-        The network always sees BATCH of them, some more than once if need be: kernels are chosen by
-        the size of a batch, and the last bits of a photo's features would follow from how many
-        others were new with it.
-        """
-        repeated = torch.arange(BATCH, device=images.device) % len(images)
-        full = images.permute(0, 2, 3, 1).index_select(0, repeated).permute(0, 3, 1, 2)
-        with autocast(self.device, self.dtype):
-            features = self._extract(self.normalise(full))
-        return features[: len(images)].float().cpu().numpy()
 
 
 class HeadOnly(Transfer):
