@@ -201,7 +201,7 @@ def cohen_kappa(confusion: NDArray[np.int64]) -> float:
     return (np.trace(confusion) / total - chance) / (1 - chance)
 ''',
 }
-METRIC_LINE = '"macro_f1": macro_f1(confusion),'
+METRIC_LINE = '"macro_f1": macro_f1(self.confusion),'
 
 SHORT = ["--steps", "2", "--batch", "16", "--threads", "1", "--device", "cpu"]
 COMMANDS = {
@@ -259,7 +259,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     metrics = package / "tasks/classify/metrics.py"
     source = metrics.read_text(encoding="utf-8")
     assert METRIC_LINE in source
-    row = f'{METRIC_LINE}\n        "cohen_kappa": cohen_kappa(confusion),'
+    row = f'{METRIC_LINE}\n        "cohen_kappa": cohen_kappa(self.confusion),'
     metrics.write_text(source.replace(METRIC_LINE, row), encoding="utf-8")
 
     done = subprocess.run(
