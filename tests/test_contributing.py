@@ -36,6 +36,7 @@ def build(spec, *, bias: bool = True) -> nn.Module:
 import numpy as np
 
 from tintype.data.source import Images
+from tintype.data.targets import Classes
 
 
 def load(name="stripes", *, data_root=None, image_size=None, channels=None, resize="crop", progress=None):
@@ -45,7 +46,7 @@ def load(name="stripes", *, data_root=None, image_size=None, channels=None, resi
     pixels = np.stack([rows if target else rows.transpose(1, 0, 2) for target in targets])
     names = [f"{i:03d}" for i in range(200)]
     images = (pixels + noise).astype(np.uint8)
-    return Images(images, targets.astype(np.int64), names, ("standing", "lying"))
+    return Images(images, targets.astype(np.int64), names, Classes(("standing", "lying")))
 ''',
     "tracking/lines.py": '''
 """Lines: one line of JSON for each thing that happens, in lines.jsonl of the run folder."""

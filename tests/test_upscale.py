@@ -957,7 +957,7 @@ def test_photos_named_like_results_are_enlarged_and_results_are_left_out(run, tm
     assert again.written == first.written
     made = {Path(name).name: reason for name, reason in again.skipped}
     assert set(made) == {path.name for path in first.written}
-    assert made["d-x2-compare.png"].startswith("it was made of d.jpg beside it")
+    assert made["d-x2-compare.png"].startswith("it was made from d.jpg next to it")
     [by_name] = upscale_files(run, [tmp_path / "d-x2.jpg"]).written
     assert by_name.name == "d-x2-x2.jpg"
     alone = tmp_path / "alone"

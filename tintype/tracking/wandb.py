@@ -29,10 +29,8 @@ class WeightsAndBiases(Tracker):
             dir=str(info.folder), config=dict(info.recipe), id=info.id,
             resume="allow" if info.id else None,
         )  # fmt: skip
-        self.id, self.where = (
-            str(self._run.id),
-            str(getattr(self._run, "url", None) or self._run.dir),
-        )
+        self.id = str(self._run.id)
+        self.where = str(getattr(self._run, "url", None) or self._run.dir)
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:

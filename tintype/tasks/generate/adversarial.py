@@ -38,8 +38,11 @@ class Adversarial:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.networks, self.objective, self.trouble = networks, objective, trouble
-        self.device, self.dtype = device, dtype
+        self.networks = networks
+        self.objective = objective
+        self.trouble = trouble
+        self.device = device
+        self.dtype = dtype
         self.strength = AdaptiveStrength(objective.ada) if objective.ada is not None else None
         self.phases = _turns(objective)
         # images of the discriminator's turn, for the generator's
@@ -132,10 +135,8 @@ class Adversarial:
 
         fake = None if fake is None else self._changed(fake, context).detach().requires_grad_()
         with torch.autocast(self.device.type, enabled=False):
-            real_logits, fake_logits = (
-                discriminator(real, labels),
-                None if fake is None else discriminator(fake, labels),
-            )
+            real_logits = discriminator(real, labels)
+            fake_logits = None if fake is None else discriminator(fake, labels)
             total = real_logits.new_zeros(())
             if objective.r1:
                 total = total + objective.r1 / 2 * losses.squared_gradient(real, real_logits).mean()

@@ -53,9 +53,13 @@ def _translation(images: Tensor, generator: torch.Generator) -> Tensor:
     height, width = images.shape[-2:]
     most = (round(height / 8), round(width / 8))
     padded = F.pad(images, (most[1], most[1], most[0], most[0]))
-    top, left = (
-        torch.randint(0, 2 * m + 1, (len(images),), generator=generator, device=images.device) for m in most
-    )  # fmt: skip
+
+    def offsets(limit: int) -> Tensor:
+        return torch.randint(
+            0, 2 * limit + 1, (len(images),), generator=generator, device=images.device
+        )
+
+    top, left = (offsets(limit) for limit in most)
     rows = top[:, None] + torch.arange(height, device=images.device)  # (N, H)
     columns = left[:, None] + torch.arange(width, device=images.device)
     # Two gathers instead of one index over three dimensions: their gradient is several times as
@@ -92,7 +96,10 @@ class AdaptiveStrength:
     def __init__(
         self, target: float = 0.6, images: int = 100_000, every: int = 4, most: float = 0.85
     ) -> None:
-        self.target, self.images, self.every, self.most = target, images, every, most
+        self.target = target
+        self.images = images
+        self.every = every
+        self.most = most
         self.probability = 0.0
         self.signs: float | Tensor = 0.0  # a sum that stays on the device until a decision is due
         self.count = 0
@@ -108,7 +115,9 @@ class AdaptiveStrength:
             self.probability = min(
                 self.most, max(0.0, self.probability + direction * self.count / self.images)
             )
-            self.signs, self.count, self.batches = 0.0, 0, 0
+            self.signs = 0.0
+            self.count = 0
+            self.batches = 0
 
     def state(self) -> dict[str, float]:
         """Return what a checkpoint holds."""

@@ -29,7 +29,8 @@ PIXELS_SIDE = 8
 COMPARED = 5_000  # images of each kind in figures that compare all pairs
 STANDARD = "inception"  # the features of FID; no other network has this name
 FEWEST = 5  # images to measure against: precision and recall look at the third neighbour
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 # ---- mathematics on given features
@@ -38,9 +39,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Return the Fréchet distance of Gaussians fitted to features (N, D) and (M, D), in float64.
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017). The trace of the root is taken
-    from the eigenvalues of S1^(1/2) S2 S1^(1/2), which is symmetric, so that no imaginary part has
-    to be thrown away. It depends on N and M: compare only figures with the same counts.
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017). The
+    trace of the root comes from the eigenvalues of S1^(1/2) S2 S1^(1/2), which is symmetric, so no
+    imaginary part has to be dropped. It depends on N and M: compare figures of equal counts only.
 
     Raises:
         ValueError: fewer than two rows, or other columns.
@@ -67,10 +68,8 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
     """Return the unbiased squared maximum mean discrepancy (KID, Binkowski et al. 2018).
 
-    The kernel is (x.y / D + 1)^3.
-
-    All pairs are taken where the paper averages over random subsets; the expectation is the same
-    and nothing is drawn.
+    The kernel is (x.y / D + 1)^3. All pairs are used where the paper averages over random subsets;
+    the expectation is the same and nothing is drawn.
     """
     real, fake = real.double(), fake.double()
 
@@ -98,7 +97,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
 def _covered(points: Tensor, others: Tensor, k: int) -> float:
     """Return the share of `others` that lie within the radius of any of `points`."""
-    points, others = points.float(), others.float()
+    points = points.float()
+    others = others.float()
     # The point itself is its nearest, at distance zero.
     radius = torch.cat(
         [torch.cdist(part, points).kthvalue(k + 1, dim=1).values for part in points.split(1000)]
@@ -122,16 +122,15 @@ def nearest(queries: Tensor, blocks: Any) -> tuple[np.ndarray, np.ndarray]:
     square over 0..255.
     """
     flat = queries.flatten(1).float()
-    best, where, start = (
-        torch.full((len(flat),), torch.inf),
-        torch.zeros(len(flat), dtype=torch.int64),
-        0,
-    )
+    best = torch.full((len(flat),), torch.inf)
+    where = torch.zeros(len(flat), dtype=torch.int64)
+    start = 0
 
     for block in blocks:
         distance, index = torch.cdist(flat, block.flatten(1).float().to(flat.device)).cpu().min(1)
         better = distance < best
-        best, where = torch.where(better, distance, best), torch.where(better, index + start, where)
+        best = torch.where(better, distance, best)
+        where = torch.where(better, index + start, where)
         start += len(block)
 
     return where.numpy(), (best / flat.shape[1] ** 0.5).numpy()
@@ -143,7 +142,8 @@ def figures(name: str, real: Tensor, made: Tensor, among_real: Tensor | None) ->
     Precision, recall and KID compare all pairs, so they are taken on at most `COMPARED` images of
     each kind.
     """
-    some_real, some_made = real[:COMPARED], made[:COMPARED]
+    some_real = real[:COMPARED]
+    some_made = made[:COMPARED]
     precision, recall = precision_recall(some_real, some_made)
     label = "fid" if name == STANDARD else f"fd_{name}"
     found = {
@@ -276,7 +276,10 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
     digest.update(
         b"".join(tensors[name].flatten()[:64].float().numpy().tobytes() for name in sorted(tensors))
     )
-    protocol = f"penultimate features of {path.stem}, weights {digest.hexdigest()}, bilinear to {WEIGHTS_SIDE}x{WEIGHTS_SIDE}"
+    protocol = (
+        f"penultimate features of {path.stem}, weights {digest.hexdigest()}, "
+        f"bilinear to {WEIGHTS_SIDE}x{WEIGHTS_SIDE}"
+    )
 
     def without_classes(images: Tensor) -> tuple[Tensor, None]:
         return extract(images)[0], None

@@ -29,7 +29,8 @@ class Sampler:
     """A generator ready to make images."""
 
     def __init__(self, task: Generate) -> None:
-        self.task, self.network = task, task.networks[task.main]
+        self.task = task
+        self.network = task.networks[task.main]
 
     @classmethod
     def of(cls, run: RunFolder, *, device: str = "auto") -> Sampler:
@@ -42,8 +43,8 @@ class Sampler:
         task, description = load_task(run, device)
         if not isinstance(task, Generate):
             raise UserError(
-                f"{run.path} is a run of task {description['task']}, which makes no images. Try a "
-                "run of a GAN."
+                f"{run.path} is a run of task {description['task']} and cannot generate images. "
+                "Try one of `tintype train digits-gan`."
             )
         return cls(task)
 
@@ -113,9 +114,8 @@ class Sampler:
     ) -> Iterator[np.ndarray]:
         shape = self.task.generator.latent_shape
         for start in range(wanted.start - wanted.start % AT_ONCE, wanted.stop, AT_ONCE):
-            indices = range(
-                start, start + AT_ONCE
-            )  # always the same batches, so that an image is the same to the last bit
+            # Always the same batches, so that an image is the same to the last bit.
+            indices = range(start, start + AT_ONCE)
             if interpolate:
                 noise = sampling.path(seed, indices, shape, STEPS_BETWEEN)
                 # There is nothing between two classes: each stretch has one.
@@ -125,12 +125,9 @@ class Sampler:
                 noise = sampling.latents(seed, indices, shape)
                 classes = self.task.turns(indices) if label is None else [label] * AT_ONCE
             noise = noise if truncation is None else sampling.truncated(noise, truncation)
-            pixels = (
-                self.task.make_images(self.network, noise, classes)
-                .permute(0, 2, 3, 1)
-                .cpu()
-                .numpy()
-            )
+
+            made = self.task.make_images(self.network, noise, classes)
+            pixels = made.permute(0, 2, 3, 1).cpu().numpy()
             yield from pixels[max(0, wanted.start - start) : wanted.stop - start]
 
 
@@ -269,5 +266,5 @@ def _write_sheet(
 def _refuse_taken(path: Path, option: str) -> None:
     if path.exists():
         raise UserError(
-            f"{path} is there already, and nothing is overwritten. Choose another {option}."
+            f"{path} already exists, and nothing is overwritten. Choose another {option}."
         )

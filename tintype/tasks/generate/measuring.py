@@ -82,7 +82,9 @@ class Measure:
             UserError: the generated images are not finite.
         """
         floor = self._floor_of(source, count)
-        figures, probabilities = {}, None
+        figures = {}
+        probabilities = None
+
         for features in filter(None, (self.network, self.inception)):
             real = self._real(features, source, count)
             made, classes = self._made(features, network, make, count, on_progress)
@@ -126,7 +128,8 @@ class Measure:
         key = (_digest(network), count)
         known, both = self._of_made.get(features.name, (None, None))
         if both is None or known != key:
-            found, probabilities = [], []
+            found = []
+            probabilities = []
             for part in torch.arange(count).split(AT_ONCE):
                 indices = part.tolist()
                 values, probs = features.extract(make(indices))
@@ -149,8 +152,6 @@ def drawn(source: ImageSource, count: int) -> Tensor:
 
     Neighbours are often of one class. Each image comes once as long as there are enough, so the
     first ones are a fair sample as well.
-
-    Each once, as long as there are as many. So the first of them are a fair sample as well.
     """
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
     return order[torch.arange(count) % len(source)]
@@ -166,7 +167,8 @@ def class_figures(
         names: of the K classes.
         asked: the class (N,) that each image was to show, or None.
     """
-    count, guesses = len(probabilities), probabilities.argmax(1)
+    count = len(probabilities)
+    guesses = probabilities.argmax(1)
     shares = torch.bincount(guesses, minlength=len(names)) / count
     figures = {
         "classes_present": int((shares >= 0.1 / len(names)).sum()),

@@ -89,6 +89,7 @@ def make(
             "mixup and cutmix blend images, which a generator would learn to make. Leave them out "
             "of augment."
         )
+
     networks = build_model(model, splits.spec, model_options, seed).to(device)
     parts = (
         dict(networks.items()) if isinstance(networks, nn.ModuleDict) else {"generator": networks}
@@ -130,8 +131,8 @@ class Generate(Task):
     """Image generation.
 
     Args:
-        networks: "generator", and "discriminator" for a GAN (see tintype.models.parts.gan_parts for how
-            they are called).
+        networks: "generator", and "discriminator" for a GAN; tintype.models.parts.gan_parts says
+            how they are called.
         spec: shape and classes of the images.
         augment: preset or mapping for real images, see tintype.augment.
         objective: losses, turns and penalties.
@@ -167,21 +168,23 @@ class Generate(Task):
                 f"task.num_samples is {num_samples!r}. Expected a whole number from {FEWEST} to "
                 "1,000,000."
             )
-        self.networks, self.main, self.device, self.dtype = networks, "generator", device, dtype
+        self.networks = networks
+        self.main = "generator"
+        self.device = device
+        self.dtype = dtype
         self.spec = replace(spec, mean=(0.5,) * spec.channels, std=(0.5,) * spec.channels)  # -1..1
         objective = objective or Objective()
-        self.loss_name, self.trouble = objective.loss, Trouble(objective)
+        self.loss_name = objective.loss
+        self.trouble = Trouble(objective)
         gan = "discriminator" in networks
         self.adversarial = (
             Adversarial(networks, objective, self.trouble, device, dtype) if gan else None
         )
         self.phases = self.adversarial.phases if self.adversarial else [Phase("flow", "generator")]
         self.augment = Augment(augment, mixable=spec.target.mixable)
-        self.features, self.inception_weights, self.num_samples = (
-            features,
-            inception_weights,
-            num_samples,
-        )
+        self.features = features
+        self.inception_weights = inception_weights
+        self.num_samples = num_samples
         self.train: ImageSource | None = None
         self._measure: Measure | None = None
 
@@ -235,7 +238,8 @@ class Generate(Task):
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        self.trouble.step, self.trouble.progress = context.step + 1, context.progress
+        self.trouble.step = context.step + 1
+        self.trouble.progress = context.progress
         real, labels = self._real(batch, context)
         if self.adversarial is None:
             return self._flow_loss(real, labels, context), {}
@@ -265,16 +269,17 @@ class Generate(Task):
         return images, targets.to(self.device) if self.conditional else None
 
     def _flow_loss(self, images: Tensor, labels: Tensor | None, context: StepContext) -> Tensor:
-        """Return the flow-matching loss on straight lines from noise to images (Lipman et al.
+        """Return the flow-matching loss on straight lines from noise to images.
 
-        2023, Liu et al. 2023).
+        Lipman et al. (2023), Liu et al. (2023).
         """
         labels = self._partly_hidden(labels, context)
         noise = sampling.drawn(tuple(images.shape), context.generator, self.device)
         draw = sampling.drawn((len(images),), context.generator, self.device)
-        # logit-normal: most of it in the middle, where it is hardest (Esser et al. 2024)
+        # Logit-normal: mostly in the middle, where it is hardest (Esser et al., 2024).
         time = torch.sigmoid(draw)
         part = time[:, None, None, None]
+
         with autocast(self.device, self.dtype):
             velocity = self.generator.velocity(torch.lerp(noise, images, part), time, labels)
         return (velocity.float() - (images - noise)).square().mean()
@@ -302,7 +307,7 @@ class Generate(Task):
     def samples(
         self, network: nn.Module, indices: Sequence[int], label: int | None = None
     ) -> np.ndarray:
-        """Return images (N, H, W, C) uint8 of the fixed seed, of each class in turn or of `label`."""
+        """Return images (N, H, W, C) uint8 of the fixed seed, of all classes in turn or `label`."""
         noise = sampling.latents(SAMPLE_SEED, indices, self.generator.latent_shape)
         classes = self.turns(indices) if label is None else [label] * len(indices)
         with _evaluating(network):
@@ -338,10 +343,8 @@ class Generate(Task):
             UserError: there are no such features.
         """
         self.train = train
-        self.features, self.inception_weights = (
-            features or self.features,
-            inception_weights or self.inception_weights,
-        )
+        self.features = features or self.features
+        self.inception_weights = inception_weights or self.inception_weights
         self._measure = Measure(
             self.features, self.inception_weights, self.device, progress=progress
         )
@@ -397,7 +400,8 @@ class Generate(Task):
         near, distance = self._nearest(generated, train)
         test = sources["test"]
         usual = self._nearest(_pictures(test, drawn(test, min(SHOWN, len(test)))), train)[1]
-        generated_far, test_far = float(np.median(distance)), float(np.median(usual))
+        generated_far = float(np.median(distance))
+        test_far = float(np.median(usual))
         nearness = generated_far / max(test_far, 1e-9)
         splits = {name: evaluation.figures for name, evaluation in evaluations.items()}
         recall = splits["test"][f"recall_{self.measure.network.name}"]

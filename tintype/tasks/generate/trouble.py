@@ -34,7 +34,8 @@ class Trouble:
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
         self.options: Mapping[str, Any] = {}
-        self.step, self.progress = 0, 1.0
+        self.step = 0
+        self.progress = 1.0
         self.warnings: list[str] = []
         self._right: float | Tensor = 0.0  # a sum that stays on the device until it is asked for
         self._turns = 0
@@ -68,7 +69,8 @@ class Trouble:
                 )
             )
 
-        self._right, self._turns = 0.0, 0
+        self._right = 0.0
+        self._turns = 0
         if not self.step or self.progress < EARLY:
             return
 
@@ -105,7 +107,7 @@ class Trouble:
 
     def _warn(self, line: str) -> None:
         kind = line.split(":")[0]
-        if not any(f" {kind}:" in told for told in self.warnings):
+        if not any(f" {kind}:" in earlier for earlier in self.warnings):
             self.warnings.append(f"step {self.step:,}: {line}")
 
     def state(self) -> dict[str, Any]:
@@ -117,7 +119,9 @@ class Trouble:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
-        self._right, self._turns, self.step = state["num_right"], state["num_judged"], state["step"]
+        self._right = state["num_right"]
+        self._turns = state["num_judged"]
+        self.step = state["step"]
         self.warnings = list(state["warnings"])
 
 
@@ -143,8 +147,8 @@ def verdict(figures: Mapping[str, Any], *, recall: float, nearness: float) -> tu
     The first that holds: it *memorises* (images lie less than half as far from the nearest training
     image as test images do), *collapses* (they differ from each other less than 60 % as much as
     real ones), *misses classes* (more than 5 % of them have less than a tenth of their share),
-    *lacks variety* (recall below 2 %); else it *varies*. How good its images are is told by the
-    distances alone.
+    *lacks variety* (recall below 2 %); else it *varies*. Only the
+    distances say how good its images are.
 
     Args:
         figures: on the test split: `diversity`, and `class_shares` with `classes_present` where a

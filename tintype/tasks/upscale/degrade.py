@@ -24,7 +24,8 @@ def degraded(images: Tensor, scale: int, generator: torch.Generator) -> Tensor:
     Strengths are drawn for each image from `generator`; the order is that of the classical
     degradation model (Wang et al. 2021, Real-ESRGAN, first order).
     """
-    count, device = len(images), generator.device
+    count = len(images)
+    device = generator.device
     sigma, noise, quality = torch.rand(3, count, generator=generator, device=device).cpu()
     low = bicubic(images.float(), images.shape[2] // scale, images.shape[3] // scale)
     low = _blurred(low, BLUR[0] + (BLUR[1] - BLUR[0]) * sigma.to(low.device))

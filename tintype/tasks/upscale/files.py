@@ -47,7 +47,7 @@ def upscale_files(
 
     `photo.jpg` becomes `photo-x2.jpg`, in `out` or beside the photo; folders keep their shape below
     `out`. Where two photos would get one name (`a.png` and `a.bmp`), the first has it and the
-    second is passed over, with `force` too.
+    second is skipped, with `force` too.
 
     Raises:
         UserError: no run that enlarges, no such path, or no image in it.
@@ -98,7 +98,10 @@ def list_files(
             if original is None:
                 found.append((file, file.relative_to(path).parent))
             else:
-                reason = f"it was made of {original.name} beside it. Give it by its name to enlarge it as well."
+                reason = (
+                    f"it was made from {original.name} next to it. "
+                    "Give it by its name to enlarge it as well."
+                )
                 left_out.append((str(file), reason))
 
     if not found and not left_out:
@@ -227,7 +230,7 @@ def _one_file(
 
 
 def _taken(file: Path) -> UserError:
-    return UserError(f"{file} is there already, and nothing is overwritten without --force.")
+    return UserError(f"{file} already exists, and nothing is overwritten without --force.")
 
 
 def _holds(file: Path, content: bytes) -> bool:

@@ -101,14 +101,18 @@ class PerceptualLoss(nn.Module):
         """Return the loss of a recipe; the network is that of the weight file, or vgg16.
 
         Raises:
-            UserError: see the class, and a weight file that tells no network.
+            UserError: see the class; or a weight file does not name its network.
         """
         if weights not in (None, "default") and not Path(str(weights)).exists():
             raise UserError(f"there is no weight file {weights}.")
-        told = model_of_weights(Path(str(weights))) if weights not in (None, "default") else "vgg16"
-        name = network or told
+
+        own = weights in (None, "default")
+        name = network or ("vgg16" if own else model_of_weights(Path(str(weights))))
         if name is None:
-            raise UserError(f"the name of {weights} tells no network. Set task.feature_network.")
+            raise UserError(
+                f"the name of {weights} does not say which network it is for. "
+                "Set task.feature_network."
+            )
         return cls(name, weights or "default", layers)
 
     def forward(self, pictures: Tensor, originals: Tensor) -> Tensor:
@@ -175,7 +179,8 @@ class PerceptualDistance:
         self.network.net.load_state_dict(
             {key: tensors[source].float() for key, source in wanted.items()}
         )
-        self.name, self.device = f"lpips_{TRUNKS[name]}", device
+        self.name = f"lpips_{TRUNKS[name]}"
+        self.device = device
 
     @torch.inference_mode()
     def __call__(self, picture: np.ndarray, original: np.ndarray) -> float:

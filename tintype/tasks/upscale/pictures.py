@@ -44,11 +44,8 @@ def read_picture(path: Path) -> Picture:
         with Image.open(path, formats=FORMATS) as image:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 # The pages of a TIFF are not counted: Pillow reads all their directories for that.
-                kind = (
-                    "has several pages"
-                    if image.format == "TIFF"
-                    else f"is animated ({image.n_frames} frames)"
-                )  # pyright: ignore[reportAttributeAccessIssue]
+                frames = 0 if image.format == "TIFF" else image.n_frames  # pyright: ignore[reportAttributeAccessIssue]
+                kind = f"is animated ({frames} frames)" if frames else "has several pages"
                 raise UserError(f"{path.name} {kind}; only still pictures are enlarged.")
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
@@ -58,7 +55,8 @@ def read_picture(path: Path) -> Picture:
             deep = read_png16(path) if image.format == "PNG" else None
             image.load()
             if deep is not None:
-                exif, profile = image.getexif(), image.info.get("icc_profile") or b""
+                exif = image.getexif()
+                profile = image.info.get("icc_profile") or b""
                 return Picture(deep, "PNG", exif.tobytes() if exif else b"", profile)
             return from_pillow(image)
     except UserError:

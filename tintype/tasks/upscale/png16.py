@@ -43,7 +43,8 @@ def read_png16(path: Path) -> np.ndarray | None:
 
 
 def _chunks(content: bytes, wanted: bytes) -> list[bytes]:
-    found, position = [], 0
+    found = []
+    position = 0
     while position + 12 <= len(content):
         (length,) = struct.unpack(">I", content[position : position + 4])
         if content[position + 4 : position + 8] == wanted:
@@ -62,12 +63,12 @@ def _unfiltered(kinds: np.ndarray, filtered: np.ndarray) -> np.ndarray:
     for diagonal in range(height + width - 1):
         i = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
         j = diagonal - i
-        left, up, corner = out[i + 1, j], out[i, j + 1], out[i, j]
-        by_left, by_up, by_corner = (
-            np.abs(up - corner),
-            np.abs(left - corner),
-            np.abs(left + up - 2 * corner),
-        )
+        left = out[i + 1, j]
+        up = out[i, j + 1]
+        corner = out[i, j]
+        by_left = np.abs(up - corner)
+        by_up = np.abs(left - corner)
+        by_corner = np.abs(left + up - 2 * corner)
         nearest = np.where(
             (by_left <= by_up) & (by_left <= by_corner),
             left,

@@ -270,10 +270,16 @@ class Upscale(Task):
         self.distance: PerceptualDistance | None = None
         # enlarged and real patches, for the discriminator's turn
         self._made: tuple[Tensor, Tensor] | None = None
-        self.spec, self.device, self.dtype, self.scale = spec, device, dtype, scale
+        self.spec = spec
+        self.device = device
+        self.dtype = dtype
+        self.scale = scale
         self.options_of_model = {"scale": scale}
-        self.losses, self.perceptual = losses or {"l1": 1.0}, perceptual
-        self.symmetries, self.colour_jitter, self.degrade = symmetries, colour_jitter, degrade
+        self.losses = losses or {"l1": 1.0}
+        self.perceptual = perceptual
+        self.symmetries = symmetries
+        self.colour_jitter = colour_jitter
+        self.degrade = degrade
         self._floors: weakref.WeakKeyDictionary[ImageSource, list[dict[str, dict[str, float]]]]
         self._floors = weakref.WeakKeyDictionary()
 
@@ -333,7 +339,8 @@ class Upscale(Task):
 
     def pairs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return patches of blocks, small and large, (N, 3, p, p) float of 0..255."""
-        scale, patch = self.scale, self.spec.height
+        scale = self.scale
+        patch = self.spec.height
         high = batch.images.to(self.device, non_blocking=True)
         given = batch.targets.to(self.device) if batch.targets.ndim == 4 else None
         side = high.shape[-1]
@@ -354,7 +361,8 @@ class Upscale(Task):
             turns = torch.randint(
                 count, (len(high),), generator=generator, device=generator.device
             ).to(self.device)
-            high, given = _turned(high, turns), None if given is None else _turned(given, turns)
+            high = _turned(high, turns)
+            given = None if given is None else _turned(given, turns)
 
         high = high.float()
         if isinstance(self.colour_jitter, dict):
@@ -434,9 +442,11 @@ class Upscale(Task):
         # Laid out as pictures are kept, so that the caller needs no copy of what may be large.
         large = torch.empty(height * s, width * s, channels, dtype=low.dtype).permute(2, 0, 1)
 
-        tops, lefts = range(0, height, tile), range(0, width, tile)
+        tops = range(0, height, tile)
+        lefts = range(0, width, tile)
         for number, (top, left) in enumerate((top, left) for top in tops for left in lefts):
-            bottom, right = min(top + tile, height), min(left + tile, width)
+            bottom = min(top + tile, height)
+            right = min(left + tile, width)
             y, x = max(0, top - halo), max(0, left - halo)
             part = low[:, y : bottom + halo, x : right + halo].to(self.device).float()[None] * (
                 255 / white
@@ -584,7 +594,8 @@ class Upscale(Task):
 
         rows = []
         for split in ("val", "test"):
-            photos, details = sources[split], evaluations[split].details
+            photos = sources[split]
+            details = evaluations[split].details
             for i, name in enumerate(photos.names):
                 rows.append([split, i, name, *(f"{details[key][i]:.6f}" for key in keys)])
 
@@ -599,11 +610,9 @@ class Upscale(Task):
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
     ) -> dict[str, list[dict[str, Any]]]:
         """Return low, bicubic, ours and original of some test images, by rising gain."""
-        details, photos, network = (
-            evaluations["test"].details,
-            sources["test"],
-            merged(self.networks[self.main]),
-        )
+        details = evaluations["test"].details
+        photos = sources["test"]
+        network = merged(self.networks[self.main])
         order = np.argsort(details["psnr_y"] - details["bicubic_psnr_y"], kind="stable")
         chosen = order[np.unique(np.linspace(0, len(order) - 1, SHOWN).round().astype(int))]
 
@@ -649,7 +658,8 @@ def _weighted_by_alpha(low: Tensor, function: Callable[[Tensor], Tensor], scale:
     show a rim in the colour of the faint one. A network knows no weights, so it is moved by what
     they change in the bicubic picture.
     """
-    colour, alpha = low[:, :-1], low[:, -1:]
+    colour = low[:, :-1]
+    alpha = low[:, -1:]
     large_alpha = resample.enlarge(alpha, scale)
     weighted = resample.enlarge(colour * alpha, scale) / large_alpha.clamp(min=1)
     shift = weighted - resample.enlarge(colour, scale)
@@ -663,7 +673,9 @@ def _weighted_by_alpha(low: Tensor, function: Callable[[Tensor], Tensor], scale:
 
 def _verdict(figures: dict[str, Any], adversarial: bool) -> dict[str, Any]:
     """Describe the gain over bicubic on test; "sharpens" if its interval lies above zero."""
-    gain, interval, count = figures["gain"], figures["gain_ci95"], figures["num_images"]
+    gain = figures["gain"]
+    interval = figures["gain_ci95"]
+    count = figures["num_images"]
     if interval is not None and interval[0] > 0:
         word = "sharpens"
     elif interval is not None and interval[1] < 0:
@@ -676,12 +688,18 @@ def _verdict(figures: dict[str, Any], adversarial: bool) -> dict[str, Any]:
         photos += f" in {figures['num_groups']} groups"
 
     if interval:
-        text = f"{word}: {gain:+.2f} dB over bicubic on {photos} (95 % interval {interval[0]:+.2f} to {interval[1]:+.2f})."
+        text = (
+            f"{word}: {gain:+.2f} dB over bicubic on {photos} "
+            f"(95 % interval {interval[0]:+.2f} to {interval[1]:+.2f})."
+        )
     else:
         text = f"{word}: {gain:+.2f} dB over bicubic, but on {photos} only."
 
     if adversarial:
-        text += " Trained against a discriminator, which costs PSNR: look at the pictures, or measure LPIPS."
+        text += (
+            " Trained against a discriminator, which costs PSNR: "
+            "look at the pictures, or measure LPIPS."
+        )
     return {"word": word, "text": text}
 
 
@@ -753,8 +771,6 @@ def _jitter(
 ) -> tuple[Tensor, Tensor]:
     """Return factors on contrast about middle grey, and shifts of brightness, (N, 1, 1, 1)."""
     drawn = torch.rand(count, 2, generator=generator, device=generator.device).to(device) * 2 - 1
-    contrast, brightness = (
-        (1 + strength * drawn[:, 0]).view(-1, 1, 1, 1),
-        (strength * drawn[:, 1]).view(-1, 1, 1, 1),
-    )
+    contrast = (1 + strength * drawn[:, 0]).view(-1, 1, 1, 1)
+    brightness = (strength * drawn[:, 1]).view(-1, 1, 1, 1)
     return contrast, 127.5 * (1 - contrast) + 127.5 * brightness

@@ -29,7 +29,8 @@ class Upscaler:
     def __init__(self, task: Upscale, tile: int = TILE) -> None:
         if tile < 16:
             raise UserError(f"a tile of {tile} pixels is too small. Expected 16 or more.")
-        self.task, self.tile = task, tile
+        self.task = task
+        self.tile = tile
 
     @classmethod
     def of(cls, run: RunFolder | Path, *, tile: int = TILE, device: str = "auto") -> Upscaler:

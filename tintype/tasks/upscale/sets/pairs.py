@@ -33,8 +33,8 @@ from tintype.progress import Progress
 TARGETS = ("pictures",)
 NAMES = {
     "photos": "Three photographs that come with scikit-learn and Matplotlib; needs no network",
-    "t91": "T91 (Yang et al. 2010) to train on, Set5 as test; folders T91/ and Set5/ in --data-root",
-    "oxford-pets": "Oxford-IIIT Pet, 37 breeds, downloaded once (0.8 GB): trainval and test splits as they are given",
+    "t91": "T91 (Yang et al. 2010) to train, Set5 to test; both folders lie in --data-root",
+    "oxford-pets": "Oxford-IIIT Pet, 37 breeds, its own splits; downloaded once (0.8 GB)",
 }
 MEMORY_SHARE = 0.5  # of the free memory may hold photos
 MEASURED_OF_TRAINING = 20  # photos; more would only cost time
@@ -71,7 +71,8 @@ class PhotoStore:
     """
 
     def __init__(self, room: float, source: str) -> None:
-        self.room, self.source = room, source
+        self.room = room
+        self.source = source
         self.on_disk = 0  # bytes
         self._file: Any = None
         self._notes: tuple[str, ...] = ()
@@ -94,7 +95,7 @@ class PhotoStore:
     def _write(self, pixels: np.ndarray) -> None:
         if self._file is None:
             self._folder, self._notes = writable(cache_folder() / "photos")
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed when all is written
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed at the end)
         check_space(self._folder, pixels.nbytes, self.source)
         self._file.write(np.ascontiguousarray(pixels).data)
         self.on_disk += pixels.nbytes
@@ -137,7 +138,8 @@ class WholePhotos(ImageSource):
     kind = "resident"
 
     def __init__(self, spec: DataSpec, photos: Sequence[Photo]) -> None:
-        self.spec, self.photos = spec, list(photos)
+        self.spec = spec
+        self.photos = list(photos)
         self.names = [photo.name for photo in photos]
         self.targets = torch.zeros(len(self.photos), dtype=torch.int64)
 
@@ -166,13 +168,11 @@ class BlockSource(ImageSource):
     def __init__(
         self, spec: DataSpec, photos: Sequence[Photo], corners: Tensor, side: int, scale: int
     ) -> None:
-        self.spec, self.photos, self.corners, self.side, self.scale = (
-            spec,
-            list(photos),
-            corners,
-            side,
-            scale,
-        )
+        self.spec = spec
+        self.photos = list(photos)
+        self.corners = corners
+        self.side = side
+        self.scale = scale
         self.names = [f"{self.photos[p].name} at {top},{left}" for p, top, left in corners.tolist()]
         self.targets = torch.zeros(len(corners), dtype=torch.int64)
         self.paired = self.photos[0].low is not None
@@ -291,7 +291,8 @@ def open_pairs(
         together = [known.get(name, "") for name in names]
         notes = [*notes, note]
     else:
-        known, suggested = {}, suggest_by_names(names, [""] * len(names))
+        known = {}
+        suggested = suggest_by_names(names, [""] * len(names))
         notes = [*notes, suggested.line()] if suggested else notes
 
     rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **how)
@@ -420,7 +421,8 @@ def read_photos(
     height, width = (
         (image_size, image_size) if isinstance(image_size, int) else image_size or (None, None)
     )
-    read, skipped = [], []
+    read = []
+    skipped = []
 
     shelf = PhotoStore(psutil.virtual_memory().available * MEMORY_SHARE, data)
     for number, (name, high, low, split) in enumerate(listed, 1):
@@ -482,7 +484,8 @@ def sample_photos() -> Read:
     import matplotlib
 
     images = resources.files("sklearn.datasets") / "images"
-    photos, given = [], []
+    photos = []
+    given = []
     for name in ("china.jpg", "flower.jpg"):
         pixels = _tensor(decode((images / name).read_bytes(), height=None, width=None, channels=3))
         edge = pixels.shape[1] * 3 // 4
@@ -493,7 +496,10 @@ def sample_photos() -> Read:
         given += ["train", "val"]
     path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     photos.append(Photo(path.name, _tensor(decode(path, height=None, width=None, channels=3))))
-    note = "the right quarters of the two training photos are kept for validation; a third photo is the test"
+    note = (
+        "the right quarters of the two training photos are kept for validation; "
+        "a third photo is the test"
+    )
     return photos, np.array([*given, "test"]), [note], []
 
 
