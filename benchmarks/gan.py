@@ -36,7 +36,7 @@ from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.tasks.generate.task import make
 from tintype.training.engine import Engine
-from tintype.training.prepare import _on_device
+from tintype.training.run import on_device
 
 BATCH = 128
 
@@ -76,7 +76,7 @@ def engine(splits: DataSplits, steps: int, device: torch.device) -> float:
     )  # fmt: skip
     dtype, _ = choose_precision("auto", device)
     compile, _ = choose_compile("auto", device, steps)
-    splits = splits if device.type == "cpu" else _on_device(splits, device)
+    splits = splits if device.type == "cpu" else on_device(splits, device)
     task = make(
         splits,
         device=device,

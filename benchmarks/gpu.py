@@ -33,7 +33,8 @@ from tintype.hardware.device import choose_device
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, resolve
 from tintype.runs.folder import RunFolder
-from tintype.training.prepare import prepare, train_run
+from tintype.training.prepare import prepare
+from tintype.training.run import train_run
 
 HEAD = {
     "data": "digits", "model": "resnet18", "tune": "head", "augment": "photos", "views": 2, "batch_size": 64, "epochs": 20

@@ -67,7 +67,8 @@ def train_in() -> Callable[..., RunFolder]:
     """Return a function that trains a recipe in a folder as `tintype train` does, without the
     report.
     """
-    from tintype.training.prepare import prepare, train_run
+    from tintype.training.prepare import prepare
+    from tintype.training.run import train_run
 
     def train(folder: Path, recipe: Recipe, watcher: Watcher | None = None) -> RunFolder:
         run = RunFolder(folder)
@@ -154,22 +155,22 @@ def tt(
 
 
 @pytest.fixture(scope="session")
-def short_report() -> Callable[[api.Run], Path]:
+def short_report() -> Callable[[Path], Path]:
     """Return a function that writes a line in place of a run's page, which takes longer than the
     run.
     """
 
-    def write(run: api.Run) -> Path:
-        (run.path / "report.html").write_text("a report", encoding="utf-8")
-        return run.path / "report.html"
+    def write(path: Path) -> Path:
+        (path / "report.html").write_text("a report", encoding="utf-8")
+        return path / "report.html"
 
     return write
 
 
 @pytest.fixture
-def short_reports(monkeypatch: pytest.MonkeyPatch, short_report: Callable[[api.Run], Path]) -> None:
+def short_reports(monkeypatch: pytest.MonkeyPatch, short_report: Callable[[Path], Path]) -> None:
     """Leave the pages of runs short; those of studies and tunings are whole."""
-    monkeypatch.setattr(api.Run, "report", short_report)
+    monkeypatch.setattr("tintype.training.run.write_report", short_report)
 
 
 @pytest.fixture(scope="session")

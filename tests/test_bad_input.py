@@ -131,8 +131,8 @@ def photos(tmp_path) -> Path:
         ("report none", "there is no run folder none"),
         ("train --resume none", "there is no run folder none"),
         ("train --resume none --dry-run", "--dry-run"),
-        ("train digits --resume none", "Type only: tintype train --resume none"),
-        ("train --resume none --lr 0.1", "Type only: tintype train --resume none"),
+        ("train digits --resume none", "leave out everything else: tintype train --resume none"),
+        ("train --resume none --lr 0.1", "leave out everything else: tintype train --resume none"),
     ],
 )
 def test_wrong_words(refused, arguments, said):

@@ -13,7 +13,7 @@ from tintype import api
 from tintype.errors import UserError
 from tintype.progress import Watcher
 from tintype.recipe import build, options_of, recipe_names, resolve
-from tintype.training import prepare as training
+from tintype.training import rate_and_length
 from tintype.training.automatic import FINE_TUNE, HEAD
 from tintype.training.bundles import (
     ADAPTIVE,
@@ -26,7 +26,7 @@ from tintype.training.bundles import (
     default_of,
     settled,
 )
-from tintype.training.engine import Engine
+from tintype.training.engine import Engine, Plan
 
 SOURCES = {
     "from scratch": Source("training from scratch", options_of("classify").from_scratch),
@@ -165,7 +165,7 @@ def test_time_fixes_the_number_of_steps_once_and_leaves_the_run_as_if_it_had_bee
     timing = Engine.timing
     # the clock of no machine
     monkeypatch.setattr(Engine, "timing", lambda *a, **k: (timing(*a, **k), (1.0, 2.0))[1])
-    monkeypatch.setattr(training, "to_measure", _nothing_once(training.to_measure))
+    monkeypatch.setattr(rate_and_length, "to_measure", _nothing_once(rate_and_length.to_measure))
     run = api.train(
         recipes[task].replace(time="12s"), out=tmp_path, name="bounded", watcher=Watcher()
     )
@@ -218,7 +218,10 @@ def test_the_shorter_of_time_and_epochs_counts(tiny, tmp_path):
     ],
 )
 def test_steps_that_fit(seconds, step, evaluation, every, steps):
-    assert training.steps_within(seconds, step=step, evaluation=evaluation, every=every) == steps
+    assert (
+        rate_and_length.steps_within(seconds, step=step, evaluation=evaluation, every=every)
+        == steps
+    )
 
 
 def test_a_run_under_way_for_which_time_had_no_effect_goes_on_as_it_was(
@@ -231,14 +234,13 @@ def test_a_run_under_way_for_which_time_had_no_effect_goes_on_as_it_was(
 
     monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
     # an earlier version
-    monkeypatch.setattr(training, "_within_time", lambda run, prepared, recipe, *_: recipe)
+    monkeypatch.setattr(
+        "tintype.training.run.within_time", lambda run, prepared, recipe, *_: recipe
+    )
     recipe = tiny(epochs=3, time="1s")
     with pytest.raises(UserError, match="stopped"):
         train_in(tmp_path / "run", recipe, Stop())
     monkeypatch.undo()
     run = train_in(tmp_path / "run", recipe)
     assert run.recipe.time == "1s"
-    assert (
-        run.status["step"] == training.Plan.of(recipe, 1258 - 180).total_steps
-        or run.status["step"] > 30
-    )
+    assert run.status["step"] == Plan.of(recipe, 1258 - 180).total_steps or run.status["step"] > 30

@@ -373,7 +373,7 @@ def test_run_folders_are_never_classes(tt, tmp_path, monkeypatch):
         "image_size": 8,
         "device": "cpu",
     }
-    monkeypatch.setattr(api.Run, "report", lambda run: run.path / "report.html")
+    monkeypatch.setattr("tintype.training.run.write_report", lambda path: path / "report.html")
     before = api.plan(".", **settings).splits
     run = api.train(".", name="first", **settings)
     picture(run.path / "samples" / "1.png")

@@ -21,6 +21,7 @@ from sklearn.datasets import load_sample_images
 
 from tintype import api
 from tintype.errors import Interrupted, UserError
+from tintype.pages.report import write_report
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -442,7 +443,7 @@ def test_other_photos_are_not_taken_for_moved_ones(
     with pytest.raises(UserError, match="are not those that this run began with"):
         api.train(resume=tmp_path / "run", data=str(other), watcher=Watcher())
     assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
-    with pytest.raises(UserError, match="Type only"):
+    with pytest.raises(UserError, match="leave out everything else"):
         api.train(resume=tmp_path / "run", data=str(digit_files), lr=0.1, watcher=Watcher())
 
 
@@ -505,9 +506,13 @@ def test_a_second_process_on_one_run_is_refused(tiny, train_in, tmp_path):
 
 
 def test_resume_takes_nothing_else(tmp_path):
-    with pytest.raises(UserError, match="Type only: tintype train --resume"):
+    with pytest.raises(
+        UserError, match="keeps its own settings; leave out everything else: tintype train --resume"
+    ):
         api.train("digits", resume=tmp_path, watcher=Watcher())
-    with pytest.raises(UserError, match="Type only: tintype train --resume"):
+    with pytest.raises(
+        UserError, match="keeps its own settings; leave out everything else: tintype train --resume"
+    ):
         api.train(resume=tmp_path, watcher=Watcher(), lr=0.1)
 
 
@@ -555,16 +560,14 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny, train_in, tmp_path, number, 
 
 
 def test_a_signal_while_the_report_is_written(tiny, tmp_path, monkeypatch):
-    report = api.Run.report
-
-    def interrupted(run: api.Run) -> Path:
+    def interrupted(path: Path) -> Path:
         os.kill(os.getpid(), signal.SIGTERM)
-        return report(run)
+        return write_report(path)
 
-    monkeypatch.setattr(api.Run, "report", interrupted)
+    monkeypatch.setattr("tintype.training.run.write_report", interrupted)
     with pytest.raises(Interrupted):
         api.train(tiny(steps=2), out=tmp_path, name="run", watcher=Watcher())
-    monkeypatch.setattr(api.Run, "report", report)
+    monkeypatch.setattr("tintype.training.run.write_report", write_report)
     assert not (tmp_path / "run" / "report.html").exists()
     api.train(resume=tmp_path / "run", watcher=Watcher())
     assert (tmp_path / "run" / "report.html").exists()

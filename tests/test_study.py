@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
 
 import tintype
-from tintype import api, cli
+from tintype import cli
 from tintype.errors import UserError
 from tintype.hardware.device import num_cores
 from tintype.plugins import names, study_names
@@ -64,11 +64,11 @@ def written(folder: Path, text: str, name: str = "grid.yaml") -> Path:
 
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[api.Run], Path]
+    tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[Path], Path]
 ) -> Study:
     """Two widths with two seeds each. Tests must not change it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api.Run, "report", short_report)
+        patch.setattr("tintype.training.run.write_report", short_report)
         return study(
             {**GRID, "seeds": 2},
             out=tmp_path_factory.mktemp("runs"),

@@ -119,7 +119,7 @@ def test_a_resumed_run_is_told_each_step_once(tiny, tmp_path, monkeypatch):
     # no checkpoint: all is computed a second time
     monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 1e9)
     monkeypatch.setattr("tintype.tracking.SECONDS", 0.0)
-    monkeypatch.setattr(api.Run, "report", lambda run: run.path / "report.html")
+    monkeypatch.setattr("tintype.training.run.write_report", lambda path: path / "report.html")
     with pytest.raises(Interrupted):
         api.train(tiny(track=["tensorboard"]), out=tmp_path, name="run", watcher=Heard(stop_at=9))
     assert (
@@ -268,7 +268,7 @@ def test_a_tracker_that_breaks_costs_no_run(tiny, tmp_path, monkeypatch):
         raise ConnectionError("the server has gone")
 
     monkeypatch.setattr(tensorboard.TensorBoard, "rows", broken)
-    monkeypatch.setattr(api.Run, "report", lambda run: run.path / "report.html")
+    monkeypatch.setattr("tintype.training.run.write_report", lambda path: path / "report.html")
     heard = Heard()
     run = api.train(tiny(track=["tensorboard"]), out=tmp_path, name="run", watcher=heard)
     assert run.status["state"] == "finished"

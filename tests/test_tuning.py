@@ -45,12 +45,10 @@ def small(**more: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def tuned(
-    tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[api.Run], Path]
-) -> Tuning:
+def tuned(tmp_path_factory: pytest.TempPathFactory, short_report: Callable[[Path], Path]) -> Tuning:
     """A finished tuning of four trials. Tests must not change it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api.Run, "report", short_report)
+        patch.setattr("tintype.training.run.write_report", short_report)
         return tune(
             small(),
             trials=4,

@@ -1005,7 +1005,10 @@ def test_a_folder_goes_on_without_its_bad_files(run, tmp_path, capsys):
 
 
 def test_what_cannot_be_enlarged_is_told(run, finished_run, tmp_path):
-    with pytest.raises(UserError, match="task classify, which enlarges nothing"):
+    with pytest.raises(
+        UserError,
+        match="task classify cannot enlarge pictures",
+    ):
         finished_run.upscale(cat())
     with pytest.raises(UserError, match="predicts no class"):
         run.predict(cat())

@@ -185,7 +185,9 @@ def find_part(task: str, part: str, purpose: str) -> ModuleType:
         UserError: there is no such task, or it does not offer this part.
     """
     if not has_part(task, part):
-        raise UserError(f"runs of task {task} cannot {purpose}.")
+        able = [other for other in names("tasks") if has_part(other, part)]
+        which = f" Expected a run of task {' or '.join(able)}." if able else ""
+        raise UserError(f"runs of task {task} cannot {purpose}.{which}")
     return importlib.import_module(f"tintype.tasks.{_stem('tasks', task)}.{part}")
 
 

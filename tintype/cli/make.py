@@ -147,10 +147,7 @@ def train(
             "which its recipe.yaml shows."
         )
     if dry_run:
-        from tintype.data.cache import DRY_RUN_BYTES, writing_at_most
-
-        with writing_at_most(DRY_RUN_BYTES):
-            prepared = api.plan(what or "digits", watcher=watcher, verbose=verbose, **changes)
+        prepared = api.plan(what or "digits", watcher=watcher, verbose=verbose, **changes)
         if as_json:
             print(json.dumps(prepared.summary(), indent=1))
         else:

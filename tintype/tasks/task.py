@@ -100,6 +100,8 @@ class Task(ABC):
         selection: the validation images that may choose among weights; set before training.
         validation: which validation images choose and which calibrate; set before training.
         log_every_step: whether metrics.csv has a row for each step, whatever their number.
+        recognises_others: whether the run records what its images have in common, so that images
+            of another kind show.
         warnings: what has gone wrong so far, in the user's words; an evaluation may add to it.
         choices: what was decided while the networks were built, printed with the other choices of
             the run.
@@ -122,6 +124,7 @@ class Task(ABC):
     selection: ImageSource | None = None
     validation: ValidationUse = ValidationUse()
     log_every_step: bool = False
+    recognises_others: bool = False
     warnings: Sequence[str] = ()
     choices: Sequence[Choice] = ()
 

@@ -58,6 +58,7 @@ class Classify(Task):
 
     score_name = "accuracy"
     fewest_to_calibrate = FEWEST_TO_CALIBRATE
+    recognises_others = True
     monitors: Mapping[str, bool] = MappingProxyType(
         {"loss": False, "balanced_accuracy": True, "macro_f1": True}
     )

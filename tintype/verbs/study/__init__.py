@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype import api
 from tintype.errors import UserError
 from tintype.hardware.device import Choice, num_cores
 from tintype.notebook import frame_of
@@ -19,7 +18,9 @@ from tintype.plugins import study_names
 from tintype.progress import Watcher, make_watcher
 from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import ranking_part
+from tintype.training.run import plan as plan_run
 from tintype.training.signals import interruptible
+from tintype.verbs.run import Run
 from tintype.verbs.study.confounding import declared_confounding, refuse_idle_differences
 from tintype.verbs.study.declaration import MOST_RUNS, Declaration, PlannedRun, refuse_mixed_data
 from tintype.verbs.study.figures import table
@@ -81,9 +82,9 @@ class Study(StudyFolder):
         result = self.result()
         return figures_of(self, result, compare_first_seed(result) if result else None)
 
-    def runs(self) -> list[api.Run]:
+    def runs(self) -> list[Run]:
         """Return the finished runs."""
-        return [api.Run(self.path / p.name) for p in self.planned if self.is_done(p)]
+        return [Run(self.path / p.name) for p in self.planned if self.is_done(p)]
 
     def report(self, watcher: Watcher | None = None) -> Path:
         """Write table.csv, study.html and figures/ from the files of the runs, and return the
@@ -155,9 +156,8 @@ def plan(
     for run in planned:
         if run.variant not in summaries:
             try:
-                summaries[run.variant] = api.plan(
-                    run.recipe, watcher=watcher or Watcher()
-                ).summary()
+                prepared = plan_run(run.recipe, watcher or Watcher())
+                summaries[run.variant] = prepared.summary()
             except UserError as error:
                 raise UserError(f"{run.variant}: {error}") from None
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tintype import api
 from tintype.errors import Interrupted, UserError
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
+from tintype.runs.folder import RunFolder
+from tintype.training.run import resume, train
 from tintype.verbs.study.folder import remove_unstarted
 
 LOCK_SECONDS = 60.0  # a process of a study that was killed may still be saving its state
@@ -28,10 +29,10 @@ def train_one(
     try:
         if (path / "recipe.yaml").exists():
             _wait_for_lock(path)
-            api.train(resume=path, watcher=watcher, command=command)
+            resume(path, watcher, command=command)
         else:
             remove_unstarted(path)
-            api.train(recipe, out=folder, name=name, watcher=watcher, command=command)
+            train(recipe, watcher, out=folder, name=name, command=command)
     except Interrupted:
         raise
     except UserError as error:
@@ -46,7 +47,7 @@ def _wait_for_lock(path: Path) -> None:
     until = time.monotonic() + LOCK_SECONDS
     while time.monotonic() < until:
         try:
-            with api.Run(path).locked():
+            with RunFolder(path).locked():
                 return
         except UserError:
             time.sleep(0.2)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype import api
 from tintype.errors import Interrupted, UserError
 from tintype.files.bounded import refuse_ways_out
 from tintype.progress import Watcher, duration, make_watcher
@@ -21,6 +20,7 @@ from tintype.recipe import Recipe, parse_duration, resolve
 from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import ranking_part
 from tintype.seeds import fold
+from tintype.training.run import plan as prepare_run
 from tintype.training.signals import interruptible
 from tintype.verbs.study import Declaration, run_study
 from tintype.verbs.study.folder import is_occupied
@@ -162,7 +162,7 @@ def _asked(
     # What its runs are ranked by, data, network and paths: all is checked before
     # anything is written.
     ranking_part(recipe.task, "be tuned")
-    prepared = api.plan(recipe, watcher=Watcher())
+    prepared = prepare_run(recipe, Watcher())
     recipe, task = prepared.recipe, prepared.task
     space = read_space(recipe.search) or default_space(recipe, task.networks)
     check_space(recipe, space)

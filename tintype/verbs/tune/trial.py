@@ -7,9 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype import api
 from tintype.errors import Interrupted, UserError
 from tintype.progress import Live, Watcher
+from tintype.runs.folder import RunFolder
+from tintype.training.run import resume, train
 from tintype.verbs.study.folder import remove_unstarted
 from tintype.verbs.tune.folder import Tuning
 from tintype.verbs.tune.storage import import_optuna
@@ -79,11 +80,11 @@ def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher) -> str:
     try:
         recipe = request.recipe.replace(measure="val", **changes)
         if (path / "recipe.yaml").exists():
-            run = api.train(resume=path, watcher=telling, command=command)
+            run = resume(path, telling, command=command)
         else:
             remove_unstarted(path)
-            run = api.train(recipe, out=tuning.path, name=name, watcher=telling, command=command)
-        value = float(run.metrics["val"][request.score])
+            run = train(recipe, telling, out=tuning.path, name=name, command=command)
+        value = float(run.read("evaluation.json")["splits"]["val"][request.score])
     except Interrupted:
         raise
     except optuna.TrialPruned:
@@ -102,7 +103,7 @@ def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher) -> str:
 
 def _close_pruned(path: Path, rows: list[dict[str, Any]]) -> None:
     """Leave in a pruned trial's folder what was logged so far, and its state."""
-    run = api.Run(path)
+    run = RunFolder(path)
     header = list(dict.fromkeys(name for row in rows for name in row))
     if len(rows) > len(run.read_table("metrics.csv")):
         run.write_table(

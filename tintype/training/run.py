@@ -1,0 +1,300 @@
+"""Train a run from start to report: what the user typed becomes a recipe, a run folder, a model and its figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tintype.data.source import DataSplits, ImageSource, StoredSource
+from tintype.errors import UserError
+from tintype.hardware.arithmetic import choose_threads, computing
+from tintype.hardware.device import Choice
+from tintype.pages.report import write_report
+from tintype.plugins import data_sets
+from tintype.progress import Watcher
+from tintype.recipe import ALIASES, Recipe, as_new_run, resolve
+from tintype.runs.folder import RunFolder
+from tintype.runs.model import save_model
+from tintype.tracking import check_trackers, tracked
+from tintype.training.automatic import open_settings
+from tintype.training.engine import Engine
+from tintype.training.measure import measure_run
+from tintype.training.prepare import Prepared, prepare
+from tintype.training.rate_and_length import with_rate, within_time
+from tintype.training.record import (
+    record_photos,
+    record_typical,
+    replace_choice,
+    write_origin,
+    write_times,
+)
+from tintype.training.signals import interruptible
+
+
+def plan(
+    what: str | Recipe, watcher: Watcher, *, verbose: bool = False, **changes: Any
+) -> Prepared:
+    """Resolve and check everything that a new run would do.
+
+    Args:
+        what: a recipe's name or file, a data set's name, a folder of images, or a Recipe.
+        watcher: is shown the progress and the choices.
+        verbose: whether also how the run uses the machine is shown.
+        changes: any field of the recipe.
+
+    Raises:
+        UserError: a mistake that can be mended; the message says how.
+    """
+    base, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
+    changed = {ALIASES.get(key, key) for key in changes}
+    recipe = _with_absolute_paths(base.replace(**changes))
+    recipe, choices, free = open_settings(base, recipe, changed, kind)
+    recipe = as_new_run(recipe)
+    check_trackers(recipe.track)
+
+    watcher.note(f"training {kind}")
+    own_recipe = kind == "a Recipe" or kind.startswith("recipe file")
+    asked = recipe.stated().keys() if own_recipe else changed
+    prepared = prepare(recipe, watcher, asked, choices, free=free)
+
+    # afterwards, since a loader that reads the folder says better what belongs into it
+    _check_there(recipe)
+    for line in prepared.lines(verbose=verbose):
+        watcher.note(line)
+    watcher.close()
+    return prepared
+
+
+def train(
+    what: str | Recipe,
+    watcher: Watcher,
+    *,
+    out: str | Path,
+    command: str,
+    name: str | None = None,
+    verbose: bool = False,
+    **changes: Any,
+) -> RunFolder:
+    """Train a new run, measure it and write its report.
+
+    Args:
+        what: as for `plan`.
+        watcher: is shown the progress.
+        out: the folder that the run folder is made in.
+        command: how to repeat the run, for the report.
+        name: of the run folder, which must be new; by default that of `what`.
+        verbose: as for `plan`.
+        changes: any field of the recipe.
+
+    Raises:
+        UserError: a mistake that can be mended; the message says how.
+        Interrupted: stopped by a signal; `resume` goes on.
+    """
+    if name is not None:  # at once, not after the data was read
+        RunFolder.remove_unstarted(Path(out) / name)
+        RunFolder.refuse_taken(Path(out) / name)
+
+    prepared = plan(what, watcher, verbose=verbose, **changes)
+    chosen = name or _default_name(what)
+    run = RunFolder.create(out, chosen, exact=name is not None, recipe=prepared.recipe)
+    _to_the_end(run, prepared, watcher, command)
+    return run
+
+
+def resume(path: str | Path, watcher: Watcher, *, command: str, **moved: Any) -> RunFolder:
+    """Go on with a run that was stopped; a finished one is left as it is.
+
+    Args:
+        path: the run folder.
+        watcher: is shown the progress.
+        command: how to repeat the run, if the folder does not say it.
+        moved: `data` and `data_root`, if the same photos now are somewhere else.
+
+    Raises:
+        UserError: a mistake that can be mended; the message says how.
+        Interrupted: stopped by a signal; `resume` goes on.
+    """
+    run = RunFolder.open(path)
+    if run.status.get("state") == "finished":
+        _leave_finished(run, watcher, moved)
+        return run
+
+    recipe = _with_absolute_paths(run.recipe.replace(**moved)) if moved else run.recipe
+    try:
+        prepared = prepare(recipe, watcher)
+    except UserError as error:
+        places = [place for place in (recipe.data, recipe.data_root) if place]
+        if not any(place in str(error) for place in places):
+            raise
+        raise UserError(
+            f"{error}\nIf the photos were moved, unchanged: tintype train --resume {path} --data NEW "
+            "(or --data-root NEW)"
+        ) from None
+
+    if (run.path / "environment.json").exists():
+        command = run.read("environment.json")["command"]
+    _to_the_end(run, prepared, watcher, command)
+    return run
+
+
+def _leave_finished(run: RunFolder, watcher: Watcher, moved: dict[str, Any]) -> None:
+    _check_there(run.recipe.replace(**moved), moved)
+    watcher.note(f"{run.path} is finished; nothing is left to do")
+    for key in moved:
+        watcher.note(f"warning: --{key.replace('_', '-')} changes nothing of a finished run")
+
+    if not (run.path / "report.html").exists():  # stopped while it was written
+        watcher.note(f"report: {write_report(run.path)}")
+
+
+def _to_the_end(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str) -> None:
+    watcher.note(f"run: {run.path}")
+    with interruptible(run.path), tracked(run, prepared.recipe, watcher) as watcher:
+        train_run(run, prepared, watcher, command)
+        watcher.note(f"report: {write_report(run.path)}")
+
+
+def train_run(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str) -> None:
+    """Train and measure `run` from where it stands.
+
+    Raises:
+        UserError: the data is no longer that of the run, or training cannot go on.
+        Interrupted: a signal came; the state is saved.
+    """
+    threads, _ = choose_threads(prepared.recipe.threads)
+    exact = prepared.recipe.exact
+    with run.locked(), computing(threads, str(prepared.device), exact=exact) as without:
+        # by another process, while this one prepared itself
+        if run.status.get("state") == "finished":
+            watcher.note(f"{run.path} is finished; nothing is left to do")
+            return
+
+        departure = write_origin(run, prepared, command)
+        if departure:
+            watcher.note(f"not bit-equal from here: {departure}")
+
+        run.set_status("running", total_steps=prepared.plan.total_steps)
+        with _said_in_status(run, watcher):
+            engine = _fit_and_measure(run, prepared, watcher)
+        if without:
+            why = f"there is no deterministic kernel for {', '.join(without)}"
+            choice = Choice("exact", "no", why)
+            watcher.note(str(choice))
+            replace_choice(run, choice)
+
+        run.set_status("finished", step=engine.step, seconds=round(engine.seconds, 3))
+
+
+@contextmanager
+def _said_in_status(run: RunFolder, watcher: Watcher) -> Iterator[None]:
+    """Write into the folder how training ended, if it did not end well."""
+    try:
+        yield
+    except UserError:
+        run.set_status("failed")
+        raise
+    except BaseException:
+        run.set_status("stopped")
+        raise
+    finally:
+        watcher.close()
+
+
+def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> Engine:
+    """Train the networks, save the result, measure it, and write down how long that took."""
+    task = prepared.task
+    splits = on_device(prepared.splits, prepared.device)
+    started = time.perf_counter()
+    task.groups = splits.groups
+    seen = task.sources(splits, watcher.on_work)
+    watcher.close()
+    recipe = with_rate(run, prepared, seen.train, watcher)
+    recipe = within_time(run, prepared, recipe, seen, watcher, started)
+    preparing = time.perf_counter() - started
+
+    engine = Engine(task, recipe, run, watcher, device=prepared.device, compile=prepared.compile)
+    task.selection = task.validation.selecting_part(seen.val)
+    engine.fit(seen.train, task.selection)
+    trained = time.perf_counter()
+    for line in task.remarks():
+        watcher.note(line)
+
+    save_model(run, task.result(), prepared.model)
+    record_photos(run, prepared.splits)
+    record_typical(run, prepared.splits, recipe, task)
+    measure_run(run, seen, splits, task, watcher)
+    if chosen := engine.choice_by_validation():
+        evaluation = run.read("evaluation.json")
+        run.write("evaluation.json", {**evaluation, "chosen_by_validation": chosen})
+
+    write_times(
+        run,
+        preparing=preparing,
+        training=engine.seconds,
+        measuring=time.perf_counter() - trained,
+        images=engine.step * prepared.plan.batch_size,
+    )
+    return engine
+
+
+def on_device(splits: DataSplits, device: torch.device) -> DataSplits:
+    """Move resident pixels to the device."""
+    if device.type == "cpu":
+        return splits
+
+    def move(source: ImageSource) -> ImageSource:
+        if not isinstance(source, StoredSource):
+            return source
+        return StoredSource(source.spec, source.store.to(device), source.targets, source.names)
+
+    return replace(splits, train=move(splits.train), val=move(splits.val), test=move(splits.test))
+
+
+def _check_there(recipe: Recipe, named: Collection[str] = ("data_root",)) -> None:
+    """Raise if a place that the user has named does not exist, even if the data set needs none.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    root = recipe.data_root
+    if "data_root" in named and root and not Path(root).expanduser().is_dir():
+        raise UserError(
+            f"there is no folder {root}. Expected one for --data-root that holds the files of the "
+            "data set."
+        )
+    if "data" in named and not _is_set(recipe) and not Path(recipe.data).expanduser().exists():
+        raise UserError(f"there is no folder or file '{recipe.data}' (looked from {Path.cwd()}).")
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return the recipe with paths that hold from every folder, so that it resumes from any."""
+    changes: dict[str, Any] = {
+        field: str(Path(file).expanduser().resolve())
+        for field, file in recipe.options.places().items()
+        if Path(file).expanduser().exists()
+    }
+    weights = recipe.fields().get("weights")
+    if weights and weights not in ("default", "none"):
+        changes["weights"] = str(Path(weights).expanduser().resolve())
+
+    if recipe.data_root:
+        changes["data_root"] = str(Path(recipe.data_root).expanduser().resolve())
+    if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():
+        changes["data"] = str(Path(recipe.data).expanduser().resolve())
+    return recipe.replace(**changes) if changes else recipe
+
+
+def _is_set(recipe: Recipe) -> bool:
+    return recipe.data in data_sets(recipe.task)
+
+
+def _default_name(what: str | Recipe) -> str:
+    path = Path(what.data if isinstance(what, Recipe) else what).expanduser().resolve()
+    is_file = path.suffix.lower() in (".yaml", ".yml", ".csv", ".tsv", ".jsonl")
+    return (path.stem if is_file else path.name) or "run"

@@ -1,0 +1,277 @@
+"""A run with what can be done with it: evaluate, predict, generate, upscale, export and report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tintype.errors import UserError
+from tintype.plugins import find_part
+from tintype.progress import make_watcher
+from tintype.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tintype.pages.run_figures import RunFigures
+    from tintype.tasks.task import Prediction
+    from tintype.verbs.export import Exported
+
+
+class Run(RunFolder):
+    """A run folder with what can be done with it."""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures of the splits "train", "val" and "test": accuracy, accuracy_ci95, loss, num_images and more.
+
+        Raises:
+            UserError: the run has not been measured yet.
+        """
+        return self.read("evaluation.json")["splits"]
+
+    @property
+    def history(self) -> list[dict[str, float | None]]:
+        """metrics.csv as a list of rows; a figure that was not measured in a row is None."""
+        return [
+            {k: float(v) if v else None for k, v in row.items()}
+            for row in self.read_table("metrics.csv")
+        ]
+
+    def predict(self, images: Any, *, device: str = "auto") -> Prediction | list[Prediction]:
+        """Predict one image (a file, a PIL image or a NumPy array) or many (a folder, or a list of images).
+
+        Returns:
+            A Prediction for one image, a list of them for many.
+
+        Raises:
+            UserError: there is no such file, a file is not an image, or a folder holds none.
+        """
+        from tintype.verbs.predict.files import list_images
+        from tintype.verbs.predict.opening import open_run
+
+        predictor = open_run(self, device)
+        if isinstance(images, str | Path) and Path(images).is_dir():
+            images = list_images([images])
+        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+            return list(predictor.predict(images))
+        return next(iter(predictor.predict([images])))
+
+    def generate(
+        self,
+        count: int = 1,
+        *,
+        start: int = 0,
+        seed: int = 0,
+        class_name: str | int | None = None,
+        truncation: float | None = None,
+        interpolate: bool = False,
+        device: str = "auto",
+    ) -> np.ndarray:
+        """Make images with a generator; image i follows from (seed, i) alone, whatever the count.
+
+        Args:
+            count: how many.
+            start: index of the first one.
+            seed: another seed gives other images.
+            class_name: what to show: a class, by its name or, where that is a number, as one; by
+                default each class in turn, if the generator knows classes.
+            truncation: bound of the noise; lower is more typical and less varied.
+            interpolate: blend each image into the next, in 8 steps.
+            device: where to compute.
+
+        Returns:
+            Images (N, H, W, C) uint8.
+
+        Raises:
+            UserError: the run makes no images, or an argument cannot be.
+        """
+        import numpy
+
+        how = {
+            "start": start,
+            "seed": seed,
+            "class_name": class_name,
+            "truncation": truncation,
+            "interpolate": interpolate,
+        }
+        part = find_part(self.recipe.task, "images", "make images")
+        return numpy.stack(list(part.Sampler.of(self, device=device).images(count, **how)))
+
+    def upscale(self, image: Any, *, tile: int = 256, device: str = "auto") -> Any:
+        """Enlarge an image: a file or a Pillow image gives a Pillow image, a NumPy array an array.
+
+        Args:
+            image: a path, a Pillow image, or (H, W) or (H, W, C) of uint8 or uint16; alpha is kept.
+            tile: side of the tiles in pixels of the small image.
+            device: where to compute.
+
+        Raises:
+            UserError: the run enlarges nothing, or the image cannot be read.
+        """
+        part = find_part(self.recipe.task, "upscaler", "enlarge pictures")
+        return part.Upscaler.of(self, tile=tile, device=device)(image)
+
+    def evaluate(
+        self,
+        *,
+        data: str | None = None,
+        split: str | None = None,
+        features: str | None = None,
+        inception_weights: str | None = None,
+        classes: bool = False,
+        groups: str | None = None,
+        device: str = "auto",
+    ) -> dict[str, Any]:
+        """Measure the model again: on a split of its own data ("test" by default), or on another data set.
+
+        With `data` and no split, all its images are taken. Looking at the own test split is
+        counted. A generator is measured on `features` (a classifier's run folder or a weight file),
+        and by FID where Inception weights are given. With `classes`, a classifier's figures hold
+        precision, recall and F1 of each class, and their averages. `groups` says which images of
+        `data` belong together ("{group}_*.jpg", a regular expression, "exif:60s").
+
+        Returns:
+            The figures: accuracy, accuracy_ci95, loss, num_images and more.
+
+        Raises:
+            UserError: the data is not there, has other classes, or is no longer what the run was
+                trained on.
+        """
+        from tintype.verbs.evaluate import evaluate_run
+
+        watcher = make_watcher()
+        try:
+            return evaluate_run(
+                self, data=data, split=split, device=device, features=features, inception_weights=inception_weights,
+                classes=classes, groups=groups, progress=watcher.on_work,
+            )  # fmt: skip
+        finally:
+            watcher.close()
+
+    def export(
+        self,
+        *,
+        format: str = "onnx",
+        int8: bool = False,
+        fp16: bool = False,
+        out: str | Path | None = None,
+        data: str | None = None,
+        max_loss: float | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Exported:
+        """Write the model as one file for other programs, with all preprocessing inside; checked before it is kept.
+
+        Args:
+            format: "onnx", "torchscript" or "pt2".
+            int8: quantise to 8 bits, calibrated on validation images (ONNX only).
+            fp16: weights and arithmetic of the network in float16.
+            out: the file, which must be new; RUN/exports/NAME by default.
+            data: other images to check on, where the run's own are gone.
+            max_loss: how much a quantised model may lose: points of accuracy (2 by default), or dB
+                (0.3).
+            progress: called as progress(what, done, total).
+
+        Raises:
+            UserError: the run has no finished model, something is missing, or the exported model
+                does not agree.
+        """
+        from tintype.verbs.export import export_run
+
+        out = None if out is None else Path(out)
+        return export_run(
+            self,
+            format=format,
+            int8=int8,
+            fp16=fp16,
+            out=out,
+            data=data,
+            max_loss=max_loss,
+            progress=progress,
+        )
+
+    def card(self, out: str | Path | None = None, *, licence: str | None = None) -> Path | str:
+        """Write a model card: what the model is, how good, where it fails, how to use it.
+
+        Args:
+            out: the file; MODEL_CARD.md of the run by default, which is made again. "-" returns the
+                text.
+            licence: identifier of the licence of the weights, such as "apache-2.0"; none is
+                assumed.
+
+        Raises:
+            UserError: the run is not finished, or another file is there already.
+        """
+        from tintype.files.whole import written_whole
+        from tintype.verbs.share.card import make_card
+
+        text = make_card(self, licence=licence)
+        if str(out) == "-":
+            return text
+        path = self.path / "MODEL_CARD.md" if out is None else Path(out)
+        if out is not None and path.exists():
+            raise UserError(
+                f"{path} already exists and will not be overwritten. Choose another --out."
+            )
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return path
+
+    def pack(self, out: str | Path | None = None) -> Path:
+        """Make one zip file that `tintype.load` opens elsewhere, and return its path; NAME.zip by default.
+
+        Raises:
+            UserError: the run is not finished, or the file is there already.
+        """
+        from tintype.runs.packed import pack
+
+        for name in ("model.json", "evaluation.json"):
+            self.read(name)  # which says what is missing of a run that is not finished
+        target = Path(f"{self.name}.zip") if out is None else Path(out)
+        if target.suffix.lower() != ".zip":
+            raise UserError(f"--out {target}: expected a file that ends in .zip.")
+        pack(self.path, target)
+        return target
+
+    def report(self) -> Path:
+        """Write report.html and its figures again, and return the path of the page.
+
+        They are made from the files of the folder alone.
+        """
+        from tintype.pages.report import write_report
+
+        return write_report(self.path)
+
+    @property
+    def figures(self) -> RunFigures:
+        """Return the figures of the report as objects.
+
+        `run.figures.history()`, `.confusion()`, `.mistakes()` and so on.
+        """
+        from tintype.pages.run_figures import RunFigures
+
+        return RunFigures(self.path)
+
+    def result(self) -> dict[str, Any]:
+        """Return what `tintype train --json` prints.
+
+        That is run, parameters, multiply_adds, seconds, and the figures by split.
+        """
+        model, environment = self.read("model.json"), self.read("environment.json")
+        return {
+            "run": str(self.path),
+            "parameters": model["parameters"],
+            "multiply_adds": model["multiply_adds"],
+            "seconds": environment["seconds"],
+            "warnings": self.read("evaluation.json").get("warnings", []),
+            **self.metrics,
+        }
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.status.get('state', 'empty')})"
+
+    def _repr_html_(self) -> str:
+        from tintype.pages.run_figures import run_card
+
+        return run_card(self.path)
