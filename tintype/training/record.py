@@ -70,7 +70,9 @@ def _write_data(run: RunFolder, splits: DataSplits) -> None:
     spec = splits.spec
     # other targets than classes are no keys to count by
     classes = range(len(spec.class_names))
-    counts = {s: Counter(splits[s].targets.tolist() if classes else ()) for s in SPLITS}
+    counts: dict[str, Counter[int]] = {
+        s: Counter(splits[s].targets.tolist() if classes else ()) for s in SPLITS
+    }
     run.write(
         "data.json",
         {
