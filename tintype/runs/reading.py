@@ -19,8 +19,10 @@ import yaml
 from tintype.errors import UserError
 from tintype.files.bounded import open_text, read_bytes, read_json_object
 from tintype.files.yaml_files import MOST_YAML_BYTES, parse_yaml
+from tintype.recipe import Recipe
 from tintype.runs.shapes import fitting
 
+USUAL_TASK: str = Recipe.model_fields["task"].default  # of recipes that name none
 Metrics = dict[str, list[float]]  # column -> one value for each row, NaN where the row is blank
 
 
@@ -50,7 +52,7 @@ class RunFiles:
 
     @property
     def task(self) -> str:
-        return str(self.recipe.get("task") or self.evaluation.get("task") or "classify")
+        return str(self.recipe.get("task") or self.evaluation.get("task") or USUAL_TASK)
 
     @property
     def finished(self) -> bool:
@@ -110,17 +112,19 @@ def read_run(folder: Path) -> RunFiles:
 
     recipe_text = read_bytes(recipe_file, most=MOST_YAML_BYTES).decode("utf-8", "replace")
     problems: list[str] = []
+    recipe = _recipe(recipe_text, problems)
+    task = str(recipe.get("task") or USUAL_TASK)
     return RunFiles(
         folder=folder,
-        recipe=_recipe(recipe_text, problems),
+        recipe=recipe,
         recipe_text=recipe_text,
-        environment=_mapping(folder / "environment.json", problems),
-        data=_mapping(folder / "data.json", problems),
-        model=_mapping(folder / "model.json", problems),
-        evaluation=_mapping(folder / "evaluation.json", problems),
-        status=_mapping(folder / "status.json", problems),
-        samples=_mapping(folder / "samples" / "samples.json", problems),
-        analysis=_mapping(folder / "analysis.json", problems),
+        environment=_mapping(folder / "environment.json", task, problems),
+        data=_mapping(folder / "data.json", task, problems),
+        model=_mapping(folder / "model.json", task, problems),
+        evaluation=_mapping(folder / "evaluation.json", task, problems),
+        status=_mapping(folder / "status.json", task, problems),
+        samples=_mapping(folder / "samples" / "samples.json", task, problems),
+        analysis=_mapping(folder / "analysis.json", task, problems),
         metrics=read_metrics(folder / "metrics.csv"),
         problems=tuple(problems),
     )
@@ -137,11 +141,11 @@ def _recipe(text: str, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
+def _mapping(path: Path, task: str, problems: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content, left_out = fitting(path.name, read_json_object(path))
+        content, left_out = fitting(path.name, read_json_object(path), task)
     except (OSError, ValueError) as error:
         problems.append(f"{path.name} cannot be read: {error}")
         return {}

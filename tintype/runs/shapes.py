@@ -1,18 +1,19 @@
-"""What the JSON files of a run hold, described where they are read: a run folder may come from somebody else.
+"""What the JSON files of a run hold, checked where they are read: a run may come from a stranger.
 
-Only what tintype reads is described; other keys pass, so that files of earlier and later versions
-do.
+What every run has is described here, and what a task adds in `tasks/NAME/shapes.py`. Only what
+tintype reads is described; other keys pass, so that files of earlier and later versions do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from tintype import plugins
 from tintype.errors import UserError
 
 FORMAT = 1  # of model.json
@@ -49,17 +50,20 @@ _EXPECTED = {
 }  # fmt: skip
 
 
-def _missing(name: str) -> PydanticCustomError:
+def missing_key(name: str) -> PydanticCustomError:
+    """Return the error of a key that is missing."""
     return PydanticCustomError("missing", "{name} is missing", {"name": name})
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """A mapping in a JSON file: types as they are written, other keys allowed."""
+
     model_config = ConfigDict(
         strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=()
     )
 
 
-def _same_length(shape: BaseModel, *names: str) -> None:
+def same_length(shape: BaseModel, *names: str) -> None:
     """Raise where lists, of those that are given, differ in length."""
     lengths = {name: len(value) for name in names if (value := getattr(shape, name)) is not None}
     if len(set(lengths.values())) > 1:
@@ -71,7 +75,7 @@ def _same_length(shape: BaseModel, *names: str) -> None:
 # ---- model.json -------------------------------------------------------------------------------------------------------
 
 
-class _Preprocessing(_Shape):
+class _Preprocessing(Shape):
     channels: Literal[1, 3]
     height: Positive
     width: Positive
@@ -89,7 +93,7 @@ class _Preprocessing(_Shape):
         return self
 
 
-class _Architecture(_Shape):
+class _Architecture(Shape):
     name: str
     options: dict[str, Any]
 
@@ -107,172 +111,54 @@ class _Architecture(_Shape):
         return self
 
 
-class _Threshold(_Shape):
-    accuracy: Share
-    threshold: Number | None
-
-
-class _Model(_Shape):
+class _Model(Shape):
     format: Count
     task: str
     precision: Literal["fp32", "bf16"]
     preprocessing: _Preprocessing
     architecture: _Architecture
-    class_names: list[str]
+    class_names: list[str]  # empty where a network knows no classes
     parameters: Count
     multiply_adds: Count
     first_layer: str | None = None
     network: str | None = None
-    temperature: Annotated[float, Field(gt=0, le=MOST)] | None = None
-    tta: str | None = None
-    abstain: list[_Threshold] = []
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
-        needed = {
-            "classify": ("tta",),
-            "generate": ("features", "num_samples"),
-            "upscale": ("scale", "degrade"),
-        }
-        missing = [
-            name
-            for name in needed.get(self.task, ())
-            if name not in self.model_fields_set | self._extra()
-        ]
-        if missing:
-            raise _missing(missing[0])
-        if self.task == "classify" and len(self.class_names) < 1:
-            raise ValueError("class_names is empty")
+    def _named_once(self) -> Self:
         if len(set(self.class_names)) < len(self.class_names):
             raise ValueError("class_names holds a name twice")
-
         return self
-
-    def _extra(self) -> set[str]:
-        return set(self.model_extra or ())
 
 
 # ---- evaluation.json --------------------------------------------------------------------------------------------------
 
 
-class _OfPictures(_Shape):
-    psnr_y: Number
-    ssim_y: Number
-
-
-class _Figures(_Shape):
+class _Figures(Shape):
     num_images: Count
-    accuracy: Share | None = None
-    accuracy_ci95: Interval | None = None
-    top5_accuracy: Share | None = None
-    top5_accuracy_ci95: Interval | None = None
-    balanced_accuracy: Share | None = None
-    macro_f1: Share | None = None
-    loss: Number | None = None
-    expected_calibration_error: Share | None = None
-    calibration_error: Share | None = None
-    calibration_error_if_perfect: Share | None = None
     num_groups: Number | None = None
-    without_leaked: _Figures | None = None
-    without_seen: _Figures | None = None
-    num_generated: Count | None = None
-    class_shares: dict[str, Share] | None = None
-    psnr_y: Number | None = None
-    ssim_y: Number | None = None
-    bicubic: _OfPictures | None = None
-    nearest: _OfPictures | None = None
-    gain: Number | None = None
-    gain_ci95: Interval | None = None
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
-        together = {
-            "accuracy": ("accuracy_ci95", "macro_f1", "loss", "expected_calibration_error"),
-            "psnr_y": ("ssim_y", "bicubic", "nearest", "gain"),
-        }
-        for name, others in together.items():
-            missing = [other for other in others if getattr(self, other) is None]
-            if name in self.model_fields_set and (missing or getattr(self, name) is None):
-                raise _missing((missing or [name])[0])
-
+    def _within_bounds(self) -> Self:
         for name, value in (self.model_extra or {}).items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and abs(value) > MOST:
                 raise ValueError(f"{name} is out of bounds")
-            if (
-                name.startswith(("fd_", "fid", "kid_", "precision_", "recall_", "lpips_"))
-                and not is_number
-            ):
-                raise ValueError(f"{name}: expected a number, found {_short(value)}")
-
         return self
 
 
-class _OfClass(_Shape):
-    name: str
-    precision: Share | None
-    recall: Share | None
-    f1: Share | None
-    support: Count
-
-
-class _Pair(_Shape):
-    target: str
-    prediction: str
-    count: Count
-    share: Share
-
-
-class _Bin(_Shape):
-    low: Number
-    high: Number
-    count: Count
-    confidence: Number | None
-    accuracy: Number | None
-
-
-class _OfCalibration(_Shape):
-    loss_before: Number
-    loss_after: Number
-    ece_before: Number
-    ece_after: Number
-
-
-class _Calibration(_Shape):
-    temperature: Number
-    reason: str | None = None
-    splits: dict[str, _OfCalibration]
-    reliability: dict[str, list[_Bin]]
-
-
-class _Answered(_Shape):
-    num_images: Count
-    num_answered: Count
-    num_correct: Count
-    coverage: Share
-    coverage_ci95: Interval | None = None
-    accuracy: Share | None
-    accuracy_ci95: Interval | None
-
-
-class _Abstain(_Threshold):
-    val: _Answered | None = None
-    test: _Answered | None = None
-
-
-class _Verdict(_Shape):
+class _Verdict(Shape):
     word: str | None = None
     text: str | None = None
     gap: Number | None = None
     gap_ci95: Interval | None = None
 
 
-class _Looks(_Shape):
+class _Looks(Shape):
     run: Count
     data: Count
 
 
-class _ValidationUse(_Shape):
+class _ValidationUse(Shape):
     rules: Count | None = None
     how: str | None = None
     num_selecting: Count | None = None
@@ -280,61 +166,45 @@ class _ValidationUse(_Shape):
     text: str
 
 
-class _Evaluated(_Shape):
+class _Evaluated(Shape):
     kind: str
     name: str
     figures: _Figures | None = None
 
 
-class _Evaluation(_Shape):
+class _Evaluation(Shape):
     task: str | None = None
     splits: dict[SplitName, _Figures]
-    calibration: _Calibration | None = None
-    per_class: dict[SplitName, list[_OfClass]] | None = None
-    confusion: dict[SplitName, list[list[Count]]] | None = None
-    most_confused: dict[SplitName, list[_Pair]] | None = None
-    reliability: dict[SplitName, list[_Bin]] | None = None
     verdict: _Verdict | None = None
     warnings: list[str] | None = None
-    abstain: list[_Abstain] | None = None
     test_looks: _Looks | None = None
     chosen_by_validation: str | None = None
     validation: _ValidationUse | None = None
-    evaluations: list[_Evaluated] | None = None
     protocol: dict[str, str] | None = None
-    nearest: dict[str, Number | None] | None = None
-    scale: Count | None = None
-
-    @model_validator(mode="after")
-    def _square(self) -> Self:
-        for split, matrix in (self.confusion or {}).items():
-            if any(len(row) != len(matrix) for row in matrix):
-                raise ValueError(f"confusion.{split}: expected as many columns as rows")
-        return self
 
 
 # ---- the others -------------------------------------------------------------------------------------------------------
 
 
-class _Status(_Shape):
+class _Status(Shape):
     state: str | None = None
     step: Count | None = None
     total_steps: Count | None = None
     seconds: Number | None = None
 
 
-class _Choice(_Shape):
+class _Choice(Shape):
     name: str
     choice: str
     reason: str
 
 
-class _Departure(_Shape):
+class _Departure(Shape):
     step: Count
     why: list[str] | str
 
 
-class _Environment(_Shape):
+class _Environment(Shape):
     tintype: str | None = None
     python: str | None = None
     torch: str | None = None
@@ -354,7 +224,7 @@ class _Environment(_Shape):
     seconds: Number | None = None
 
 
-class _Data(_Shape):
+class _Data(Shape):
     name: str
     fingerprint: str
     channels: Count
@@ -367,141 +237,32 @@ class _Data(_Shape):
     skipped: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = None
 
 
-class _Sample(_Shape):
+class Sample(Shape):
+    """An entry of samples.json: a picture in samples/ and what is known of it."""
+
     file: str
     name: str | None = None
     kind: str | None = None
-    target: str | None = None
-    prediction: str | None = None
-    confidence: Number | None = None
-    correct: bool | None = None
     position: Count | None = None
-    psnr_y: Number | None = None
-    ssim_y: Number | None = None
-    bicubic_psnr_y: Number | None = None
-    bicubic_ssim_y: Number | None = None
-
-
-class _OfPair(_Shape):
-    target: str
-    prediction: str
-    count: Count
-    share: Share
-    mistakes: list[_Sample]
-    of_target: list[_Sample]
-    of_prediction: list[_Sample]
-
-
-class _Neighbour(_Sample):
-    similarity: Number | None = None
-    same: bool | None = None
-
-
-class _Mistake(_Sample):
-    heat: str | None = None
-    neighbours: list[_Neighbour] | None = None
-
-
-class _Worst(_Shape):
-    items: list[_Mistake]
-    layer: str | None = None
-    num_searched: Count | None = None
-
-
-class _Slice(_Shape):
-    low: Number
-    high: Number
-    num_images: Count
-    num_wrong: Count
-    error_rate: Share
-    error_rate_ci95: Interval
-
-
-class _Attribute(_Shape):
-    name: str
-    bins: list[_Slice]
-    p: Share | None = None
-    p_holm: Share | None = None
-    significant: bool | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if (self.significant or self.p is not None) and self.p_holm is None:
-            raise _missing("p_holm")
-        return self
-
-
-class _Slices(_Shape):
-    num_images: Count | None = None
-    num_wrong: Count | None = None
-    attributes: list[_Attribute]
-
-
-class _Sheet(_Shape):
-    file: str
-    columns: Positive
-    count: Count
-    width: Positive
-    height: Positive
-
-
-class _Map(_Shape):
-    method: str
-    share_of_variance: list[Number] | None = None
-    num_images: Count | None = None
-    x: list[Number]
-    y: list[Number]
-    position: list[Count] | None = None
-    target: list[Count]
-    prediction: list[Count]
-    confidence: list[Number]
-    name: list[str] | None = None
-    thumbnail: list[int] | None = None
-    sheet: _Sheet | None = None
-
-    @model_validator(mode="after")
-    def _aligned(self) -> Self:
-        _same_length(self, "x", "y", "position", "target", "prediction", "confidence", "thumbnail")
-        return self
-
-
-class _Curve(_Shape):
-    coverage: list[Share]
-    accuracy: list[Share]
-    threshold: list[Number]
-    num_answered: list[Count] | None = None
-
-    @model_validator(mode="after")
-    def _aligned(self) -> Self:
-        _same_length(self, "coverage", "accuracy", "threshold", "num_answered")
-        return self
-
-
-class _Analysis(_Shape):
-    pairs: list[_OfPair] | None = None
-    worst: _Worst | None = None
-    slices: _Slices | None = None
-    map: _Map | None = None
-    risk_coverage: dict[SplitName, _Curve] | None = None
 
 
 class _Samples(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-    __pydantic_extra__: dict[str, list[_Sample]]
+    __pydantic_extra__: dict[str, list[Sample]]
 
 
-class _OfStudy(_Shape):
+class _OfStudy(Shape):
     state: str
     message: str | None = None
     seconds: Number | None = None
     recipe: dict[str, Any] | None = None
 
 
-class _Study(_Shape):
+class _Study(Shape):
     runs: dict[str, _OfStudy]
 
 
-class _Tracked(_Shape):
+class _Tracked(Shape):
     step: Count | None = None
 
 
@@ -512,14 +273,14 @@ class _Tracking(BaseModel):
 
 SHAPES: dict[str, type[BaseModel]] = {
     "model.json": _Model, "evaluation.json": _Evaluation, "status.json": _Status, "environment.json": _Environment,
-    "data.json": _Data, "samples.json": _Samples, "analysis.json": _Analysis, "study.json": _Study, "tracking.json": _Tracking,
+    "data.json": _Data, "samples.json": _Samples, "study.json": _Study, "tracking.json": _Tracking,
 }  # fmt: skip
 
 
 # ---- holding a file against its shape ---------------------------------------------------------------------------------
 
 
-def check(path: Path, content: Any, *, complete: bool = False) -> None:
+def check(path: Path, content: Any, *, complete: bool = False, task: str = "") -> None:
     """Raise where the content of a run's JSON file is not what tintype writes under that name.
 
     Args:
@@ -527,6 +288,7 @@ def check(path: Path, content: Any, *, complete: bool = False) -> None:
         content: what was read from it.
         complete: whether what is missing further in, such as one figure of a split, is refused as
             well.
+        task: the task of the run, for files that do not name it.
 
     Raises:
         ValueError: it is not; the message names the place in the file, what was expected and what
@@ -540,19 +302,19 @@ def check(path: Path, content: Any, *, complete: bool = False) -> None:
         raise UserError(
             f"{path.parent} was made by a newer tintype (format {newest}). Update tintype."
         )
-    for problem in _problems(path.name, content):
+    for problem in _problems(path.name, content, task):
         if complete or not problem.missing or len(problem.place) < 2:
             raise ValueError(problem.line)
 
 
-def fitting(file: str, content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def fitting(file: str, content: dict[str, Any], task: str = "") -> tuple[dict[str, Any], list[str]]:
     """Return what fits of the content of a run's JSON file, and a line for each part of it that is left out.
 
     A part is a key of the file, or a key within it where it is a mapping. What is missing is
     nothing that does not fit: a reader that goes on without a part can go on without a key.
     """
     lines: list[str] = []
-    while problems := [each for each in _problems(file, content) if not each.missing]:
+    while problems := [each for each in _problems(file, content, task) if not each.missing]:
         if not all(each.place for each in problems):
             return {}, [f"{file} is left out: {problems[0].line}"]
         for each in problems:
@@ -578,38 +340,53 @@ def _without(content: dict[str, Any], place: Sequence[int | str]) -> tuple[dict[
     return {**content, first: kept}, f"{first}.{second}"
 
 
+class ShapesPart(Protocol):
+    """The module `tasks/NAME/shapes.py`: what runs of the task have besides, by file."""
+
+    SHAPES: Mapping[str, type[BaseModel]]
+
+
 class _Problem(NamedTuple):
     place: Sequence[int | str]
     line: str
     missing: bool
 
 
-def _problems(file: str, content: Any) -> list[_Problem]:
-    shape = SHAPES.get(file)
-    if shape is None:
-        return []
-    try:
-        shape.model_validate(content)
-    except ValidationError as error:
-        return [
-            _Problem(each["loc"], _line(each), each["type"] == "missing")
-            for each in error.errors(include_url=False)
-        ]
-    return []
+def _problems(file: str, content: Any, task: str) -> list[_Problem]:
+    found: dict[tuple[int | str, ...], _Problem] = {}
+    for shape in _shapes_of(file, content, task):
+        try:
+            shape.model_validate(content)
+        except ValidationError as error:
+            for each in error.errors(include_url=False):
+                missing = each["type"] == "missing"
+                found.setdefault(each["loc"], _Problem(each["loc"], _line(each), missing))
+    return list(found.values())
+
+
+def _shapes_of(file: str, content: Any, task: str) -> list[type[BaseModel]]:
+    """Return what describes a file: what every run has, and what the task of the run adds."""
+    named = content.get("task") if isinstance(content, dict) else None
+    task = named if isinstance(named, str) else task
+    found = [SHAPES[file]] if file in SHAPES else []
+    if task in plugins.names("tasks") and plugins.has_part(task, "shapes"):
+        part = cast(ShapesPart, plugins.find_part(task, "shapes", "be checked"))
+        found += [part.SHAPES[file]] if file in part.SHAPES else []
+    return found
 
 
 def _line(error: Any) -> str:
     place = ".".join(map(str, error["loc"]))
     start = f"{place}: " if place else ""
     if error["type"] == "missing":
-        told = error["msg"] if "ctx" in error else "it is missing"
-        return start + told
+        return start + (error["msg"] if "ctx" in error else "it is missing")
     if error["type"] == "value_error":  # of a validator here, which says what was found
         return start + str(error["ctx"]["error"])
     expected = _EXPECTED.get(error["type"]) or error["msg"].replace("Input should be ", "")
-    return f"{start}expected {expected}, found {_short(error['input'])}"
+    return f"{start}expected {expected}, found {short_repr(error['input'])}"
 
 
-def _short(value: Any) -> str:
+def short_repr(value: Any) -> str:
+    """Return a value as it is shown in a message, cut to 40 characters."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
