@@ -118,3 +118,21 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
             heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
             assert anchor in slugs, target
+
+
+def test_the_tree_of_the_design_page_is_the_tree() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    [tree] = re.findall(r"^```\ntintype/\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    named: set[str] = set()
+    folder = ""
+    for line in tree.splitlines():
+        for name in re.findall(r"^ {2,4}(\S+\.py|\S+/)(?= |$)", line):
+            inner = line.startswith("    ")
+            folder = folder if inner else name
+            named.add(f"{folder}{name}" if inner else name)
+
+    missing = [name for name in named if not (ROOT / "tintype" / name).exists()]
+    assert missing == ["tasks/NAME/"]
+    files = {path.name for path in (ROOT / "tintype").glob("*.py")}
+    folders = {path.parent.name + "/" for path in (ROOT / "tintype").glob("*/__init__.py")}
+    assert (files | folders) <= named
