@@ -44,6 +44,7 @@ class FrozenBackbone:
         normalise: Callable[[Tensor], Tensor],
     ) -> None:
         self.network = network
+        self.parts = backbone_parts(network)  # now, since a task may put a larger head in place
         self.name = name
         self.spec = spec
         self.device = device
@@ -91,8 +92,7 @@ class FrozenBackbone:
     @cached_property
     def _extract(self) -> Callable[[Tensor], Tensor]:
         """The function from images to features, by a copy of the network made for inference."""
-        head = backbone_parts(self.network).head_name
-        return penultimate(for_inference(self.network, self.spec), head)
+        return penultimate(for_inference(self.network, self.spec), self.parts.head_name)
 
     @cached_property
     def _identity(self) -> Network:
@@ -109,8 +109,7 @@ class FrozenBackbone:
 
         spec = self.spec
         size = (spec.channels, spec.height, spec.width)
-        weights = backbone_parts(self.network).digest()
-        what = (weights, size, spec.mean, spec.std, str(self.dtype), BATCH, bits)
+        what = (self.parts.digest(), size, spec.mean, spec.std, str(self.dtype), BATCH, bits)
 
         key = hashlib.blake2b(repr(what).encode(), digest_size=16).hexdigest()
         return Network(key, f"{self.name} at {spec.height}x{spec.width}")
