@@ -1,6 +1,7 @@
-"""Find models, data sets and recipes by file name. Nothing is registered: to add one is to add one file.
+"""Find models, data sets and recipes by file name.
 
-Listing reads source text only (no plug-in is imported), so that `tintype list` answers at once.
+Nothing is registered: to add one is to add one file. Listing reads source text only (no plug-in is
+imported), so that `tintype list` answers at once.
 """
 
 from __future__ import annotations
@@ -76,9 +77,7 @@ def _targets(kind: str, stem: str) -> frozenset[str]:
 
 @lru_cache
 def _offers(kind: str) -> dict[str, dict[str, str]]:
-    """Return what each file of a kind offers, {stem: {name: description}}, read from the source
-    text.
-    """
+    """Return what each file of a kind offers, {stem: {name: description}}, without an import."""
     found: dict[str, dict[str, str]] = {}
     for stem, path in _files(kind).items():
         single = {stem.replace("_", "-"): _summary(ast.parse(path.read_text(encoding="utf-8")))}
@@ -178,7 +177,7 @@ def find_part(task: str, part: str, purpose: str) -> ModuleType:
     """Import and return what a task offers to a verb: `tintype.tasks.TASK.PART`.
 
     Args:
-        part: "compare", "export", "serve" and so on; the file of that name in the folder of the task.
+        part: "compare", "export" and so on; the file of that name in the folder of the task.
         purpose: what runs of a task without this part cannot do, such as "be compared".
 
     Raises:

@@ -38,6 +38,7 @@ class Canvas:
         self.white = 1.0 if images.is_floating_point() else 255.0
         self.size, self.channels, self.height, self.width = images.shape
         self.device = images.device
+
         # For every output row (N, H) and column (N, W) the input row or column; below zero for
         # black.
         self.rows: Tensor | None = None
@@ -69,7 +70,7 @@ class Canvas:
         return self.uniform() < probability
 
     def beta(self, alpha: float) -> Tensor:
-        """Draw Beta(alpha, alpha) for each image, exactly and without rejection (which would need a loop).
+        """Draw Beta(alpha, alpha) for each image, exactly and without the loop of rejection.
 
         Beta(alpha + 1, alpha + 1) by Ulrich (1984), then Gamma(alpha) = Gamma(alpha + 1)
         U^(1/alpha), in logarithms.
@@ -81,9 +82,7 @@ class Canvas:
         return torch.sigmoid(torch.logit(peaked, eps=1e-7) + spread / alpha)
 
     def pixels_of(self, length: float) -> int:
-        """Return a length in pixels: itself, or below 1 that fraction of the shorter side (at least
-        1 if not 0).
-        """
+        """Return a length in whole pixels; below 1 it is a fraction of the shorter side."""
         if length >= 1 or length == 0:
             return round(length)
         return max(1, round(length * min(self.height, self.width)))
@@ -115,12 +114,11 @@ class Canvas:
         self._set_places(shifted, vertical)
 
     def transform(self, matrix: Tensor, fill: Fill = "reflect") -> None:
-        """Move pixels by a matrix (N, 2, 3) from output to input coordinates, in pixels from the
-        centre.
-        """
+        """Move pixels by a matrix (N, 2, 3) from output to input, in pixels from the centre."""
         if self.matrix is not None:
             # Elementwise, since a matrix product may be rounded to TF32 or bfloat16.
-            linear, moved = self.matrix[:, :, :2], self.matrix[:, :, 2]
+            linear = self.matrix[:, :, :2]
+            moved = self.matrix[:, :, 2]
             matrix = (linear[:, :, :, None] * matrix[:, None]).sum(2)
             matrix = torch.cat([matrix[:, :, :2], (matrix[:, :, 2] + moved)[:, :, None]], dim=2)
         self.matrix = matrix

@@ -74,8 +74,9 @@ def vertical_flip(canvas: Canvas, *, probability: Probability = 0.5) -> None:
 
 
 def crop(canvas: Canvas, *, padding: Length = 4, fill: Fill = "reflect") -> None:
-    """Pad by so many pixels (below 1: that part of the shorter side) and crop the old size at
-    random.
+    """Pad by so many pixels and crop the old size at random.
+
+    Below 1, `padding` is a part of the shorter side.
     """
     pixels = canvas.pixels_of(padding)
     for vertical in (True, False):
@@ -115,7 +116,7 @@ def affine(
 def resized_crop(
     canvas: Canvas, *, scale: Areas = (0.35, 1.0), ratio: Ratios = (3 / 4, 4 / 3)
 ) -> None:
-    """Crop a part (scale: of the area, ratio: width to height) at random and resize it to the old size.
+    """Crop a part (scale: of the area, ratio: width to height) at random and resize it.
 
     The box of Szegedy et al., "Going deeper with convolutions" (2015), cut to the image where it
     would be too long.
@@ -143,10 +144,11 @@ def colour_jitter(
     hue: Annotated[float, Limits(0, 0.5)] = 0.0,
     probability: Probability = 1.0,
 ) -> None:
-    """Change brightness, contrast and saturation by a factor of 1 - strength to 1 + strength, and hue by turns.
+    """Change brightness, contrast and saturation by up to a strength, and hue by turns.
 
-    Brightness, contrast and saturation have the given strength unless their own is stated. Images
-    that are not RGB change in brightness and contrast only.
+    Factors lie between 1 - strength and 1 + strength. Brightness, contrast and saturation have the
+    given strength unless their own is stated. Images that are not RGB change in brightness and
+    contrast only.
     """
     chosen = canvas.chance(probability)
 
@@ -188,12 +190,12 @@ def erase(
     fill: Literal["mean", "zero", "noise"] = "mean",
     probability: Probability = 1.0,
 ) -> None:
-    """Hide a square of so many pixels (below 1: that part of the shorter side), or a rectangle of a drawn area.
+    """Hide a square of so many pixels, or a rectangle of a drawn area.
 
-    The square's centre may lie anywhere, so that a part of it may be outside (cutout: DeVries &
-    Taylor, 2017). With `area` given, a rectangle of that part of the image and of the given width /
-    height lies inside (random erasing: Zhong et al., 2017). Filled with the image's own mean
-    colour, black, or noise.
+    Below 1, the size of the square is a part of the shorter side. The square's centre may lie
+    anywhere, so that a part of it may be outside (cutout: DeVries & Taylor, 2017). With `area`
+    given, a rectangle of that part of the image and of the given width / height lies inside (random
+    erasing: Zhong et al., 2017). Filled with the image's own mean colour, black, or noise.
     """
     images = canvas.pixels()
     chosen = canvas.chance(probability)
@@ -202,7 +204,8 @@ def erase(
         height = width = torch.full(
             (canvas.size,), float(canvas.pixels_of(size)), device=canvas.device
         )
-        centre_y, centre_x = canvas.uniform(0, canvas.height), canvas.uniform(0, canvas.width)
+        centre_y = canvas.uniform(0, canvas.height)
+        centre_x = canvas.uniform(0, canvas.width)
     else:
         pixels = canvas.uniform(*area) * canvas.height * canvas.width
         aspect = canvas.uniform(math.log(ratio[0]), math.log(ratio[1])).exp()
@@ -231,7 +234,9 @@ def mixup(
     alpha: Annotated[float, Limits(0.01, 100)] = 0.2,
     probability: Probability = 1.0,
 ) -> None:
-    """Blend each image and its target with another of the batch, by a part drawn from Beta(alpha, alpha).
+    """Blend each image and its target with another of the batch.
+
+    The share of each is drawn from Beta(alpha, alpha).
 
     Source: Zhang et al., "mixup: beyond empirical risk minimization" (2018).
     """
@@ -250,11 +255,11 @@ def cutmix(
     alpha: Annotated[float, Limits(0.01, 100)] = 1.0,
     probability: Probability = 1.0,
 ) -> None:
-    """Paste a box of another image of the batch, and mix the targets by its area; beside mixup, either of the two.
+    """Paste a box of another image of the batch, and mix the targets by its area.
 
-    The box has the part 1 - Beta(alpha, alpha) of the area before it is cut at the borders; images
-    that mixup has changed are left alone (with both named, mixup's probability is 0.5 unless
-    stated).
+    Beside mixup, an image gets either of the two. The box has the part 1 - Beta(alpha, alpha) of
+    the area before it is cut at the borders; images that mixup has changed are left alone (with
+    both named, mixup's probability is 0.5 unless stated).
 
     Source: Yun et al., "CutMix" (2019).
     """
@@ -262,12 +267,15 @@ def cutmix(
     chosen = canvas.chance(probability)
     if canvas.mixed is not None:
         chosen = chosen & ~canvas.mixed
+
     side = (1 - canvas.beta(alpha)).sqrt()
-    height, width = (side * canvas.height).round(), (side * canvas.width).round()
-    pasted = _boxes(
-        canvas, canvas.uniform(0, canvas.height), canvas.uniform(0, canvas.width), height, width
-    )
+    height = (side * canvas.height).round()
+    width = (side * canvas.width).round()
+    centre_y = canvas.uniform(0, canvas.height)
+    centre_x = canvas.uniform(0, canvas.width)
+    pasted = _boxes(canvas, centre_y, centre_x, height, width)
     pasted = pasted & chosen[:, None, None, None]  # (N, 1, H, W)
+
     partner = torch.randperm(canvas.size, generator=canvas.generator, device=canvas.device)
     canvas.images = torch.where(pasted, images[partner], images)
     _mix_targets(canvas, partner, 1 - pasted.float().mean((1, 2, 3)))
@@ -280,11 +288,11 @@ def _boxes(
     canvas: Canvas, centre_y: Tensor, centre_x: Tensor, height: Tensor, width: Tensor
 ) -> Tensor:
     """Return a mask (N, 1, H, W) of boxes with whole sides, cut at the borders."""
-    top, left = (centre_y - height / 2).round()[:, None], (centre_x - width / 2).round()[:, None]
-    y, x = (
-        torch.arange(canvas.height, device=canvas.device),
-        torch.arange(canvas.width, device=canvas.device),
-    )
+    top = (centre_y - height / 2).round()[:, None]
+    left = (centre_x - width / 2).round()[:, None]
+    y = torch.arange(canvas.height, device=canvas.device)
+    x = torch.arange(canvas.width, device=canvas.device)
+
     in_rows = (y >= top) & (y < top + height[:, None])
     in_columns = (x >= left) & (x < left + width[:, None])
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
@@ -296,9 +304,7 @@ def _mix_targets(canvas: Canvas, partner: Tensor, kept: Tensor) -> None:
 
 
 def _coin(index: Tensor) -> Tensor:
-    """Return a fixed yes or no (N,) for each int64: one bit of a hash (Murmur's finaliser; products
-    wrap around).
-    """
+    """Return a fixed yes or no (N,) for each int64: one bit of Murmur's finaliser."""
     for factor in (-0x00AE502812AA7333, -0x3B314601E57A13AD):
         index = (index ^ (index >> 33)) * factor
     return ((index ^ (index >> 33)) & 1).bool()

@@ -15,17 +15,23 @@ def affine_matrix(
     scale: Tensor | None = None,
     shear: Tensor | None = None,
 ) -> Tensor:
-    """Return matrices (N, 2, 3) that rotate clockwise, shear along x, scale, then shift by (dx, dy) pixels.
+    """Return matrices (N, 2, 3) that rotate clockwise, shear along x, scale, then shift.
 
-    They lead from output to input, as torchvision's `affine` has it.
+    The shift is (dx, dy) pixels. They lead from output to input, as torchvision's `affine` has it.
     """
     zero = torch.zeros_like(degrees)
-    dx, dy = zero if dx is None else dx, zero if dy is None else dy
+    dx = zero if dx is None else dx
+    dy = zero if dy is None else dy
     scale = torch.ones_like(degrees) if scale is None else scale
-    cos, sin = torch.deg2rad(degrees).cos(), torch.deg2rad(degrees).sin()
+
+    radians = torch.deg2rad(degrees)
+    cos = radians.cos()
+    sin = radians.sin()
     tan = zero if shear is None else torch.deg2rad(shear).tan()
-    a, b = (cos - sin * tan) / scale, (sin + cos * tan) / scale
-    c, d = -sin / scale, cos / scale
+    a = (cos - sin * tan) / scale
+    b = (sin + cos * tan) / scale
+    c = -sin / scale
+    d = cos / scale
     return matrix_of((a, b, -a * dx - b * dy), (c, d, -c * dx - d * dy))
 
 
@@ -37,9 +43,7 @@ def adjust_brightness(images: Tensor, factor: Tensor, white: float) -> Tensor:
 def adjust_contrast(
     images: Tensor, factor: Tensor, white: float, about: Tensor | None = None
 ) -> Tensor:
-    """Move every pixel away from (factor above 1) or towards the mean grey of its image, or of the
-    image `about`.
-    """
+    """Move every pixel away from the mean grey of its image or of `about`; below 1, towards it."""
     mean = _grey_of(images if about is None else about).mean((1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, factor[:, None, None, None]).clamp(0, white)
 
@@ -50,11 +54,10 @@ def adjust_saturation(images: Tensor, factor: Tensor, white: float) -> Tensor:
 
 
 def adjust_hue(images: Tensor, turns: Tensor, white: float) -> Tensor:
-    """Turn the hue of RGB images by a part of the circle (N,), with HSV's value and saturation
-    kept.
-    """
+    """Turn the hue of RGB images by a part of the circle (N,); value and saturation are kept."""
     red, green, blue = images.unbind(1)
-    value, chroma = images.amax(1), images.amax(1) - images.amin(1)
+    value = images.amax(1)
+    chroma = value - images.amin(1)
     divisor = torch.where(chroma > 0, chroma, 1.0)
     sextant = torch.where(
         value == red,

@@ -1,4 +1,4 @@
-"""What a recipe says of augmentations: presets, short forms, and the values that each option takes."""
+"""What a recipe says of augmentations: presets, short forms, values of the options."""
 
 from __future__ import annotations
 
@@ -42,15 +42,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 ALIASES = {
-    "color_jitter": "colour_jitter", "cutout": "erase", "gray": "grey", "greyscale": "grey", "grayscale": "grey",
-    "hflip": "flip", "horizontal_flip": "flip", "vflip": "vertical_flip", "random_resized_crop": "resized_crop",
-}  # fmt: skip
+    "color_jitter": "colour_jitter",
+    "cutout": "erase",
+    "gray": "grey",
+    "greyscale": "grey",
+    "grayscale": "grey",
+    "hflip": "flip",
+    "horizontal_flip": "flip",
+    "vflip": "vertical_flip",
+    "random_resized_crop": "resized_crop",
+}
 
 
 def names() -> dict[str, str]:
-    """Return every augmentation's name with one line that describes it, in the order of
-    application.
-    """
+    """Return every augmentation with a line that describes it, in the order of application."""
     return plugins.augmentation_names()
 
 
@@ -81,26 +86,25 @@ def parse_augment(text: str) -> dict[str, Any]:
         if equals and not right:
             raise UserError(f"augment: '{part}' has no value. Type e.g. flip,crop=4,rotate=15.")
         name, dot, option = left.partition(".")
-        name, value = _canonical(name), _value(right) if equals else True
+        name = _canonical(name)
+        value = _value(right) if equals else True
         if not dot:
             given = spec.get(name)
             spec[name] = {**given, _first_option(name): value} if isinstance(given, dict) else value
             continue
+
         given = spec.get(name, {})
-        given = (
-            given
-            if isinstance(given, dict)
-            else {}
-            if given is True
-            else {_first_option(name): given}
-        )
+        if given is True:
+            given = {}
+        elif not isinstance(given, dict):
+            given = {_first_option(name): given}
         spec[name] = {**given, option.replace("-", "_"): value}
 
     return spec
 
 
 def resolve(spec: str | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """Return every augmentation of a recipe's `augment` field with all its options, in the order of application.
+    """Return the augmentations of a recipe with all options, in the order of application.
 
     A mapping holds names with true (defaults), false (not this one), a value of the first option,
     or a mapping of options; `preset` names a preset that the rest adds to or overrides. A range
@@ -171,9 +175,7 @@ def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked_value(where: str, value: Any, hint: Any) -> Any:
-    """Return the value in the type of its annotation, or raise a UserError that says what was
-    expected.
-    """
+    """Return the value in the type of its annotation, or raise a UserError."""
     optional = type(None) in get_args(hint)
     if optional:
         hint = get_args(hint)[0]

@@ -1,6 +1,4 @@
-"""What one picture may cost: the kind of its file, and the scans of a JPEG (`docs/limits.md` has
-all bounds).
-"""
+"""What one picture may cost: the kind of its file, and the scans of a JPEG (docs/limits.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +12,8 @@ from tintype.files.bounded import refuse_special
 
 MOST_SCANS = 200  # of a JPEG, each of which goes over all pixels; programs write about ten
 
-_START_OF_SCAN, _END = 0xDA, 0xD9
+_START_OF_SCAN = 0xDA
+_END = 0xD9
 # frames whose first scan may hold all components, and is then the last
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
@@ -55,9 +54,7 @@ def refuse_costly_picture(image: Image.Image) -> None:
 
 
 def _may_have_many(file: IO[bytes]) -> bool:
-    """Return whether the decoder goes on after the first scan of a JPEG, as with few files; only
-    its head is read.
-    """
+    """Return whether the decoder goes on after the first scan of a JPEG; only its head is read."""
     components = 0
     file.seek(2)
     while len(head := file.read(4)) == 4 and head[0] == 0xFF:
@@ -73,9 +70,11 @@ def _may_have_many(file: IO[bytes]) -> bool:
 
 def count_scans(content: bytes) -> int:
     """Return how many scans the first picture in the bytes of a JPEG has (ITU T.81, B.1)."""
-    num_scans, position = 0, 2
+    num_scans = 0
+    position = 2
     while found := _MARKER.search(content, position):
-        marker, position = found[1][0], found.end()
+        marker = found[1][0]
+        position = found.end()
         if marker == _END:
             break
         if marker in _WITHOUT_LENGTH:

@@ -1,4 +1,4 @@
-"""Turn an image file into pixels of a wanted shape: the one way in, for training and for predicting.
+"""Turn an image file into pixels of a given shape: the one way in, to train and to predict.
 
 Every picture ends as (H, W, C) uint8. EXIF orientation is applied, grey stays grey or becomes three
 equal channels, palettes are looked up, transparency is laid on white, CMYK becomes RGB, and more
@@ -30,10 +30,10 @@ from tintype.errors import UserError, unknown_name
 
 RESIZE_MODES = ("crop", "squash", "pad")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-EXTENSIONS = tuple(
-    f".{kind}"
-    for kind in "jpg jpeg jpe jfif png webp bmp dib tif tiff gif ppm pgm pbm heic heif avif".split()  # noqa: SIM905
-)
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif",
+    ".ppm", ".pgm", ".pbm", ".heic", ".heif", ".avif",
+)  # fmt: skip
 # Pillow before 11.3 does not know the name. `features.get_supported` would ask all of Pillow's
 # parts, of which Tk's changes the locale of the process.
 READS_AVIF = "avif" in features.modules and features.check_module("avif")
@@ -175,9 +175,10 @@ def fit(
     resize: str | Resize = "crop",
     on_note: Callable[[str], None] | None = None,
 ) -> np.ndarray:
-    """Return a picture in memory as (H, W, C) uint8: turned upright, converted, resized with an antialiased filter.
+    """Return a picture in memory as (H, W, C) uint8: turned upright, converted, resized.
 
-    A picture of the target's size passes bit for bit, if all of it is wanted.
+    The filter is antialiased. A picture of the target's size passes bit for bit, unless a part is
+    cut out.
 
     Args:
         image: a Pillow image, or (H, W), (H, W, 1) or (H, W, 3) uint8.
@@ -215,10 +216,11 @@ _quiet_catcher = warnings.catch_warnings()
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings on odd but readable files (damaged EXIF, very large pictures) off the user's terminal.
+    """Keep Pillow's warnings on odd but readable files off the user's terminal.
 
-    Filters belong to the process and not to a thread, so the first of several threads sets them and
-    the last takes them back; warnings of other libraries are not touched.
+    Such are damaged EXIF data and very large pictures. Filters belong to the process and not to a
+    thread, so the first of several threads sets them and the last takes them back; warnings of
+    other libraries are not touched.
     """
     global _quiet_inside, _quiet_catcher
     with _quiet_lock:
@@ -258,11 +260,9 @@ def read_header(source: str | os.PathLike[str] | bytes) -> Header:
         with quiet_pillow(), _open(source) as image:
             turned = image.format in ("JPEG", "MPO") and _orientation(image) >= 5
             width, height = (image.height, image.width) if turned else image.size
-            return Header(
-                width,
-                height,
-                image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"),
-            )
+            grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+            return Header(width, height, grey)
+
     except Unreadable:
         raise
     except Exception as error:  # as in decode
@@ -270,9 +270,10 @@ def read_header(source: str | os.PathLike[str] | bytes) -> Header:
 
 
 def image_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the image files in a folder and the folders below it, in natural order; a file gives itself.
+    """Return the image files in a folder and those below it, in natural order.
 
-    Hidden files and folders are passed over. The order is by relative path, with numbers by value.
+    A file gives itself. Hidden files and folders are passed over. The order is by relative path,
+    with numbers by value.
     """
     path = Path(path)
     if not path.is_dir():
@@ -281,7 +282,7 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 class Walk(NamedTuple):
-    """The image files below a folder (relative, with "/"), the extensions passed over, and what could not be read.
+    """The image files below a folder (relative, with "/"), and what was passed over or failed.
 
     `folders` are all that were entered, `own` those that tintype made, which were not.
     """
@@ -294,10 +295,11 @@ class Walk(NamedTuple):
 
 
 def walk_images(root: str | os.PathLike[str]) -> Walk:
-    """Return the image files below `root`, found by extension, or by their first bytes where there is no known one.
+    """Return the image files below `root`, by their extensions.
 
-    A folder is entered once, under its own name before any link to it, so that loops of symbolic
-    links end. Folders of runs, studies and tunings below `root` are not entered.
+    Files without a known one are found by their first bytes. A folder is entered once, under its
+    own name before any link to it, so that loops of symbolic links end. Folders of runs, studies
+    and tunings below `root` are not entered.
     """
     seen: set[tuple[int, int]] = set()
     found = Walk([], Counter(), [], [], [])
@@ -361,9 +363,7 @@ _MADE_BY_TINTYPE = (
 
 
 def _made_by_tintype(names: set[str]) -> bool:
-    """Return whether a folder with these entries is a run, a study or a tuning, whose pictures are
-    samples.
-    """
+    """Return whether a folder with these entries is a run, a study or a tuning."""
     return any(marks <= names for marks in _MADE_BY_TINTYPE)
 
 
@@ -455,7 +455,7 @@ def _decode_open(
 ) -> np.ndarray:
     is_jpeg = image.format in ("JPEG", "MPO") and draft
     if not is_jpeg:
-        # PNG may tell its orientation only after its pixels; TIFF is turned by Pillow itself
+        # PNG may state its orientation only after its pixels; TIFF is turned by Pillow itself
         image.load()
 
     orientation = _orientation(image)
@@ -521,8 +521,10 @@ def _fit(
 def _resized(
     image: Image.Image, extent: tuple[float, float], width: int, height: int, resize: Resize
 ) -> Image.Image:
-    """Return the picture at the target's size. `extent` is its true width and height in pixels, fractional where a
-    scaled JPEG ends within its last pixel.
+    """Return the picture at the target's size.
+
+    `extent` is its true width and height in pixels, fractional where a scaled JPEG ends within its
+    last pixel.
     """
     if image.size == (width, height) == extent and resize.crop_fraction == 1:
         return image
@@ -548,19 +550,25 @@ def _resized(
 def _centre(
     extent: tuple[float, float], width: int, height: int, fraction: float
 ) -> tuple[float, float, float, float]:
-    """Return the part of the source (left, top, right, bottom) that fills the target: `fraction` of the centre.
+    """Return the part of the source that fills the target: (left, top, right, bottom).
 
+    It is `fraction` of the centre.
     Below a fraction of 1, it is what torchvision's Resize and CenterCrop give, which round to whole
     pixels.
     """
     scale = max(width / extent[0], height / extent[1]) / fraction
     if fraction == 1:
-        wide, tall = min(width / scale, extent[0]), min(height / scale, extent[1])
-        left, top = (extent[0] - wide) / 2, (extent[1] - tall) / 2
+        wide = min(width / scale, extent[0])
+        tall = min(height / scale, extent[1])
+        left = (extent[0] - wide) / 2
+        top = (extent[1] - tall) / 2
         return left, top, left + wide, top + tall
+
     columns, rows = (int(side * scale + 1e-6) for side in extent)
-    left, top = round((columns - width) / 2), round((rows - height) / 2)
-    x, y = extent[0] / columns, extent[1] / rows
+    left = round((columns - width) / 2)
+    top = round((rows - height) / 2)
+    x = extent[0] / columns
+    y = extent[1] / rows
     return left * x, top * y, (left + width) * x, (top + height) * y
 
 

@@ -1,10 +1,11 @@
-"""Find the same picture twice: exact copies, and near-duplicates that were resized, re-encoded or mirrored.
+"""Find the same picture twice: exact copies, and near-duplicates.
 
-A picture is reduced to 32 x 32 grey values. Its hash is the direction of its lowest 63 DCT
-coefficients (the perceptual hash of Zauner 2010, kept as numbers instead of bits). Mirroring left
-to right changes the sign of every odd horizontal frequency, so that one product over the even and
-one over the odd coefficients compare a pair in both directions at once. Pairs whose hashes agree
-are then verified on the detail that the hash does not see.
+Near-duplicates were resized, re-encoded or mirrored. A picture is reduced to 32 x 32 grey values.
+Its hash is the direction of its lowest 63 DCT coefficients (the perceptual hash of Zauner 2010,
+kept as numbers instead of bits). Mirroring left to right changes the sign of every odd horizontal
+frequency, so that one product over the even and one over the odd coefficients compare a pair in
+both directions at once. Pairs whose hashes agree are then verified on the detail that the hash does
+not see.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ THUMBNAIL = 64
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs (P, 2) of near-duplicates, i < j, with their similarity (P,) and whether one is mirrored (P,).
+    """Pairs (P, 2) of near-duplicates, i < j, with their `similarity` (P,).
 
-    `alike` says that these pictures resemble each other so much that near-duplicates cannot be
-    told; pairs is empty.
+    `mirrored` (P,) says whether one of the two is mirrored. `alike` says that these pictures
+    resemble each other too much to find near-duplicates; pairs is empty.
     """
 
     pairs: np.ndarray
@@ -63,11 +64,12 @@ class NearPairs:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Which images show the same picture: `group` (N,) holds the position of the first image of each picture.
+    """Which images show the same picture.
 
-    `copy_of` (N,) holds the position of the first image with equal pixels. `same_way` (N,) is alike
-    for images of a group that show the picture the same way round, and not mirrored; None where
-    nothing is mirrored. `note` says what was not looked at.
+    `group` (N,) holds the position of the first image of each picture. `copy_of` (N,) holds the
+    position of the first image with equal pixels. `same_way` (N,) is alike for images of a group
+    that show the picture the same way round, and not mirrored; None where nothing is mirrored.
+    `note` says what was not looked at.
     """
 
     group: np.ndarray
@@ -79,7 +81,7 @@ class Duplicates:
     def of(cls, copies: np.ndarray, near: NearPairs, note: str = "") -> Duplicates:
         """Return the groups that exact copies (N,) and near-duplicates make together."""
         num_images = len(copies)
-        first, second = near.pairs[:, 0], near.pairs[:, 1]
+        first, second = near.pairs.T
         # Each image has two nodes, i as it is and i + N mirrored. A mirrored pair joins nodes of
         # different kinds.
         as_is = np.stack([first, np.where(near.mirrored, second + num_images, second)], axis=1)
@@ -93,11 +95,11 @@ class Duplicates:
         return cls(joined(copies, near.pairs), copies, note, same_way[:num_images])
 
     def told_apart(self, differing: Callable[[np.ndarray], bool]) -> Duplicates:
-        """Return the groups with mirrored pictures of other targets apart: left and right may be
-        what they differ in.
+        """Return the groups with mirrored pictures of other targets apart.
 
-        Only groups whose targets differ are divided, into the images that show the picture the same
-        way round. `differing` tells whether the images at some positions have other targets.
+        Left and right may be what they differ in. Only groups whose targets differ are divided,
+        into the images that show the picture the same way round. `differing` tells whether the
+        images at some positions have other targets.
         """
         if self.same_way is None:
             return self
@@ -118,11 +120,11 @@ class Duplicates:
 
 
 def quick_audit(images: Images) -> Duplicates:
-    """Return which images of a data set show the same picture: about a second for 50,000 of 32x32 or 2,500 of 224x224.
+    """Return which images of a data set show the same picture.
 
-    Exact copies are always found. Near-duplicates are sought among pictures of 48 pixels and more,
-    of which there are at most 20,000: digits of 8x8 or 28x28 pixels look alike without being
-    copies.
+    It takes about a second for 50,000 images of 32x32 or 2,500 of 224x224. Exact copies are always
+    found. Near-duplicates are sought among pictures of 48 pixels and more, of which there are at
+    most 20,000: digits of 8x8 or 28x28 pixels look alike without being copies.
     """
     num_images, height, width, _ = images.pixels.shape
     searched, note = near_search(num_images, min(height, width))
@@ -135,9 +137,7 @@ def quick_audit(images: Images) -> Duplicates:
 
 
 def photo_audit(images: Images) -> Duplicates:
-    """Return what `quick_audit` does, whatever size the images were brought to: it follows from the
-    photos alone.
-    """
+    """Return what `quick_audit` does, but from the photos alone, whatever size they were given."""
     looks = images.looks() if images.looks else None
     if looks is None:
         return quick_audit(images)
@@ -149,9 +149,7 @@ def photo_audit(images: Images) -> Duplicates:
 
 
 def near_search(num_images: int, side: int) -> tuple[bool, str]:
-    """Return whether near-duplicates are looked for among images of this short side, and why not if
-    that is not plain.
-    """
+    """Return whether near-duplicates are looked for in images of this short side, and why not."""
     if side < QUICK_SIDE:
         return False, ""
     if num_images > QUICK_IMAGES:
@@ -227,7 +225,7 @@ def near_pairs(
     rows: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NearPairs:
-    """Return the pairs of near-duplicates among thumbnails: re-encoded, resized or mirrored copies of one picture.
+    """Return the pairs of near-duplicates among thumbnails.
 
     All pairs of hashes are compared block by block, which takes memory for some blocks only. Two
     pictures pass whose hashes have a cosine of at least 0.95, and whose detail (less its local
@@ -242,7 +240,8 @@ def near_pairs(
     """
     rows = np.arange(len(thumbs)) if rows is None else np.asarray(rows)
     grey, deviation = _grey(thumbs, rows)
-    rows, grey = rows[deviation >= FLAT], grey[deviation >= FLAT]
+    rows = rows[deviation >= FLAT]
+    grey = grey[deviation >= FLAT]
     nothing = NearPairs(np.empty((0, 2), np.int64), np.empty(0), np.empty(0, bool))
     if len(rows) < 2:
         return nothing
@@ -256,7 +255,8 @@ def near_pairs(
         return nothing
 
     similarity, passes = _verified(grey, candidates, mirrored)
-    found, mirrored = candidates[passes], mirrored[passes]
+    found = candidates[passes]
+    mirrored = mirrored[passes]
     # A symmetric picture is the same both ways, and is then no mirrored one.
     mirrored &= ~_verified(grey, found, np.zeros(len(found), bool))[1]
 
@@ -264,18 +264,17 @@ def near_pairs(
 
 
 def perceptual_hashes(thumbs: np.ndarray) -> np.ndarray:
-    """Return (N, 64) float32 of length one for thumbnails (N, S, S, C) uint8; zeros where nothing is to be seen.
+    """Return (N, 64) float32 of length one for thumbnails (N, S, S, C) uint8.
 
-    Copies of a picture have a cosine near one. Mirroring changes the sign of the last 32 values.
+    They are zeros where a picture is flat. Copies of a picture have a cosine near one. Mirroring
+    changes the sign of the last 32 values.
     """
     grey, deviation = _grey(thumbs, np.arange(len(thumbs)))
     return np.where(deviation[:, None] >= FLAT, _hashes(grey), 0).astype(np.float32)
 
 
 def joined(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return (N,) int64: groups (named by their first member) that became one where a pair connects
-    them.
-    """
+    """Return groups (N,) int64, named by their first member, that are joined by pairs."""
     group = group.copy()
 
     def root(i: int) -> int:
@@ -301,10 +300,10 @@ def members(group: np.ndarray) -> list[np.ndarray]:
 def kept_together(
     duplicates: Duplicates, names: Sequence[str], groups: np.ndarray | None
 ) -> np.ndarray | None:
-    """Return group names (N,) under which duplicates stay on one side of a split, or `groups` if there are none.
+    """Return group names (N,) under which duplicates stay on one side of a split.
 
-    Given groups stay: duplicates of an image in a group join it; where images of several given
-    groups are duplicates, the others join the first.
+    Without duplicates they are `groups`. Given groups stay: duplicates of an image in a group join
+    it; where images of several given groups are duplicates, the others join the first.
     """
     found = duplicates.groups
     if not found:
@@ -319,7 +318,7 @@ def kept_together(
 
 
 def leaked_rows(duplicates: Duplicates, splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return, for "val" and "test", the positions within the split of images that the run saw before it is measured.
+    """Return the positions in "val" and "test" of images that the run saw before.
 
     An image of validation is seen if training holds a duplicate of it; one of test, if training or
     validation does. A split without such images is left out.
@@ -335,7 +334,7 @@ def leaked_rows(duplicates: Duplicates, splits: dict[str, np.ndarray]) -> dict[s
 
 def _grey(thumbs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (N, 32, 32) float32 grey values, and the deviation of each picture."""
-    size, channels = thumbs.shape[1], thumbs.shape[3]
+    _, size, _, channels = thumbs.shape
     step = size // SIDE
     if step * SIDE != size:
         raise ValueError(f"thumbnails of {size} pixels; expected a multiple of {SIDE}")
@@ -358,9 +357,7 @@ def _grey(thumbs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _hashes(grey: np.ndarray) -> np.ndarray:
-    """Return (N, 64) float32 of length one: the lowest DCT coefficients without the mean, odd
-    horizontal ones last.
-    """
+    """Return the lowest DCT coefficients without the mean (N, 64), odd horizontal ones last."""
     basis = _cosines()
     low = np.einsum("ki,nij,lj->nlk", basis, grey, basis, optimize=True)
     low[:, 0, 0] = 0
@@ -378,11 +375,10 @@ def _cosines() -> np.ndarray:
 def _candidates(
     hashes: np.ndarray, progress: Callable[[int, int], None] | None
 ) -> tuple[np.ndarray, bool]:
-    """Return the pairs (P, 2), i < j, whose hashes agree as they are or mirrored, and whether these
-    are all.
-    """
+    """Return the pairs (P, 2), i < j, whose hashes agree in any way, and whether these are all."""
     half = hashes.shape[1] // 2
-    even, odd = torch.from_numpy(hashes[:, :half].copy()), torch.from_numpy(hashes[:, half:].copy())
+    even = torch.from_numpy(hashes[:, :half].copy())
+    odd = torch.from_numpy(hashes[:, half:].copy())
     found: list[torch.Tensor] = []
 
     total = 0
@@ -436,7 +432,8 @@ def _verified(
             result[start:stop] = (values[index[:, 0]] * _turned(values[index[:, 1]], flip)).sum(
                 (1, 2)
             )
-        one, other = grey[chunk[:, 0]], _turned(grey[chunk[:, 1]], flip)
+        one = grey[chunk[:, 0]]
+        other = _turned(grey[chunk[:, 1]], flip)
         difference[start:stop] = np.sqrt(((one - other) ** 2).mean((1, 2)))
         difference[start:stop] /= np.minimum(1, SAME_SHARE / SAME * one.std((1, 2)))
         start = stop
@@ -451,9 +448,7 @@ def _turned(values: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
 
 
 def _details(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what differs from the local mean, and the same with the local contrast evened out, (N,
-    32, 32) each.
-    """
+    """Return what differs from the local mean (N, 32, 32), and that with even local contrast."""
     blur = _blur()
     detail = grey - blur @ grey @ blur.T
     contrast = np.sqrt(blur @ (detail * detail) @ blur.T)

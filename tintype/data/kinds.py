@@ -1,6 +1,4 @@
-"""What a file that cannot be read as a picture is, told by its first bytes, so that its owner knows
-what to do.
-"""
+"""What a file is that cannot be read as a picture, by its first bytes."""
 
 from __future__ import annotations
 
@@ -37,16 +35,15 @@ _SIGNATURES = (
     (8, b"WAVE", "a sound (WAV), not an image"),
 )
 _BRANDS = {  # of ISO base media files: bytes 8 to 12
-    b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"heim": "HEIC", b"heis": "HEIC", b"mif1": "HEIC",
-    b"msf1": "HEIC", b"avif": "AVIF", b"avis": "AVIF", b"crx ": "raw",
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    b"crx ": "raw",
 }  # fmt: skip
 _PIECE = 4096
 
 
 def kind_of(source: str | os.PathLike[str] | bytes) -> str:
-    """Return what a file is, in a few words with the way out, or nothing where its first bytes tell
-    nothing.
-    """
+    """Return what a file is, with the way out, or "" where its first bytes do not say."""
     start = source[:_PIECE] if isinstance(source, bytes) else _first_bytes(source)
     if start[4:8] == b"ftyp":
         brand = _BRANDS.get(start[8:12])

@@ -1,8 +1,9 @@
-"""Pictures of more than 8 bits: which value is white follows from the format and the set, never from one pixel.
+"""Pictures of more than 8 bits: which value is white.
 
-A microscope writes 12 bits into a container of 16, a renderer puts 1.01 into a picture of 0 to 1.
-So the range is the smallest usual one that holds nearly all values, of the whole set where there is
-one, and the tags of the file come first.
+It follows from the format and the set, never from one pixel. A microscope writes 12 bits into a
+container of 16, a renderer puts 1.01 into a picture of 0 to 1. So the range is the smallest usual
+one that holds nearly all values, of the whole set where there is one, and the tags of the file come
+first.
 """
 
 from __future__ import annotations
@@ -30,9 +31,7 @@ Opener = Callable[[str | os.PathLike[str]], Image.Image]
 
 
 class Levels(NamedTuple):
-    """The value that is white, and the largest one that the format could hold (1 for floating
-    point).
-    """
+    """The value that is white, and the largest that the format can hold (1 for floats)."""
 
     white: float
     full: float
@@ -49,7 +48,7 @@ class Levels(NamedTuple):
 
 
 def is_deep(mode: str) -> bool:
-    """Return whether a Pillow mode holds more than 8 bits a pixel, which Pillow itself would clip."""
+    """Return whether a Pillow mode holds more than 8 bits a pixel, which Pillow would clip."""
     return mode in ("I", "F") or mode.startswith("I;16")
 
 
@@ -68,7 +67,7 @@ def levels_of(image: Image.Image) -> Levels:
 
 
 def white_of_set(paths: Sequence[str | os.PathLike[str]], open_image: Opener) -> float | None:
-    """Return the white that holds all deep pictures among some files, None where there are none or of two kinds.
+    """Return the white of all deep pictures among some files; None for none, or for two kinds.
 
     `open_image(path)` returns an open Pillow image; whatever it raises leaves the file out.
     """

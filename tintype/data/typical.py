@@ -1,7 +1,8 @@
-"""What the training images have in common, by a few plain properties, so that an image unlike all of them can be named.
+"""What the training images have in common, by a few plain properties.
 
-A classifier chooses one of its classes whatever it is shown, and may be sure of it: its confidence
-was calibrated on images like the training images, and holds for no others.
+An image that is unlike all of them can so be named. A classifier chooses one of its classes
+whatever it is shown, and may be sure of it: its confidence was calibrated on images like the
+training images, and holds for no others.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow ma
 
 
 class Property(NamedTuple):
-    """Something that is measured of an image: how far from the range nobody would see it, and what
-    is said beyond.
-    """
+    """Something measured of an image: how far outside it goes unseen, and what is said beyond."""
 
     tolerance: float
     below: str
@@ -99,9 +98,7 @@ class Typical:
         return f"{words} than the training images"
 
     def _outside(self, measured: Mapping[str, float]) -> dict[str, float]:
-        """Return how far each property is outside, as a part of the width of its range; 0 inside,
-        negative below.
-        """
+        """Return how far each property is outside, in widths of its range; negative below, 0 in."""
         outside = {}
         for name, (low, high) in self.ranges.items():
             beyond = max(measured[name] - high, 0.0) - max(low - measured[name], 0.0)
@@ -117,13 +114,14 @@ class Typical:
 
     @classmethod
     def of(cls, record: Any) -> Typical | None:
-        """Return what model.json or an exported file kept; None where it was made before this was measured.
+        """Return what model.json or an exported file kept; None where it holds nothing of this.
 
         Raises:
             UserError: it is broken.
         """
         if record is None:
             return None
+
         try:
             ranges = {
                 name: (float(low), float(high))
@@ -189,10 +187,11 @@ def learn(
 
 
 def measure(pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the properties (N,) float64 of images (N, H, W, C) uint8, in levels of 0 to 255 (roughness in per cent).
+    """Return the properties (N,) float64 of images (N, H, W, C) uint8.
 
-    `polarity` is the brightness of the middle less that of the border; `roughness` the mean
-    difference of neighbours as a part of the contrast.
+    They are in levels of 0 to 255, roughness in per cent. `polarity` is the brightness of the
+    middle less that of the border; `roughness` the mean difference of neighbours as a part of the
+    contrast.
     """
     count, height, width, channels = pixels.shape
     step = max(1, min(height, width) // SHARPEST_SIDE)
@@ -211,9 +210,14 @@ def measure(pixels: np.ndarray) -> dict[str, np.ndarray]:
     darkest, brightest = np.quantile(grey.reshape(count, -1), (0.02, 0.98), axis=1)
     contrast = grey.std(axis=(1, 2))
     found = {
-        "brightness": grey.mean(axis=(1, 2)), "contrast": contrast, "border": border, "polarity": middle - border,
-        "darkest": darkest, "brightest": brightest, "roughness": 100 * _steps(pixels) / (contrast + 4),
-    }  # fmt: skip
+        "brightness": grey.mean(axis=(1, 2)),
+        "contrast": contrast,
+        "border": border,
+        "polarity": middle - border,
+        "darkest": darkest,
+        "brightest": brightest,
+        "roughness": 100 * _steps(pixels) / (contrast + 4),
+    }
     if channels == 3:
         found["colourfulness"] = _between_channels(sparse).mean(axis=(1, 2))
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
@@ -232,15 +236,13 @@ def _negative(measured: Mapping[str, float]) -> dict[str, float]:
 
 
 def colours(pixels: np.ndarray) -> np.ndarray:
-    """Return which images (N, H, W, C) uint8 show colour (N,) bool; a few pixels of noise are none."""
+    """Return which images (N, H, W, C) uint8 show colour (N,) bool, in more than some noise."""
     step = max(1, min(pixels.shape[1:3]) // SHARPEST_SIDE)
     return (_between_channels(pixels[:, ::step, ::step]) > COLOUR).mean(axis=(1, 2)) > 0.02
 
 
 def _steps(pixels: np.ndarray) -> np.ndarray:
-    """Return the mean difference of neighbouring pixels (N,), at full resolution, of one channel
-    (green).
-    """
+    """Return the mean difference of neighbouring pixels (N,) of green, at full resolution."""
     plane = np.ascontiguousarray(pixels[..., pixels.shape[3] // 2])
     neighbours = (plane[:, 1:], plane[:, :-1]), (plane[:, :, 1:], plane[:, :, :-1])
     along = [
@@ -252,9 +254,7 @@ def _steps(pixels: np.ndarray) -> np.ndarray:
 
 
 def _between_channels(pixels: np.ndarray) -> np.ndarray:
-    """Return the highest less the lowest channel (N, H, W); by planes ten times as fast as
-    `np.ptp`.
-    """
+    """Return the highest less the lowest channel (N, H, W), ten times as fast as `np.ptp`."""
     planes = [pixels[..., channel] for channel in range(pixels.shape[3])]
     return reduce(np.maximum, planes) - reduce(np.minimum, planes)
 
