@@ -37,7 +37,9 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 @dataclass(frozen=True)
 class Clusters:
-    """How much less images tell that come in groups (several of one object, frames of one clip) than as many alone.
+    """How much less information images in groups hold than as many independent ones.
+
+    Groups are several photos of one object, say, or the frames of one clip.
 
     `design_effect` is the variance of a mean of theirs by that of as many independent images: n of
     them tell as much as n / design_effect. `num_groups` counts a group for each image that stands
@@ -48,8 +50,9 @@ class Clusters:
     design_effect: float
 
     def quantile(self, confidence: float = 0.95) -> float:
-        """Return Student's quantile with one degree of freedom less than there are groups; infinite
-        for one group.
+        """Return Student's quantile, infinite for one group.
+
+        It has one degree of freedom less than there are groups.
         """
         return (
             float(stdtrit(self.num_groups - 1, 0.5 + confidence / 2))
@@ -60,9 +63,7 @@ class Clusters:
     def share_interval(
         self, successes: float, n: float, confidence: float = 0.95
     ) -> tuple[float, float]:
-        """Return Wilson's interval (low, high) for a share at the effective number of images, with
-        Student's quantile.
-        """
+        """Return Wilson's interval (low, high) for a share, at the effective number of images."""
         quantile = self.quantile(confidence)
         if n == 0 or math.isinf(quantile):
             return 0.0, 1.0
@@ -70,7 +71,9 @@ class Clusters:
 
 
 def clusters_of(values: ArrayLike, groups: ArrayLike, spread: float | None = None) -> Clusters:
-    """Return the clusters of `values` (N,), of which those with the same number in `groups` (N,) may be alike.
+    """Return the clusters of `values` (N,).
+
+    Images with the same number in `groups` (N,) may be alike.
 
     Where few groups differ, or no value does, the variance between groups is hardly known. One
     further group of the usual size counts, whose values are all alike; `spread` is its variance, by
@@ -98,7 +101,9 @@ def clusters_of(values: ArrayLike, groups: ArrayLike, spread: float | None = Non
 def clustered_interval(
     right: ArrayLike, groups: ArrayLike, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Return the interval (low, high) for the share of `right` (N,) among images in `groups` (N,), alike in each group.
+    """Return the interval (low, high) for a share among images in groups.
+
+    `right` (N,) says which images count; those with the same number in `groups` (N,) may be alike.
 
     Wilson's interval at the effective number of images, with Student's quantile. Where each image
     is its own group, it is Wilson's.
@@ -130,7 +135,9 @@ def newcombe_interval(
     clusters1: Clusters | None = None,
     clusters2: Clusters | None = None,
 ) -> tuple[float, float]:
-    """Return the interval (low, high) for the difference s1/n1 - s2/n2 of two independent proportions.
+    """Return the interval (low, high) for the difference s1/n1 - s2/n2.
+
+    Both proportions are independent.
 
     (-1, 1) when either has no trials.
 
@@ -166,8 +173,9 @@ def share_interval(
 def wilson_lower(
     successes: ArrayLike, n: ArrayLike, confidence: float = 0.95
 ) -> NDArray[np.float64]:
-    """Return the lower ends of the Wilson intervals of many proportions at once; each n must be at
-    least 1.
+    """Return the lower ends of the Wilson intervals of many proportions at once.
+
+    Each n must be at least 1.
     """
     z = _normal_quantile(confidence)
     successes, n = np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64)
@@ -177,7 +185,9 @@ def wilson_lower(
 
 
 def heterogeneity_p(successes: ArrayLike, n: ArrayLike) -> float | None:
-    """Return the p-value of the hypothesis that groups share one proportion: Pearson's chi-square on a (groups, 2) table.
+    """Return the p-value of the hypothesis that groups share one proportion.
+
+    Pearson's chi-square on a (groups, 2) table.
 
     None where it cannot be told: fewer than two groups, or fewer than 5 successes or failures
     expected in one of them.
@@ -193,7 +203,9 @@ def heterogeneity_p(successes: ArrayLike, n: ArrayLike) -> float | None:
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
-    """Return Spearman's rank correlation of x and y (N,), ties by mean rank, and its two-sided p-value by Student's t.
+    """Return Spearman's rank correlation of x and y (N,) and its two-sided p-value.
+
+    Ties have their mean rank; the p-value is by Student's t.
 
     (0, 1) for fewer than three values, or where all of one are equal.
     """
@@ -214,7 +226,9 @@ def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number: those below 0.05 may be claimed together with 5 % risk in all.
+    """Return p-values adjusted for their number.
+
+    Those below 0.05 may be claimed together, at a risk of 5 % in all.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6
     (1979).
@@ -230,7 +244,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def mean_interval(
     values: ArrayLike, confidence: float = 0.95, groups: ArrayLike | None = None
 ) -> tuple[float, float] | None:
-    """Return Student's interval (low, high) for the mean of `values` (N,), or None of fewer than two.
+    """Return Student's interval (low, high) for the mean of `values` (N,).
+
+    None for fewer than two.
 
     Of differences on the same images it is the paired interval; of images in `groups` (N,) that of
     clusters.
@@ -248,8 +264,9 @@ def mean_interval(
 
 @dataclass(frozen=True)
 class BlockError:
-    """How far the difference of two levels' means lies from the truth: its standard error, and the
-    degrees of freedom.
+    """How far the difference of two levels' means may lie from the truth.
+
+    That is its standard error, and the degrees of freedom.
     """
 
     standard_error: float
@@ -268,7 +285,9 @@ class BlockError:
 
 
 def block_error(values: ArrayLike, contexts: Sequence[Hashable] | None = None) -> BlockError | None:
-    """Return the error of the difference of two levels' means, from figures (B, L): B blocks, each at all L levels.
+    """Return the error of the difference between the means of two levels.
+
+    `values` (B, L) are figures of B blocks, each at all L levels.
 
     The spread that is left after blocks and levels is pooled over all levels, so that few blocks
     tell more than by pairs; it is taken to be the same at each level. Of two levels it is the
@@ -321,7 +340,9 @@ def _sum_of_residuals(values: NDArray[np.float64]) -> float:
 
 
 def paired_p(values: ArrayLike, groups: ArrayLike | None = None) -> float | None:
-    """Return the two-sided p-value of a mean of zero by Student's t, of differences `values` (N,); None of fewer than two.
+    """Return the two-sided p-value, by Student's t, of a mean difference of zero.
+
+    `values` (N,) are differences; None for fewer than two.
 
     1 where all differences are zero, 0 where all are equal and not zero. Of images in `groups` (N,)
     it is that of clusters.
@@ -338,7 +359,7 @@ def paired_p(values: ArrayLike, groups: ArrayLike | None = None) -> float | None
 
 
 def mcnemar_p(only_a: int, only_b: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test that two classifiers are right equally often.
+    """Return McNemar's exact two-sided p-value: are two classifiers right equally often?
 
     `only_a` and `only_b` count the images that one of them alone gets right; the others say nothing
     of a difference.
@@ -354,7 +375,7 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
 
 
 def sign_flip_p(values: ArrayLike, groups: ArrayLike | None = None) -> float:
-    """Return the exact two-sided p-value that differences are as likely of one sign as of the other.
+    """Return the exact two-sided p-value of differences that are as likely + as -.
 
     `values` (N,) are whole numbers, such as how often more one side was right on an image; values
     of one of `groups` (N,) keep their signs together. Where all are -1, 0 or 1, this is McNemar's
@@ -396,7 +417,9 @@ def sign_flip_p(values: ArrayLike, groups: ArrayLike | None = None) -> float:
 def clustered_pair(
     only_a: ArrayLike, only_b: ArrayLike, groups: ArrayLike
 ) -> tuple[tuple[float, float], float]:
-    """Return the interval of a difference of proportions on the same images in `groups` (N,), and its p-value.
+    """Return the interval and the p-value of a difference of proportions.
+
+    Both are measured on the same images, in `groups` (N,).
 
     `only_a` and `only_b` (N,) say which images one of the two alone gets right. Tango's score
     interval at the effective number of images, with Student's quantile; the p-value is that of the
@@ -422,8 +445,9 @@ def clustered_pair(
 def clustered_mean_interval(
     values: ArrayLike, groups: ArrayLike, confidence: float = 0.95
 ) -> tuple[float, float] | None:
-    """Return Student's interval for the mean of `values` (N,) of images in `groups` (N,); None of
-    fewer than two groups.
+    """Return Student's interval for the mean of `values` (N,) of images in groups.
+
+    None for fewer than two of `groups` (N,).
     """
     values = np.asarray(values, dtype=np.float64)
     found = clusters_of(values, groups)
@@ -435,7 +459,9 @@ def clustered_mean_interval(
 
 
 def clustered_paired_p(values: ArrayLike, groups: ArrayLike) -> float | None:
-    """Return the two-sided p-value of a mean of zero of differences `values` (N,) on images in `groups` (N,).
+    """Return the two-sided p-value of a mean difference of zero on images in groups.
+
+    `values` (N,) are differences; those with the same number in `groups` (N,) may be alike.
 
     That of `clustered_mean_interval`, so that both agree; None of fewer than two groups.
     """
@@ -453,7 +479,9 @@ def clustered_paired_p(values: ArrayLike, groups: ArrayLike) -> float | None:
 def paired_interval(
     only_a: float, only_b: float, n: float, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Return the score interval (low, high) for (only_a - only_b) / n, a difference of proportions on the same `n` cases.
+    """Return the score interval (low, high) for (only_a - only_b) / n.
+
+    It is a difference of proportions on the same `n` cases.
 
     The bootstrap and Wald's interval shrink to a point where the two never differ; this one keeps
     its coverage there. (-1, 1) when there are no cases.
@@ -496,7 +524,9 @@ def paired_interval(
 
 
 def bootstrap_counts(n: int, resamples: int = 1000, seed: int = 0) -> Iterator[NDArray[np.int64]]:
-    """Yield blocks (R, n) that tell how often each of `n` cases is drawn in each of `resamples` draws with replacement.
+    """Yield blocks (R, n) of how often each of `n` cases is drawn.
+
+    There are `resamples` draws with replacement, R of them in a block.
 
     A figure of each draw, of two models on the same draws, gives the paired bootstrap of their
     difference (Efron 1979; see `percentile_interval`). Blocks bound the memory: one has about four
@@ -510,9 +540,7 @@ def bootstrap_counts(n: int, resamples: int = 1000, seed: int = 0) -> Iterator[N
 
 
 def percentile_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the middle part (low, high) of bootstrap replicates `values` (R,) that holds
-    `confidence` of them.
-    """
+    """Return the middle part (low, high) of bootstrap replicates `values` (R,)."""
     low, high = np.quantile(
         np.asarray(values, dtype=np.float64), [0.5 - confidence / 2, 0.5 + confidence / 2]
     )
@@ -528,7 +556,9 @@ def more_cases_of_proportions(
     power: float = 0.8,
     design_effect: float = 1.0,
 ) -> int | None:
-    """Return how many cases beyond `n` McNemar's test needs to show a difference as large as the one that was seen.
+    """Return how many cases beyond `n` McNemar's test needs.
+
+    It is to show a difference as large as the one that was seen.
 
     It is then shown with probability `power` at level `alpha`. None where no difference was seen.
     Of images in groups so many more are needed as `design_effect` says (see `clusters_of`).
@@ -549,7 +579,9 @@ def more_cases_of_proportions(
 def more_cases_of_mean(
     values: ArrayLike, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0
 ) -> int | None:
-    """Return how many differences beyond `values` (N,) the paired t-test needs to show a mean as large as theirs.
+    """Return how many differences beyond `values` (N,) the paired t-test needs.
+
+    It is to show a mean as large as theirs.
 
     It is then shown with probability `power` at level `alpha`. None of fewer than two, or of a mean
     of zero. Of images in groups so many more are needed as `design_effect` says (see
@@ -567,11 +599,12 @@ def more_cases_of_mean(
 
 
 def swap_p(taken: int, n: int, kept: int, other_n: int) -> float:
-    """Return the one-sided p-value that images of one class are called by another's name no more often than its own are.
+    """Return the one-sided p-value, by Fisher's exact test, that a change swaps two classes.
 
-    Fisher's exact test: `taken` of `n` changed images of class A are called B, and `kept` of
-    `other_n` changed images of class B still are. Small where the change turns A into B and B into
-    something else; where it merely spoils the images, both shares are alike.
+    The hypothesis is that changed images of class A are called B no more often than those of B
+    still are: `taken` of `n` changed images of A are called B, and `kept` of `other_n` of B still
+    are. The p-value is small where the change turns A into B and B into something else; where it
+    merely spoils the images, both shares are alike.
 
     Raises:
         ValueError: counts that cannot be.
@@ -599,7 +632,7 @@ def _check_counts(successes: float, n: float) -> None:
 
 
 def percent(part: float) -> str:
-    """Write a share as a percentage with one decimal, or with two where that would round to 100 %."""
+    """Write a share as a percentage: one decimal, or two where that would round to 100 %."""
     shown = f"{100 * part:.1f}"
     if shown == "100.0" and part < 1:  # a model that errs is not called perfect by rounding
         shown = f"{math.floor(10000 * part) / 100:.2f}"

@@ -1,5 +1,7 @@
-"""Losses that tasks share: cross-entropy with class weights, adversarial ones with their penalties,
-and those that compare a restored picture with its original.
+"""Losses that tasks share.
+
+Cross-entropy with class weights, adversarial losses with their penalties, and those that compare a
+restored picture with its original.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ def cross_entropy(
 
 
 def batch_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the share of a batch that is classified correctly, as a scalar float32 on the device of the logits.
+    """Return the share of a batch that is classified correctly.
+
+    It is a scalar float32 on the device of the logits.
 
     Of mixed images (mixup, CutMix) an answer counts as much as its class is in the target.
 
@@ -208,8 +212,9 @@ def squared_gradient(images: Tensor, logits: Tensor) -> Tensor:
 
 
 def length_penalty(images: Tensor, logits: Tensor) -> Tensor:
-    """Return the mean squared distance of the gradient's length from one (WGAN-GP, Gulrajani et
-    al., 2017).
+    """Return the mean squared distance of the gradient's length from one.
+
+    WGAN-GP, Gulrajani et al., 2017.
     """
     return ((squared_gradient(images, logits) + 1e-12).sqrt() - 1).square().mean()
 
@@ -241,7 +246,9 @@ def restoration_loss(kind: str, pictures: Tensor, originals: Tensor) -> Tensor:
 
 
 def structural_similarity(pictures: Tensor, originals: Tensor) -> Tensor:
-    """Return the SSIM of pictures (N, C, H, W) of 0..1, differentiable, averaged over images and channels.
+    """Return the SSIM of pictures (N, C, H, W) of 0..1, differentiable.
+
+    It is averaged over images and channels.
 
     A Gaussian window of 11x11 with a deviation of 1.5, where it lies wholly inside (Wang et al.,
     2004); both sides must have 11 pixels.

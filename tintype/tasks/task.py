@@ -1,5 +1,19 @@
-"""What every task offers to the engine and to the commands: Task, Phase, StepContext, Evaluation,
-Prediction.
+"""The contract of a task: what it offers to the training loop and to the commands.
+
+To write a task, make a folder `tasks/NAME/` with a file `task.py` that holds a subclass of `Task`
+and two functions:
+
+- `make(splits, *, device, dtype, ...) -> Task` builds the networks and the task around them. Its
+  other parameters are fields of the recipe or options of the task (`tasks/NAME/options.py`), found
+  by their names, and `progress`.
+- `restore(network, spec, description, *, device, dtype) -> Task` builds the task around a finished
+  network; `description` is its model.json.
+
+Three more names are optional. `TARGETS`, a literal, names the kinds of target that the task takes,
+so that its data sets are found without an import. `target_of(...) -> TargetKind`, whose parameters
+are options of the task, says what each image comes with where that is not one class.
+`open_data(...)`, whose parameters are fields of the recipe, opens images that do not come one by
+one. Other files of the folder are parts that the commands ask for, see `tasks/contract/`.
 """
 
 from __future__ import annotations
@@ -26,10 +40,15 @@ __all__ = ["Evaluation", "Phase", "Prediction", "StepContext", "Summary", "Task"
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of step: it trains one network, at every `every`-th step. A GAN has two or more.
+    """One kind of step, which trains one network. A GAN has two phases or more.
 
-    `lr_scale` is the network's factor on the recipe's learning rate; phases that train the same
-    network agree on it. Before the share `start` (0..1) of the run the phase has no turn.
+    Attributes:
+        name: unique among the phases of a task; the random numbers of a step follow from it.
+        network: the name of the network that is trained; all others hold still.
+        every: the phase has its turn at every so many steps.
+        lr_scale: factor on the learning rate of the recipe; phases that train the same network
+            agree on it.
+        start: the part of the run, 0..1, before which the phase has no turn.
     """
 
     name: str
@@ -41,24 +60,35 @@ class Phase:
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where in the run a step stands, and its own random numbers: all draws of a step come from
-    `generator`.
+    """Where in the run a step stands, and its own random numbers.
+
+    Attributes:
+        step: how many steps came before.
+        epoch: how many passes through the training images came before.
+        progress: the part of the run, 0..1, that lies behind.
+        generator: the source of every random number that the step draws. Whatever draws from
+            elsewhere breaks the promise that a resumed run ends bit-equal.
     """
 
     step: int
     epoch: int
-    progress: float  # 0..1 of the whole run
+    progress: float
     generator: torch.Generator
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished run writes down: figures (JSON-ready), a table with a row for each image, pictures to show.
+    """What a finished run writes down.
 
-    `samples` maps a group ("grid", "worst") to items that each name the `position` of an image in
-    the test split, or bring a `picture` (H, W, C) uint8 with the name of its `file`. `tables` are
-    further CSV files: header and rows by name. `further` are evaluations of other images than the
-    whole splits, each of which names its images.
+    Attributes:
+        evaluation: evaluation.json, with at least `task`, `splits` (figures by split) and `verdict`
+            (`word` and `text`).
+        predictions: predictions.csv, header and rows; usually a row for each image.
+        samples: pictures for the report, by group ("grid", "worst"). An item names the `position`
+            of an image in the test split, or brings a `picture` (H, W, C) uint8 with the name of its
+            `file`.
+        tables: further CSV files, header and rows by name.
+        further: evaluations of other images than whole splits, each of which names its images.
     """
 
     evaluation: dict[str, Any]
@@ -69,42 +99,49 @@ class Summary:
 
 
 class Task(ABC):
-    """The networks and the mathematics of a job. The engine owns the mechanics and calls these in this order.
+    """The networks and the mathematics of a job.
 
-    A file in this folder has two functions beside its class: `make(splits, *, device, dtype, ...)
-    -> Task`, whose further parameters are the fields of the recipe that it needs, by name, and
-    `restore(network, spec, description, *, device, dtype) -> Task` around a finished network and
-    its model.json. It may have `target_of(...) -> TargetKind`, whose parameters are options of the
-    task, where images do not come with one class each; and its own `open_data`, with fields of the
-    recipe as parameters, where they do not come one by one. A literal `TARGETS` names the kinds of
-    target that it takes, so that its data sets are found without an import.
+    The engine owns the mechanics: the order of the images, optimizers, schedules, checkpoints. A
+    new run calls the methods in this order; a resumed one calls `load_state` in place of `start`:
+
+    1. `sources` once: what training sees in place of the images.
+    2. `start` once: weights that depend on the training images.
+    3. `loss` for each phase of each step. The engine computes the gradient and updates `network`.
+    4. `figures` at each evaluation on validation, `snapshot` for the time lapse, and `state` for
+       each checkpoint.
+    5. `result` and `remarks` after the last step; the network is saved with `describe`.
+    6. `evaluate` on each split, then `summarise` on all of them.
+
+    A subclass sets `networks`, `main`, `phases`, `spec` and `score_name`, and writes `loss`,
+    `evaluate` and `summarise`; everything else has a default.
 
     Attributes:
-        networks: every network by name; `main` names the one that is evaluated and saved.
-        phases: what one step trains, in order.
+        networks: every network by name. All of them are in the checkpoints.
+        main: the network that is evaluated, averaged (`ema`) and saved.
+        phases: what one step trains, in this order.
         spec: what the main network expects of images; with its own mean and deviation where it
             brings them.
-        score_name: the validation figure that early stopping and `keep: best` judge by.
-        monitors: further validation figures that they may judge by instead, each with whether
-            higher is better.
-        watched: the validation figures that go into metrics.csv.
-        leaked: positions in "val" and "test" of images that training has seen as well, under
-            another name.
-        groups: the group of each image that belongs together with others, by the image's name.
-        options_of_model: options of the network that follow from the task, kept in model.json
-            beside the recipe's.
-        fewest_to_calibrate: how many validation images it takes to calibrate what `summarise` fits
-            on them (a temperature, thresholds); 0 where nothing is fitted.
+        score_name: the figure of validation by which early stopping and `keep: best` choose.
+        higher_is_better: whether a higher score is a better one.
+        monitors: further figures that they may go by instead, each with whether higher is better.
+        watched: the figures of validation that metrics.csv holds.
+        leaked: for "val" and "test", the positions of images that training has seen under another
+            name. Set before `summarise`.
+        groups: the group of each image that belongs together with others, by the image's name. Set
+            before training.
+        options_of_model: options of the network that follow from the task; model.json keeps them
+            with those of the recipe.
+        fewest_to_calibrate: how many validation images it takes to fit what `summarise` fits on
+            them (a temperature, thresholds); 0 where nothing is fitted.
         calibrated: what that is, in words.
-        chooses: what `evaluate` itself chooses on `selection`, in words; empty for nothing.
-        selection: the validation images that may choose among weights; set before training.
-        validation: which validation images choose and which calibrate; set before training.
-        log_every_step: whether metrics.csv has a row for each step, whatever their number.
+        chooses: what `figures` and `evaluate` choose on `selection`, in words; empty for nothing.
+        selection: the validation images that may choose among weights. Set before training.
+        validation: which validation images choose, and which calibrate. Set before training.
+        log_every_step: whether metrics.csv has a row for each step, however many there are.
         recognises_others: whether the run records what its images have in common, so that images
             of another kind show.
-        warnings: what has gone wrong so far, in the user's words; an evaluation may add to it.
-        choices: what was decided while the networks were built, printed with the other choices of
-            the run.
+        warnings: what has gone wrong so far, in the user's words. An evaluation may add to it.
+        choices: what was decided while the networks were built, with the reasons; they are printed.
     """
 
     networks: dict[str, nn.Module]
@@ -129,8 +166,9 @@ class Task(ABC):
     choices: Sequence[Choice] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Return what model.json holds of the task, so that `restore` makes the same of it again
-        (JSON-ready).
+        """Return what model.json holds of the task (JSON-ready).
+
+        `restore` makes the same task of it again.
         """
         return {}
 
@@ -141,16 +179,17 @@ class Task(ABC):
     def sources(
         self, splits: DataSplits, progress: Callable[[str, int, int], None] | None = None
     ) -> DataSplits:
-        """Return what training and measuring see in place of the images (features of a frozen
-        network, say).
+        """Return what training and measuring see in place of the images.
+
+        Features of a frozen network, for example. The order and the number of images stay.
         """
         del progress
         return splits
 
     def start(self, train: ImageSource) -> None:
-        """Set what a network takes from training images before the first step (whitening filters).
+        """Set what a network takes from training images before the first step.
 
-        Not on resume.
+        Whitening filters, for example. It is not called when a run is resumed.
         """
         del train  # most tasks take nothing
 
@@ -158,11 +197,15 @@ class Task(ABC):
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scalar to minimise for `phase`, and further scalars to log."""
+        """Return the loss of `phase` on a batch, and further scalars to log.
+
+        The loss is a scalar with a gradient, the mean over the images of the batch.
+        """
 
     def snapshot(self, network: nn.Module) -> np.ndarray | None:
-        """Return a picture (H, W, C) uint8 of how far the main network is, for the time lapse of
-        the report, or None.
+        """Return a picture (H, W, C) uint8 of how far the main network is, or None.
+
+        The report shows these pictures as a time lapse.
         """
         del network
         return None
@@ -176,8 +219,9 @@ class Task(ABC):
         del state
 
     def result(self) -> nn.Module:
-        """Return the network to save, after training; the main one unless a task puts it together
-        from parts.
+        """Return the network to save, after training.
+
+        It is the main one, unless a task puts it together from parts.
         """
         return self.networks[self.main]
 
@@ -186,7 +230,10 @@ class Task(ABC):
         return []
 
     def figures(self, network: nn.Module, source: ImageSource) -> dict[str, Any]:
-        """Return the figures of `evaluate`; a task that can, holds no answers for them."""
+        """Return the figures of `evaluate`, for evaluations during training.
+
+        A task that can do so holds no answers of single images for them.
+        """
         return self.evaluate(network, source).figures
 
     @abstractmethod
@@ -196,10 +243,20 @@ class Task(ABC):
         source: ImageSource,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
-        """Measure `network` on every image of `source`."""
+        """Measure `network` on every image of `source`.
+
+        Figures must be the same however often they are asked for: what is random follows from fixed
+        seeds. The network's mode, training or evaluation, is left as it was.
+        """
 
     @abstractmethod
     def summarise(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
     ) -> Summary:
-        """Turn the final evaluations of "train", "val" and "test" into what the run writes down."""
+        """Turn the final evaluations into what the run writes down.
+
+        Args:
+            evaluations: of "train" (clean images, many of them by a sample), "val" and, where the
+                run has a test part, "test".
+            sources: the images of each, as `sources` returned them.
+        """

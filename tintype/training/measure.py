@@ -70,7 +70,9 @@ def _measure(
 def _measure_without_test(
     run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
 ) -> None:
-    """Measure on clean training images and validation only, as one of many runs of which one will be chosen.
+    """Measure on clean training images and validation only.
+
+    The run is one of many of which one will be chosen.
 
     What is fitted on validation and shown on test (temperature, thresholds) and what shows test
     images is left out.
@@ -94,7 +96,9 @@ def _measure_without_test(
 def _measure_by_validation(
     run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
 ) -> None:
-    """Measure on clean training images and validation of data without a test part; write figures and predictions.
+    """Measure on training images and validation of data without a test part.
+
+    Figures and predictions are written.
 
     Validation chose the model, so its figures are too good; they are never called by the name of
     what a test would show.
@@ -198,9 +202,7 @@ def _write_samples(
 
 
 def _said_unlike(run: RunFolder, test: ImageSource) -> dict[str, Any]:
-    """Return how many test images are said to be unlike the training images, though they are of the
-    same kind.
-    """
+    """Return how many test images are called unlike the training images."""
     reasons = unlike_images(run, test)
     return (
         {"unlike": {"num_images": len(reasons), "num_unlike": sum(map(bool, reasons))}}
@@ -210,7 +212,9 @@ def _said_unlike(run: RunFolder, test: ImageSource) -> dict[str, Any]:
 
 
 def unlike_images(run: RunFolder, source: ImageSource) -> list[str]:
-    """Return why images are unlike the training images of a run, "" where they are not; evenly spread ones of many.
+    """Return why images are unlike the training images of a run, "" where they are not.
+
+    Of many images, evenly spread ones are looked at.
 
     The list is empty where the run does not know. Colour that a grey model does not see is not
     looked at.
@@ -226,7 +230,10 @@ def unlike_images(run: RunFolder, source: ImageSource) -> list[str]:
 
 
 def typical_images(source: ImageSource, most: int = TYPICAL_IMAGES) -> Iterator[np.ndarray]:
-    """Yield evenly spread images of a split, at most `most` in all, in batches (N, H, W, C) uint8."""
+    """Yield evenly spread images of a split in batches (N, H, W, C) uint8.
+
+    There are at most `most` in all.
+    """
     index = (
         torch.linspace(0, len(source) - 1, min(len(source), most), dtype=torch.float64)
         .round()
@@ -255,8 +262,9 @@ def count_test_look(run: RunFolder, fingerprint: str) -> dict[str, int]:
 
 
 def looks_by_data(run: RunFolder) -> dict[str, int]:
-    """Return how often the test split of each data set (by fingerprint) was looked at by the runs
-    beside this one.
+    """Return how often each test split was looked at, by fingerprint of the data.
+
+    The runs beside this one count.
     """
     try:
         looks = read_json_object(_ledger(run))

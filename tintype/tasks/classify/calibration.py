@@ -15,30 +15,29 @@ from scipy.special import bdtrc, gammaln, log_softmax
 from tintype.statistics import clustered_interval, clusters_of, percent
 from tintype.tasks.task import Evaluation
 
-# For each of these a confidence is looked for from which on answers are right that often.
-WISHED_ACCURACIES = (0.8, 0.9, 0.95, 0.98, 0.99)
+# For each of these, a threshold is looked for above which answers are right that often.
+TARGET_ACCURACIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 # Temperatures outside of these bounds say that the fit has nothing to hold on to.
 TEMPERATURES = (0.05, 20.0)
 # One parameter of a curve needs some images; with fewer the temperature stays at one.
 FEWEST_TO_CALIBRATE = 20
-# How often the promise of a threshold for abstaining may be broken, and how many thresholds are
-# tried.
+# How often a promise may be broken, and how many thresholds are tried for it.
 ABSTAIN_RISK = 0.05
 THRESHOLDS_TRIED = 20
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """What logits are divided by before the softmax so that confidence agrees with accuracy, and
-    how it was found.
-    """
+    """What logits are divided by so that confidence agrees with accuracy, and why."""
 
     value: float
     reason: str
 
 
 def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
-    """Return the temperature that minimises the log loss of softmax(logits / T), between 0.05 and 20.
+    """Return the temperature T of least log loss of softmax(logits / T).
+
+    It lies between 0.05 and 20.
 
     `logits` (N, K) may be log probabilities as well, since a constant in a row changes nothing;
     `targets` (N,) are true classes. Two cases in which the log loss says nothing are ruled apart:
@@ -97,51 +96,57 @@ def _root_within(falling: Callable[[float], float], low: float, high: float) -> 
 
 
 def abstain_threshold(
-    confidence: ArrayLike, right: ArrayLike, wish: float, design_effect: float = 1.0
+    confidence: ArrayLike, right: ArrayLike, target: float, design_effect: float = 1.0
 ) -> float | None:
-    """Return the lowest confidence from which on answers are right often enough, or None where there is none.
+    """Return the lowest confidence from which answers are right often enough.
+
+    None where there is none.
 
     0.0 where all images may be answered. Up to 20 thresholds are tried, evenly by how many images
     they answer; the first answers no fewer than could show anything. At each, the hypothesis that
-    fewer than `wish` of the answers are right is tested by the binomial distribution. All tests
+    fewer than `target` of the answers are right is tested by the binomial distribution. All tests
     share one level, at which a model whose confidence tells nothing, and of whose answers just
-    `wish` are right, passes any of them in at most 5 % of the cases. That level is computed from
+    `target` are right, passes any of them in at most 5 % of the cases. That level is computed from
     the joint distribution of the counts, since the images of one threshold are among those of the
     next. Of images in groups (see `clusters_of`), counts are divided by `design_effect`.
 
     Raises:
-        ValueError: shapes that differ, or a wish that is not between 0 and 1.
+        ValueError: shapes that differ, or a target that is not between 0 and 1.
 
     Source: Angelopoulos et al., "Learn then test" (2021); one level for all looks at a growing
     count is Pocock's, Biometrika 64 (1977).
     """
-    confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
-    if confidence.ndim != 1 or confidence.shape != right.shape or not 0 < wish < 1:
-        raise ValueError(
-            f"expected (N,) and (N,), and 0 < wish < 1, got {confidence.shape}, {right.shape}, {wish}"
-        )
+    confidence = np.asarray(confidence, dtype=np.float64)
+    right = np.asarray(right, dtype=bool)
+    if confidence.ndim != 1 or confidence.shape != right.shape or not 0 < target < 1:
+        shapes = f"{confidence.shape}, {right.shape}, {target}"
+        raise ValueError(f"expected (N,) and (N,), and 0 < target < 1, got {shapes}")
     if not len(right):
         return None
 
     curve = risk_coverage(confidence, right)
     # Fewer answers than these would not be enough, even if all of them were right.
-    fewest = min(len(right), math.ceil(design_effect * math.log(ABSTAIN_RISK / 3) / math.log(wish)))
-    wanted = np.linspace(fewest, len(right), THRESHOLDS_TRIED).round()
+    fewest = math.ceil(design_effect * math.log(ABSTAIN_RISK / 3) / math.log(target))
+    wanted = np.linspace(min(len(right), fewest), len(right), THRESHOLDS_TRIED).round()
     tried = np.unique(np.searchsorted(curve.num_answered, wanted))
-    told = np.floor(curve.num_answered[tried] / design_effect).astype(np.int64)
-    told_right = np.floor(told * curve.num_right[tried] / curve.num_answered[tried] + 1e-9)
-    level = _level_of_looks(tuple(np.unique(told[told > 0]).tolist()), wish)
-    passed = tried[(told > 0) & (_p_of_at_least(told_right, np.maximum(told, 1), wish) <= level)]
+
+    # The numbers of independent images that tell as much.
+    n = np.floor(curve.num_answered[tried] / design_effect).astype(np.int64)
+    num_right = np.floor(n * curve.num_right[tried] / curve.num_answered[tried] + 1e-9)
+
+    level = _level_of_looks(tuple(np.unique(n[n > 0]).tolist()), target)
+    rejected = _p_of_at_least(num_right, np.maximum(n, 1), target) <= level
+    passed = tried[(n > 0) & rejected]
     if not len(passed):
         return None
-
     return 0.0 if passed[-1] == len(curve.threshold) - 1 else float(curve.threshold[passed[-1]])
 
 
 @lru_cache(maxsize=64)
 def _level_of_looks(counts: tuple[int, ...], p: float) -> float:
-    """Return the level at which tests after `counts` trials of probability `p` reject once or more
-    in 5 % of the cases.
+    """Return the level at which looks at a growing count reject in 5 % of the cases.
+
+    The tests come after `counts` trials of probability `p`.
     """
     if not counts:
         return 0.0
@@ -160,8 +165,9 @@ def _level_of_looks(counts: tuple[int, ...], p: float) -> float:
 
 
 def _crossing(counts: Sequence[int], p: float, level: float) -> float:
-    """Return the probability that any of the tests after `counts` trials rejects at `level`,
-    exactly but for 1e-12.
+    """Return the probability that any of the tests after `counts` trials rejects.
+
+    It is exact but for 1e-12.
     """
     # shares[i]: that first + i are right, none rejected so far
     shares, first, before, crossed = np.ones(1), 0, 0, 0.0
@@ -197,8 +203,9 @@ def _p_of_at_least(successes: ArrayLike, n: ArrayLike, p: float) -> NDArray[np.f
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """How many images are answered, and how many of those rightly, at each distinct confidence, the
-    highest first.
+    """How many images are answered at each distinct confidence, and how many rightly.
+
+    The highest confidence comes first.
     """
 
     threshold: NDArray[np.float64]
@@ -226,49 +233,49 @@ def risk_coverage(confidence: ArrayLike, right: ArrayLike) -> RiskCoverage:
 def abstaining(
     val: Evaluation, test: Evaluation | None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Choose on validation from which confidence on to answer for each wished accuracy, and measure that on test.
+    """Choose thresholds for abstaining on `val`, and measure them on both.
+
+    `val` holds the validation images that calibrate.
 
     Returns:
-        What the model keeps: `accuracy` (the wish) and `threshold`, None where validation cannot
+        What the model keeps: `accuracy` (the target) and `threshold`, None where validation cannot
         promise it. What the run reports: the same with the counts, coverage and accuracy of both
         splits, and 95 % intervals.
     """
     kept: list[dict[str, Any]] = []
     reported: list[dict[str, Any]] = []
     both = {"val": val} if test is None else {"val": val, "test": test}
-    sides = {
-        split: (
-            e.details["probabilities"].max(1),
-            e.details["probabilities"].argmax(1) == e.details["targets"],
-        )
-        for split, e in both.items()
-    }
-    groups = val.details.get("groups")
-    effect = (
-        1.0 if groups is None else clusters_of(sides["val"][1], groups, spread=0.25).design_effect
-    )
+    sides = {split: _sureness(each) for split, each in both.items()}
 
-    for wish in WISHED_ACCURACIES:
-        threshold = abstain_threshold(*sides["val"], wish, effect)
-        kept.append({"accuracy": wish, "threshold": threshold})
-        measured = (
-            {}
-            if threshold is None
-            else {
-                split: _answered(*sides[split], threshold, e.details.get("groups"))
-                for split, e in both.items()
-            }
-        )
-        reported.append({**kept[-1], **measured})
+    groups = val.details.get("groups")
+    effect = 1.0
+    if groups is not None:
+        effect = clusters_of(sides["val"][1], groups, spread=0.25).design_effect
+
+    for target in TARGET_ACCURACIES:
+        threshold = abstain_threshold(*sides["val"], target, effect)
+        kept.append({"accuracy": target, "threshold": threshold})
+        reported.append(dict(kept[-1]))
+        if threshold is None:
+            continue
+        for split, each in both.items():
+            measured = _answered(*sides[split], threshold, each.details.get("groups"))
+            reported[-1][split] = measured
 
     return kept, reported
+
+
+def _sureness(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """Return how sure each answer is, and whether it is right, each (N,)."""
+    probabilities = evaluation.details["probabilities"]
+    return probabilities.max(1), probabilities.argmax(1) == evaluation.details["targets"]
 
 
 def _answered(
     confidence: np.ndarray, right: np.ndarray, threshold: float, groups: np.ndarray | None = None
 ) -> dict[str, Any]:
     answered = confidence >= threshold
-    # an image that stands alone is a group of its own
+    # An image that stands alone is a group of its own.
     numbers = np.arange(len(right)) if groups is None else groups
     n, k = int(answered.sum()), int(right[answered].sum())
 

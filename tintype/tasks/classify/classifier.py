@@ -146,8 +146,9 @@ class Classify(Task):
 
     @torch.no_grad()
     def logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Return logits (N, K) float32 of images (N, C, H, W) uint8, averaged over the views of
-        `tta`, as in airbench.
+        """Return logits (N, K) float32 of images (N, C, H, W) uint8.
+
+        They are averaged over the views of `tta`, as in airbench.
         """
         images = self.normalise(images)
         with autocast(self.device, self.dtype):
@@ -155,9 +156,7 @@ class Classify(Task):
         return torch.as_tensor(logits)
 
     def softmax(self, logits: Tensor) -> Tensor:
-        """Turn logits (N, K) into class probabilities, at the temperature that was fitted on
-        validation.
-        """
+        """Turn logits (N, K) into class probabilities, at the fitted temperature."""
         return torch.softmax(logits / self.temperature, dim=1)
 
     def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -183,7 +182,9 @@ class Classify(Task):
         source: ImageSource,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K) float32 and what the last layer saw, at unit length: (N, D) float16, on the CPU.
+        """Return logits (N, K) float32 and features (N, D) float16, on the CPU.
+
+        Features are what the last layer saw, at unit length.
 
         Raises:
             UserError: they are not finite.
@@ -269,7 +270,7 @@ class Classify(Task):
     def summarise(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
     ) -> Summary:
-        """Fit temperature and abstain thresholds on validation, apply them, and turn all into what is written down.
+        """Calibrate the answers, and turn all figures into what is written down.
 
         Without a test part that is the figures and answers of validation, and nothing that was
         fitted on it.
@@ -330,7 +331,7 @@ class Classify(Task):
     def _predictions(
         self, measured: Mapping[str, Evaluation], sources: Mapping[str, ImageSource]
     ) -> tuple[list[str], list[list[Any]]]:
-        """Return header and rows of predictions.csv; where images are in groups, the last column."""
+        """Return header and rows of predictions.csv; groups stand in the last column."""
         names = self.spec.class_names
         rows: list[list[Any]] = []
         for split, each in measured.items():
@@ -343,9 +344,7 @@ class Classify(Task):
         return [*PREDICTIONS_HEADER, "group"], grouped
 
     def _without_leaks(self, split: str, evaluation: Evaluation) -> str:
-        """Add to the figures of a split those without the images that training has seen, and return
-        a warning.
-        """
+        """Add the figures without images that training has seen, and return a warning."""
         leaked, figures = self.leaked[split], evaluation.figures
         clean = np.setdiff1d(np.arange(figures["num_images"]), leaked)
         word = {"val": "validation"}.get(split, split)
@@ -472,7 +471,9 @@ def _finite(logits: Tensor) -> Tensor:
 
 @contextmanager
 def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect, for each pass through `network`, what its last layer with weights sees: (N, D) float16 of unit length.
+    """Collect what the last layer with weights sees at each pass through `network`.
+
+    Each pass adds a tensor (N, D) float16 of unit length.
 
     That is the input of the last linear layer; of a network that ends in a convolution, its input
     averaged over space.
@@ -511,8 +512,9 @@ def prediction_rows(
     targets: np.ndarray,
     names: Sequence[str],
 ) -> list[list[Any]]:
-    """Return a row of predictions.csv for each image; `rank` is that of the true class, 1 where the
-    answer is right.
+    """Return a row of predictions.csv for each image.
+
+    `rank` is that of the true class: 1 where the answer is right.
     """
     of_target = probabilities[np.arange(len(targets)), targets].astype(np.float64)
     ranks = metrics.target_ranks(probabilities, targets) + 1

@@ -19,7 +19,9 @@ SLOW = 0.25  # seconds for one image from which on the batch is measured once, w
 
 
 def measure_latency(run: RunFolder, device: str = "auto") -> dict[str, float]:
-    """Return the milliseconds that a classifier takes for one image and for 64: `latency_1_ms` and `latency_64_ms`.
+    """Return the milliseconds that a classifier takes for one image, and for 64.
+
+    The keys are `latency_1_ms` and `latency_64_ms`.
 
     The median of several passes over made pixels, from uint8 pixels of the model's size to
     probabilities, in the model's precision and with its test-time views; decoding of files is not

@@ -166,7 +166,9 @@ class Tally:
         return self.of_group.setdefault(group, np.zeros((2, 2), np.int64))
 
     def _answers(self, axis: int) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
-        """Return for each image whether it is right (axis 0) or in the first five (axis 1), and its group.
+        """Return for each image whether it counts, and the number of its group.
+
+        With axis 0 right answers count, with axis 1 those with the true class among the first five.
 
         The order of the images is lost, and so are the names of the groups; neither matters to an
         interval.
@@ -192,8 +194,9 @@ def _share_interval(right: NDArray[np.bool_], groups: ArrayLike | None) -> list[
 
 
 def log_loss(probabilities: ArrayLike, targets: ArrayLike) -> float:
-    """Return the mean negative log-likelihood (natural logarithm); probabilities below 2.2e-16
-    count as that.
+    """Return the mean negative log-likelihood (natural logarithm).
+
+    Probabilities below 2.2e-16 count as that.
     """
     return float(_log_losses(*_checked(probabilities, targets)).mean()) + 0.0
 
@@ -207,8 +210,9 @@ def _log_losses(
 
 
 def target_ranks(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
-    """Return for each image (N,) how many classes are preferred to the true one (0: the prediction
-    is right).
+    """Return for each image (N,) how many classes are preferred to the true one.
+
+    It is 0 where the prediction is right.
     """
     probabilities, targets = _checked(probabilities, targets)
     of_target = probabilities[np.arange(len(targets)), targets][:, None]
@@ -246,8 +250,9 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
 
 
 def per_class(confusion: NDArray[np.int64], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return name, precision, recall, f1 and support (true images) of each class; 0.0 where nothing
-    can be divided.
+    """Return name, precision, recall, F1 and support (true images) of each class.
+
+    A rate is 0.0 where its denominator is zero.
     """
     rates = zip(class_names, *_rates(confusion), strict=True)
     return [
@@ -265,7 +270,9 @@ def per_class(confusion: NDArray[np.int64], class_names: Sequence[str]) -> list[
 def recall_intervals(
     right: ArrayLike, targets: ArrayLike, num_classes: int, groups: ArrayLike | None = None
 ) -> list[list[float]]:
-    """Return the 95 % interval [low, high] of the recall of each class, of images `right` (N,) of classes `targets` (N,).
+    """Return the 95 % interval [low, high] of the recall of each class.
+
+    `right` (N,) says which images of the classes `targets` (N,) are recognised.
 
     Wilson's; of images in `groups` (N,), that of clusters. [0, 1] for a class without images.
     """
@@ -286,7 +293,9 @@ def recall_intervals(
 
 
 def averages(confusion: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Return precision, recall, F1 and support over the classes: "macro", their plain mean, and "weighted" by support.
+    """Return the averages of precision, recall and F1 over the classes, and the support.
+
+    "macro" is the plain mean, "weighted" the mean by support.
 
     Classes that occur neither in the targets nor in the predictions are left out, as scikit-learn
     does.
@@ -366,7 +375,9 @@ def reliability_bins(
     num_bins: int | None = None,
     groups: ArrayLike | None = None,
 ) -> list[dict[str, Any]]:
-    """Return how often predictions of each confidence are right, in bins of equal counts, the least confident first.
+    """Return how often predictions of each confidence are right.
+
+    Bins hold equal counts, the least confident first.
 
     Bins of equal width would put nearly all images of a good model into the last one. Each bin
     holds the ends of its confidences, `low` and `high`, its `count`, and the means `confidence` and
@@ -406,8 +417,9 @@ def reliability_bins(
 def expected_calibration_error(
     probabilities: ArrayLike, targets: ArrayLike, num_bins: int = 15
 ) -> float:
-    """Return the mean distance of confidence and accuracy over the bins, weighted by count (Guo et
-    al., 2017).
+    """Return the mean distance of confidence and accuracy over the bins.
+
+    Bins are weighted by count (Guo et al., 2017).
     """
     probabilities, targets = _checked(probabilities, targets)
     return calibration_errors(
@@ -417,8 +429,9 @@ def expected_calibration_error(
 
 @dataclass(frozen=True)
 class CalibrationErrors:
-    """The expected calibration error as it is defined, debiased, and as a perfectly calibrated
-    model would read it.
+    """The expected calibration error in three readings.
+
+    As it is defined, debiased, and as a perfectly calibrated model would read it.
     """
 
     plain: float
@@ -429,7 +442,9 @@ class CalibrationErrors:
 def calibration_errors(
     confidence: ArrayLike, right: ArrayLike, num_bins: int = 15
 ) -> CalibrationErrors:
-    """Return the expected calibration error of answers, given their confidence (N,) and whether they are right (N,).
+    """Return the calibration errors of answers.
+
+    `confidence` (N,) is that of each answer, `right` (N,) whether it is right.
 
     Few answers in a bin are never right just as often as their confidence says, so that the plain
     figure is too large: a perfectly calibrated model reads 0.16 at 50 images. With its bins'
@@ -460,7 +475,7 @@ class CalibrationBins:
 
     @classmethod
     def of(cls, confidence: ArrayLike, right: ArrayLike, num_bins: int = 15) -> CalibrationBins:
-        """Return the sums of answers, given their confidence (N,) and whether they are right (N,)."""
+        """Return the sums for answers of `confidence` (N,), `right` (N,) or not."""
         confidence = np.asarray(confidence, dtype=np.float64)
         edges = np.linspace(0, 1, num_bins + 1)  # bins are (low, high]
         bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)

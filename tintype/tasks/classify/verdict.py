@@ -1,4 +1,4 @@
-"""What the gap between training and validation says of a classifier: it underfits, fits or overfits."""
+"""The verdict on a classifier, from the gap between training and validation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ FEWEST_MISSED = 5
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the train/validation gap says of the fit: one word, a text for the user, and the numbers behind it.
+    """What the gap between training and validation says of the fit.
+
+    One word, a text for the user, and the numbers behind it.
 
     `gap` is the training accuracy less the validation accuracy, with its 95 % interval; both are
     parts of one. `never_recognised` names the classes of which no image, or no validation image, is
@@ -40,7 +42,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """For each class (K,) how many images of it were measured, and how many of those were recognised.
+    """How many images of each class (K,) were measured, and how many were recognised.
 
     Of images in groups, `num_groups` (K,) counts those of each class, `clusters` says how much less
     the images tell of the accuracy, and `clusters_of_recall` of the balanced one.
@@ -56,7 +58,9 @@ class ClassCounts:
     def of(
         cls, right: ArrayLike, targets: ArrayLike, num_classes: int, groups: ArrayLike | None = None
     ) -> ClassCounts:
-        """Return the counts of images of classes `targets` (N,), `right` (N,) or not, in `groups` (N,) or each alone.
+        """Return the counts of images of the classes `targets` (N,).
+
+        `right` (N,) says which are recognised; those of one of `groups` (N,) may be alike.
 
         The balanced accuracy is a mean of images that weigh by one over the size of their class;
         what a group adds to its variance is what it adds to that of the mean, linearised (Korn and
@@ -82,7 +86,9 @@ class ClassCounts:
         return float(self.num_images.max() / self.num_images.sum())
 
     def mean_recall(self, confidence: float = 0.95) -> tuple[float, float, float]:
-        """Return the balanced accuracy and its interval (value, low, high), over the classes that occur.
+        """Return the balanced accuracy and its interval (value, low, high).
+
+        It is over the classes that occur.
 
         The interval joins Wilson's of each class (MOVER: Zou and Donner, Statistics in Medicine 27,
         2008).
@@ -266,8 +272,9 @@ def _doubt(gap: _Gap, train: tuple[int, Clusters | None], val: tuple[int, Cluste
 def _verdict_by_class(
     train: ClassCounts | None, val: ClassCounts | None, num_classes: int
 ) -> tuple[str, str] | None:
-    """Return the word and the reason that balanced accuracy gives where it accuses the model, else
-    None.
+    """Return word and reason where the balanced accuracy speaks against the model.
+
+    None where it does not.
     """
     if train is None or val is None:
         return None
@@ -293,8 +300,9 @@ def _verdict_by_class(
 def _never_recognised(
     train: ClassCounts | None, val: ClassCounts | None, class_names: Sequence[str]
 ) -> tuple[tuple[str, ...], str]:
-    """Return the classes that are never recognised, and a sentence about them (with a space before
-    it).
+    """Return the classes that are never recognised, and a sentence about them.
+
+    The sentence begins with a space.
     """
     if train is None or val is None:
         return (), ""

@@ -1,4 +1,6 @@
-"""A closer look at a classifier's mistakes, once, after it is measured: written as analysis.json and samples/ for the report.
+"""A closer look at the mistakes of a classifier, once it has been measured.
+
+It is written as analysis.json and into samples/ for the report.
 
 The test images are looked at in order to understand the model; no choice is made on them.
 """
@@ -34,7 +36,9 @@ def analyse(
     evaluations: Mapping[str, Evaluation],
     watcher: Watcher,
 ) -> None:
-    """Write analysis.json, its pictures in samples/, and what was fitted on validation into model.json.
+    """Write analysis.json, its pictures, and what was fitted on validation.
+
+    The pictures go into samples/, what was fitted into model.json.
 
     `sources` hold the pixels of the images that were evaluated, in the same order; `evaluations`
     are those of "train" (clean images), "val" and "test". Call it after `task.summarise`, which
@@ -73,8 +77,9 @@ def analyse(
 
 
 def _cost(model: Mapping[str, Any], train: Answers) -> float:
-    """Return the multiply-adds of one pass through the (sampled) training images: a measure of time
-    that is always the same.
+    """Return the multiply-adds of one pass through the (sampled) training images.
+
+    It is a measure of time that is the same on every machine.
     """
     return float(model["multiply_adds"]) * len(train.targets)
 
@@ -91,8 +96,9 @@ def _folders_of_images(run: RunFolder) -> list[Path]:
 
 
 def _curve(task: Classify, evaluation: Evaluation) -> dict[str, list[float]]:
-    """Return coverage and accuracy from the surest answers on, at most 200 points, and the
-    confidence at each.
+    """Return coverage and accuracy from the surest answers on, at most 200 points.
+
+    The confidence at each point is with them.
     """
     answers = Answers.of(task, evaluation)
     curve = risk_coverage(answers.confidence, answers.right)

@@ -20,7 +20,7 @@ SHEET_COLUMNS = 25
 
 
 def embedding_map(folder: Path, test: Answers, thorough: bool) -> dict[str, Any] | None:
-    """Return the places of at most 1,000 test images in two dimensions, and write a sheet of thumbnails.
+    """Place at most 1,000 test images in two dimensions, and write their thumbnails.
 
     The places follow from what the last layer sees, at unit length: principal components, and where
     `thorough` t-SNE of the first 50 of them (van der Maaten & Hinton 2008). None where the network
@@ -65,7 +65,9 @@ def _unit(values: np.ndarray) -> list[float]:
 
 
 def principal_components(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first `count` principal components (N, count) of features (N, D), and each one's share of the variance.
+    """Return the first `count` principal components (N, count) of features (N, D).
+
+    The share of the variance of each is with them.
 
     The sign is such that the entry of largest size is positive, so that the same features give the
     same picture.
@@ -80,8 +82,9 @@ def principal_components(features: np.ndarray, count: int) -> tuple[np.ndarray, 
 
 
 def t_sne(components: np.ndarray) -> np.ndarray:
-    """Return t-SNE places (N, 2) of N points, begun from their first two components so that it is
-    always the same.
+    """Return t-SNE places (N, 2) of N points.
+
+    It begins from their first two components, so that it is always the same.
     """
     from sklearn.manifold import TSNE
 

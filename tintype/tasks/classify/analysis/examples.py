@@ -1,5 +1,6 @@
-"""Pictures that explain mistakes: confused pairs side by side, and the worst mistakes with what is
-near them in training.
+"""Pictures that explain mistakes.
+
+Confused pairs side by side, and the worst mistakes with what is near them in training.
 """
 
 from __future__ import annotations
@@ -94,8 +95,9 @@ class Answers:
 
 
 def confused_pairs(folder: Path, test: Answers) -> list[dict[str, Any]]:
-    """Return the most confused pairs, each with pictures: A taken for B (the surest first), A and B
-    as recognised.
+    """Return the most confused pairs, each with pictures.
+
+    They show A taken for B (the surest first), and A and B as recognised.
     """
     confusion = metrics.confusion_matrix(test.guesses, test.targets, len(test.class_names))
     number = {name: k for k, name in enumerate(test.class_names)}
@@ -170,8 +172,9 @@ def nearest_images(
 
 
 def _is_same(item: dict[str, Any], position: int, test: Answers, train: Answers) -> bool:
-    """Whether a training image is (nearly) the same picture: then the test split is not as unseen
-    as it should be.
+    """Return whether a training image is (nearly) the same picture.
+
+    The test split is then not as unseen as it should be.
     """
     one, other = (
         test.pixels(item["position"]).astype(np.float32),
@@ -183,8 +186,9 @@ def _is_same(item: dict[str, Any], position: int, test: Answers, train: Answers)
 def _write_heatmaps(
     folder: Path, task: Classify, network: nn.Module, test: Answers, items: list[dict[str, Any]]
 ) -> str | None:
-    """Write a heat map of each item for the class that was predicted; return the layer, None where
-    there is none.
+    """Write a heat map of each item for the class that was predicted.
+
+    The layer is returned, or None where there is none.
     """
     layer = None
     for start in range(0, len(items), CHUNK):

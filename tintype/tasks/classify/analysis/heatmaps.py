@@ -28,16 +28,16 @@ HEAT = np.array(
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """Heat maps (N, h, w) float32 in 0..1 of the layer's own size, and the layer's name in the
-    network.
-    """
+    """Heat maps (N, h, w) float32 in 0..1 of a layer's own size, and its name."""
 
     maps: np.ndarray
     layer: str
 
 
 def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> HeatMaps | None:
-    """Return for each image where the network found evidence for a class: the last layer's maps, weighted by gradient.
+    """Return where the network found evidence for a class, for each image.
+
+    It is the sum of the last layer's maps, weighted by their gradient.
 
     The map is ReLU(sum over k of w_k A_k), A_k the k-th map of the layer and w_k the mean gradient
     of the class's logit over it; each image is scaled by its own maximum (0 where no position
@@ -83,7 +83,9 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> HeatMaps | 
 
 @torch.no_grad()
 def spatial_layer(network: nn.Module, image: Tensor) -> str | None:
-    """Return the name of the last layer whose output (N, C, h, w) has at least 3 positions a side, before pooling.
+    """Return the name of the last layer before pooling.
+
+    Its output (N, C, h, w) has at least 3 positions a side.
 
     Where no layer has so many, 2 a side. None for networks without maps, and for those that turn
     them into a sequence of tokens (vision transformers), where gradients at the last map say

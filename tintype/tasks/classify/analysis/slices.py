@@ -1,5 +1,6 @@
-"""Where errors concentrate: the error rate by brightness, contrast, sharpness, and size and shape
-of the file.
+"""Where errors concentrate.
+
+The error rate by brightness, contrast, sharpness, and the size and shape of the file.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ LAPLACIAN = torch.tensor([[[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]]
 def error_rates(
     test: Answers, folders: Sequence[Path] = (), groups: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Cut the test images into quarters by each attribute, and test whether their error rates differ.
+    """Cut the test images into quarters by each attribute, and compare error rates.
+
+    A test says whether they differ.
 
     The test is Pearson's chi-square for each attribute, its p-values adjusted after Holm for their
     number. Of more than 10,000 images every k-th is taken. `folders` are where the images' names
@@ -70,8 +73,9 @@ def error_rates(
 def _bins(
     value: np.ndarray, wrong: np.ndarray, groups: np.ndarray | None = None
 ) -> list[dict[str, Any]]:
-    """Return the quarters, each with its bounds, counts and error rate; equal values are never
-    divided.
+    """Return the quarters, each with its bounds, counts and error rate.
+
+    Equal values are never divided.
     """
     edges = np.unique(
         np.quantile(value, np.linspace(0, 1, QUARTERS + 1)[1:-1], method="inverted_cdf")
@@ -101,7 +105,10 @@ def _bins(
 
 
 def pixel_attributes(source: ImageSource, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Return brightness (mean luma, 0..1), contrast (its deviation) and sharpness (variance of its Laplacian), each (N,).
+    """Return brightness, contrast and sharpness of images, each (N,).
+
+    Brightness is the mean luma in 0..1, contrast its deviation, sharpness the variance of its
+    Laplacian.
 
     They are measured on the pixels that the model sees. Sharpness: Pech-Pacheco et al. (2000), luma
     in 0..255.
@@ -127,8 +134,9 @@ def pixel_attributes(source: ImageSource, index: np.ndarray) -> dict[str, np.nda
 
 
 def file_attributes(names: Sequence[str], folders: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Return shorter side in pixels and aspect (longer by shorter side) of files, each (N,); {}
-    unless all can be read.
+    """Return shorter side in pixels and aspect of files, each (N,).
+
+    Aspect is the longer side by the shorter one. {} unless all can be read.
     """
     sides = []
     for name in names:
