@@ -91,6 +91,124 @@ def test_no_exception_outlives_its_reason():
     assert all(other in ARROWS[module] for module, other in STILL_UP)
 
 
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that import one another, straight or by way of others."""
+
+    def reached(module: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [module]
+        while waiting:
+            new = arrows[waiting.pop()] - found
+            found |= new
+            waiting += new
+        return found
+
+    reach = {module: reached(module) for module in arrows}
+    groups = {
+        frozenset(other for other in reach[module] if module in reach[other]) for module in arrows
+    }
+    return sorted(sorted(group) for group in groups if group)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles(ARROWS) == []
+
+
+# The verbs, from the ground up: one imports another only if it stands after it. Those that are not
+# named here import no other verb, and no other verb imports them.
+VERBS = (
+    "predict",
+    "evaluate",
+    "share",
+    "export",
+    "serve",
+    "run",
+    "compare",
+    "study",
+    "tune",
+)
+
+
+def verb_of(module: str) -> str:
+    return module.split(".")[1] if module.startswith("verbs.") else ""
+
+
+@pytest.mark.parametrize("module", sorted(filter(verb_of, MODULES)))
+def test_verbs_import_one_another_only_downward(module):
+    own = verb_of(module)
+    others = {verb_of(other) for other in ARROWS[module]} - {"", own}
+    lower = VERBS[: VERBS.index(own)] if own in VERBS else ()
+    assert others <= set(lower)
+
+
+# Where a task is still named outside its folder, to be asked of the task instead.
+STILL_NAMES_A_TASK = {
+    "runs.pretrained",  # only a classifier's network can be started from
+    "tasks.generate.distances",  # distances on the features of a classifier
+}
+
+# A model says which task it is for, and commands are named after what they do.
+MAY_NAME_A_TASK = ("models", "cli", "__main__")
+
+
+def tasks_named(module: str) -> set[str]:
+    """Return the tasks that a module outside their folders names or imports."""
+    tasks = set(plugins.names("tasks"))
+    own = module.split(".")[1] if module.startswith("tasks.") and module.count(".") else ""
+    constants = {
+        node.value
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    imported = {other.split(".")[1] for other in ARROWS[module] if other.startswith("tasks.")}
+    return (tasks & (constants | imported)) - {own}
+
+
+NAMING = {
+    module
+    for module in MODULES
+    if module.split(".")[0] not in MAY_NAME_A_TASK and tasks_named(module)
+}
+
+
+def test_a_task_is_named_in_its_own_folder_alone():
+    assert set() == NAMING - STILL_NAMES_A_TASK
+
+
+def test_no_permission_to_name_a_task_outlives_its_reason():
+    assert set() == STILL_NAMES_A_TASK - NAMING
+
+
+# What a file in the folder of a kind has to define, so that it is found by its name and works.
+OFFERS = {
+    "models": {"build"},
+    "data": {"load"},
+    "tasks": {"make", "restore"},
+    "tracking": {"start"},
+}
+# Pairs of photos are opened by the task that they belong to.
+OPENED_BY_THEIR_TASK = {"pairs"}
+
+
+@pytest.mark.parametrize("kind", plugins.PLACES)
+def test_every_file_in_the_folder_of_a_kind_offers_what_the_kind_has(kind):
+    for stem, path in plugins._files(kind).items():
+        if stem in OPENED_BY_THEIR_TASK:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        defined = {
+            node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        } | {
+            target.id
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        assert OFFERS[kind] <= defined, path
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_loading_runs_no_code(module):
     """No pickle is read: torch.load only with weights_only, YAML only by the safe loader with

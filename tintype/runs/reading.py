@@ -19,10 +19,9 @@ import yaml
 from tintype.errors import UserError
 from tintype.files.bounded import open_text, read_bytes, read_json_object
 from tintype.files.yaml_files import MOST_YAML_BYTES, parse_yaml
-from tintype.recipe import Recipe
+from tintype.plugins import default_task
 from tintype.runs.shapes import fitting
 
-USUAL_TASK: str = Recipe.model_fields["task"].default  # of recipes that name none
 Metrics = dict[str, list[float]]  # column -> one value for each row, NaN where the row is blank
 
 
@@ -52,7 +51,7 @@ class RunFiles:
 
     @property
     def task(self) -> str:
-        return str(self.recipe.get("task") or self.evaluation.get("task") or USUAL_TASK)
+        return str(self.recipe.get("task") or self.evaluation.get("task") or default_task())
 
     @property
     def finished(self) -> bool:
@@ -113,7 +112,7 @@ def read_run(folder: Path) -> RunFiles:
     recipe_text = read_bytes(recipe_file, most=MOST_YAML_BYTES).decode("utf-8", "replace")
     problems: list[str] = []
     recipe = _recipe(recipe_text, problems)
-    task = str(recipe.get("task") or USUAL_TASK)
+    task = str(recipe.get("task") or default_task())
     return RunFiles(
         folder=folder,
         recipe=recipe,
