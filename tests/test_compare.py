@@ -38,7 +38,7 @@ from tintype.runs.summary import verdict_line
 from tintype.tasks.classify.charts import confusion_difference
 from tintype.tasks.classify.compare import resampled
 from tintype.tasks.classify.compare_page import only_one_right
-from tintype.tasks.contract.compare import Curve, Pair, about, compare_part
+from tintype.tasks.contract.compare import HistoryCurve, Pair, about, compare_part
 from tintype.tasks.contract.compared_run import open_all
 from tintype.tasks.generate import report as generate_sections
 from tintype.verbs.compare import compare
@@ -803,7 +803,7 @@ def test_histories_share_a_panel_and_leave_out_what_was_not_logged() -> None:
     }
     (panel,) = overlaid(
         histories,
-        [Curve("val_loss", "Loss"), Curve("val_accuracy", "Accuracy", percent=True)],
+        [HistoryCurve("val_loss", "Loss"), HistoryCurve("val_accuracy", "Accuracy", percent=True)],
         "epoch",
     )
     assert [(series.name, list(series.y)) for series in panel.series] == [

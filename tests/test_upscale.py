@@ -968,10 +968,10 @@ def test_photos_named_like_results_are_enlarged_and_results_are_left_out(run, tm
 
 
 def test_sixteen_bit_colour_goes_through_a_file(run, tmp_path):
-    from tintype.tasks.upscale.pictures import Picture, write_picture
+    from tintype.tasks.upscale.pictures import DecodedPhoto, write_picture
 
     pixels = (cat(20, 30).astype(np.uint16) * 257) ^ 5
-    write_picture(tmp_path / "deep.png", Picture(pixels, "PNG", b"", profile()))
+    write_picture(tmp_path / "deep.png", DecodedPhoto(pixels, "PNG", b"", profile()))
     eight = np.asarray(loaded(tmp_path / "deep.png"))  # what Pillow makes of it
     np.testing.assert_array_equal(eight, (pixels >> 8).astype(np.uint8))
     back = read_picture(tmp_path / "deep.png")

@@ -256,11 +256,11 @@ def _count_axis(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def risk_coverage(
-    curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapping[str, Any]]
+    curves: Mapping[str, Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]
 ) -> go.Figure:
     """Draw accuracy among the answered images against their share, for validation and test.
 
-    `curves` hold coverage and accuracy for each split; `wishes` are entries of `abstain` in
+    `curves` hold coverage and accuracy for each split; `targets` are entries of `abstain` in
     evaluation.json, whose thresholds are marked on the curve of the test images.
     """
     figure = new_figure(height=420)
@@ -276,12 +276,12 @@ def risk_coverage(
             )
         )  # fmt: skip
 
-    marked = [wish for wish in wishes if wish.get("test", {}).get("accuracy") is not None]
+    marked = [target for target in targets if target.get("test", {}).get("accuracy") is not None]
     if marked:
         figure.add_trace(
             go.Scatter(
-                x=[wish["test"]["coverage"] for wish in marked], y=[wish["test"]["accuracy"] for wish in marked],
-                mode="markers+text", name="thresholds", text=[f"{wish['accuracy']:.0%}" for wish in marked],
+                x=[target["test"]["coverage"] for target in marked], y=[target["test"]["accuracy"] for target in marked],
+                mode="markers+text", name="thresholds", text=[f"{target['accuracy']:.0%}" for target in marked],
                 textposition="bottom left", marker={"color": COLOURS["right"], "size": 10}, meta={"role": "right"},
                 hovertemplate="target %{text}: %{x:.1%} answered, %{y:.2%} of them right<extra></extra>", cliponaxis=False,
             )

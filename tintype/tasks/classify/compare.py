@@ -18,8 +18,8 @@ from tintype.tasks.classify.ranking import ACCURACY, LOSS
 from tintype.tasks.contract.compare import (
     CLAIM,
     Column,
-    Curve,
     Group,
+    HistoryCurve,
     Pair,
     PairColumn,
     Progress,
@@ -413,11 +413,11 @@ def _loss(pair: Pair) -> str:
     return f"{pair.more['loss']:+.3f}{within}"
 
 
-def curves(group: Group) -> list[Curve]:
+def curves(group: Group) -> list[HistoryCurve]:
     """Return accuracy and loss on validation."""
     return [
-        Curve("val_accuracy", "Validation accuracy", percent=True),
-        Curve("val_loss", "Validation loss"),
+        HistoryCurve("val_accuracy", "Validation accuracy", percent=True),
+        HistoryCurve("val_loss", "Validation loss"),
     ]
 
 

@@ -142,7 +142,7 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def risk_coverage(
-    curves: Mapping[str, Mapping[str, Any]], wishes: Sequence[Mapping[str, Any]]
+    curves: Mapping[str, Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]
 ) -> Figure:
     """Draw accuracy among the answered images against their share, and where the thresholds lie on
     test.
@@ -161,12 +161,12 @@ def risk_coverage(
                 where="post",
             )
 
-    for wish in wishes:
-        if wish.get("test", {}).get("accuracy") is not None:
-            place = (wish["test"]["coverage"], wish["test"]["accuracy"])
+    for target in targets:
+        if target.get("test", {}).get("accuracy") is not None:
+            place = (target["test"]["coverage"], target["test"]["accuracy"])
             ax.plot(*place, "o", color=COLOURS["right"], markersize=4.5, clip_on=False)
             ax.annotate(
-                f"{wish['accuracy']:.0%}",
+                f"{target['accuracy']:.0%}",
                 place,
                 (-4, -3),
                 textcoords="offset points",

@@ -118,6 +118,6 @@ def abstaining(run: RunFiles) -> Section | None:
 
 
 def _abstain_rows(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Leave out wishes that a harder one, fulfilled without abstaining, makes idle."""
+    """Leave out targets below one that is reached without abstaining."""
     idle = [entry["accuracy"] for entry in entries if entry.get("threshold") == 0]
     return [entry for entry in entries if not idle or entry["accuracy"] >= max(idle)]

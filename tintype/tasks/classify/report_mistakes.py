@@ -155,7 +155,7 @@ def slices(run: RunFiles) -> Section | None:
     context = {
         "panels": [_panel(attribute, top) for attribute in known],
         "claims": claims,
-        "told": sum(attribute.get("p") is not None for attribute in known),
+        "tested": sum(attribute.get("p") is not None for attribute in known),
         "num_wrong": found.get("num_wrong"),
         "num_images": found.get("num_images"),
     }

@@ -200,7 +200,7 @@ class PairColumn:
 
 
 @dataclass(frozen=True)
-class Curve:
+class HistoryCurve:
     """A column of metrics.csv that is drawn over the training of all runs."""
 
     column: str
@@ -243,7 +243,7 @@ class ComparePart(Protocol):
         """Return what the table of all pairs shows besides the difference and its p-values."""
         ...
 
-    def curves(self, group: Group) -> list[Curve]:
+    def curves(self, group: Group) -> list[HistoryCurve]:
         """Return what is drawn over the training of all runs."""
         ...
 

@@ -10,8 +10,8 @@ from tintype.runs.ranking import Criterion
 from tintype.tasks.contract.compare import (
     ALONE,
     Column,
-    Curve,
     Group,
+    HistoryCurve,
     PairColumn,
     Progress,
     Ranked,
@@ -173,10 +173,10 @@ def pair_columns(group: Group) -> list[PairColumn]:
     return []
 
 
-def curves(group: Group) -> list[Curve]:
+def curves(group: Group) -> list[HistoryCurve]:
     """Return the distance on validation."""
     key = group.details["measure"]
-    return [Curve(f"val_{key}", f"{key} on validation")]
+    return [HistoryCurve(f"val_{key}", f"{key} on validation")]
 
 
 def facts(run: Compared) -> dict[tuple[str, str], Any]:

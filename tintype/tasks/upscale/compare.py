@@ -12,8 +12,8 @@ from tintype import statistics
 from tintype.tasks.contract.compare import (
     CLAIM,
     Column,
-    Curve,
     Group,
+    HistoryCurve,
     Pair,
     PairColumn,
     Progress,
@@ -215,11 +215,11 @@ def _ssim(pair: Pair) -> str:
     return f"{found['estimate']:+.4f}{within}"
 
 
-def curves(group: Group) -> list[Curve]:
+def curves(group: Group) -> list[HistoryCurve]:
     """Return PSNR and SSIM on validation."""
     return [
-        Curve("val_psnr_y", "PSNR on validation, dB"),
-        Curve("val_ssim_y", "SSIM on validation"),
+        HistoryCurve("val_psnr_y", "PSNR on validation, dB"),
+        HistoryCurve("val_ssim_y", "SSIM on validation"),
     ]
 
 

@@ -15,7 +15,7 @@ from tintype.pages.section import Section
 from tintype.runs.reading import read_run
 from tintype.tasks.contract.compare import Group, Progress
 from tintype.tasks.contract.compared_run import Compared
-from tintype.tasks.upscale.report import CROP, Shown, read_shown
+from tintype.tasks.upscale.report import CROP, ShownPhoto, read_shown
 
 MOST_RUNS = 6
 MOST_PHOTOS = 4
@@ -78,7 +78,7 @@ def crops(group: Group, progress: Progress | None = None) -> dict[str, Any]:
 
 
 def _enlarged(
-    run: Compared, shown: Sequence[Shown], kept: dict[str, dict[str, Shown]]
+    run: Compared, shown: Sequence[ShownPhoto], kept: dict[str, dict[str, ShownPhoto]]
 ) -> list[np.ndarray]:
     from tintype.tasks.upscale.upscaler import Upscaler
 
@@ -95,7 +95,7 @@ def _enlarged(
 
 
 def _crops(
-    shown: Shown, runs: Sequence[Compared], forms: dict[tuple[str, str], np.ndarray]
+    shown: ShownPhoto, runs: Sequence[Compared], forms: dict[tuple[str, str], np.ndarray]
 ) -> list[tuple[str, str, str]]:
     """Return title, caption and data URI of each crop of a picture."""
     bicubic = runs[0].table["bicubic_psnr_y"][runs[0].table["name"].index(shown.name)]
@@ -107,7 +107,7 @@ def _crops(
     for run in runs:
         if (shown.name, run.name) in forms:
             psnr = run.table["psnr_y"][run.table["name"].index(shown.name)]
-            whole = Shown(
+            whole = ShownPhoto(
                 shown.name, shown.figures, {**shown.forms, "ours": forms[shown.name, run.name]}
             )
             found.append((run.name, _decibel(psnr), whole.crop("ours")))

@@ -15,7 +15,7 @@ from tintype.data.decode import Unreadable, image_files, read_header
 from tintype.errors import UserError
 from tintype.files.bounded import read_bytes
 from tintype.runs.folder import RunFolder
-from tintype.tasks.upscale.pictures import KEPT, Picture, encoded, read_picture, write_encoded
+from tintype.tasks.upscale.pictures import KEPT, DecodedPhoto, encoded, read_picture, write_encoded
 from tintype.tasks.upscale.task import TILE
 from tintype.tasks.upscale.upscaler import Upscaler
 
@@ -216,7 +216,7 @@ def _one_file(
     contents = {target: encoded(picture)}
     if compare:
         compared = side_by_side(upscaler, small, picture.pixels)
-        contents[beside] = encoded(Picture(compared, "PNG", b"", picture.profile))
+        contents[beside] = encoded(DecodedPhoto(compared, "PNG", b"", picture.profile))
 
     # What a call that was killed between the two has left is completed; anything else stays as it
     # is.

@@ -23,7 +23,7 @@ QUALITY = 95  # of JPEG and WebP
 
 
 @dataclass
-class Picture:
+class DecodedPhoto:
     """A decoded picture, upright, with what must travel along."""
 
     # (H, W, C) uint8 or uint16; C: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha
@@ -33,7 +33,7 @@ class Picture:
     profile: bytes = b""
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path) -> DecodedPhoto:
     """Read a picture with all its bits and channels, turned upright.
 
     Raises:
@@ -57,7 +57,7 @@ def read_picture(path: Path) -> Picture:
             if deep is not None:
                 exif = image.getexif()
                 profile = image.info.get("icc_profile") or b""
-                return Picture(deep, "PNG", exif.tobytes() if exif else b"", profile)
+                return DecodedPhoto(deep, "PNG", exif.tobytes() if exif else b"", profile)
             return from_pillow(image)
     except UserError:
         raise
@@ -67,7 +67,7 @@ def read_picture(path: Path) -> Picture:
         raise UserError(f"{path.name} cannot be read as an image: {line}.") from None
 
 
-def from_pillow(image: Image.Image) -> Picture:
+def from_pillow(image: Image.Image) -> DecodedPhoto:
     """Return a Pillow image as a picture, with all that Pillow still knows of it."""
     kept = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
     profile = image.info.get("icc_profile") or b""
@@ -98,10 +98,10 @@ def from_pillow(image: Image.Image) -> Picture:
         pixels = np.asarray(upright.convert("RGBA" if transparent else "RGB"))
 
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    return Picture(np.array(pixels), kept if kept in KEPT else "PNG", exif_bytes, profile)
+    return DecodedPhoto(np.array(pixels), kept if kept in KEPT else "PNG", exif_bytes, profile)
 
 
-def encoded(picture: Picture) -> bytes:
+def encoded(picture: DecodedPhoto) -> bytes:
     """Return the bytes of a file that holds a picture in its format."""
     buffer = io.BytesIO()
     more: dict[str, Any] = {"exif": picture.exif} if picture.exif else {}
@@ -120,7 +120,7 @@ def encoded(picture: Picture) -> bytes:
     return buffer.getvalue()
 
 
-def write_picture(path: Path, picture: Picture) -> None:
+def write_picture(path: Path, picture: DecodedPhoto) -> None:
     """Write a picture in its format, under a temporary name first.
 
     Raises:
@@ -142,7 +142,7 @@ def write_encoded(path: Path, content: bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from None
 
 
-def to_pillow(picture: Picture) -> Image.Image:
+def to_pillow(picture: DecodedPhoto) -> Image.Image:
     """Return a picture as a Pillow image.
 
     16 bits of more than one channel become 8, since Pillow has no such mode.

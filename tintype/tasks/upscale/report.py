@@ -137,7 +137,7 @@ def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = Tru
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPhoto:
     """One test picture in all its forms, (H, W, 3) uint8; `low` with its pixels repeated."""
 
     name: str
@@ -205,7 +205,7 @@ def pictures(run: RunFiles) -> Section | None:
     )
 
 
-def read_shown(run: RunFiles) -> list[Shown]:
+def read_shown(run: RunFiles) -> list[ShownPhoto]:
     """Read the pictures that samples.json names; one with a form missing or broken is left out."""
     by_position: dict[Any, list[Mapping[str, Any]]] = {}
     for item in run.samples.get("pictures") or []:
@@ -229,12 +229,12 @@ def read_shown(run: RunFiles) -> list[Shown]:
         scale = forms["original"].shape[0] // max(1, forms["low"].shape[0])
         forms["low"] = forms["low"].repeat(scale, axis=0).repeat(scale, axis=1)
         if len({form.shape for form in forms.values()}) == 1:
-            shown.append(Shown(str(items[0].get("name", "")), items[0], forms))
+            shown.append(ShownPhoto(str(items[0].get("name", "")), items[0], forms))
 
     return shown
 
 
-def contact_sheet(shown: list[Shown], zoom: int = 4, gap: int = 6) -> Image.Image:
+def contact_sheet(shown: list[ShownPhoto], zoom: int = 4, gap: int = 6) -> Image.Image:
     """Lay out the crops of each picture in a row: small, bicubic, ours, original."""
     rows = [[Image.fromarray(each.crop(kind)) for kind in KINDS] for each in shown]
     side = CROP * zoom

@@ -247,7 +247,9 @@ def compare_command(
     figures: Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare runs, and write the page where one is asked for; what is wrong with its path is told before any work.
+    """Compare runs, and write the page and the figures that are asked for.
+
+    Paths that cannot be written are refused before any work.
 
     The figures are written into the folder `figures`, by default into `default_figures(html)`
     beside the page.

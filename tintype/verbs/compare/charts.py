@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from tintype.pages import figures
 from tintype.pages.figures import COLOURS, Panel, Series
-from tintype.tasks.contract.compare import Curve
+from tintype.tasks.contract.compare import HistoryCurve
 
 NUMBER = "#14110f"  # the number in a dot: at least 4:1 on every colour of `class_colours`
 LOGARITHMIC = 8.0  # the dearest by the cheapest from which on a cost has a logarithmic axis
@@ -164,7 +164,7 @@ def _cost_range(points: Sequence[Point]) -> list[float]:
 
 
 def overlaid(
-    histories: Mapping[str, Mapping[str, Sequence[float]]], shown: Sequence[Curve], x: str
+    histories: Mapping[str, Mapping[str, Sequence[float]]], shown: Sequence[HistoryCurve], x: str
 ) -> list[Panel]:
     """Arrange the same columns of many runs' metrics.csv: a panel for each column, a curve for each run.
 

@@ -36,7 +36,7 @@ def write_comparison(
     make_sections: Callable[[Progress | None, Path], list[Section]],
     progress: Progress | None,
 ) -> Path:
-    """Write the page; what stands in its way is told before the sections are made.
+    """Write the page; whatever is in its way is refused before the sections are made.
 
     Raises:
         UserError: there is something else at `path`, or it cannot be written.

@@ -1,6 +1,4 @@
-"""What runs differ in: the settings of their recipes, their data, splits and preprocessing; told
-before any ranking.
-"""
+"""What runs differ in: settings, data, splits and preprocessing; said before any ranking."""
 
 from __future__ import annotations
 

@@ -138,8 +138,8 @@ def setup_lines(comparison: Comparison) -> list[RenderableType]:
             by_value: dict[str, list[str]] = {}
             for name, value in zip(comparison.names, row.values, strict=True):
                 by_value.setdefault(value, []).append(name)
-            told = "; ".join(f"{value} ({listed(names)})" for value, names in by_value.items())
-            shown.append(Text(f"≠ {row.what}: {told}"))
+            each = [f"{value} ({listed(names)})" for value, names in by_value.items()]
+            shown.append(Text(f"≠ {row.what}: {'; '.join(each)}"))
 
     same = [f"{row.what} {row.values[0]}" for row in comparison.setup if not row.differs]
     return [*shown, *([Text(f"The same in all: {', '.join(same)}.")] if same else [])]

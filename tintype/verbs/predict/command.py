@@ -13,7 +13,7 @@ from tintype.errors import UserError
 from tintype.progress import make_watcher
 from tintype.tasks.contract.predict import AnswerOptions, Row
 from tintype.verbs.predict.files import list_images, names_from, without
-from tintype.verbs.predict.job import JobOptions, Summary, run_job, summary_lines
+from tintype.verbs.predict.job import JobOptions, JobSummary, run_job, summary_lines
 from tintype.verbs.predict.opening import open_model
 from tintype.verbs.predict.output import Output
 
@@ -104,7 +104,7 @@ def _check(
 
 
 def _close(
-    summary: Summary,
+    summary: JobSummary,
     answers: list[Row],
     output: Output | None,
     as_json: bool,

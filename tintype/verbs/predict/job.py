@@ -43,7 +43,7 @@ class JobOptions:
 
 
 @dataclass
-class Summary:
+class JobSummary:
     """What a job has done.
 
     Attributes:
@@ -83,7 +83,7 @@ def run_job(
     on_row: Callable[[Row], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     decoders: int | None = None,
-) -> Summary:
+) -> JobSummary:
     """Predict files, and write a row for each: `file` with the answer, or `file` and `error`.
 
     Rows are written before their photos are sorted; a resumed job first puts those in place that
@@ -119,9 +119,9 @@ def _run_job(
     on_row: Callable[[Row], None] | None,
     progress: Callable[[str, int, int], None] | None,
     decoders: int | None,
-) -> Summary:
+) -> JobSummary:
     done = output.done if output else []
-    summary = Summary(before=len(done))
+    summary = JobSummary(before=len(done))
     sorter = _sorter(options, done)
     painter = None
     if options.heatmaps:
@@ -251,7 +251,7 @@ def _short(reason: str) -> str:
     return "no such file" if reason.startswith("there is no file") else reason
 
 
-def summary_lines(summary: Summary, seconds: float) -> list[str]:
+def summary_lines(summary: JobSummary, seconds: float) -> list[str]:
     """Return what is to be said at the end of a job."""
     count = summary.num_predicted + summary.num_passed_over
     lines: list[Any] = []

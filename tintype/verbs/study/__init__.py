@@ -1,8 +1,8 @@
 """Studies: many runs from one declaration, that end in one page which says what is better, by how much, and for what reason.
 
 A study is a folder: study.yaml (what was declared), study.json (how far each run is), an ordinary
-run folder for each run, table.csv, study.html and figures/. Whatever is killed can be gone on with
-by the same command.
+run folder for each run, table.csv, study.html and figures/. A study that was killed continues with
+the same command.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def study(
         workers: processes that train at once; times the threads of a run not more than there are
             cores.
         yes: begin also with more than 500 runs.
-        watcher: who is told of progress.
+        watcher: where progress is reported.
         command: how to repeat it, for the reports of the runs.
         changes: fields of every run, as in `epochs=5`.
 
@@ -215,7 +215,7 @@ def study(
             f"{declaration.name} is a grid of {declaration.num_runs:,} runs. If that is what you want, add --yes; "
             "`tintype tune` finds good settings in far fewer."
         )
-    # earlier studies may be gone on with, whatever they hold
+    # earlier studies may continue, whatever they hold
     if not (path / "study.yaml").exists():
         _refuse_what_cannot_be_compared(declaration)
     if workers < 1:
@@ -272,8 +272,8 @@ def run_study(
 def _refuse_more_threads_than_cores(declaration: Declaration, path: Path, workers: int) -> None:
     """Raise where the workers would share cores, which slows all of them down.
 
-    A study that is gone on with by one worker is not refused: its number of threads is part of what
-    was begun.
+    A study that continues with one worker is not refused: its number of threads was fixed when it
+    began.
     """
     planned, cores = declaration.runs(), num_cores()
     threads = most_threads(planned)

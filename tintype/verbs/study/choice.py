@@ -12,7 +12,7 @@ from tintype.statistics import BlockError, block_error, holm
 from tintype.verbs.study.figures import Finished, VariantResult
 from tintype.verbs.study.paired import on_images
 
-# a variant is told from another where the p-value, corrected for their number, is below
+# two variants differ where the p-value, corrected for their number, is below
 CLAIM = 0.05
 # degrees of freedom from which on the spread between seeds is asked as well; of one it is hardly
 # known
@@ -20,8 +20,8 @@ FEWEST_DF = 2
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The variant to take: the best by validation, or the simplest that cannot be told from it.
+class Recommendation:
+    """The variant to take: the best on validation, or the simplest one that is not clearly worse.
 
     The test figure is honest.
     """
@@ -32,7 +32,9 @@ class Choice:
     honest: str
 
 
-def choose(variants: Sequence[VariantResult], measure: Criterion, split: str) -> Choice | None:
+def choose(
+    variants: Sequence[VariantResult], measure: Criterion, split: str
+) -> Recommendation | None:
     """Recommend the simplest variant that validation cannot tell from the best; simpler is fewer
     parameters, then less time.
     """
@@ -62,7 +64,7 @@ def choose(variants: Sequence[VariantResult], measure: Criterion, split: str) ->
         if chosen is not best
         else _best(best, simpler, second, lead, measure)
     )
-    return Choice(chosen.title, best.title, reason, _honest(chosen, measure, split))
+    return Recommendation(chosen.title, best.title, reason, _honest(chosen, measure, split))
 
 
 def _p_on_validation(

@@ -97,7 +97,7 @@ class Declaration:
     def runs(self) -> list[PlannedRun]:
         """Unfold the study: every combination of levels with the first seed, then with the second, and so on.
 
-        In this order there is something to compare early, and the time that is left can be told.
+        In this order there is something to compare early, and the remaining time can be estimated.
 
         Raises:
             UserError: an unknown field, a value out of range, or two variants that are the same.

@@ -175,7 +175,7 @@ def _divided_as_before(path: Path, planned: list[PlannedRun]) -> list[PlannedRun
     for begun in planned:
         if not (path / begun.name / "recipe.yaml").is_file():
             continue
-        with suppress(UserError):  # a recipe that cannot be read is told when its run goes on
+        with suppress(UserError):  # a recipe that cannot be read is reported when its run continues
             first = RunFolder(path / begun.name).recipe
             if (first.split_rule, first.rules) == (NEW_SPLIT_RULE, NEW_RULES):
                 return planned

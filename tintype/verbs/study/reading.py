@@ -156,7 +156,7 @@ def _factors(content: Changes, name: str) -> dict[str, dict[str, Changes]]:
     """Return what varies: {factor: {level: changes}}; the variants are one factor.
 
     Raises:
-        UserError: a factor that is not a field, an empty list, or levels that cannot be told apart.
+        UserError: a factor that is not a field, an empty list, or levels that look the same.
     """
     vary, variants = content.get("vary") or {}, content.get("variants") or {}
     if not isinstance(vary, dict):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tintype.errors import UserError
 from tintype.runs.ranking import Criterion, criterion_of
-from tintype.verbs.study.choice import Choice, choose
+from tintype.verbs.study.choice import Recommendation, choose
 from tintype.verbs.study.effects import Effect, by_data, effects_of
 from tintype.verbs.study.figures import (
     Finished,
@@ -29,10 +29,10 @@ class Result:
     split: str
     variants: Sequence[VariantResult]
     effects: Sequence[Effect]
-    choice: Choice | None
+    choice: Recommendation | None
     remarks: Sequence[str] = field(default_factory=list)
     # on each data, where the study varies it
-    choices: Mapping[str, Choice] = field(default_factory=dict)
+    choices: Mapping[str, Recommendation] = field(default_factory=dict)
 
     @property
     def confounding(self) -> list[str]:
@@ -64,7 +64,7 @@ def result_of(study: StudyFolder) -> Result | None:
     split = "test" if all("test" in each.evaluation["splits"] for each in finished) else "val"
     variants = variants_of(finished, measure)
 
-    choices: dict[str, Choice] = {}
+    choices: dict[str, Recommendation] = {}
     for data, members in by_data(study.declaration, finished).items():
         choice = choose(variants_of(members, measure), measure, split)
         if choice is not None:

@@ -25,14 +25,14 @@ from tintype.verbs.study.single import train_one
 SECONDS_TO_SAVE = 60.0  # that a worker is given when the study is stopped
 TRAINING_PART = 0.95  # of a run's time; the rest is measuring and the report
 # Beginnings of a run's notes that are worth a line.
-TOLD = ("warning", "resumed", "stopped early", "checkpoint", "not bit-equal", "exact")
+REPORTED = ("warning", "resumed", "stopped early", "checkpoint", "not bit-equal", "exact")
 
 
 class Progress:
     """Tells how the whole study goes: which runs are done and under way, and how long the rest will take.
 
-    The time of a run is that of runs of the same variant before it, else the mean of all, else told
-    by its own speed.
+    The time of a run is that of runs of the same variant before it, else the mean of all, else
+    estimated from its own speed.
     """
 
     def __init__(self, study: StudyFolder, watcher: Watcher, workers: int) -> None:
@@ -83,7 +83,7 @@ class Progress:
 
     def remark(self, planned: PlannedRun, line: str) -> None:
         """A run says something; what is worth a line is passed on."""
-        if line.startswith(TOLD):
+        if line.startswith(REPORTED):
             self.watcher.note(f"  {planned.variant}, seed {planned.seed}: {line}")
 
     def seconds_left(self) -> float | None:

@@ -1,6 +1,4 @@
-"""One run of a study: trained from the beginning, or gone on with; a failure is told and does not
-stop the others.
-"""
+"""One run of a study, trained or resumed; a failure is reported and does not stop the others."""
 
 from __future__ import annotations
 

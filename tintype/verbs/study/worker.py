@@ -1,6 +1,6 @@
-"""A process that trains the runs of a study that it is told on standard input: `python -m tintype.verbs.study.worker`.
+"""A process that trains runs of a study: `python -m tintype.verbs.study.worker`.
 
-A line of JSON in is a run to train; lines of JSON out tell how it goes. When standard input ends,
+Each line of JSON on standard input is a run to train; lines of JSON on standard output report it. When standard input ends,
 because whoever started it is done or dead, the run that is under way saves its state and the
 process ends.
 """

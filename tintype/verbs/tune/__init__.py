@@ -67,7 +67,7 @@ def tune(
         out: folder in which the folder of the tuning is made.
         name: name of that folder, and of the trials in the database; by default that of the recipe
             with "-tune".
-        watcher: who is told of progress.
+        watcher: where progress is reported.
         changes: any field of the recipe; `search` says what is chosen from.
 
     Returns:

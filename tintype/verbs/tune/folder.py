@@ -19,7 +19,7 @@ from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import Criterion, criterion_of
 from tintype.runs.shapes import MISFIT
 from tintype.verbs.study import Study
-from tintype.verbs.tune.space import Choice, Space, as_plain, read_space
+from tintype.verbs.tune.space import OneOf, Space, as_plain, read_space
 from tintype.verbs.tune.storage import import_optuna
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Tuning:
         for name, entry in self.request.space.items():
             if name in trial.params:
                 value = trial.params[name]
-                found[name] = entry.values[value] if isinstance(entry, Choice) else value
+                found[name] = entry.values[value] if isinstance(entry, OneOf) else value
         return found
 
     def importances(self) -> dict[str, float]:

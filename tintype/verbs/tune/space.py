@@ -26,7 +26,7 @@ NOT_CHOSEN = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class OneOf:
     """One of several values; each has a label, which is what the database holds."""
 
     field: str
@@ -88,7 +88,7 @@ class Range:
         return [self.low, self.high]
 
 
-Space = dict[str, Choice | Range]
+Space = dict[str, OneOf | Range]
 
 
 def read_space(search: Mapping[str, Any]) -> Space:
@@ -100,7 +100,7 @@ def read_space(search: Mapping[str, Any]) -> Space:
     return {str(field): _entry(str(field), given) for field, given in search.items()}
 
 
-def _entry(field: str, given: Any) -> Choice | Range:
+def _entry(field: str, given: Any) -> OneOf | Range:
     where = f"search.{field}"
     if not is_field(field):
         raise unknown_name("field in search:", field, [*field_names(), *ALIASES])
@@ -117,7 +117,7 @@ def _entry(field: str, given: Any) -> Choice | Range:
         }
         if len(values) < len(given):
             raise UserError(f"{where}: a value stands twice.")
-        return Choice(field, values)
+        return OneOf(field, values)
 
     if not isinstance(given, Mapping) or not {"low", "high"} <= set(given):
         raise UserError(
@@ -200,7 +200,7 @@ def as_plain(space: Space) -> dict[str, Any]:
     """Return a space as it is written in a recipe."""
     plain: dict[str, Any] = {}
     for field, entry in space.items():
-        if isinstance(entry, Choice):
+        if isinstance(entry, OneOf):
             plain[field] = list(entry.values.values())
         else:
             options = {"low": entry.low, "high": entry.high, "log": entry.log, "step": entry.step}

@@ -18,7 +18,7 @@ CONNECT_SECONDS = 10  # that a server is given to answer
 
 
 def import_optuna() -> Any:
-    """Return Optuna, told to be quiet.
+    """Return Optuna, with its own messages silenced.
 
     Raises:
         UserError: it is not installed.

@@ -41,7 +41,7 @@ MEASURED_OF_TRAINING = 20  # photos; more would only cost time
 
 
 @dataclass(frozen=True)
-class Photo:
+class PhotoFile:
     """One photo: `high` (H, W, C) uint8, and its small version `low` (h, w, C) if given.
 
     `path` is its file, "" where it is not one of the user's.
@@ -52,7 +52,7 @@ class Photo:
     low: Tensor | None = None
     path: str = ""
 
-    def cropped(self, scale: int) -> Photo:
+    def cropped(self, scale: int) -> PhotoFile:
         """Return the photo cropped at right and bottom to multiples of `scale`."""
         height, width = (length // scale * scale for length in self.high.shape[:2])
         return (
@@ -137,7 +137,7 @@ class WholePhotos(ImageSource):
 
     kind = "resident"
 
-    def __init__(self, spec: DataSpec, photos: Sequence[Photo]) -> None:
+    def __init__(self, spec: DataSpec, photos: Sequence[PhotoFile]) -> None:
         self.spec = spec
         self.photos = list(photos)
         self.names = [photo.name for photo in photos]
@@ -166,7 +166,7 @@ class BlockSource(ImageSource):
     kind = "resident"
 
     def __init__(
-        self, spec: DataSpec, photos: Sequence[Photo], corners: Tensor, side: int, scale: int
+        self, spec: DataSpec, photos: Sequence[PhotoFile], corners: Tensor, side: int, scale: int
     ) -> None:
         self.spec = spec
         self.photos = list(photos)
@@ -178,7 +178,7 @@ class BlockSource(ImageSource):
         self.paired = self.photos[0].low is not None
 
     @classmethod
-    def cut(cls, spec: DataSpec, photos: Sequence[Photo], crop: int, scale: int) -> BlockSource:
+    def cut(cls, spec: DataSpec, photos: Sequence[PhotoFile], crop: int, scale: int) -> BlockSource:
         """Lay a grid over each photo so that every crop of `crop` pixels lies within a block."""
         smallest = min(min(photo.high.shape[:2]) for photo in photos)
         side = min(2 * crop, smallest) // scale * scale
@@ -351,7 +351,7 @@ def open_pairs(
 
 
 def group_photos(
-    photos: Sequence[Photo], groups: str, progress: Progress | None = None
+    photos: Sequence[PhotoFile], groups: str, progress: Progress | None = None
 ) -> tuple[dict[str, str], str]:
     """Return the group of each photo that is in one, by its name, and a line on them.
 
@@ -384,7 +384,7 @@ def open_whole(data: str, scale: int, split: str | None = None) -> WholePhotos:
     return WholePhotos(spec, chosen)
 
 
-Read = tuple[list[Photo], np.ndarray, list[str], list[tuple[str, str]]]
+Read = tuple[list[PhotoFile], np.ndarray, list[str], list[tuple[str, str]]]
 
 
 def read_photos(
@@ -448,7 +448,7 @@ def read_photos(
         )
     kept = shelf.tensors()
     photos = [
-        Photo(name, kept[high], None if low is None else kept[low], path).cropped(scale)
+        PhotoFile(name, kept[high], None if low is None else kept[low], path).cropped(scale)
         for name, high, low, _, path in read
     ]
 
@@ -490,12 +490,12 @@ def sample_photos() -> Read:
         pixels = _tensor(decode((images / name).read_bytes(), height=None, width=None, channels=3))
         edge = pixels.shape[1] * 3 // 4
         photos += [
-            Photo(name, pixels[:, :edge]),
-            Photo(f"{name} (right quarter)", pixels[:, edge:]),
+            PhotoFile(name, pixels[:, :edge]),
+            PhotoFile(f"{name} (right quarter)", pixels[:, edge:]),
         ]
         given += ["train", "val"]
     path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    photos.append(Photo(path.name, _tensor(decode(path, height=None, width=None, channels=3))))
+    photos.append(PhotoFile(path.name, _tensor(decode(path, height=None, width=None, channels=3))))
     note = (
         "the right quarters of the two training photos are kept for validation; "
         "a third photo is the test"
@@ -631,7 +631,7 @@ def _official_pets(root: Path) -> Path | None:
 
 
 def _fingerprint(
-    photos: Sequence[Photo], rows: dict[str, np.ndarray], scale: int, patch: int
+    photos: Sequence[PhotoFile], rows: dict[str, np.ndarray], scale: int, patch: int
 ) -> str:
     """Return a hash of pixels, names and the membership of the splits."""
     digest = hashlib.blake2b(f"{scale} {patch}".encode(), digest_size=16)
