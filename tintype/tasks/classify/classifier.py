@@ -17,6 +17,7 @@ from tintype.augment import Augment
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.errors import UserError
 from tintype.hardware.device import autocast
+from tintype.models.parts.contracts import StartsFromImages
 from tintype.tasks import losses
 from tintype.tasks.classify import metrics
 from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, abstaining, fit_temperature
@@ -108,9 +109,9 @@ class Classify(Task):
 
     def start(self, train: ImageSource) -> None:
         network = self.networks[self.main]
-        if hasattr(network, "initialise_from"):
+        if isinstance(network, StartsFromImages):
             sample = torch.arange(0, len(train), max(1, len(train) // 5000))[:5000]
-            network.initialise_from(self.normalise(train.take(sample).images))  # pyright: ignore[reportCallIssue]
+            network.initialise_from(self.normalise(train.take(sample).images))
 
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext

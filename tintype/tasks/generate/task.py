@@ -20,6 +20,7 @@ from tintype.data.targets import ANY_CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.hardware.device import autocast
 from tintype.models import build_model, default_options
+from tintype.models.parts.contracts import ImageGenerator
 from tintype.progress import Progress
 from tintype.tasks.generate import distances, sampling
 from tintype.tasks.generate.adversarial import Adversarial
@@ -94,7 +95,7 @@ def make(
     parts = (
         dict(networks.items()) if isinstance(networks, nn.ModuleDict) else {"generator": networks}
     )
-    if not hasattr(parts.get("generator"), "latent_shape"):
+    if not isinstance(parts.get("generator"), ImageGenerator):
         raise UserError(
             f"model {model} makes no images. Expected one for task generate, such as dcgan or "
             "mlp-gan."

@@ -21,6 +21,7 @@ from tintype.errors import UserError, unknown_name
 from tintype.hardware.device import Choice, autocast
 from tintype.models import build_model, count_multiply_adds, count_parameters
 from tintype.models.parts import resample
+from tintype.models.parts.contracts import Enlarger, Mergeable
 from tintype.models.parts.gan_parts import PatchDiscriminator
 from tintype.plugins import names
 from tintype.tasks.losses import RESTORATION, discriminator_loss, generator_loss, restoration_loss
@@ -35,6 +36,7 @@ TARGETS = ("pictures",)
 __all__ = ["Upscale", "make", "open_data", "restore"]
 
 FAINT = 8  # of 255: an alpha below which a colour is hardly seen
+FARTHEST = 32  # small pixels that a network looks at around one, where it does not say
 TILE = 256  # side of a tile in pixels of the small picture, without its overlap
 COLOURS = ("luma", "rgb")
 JITTERED = ("brightness", "contrast", "saturation", "hue")
@@ -401,7 +403,7 @@ class Upscale(Task):
         It is made in tiles of `tile` small pixels, each with as much around it as the network sees,
         so that memory is bounded and no seam is there.
         """
-        halo = max(2, getattr(network, "halo", 32))
+        halo = max(2, network.halo if isinstance(network, Enlarger) else FARTHEST)
         return self._in_tiles(
             low,
             self._any_alpha(low, lambda part: self.enlarged(network, part)),
@@ -646,7 +648,9 @@ class Upscale(Task):
 
 def merged(network: nn.Module) -> nn.Module:
     """Return a copy in eval mode, with parallel branches merged into one convolution."""
-    return (network.merged() if hasattr(network, "merged") else copy.deepcopy(network)).eval()  # pyright: ignore[reportCallIssue]
+    if isinstance(network, Mergeable):
+        return network.merged().eval()
+    return copy.deepcopy(network).eval()
 
 
 def _weighted_by_alpha(low: Tensor, function: Callable[[Tensor], Tensor], scale: int) -> Tensor:
