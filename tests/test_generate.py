@@ -680,7 +680,7 @@ def test_what_cannot_be_made_is_a_line(tt, gan_run, tmp_path, arguments, message
 
 def test_commands_of_another_task_are_a_line(tt, gan_run, finished_run):
     for arguments, message in [
-        (["generate", finished_run.path], "is a run of task classify, which makes no images"),
+        (["generate", finished_run.path], "is a run of task classify and cannot generate images"),
         (
             ["predict", gan_run.path, gan_run.path / "samples"],
             "runs of task generate cannot be used to predict.",
