@@ -34,9 +34,9 @@ from tintype.data.source import DataSpec
 from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model
-from tintype.models.parts import pretrained
 from tintype.models.parts.backbone import backbone_parts
 from tintype.models.torchvision_zoo import NAMES
+from tintype.runs import pretrained
 from tintype.runs.pretrained import (
     fetch_weights,
     is_backbone,

@@ -1,8 +1,9 @@
-"""Keep decoded photos as a uint8 memory map: decoded once, in parallel, and read again while the files are unchanged.
+"""Keep decoded photos on disk, so that they are decoded once as long as their files stay the same.
 
-An entry is a folder `photos/KEY/` with `pixels.u8` (N, H, W, C, no header) and `entry.json`. It is
-written under a temporary name and renamed when complete, so that a half-made entry is never read
-and two processes do not meet; it gets a temporary name again before it is removed.
+An entry is a folder `photos/KEY/` with `pixels.u8` (N, H, W, C, no header), which is read as a
+memory map, and `entry.json`. It is written under a temporary name and renamed when complete, so
+that a half-made entry is never read and two processes do not meet; it gets a temporary name again
+before it is removed.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def cached_pixels(
     progress: Progress | None = None,
     unchanged: Callable[[], str] | None = None,
 ) -> Cached:
-    """Return the images `read(0) … read(num_images - 1)`, from the cache where `key` is there, else read and kept.
+    """Return the images `read(0) … read(num_images - 1)`, from the cache where `key` is there.
 
     `read` runs in several threads. Memory stays bounded: images are written in order as they come.
 
@@ -191,7 +192,7 @@ def _last_used(file: Path) -> float:
 
 
 def clear_cache(*, downloads: bool = False) -> int:
-    """Remove decoded photos and features, downloads too if asked, and return how many bytes that freed.
+    """Remove decoded photos and features, and downloads if asked; return the bytes that are freed.
 
     What another process is about to write stays.
     """
@@ -233,7 +234,7 @@ def _size(folder: Path) -> int:
 
 
 def trim_cache(limit_bytes: int = DEFAULT_LIMIT_BYTES, *, keep: Path | None = None) -> int:
-    """Remove the entries used longest ago until the rest fits the limit. Return how many were removed.
+    """Remove the entries used longest ago until the rest fits the limit; return how many.
 
     What a killed process left half made is removed as well. A memory map that is open stays
     readable (not on Windows, where its entry stays).
@@ -361,12 +362,14 @@ def writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"no space is left on the disk of the cache folder {folder}. Free some, or set TINTYPE_CACHE."
+                f"no space is left on the disk of the cache folder {folder}. "
+                "Free some, or set TINTYPE_CACHE."
             ) from None
         fallback = Path(tempfile.mkdtemp(prefix="tintype-"))
         atexit.register(shutil.rmtree, fallback, ignore_errors=True)
         return fallback, (
-            f"cache: {folder} cannot be written ({error.strerror}); decoded into {fallback} for this run only",
+            f"cache: {folder} cannot be written ({error.strerror}); "
+            f"decoded into {fallback} for this run only",
         )
 
 
@@ -383,12 +386,15 @@ def writing_at_most(num_bytes: int) -> Generator[None, None, None]:
 
 
 def _check_bound(num_images: int, shape: tuple[int, int, int], source: str) -> None:
-    most, num_bytes = _most_bytes.get(), num_images * int(np.prod(shape))
+    most = _most_bytes.get()
+    num_bytes = num_images * int(np.prod(shape))
     if most is not None and num_bytes > most:
         height, width, channels = shape
         raise UserError(
-            f"a dry run decodes at most {format_bytes(most)}; {source} is {format_bytes(num_bytes)} ({num_images:,} images of "
-            f"{height}x{width}x{channels}), which training keeps in the cache. Choose a smaller --image-size, or train."
+            f"a dry run decodes at most {format_bytes(most)}; "
+            f"{source} is {format_bytes(num_bytes)} "
+            f"({num_images:,} images of {height}x{width}x{channels}), which training keeps in the "
+            "cache. Choose a smaller --image-size, or train."
         )
 
 
@@ -402,7 +408,8 @@ def _no_space(folder: Path, num_bytes: int, source: str) -> UserError:
     free = format_bytes(shutil.disk_usage(folder).free)
     return UserError(
         f"decoding {source} needs {format_bytes(num_bytes)} in {folder}, where {free} is free. "
-        "Free some, set TINTYPE_CACHE to a folder on another disk, or choose a smaller --image-size."
+        "Free some, set TINTYPE_CACHE to a folder on another disk, "
+        "or choose a smaller --image-size."
     )
 
 

@@ -1,4 +1,4 @@
-"""A digest of what files hold, remembered for as long as the file system says that they have not changed.
+"""A digest of what files hold, remembered while the file system says that they are unchanged.
 
 Size and modification time do not tell that: archives and build systems write fixed times, and
 `touch -r` or `rsync -t` set them. The time of the last change of the inode (ctime) cannot be set,

@@ -57,7 +57,7 @@ def photo_features(
     network: Network,
     progress: Progress | None = None,
 ) -> Features:
-    """Return the features of all photos in all views, of which those that the cache lacks are computed.
+    """Return the features of all photos in all views; what the cache lacks is computed.
 
     What was computed is kept where a later photo raises an error, or where the user stops.
 
@@ -149,7 +149,7 @@ class _Store:
             )
 
     def close(self) -> None:
-        """Note that the entry was used; one that has grown is tidied, and the cache kept in its limit."""
+        """Note that the entry was used; tidy it where it has grown, and trim the cache."""
         if not self.grown:
             with contextlib.suppress(OSError):
                 os.utime(self.folder / "entry.json")

@@ -1,4 +1,4 @@
-"""Which photos a run saw: a digest of the pixels of each, and a perceptual hash for copies that were saved again.
+"""Which photos a run saw: a digest of the pixels of each, and a perceptual hash to find copies.
 
 Kept in `photos.safetensors` of the run folder, in the order of `splits.csv`; neither shows what is
 on a photo.
@@ -24,13 +24,14 @@ VERSION = "1"
 SAME_HASH = 0.995
 # Drawings and scans in one frame have equal hashes without being copies; there the digest decides
 # alone.
-ALIKE_SHARE, ALIKE_SAMPLE = 0.05, 2000
+ALIKE_SHARE = 0.05
+ALIKE_SAMPLE = 2000
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Identities:
-    """Photos told by what they show.
+    """Photos, recognised by what they show.
 
     `digests` (N, 16) uint8: blake2b of the pixels (H, W, C) as the model's preprocessing gives
     them. `hashes` (N, 64) int8: the perceptual hash, times 127; zeros where a picture has nothing
@@ -84,9 +85,10 @@ class Identities:
         return cls(digests, hashes, splits, (height, width, channels)) if sound else None
 
     def seen(self, others: Identities) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each of `others` (M,) the split that holds it, "" for none, and whether it is only a near copy.
+        """Return for each of `others` (M,) the split that holds it, and whether it is a near copy.
 
-        A photo of several splits counts for the first of them: training, validation, test.
+        The split is "" where none does. A photo of several splits counts for the first of them:
+        training, validation, test.
         """
         first: dict[bytes, int] = {}
         for digest, split in zip(self.digests, self.splits.tolist(), strict=True):
@@ -157,7 +159,7 @@ def _digest(picture: np.ndarray) -> bytes:
 
 
 def _resemble(hashes: np.ndarray, digests: list[bytes]) -> bool:
-    """Return whether so many different pictures have equal hashes that these say nothing of copies."""
+    """Return whether so many pictures have equal hashes that these say nothing about copies."""
     alone = np.array(sorted({digest: i for i, digest in enumerate(digests)}.values()))
     values = _unit(hashes[alone])
     asked = np.linspace(0, len(alone) - 1, min(len(alone), ALIKE_SAMPLE)).astype(np.int64)

@@ -15,8 +15,11 @@ from tintype.progress import Progress
 
 # EXIF 2.32, section 4.6.5. The time of the last change (0x0132) is not read: programs set it for
 # many photos at once.
-_MAKE, _MODEL, _EXIF = 0x010F, 0x0110, 0x8769
-_ORIGINAL, _DIGITISED = (0x9003, 0x9291), (0x9004, 0x9292)  # the time, and its fraction of a second
+_MAKE = 0x010F
+_MODEL = 0x0110
+_EXIF = 0x8769
+_ORIGINAL = (0x9003, 0x9291)  # the time, and its fraction of a second
+_DIGITISED = (0x9004, 0x9292)
 _SERIAL = 0xA431
 
 

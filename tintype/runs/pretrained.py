@@ -1,4 +1,4 @@
-"""Pretrained weights: find, download, check and load them; and the preprocessing that a network was trained with.
+"""Pretrained weights and their preprocessing: find, download, check and load them.
 
 Reading weights runs no code: safetensors, or PyTorch files with `weights_only=True`.
 """
@@ -118,7 +118,9 @@ class OwnRun(NamedTuple):
 
 
 def own_run(weights: str | None) -> OwnRun | None:
-    """Return the run that weights belong to: its folder, its packed file, or its model.safetensors; None for others.
+    """Return the run that weights belong to, or None for other weights.
+
+    A run is given by its folder, its packed file, or its model.safetensors.
 
     Raises:
         UserError: the run has no finished classifier, or cannot be read.
@@ -156,7 +158,7 @@ def is_backbone(name: str) -> bool:
 
 
 def own_preprocessing(name: str, weights: str = "default") -> Preprocessing | None:
-    """Return the preprocessing that a backbone's weights were trained with; None for models without such weights.
+    """Return the preprocessing that a backbone's weights were trained with, if it has any.
 
     Args:
         name: the model.
@@ -213,7 +215,7 @@ def weights_available(name: str) -> bool:
 
 
 def fetch_weights(name: str, progress: Progress | None = None, *, instead: str = INSTEAD) -> Path:
-    """Return the file with a torchvision backbone's default weights, downloaded if it is not on this machine yet.
+    """Return the file with a torchvision backbone's default weights, downloaded if need be.
 
     Args:
         name: of the backbone.
@@ -230,7 +232,7 @@ def fetch_weights(name: str, progress: Progress | None = None, *, instead: str =
 
 
 def model_of_weights(path: str | Path) -> str | None:
-    """Return the backbone that a weight file is for, told by its name, else by the number of its parameters.
+    """Return the backbone that a weight file is for, by its name or its number of parameters.
 
     Names are such as "resnet18-f37072fd.pth" or "my_mobilenet_v2.safetensors".
 
@@ -311,8 +313,8 @@ def load_pretrained(
         run is not None and class_names is not None and list(class_names) != run.class_names
     )
     taken = _put_into(network, name, content.tensors, str(path), new_head=new_classes)
-    told = {"averaged": content.averaged, "remark": content.remark, **taken}
-    found = {key: value for key, value in told.items() if value}
+    details = {"averaged": content.averaged, "remark": content.remark, **taken}
+    found = {key: value for key, value in details.items() if value}
 
     return {
         "source": "file",
@@ -332,7 +334,9 @@ def _put_into(
     *,
     new_head: bool = False,
 ) -> dict[str, Any]:
-    """Load tensors into a network; return what became of the head, "loaded" or "new", and what was left of the names.
+    """Load tensors into a network, and return what became of the head and the names.
+
+    The head is "loaded" or "new".
 
     Raises:
         UserError: they do not fit; the message names the first that do not.
@@ -371,7 +375,8 @@ def _put_into(
             else "Give the weights of that model."
         )
         raise UserError(
-            f"the weights in {source} do not fit model {name}: {'; '.join(filter(None, found))}. {hint}"
+            f"the weights in {source} do not fit model {name}: "
+            f"{'; '.join(filter(None, found))}. {hint}"
         )
 
     used = {
@@ -386,7 +391,8 @@ def _put_into(
     ]
     if broken:
         raise UserError(
-            f"the weights in {source} are not finite: {_first(broken, 'tensors')}. Get the file again."
+            f"the weights in {source} are not finite: {_first(broken, 'tensors')}. "
+            "Get the file again."
         )
     network.load_state_dict({**expected, **used})
     return {
@@ -473,11 +479,15 @@ def _file_name(entry: Any) -> str:
 def _no_such_weights(name: str, weights: str) -> str:
     if name not in torchvision_zoo.NAMES and not name.startswith("timm/"):
         return (
-            f"there are no pretrained weights '{weights}' for model {name}. Choose a backbone such as --model mobilenet_v2 "
-            "(`tintype list models`), give --weights FILE, or --weights none."
+            f"there are no pretrained weights '{weights}' for model {name}. "
+            "Choose a backbone such as --model mobilenet_v2 (`tintype list models`), "
+            "give --weights FILE, or --weights none."
         )
     known = ", ".join(_entries(name)) if name in torchvision_zoo.NAMES else "default"
-    return f"there is no weight file '{weights}'. Expected a .safetensors or .pth file, none, or one of: {known}."
+    return (
+        f"there is no weight file '{weights}'. "
+        f"Expected a .safetensors or .pth file, none, or one of: {known}."
+    )
 
 
 def _fetched(entry: Any, name: str, progress: Progress | None, instead: str) -> Path:
@@ -490,7 +500,7 @@ def _fetched(entry: Any, name: str, progress: Progress | None, instead: str) -> 
 
 
 def fetch_file(url: str, name: str, instead: str, progress: Progress | None = None) -> Path:
-    """Return the file of weights that lies at an address, downloaded if it is not on this machine yet.
+    """Return the file of weights at an address, downloaded if need be.
 
     Args:
         url: of the file; its name is that of the file.
@@ -538,7 +548,10 @@ def _download(
     instead: str,
     checked: bool = True,
 ) -> None:
-    """Download a file whose name, where it is `checked`, ends in the first digits of its SHA-256, as all of torchvision's do.
+    """Download a file, and check that it is the one expected.
+
+    The name of one that is `checked` ends in the first digits of its SHA-256, as all of
+    torchvision's do.
 
     TINTYPE_WEIGHTS_MIRROR is a web folder that is asked in place of torchvision's.
 
@@ -573,7 +586,7 @@ def _download(
 def _chunks(url: str) -> Iterator[tuple[int, bytes]]:
     """Yield (length of the whole, next bytes).
 
-    Failures of the network are told apart from those of the disk.
+    Only failures of the network become _NoDownload; those of the disk pass.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "tintype"})
     try:
@@ -597,7 +610,7 @@ def _sha256(path: Path) -> str:
 
 
 def _load_from_timm(network: nn.Module, name: str, instead: str) -> dict[str, Any]:
-    """Load timm's own weights, which timm downloads, keeps and brings to the network's image size."""
+    """Load timm's own weights, which timm downloads and brings to the network's image size."""
     config = timm_zoo.default_config(name)
     try:
         # without a network, the hub's client tries for a minute
@@ -615,7 +628,8 @@ def _load_from_timm(network: nn.Module, name: str, instead: str) -> dict[str, An
     except (OSError, RuntimeError, ValueError, _NoDownload) as error:
         line = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise UserError(
-            f"the weights of {name} could not be loaded from {config.hf_hub_id or config.url} ({line[:150]}). "
+            f"the weights of {name} could not be loaded from "
+            f"{config.hf_hub_id or config.url} ({line[:150]}). "
             f"Download them elsewhere and {instead}"
         ) from None
 

@@ -1,4 +1,4 @@
-"""The frozen part of a network, and the features of photos that it computes or finds in the cache."""
+"""The frozen part of a network, and the features of photos that it computes or has cached."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ class FrozenBackbone:
     def _identity(self) -> Network:
         """What tells these features from those of others, down to the last bits.
 
-        Threads and instructions change the order of sums, and a resumed run would not end bit-equal.
+        Other threads or instructions add in another order, and a resumed run would not end
+        bit-equal.
         """
         bits = (
             torch.get_num_threads(),

@@ -1,7 +1,7 @@
-"""What lies in a weight file: which kind of file it is, and the tensors of the state dict that is meant. No code runs.
+"""Read weight files without running code: which kind a file is, and which tensors are meant.
 
 Training states hold more than weights, and wrappers put their own names before every key. What is
-taken and what is left is decided here, by the structure of the file, and told.
+taken and what is left is decided here by the structure of the file, and reported.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ _COUNTERS_OF_AVERAGES = {"n_averaged", "num_updates", "initted", "step", "decay"
 # making one does nothing.
 _PLAIN_DATA = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PurePath]
 
-EXPECTED = "Expected a state dict: .safetensors, or .pth as torch.save(network.state_dict(), FILE) writes it."
+EXPECTED = (
+    "Expected a state dict: .safetensors, "
+    "or .pth as torch.save(network.state_dict(), FILE) writes it."
+)
 
 _BY_START: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it"),
@@ -95,13 +98,11 @@ class WeightFile(NamedTuple):
     remark: str = ""
 
 
-# ---- which kind of file -----------------------------------------------------------------------------------------------
+# ---- which kind of file ----
 
 
 def other_kind(path: Path) -> str | None:
-    """Return what a file is that holds no PyTorch weights, by its first bytes; None where it may
-    hold some.
-    """
+    """Return what a file without PyTorch weights is, by its bytes; None where it may hold some."""
     with path.open("rb") as file:
         start = file.read(512)
         file.seek(max(0, path.stat().st_size - len(_END_OF_A_TABLE)))
@@ -112,7 +113,10 @@ def other_kind(path: Path) -> str | None:
     if start.startswith(b"PK"):
         return _kind_of_zip(path)
     if start[:1] == b"\x80" and _TORCH_MAGIC not in start and end.endswith(pickle.STOP):
-        return "a pickle that torch.save did not write; reading it could run code, which tintype never does"
+        return (
+            "a pickle that torch.save did not write; reading it could run code, "
+            "which tintype never does"
+        )
     if start.startswith((b"version https://git-lfs", b"<")):
         return "a link or a web page, not weights. Download the file itself"
 
@@ -164,7 +168,7 @@ def _kind_of_protobuf(path: Path, start: bytes) -> str:
     return "an ONNX graph"
 
 
-# ---- what it holds ----------------------------------------------------------------------------------------------------
+# ---- what it holds ----
 
 
 def read_weights(path: Path) -> WeightFile:
@@ -196,7 +200,7 @@ def read_weights(path: Path) -> WeightFile:
 
 
 def read_content(path: Path) -> tuple[Any, dict[str, str]]:
-    """Return what a weight file holds, tensors in dicts, and the metadata of a safetensors file. No code runs.
+    """Return what a weight file holds, tensors in dicts, and the metadata of a safetensors file.
 
     Raises:
         UserError: damaged, of another kind, or only to be read by running code.
@@ -236,7 +240,8 @@ def _read_pickled(path: Path) -> Any:
         if re.search("GLOBAL|llowed global|nsupported (global|class)", str(error)):
             raise UserError(
                 f"{path} can only be read by running code that it names, which tintype never does. "
-                "Save the weights alone: torch.save(network.state_dict(), FILE), or as .safetensors."
+                "Save the weights alone: torch.save(network.state_dict(), FILE), "
+                "or as .safetensors."
             ) from None
         raise UserError(_damaged(path, ValueError("its pickle breaks off"))) from None
     except (
@@ -254,7 +259,10 @@ def _read_pickled(path: Path) -> Any:
 
 def _damaged(path: Path, error: Exception) -> str:
     line = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-    return f"{path} is damaged, not complete, or not weights ({line[:120]}). Get it again; expected .safetensors or .pth."
+    return (
+        f"{path} is damaged, not complete, or not weights ({line[:120]}). "
+        "Get it again; expected .safetensors or .pth."
+    )
 
 
 def _state_dicts(
@@ -307,14 +315,13 @@ def _meant(names: list[str], path: Path) -> str:
             return there[0]
 
     raise UserError(
-        f"{path} holds several state dicts: {', '.join(names[:5])}. Save the one that is meant alone."
+        f"{path} holds several state dicts: {', '.join(names[:5])}. "
+        "Save the one that is meant alone."
     )
 
 
 def _averages_without_names(content: Any) -> str:
-    """Return a line where averaged weights are there but cannot be told apart, as torch_ema keeps
-    them.
-    """
+    """Return a line where averaged weights are there without names, as torch_ema keeps them."""
     if not isinstance(content, Mapping):
         return ""
     for key, value in content.items():
@@ -332,13 +339,13 @@ def _averages_without_names(content: Any) -> str:
     return ""
 
 
-# ---- names in the file, names in the network --------------------------------------------------------------------------
+# ---- names in the file, names in the network ----
 
 
 def without_prefix(
     tensors: Mapping[str, Tensor], expected: Collection[str], source: str
 ) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors under the names of the network, and the prefix that stood before them, "" for none.
+    """Return the tensors under the names of the network, and the prefix that they had.
 
     Other tools name the attribute that holds the network ("model.", "net.", "encoder."), and keep
     more beside it. The prefix is the one under which most of `expected` is found; an averaged copy
@@ -370,7 +377,8 @@ def without_prefix(
     if len(best) > 1:
         shown = ", ".join(prefix.rstrip(".") for prefix in best)
         raise UserError(
-            f"{source} holds several networks of this kind: {shown}. Save the one that is meant alone."
+            f"{source} holds several networks of this kind: {shown}. "
+            "Save the one that is meant alone."
         )
 
     prefix = best[0]
@@ -385,10 +393,11 @@ def is_averaged(name: str) -> bool:
 
 
 def as_expected(given: Tensor, expected: Tensor) -> Tensor | None:
-    """Return a tensor in the type that a network has, or None where it does not fit: another shape, or quantised values.
+    """Return a tensor in the type that a network has, or None where it does not fit.
 
-    Whole numbers of a network count batches or name positions. Where a file rounded them, the
-    network's own stand: they say nothing about what was learned.
+    A tensor of another shape or of quantised values does not. Whole numbers of a network count
+    batches or name positions. Where a file rounded them, the network's own stand: they say nothing
+    about what was learned.
     """
     if given.shape != expected.shape or given.is_complex() != expected.is_complex():
         return None
@@ -402,9 +411,7 @@ def as_expected(given: Tensor, expected: Tensor) -> Tensor | None:
 
 
 def without_shared_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without what stands before all their names, for networks that are not
-    known yet.
-    """
+    """Return the tensors without the prefix that all their names share."""
     found = dict(tensors)
     while len({key.partition(".")[0] for key in found}) == 1 and all("." in key for key in found):
         found = {key.partition(".")[2]: value for key, value in found.items()}

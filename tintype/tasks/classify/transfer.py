@@ -59,10 +59,10 @@ class FeatureSource(ImageSource):
 
 
 class HeadBank(nn.Module):
-    """Heads trained side by side on the same features, alike but for their penalty; one is chosen on validation.
+    """Heads that are trained side by side on the same features, each with its own penalty.
 
-    Features are standardised first: the best penalty and learning rate then hardly depend on the
-    backbone.
+    Validation chooses one. Features are standardised first: the best penalty and learning rate then
+    hardly depend on the backbone.
     """
 
     mean: Tensor
@@ -205,7 +205,7 @@ class Transfer(Classify):
 
 
 class HeadOnly(Transfer):
-    """The backbone stays as it is: its features are computed once, and only a head is trained on them.
+    """The backbone stays as it is, and only a head is trained on its features.
 
     Args:
         hidden: sizes of the head's hidden layers; none is a linear head.
@@ -365,7 +365,7 @@ class HeadOnly(Transfer):
 
 
 class FineTune(Transfer):
-    """The last stages of the backbone, or all, are trained on; the head is fitted to the features first.
+    """The last stages of the backbone, or all of them, are trained after the head was fitted.
 
     Starting from a fitted head keeps the features from being spoiled by a random one (Kumar et al.
     2022, LP-FT).
@@ -401,7 +401,8 @@ class FineTune(Transfer):
         freeze(network, self.parts, self.thawed)
         for depth, weights in enumerate(self.parts.parameters()):
             for weight in weights:
-                weight.layer_scale = layer_decay ** (count - depth)  # pyright: ignore[reportAttributeAccessIssue]
+                scale = layer_decay ** (count - depth)
+                weight.layer_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
 
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
         if self.warm_up_head:
@@ -492,7 +493,7 @@ def transfer(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Transfer:
-    """Load pretrained weights into `network` and return the task that trains it in the way `tune` says.
+    """Load pretrained weights into `network` and return the task that trains it as `tune` says.
 
     With `own_statistics` pixels are normalised as they were for those weights, otherwise as `spec`
     says.
