@@ -429,7 +429,7 @@ def two_photos_a_class(photos: Path) -> Path:
     [
         (one_burst_a_class, "validation and test: the 12 images show 2 different pictures"),
         (one_group_a_class, "validation and test: the 12 images are in too few groups"),
-        (two_photos_a_class, "validation: 4 images in 2 classes are too few"),
+        (two_photos_a_class, "validation: 4 images (2 classes) are too few"),
     ],
 )
 def test_data_of_which_nothing_can_be_held_out(refused, photos, make, said):

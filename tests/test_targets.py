@@ -370,7 +370,7 @@ def test_data_sets_say_what_they_offer():
     assert "digits" in plugins.sets_with("numbers")
     assert "photos" in plugins.sets_with("pictures")
     assert "photos" not in plugins.sets_with("class")
-    with pytest.raises(UserError, match="unknown data set 'cifar10'"):
+    with pytest.raises(UserError, match="'cifar10' come without numbers"):
         open_data("cifar10", target=Numbers())
 
 

@@ -76,7 +76,8 @@ class Canvas:
         U^(1/alpha), in logarithms.
         """
         smallest = torch.finfo(torch.float32).tiny
-        u, v = self.uniform().clamp(min=smallest), self.uniform()
+        u = self.uniform().clamp(min=smallest)
+        v = self.uniform()
         peaked = 0.5 + 0.5 * (1 - u ** (2 / (2 * alpha + 1))).sqrt() * torch.cos(2 * math.pi * v)
         spread = self.uniform().clamp(min=smallest).log() - self.uniform().clamp(min=smallest).log()
         return torch.sigmoid(torch.logit(peaked, eps=1e-7) + spread / alpha)
@@ -162,7 +163,7 @@ class Canvas:
         ms, against 1.1 for one lookup of pixels, 2.3 for windows of a padded copy, 4.6 for indexing
         [n, y, x], 5.3 for a mask by offset.
         """
-        n, c, h, w = self.size, self.channels, self.height, self.width
+        n, c, h, w = self.images.shape
         lines = self.images.permute(0, 2, 3, 1).reshape(n * h, w * c)
 
         if self.rows is not None:

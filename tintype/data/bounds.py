@@ -79,6 +79,7 @@ def count_scans(content: bytes) -> int:
             break
         if marker in _WITHOUT_LENGTH:
             continue
+
         num_scans += marker == _START_OF_SCAN
         position += int.from_bytes(content[position : position + 2], "big")
     return num_scans

@@ -29,11 +29,14 @@ LOW = 8  # frequencies in each direction that make the hash
 # Measured on TrashNet, pets and CIFAR-10, each photo against itself re-encoded, resized, mirrored,
 # grey or brightened: 95 % of the copies lie above 0.99, 0.93 and 0.85; other photos of the same
 # things seldom above 0.95, 0.85 and 0.8.
-HASH, DETAIL, LOCAL = 0.95, 0.9, 0.75
+HASH = 0.95
+DETAIL = 0.9
+LOCAL = 0.75
 # A piece of sky has no detail that survives JPEG. It passes if it is the same to within a grey
 # level (root mean square, of 255), and this is little against its own deviation; no two photos of
 # the sets above come within 3.
-SAME, SAME_SHARE = 1.0, 0.4
+SAME = 1.0
+SAME_SHARE = 0.4
 FLAT = 2.0  # deviation of the grey values below which a picture has nothing to compare
 # Drawings, letters and scans in one frame resemble each other without being copies. There pairs
 # that come near the threshold connect a large part of the images (8 % of 120 digits, 11 % of 1,000
@@ -284,8 +287,8 @@ def joined(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         return i
 
     for i, j in pairs.tolist():
-        a, b = root(i), root(j)
-        group[max(a, b)] = min(a, b)
+        first, second = sorted((root(i), root(j)))
+        group[second] = first
     return np.array([root(i) for i in range(len(group))], np.int64)
 
 

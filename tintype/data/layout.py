@@ -299,11 +299,11 @@ class _Reader:
         for split in ("train", "val", "test"):
             candidates = [s for s in named if roles[s.name] == split]
             candidates = [s for s in candidates if s.core.holds_classes] or candidates
+
             if len(candidates) > 1:
                 raise UserError(
                     f"{self.root} holds several folders for one split ({split}): "
-                    f"{_names(candidates)}. "
-                    "Keep one of them there, or merge them."
+                    f"{_names(candidates)}. Keep one of them there, or merge them."
                 )
             chosen.update({s.name: split for s in candidates})
         return {name: chosen[name] for name in sorted(chosen)}

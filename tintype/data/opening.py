@@ -232,6 +232,7 @@ def _load(
     """
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
+
     module, name = locate(data, target)
     asked = {"target": target} if "target" in inspect.signature(module.load).parameters else {}
     images = module.load(
@@ -264,6 +265,12 @@ def locate(data: str, target: TargetKind = CLASSES) -> tuple[ModuleType, str]:
             raise no_data_set(path)
         return plugins.find("data", "csv-file"), path.stem
 
+    if data in plugins.names("data") and data not in BY_PATH:
+        ways_out = "A folder of images or a .csv file may have them."
+        raise UserError(
+            f"the images of data set '{data}' come without {target.title}. "
+            f"Sets that have them: {', '.join(sorted(known)) or 'none'}. {ways_out}"
+        )
     if os.sep in data or data.startswith((".", "~")) or data.lower().endswith(TABLES):
         raise UserError(f"there is no folder or file '{data}' (looked from {Path.cwd()}).")
     raise unknown_name(
@@ -274,9 +281,8 @@ def locate(data: str, target: TargetKind = CLASSES) -> tuple[ModuleType, str]:
 def shadowed(data: str, offer: str = Classes.offer) -> list[str]:
     """Return a line where `data` names a set and also a folder or file that is here.
 
-    The set is meant.
-    A recipe that names a set gives the same everywhere, whatever lies in the folder that it is
-    called from.
+    The set is meant: a recipe that names a set gives the same everywhere, whatever lies in the folder that
+    it is called from.
     """
     here = Path(data)
     if data not in plugins.sets_with(offer) or data in BY_PATH or not here.exists():
@@ -403,15 +409,16 @@ def _divided_groups(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
     """Return a warning where images of one group lie on both sides of a given split."""
     if images.groups is None:
         return []
-    sides = [{str(images.groups[i]) for i in rows[split]} - {""} for split in SPLITS]
-    divided = sorted((sides[0] & (sides[1] | sides[2])) | (sides[1] & sides[2]))
+
+    train, val, test = ({str(images.groups[i]) for i in rows[split]} for split in SPLITS)
+    divided = sorted(((train & (val | test)) | (val & test)) - {""})
     if not divided:
         return []
+
     what = "1 group has" if len(divided) == 1 else f"{len(divided):,} groups have"
     return [
-        f"LEAK: {what} images on both sides of the split that the data gives, such as "
-        f"{divided[0]}: "
-        "figures on them say little about new ones"
+        f"LEAK: {what} images on both sides of the split that the data gives, "
+        f"such as {divided[0]}: figures on them say little about new ones"
     ]
 
 

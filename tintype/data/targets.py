@@ -47,6 +47,7 @@ class TargetKind(ABC):
 
     Attributes:
         offer: what a file in `data/sets/` lists in its literal `TARGETS` where it has such targets.
+        title: what an image has then, for sentences.
         dtype: of the array of targets.
         names: of the outputs: the classes, the numbers or the labels.
         shape: of one target; () for one value.
@@ -57,6 +58,7 @@ class TargetKind(ABC):
     """
 
     offer: ClassVar[str]
+    title: ClassVar[str]
     dtype: ClassVar[np.dtype]
     names: tuple[str, ...]
 
@@ -196,6 +198,7 @@ class Classes(TargetKind):
     single: bool = field(default=False, compare=False)
 
     offer: ClassVar[str] = "class"
+    title: ClassVar[str] = "classes"
     dtype: ClassVar[np.dtype] = np.dtype(np.int64)
 
     @property
@@ -326,6 +329,7 @@ class Numbers(TargetKind):
     pattern: str | None = field(default=None, compare=False)
 
     offer: ClassVar[str] = "numbers"
+    title: ClassVar[str] = "numbers"
     dtype: ClassVar[np.dtype] = np.dtype(np.float32)
 
     @classmethod
@@ -471,6 +475,7 @@ class Labels(TargetKind):
     names: tuple[str, ...] = ()
 
     offer: ClassVar[str] = "labels"
+    title: ClassVar[str] = "several labels"
     dtype: ClassVar[np.dtype] = np.dtype(np.float32)
 
     @property
@@ -589,6 +594,7 @@ class NoTarget(TargetKind):
     names: tuple[str, ...] = ()
 
     offer: ClassVar[str] = "none"
+    title: ClassVar[str] = "being images alone"
     dtype: ClassVar[np.dtype] = np.dtype(np.int64)
 
     @property

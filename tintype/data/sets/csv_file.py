@@ -67,8 +67,10 @@ def load(
         raise UserError(
             f"'{name}' is not a file. Give the path of a CSV file with the columns path and label."
         )
+
+    root = Path(data_root).expanduser() if data_root else None
     return read_photos(
-        find_rows(path, Path(data_root).expanduser() if data_root else None, target),
+        find_rows(path, root, target),
         str(path),
         image_size=image_size,
         channels=channels,

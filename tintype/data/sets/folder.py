@@ -109,6 +109,7 @@ def load(
         raise UserError(
             f"'{name}' is not a folder. Give the path of a folder with one folder for each class."
         )
+
     return read_photos(
         find_photos(root, target),
         str(root),
@@ -331,6 +332,7 @@ def _other_files(others: Counter[str]) -> list[str]:
             f"pictures of a kind that is not read are passed over: {_unread(unread)}; convert "
             "them to PNG"
         )
+
     rest = {extension: count for extension, count in others.items() if extension not in UNREAD}
     if rest:
         kinds = ", ".join(f"{count:,} {extension}" for extension, count in sorted(rest.items()))

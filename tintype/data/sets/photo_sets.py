@@ -20,8 +20,8 @@ TARGETS = ("class", "numbers", "labels", "none")
 # Where a set may lie below the root that is given, and where to get it.
 PLACES = {"trashnet": ("trashnet", "dataset-resized", "trashnet/dataset-resized", ".")}
 ORIGIN = {
-    "trashnet": "Get dataset-resized.zip from https://github.com/garythung/trashnet (data/), unpack "
-    "it, and type --data-root FOLDER",
+    "trashnet": "Get dataset-resized.zip from https://github.com/garythung/trashnet (data/), "
+    "unpack it, and type --data-root FOLDER",
     "own-photos": "This recipe is for photos of your own. Type --data-root FOLDER, "
     "where each class has a folder",
 }
@@ -65,7 +65,7 @@ def load(
         raise UserError(f"{error}\n{ORIGIN[name]}.") from None
 
     found_classes = images.target.num_outputs
-    if name == "trashnet" and found_classes != 6:
+    if name == "trashnet" and target.offer == "class" and found_classes != 6:
         raise UserError(
             f"{found} has {found_classes} classes, where trashnet has 6. {ORIGIN[name]}; "
             f"other photos are trained by: tintype train {found}"
