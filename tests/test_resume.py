@@ -547,7 +547,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny, train_in, tmp_path, number, 
     recipe = tiny(steps=6)
     whole = train_in(tmp_path / "whole" / "tiny", recipe)
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="go on with: tintype train --resume") as stopped:
+    with pytest.raises(Interrupted, match="continue with: tintype train --resume") as stopped:
         api.train(recipe, out=tmp_path / "stopped", name="tiny", watcher=Signaller(number, where))
     assert stopped.value.number == number
     assert signal.getsignal(number) == before
@@ -659,7 +659,7 @@ def test_signals_end_with_the_usual_code(tmp_path, number, code):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert errors.count("\n") == 1
-    assert errors.rstrip().endswith("go on with: tintype train --resume runs/run")
+    assert errors.rstrip().endswith("continue with: tintype train --resume runs/run")
     status = RunFolder(tmp_path / "runs" / "run").status
     assert status["state"] == "stopped"
     state, _ = load_checkpoint(tmp_path / "runs" / "run" / "checkpoints")

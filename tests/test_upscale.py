@@ -1010,7 +1010,7 @@ def test_what_cannot_be_enlarged_is_told(run, finished_run, tmp_path):
         match="task classify cannot enlarge pictures",
     ):
         finished_run.upscale(cat())
-    with pytest.raises(UserError, match="predicts no class"):
+    with pytest.raises(UserError, match="cannot be used to predict"):
         run.predict(cat())
     with pytest.raises(UserError, match="there is no file or folder"):
         upscale_files(run, [tmp_path / "nowhere"])

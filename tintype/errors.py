@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""UserError, for mistakes that a user can mend, and Interrupted, for a run that was stopped."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ MOST_NAMES = 20  # in a message; longer lists have a command that shows them
 
 
 class UserError(Exception):
-    """A mistake that the user can mend, told in one or two lines: what happened, what was expected, what to type.
+    """A mistake that the user can mend.
 
+    Its message has one or two lines: what happened, what was expected, what to type.
     The command line prints the message without a traceback and exits with code 2 (`--debug` shows
     the traceback).
     """
@@ -49,6 +50,6 @@ class Interrupted(Exception):
 
     def __init__(self, number: int, folder: Path, command: str = "tintype train --resume") -> None:
         super().__init__(
-            f"stopped by {signal.Signals(number).name}; go on with: {command} {folder}"
+            f"stopped by {signal.Signals(number).name}; continue with: {command} {folder}"
         )
         self.number = number

@@ -39,7 +39,7 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
             return torch.device("cuda"), Choice("device", "cuda", torch.cuda.get_device_name(0))
         if torch.backends.mps.is_available():
             return torch.device("mps"), Choice("device", "mps", "the GPU of this Mac")
-        return torch.device("cpu"), Choice("device", "cpu", "no GPU is available")
+        return torch.device("cpu"), Choice("device", "cpu", "no GPU was found")
 
     try:
         chosen = torch.device(device)
@@ -127,7 +127,7 @@ def hold_memory() -> Choice:
     if not held:
         return Choice("memory", "as the system does", "glibc refused")
     return Choice(
-        "memory", "held", "freed memory stays in the process, which saves page faults at every step"
+        "memory", "held", "the process keeps freed memory, which avoids page faults at every step"
     )
 
 
@@ -148,11 +148,11 @@ def choose_compile(
         return compile == "on", Choice("compile", compile, "as asked")
     if device.type != "cuda":
         return False, Choice(
-            "compile", "off", f"convolutions on the {device.type} gain nothing from it"
+            "compile", "off", f"it does not speed up convolutions on {device.type}"
         )
     if total_steps < 2000:
         return False, Choice(
-            "compile", "off", f"{total_steps:,} steps are too few to pay back the compilation"
+            "compile", "off", f"{total_steps:,} steps are too few for the compilation to pay off"
         )
 
     if exact:
@@ -161,7 +161,7 @@ def choose_compile(
         )
         return False, Choice("compile", "off", reason)
 
-    return True, Choice("compile", "on", f"{total_steps:,} steps pay back the compilation")
+    return True, Choice("compile", "on", f"the compilation pays off within {total_steps:,} steps")
 
 
 def num_cores() -> int:

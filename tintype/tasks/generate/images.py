@@ -145,8 +145,8 @@ def generate_files(
 ) -> Path:
     """Write images as PNG files in a folder, or as one sheet; return the folder or the file.
 
-    Without `out` and `grid` the folder is RUN/generated. Images that are in the folder already are
-    kept, so that a call that was stopped goes on.
+    Without `out` and `grid` the folder is RUN/generated. Images that exist are kept,
+    so that a stopped call can be repeated to continue.
 
     Args:
         run: the run folder.
