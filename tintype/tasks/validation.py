@@ -96,6 +96,7 @@ class ValidationUse:
         """Return what was decided, for the user; nothing where there was nothing to decide."""
         if not (self.chose and self.calibrates):
             return []
+
         what = " and ".join(self.chose)
         if self.how == "halves":
             said = (

@@ -55,12 +55,14 @@ def _measure(
     evaluations = _evaluated(task, sources, watcher)
     task.leaked = splits.leaked
     summary = task.summarise(evaluations, sources)
+
     _write_tables(run, summary)
     _write_samples(run, summary.samples, splits.test)
     run.write("model.json", {**run.read("model.json"), **task.describe()})
     if has_part(run.recipe.task, "analysis"):
         part = find_part(run.recipe.task, "analysis", "be analysed")
         part.analyse(run, task, to_measure(splits), evaluations, watcher)
+
     looks = count_test_look(run, splits.spec.fingerprint)
     evaluation = {**summary.evaluation, **_recorded(evaluations, summary.further)}
     evaluation |= {**_said_unlike(run, splits.test), "test_looks": looks}
@@ -80,6 +82,7 @@ def _measure_without_test(
     sources = to_measure(seen)
     evaluations = _evaluated(task, {split: sources[split] for split in ("train", "val")}, watcher)
     figures = {split: evaluation.figures for split, evaluation in evaluations.items()}
+
     text = "measured on validation only, as asked (measure: val). The test split was not looked at."
     run.write(
         "evaluation.json",

@@ -73,7 +73,10 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
             )
 
         log_t = _root_within(excess, *bounds)
-        reason = f"no mistake on {n} validation images: mean confidence set to {percent(wanted)} by the rule of succession"
+        reason = (
+            f"no mistake on {n} validation images: mean confidence set to {percent(wanted)} by the "
+            "rule of succession"
+        )
         return Temperature(math.exp(log_t), reason)
 
     def loss(log_t: float) -> float:

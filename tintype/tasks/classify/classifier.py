@@ -83,21 +83,28 @@ class Classify(Task):
         self.networks = {"classifier": network}
         self.main = "classifier"
         self.phases = [Phase("train", "classifier")]
-        self.spec, self.device, self.dtype, self.tta = spec, device, dtype, tta
-        self.temperature, self.abstain = temperature, []
+        self.spec = spec
+        self.device = device
+        self.dtype = dtype
+        self.tta = tta
+        self.temperature = temperature
+        self.abstain: list[dict[str, Any]] = []
+
         self.augment = Augment(augment, mixable=spec.target.mixable)
-        self.label_smoothing, self.one_hot = label_smoothing, one_hot
+        self.label_smoothing = label_smoothing
+        self.one_hot = one_hot
         self.resolutions = list(resolutions)
+
         weights = None
         if class_weights is not None and train_targets is not None:
             weights = losses.class_weights(train_targets, spec.num_classes, class_weights)
         self.class_weights = None if weights is None else weights.to(device)
+
         # (x / 255 - mean) / std as one multiplication and one addition on 0..255 values.
-        mean, std = (
-            torch.tensor(spec.mean).view(1, -1, 1, 1),
-            torch.tensor(spec.std).view(1, -1, 1, 1),
-        )
-        self._scale, self._shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
+        mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
+        std = torch.tensor(spec.std).view(1, -1, 1, 1)
+        self._scale = (1 / (255 * std)).to(device)
+        self._shift = (-mean / std).to(device)
 
     def describe(self) -> dict[str, Any]:
         return {"tta": self.tta, "temperature": self.temperature, "abstain": self.abstain}
@@ -349,14 +356,20 @@ class Classify(Task):
         leaked, figures = self.leaked[split], evaluation.figures
         clean = np.setdiff1d(np.arange(figures["num_images"]), leaked)
         word = {"val": "validation"}.get(split, split)
-        warning = f"{len(leaked):,} of {figures['num_images']:,} {word} images are duplicates of images that training has seen"
+        warning = (
+            f"{len(leaked):,} of {figures['num_images']:,} {word} images are duplicates of images "
+            "that training has seen"
+        )
         if not len(clean):
             return f"{warning}: the {word} figures say nothing about new images."
         rest = self._evaluation(
             {name: values[clean] for name, values in _given(evaluation).items()}
         ).figures
         figures["without_leaked"] = rest
-        return f"{warning}; accuracy on the others is {rest['accuracy']:.2%} instead of {figures['accuracy']:.2%}."
+        return (
+            f"{warning}; accuracy on the others is {rest['accuracy']:.2%} instead of "
+            f"{figures['accuracy']:.2%}."
+        )
 
     def calibrating(self, val: Evaluation, source: ImageSource) -> dict[str, np.ndarray]:
         """Return what calibrates: logits, targets and groups of validation images.

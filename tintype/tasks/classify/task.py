@@ -50,23 +50,42 @@ def make(
             not there or do not fit.
     """
     settings: dict[str, Any] = {
-        "dtype": dtype, "augment": augment, "label_smoothing": label_smoothing, "one_hot": one_hot,
-        "class_weights": class_weights, "train_targets": splits.train.targets, "resolutions": resolutions, "tta": tta,
-    }  # fmt: skip
+        "dtype": dtype,
+        "augment": augment,
+        "label_smoothing": label_smoothing,
+        "one_hot": one_hot,
+        "class_weights": class_weights,
+        "train_targets": splits.train.targets,
+        "resolutions": resolutions,
+        "tta": tta,
+    }
     if other := task_of_model(model):
         raise UserError(
-            f"model {model} is there to {other}, not to classify. Expected one such as cnn (`tintype list models`), "
-            f"or a recipe of task {other} (`tintype list recipes`)."
+            f"model {model} is there to {other}, not to classify. Expected one such as cnn "
+            f"(`tintype list models`), or a recipe of task {other} (`tintype list recipes`)."
         )
+
     network = build_model(model, splits.spec, model_options, seed)
     spec = normalised(splits.spec, normalise)
     if weights is None or weights == "none":
         return Classify(network.to(device), spec, device, **settings)
     return transfer(
-        network, model, spec, device, weights=weights, tune=tune, hidden=head, views=views, layer_decay=layer_decay,
-        unfreeze=unfreeze, freeze_norm=freeze_norm, own_statistics=normalise is None, seed=seed, progress=progress,
+        network,
+        model,
+        spec,
+        device,
+        weights=weights,
+        tune=tune,
+        hidden=head,
+        views=views,
+        layer_decay=layer_decay,
+        unfreeze=unfreeze,
+        freeze_norm=freeze_norm,
+        own_statistics=normalise is None,
+        seed=seed,
+        progress=progress,
         **settings,
-    )  # fmt: skip
+    )
 
 
 def normalised(spec: DataSpec, how: str | None) -> DataSpec:

@@ -266,7 +266,8 @@ def _doubt(gap: _Gap, train: tuple[int, Clusters | None], val: tuple[int, Cluste
     validated = f"{val_n} validation images"
     if of_val:
         validated += f" in {of_val.num_groups} groups"
-    return f" Uncertain: {trained or f'{train_n} training'} and {validated} are too few to measure the gap well."
+    both = f"{trained or f'{train_n} training'} and {validated}"
+    return f" Uncertain: {both} are too few to measure the gap well."
 
 
 def _verdict_by_class(
@@ -290,8 +291,9 @@ def _verdict_by_class(
     lowest_gap = trained - validated - math.hypot(trained - train_low, val_high - validated)
     if lowest_gap > ORDINARY_GAP:
         return "overfits", (
-            f"averaged over the classes, {percent(trained)} of the training images and {percent(validated)} of the "
-            f"validation images are right, a gap of more than the usual {100 * ORDINARY_GAP:g} points"
+            f"averaged over the classes, {percent(trained)} of the training images and "
+            f"{percent(validated)} of the validation images are right, a gap of more than the usual "
+            f"{100 * ORDINARY_GAP:g} points"
         )
 
     return None
