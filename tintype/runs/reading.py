@@ -85,13 +85,6 @@ class RunFiles:
             "resume": f"tintype train --resume {shlex.quote(self.folder.as_posix())}",
         }
 
-    @property
-    def class_names(self) -> list[str]:
-        return [
-            str(name)
-            for name in self.model.get("class_names") or self.data.get("class_names") or []
-        ]
-
     def evaluated(self, what: str) -> Any:
         """Return one detailed result ("confusion", "per_class", ...) on `split`, or None."""
         return (self.evaluation.get(what) or {}).get(self.split) or None

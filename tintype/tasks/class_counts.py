@@ -10,6 +10,12 @@ from tintype.pages.section import SPLIT_NAMES, Section
 from tintype.runs.reading import RunFiles
 
 
+def class_names_of(run: RunFiles) -> list[str]:
+    """Return the names of the classes of a run, as its model or else its data has them."""
+    names = run.model.get("class_names") or run.data.get("class_names") or []
+    return [str(name) for name in names]
+
+
 def making(run: RunFiles) -> Section:
     """Show how the run was made, with its classes and how many images each has."""
     count = len(run.data.get("class_names") or []) or None

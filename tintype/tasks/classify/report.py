@@ -24,7 +24,7 @@ from tintype.runs.folder import BY_VALIDATION, without_test
 from tintype.runs.reading import RunFiles
 from tintype.runs.summary import by_groups
 from tintype.statistics import rank_correlation
-from tintype.tasks.class_counts import making
+from tintype.tasks.class_counts import class_names_of, making
 from tintype.tasks.classify import charts, print_charts
 from tintype.tasks.classify import report_mistakes as mistakes
 from tintype.tasks.classify.cards import (
@@ -223,7 +223,7 @@ def _best(run: RunFiles) -> dict[str, float] | None:
 
 def confusion(run: RunFiles) -> Section | None:
     """Show which classes are taken for which."""
-    matrix, names = run.evaluated("confusion"), run.class_names
+    matrix, names = run.evaluated("confusion"), class_names_of(run)
     if not matrix or len(matrix) != len(names):
         return None
 
@@ -257,7 +257,11 @@ def classes(run: RunFiles) -> Section | None:
         return None
 
     trained = dict(
-        zip(run.class_names, (run.data.get("class_counts") or {}).get("train") or [], strict=False)
+        zip(
+            class_names_of(run),
+            (run.data.get("class_counts") or {}).get("train") or [],
+            strict=False,
+        )
     )
     rows = [{**row, "trained": trained.get(str(row.get("name")))} for row in per_class]
     means = run.evaluated("averages") or {}
@@ -361,7 +365,7 @@ def draw_history(run: RunFiles, *, smooth: bool = True) -> Drawing | None:
 
 def draw_confusion(run: RunFiles) -> Drawing | None:
     """Return the confusion matrix of the test split as a figure."""
-    matrix, names = run.evaluated("confusion"), run.class_names
+    matrix, names = run.evaluated("confusion"), class_names_of(run)
     if not matrix:
         return None
     return Drawing(

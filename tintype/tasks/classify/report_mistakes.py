@@ -10,6 +10,7 @@ from tintype.pages import figures, print_figures, words
 from tintype.pages.pictures import data_uri
 from tintype.pages.section import Chart, Section, in_script
 from tintype.runs.reading import RunFiles
+from tintype.tasks.class_counts import class_names_of
 from tintype.tasks.classify import charts, print_charts
 from tintype.tasks.classify.cards import Card, print_grid, read_cards
 
@@ -221,7 +222,7 @@ def _claim(attribute: Mapping[str, Any]) -> str:
 
 def embedding(run: RunFiles) -> Section | None:
     """Show the test images on a map, near to each other what looks alike to the network."""
-    found, names = run.analysis.get("map") or {}, run.class_names
+    found, names = run.analysis.get("map") or {}, class_names_of(run)
     if not found.get("x") or not names or max(found["target"] + found["prediction"]) >= len(names):
         return None
 
