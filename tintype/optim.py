@@ -15,12 +15,42 @@ from tintype.hardware.device import bf16_units
 # the best (docs/log.md).
 ABSOLUTE = 1 / 50
 
+# What a model or a task says of single weights stands on the weights themselves, as attributes that
+# only this file reads:
+#
+# scale_invariant  True for a filter that a normalisation follows: its length has no effect on the
+#                  output, so Muon keeps it at sqrt(rows). Without it the length matters.
+# lr_scale         A factor on the learning rate, with Muon alone. Such a weight, and every weight
+#                  of one dimension, is trained by AdamW beside Muon.
+# layer_scale      A factor on the learning rate with every optimizer, lower for earlier stages of a
+#                  pretrained network.
+
 
 def mark_scale_invariant(weight: Tensor) -> None:
-    """Mark a filter that is followed by a normalisation: its length has no effect, so Muon may fix
-    it.
-    """
+    """Mark a filter that a normalisation follows, so that Muon may fix its length."""
     weight.scale_invariant = True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def scale_lr(weight: Tensor, factor: float) -> None:
+    """Have a weight trained by AdamW beside Muon, at `factor` times its learning rate."""
+    weight.lr_scale = factor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def scale_layer(weight: Tensor, factor: float) -> None:
+    """Multiply the learning rate of a weight by `factor`, whatever the optimizer."""
+    weight.layer_scale = factor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _is_scale_invariant(weight: Tensor) -> bool:
+    return getattr(weight, "scale_invariant", False)
+
+
+def _lr_scale(weight: Tensor) -> float | None:
+    return getattr(weight, "lr_scale", None)
+
+
+def _layer_scale(weight: Tensor) -> float:
+    return getattr(weight, "layer_scale", 1.0)
 
 
 def orthogonalize(matrix: Tensor, num_iterations: int = 3) -> Tensor:
@@ -77,7 +107,7 @@ class Muon(torch.optim.Optimizer):
         rows = weight.shape[0]
         direction = orthogonalize(gradient.reshape(rows, -1)).view_as(weight)
 
-        if getattr(weight, "scale_invariant", False):
+        if _is_scale_invariant(weight):
             weight.mul_(math.sqrt(rows) / weight.norm()).add_(direction, alpha=-group["lr"])
         else:
             columns = weight.numel() // rows
@@ -88,14 +118,13 @@ class Muon(torch.optim.Optimizer):
 def parameter_groups(network: nn.Module, weight_decay: float, lr: float) -> list[dict[str, Any]]:
     """Split trainable parameters: weights decay, biases and norms (one dimension) do not.
 
-    A parameter may carry `layer_scale`, a factor on the learning rate (lower for earlier layers of
-    a pretrained network).
+    The learning rate of a group is multiplied by the `layer_scale` of its weights.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for p in network.parameters():
         if p.requires_grad:
             decay = weight_decay if p.ndim > 1 else 0.0
-            groups.setdefault((getattr(p, "layer_scale", 1.0), decay), []).append(p)
+            groups.setdefault((_layer_scale(p), decay), []).append(p)
     return [
         {"params": found, "weight_decay": decay, "lr": lr * scale}
         for (scale, decay), found in groups.items()
@@ -113,7 +142,7 @@ def build_optimizers(
 ) -> Sequence[torch.optim.Optimizer]:
     """Make the optimizers of one network: one, or two for "muon" (filters and matrices by Muon, the rest by AdamW).
 
-    A parameter may carry `lr_scale`, a factor on the learning rate of its AdamW group in "muon".
+    With "muon", weights that carry `lr_scale` are trained by AdamW too.
     """
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
     groups = parameter_groups(network, weight_decay, lr)
@@ -133,18 +162,17 @@ def build_optimizers(
 def _muon_and_adamw(
     network: nn.Module, lr: float, momentum: float, weight_decay: float, fused: bool
 ) -> list[torch.optim.Optimizer]:
-    trainable = [p for p in network.parameters() if p.requires_grad]
     hidden: dict[float, list[nn.Parameter]] = {}
-    for p in trainable:
-        if p.ndim > 1 and not hasattr(p, "lr_scale"):
-            hidden.setdefault(getattr(p, "layer_scale", 1.0), []).append(p)
-
     rest: dict[float, list[nn.Parameter]] = {}
-    for p in trainable:
-        if p.ndim <= 1 or hasattr(p, "lr_scale"):
-            rest.setdefault(
-                getattr(p, "lr_scale", 1.0) * getattr(p, "layer_scale", 1.0), []
-            ).append(p)
+    for p in network.parameters():
+        if not p.requires_grad:
+            continue
+        scale = _lr_scale(p)
+        if p.ndim > 1 and scale is None:
+            hidden.setdefault(_layer_scale(p), []).append(p)
+        else:
+            factor = 1.0 if scale is None else scale
+            rest.setdefault(factor * _layer_scale(p), []).append(p)
 
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:

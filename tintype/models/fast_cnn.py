@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
 from tintype.models.parts.layers import need_size
-from tintype.optim import mark_scale_invariant
+from tintype.optim import mark_scale_invariant, scale_lr
 
 
 class Whitening(nn.Module):
@@ -112,7 +112,7 @@ class FastCNN(nn.Module):
         self.head = nn.Linear(widths[-1], spec.num_classes, bias=False)
         self.head.weight.data /= self.head.weight.data.std()
         # The division by the width in `forward` makes gradients small by as much.
-        self.head.weight.lr_scale = 0.3 * widths[-1]  # pyright: ignore[reportAttributeAccessIssue]
+        scale_lr(self.head.weight, 0.3 * widths[-1])
 
     def initialise_from(self, images: Tensor) -> None:
         """Set the whitening filters from normalised training images (N, C, H, W)."""

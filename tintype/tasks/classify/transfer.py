@@ -21,6 +21,7 @@ from tintype.models.parts.backbone import (
     keep_norm_in_eval,
     make_head,
 )
+from tintype.optim import scale_layer
 from tintype.runs.pretrained import load_pretrained, own_preprocessing
 from tintype.tasks import losses
 from tintype.tasks.classify.classifier import Classify
@@ -401,8 +402,7 @@ class FineTune(Transfer):
         freeze(network, self.parts, self.thawed)
         for depth, weights in enumerate(self.parts.parameters()):
             for weight in weights:
-                scale = layer_decay ** (count - depth)
-                weight.layer_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
+                scale_layer(weight, layer_decay ** (count - depth))
 
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
         if self.warm_up_head:
