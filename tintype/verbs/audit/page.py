@@ -81,11 +81,11 @@ def audit_table(audit: Mapping[str, Any]) -> str:
 def _section(
     finding: Mapping[str, Any], rows: Sequence[Sequence[int]], picture: Picture
 ) -> dict[str, Any]:
-    """Return a finding with its pictures, of which there is a bounded number."""
+    """Return a finding with a bounded number of its pictures."""
     paired = finding["kind"] in (*PAIRED, *SUGGESTED)
-    most = (
-        MOST_SUGGESTED if finding["kind"] in SUGGESTED else MOST_GROUPS if paired else MOST_SINGLE
-    )
+    most = MOST_GROUPS if paired else MOST_SINGLE
+    if finding["kind"] in SUGGESTED:
+        most = MOST_SUGGESTED
 
     items = []
     for item, positions in list(zip(finding["items"], rows, strict=True))[:most]:
@@ -102,12 +102,14 @@ def _section(
             }
         )
 
-    has_pictures = any(item["pictures"] for item in items)
+    layout = "list"
+    if any(item["pictures"] for item in items):
+        layout = "pairs" if paired else "cards"
     return {
         **finding,
         "id": finding["kind"].replace(" ", "-"),
         "paired": paired,
-        "layout": "pairs" if paired and has_pictures else "cards" if has_pictures else "list",
+        "layout": layout,
         "items": items,
         "left_out": len(finding["items"]) - len(items),
         "amount": _amount(finding, paired),

@@ -69,6 +69,7 @@ class Exported:
             "pt2": "torch.export",
         }[self.format]
         runtime = "ONNX Runtime" if self.format == "onnx" else kind
+
         return [
             f"exported  {self.path} ({kind}, {self.precision})",
             *self.checked_lines,

@@ -168,6 +168,7 @@ def _check_same_model(predictor: Predictor, rows: Rows, done: Sequence[Row], pat
         UserError: the model says something else of one of them.
     """
     last = {row["file"]: row for row in done[-LOOKED_AT:] if not row.get("error")}
+
     for batch in answered(predictor, list(last)):
         for item in batch:
             if item.prediction is None:
