@@ -544,7 +544,7 @@ class Signaller(Stopper):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("where", ["on_step", "measuring val"])
 def test_a_signal_saves_and_says_how_to_go_on(tiny, train_in, tmp_path, number, where):
-    recipe = tiny(steps=6)
+    recipe = tiny(steps=6, rules=2)
     whole = train_in(tmp_path / "whole" / "tiny", recipe)
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match="continue with: tintype train --resume") as stopped:
@@ -577,7 +577,7 @@ def test_a_signal_while_the_report_is_written(tiny, tmp_path, monkeypatch):
 
 SLOW_ENOUGH = """
 import sys, time
-from tintype import engine
+from tintype.training import engine
 step = engine.Engine._train_step
 def slowly(*arguments):
     time.sleep(0.02)
