@@ -35,6 +35,7 @@ from tintype.recipe import (
     resolve,
 )
 from tintype.runs.pretrained import is_backbone
+from tintype.tasks.contract.own_data import asks
 from tintype.training.engine import Plan
 
 # Channels, side, classes and training images of the data sets, as their papers state them.
@@ -338,7 +339,7 @@ READ_ELSEWHERE = {"channels", "weights", "flips"}
 @pytest.mark.parametrize("task", plugins.names("tasks"))
 def test_a_task_reads_the_fields_that_it_declares_and_no_others(task):
     module = plugins.find("tasks", task)
-    functions = (module.make, getattr(module, "open_data", open_data))
+    functions = (module.make, getattr(module, "open_data", open_data), asks(module))
     read = {name for function in functions for name in signature(function).parameters}
     declared = options_of(task).model_fields.keys()
     assert declared - READ_ELSEWHERE <= read
