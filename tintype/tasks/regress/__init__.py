@@ -1,0 +1,1 @@
+"""Regression: predict one or several numbers for each image."""

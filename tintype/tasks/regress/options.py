@@ -1,0 +1,57 @@
+"""Settings that only regression has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from tintype.tasks.contract.options import ColourOptions, TransferOptions
+
+
+class Options(ColourOptions, TransferOptions):
+    """The settings that regression adds to a recipe."""
+
+    needs_test: ClassVar[bool] = False
+    from_scratch: ClassVar[Mapping[str, Any]] = {
+        "model": "fast-cnn",
+        "augment": "light",
+        "epochs": 60,
+        "batch_size": 64,
+        "optimizer": "muon",
+        "lr": 0.1,
+        "schedule": "linear",
+    }
+
+    columns: list[str] | None = Field(
+        default=None,
+        description="Columns of the CSV file that hold the numbers, such as age,height (default: "
+        "value).",
+    )
+    pattern: str | None = Field(
+        default=None,
+        description="Where the names of the photos hold the numbers, such as '{age}_*.jpg'.",
+    )
+    loss: Literal["huber", "mse", "mae"] = Field(
+        default="huber",
+        description="Loss: huber (smooth L1), mse (squared error), or mae (absolute error).",
+    )
+    level: float = Field(
+        default=0.9,
+        gt=0,
+        lt=1,
+        description="Part of new photos whose number lies in its predictive interval.",
+    )
+    angle: bool = Field(
+        default=False,
+        description="Whether the numbers are angles in the picture: flips negate them, and "
+        "augmentations that turn it are refused.",
+    )
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _by_commas(cls, columns: Any) -> Any:
+        return (
+            [part.strip() for part in columns.split(",")] if isinstance(columns, str) else columns
+        )

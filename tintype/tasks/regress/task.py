@@ -1,0 +1,132 @@
+"""Predict numbers: one or several for each image, such as an age, a count, a score or an angle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tintype.data.source import DataSpec, DataSplits
+from tintype.data.targets import Numbers
+from tintype.errors import UserError
+from tintype.models import build_model
+from tintype.plugins import task_of_model
+from tintype.tasks.regress.regressor import Regress
+
+TARGETS = ("numbers",)
+
+
+def target_of(columns: Sequence[str] | None, pattern: str | None) -> Numbers:
+    """Return the numbers that are read of each image.
+
+    Raises:
+        UserError: names that contradict each other, or a pattern without a place for a number.
+    """
+    return Numbers.of(columns, pattern)
+
+
+def make(
+    splits: DataSplits,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    model: str,
+    model_options: dict[str, Any],
+    seed: int,
+    augment: str | dict[str, Any],
+    loss: str,
+    level: float,
+    angle: bool,
+    normalise: str | None,
+    weights: str | None,
+    tune: str,
+    head: Sequence[int],
+    views: int,
+    layer_decay: float,
+    unfreeze: float,
+    freeze_norm: bool,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Regress:
+    """Build the network and the task around it; the parameters are fields of the recipe.
+
+    Raises:
+        UserError: unknown model or option, images that the model cannot take, weights that are not
+            there or do not fit, or an augmentation that would make the numbers wrong.
+    """
+    if other := task_of_model(model):
+        raise UserError(
+            f"model {model} is there to {other}. Expected one such as cnn (`tintype list models`), "
+            f"or a recipe of task {other} (`tintype list recipes`)."
+        )
+    if head:
+        raise UserError("head: regression has a linear head, without hidden layers. Leave it out.")
+
+    columns = splits.spec.target.names
+    mean, deviation = moments(splits.train.targets)
+    # the scale of its error stands beside each number
+    spec = replace(splits.spec, target=Numbers((*columns, *(f"scale of {c}" for c in columns))))
+    network = build_model(model, spec, model_options, seed)
+    settings: dict[str, Any] = {
+        "columns": columns, "mean": mean, "deviation": deviation, "loss": loss, "level": level,
+        "angle": angle, "augment": augment, "dtype": dtype,
+    }  # fmt: skip
+
+    if weights in (None, "none"):
+        return Regress(network.to(device), normalised(spec, normalise), device, **settings)
+
+    from tintype.tasks.regress.transfer import transfer  # scikit-learn is slow to import
+
+    return transfer(
+        network, model, normalised(spec, normalise), device, weights=weights, tune=tune,
+        views=views, layer_decay=layer_decay, unfreeze=unfreeze, freeze_norm=freeze_norm,
+        own_statistics=normalise is None, seed=seed, progress=progress, **settings,
+    )  # fmt: skip
+
+
+def restore(
+    network: nn.Module,
+    spec: DataSpec,
+    description: dict[str, Any],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Regress:
+    """Return the task around a finished network."""
+    return Regress(
+        network,
+        spec,
+        device,
+        columns=description["columns"],
+        mean=description["target_mean"],
+        deviation=description["target_deviation"],
+        loss=description["loss"],
+        level=description["level"],
+        angle=description["angle"],
+        dtype=dtype,
+        quantiles=description["quantiles"],
+    )
+
+
+def moments(targets: Tensor) -> tuple[list[float], list[float]]:
+    """Return mean and deviation of each column of targets (N, K), in float64.
+
+    A constant column has the deviation 1.
+    """
+    values = targets.double()
+    deviation = values.std(0, correction=0)
+    return values.mean(0).tolist(), torch.where(deviation > 0, deviation, 1.0).tolist()
+
+
+def normalised(spec: DataSpec, how: str | None) -> DataSpec:
+    """Return `spec` with the mean and deviation that stand for a way to normalise pixels.
+
+    That is "none" for pixels of 0..255 as they are, "scale" for pixels divided by 255 and nothing
+    else, "mean-std" or None for the statistics of `spec`.
+    """
+    if how in (None, "mean-std"):
+        return spec
+    deviation = 1.0 if how == "scale" else 1 / 255
+    return replace(spec, mean=(0.0,) * spec.channels, std=(deviation,) * spec.channels)
