@@ -505,3 +505,16 @@ def test_a_table_can_be_learned_from_the_command_line(squares: Path, tt) -> None
     )  # fmt: skip
     assert code == 0, errors
     assert "stratified by quantiles of side" in errors + output
+
+
+def test_a_backbone_is_chosen_and_timed_as_it_is_for_classes(squares: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from torchvision.models import resnet18
+
+    weights = tmp_path / "resnet18.safetensors"
+    tensors = resnet18().state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights)
+    named = {"task": "regress", "columns": ["side"], "weights": str(weights), "image_size": 32}
+    prepared = api.plan(str(squares), watcher=Watcher(), device="cpu", **named)
+    assert prepared.recipe.model == "resnet18"
+    assert prepared.recipe.fields()["tune"] == "head"

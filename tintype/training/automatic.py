@@ -382,7 +382,10 @@ def _filled(recipe: Recipe, source: Source) -> tuple[Recipe, list[Choice]]:
     settings, choices = settled(given, source)
     if given.get("epochs") is not None or given.get("steps") is not None:
         settings = {key: value for key, value in settings.items() if key not in ("epochs", "steps")}
-    return recipe.replace(**settings), choices
+
+    # a source serves several tasks, of which not each has every setting
+    known = recipe.fields().keys()
+    return recipe.replace(**{k: v for k, v in settings.items() if k in known}), choices
 
 
 @torch.no_grad()
