@@ -125,7 +125,7 @@ def predicted(run: RunFiles) -> Section | None:
 
 
 def _named(drawing: Drawing, answers: Sequence[Answers], each: Answers) -> Drawing:
-    """Return a drawing whose file is told apart from those of other numbers."""
+    """Return a drawing under a file name of its own where there are several numbers."""
     if len(answers) == 1:
         return drawing
     number = 1 + [other.column for other in answers].index(each.column)
