@@ -88,7 +88,8 @@ class Summary:
             of an image in the test split, or brings a `picture` (H, W, C) uint8 with the name of its
             `file`.
         tables: further CSV files, header and rows by name.
-        further: evaluations of other images than whole splits, each of which names its images.
+        further: evaluations of what is no whole split (a half, folds), each with the name of its
+            images in `of`.
     """
 
     evaluation: dict[str, Any]
@@ -109,11 +110,13 @@ class Task(ABC):
     3. `loss` for each phase of each step. The engine computes the gradient and updates `network`.
     4. `figures` at each evaluation on validation, `snapshot` for the time lapse, and `state` for
        each checkpoint.
-    5. `result` and `remarks` after the last step; the network is saved with `describe`.
+    5. `result` and `remarks` after the last step; the network is saved with what `describe` and
+       `multiply_adds` say of it.
     6. `evaluate` on each split, then `summarise` on all of them.
 
     A subclass sets `networks`, `main`, `phases`, `spec` and `score_name`, and writes `loss`,
-    `evaluate` and `summarise`; everything else has a default.
+    `evaluate` and `summarise`; everything else has a default. Whoever prepares the run sets
+    `groups`, `selection` and `validation` before training, and `leaked` before `summarise`.
 
     Attributes:
         networks: every network by name. All of them are in the checkpoints.
@@ -123,58 +126,53 @@ class Task(ABC):
             brings them.
         score_name: the figure of validation by which early stopping and `keep: best` choose.
         higher_is_better: whether a higher score is a better one.
-        monitors: further figures that they may go by instead, each with whether higher is better.
+        monitors: the figures that a recipe may name as `monitor` in place of the score, each with
+            whether higher is better.
         watched: the figures of validation that metrics.csv holds.
-        leaked: for "val" and "test", the positions of images that training has seen under another
-            name. Set before `summarise`.
-        groups: the group of each image that belongs together with others, by the image's name. Set
-            before training.
-        options_of_model: options of the network that follow from the task; model.json keeps them
-            with those of the recipe.
+        chooses: what the task itself chooses by validation images (a head, say), in words; "" where
+            it chooses nothing. It may look at `selection` alone for it.
         fewest_to_calibrate: how many validation images it takes to fit what `summarise` fits on
             them (a temperature, thresholds); 0 where nothing is fitted.
-        calibrated: what that is, in words.
-        chooses: what `figures` and `evaluate` choose on `selection`, in words; empty for nothing.
-        selection: the validation images that may choose among weights. Set before training.
-        validation: which validation images choose, and which calibrate. Set before training.
+        calibrated: what `summarise` fits on them, in words.
+        options_of_model: options of the network that follow from the task; model.json keeps them
+            with those of the recipe.
         log_every_step: whether metrics.csv has a row for each step, however many there are.
         recognises_others: whether the run records what its images have in common, so that images
             of another kind show.
         warnings: what has gone wrong so far, in the user's words. An evaluation may add to it.
         choices: what was decided while the networks were built, with the reasons; they are printed.
+        groups: the group of each image that belongs together with others, by the image's name.
+        selection: the validation images that may choose among weights.
+        validation: which validation images choose, and which calibrate.
+        leaked: for "val" and "test", the positions of images that training has seen under another
+            name.
     """
 
+    # Set by the subclass.
     networks: dict[str, nn.Module]
     main: str
     phases: list[Phase]
     spec: DataSpec
     score_name: str
+
+    # May be set by the subclass.
     higher_is_better: bool = True
     monitors: Mapping[str, bool] = MappingProxyType({})
     watched: tuple[str, ...] = ("loss", "accuracy")
-    leaked: Mapping[str, np.ndarray] = MappingProxyType({})
-    groups: Mapping[str, str] = MappingProxyType({})
-    options_of_model: Mapping[str, Any] = MappingProxyType({})
+    chooses: str = ""
     fewest_to_calibrate: int = 0
     calibrated: str = "the confidence"
-    chooses: str = ""
-    selection: ImageSource | None = None
-    validation: ValidationUse = ValidationUse()
+    options_of_model: Mapping[str, Any] = MappingProxyType({})
     log_every_step: bool = False
     recognises_others: bool = False
     warnings: Sequence[str] = ()
     choices: Sequence[Choice] = ()
 
-    def describe(self) -> dict[str, Any]:
-        """Return what model.json holds of the task (JSON-ready).
-
-        `restore` makes the same task of it again.
-        """
-        return {}
-
-    def multiply_adds(self) -> int:
-        """Return the multiply-adds of the network that is saved for one image."""
-        return count_multiply_adds(self.result(), self.spec)
+    # Set by whoever prepares the run.
+    groups: Mapping[str, str] = MappingProxyType({})
+    selection: ImageSource | None = None
+    validation: ValidationUse = ValidationUse()
+    leaked: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def sources(
         self, splits: DataSplits, progress: Callable[[str, int, int], None] | None = None
@@ -201,6 +199,13 @@ class Task(ABC):
 
         The loss is a scalar with a gradient, the mean over the images of the batch.
         """
+
+    def figures(self, network: nn.Module, source: ImageSource) -> dict[str, Any]:
+        """Return the figures of `evaluate`, for evaluations during training.
+
+        A task that can do so holds no answers of single images for them.
+        """
+        return self.evaluate(network, source).figures
 
     def snapshot(self, network: nn.Module) -> np.ndarray | None:
         """Return a picture (H, W, C) uint8 of how far the main network is, or None.
@@ -229,12 +234,16 @@ class Task(ABC):
         """Return lines for the user about what training has decided."""
         return []
 
-    def figures(self, network: nn.Module, source: ImageSource) -> dict[str, Any]:
-        """Return the figures of `evaluate`, for evaluations during training.
+    def describe(self) -> dict[str, Any]:
+        """Return what model.json holds of the task (JSON-ready).
 
-        A task that can do so holds no answers of single images for them.
+        `restore` makes the same task of it again.
         """
-        return self.evaluate(network, source).figures
+        return {}
+
+    def multiply_adds(self) -> int:
+        """Return the multiply-adds of the network that is saved for one image."""
+        return count_multiply_adds(self.result(), self.spec)
 
     @abstractmethod
     def evaluate(

@@ -1,4 +1,6 @@
-"""The training loop, the only one. It owns the mechanics: order, randomness, precision, steps, checkpoints, resume.
+"""The training loop, the only one.
+
+It owns the mechanics: order, randomness, precision, steps, checkpoints and resume.
 
 Every random number follows from (seed, purpose, step), and the order of the images from (seed,
 epoch). No generator state is saved, so a resumed run is bit-equal to one never stopped, and nothing
@@ -59,10 +61,8 @@ FREE_TO_CHANGE = {
     "exact",
 }
 
-
-# Where a range test begins and ends. Muon's rate is a relative step.
+# The learning rates between which a range test looks. Muon's rate is a relative step.
 RANGE = {"sgd": (1e-5, 10.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0), "muon": (1e-4, 2.0)}
-
 
 # Where in a run steps are tried to see how long it takes, and how many at the most.
 TIMED_PARTS = (0.0, 0.3, 0.6, 0.99)
@@ -71,8 +71,14 @@ MOST_TIMED_STEPS = 60
 
 @dataclass(frozen=True)
 class Plan:
-    """How long the run is, in steps, and where a schedule of steps lowers the learning rate, as
-    parts of the run.
+    """How long a run is.
+
+    Attributes:
+        num_images: training images.
+        batch_size: images of a step, never more than there are.
+        total_steps: the length of the run.
+        evaluation_steps: the steps from one evaluation to the next.
+        milestones: where a schedule of steps lowers the learning rate, as parts of the run, 0..1.
     """
 
     num_images: int
@@ -97,16 +103,16 @@ class Plan:
         steps = recipe.steps or max(1, round((recipe.epochs or 10) * num_images / batch_size))
         every = max(1, round(recipe.evaluate_every * num_images / batch_size))
 
+        # A milestone below 1 is a part of the run, and others are epochs, which may be too many.
         milestones = [
             round(m * steps if m < 1 else m * num_images / batch_size) for m in recipe.milestones
         ]
-        if any(
-            m >= 1 and step >= steps for m, step in zip(recipe.milestones, milestones, strict=True)
-        ):
+        stated = zip(recipe.milestones, milestones, strict=True)
+        if any(m >= 1 and step >= steps for m, step in stated):
             end = steps * batch_size / num_images
             raise UserError(
-                f"the milestones {recipe.milestones} lie beyond the end of the run, which has {steps:,} steps or "
-                f"{end:.3g} epochs. Expected earlier ones, or parts of the run such as [0.5, 0.75]."
+                f"the milestones {recipe.milestones} lie beyond the end of the run, which has "
+                f"{steps:,} steps or {end:.3g} epochs. Expected earlier ones, or parts of the run such as [0.5, 0.75]."
             )
 
         return cls(num_images, batch_size, steps, every, tuple(step / steps for step in milestones))
@@ -114,10 +120,10 @@ class Plan:
 
 @dataclass
 class History:
-    """metrics.csv: a row for each logging interval, with the validation figures where they were measured.
+    """metrics.csv: a row for each logging interval.
 
-    Rows behind the step that a run resumes from are cut off, so that the file too is that of a run
-    never stopped.
+    Validation figures stand in the rows of the steps where they were measured. Rows behind the step
+    that a run resumes from are cut off, so that the file too is that of a run never stopped.
     """
 
     path: Path
@@ -144,7 +150,7 @@ class History:
 
 
 def monitored(recipe: Recipe, task: Task) -> tuple[str, bool]:
-    """Return the validation figure that early stopping and `keep: best` judge by, and whether higher is better.
+    """Return the figure of early stopping and `keep: best`, and whether higher is better.
 
     Raises:
         UserError: the recipe names a figure that the task does not measure.
@@ -163,11 +169,11 @@ class Engine:
         task: networks and mathematics.
         recipe: lengths, optimizers, schedules.
         run: where checkpoints and metrics go.
-        watcher: who is told of progress.
+        watcher: is shown the progress.
+        device: where the networks are.
         checkpoint_seconds: a checkpoint is written when the last one is older than this, and at the
-            end;
-            by default CHECKPOINT_SECONDS.
-        compile: whether the main networks are compiled.
+            end; by default CHECKPOINT_SECONDS.
+        compile: whether the networks are compiled.
     """
 
     def __init__(
@@ -181,13 +187,19 @@ class Engine:
         checkpoint_seconds: float | None = None,
         compile: bool = False,
     ) -> None:
-        self.task, self.recipe, self.run, self.watcher = task, recipe, run, watcher
-        self.device, self.lr = device, float(recipe.lr)  # auto was resolved before
-        self.checkpoint_seconds = (
-            CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-        )
+        self.task = task
+        self.recipe = recipe
+        self.run = run
+        self.watcher = watcher
+        self.device = device
+        self.lr = float(recipe.lr)  # auto was resolved before
         self.read_seconds = READ_SECONDS[device.type]
-        # One set for each network; phases that train the same network share it.
+        if checkpoint_seconds is None:
+            checkpoint_seconds = CHECKPOINT_SECONDS
+        self.checkpoint_seconds = checkpoint_seconds
+
+        # One set for each network; phases that train the same network share it. In reverse order,
+        # so that the first phase of a network has the last word on its learning rate.
         self.optimizers: dict[str, Sequence[torch.optim.Optimizer]] = {
             phase.network: build_optimizers(
                 task.networks[phase.network],
@@ -199,17 +211,19 @@ class Engine:
             )
             for phase in reversed(task.phases)
         }
+        # The learning rates of its groups of weights, which the schedule multiplies at each step.
         self.peaks = {
-            name: [[group["lr"] for group in o.param_groups] for o in opts]
-            for name, opts in self.optimizers.items()
+            name: [[group["lr"] for group in o.param_groups] for o in optimizers]
+            for name, optimizers in self.optimizers.items()
         }
-        self.monitor, self.higher_is_better = monitored(recipe, task)
         self.trainable = {
-            name: [p for p in net.parameters() if p.requires_grad]
-            for name, net in task.networks.items()
+            name: [p for p in network.parameters() if p.requires_grad]
+            for name, network in task.networks.items()
         }
         main = task.networks[task.main]
         self.average = WeightAverage(main, recipe.ema) if recipe.ema else None
+
+        self.monitor, self.higher_is_better = monitored(recipe, task)
         self.best: dict[str, Any] = {}  # "score", "step", "tensors" of the best evaluation so far
         self.evaluations_without_gain = 0
         self.step = 0
@@ -220,7 +234,7 @@ class Engine:
             for network in task.networks.values():
                 network.compile()
 
-    # ---- the loop -----------------------------------------------------------------------------------------------------
+    # ---- the loop --------------------------------------------------------------------------------
 
     def fit(self, train: ImageSource, val: ImageSource) -> None:
         """Train to the end of the plan, from the newest whole checkpoint if there is one.
@@ -229,30 +243,36 @@ class Engine:
             Interrupted: a signal came; the state is saved.
             UserError: the loss is not finite.
         """
-        recipe, task, plan = self.recipe, self.task, Plan.of(self.recipe, len(train))
-        balance = train.targets if recipe.sampling == "balanced" else None
-        order = Order(recipe.seed, len(train), plan.batch_size, balance)
+        recipe = self.recipe
+        task = self.task
+        plan = Plan.of(recipe, len(train))
+        order = self._order(train, plan)
         log_steps = 1 if task.log_every_step else max(1, plan.total_steps // 2000)
         if not self.restore():
             task.start(train)
-
         clean = self._clean_sample(train)
+
         with (
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
             caught_signals() as signal_seen,
         ):
             pending: list[dict[str, Tensor]] = []  # what the steps since the last row logged
             unread: list[dict[str, Any]] = []  # rows whose figures are still on the device
-            started = saved = read = time.perf_counter()
-            seconds_before, first_step = self.seconds, self.step
+            started = time.perf_counter()
+            saved_at = read_at = started
+            seconds_before = self.seconds
+            first_step = self.step
+
             for network in task.networks.values():
                 network.train()
             frames = {plan.total_steps * k // FRAMES for k in range(1, FRAMES)}
             if self.step == 0:
                 self._show()
+
             for batch in batches(train, order, self.step, plan.total_steps):
                 if self._stopped_early():
                     break
+
                 factor = lr_factor(
                     recipe.schedule,
                     self.step / plan.total_steps,
@@ -262,33 +282,42 @@ class Engine:
                 )
                 pending.append(self._train_step(batch, plan, factor))
                 self.step += 1
+
                 evaluate = self.step % plan.evaluation_steps == 0 or self.step == plan.total_steps
                 if self.step in frames and not evaluate:
                     self._show()
                 if not evaluate and self.step % log_steps:
                     continue
+
+                # From here on the step ends a logging interval.
                 unread.append(self._row(pending, plan, factor))
                 pending = []
-                if not evaluate and time.perf_counter() - read < self.read_seconds:
+                if not evaluate and time.perf_counter() - read_at < self.read_seconds:
                     continue
-                rows, unread = self._read(unread), []
-                now = read = time.perf_counter()
+
+                # From here on the host waits for the device.
+                rows = self._read(unread)
+                unread = []
+                now = read_at = time.perf_counter()
                 self.seconds = seconds_before + now - started
                 speed = (self.step - first_step) * plan.batch_size / (now - started)
                 shown = next(value for name, value in rows[-1].items() if name.startswith("loss"))
                 self.watcher.on_step(self.step, plan.total_steps, shown, speed)
+
                 if evaluate:
                     rows[-1].update(self._evaluate(val, plan))
                     rows[-1].update(self._measured_clean(clean))
                 for row in rows:
                     self.history.add(row)
                     self.watcher.on_row(row)
+
                 number = signal_seen()
-                if number or time.perf_counter() - saved > self.checkpoint_seconds:
+                if number or time.perf_counter() - saved_at > self.checkpoint_seconds:
                     self.save()
-                    saved = time.perf_counter()
+                    saved_at = time.perf_counter()
                 if number:
                     raise Interrupted(number, self.run.path)
+
             self.seconds = seconds_before + time.perf_counter() - started
             self.save()
             number = signal_seen()
@@ -297,98 +326,17 @@ class Engine:
 
         self._take_result()
 
-    def range_test(self, train: ImageSource, *, num_steps: int = 100) -> list[tuple[float, float]]:
-        """Raise the learning rate from step to step and return (rate, loss) of each; the networks end as they began.
-
-        The range test of Smith (2017), "Cyclical learning rates". The engine's recipe must have lr
-        1. It ends where the loss is four times its smallest.
-        """
-        self.task.start(train)
-        before = {
-            name: copy.deepcopy(network.state_dict())
-            for name, network in self.task.networks.items()
-        }
-        low, high = RANGE[self.recipe.optimizer]
-        plan = Plan(len(train), min(self.recipe.batch_size, len(train)), num_steps, num_steps)
-        order = Order(fold(self.recipe.seed, "range test"), len(train), plan.batch_size)
-
-        curve: list[tuple[float, float]] = []
-        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
-            for step, batch in enumerate(batches(train, order, 0, num_steps)):
-                rate = low * (high / low) ** (step / (num_steps - 1))
-                self.step = step
-                logged = self._train_step(batch, plan, rate)
-                loss = float(
-                    next(value for name, value in logged.items() if name.startswith("loss"))
-                )
-                if not math.isfinite(loss) or (
-                    curve and loss > 4 * min(value for _, value in curve)
-                ):
-                    break
-                curve.append((rate, loss))
-
-        for name, network in self.task.networks.items():
-            network.load_state_dict(before[name])
-        return curve
-
-    def timing(
-        self, train: ImageSource, val: ImageSource, *, most_seconds: float
-    ) -> tuple[float, float]:
-        """Return the seconds of a step, on average over the whole run, and of an evaluation; all ends as it began.
-
-        Steps are tried all along the run, since images may grow and layers thaw on the way.
-
-        Args:
-            train: what is trained on.
-            val: what evaluations measure.
-            most_seconds: how long steps are tried; each part of the run is tried once in any case.
-        """
-        self.task.start(train)
-        networks = {
-            name: copy.deepcopy(network.state_dict())
-            for name, network in self.task.networks.items()
-        }
-        state, warnings = copy.deepcopy(self.task.state()), list(self.task.warnings)
-        plan = Plan.of(self.recipe, len(train))
+    def _order(self, train: ImageSource, plan: Plan) -> Order:
         balance = train.targets if self.recipe.sampling == "balanced" else None
-        order = Order(self.recipe.seed, len(train), plan.batch_size, balance)
-        parts = [int(plan.total_steps * part) for part in TIMED_PARTS]
-
-        spent: list[float] = []
-        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
-            for network in self.task.networks.values():
-                network.train()
-            self._timed_step(train, order, plan, 0)  # the first one is slower
-            while len(spent) < len(parts) or (
-                sum(spent) < most_seconds and len(spent) < MOST_TIMED_STEPS
-            ):
-                turn, place = divmod(len(spent), len(parts))
-                spent.append(self._timed_step(train, order, plan, parts[place] + turn))
-            started = time.perf_counter()
-            self.task.figures(self.task.networks[self.task.main], val)
-            evaluation = time.perf_counter() - started
-
-        for name, network in self.task.networks.items():
-            network.load_state_dict(networks[name])
-        for weights in self.trainable.values():
-            for weight in weights:
-                weight.requires_grad_(True)
-
-        self.task.load_state(state)
-        if isinstance(self.task.warnings, list):
-            self.task.warnings[:] = warnings
-        return sum(spent) / len(spent), evaluation
-
-    def _timed_step(self, train: ImageSource, order: Order, plan: Plan, step: int) -> float:
-        started = time.perf_counter()
-        self.step = min(step, plan.total_steps - 1)
-        self._train_step(train.take(order.batch(self.step)), plan, 0.0)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() - started
+        return Order(self.recipe.seed, len(train), plan.batch_size, balance)
 
     def _train_step(self, batch: Batch, plan: Plan, factor: float) -> dict[str, Tensor]:
-        recipe, task = self.recipe, self.task
+        """Train each phase that has its turn, at `factor` times its peak learning rate.
+
+        Returns the scalars to log, on the device.
+        """
+        recipe = self.recipe
+        task = self.task
         logged: dict[str, Tensor] = {}
         torch.manual_seed(fold(recipe.seed, "step", self.step))  # dropout
 
@@ -405,7 +353,9 @@ class Engine:
                 self.step / plan.total_steps,
                 generator,
             )
-            network, optimizers = task.networks[phase.network], self.optimizers[phase.network]
+            network = task.networks[phase.network]
+            optimizers = self.optimizers[phase.network]
+
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             for part, share in _parts(batch, recipe.accumulate):
@@ -414,6 +364,7 @@ class Engine:
                 name = "loss" if len(task.phases) == 1 else f"loss_{phase.name}"
                 for key, value in {name: loss, **more}.items():
                     logged[key] = logged.get(key, 0.0) + value.detach() * share
+
             if recipe.clip:
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
             for optimizer, peaks in zip(optimizers, self.peaks[phase.network], strict=True):
@@ -426,17 +377,16 @@ class Engine:
         return logged
 
     def _hold_still_all_but(self, name: str) -> None:
-        """Let gradients reach the weights of one network only; the others are passed through, which
-        saves their share.
-        """
+        """Let gradients reach the weights of one network only, which saves those of the others."""
         if len(self.task.networks) > 1:
             for other, weights in self.trainable.items():
                 for weight in weights:
                     weight.requires_grad_(other == name)
 
     def _row(self, pending: list[dict[str, Tensor]], plan: Plan, factor: float) -> dict[str, Any]:
-        """Return a row of metrics.csv: what the steps since the last one logged, averaged, as
-        tensors.
+        """Return a row of metrics.csv: means of what the steps since the last row logged.
+
+        They are still tensors on the device, see `_read`.
         """
         names = list(dict.fromkeys(name for step in pending for name in step))
         means = {
@@ -447,7 +397,11 @@ class Engine:
         return {"step": self.step, "epoch": round(epoch, 4), "lr": self.lr * factor, **means}
 
     def _read(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Bring the figures of rows from the device, all at once, and stop where one is not finite."""
+        """Return rows with their figures read from the device, all at once.
+
+        Raises:
+            UserError: a figure is not finite.
+        """
         figures = [
             value.to(self.device)
             for row in rows
@@ -473,15 +427,17 @@ class Engine:
             + (" The last good checkpoint is kept." if kept else "")
         )
 
-    # ---- evaluation, early stopping, the best weights -----------------------------------------------------------------
+    # ---- evaluation, early stopping, the best weights --------------------------------------------
 
     def _evaluate(self, val: ImageSource, plan: Plan) -> dict[str, Any]:
+        """Measure validation, remember the best weights, and return the figures for metrics.csv."""
         task = self.task
         with self.averaged():
-            told = len(task.warnings)
+            num_warnings = len(task.warnings)
             figures = task.figures(task.networks[task.main], val)
-            for line in task.warnings[told:]:
+            for line in task.warnings[num_warnings:]:
                 self.watcher.note(f"warning: {line}")
+
             score = figures[self.monitor]
             best = self.best.get("score")
             better = best is None or (score > best if self.higher_is_better else score < best)
@@ -503,9 +459,7 @@ class Engine:
         return {f"val_{name}": figures[name] for name in task.watched if name in figures}
 
     def _clean_sample(self, train: ImageSource) -> ImageSource | None:
-        """Return the training images that are measured without augmentation: the same ones at each
-        evaluation.
-        """
+        """Return the training images that every evaluation measures without augmentation."""
         size = min(self.recipe.clean_sample, len(train))
         if not size:
             return None
@@ -534,15 +488,14 @@ class Engine:
         if patience is None or self.evaluations_without_gain < patience:
             return False
         self.watcher.note(
-            f"stopped early at step {self.step:,}: no better {self.monitor} in {patience} evaluations; "
-            f"the weights of step {self.best['step']:,} are kept"
+            f"stopped early at step {self.step:,}: "
+            f"no better {self.monitor} in {patience} evaluations; the weights of step "
+            f"{self.best['step']:,} are kept"
         )
         return True
 
     def choice_by_validation(self) -> str:
-        """Return what the reader of the validation figure must know where it chose the weights, or
-        an empty text.
-        """
+        """Return a warning for readers of the validation figure, "" where it chose nothing."""
         if not self.best.get("tensors"):
             return ""
         scores = [row.get(f"val_{self.task.score_name}", "") for row in self.history.rows]
@@ -551,8 +504,9 @@ class Engine:
             return ""
         best = "the best" if self.recipe.monitor is None else f"those with the best {self.monitor}"
         return (
-            f"These weights are {best} of {num:,} evaluations on validation, so the validation figure is slightly "
-            "optimistic. The test images had no part in this choice."
+            f"These weights are {best} of {num:,} evaluations on validation, "
+            "so the validation figure is slightly optimistic. The test images had no part in this "
+            "choice."
         )
 
     @contextmanager
@@ -570,16 +524,14 @@ class Engine:
             network.load_state_dict(own)
 
     def _take_result(self) -> None:
-        """Leave in the main network the weights that the run ends with: the best ones, the averaged
-        ones, or the last.
-        """
+        """Leave the final weights in the main network: the best, the averaged or the last."""
         network = self.task.networks[self.task.main]
         if self.best.get("tensors"):
             network.load_state_dict(self.best["tensors"])
         elif self.average:
             network.load_state_dict(self.average.tensors)
 
-    # ---- checkpoints --------------------------------------------------------------------------------------------------
+    # ---- checkpoints -----------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write metrics.csv and a checkpoint from which `fit` goes on bit-equal.
@@ -593,7 +545,11 @@ class Engine:
             for w in network.parameters()
         ):
             raise self._diverged("the weights are", self.step)
+
         self.history.save()
+        average: dict[str, Any] = {}
+        if self.average:
+            average = {"num_updates": self.average.num_updates, "tensors": self.average.tensors}
         state = {
             "recipe": self.recipe.model_dump(mode="json"),
             "step": self.step,
@@ -603,11 +559,10 @@ class Engine:
                 name: network.state_dict() for name, network in self.task.networks.items()
             },
             "optimizers": {
-                name: [o.state_dict() for o in opts] for name, opts in self.optimizers.items()
+                name: [optimizer.state_dict() for optimizer in optimizers]
+                for name, optimizers in self.optimizers.items()
             },
-            "average": {"num_updates": self.average.num_updates, "tensors": self.average.tensors}
-            if self.average
-            else {},
+            "average": average,
             "best": self.best,
             "evaluations_without_gain": self.evaluations_without_gain,
             "task": self.task.state(),
@@ -641,7 +596,8 @@ class Engine:
         except (KeyError, RuntimeError, ValueError) as error:
             line = str(error).split("\n")[0]
             raise UserError(
-                f"the checkpoint in {self.run.path} does not fit this version of the network ({line})."
+                f"the checkpoint in {self.run.path} does not fit this version of the network "
+                f"({line})."
             ) from error
 
         if self.average:
@@ -650,9 +606,11 @@ class Engine:
                 k: v.to(self.device) for k, v in state["average"]["tensors"].items()
             }
 
-        self.best, self.evaluations_without_gain = state["best"], state["evaluations_without_gain"]
+        self.best = state["best"]
+        self.evaluations_without_gain = state["evaluations_without_gain"]
         self.task.load_state(state.get("task", {}))
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step = state["step"]
+        self.seconds = state["seconds"]
         self.history = History.open(self.history.path, state["rows"])
         self.watcher.note(f"resumed at step {self.step:,}")
 
@@ -660,7 +618,7 @@ class Engine:
 
     def _refuse_other_recipe(self, before: dict[str, Any]) -> None:
         now = self.recipe.model_dump(mode="json")
-        # of fields younger than the run
+        # A run may be older than a field; it then had the field's default.
         usual = Recipe(task=self.recipe.task).model_dump(mode="json")
         edited = [
             key
@@ -668,10 +626,103 @@ class Engine:
             if key not in FREE_TO_CHANGE and now[key] != before.get(key, usual[key])
         ]
         if edited:
+            file = self.run.path / "recipe.yaml"
+            field = edited[0]
             raise UserError(
-                f"{self.run.path / 'recipe.yaml'} was edited since this run began: {edited[0]} is {now[edited[0]]!r} and was "
-                f"{before.get(edited[0])!r}. Put it back, or start a new run: tintype train {self.run.path / 'recipe.yaml'}"
+                f"{file} was edited since this run began: {field} is {now[field]!r} and was "
+                f"{before.get(field)!r}. Put it back, or start a new run: tintype train {file}"
             )
+
+    # ---- trials before a run ---------------------------------------------------------------------
+
+    def range_test(self, train: ImageSource, *, num_steps: int = 100) -> list[tuple[float, float]]:
+        """Raise the learning rate from step to step and return (rate, loss) of each.
+
+        This is the range test of Smith (2017), "Cyclical learning rates". It ends where the loss is
+        four times its smallest. The engine's recipe must have lr 1. The networks end as they began.
+        """
+        self.task.start(train)
+        before = {
+            name: copy.deepcopy(network.state_dict())
+            for name, network in self.task.networks.items()
+        }
+        low, high = RANGE[self.recipe.optimizer]
+        plan = Plan(len(train), min(self.recipe.batch_size, len(train)), num_steps, num_steps)
+        order = Order(fold(self.recipe.seed, "range test"), len(train), plan.batch_size)
+
+        curve: list[tuple[float, float]] = []
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            for step, batch in enumerate(batches(train, order, 0, num_steps)):
+                rate = low * (high / low) ** (step / (num_steps - 1))
+                self.step = step
+                logged = self._train_step(batch, plan, rate)
+                loss = float(next(v for name, v in logged.items() if name.startswith("loss")))
+                smallest = min((value for _, value in curve), default=math.inf)
+                if not math.isfinite(loss) or loss > 4 * smallest:
+                    break
+                curve.append((rate, loss))
+
+        for name, network in self.task.networks.items():
+            network.load_state_dict(before[name])
+        return curve
+
+    def timing(
+        self, train: ImageSource, val: ImageSource, *, most_seconds: float
+    ) -> tuple[float, float]:
+        """Return the seconds of a step, averaged over the run, and those of an evaluation.
+
+        Networks and task end as they began. Steps are tried all along the run, since images may
+        grow and layers thaw on the way.
+
+        Args:
+            train: what is trained on.
+            val: what evaluations measure.
+            most_seconds: how long steps are tried; each part of the run is tried once in any case.
+        """
+        self.task.start(train)
+        networks = {
+            name: copy.deepcopy(network.state_dict())
+            for name, network in self.task.networks.items()
+        }
+        state = copy.deepcopy(self.task.state())
+        warnings = list(self.task.warnings)
+        plan = Plan.of(self.recipe, len(train))
+        order = self._order(train, plan)
+        parts = [int(plan.total_steps * part) for part in TIMED_PARTS]
+
+        spent: list[float] = []
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            for network in self.task.networks.values():
+                network.train()
+            self._timed_step(train, order, plan, 0)  # the first one is slower
+            while len(spent) < len(parts) or (
+                sum(spent) < most_seconds and len(spent) < MOST_TIMED_STEPS
+            ):
+                turn, place = divmod(len(spent), len(parts))
+                spent.append(self._timed_step(train, order, plan, parts[place] + turn))
+
+            started = time.perf_counter()
+            self.task.figures(self.task.networks[self.task.main], val)
+            evaluation = time.perf_counter() - started
+
+        for name, network in self.task.networks.items():
+            network.load_state_dict(networks[name])
+        for weights in self.trainable.values():
+            for weight in weights:
+                weight.requires_grad_(True)
+
+        self.task.load_state(state)
+        if isinstance(self.task.warnings, list):
+            self.task.warnings[:] = warnings
+        return sum(spent) / len(spent), evaluation
+
+    def _timed_step(self, train: ImageSource, order: Order, plan: Plan, step: int) -> float:
+        started = time.perf_counter()
+        self.step = min(step, plan.total_steps - 1)
+        self._train_step(train.take(order.batch(self.step)), plan, 0.0)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started
 
 
 def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
@@ -685,8 +736,9 @@ def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
 
 
 def _like_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Give loaded optimizer state the memory format of its parameter: sums taken in another order
-    differ in the last bit.
+    """Give loaded optimizer state the memory format of its parameter.
+
+    Sums taken in another order differ in the last bit.
     """
     for parameter, state in optimizer.state.items():
         for key, value in state.items():

@@ -36,6 +36,15 @@ PREDICTIONS_HEADER = [
     "rank",
 ]
 
+# Figures that the temperature changes, under the names that evaluation.json gives them before and
+# after.
+CALIBRATED_FIGURES = {
+    "loss": "loss",
+    "ece": "expected_calibration_error",
+    "ece_debiased": "calibration_error",
+    "ece_if_perfect": "calibration_error_if_perfect",
+}
+
 
 class Classify(Task):
     """Image classification.
@@ -88,6 +97,7 @@ class Classify(Task):
         self.dtype = dtype
         self.tta = tta
         self.temperature = temperature
+        # Thresholds below which no answer is given; `summarise` fits them.
         self.abstain: list[dict[str, Any]] = []
 
         self.augment = Augment(augment, mixable=spec.target.mixable)
@@ -131,24 +141,29 @@ class Classify(Task):
             generator=context.generator,
         )
         images = self._resized(self.normalise(images), context.progress)
+
+        # Mixed targets (N, K) are one-hot already.
         targets = targets.to(self.device, non_blocking=True)
         if self.one_hot and targets.ndim == 1:
             targets = F.one_hot(targets, self.spec.num_classes).float()
+
         with autocast(self.device, self.dtype):
             logits = self.networks[self.main](images)
         loss = losses.cross_entropy(
             logits, targets, label_smoothing=self.label_smoothing, class_weights=self.class_weights
         )
-
         return loss, {"train_accuracy": losses.batch_accuracy(logits, targets)}
 
     def _resized(self, images: Tensor, progress: float) -> Tensor:
-        sides = [side for start, side in self.resolutions if progress >= start]
-        if not sides or sides[-1] == images.shape[-1]:
+        """Return images as wide as `resolutions` has them at this point of the run."""
+        widths = [side for start, side in self.resolutions if progress >= start]
+        if not widths or widths[-1] == images.shape[-1]:
             return images
-        size = (sides[-1], round(sides[-1] * images.shape[-2] / images.shape[-1]))
+
+        width = widths[-1]
+        height = round(width * images.shape[-2] / images.shape[-1])
         small = F.interpolate(
-            images, size=size[::-1], mode="bilinear", antialias=True, align_corners=False
+            images, size=(height, width), mode="bilinear", antialias=True, align_corners=False
         )
         return small.contiguous(memory_format=torch.channels_last)
 
@@ -215,16 +230,18 @@ class Classify(Task):
         was_training = network.training
         network.eval()
         spec = source.spec
-        size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
+        # Some 4 million values at once, so that memory is bounded for large images as well.
+        batch_size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
 
         try:
-            with penultimate(network) as seen:
-                for index in torch.arange(len(source)).split(size):
+            with penultimate(network) as collected:
+                for index in torch.arange(len(source)).split(batch_size):
                     logits = self.logits(network, source.take(index).images).cpu()
-                    # Of several views the first: the image as it is.
-                    nothing = torch.zeros(len(index), 0, dtype=torch.float16)
-                    features = seen[0].cpu() if seen else nothing
-                    seen.clear()
+                    features = torch.zeros(len(index), 0, dtype=torch.float16)
+                    if collected:  # the first of several views is the image as it is
+                        features = collected[0].cpu()
+                    collected.clear()
+
                     if on_progress:
                         on_progress(int(index[-1]) + 1, len(source))
                     yield _Answers(index, _finite(logits), features)
@@ -260,20 +277,25 @@ class Classify(Task):
     ) -> Evaluation:
         self.choose(source)
         logits, features = self._logits_of(network, source, on_progress)
-        details = {
+        answers = {
             "logits": logits.numpy(),
             "features": features.numpy(),
             "targets": source.targets.numpy(),
         }
         groups = group_numbers(source.names, self.groups) if self.groups else None
-        return self._evaluation(details if groups is None else {**details, "groups": groups})
+        return self._evaluation(answers if groups is None else {**answers, "groups": groups})
 
-    def _evaluation(self, details: dict[str, np.ndarray]) -> Evaluation:
-        probabilities = self.softmax(torch.from_numpy(details["logits"])).numpy()
+    def _evaluation(self, answers: dict[str, np.ndarray]) -> Evaluation:
+        """Return what these answers amount to at the present temperature.
+
+        Args:
+            answers: logits, targets and, where there are any, features and groups, all (N, ...).
+        """
+        probabilities = self.softmax(torch.from_numpy(answers["logits"])).numpy()
         figures = metrics.classification_figures(
-            probabilities, details["targets"], details.get("groups")
+            probabilities, answers["targets"], answers.get("groups")
         )
-        return Evaluation(figures, {**details, "probabilities": probabilities})
+        return Evaluation(figures, {**answers, "probabilities": probabilities})
 
     def summarise(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
@@ -284,9 +306,11 @@ class Classify(Task):
         fitted on it.
         """
         names = list(self.spec.class_names)
-        given = self.calibrating(evaluations["val"], sources["val"])
-        evaluations, calibration = self._calibrate(evaluations, given)
-        calibrating = replace(self._evaluation(given), of=self._calibrating_set())
+        answers = self.calibrating(evaluations["val"], sources["val"])
+        evaluations, calibration = self._calibrate(evaluations, answers)
+        calibrated = replace(self._evaluation(answers), of=self._calibrating_set())
+
+        # What is said of single classes and images is said of images that did not train.
         measured = {split: evaluations[split] for split in ("val", "test") if split in evaluations}
 
         evaluation: dict[str, Any] = {
@@ -301,11 +325,11 @@ class Classify(Task):
                 if split in self.leaked
             ],
         }
-        self.abstain, evaluation["abstain"] = abstaining(calibrating, evaluations.get("test"))
+        self.abstain, evaluation["abstain"] = abstaining(calibrated, evaluations.get("test"))
 
         predictions = self._predictions(measured, sources)
         tables = {"classification_report.csv": (metrics.REPORT_HEADER, _report(evaluation))}
-        further = [] if self.validation.how == "all" else [calibrating]
+        further = [] if self.validation.how == "all" else [calibrated]
         if "test" not in evaluations:
             # What was fitted on validation cannot be shown on it as well.
             del evaluation["abstain"], evaluation["calibration"]
@@ -353,8 +377,10 @@ class Classify(Task):
 
     def _without_leaks(self, split: str, evaluation: Evaluation) -> str:
         """Add the figures without images that training has seen, and return a warning."""
-        leaked, figures = self.leaked[split], evaluation.figures
+        leaked = self.leaked[split]
+        figures = evaluation.figures
         clean = np.setdiff1d(np.arange(figures["num_images"]), leaked)
+
         word = {"val": "validation"}.get(split, split)
         warning = (
             f"{len(leaked):,} of {figures['num_images']:,} {word} images are duplicates of images "
@@ -362,13 +388,13 @@ class Classify(Task):
         )
         if not len(clean):
             return f"{warning}: the {word} figures say nothing about new images."
-        rest = self._evaluation(
-            {name: values[clean] for name, values in _given(evaluation).items()}
-        ).figures
-        figures["without_leaked"] = rest
+
+        answers = {name: values[clean] for name, values in _answers_in(evaluation).items()}
+        without = self._evaluation(answers).figures
+        figures["without_leaked"] = without
         return (
-            f"{warning}; accuracy on the others is {rest['accuracy']:.2%} instead of "
-            f"{figures['accuracy']:.2%}."
+            f"{warning}; accuracy on the others is {without['accuracy']:.2%} "
+            f"instead of {figures['accuracy']:.2%}."
         )
 
     def calibrating(self, val: Evaluation, source: ImageSource) -> dict[str, np.ndarray]:
@@ -376,50 +402,42 @@ class Classify(Task):
 
         They are the answers of `source` that `self.validation` sets apart, all of them by default.
         """
-        del source  # for tasks that answer its images anew
-        given, part = _given(val), self.validation.calibrating
-        return given if part is None else {name: values[part] for name, values in given.items()}
+        del source  # for subclasses that answer its images once more
+        answers = _answers_in(val)
+        part = self.validation.calibrating
+        return answers if part is None else {k: values[part] for k, values in answers.items()}
 
     def _calibrate(
-        self, before: dict[str, Evaluation], calibrating: Mapping[str, np.ndarray]
+        self, given: dict[str, Evaluation], calibrating: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, Evaluation], dict[str, Any]]:
         """Fit the temperature; return the evaluations at it, and what it changed.
 
         The validation figures are then fitted ones; those of the test split are honest.
         """
         fitted = fit_temperature(calibrating["logits"], calibrating["targets"])
+        answers = {split: _answers_in(evaluation) for split, evaluation in given.items()}
         self.temperature = 1.0
-        raw = {split: self._evaluation(_given(e)) for split, e in before.items()}
+        before = {split: self._evaluation(each) for split, each in answers.items()}
         self.temperature = fitted.value
-        after = {split: self._evaluation(_given(e)) for split, e in before.items()}
-        keys = {
-            "loss": "loss",
-            "ece": "expected_calibration_error",
-            "ece_debiased": "calibration_error",
-            "ece_if_perfect": "calibration_error_if_perfect",
-        }
+        after = {split: self._evaluation(each) for split, each in answers.items()}
+
         calibration: dict[str, Any] = {"temperature": fitted.value, "reason": fitted.reason}
         calibration.update(splits={}, reliability={})
+        for split in given:
+            changes: dict[str, Any] = {}
+            for name, key in CALIBRATED_FIGURES.items():
+                changes[f"{name}_before"] = before[split].figures[key]
+                changes[f"{name}_after"] = after[split].figures[key]
+            calibration["splits"][split] = changes
 
-        for split in before:
-            pairs = {
-                name: (raw[split].figures[key], after[split].figures[key])
-                for name, key in keys.items()
-            }
-            calibration["splits"][split] = {
-                f"{name}_{when}": value
-                for name, pair in pairs.items()
-                for when, value in zip(("before", "after"), pair, strict=True)
-            }
-        for split in ("val", "test"):  # before; after is `reliability` of the evaluation
-            if split not in raw:
+        # That of `after` stands as `reliability` in the evaluation itself.
+        for split in ("val", "test"):
+            if split not in before:
                 continue
-            details = raw[split].details
-            groups = details.get("groups")
-            bins = metrics.reliability_bins(
-                details["probabilities"], details["targets"], groups=groups
+            details = before[split].details
+            calibration["reliability"][split] = metrics.reliability_bins(
+                details["probabilities"], details["targets"], groups=details.get("groups")
             )
-            calibration["reliability"][split] = bins
 
         return after, calibration
 
@@ -487,28 +505,27 @@ def _finite(logits: Tensor) -> Tensor:
 def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
     """Collect what the last layer with weights sees at each pass through `network`.
 
-    Each pass adds a tensor (N, D) float16 of unit length.
-
-    That is the input of the last linear layer; of a network that ends in a convolution, its input
-    averaged over space.
+    Each pass adds a tensor (N, D) float16 of unit length: the input of the last linear layer, or,
+    where a network ends in a convolution, its input averaged over space.
     """
     layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    seen: list[Tensor] = []
+    collected: list[Tensor] = []
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach().float()
         x = x.mean((2, 3)) if x.ndim == 4 else x.flatten(1)
-        seen.append(F.normalize(x, dim=1).half())
+        collected.append(F.normalize(x, dim=1).half())
 
     hook = layers[-1].register_forward_pre_hook(look) if layers else None
     try:
-        yield seen
+        yield collected
     finally:
         if hook:
             hook.remove()
 
 
-def _given(evaluation: Evaluation) -> dict[str, np.ndarray]:
+def _answers_in(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Return what the network said, without what the temperature made of it."""
     keys = ("logits", "features", "targets", "groups")
     return {key: evaluation.details[key] for key in keys if key in evaluation.details}
 
@@ -533,7 +550,8 @@ def prediction_rows(
     of_target = probabilities[np.arange(len(targets)), targets].astype(np.float64)
     ranks = metrics.target_ranks(probabilities, targets) + 1
     log_losses = -np.log(np.clip(of_target, np.finfo(np.float64).eps, 1.0)) + 0.0
-    guesses, confidence = probabilities.argmax(1), probabilities.max(1)
+    guesses = probabilities.argmax(1)
+    confidence = probabilities.max(1)
 
     return [
         [
@@ -558,8 +576,11 @@ def choose_samples(
     A third of the grid are mistakes where there are so many; the images are drawn with a fixed
     seed.
     """
-    guesses, confidence = probabilities.argmax(1), probabilities.max(1)
-    wrong, right = np.flatnonzero(guesses != targets), np.flatnonzero(guesses == targets)
+    guesses = probabilities.argmax(1)
+    confidence = probabilities.max(1)
+    wrong = np.flatnonzero(guesses != targets)
+    right = np.flatnonzero(guesses == targets)
+
     draw = np.random.default_rng(0)
     draw.shuffle(wrong)
     draw.shuffle(right)
@@ -586,6 +607,8 @@ def views(images: Tensor, tta: str) -> list[tuple[float, Tensor]]:
         return [(1.0, images)]
     if tta == "flip":
         return [(0.5, images), (0.5, images.flip(3))]
+
+    # Half of the weight stays with the image in its place, half is shared by the moved ones.
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
     height, width = images.shape[-2:]
     views = [(0.25, images), (0.25, images.flip(3))]
