@@ -1,5 +1,8 @@
-"""Recipe: every setting of a run, checked before work starts, the same in YAML, on the command line
-and in Python.
+"""Recipe: every setting of a run, checked before work starts.
+
+A setting has the same name in YAML, on the command line and in Python. `resolve` and `read_recipe`
+make a Recipe, and both end in `build`; from there `Recipe._with_options` divides the flat set of
+fields into those of every run and those of its task (`TaskOptions`).
 """
 
 from __future__ import annotations
@@ -38,9 +41,11 @@ RECIPES = Path(__file__).parent / "recipes"
 
 MOST_THREADS = 1024  # beyond, systems refuse to begin them
 
-OLD_SPLIT_RULE = "at-image-size"  # the field's default, as recipes of earlier runs do not state it
-NEW_SPLIT_RULE = "from-photos"  # of every run that is begun now
-NEW_RULES = 2  # the same of `rules`
+# Fields whose default is what runs of earlier versions did, since their recipes do not state them;
+# `as_new_run` gives every run that is begun now the new value.
+OLD_SPLIT_RULE = "at-image-size"
+NEW_SPLIT_RULE = "from-photos"
+NEW_RULES = 2
 
 # Short forms that users of other tools type.
 ALIASES = {
@@ -51,8 +56,12 @@ ALIASES = {
     "wd": "weight_decay",
 }
 
+# For photos of one's own, `training/automatic.py` chooses the rest: backbone, what to train, how
+# long.
+PHOTOS: dict[str, Any] = {"model": "auto", "tune": "auto"}
 
-# Marks an option that may name a file or a folder; a run keeps its absolute path.
+# Marks an option (`Annotated[str, PLACE]`) that may name a file or a folder; a run keeps its
+# absolute path.
 PLACE = "a file or a folder"
 
 
@@ -335,7 +344,9 @@ class Recipe(BaseModel):
     @classmethod
     def _on_or_off(cls, value: Any) -> Any:
         # YAML 1.1 reads a bare on and off as true and false.
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        return value
 
     @field_validator("test_fraction", mode="before")
     @classmethod
@@ -345,11 +356,9 @@ class Recipe(BaseModel):
     @field_validator("track", mode="before")
     @classmethod
     def _by_commas(cls, value: Any) -> Any:
-        return (
-            [part.strip() for part in value.split(",") if part.strip()]
-            if isinstance(value, str)
-            else value
-        )
+        if not isinstance(value, str):
+            return value
+        return [part.strip() for part in value.split(",") if part.strip()]
 
     @field_validator("lr")
     @classmethod
@@ -396,36 +405,37 @@ class Recipe(BaseModel):
     @field_validator("milestones")
     @classmethod
     def _rising(cls, milestones: list[float]) -> list[float]:
-        parts, epochs = [m for m in milestones if m < 1], [m for m in milestones if m >= 1]
-        if (
-            milestones != sorted(set(milestones))
-            or any(m <= 0 for m in parts)
-            or (parts and epochs)
-        ):
+        parts = [m for m in milestones if m < 1]
+        epochs = [m for m in milestones if m >= 1]
+        rising = milestones == sorted(set(milestones))
+        if not rising or any(m <= 0 for m in parts) or (parts and epochs):
             raise ValueError(
-                "must rise, as parts of the run below 1 ([0.5, 0.75]) or as epochs from 1 on ([30, 60])"
+                "must rise, as parts of the run below 1 ([0.5, 0.75]) or as epochs from 1 on "
+                "([30, 60])"
             )
         return milestones
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> Recipe:
+        """Refuse what was asked for and would silently do nothing."""
         default = type(self).model_fields["step_factor"].default
         if self.schedule != "step" and (self.milestones or self.step_factor != default):
-            idle = (
-                f"milestones {self.milestones} belong"
-                if self.milestones
-                else f"step_factor {self.step_factor:g} belongs"
-            )
-            usual = "milestones=[]" if self.milestones else f"step_factor={default:g}"
+            idle = f"step_factor {self.step_factor:g} belongs"
+            usual = f"step_factor={default:g}"
+            if self.milestones:
+                idle = f"milestones {self.milestones} belong"
+                usual = "milestones=[]"
             raise ValueError(
-                f"{idle} to schedule: step, but the schedule is {self.schedule}; set schedule=step or {usual}"
+                f"{idle} to schedule: step, but the schedule is {self.schedule}; "
+                f"set schedule=step or {usual}"
             )
 
         if self.monitor is not None and self.patience is None and self.keep == "last":
             raise ValueError("monitor has no effect without patience or keep: best")
         if self.epochs is not None and any(m >= self.epochs for m in self.milestones if m >= 1):
             raise ValueError(
-                f"the milestones {self.milestones} lie beyond the end of the run, which has {self.epochs:g} epochs"
+                f"the milestones {self.milestones} lie beyond the end of the run, "
+                f"which has {self.epochs:g} epochs"
             )
 
         return self
@@ -440,15 +450,17 @@ class Recipe(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_options(cls, fields: Any, own_fields: ModelWrapValidatorHandler[Recipe]) -> Recipe:
+    def _with_options(cls, fields: Any, validate: ModelWrapValidatorHandler[Recipe]) -> Recipe:
+        """Validate the fields of every run, then those of the task, which the first ones name."""
         if not isinstance(fields, dict):
-            return own_fields(fields)
+            return validate(fields)
         own, options = _sorted_out(fields)
 
         try:
-            recipe = own_fields(own)
+            recipe = validate(own)
         except ValidationError as error:
             raise UserError(_plain(error)) from None
+
         options_class = options_of(recipe.task)
         try:
             recipe._options = options_class(**options)
@@ -458,8 +470,9 @@ class Recipe(BaseModel):
         return recipe
 
     @model_serializer(mode="wrap")
-    def _flat(self, own_fields: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
-        own = own_fields(self)
+    def _flat(self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        """Return all fields as recipe.yaml has them: the task first, then its nested options."""
+        own = serialise(self)
         options = self._options.model_dump(mode=info.mode, exclude_unset=info.exclude_unset)
         nested = {name: options.pop(name) for name in self._options.nested if name in options}
         stated = {key: nested[key] for key in self.task_options}
@@ -478,8 +491,10 @@ class Recipe(BaseModel):
         Raises:
             UserError: an unknown field, or a value out of range.
         """
-        # what was left open stays open
+        # What was left open stays open.
         fields = self.stated()
+
+        # What one change makes meaningless goes with it.
         if changes.get("epochs") is not None and "steps" not in changes:
             fields["steps"] = None
         if changes.get("steps") is not None and "epochs" not in changes:
@@ -504,7 +519,8 @@ class Recipe(BaseModel):
                 fields[name] = {**inner, option: value}
             else:
                 raise UserError(
-                    f"'{key}': only model.NAME, task.NAME and augment.NAME can be set inside a field."
+                    f"'{key}': only model.NAME, task.NAME and augment.NAME can be set inside a "
+                    "field."
                 )
 
         return build(fields, where="")
@@ -515,14 +531,16 @@ class Recipe(BaseModel):
 
 
 def as_new_run(recipe: Recipe) -> Recipe:
-    """Return the recipe as a run that begins now has it, where the recipe does not say otherwise."""
+    """Return the recipe of a run that begins now: what it leaves open follows the newest rules."""
     new = {"split_rule": NEW_SPLIT_RULE, "rules": NEW_RULES, **recipe.options.new_runs}
     stated = recipe.stated()
     return recipe.replace(**{field: new[field] for field in new if field not in stated})
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """Turn `key=value` texts into changes of a recipe; values are read as YAML (3, 0.1, true, [1, 2], {a: 1}).
+    """Turn `key=value` texts into changes of a recipe.
+
+    Values are read as YAML (3, 0.1, true, [1, 2], {a: 1}).
 
     Raises:
         UserError: a text without `=`, or a value that is not YAML.
@@ -536,7 +554,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
             parsed = parse_yaml(value)
         except yaml.YAMLError:
             raise UserError(
-                f"--set {text}: the value is not readable. Expected a number, a word, [a, b] or {{a: b}}."
+                f"--set {text}: the value is not readable. Expected a number, a word, [a, "
+                f"b] or {{a: b}}."
             ) from None
         # YAML 1.1 reads 1e-3 as a word; people mean the number.
         if isinstance(parsed, str):
@@ -590,10 +609,11 @@ def _sorted_out(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
     nested = fields.pop("task_options", None) or {}
     if not isinstance(nested, Mapping):
         raise UserError(f"task_options: expected a mapping of names and values (got {nested!r}).")
+
     own = {key: value for key, value in fields.items() if key in Recipe.model_fields}
     task = own.get("task", default_task())
     if not isinstance(task, str):
-        return own, {}  # whose type is refused with those of the other fields
+        return own, {}  # `Recipe` refuses its type, as it does with other fields
     known = options_of(task).model_fields
 
     for option in nested:
@@ -643,10 +663,9 @@ def recipe_source(name: str) -> str:
 
 
 def recipe_task(name: str) -> str:
-    """Return the task of a built-in recipe; reads its text only, so that a listing answers at once."""
-    found = re.search(
-        r"^task: *(\w+)", (RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    """Return the task of a built-in recipe, from its text alone: listings answer at once."""
+    text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    found = re.search(r"^task: *(\w+)", text, re.MULTILINE)
     return found[1] if found else default_task()
 
 
@@ -674,7 +693,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def resolve(what: str) -> tuple[Recipe, str]:
-    """Turn what a user typed after `tintype train` into a recipe, and say which kind of thing it was.
+    """Turn what a user typed after `tintype train` into a recipe, and say what it was.
 
     A recipe's name comes before a data set's name; a path ending in .yaml is a recipe file; a
     folder is data, and so is a .csv, .tsv or .jsonl file.
@@ -684,35 +703,35 @@ def resolve(what: str) -> tuple[Recipe, str]:
     """
     known_data = data_sets(default_task())
     if what in recipe_names():
-        also = (
-            f", not the folder {what} that is here; for the folder type ./{what}"
-            if Path(what).is_dir()
-            else ""
-        )
+        also = ""
+        if Path(what).is_dir():
+            also = f", not the folder {what} that is here; for the folder type ./{what}"
         return read_recipe(RECIPES / f"{what}.yaml"), f"recipe '{what}' (built in){also}"
     path = Path(what).expanduser()
     if path.suffix.lower() in (".yaml", ".yml"):
         return read_recipe(path), f"recipe file {path}"
+
     is_table = path.suffix.lower() in (".csv", ".tsv", ".jsonl")
     if (what and path.is_dir()) or is_table:  # an empty text is not the folder one is in
         if path.is_dir() and (path / "recipe.yaml").exists() and (path / "model.json").exists():
             raise UserError(
                 f"{path} is a run folder. To go on with it: tintype train --resume {path}"
             )
-        also = (
-            f", not the data set '{what}'; for that type --data {what}"
-            if what in known_data
-            else ""
-        )
+        also = ""
+        if what in known_data:
+            also = f", not the data set '{what}'; for that type --data {what}"
         return build({"data": str(path.resolve()), **PHOTOS}, where=""), f"images in {path}{also}"
+
     if what in known_data:
         usual = options_of(default_task()).data_set
         return build({"data": what, **usual}, where=""), f"data set '{what}'"
+
     if path.is_file():
         raise no_data_set(path)
     if "/" in what or "\\" in what:
         raise UserError(
-            f"there is no {what}. Expected a folder of images, a .csv or a .yaml file, or a recipe's name."
+            f"there is no {what}. Expected a folder of images, a .csv or a .yaml file, "
+            "or a recipe's name."
         )
     raise unknown_name(
         "recipe or data set",
@@ -720,7 +739,3 @@ def resolve(what: str) -> tuple[Recipe, str]:
         {**recipe_names(), **known_data},
         "`tintype list recipes` shows them.",
     )
-
-
-# For photos of one's own, `training/automatic.py` chooses the rest: backbone, what to train, how long.
-PHOTOS: dict[str, Any] = {"model": "auto", "tune": "auto"}

@@ -35,10 +35,11 @@ from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names, united
 from tintype.progress import Progress
 
-# of the free memory; the rest is for the network and the copies of the batches
+# The part of the free memory that pixels may take; the rest is for the network and the copies of
+# the batches.
 RESIDENT_SHARE = 0.5
 STATISTICS_SAMPLE = 30_000_000  # values looked at for mean and standard deviation
-BY_PATH = ("folder", "csv-file")
+BY_PATH = ("folder", "csv-file")  # sets that a user names by the path of their files
 TABLES = (".csv", ".tsv", ".jsonl")
 
 
@@ -77,8 +78,8 @@ def open_data(
         groups: what belongs together beside what the data itself says (see
             `tintype.grouping.parse_groups`).
         split_rule: where near-copies, which stay on one side, are looked for: "from-photos", so
-            that the splits follow
-            from the photos alone, or "at-image-size", as runs of earlier versions had it.
+            that the splits follow from the photos alone, or "at-image-size", as runs of earlier
+            versions had it.
         memory_limit: bytes of pixels that may be held in memory; by default half of what is free.
         target: what is to be read of each image: classes (`Classes(single=True)` takes one class
             alone, and photos in no class folder), `Numbers(("age",))` and so on.
@@ -92,13 +93,19 @@ def open_data(
     loaded, name = _load(data, data_root, image_size, channels, how, target, progress)
     images = _fitted(loaded, name, image_size, channels, how, progress)
     _check_targets(images, name)
-    kind = images.target
     images = grouped(images, groups, progress)
-    division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
+    kind = (
+        images.target
+    )  # from here on with the classes, or whatever else the data turned out to hold
+
+    # Copies are looked for in what was loaded, before the size of the model's input.
     duplicates = photo_audit(loaded) if split_rule == "from-photos" else quick_audit(images)
     together = kept_together(duplicates, images.names, images.groups)
+    division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     rows = three_splits(images.targets, images.names, images.split, together, kind=kind, **division)
     _check_held_out(rows, duplicates, images, ("val", "test") if test_fraction else ("val",))
+
+    # A mirrored copy with another target is no copy.
     leaked = leaked_rows(duplicates.told_apart(kind.differing(images.targets)), rows)
     notes = [
         *shadowed(data, target.offer),
@@ -115,20 +122,11 @@ def open_data(
         *_suggested_groups(images),
         *_duplicate_notes(duplicates, images, rows, leaked),
     ]
-    mean, std, note = _statistics(images.pixels, rows["train"])
-    _, height, width, num_channels = images.pixels.shape
-    fingerprint = _fingerprint(images, rows)
-    spec = DataSpec(
-        name, num_channels, height, width, images.target, mean, std, fingerprint, images.white
-    )
-    resident, reason = _choose_resident(images.pixels.nbytes, memory_limit)
-    notes += [*note, reason]
+
+    spec, sample_note = _spec(images, name, rows["train"], _fingerprint(images, rows))
+    resident, where_kept = _choose_resident(images.pixels.nbytes, memory_limit)
+    notes += [*sample_note, where_kept]
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
-    known = (
-        {}
-        if together is None
-        else {n: str(g) for n, g in zip(images.names, together, strict=True) if g}
-    )
 
     return DataSplits(
         spec,
@@ -138,7 +136,7 @@ def open_data(
         tuple(notes),
         images.skipped,
         leaked,
-        known,
+        _by_name(together, images.names),
     )
 
 
@@ -200,21 +198,13 @@ def open_whole(
     images = _fitted(loaded, name, image_size, channels, how, progress)
     images = grouped(images, groups, progress)
     together = kept_together(photo_audit(loaded), images.names, images.groups)
-    known = (
-        {}
-        if together is None
-        else {n: str(g) for n, g in zip(images.names, together, strict=True) if g}
-    )
 
     rows = np.arange(len(images.targets))
-    mean, std, _ = _statistics(images.pixels, rows)
-    _, height, width, num_channels = images.pixels.shape
     fingerprint = _fingerprint(images, dict.fromkeys(SPLITS, rows))
-    spec = DataSpec(
-        name, num_channels, height, width, images.target, mean, std, fingerprint, images.white
-    )
-    source = _source(spec, images, rows, _choose_resident(images.pixels.nbytes, memory_limit)[0])
-    return Whole(source, known, _suggested_groups(images))
+    spec, _ = _spec(images, name, rows, fingerprint)
+    resident, _ = _choose_resident(images.pixels.nbytes, memory_limit)
+    source = _source(spec, images, rows, resident)
+    return Whole(source, _by_name(together, images.names), _suggested_groups(images))
 
 
 def _load(
@@ -281,8 +271,8 @@ def locate(data: str, target: TargetKind = CLASSES) -> tuple[ModuleType, str]:
 def shadowed(data: str, offer: str = Classes.offer) -> list[str]:
     """Return a line where `data` names a set and also a folder or file that is here.
 
-    The set is meant: a recipe that names a set gives the same everywhere, whatever lies in the folder that
-    it is called from.
+    The set is meant: a recipe that names a set gives the same everywhere, whatever lies in the
+    folder that it is called from.
     """
     here = Path(data)
     if data not in plugins.sets_with(offer) or data in BY_PATH or not here.exists():
@@ -346,7 +336,7 @@ def _check_targets(images: Images, name: str) -> None:
 def _check_held_out(
     rows: dict[str, np.ndarray], duplicates: Duplicates, images: Images, needed: Sequence[str]
 ) -> None:
-    """Refuse data of which nothing is left to measure on, and say what keeps it together."""
+    """Refuse data that leave a split of `needed` empty, and say what keeps them together."""
     words = {"val": "validation", "test": "test"}
     empty = [words[split] for split in needed if not len(rows[split])]
     if not empty:
@@ -366,8 +356,8 @@ def _check_held_out(
 
     raise UserError(
         f"nothing can be held out for {' and '.join(empty)}: {why}. Add other images, or say "
-        "yourself "
-        "which to measure on: folders train/, val/ and test/, or a column split in a CSV file."
+        "yourself which to measure on: folders train/, val/ and test/, "
+        "or a column split in a CSV file."
     )
 
 
@@ -430,30 +420,29 @@ def _duplicate_notes(
 ) -> list[str]:
     """Return what to know of images of one picture: kept together, leaked, labelled otherwise."""
     notes = [f"duplicates: {duplicates.note}"] if duplicates.note else []
-    free = (
-        np.ones(len(images.names), bool)
-        if images.split is None
-        else ~np.isin(images.split, ("val", "test"))
-    )
 
-    if images.split is None or not set(np.unique(images.split)) >= {"train", "val", "test"}:
-        together = [
-            found for found in (group[free[group]] for group in duplicates.groups) if len(found) > 1
-        ]
+    # Only where tintype divides the images can it keep copies together.
+    split = images.split
+    free = np.ones(len(images.names), bool)
+    if split is not None:
+        free = ~np.isin(split, ("val", "test"))
+    if split is None or not set(np.unique(split)) >= {"train", "val", "test"}:
+        free_copies = [group[free[group]] for group in duplicates.groups]
+        together = [found for found in free_copies if len(found) > 1]
         if together:
-            copies = (
-                "near-duplicates" if (duplicates.group != duplicates.copy_of).any() else "copies"
-            )
+            near = (duplicates.group != duplicates.copy_of).any()
+            copies = "near-duplicates" if near else "copies"
             notes.append(
                 f"{sum(map(len, together)):,} {copies} in {len(together):,} groups stay on one side"
             )
-    for split, word, before in (
+
+    for part, word, before in (
         ("val", "validation", "training"),
         ("test", "test", "training or validation"),
     ):
-        if split in leaked:
-            count = len(leaked[split])
-            total = len(rows[split])
+        if part in leaked:
+            count = len(leaked[part])
+            total = len(rows[part])
             notes.append(
                 f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images"
             )
@@ -472,22 +461,34 @@ def _duplicate_notes(
     return notes
 
 
+def _spec(
+    images: Images, name: str, train: np.ndarray, fingerprint: str
+) -> tuple[DataSpec, list[str]]:
+    """Return what a model must know of the images, and a note on how it was measured."""
+    mean, std, note = _statistics(images.pixels, train)
+    _, height, width, channels = images.pixels.shape
+    spec = DataSpec(
+        name, channels, height, width, images.target, mean, std, fingerprint, images.white
+    )
+    return spec, note
+
+
 def _statistics(
     pixels: np.ndarray, train: np.ndarray
 ) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
     """Return mean and standard deviation of each channel of the training images, and a note.
 
     They are of pixels scaled to 0..1, computed in exact integers. Of a large set every k-th image
-    counts. A channel without variation gets the deviation of one
-    step (1/255).
+    counts. A channel without variation gets the deviation of one step (1/255).
     """
     per_image = int(np.prod(pixels.shape[1:]))
     most = max(STATISTICS_SAMPLE // per_image, 1000)
-    rows = (
-        train
-        if len(train) <= most
-        else train[np.linspace(0, len(train) - 1, most).astype(np.int64)]
-    )
+    rows = train
+    note: list[str] = []
+    if len(train) > most:
+        rows = train[np.linspace(0, len(train) - 1, most).astype(np.int64)]
+        note = [f"mean and deviation: measured on {most:,} of {len(train):,} training images"]
+
     total = np.zeros(pixels.shape[2:], np.int64)
     total_squares = np.zeros(pixels.shape[2:], np.int64)
 
@@ -500,12 +501,6 @@ def _statistics(
     count = len(rows) * per_image // pixels.shape[3]
     mean = total.sum(axis=0) / count
     std = np.sqrt(np.maximum(total_squares.sum(axis=0) / count - mean**2, 1))
-    note = (
-        []
-        if len(rows) == len(train)
-        else [f"mean and deviation: measured on {len(rows):,} of {len(train):,} training images"]
-    )
-
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist()), note
 
 
@@ -534,6 +529,7 @@ def _choose_resident(num_bytes: int, memory_limit: int | None) -> tuple[bool, st
         available = _free_memory()
         limit = int(available * RESIDENT_SHARE)
         free = f"{format_bytes(available)} free"
+
     if num_bytes <= limit:
         return True, f"resident, {format_bytes(num_bytes)} of {free}"
     share = "" if memory_limit is not None else "half of "
@@ -546,17 +542,21 @@ def _free_memory() -> int:
     group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text(encoding="utf-8"))
-        statistics = dict(
-            line.split()
-            for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
-        )
-        used = int((group / "memory.current").read_text(encoding="utf-8")) - int(
-            statistics["inactive_file"]
-        )
+        lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        statistics = dict(line.split() for line in lines)
+        current = int((group / "memory.current").read_text(encoding="utf-8"))
+        used = current - int(statistics["inactive_file"])
     except (OSError, ValueError, KeyError):  # no limit ("max"), or another system
         return available
 
     return max(0, min(available, limit - used))
+
+
+def _by_name(groups: np.ndarray | None, names: Sequence[str]) -> dict[str, str]:
+    """Return the group of each image that is in one, by the image's name."""
+    if groups is None:
+        return {}
+    return {name: str(group) for name, group in zip(names, groups, strict=True) if group}
 
 
 def _source(spec: DataSpec, images: Images, rows: np.ndarray, resident: bool) -> ImageSource:

@@ -52,9 +52,7 @@ class DataSpec:
 
 
 class Looks(NamedTuple):
-    """What photos show at the size that suits them, by which copies are found.
-
-    The size at which a model takes them does not matter.
+    """What photos show, by which copies are found, whatever the size that a model takes them at.
 
     `digests` (N, 16) uint8 are equal for equal pixels. `thumbnails` (N, S, S, C) uint8 is None
     where only exact copies are looked for, and `note` says why if that is not plain.
@@ -67,17 +65,19 @@ class Looks(NamedTuple):
 
 @dataclass
 class Images:
-    """What a file in `tintype/data/` hands over: every image of one data set, before it is divided.
+    """Every image of one data set, before it is divided.
 
-    Such a file has one function: `load(name, *, data_root, image_size, channels, resize, progress)
-    -> Images`. Where its literal `TARGETS` offers other targets than classes, `load` has the
-    argument `target` as well, the kind that is asked for.
+    A file in `tintype/data/sets/` hands it over. Such a file has one function: `load(name, *,
+    data_root, image_size, channels, resize, progress) -> Images`. Where its literal `TARGETS`
+    offers other targets than classes, `load` has the argument `target` as well, the kind that is
+    asked for.
 
     `split` holds "train", "val", "test" or "" (free) for each image where the data bring splits.
     `groups` names what must stay on one side of a split ("" stands alone). `paths` are the files of
-    images that are files. `fingerprint` is a hash of the pixels where one is known. `looks` says
-    what photos show at the size that suits them, or None where `pixels` is that; it may decode them
-    once more.
+    images that are files. `fingerprint` is a hash of the pixels where one is known. `on_disk` says
+    that `pixels` maps a file of the cache, in the size asked for. `white` is that of `DataSpec`.
+    `looks` returns what photos show at the size that is chosen where none is asked for, or None
+    where `pixels` is that; it may decode them once more.
     """
 
     pixels: np.ndarray  # (N, H, W, C) uint8, in memory or a memory map
@@ -111,6 +111,7 @@ class ImageSource(ABC):
         targets: (N, *spec.target.shape), on the CPU.
         names: a stable name for each image (a relative path, or "train/00017" where there is no
             file).
+        kind: where the pixels are kept, as `PixelStore.kind` has it.
     """
 
     spec: DataSpec
@@ -127,13 +128,11 @@ class ImageSource(ABC):
 
     @abstractmethod
     def subset(self, index: Tensor | np.ndarray) -> ImageSource:
-        """Return a source that holds only the images at `index`, in that order, and shares the
-        pixels.
-        """
+        """Return a source of the images at `index`, in that order, which shares the pixels."""
 
 
 class StoredSource(ImageSource):
-    """Images whose pixels lie in a store of `tintype.data.pixels`, in the order of their targets."""
+    """Images whose pixels lie in a `PixelStore`, in the order of their targets."""
 
     def __init__(
         self, spec: DataSpec, store: PixelStore, targets: Tensor, names: Sequence[str]
@@ -143,7 +142,7 @@ class StoredSource(ImageSource):
         self.targets = targets.cpu()
         self.names = names
         self.kind = store.kind
-        self._targets_there = self.targets.to(store.device)
+        self._targets_there = self.targets.to(store.device)  # next to the pixels
 
     def take(self, index: Tensor) -> Batch:
         there = index.to(self.store.device, non_blocking=True)
@@ -164,7 +163,7 @@ class DataSplits:
     the positions (K,) int64 in that split of images that the run has seen before it is measured on
     them: copies and near-duplicates of training images (and for test, of validation images). A
     split without any is left out. `groups` names the group of each image that belongs together with
-    others, by the image's name: those that the data tells of, and near-duplicates.
+    others, by the image's name: groups that the data or the user names, and near-duplicates.
     """
 
     spec: DataSpec
@@ -185,9 +184,12 @@ def group_numbers(names: Sequence[str], groups: Mapping[str, str]) -> np.ndarray
 
     `groups` names the group of an image by the image's name; an image without one stands alone.
     """
+    # An image may be called as a group is, so that a label says which of the two it is.
     labels: dict[tuple[str, bool], int] = {}
-    numbers = [
-        labels.setdefault((groups[name], True) if groups.get(name) else (name, False), len(labels))
-        for name in names
-    ]
+    numbers = []
+    for name in names:
+        group = groups.get(name)
+        label = (group, True) if group else (name, False)
+        numbers.append(labels.setdefault(label, len(labels)))
+
     return np.array(numbers, np.int64) if len(labels) < len(names) else None

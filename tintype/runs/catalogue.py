@@ -180,7 +180,8 @@ def _condition(text: str) -> tuple[str, str, Any]:
     found = re.fullmatch(r"\s*([\w.-]+)\s*(>=|<=|!=|==|=|>|<)\s*(.+?)\s*", text)
     if not found:
         raise UserError(
-            f"--where {text}: expected FIELD=VALUE, FIELD!=VALUE or FIELD>VALUE, as in test_accuracy>0.9."
+            f"--where {text}: expected FIELD=VALUE, FIELD!=VALUE or FIELD>VALUE, "
+            "as in test_accuracy>0.9."
         )
 
     name, operator, value = found.groups()
@@ -206,7 +207,8 @@ def _fulfils(facts: Mapping[str, Any], name: str, operator: str, value: Any) -> 
     )
     if not numbers and operator in ("<", ">", "<=", ">=") and isinstance(own, int | float):
         raise UserError(
-            f"--where {name}{operator}{value}: {name} is a number. Expected one to compare it with, as in 0.9."
+            f"--where {name}{operator}{value}: {name} is a number. Expected one to compare it "
+            "with, as in 0.9."
         )
 
     if not numbers:

@@ -1,5 +1,6 @@
-"""The run folder: plain files that hold all that later commands need, each written whole or not at
-all.
+"""The run folder: plain files that hold all that later commands need.
+
+Each is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from tintype.recipe import MOST_THREADS, Recipe, read_recipe
 from tintype.runs.packed import is_packed, unpacked
 from tintype.runs.shapes import check, fitting
 
-LOCK_SECONDS = 0.5  # that a run may be held before it counts as being trained
+LOCK_SECONDS = 0.5  # how long a run may be held before it counts as being trained
 PHOTOS_FILE = "photos.safetensors"  # which photos the run saw, see tintype.data.identity
-# of a run on data without a test part
+# What the best figure of a run is called whose data had no test part.
 BY_VALIDATION = "validation accuracy, on photos that chose the model"
 
 
 def without_test(evaluation: Mapping[str, Any]) -> bool:
-    """Return whether the data of a run had no test part, so that its figures may only be called
-    `BY_VALIDATION`.
+    """Return whether the data of a run had no test part.
+
+    Its figures may then only be called `BY_VALIDATION`.
     """
     return evaluation.get("tested") is False
 
@@ -52,7 +54,7 @@ class RunFolder:
     def create(
         cls, out: str | Path, name: str, *, exact: bool, recipe: Recipe | None = None
     ) -> Self:
-        """Make a new folder `out`/`name`; where it exists and `exact` is not asked, `name`-2, `name`-3, ...
+        """Make a new folder `out`/`name`, or, unless `exact`, `name`-2, `name`-3, ... if it exists.
 
         It appears with its recipe in it, so that a kill leaves no folder that can neither be
         resumed nor made again, and two processes never get one name. A folder in which an earlier
@@ -65,7 +67,9 @@ class RunFolder:
             raise UserError(
                 f"'{name}' cannot be a run's name. Expected a plain name without slashes."
             )
-        path, number = Path(out) / name, 1
+
+        path = Path(out) / name
+        number = 1
         try:
             with temporary_folder(path) as made:
                 if recipe is not None:
@@ -98,9 +102,7 @@ class RunFolder:
 
     @staticmethod
     def remove_unstarted(path: Path) -> None:
-        """Remove a folder in which a kill or a full disk left no recipe, if it holds nothing but
-        hidden leftovers.
-        """
+        """Remove a folder in which a kill or a full disk left nothing but hidden leftovers."""
         with suppress(OSError):
             inside = list(path.iterdir())
             if any(entry.name != ".lock" and not entry.name.endswith(".tmp") for entry in inside):
@@ -116,16 +118,18 @@ class RunFolder:
         Raises:
             UserError: nothing is overwritten.
         """
-        # which has no objection to a name that is too long; making the folder has
+        # Unlike `exists`, it does not raise for a name that is too long: making the folder does,
+        # and says so.
         if os.path.lexists(path):
             raise UserError(
-                f"{path} is there already, and nothing is overwritten. Choose another --name, or go on with it: "
+                f"{path} is there already, and nothing is overwritten. Choose another --name, "
+                "or go on with it: "
                 f"tintype train --resume {path}"
             )
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open an existing run folder, or a zip file of `tintype pack`, which is unpacked into the cache.
+        """Open a run folder, or a zip file of `tintype pack`, which is unpacked into the cache.
 
         Raises:
             UserError: there is no such folder, it is not a run folder, or something in it leads out
@@ -138,7 +142,8 @@ class RunFolder:
             )
         if not (run.path / "recipe.yaml").exists():
             raise UserError(
-                f"{run.path} is not a run folder: it has no recipe.yaml. `tintype list runs` shows the runs."
+                f"{run.path} is not a run folder: it has no recipe.yaml. `tintype list runs` shows "
+                "the runs."
             )
         refuse_ways_out(run.path)
         return run
@@ -157,17 +162,13 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, with the number of threads that the run was begun with where it says none
-        itself.
-        """
+        """The recipe, with the number of threads that the run was begun with."""
         recipe = read_recipe(self.path / "recipe.yaml")
         threads = self._recorded_threads() if recipe.threads == "auto" else None
         return recipe.replace(threads=threads) if threads else recipe
 
     def _recorded_threads(self) -> int | None:
-        """Return the threads of a run that is older than the recipe's field, None where it did not
-        get so far.
-        """
+        """Return the threads of a run that is older than that field of the recipe, if known."""
         try:
             threads = read_json_object(self.path / "environment.json")["threads"]
         except (OSError, ValueError, KeyError):  # absent, or broken from outside
@@ -175,7 +176,9 @@ class RunFolder:
         return threads if type(threads) is int and 1 <= threads <= MOST_THREADS else None
 
     def read(self, file: str, *, complete: bool = False) -> Any:
-        """Return the content of a JSON file of the run, its types checked; `complete` asks for every figure as well.
+        """Return the content of a JSON file of the run, its types checked.
+
+        With `complete`, every figure has to be there as well.
 
         Raises:
             UserError: the file is missing (the run did not get so far) or broken.
@@ -188,12 +191,14 @@ class RunFolder:
         except FileNotFoundError:
             state = self.status.get("state", "unfinished")
             raise UserError(
-                f"{self.path} has no {file}: the run is {state}. Go on with: tintype train --resume {self.path}"
+                f"{self.path} has no {file}: the run is {state}. Go on with: "
+                f"tintype train --resume {self.path}"
             ) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(
-                f"{path} is broken ({reason}). Put the file back as it was, or train the run again: "
+                f"{path} is broken ({reason}). Put the file back as it was, "
+                "or train the run again: "
                 f"tintype train {self.path / 'recipe.yaml'}"
             ) from None
 
@@ -203,8 +208,10 @@ class RunFolder:
 
     @property
     def status(self) -> dict[str, Any]:
-        """Return state ("running", "stopped", "failed", "finished"), step, total_steps and seconds;
-        empty before the start.
+        """What status.json holds; {} before the start.
+
+        That is the state ("running", "stopped", "failed", "finished"), step, total_steps and
+        seconds.
         """
         try:
             return fitting("status.json", read_json_object(self.path / "status.json"))[0]
@@ -252,7 +259,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-        """Hold the run for this process, if need be after a moment in which somebody only asks whether it is held.
+        """Hold the run for this process.
+
+        Another may hold it for a moment only to ask whether it is held, hence `seconds` of
+        patience.
 
         Raises:
             UserError: another process is training it.
@@ -266,10 +276,8 @@ class RunFolder:
                 except BlockingIOError:
                     if time.monotonic() >= until:
                         raise UserError(
-                            f"{self.path} is being trained by another process. Wait for it, or stop it first."
+                            f"{self.path} is being trained by another process. Wait for it, "
+                            "or stop it first."
                         ) from None
                 time.sleep(0.02)
             yield
-
-
-# ---- checkpoints ------------------------------------------------------------------------------------------------------

@@ -125,7 +125,8 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
     except (OSError, SafetensorError, *MISFIT) as error:
         line = str(error).split("\n")[0]
         raise UserError(
-            f"cannot load {path} ({line}). Go on with the run to write it again: tintype train --resume {run.path}"
+            f"cannot load {path} ({line}). Go on with the run to write it again: "
+            f"tintype train --resume {run.path}"
         ) from None
     return network.to(device, memory_format=torch.channels_last).eval(), spec, description  # pyright: ignore[reportCallIssue]
 

@@ -1,4 +1,7 @@
-"""Packed runs: one zip file that holds a run folder. Unpacking trusts nothing that the file says."""
+"""Packed runs: one zip file that holds a run folder.
+
+Unpacking trusts nothing that the file says.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,9 @@ def _refuse_taken(folder: Path) -> None:
 
 
 def unpacked(path: Path) -> Path:
-    """Return the folder of a packed run in the cache, where it is unpacked at first use; the name is that of the file.
+    """Return the folder of a packed run in the cache, where it is unpacked at first use.
+
+    It has the name of the file.
 
     Raises:
         UserError: it cannot be unpacked.
@@ -107,7 +112,8 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     entries = archive.infolist()
     if len(entries) > MOST_ENTRIES:
         raise UserError(
-            f"{path} holds {len(entries):,} files; a run has fewer than {MOST_ENTRIES:,}. It is not unpacked."
+            f"{path} holds {len(entries):,} files; a run has fewer than {MOST_ENTRIES:,}. "
+            "It is not unpacked."
         )
 
     entries = [entry for entry in entries if entry.filename != "samples/"]
@@ -116,7 +122,8 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
         name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             raise UserError(
-                f"{path} holds a link or a device ({_shown(name)}), which no run does. It is not unpacked."
+                f"{path} holds a link or a device ({_shown(name)}), which no run does. "
+                "It is not unpacked."
             )
         if not may_hold(name):
             raise UserError(

@@ -66,7 +66,8 @@ class Criterion:
         """Return the bounds of a difference: "0.6 to 3.0"."""
         if not bounds:
             return "not known"
-        return " to ".join(("−" if bound < 0 else "") + self.number(abs(bound)) for bound in bounds)
+        signed = (("−" if bound < 0 else "") + self.number(abs(bound)) for bound in bounds)
+        return " to ".join(signed)
 
     def number(self, value: float, digits: int | None = None) -> str:
         """Return a figure or a difference without its unit."""

@@ -99,7 +99,8 @@ def read_run(folder: Path) -> RunFiles:
     recipe_file = folder / "recipe.yaml"
     if not recipe_file.is_file():
         raise UserError(
-            f"'{folder}' is not a run folder: it holds no recipe.yaml. `tintype list runs` shows the runs."
+            f"'{folder}' is not a run folder: it holds no recipe.yaml. "
+            "`tintype list runs` shows the runs."
         )
 
     recipe_text = read_bytes(recipe_file, most=MOST_YAML_BYTES).decode("utf-8", "replace")

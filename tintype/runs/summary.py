@@ -1,4 +1,4 @@
-"""The result of a run in the terminal: a small table and the verdict; the task says what is in it."""
+"""The result of a run in the terminal: a small table and the verdict, as its task has them."""
 
 from __future__ import annotations
 
@@ -109,4 +109,5 @@ def _uses(count: int) -> str:
     """Return how often the runs in a folder used the test set."""
     if not count:
         return "The test set has not been used."
-    return f"The test set has been used {'once' if count == 1 else f'{count} times by the runs in this folder'}."
+    often = "once" if count == 1 else f"{count} times by the runs in this folder"
+    return f"The test set has been used {often}."
