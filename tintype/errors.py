@@ -35,10 +35,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
 def no_data_set(path: Path) -> UserError:
     """Return the error for a file in the place of a data set, which says what it is."""
     kind = mimetypes.guess_type(path.name)[0] or ""
-    expected = "Expected a folder of images with a folder for each class, or a list of them (.csv, .tsv, .jsonl)."
+    expected = (
+        "Expected a folder of images with a folder for each class, or a list of them (.csv, .tsv, "
+        ".jsonl)."
+    )
     if kind.startswith("image/"):
         return UserError(
-            f"'{path}' is one picture, not a .csv. {expected} To ask a model about it: tintype predict RUN {path}"
+            f"'{path}' is one picture, not a .csv. {expected} To ask a model about it: "
+            f"tintype predict RUN {path}"
         )
     if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):
         return UserError(f"'{path}' is an archive. Unpack it, and give the folder. {expected}")

@@ -77,7 +77,8 @@ def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
     parent = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(
-            f"cannot write figures to {folder}: nothing may be written in {parent}. Choose another folder."
+            f"cannot write figures to {folder}: nothing may be written in {parent}. "
+            "Choose another folder."
         )
 
 

@@ -36,8 +36,17 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 MAX_POINTS = 1500
 # Of classes: of middle lightness, so that they stand on a light and on a dark ground.
 CLASS_COLOURS = (
-    "#3b7dd8", "#d97a2b", "#3c9a68", "#c24b78", "#8668c4", "#9a8425", "#2f9cae", "#b4503c", "#74869a", "#7a9a34",
-)  # fmt: skip
+    "#3b7dd8",
+    "#d97a2b",
+    "#3c9a68",
+    "#c24b78",
+    "#8668c4",
+    "#9a8425",
+    "#2f9cae",
+    "#b4503c",
+    "#74869a",
+    "#7a9a34",
+)
 MAX_LEGEND = 12  # classes that a legend can name
 PERCENT_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 

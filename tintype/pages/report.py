@@ -74,7 +74,8 @@ def _sections(run: RunFiles) -> list[Section]:
         except (*MISFIT, TemplateError) as error:  # what no description of a file can foresee
             what = make.__name__.replace("_", " ")
             problems.append(
-                f"the section on {what} is left out, since files of the run are damaged ({type(error).__name__}: {error})"
+                f"the section on {what} is left out, since files of the run are damaged "
+                f"({type(error).__name__}: {error})"
             )
 
     made[warnings] = _rendered(warnings(replace(run, problems=tuple(problems))))

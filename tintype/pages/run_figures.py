@@ -63,13 +63,15 @@ class RunFigures:
         makers = report_part(run.task).FIGURES
         if name not in makers:
             raise UserError(
-                f"runs of task {run.task} have no figure '{name}'. They have {', '.join(self.names)}."
+                f"runs of task {run.task} have no figure '{name}'. They have "
+                f"{', '.join(self.names)}."
             )
 
         drawing = makers[name](run)
         if drawing is None:
             raise UserError(
-                f"{self.folder} has nothing to show under '{name}': it is not finished, or has none."
+                f"{self.folder} has nothing to show under '{name}': it is not finished, "
+                "or has none."
             )
         return drawing.draw(library)
 
@@ -97,8 +99,11 @@ def run_card(folder: Path) -> str:
     ]
     report = folder / "report.html"
     context = {
-        "run": run, "rows": rows, "verdict": (run.evaluation.get("verdict") or {}).get("text"),
-        "report": report.as_posix() if report.is_file() else "", "state": run.status.get("state", "empty"),
-    }  # fmt: skip
+        "run": run,
+        "rows": rows,
+        "verdict": (run.evaluation.get("verdict") or {}).get("text"),
+        "report": report.as_posix() if report.is_file() else "",
+        "state": run.status.get("state", "empty"),
+    }
 
     return templates().get_template("run_card.html").render(**context)

@@ -18,11 +18,23 @@ from tintype.files.bounded import refuse_ways_out, regular_only, temporary_folde
 
 # What a run folder may bring to another machine; everything else in a zip file is refused.
 FILES = (
-    "recipe.yaml", "model.json", "model.safetensors", "data.json", "evaluation.json", "status.json", "environment.json",
-    "metrics.csv", "predictions.csv", "splits.csv", "photos.safetensors", "analysis.json", "lr_finder.csv",
+    "recipe.yaml",
+    "model.json",
+    "model.safetensors",
+    "data.json",
+    "evaluation.json",
+    "status.json",
+    "environment.json",
+    "metrics.csv",
+    "predictions.csv",
+    "splits.csv",
+    "photos.safetensors",
+    "analysis.json",
+    "lr_finder.csv",
     "classification_report.csv",
-    "report.html", "MODEL_CARD.md",
-)  # fmt: skip
+    "report.html",
+    "MODEL_CARD.md",
+)
 NEEDED = ("recipe.yaml", "model.json", "model.safetensors")
 SAMPLE = re.compile(r"samples/[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}\.(png|json)")
 

@@ -44,10 +44,16 @@ SplitName = Literal["train", "val", "test"]
 
 
 _EXPECTED = {
-    "model_type": "a mapping", "dict_type": "a mapping", "list_type": "a list", "string_type": "a text",
-    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number", "bool_type": "true or false",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
     "finite_number": "a finite number",
-}  # fmt: skip
+}
 
 
 def missing_key(name: str) -> PydanticCustomError:
@@ -272,9 +278,15 @@ class _Tracking(BaseModel):
 
 
 SHAPES: dict[str, type[BaseModel]] = {
-    "model.json": _Model, "evaluation.json": _Evaluation, "status.json": _Status, "environment.json": _Environment,
-    "data.json": _Data, "samples.json": _Samples, "study.json": _Study, "tracking.json": _Tracking,
-}  # fmt: skip
+    "model.json": _Model,
+    "evaluation.json": _Evaluation,
+    "status.json": _Status,
+    "environment.json": _Environment,
+    "data.json": _Data,
+    "samples.json": _Samples,
+    "study.json": _Study,
+    "tracking.json": _Tracking,
+}
 
 
 # ---- holding a file against its shape ------------------------------------------------------------

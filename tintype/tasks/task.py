@@ -85,8 +85,8 @@ class Summary:
             (`word` and `text`).
         predictions: predictions.csv, header and rows; usually a row for each image.
         samples: pictures for the report, by group ("grid", "worst"). An item names the `position`
-            of an image in the test split, or brings a `picture` (H, W, C) uint8 with the name of its
-            `file`.
+            of an image in the test split, or brings a `picture` (H, W, C) uint8 with the name of
+            its `file`.
         tables: further CSV files, header and rows by name.
         further: evaluations of what is no whole split (a half, folds), each with the name of its
             images in `of`.

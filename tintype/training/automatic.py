@@ -44,20 +44,47 @@ TRAINING_COST = 3.0
 HEAD_EPOCHS, HEAD_VIEWS = 60, 4
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 20  # of fine-tuning
 ABOUT_DATA = (
-    "data", "data_root", "channels", "val_fraction", "test_fraction", "split_seed", "split_rule", "rules", "groups", "sampling",
-    "class_weights", "device", "precision", "seed",
-)  # fmt: skip
+    "data",
+    "data_root",
+    "channels",
+    "val_fraction",
+    "test_fraction",
+    "split_seed",
+    "split_rule",
+    "rules",
+    "groups",
+    "sampling",
+    "class_weights",
+    "device",
+    "precision",
+    "seed",
+)
 # images; below, a head on fixed features generalises as well, and is done at once
 FEWEST_TO_FINE_TUNE = 500
 
 HEAD: dict[str, Any] = {
-    "tune": "head", "augment": "photos", "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine",
-    "tta": "flip", "epochs": HEAD_EPOCHS,
-}  # fmt: skip
+    "tune": "head",
+    "augment": "photos",
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "schedule": "cosine",
+    "tta": "flip",
+    "epochs": HEAD_EPOCHS,
+}
 FINE_TUNE: dict[str, Any] = {
-    "tune": "all", "augment": "photos", "batch_size": 32, "optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.05,
-    "layer_decay": 0.8, "schedule": "cosine", "warmup": 0.1, "label_smoothing": 0.1, "tta": "flip",
-}  # fmt: skip
+    "tune": "all",
+    "augment": "photos",
+    "batch_size": 32,
+    "optimizer": "adamw",
+    "lr": 5e-4,
+    "weight_decay": 0.05,
+    "layer_decay": 0.8,
+    "schedule": "cosine",
+    "warmup": 0.1,
+    "label_smoothing": 0.1,
+    "tta": "flip",
+}
 
 
 def choose_model(
@@ -126,7 +153,8 @@ def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tup
     """Return the recipe with the network of an earlier run, which sees images as it did there."""
     if "model" in asked and recipe.model not in ("auto", run.model):
         raise UserError(
-            f"the network of {run.folder} is {run.model}, not {recipe.model}. Leave out --model, or give other --weights."
+            f"the network of {run.folder} is {run.model}, not {recipe.model}. Leave out --model, "
+            "or give other --weights."
         )
     own_options = any(key.startswith(("model_options", "model.")) for key in asked)
     own = run.preprocessing
@@ -179,7 +207,10 @@ def _with_model(
             )
         except UserError as error:
             failure = str(error).split(". ")[0]
-            reason = f"from scratch: {failure}; --weights FILE takes a file, and gives far better results"
+            reason = (
+                f"from scratch: {failure}; --weights FILE takes a file, and gives far better "
+                "results"
+            )
     else:
         reason = "from scratch, as asked"
 
@@ -281,7 +312,10 @@ def _all_is_trained(tune: str) -> list[Choice]:
     """Return what becomes of a part to tune where a network starts from scratch."""
     if tune in ("auto", "all"):
         return []
-    why = f"there are no pretrained weights of which tune {tune} could keep a part; --weights FILE gives some"
+    why = (
+        f"there are no pretrained weights of which tune {tune} could keep a part; "
+        "--weights FILE gives some"
+    )
     return [Choice("tune", "all", why)]
 
 
@@ -315,7 +349,10 @@ def _by_time(
         f"{train:,} training images, {epochs} epochs of about {epoch:.0f} s fit into {budget:.0f} s"
     )
     if asked:
-        why = f"as asked; {_length_in_words(chosen)}, each epoch of {train:,} images at most about {epoch:.0f} s"
+        why = (
+            f"as asked; {_length_in_words(chosen)}, each epoch of {train:,} images at most about "
+            f"{epoch:.0f} s"
+        )
     return chosen, [Choice("tune", tune, why), *choices]
 
 

@@ -138,7 +138,10 @@ def _strange_rate(given: Mapping[str, Any], source: Source, optimizer: str) -> l
     usual = source.settings.get("lr", _usual(optimizer, pretrained=source.pretrained)["lr"])
     if usual == "auto" or usual / NEAR <= lr <= usual * NEAR:
         return []
-    hint = f"{source.name} trains by {optimizer}, with {usual:g}; --set optimizer=adamw takes the usual rest as well"
+    hint = (
+        f"{source.name} trains by {optimizer}, with {usual:g}; --set optimizer=adamw takes the "
+        "usual rest as well"
+    )
     return [Choice("lr", f"{lr:g}", f"as asked. WARNING: {hint}")]
 
 

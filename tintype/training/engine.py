@@ -112,7 +112,8 @@ class Plan:
             end = steps * batch_size / num_images
             raise UserError(
                 f"the milestones {recipe.milestones} lie beyond the end of the run, which has "
-                f"{steps:,} steps or {end:.3g} epochs. Expected earlier ones, or parts of the run such as [0.5, 0.75]."
+                f"{steps:,} steps or {end:.3g} epochs. Expected earlier ones, "
+                "or parts of the run such as [0.5, 0.75]."
             )
 
         return cls(num_images, batch_size, steps, every, tuple(step / steps for step in milestones))

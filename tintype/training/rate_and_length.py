@@ -80,7 +80,8 @@ def within_time(
     steps = steps_within(left, step=step, evaluation=evaluation, every=plan.evaluation_steps)
 
     times = (
-        f"{step:.2g} s per step, {evaluation:.2g} s per evaluation, {final:.2g} s to measure at the "
+        f"{step:.2g} s per step, {evaluation:.2g} s per evaluation, "
+        f"{final:.2g} s to measure at the "
         "end"
     )
     recipe = recipe.replace(time=None)

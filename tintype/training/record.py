@@ -138,9 +138,12 @@ def _arithmetic(
     """
     recipe, device = prepared.recipe, prepared.device
     now = facts(
-        device, threads=torch.get_num_threads(), precision=prepared.model["precision"], compile=prepared.compile,
+        device,
+        threads=torch.get_num_threads(),
+        precision=prepared.model["precision"],
+        compile=prepared.compile,
         exact=recipe.exact,
-    )  # fmt: skip
+    )
     begun = any((run.path / "checkpoints").glob("step-*.safetensors"))
     before = (
         run.read("environment.json") if begun and (run.path / "environment.json").exists() else {}

@@ -133,7 +133,8 @@ def resume(path: str | Path, watcher: Watcher, *, command: str, **moved: Any) ->
         if not any(place in str(error) for place in places):
             raise
         raise UserError(
-            f"{error}\nIf the photos were moved, unchanged: tintype train --resume {path} --data NEW "
+            f"{error}\nIf the photos were moved, unchanged: tintype train --resume {path} --data "
+            "NEW "
             "(or --data-root NEW)"
         ) from None
 

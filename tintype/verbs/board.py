@@ -41,7 +41,8 @@ TYPES = {
 PICTURES = ("figures", "samples")
 # Of the board's own page: nothing is fetched from elsewhere, and no other page may frame it.
 POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data: blob:; "
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
@@ -278,10 +279,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: HTTPStatus, content: bytes, kind: str, policy: str = POLICY) -> None:
         self.send_response(status)
         headers = {
-            "Content-Type": kind, "Content-Length": str(len(content)), "Content-Security-Policy": policy,
-            "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-cache",
-        }  # fmt: skip
+            "Content-Type": kind,
+            "Content-Length": str(len(content)),
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cache-Control": "no-cache",
+        }
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -319,6 +325,7 @@ def make_server(folder: Path, *, host: str = "127.0.0.1", port: int = 8765) -> T
         server = _Server((host, port), partial(_Handler, board, hosts))
     except OSError as error:
         raise UserError(
-            f"cannot listen on {host}:{port}: {error}. Choose another --port, or 0 for any that is free."
+            f"cannot listen on {host}:{port}: {error}. Choose another --port, "
+            "or 0 for any that is free."
         ) from None
     return server

@@ -144,9 +144,16 @@ class Run(RunFolder):
         watcher = make_watcher()
         try:
             return evaluate_run(
-                self, data=data, split=split, device=device, features=features, inception_weights=inception_weights,
-                classes=classes, groups=groups, progress=watcher.on_work,
-            )  # fmt: skip
+                self,
+                data=data,
+                split=split,
+                device=device,
+                features=features,
+                inception_weights=inception_weights,
+                classes=classes,
+                groups=groups,
+                progress=watcher.on_work,
+            )
         finally:
             watcher.close()
 

@@ -43,7 +43,8 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
     `targets` (N,) are true classes. Two cases in which the log loss says nothing are ruled apart:
 
     - fewer than 20 images: T stays 1;
-    - no mistake among them: the log loss would fall for ever as T goes to 0. Then T is the one at which the mean
+    - no mistake among them: the log loss would fall for ever as T goes to 0. Then T is the one at
+    which the mean
       confidence is (N + 1) / (N + 2), which is Laplace's rule of succession for N successes in N
       trials.
 
@@ -57,7 +58,8 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
     scores, classes = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     if scores.ndim != 2 or classes.shape != scores.shape[:1] or not np.isfinite(scores).all():
         raise ValueError(
-            f"expected finite logits (N, K) and targets (N,), got {scores.shape} and {classes.shape}"
+            f"expected finite logits (N, K) and targets (N,), got {scores.shape} and "
+            f"{classes.shape}"
         )
     n, bounds = len(scores), (math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
     if n < FEWEST_TO_CALIBRATE:

@@ -43,7 +43,10 @@ class Card:
     @property
     def alt(self) -> str:
         verdict = "rightly" if self.correct else f"true class {self.target}, wrongly"
-        return f"{self.name}: {verdict} taken for {self.prediction} with {self.confidence:.0%} confidence"
+        return (
+            f"{self.name}: {verdict} taken for {self.prediction} with {self.confidence:.0%} "
+            "confidence"
+        )
 
     @property
     def uri(self) -> str:
@@ -169,15 +172,28 @@ def picture_grid(cards: list[Card], columns: int = COLUMNS) -> go.Figure:
     text = [f"<b>{html.escape(c.name)}</b><br>{line}" for c, line in zip(cards, said, strict=True)]
     figure.add_trace(
         go.Scatter(
-            x=[x for x, _ in places], y=[y for _, y in places], mode="markers", marker={"opacity": 0, "size": 60},
-            hovertext=text, hoverinfo="text", showlegend=False,
+            x=[x for x, _ in places],
+            y=[y for _, y in places],
+            mode="markers",
+            marker={"opacity": 0, "size": 60},
+            hovertext=text,
+            hoverinfo="text",
+            showlegend=False,
         )
-    )  # fmt: skip
+    )
 
     for card, (x, y), line in zip(cards, places, said, strict=True):
         figure.add_layout_image(
-            source=_source(card), xref="x", yref="y", x=x, y=y, sizex=0.9, sizey=0.72, xanchor="center", yanchor="middle"
-        )  # fmt: skip
+            source=_source(card),
+            xref="x",
+            yref="y",
+            x=x,
+            y=y,
+            sizex=0.9,
+            sizey=0.72,
+            xanchor="center",
+            yanchor="middle",
+        )
         place = {"x": x, "y": y - 0.37, "yanchor": "top", "showarrow": False}
         figure.add_annotation(text=line, font={"size": 11}, **place)
 

@@ -126,10 +126,15 @@ def reliability(
     figure = new_figure(height=480)
     figure.add_trace(
         go.Scatter(
-            x=ends, y=ends, mode="lines", line={"color": COLOURS["guide"], "dash": "dot", "width": 1.5},
-            hoverinfo="skip", name="perfectly calibrated", meta={"role": "guide"},
+            x=ends,
+            y=ends,
+            mode="lines",
+            line={"color": COLOURS["guide"], "dash": "dot", "width": 1.5},
+            hoverinfo="skip",
+            name="perfectly calibrated",
+            meta={"role": "guide"},
         )
-    )  # fmt: skip
+    )
     if before:
         figure.add_trace(
             go.Scatter(
@@ -220,14 +225,19 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
             cliponaxis=False,
             marker={"color": COLOURS["val"], "size": 9, "line": {"width": 0}},
             error_y={
-                "type": "data", "array": high, "arrayminus": low, "color": COLOURS["val"], "thickness": 1.2, "width": 3,
+                "type": "data",
+                "array": high,
+                "arrayminus": low,
+                "color": COLOURS["val"],
+                "thickness": 1.2,
+                "width": 3,
             },
             customdata=[row["support"] for row in rows],
             hovertemplate="<b>%{text}</b><br>trained on %{x:,} images<br>recall %{y:.1%} of %{customdata}<extra></extra>",
             showlegend=False,
             meta={"role": "val"},
         )
-    )  # fmt: skip
+    )
     figure.update_layout(
         xaxis={
             "title": {"text": "training images"},
@@ -269,36 +279,56 @@ def risk_coverage(
         curve = curves[split]
         figure.add_trace(
             go.Scatter(
-                x=curve["coverage"], y=curve["accuracy"], mode="lines", name=names[split],
-                line={"color": COLOURS[split], "width": 2.25 if split == "test" else 1.5, "shape": "hv"},
-                customdata=curve["threshold"], meta={"role": split},
+                x=curve["coverage"],
+                y=curve["accuracy"],
+                mode="lines",
+                name=names[split],
+                line={
+                    "color": COLOURS[split],
+                    "width": 2.25 if split == "test" else 1.5,
+                    "shape": "hv",
+                },
+                customdata=curve["threshold"],
+                meta={"role": split},
                 hovertemplate="%{x:.1%} answered, from confidence %{customdata:.3f}<br>%{y:.2%} of them right",
             )
-        )  # fmt: skip
+        )
 
     marked = [target for target in targets if target.get("test", {}).get("accuracy") is not None]
     if marked:
         figure.add_trace(
             go.Scatter(
-                x=[target["test"]["coverage"] for target in marked], y=[target["test"]["accuracy"] for target in marked],
-                mode="markers+text", name="thresholds", text=[f"{target['accuracy']:.0%}" for target in marked],
-                textposition="bottom left", marker={"color": COLOURS["right"], "size": 10}, meta={"role": "right"},
-                hovertemplate="target %{text}: %{x:.1%} answered, %{y:.2%} of them right<extra></extra>", cliponaxis=False,
+                x=[target["test"]["coverage"] for target in marked],
+                y=[target["test"]["accuracy"] for target in marked],
+                mode="markers+text",
+                name="thresholds",
+                text=[f"{target['accuracy']:.0%}" for target in marked],
+                textposition="bottom left",
+                marker={"color": COLOURS["right"], "size": 10},
+                meta={"role": "right"},
+                hovertemplate="target %{text}: %{x:.1%} answered, %{y:.2%} of them right<extra></extra>",
+                cliponaxis=False,
             )
-        )  # fmt: skip
+        )
 
     figure.update_layout(
         margin={"t": 12},
         hovermode="closest",
         xaxis={
-            "title": {"text": "images answered"}, "tickformat": ".0%", "range": [0, 1.04], "gridcolor": COLOURS["grid"],
+            "title": {"text": "images answered"},
+            "tickformat": ".0%",
+            "range": [0, 1.04],
+            "gridcolor": COLOURS["grid"],
             "zeroline": False,
         },
         yaxis={
-            "title": {"text": "accuracy of the answers"}, "tickformat": ".1~%", "range": accuracy_range(curves),
-            "gridcolor": COLOURS["grid"], "zeroline": False,
+            "title": {"text": "accuracy of the answers"},
+            "tickformat": ".1~%",
+            "range": accuracy_range(curves),
+            "gridcolor": COLOURS["grid"],
+            "zeroline": False,
         },
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -332,23 +362,36 @@ def embedding(found: Mapping[str, Any], class_names: Sequence[str]) -> go.Figure
     if wrong.any():
         figure.add_trace(
             go.Scatter(
-                x=x[wrong].tolist(), y=y[wrong].tolist(), mode="markers", name="mistakes", hoverinfo="skip",
-                marker={"color": COLOURS["wrong"], "size": 13, "symbol": "circle-open", "line": {"width": 2}},
+                x=x[wrong].tolist(),
+                y=y[wrong].tolist(),
+                mode="markers",
+                name="mistakes",
+                hoverinfo="skip",
+                marker={
+                    "color": COLOURS["wrong"],
+                    "size": 13,
+                    "symbol": "circle-open",
+                    "line": {"width": 2},
+                },
                 meta={"role": "wrong"},
             )
-        )  # fmt: skip
+        )
 
     for k, name in enumerate(class_names):
         own = target == k
         if own.any():
             figure.add_trace(
                 go.Scatter(
-                    x=x[own].tolist(), y=y[own].tolist(), mode="markers", name=html.escape(str(name)),
-                    customdata=data[own].tolist(), hoverinfo="none",
+                    x=x[own].tolist(),
+                    y=y[own].tolist(),
+                    mode="markers",
+                    name=html.escape(str(name)),
+                    customdata=data[own].tolist(),
+                    hoverinfo="none",
                     marker={"color": colours[k], "size": 7, "opacity": 0.8, "line": {"width": 0}},
                     showlegend=len(class_names) <= MAX_LEGEND,
                 )
-            )  # fmt: skip
+            )
 
     bare = {
         "showticklabels": False,
@@ -396,13 +439,23 @@ def confusion_difference(
         ]
         figure.add_trace(
             go.Heatmap(
-                x=names, y=names, z=sizes, customdata=text, colorscale=scale, showscale=False, zmax=top,
-                zmin=-0.4 * top if len(names) > 20 else 0, xgap=1 if len(names) <= 40 else 0, ygap=1 if len(names) <= 40 else 0,
-                hoverongaps=False, textfont={"color": COLOURS["ink"]}, meta={"role": role},
+                x=names,
+                y=names,
+                z=sizes,
+                customdata=text,
+                colorscale=scale,
+                showscale=False,
+                zmax=top,
+                zmin=-0.4 * top if len(names) > 20 else 0,
+                xgap=1 if len(names) <= 40 else 0,
+                ygap=1 if len(names) <= 40 else 0,
+                hoverongaps=False,
+                textfont={"color": COLOURS["ink"]},
+                meta={"role": role},
                 hovertemplate="<b>%{y}</b> taken for <b>%{x}</b><br>%{customdata} images<extra></extra>",
                 **({"text": text, "texttemplate": "%{text}"} if len(names) <= 20 else {}),
             )
-        )  # fmt: skip
+        )
 
     axis = {
         "type": "category",

@@ -83,8 +83,8 @@ def same_images(one: Compared, other: Compared) -> bool:
 
     Where both see images in the same way, the digests of the pixels say so, whatever the images are
     called and wherever they are. Otherwise names and labels have to be the same, and either the
-    data's fingerprint is too, or the images came from the same place and the fingerprints differ for
-    a reason that leaves the images what they are: another size, or another division of the rest
+    data's fingerprint is too, or the images came from the same place and the fingerprints differ
+    for a reason that leaves the images what they are: another size, or another division of the rest
     (which runs without digests may have). Images that were replaced have no such reason.
     """
     if one.input_format == other.input_format and one.photos and other.photos:
@@ -210,14 +210,19 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
         }
         losses = answers["losses"][a] - answers["losses"][b]
         more = {
-            "num_images": len(targets), "only_better": only_a, "only_other": only_b,
-            "both": int((right[a] & right[b]).sum()), "neither": int((~right[a] & ~right[b]).sum()),
+            "num_images": len(targets),
+            "only_better": only_a,
+            "only_other": only_b,
+            "both": int((right[a] & right[b]).sum()),
+            "neither": int((~right[a] & ~right[b]).sum()),
             "bootstrap_ci95": intervals["accuracy"],
-            "macro_f1": runs[a].figures["macro_f1"] - runs[b].figures["macro_f1"], "macro_f1_ci95": intervals["macro_f1"],
-            "loss": float(losses.mean()), 
-            "loss_ci95": statistics.mean_interval(losses) if groups is None
+            "macro_f1": runs[a].figures["macro_f1"] - runs[b].figures["macro_f1"],
+            "macro_f1_ci95": intervals["macro_f1"],
+            "loss": float(losses.mean()),
+            "loss_ci95": statistics.mean_interval(losses)
+            if groups is None
             else statistics.clustered_mean_interval(losses, groups),
-        }  # fmt: skip
+        }
         if groups is None:
             interval = statistics.paired_interval(only_a, only_b, len(targets))
             p = statistics.mcnemar_p(only_a, only_b)
@@ -335,18 +340,20 @@ def _remarks(runs: Sequence[Compared], split: str) -> list[str]:
     if leaked:
         count = leaked[0].figures["num_images"] - leaked[0].figures["without_leaked"]["num_images"]
         remarks.append(
-            f"{count:,} of the {split} images are duplicates of training images; the table has the accuracy without them, "
+            f"{count:,} of the {split} images are duplicates of training images; "
+            "the table has the accuracy without them, "
             "the differences between runs are taken on all."
         )
 
     if split == "validation" and len(untested(runs)) < len(runs):
         remarks.append(
-            "Validation images took part in choosing epochs and temperature; test figures are the honest ones."
+            "Validation images took part in choosing epochs and temperature; "
+            "test figures are the honest ones."
         )
     return remarks
 
 
-# ---- tables and figures ---------------------------------------------------------------------------------------------
+# ---- tables and figures --------------------------------------------------------------------------
 
 
 def figures(group: Group) -> list[Ranked]:

@@ -178,10 +178,18 @@ def _from_data(
 
     recipe, how = run.folder.recipe, run.model["preprocessing"]
     splits = open_data(
-        recipe.data, data_root=recipe.data_root, image_size=(how["height"], how["width"]), channels=how["channels"],
-        resize=resize_of(run.model), val_fraction=recipe.val_fraction, test_fraction=recipe.test_fraction,
-        split_seed=recipe.split_seed, split_rule=recipe.split_rule, groups=recipe.groups, progress=progress,
-    )  # fmt: skip
+        recipe.data,
+        data_root=recipe.data_root,
+        image_size=(how["height"], how["width"]),
+        channels=how["channels"],
+        resize=resize_of(run.model),
+        val_fraction=recipe.val_fraction,
+        test_fraction=recipe.test_fraction,
+        split_seed=recipe.split_seed,
+        split_rule=recipe.split_rule,
+        groups=recipe.groups,
+        progress=progress,
+    )
     if splits.spec.fingerprint != run.data.get("fingerprint"):
         raise UserError(f"the images of {splits.spec.name} have changed since the run was trained.")
     positions = torch.tensor([int(run.table["position"][number]) for number in numbers])

@@ -27,7 +27,10 @@ def equations_of(recipe: Mapping[str, Any]) -> list[Equation]:
         (False, True): "smoothing",
         (True, True): "both",
     }
-    note = "p is the softmax of the network's output: the probability of class k for image i, whose true class is y."
+    note = (
+        "p is the softmax of the network's output: the probability of class k for image i, "
+        "whose true class is y."
+    )
     if weights:
         note += " Classes are weighted by w."
     if smoothing:

@@ -54,7 +54,9 @@ class Options(ColourOptions, TransferOptions):
     )
     resolutions: list[tuple[float, int]] = Field(
         default=[],
-        description="Side of the images in pixels, from a part of the run on: [[0, 20], [0.5, 32]].",
+        description=(
+            "Side of the images in pixels, from a part of the run on: [[0, 20], [0.5, 32]]."
+        ),
     )
     tta: Literal["none", "flip", "flip-shift"] = Field(
         default="none", description="Views of an image that are averaged when predicting."

@@ -301,21 +301,24 @@ def _size_words(rows: Sequence[Mapping[str, Any]]) -> str:
 
     rho, p = rank_correlation([row["trained"] for row in rows], [row["recall"] for row in rows])
     if p >= 0.05:
-        return (
-            few
-            + f"Recall does not depend significantly on class size (rank correlation {rho:.2f}, p = {p:.2g})."
+        return few + (
+            f"Recall does not depend significantly on class size (rank correlation {rho:.2f}, "
+            f"p = {p:.2g})."
         )
 
     kind = "less" if rho > 0 else "more"
-    return (
-        few
-        + f"Classes with fewer training images are recognised {kind} often (rank correlation {rho:.2f}, p = {p:.2g})."
+    return few + (
+        f"Classes with fewer training images are recognised {kind} often (rank correlation "
+        f"{rho:.2f}, p = {p:.2g})."
     )
 
 
 def predictions(run: RunFiles) -> Section | None:
     """Show a sample of pictures, right and wrong mixed."""
-    lede = "A sample of the test images. Mistakes are included on purpose, so their share here is not the error rate."
+    lede = (
+        "A sample of the test images. Mistakes are included on purpose, "
+        "so their share here is not the error rate."
+    )
     return _pictures(run, "grid", "predictions", "Example predictions", lede)
 
 

@@ -97,7 +97,8 @@ def abstaining(run: RunFiles) -> Section | None:
             "risk_coverage",
             charts.risk_coverage(curves, table),
             print_figures.png(print_charts.risk_coverage(curves, table)),
-            "Accuracy among the answered images against the share that is answered, for validation and test.",
+            "Accuracy among the answered images against the share that is answered, "
+            "for validation and test.",
         )
 
     val = next((row["val"] for row in table if row.get("val")), None)

@@ -63,7 +63,10 @@ class Mistake:
             return ""
         if labels[0] == self.card.target:
             return "A training image is almost identical."
-        return f"A training image is almost identical, but is labelled {labels[0]}: one of the labels is wrong."
+        return (
+            f"A training image is almost identical, but is labelled {labels[0]}: "
+            "one of the labels is wrong."
+        )
 
 
 def worst_mistakes(run: RunFiles) -> Section | None:
@@ -215,8 +218,10 @@ def _claim(attribute: Mapping[str, Any]) -> str:
     worst, best = order[-1], order[0]
     part = "quarter" if len(bins) == 4 else "part"
     return (
-        f"{how.title}: the error rate is {words.percent(bins[worst]['error_rate'])} in the {names[worst]} {part} and "
-        f"{words.percent(bins[best]['error_rate'])} in the {names[best]} ({_p_text(attribute['p_holm'])})."
+        f"{how.title}: the error rate is {words.percent(bins[worst]['error_rate'])} in the "
+        f"{names[worst]} {part} and "
+        f"{words.percent(bins[best]['error_rate'])} in the {names[best]} "
+        f"({_p_text(attribute['p_holm'])})."
     )
 
 
@@ -232,7 +237,8 @@ def embedding(run: RunFiles) -> Section | None:
         "map",
         charts.embedding(found, names),
         print_figures.png(print_charts.embedding(found, names)),
-        f"Map of {len(found['x'])} test images by {found.get('method')}, coloured by class, mistakes ringed.",
+        f"Map of {len(found['x'])} test images by {found.get('method')}, coloured by class, "
+        "mistakes ringed.",
     )
     context = {
         "chart": chart,

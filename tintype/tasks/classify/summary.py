@@ -110,7 +110,8 @@ def lines(evaluation: Mapping[str, Any]) -> list[str]:
     plain = evaluation["splits"].get("test", {})
     if "calibration_error_if_perfect" in plain:
         lines.append(
-            f"ECE is debiased; the plain figure on test is {plain['expected_calibration_error']:.3f}, and "
+            "ECE is debiased; the plain figure on test is "
+            f"{plain['expected_calibration_error']:.3f}, and "
             f"{plain['calibration_error_if_perfect']:.3f} for a perfectly calibrated model."
         )
 

@@ -273,6 +273,7 @@ def remark_on_groups(groups: NDArray[np.int64] | None, what: str) -> list[str]:
     if groups is None:
         return []
     return [
-        f"The {what} come in {int(groups.max()) + 1:,} groups of what belongs together: intervals and tests of the "
+        f"The {what} come in {int(groups.max()) + 1:,} groups of what belongs together: "
+        "intervals and tests of the "
         "differences are by group."
     ]

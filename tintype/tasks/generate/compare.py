@@ -82,11 +82,13 @@ def _group(runs: list[Compared], measure: Measure | None) -> Group:
     apart = sorted({m[0] for run in runs for m in measures(run)} - {name for name, *_ in shared})
     if apart:
         group.remarks.append(
-            f"{', '.join(apart)}: not measured by the same protocol in all of these runs, so left out."
+            f"{', '.join(apart)}: not measured by the same protocol in all of these runs, "
+            "so left out."
         )
     if len(runs) > 1:
         group.remarks.append(
-            "A distance comes from one set of generated images of one training, so it has no interval here: only runs with "
+            "A distance comes from one set of generated images of one training, "
+            "so it has no interval here: only runs with "
             "several seeds tell whether a difference holds."
         )
 
@@ -131,7 +133,7 @@ def _conclusion(group: Group, key: str) -> str:
     return f"{text}; next is {rows[1]['name']} with {rows[1][key]:.4g}."
 
 
-# ---- tables and figures ---------------------------------------------------------------------------------------------
+# ---- tables and figures --------------------------------------------------------------------------
 
 
 def figures(group: Group) -> list[Ranked]:

@@ -100,7 +100,8 @@ def _group(runs: list[Compared]) -> Group:
     group.pairs = psnr
     group.conclusion = conclude(
         group,
-        f"the highest PSNR, {figures['psnr_y']:.2f} dB (bicubic {figures['bicubic']['psnr_y']:.2f})",
+        f"the highest PSNR, {figures['psnr_y']:.2f} dB (bicubic "
+        f"{figures['bicubic']['psnr_y']:.2f})",
     )
     group.remarks = [f"{protocol_in_words(figures['protocol'])}."]
     if count == 1 and len(runs) > 1:
@@ -176,7 +177,7 @@ def _sentence(pair: Pair) -> str:
     return f"{text}: {size}{more_needed(pair.more['more_images'], 'test pictures')}"
 
 
-# ---- tables and figures ---------------------------------------------------------------------------------------------
+# ---- tables and figures --------------------------------------------------------------------------
 
 
 def figures(group: Group) -> list[Ranked]:

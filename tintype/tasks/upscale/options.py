@@ -33,7 +33,9 @@ class Options(WeightsOptions, nested=True):
     )
     patch: int = Field(
         default=96,
-        description="Side of the training patches in pixels of the large photo, a multiple of scale.",
+        description=(
+            "Side of the training patches in pixels of the large photo, a multiple of scale."
+        ),
     )
     colour: Literal["luma", "rgb"] = Field(
         default="luma",

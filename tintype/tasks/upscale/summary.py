@@ -53,7 +53,10 @@ def protocol_in_words(protocol: str) -> str:
     if known is None:
         return f"PSNR and SSIM by the protocol: {protocol}"
     border, more = known.groups()
-    return f"PSNR and SSIM of the brightness channel, without a {border}-pixel border, averaged over images{more}"
+    return (
+        f"PSNR and SSIM of the brightness channel, without a {border}-pixel border, "
+        f"averaged over images{more}"
+    )
 
 
 def details(figures: Mapping[str, Any]) -> list[Table]:

@@ -231,7 +231,8 @@ def _remarks(runs: Sequence[Compared]) -> list[str]:
     }
     if len(machines) > 1:
         return [
-            "The runs were trained on different machines or with other threads: do not compare their training times."
+            "The runs were trained on different machines or with other threads: "
+            "do not compare their training times."
         ]
     return []
 

@@ -71,28 +71,45 @@ def against_cost(
     front = pareto_front(points, higher_is_better=value.higher_is_better)
     figure.add_trace(
         go.Scatter(
-            x=[p.cost for p in front], y=[p.value for p in front], mode="lines", name="Pareto front", hoverinfo="skip",
-            line={"color": COLOURS["guide"], "width": 1.5, "dash": "dot", "shape": "hv"}, meta={"role": "guide"},
+            x=[p.cost for p in front],
+            y=[p.value for p in front],
+            mode="lines",
+            name="Pareto front",
+            hoverinfo="skip",
+            line={"color": COLOURS["guide"], "width": 1.5, "dash": "dot", "shape": "hv"},
+            meta={"role": "guide"},
             showlegend=False,
         )
-    )  # fmt: skip
+    )
 
     for point in points:
         low, high = point.bounds or (point.value, point.value)
         name = f"{point.number}  {point.name}" if legend else point.name
         figure.add_trace(
             go.Scatter(
-                x=[point.cost], y=[point.value], name=html.escape(name), showlegend=legend, cliponaxis=False,
-                mode="markers+text", text=[str(point.number)], textposition="middle center",
-                textfont={"size": 11, "color": NUMBER}, marker={"color": point.colour, "size": 19, "line": {"width": 0}},
+                x=[point.cost],
+                y=[point.value],
+                name=html.escape(name),
+                showlegend=legend,
+                cliponaxis=False,
+                mode="markers+text",
+                text=[str(point.number)],
+                textposition="middle center",
+                textfont={"size": 11, "color": NUMBER},
+                marker={"color": point.colour, "size": 19, "line": {"width": 0}},
                 error_y={
-                    "type": "data", "array": [high - point.value], "arrayminus": [point.value - low],
-                    "color": point.colour, "thickness": 1.2, "width": 3, "visible": point.bounds is not None,
+                    "type": "data",
+                    "array": [high - point.value],
+                    "arrayminus": [point.value - low],
+                    "color": point.colour,
+                    "thickness": 1.2,
+                    "width": 3,
+                    "visible": point.bounds is not None,
                 },
                 hovertemplate=f"<b>%{{fullData.name}}</b><br>{value.title} %{{y:{value.format}}}{value.suffix}"
                 f"<br>{cost.title} %{{x:{cost.format}}}{cost.suffix}<extra></extra>",
             )
-        )  # fmt: skip
+        )
 
     x_axis: dict[str, Any] = {"tickformat": cost.format, "ticksuffix": cost.suffix}
     x_axis |= {"range": _cost_range(points), "type": "log" if logarithmic(points) else "linear"}
@@ -121,27 +138,45 @@ def ranking(points: Sequence[Point], value: Scale) -> go.Figure:
         low, high = point.bounds or (point.value, point.value)
         figure.add_trace(
             go.Scatter(
-                x=[point.value], y=[place], name=html.escape(point.name), showlegend=False, mode="markers",
-                marker={"color": point.colour, "size": 11, "line": {"width": 0}}, cliponaxis=False,
+                x=[point.value],
+                y=[place],
+                name=html.escape(point.name),
+                showlegend=False,
+                mode="markers",
+                marker={"color": point.colour, "size": 11, "line": {"width": 0}},
+                cliponaxis=False,
                 error_x={
-                    "type": "data", "array": [high - point.value], "arrayminus": [point.value - low],
-                    "color": point.colour, "thickness": 1.2, "width": 3, "visible": point.bounds is not None,
+                    "type": "data",
+                    "array": [high - point.value],
+                    "arrayminus": [point.value - low],
+                    "color": point.colour,
+                    "thickness": 1.2,
+                    "width": 3,
+                    "visible": point.bounds is not None,
                 },
                 hovertemplate=f"<b>%{{fullData.name}}</b><br>{value.title} %{{x:{value.format}}}{value.suffix}"
                 "<extra></extra>",
             )
-        )  # fmt: skip
+        )
 
     common = {"gridcolor": COLOURS["grid"], "zeroline": False}
     names = [html.escape(point.name) for point in points]
     figure.update_layout(
         hovermode="closest",
         margin={"t": 12, "r": 24},
-        xaxis={**common, "title": {"text": value.title}, "tickformat": value.format, "ticksuffix": value.suffix},
-        yaxis={
-            **common, "tickvals": list(range(len(points))), "ticktext": names, "range": [len(points) - 0.5, -0.5],
+        xaxis={
+            **common,
+            "title": {"text": value.title},
+            "tickformat": value.format,
+            "ticksuffix": value.suffix,
         },
-    )  # fmt: skip
+        yaxis={
+            **common,
+            "tickvals": list(range(len(points))),
+            "ticktext": names,
+            "range": [len(points) - 0.5, -0.5],
+        },
+    )
 
     return figure
 

@@ -113,7 +113,7 @@ def comparison_table(comparison: Comparison) -> str:
     )
 
 
-# ---- the result -----------------------------------------------------------------------------------------------------
+# ---- the result ----------------------------------------------------------------------------------
 
 
 def _result(comparison: Comparison, reports: Mapping[str, str]) -> Section:
@@ -174,16 +174,27 @@ def _plate(task: str, group: Group) -> dict[str, Any] | None:
     big, _, unit = ranked.text(rows[0][key]).replace(words.THIN, " ").partition(" ")
     strip = [
         {
-            "name": row["name"], "text": ranked.text(row[key]), "dot": place(row[key]), "left": place(b[0]),
+            "name": row["name"],
+            "text": ranked.text(row[key]),
+            "dot": place(row[key]),
+            "left": place(b[0]),
             "width": round(place(b[1]) - place(b[0]), 2) if interval else 0,
         }
         for row, b in zip(rows, bounds, strict=True)
-    ]  # fmt: skip
+    ]
     return {
-        "title": ranked.title, "big": big, "unit": unit, "name": rows[0]["name"], "interval": rows[0].get(interval),
-        "strip": strip, "left_out": len(group.rows) - len(strip), "has_interval": bool(interval),
-        "ticks": [(place(tick), text) for tick, text in zip(ticks, _labels(ticks, scale), strict=True)],
-    }  # fmt: skip
+        "title": ranked.title,
+        "big": big,
+        "unit": unit,
+        "name": rows[0]["name"],
+        "interval": rows[0].get(interval),
+        "strip": strip,
+        "left_out": len(group.rows) - len(strip),
+        "has_interval": bool(interval),
+        "ticks": [
+            (place(tick), text) for tick, text in zip(ticks, _labels(ticks, scale), strict=True)
+        ],
+    }
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -231,7 +242,7 @@ class Line:
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
-# ---- differences ----------------------------------------------------------------------------------------------------
+# ---- differences ---------------------------------------------------------------------------------
 
 
 def _differences(comparison: Comparison, group: Group) -> Section | None:
@@ -247,11 +258,14 @@ def _differences(comparison: Comparison, group: Group) -> Section | None:
 
     forest = [
         {
-            "pair": pair, "dot": place(pair.estimate), "left": place(pair.ci95[0] if pair.ci95 else pair.estimate),
-            "right": place(pair.ci95[1] if pair.ci95 else pair.estimate), "text": _size(pair, criterion),
+            "pair": pair,
+            "dot": place(pair.estimate),
+            "left": place(pair.ci95[0] if pair.ci95 else pair.estimate),
+            "right": place(pair.ci95[1] if pair.ci95 else pair.estimate),
+            "text": _size(pair, criterion),
         }
         for pair in pairs
-    ]  # fmt: skip
+    ]
     context = {
         "best": group.best,
         "forest": forest,
@@ -277,7 +291,7 @@ def p_text(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-# ---- cost -----------------------------------------------------------------------------------------------------------
+# ---- cost ----------------------------------------------------------------------------------------
 
 
 def _cost(comparison: Comparison, group: Group, suffix: str) -> Section | None:
@@ -290,16 +304,17 @@ def _cost(comparison: Comparison, group: Group, suffix: str) -> Section | None:
     others = " or ".join(f"the {ranked.criterion.label}" for ranked in further)
     colours = figures.class_colours(len(group.rows))
     context = {
-        "charts": [drawing.chart(legend=False) for _, drawing in found], "costs": [cost for cost, _ in found],
+        "charts": [drawing.chart(legend=False) for _, drawing in found],
+        "costs": [cost for cost, _ in found],
         "machine": comparison.machine,
         "what": f"{first.title}, or {others}," if others else first.title,
         "runs": [(row["name"], colour) for row, colour in zip(group.rows, colours, strict=True)],
-    }  # fmt: skip
+    }
 
     return Section("cost", "What it costs", "comparison_cost.html", context)
 
 
-# ---- training -------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
 def _history(comparison: Comparison, group: Group, suffix: str) -> Section | None:

@@ -15,9 +15,24 @@ if TYPE_CHECKING:
 # Where and how fast a run computes, what is kept of it, and chance: nothing that a result could be
 # credited to. Targets as integers and as one-hot vectors give the same loss.
 NO_SETTING = {
-    "seed", "device", "threads", "compile", "exact", "channels_last", "hold_memory", "track", "search", "measure",
-    "data", "data_root", "split_rule", "flips", "time", "one_hot", "clean_sample",
-}  # fmt: skip
+    "seed",
+    "device",
+    "threads",
+    "compile",
+    "exact",
+    "channels_last",
+    "hold_memory",
+    "track",
+    "search",
+    "measure",
+    "data",
+    "data_root",
+    "split_rule",
+    "flips",
+    "time",
+    "one_hot",
+    "clean_sample",
+}
 # Fields that only some values of another field read.
 READ_BY = {
     "momentum": ("optimizer", ("sgd", "muon")),
@@ -36,9 +51,13 @@ CHOSEN = (
 )  # by the data and network if left open
 OPTIONS = ("model_options", "task_options")
 NAMES = {
-    "lr": "learning rate", "augment": "augmentation", "model": "network", "val fraction": "validation part",
-    "test fraction": "test part", "hidden": "hidden layers",
-}  # fmt: skip
+    "lr": "learning rate",
+    "augment": "augmentation",
+    "model": "network",
+    "val fraction": "validation part",
+    "test fraction": "test part",
+    "hidden": "hidden layers",
+}
 PARTS = ("data", "splits", "preprocessing")
 MOST_SETTINGS = 8  # that a sentence lists
 
@@ -80,7 +99,8 @@ class Confounding:
         what = f"The {size} between them are" if size else "Any difference between them is"
         asked = f", not the effect of {listed(self.about)} alone" if self.about else ""
         return (
-            f"{self.name} differs from {self.reference} in {len(settings)} settings: {which}{more}. "
+            f"{self.name} differs from {self.reference} in {len(settings)} settings: "
+            f"{which}{more}. "
             f"{what} the sum of these{asked}."
         )
 

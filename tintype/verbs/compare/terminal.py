@@ -94,7 +94,8 @@ def lines(comparison: Comparison) -> list[RenderableType]:
         threads, device = comparison.machine["threads"], comparison.machine["device"]
         shown.append(
             Text(
-                f"Latency was measured now, on {device} with {threads} thread{'s' if threads > 1 else ''}."
+                f"Latency was measured now, on {device} with {threads} "
+                f"thread{'s' if threads > 1 else ''}."
             )
         )
 
@@ -110,7 +111,8 @@ def told_first(group: Group) -> list[str]:
     left = len(group.confounding) - len(said)
     if left:
         said.append(
-            f"{left} more {'run differs' if left == 1 else 'runs differ'} from {group.best} in several settings."
+            f"{left} more {'run differs' if left == 1 else 'runs differ'} from {group.best} in "
+            "several settings."
         )
     return said
 

@@ -123,7 +123,10 @@ class Study(StudyFolder):
         }
 
     def __repr__(self) -> str:
-        return f"Study({str(self.path)!r}, {len(self.planned) - len(self.waiting())} of {len(self.planned)} runs finished)"
+        return (
+            f"Study({str(self.path)!r}, {len(self.planned) - len(self.waiting())} of "
+            f"{len(self.planned)} runs finished)"
+        )
 
     def _repr_html_(self) -> str:
         from tintype.pages.pages import templates
@@ -212,7 +215,8 @@ def study(
     _refuse_unranked(declaration)
     if declaration.num_runs > MOST_RUNS and not yes:
         raise UserError(
-            f"{declaration.name} is a grid of {declaration.num_runs:,} runs. If that is what you want, add --yes; "
+            f"{declaration.name} is a grid of {declaration.num_runs:,} runs. "
+            "If that is what you want, add --yes; "
             "`tintype tune` finds good settings in far fewer."
         )
     # earlier studies may continue, whatever they hold
@@ -256,7 +260,8 @@ def run_study(
         found = Study.create(path, declaration)
         waiting = found.waiting()
         watcher.note(
-            f"study: {found.path}, {len(found.planned)} runs, {len(found.planned) - len(waiting)} done already"
+            f"study: {found.path}, {len(found.planned)} runs, {len(found.planned) - len(waiting)} "
+            "done already"
         )
         found.save()
         if waiting:
@@ -281,7 +286,8 @@ def _refuse_more_threads_than_cores(declaration: Declaration, path: Path, worker
     if workers * threads <= cores or (workers == 1 and (path / "study.yaml").exists()):
         return
     raise UserError(
-        f"{workers} worker{'s' if workers > 1 else ''} with {threads} thread{'s' if threads > 1 else ''} each would need "
+        f"{workers} worker{'s' if workers > 1 else ''} with {threads} "
+        f"thread{'s' if threads > 1 else ''} each would need "
         f"{workers * threads} cores, and there are {cores}. Lower --workers or --threads."
     )
 

@@ -105,7 +105,8 @@ def _same_seeds(a: VariantResult, b: VariantResult) -> list[tuple[Finished, Fini
 def _simpler(chosen: VariantResult, best: VariantResult, measure: Criterion) -> str:
     return (
         f"{best.title} is the best on validation ({_mean(best, measure)}), but {chosen.title} "
-        f"({measure.said(chosen.mean('val'))}) cannot be distinguished from it there and is the smallest such variant: "
+        f"({measure.said(chosen.mean('val'))}) cannot be distinguished from it there and is the "
+        "smallest such variant: "
         f"{chosen.parameters:,} parameters instead of {best.parameters:,}."
     )
 
@@ -119,7 +120,10 @@ def _best(
 ) -> str:
     said = f"It is the best on validation ({_mean(best, measure)})"
     if lead is None:
-        return f"{said}. So few runs cannot show how much of its lead over {second.title} is luck; three seeds would."
+        return (
+            f"{said}. So few runs cannot show how much of its lead over {second.title} is luck; "
+            "three seeds would."
+        )
 
     rest = {
         0: "No other variant is smaller.",
@@ -135,7 +139,10 @@ def _best(
 
 def _mean(variant: VariantResult, measure: Criterion) -> str:
     seeds = len(variant.values["val"])
-    return f"{measure.said(variant.mean('val'))}, {f'the mean of {seeds} seeds' if seeds > 1 else 'one seed'}"
+    return (
+        f"{measure.said(variant.mean('val'))}, "
+        f"{f'the mean of {seeds} seeds' if seeds > 1 else 'one seed'}"
+    )
 
 
 def _honest(chosen: VariantResult, measure: Criterion, split: str) -> str:
@@ -149,13 +156,15 @@ def _honest(chosen: VariantResult, measure: Criterion, split: str) -> str:
     )
     interval = chosen.finished[0].evaluation["splits"]["test"].get(f"{measure.key}_ci95")
     one = (
-        f"95 % interval of {'its first run' if seeds > 1 else 'the run'} {measure.interval(interval)}"
+        f"95 % interval of {'its first run' if seeds > 1 else 'the run'} "
+        f"{measure.interval(interval)}"
         if interval
         else ""
     )
     more = f" ({one})" if one else ""
 
     return (
-        f"On test, which played no part in the choice: {measure.said(chosen.mean('test'))}{between}{more}. "
+        "On test, which played no part in the choice: "
+        f"{measure.said(chosen.mean('test'))}{between}{more}. "
         "Its validation figure is optimistic, because it was picked as the best of several."
     )

@@ -65,7 +65,8 @@ def refuse_idle_differences(declaration: Declaration) -> None:
             continue
         fields = [name_of(key) for key in idle if recipe[key] != before[key]]
         raise UserError(
-            f"{declaration.name}: '{other.variant}' and '{run.variant}' are the same but for {listed(sorted(fields))}, "
+            f"{declaration.name}: '{other.variant}' and '{run.variant}' are the same but for "
+            f"{listed(sorted(fields))}, "
             "which neither of them reads. Leave one out."
         )
 

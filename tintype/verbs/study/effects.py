@@ -231,7 +231,10 @@ def _sentence(
     what = f"{level} compared with {reference}"
     size = measure.difference(effect.estimate)
     if effect.ci95 is None:
-        return f"{what}: {size} on {where} in one pair of runs, which cannot show whether that is luck."
+        return (
+            f"{what}: {size} on {where} in one pair of runs, which cannot show whether that is "
+            "luck."
+        )
 
     source = f"{effect.num_pairs} pairs of runs"
     if effect.basis == "images" and effect.images:
@@ -253,7 +256,10 @@ def _sentence(
     if effect.basis == "runs" and not effect.shown and effect.shown_on_images:
         text += f" {_of_these_runs(effect, measure)}"
     if effect.confounding:
-        text += f" They differ in {len(effect.confounding.differences)} settings, none of which is credited with that."
+        text += (
+            f" They differ in {len(effect.confounding.differences)} settings, "
+            "none of which is credited with that."
+        )
     return text
 
 
@@ -262,6 +268,7 @@ def _of_these_runs(effect: Effect, measure: Criterion) -> str:
     assert effect.images is not None
     size = f"{measure.difference(effect.images.estimate)} ({measure.interval(effect.images.ci95)})"
     return (
-        f"These very runs differ significantly on their {effect.images.num_images:,} images, {size}; so few seeds cannot "
+        f"These very runs differ significantly on their {effect.images.num_images:,} images, "
+        f"{size}; so few seeds cannot "
         "show that others would."
     )

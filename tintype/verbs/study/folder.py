@@ -158,7 +158,8 @@ class StudyFolder:
             ]
             if changed:
                 raise UserError(
-                    f"{self.path / planned.name} was begun with {changed[0]} {_said(before, changed[0])}, and now it is "
+                    f"{self.path / planned.name} was begun with {changed[0]} "
+                    f"{_said(before, changed[0])}, and now it is "
                     f"{_said(now, changed[0])}. Choose another --name, or leave it as it was."
                 )
 
@@ -203,7 +204,8 @@ def remove_unstarted(path: Path) -> None:
     RunFolder.remove_unstarted(path)
     if path.exists():
         raise UserError(
-            f"{path} is in the way: it is not a run, and not empty. Move it, or choose another --name."
+            f"{path} is in the way: it is not a run, and not empty. Move it, "
+            "or choose another --name."
         )
 
 

@@ -65,9 +65,14 @@ def write_page(study: StudyFolder, result: Result | None, watcher: Watcher) -> P
     ]
     files += [f"{FOLDER}/{path.name}" for path in figures if path.suffix == ".png"]
     text = render_page(
-        "study.html", sections, title=study.path.resolve().name, standfirst=["Study", *facts], made_by=MADE_BY, files=files,
+        "study.html",
+        sections,
+        title=study.path.resolve().name,
+        standfirst=["Study", *facts],
+        made_by=MADE_BY,
+        files=files,
         question=declaration.question,
-    )  # fmt: skip
+    )
     with written_whole(page) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -115,10 +120,14 @@ def _row(variant: VariantResult, result: Result) -> dict[str, Any]:
     first = variant.finished[0]
 
     return {
-        "variant": variant, "cells": cells, "verdict": ", ".join(verdicts),
-        "why": first.evaluation["verdict"]["text"], "page": f"{first.planned.name}/report.html",
-        "chosen": variant.title in [choice.variant for choice in (result.choice, *result.choices.values()) if choice],
-    }  # fmt: skip
+        "variant": variant,
+        "cells": cells,
+        "verdict": ", ".join(verdicts),
+        "why": first.evaluation["verdict"]["text"],
+        "page": f"{first.planned.name}/report.html",
+        "chosen": variant.title
+        in [choice.variant for choice in (result.choice, *result.choices.values()) if choice],
+    }
 
 
 def spread(variant: VariantResult, split: str, measure: Criterion) -> str:
@@ -195,12 +204,17 @@ def _effects(study: StudyFolder, result: Result) -> Section | None:
     for effect in result.effects:
         by_factor.setdefault(factor_name(effect.factor), []).append(row(effect))
     context = {
-        "factors": by_factor, "zero": line.place(0.0), "ticks": line.ticks, "measure": result.measure, "split": result.split,
-        "num": len(result.effects), "images": any(effect.basis == "images" for effect in result.effects),
+        "factors": by_factor,
+        "zero": line.place(0.0),
+        "ticks": line.ticks,
+        "measure": result.measure,
+        "split": result.split,
+        "num": len(result.effects),
+        "images": any(effect.basis == "images" for effect in result.effects),
         "known": any(effect.ci95 for effect in result.effects),
         "confounded": any(effect.confounding for effect in result.effects),
         "all_confounded": all(effect.confounding for effect in result.effects),
-    }  # fmt: skip
+    }
     # A title that speaks of changes one by one would credit them.
     title = (
         "What the variants differ by" if context["all_confounded"] else "What each change brings"
@@ -260,8 +274,10 @@ def _why_it_may_disagree(num_seeds: int, seed: int) -> str:
     if num_seeds == 1:
         return "These are the same runs as above, with what pairing them image by image shows."
     return (
-        f"The figures above are means over {num_seeds} seeds. Here each variant is represented by its run of seed {seed} "
-        "alone, because only single runs can be compared image by image. One run may be luckier than the mean of its "
+        f"The figures above are means over {num_seeds} seeds. Here each variant is represented by "
+        f"its run of seed {seed} "
+        "alone, because only single runs can be compared image by image. "
+        "One run may be luckier than the mean of its "
         "variant, so the order here may differ; the recommendation above counts."
     )
 
@@ -270,11 +286,17 @@ def _runs(study: StudyFolder) -> Section:
     rows = []
     for planned in study.planned:
         record: Mapping[str, Any] = study.record.get(planned.name, {})
-        rows.append({
-            "planned": planned, "state": "finished" if study.is_done(planned) else record.get("state", "waiting"),
-            "message": record.get("message", ""), "seconds": record.get("seconds") or None,
-            "page": f"{planned.name}/report.html" if (study.path / planned.name / "report.html").is_file() else "",
-        })  # fmt: skip
+        rows.append(
+            {
+                "planned": planned,
+                "state": "finished" if study.is_done(planned) else record.get("state", "waiting"),
+                "message": record.get("message", ""),
+                "seconds": record.get("seconds") or None,
+                "page": f"{planned.name}/report.html"
+                if (study.path / planned.name / "report.html").is_file()
+                else "",
+            }
+        )
     return Section(
         "runs", "All runs", "study_runs.html", {"rows": rows, "failures": study.failures()}
     )

@@ -87,22 +87,26 @@ def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
 
     if len(study.declaration.seeds) == 1:
         remarks.append(
-            "One seed each: what is said of the images holds for these runs; what other seeds of the recipes would give "
+            "One seed each: what is said of the images holds for these runs; "
+            "what other seeds of the recipes would give "
             "is not known (three would show)."
         )
     if study.declaration.data_factors:
         remarks.append(
-            "The data sets are not ranked against each other: effects and choices are those on each of them."
+            "The data sets are not ranked against each other: effects and choices are those on "
+            "each of them."
         )
     elif len(_image_sets(finished)) > 1:
         remarks.append(
-            "Not all runs were measured on the same images; part of their differences comes from that."
+            "Not all runs were measured on the same images; part of their differences comes from "
+            "that."
         )
 
     left = study.left_over()
     if left:
         remarks.append(
-            f"{len(left)} runs in the folder are no part of the study as it stands now: {', '.join(left[:3])}."
+            f"{len(left)} runs in the folder are no part of the study as it stands now: "
+            f"{', '.join(left[:3])}."
         )
 
     return remarks

@@ -59,7 +59,10 @@ class Progress:
     def step(self, planned: PlannedRun, step: int, total_steps: int, loss: float) -> None:
         """A run has come so far."""
         self.parts[planned.name] = TRAINING_PART * step / max(1, total_steps)
-        text = f"{planned.variant}, seed {planned.seed}: step {step:,} of {total_steps:,}, loss {loss:.4f}"
+        text = (
+            f"{planned.variant}, seed {planned.seed}: step {step:,} of {total_steps:,}, "
+            f"loss {loss:.4f}"
+        )
         done = self.num_done + sum(self.parts.values())
         self.watcher.on_runs(done, len(self.study.planned), text, self.seconds_left())
 
@@ -170,8 +173,12 @@ class _Worker:
         self.number, self.planned = number, None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tintype.verbs.study.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+        )
         self.planned: PlannedRun | None = None
         self._thread = threading.Thread(target=self._hear, args=(heard,), daemon=True)
         self._thread.start()
@@ -189,9 +196,12 @@ class _Worker:
         recipe = planned.recipe if device is None else planned.recipe.replace(device=device)
         fields = recipe.model_dump(mode="json", exclude_unset=True)
         print(
-            json.dumps({"folder": folder, "name": planned.name, "recipe": fields, "command": command}),
-            file=self.process.stdin, flush=True,
-        )  # fmt: skip
+            json.dumps(
+                {"folder": folder, "name": planned.name, "recipe": fields, "command": command}
+            ),
+            file=self.process.stdin,
+            flush=True,
+        )
 
     def stop(self) -> None:
         """Let it save its state and end."""

@@ -1,8 +1,8 @@
 """A process that trains runs of a study: `python -m tintype.verbs.study.worker`.
 
-Each line of JSON on standard input is a run to train; lines of JSON on standard output report it. When standard input ends,
-because whoever started it is done or dead, the run that is under way saves its state and the
-process ends.
+Each line of JSON on standard input is a run to train; lines of JSON on standard output report it.
+When standard input ends, because whoever started it is done or dead, the run that is under way
+saves its state and the process ends.
 """
 
 from __future__ import annotations

@@ -88,7 +88,8 @@ def tune(
     path, request = _asked(what, Path(out), name, storage, watcher, changes)
     if seeds and not request.recipe.test_fraction:
         raise UserError(
-            "a tuning ends with its winner's figures on the test part, and none was wanted (test_fraction 0). "
+            "a tuning ends with its winner's figures on the test part, "
+            "and none was wanted (test_fraction 0). "
             "Leave that out, or add --seeds 0."
         )
 
@@ -103,7 +104,8 @@ def tune(
         tuning = Tuning(path, request, database)
         total = trials if trials is not None else USUAL_TRIALS if seconds is None else None
         watcher.note(
-            f"tuning: {path}, {', '.join(request.space)}; {len(tuning.trials())} trials done already"
+            f"tuning: {path}, {', '.join(request.space)}; {len(tuning.trials())} trials done "
+            "already"
         )
         try:
             with interruptible(path):
@@ -198,7 +200,8 @@ def _search(
         if done_here and total is not None:
             left = f", about {duration(passed / done_here * (total - len(tuning.trials())))} left"
         watcher.note(
-            f"[trial {trial.number}{f', {len(tuning.trials())} of {total} done' if total else ''}{left}]"
+            "[trial "
+            f"{trial.number}{f', {len(tuning.trials())} of {total} done' if total else ''}{left}]"
         )
         watcher.note(f"  {run_trial(tuning, trial, watcher)}; {_params(trial)}")
         if seconds is not None and clock.perf_counter() - started >= seconds:

@@ -50,7 +50,8 @@ class TuningRequest:
             changed = self._changed_since(TuningRequest.read(path))
             if changed:
                 raise UserError(
-                    f"{path.parent} was begun with another {changed}. Choose another --name, or leave it so."
+                    f"{path.parent} was begun with another {changed}. Choose another --name, "
+                    "or leave it so."
                 )
             return
         with written_whole(path) as temporary:
@@ -218,13 +219,17 @@ class Tuning:
         variant = result.variants[0] if result else None
 
         return Outcome(
-            self.request.score, len(self.trials()), **counts,
+            self.request.score,
+            len(self.trials()),
+            **counts,
             best_trial=best.number if best else None,
             best_validation=best.value if best else None,
             settings=self.settings(best) if best else {},
             num_seeds=len(variant.finished) if variant else 0,
-            winner={s: (variant.mean(s), variant.deviation(s)) for s in ("val", "test")} if variant else {},
-        )  # fmt: skip
+            winner={s: (variant.mean(s), variant.deviation(s)) for s in ("val", "test")}
+            if variant
+            else {},
+        )
 
     def sentences(self) -> list[str]:
         """Return what was found in words, and how far it can be trusted."""
@@ -263,7 +268,8 @@ def said_of(outcome: Outcome, measure: Criterion) -> list[str]:
         return [f"None of {outcome.num_trials} trials finished."]
     said = [
         f"The best of {outcome.num_trials} trials is number {outcome.best_trial}, with "
-        f"{measure.said(outcome.best_validation)} on validation. The best of many trials looks better than it is: "
+        f"{measure.said(outcome.best_validation)} on validation. The best of many trials looks "
+        "better than it is: "
         "part of it is luck."
     ]
 
@@ -272,14 +278,16 @@ def said_of(outcome: Outcome, measure: Criterion) -> list[str]:
         change = again - outcome.best_validation
         seeds = "one new seed" if outcome.num_seeds == 1 else f"{outcome.num_seeds} new seeds"
         said.append(
-            f"Retrained with {seeds}, these settings reach {_spread(again, deviation, measure)} on validation "
+            f"Retrained with {seeds}, these settings reach {_spread(again, deviation, measure)} on "
+            "validation "
             f"({measure.difference(change)})."
         )
 
     test, deviation = outcome.winner.get("test", (None, None))
     if test is not None:
         said.append(
-            f"The honest figure is {_spread(test, deviation, measure)} on test, which no trial has used."
+            f"The honest figure is {_spread(test, deviation, measure)} on test, "
+            "which no trial has used."
         )
 
     return said

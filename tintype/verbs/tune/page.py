@@ -48,9 +48,14 @@ def write_page(tuning: Tuning) -> Path:
     recipe = tuning.request.recipe
     question = f"What settings suit {recipe.model} on {Path(recipe.data).name} best?"
     text = render_page(
-        "tuning.html", sections, title=tuning.path.resolve().name, standfirst=facts, made_by=MADE_BY, files=files,
+        "tuning.html",
+        sections,
+        title=tuning.path.resolve().name,
+        standfirst=facts,
+        made_by=MADE_BY,
+        files=files,
         question=question,
-    )  # fmt: skip
+    )
     with written_whole(page) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -63,9 +68,13 @@ def _result(tuning: Tuning) -> Section:
     recipe = tuning.path / best.user_attrs["run"] / "recipe.yaml" if best else None
     command = f"tintype train {shlex.quote(str(recipe))} --set measure=test" if recipe else ""
     context: dict[str, Any] = {
-        "outcome": outcome, "measure": tuning.measure, "sentences": tuning.sentences(),
-        "honest": outcome.winner.get("test", (None, None))[0], "command": command, **_winner(tuning),
-    }  # fmt: skip
+        "outcome": outcome,
+        "measure": tuning.measure,
+        "sentences": tuning.sentences(),
+        "honest": outcome.winner.get("test", (None, None))[0],
+        "command": command,
+        **_winner(tuning),
+    }
     return Section("result", "Result", "tuning_result.html", context)
 
 
@@ -92,12 +101,17 @@ def _trials(tuning: Tuning) -> Section:
     space, best = tuning.request.space, tuning.best
     rows = [
         {
-            "trial": row["trial"], "state": row["state"], "value": row[f"val_{tuning.request.score}"],
-            "message": row["message"], "params": [row[field] for field in space],
-            "page": f"{row['run']}/report.html" if (tuning.path / row["run"] / "report.html").is_file() else "",
+            "trial": row["trial"],
+            "state": row["state"],
+            "value": row[f"val_{tuning.request.score}"],
+            "message": row["message"],
+            "params": [row[field] for field in space],
+            "page": f"{row['run']}/report.html"
+            if (tuning.path / row["run"] / "report.html").is_file()
+            else "",
         }
         for row in tuning.table()
-    ]  # fmt: skip
+    ]
     context = {
         "rows": rows,
         "fields": list(space),
@@ -137,7 +151,8 @@ def _search(tuning: Tuning) -> Section | None:
     printed = _printed([("trial", numbers, values)], label, False, best)
     chart = Chart("search", figure, printed, f"{label} of each trial, in order.")
     text = (
-        "The validation figure of each finished trial, and the best so far. The more trials there are, the more optimistic "
+        "The validation figure of each finished trial, and the best so far. "
+        "The more trials there are, the more optimistic "
         "is the figure of the best one."
     )
 
@@ -162,11 +177,16 @@ def _importance(tuning: Tuning) -> Section | None:
         numbers = [t.number for t in known]
         figure.add_trace(
             go.Scatter(
-                x=[html.escape(v) if isinstance(v, str) else v for v in x], y=y, mode="markers", showlegend=False,
-                marker={"color": COLOURS["val"], "size": 8, "opacity": 0.75}, text=[f"trial {n}" for n in numbers],
-                hovertemplate="%{text}<br>%{x}<br>%{y:.4g}<extra></extra>", meta={"role": "val"},
+                x=[html.escape(v) if isinstance(v, str) else v for v in x],
+                y=y,
+                mode="markers",
+                showlegend=False,
+                marker={"color": COLOURS["val"], "size": 8, "opacity": 0.75},
+                text=[f"trial {n}" for n in numbers],
+                hovertemplate="%{text}<br>%{x}<br>%{y:.4g}<extra></extra>",
+                meta={"role": "val"},
             )
-        )  # fmt: skip
+        )
         _axes(figure, field, label, percent)
         log = isinstance(entry, Range) and entry.log
         figure.update_xaxes(
@@ -182,8 +202,10 @@ def _importance(tuning: Tuning) -> Section | None:
         )
 
     text = (
-        "The share of the variance of the validation figures that each setting explains (functional analysis of variance "
-        "over the finished trials), and below it each trial at its value of the setting. This is a rough estimate."
+        "The share of the variance of the validation figures that each setting explains "
+        "(functional analysis of variance "
+        "over the finished trials), and below it each trial at its value of the setting. "
+        "This is a rough estimate."
     )
     context = {"charts": charts, "bars": list(importances.items()), "text": text}
     return Section("importance", "What matters", "tuning_charts.html", context)

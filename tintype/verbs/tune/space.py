@@ -21,8 +21,17 @@ if TYPE_CHECKING:
 RANGE_KEYS = ("low", "high", "log", "step")
 # What these change is luck, or what is measured.
 NOT_CHOSEN = (
-    "seed", "measure", "search", "track", "split_seed", "split_rule", "rules", "groups", "val_fraction", "test_fraction",
-)  # fmt: skip
+    "seed",
+    "measure",
+    "search",
+    "track",
+    "split_seed",
+    "split_rule",
+    "rules",
+    "groups",
+    "val_fraction",
+    "test_fraction",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,8 @@ def _entry(field: str, given: Any) -> OneOf | Range:
         raise unknown_name("field in search:", field, [*field_names(), *ALIASES])
     if field.replace("-", "_") in NOT_CHOSEN:
         raise UserError(
-            f"{where}: tuning may not choose {field}; what is found would be luck or another measure."
+            f"{where}: tuning may not choose {field}; what is found would be luck or another "
+            "measure."
         )
 
     if isinstance(given, list):
@@ -121,7 +131,8 @@ def _entry(field: str, given: Any) -> OneOf | Range:
 
     if not isinstance(given, Mapping) or not {"low", "high"} <= set(given):
         raise UserError(
-            f"{where} is {given!r}. Expected a list of values, or {{low: 0.001, high: 0.1, log: true}}."
+            f"{where} is {given!r}. Expected a list of values, or {{low: 0.001, high: 0.1, log: "
+            f"true}}."
         )
     for key in given:
         if key not in RANGE_KEYS:
@@ -131,7 +142,8 @@ def _entry(field: str, given: Any) -> OneOf | Range:
     numbers = [number for number in (low, high, step) if number is not None]
     if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers) or low >= high:
         raise UserError(
-            f"{where}: low is {low!r} and high is {high!r}. Expected numbers, the first below the second."
+            f"{where}: low is {low!r} and high is {high!r}. Expected numbers, "
+            "the first below the second."
         )
     if log and (low <= 0 or step is not None):
         raise UserError(f"{where}: with log, low must be above 0 and there can be no step.")

@@ -72,7 +72,8 @@ def open_database(
             same = study.direction.name.lower() == direction
     except ImportError as error:
         raise UserError(
-            f"the database {shown} needs a driver that is not installed ({error}). Type: pip install it."
+            f"the database {shown} needs a driver that is not installed ({error}). Type: "
+            "pip install it."
         ) from None
     except (
         SQLAlchemyError,
@@ -85,7 +86,8 @@ def open_database(
             :200
         ]
         raise UserError(
-            f"cannot use the database {shown}: {without_password(reason)}. Expected one that answers, as in "
+            f"cannot use the database {shown}: {without_password(reason)}. "
+            "Expected one that answers, as in "
             "--storage postgresql://user:password@host/name or sqlite:///trials.db."
         ) from None
     if not same:
