@@ -54,10 +54,11 @@ def _layer_scale(weight: Tensor) -> float:
 
 
 def orthogonalize(matrix: Tensor, num_iterations: int = 3) -> Tensor:
-    """Return a matrix (rows, columns) with about the same singular vectors and singular values near one.
+    """Return a matrix (rows, columns) near the closest orthogonal one.
 
-    Newton-Schulz iteration with the quintic coefficients of Jordan et al., "Muon" (2024), computed
-    in bfloat16 as there, in float32 on a CPU that only emulates bfloat16.
+    Its singular vectors are about the same, and its singular values are near one. Newton-Schulz
+    iteration with the quintic coefficients of Jordan et al., "Muon" (2024), computed in bfloat16 as
+    there, in float32 on a CPU that only emulates bfloat16.
     """
     x = matrix.float() if matrix.device.type == "cpu" and not bf16_units() else matrix.bfloat16()
     x = x / (x.norm() + 1e-7)
@@ -71,14 +72,14 @@ def orthogonalize(matrix: Tensor, num_iterations: int = 3) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose step is orthogonalized, for weights of two or more dimensions (filters are flattened).
+    """Momentum whose step is orthogonalized, for weights of two or more dimensions.
 
-    torch.optim.Muon takes matrices only; convolution filters (O, I, kh, kw) are seen here as (O,
-    I*kh*kw) as Jordan does. `lr` is the relative step of a weight marked by `mark_scale_invariant`,
-    which is kept at the length sqrt(O). Any other weight has a length that matters: it takes lr *
-    ABSOLUTE as the rate of steps the size of Adam's (0.2 for each element, Liu et al., "Muon is
-    scalable", 2025) and decays by `weight_decay`. So one `lr` suits networks with and without
-    norms.
+    Filters are flattened. torch.optim.Muon takes matrices only; convolution filters (O, I, kh, kw)
+    are seen here as (O, I*kh*kw) as Jordan does. `lr` is the relative step of a weight marked by
+    `mark_scale_invariant`, which is kept at the length sqrt(O). Any other weight has a length that
+    matters: it takes lr * ABSOLUTE as the rate of steps the size of Adam's (0.2 for each element,
+    Liu et al., "Muon is scalable", 2025) and decays by `weight_decay`. So one `lr` suits networks
+    with and without norms.
     """
 
     def __init__(
@@ -140,9 +141,10 @@ def build_optimizers(
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
 ) -> Sequence[torch.optim.Optimizer]:
-    """Make the optimizers of one network: one, or two for "muon" (filters and matrices by Muon, the rest by AdamW).
+    """Make the optimizers of one network.
 
-    With "muon", weights that carry `lr_scale` are trained by AdamW too.
+    There is one, or two for "muon": filters and matrices by Muon, the rest by AdamW, and so are
+    weights that carry `lr_scale`.
     """
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
     groups = parameter_groups(network, weight_decay, lr)
@@ -234,10 +236,10 @@ def _between(start: float, end: float, part: float) -> float:
 
 
 def steepest_rate(curve: Sequence[tuple[float, float]]) -> float:
-    """Return the learning rate at which the loss of a range test falls fastest, over the logarithm of the rate.
+    """Return the learning rate at which the loss of a range test falls fastest.
 
-    The losses are smoothed over a tenth of the curve; only what comes before the smallest loss
-    counts.
+    It is the steepest slope over the logarithm of the rate. The losses are smoothed over a tenth of
+    the curve; only what comes before the smallest loss counts.
 
     Raises:
         ValueError: the curve has fewer than ten points, or never falls.

@@ -24,7 +24,7 @@ Library = Literal["plotly", "matplotlib"]
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure under the name of its files: what it shows, in words, and how each library draws it."""
+    """A figure under the name of its files: what it shows, and how each library draws it."""
 
     name: str
     alt: str

@@ -53,10 +53,10 @@ PERCENT_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: `x` and `y` of equal length, without NaN. `role` picks the colour; "faint" lies behind the others.
+    """One curve: `x` and `y` of equal length, without NaN.
 
-    With a `colour` of its own it stays as it is on a light and on a dark ground, and is named once
-    for all panels.
+    `role` picks the colour; "faint" lies behind the others. With a `colour` of its own it stays as
+    it is on a light and on a dark ground, and is named once for all panels.
     """
 
     name: str

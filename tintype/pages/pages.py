@@ -72,7 +72,9 @@ def render_page(template: str, sections: Sequence[Section] = (), **context: Any)
 def write_sections(
     path: Path, title: str, standfirst: Sequence[str], sections: Sequence[Section], *, made_by: str
 ) -> Path:
-    """Write a page of sections and return its path. An earlier page by the same command is replaced.
+    """Write a page of sections and return its path.
+
+    An earlier page by the same command is replaced.
 
     Args:
         path: where to write; its folder is made.

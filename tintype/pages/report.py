@@ -38,11 +38,11 @@ FILES = (
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` and `figures/*.png` into a run folder from its plain files alone; return the page's path.
+    """Write `report.html` and `figures/*.png` into a run folder; return the page's path.
 
-    What is missing (no samples, no filters, a run that is not finished) leaves its section out. The
-    page and the figures are written under a temporary name and renamed, so that a reader never sees
-    half of one.
+    They are made from its plain files alone. What is missing (no samples, no filters, a run that is
+    not finished) leaves its section out. The page and the figures are written under a temporary
+    name and renamed, so that a reader never sees half of one.
 
     Raises:
         UserError: `folder` is not a run folder, or cannot be written to.

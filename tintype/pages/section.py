@@ -49,9 +49,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: `template` is rendered with `context`; `static` are PNG files for papers, by name.
+    """A part of the page: `template` is rendered with `context`.
 
-    `body` is what was rendered already; otherwise it is when the page is.
+    `static` are PNG files for papers, by name. `body` is what was rendered already; otherwise it is
+    when the page is.
     """
 
     id: str

@@ -32,7 +32,9 @@ def list_runs(
     where: Sequence[str] = (),
     reverse: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return name, state, data, model and figures of every run in `folder` and in its studies; reads no weights.
+    """Return what is known of every run in `folder` and in its studies.
+
+    That is name, state, data, model and figures; no weights are read.
 
     Args:
         folder: holds the run folders.
@@ -103,7 +105,9 @@ def _changed(path: Path) -> float:
 
 
 def facts_of(run: RunFolder, folder: Path) -> dict[str, Any]:
-    """Return what is known of a run by name: its recipe, "test_accuracy" and the like, parameters, seconds, verdict.
+    """Return what is known of a run, by name.
+
+    That is its recipe, "test_accuracy" and the like, parameters, seconds and the verdict.
 
     Raises:
         UserError: whatever is wrong with one of its files; those may come from a stranger.

@@ -11,10 +11,10 @@ from tintype.files.whole import written_whole
 
 
 def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
-    """Write `state` (nested dicts and lists of tensors and plain values) as a checkpoint of `step`; keep the newest ones.
+    """Write `state` as a checkpoint of `step`; keep the newest ones.
 
-    A safetensors file: tensors by their path, the rest as JSON in its metadata, and a digest of all
-    of it.
+    `state` is made of nested dicts and lists of tensors and plain values. A safetensors file:
+    tensors by their path, the rest as JSON in its metadata, and a digest of all of it.
     """
     from safetensors.torch import save_file
 

@@ -1,6 +1,7 @@
-"""A trained model on disk: model.safetensors (plain state-dict keys) and model.json (architecture, classes, preprocessing).
+"""A trained model on disk: model.safetensors and model.json.
 
-Loading reads data only; no code comes out of these files.
+The first holds plain state-dict keys, the second architecture, classes and preprocessing. Loading
+reads data only; no code comes out of these files.
 """
 
 from __future__ import annotations

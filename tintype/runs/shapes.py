@@ -320,7 +320,7 @@ def check(path: Path, content: Any, *, complete: bool = False, task: str = "") -
 
 
 def fitting(file: str, content: dict[str, Any], task: str = "") -> tuple[dict[str, Any], list[str]]:
-    """Return what fits of the content of a run's JSON file, and a line for each part of it that is left out.
+    """Return what fits of a run's JSON file, and a line for each part that is left out.
 
     A part is a key of the file, or a key within it where it is a mapping. What is missing is
     nothing that does not fit: a reader that goes on without a part can go on without a key.

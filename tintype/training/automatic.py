@@ -1,7 +1,8 @@
-"""What a recipe leaves open: a backbone's own preprocessing; for photos the backbone, what of it to train, how long.
+"""What a recipe leaves open.
 
-Every choice is returned with its reason and printed; the recipe holds the result, so that a run
-repeats without choosing.
+The preprocessing of a backbone; for photos the backbone, what of it to train, and how long. Every
+choice is returned with its reason and printed; the recipe holds the result, so that a run repeats
+without choosing.
 """
 
 from __future__ import annotations
@@ -93,9 +94,10 @@ def choose_model(
     progress: Progress | None = None,
     asked: Collection[str] = (),
 ) -> tuple[Recipe, list[Choice]]:
-    """Return the recipe with a model in place of "auto", and with a backbone's weights and preprocessing filled in.
+    """Return the recipe with a model in place of "auto".
 
-    Weights of an earlier run bring its network.
+    A backbone's weights and preprocessing are filled in. Weights of an earlier run bring its
+    network.
 
     Args:
         recipe: with or without model and weights.
@@ -140,7 +142,7 @@ def choose_model(
 
 
 def _with_usual_model(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
-    """Return the recipe with the usual network of its task, where its networks start from scratch."""
+    """Return the recipe with the usual network of its task, if it starts from scratch."""
     usual = recipe.options.from_scratch.get("model")
     if recipe.model != "auto" or usual is None:
         return recipe, []
@@ -221,7 +223,9 @@ def _with_model(
 def open_settings(
     base: Recipe, recipe: Recipe, asked: Collection[str], kind: str
 ) -> tuple[Recipe, list[Choice], bool]:
-    """Return a recipe whose settings fit together after the user has set some, why, and whether the rest may be chosen.
+    """Return a recipe whose settings fit together after the user has set some.
+
+    With it come the reason, and whether the rest may be chosen.
 
     Args:
         base: what the user named.

@@ -1,8 +1,8 @@
-"""Settings that belong together: how weights are updated, and how long. What is left open comes from one source.
+"""Settings that belong together: how weights are updated, and how long.
 
-A learning rate means another thing to every optimizer, so whoever sets one of these fields must not
-get the rest from settings that were made for another optimizer. Everything here is a pure function
-of what was set and of what is at hand.
+What is left open comes from one source. A learning rate means another thing to every optimizer, so
+whoever sets one of these fields must not get the rest from settings that were made for another
+optimizer. Everything here is a pure function of what was set and of what is at hand.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Source:
 
 
 def settled(given: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], list[Choice]]:
-    """Return every setting that is left open, each bundle from one place, and what was decided, with reasons.
+    """Return every setting that is left open, each bundle from one place.
+
+    With them comes what was decided, with reasons.
 
     Args:
         given: the fields that the user set.
@@ -181,10 +183,10 @@ def _shown(value: Any) -> str:
 def completed(
     base: Mapping[str, Any], asked: Mapping[str, Any], name: str, *, stands: bool = True
 ) -> tuple[dict[str, Any], list[Choice]]:
-    """Return what must change in a recipe that states its settings, where some were set over it, and why.
+    """Return what must change in a recipe where some settings were set over stated ones.
 
-    Another optimizer brings its own rest; so does one that the recipe names without a learning
-    rate. Everything else stands as the recipe has it.
+    With it comes the reason. Another optimizer brings its own rest; so does one that the recipe
+    names without a learning rate. Everything else stands as the recipe has it.
 
     Args:
         base: the fields that the recipe states.

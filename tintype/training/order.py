@@ -1,4 +1,4 @@
-"""The order of the training images, which follows from the seed and the epoch, and their batches."""
+"""The order of the training images, which follows from seed and epoch, and batches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tintype.seeds import fold
 
 
 class Order:
-    """The endless sequence of image positions: one permutation for each epoch, cut into batches without remainder.
+    """The endless sequence of image positions.
 
-    With `targets` (N,) the classes are balanced: an epoch is as long, and each class has an equal
-    share of it.
+    It is one permutation for each epoch, cut into batches without remainder. With `targets` (N,)
+    the classes are balanced: an epoch is as long, and each class has an equal share of it.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Prepare a run: open the data, take every automatic choice, build the network, check that all fits."""
+"""Prepare a run, up to its first step.
+
+Open the data, take every automatic choice, build the network, and check that all fits.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ MACHINE = ("memory", "device", "precision", "compile", "threads", "exact")
 
 
 def is_detail(note: str) -> bool:
-    """Return whether a note on the data repeats its sizes, or says only where the pixels are kept."""
+    """Return whether a note on the data repeats its sizes, or where pixels are kept."""
     return note.startswith("resident, ") or re.match(r"[\d,]+ images of \d", note) is not None
 
 
@@ -114,7 +117,7 @@ class Prepared:
         return f"machine: {', '.join([*chosen, threads])} (--verbose says more)"
 
     def _breaks(self, choice: Choice) -> bool:
-        """Return whether a choice says that the recipe's promise of equal bits cannot be kept here."""
+        """Return whether a choice says that equal bits, as promised, cannot be kept here."""
         return choice.name == "exact" and choice.choice == "no" and self.recipe.exact
 
     def summary(self) -> dict[str, Any]:
@@ -233,7 +236,10 @@ def _decide(
     *,
     free: bool,
 ) -> tuple[Recipe, list[Choice]]:
-    """Return the recipe with what depends on the images: how it trains, and which flips it keeps."""
+    """Return the recipe with what depends on the images.
+
+    That is how it trains, and which flips it keeps.
+    """
     recipe, choices = choose_training(recipe, splits, device, dtype, free=free)
     if recipe.time:
         why = "at most; how many steps that is, is measured before the first one"

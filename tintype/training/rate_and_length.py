@@ -1,4 +1,7 @@
-"""Settings that are measured before the first step: the learning rate, and the number of steps that fit into a time."""
+"""Settings that are measured before the first step.
+
+The learning rate, and the number of steps that fit into a time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a run writes down beside its weights and figures: images, splits, machine, choices and times."""
+"""What a run writes down beside its weights and figures.
+
+Images, splits, machine, choices and times.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +133,7 @@ def _write_environment(run: RunFolder, prepared: Prepared, more: dict[str, Any])
 def _arithmetic(
     run: RunFolder, prepared: Prepared
 ) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
-    """Compare what the bits of the run depend on here with what they depended on before it was stopped.
+    """Compare what the bits of a run depend on with what it was before the run was stopped.
 
     Returns:
         What they depend on here; all steps from which on a difference was found, with the reason;

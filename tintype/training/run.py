@@ -1,4 +1,7 @@
-"""Train a run from start to report: what the user typed becomes a recipe, a run folder, a model and its figures."""
+"""Train a run from start to report.
+
+What the user typed becomes a recipe, a run folder, a model and its figures.
+"""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Board:
         return "/files/" + quote(path.relative_to(self.folder).as_posix())
 
     def file(self, address: str) -> Path | None:
-        """Return the file that an address below /files/ means, or None where it is none that is shown.
+        """Return the file that an address below /files/ means, if it is one that is shown.
 
         Shown are pages, tables and pictures of run folders, studies and tunings; whatever leads out
         of the folder is not.

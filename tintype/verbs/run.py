@@ -24,7 +24,9 @@ class Run(RunFolder):
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The figures of the splits "train", "val" and "test": accuracy, accuracy_ci95, loss, num_images and more.
+        """The figures of the splits "train", "val" and "test".
+
+        They are accuracy, accuracy_ci95, loss, num_images and more.
 
         Raises:
             UserError: the run has not been measured yet.
@@ -40,7 +42,9 @@ class Run(RunFolder):
         ]
 
     def predict(self, images: Any, *, device: str = "auto") -> Prediction | list[Prediction]:
-        """Predict one image (a file, a PIL image or a NumPy array) or many (a folder, or a list of images).
+        """Predict one image or many.
+
+        One is a file, a PIL image or a NumPy array; many are a folder or a list of images.
 
         Returns:
             A Prediction for one image, a list of them for many.
@@ -124,13 +128,14 @@ class Run(RunFolder):
         groups: str | None = None,
         device: str = "auto",
     ) -> dict[str, Any]:
-        """Measure the model again: on a split of its own data ("test" by default), or on another data set.
+        """Measure the model once more.
 
-        With `data` and no split, all its images are taken. Looking at the own test split is
-        counted. A generator is measured on `features` (a classifier's run folder or a weight file),
-        and by FID where Inception weights are given. With `classes`, a classifier's figures hold
-        precision, recall and F1 of each class, and their averages. `groups` says which images of
-        `data` belong together ("{group}_*.jpg", a regular expression, "exif:60s").
+        It is measured on a split of its own data ("test" by default), or on another data set. With
+        `data` and no split, all its images are taken. Looking at the own test split is counted. A
+        generator is measured on `features` (a classifier's run folder or a weight file), and by FID
+        where Inception weights are given. With `classes`, a classifier's figures hold precision,
+        recall and F1 of each class, and their averages. `groups` says which images of `data` belong
+        together ("{group}_*.jpg", a regular expression, "exif:60s").
 
         Returns:
             The figures: accuracy, accuracy_ci95, loss, num_images and more.
@@ -168,7 +173,9 @@ class Run(RunFolder):
         max_loss: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Exported:
-        """Write the model as one file for other programs, with all preprocessing inside; checked before it is kept.
+        """Write the model as one file for other programs, with all preprocessing inside.
+
+        It is checked before it is kept.
 
         Args:
             format: "onnx", "torchscript" or "pt2".
@@ -226,7 +233,9 @@ class Run(RunFolder):
         return path
 
     def pack(self, out: str | Path | None = None) -> Path:
-        """Make one zip file that `tintype.load` opens elsewhere, and return its path; NAME.zip by default.
+        """Make one zip file that `tintype.load` opens elsewhere, and return its path.
+
+        It is NAME.zip by default.
 
         Raises:
             UserError: the run is not finished, or the file is there already.

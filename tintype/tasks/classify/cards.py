@@ -63,10 +63,10 @@ class Card:
 def read_cards(
     folder: Path, entries: Iterable[Mapping[str, Any]], largest: int = THUMBNAIL
 ) -> list[Card]:
-    """Read the pictures that `entries` of samples.json name, at most `largest` pixels a side; what cannot be read is left out.
+    """Read the pictures that `entries` of samples.json name.
 
-    Only files that lie in `folder` itself are read, whatever path an entry holds: run folders are
-    passed around.
+    They have at most `largest` pixels a side; what cannot be read is left out. Only files that lie
+    in `folder` itself are read, whatever path an entry holds: run folders are passed around.
     """
     cards = []
     for entry in entries:
@@ -84,9 +84,10 @@ def read_cards(
 
 
 def filter_sheet(weights: np.ndarray, max_filters: int = 128) -> Image.Image:
-    """Lay out first-layer filters (O, I, kh, kw), I of 1 or 3, on a transparent sheet, 4 x 4 pixels for each weight.
+    """Lay out first-layer filters (O, I, kh, kw), I of 1 or 3, on a transparent sheet.
 
-    Each filter is scaled by its own largest weight, with zero at middle grey.
+    Each weight has 4 x 4 pixels. Each filter is scaled by its own largest weight, with zero at
+    middle grey.
     """
     weights = weights[:max_filters]
     scale = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)

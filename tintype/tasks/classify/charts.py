@@ -28,11 +28,11 @@ CONFUSION_WRONG = ((0.0, "#fbf1e7"), (1.0, "#e99a63"))
 def confusion(
     matrix: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str]
 ) -> go.Figure:
-    """Draw a confusion matrix: rows are the true classes, columns the predictions, colour is the share of the row.
+    """Draw a confusion matrix: rows are the true classes, columns the predictions.
 
-    The diagonal and the errors have a scale each, the errors' scale ending at the largest of them:
-    on one common scale the errors of a good model would be invisible. Cells hold their number up to
-    20 classes.
+    Colour is the share of the row. The diagonal and the errors have a scale each, the errors' scale
+    ending at the largest of them: on one common scale the errors of a good model would be
+    invisible. Cells hold their number up to 20 classes.
     """
     counts = np.asarray(matrix)
     names = [html.escape(str(name)) for name in class_names]
@@ -205,10 +205,10 @@ def reliability_range(*groups: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Draw the recall of each class with its 95 % interval against the number of its training images.
+    """Draw the recall of each class against the number of its training images.
 
-    `rows` are mappings with name, recall, support and trained, and the interval recall_ci95 where
-    it is not Wilson's.
+    Each has its 95 % interval. `rows` are mappings with name, recall, support and trained, and the
+    interval recall_ci95 where it is not Wilson's.
     """
     recall = [row["recall"] for row in rows]
     low, high = interval_bars(rows, "recall", "support")
@@ -415,9 +415,10 @@ def confusion_difference(
     other: Sequence[Sequence[int]] | np.ndarray,
     class_names: Sequence[str],
 ) -> go.Figure:
-    """Draw how the confusion matrix `one` differs from `other`: in one colour where it is better, in another where worse.
+    """Draw how the confusion matrix `one` differs from `other`.
 
-    Better is more images on the diagonal, and fewer beside it.
+    One colour says where it is better, another where it is worse. Better is more images on the
+    diagonal, and fewer beside it.
     """
     change = np.asarray(one) - np.asarray(other)
     better = np.where(np.eye(len(change), dtype=bool), change > 0, change < 0)

@@ -55,7 +55,9 @@ SPLIT_WORDS = {"test": "test", "val": "validation"}
 
 
 def groups(runs: Sequence[Compared]) -> list[Group]:
-    """Return the runs in groups that share their test images, ranked by accuracy within each, with all paired differences.
+    """Return the runs in groups that share their test images, ranked by accuracy.
+
+    Each group holds all paired differences.
 
     Raises:
         UserError: a run has no predictions.

@@ -1,4 +1,7 @@
-"""What the page of a comparison shows of classifiers: confusion matrices, and images that one gets right."""
+"""What the page of a comparison shows of classifiers.
+
+Confusion matrices, and images that one gets right.
+"""
 
 from __future__ import annotations
 
@@ -81,9 +84,10 @@ class SharedImage:
 
 
 def only_one_right(group: Group, progress: Progress | None = None) -> dict[str, Any]:
-    """Return, for each of the first runs, how many images it alone among them gets right, and some of these as pictures.
+    """Return how many images each of the first runs alone among them gets right.
 
-    The images are those on which it is most ahead: by its log loss less the mean of the others'.
+    Some of these come as pictures. The images are those on which it is most ahead: by its log loss
+    less the mean of the others'.
     """
     runs, details = group.runs[:MOST_RUNS], group.details
     right = np.stack([guess == details["targets"] for guess in details["predictions"][: len(runs)]])
@@ -140,10 +144,10 @@ def _uri(image: Image.Image) -> str:
 def _test_images(
     runs: Sequence[Compared], numbers: Sequence[int], progress: Progress | None
 ) -> tuple[dict[int, np.ndarray], str]:
-    """Return pixels of test images by their number in the tables, and what is to be said where some are missing.
+    """Return pixels of test images by their number in the tables.
 
-    Most lie in samples/ of a run, since one of the runs is wrong on them; the data is opened for
-    the rest.
+    A note says where some are missing. Most lie in samples/ of a run, since one of the runs is
+    wrong on them; the data is opened for the rest.
     """
     found: dict[int, np.ndarray] = {}
     for number in numbers:

@@ -50,7 +50,7 @@ FEW_VAL = 100  # validation images below which the report says that they decide 
 
 
 def headline(run: RunFiles) -> Section:
-    """Open with the figure that counts, its interval, the other splits beside it and the verdict."""
+    """Open with the figure that counts, its interval, the other splits and the verdict."""
     measured = {name: figures for name, figures in run.splits.items() if "accuracy" in figures}
     if without_test(run.evaluation):
         measured = {name: figures for name, figures in measured.items() if name == "val"}
@@ -81,7 +81,10 @@ def _last(values: Sequence[float]) -> float | None:
 
 
 def _strip(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Place the accuracy of each split and its interval on a common scale, in percent of its width."""
+    """Place the accuracy of each split on a common scale, in percent of its width.
+
+    Its interval is placed as well.
+    """
     rows = [
         (name, split["accuracy"], split.get("accuracy_ci95") or [split["accuracy"]] * 2)
         for name, split in splits.items()
@@ -166,11 +169,12 @@ def _figures_table(
 
 
 def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:
-    """Arrange the columns of metrics.csv as loss, accuracy and learning rate; what was never logged is left out.
+    """Arrange the columns of metrics.csv as loss, accuracy and learning rate.
 
-    What was measured on training batches, which is noisy, comes twice: faint as it is, and smoothed
-    by an exponential mean; without `smooth`, once, each value as it was logged. It is of the images
-    as they were trained on, augmentation and dropout included.
+    What was never logged is left out. What was measured on training batches, which is noisy, comes
+    twice: faint as it is, and smoothed by an exponential mean; without `smooth`, once, each value
+    as it was logged. It is of the images as they were trained on, augmentation and dropout
+    included.
     """
     x = metrics.get("epoch") or metrics.get("step") or []
     loss = figures.noisy(x, metrics.get("loss", []), smooth=smooth)

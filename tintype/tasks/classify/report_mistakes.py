@@ -1,4 +1,7 @@
-"""The sections on a classifier's mistakes, from analysis.json: pairs, worst mistakes, slices, map."""
+"""The sections on a classifier's mistakes: pairs, worst mistakes, slices, map.
+
+They are made from analysis.json.
+"""
 
 from __future__ import annotations
 

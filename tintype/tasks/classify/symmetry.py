@@ -1,9 +1,10 @@
-"""Decide before training whether mirroring or turning a photo changes its class, and leave such flips out.
+"""Decide before training which flips to leave out.
 
-A network that was trained on mirrored photos cannot tell left from right afterwards, so this cannot
-be seen in the finished run. A linear probe is fitted to half of the training images as they are,
-and asked about the other half, as they are and turned; then the halves change roles. Validation and
-test images have no part in it.
+They are those that change the class of a photo by mirroring or turning it. A network that was
+trained on mirrored photos cannot tell left from right afterwards, so this cannot be seen in the
+finished run. A linear probe is fitted to half of the training images as they are, and asked about
+the other half, as they are and turned; then the halves change roles. Validation and test images
+have no part in it.
 """
 
 from __future__ import annotations
@@ -80,10 +81,11 @@ class Finding:
 def keep_orientation(
     recipe: Recipe, splits: DataSplits, asked: Collection[str]
 ) -> tuple[Recipe, list[Choice]]:
-    """Return the recipe without the flips that would change a photo's class, and each decision with its reason.
+    """Return the recipe without the flips that would change a photo's class.
 
-    Nothing is decided unless the recipe says `flips: auto`. Only what the recipe does to photos is
-    looked into. What the user asked for by name stays, with a warning.
+    Each decision comes with its reason. Nothing is decided unless the recipe says `flips: auto`.
+    Only what the recipe does to photos is looked into. What the user asked for by name stays, with
+    a warning.
 
     Args:
         recipe: with its `augment` and `tta` settled.
@@ -194,10 +196,11 @@ def find_symmetries(
 def _clearest_swap(
     forth: np.ndarray, back: np.ndarray, targets: np.ndarray, classes: np.ndarray, num_classes: int
 ) -> tuple[int, int, float, float] | None:
-    """Return the pair of classes that change places most surely, with the share of each that does, or None.
+    """Return the pair of classes that change places most surely, or None.
 
-    `forth` and `back` (N,) are the answers to images under a turn and its inverse: what takes A to
-    B by the one takes B to A by the other. Of a mirror they are the same array.
+    With it comes the share of each that does. `forth` and `back` (N,) are the answers to images
+    under a turn and its inverse: what takes A to B by the one takes B to A by the other. Of a
+    mirror they are the same array.
     """
     counts = np.bincount(targets, minlength=num_classes)
     taken = np.zeros((2, num_classes, num_classes), np.int64)

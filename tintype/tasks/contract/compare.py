@@ -58,11 +58,11 @@ class Pair:
 
 @dataclass
 class Group:
-    """Runs that were measured on the same images by the same protocol: only these are ranked against each other.
+    """Runs that were measured on the same images by the same protocol.
 
-    `rows` holds the figures of each run, the best first, and `runs` the runs in that order. `pairs`
-    holds every pair. `confounding` names the runs that differ from the first one in more than one
-    setting.
+    Only these are ranked against each other. `rows` holds the figures of each run, the best first,
+    and `runs` the runs in that order. `pairs` holds every pair. `confounding` names the runs that
+    differ from the first one in more than one setting.
     """
 
     title: str
@@ -265,7 +265,7 @@ class ComparePagePart(Protocol):
     """The module `tasks/NAME/compare_page.py`: what the page shows besides what all tasks have."""
 
     def sections(self, group: Group, progress: Progress | None) -> list[Section]:
-        """Return the sections on a group of two or more runs: pictures side by side and the like."""
+        """Return the sections on a group of two or more runs, such as pictures side by side."""
         ...
 
     def drawings(self, group: Group) -> list[Drawing]:

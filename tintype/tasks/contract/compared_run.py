@@ -26,7 +26,7 @@ from tintype.tasks.contract.compare import compare_part
 
 @dataclass
 class Compared:
-    """A finished run with what its plain files say; nothing of it is loaded that is not asked for."""
+    """A finished run with what its plain files say; each is read when it is asked for."""
 
     name: str
     folder: RunFolder
@@ -50,7 +50,9 @@ class Compared:
 
     @cached_property
     def table(self) -> dict[str, list[str]]:
-        """The columns of predictions.csv, of the split that is compared, in the order of the images' names.
+        """The columns of predictions.csv, of the split that is compared.
+
+        Rows are in the order of the images' names.
 
         Raises:
             UserError: the file is missing, or does not hold every image of the split.
@@ -256,10 +258,10 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def groups_of(runs: Sequence[Compared]) -> NDArray[np.int64] | None:
-    """Return a number (N,) for each image, equal for those that belong together; None where no run tells of groups.
+    """Return a number (N,) for each image, equal for those that belong together.
 
-    Runs of earlier versions have no groups in their predictions; the images are the same ones, so
-    one run that has them will do.
+    It is None where no run knows of groups. Runs of earlier versions have no groups in their
+    predictions; the images are the same ones, so one run that has them will do.
     """
     for run in runs:
         if "group" in run.table:

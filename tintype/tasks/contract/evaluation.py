@@ -32,9 +32,10 @@ class EvaluatedSet:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model reached on some images: plain figures (JSON-ready), and arrays for a closer look.
+    """What a model reached on some images.
 
-    `of` names the images, where whoever measured them has said it.
+    `figures` are plain (JSON-ready), `details` are arrays for a closer look. `of` names the images,
+    where whoever measured them has said it.
     """
 
     figures: dict[str, Any]

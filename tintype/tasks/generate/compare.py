@@ -1,4 +1,4 @@
-"""Generators: distances to the real images, ranked only where they were measured by one protocol."""
+"""Generators: distances to real images, ranked where one protocol measured them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ Measure = tuple[str, str, int]  # figure, how it was measured, number of generat
 
 
 def groups(runs: Sequence[Compared]) -> list[Group]:
-    """Return the runs in groups that share data and a distance by the same protocol, ranked by it."""
+    """Return the runs in groups that share data and a distance by one protocol.
+
+    Each group is ranked by this distance.
+    """
     by_data: dict[str, list[Compared]] = {}
     for run in runs:
         by_data.setdefault(str(run.data.get("fingerprint")), []).append(run)

@@ -178,9 +178,9 @@ def history(run: RunFiles) -> Section | None:
 
 
 def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:
-    """Arrange the columns of metrics.csv: losses, the discriminator's accuracy, distances; empty ones are left out.
+    """Arrange the columns of metrics.csv: losses, the discriminator's accuracy, distances.
 
-    Without `smooth`, the value of every step is drawn as it was logged.
+    Empty ones are left out. Without `smooth`, the value of every step is drawn as it was logged.
     """
     x = metrics.get("step") or []
     losses: list[Series] = []
@@ -327,7 +327,7 @@ def _open(path: Path) -> Image.Image | None:
 
 
 def _sheet(run: RunFiles, name: str, alt: str) -> dict[str, Any] | None:
-    """Return a sheet of samples/ for the page; the browser enlarges small ones without smoothing."""
+    """Return a sheet of samples/ for the page; browsers enlarge small ones unsmoothed."""
     image = _open(run.folder / "samples" / f"{name}.png")
     if image is None:
         return None

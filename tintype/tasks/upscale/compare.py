@@ -46,7 +46,9 @@ UNITS = {"psnr_y": " dB", "ssim_y": " SSIM"}
 
 
 def groups(runs: Sequence[Compared]) -> list[Group]:
-    """Return the runs in groups that share scale, protocol and test pictures, ranked by PSNR, with all paired differences.
+    """Return the runs in groups that share scale, protocol and test pictures.
+
+    They are ranked by PSNR, with all paired differences.
 
     Raises:
         UserError: a run has no predictions.

@@ -1,4 +1,7 @@
-"""What the page of a comparison shows of super-resolution: crops of the same photos side by side."""
+"""What the page of a comparison shows of super-resolution.
+
+Crops of the same photos side by side.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,10 @@ def drawings(group: Group) -> list[Drawing]:
 
 
 def crops(group: Group, progress: Progress | None = None) -> dict[str, Any]:
-    """Return zoomed crops of test pictures: small, bicubic, each run's, original; where bicubic is furthest from it.
+    """Return zoomed crops of test pictures: small, bicubic, each run's, original.
 
-    The pictures are those that the first run kept. What another run did not keep it computes again
-    from the small one.
+    They are taken where bicubic is furthest from the original. The pictures are those that the
+    first run kept. What another run did not keep it computes again from the small one.
     """
     runs = group.runs[:MOST_RUNS]
     kept = {

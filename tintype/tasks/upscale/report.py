@@ -117,9 +117,10 @@ def history(run: RunFiles) -> Section | None:
 
 
 def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:
-    """Arrange the columns of metrics.csv as loss, PSNR, SSIM and learning rate; what was never logged is left out.
+    """Arrange the columns of metrics.csv as loss, PSNR, SSIM and learning rate.
 
-    Without `smooth`, every value of the training loss is drawn as it was logged.
+    What was never logged is left out. Without `smooth`, every value of the training loss is drawn
+    as it was logged.
     """
     known = {key: metrics[key] for key in ("epoch", "step", "loss", "lr") if key in metrics}
     panels = figures.history_panels(known, smooth=smooth)

@@ -58,7 +58,7 @@ class Comparison:
         return [pair for group in self.groups for pair in group.pairs]
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row of plain figures for each run, group by group, the best of each group first."""
+        """Return a row of plain figures for each run, group by group, the best ones first."""
         return [
             {"group": number, "rank": rank, **row}
             for number, group in enumerate(self.groups, 1)
@@ -108,9 +108,10 @@ class Comparison:
         return frame_of(self.table())
 
     def sections(self, progress: Progress | None = None, page: Path | None = None) -> list[Section]:
-        """Return the sections of the page; pictures are computed or read now, and left out where that cannot be.
+        """Return the sections of the page.
 
-        Reports of the runs are linked where `page` says where the page will be.
+        Pictures are computed or read now, and left out where that cannot be. Reports of the runs
+        are linked where `page` says where the page will be.
         """
         from tintype.verbs.compare.page import comparison_sections
 
@@ -119,7 +120,9 @@ class Comparison:
     def write_html(
         self, path: str | Path, *, title: str | None = None, progress: Progress | None = None
     ) -> Path:
-        """Write the page and return its path; an earlier page of a comparison is replaced, anything else is refused.
+        """Write the page and return its path.
+
+        An earlier page of a comparison is replaced, anything else is refused.
 
         Raises:
             UserError: the file is there and is no such page, or cannot be written.

@@ -1,4 +1,7 @@
-"""Interactive figures of a comparison (Plotly): rankings, a figure against cost, training curves."""
+"""Interactive figures of a comparison (Plotly).
+
+Rankings, a figure against cost, training curves.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +135,10 @@ def against_cost(
 
 
 def ranking(points: Sequence[Point], value: Scale) -> go.Figure:
-    """Draw what each run reaches, with its interval: a line for each, in their order from the top."""
+    """Draw what each run reaches, with its interval.
+
+    There is a line for each, in their order from the top.
+    """
     figure = figures.new_figure(height=110 + 30 * len(points))
     for place, point in enumerate(points):
         low, high = point.bounds or (point.value, point.value)
@@ -201,9 +207,10 @@ def _cost_range(points: Sequence[Point]) -> list[float]:
 def overlaid(
     histories: Mapping[str, Mapping[str, Sequence[float]]], shown: Sequence[HistoryCurve], x: str
 ) -> list[Panel]:
-    """Arrange the same columns of many runs' metrics.csv: a panel for each column, a curve for each run.
+    """Arrange the same columns of many runs' metrics.csv.
 
-    `histories` holds the columns of each run by its name.
+    There is a panel for each column, a curve for each run. `histories` holds the columns of each
+    run by its name.
     """
     colours = dict(zip(histories, figures.class_colours(len(histories)), strict=True))
     panels = []

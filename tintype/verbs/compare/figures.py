@@ -33,10 +33,10 @@ HISTORY = "histories"  # what its file is called
 
 
 class DrawnFigures:
-    """Figures of several runs, each as a Plotly figure, or as a Matplotlib figure where `library` says so.
+    """Figures of several runs, each as a Plotly or a Matplotlib figure.
 
-    Of runs that cannot all be ranked against each other, each set (from 1 on) has figures of its
-    own.
+    `library` says which. Of runs that cannot all be ranked against each other, each set (from 1 on)
+    has figures of its own.
     """
 
     def __init__(self, what: str, sets: Sequence[Sequence[Drawing]]) -> None:
@@ -50,7 +50,9 @@ class DrawnFigures:
     def ranking(
         self, figure: str = "", library: Library = "plotly", *, number: int = 1
     ) -> go.Figure | Figure:
-        """Draw what each reaches, with its interval: the figure by which they are ranked, or "loss".
+        """Draw what each reaches, with its interval.
+
+        That is the figure by which they are ranked, or "loss".
 
         Raises:
             UserError: there is no such figure, or an unknown library.
@@ -65,7 +67,9 @@ class DrawnFigures:
         *,
         number: int = 1,
     ) -> go.Figure | Figure:
-        """Draw what each reaches against what it costs: parameters, multiply_adds, training_seconds, or a latency.
+        """Draw what each reaches against what it costs.
+
+        That is parameters, multiply_adds, training_seconds, or a latency.
 
         Raises:
             UserError: there is no such figure, as where all cost the same, or an unknown library.
@@ -99,7 +103,9 @@ class DrawnFigures:
         return self._draw(name, library, number)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write every figure as PNG and SVG, and return the paths; figures that tintype wrote before are replaced.
+        """Write every figure as PNG and SVG, and return the paths.
+
+        Figures that tintype wrote before are replaced.
 
         Raises:
             UserError: a file that tintype did not write is in the way, or nothing may be written
@@ -232,7 +238,7 @@ def _points(group: Group, ranked: Ranked, cost: str) -> list[Point]:
 
 
 def histories(task: str, group: Group, suffix: str) -> Drawing | None:
-    """Return the validation figures of all runs over their training, None where nothing was logged."""
+    """Return the validation figures of all runs over their training, if any were logged."""
     part = compare_part(task)
     x = part.HISTORY_AXIS
     metrics = {run.name: read_metrics(run.folder.path / "metrics.csv") for run in group.runs}

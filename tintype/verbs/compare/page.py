@@ -58,8 +58,9 @@ def check_replaceable(path: Path) -> None:
 def comparison_sections(
     comparison: Comparison, progress: Progress | None = None, page: Path | None = None
 ) -> list[Section]:
-    """Return the sections of a comparison: the result of all groups, then those of each group with two runs or more.
+    """Return the sections of a comparison.
 
+    The result of all groups comes first, then the sections of each group with two runs or more.
     `page` is where the page will be, so that it can link the reports of the runs.
     """
     reports = {
@@ -144,7 +145,10 @@ def _result(comparison: Comparison, reports: Mapping[str, str]) -> Section:
 
 
 def _cells(task: str, group: Group) -> tuple[list[str], list[list[tuple[Any, str]]]]:
-    """Return the heads of a group's table, and of each row the values, to sort by, with their text."""
+    """Return the heads of a group's table, and the values of each row with their text.
+
+    The values are what is sorted by.
+    """
     columns = terminal.columns(task, group)
     cells = [
         [(row.get(key) or 0, column.text(row)) for key, column in columns.items()]

@@ -79,7 +79,10 @@ def against_cost(points: Sequence[Point], cost: Scale, value: Scale) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def ranking(points: Sequence[Point], value: Scale) -> Figure:
-    """Draw what each run reaches, with its interval: a line for each, in their order from the top."""
+    """Draw what each run reaches, with its interval.
+
+    There is a line for each, in their order from the top.
+    """
     figure = new_figure(5.2, 0.7 + 0.26 * len(points))
     ax = figure.subplots()
     for place, point in enumerate(points):

@@ -79,9 +79,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Confounding:
-    """Two runs or variants that differ in more than one setting, so that no difference can be credited to one of them.
+    """Two runs or variants that differ in more than one setting.
 
-    `about` names the settings that the question is about; empty where it names none.
+    No difference can then be credited to one of them. `about` names the settings that the question
+    is about; empty where it names none.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Studies: many runs from one declaration, that end in one page which says what is better, by how much, and for what reason.
+"""Studies: many runs from one declaration, and one page on what is better.
 
-A study is a folder: study.yaml (what was declared), study.json (how far each run is), an ordinary
-run folder for each run, table.csv, study.html and figures/. A study that was killed continues with
-the same command.
+It says by how much, and for what reason. A study is a folder: study.yaml (what was declared),
+study.json (how far each run is), an ordinary run folder for each run, table.csv, study.html and
+figures/. A study that was killed continues with the same command.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Study(StudyFolder):
 
     @property
     def figures(self) -> DrawnFigures:
-        """Its figures as objects: `.ranking()`, `.against("parameters")`, `.history()`, `.confusion()`.
+        """Its figures as objects, such as `.ranking()`, `.against("parameters")`, `.history()`.
 
         Raises:
             UserError: the runs of the first seed cannot be compared, as where predictions are
@@ -142,7 +142,9 @@ def plan(
     watcher: Watcher | None = None,
     **changes: Any,
 ) -> list[tuple[PlannedRun, dict[str, Any]]]:
-    """Check everything that `study` would do, and stop there (`--dry-run`): data, networks and choices of each variant.
+    """Check everything that `study` would do, and stop there (`--dry-run`).
+
+    That is data, networks and choices of each variant.
 
     Returns:
         Each planned run with what its variant comes to: parameters, multiply-adds, steps, images.
@@ -248,7 +250,9 @@ def run_study(
     workers: int = 1,
     command: str | None = None,
 ) -> Study:
-    """Train the runs that are left of a study in the folder `path`, and write its page; `study` checks before.
+    """Train what is left of the study in the folder `path`, and write its page.
+
+    `study` has checked it before.
 
     Raises:
         UserError: something else is there, or its runs were begun with other recipes.

@@ -27,15 +27,16 @@ LENGTH = ("epochs", "steps")
 
 
 def confounding_of(study: StudyFolder, factor: str, level: str) -> Confounding | None:
-    """Return in what a level of a factor differs from the first one, or None where that is what the study asks about.
+    """Return in what a level of a factor differs from the first one.
 
-    Recipes of runs that were begun count as they were completed, the others as they are declared.
+    It is None where that is what the study asks about. Recipes of runs that were begun count as
+    they were completed, the others as they are declared.
     """
     return _confounding(study.declaration, study.planned, factor, level, study)
 
 
 def declared_confounding(declaration: Declaration) -> list[Confounding]:
-    """Return what `confounding_of` says of all levels of all factors, before anything is trained."""
+    """Return what `confounding_of` says of all levels of all factors, before training."""
     planned = declaration.runs()
     levels = [
         (factor, level)
@@ -47,7 +48,9 @@ def declared_confounding(declaration: Declaration) -> list[Confounding]:
 
 
 def refuse_idle_differences(declaration: Declaration) -> None:
-    """Raise where two variants differ only in what neither of them reads, such as the momentum of adamw.
+    """Raise where two variants differ only in what neither of them reads.
+
+    An example is the momentum of adamw.
 
     Raises:
         UserError: they are the same run under two names.

@@ -95,9 +95,10 @@ class Declaration:
         return " + ".join(self.shown(factor, levels[factor]) for factor in self.data_factors)
 
     def runs(self) -> list[PlannedRun]:
-        """Unfold the study: every combination of levels with the first seed, then with the second, and so on.
+        """Unfold the study into its runs.
 
-        In this order there is something to compare early, and the remaining time can be estimated.
+        Every combination of levels comes with the first seed, then with the second, and so on. In
+        this order there is something to compare early, and the remaining time can be estimated.
 
         Raises:
             UserError: an unknown field, a value out of range, or two variants that are the same.
@@ -137,7 +138,9 @@ class Declaration:
     def replace(
         self, *, seeds: Any = None, weights: str | None = None, **changes: Any
     ) -> Declaration:
-        """Return the study with fields of every run changed, other seeds, or other pretrained weights.
+        """Return the study with some settings replaced.
+
+        These are fields of every run, seeds, or pretrained weights.
 
         Raises:
             UserError: seeds that are none, or a change of what the study varies.
@@ -221,7 +224,7 @@ class Declaration:
 
 
 def is_field(name: str) -> bool:
-    """Return whether a factor's name is that of a field of the recipe, or of an option within one."""
+    """Return whether a factor is a field of the recipe, or an option within one."""
     first = name.replace("-", "_").partition(".")[0]
     return ALIASES.get(first, first) in field_names()
 
@@ -255,7 +258,7 @@ def checked_seeds(seeds: Any, name: str) -> tuple[int, ...]:
 
 
 def label_of(value: Any, factor: str) -> str:
-    """Return what a value of a field is called: "swish", "lr 0.01", "residual on", "flip crop 4"."""
+    """Return what a value of a field is called, as "lr 0.01" or "residual on"."""
     short = factor.rpartition(".")[2].replace("_", " ")
     # which say nothing by themselves
     if isinstance(value, str) and value not in ("none", "auto", "default"):
@@ -332,7 +335,9 @@ def _refuse_equal(titles: Sequence[str], recipes: Sequence[Recipe], name: str) -
 
 
 def refuse_mixed_data(declaration: Declaration) -> None:
-    """Raise where variants are trained or measured on different images, unless the data is a factor of its own.
+    """Raise where variants are trained or measured on different images.
+
+    They may be where the data is a factor of its own.
 
     Raises:
         UserError: different tasks, data or splits.

@@ -66,7 +66,9 @@ def ordered(variants: Sequence[VariantResult], measure: Criterion) -> list[Varia
 
 
 def compare_first_seed(result: Result, progress: Progress | None = None) -> Comparison | None:
-    """Compare the best variants by their runs of the first seed: only these are paired image by image.
+    """Compare the best variants by their runs of the first seed.
+
+    Only these are paired image by image.
 
     Returns:
         The comparison, or None of fewer than two variants.

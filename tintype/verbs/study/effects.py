@@ -264,7 +264,7 @@ def _sentence(
 
 
 def _of_these_runs(effect: Effect, measure: Criterion) -> str:
-    """Say that these very runs do differ, where their seeds are too few to say it of the recipes."""
+    """Say that these runs do differ, where seeds are too few to say it of the recipes."""
     assert effect.images is not None
     size = f"{measure.difference(effect.images.estimate)} ({measure.interval(effect.images.ci95)})"
     return (

@@ -36,7 +36,9 @@ LETTERS_OF_MARKS = 14  # that have room below a scale; of more marks, every seco
 
 
 def write_page(study: StudyFolder, result: Result | None, watcher: Watcher) -> Path:
-    """Write study.html, and its figures as PNG and SVG, from the files of the runs; return the page's path.
+    """Write study.html, and its figures as PNG and SVG; return the page's path.
+
+    They are made from the files of the runs.
 
     Raises:
         UserError: something else is in the place of the page or of a figure, or it cannot be

@@ -18,11 +18,11 @@ from tintype.verbs.study.figures import Finished, image_figures, image_groups
 
 @dataclass
 class OnImages:
-    """The mean difference on the images of these runs, averaged over the pairs of runs, with its interval and test.
+    """The mean difference on the images of these runs, averaged over the pairs of runs.
 
-    `test` is "McNemar" for one pair of classifiers, "sign flips" for several or where images belong
-    together in groups, and "t" for figures that are no counts. `num_groups` is None where each
-    image stands alone.
+    It has its interval and test. `test` is "McNemar" for one pair of classifiers, "sign flips" for
+    several or where images belong together in groups, and "t" for figures that are no counts.
+    `num_groups` is None where each image stands alone.
     """
 
     estimate: float

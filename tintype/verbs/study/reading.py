@@ -36,7 +36,9 @@ class _OnceOnly(BoundedLoader):
 
 
 def declare(what: str | Path | Mapping[str, Any] | Declaration) -> Declaration:
-    """Read a study: a built-in one by name, a YAML file, the folder of a study, or a mapping of the same form.
+    """Read a study.
+
+    It is a built-in one by name, a YAML file, the folder of a study, or a mapping of the same form.
 
     Raises:
         UserError: it is none of these, or something in it is wrong.

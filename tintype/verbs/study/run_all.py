@@ -29,7 +29,7 @@ REPORTED = ("warning", "resumed", "stopped early", "checkpoint", "not bit-equal"
 
 
 class Progress:
-    """Tells how the whole study goes: which runs are done and under way, and how long the rest will take.
+    """Shows the progress of a study: runs that are done or under way, and the time left.
 
     The time of a run is that of runs of the same variant before it, else the mean of all, else
     estimated from its own speed.
@@ -128,7 +128,9 @@ class _OneRun(Watcher):
 def run_all(
     study: StudyFolder, waiting: Sequence[PlannedRun], watcher: Watcher, workers: int, command: str
 ) -> None:
-    """Train `waiting`, one after another in this process or by several processes; a failed run does not stop the others.
+    """Train `waiting`; a failed run does not stop the others.
+
+    One follows another in this process, or several processes share them.
 
     Raises:
         Interrupted: a signal came; finished runs are kept, and those under way have saved their

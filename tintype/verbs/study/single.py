@@ -18,7 +18,9 @@ LOCK_SECONDS = 60.0  # a process of a study that was killed may still be saving 
 def train_one(
     folder: Path, name: str, recipe: Recipe, watcher: Watcher, command: str
 ) -> tuple[str, str]:
-    """Train a run of the study in `folder`, or go on with it; return its state and, of a failure, the message.
+    """Train a run of the study in `folder`, or go on with it.
+
+    Returns its state and, of a failure, the message.
 
     Raises:
         Interrupted: a signal came; the state is saved.

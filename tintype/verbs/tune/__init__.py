@@ -1,9 +1,9 @@
-"""Tuning: trials that search for good settings by validation, and the winner trained anew and tested.
+"""Tuning: trials that search for good settings by validation, and a tested winner.
 
-Each trial is an ordinary run that leaves the test split out. A tuning is a folder: tune.yaml (what
-was asked), optuna.db (unless the trials lie in a shared database), a run folder for each trial, the
-winner's runs as a study, table.csv, tuning.json and tuning.html. Optuna (Akiba et al. 2019)
-proposes the settings and stops what falls behind.
+The winner is retrained before it is tested. Each trial is an ordinary run that leaves the test
+split out. A tuning is a folder: tune.yaml (what was asked), optuna.db (unless the trials lie in a
+shared database), a run folder for each trial, the winner's runs as a study, table.csv, tuning.json
+and tuning.html. Optuna (Akiba et al. 2019) proposes the settings and stops what falls behind.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def tune(
     watcher: Watcher | None = None,
     **changes: Any,
 ) -> Tuning:
-    """Search for good settings by validation; then train the best ones anew over fresh seeds, and test those.
+    """Search for good settings by validation; then retrain and test the best ones.
+
+    They are retrained with seeds that no trial had.
 
     Args:
         what: a recipe's name or file, a data set's name, a folder of images, a Recipe; or the

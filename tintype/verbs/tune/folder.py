@@ -110,8 +110,9 @@ class TuningRequest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a tuning found: the flattering figure of its best trial, and the honest ones of the winner trained anew.
+    """What a tuning found.
 
+    It has the flattering figure of the best trial, and the honest ones of the retrained winner.
     `winner` maps "val" and "test" to the mean over `num_seeds` fresh seeds and the deviation
     between them.
     """

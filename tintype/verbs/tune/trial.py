@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TrialWatcher(Watcher):
-    """Passes on what a trial's run tells, reports its validation figures, and stops it where the pruner says so.
+    """Passes on the progress of a trial, reports its figures, and stops it if pruned.
 
     A figure belongs to a place: how many evaluations fit into the epochs so far, which is the same
     for every batch size.

@@ -158,9 +158,10 @@ def worst_mistakes(
 def nearest_images(
     features: np.ndarray, among: np.ndarray, count: int
 ) -> list[list[tuple[int, float]]]:
-    """Return for each row of `features` (M, D) its `count` nearest rows of `among` (N, D) and their cosine similarity.
+    """Return the nearest rows of `among` (N, D) to each row of `features` (M, D).
 
-    Rows are of unit length; of equal ones the earlier wins.
+    There are `count` for each, with their cosine similarity. Rows are of unit length; of equal ones
+    the earlier wins.
     """
     if not among.size or not features.size:
         return [[] for _ in features]
