@@ -17,8 +17,8 @@ from tintype.errors import UserError, unknown_name
 
 PACKAGE = Path(__file__).parent
 
-# Where the files of each kind lie. What is not for others to name begins with an underscore, or
-# lies in a folder beside them.
+# Where the files of each kind lie. A file that nobody is to name begins with an underscore, stands
+# in NOT_PLUGINS, or lies in another folder.
 PLACES = {
     "models": ("models/*.py",),
     "data": ("data/sets/*.py", "tasks/*/sets/*.py"),
@@ -30,7 +30,7 @@ NOT_PLUGINS = {"tracking": {"tracker"}}
 
 @lru_cache
 def names(kind: str, task: str | None = None) -> dict[str, str]:
-    """Return every name of a kind ("models", "data", "tasks") with one line that describes it.
+    """Return every name of a kind ("models", "data", "tasks", "tracking") with a line on each.
 
     With `task`, only those that serve this task: models that name it in a literal `TASK`, or, where
     none does, those that name no task; data sets that offer a kind of target that it asks for, see
@@ -48,6 +48,11 @@ def names(kind: str, task: str | None = None) -> dict[str, str]:
     return {name: description for stem in stems for name, description in offers[stem].items()}
 
 
+def data_sets(task: str) -> dict[str, str]:
+    """Return the data sets that a task can open, with a line on each."""
+    return names("data", task)
+
+
 def sets_with(offer: str) -> dict[str, str]:
     """Return the data sets that have one kind of target, each with one line that describes it.
 
@@ -55,89 +60,9 @@ def sets_with(offer: str) -> dict[str, str]:
     of the kinds in `data/targets.py`; without it, there is one class for each image.
     """
     offers = _offers("data")
-    there = names("data")
+    lines = names("data")
     stems = [stem for stem in offers if offer in _targets("data", stem)]
-    return {name: there[name] for stem in stems for name in offers[stem]}
-
-
-def _serves(kind: str, stem: str, task: str) -> bool:
-    """Tell whether a file is there for a task."""
-    if kind == "data":
-        asked = _targets("tasks", _stem("tasks", task))
-        return not asked.isdisjoint(_targets(kind, stem))
-    bound = {_task_of(kind, other) for other in _offers(kind)}
-    return _task_of(kind, stem) == (task if task in bound else "")
-
-
-@lru_cache
-def _targets(kind: str, stem: str) -> frozenset[str]:
-    """Return the kinds of target that a data set offers, or that a task asks for."""
-    return frozenset(_literal(_files(kind)[stem], "TARGETS") or ("class",))
-
-
-@lru_cache
-def _offers(kind: str) -> dict[str, dict[str, str]]:
-    """Return what each file of a kind offers, {stem: {name: description}}, without an import."""
-    found: dict[str, dict[str, str]] = {}
-    for stem, path in _files(kind).items():
-        single = {stem.replace("_", "-"): _summary(ast.parse(path.read_text(encoding="utf-8")))}
-        found[stem] = _literal(path, "NAMES") or single
-    return found
-
-
-@lru_cache
-def _files(kind: str) -> dict[str, Path]:
-    """Return {stem: file} of a kind; the stem of a task is the name of its folder."""
-    paths = [path for pattern in PLACES[kind] for path in PACKAGE.glob(pattern)]
-    stems = {path.parent.name if kind == "tasks" else path.stem: path for path in paths}
-    return {
-        stem: stems[stem]
-        for stem in sorted(stems)
-        if not stem.startswith("_") and stem not in NOT_PLUGINS.get(kind, ())
-    }
-
-
-def _summary(node: ast.Module | ast.FunctionDef) -> str:
-    """Return the first paragraph of a docstring as one line."""
-    docstring = ast.get_docstring(node) or ""
-    return " ".join(docstring.split("\n\n")[0].split())
-
-
-def data_sets(task: str) -> dict[str, str]:
-    """Return the data sets that a task can open, with a line on each."""
-    return names("data", task)
-
-
-def task_of_model(name: str) -> str:
-    """Return the task that a model is there for alone, "" for one that any task may take.
-
-    Raises:
-        UserError: no file offers the name; the message suggests the nearest ones.
-    """
-    return _task_of("models", _stem("models", name))
-
-
-@lru_cache
-def _task_of(kind: str, stem: str) -> str:
-    return _literal(_files(kind)[stem], "TASK") or ""
-
-
-@lru_cache
-def default_task() -> str:
-    """Return the task of what names none: that whose options.py says `DEFAULT = True`."""
-    for stem, path in _files("tasks").items():
-        options = path.with_name("options.py")
-        if options.is_file() and _literal(options, "DEFAULT"):
-            return stem
-    raise AssertionError("no task is the default one")
-
-
-def _literal(path: Path, name: str) -> Any:
-    """Return the literal that a file assigns to a name, None where it does not."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
-            return ast.literal_eval(node.value)
-    return None
+    return {name: lines[name] for stem in stems for name in offers[stem]}
 
 
 def canonical(kind: str, name: str) -> str:
@@ -153,14 +78,9 @@ def canonical(kind: str, name: str) -> str:
     written = name.lower().replace("-", "_")
     if written in alike:
         return alike[written]
+
     singular = {"models": "model", "tasks": "task", "data": "data set", "tracking": "tracker"}[kind]
     raise unknown_name(singular, name, known, hint=f"`tintype list {kind}` shows them.")
-
-
-def _pattern(name: str) -> str:
-    """Return what stands in NAMES for all names of a prefix: "timm/NAME" for "timm/resnet50d"."""
-    prefix, slash, _ = name.partition("/")
-    return f"{prefix}/NAME" if slash else name
 
 
 def find(kind: str, name: str) -> ModuleType:
@@ -191,13 +111,32 @@ def find_part(task: str, part: str, purpose: str) -> ModuleType:
 
 
 def has_part(task: str, part: str) -> bool:
-    """Tell whether a task offers a part; a folder counts as well as a file.
+    """Return whether a task offers a part; a folder counts as well as a file.
 
     Raises:
         UserError: there is no such task.
     """
     folder = _files("tasks")[_stem("tasks", task)].parent
     return (folder / f"{part}.py").is_file() or (folder / part / "__init__.py").is_file()
+
+
+def task_of_model(name: str) -> str:
+    """Return the task that a model is there for alone, "" for one that any task may take.
+
+    Raises:
+        UserError: no file offers the name; the message suggests the nearest ones.
+    """
+    return _task_of("models", _stem("models", name))
+
+
+@lru_cache
+def default_task() -> str:
+    """Return the task of what names none: that whose options.py says `DEFAULT = True`."""
+    for stem, path in _files("tasks").items():
+        options = path.with_name("options.py")
+        if options.is_file() and _literal(options, "DEFAULT"):
+            return stem
+    raise AssertionError("no task is the default one")
 
 
 @lru_cache
@@ -212,13 +151,6 @@ def task_title(task: str) -> str:
     tree = ast.parse(path.with_name("__init__.py").read_text(encoding="utf-8"))
     title, colon, _ = _summary(tree).partition(":")
     return title if colon else task.capitalize()
-
-
-def _stem(kind: str, name: str) -> str:
-    name = canonical(kind, name)
-    return next(
-        stem for stem, offer in _offers(kind).items() if name in offer or _pattern(name) in offer
-    )
 
 
 def study_names() -> dict[str, str]:
@@ -252,9 +184,10 @@ def augmentation_names() -> dict[str, str]:
     An augmentation is a public function in `augment/operations.py` whose first argument is
     `canvas`.
     """
+    source = (PACKAGE / "augment/operations.py").read_text(encoding="utf-8")
     return {
         node.name: _summary(node)
-        for node in ast.parse((PACKAGE / "augment/operations.py").read_text(encoding="utf-8")).body
+        for node in ast.parse(source).body
         if isinstance(node, ast.FunctionDef)
         and not node.name.startswith("_")
         and [argument.arg for argument in node.args.args[:1]] == ["canvas"]
@@ -272,3 +205,76 @@ def augmentation_presets() -> dict[str, dict[str, object]]:
         ):
             return ast.literal_eval(node.value) if node.value else {}
     raise AssertionError("augment/spec.py holds no PRESETS")
+
+
+def _serves(kind: str, stem: str, task: str) -> bool:
+    """Return whether a file serves a task, as `names` says."""
+    if kind == "data":
+        asked = _targets("tasks", _stem("tasks", task))
+        return not asked.isdisjoint(_targets(kind, stem))
+
+    tasks_with_their_own = {_task_of(kind, other) for other in _offers(kind)}
+    wanted = task if task in tasks_with_their_own else ""
+    return _task_of(kind, stem) == wanted
+
+
+@lru_cache
+def _targets(kind: str, stem: str) -> frozenset[str]:
+    """Return the kinds of target that a data set offers, or that a task asks for."""
+    return frozenset(_literal(_files(kind)[stem], "TARGETS") or ("class",))
+
+
+@lru_cache
+def _task_of(kind: str, stem: str) -> str:
+    return _literal(_files(kind)[stem], "TASK") or ""
+
+
+def _stem(kind: str, name: str) -> str:
+    """Return the stem of the file that offers a name; raises as `canonical` does."""
+    name = canonical(kind, name)
+    for stem, offered in _offers(kind).items():
+        if name in offered or _pattern(name) in offered:
+            return stem
+    raise AssertionError(f"no file offers {name}")  # which `canonical` has refused
+
+
+def _pattern(name: str) -> str:
+    """Return what stands in NAMES for all names of a prefix: "timm/NAME" for "timm/resnet50d"."""
+    prefix, slash, _ = name.partition("/")
+    return f"{prefix}/NAME" if slash else name
+
+
+@lru_cache
+def _offers(kind: str) -> dict[str, dict[str, str]]:
+    """Return what each file of a kind offers, {stem: {name: description}}, without an import."""
+    found: dict[str, dict[str, str]] = {}
+    for stem, path in _files(kind).items():
+        single = {stem.replace("_", "-"): _summary(ast.parse(path.read_text(encoding="utf-8")))}
+        found[stem] = _literal(path, "NAMES") or single
+    return found
+
+
+@lru_cache
+def _files(kind: str) -> dict[str, Path]:
+    """Return {stem: file} of a kind; the stem of a task is the name of its folder."""
+    paths = [path for pattern in PLACES[kind] for path in PACKAGE.glob(pattern)]
+    stems = {path.parent.name if kind == "tasks" else path.stem: path for path in paths}
+    return {
+        stem: stems[stem]
+        for stem in sorted(stems)
+        if not stem.startswith("_") and stem not in NOT_PLUGINS.get(kind, ())
+    }
+
+
+def _literal(path: Path, name: str) -> Any:
+    """Return the literal that a file assigns to a name, None where it does not."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
+            return ast.literal_eval(node.value)
+    return None
+
+
+def _summary(node: ast.Module | ast.FunctionDef) -> str:
+    """Return the first paragraph of a docstring as one line."""
+    docstring = ast.get_docstring(node) or ""
+    return " ".join(docstring.split("\n\n")[0].split())

@@ -26,9 +26,11 @@ from torch import Tensor
 from tintype.data.layout import class_name, listed
 from tintype.errors import UserError
 
-QUANTILES = 10  # parts of the range of a number, each of which every split has its share of
+QUANTILES = 10  # strata of a number, most: every split has its share of each
 Folders = Literal["needed", "welcome", "ignored"]
 SAME_NUMBER = 0.05  # standard deviations by which the numbers of two copies may differ
+
+WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 class Listed(Protocol):
@@ -46,7 +48,8 @@ class TargetKind(ABC):
     """What the targets of a data set are.
 
     Attributes:
-        offer: what a file in `data/sets/` lists in its literal `TARGETS` where it has such targets.
+        offer: the kind's short name: a file in `data/sets/` whose images have such targets lists it
+            in its literal `TARGETS`.
         title: what an image has then, for sentences.
         dtype: of the array of targets.
         names: of the outputs: the classes, the numbers or the labels.
@@ -95,8 +98,11 @@ class TargetKind(ABC):
 
     @abstractmethod
     def of_path(self, folder: str, name: str) -> tuple[str, ...]:
-        """Return the cells of a photo that lies in a class folder; `name` is its path below the
-        data's folder.
+        """Return the cells of a photo that lies in a class folder.
+
+        Args:
+            folder: the name of the class folder.
+            name: the path of the photo below the folder of the data.
 
         Raises:
             UserError: they do not say what the target is.
@@ -163,7 +169,7 @@ class TargetKind(ABC):
 
     @abstractmethod
     def differing(self, targets: np.ndarray) -> Callable[[np.ndarray], bool]:
-        """Return a function that tells whether the images at some positions have other targets."""
+        """Return a function of positions: whether the images there have targets that differ."""
 
     @abstractmethod
     def content(self, targets: np.ndarray) -> bytes:
@@ -182,9 +188,6 @@ class TargetKind(ABC):
         `described` makes the same kind of it again.
         """
         return {"target": {"kind": self.offer, "names": list(self.names)}}
-
-
-WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -225,8 +228,9 @@ class Classes(TargetKind):
         return (folder,)
 
     def remarks(self, photos: Sequence[Listed]) -> list[str]:
-        """Return a line for classes that differ only in case: some systems have one folder for
-        both.
+        """Return a line for classes that differ only in case.
+
+        Some systems have one folder for both.
         """
         labels = sorted({photo.cells[0] for photo in photos})
         alike = Counter(label.casefold() for label in labels)
@@ -264,14 +268,15 @@ class Classes(TargetKind):
         if split is None:
             return
 
+        # A given split may hold classes in validation or test alone.
         learnable = self._counts(targets[np.isin(split, ("train", ""))])
         unseen = [self.names[c] for c in np.flatnonzero((learnable == 0) & (counts > 0))]
         if not unseen:
             return
 
         folded = unseen[0].casefold().strip()
-        taught = [self.names[c] for c in np.flatnonzero(learnable)]
-        alike = next((other for other in taught if other.casefold().strip() == folded), None)
+        in_training = [self.names[c] for c in np.flatnonzero(learnable)]
+        alike = next((c for c in in_training if c.casefold().strip() == folded), None)
         mend = "Add some, or remove the class."
         if alike:
             mend = f"Training has '{alike}', which differs only in case or spaces: rename one."
@@ -424,7 +429,10 @@ class Numbers(TargetKind):
                 )
 
     def strata(self, targets: np.ndarray, most: int) -> np.ndarray:
-        """Return cells of a grid of quantiles, of the first columns alone where there are many."""
+        """Return cells of a grid of quantiles, of the first columns alone where there are many.
+
+        The grid has as many columns, and then as many parts of each, as `most` cells allow.
+        """
         num_columns = max(1, min(len(self.names), most.bit_length() - 1))
         parts = max(n for n in range(1, QUANTILES + 1) if n == 1 or n**num_columns <= most)
 
@@ -463,8 +471,9 @@ class Numbers(TargetKind):
 
 @dataclass(frozen=True)
 class Labels(TargetKind):
-    """Several labels for each image: targets (N, L) float32, 1 where the image has the label, 0
-    where it has not, NaN where nobody has said.
+    """Several labels for each image: targets (N, L) float32.
+
+    A target is 1 where the image has the label, 0 where it has not, NaN where nobody has said.
 
     A table names the labels of an image in one column, separated by ; | or commas ("?cat" says that
     nobody has looked for a cat, "?" alone that nobody has looked at the image); or, where `names`
@@ -497,6 +506,7 @@ class Labels(TargetKind):
         return "stratified by the rarest label of each image"
 
     def read(self, cells: Sequence[str], where: str) -> tuple[str, ...]:
+        # Without names there is one cell, in which any text will do.
         for name, cell in zip(self.names, cells, strict=False):
             if cell.lower() not in _YES_OR_NO:
                 raise UserError(
@@ -554,7 +564,8 @@ class Labels(TargetKind):
     def strata(self, targets: np.ndarray, most: int) -> np.ndarray:
         """Return the rarest label of each image, one stratum more for images without any."""
         present = targets == 1
-        rank = np.argsort(np.argsort(present.sum(axis=0), kind="stable"), kind="stable")
+        rarest_first = np.argsort(present.sum(axis=0), kind="stable")
+        rank = np.argsort(rarest_first, kind="stable")  # of each label, 0 for the rarest
         ranks = np.where(present, rank, len(self.names))
         return ranks.min(axis=1, initial=len(self.names)).astype(np.int64)
 
@@ -579,7 +590,7 @@ class Labels(TargetKind):
         )
 
     def content(self, targets: np.ndarray) -> bytes:
-        numbers = np.where(np.isnan(targets), -1, targets)  # there are many NaN in bits
+        numbers = np.where(np.isnan(targets), -1, targets)  # NaN has many bit patterns
         names = repr((self.offer, self.names)).encode("utf-8", "backslashreplace")
         return names + numbers.astype("i1").tobytes()
 
@@ -647,10 +658,10 @@ class NoTarget(TargetKind):
 
 
 def quantile_of(values: np.ndarray, parts: int) -> np.ndarray:
-    """Return in which of `parts` quantiles each value (N,) lies, 0 for the smallest; equal values
-    share one.
+    """Return in which of `parts` quantiles each value (N,) lies, 0 for the smallest.
 
-    The bounds are values of the data, so that no arithmetic of a machine decides.
+    Equal values share one. The bounds are values of the data, so that no arithmetic of a machine
+    decides.
     """
     ordered = np.sort(values)
     bounds = ordered[[(len(values) - 1) * i // parts for i in range(1, parts)]]
@@ -718,6 +729,7 @@ def _number(text: str, what: str, way_out: str = "") -> float:
         value = float(text)
     except ValueError:
         value = math.nan
+    # Python reads 1_000 and inf as well, which a table does not mean.
     if "_" not in text and abs(value) <= float(np.finfo(np.float32).max):
         return value
 

@@ -31,7 +31,7 @@ from tintype.plugins import find, find_part, has_part
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.model import describe_model, preprocessing
-from tintype.tasks.contract.own_data import asks
+from tintype.tasks.contract.own_data import target_of
 from tintype.tasks.task import Task
 from tintype.tasks.validation import ValidationUse, use_validation
 from tintype.training.automatic import choose_model, choose_training
@@ -48,7 +48,18 @@ def is_detail(note: str) -> bool:
 
 @dataclass
 class Prepared:
-    """A run that is ready to start: everything is checked and every choice is taken."""
+    """A run that is ready to start: everything is checked and every choice is taken.
+
+    Attributes:
+        recipe: what will be done; of what it left open, what can be decided now is filled in.
+        splits: the images.
+        task: the networks and their mathematics.
+        device: where the run computes.
+        compile: whether the networks are compiled.
+        plan: how long the run is, in steps.
+        choices: what was decided, with the reasons, in the order in which it was.
+        model: what model.json will say of the network.
+    """
 
     recipe: Recipe
     splits: DataSplits
@@ -60,9 +71,7 @@ class Prepared:
     model: dict[str, Any]
 
     def lines(self, *, verbose: bool = False) -> list[str]:
-        """Return what a run says first; with `verbose` also how it uses the machine, which the
-        report says as well.
-        """
+        """Return what a run says first; with `verbose`, also how it uses the machine."""
         choices = [
             choice
             for choice in self.choices
@@ -167,32 +176,36 @@ def prepare(
     Raises:
         UserError: whatever is wrong with recipe, data, model or device.
     """
-    threads, choice = choose_threads(recipe.threads)
+    threads, of_threads = choose_threads(recipe.threads)
     recipe = recipe.replace(threads=threads)
-    choices = [*choices, choice]
+    choices = [*choices, of_threads]
 
+    # Weights are made and choices are measured under the same arithmetic as training.
     with computing(threads, recipe.device, exact=recipe.exact):
         device, dtype, more = _choose_machine(recipe)
         choices += more
-
         _refuse_without_test(recipe)
+
+        # The model comes before the data: its preprocessing says how images are read.
         recipe, more = choose_model(recipe, device, watcher.on_work, asked)
         choices += more
         resize = _resize(recipe)
         splits = _open(recipe, resize, watcher)
-        recipe, more = _decide(recipe, splits, device, dtype, asked, free=free)
-        choices += more
 
+        # How to train depends on the images.
+        recipe, more = _choose_by_images(recipe, splits, device, dtype, asked, free=free)
+        choices += more
         plan = Plan.of(recipe, len(splits.train))
         compile, more = _choose_kernels(recipe, plan, device)
         choices += more
+
         task = _build(recipe, splits, device, dtype, watcher)
-        task.validation = _validation(recipe, task, splits)
+        task.validation = _use_of_validation(recipe, task, splits)
         choices += [*task.choices, *task.validation.choices()]
         _check(recipe, plan, task)
         choices += _without_effect(recipe, plan)
 
-        model = _described(recipe, task, dtype, resize)
+        model = _model_json(recipe, task, dtype, resize)
         return Prepared(recipe, splits, task, device, compile, plan, choices, model)
 
 
@@ -221,13 +234,12 @@ def _resize(recipe: Recipe) -> Resize:
 
 def _open(recipe: Recipe, resize: Resize, watcher: Watcher) -> DataSplits:
     """Return the images as the task wants them: by an opener of its own, or as all others do."""
-    module = find("tasks", recipe.task)
-    opener = getattr(module, "open_data", open_data)
-    target = _called(asks(module), recipe)
-    return _called(opener, recipe, resize=resize, target=target, progress=watcher.on_work)
+    opener = getattr(find("tasks", recipe.task), "open_data", open_data)
+    target = target_of(recipe)
+    return _call_with_fields(opener, recipe, resize=resize, target=target, progress=watcher.on_work)
 
 
-def _decide(
+def _choose_by_images(
     recipe: Recipe,
     splits: DataSplits,
     device: torch.device,
@@ -263,14 +275,16 @@ def _build(
     recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype, watcher: Watcher
 ) -> Task:
     make = find("tasks", recipe.task).make
-    task = _called(make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work)
+    task = _call_with_fields(
+        make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work
+    )
     if recipe.channels_last:
         for network in task.networks.values():
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return task
 
 
-def _validation(recipe: Recipe, task: Task, splits: DataSplits) -> ValidationUse:
+def _use_of_validation(recipe: Recipe, task: Task, splits: DataSplits) -> ValidationUse:
     """Decide what the validation images are used for: to choose weights, to calibrate, or both."""
     chose = [] if recipe.patience is None else ["when to stop"]
     if recipe.keep == "best" or recipe.patience is not None:
@@ -288,13 +302,14 @@ def _validation(recipe: Recipe, task: Task, splits: DataSplits) -> ValidationUse
     )
 
 
-def _called(function: Callable[..., Any], recipe: Recipe, *arguments: Any, **more: Any) -> Any:
-    """Call a function with those fields of the recipe that it has as parameters."""
+def _call_with_fields(
+    function: Callable[..., Any], recipe: Recipe, *arguments: Any, **more: Any
+) -> Any:
+    """Call a function with those fields of the recipe, and of `more`, that are its parameters."""
     parameters = inspect.signature(function).parameters
     fields = {**recipe.fields(), **more}
-    return function(
-        *arguments, **{name: value for name, value in fields.items() if name in parameters}
-    )
+    known = {name: value for name, value in fields.items() if name in parameters}
+    return function(*arguments, **known)
 
 
 def _check(recipe: Recipe, plan: Plan, task: Task) -> None:
@@ -319,6 +334,7 @@ def _check_batches(recipe: Recipe, plan: Plan, task: Task) -> None:
 
 
 def _without_effect(recipe: Recipe, plan: Plan) -> list[Choice]:
+    """Return a line on patience that is longer than the run."""
     if recipe.patience is None or recipe.patience < plan.num_evaluations:
         return []
     why = (
@@ -328,8 +344,8 @@ def _without_effect(recipe: Recipe, plan: Plan) -> list[Choice]:
     return [Choice("patience", "without effect", why)]
 
 
-def _described(recipe: Recipe, task: Task, dtype: torch.dtype, resize: Resize) -> dict[str, Any]:
-    """Return what model.json says of the networks."""
+def _model_json(recipe: Recipe, task: Task, dtype: torch.dtype, resize: Resize) -> dict[str, Any]:
+    """Return what model.json says of the networks and of their input."""
     model = describe_model(
         task.result(),
         task.spec,
@@ -341,6 +357,7 @@ def _described(recipe: Recipe, task: Task, dtype: torch.dtype, resize: Resize) -
         multiply_adds=task.multiply_adds(),
         **task.describe(),
     )
+
     if len(task.networks) > 1:
         model["network"] = task.main
         model["parameters_by_network"] = {
