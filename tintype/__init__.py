@@ -1,4 +1,6 @@
-"""tintype: image models made on the spot. Classify, generate and upscale images, and know how good the model is.
+"""tintype: image models made on the spot.
+
+Classify, generate and upscale images, and know how good the model is:
 
     import tintype as tt
 

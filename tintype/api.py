@@ -54,7 +54,7 @@ def train(
         resume: a run folder to go on with; everything else is then read from its recipe. Only
             `data` and `data_root`
             may be given as well, where the same photos now are somewhere else.
-        watcher: who is told of progress; by default a bar on a terminal, a curve in a notebook,
+        watcher: is shown the progress; by default a bar on a terminal, a curve in a notebook,
             lines elsewhere.
         verbose: False prints nothing, True also how the run uses the machine.
         command: how to repeat the run, for the report.

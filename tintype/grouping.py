@@ -152,15 +152,16 @@ def check_groups(grouping: Grouping, groups: Sequence[str], names: Sequence[str]
 
     together = [size for size in sizes.values() if size > 1]
     alone = len(names) - sum(together)
-    spread = (
-        f"{min(together):,}" if min(together) == largest else f"{min(together):,} to {largest:,}"
-    )
-    rest = f"; {alone:,} stand{'s' if alone == 1 else ''} alone" if alone else ""
-    how = (
-        f"by EXIF time, at most {grouping.seconds:g} s apart"
-        if by_time
-        else f"by the names, {grouping.text}"
-    )
+    spread = f"{min(together):,}"
+    if min(together) < largest:
+        spread += f" to {largest:,}"
+
+    rest = ""
+    if alone:
+        rest = f"; {alone:,} stand{'s' if alone == 1 else ''} alone"
+    how = f"by the names, {grouping.text}"
+    if by_time:
+        how = f"by EXIF time, at most {grouping.seconds:g} s apart"
     return f"groups: {len(together):,} of {spread} images each ({how}){rest}"
 
 

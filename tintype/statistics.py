@@ -189,7 +189,7 @@ def heterogeneity_p(successes: ArrayLike, n: ArrayLike) -> float | None:
 
     Pearson's chi-square on a (groups, 2) table.
 
-    None where it cannot be told: fewer than two groups, or fewer than 5 successes or failures
+    None where it is not known: fewer than two groups, or fewer than 5 successes or failures
     expected in one of them.
     """
     successes, n = np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64)

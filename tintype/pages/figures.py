@@ -116,7 +116,8 @@ def column(
     style: Literal["line", "faint", "points"],
 ) -> Series:
     """Return a column of metrics.csv as a curve, without NaN."""
-    pairs = [(a, b) for a, b in zip(x, y) if not (math.isnan(a) or math.isnan(b))]  # noqa: B905 (a column may be absent)
+    both = zip(x, y, strict=False)  # a column may be absent
+    pairs = [(a, b) for a, b in both if not (math.isnan(a) or math.isnan(b))]
     if not pairs:
         return Series(name, [], [], role, style)
     xs, ys = thinned(np.array(pairs))
@@ -243,19 +244,21 @@ def _curve(series: Series, axis: str, percent: bool, legend: bool) -> go.Scatter
         mode = "markers"
     colour = series.colour or COLOURS[series.role]
 
+    faint = series.style == "faint"
+    value = "%{y:.2%}" if percent else "%{y:.4g}"
     return go.Scatter(
         x=list(series.x),
         y=list(series.y),
         yaxis=axis,
         name=html.escape(series.name),
         legendgroup=series.name if series.colour else series.role,
-        showlegend=legend and series.style != "faint",
+        showlegend=legend and not faint,
         mode=mode,
-        line={"color": colour, "width": 1 if series.style == "faint" else 2.25},
+        line={"color": colour, "width": 1 if faint else 2.25},
         marker={"color": colour, "size": 6},
-        opacity=0.35 if series.style == "faint" else 1.0,
-        hoverinfo="skip" if series.style == "faint" else None,
-        hovertemplate=None if series.style == "faint" else ("%{y:.2%}" if percent else "%{y:.4g}"),
+        opacity=0.35 if faint else 1.0,
+        hoverinfo="skip" if faint else None,
+        hovertemplate=None if faint else value,
         meta=None if series.colour else {"role": series.role},
     )
 

@@ -40,7 +40,8 @@ def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
     for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                names = file.keys()  # it is no dict, and cannot be iterated itself
+                tensors = {name: file.get_tensor(name) for name in names}
                 metadata = file.metadata()
             if metadata["digest"] != _digest(metadata["state"], tensors):
                 raise ValueError("its digest does not match")

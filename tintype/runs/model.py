@@ -129,7 +129,8 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
             f"cannot load {path} ({line}). Go on with the run to write it again: "
             f"tintype train --resume {run.path}"
         ) from None
-    return network.to(device, memory_format=torch.channels_last).eval(), spec, description  # pyright: ignore[reportCallIssue]
+    network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore
+    return network.eval(), spec, description
 
 
 def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.Module:

@@ -200,7 +200,7 @@ def weights_available(name: str) -> bool:
     if name.startswith("timm/"):
         hub = timm_zoo.default_config(name).hf_hub_id
         try:
-            from huggingface_hub import try_to_load_from_cache  # pyright: ignore[reportMissingImports]
+            from huggingface_hub import try_to_load_from_cache  # pyright: ignore
         except ImportError:  # timm can do without, but then it downloads nothing
             return False
         files = ("model.safetensors", "pytorch_model.bin")

@@ -80,12 +80,15 @@ def plain_table(splits: Mapping[str, Mapping[str, Any]]) -> Table:
 
     for name in names:
         values = (figures.get(name) for figures in splits.values())
-        table.add_row(
-            name,
-            *(f"{v:,}" if isinstance(v, int) else "" if v is None else f"{v:.4g}" for v in values),
-        )
+        table.add_row(name, *map(_cell, values))
 
     return table
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def verdict_line(evaluation: dict[str, Any]) -> str:

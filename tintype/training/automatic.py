@@ -191,9 +191,7 @@ def _with_model(
             raise UserError(
                 f"the name of {weights} tells no model. Say which it is, as in --model resnet18."
             )
-        return recipe.replace(model=model), Choice(
-            "model", model, "told by the name of the weights"
-        )
+        return recipe.replace(model=model), Choice("model", model, "by the name of the weights")
 
     if weights != "none":
         wanted = PREFERRED["cpu" if device.type == "cpu" else "gpu"]

@@ -198,7 +198,8 @@ def _points(columns: dict[str, list[float]], name: str) -> list[list[float]]:
     averaged.
     """
     x = columns.get("step") or columns.get("epoch") or []
-    pairs = [(a, b) for a, b in zip(x, columns[name]) if a == a and b == b]  # noqa: B905 (a column may be shorter)
+    both = zip(x, columns[name], strict=False)  # a column may be shorter
+    pairs = [(a, b) for a, b in both if a == a and b == b]
     size = -(-len(pairs) // MOST_POINTS) or 1
     groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
     return [[group[-1][0], sum(b for _, b in group) / len(group)] for group in groups]

@@ -148,7 +148,8 @@ def reliability(
                     "symbol": "circle-open",
                     "line": {"width": 1.5},
                 },
-                hovertemplate="without temperature<br>confidence %{x:.1%}<br>accuracy %{y:.1%}<extra></extra>",
+                hovertemplate="without temperature<br>confidence %{x:.1%}"
+                "<br>accuracy %{y:.1%}<extra></extra>",
                 meta={"role": "guide"},
             )
         )
@@ -173,8 +174,8 @@ def reliability(
                 "width": 3,
             },
             customdata=[[each["count"], each["low"], each["high"]] for each in bins],
-            hovertemplate="confidence %{x:.1%} (%{customdata[1]:.1%} to %{customdata[2]:.1%})<br>accuracy %{y:.1%}"
-            "<br>%{customdata[0]} images<extra></extra>",
+            hovertemplate="confidence %{x:.1%} (%{customdata[1]:.1%} to %{customdata[2]:.1%})"
+            "<br>accuracy %{y:.1%}<br>%{customdata[0]} images<extra></extra>",
             meta={"role": "val"},
         )
     )
@@ -233,7 +234,8 @@ def class_sizes(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
                 "width": 3,
             },
             customdata=[row["support"] for row in rows],
-            hovertemplate="<b>%{text}</b><br>trained on %{x:,} images<br>recall %{y:.1%} of %{customdata}<extra></extra>",
+            hovertemplate="<b>%{text}</b><br>trained on %{x:,} images"
+            "<br>recall %{y:.1%} of %{customdata}<extra></extra>",
             showlegend=False,
             meta={"role": "val"},
         )
@@ -290,7 +292,8 @@ def risk_coverage(
                 },
                 customdata=curve["threshold"],
                 meta={"role": split},
-                hovertemplate="%{x:.1%} answered, from confidence %{customdata:.3f}<br>%{y:.2%} of them right",
+                hovertemplate="%{x:.1%} answered, from confidence %{customdata:.3f}"
+                "<br>%{y:.2%} of them right",
             )
         )
 
@@ -306,7 +309,8 @@ def risk_coverage(
                 textposition="bottom left",
                 marker={"color": COLOURS["right"], "size": 10},
                 meta={"role": "right"},
-                hovertemplate="target %{text}: %{x:.1%} answered, %{y:.2%} of them right<extra></extra>",
+                hovertemplate="target %{text}: %{x:.1%} answered, "
+                "%{y:.2%} of them right<extra></extra>",
                 cliponaxis=False,
             )
         )
@@ -453,7 +457,8 @@ def confusion_difference(
                 hoverongaps=False,
                 textfont={"color": COLOURS["ink"]},
                 meta={"role": role},
-                hovertemplate="<b>%{y}</b> taken for <b>%{x}</b><br>%{customdata} images<extra></extra>",
+                hovertemplate="<b>%{y}</b> taken for <b>%{x}</b>"
+                "<br>%{customdata} images<extra></extra>",
                 **({"text": text, "texttemplate": "%{text}"} if len(names) <= 20 else {}),
             )
         )

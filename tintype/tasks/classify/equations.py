@@ -14,7 +14,8 @@ CROSS_ENTROPY = {
     "weights": r"L = -\frac{1}{\sum_i w_{y_i}} \sum_{i=1}^{N} w_{y_i} \log\, p_{i,y_i}",
     "smoothing": r"L = -\frac{1}{N} \sum_{i=1}^{N} \left[ (1 - \epsilon) \log\, p_{i,y_i}"
     r" + \frac{\epsilon}{K} \sum_{k=1}^{K} \log\, p_{i,k} \right]",
-    "both": r"L = -\frac{1}{\sum_i w_{y_i}} \sum_{i=1}^{N} \left[ (1 - \epsilon)\, w_{y_i} \log\, p_{i,y_i}"
+    "both": r"L = -\frac{1}{\sum_i w_{y_i}} \sum_{i=1}^{N} "
+    r"\left[ (1 - \epsilon)\, w_{y_i} \log\, p_{i,y_i}"
     r" + \frac{\epsilon}{K} \sum_{k=1}^{K} w_k \log\, p_{i,k} \right]",
 }
 

@@ -171,13 +171,15 @@ def slices(run: RunFiles) -> Section | None:
 
 
 def _panel(attribute: Mapping[str, Any], top: float) -> dict[str, Any]:
-    how, bins = ATTRIBUTES[attribute["name"]], attribute["bins"]
+    how = ATTRIBUTES[attribute["name"]]
+    bins = attribute["bins"]
     rows = []
     for number, each in enumerate(bins):
         low, high = (100 * bound / top for bound in each["error_rate_ci95"])
+        label = how.last if number == len(bins) - 1 else ""
         rows.append(
             {
-                "label": how.first if number == 0 else how.last if number == len(bins) - 1 else "",
+                "label": how.first if number == 0 else label,
                 "range": _range(how, bins, number),
                 "rate": each["error_rate"],
                 "counts": f"{each['num_wrong']:,} of {each['num_images']:,} wrong",

@@ -186,7 +186,7 @@ def find_symmetries(
         elif not tells:
             found[turn] = Finding(
                 None,
-                f"whether a class changes could not be told: {probe} does not tell the classes",
+                f"it is not known whether a class changes: {probe} does not tell them apart",
             )
         else:
             found[turn] = Finding(False, f"no two classes change places when {turn} ({probe})")

@@ -293,8 +293,8 @@ def _verdict_by_class(
     if lowest_gap > ORDINARY_GAP:
         return "overfits", (
             f"averaged over the classes, {percent(trained)} of the training images and "
-            f"{percent(validated)} of the validation images are right, a gap of more than the usual "
-            f"{100 * ORDINARY_GAP:g} points"
+            f"{percent(validated)} of the validation images are right, a gap of more than the "
+            f"usual {100 * ORDINARY_GAP:g} points"
         )
 
     return None

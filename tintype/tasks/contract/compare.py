@@ -32,7 +32,7 @@ class Pair:
     """A paired difference of two runs on the same images; `better` has the higher figure.
 
     `estimate` is the figure of `better` less that of `other`, `ci95` its 95 % interval (None where
-    it cannot be told), `p` the p-value of no difference and `p_holm` the same, corrected for all
+    it is not known), `p` the p-value of no difference and `p_holm` the same, corrected for all
     pairs of the group (Holm).
     """
 
@@ -123,13 +123,9 @@ def conclude(group: Group, figure: str) -> str:
 
 
 def _all(names: Sequence[str]) -> str:
-    return (
-        names[0]
-        if len(names) == 1
-        else f"all {len(names)} others"
-        if len(names) > 2
-        else "both others"
-    )
+    if len(names) == 1:
+        return names[0]
+    return "both others" if len(names) == 2 else f"all {len(names)} others"
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

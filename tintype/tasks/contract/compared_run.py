@@ -228,7 +228,7 @@ def _check_finished(folder: RunFolder) -> None:
 
     if state == "failed":
         raise UserError(
-            f"{path} failed{reached}. Leave it out; what went wrong is told again by: {resume}"
+            f"{path} failed{reached}. Leave it out. To see again what went wrong: {resume}"
         )
     raise UserError(f"{path} is not finished{reached}. Leave it out, or go on with it: {resume}")
 

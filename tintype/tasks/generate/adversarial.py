@@ -61,7 +61,8 @@ class Adversarial:
 
     def _fake(self, labels: Tensor | None, count: int, context: StepContext) -> Tensor:
         generator = self.networks["generator"]
-        noise = sampling.drawn((count, *generator.latent_shape), context.generator, self.device)  # pyright: ignore
+        shape = (count, *generator.latent_shape)  # pyright: ignore
+        noise = sampling.drawn(shape, context.generator, self.device)
         with autocast(self.device, self.dtype):
             return generator(noise, labels).float()
 

@@ -270,7 +270,8 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
             f"features: {path} does not hold the weights of {path.stem} ({line})."
         ) from None
     side = (WEIGHTS_SIDE, WEIGHTS_SIDE)
-    network = network.to(device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+    network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore
+    network = network.eval()
     extract = _penultimate(network, side, 3, IMAGENET_MEAN, IMAGENET_STD, device)
     digest = hashlib.blake2b(json.dumps(sorted(tensors)).encode(), digest_size=4)
     digest.update(
@@ -341,7 +342,7 @@ def inception_features(
             else.
     """
     try:
-        from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore
             URL_INCEPTION_V3,
             FeatureExtractorInceptionV3,
         )

@@ -20,7 +20,8 @@ ADVERSARIAL = {
     "bce": (CLASSIC_DISCRIMINATOR, r"L_G = -\mathbb{E}_{z}\left[\log D(G(z))\right]"),
     "minimax": (CLASSIC_DISCRIMINATOR, r"L_G = \mathbb{E}_{z}\left[\log(1 - D(G(z)))\right]"),
     "hinge": (
-        r"L_D = \mathbb{E}_{x}\left[\max(0, 1 - D(x))\right] + \mathbb{E}_{z}\left[\max(0, 1 + D(G(z)))\right]",
+        r"L_D = \mathbb{E}_{x}\left[\max(0, 1 - D(x))\right] "
+        r"+ \mathbb{E}_{z}\left[\max(0, 1 + D(G(z)))\right]",
         r"L_G = -\mathbb{E}_{z}\left[D(G(z))\right]",
     ),
     "wasserstein": (
@@ -37,11 +38,15 @@ ADVERSARIAL = {
 PENALTIES = {
     "r1": r"R_1 = \frac{\gamma_1}{2}\, \mathbb{E}_{x}\left[\Vert \nabla_x D(x) \Vert^2\right]",
     "r2": r"R_2 = \frac{\gamma_2}{2}\, \mathbb{E}_{z}\left[\Vert \nabla D(G(z)) \Vert^2\right]",
-    "gradient_penalty": r"P = \lambda\, \mathbb{E}_{\hat{x}}\left[(\Vert \nabla D(\hat{x}) \Vert - 1)^2\right]",
+    "gradient_penalty": r"P = \lambda\, "
+    r"\mathbb{E}_{\hat{x}}\left[(\Vert \nabla D(\hat{x}) \Vert - 1)^2\right]",
 }
 
 
-FLOW = r"L = \mathbb{E}_{x,z,t}\left[\Vert v(x_t, t) - (x - z) \Vert^2\right],\quad x_t = (1 - t)\,z + t\,x"
+FLOW = (
+    r"L = \mathbb{E}_{x,z,t}\left[\Vert v(x_t, t) - (x - z) \Vert^2\right],"
+    r"\quad x_t = (1 - t)\,z + t\,x"
+)
 
 
 OTHER_NAMES = {"wgan-gp": "wasserstein", "non-saturating": "bce", "saturating": "minimax"}

@@ -160,7 +160,9 @@ def _texts(key: str, values: Sequence[Any]) -> list[str]:
 def _decimals(values: Sequence[Any]) -> int:
     """Return how many decimals distances need, so that the largest has about three digits."""
     largest = max((abs(value) for value in values if isinstance(value, int | float)), default=0.0)
-    return 3 if largest < 10 else 2 if largest < 100 else 1
+    if largest < 10:
+        return 3
+    return 2 if largest < 100 else 1
 
 
 def history(run: RunFiles) -> Section | None:

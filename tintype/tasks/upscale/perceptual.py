@@ -152,9 +152,11 @@ class PerceptualDistance:
                 "LPIPS needs the package lpips. Type: pip install 'tintype[lpips]'"
             ) from None
 
-        name = (
-            trunk if trunk in TRUNKS else model_of_weights(trunk) if Path(trunk).is_file() else None
-        )
+        name: str | None = None
+        if trunk in TRUNKS:
+            name = trunk
+        elif Path(trunk).is_file():
+            name = model_of_weights(trunk)
         if name not in TRUNKS:
             raise UserError(
                 f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file "

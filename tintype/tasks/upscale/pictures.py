@@ -44,7 +44,7 @@ def read_picture(path: Path) -> DecodedPhoto:
         with Image.open(path, formats=FORMATS) as image:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 # The pages of a TIFF are not counted: Pillow reads all their directories for that.
-                frames = 0 if image.format == "TIFF" else image.n_frames  # pyright: ignore[reportAttributeAccessIssue]
+                frames = 0 if image.format == "TIFF" else image.n_frames  # pyright: ignore
                 kind = f"is animated ({frames} frames)" if frames else "has several pages"
                 raise UserError(f"{path.name} {kind}; only still pictures are enlarged.")
             if image.width * image.height > MAX_PIXELS:

@@ -123,7 +123,9 @@ def visible_colours(pixels: np.ndarray) -> np.ndarray:
     hidden = pixels[:, :, -1] == 0
     if not hidden.any() or hidden.all():
         return pixels
-    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)  # pyright: ignore[reportGeneralTypeIssues]
+    rows, columns = distance_transform_edt(  # pyright: ignore[reportGeneralTypeIssues]
+        hidden, return_distances=False, return_indices=True
+    )
     filled = pixels[rows, columns]
     filled[:, :, -1] = pixels[:, :, -1]
     return filled

@@ -109,7 +109,8 @@ def against_cost(
                     "width": 3,
                     "visible": point.bounds is not None,
                 },
-                hovertemplate=f"<b>%{{fullData.name}}</b><br>{value.title} %{{y:{value.format}}}{value.suffix}"
+                hovertemplate="<b>%{fullData.name}</b>"
+                f"<br>{value.title} %{{y:{value.format}}}{value.suffix}"
                 f"<br>{cost.title} %{{x:{cost.format}}}{cost.suffix}<extra></extra>",
             )
         )
@@ -160,7 +161,8 @@ def ranking(points: Sequence[Point], value: Scale) -> go.Figure:
                     "width": 3,
                     "visible": point.bounds is not None,
                 },
-                hovertemplate=f"<b>%{{fullData.name}}</b><br>{value.title} %{{x:{value.format}}}{value.suffix}"
+                hovertemplate="<b>%{fullData.name}</b>"
+                f"<br>{value.title} %{{x:{value.format}}}{value.suffix}"
                 "<extra></extra>",
             )
         )

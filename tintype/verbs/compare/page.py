@@ -292,7 +292,11 @@ def _size(pair: Pair, criterion: Criterion) -> str:
 
 def p_text(p: float | None) -> str:
     """Return a p-value as it is printed."""
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    if p is None:
+        return "–"
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 # ---- cost ----------------------------------------------------------------------------------------

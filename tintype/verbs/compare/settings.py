@@ -152,14 +152,12 @@ def settings_of(recipe: Mapping[str, Any]) -> dict[str, str]:
 
     if isinstance(fields.get("image_size"), list | tuple):
         found["image_size"] = "x".join(map(str, reversed(fields["image_size"])))
-    steps, epochs = recipe.get("steps"), recipe.get("epochs")
-    found["length"] = (
-        f"{steps:,} steps"
-        if steps is not None
-        else f"{said(epochs)} epochs"
-        if epochs
-        else "chosen"
-    )
+
+    steps = recipe.get("steps")
+    epochs = recipe.get("epochs")
+    found["length"] = f"{said(epochs)} epochs" if epochs else "chosen"
+    if steps is not None:
+        found["length"] = f"{steps:,} steps"
     return found
 
 

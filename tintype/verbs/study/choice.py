@@ -148,20 +148,18 @@ def _mean(variant: VariantResult, measure: Criterion) -> str:
 def _honest(chosen: VariantResult, measure: Criterion, split: str) -> str:
     if split != "test" or not chosen.values["test"]:
         return "The test split was not used."
-    deviation, seeds = chosen.deviation("test"), len(chosen.values["test"])
-    between = (
-        f", standard deviation {measure.number(deviation)} over {seeds} seeds"
-        if deviation is not None
-        else ""
-    )
+
+    deviation = chosen.deviation("test")
+    seeds = len(chosen.values["test"])
+    between = ""
+    if deviation is not None:
+        between = f", standard deviation {measure.number(deviation)} over {seeds} seeds"
+
     interval = chosen.finished[0].evaluation["splits"]["test"].get(f"{measure.key}_ci95")
-    one = (
-        f"95 % interval of {'its first run' if seeds > 1 else 'the run'} "
-        f"{measure.interval(interval)}"
-        if interval
-        else ""
-    )
-    more = f" ({one})" if one else ""
+    more = ""
+    if interval:
+        which = "its first run" if seeds > 1 else "the run"
+        more = f" (95 % interval of {which} {measure.interval(interval)})"
 
     return (
         "On test, which played no part in the choice: "

@@ -290,11 +290,9 @@ def _parts(key: str) -> list[str]:
     """
     name, dot, option = key.replace("-", "_").partition(".")
     name = ALIASES.get(name, name)
-    return (
-        [f"{name}_options.{option}" if name in ("model", "task") else f"{name}.{option}"]
-        if dot
-        else [name]
-    )
+    if not dot:
+        return [name]
+    return [f"{name}_options.{option}" if name in ("model", "task") else f"{name}.{option}"]
 
 
 def _absolute(value: Any) -> Any:

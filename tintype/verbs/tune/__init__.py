@@ -104,7 +104,9 @@ def tune(
         )
         request.write(path / "tune.yaml")
         tuning = Tuning(path, request, database)
-        total = trials if trials is not None else USUAL_TRIALS if seconds is None else None
+        total = trials
+        if trials is None and seconds is None:
+            total = USUAL_TRIALS
         watcher.note(
             f"tuning: {path}, {', '.join(request.space)}; {len(tuning.trials())} trials done "
             "already"

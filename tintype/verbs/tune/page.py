@@ -189,9 +189,8 @@ def _importance(tuning: Tuning) -> Section | None:
         )
         _axes(figure, field, label, percent)
         log = isinstance(entry, Range) and entry.log
-        figure.update_xaxes(
-            type="log" if log else "linear" if isinstance(entry, Range) else "category"
-        )
+        scale = "linear" if isinstance(entry, Range) else "category"
+        figure.update_xaxes(type="log" if log else scale)
         charts.append(
             Chart(
                 f"slice-{len(charts)}",

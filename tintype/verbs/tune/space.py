@@ -199,13 +199,12 @@ def own_values(recipe: Recipe, space: Space) -> dict[str, Any] | None:
 def value_of(recipe: Recipe, field: str) -> Any:
     """Return the value of a field, or of an option within it ("model_options.width")."""
     name, _, option = field.replace("-", "_").partition(".")
-    name = (
-        {"model": "model_options", "task": "task_options"}.get(name, name)
-        if option
-        else ALIASES.get(name, name)
-    )
-    value = getattr(recipe, name)
-    return (value.get(option) if isinstance(value, Mapping) else None) if option else value
+    if not option:
+        return getattr(recipe, ALIASES.get(name, name))
+
+    name = {"model": "model_options", "task": "task_options"}.get(name, name)
+    options = getattr(recipe, name)
+    return options.get(option) if isinstance(options, Mapping) else None
 
 
 def as_plain(space: Space) -> dict[str, Any]:

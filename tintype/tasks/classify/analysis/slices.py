@@ -62,8 +62,8 @@ def error_rates(
             )
             attributes.append({"name": name, "bins": bins, "p": p})
 
-    told = [a for a in attributes if a["p"] is not None]
-    for attribute, adjusted in zip(told, holm([a["p"] for a in told]), strict=True):
+    tested = [a for a in attributes if a["p"] is not None]
+    for attribute, adjusted in zip(tested, holm([a["p"] for a in tested]), strict=True):
         attribute["p_holm"] = adjusted
         attribute["significant"] = adjusted < 0.05
 

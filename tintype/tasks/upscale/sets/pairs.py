@@ -95,7 +95,8 @@ class PhotoStore:
     def _write(self, pixels: np.ndarray) -> None:
         if self._file is None:
             self._folder, self._notes = writable(cache_folder() / "photos")
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed at the end)
+            # It is closed at the end.
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
         check_space(self._folder, pixels.nbytes, self.source)
         self._file.write(np.ascontiguousarray(pixels).data)
         self.on_disk += pixels.nbytes
@@ -401,14 +402,11 @@ def read_photos(
         photos, given, more, skipped = sample_photos()
         return photos, given, [*notes, *more], skipped
 
-    listed = (
-        _pet_files(data_root, progress)
-        if data == "oxford-pets"
-        else _t91_files(data_root)
-        if data == "t91"
-        else None
-    )
-    if listed is None:
+    if data == "oxford-pets":
+        listed = _pet_files(data_root, progress)
+    elif data == "t91":
+        listed = _t91_files(data_root)
+    else:
         root = Path(data).expanduser()
         if not root.is_dir():
             if root.is_file():
