@@ -93,7 +93,7 @@ def test_a_specification_knows_its_classes():
     assert spec.class_names == tuple("0123456789")
     assert spec.num_classes == spec.num_outputs == 10
     assert described({"class_names": ["cat", "dog"]}) == Classes(("cat", "dog"))
-    assert Classes(("cat",)).describe() == {}  # model.json stays as it was
+    assert Classes(("cat",)).describe() == {"class_names": ["cat"]}  # model.json stays as it was
 
 
 # ---- numbers ---------------------------------------------------------------------------------

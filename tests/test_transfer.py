@@ -662,7 +662,7 @@ def test_a_packed_run_and_the_file_in_its_folder_are_as_good(digit_files, five_c
 
 
 def test_runs_that_cannot_be_started_from_are_told(digit_files, five_classes, tmp_path, kinds):
-    with pytest.raises(UserError, match=r"is a run of task generate; only a classifier's"):
+    with pytest.raises(UserError, match=r"is a run of task generate, whose network no other"):
         api.plan(str(digit_files), weights=str(kinds["gan"].path), watcher=Watcher())
     with pytest.raises(
         UserError, match=r"the network of .*cnn is cnn, not ann\. Leave out --model"

@@ -82,6 +82,8 @@ class TaskOptions(BaseModel):
             is the usual network of the task.
         data_set: the settings for a data set without a recipe of its own; of the default task.
         needs_test: whether the figures of the task need images that were held out for a test.
+        lends_network: whether another run may start from a network of this task, and measure by
+            its features.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -91,6 +93,7 @@ class TaskOptions(BaseModel):
     from_scratch: ClassVar[Mapping[str, Any]] = {}
     data_set: ClassVar[Mapping[str, Any]] = {}
     needs_test: ClassVar[bool] = True
+    lends_network: ClassVar[bool] = False
 
     def places(self) -> dict[str, str]:
         """Return the options that name a file or a folder, or may do so."""
@@ -109,7 +112,7 @@ class Recipe(BaseModel):
     """The settings of one run. Frozen; an unknown field is an error.
 
     The fields below are those of every run. `options` holds those of its task, which are given and
-    read by name like all others: `Recipe(task="generate", loss="hinge").loss`.
+    read by name like all others: `Recipe(epochs=3, label_smoothing=0.1).label_smoothing`.
 
     Lengths: give `epochs` (may be fractional) or `steps`. Fractions of the schedule (`warmup`,
     `resolutions`) are parts of the whole run from 0 to 1.

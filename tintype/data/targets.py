@@ -183,11 +183,23 @@ class TargetKind(ABC):
         """
 
     def describe(self) -> dict[str, Any]:
-        """Return what model.json holds of the kind beside the names of classes (JSON-ready).
+        """Return what model.json and data.json hold of the kind (JSON-ready).
 
         `described` makes the same kind of it again.
         """
-        return {"target": {"kind": self.offer, "names": list(self.names)}}
+        return {"class_names": [], "target": {"kind": self.offer, "names": list(self.names)}}
+
+    def record(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Return what data.json holds of the targets of each split (JSON-ready)."""
+        return {**self.describe(), "class_counts": {split: [] for split in targets}}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a dry run prints of the kind (JSON-ready)."""
+        return {"classes": [], "target": {"kind": self.offer, "names": list(self.names)}}
+
+    def brief(self) -> str:
+        """Return the kind in a few words, such as "10 classes", or "" where there is none."""
+        return f"{len(self.names)} {self.title}"
 
 
 @dataclass(frozen=True)
@@ -312,7 +324,14 @@ class Classes(TargetKind):
         return F.one_hot(targets, len(self.names)).float() if targets.ndim == 1 else targets
 
     def describe(self) -> dict[str, Any]:
-        return {}
+        return {"class_names": list(self.names)}
+
+    def summary(self) -> dict[str, Any]:
+        return {"classes": list(self.names)}
+
+    def record(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        counts = {split: self._counts(given).tolist() for split, given in targets.items()}
+        return {**self.describe(), "class_counts": counts}
 
     def _counts(self, targets: np.ndarray) -> np.ndarray:
         return np.bincount(targets, minlength=len(self.names))
@@ -464,6 +483,9 @@ class Numbers(TargetKind):
 
     def content(self, targets: np.ndarray) -> bytes:
         return repr((self.offer, self.names)).encode() + targets.astype("<f4").tobytes()
+
+    def brief(self) -> str:
+        return ", ".join(self.names)
 
     def mixable(self, targets: Tensor) -> Tensor:
         return targets
@@ -652,6 +674,9 @@ class NoTarget(TargetKind):
 
     def content(self, targets: np.ndarray) -> bytes:
         return self.offer.encode()
+
+    def brief(self) -> str:
+        return ""
 
     def mixable(self, targets: Tensor) -> Tensor:
         return targets.float()

@@ -43,7 +43,6 @@ def describe_model(
         "format": FORMAT,
         **more,
         "architecture": {"name": name, "options": options},
-        "class_names": list(spec.class_names),
         **spec.target.describe(),
         "parameters": count_parameters(network),
         "multiply_adds": multiply_adds,
@@ -152,7 +151,7 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
     if description.get("head"):
         parts = backbone_parts(network)
         network.set_submodule(
-            parts.head_name, make_head(parts.num_features, spec.num_classes, description["head"])
+            parts.head_name, make_head(parts.num_features, spec.num_outputs, description["head"])
         )
 
     if isinstance(network, nn.ModuleDict):  # a model of several networks, as a GAN

@@ -11,7 +11,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tintype.data.cache import cache_folder
 from tintype.data.decode import INTERPOLATIONS, Resize
 from tintype.data.source import DataSpec
-from tintype.data.targets import Classes
+from tintype.data.targets import Classes, TargetKind, described
 from tintype.errors import UserError
 from tintype.files.whole import written_whole
 from tintype.models import timm_zoo, torchvision_zoo
@@ -33,8 +33,9 @@ from tintype.models.parts.weights import (
     without_prefix,
     without_shared_prefix,
 )
-from tintype.plugins import canonical
+from tintype.plugins import canonical, default_task
 from tintype.progress import Progress
+from tintype.recipe import options_of
 from tintype.runs.folder import RunFolder
 from tintype.runs.packed import is_packed, unpacked
 
@@ -101,9 +102,9 @@ class OwnRun(NamedTuple):
         return self.description["architecture"]["options"]
 
     @property
-    def class_names(self) -> list[str]:
-        """What the network tells apart."""
-        return self.description["class_names"]
+    def target(self) -> TargetKind:
+        """What the network answers with."""
+        return described(self.description)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -139,13 +140,13 @@ def own_run(weights: str | None) -> OwnRun | None:
         return None
 
     run = OwnRun(folder, RunFolder(folder).read("model.json"))
-    task = run.description.get("task", "classify")
-    if task != "classify":
+    task = run.description.get("task", default_task())
+    if not options_of(task).lends_network:
         raise UserError(
-            f"{folder} is a run of task {task}; only a classifier's network can be started from."
+            f"{folder} is a run of task {task}, whose network no other run can start from."
         )
     try:
-        _ = run.model, run.options, run.class_names, run.preprocessing
+        _ = run.model, run.options, run.target, run.preprocessing
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'model.json'} is incomplete or broken ({error}).") from None
     return run
@@ -263,7 +264,7 @@ def load_pretrained(
     name: str,
     weights: str = "default",
     progress: Progress | None = None,
-    class_names: Sequence[str] | None = None,
+    target: TargetKind | None = None,
     *,
     instead: str = INSTEAD,
 ) -> dict[str, Any]:
@@ -277,8 +278,8 @@ def load_pretrained(
             (.safetensors, .pth, .pt), a run of one's own (folder or packed), a folder with
             model.safetensors, or "none".
         progress: called as progress(what, done, total), in bytes, while a file is downloaded.
-        class_names: what the network is to tell apart; the head of a run of one's own is kept only
-            for the same classes.
+        target: what the network is to answer with; the head of a run of one's own is kept only for
+            the same classes or numbers.
         instead: what to type where weights cannot be downloaded.
 
     Returns:
@@ -309,10 +310,8 @@ def load_pretrained(
         raise UserError(_no_such_weights(name, weights))
 
     content = read_weights(path)
-    new_classes = (
-        run is not None and class_names is not None and list(class_names) != run.class_names
-    )
-    taken = _put_into(network, name, content.tensors, str(path), new_head=new_classes)
+    other_target = run is not None and target is not None and target != run.target
+    taken = _put_into(network, name, content.tensors, str(path), new_head=other_target)
     details = {"averaged": content.averaged, "remark": content.remark, **taken}
     found = {key: value for key, value in details.items() if value}
 
@@ -440,9 +439,9 @@ def _model_that_fits(tensors: dict[str, Tensor]) -> str | None:
     heads = [
         value for key, value in plain.items() if value.ndim > 1 and key.partition(".")[0] in _HEADS
     ]
-    for num_classes, num_features in [head.shape[:2] for head in heads]:
+    for num_outputs, num_features in [head.shape[:2] for head in heads]:
         counts |= {
-            count + (1000 - num_classes) * (num_features + bias)
+            count + (1000 - num_outputs) * (num_features + bias)
             for count in counts
             for bias in (0, 1)
         }

@@ -87,13 +87,13 @@ class Prepared:
 
     def _data_lines(self, *, verbose: bool) -> list[str]:
         spec = self.splits.spec
-        classes = f"{spec.num_classes} classes, " if spec.class_names else ""
+        target = spec.target.brief()
         shape = f"{spec.channels}x{spec.height}x{spec.width}"
         sizes = ", ".join(f"{s} {_counted(self.splits[s])}" for s in ("train", "val", "test"))
 
         notes = [note for note in self.splits.notes if verbose or not is_detail(note)]
         return [
-            f"data: {spec.name}, {classes}{shape}: {sizes}",
+            f"data: {', '.join(filter(None, (spec.name, target, shape)))}: {sizes}",
             *(f"  {note}" for note in notes),
         ]
 
@@ -137,7 +137,7 @@ class Prepared:
             "channels": spec.channels,
             "height": spec.height,
             "width": spec.width,
-            "classes": list(spec.class_names),
+            **spec.target.summary(),
             "num_images": {s: len(self.splits[s]) for s in ("train", "val", "test")},
         }
         counts = ("parameters", "parameters_by_network", "multiply_adds")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import Counter
 from typing import Any
 
 import torch
@@ -71,11 +70,6 @@ def _refuse_other_images(run: RunFolder, prepared: Prepared) -> None:
 
 def _write_data(run: RunFolder, splits: DataSplits) -> None:
     spec = splits.spec
-    # other targets than classes are no keys to count by
-    classes = range(len(spec.class_names))
-    counts: dict[str, Counter[int]] = {
-        s: Counter(splits[s].targets.tolist() if classes else ()) for s in SPLITS
-    }
     run.write(
         "data.json",
         {
@@ -84,11 +78,10 @@ def _write_data(run: RunFolder, splits: DataSplits) -> None:
             "channels": spec.channels,
             "height": spec.height,
             "width": spec.width,
-            "class_names": list(spec.class_names),
+            **spec.target.record({s: splits[s].targets.numpy() for s in SPLITS}),
             "mean": list(spec.mean),
             "std": list(spec.std),
             "num_images": {split: len(splits[split]) for split in SPLITS},
-            "class_counts": {s: [count[k] for k in classes] for s, count in counts.items()},
             "notes": list(splits.notes),
             "skipped": [list(item) for item in splits.skipped],
         },

@@ -41,6 +41,7 @@ class Options(ColourOptions, TransferOptions):
         "label_smoothing": 0.1,
     }
     needs_test: ClassVar[bool] = False
+    lends_network: ClassVar[bool] = True
 
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Part of the target that is spread over all classes."

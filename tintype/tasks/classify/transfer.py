@@ -501,7 +501,7 @@ def transfer(
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
-    source = load_pretrained(network, model, weights, progress, spec.class_names)
+    source = load_pretrained(network, model, weights, progress, spec.target)
     own = own_preprocessing(model, weights)
     spec = own.normalising(spec) if own and own_statistics else spec
     settings |= {"model": model, "origin": source, "seed": seed}

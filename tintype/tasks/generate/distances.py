@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from tintype.errors import UserError
 from tintype.models.parts.weights import read_weights
+from tintype.plugins import default_task
 from tintype.progress import Progress
+from tintype.recipe import options_of
 from tintype.runs.pretrained import fetch_file
 
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
@@ -223,10 +225,11 @@ def _of_run(path: Path, device: torch.device) -> FeatureNetwork:
 
     run = RunFolder.open(path)
     network, spec, description = load_model(run, device)
-    if description.get("task", "classify") != "classify":
+    task = description.get("task", default_task())
+    if not options_of(task).lends_network:
         raise UserError(
-            f"features: {path} is a run of task {description['task']}. Expected a classifier's run "
-            "folder."
+            f"features: {path} is a run of task {task}, whose features say nothing of images. "
+            "Expected a classifier's run folder."
         )
     if run.name == STANDARD:
         raise UserError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.data.targets import NoTarget
 from tintype.errors import UserError
 from tintype.hardware.device import autocast
 from tintype.models.parts.backbone import (
@@ -384,7 +385,7 @@ def transfer(
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
-    settings["origin"] = load_pretrained(network, model, weights, progress, ())
+    settings["origin"] = load_pretrained(network, model, weights, progress, NoTarget())
     own = own_preprocessing(model, weights)
     spec = own.normalising(spec) if own and own_statistics else spec
     network = network.to(device)
