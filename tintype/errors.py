@@ -36,8 +36,8 @@ def no_data_set(path: Path) -> UserError:
     """Return the error for a file in the place of a data set, which says what it is."""
     kind = mimetypes.guess_type(path.name)[0] or ""
     expected = (
-        "Expected a folder of images with a folder for each class, or a list of them (.csv, .tsv, "
-        ".jsonl)."
+        "Expected a folder of images with a folder for each class, "
+        "or a list of them (.csv, .tsv, .jsonl)."
     )
     if kind.startswith("image/"):
         return UserError(

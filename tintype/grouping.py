@@ -131,8 +131,8 @@ def check_groups(grouping: Grouping, groups: Sequence[str], names: Sequence[str]
         )
     if not sizes:
         raise UserError(
-            f"groups '{grouping.text}' fits none of the {len(names):,} names, such as {names[0]}. "
-            f"{EXPECTED}."
+            f"groups '{grouping.text}' fits none of the {len(names):,} names, "
+            f"such as {names[0]}. {EXPECTED}."
         )
 
     largest = max(sizes.values())

@@ -127,8 +127,7 @@ def picture(panels: Sequence[Panel], share: float) -> str:
         drawn.append(f"<g transform='translate({number * (WIDTH + GAP)} 12)'>{_panel(panel)}</g>")
     svg = (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' "
-        f"viewBox='0 0 {width} {height}'>"
-        f"{''.join(drawn)}</svg>"
+        f"viewBox='0 0 {width} {height}'>{''.join(drawn)}</svg>"
     )
     words = "; ".join(_alternative(panel) for panel in panels) or f"{share:.0%} done"
     source = base64.b64encode(svg.encode()).decode()

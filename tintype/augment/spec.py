@@ -78,8 +78,8 @@ def parse_augment(text: str) -> dict[str, Any]:
         if left in PRESETS and left not in names() and not equals:
             if "preset" in spec:
                 raise UserError(
-                    f"augment: two presets, '{spec['preset']}' and '{left}'. Expected one, then "
-                    "additions."
+                    f"augment: two presets, '{spec['preset']}' and '{left}'. "
+                    "Expected one, then additions."
                 )
             spec["preset"] = left
             continue
@@ -193,8 +193,8 @@ def _checked_value(where: str, value: Any, hint: Any) -> Any:
     if kind is float:
         if not _is_number(value) or not limits.low <= value <= limits.high:
             raise UserError(
-                f"augment: {where} is {value!r}. Expected a number from {limits.low:g} to "
-                f"{limits.high:g}."
+                f"augment: {where} is {value!r}. "
+                f"Expected a number from {limits.low:g} to {limits.high:g}."
             )
         return value
 

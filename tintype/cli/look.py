@@ -321,8 +321,8 @@ def cache(
         entries = cache_entries()
         for entry in entries:
             print(
-                f"{format_bytes(entry.num_bytes):>9}  {entry.count:,} {entry.what} of "
-                f"{entry.source}"
+                f"{format_bytes(entry.num_bytes):>9}  {entry.count:,} "
+                f"{entry.what} of {entry.source}"
             )
         total = sum(entry.num_bytes for entry in entries)
         print(f"{format_bytes(total)} in {len(entries)} entries in {cache_folder()}")

@@ -157,8 +157,8 @@ def near_search(num_images: int, side: int) -> tuple[bool, str]:
         return False, ""
     if num_images > QUICK_IMAGES:
         note = (
-            "near-duplicates are not looked for at the start of a run on more than "
-            f"{QUICK_IMAGES:,} images"
+            "near-duplicates are not looked for at the start of a "
+            f"run on more than {QUICK_IMAGES:,} images"
         )
         return False, f"{note}; `tintype audit` does"
     return True, ""

@@ -113,7 +113,7 @@ def _tiff(source: str | os.PathLike[str] | bytes) -> str:
     depth = max(bits) if isinstance(bits, tuple) else bits
     if bands > 4 or (bands > 1 and depth > 8):
         return (
-            f"a TIFF of {bands} bands of {depth} bits; expected 1, 3 or 4 bands (channels) of 8, "
-            "or 1 of up to 32"
+            f"a TIFF of {bands} bands of {depth} bits; "
+            "expected 1, 3 or 4 bands (channels) of 8, or 1 of up to 32"
         )
     return f"a TIFF of a kind that is not read ({bands} bands of {depth} bits)"

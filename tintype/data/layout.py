@@ -288,8 +288,8 @@ class _Reader:
             raise UserError(
                 f"{self.root}: {_names([*trains, *measured])} may be splits, by their names, or "
                 "classes as "
-                f"{_names(strangers)}. Name splits train, val and test, or name the classes "
-                "otherwise."
+                f"{_names(strangers)}. Name splits train, val and test, "
+                "or name the classes otherwise."
             )
         return self._one_each([*trains, *measured], roles)
 
@@ -383,8 +383,8 @@ class _Reader:
                 f"{self.root}: {safe(again.path)} holds folders named as those beside it "
                 f"({listed(sorted(again.core.inner_names & names))}), so it may be a split of "
                 "the same classes. "
-                "Move the others into a folder named train and name it val or test, or take it "
-                "away."
+                "Move the others into a folder named train and "
+                "name it val or test, or take it away."
             )
 
         pairs = combinations(holders, 2) if len(holders) <= MANY else pairwise(holders)
@@ -394,8 +394,8 @@ class _Reader:
 
         common = sorted(pair[0].core.inner_names & pair[1].core.inner_names)
         what = (
-            f"{safe(pair[0].path)} and {safe(pair[1].path)} hold folders of the same names "
-            f"({listed(common)})"
+            f"{safe(pair[0].path)} and {safe(pair[1].path)} hold folders "
+            f"of the same names ({listed(common)})"
         )
 
         if self.one_class:
@@ -442,8 +442,8 @@ class _Reader:
         names = {part.name: split_of(part.name) for part in parts}
         named = ", ".join(f"{name} is {split}" for name, split in sorted(names.items()))
         self.notes.append(
-            f"the classes are {listed(s.name for s in siblings)}; the folders inside them are "
-            f"splits: {named}"
+            f"the classes are {listed(s.name for s in siblings)}; "
+            f"the folders inside them are splits: {named}"
         )
 
         for sibling in siblings:
@@ -484,8 +484,8 @@ class _Reader:
             del self.splits[folder.name]
             if unlabelled:
                 self.notes.append(
-                    f"{safe(base.path)} has no folder of a class in training, only "
-                    f"{base.full[0].name}"
+                    f"{safe(base.path)} has no folder of a class in training, "
+                    f"only {base.full[0].name}"
                 )
         else:
             self._refuse_alike(base.full)
@@ -509,8 +509,8 @@ class _Reader:
         twice = [name for name, count in spelled.items() if count > 1]
         if twice:
             self.notes.append(
-                "folders whose accents are written in two ways (Unicode) are one class: "
-                f"{listed(twice)}"
+                "folders whose accents are written in two ways "
+                f"(Unicode) are one class: {listed(twice)}"
             )
 
     def _note_loose(self, base: Folder, how: str = "without a class folder") -> None:

@@ -279,8 +279,8 @@ def shadowed(data: str, offer: str = Classes.offer) -> list[str]:
         return []
     kind = "folder" if here.is_dir() else "file"
     return [
-        f"data '{data}' is the built-in set, not the {kind} {data} that is here; for the {kind} "
-        f"type ./{data}"
+        f"data '{data}' is the built-in set, not the {kind} {data} that is here; "
+        f"for the {kind} type ./{data}"
     ]
 
 
@@ -346,8 +346,8 @@ def _check_held_out(
     num_pictures = len(np.unique(duplicates.group))
     if num_pictures < num_images:
         why = (
-            f"the {num_images:,} images show {num_pictures:,} different pictures, and copies "
-            "stay on one side"
+            f"the {num_images:,} images show {num_pictures:,} different pictures, "
+            "and copies stay on one side"
         )
     elif images.groups is not None:
         why = f"the {num_images:,} images are in too few groups, which stay on one side"
@@ -454,8 +454,8 @@ def _duplicate_notes(
     if contrary:
         names = " and ".join(images.names[i] for i in contrary[0][:2])
         notes.append(
-            f"{len(contrary):,} pictures are there with different labels, such as {names}; see "
-            "`tintype audit`"
+            f"{len(contrary):,} pictures are there with different labels, "
+            f"such as {names}; see `tintype audit`"
         )
 
     return notes

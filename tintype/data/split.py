@@ -94,8 +94,8 @@ def _fractions(
     for split, amount in asked.items():
         if amount < 0 or (amount == 0 and split == "val"):
             raise UserError(
-                f"{split}_fraction is {amount:g}; it must be above 0 (below 1 a fraction, else a "
-                "number)."
+                f"{split}_fraction is {amount:g}; "
+                "it must be above 0 (below 1 a fraction, else a number)."
             )
 
     fractions = {
@@ -206,8 +206,8 @@ def describe_splits(
             continue
         if not asked:
             lines.append(
-                "test: none, as asked, so that all figures are of validation photos, which "
-                "chose the model"
+                "test: none, as asked, so that all figures are of validation photos, "
+                "which chose the model"
             )
             continue
         amount = f"{int(asked):,} of" if asked >= 1 else f"{100 * asked:.3g} % of"
@@ -225,8 +225,8 @@ def _ways_out(can_do_without_test: bool) -> str:
     line.
     """
     others = (
-        "put photos of your own into test/ beside train/ and val/, or choose how many with "
-        "--test 0.1"
+        "put photos of your own into test/ beside train/ and val/, "
+        "or choose how many with --test 0.1"
     )
     if can_do_without_test:
         others += (

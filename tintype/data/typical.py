@@ -136,8 +136,8 @@ class Typical:
             return cls(ranges, None if coloured is None else float(coloured))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(
-                "what the model says of its training images (typical) is incomplete or broken "
-                f"({error})."
+                "what the model says of its training images (typical) "
+                f"is incomplete or broken ({error})."
             ) from None
 
 

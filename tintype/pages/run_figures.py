@@ -70,8 +70,8 @@ class RunFigures:
         drawing = makers[name](run)
         if drawing is None:
             raise UserError(
-                f"{self.folder} has nothing to show under '{name}': it is not finished, "
-                "or has none."
+                f"{self.folder} has nothing to show under '{name}': "
+                "it is not finished, or has none."
             )
         return drawing.draw(library)
 

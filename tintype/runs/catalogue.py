@@ -211,8 +211,8 @@ def _fulfils(facts: Mapping[str, Any], name: str, operator: str, value: Any) -> 
     )
     if not numbers and operator in ("<", ">", "<=", ">=") and isinstance(own, int | float):
         raise UserError(
-            f"--where {name}{operator}{value}: {name} is a number. Expected one to compare it "
-            "with, as in 0.9."
+            f"--where {name}{operator}{value}: {name} is a number. "
+            "Expected one to compare it with, as in 0.9."
         )
 
     if not numbers:

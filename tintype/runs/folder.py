@@ -142,9 +142,10 @@ class RunFolder:
             )
         if not (run.path / "recipe.yaml").exists():
             raise UserError(
-                f"{run.path} is not a run folder: it has no recipe.yaml. `tintype list runs` shows "
-                "the runs."
+                f"{run.path} is not a run folder: it has no recipe.yaml. "
+                "`tintype list runs` shows the runs."
             )
+
         refuse_ways_out(run.path)
         return run
 
@@ -184,6 +185,7 @@ class RunFolder:
             UserError: the file is missing (the run did not get so far) or broken.
         """
         path = self.path / file
+
         try:
             content = read_json_object(path)
             check(path, content, complete=complete)
@@ -268,6 +270,7 @@ class RunFolder:
             UserError: another process is training it.
         """
         until = time.monotonic() + seconds
+
         with ExitStack() as stack:
             while True:
                 try:
@@ -276,8 +279,8 @@ class RunFolder:
                 except BlockingIOError:
                     if time.monotonic() >= until:
                         raise UserError(
-                            f"{self.path} is being trained by another process. Wait for it, "
-                            "or stop it first."
+                            f"{self.path} is being trained by another process. "
+                            "Wait for it, or stop it first."
                         ) from None
                 time.sleep(0.02)
             yield

@@ -124,8 +124,8 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     entries = archive.infolist()
     if len(entries) > MOST_ENTRIES:
         raise UserError(
-            f"{path} holds {len(entries):,} files; a run has fewer than {MOST_ENTRIES:,}. "
-            "It is not unpacked."
+            f"{path} holds {len(entries):,} files; "
+            f"a run has fewer than {MOST_ENTRIES:,}. It is not unpacked."
         )
 
     entries = [entry for entry in entries if entry.filename != "samples/"]

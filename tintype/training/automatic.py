@@ -208,8 +208,8 @@ def _with_model(
         except UserError as error:
             failure = str(error).split(". ")[0]
             reason = (
-                f"from scratch: {failure}; --weights FILE takes a file, and gives far better "
-                "results"
+                f"from scratch: {failure}; "
+                "--weights FILE takes a file, and gives far better results"
             )
     else:
         reason = "from scratch, as asked"
@@ -352,8 +352,8 @@ def _by_time(
     )
     if asked:
         why = (
-            f"as asked; {_length_in_words(chosen)}, each epoch of {train:,} images at most about "
-            f"{epoch:.0f} s"
+            f"as asked; {_length_in_words(chosen)}, "
+            f"each epoch of {train:,} images at most about {epoch:.0f} s"
         )
     return chosen, [Choice("tune", tune, why), *choices]
 

@@ -141,8 +141,8 @@ def _strange_rate(given: Mapping[str, Any], source: Source, optimizer: str) -> l
     if usual == "auto" or usual / NEAR <= lr <= usual * NEAR:
         return []
     hint = (
-        f"{source.name} trains by {optimizer}, with {usual:g}; --set optimizer=adamw takes the "
-        "usual rest as well"
+        f"{source.name} trains by {optimizer}, with {usual:g}; "
+        "--set optimizer=adamw takes the usual rest as well"
     )
     return [Choice("lr", f"{lr:g}", f"as asked. WARNING: {hint}")]
 

@@ -212,9 +212,9 @@ class Engine:
             )
             for phase in reversed(task.phases)
         }
-        # The learning rates of its groups of weights, which the schedule multiplies at each step.
+        # The schedule multiplies the rates that the optimizers begin with.
         self.peaks = {
-            name: [[group["lr"] for group in o.param_groups] for o in optimizers]
+            name: [_learning_rates(optimizer) for optimizer in optimizers]
             for name, optimizers in self.optimizers.items()
         }
         self.trainable = {
@@ -499,15 +499,17 @@ class Engine:
         """Return a warning for readers of the validation figure, "" where it chose nothing."""
         if not self.best.get("tensors"):
             return ""
+
         scores = [row.get(f"val_{self.task.score_name}", "") for row in self.history.rows]
         num = sum(score != "" for score in scores)  # rows that were read again have every column
         if num < 2:
             return ""
+
         best = "the best" if self.recipe.monitor is None else f"those with the best {self.monitor}"
         return (
             f"These weights are {best} of {num:,} evaluations on validation, "
-            "so the validation figure is slightly optimistic. The test images had no part in this "
-            "choice."
+            "so the validation figure is slightly optimistic. "
+            "The test images had no part in this choice."
         )
 
     @contextmanager
@@ -597,8 +599,8 @@ class Engine:
         except (KeyError, RuntimeError, ValueError) as error:
             line = str(error).split("\n")[0]
             raise UserError(
-                f"the checkpoint in {self.run.path} does not fit this version of the network "
-                f"({line})."
+                f"the checkpoint in {self.run.path} does not fit "
+                f"this version of the network ({line})."
             ) from error
 
         if self.average:
@@ -619,6 +621,7 @@ class Engine:
 
     def _refuse_other_recipe(self, before: dict[str, Any]) -> None:
         now = self.recipe.model_dump(mode="json")
+
         # A run may be older than a field; it then had the field's default.
         usual = Recipe(task=self.recipe.task).model_dump(mode="json")
         edited = [
@@ -626,6 +629,7 @@ class Engine:
             for key in now
             if key not in FREE_TO_CHANGE and now[key] != before.get(key, usual[key])
         ]
+
         if edited:
             file = self.run.path / "recipe.yaml"
             field = edited[0]
@@ -734,6 +738,11 @@ def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
     images, targets, index = (tensor.tensor_split(count) for tensor in batch)
     columns = zip(images, targets, index, strict=True)
     return [(Batch(*column), len(column[1]) / total) for column in columns]
+
+
+def _learning_rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Return the learning rate of each group of weights."""
+    return [group["lr"] for group in optimizer.param_groups]
 
 
 def _like_parameters(optimizer: torch.optim.Optimizer) -> None:

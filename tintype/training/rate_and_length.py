@@ -84,8 +84,7 @@ def within_time(
 
     times = (
         f"{step:.2g} s per step, {evaluation:.2g} s per evaluation, "
-        f"{final:.2g} s to measure at the "
-        "end"
+        f"{final:.2g} s to measure at the end"
     )
     recipe = recipe.replace(time=None)
     if steps >= plan.total_steps:

@@ -137,8 +137,7 @@ def resume(path: str | Path, watcher: Watcher, *, command: str, **moved: Any) ->
             raise
         raise UserError(
             f"{error}\nIf the photos were moved, unchanged: tintype train --resume {path} --data "
-            "NEW "
-            "(or --data-root NEW)"
+            "NEW (or --data-root NEW)"
         ) from None
 
     if (run.path / "environment.json").exists():
@@ -269,8 +268,8 @@ def _check_there(recipe: Recipe, named: Collection[str] = ("data_root",)) -> Non
     root = recipe.data_root
     if "data_root" in named and root and not Path(root).expanduser().is_dir():
         raise UserError(
-            f"there is no folder {root}. Expected one for --data-root that holds the files of the "
-            "data set."
+            f"there is no folder {root}. Expected one for --data-root "
+            "that holds the files of the data set."
         )
     if "data" in named and not _is_set(recipe) and not Path(recipe.data).expanduser().exists():
         raise UserError(f"there is no folder or file '{recipe.data}' (looked from {Path.cwd()}).")

@@ -57,8 +57,8 @@ def _torch(found: Findings) -> None:
         torch: Any = importlib.import_module("torch")
     except Exception as error:  # a broken build fails in many ways; each is a finding
         found.problems.append(
-            f"torch does not load ({_first_line(error)}). Type: pip install --force-reinstall "
-            "torch torchvision"
+            f"torch does not load ({_first_line(error)}). Type: "
+            "pip install --force-reinstall torch torchvision"
         )
         return
     from tintype.hardware.arithmetic import onednn_instructions, onednn_version
@@ -101,8 +101,8 @@ def explain_torchvision(error: BaseException) -> str:
         return (
             f"{together} were built differently (one for CUDA, one for the CPU, or for another "
             "release), so torchvision does "
-            "not load. Install both from the same source: pip install --force-reinstall torch "
-            "torchvision"
+            "not load. Install both from the same source: "
+            "pip install --force-reinstall torch torchvision"
         )
 
     return (
@@ -138,8 +138,8 @@ def _machine(found: Findings) -> None:
         )
     if free < 1e9:
         found.problems.append(
-            f"less than 1 GB is free where the cache lies ({folder}). `tintype cache --clear` "
-            "frees its part."
+            f"less than 1 GB is free where the cache lies ({folder}). "
+            "`tintype cache --clear` frees its part."
         )
 
 

@@ -61,8 +61,8 @@ def evaluate_run(
         raise UserError(f"unknown split '{split}'. Expected val, test or train.")
     if groups is not None and data is None:
         raise UserError(
-            "groups are for other data, named by --data; the run's own images keep the groups of "
-            "its recipe."
+            "groups are for other data, named by --data; "
+            "the run's own images keep the groups of its recipe."
         )
 
     options = MeasureOptions(
@@ -135,8 +135,8 @@ def refuse_taken(path: Path) -> None:
         raise UserError(f"{path} already exists and will not be overwritten. Choose another --csv.")
     if not path.absolute().parent.is_dir():
         raise UserError(
-            f"there is no folder {path.parent} for --csv {path}. Make it first, or choose another "
-            "file."
+            f"there is no folder {path.parent} for --csv {path}. "
+            "Make it first, or choose another file."
         )
 
 

@@ -282,8 +282,8 @@ def _with_white(photos: Sequence[Photo], resize: Resize, notes: list[str]) -> Re
         white = white_of_set([photo.path for photo in spread(photos, DEEP_SAMPLE)], open_picture)
     if white is not None:
         notes.append(
-            f"pictures of more than 8 bits: {white:,.6g} is white, as nearly all of their values "
-            "are below"
+            "pictures of more than 8 bits: "
+            f"{white:,.6g} is white, as nearly all of their values are below"
         )
     return resize._replace(white=white)
 
@@ -329,8 +329,8 @@ def _other_files(others: Counter[str]) -> list[str]:
     unread = {extension: count for extension, count in others.items() if extension in UNREAD}
     if unread:
         notes.append(
-            f"pictures of a kind that is not read are passed over: {_unread(unread)}; convert "
-            "them to PNG"
+            f"pictures of a kind that is not read are passed over: {_unread(unread)}; "
+            "convert them to PNG"
         )
 
     rest = {extension: count for extension, count in others.items() if extension not in UNREAD}
@@ -429,8 +429,8 @@ def _changed(
     if same:
         return ""
     return (
-        f"{len(changed)} photos changed while they were read ({listed(changed)}); the next run "
-        "reads all again"
+        f"{len(changed)} photos changed while they were read ({listed(changed)}); "
+        "the next run reads all again"
     )
 
 
@@ -517,8 +517,8 @@ def _no_photos(root: Path, walk: Walk) -> str:
 
     if unread:
         return (
-            f"{root} holds only pictures of a kind that is not read: {_unread(unread)}. Convert "
-            "them to PNG or JPEG."
+            f"{root} holds only pictures of a kind that is not read: {_unread(unread)}. "
+            "Convert them to PNG or JPEG."
         )
     if walk.own:
         return f"{root} holds no photos, only what tintype made ({listed(walk.own)}). {shape}"
@@ -526,8 +526,8 @@ def _no_photos(root: Path, walk: Walk) -> str:
     folders = [name for name in walk.folders if "/" not in name]
     if folders:
         return (
-            f"no images in the {len(folders)} folders of {root} ({listed(sorted(folders))}). "
-            f"{shape}"
+            f"no images in the {len(folders)} folders of {root} "
+            f"({listed(sorted(folders))}). {shape}"
         )
 
     if walk.others:
@@ -552,6 +552,6 @@ def _all_broken(
 ) -> str:
     name, reason = skipped[0]
     return (
-        f"none of the {num_images or len(skipped):,} images of {source} can be read. The first: "
-        f"{name}: {reason}."
+        f"none of the {num_images or len(skipped):,} images of {source} can be read. "
+        f"The first: {name}: {reason}."
     )

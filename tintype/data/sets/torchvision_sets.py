@@ -181,8 +181,8 @@ def _images(name: str, described: _Set, root: Path) -> Images:
             or targets.max() >= len(classes)
         ):
             raise UserError(
-                f"{name} in {root} cannot be read: images and labels of '{split}' do not belong "
-                "together."
+                f"{name} in {root} cannot be read: "
+                f"images and labels of '{split}' do not belong together."
             )
 
     return Images(
@@ -374,8 +374,8 @@ def _download(
         temporary = Path(tempfile.mkdtemp(prefix=f"tmp-{os.getpid()}-", dir=store.parent))
     except OSError as error:
         raise UserError(
-            f"{store.parent} cannot be written ({error.strerror}). Set TINTYPE_CACHE to another "
-            "folder."
+            f"{store.parent} cannot be written ({error.strerror}). "
+            "Set TINTYPE_CACHE to another folder."
         ) from None
 
     failures = (
@@ -396,8 +396,8 @@ def _download(
     except failures as error:
         raise UserError(
             f"{name} could not be downloaded ({_brief(error)}). Try again with a network, or give "
-            f"--data-root DIR, a folder that holds the files already. (`{at_hand}` needs no "
-            "download.)"
+            "--data-root DIR, a folder that holds the files already. "
+            f"(`{at_hand}` needs no download.)"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -58,8 +58,8 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
     scores, classes = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     if scores.ndim != 2 or classes.shape != scores.shape[:1] or not np.isfinite(scores).all():
         raise ValueError(
-            f"expected finite logits (N, K) and targets (N,), got {scores.shape} and "
-            f"{classes.shape}"
+            "expected finite logits (N, K) and targets (N,), "
+            f"got {scores.shape} and {classes.shape}"
         )
     n, bounds = len(scores), (math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
     if n < FEWEST_TO_CALIBRATE:
@@ -76,8 +76,8 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
 
         log_t = _root_within(excess, *bounds)
         reason = (
-            f"no mistake on {n} validation images: mean confidence set to {percent(wanted)} by the "
-            "rule of succession"
+            f"no mistake on {n} validation images: "
+            f"mean confidence set to {percent(wanted)} by the rule of succession"
         )
         return Temperature(math.exp(log_t), reason)
 

@@ -45,8 +45,8 @@ class Card(TaskCard):
 
         called = BY_VALIDATION if without_test(evaluation) else "accuracy"
         lines = [
-            f"| split | images | {called} | 95 % interval | macro F1 | log loss | "
-            "calibration error |",
+            f"| split | images | {called} | 95 % interval | macro "
+            "F1 | log loss | calibration error |",
             "|---|---|---|---|---|---|---|",
         ]
         for name, figures in _with_clean(splits).items():
@@ -54,8 +54,8 @@ class Card(TaskCard):
             error = figures.get("calibration_error", figures["expected_calibration_error"])
             lines.append(
                 f"| {name} | {figures['num_images']:,} | {figures['accuracy']:.2%} | "
-                f"{low:.2%} to {high:.2%} | {figures['macro_f1']:.3f} | {figures['loss']:.3f} | "
-                f"{error:.3f} |"
+                f"{low:.2%} to {high:.2%} | {figures['macro_f1']:.3f} "
+                f"| {figures['loss']:.3f} | {error:.3f} |"
             )
         return lines
 
@@ -67,8 +67,8 @@ class Card(TaskCard):
             *_confused(evaluation, split),
             *_promised(model, evaluation, split),
             *unlike_line(model, evaluation),
-            "- It knows only its classes: a picture of anything else is given one of them all the "
-            "same.",
+            "- It knows only its classes: "
+            "a picture of anything else is given one of them all the same.",
         ]
 
     def plain(self, run: RunFolder, model: Mapping[str, Any]) -> Plain | None:

@@ -44,8 +44,8 @@ class Card:
     def alt(self) -> str:
         verdict = "rightly" if self.correct else f"true class {self.target}, wrongly"
         return (
-            f"{self.name}: {verdict} taken for {self.prediction} with {self.confidence:.0%} "
-            "confidence"
+            f"{self.name}: {verdict} taken for {self.prediction} "
+            f"with {self.confidence:.0%} confidence"
         )
 
     @property

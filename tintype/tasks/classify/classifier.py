@@ -383,8 +383,8 @@ class Classify(Task):
 
         word = {"val": "validation"}.get(split, split)
         warning = (
-            f"{len(leaked):,} of {figures['num_images']:,} {word} images are duplicates of images "
-            "that training has seen"
+            f"{len(leaked):,} of {figures['num_images']:,} {word} images are "
+            "duplicates of images that training has seen"
         )
         if not len(clean):
             return f"{warning}: the {word} figures say nothing about new images."

@@ -38,8 +38,8 @@ NUMBERS = ("confidence",)
 APART = "different data"
 PAIRED = (
     "Each run compared with {best} on the same images: how many points of accuracy it is behind, "
-    "with the 95 % score interval for paired proportions (Tango), and the p-value of the exact "
-    "McNemar test"
+    "with the 95 % score interval for paired proportions (Tango), "
+    "and the p-value of the exact McNemar test"
 )
 METHOD = (
     "Runs are ranked by accuracy. Differences are paired: they come from the images on which two "

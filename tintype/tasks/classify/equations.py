@@ -29,8 +29,8 @@ def equations_of(recipe: Mapping[str, Any]) -> list[Equation]:
         (True, True): "both",
     }
     note = (
-        "p is the softmax of the network's output: the probability of class k for image i, "
-        "whose true class is y."
+        "p is the softmax of the network's output: "
+        "the probability of class k for image i, whose true class is y."
     )
     if weights:
         note += " Classes are weighted by w."

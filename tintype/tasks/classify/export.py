@@ -132,8 +132,8 @@ def classified_images(
     unknown = set(splits.spec.class_names) - set(names)
     if unknown:
         raise UserError(
-            f"the model does not know the classes {', '.join(sorted(unknown)[:5])} of "
-            f"{splits.spec.name}."
+            f"the model does not know the classes {', '.join(sorted(unknown)[:5])} "
+            f"of {splits.spec.name}."
         )
 
     to_model = np.array([names.index(name) for name in splits.spec.class_names])
@@ -195,8 +195,8 @@ def _accuracy_lost(
     if low > max_loss:
         raise refused(
             f"accuracy falls by {100 * lost:.1f} points (95 % interval {100 * low:.1f} to "
-            f"{100 * high:.1f}) on {words}. Allow it with --max-loss {math.ceil(100 * low)}, "
-            "or leave --int8 out."
+            f"{100 * high:.1f}) on {words}. "
+            f"Allow it with --max-loss {math.ceil(100 * low)}, or leave --int8 out."
         )
     return {"accuracy_lost": lost, "accuracy_lost_ci95": [low, high]}
 

@@ -103,8 +103,8 @@ class Measure(Measurement[Classify]):
         of_run = self.run.recipe.groups
         if of_run is not None and self.options.groups is None:
             lines.append(
-                f"The run was trained with groups {of_run}; where these images are named alike, "
-                "type --groups too."
+                f"The run was trained with groups {of_run}; "
+                "where these images are named alike, type --groups too."
             )
         return lines
 

@@ -558,8 +558,8 @@ def _checked(
     # The tolerance lets half precision pass and stops logits.
     if not (probabilities.min() >= 0 and np.abs(probabilities.sum(1) - 1).max() < 0.02):
         raise ValueError(
-            "expected finite probabilities of 0 or more whose rows sum to one (logits need a "
-            "softmax)"
+            "expected finite probabilities of 0 or more whose "
+            "rows sum to one (logits need a softmax)"
         )
 
     return probabilities, targets

@@ -306,8 +306,8 @@ def _size_words(rows: Sequence[Mapping[str, Any]]) -> str:
     rho, p = rank_correlation([row["trained"] for row in rows], [row["recall"] for row in rows])
     if p >= 0.05:
         return few + (
-            f"Recall does not depend significantly on class size (rank correlation {rho:.2f}, "
-            f"p = {p:.2g})."
+            "Recall does not depend significantly on class size "
+            f"(rank correlation {rho:.2f}, p = {p:.2g})."
         )
 
     kind = "less" if rho > 0 else "more"

@@ -224,8 +224,7 @@ def _claim(attribute: Mapping[str, Any]) -> str:
     part = "quarter" if len(bins) == 4 else "part"
     return (
         f"{how.title}: the error rate is {words.percent(bins[worst]['error_rate'])} in the "
-        f"{names[worst]} {part} and "
-        f"{words.percent(bins[best]['error_rate'])} in the {names[best]} "
+        f"{names[worst]} {part} and {words.percent(bins[best]['error_rate'])} in the {names[best]} "
         f"({_p_text(attribute['p_holm'])})."
     )
 
@@ -242,8 +241,8 @@ def embedding(run: RunFiles) -> Section | None:
         "map",
         charts.embedding(found, names),
         print_figures.png(print_charts.embedding(found, names)),
-        f"Map of {len(found['x'])} test images by {found.get('method')}, coloured by class, "
-        "mistakes ringed.",
+        f"Map of {len(found['x'])} test images by {found.get('method')}, "
+        "coloured by class, mistakes ringed.",
     )
     context = {
         "chart": chart,

@@ -81,8 +81,8 @@ class ClassRows(Rows):
 
         if not row.get("prediction") or not 0 <= share <= 1:
             raise ValueError(
-                f"the answer to {row['file']} has no prediction, or its confidence is no number "
-                "from 0 to 1"
+                f"the answer to {row['file']} has no prediction, "
+                "or its confidence is no number from 0 to 1"
             )
 
     def difference(self, row: Row, prediction: Prediction) -> tuple[str, str] | None:

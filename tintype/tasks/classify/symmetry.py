@@ -118,8 +118,8 @@ def keep_orientation(
         wanted = [part for part in parts if _asked_by_name(recipe, part, asked)]
         if wanted:
             reason = (
-                f"as asked. WARNING: {finding.text}, and a network that sees both cannot tell them "
-                "apart."
+                f"as asked. WARNING: {finding.text}, "
+                "and a network that sees both cannot tell them apart."
             )
             choices.append(Choice(f"{turn} photos", "used", f"{reason} {_how_to_switch_off(turn)}"))
         left_out = [part for part in parts if part not in wanted]
@@ -153,8 +153,8 @@ def find_symmetries(
     large = np.flatnonzero(counts >= FEWEST_OF_A_CLASS)
     if len(large) < 2:
         few = (
-            f"too few images to tell whether a class changes (fewer than {FEWEST_OF_A_CLASS} of "
-            "each)"
+            "too few images to tell whether a class changes "
+            f"(fewer than {FEWEST_OF_A_CLASS} of each)"
         )
         return dict.fromkeys(turns, Finding(None, few))
 
@@ -180,8 +180,7 @@ def find_symmetries(
             found[turn] = Finding(
                 True,
                 f"{turn}, {share_a:.0%} of '{names[a]}' are taken for '{names[b]}' and "
-                f"{share_b:.0%} of "
-                f"'{names[b]}' for '{names[a]}' ({probe})",
+                f"{share_b:.0%} of '{names[b]}' for '{names[a]}' ({probe})",
             )
         elif not tells:
             found[turn] = Finding(

@@ -149,8 +149,8 @@ def fit_verdict(
     """
     if train_n == 0 or val_n == 0 or num_classes < 2:
         raise ValueError(
-            f"no verdict on {train_n} training and {val_n} validation images of {num_classes} "
-            "classes"
+            f"no verdict on {train_n} training and {val_n} "
+            f"validation images of {num_classes} classes"
         )
     of_train = None if train_classes is None else train_classes.clusters
     of_val = None if val_classes is None else val_classes.clusters

@@ -150,8 +150,8 @@ def more_needed(count: int | None, what: str) -> str:
     if count > 10_000_000:
         return f"; more {what} than any test set holds would be needed"
     return (
-        f"; about {about(count)} more {what if count > 1 else what.removesuffix('s')} would be "
-        "needed"
+        f"; about {about(count)} more {what if count > 1 else what.removesuffix('s')} "
+        "would be needed"
     )
 
 

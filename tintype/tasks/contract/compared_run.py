@@ -276,6 +276,5 @@ def remark_on_groups(groups: NDArray[np.int64] | None, what: str) -> list[str]:
         return []
     return [
         f"The {what} come in {int(groups.max()) + 1:,} groups of what belongs together: "
-        "intervals and tests of the "
-        "differences are by group."
+        "intervals and tests of the differences are by group."
     ]

@@ -24,8 +24,8 @@ def open_session(path: Path, threads: int | None = None) -> Any:
         import onnxruntime
     except ImportError:
         raise UserError(
-            "exported models are computed by ONNX Runtime, which is not installed. Type: pip "
-            "install onnxruntime"
+            "exported models are computed by ONNX Runtime, which is not installed. Type: "
+            "pip install onnxruntime"
         ) from None
 
     if not path.is_file():
@@ -50,8 +50,8 @@ def read_about(path: Path, session: Any) -> dict[str, Any]:
     text = session.get_modelmeta().custom_metadata_map.get(ABOUT)
     if text is None:
         raise UserError(
-            f"{path} is an ONNX model, but not one of `tintype export`: it does not say what its "
-            "answers mean."
+            f"{path} is an ONNX model, but not one of `tintype export`: "
+            "it does not say what its answers mean."
         )
 
     try:
@@ -62,8 +62,8 @@ def read_about(path: Path, session: Any) -> dict[str, Any]:
 
     if version > FORMAT:
         raise UserError(
-            f"{path} was made by a newer tintype (format {version}, this one reads {FORMAT}). "
-            "Update tintype."
+            f"{path} was made by a newer tintype (format {version}, "
+            f"this one reads {FORMAT}). Update tintype."
         )
     return about
 

@@ -123,8 +123,8 @@ class Measurement(ABC, Generic[T]):
                 but the run's own.
         """
         raise UserError(
-            f"runs of task {self.run.recipe.task} cannot be measured on other data. "
-            "Leave --data out."
+            f"runs of task {self.run.recipe.task} cannot be "
+            "measured on other data. Leave --data out."
         )
 
     @staticmethod

@@ -243,8 +243,8 @@ def _in_memory(image: Any) -> np.ndarray | Image.Image:
         return image
     if not isinstance(image, np.ndarray):
         raise UserError(
-            f"cannot predict a {type(image).__name__}. Expected a file, a Pillow image or a NumPy "
-            "array."
+            f"cannot predict a {type(image).__name__}. "
+            "Expected a file, a Pillow image or a NumPy array."
         )
 
     right_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))

@@ -12,8 +12,8 @@ from tintype.data.source import ImageSource
 from tintype.runs.folder import PHOTOS_FILE, RunFolder
 
 UNKNOWN = (
-    "Whether these images were seen in training cannot be checked: the run holds no digests of its "
-    "photos."
+    "Whether these images were seen in training cannot be checked: "
+    "the run holds no digests of its photos."
 )
 
 

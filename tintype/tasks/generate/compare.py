@@ -85,8 +85,8 @@ def _group(runs: list[Compared], measure: Measure | None) -> Group:
     apart = sorted({m[0] for run in runs for m in measures(run)} - {name for name, *_ in shared})
     if apart:
         group.remarks.append(
-            f"{', '.join(apart)}: not measured by the same protocol in all of these runs, "
-            "so left out."
+            f"{', '.join(apart)}: not measured by the same protocol "
+            "in all of these runs, so left out."
         )
     if len(runs) > 1:
         group.remarks.append(

@@ -57,8 +57,8 @@ def equations_of(recipe: Mapping[str, Any]) -> list[Equation]:
     loss = OTHER_NAMES.get(str(options.get("loss") or ""), str(options.get("loss") or ""))
     if loss == "flow" or str(recipe.get("model", "")).startswith("flow"):
         note = (
-            "z is noise, x an image, and v the network: the velocity on the straight line from z "
-            "to x at time t."
+            "z is noise, x an image, and v the network: "
+            "the velocity on the straight line from z to x at time t."
         )
         return [Equation("The network minimises", FLOW, note)]
 

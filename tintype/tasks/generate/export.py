@@ -36,8 +36,8 @@ class Export(Exportable[Generate]):
 
     described_by = ("class_names", "preprocessing", "latent_shape", "conditional")
     refuses_int8 = (
-        "--int8 is for classifiers and for networks that enlarge; a generator keeps its floats. "
-        "Try --fp16."
+        "--int8 is for classifiers and for networks that enlarge; "
+        "a generator keeps its floats. Try --fp16."
     )
 
     def graph(self, network: nn.Module) -> Graph:

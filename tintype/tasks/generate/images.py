@@ -84,8 +84,8 @@ class Sampler:
             isinstance(truncation, int | float) and 0 < truncation <= 10
         ):
             raise UserError(
-                f"truncation is {truncation!r}. Expected a number above 0, as 1 (typical) or 3 "
-                "(hardly changed)."
+                f"truncation is {truncation!r}. "
+                "Expected a number above 0, as 1 (typical) or 3 (hardly changed)."
             )
 
         label = self._label(class_name)
@@ -243,8 +243,8 @@ def _write_sheet(
         raise UserError(f"--grid {path}: expected a file that ends in .png.")
     if count > 10_000:
         raise UserError(
-            f"a sheet of {count:,} images is too large to look at. Expected at most 10,000, or "
-            "--out DIR."
+            f"a sheet of {count:,} images is too large to look at. "
+            "Expected at most 10,000, or --out DIR."
         )
     _refuse_taken(path, "--grid")
 

@@ -61,8 +61,8 @@ class Objective:
         ]
         if idle and not adversarial:
             raise UserError(
-                f"task.{idle[0]} concerns a discriminator, and flow matching has none. Leave it "
-                "out."
+                f"task.{idle[0]} concerns a discriminator, "
+                "and flow matching has none. Leave it out."
             )
 
         for name in self.diff_augment:

@@ -87,8 +87,8 @@ def make(
 
     if {"mixup", "cutmix"} & resolve(augment).keys():
         raise UserError(
-            "mixup and cutmix blend images, which a generator would learn to make. Leave them out "
-            "of augment."
+            "mixup and cutmix blend images, which a generator would learn to make. "
+            "Leave them out of augment."
         )
 
     networks = build_model(model, splits.spec, model_options, seed).to(device)
@@ -97,8 +97,8 @@ def make(
     )
     if not isinstance(parts.get("generator"), ImageGenerator):
         raise UserError(
-            f"model {model} makes no images. Expected one for task generate, such as dcgan or "
-            "mlp-gan."
+            f"model {model} makes no images. "
+            "Expected one for task generate, such as dcgan or mlp-gan."
         )
 
     task = Generate(
@@ -166,8 +166,8 @@ class Generate(Task):
     ) -> None:
         if type(num_samples) is not int or not FEWEST <= num_samples <= 1_000_000:
             raise UserError(
-                f"task.num_samples is {num_samples!r}. Expected a whole number from {FEWEST} to "
-                "1,000,000."
+                f"task.num_samples is {num_samples!r}. "
+                f"Expected a whole number from {FEWEST} to 1,000,000."
             )
         self.networks = networks
         self.main = "generator"

@@ -57,8 +57,8 @@ class Trouble:
             )
         if self.objective.signed and self._turns >= ENOUGH and right > 0.98:
             self._warn(
-                f"discriminator: right {right:.1%} of the time, so the generator learns little "
-                "from it. "
+                f"discriminator: right {right:.1%} of the time, "
+                "so the generator learns little from it. "
                 + self._try(
                     "--set task.loss=bce" if self.objective.loss == "minimax" else "",
                     ""
@@ -85,16 +85,15 @@ class Trouble:
             )
         if recall < RARE:
             self._warn(
-                f"little variety: generated images come near {recall:.1%} of the real ones only. "
-                f"{variety}"
+                f"little variety: generated images come near {recall:.1%} "
+                f"of the real ones only. {variety}"
             )
 
         missing = _missing(figures)
         if missing:
             self._warn(
                 f"missing classes: {len(missing)} of {len(figures['class_shares'])} classes are "
-                "hardly made "
-                f"({', '.join(missing[:5])}). "
+                f"hardly made ({', '.join(missing[:5])}). "
                 + self._try(
                     "--set model.conditional=true"
                     if self.options.get("conditional") is False
@@ -136,8 +135,7 @@ def memorisation(nearness: float) -> list[str]:
         return []
     return [
         f"memorisation: generated images are {nearness:.0%} as far from the nearest training image "
-        "as "
-        "test images are. Train shorter, on more images, or with --augment flip."
+        "as test images are. Train shorter, on more images, or with --augment flip."
     ]
 
 

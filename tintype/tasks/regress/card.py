@@ -39,8 +39,8 @@ class Card(TaskCard):
         rows = zip(model["columns"], model["target_mean"], model["target_deviation"], strict=True)
         return [
             *(
-                f"- {escaped(str(name))} in training: mean {in_digits(mean)}, deviation "
-                f"{in_digits(deviation)}."
+                f"- {escaped(str(name))} in training: "
+                f"mean {in_digits(mean)}, deviation {in_digits(deviation)}."
                 for name, mean, deviation in rows
             ),
             input_line(model),
@@ -70,8 +70,8 @@ class Card(TaskCard):
         return [
             *_promised(evaluation),
             *unlike_line(model, evaluation),
-            "- It knows only the range of its training numbers, and draws what lies beyond towards "
-            "it.",
+            "- It knows only the range of its training numbers, "
+            "and draws what lies beyond towards it.",
         ]
 
     def hub_fields(self, model: Mapping[str, Any], plain: Plain | None) -> dict[str, Any]:

@@ -35,8 +35,8 @@ NUMBERS: Sequence[str] = ()  # their names follow from those of the numbers
 APART = "different data or numbers"
 PAIRED = (
     "Each run compared with {best} on the same images: the mean absolute error of {best} less that "
-    "of the other, below zero where {best} is nearer, with Student's paired 95 % interval and "
-    "p-value"
+    "of the other, below zero where {best} is nearer, "
+    "with Student's paired 95 % interval and p-value"
 )
 METHOD = (
     "Runs are ranked by their mean absolute error. Differences are paired image by image; one is "

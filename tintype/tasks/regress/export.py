@@ -157,8 +157,8 @@ class Export(Exportable[Regress]):
         if "error_added" in checked:
             low, high = checked["error_added_ci95"]
             lines.append(
-                f"error     {checked['error_added']:+.1%} (95 % paired interval {low:+.1%} to "
-                f"{high:+.1%})"
+                f"error     {checked['error_added']:+.1%} (95 % paired "
+                f"interval {low:+.1%} to {high:+.1%})"
             )
         if "any_size" in checked:
             other = checked["any_size"]

@@ -128,8 +128,8 @@ def _without_leaks(task: Regress, split: str, evaluation: Evaluation) -> str:
     clean = np.setdiff1d(np.arange(figures["num_images"]), leaked)
     word = WORDS[split]
     warning = (
-        f"{len(leaked):,} of {figures['num_images']:,} {word} images are duplicates of images that "
-        "training has seen"
+        f"{len(leaked):,} of {figures['num_images']:,} {word} images are "
+        "duplicates of images that training has seen"
     )
     if not len(clean):
         return f"{warning}: the {word} figures say nothing about new images."

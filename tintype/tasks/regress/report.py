@@ -198,8 +198,8 @@ def worst(run: RunFiles) -> Section | None:
     if not cards:
         return None
     lede = (
-        "The largest errors first: hard images, gaps in the training data, or wrong numbers in the "
-        "table."
+        "The largest errors first: hard images, gaps in the training data, "
+        "or wrong numbers in the table."
     )
     context = {"lede": lede, "cards": cards, "wrong": True}
     return Section("worst", "Worst mistakes", "regress/pictures.html", context)

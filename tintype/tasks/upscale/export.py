@@ -81,8 +81,8 @@ class Export(Exportable[Upscale]):
         if lost > max_loss:
             allow = math.ceil(10 * lost) / 10
             raise refused(
-                f"PSNR falls by {lost:.2f} dB on {words}. Allow it with --max-loss {allow:g}, or "
-                "leave --int8 out."
+                f"PSNR falls by {lost:.2f} dB on {words}. "
+                f"Allow it with --max-loss {allow:g}, or leave --int8 out."
             )
 
         return {

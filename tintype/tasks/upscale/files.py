@@ -106,8 +106,8 @@ def list_files(
 
     if not found and not left_out:
         raise UserError(
-            f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or "
-            ".png."
+            f"there is no image in {', '.join(map(str, paths))}. "
+            "Expected files such as .jpg or .png."
         )
     return found, left_out
 
@@ -206,8 +206,8 @@ def _one_file(
     sides = [side * upscaler.scale for side in picture.pixels.shape[:2]]
     if max(sides) > longest:
         raise UserError(
-            f"it would become {sides[1]} x {sides[0]} pixels; {picture.format} holds {longest} at "
-            "most. Give a PNG."
+            f"it would become {sides[1]} x {sides[0]} pixels; "
+            f"{picture.format} holds {longest} at most. Give a PNG."
         )
     small = picture.pixels
     picture.pixels = upscaler.enlarge(

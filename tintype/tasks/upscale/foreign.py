@@ -61,8 +61,8 @@ def load_foreign(path: Path, device: torch.device) -> Upscale:
     channels = descriptor.input_channels
     if channels not in (1, 3) or descriptor.output_channels != channels:
         raise UserError(
-            f"{path} takes {channels} channels and gives {descriptor.output_channels}. Expected 1 "
-            "or 3 of both."
+            f"{path} takes {channels} channels and gives {descriptor.output_channels}. "
+            "Expected 1 or 3 of both."
         )
 
     spec = DataSpec(

@@ -70,8 +70,8 @@ class PerceptualLoss(nn.Module):
 
         if not is_backbone(name):
             raise UserError(
-                f"{name} has no pretrained features to compare by. Try vgg16, squeezenet1_0 or "
-                "another backbone."
+                f"{name} has no pretrained features to compare by. "
+                "Try vgg16, squeezenet1_0 or another backbone."
             )
         chosen = list(layers or LAYERS.get(name, ()))
         if not chosen:
@@ -159,8 +159,8 @@ class PerceptualDistance:
             name = model_of_weights(trunk)
         if name not in TRUNKS:
             raise UserError(
-                f"LPIPS knows no network {trunk}. Expected {', '.join(TRUNKS)}, or the weight file "
-                "of one."
+                f"LPIPS knows no network {trunk}. "
+                f"Expected {', '.join(TRUNKS)}, or the weight file of one."
             )
 
         downloaded = trunk == name

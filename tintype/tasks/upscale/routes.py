@@ -23,8 +23,8 @@ from tintype.tasks.upscale.serve import PhotoEnlarger
 
 EXAMPLES = {
     "/v1/upscale": [
-        "curl --data-binary @photo.jpg -H 'content-type: image/jpeg' http://HOST/v1/upscale "
-        "-o large.png"
+        "curl --data-binary @photo.jpg -H 'content-type: "
+        "image/jpeg' http://HOST/v1/upscale -o large.png"
     ],
 }
 

@@ -93,8 +93,8 @@ def make(
         )
     if augment != "none":
         raise UserError(
-            "augment is for classification; here it is --set task.symmetries and --set "
-            "task.colour_jitter."
+            "augment is for classification; "
+            "here it is --set task.symmetries and --set task.colour_jitter."
         )
     if "scale" in model_options and model_options["scale"] != scale:
         raise UserError(
@@ -167,8 +167,8 @@ def _checked_losses(loss: Any) -> dict[str, float]:
     known = (*RESTORATION, "perceptual", "adversarial")
     if not isinstance(losses, dict) or not losses:
         raise UserError(
-            f"loss is {loss!r}. Expected a name such as l1, or names and weights such as "
-            f"{{mse: 1, ssim: 0.1}}."
+            f"loss is {loss!r}. Expected a name such as l1, "
+            "or names and weights such as {mse: 1, ssim: 0.1}."
         )
 
     for name, weight in losses.items():
@@ -179,8 +179,8 @@ def _checked_losses(loss: Any) -> dict[str, float]:
 
     if set(losses) == {"adversarial"}:
         raise UserError(
-            "the adversarial loss alone does not see the original. Set e.g. {l1: 1, adversarial: "
-            "0.01}."
+            "the adversarial loss alone does not see the original. Set e.g. {l1: "
+            "1, adversarial: 0.01}."
         )
     return {name: float(weight) for name, weight in losses.items()}
 
@@ -521,8 +521,8 @@ class Upscale(Task):
         columns = {key: np.array([row[key] for row in measured]) for key in keys}
         if not all(np.isfinite(column).all() for column in columns.values()):
             raise UserError(
-                "the answers of the network are not finite: training has diverged. Try a lower "
-                "--lr."
+                "the answers of the network are not finite: training has diverged. "
+                "Try a lower --lr."
             )
 
         how = quality.protocol(self.scale) + (

@@ -71,8 +71,8 @@ class Upscaler:
         height, width = pixels.shape[:2]
         if height * width * self.scale**2 > LARGEST_OUTPUT:
             raise UserError(
-                f"it would become {width * self.scale} x {height * self.scale} pixels, more than a "
-                "billion."
+                f"it would become {width * self.scale} x {height * self.scale} pixels, "
+                "more than a billion."
             )
         network = self.task.networks[self.task.main]
         return self._enlarged(
@@ -111,8 +111,7 @@ class Upscaler:
         if pixels.dtype not in (np.uint8, np.uint16) or not right_shape or not pixels.size:
             raise UserError(
                 f"cannot enlarge an array {pixels.shape} of {pixels.dtype}. Expected (H, W) or (H, "
-                "W, C) of uint8 or uint16, "
-                "with 1 to 4 channels."
+                "W, C) of uint8 or uint16, with 1 to 4 channels."
             )
         large = self.enlarge(pixels.reshape(*pixels.shape[:2], -1))
         return large[:, :, 0] if pixels.ndim == 2 else large

@@ -266,8 +266,7 @@ def _given_features(
     if features.ndim != 2 or len(features) != len(inspected):
         raise UserError(
             f"features of shape {features.shape}; expected ({len(inspected)}, F): one row for each "
-            "image in the order of "
-            "Audit.names."
+            "image in the order of Audit.names."
         )
     return features.astype(np.float32)
 

@@ -125,8 +125,8 @@ def _inspect_photos(found: Found, name: str, source: str, progress: Progress | N
     if not photos:
         first, reason = (failures or found.skipped)[0]
         raise UserError(
-            f"none of the {len(failures):,} images of {source} can be read. The first: {first}: "
-            f"{reason}."
+            f"none of the {len(failures):,} images of {source} can be read. "
+            f"The first: {first}: {reason}."
         )
 
     # of every photo that is listed, so that a class without a readable one is known as well

@@ -179,15 +179,14 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
         ),
         "leak": (
             "Same picture on both sides of a split",
-            "What a model has seen in training says nothing of new pictures: figures on these "
-            "images flatter.",
+            "What a model has seen in training says nothing of new pictures: "
+            "figures on these images flatter.",
         ),
         "copies": ("Exact copies", "Files with equal bytes or equal pixels count several times."),
         "near": (
             "Near-duplicates",
             "The same picture resized, saved again, mirrored, or taken twice in a row. When "
-            "tintype makes the split, "
-            "they stay on one side.",
+            "tintype makes the split, they stay on one side.",
         ),
         "mirrored": (
             "Mirrored pictures, different labels",

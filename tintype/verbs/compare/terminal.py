@@ -111,8 +111,8 @@ def told_first(group: Group) -> list[str]:
     left = len(group.confounding) - len(said)
     if left:
         said.append(
-            f"{left} more {'run differs' if left == 1 else 'runs differ'} from {group.best} in "
-            "several settings."
+            f"{left} more {'run differs' if left == 1 else 'runs differ'} "
+            f"from {group.best} in several settings."
         )
     return said
 

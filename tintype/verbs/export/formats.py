@@ -37,8 +37,8 @@ def import_onnx() -> Any:
         import onnxscript
     except ImportError as error:
         raise UserError(
-            f"exporting to ONNX needs {error.name}, which is not installed. Type: pip install "
-            "'tintype[export]'"
+            f"exporting to ONNX needs {error.name}, which is not installed. Type: "
+            "pip install 'tintype[export]'"
         ) from None
     del onnxruntime, onnxscript
     return onnx
@@ -57,8 +57,8 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
     size = sum(p.numel() * p.element_size() for p in graph.module.parameters())
     if size > LARGEST_ONNX:
         raise UserError(
-            f"the weights are {size / 1e9:.1f} GB; an ONNX file holds 2. Try --fp16, or --format "
-            "pt2."
+            f"the weights are {size / 1e9:.1f} GB; an ONNX file holds 2. "
+            "Try --fp16, or --format pt2."
         )
 
     with _quiet():

@@ -98,8 +98,8 @@ def _check(
         )
     if as_json and out is not None:
         raise UserError(
-            "--json prints the answers and --out writes them. Give one of the two; --out "
-            "FILE.jsonl is JSON."
+            "--json prints the answers and --out writes them. Give one of the two; "
+            "--out FILE.jsonl is JSON."
         )
 
 
@@ -127,8 +127,7 @@ def _close(
         )
         print(
             f"{summary.unlike.total():,} of {summary.num_predicted:,} are unlike the training "
-            "images, so that their confidence "
-            f"does not apply: {reasons}",
+            f"images, so that their confidence does not apply: {reasons}",
             file=sys.stderr,
         )
 

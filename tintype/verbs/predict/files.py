@@ -27,8 +27,8 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
 
     if not found:
         raise UserError(
-            f"there is no image in {', '.join(map(str, paths))}. Expected files such as .jpg or "
-            ".png."
+            f"there is no image in {', '.join(map(str, paths))}. "
+            "Expected files such as .jpg or .png."
         )
     return found
 
@@ -46,8 +46,8 @@ def names_from(stream: IO[bytes]) -> list[Path]:
     paths = [Path(os.fsdecode(name)) for name in names if name.strip()]
     if not paths:
         raise UserError(
-            "there is no name on standard input. Expected one a line: find photos -name '*.jpg' | "
-            "tintype ..."
+            "there is no name on standard input. Expected one a line: "
+            "find photos -name '*.jpg' | tintype ..."
         )
     return paths
 

@@ -69,8 +69,8 @@ class Output:
         if taken is not None:
             go_on = "" if taken.suffix == ".parquet" else ", or go on with it: --resume"
             raise UserError(
-                f"{taken} is there already, and nothing is overwritten. Choose another "
-                f"--out{go_on}."
+                f"{taken} is there already, and nothing is overwritten. "
+                f"Choose another --out{go_on}."
             )
 
         self._file: Any = None
@@ -108,8 +108,8 @@ class Output:
             raise self._taken_meanwhile() from None
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path}: {error.strerror or error}. Free some space, then "
-                "--resume."
+                f"cannot write {self.path}: {error.strerror or error}. "
+                "Free some space, then --resume."
             ) from None
 
     def _held(self, mode: str) -> Any:
@@ -198,8 +198,8 @@ class Output:
                 self._check(row)
         except (ValueError, csv.Error) as error:
             raise UserError(
-                f"cannot go on with {self.journal}: {error}. Give the same options, or another "
-                "--out."
+                f"cannot go on with {self.journal}: {error}. "
+                "Give the same options, or another --out."
             ) from None
 
         if whole < len(content):
@@ -297,7 +297,7 @@ def _import_pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise UserError(
-            "Parquet files need pyarrow, which is not installed. Type: pip install "
-            "'tintype[parquet]'"
+            "Parquet files need pyarrow, which is not installed. Type: "
+            "pip install 'tintype[parquet]'"
         ) from None
     return pyarrow, pyarrow.parquet

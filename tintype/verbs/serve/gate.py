@@ -126,8 +126,8 @@ class Gate:
         if self.hosts is not None and _without_port(host) not in self.hosts:
             raise Problem(
                 "host",
-                f"the service is not known as {host!r}. Start it with --allow-host NAME to allow "
-                "it.",
+                f"the service is not known as {host!r}. "
+                "Start it with --allow-host NAME to allow it.",
             )
 
         public = path in OPEN_TO_ALL or path.startswith("/static/")

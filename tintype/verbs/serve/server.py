@@ -113,8 +113,8 @@ def serve(
         line = (
             f"serving at {address} (API: {address}/docs); batches of up to {max_batch} photos "
             f"within {latency_ms:g} ms, "
-            f"{threads} thread{'s' if threads > 1 else ''} compute{'' if threads > 1 else 's'}. "
-            "Ctrl-C stops."
+            f"{threads} thread{'s' if threads > 1 else ''} "
+            f"compute{'' if threads > 1 else 's'}. Ctrl-C stops."
         )
         _run(make_app(models, settings), listening, lambda: say(line))
     say("stopped; everything that was accepted has been answered")
@@ -147,8 +147,8 @@ def _need_extra() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"{error.name} is not installed, which serving needs. Type: pip install "
-            "'tintype[serve]'"
+            f"{error.name} is not installed, which serving needs. Type: "
+            "pip install 'tintype[serve]'"
         ) from None
 
 

@@ -166,8 +166,8 @@ class Service:
         if name in self.models:
             raise Problem(
                 "invalid",
-                f"model {name} is of task {self.models[name].kind}; this address needs "
-                f"{kind.kind}.",
+                f"model {name} is of task {self.models[name].kind}; "
+                f"this address needs {kind.kind}.",
             )
 
         raise Problem("unknown", str(unknown_name("model", name, self.models)))

@@ -137,8 +137,8 @@ def _limits(
         *(f"- Warning: {escaped(text)}" for text in evaluation.get("warnings", ())),
         *(f"- {escaped(note)}" for note in data.get("notes", ()) if note.startswith("LEAK")),
         *task.limits(model, evaluation, split),
-        "- The figures hold for pictures like those it was trained on; nothing is known about "
-        "others.",
+        "- The figures hold for pictures like those it was trained on; "
+        "nothing is known about others.",
     ]
     return "\n".join(lines)
 

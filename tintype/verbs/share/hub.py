@@ -117,8 +117,8 @@ def write_repository(
     weights = run.path / "model.safetensors"
     if not weights.exists():
         raise UserError(
-            f"{run.path} has no model.safetensors. Go on with the run: tintype train --resume "
-            f"{run.path}"
+            f"{run.path} has no model.safetensors. Go on with the run: "
+            f"tintype train --resume {run.path}"
         )
 
     (folder / "README.md").write_text(
@@ -193,8 +193,8 @@ def _check_sizes(hub: Any, repository: str, revision: str | None, endpoint: str 
         most = MOST_BYTES if name == "model.safetensors" else MOST_TEXT
         if sizes.get(name, 0) > most:
             raise UserError(
-                f"{name} in {repository} has {sizes[name]:,} bytes, more than a run's. It is not "
-                "downloaded."
+                f"{name} in {repository} has {sizes[name]:,} bytes, more than a run's. "
+                "It is not downloaded."
             )
 
 
@@ -204,8 +204,8 @@ def _import_hub() -> Any:
         import huggingface_hub.errors  # noqa: F401 (which it does not import by itself)
     except ImportError:
         raise UserError(
-            "the hub needs huggingface_hub, which is not installed. Type: pip install "
-            "'tintype[hub]'"
+            "the hub needs huggingface_hub, which is not installed. Type: "
+            "pip install 'tintype[hub]'"
         ) from None
     return huggingface_hub
 
@@ -221,8 +221,8 @@ def _plain_errors(hub: Any, repository: str) -> Iterator[None]:
         raise
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"the hub has no model {repository}, or does not show it to you. Log in where it is "
-            "private: hf auth login"
+            f"the hub has no model {repository}, or does not show it to you. "
+            "Log in where it is private: hf auth login"
         ) from None
     except errors.RevisionNotFoundError:
         raise UserError(f"{repository} has no such revision.") from None
@@ -236,8 +236,8 @@ def _plain_errors(hub: Any, repository: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             raise UserError(
-                f"the hub does not let you do that with {repository} ({status}). Log in: hf auth "
-                "login (or set HF_TOKEN)"
+                f"the hub does not let you do that with {repository} ({status}). Log in: "
+                "hf auth login (or set HF_TOKEN)"
             ) from None
         raise UserError(
             f"the hub answered with an error ({status}): {' '.join(str(error).split())[:160]}"
@@ -252,6 +252,6 @@ def _plain_errors(hub: Any, repository: str) -> Iterator[None]:
 
 def _no_connection() -> str:
     return (
-        "the hub cannot be reached. Check the connection; `tintype pack RUN` makes one file that "
-        "travels without it."
+        "the hub cannot be reached. Check the connection; "
+        "`tintype pack RUN` makes one file that travels without it."
     )

@@ -264,8 +264,8 @@ def run_study(
         found = Study.create(path, declaration)
         waiting = found.waiting()
         watcher.note(
-            f"study: {found.path}, {len(found.planned)} runs, {len(found.planned) - len(waiting)} "
-            "done already"
+            f"study: {found.path}, {len(found.planned)} runs, "
+            f"{len(found.planned) - len(waiting)} done already"
         )
         found.save()
         if waiting:

@@ -121,8 +121,8 @@ def _best(
     said = f"It is the best on validation ({_mean(best, measure)})"
     if lead is None:
         return (
-            f"{said}. So few runs cannot show how much of its lead over {second.title} is luck; "
-            "three seeds would."
+            f"{said}. So few runs cannot show how much of its lead over "
+            f"{second.title} is luck; three seeds would."
         )
 
     rest = {

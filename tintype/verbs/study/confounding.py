@@ -69,8 +69,7 @@ def refuse_idle_differences(declaration: Declaration) -> None:
         fields = [name_of(key) for key in idle if recipe[key] != before[key]]
         raise UserError(
             f"{declaration.name}: '{other.variant}' and '{run.variant}' are the same but for "
-            f"{listed(sorted(fields))}, "
-            "which neither of them reads. Leave one out."
+            f"{listed(sorted(fields))}, which neither of them reads. Leave one out."
         )
 
 

@@ -251,8 +251,8 @@ def checked_seeds(seeds: Any, name: str) -> tuple[int, ...]:
         or any(type(s) is not int or s < 0 for s in wanted)
     ):
         raise UserError(
-            f"{name}: seeds is {seeds!r}. Expected how many, as in 3, or different ones, as in [0, "
-            "1, 2]."
+            f"{name}: seeds is {seeds!r}. "
+            "Expected how many, as in 3, or different ones, as in [0, 1, 2]."
         )
     return wanted
 
@@ -308,8 +308,8 @@ def _existing(weights: str) -> str:
     path = Path(weights).expanduser()
     if not path.exists():
         raise UserError(
-            f"there is no {weights}. Expected a weight file, a folder with one for each backbone, "
-            "or none."
+            f"there is no {weights}. Expected a weight file, "
+            "a folder with one for each backbone, or none."
         )
     return str(path.resolve())
 
@@ -327,8 +327,8 @@ def _refuse_equal(titles: Sequence[str], recipes: Sequence[Recipe], name: str) -
         same = seen.setdefault(json.dumps(recipe.model_dump(mode="json"), sort_keys=True), title)
         if same is not title:
             raise UserError(
-                f"{name}: '{same}' and '{title}' are the same recipe. Leave one out, "
-                "or tell them apart."
+                f"{name}: '{same}' and '{title}' are the same recipe. "
+                "Leave one out, or tell them apart."
             )
 
 
@@ -361,13 +361,12 @@ def refuse_mixed_data(declaration: Declaration) -> None:
             raise UserError(
                 f"{declaration.name}: {both} are trained on different data ({values}), "
                 "so that their difference is that of "
-                "the data too. Give all the same, or make it a factor of its own: vary: {data: "
-                "[...]}."
+                "the data too. Give all the same, or make it a factor of its own: "
+                "vary: {data: [...]}."
             )
         raise UserError(
             f"{declaration.name}: {both} are split in different ways ({values}), "
-            "so that they are measured on different "
-            f"images. Give all the same {name}."
+            f"so that they are measured on different images. Give all the same {name}."
         )
 
 

@@ -232,8 +232,8 @@ def _sentence(
     size = measure.difference(effect.estimate)
     if effect.ci95 is None:
         return (
-            f"{what}: {size} on {where} in one pair of runs, which cannot show whether that is "
-            "luck."
+            f"{what}: {size} on {where} in one pair of runs, "
+            "which cannot show whether that is luck."
         )
 
     source = f"{effect.num_pairs} pairs of runs"
@@ -269,6 +269,5 @@ def _of_these_runs(effect: Effect, measure: Criterion) -> str:
     size = f"{measure.difference(effect.images.estimate)} ({measure.interval(effect.images.ci95)})"
     return (
         f"These very runs differ significantly on their {effect.images.num_images:,} images, "
-        f"{size}; so few seeds cannot "
-        "show that others would."
+        f"{size}; so few seeds cannot show that others would."
     )

@@ -277,8 +277,7 @@ def _why_it_may_disagree(num_seeds: int, seed: int) -> str:
         return "These are the same runs as above, with what pairing them image by image shows."
     return (
         f"The figures above are means over {num_seeds} seeds. Here each variant is represented by "
-        f"its run of seed {seed} "
-        "alone, because only single runs can be compared image by image. "
+        f"its run of seed {seed} alone, because only single runs can be compared image by image. "
         "One run may be luckier than the mean of its "
         "variant, so the order here may differ; the recommendation above counts."
     )

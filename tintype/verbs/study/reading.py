@@ -96,8 +96,8 @@ def _declaration(name: str, content: Mapping[Any, Any], folder: Path) -> Declara
 
     if not set(content) - {"question", "about", "seeds", "set", "weights"}:
         raise UserError(
-            f"{name} says nothing of what is trained. Expected `recipe:` with a recipe's name, "
-            "file or fields."
+            f"{name} says nothing of what is trained. "
+            "Expected `recipe:` with a recipe's name, file or fields."
         )
     fields = {key: value for key, value in content.items() if key not in KEYS}
 
@@ -137,8 +137,8 @@ def _about(about: Any, name: str) -> tuple[str, ...]:
     named = [about] if isinstance(about, str) else about or []
     if not isinstance(named, list) or not all(isinstance(field, str) for field in named):
         raise UserError(
-            f"{name}: about is {about!r}. Expected fields of the recipe, as in [schedule, "
-            "milestones]."
+            f"{name}: about is {about!r}. "
+            "Expected fields of the recipe, as in [schedule, milestones]."
         )
     for field in named:
         if not is_field(field):
@@ -169,8 +169,8 @@ def _factors(content: Changes, name: str) -> dict[str, dict[str, Changes]]:
         )
     if not isinstance(variants, dict) or ("variants" in content and not variants):
         raise UserError(
-            f"{name}: variants is {variants!r}. Expected names with changes, as in small: {{model: "
-            f"cnn}}."
+            f"{name}: variants is {variants!r}. "
+            "Expected names with changes, as in small: {model: cnn}."
         )
 
     factors = {

@@ -88,18 +88,17 @@ def _remarks(study: StudyFolder, finished: Sequence[Finished]) -> list[str]:
     if len(study.declaration.seeds) == 1:
         remarks.append(
             "One seed each: what is said of the images holds for these runs; "
-            "what other seeds of the recipes would give "
-            "is not known (three would show)."
+            "what other seeds of the recipes would give is not known (three would show)."
         )
     if study.declaration.data_factors:
         remarks.append(
-            "The data sets are not ranked against each other: effects and choices are those on "
-            "each of them."
+            "The data sets are not ranked against each other: "
+            "effects and choices are those on each of them."
         )
     elif len(_image_sets(finished)) > 1:
         remarks.append(
-            "Not all runs were measured on the same images; part of their differences comes from "
-            "that."
+            "Not all runs were measured on the same images; "
+            "part of their differences comes from that."
         )
 
     left = study.left_over()

@@ -60,8 +60,8 @@ class Progress:
         """A run has come so far."""
         self.parts[planned.name] = TRAINING_PART * step / max(1, total_steps)
         text = (
-            f"{planned.variant}, seed {planned.seed}: step {step:,} of {total_steps:,}, "
-            f"loss {loss:.4f}"
+            f"{planned.variant}, seed {planned.seed}: "
+            f"step {step:,} of {total_steps:,}, loss {loss:.4f}"
         )
         done = self.num_done + sum(self.parts.values())
         self.watcher.on_runs(done, len(self.study.planned), text, self.seconds_left())

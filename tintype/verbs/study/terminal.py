@@ -45,8 +45,8 @@ def lines(study: Study) -> list[RenderableType]:
         if result.choice:
             shown.append(
                 Text(
-                    f"Recommended: {result.choice.variant}. {result.choice.reason} "
-                    f"{result.choice.honest}"
+                    f"Recommended: {result.choice.variant}. "
+                    f"{result.choice.reason} {result.choice.honest}"
                 )
             )
         for data, choice in result.choices.items():

@@ -108,8 +108,8 @@ def tune(
         if trials is None and seconds is None:
             total = USUAL_TRIALS
         watcher.note(
-            f"tuning: {path}, {', '.join(request.space)}; {len(tuning.trials())} trials done "
-            "already"
+            f"tuning: {path}, {', '.join(request.space)}; "
+            f"{len(tuning.trials())} trials done already"
         )
         try:
             with interruptible(path):

@@ -50,8 +50,8 @@ class TuningRequest:
             changed = self._changed_since(TuningRequest.read(path))
             if changed:
                 raise UserError(
-                    f"{path.parent} was begun with another {changed}. Choose another --name, "
-                    "or leave it so."
+                    f"{path.parent} was begun with another {changed}. "
+                    "Choose another --name, or leave it so."
                 )
             return
         with written_whole(path) as temporary:
@@ -280,8 +280,7 @@ def said_of(outcome: Outcome, measure: Criterion) -> list[str]:
         seeds = "one new seed" if outcome.num_seeds == 1 else f"{outcome.num_seeds} new seeds"
         said.append(
             f"Retrained with {seeds}, these settings reach {_spread(again, deviation, measure)} on "
-            "validation "
-            f"({measure.difference(change)})."
+            f"validation ({measure.difference(change)})."
         )
 
     test, deviation = outcome.winner.get("test", (None, None))

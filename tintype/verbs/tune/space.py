@@ -115,8 +115,8 @@ def _entry(field: str, given: Any) -> OneOf | Range:
         raise unknown_name("field in search:", field, [*field_names(), *ALIASES])
     if field.replace("-", "_") in NOT_CHOSEN:
         raise UserError(
-            f"{where}: tuning may not choose {field}; what is found would be luck or another "
-            "measure."
+            f"{where}: tuning may not choose {field}; "
+            "what is found would be luck or another measure."
         )
 
     if isinstance(given, list):
@@ -131,8 +131,8 @@ def _entry(field: str, given: Any) -> OneOf | Range:
 
     if not isinstance(given, Mapping) or not {"low", "high"} <= set(given):
         raise UserError(
-            f"{where} is {given!r}. Expected a list of values, or {{low: 0.001, high: 0.1, log: "
-            f"true}}."
+            f"{where} is {given!r}. Expected a list of values, or {{low: "
+            "0.001, high: 0.1, log: true}."
         )
     for key in given:
         if key not in RANGE_KEYS:

@@ -72,8 +72,8 @@ def open_database(
             same = study.direction.name.lower() == direction
     except ImportError as error:
         raise UserError(
-            f"the database {shown} needs a driver that is not installed ({error}). Type: "
-            "pip install it."
+            f"the database {shown} needs a driver that is not installed ({error}). "
+            "Type: pip install it."
         ) from None
     except (
         SQLAlchemyError,

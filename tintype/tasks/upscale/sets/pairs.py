@@ -124,8 +124,8 @@ class PhotoStore:
         if not self.on_disk:
             return []
         return [
-            f"photos: {format_bytes(self.on_disk)} of pixels are mapped from disk, since memory "
-            "has no room",
+            f"photos: {format_bytes(self.on_disk)} of pixels are mapped from disk, "
+            "since memory has no room",
             *self._notes,
         ]
 
@@ -299,8 +299,8 @@ def open_pairs(
     rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **how)
     if any(len(rows[split]) == 0 for split in rows):
         raise UserError(
-            f"{len(photos)} photos in {data} are too few: each of training, validation and test "
-            "needs one."
+            f"{len(photos)} photos in {data} are too few: "
+            "each of training, validation and test needs one."
         )
 
     large = [photos[i] for i in rows["train"] if min(photos[i].high.shape[:2]) >= patch]
@@ -308,8 +308,8 @@ def open_pairs(
     skipped += [(p.name, f"smaller than the patch of {patch} pixels") for p in small]
     if not large:
         raise UserError(
-            f"every training photo in {data} is smaller than the patch of {patch} pixels. Set "
-            "task.patch lower."
+            f"every training photo in {data} is smaller than the patch of {patch} pixels. "
+            "Set task.patch lower."
         )
 
     megapixels = sum(photo.high[:, :, 0].numel() for photo in photos) / 1e6
@@ -469,8 +469,7 @@ def _check_pair(name: str, shape: tuple[int, ...], low: np.ndarray | None, scale
     if (h * scale, w * scale) != (height, width):
         raise UserError(
             f"the pair {name} does not fit: lr is {w} x {h}, so hr must be {w * scale} x "
-            f"{h * scale} for scale {scale}, "
-            f"but it is {width} x {height}."
+            f"{h * scale} for scale {scale}, but it is {width} x {height}."
         )
 
 
@@ -577,8 +576,8 @@ def _t91_files(data_root: str | None) -> Listed:
         path = next((p for p in (root / folder, root / "sr" / folder) if p.is_dir()), None)
         if path is None:
             raise UserError(
-                f"there is no folder {folder} in {root}. Expected T91/ and Set5/ with the original "
-                "images."
+                f"there is no folder {folder} in {root}. "
+                "Expected T91/ and Set5/ with the original images."
             )
         listed += [
             (f"{folder}/{name}", path / name, None, split) for name in walk_images(path).files
