@@ -39,6 +39,7 @@ def no_data_set(path: Path) -> UserError:
         "Expected a folder of images with a folder for each class, "
         "or a list of them (.csv, .tsv, .jsonl)."
     )
+
     if kind.startswith("image/"):
         return UserError(
             f"'{path}' is one picture, not a .csv. {expected} To ask a model about it: "

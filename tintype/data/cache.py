@@ -337,12 +337,14 @@ def _open_entry(folder: Path, *, reused: bool) -> Cached | None:
         shape = tuple(meta["shape"])
         if os.path.getsize(folder / "pixels.u8") != int(np.prod(shape)):
             return None  # cut short from outside
+
         empty = shape[0] == 0
         pixels = (
             np.empty(shape, np.uint8)
             if empty
             else np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape)
         )
+
         skipped = tuple((int(i), str(reason)) for i, reason in meta["skipped"])
         with contextlib.suppress(OSError):
             os.utime(folder / "entry.json")  # used just now
@@ -365,6 +367,7 @@ def writable(folder: Path) -> tuple[Path, tuple[str, ...]]:
                 f"no space is left on the disk of the cache folder {folder}. "
                 "Free some, or set TINTYPE_CACHE."
             ) from None
+
         fallback = Path(tempfile.mkdtemp(prefix="tintype-"))
         atexit.register(shutil.rmtree, fallback, ignore_errors=True)
         return fallback, (

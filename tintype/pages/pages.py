@@ -52,6 +52,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
     filters: dict[str, Any] = {name: getattr(words, name) for name in FILTERS}
     environment.filters.update(filters, epochs=epochs)
     return environment

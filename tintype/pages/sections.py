@@ -184,6 +184,7 @@ def _model_facts(run: RunFiles) -> Facts:
         f"{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in (architecture.get("options") or {}).items()
     ]
+
     return [
         ("Architecture", architecture.get("name") or run.recipe.get("model")),
         ("Options", ", ".join(options)),

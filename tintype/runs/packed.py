@@ -167,6 +167,7 @@ def _extract(
     for entry in entries:
         target = folder / entry.filename
         target.parent.mkdir(parents=True, exist_ok=True)
+
         with archive.open(entry) as source, open(target, "xb") as out:
             while piece := source.read(PIECE):
                 left -= len(piece)

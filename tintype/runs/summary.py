@@ -63,6 +63,7 @@ def by_groups(splits: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     if not counts:
         return ""
+
     return (
         "Intervals are by group, since images that belong together say less than as many separate "
         f"ones: {', '.join(counts)}."

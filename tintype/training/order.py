@@ -73,6 +73,7 @@ def batches(source: ImageSource, order: Order, first: int, last: int) -> Iterato
         for step in range(first, last):
             yield source.take(order.batch(step))
         return
+
     with ThreadPoolExecutor(1, "tintype-read") as reader:
         ahead = reader.submit(source.take, order.batch(first)) if first < last else None
         for step in range(first, last):

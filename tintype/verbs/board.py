@@ -289,9 +289,11 @@ class _Handler(BaseHTTPRequestHandler):
             "Cross-Origin-Resource-Policy": "same-origin",
             "Cache-Control": "no-cache",
         }
+
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
+
         if self.command != "HEAD":
             self.wfile.write(content)
 
@@ -320,6 +322,7 @@ def make_server(folder: Path, *, host: str = "127.0.0.1", port: int = 8765) -> T
     """
     if not 0 <= port <= 65_535:
         raise UserError(f"--port is {port}. Expected 0 to 65535.")
+
     board = Board(folder)
     hosts = LOOPBACK if host in LOOPBACK else ()
     try:

@@ -236,6 +236,7 @@ def _read_pickled(path: Path) -> Any:
         ):
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
+
     except pickle.UnpicklingError as error:
         if re.search("GLOBAL|llowed global|nsupported (global|class)", str(error)):
             raise UserError(

@@ -169,11 +169,13 @@ class Generate(Task):
                 f"task.num_samples is {num_samples!r}. "
                 f"Expected a whole number from {FEWEST} to 1,000,000."
             )
+
         self.networks = networks
         self.main = "generator"
         self.device = device
         self.dtype = dtype
         self.spec = replace(spec, mean=(0.5,) * spec.channels, std=(0.5,) * spec.channels)  # -1..1
+
         objective = objective or Objective()
         self.loss_name = objective.loss
         self.trouble = Trouble(objective)

@@ -27,11 +27,14 @@ def degraded(images: Tensor, scale: int, generator: torch.Generator) -> Tensor:
     count = len(images)
     device = generator.device
     sigma, noise, quality = torch.rand(3, count, generator=generator, device=device).cpu()
+
     low = bicubic(images.float(), images.shape[2] // scale, images.shape[3] // scale)
     low = _blurred(low, BLUR[0] + (BLUR[1] - BLUR[0]) * sigma.to(low.device))
+
     grain = torch.randn(low.shape, generator=generator, device=device).to(low.device)
     low = low + grain * (NOISE[0] + (NOISE[1] - NOISE[0]) * noise.to(low.device)).view(-1, 1, 1, 1)
     low = low.round().clamp(0, 255).to(torch.uint8)
+
     levels = (JPEG[0] + (JPEG[1] - JPEG[0]) * quality).round().int().tolist()
     return torch.stack(
         [_through_jpeg(image, level) for image, level in zip(low, levels, strict=True)]

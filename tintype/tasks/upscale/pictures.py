@@ -47,11 +47,13 @@ def read_picture(path: Path) -> DecodedPhoto:
                 frames = 0 if image.format == "TIFF" else image.n_frames  # pyright: ignore
                 kind = f"is animated ({frames} frames)" if frames else "has several pages"
                 raise UserError(f"{path.name} {kind}; only still pictures are enlarged.")
+
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{path.name} has more than {MAX_PIXELS:,} pixels (decompression bomb?)."
                 )
             refuse_costly_picture(image)
+
             deep = read_png16(path) if image.format == "PNG" else None
             image.load()
             if deep is not None:

@@ -44,12 +44,14 @@ def ssim(one: NDArray, other: NDArray) -> float:
     """
     if one.ndim == 3:
         return float(np.mean([ssim(one[:, :, c], other[:, :, c]) for c in range(one.shape[2])]))
-    x, y = one.astype(np.float64), other.astype(np.float64)
+    x = one.astype(np.float64)
+    y = other.astype(np.float64)
     mean_x = _blurred(x)
     mean_y = _blurred(y)
     variance_x = _blurred(x * x) - mean_x**2
     variance_y = _blurred(y * y) - mean_y**2
     covariance = _blurred(x * y) - mean_x * mean_y
+
     c1 = (0.01 * 255) ** 2
     c2 = (0.03 * 255) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
@@ -74,6 +76,7 @@ def compare(
         slice(scale, -scale) if length > 2 * scale else slice(None) for length in original.shape[:2]
     ]
     one, other = picture[cut[0], cut[1]], original[cut[0], cut[1]]
+
     one_y = luma(one)
     other_y = luma(other)
     return {

@@ -60,12 +60,14 @@ def refuse_idle_differences(declaration: Declaration) -> None:
     for run in declaration.runs():
         if run.seed != declaration.seeds[0]:
             continue
+
         recipe = run.recipe.model_dump(mode="json")
         rest = {key: value for key, value in recipe.items() if key not in idle}
         same = json.dumps([rest, settings_of(recipe)], sort_keys=True)
         other, before = seen.setdefault(same, (run, recipe))
         if other is run:
             continue
+
         fields = [name_of(key) for key in idle if recipe[key] != before[key]]
         raise UserError(
             f"{declaration.name}: '{other.variant}' and '{run.variant}' are the same but for "

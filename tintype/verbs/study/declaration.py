@@ -202,11 +202,13 @@ class Declaration:
                 raise UserError(
                     "no recipe is named. Expected `recipe:` in the study or in the variant."
                 )
+
             recipe = resolve(base)[0] if isinstance(base, str) else build(base, where="")
             for step in (self.fields, *steps, self.overrides):
                 recipe = recipe.replace(
                     **{key: value for key, value in step.items() if key != "recipe"}
                 )
+
             # one, so that nothing of a run depends on how many are trained at once
             if recipe.threads == "auto":
                 recipe = recipe.replace(threads=1)

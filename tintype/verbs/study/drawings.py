@@ -121,6 +121,7 @@ def _points(
     with its interval.
     """
     colours = figures.class_colours(len(variants))
+
     costs = [_costs(variant).get(cost, 0.0) for variant in variants]
     return [
         Point(
@@ -161,6 +162,7 @@ def _of_runs(comparison: Comparison | None, titles: set[str], suffix: str) -> li
     ]
     if len(groups) != 1:
         return []
+
     over_training = histories(comparison.task, groups[0], suffix)
     found = [over_training] if over_training else []
     return found + of_the_task(comparison.task, groups[0], suffix)

@@ -149,10 +149,12 @@ class StudyFolder:
             before = self.record.get(planned.name, {}).get("recipe")
             if before is None or not (self.path / planned.name).exists():
                 continue
+
             now = planned.recipe.model_dump(mode="json", exclude_unset=True)
             # Earlier studies had no such fields; the rules are those of the runs that were begun.
             younger = {"split_rule", "rules", "threads"} - before.keys()
             free = FREE_TO_CHANGE - {"threads"} | younger
+
             changed = [
                 k for k in _keys(before, now) if k not in free and before.get(k) != now.get(k)
             ]

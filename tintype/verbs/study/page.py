@@ -287,17 +287,17 @@ def _runs(study: StudyFolder) -> Section:
     rows = []
     for planned in study.planned:
         record: Mapping[str, Any] = study.record.get(planned.name, {})
+        report = study.path / planned.name / "report.html"
         rows.append(
             {
                 "planned": planned,
                 "state": "finished" if study.is_done(planned) else record.get("state", "waiting"),
                 "message": record.get("message", ""),
                 "seconds": record.get("seconds") or None,
-                "page": f"{planned.name}/report.html"
-                if (study.path / planned.name / "report.html").is_file()
-                else "",
+                "page": f"{planned.name}/report.html" if report.is_file() else "",
             }
         )
+
     return Section(
         "runs", "All runs", "study_runs.html", {"rows": rows, "failures": study.failures()}
     )

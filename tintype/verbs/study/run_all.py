@@ -170,9 +170,11 @@ class _Worker:
     def __init__(
         self, number: int, threads: int, heard: SimpleQueue[tuple[_Worker, dict[str, Any]]]
     ) -> None:
-        # of what is computed between the runs
+        self.number = number
+        self.planned: PlannedRun | None = None
+
+        # It holds for what is computed between the runs; each run sets its own number.
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self.number, self.planned = number, None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tintype.verbs.study.worker"],
             stdin=subprocess.PIPE,
@@ -181,7 +183,6 @@ class _Worker:
             encoding="utf-8",
             env=environment,
         )
-        self.planned: PlannedRun | None = None
         self._thread = threading.Thread(target=self._hear, args=(heard,), daemon=True)
         self._thread.start()
 

@@ -54,6 +54,7 @@ class TuningRequest:
                     "Choose another --name, or leave it so."
                 )
             return
+
         with written_whole(path) as temporary:
             temporary.write_text(
                 yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True),
