@@ -413,8 +413,8 @@ class Recipe(BaseModel):
         rising = milestones == sorted(set(milestones))
         if not rising or any(m <= 0 for m in parts) or (parts and epochs):
             raise ValueError(
-                "must rise, as parts of the run below 1 ([0.5, 0.75]) or as epochs from 1 on "
-                "([30, 60])"
+                "must rise, as parts of the run below 1 ([0.5, "
+                "0.75]) or as epochs from 1 on ([30, 60])"
             )
         return milestones
 
@@ -522,8 +522,8 @@ class Recipe(BaseModel):
                 fields[name] = {**inner, option: value}
             else:
                 raise UserError(
-                    f"'{key}': only model.NAME, task.NAME and augment.NAME can be set inside a "
-                    "field."
+                    f"'{key}': only model.NAME, "
+                    "task.NAME and augment.NAME can be set inside a field."
                 )
 
         return build(fields, where="")
@@ -557,8 +557,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
             parsed = parse_yaml(value)
         except yaml.YAMLError:
             raise UserError(
-                f"--set {text}: the value is not readable. Expected a number, a word, [a, "
-                f"b] or {{a: b}}."
+                f"--set {text}: the value is not readable. "
+                "Expected a number, a word, [a, b] or {a: b}."
             ) from None
         # YAML 1.1 reads 1e-3 as a word; people mean the number.
         if isinstance(parsed, str):

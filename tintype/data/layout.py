@@ -287,8 +287,7 @@ class _Reader:
         if strangers and not plain and not alike:
             raise UserError(
                 f"{self.root}: {_names([*trains, *measured])} may be splits, by their names, or "
-                "classes as "
-                f"{_names(strangers)}. Name splits train, val and test, "
+                f"classes as {_names(strangers)}. Name splits train, val and test, "
                 "or name the classes otherwise."
             )
         return self._one_each([*trains, *measured], roles)

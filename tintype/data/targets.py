@@ -532,8 +532,8 @@ class Labels(TargetKind):
         for name, cell in zip(self.names, cells, strict=False):
             if cell.lower() not in _YES_OR_NO:
                 raise UserError(
-                    f"{where} has the {name} '{cell}'. Expected 1 or 0, or nothing where nobody "
-                    "has looked."
+                    f"{where} has the {name} '{cell}'. "
+                    "Expected 1 or 0, or nothing where nobody has looked."
                 )
         return tuple(cells)
 
@@ -779,6 +779,6 @@ def _one_class(source: str, label: str, photos: Sequence[Listed]) -> str:
     shared = os.path.commonpath(inner) if len(set(inner)) > 1 else ""
     hint = f" Did you mean {source}/{shared}?" if shared else ""
     return (
-        f"{source} holds one class only ('{label}', {len(photos):,} photos); at least two are "
-        f"needed.{hint}"
+        f"{source} holds one class only ('{label}', {len(photos):,} photos); "
+        f"at least two are needed.{hint}"
     )

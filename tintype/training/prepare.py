@@ -318,8 +318,8 @@ def _check(recipe: Recipe, plan: Plan, task: Task) -> None:
     monitored(recipe, task)
     if recipe.lr == "auto" and len(task.phases) > 1:
         raise UserError(
-            "lr: auto measures one loss, but this task has several. Give a number, "
-            "as in --lr 0.0002."
+            "lr: auto measures one loss, but this task has several. "
+            "Give a number, as in --lr 0.0002."
         )
 
 

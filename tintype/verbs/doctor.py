@@ -100,8 +100,7 @@ def explain_torchvision(error: BaseException) -> str:
     if "nms" in str(error) or "undefined symbol" in str(error) or "libcudart" in str(error):
         return (
             f"{together} were built differently (one for CUDA, one for the CPU, or for another "
-            "release), so torchvision does "
-            "not load. Install both from the same source: "
+            "release), so torchvision does not load. Install both from the same source: "
             "pip install --force-reinstall torch torchvision"
         )
 

@@ -363,8 +363,8 @@ def inception_features(
         )
     if not path.is_file():
         raise UserError(
-            f"there is no file {weights}. Expected Inception weights as torch-fidelity takes them "
-            "(.pth)."
+            f"there is no file {weights}. "
+            "Expected Inception weights as torch-fidelity takes them (.pth)."
         )
     tensors = read_weights(path).tensors
     try:

@@ -198,7 +198,7 @@ def _sentence(pair: Pair, unit: str) -> str:
     return f"{text}{more_needed(pair.more['more_images'], 'test images')}"
 
 
-# ---- tables and figures ----------------------------------------------------------------------------
+# ---- tables and figures --------------------------------------------------------------------------
 
 
 def figures(group: Group) -> list[Ranked]:

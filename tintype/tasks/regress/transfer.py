@@ -237,8 +237,8 @@ class HeadOnly(Transfer):
         self.views = views if self.augment or self.mirrored else 0
         if self.linear.bias is None:
             raise UserError(
-                "the head of this network has no bias, so it cannot be fitted alone. "
-                "Try --tune all."
+                "the head of this network has no bias, "
+                "so it cannot be fitted alone. Try --tune all."
             )
         head = StandardHead(self.parts.num_features, self.linear.out_features)
         self.networks = {"head": head.to(device)}

@@ -162,8 +162,7 @@ def ranking(points: Sequence[Point], value: Scale) -> go.Figure:
                     "visible": point.bounds is not None,
                 },
                 hovertemplate="<b>%{fullData.name}</b>"
-                f"<br>{value.title} "
-                f"%{{x:{value.format}}}{value.suffix}<extra></extra>",
+                f"<br>{value.title} %{{x:{value.format}}}{value.suffix}<extra></extra>",
             )
         )
 

@@ -112,8 +112,7 @@ def serve(
         address = _address(listening)
         line = (
             f"serving at {address} (API: {address}/docs); batches of up to {max_batch} photos "
-            f"within {latency_ms:g} ms, "
-            f"{threads} thread{'s' if threads > 1 else ''} "
+            f"within {latency_ms:g} ms, {threads} thread{'s' if threads > 1 else ''} "
             f"compute{'' if threads > 1 else 's'}. Ctrl-C stops."
         )
         _run(make_app(models, settings), listening, lambda: say(line))
