@@ -558,6 +558,7 @@ WRONG = [
     ("crop=-1", "Expected a number from 0"),
     ("crop=four", "'four'. Expected a number"),
     ({"crop": [1, 2]}, "Expected a number"),
+    ({"crop": 10**400}, "Expected a number from 0 to 10000"),
     ({"flip": {"probability": True}}, "Expected a number"),
     ("rotate=nan", "Expected a number from 0 to 180"),
     ("flip.mode=sometimes", "Expected random or alternate"),

@@ -9,10 +9,10 @@ this file: geometry first, because its parts are merged and the pixels are moved
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from tintype.augment.canvas import Canvas, Fill
@@ -26,23 +26,31 @@ from tintype.augment.pixels import (
 )
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The smallest and the largest value that an option takes."""
+def _up_to_one(pair: Any) -> Any:
+    """Complete a range given by one number, which ends at 1."""
+    if isinstance(pair, int | float) and not isinstance(pair, bool):
+        return pair, max(pair, 1.0)
+    return tuple(pair) if isinstance(pair, list) else pair
 
-    low: float
-    high: float
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("a range rises")
+    return pair
 
 
-Probability = Annotated[float, Limits(0, 1)]
-Length = Annotated[float, Limits(0, 10_000)]  # pixels, or below 1 a fraction of the shorter side
-Fraction = Annotated[float, Limits(0, 1)]
-Strength = Annotated[float, Limits(0, 1)]
-Degrees = Annotated[float, Limits(0, 180)]
-# (smallest, largest) part of the image's area
-Areas = Annotated[tuple[float, float], Limits(0.001, 1)]
-Ratios = Annotated[tuple[float, float], Limits(0.05, 20)]  # (smallest, largest) width / height
-Scales = Annotated[tuple[float, float], Limits(0.05, 20)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+# pixels, or below 1 a fraction of the shorter side
+Length = Annotated[float, Field(ge=0, le=10_000)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0, le=1)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
+Area = Annotated[float, Field(ge=0.001, le=1)]  # part of the image's
+Factor = Annotated[float, Field(ge=0.05, le=20)]
+
+# (smallest, largest)
+Areas = Annotated[tuple[Area, Area], BeforeValidator(_up_to_one), AfterValidator(_rising)]
+Factors = Annotated[tuple[Factor, Factor], BeforeValidator(_up_to_one), AfterValidator(_rising)]
 
 
 # Geometry
@@ -98,8 +106,8 @@ def affine(
     *,
     degrees: Degrees = 10,
     translate: Fraction = 0.05,
-    scale: Scales = (0.9, 1.1),
-    shear: Annotated[float, Limits(0, 80)] = 5,
+    scale: Factors = (0.9, 1.1),
+    shear: Annotated[float, Field(ge=0, le=80)] = 5,
     fill: Fill = "reflect",
 ) -> None:
     """Rotate, shift (a part of each side), scale and shear (degrees, along x) in one go."""
@@ -114,7 +122,7 @@ def affine(
 
 
 def resized_crop(
-    canvas: Canvas, *, scale: Areas = (0.35, 1.0), ratio: Ratios = (3 / 4, 4 / 3)
+    canvas: Canvas, *, scale: Areas = (0.35, 1.0), ratio: Factors = (3 / 4, 4 / 3)
 ) -> None:
     """Crop a part (scale: of the area, ratio: width to height) at random and resize it.
 
@@ -141,7 +149,7 @@ def colour_jitter(
     brightness: Strength | None = None,
     contrast: Strength | None = None,
     saturation: Strength | None = None,
-    hue: Annotated[float, Limits(0, 0.5)] = 0.0,
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0,
     probability: Probability = 1.0,
 ) -> None:
     """Change brightness, contrast and saturation by up to a strength, and hue by turns.
@@ -186,7 +194,7 @@ def erase(
     *,
     size: Length = 0.25,
     area: Areas | None = None,
-    ratio: Ratios = (0.3, 3.3),
+    ratio: Factors = (0.3, 3.3),
     fill: Literal["mean", "zero", "noise"] = "mean",
     probability: Probability = 1.0,
 ) -> None:
@@ -231,7 +239,7 @@ def erase(
 def mixup(
     canvas: Canvas,
     *,
-    alpha: Annotated[float, Limits(0.01, 100)] = 0.2,
+    alpha: Annotated[float, Field(ge=0.01, le=100)] = 0.2,
     probability: Probability = 1.0,
 ) -> None:
     """Blend each image and its target with another of the batch.
@@ -252,7 +260,7 @@ def mixup(
 def cutmix(
     canvas: Canvas,
     *,
-    alpha: Annotated[float, Limits(0.01, 100)] = 1.0,
+    alpha: Annotated[float, Field(ge=0.01, le=100)] = 1.0,
     probability: Probability = 1.0,
 ) -> None:
     """Paste a box of another image of the batch, and mix the targets by its area.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from inspect import signature
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from tintype import plugins
 from tintype.augment import operations
@@ -146,75 +147,61 @@ def _canonical(name: str) -> str:
 
 
 def _first_option(name: str) -> str:
-    return next(iter(_options(name)))
+    return next(iter(_options(name).model_fields))
 
 
 @lru_cache
-def _options(name: str) -> dict[str, tuple[Any, Any]]:
-    """Return the annotation and the default of every option of an augmentation."""
+def _options(name: str) -> type[BaseModel]:
+    """Return a model of the options of an augmentation, made from the signature of its function."""
     function = getattr(operations, name)
     hints = get_type_hints(function, include_extras=True)
-    return {
-        key: (hints[key], p.default)
-        for key, p in signature(function).parameters.items()
-        if key != "canvas"
+    fields: dict[str, Any] = {
+        option: (hints[option], parameter.default)
+        for option, parameter in signature(function).parameters.items()
+        if option != "canvas"
     }
+    config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model(name, __config__=config, **fields)
 
 
 def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    options = _options(name)
+    """Return the value of every option of an augmentation.
+
+    Raises:
+        UserError: an unknown option, or a value out of range.
+    """
+    model = _options(name)
     for option in given:
-        if option not in options:
-            raise unknown_name(f"option of {name}", str(option), options)
+        if option not in model.model_fields:
+            raise unknown_name(f"option of {name}", str(option), model.model_fields)
+
+    try:
+        options = model(**given)
+    except ValidationError as error:
+        option = str(error.errors()[0]["loc"][0])
+        expected = _expected(model.model_json_schema()["properties"][option])
+        raise UserError(
+            f"augment: {name}.{option} is {given[option]!r}. Expected {expected}."
+        ) from None
+
+    # A whole number stays one, because what is returned here may become the recipe of a run.
     return {
-        option: _checked_value(f"{name}.{option}", given[option], hint)
-        if option in given
-        else default
-        for option, (hint, default) in options.items()
+        option: given[option] if option in given and isinstance(value, float) else value
+        for option, value in options
     }
 
 
-def _checked_value(where: str, value: Any, hint: Any) -> Any:
-    """Return the value in the type of its annotation, or raise a UserError."""
-    optional = type(None) in get_args(hint)
-    if optional:
-        hint = get_args(hint)[0]
-    if optional and value is None:
-        return None
-
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise UserError(
-                f"augment: {where} is {value!r}. Expected {' or '.join(get_args(hint))}."
-            )
-        return value
-
-    kind, limits = get_args(hint)
-    if kind is float:
-        if not _is_number(value) or not limits.low <= value <= limits.high:
-            raise UserError(
-                f"augment: {where} is {value!r}. "
-                f"Expected a number from {limits.low:g} to {limits.high:g}."
-            )
-        return value
-
-    pair = [value, max(value, 1.0)] if _is_number(value) else value
-    if (
-        not isinstance(pair, list | tuple)
-        or len(pair) != 2
-        or not all(map(_is_number, pair))
-        or not limits.low <= pair[0] <= pair[1] <= limits.high
-    ):
-        expected = (
-            f"Expected low:high (in YAML [low, high]) within {limits.low:g} and {limits.high:g}."
-        )
-        raise UserError(f"augment: {where} is {value!r}. {expected}")
-
-    return float(pair[0]), float(pair[1])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _expected(schema: Mapping[str, Any]) -> str:
+    """Say in words which values an option takes, from its JSON schema."""
+    kind = schema.get("anyOf", [schema])[0]  # where there are several, the others are null
+    if "enum" in kind:
+        return " or ".join(map(str, kind["enum"]))
+    if "prefixItems" in kind:
+        ends = kind["prefixItems"][0]
+        return f"low:high (in YAML [low, high]) within {ends['minimum']:g} and {ends['maximum']:g}"
+    if "minimum" in kind:
+        return f"a number from {kind['minimum']:g} to {kind['maximum']:g}"
+    return f"a value of type {kind['type']}"
 
 
 def _value(text: str) -> Any:
