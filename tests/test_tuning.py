@@ -278,14 +278,14 @@ def test_what_is_proposed_follows_from_seed_number_and_history(tmp_path):
         wishes = TuningRequest(small(), read_space(SEARCH), "accuracy", True, False)
         tuning = Tuning(folder, wishes, open_database(folder, "t", None, higher_is_better=True))
         for number, trial in enumerate(_next_trials(tuning, 8, 2)):
-            lr, _ = (entry.suggest(trial) for entry in wishes.space.values())
+            lr, _ = (entry.suggest(field, trial) for field, entry in wishes.space.items())
             tuning.database.tell(trial, 1 - abs(lr - 0.03))
             if number == restart_at:
                 break
         if restart_at is not None:
             tuning = Tuning(folder, wishes, open_database(folder, "t", None, higher_is_better=True))
             for trial in _next_trials(tuning, 8, 2):
-                lr, _ = (entry.suggest(trial) for entry in wishes.space.values())
+                lr, _ = (entry.suggest(field, trial) for field, entry in wishes.space.items())
                 tuning.database.tell(trial, 1 - abs(lr - 0.03))
         return [trial.params for trial in tuning.trials()]
 
@@ -305,7 +305,10 @@ def test_what_is_proposed_follows_from_seed_number_and_history(tmp_path):
         ({"lr": 0.1}, "search.lr is 0.1. Expected a list"),
         ({"lr": {"low": 1}}, "Expected a list of values, or {low"),
         ({"lr": {"low": 1, "high": 0.1}}, "low is 1 and high is 0.1"),
-        ({"lr": {"low": "a", "high": 1}}, "low is 'a'"),
+        ({"lr": {"low": "a", "high": 1}}, "search.lr: low is 'a'. Expected a number"),
+        ({"lr": {"low": 0.1, "high": None}}, "search.lr: high is None. Expected a number"),
+        ({"lr": {"low": 0.1, "high": float("inf")}}, "high is inf. Expected a number"),
+        ({"lr": {"low": 0.1, "high": 1, "log": "perhaps"}}, "Expected true or false"),
         ({"lr": {"low": 0, "high": 1, "log": True}}, "low must be above 0"),
         ({"lr": {"low": 0.1, "high": 1, "stepp": 2}}, "unknown key in search.lr: 'stepp'"),
         ({"lr": {"low": 0.1, "high": 1, "step": -1}}, "step is -1"),
@@ -334,11 +337,12 @@ def test_a_space_is_written_as_it_was_read():
         "model_options.hidden": [[8], [16, 8]],
     }
     assert as_plain(read_space(as_plain(read_space(search)))) == as_plain(read_space(search))
+    assert as_plain(read_space({"lr": {"low": -1, "high": 0}})) == {"lr": {"low": -1, "high": 0}}
     assert read_space(search)["batch_size"].whole
     trial = optuna.trial.FixedTrial(
         {"batch_size": 96, "lr": 0.01, "augment": "crop 1", "model_options.hidden": "16-8"}
     )
-    assert [entry.suggest(trial) for entry in read_space(search).values()] == [
+    assert [entry.suggest(field, trial) for field, entry in read_space(search).items()] == [
         0.01,
         {"crop": 1},
         96,

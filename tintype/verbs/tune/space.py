@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tintype import plugins
 from tintype.errors import UserError, unknown_name
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from tintype.tasks.contract.tuning import TuningPart
 
-RANGE_KEYS = ("low", "high", "log", "step")
 # What these change is luck, or what is measured.
 NOT_CHOSEN = (
     "seed",
@@ -38,12 +39,11 @@ NOT_CHOSEN = (
 class OneOf:
     """One of several values; each has a label, which is what the database holds."""
 
-    field: str
     values: Mapping[str, Any]
 
-    def suggest(self, trial: Trial) -> Any:
-        """Return the value that the sampler proposes."""
-        return self.values[str(trial.suggest_categorical(self.field, list(self.values)))]
+    def suggest(self, field: str, trial: Trial) -> Any:
+        """Return the value that the sampler proposes for a field."""
+        return self.values[str(trial.suggest_categorical(field, list(self.values)))]
 
     def as_parameter(self, value: Any) -> str | None:
         """Return what the database calls a value, or None where it is not one of them."""
@@ -54,30 +54,41 @@ class OneOf:
         return list(self.values.values())
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(BaseModel):
     """Numbers from `low` to `high`, whole ones where both are; `log` proposes orders of magnitude
     alike.
     """
 
-    field: str
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    low: int | float = Field(description="a number")
+    high: int | float = Field(description="a number")
+    log: bool = Field(default=False, strict=False, description="true or false")
+    step: int | float | None = Field(default=None, gt=0, description="a number above 0")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(
+                f"low is {self.low!r} and high is {self.high!r}. Expected numbers, "
+                "the first below the second."
+            )
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("with log, low must be above 0 and there can be no step.")
+        return self
 
     @property
     def whole(self) -> bool:
         """Whether only whole numbers are proposed."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
-    def suggest(self, trial: Trial) -> float:
-        """Return the value that the sampler proposes."""
+    def suggest(self, field: str, trial: Trial) -> float:
+        """Return the value that the sampler proposes for a field."""
         if self.whole:
             return trial.suggest_int(
-                self.field, int(self.low), int(self.high), log=self.log, step=int(self.step or 1)
+                field, int(self.low), int(self.high), log=self.log, step=int(self.step or 1)
             )
-        return trial.suggest_float(self.field, self.low, self.high, log=self.log, step=self.step)
+        return trial.suggest_float(field, self.low, self.high, log=self.log, step=self.step)
 
     def as_parameter(self, value: Any) -> float | None:
         """Return a value of the recipe as one of the range, or None where it lies outside."""
@@ -127,30 +138,35 @@ def _entry(field: str, given: Any) -> OneOf | Range:
         }
         if len(values) < len(given):
             raise UserError(f"{where}: a value stands twice.")
-        return OneOf(field, values)
+        return OneOf(values)
 
-    if not isinstance(given, Mapping) or not {"low", "high"} <= set(given):
-        raise UserError(
-            f"{where} is {given!r}. Expected a list of values, or {{low: "
-            "0.001, high: 0.1, log: true}."
-        )
-    for key in given:
-        if key not in RANGE_KEYS:
-            raise unknown_name(f"key in {where}:", str(key), RANGE_KEYS)
+    if not isinstance(given, Mapping):
+        raise _no_range(where, given)
+    try:
+        return Range(**{str(key): value for key, value in given.items()})
+    except ValidationError as error:
+        raise _plain(error, where, given) from None
 
-    low, high, log, step = given["low"], given["high"], given.get("log", False), given.get("step")
-    numbers = [number for number in (low, high, step) if number is not None]
-    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers) or low >= high:
-        raise UserError(
-            f"{where}: low is {low!r} and high is {high!r}. Expected numbers, "
-            "the first below the second."
-        )
-    if log and (low <= 0 or step is not None):
-        raise UserError(f"{where}: with log, low must be above 0 and there can be no step.")
-    if step is not None and step <= 0:
-        raise UserError(f"{where}: step is {step!r}. Expected a number above 0.")
 
-    return Range(field, low, high, bool(log), step)
+def _plain(error: ValidationError, where: str, given: Mapping[Any, Any]) -> UserError:
+    """Return the error for the first thing that pydantic found wrong with a range."""
+    first = error.errors()[0]
+    if first["type"] == "missing":
+        return _no_range(where, given)
+    if first["type"] == "value_error":
+        return UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}")
+
+    key = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return unknown_name(f"key in {where}:", key, Range.model_fields)
+    expected = Range.model_fields[key].description
+    return UserError(f"{where}: {key} is {first['input']!r}. Expected {expected}.")
+
+
+def _no_range(where: str, given: Any) -> UserError:
+    return UserError(
+        f"{where} is {given!r}. Expected a list of values, or {{low: 0.001, high: 0.1, log: true}}."
+    )
 
 
 def default_space(recipe: Recipe, networks: Collection[str] = ()) -> Space:
@@ -209,16 +225,9 @@ def value_of(recipe: Recipe, field: str) -> Any:
 
 def as_plain(space: Space) -> dict[str, Any]:
     """Return a space as it is written in a recipe."""
-    plain: dict[str, Any] = {}
-    for field, entry in space.items():
-        if isinstance(entry, OneOf):
-            plain[field] = list(entry.values.values())
-        else:
-            options = {"low": entry.low, "high": entry.high, "log": entry.log, "step": entry.step}
-            plain[field] = {
-                key: value
-                for key, value in options.items()
-                if value not in (None, False) or key == "low"
-            }
-
-    return plain
+    return {
+        field: list(entry.values.values())
+        if isinstance(entry, OneOf)
+        else entry.model_dump(exclude_defaults=True)
+        for field, entry in space.items()
+    }

@@ -73,7 +73,7 @@ def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher) -> str:
     path = tuning.path / name
     trial.set_user_attr("run", name)
     trial.set_user_attr("folder", str(tuning.path.resolve()))
-    changes = {field: entry.suggest(trial) for field, entry in request.space.items()}
+    changes = {field: entry.suggest(field, trial) for field, entry in request.space.items()}
     telling = TrialWatcher(trial, tuning, watcher)
 
     command = f"tintype tune {tuning.path}"
