@@ -166,6 +166,8 @@ def test_values_have_short_names(value, factor, label):
         ("recipe: digits\nseeds: 0", "seeds is 0"),
         ("recipe: digits\nseeds: [1, 1]", "seeds is [1, 1]"),
         ("recipe: digits\nseeds: [1, a]", "seeds is [1, 'a']"),
+        ("recipe: digits\nseed: first", "grid: seed: input should be a valid integer"),
+        ("recipe: digits\nseed: [1]", "grid: seed: input should be a valid integer"),
         ("recipe: digist", "unknown recipe or data set 'digist'"),
         ("recipee: digits", "unknown key in the study grid: 'recipee'. Did you mean 'recipe'"),
         ("seeds: 2", "says nothing of what is trained"),

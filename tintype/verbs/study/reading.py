@@ -12,7 +12,7 @@ import yaml
 from tintype.errors import UserError, unknown_name
 from tintype.files.yaml_files import BoundedLoader, read_yaml
 from tintype.plugins import PACKAGE, study_names
-from tintype.recipe import ALIASES, field_names
+from tintype.recipe import ALIASES, build, field_names
 from tintype.verbs.study.declaration import Changes, Declaration, checked_seeds, is_field, label_of
 
 STUDIES = PACKAGE / "studies"
@@ -115,13 +115,15 @@ def _declaration(name: str, content: Mapping[Any, Any], folder: Path) -> Declara
         if variants_bring_it and not content.get("recipe")
         else _recipe(content.get("recipe") or {}, folder, name)
     )
+    seed = build({"seed": fields.get("seed", 0)}, where=name).seed
+
     return Declaration(
         name,
         base,
         str(content.get("question") or ""),
         fields,
         factors,
-        checked_seeds(content.get("seeds", [int(fields.get("seed", 0))]), name),
+        checked_seeds(content.get("seeds", [seed]), name),
         _changes(content.get("set") or {}, f"{name}: set"),
         str(content["weights"]) if content.get("weights") else None,
         _about(content.get("about"), name),
