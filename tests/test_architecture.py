@@ -297,3 +297,13 @@ def test_a_task_says_what_its_runs_are_ranked_by(task):
     assert criterion.said(0.5)
     assert isinstance(part.COUNTED, bool)
     assert all(further.key != criterion.key for further in part.FURTHER)
+
+
+def test_lines_of_the_package_end_at_column_100():
+    long = [
+        f"{path.relative_to(PACKAGE)}:{number}"
+        for path in PACKAGE.rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if len(line) > 100
+    ]
+    assert not long
