@@ -748,7 +748,7 @@ def test_an_unconditional_generator_knows_no_class(tiny_gan, tmp_path):
         ),
         (
             {"weights": "default"},
-            "weights has no effect on task generate, only on task classify and upscale",
+            "weights has no effect on task generate, only on tasks classify, regress and upscale",
         ),
         ({"tta": "flip"}, "tta has no effect on task generate"),
     ],

@@ -125,7 +125,7 @@ def test_the_card_is_written_by_the_command(copied_run, tmp_path, monkeypatch, c
         assert not end.value.code
     assert (copied_run.path / "MODEL_CARD.md").read_text(encoding="utf-8") == make_card(copied_run)
     (tmp_path / "mine.md").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match=r"mine.md is there already"):
+    with pytest.raises(UserError, match=r"mine.md already exists and will not be overwritten"):
         copied_run.card("mine.md")
     assert "# copied" in copied_run.card("-")
 

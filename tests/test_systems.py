@@ -204,7 +204,8 @@ SILENT = {
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_where_nothing_was_given_all_systems_are_alike(name):
     recipe = recipe_of(name)
-    found = {field: getattr(recipe, field) for field in SILENT}
+    fields = recipe.fields()  # a task has no field that it does not read
+    found = {field: fields.get(field, idle) for field, idle in SILENT.items()}
     assert found == {**SILENT, **SYSTEMS[name]}
 
 
@@ -241,7 +242,7 @@ def test_a_recipe_that_takes_long_says_why_it_is_there(name):
         for n, unit in re.findall(r"([\d.]+) (min|hours)\b", head)
     ]
     if max(minutes, default=0) > 30:
-        assert "Longer than 30 minutes" in head
+        assert "longer than 30 minutes" in head
         assert " because " in head
 
 

@@ -638,8 +638,9 @@ def _refuse_unless_idle(field: str, value: Any, task: str) -> None:
 
     defaults = [options_of(name).model_fields[field].get_default() for name in others]
     if value not in (*defaults, "auto"):
-        only = " and ".join(others)
-        raise UserError(f"{field} has no effect on task {task}, only on task {only}. Leave it out.")
+        *all_but_last, last = others
+        only = f"tasks {', '.join(all_but_last)} and {last}" if all_but_last else f"task {last}"
+        raise UserError(f"{field} has no effect on task {task}, only on {only}. Leave it out.")
 
 
 def _plain(error: ValidationError, nested: Collection[str] = ()) -> str:

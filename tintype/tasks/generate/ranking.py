@@ -15,7 +15,7 @@ def ranked_by(figures: Mapping[str, Any]) -> Criterion:
     """Return the first Fréchet distance that was measured."""
     names = (name for name in figures if name.startswith("fd_") and not name.endswith("_floor"))
     name = next(names, "fd")
-    return Criterion(name, f"Fréchet distance ({name})", higher_is_better=False)
+    return Criterion(name, "Fréchet distance", higher_is_better=False)
 
 
 def image_figure(row: Mapping[str, str]) -> float | None:
