@@ -7,12 +7,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 from scipy import stats
 from sklearn.datasets import load_digits, load_sample_image
 from torch import Tensor
@@ -592,3 +593,27 @@ def test_every_option_has_limits_and_a_default_within(name: str) -> None:
     for option in defaults:
         with pytest.raises(UserError, match=rf"{name}\.{option} is 'nonsense'"):
             resolve({name: {option: "nonsense"}})
+
+
+def test_an_added_function_declares_options_of_any_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sharpen(
+        canvas: Canvas,
+        *,
+        times: int = 1,
+        soft: bool = False,
+        above: Annotated[float, Field(ge=0)] = 0.0,
+    ) -> None:
+        """Sharpen."""
+
+    monkeypatch.setattr(operations, "sharpen", sharpen, raising=False)
+    monkeypatch.setattr("tintype.augment.spec.names", lambda: {"sharpen": "Sharpen."})
+    assert resolve("sharpen=2,sharpen.soft=true") == {
+        "sharpen": {"times": 2, "soft": True, "above": 0.0}
+    }
+    for text, expected in (
+        ("sharpen=x", "times is 'x'. Expected a valid integer"),
+        ("sharpen.soft=3", "soft is 3. Expected a valid boolean"),
+        ("sharpen.above=-1", "above is -1. Expected greater than or equal to 0"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            resolve(text)

@@ -178,8 +178,10 @@ def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     try:
         options = model(**given)
     except ValidationError as error:
-        option = str(error.errors()[0]["loc"][0])
-        expected = _expected(model.model_json_schema()["properties"][option])
+        first = error.errors()[0]
+        option = str(first["loc"][0])
+        schema = model.model_json_schema()["properties"][option]
+        expected = _expected(schema) or first["msg"].removeprefix("Input should be ")
         raise UserError(
             f"augment: {name}.{option} is {given[option]!r}. Expected {expected}."
         ) from None
@@ -192,16 +194,18 @@ def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expected(schema: Mapping[str, Any]) -> str:
-    """Say in words which values an option takes, from its JSON schema."""
+    """Say in words which values an option takes, from its JSON schema, or return ""."""
     kind = schema.get("anyOf", [schema])[0]  # where there are several, the others are null
     if "enum" in kind:
         return " or ".join(map(str, kind["enum"]))
-    if "prefixItems" in kind:
-        ends = kind["prefixItems"][0]
-        return f"low:high (in YAML [low, high]) within {ends['minimum']:g} and {ends['maximum']:g}"
-    if "minimum" in kind:
-        return f"a number from {kind['minimum']:g} to {kind['maximum']:g}"
-    return f"a value of type {kind['type']}"
+
+    limited = kind.get("prefixItems", [kind])[0]
+    if not {"minimum", "maximum"} <= limited.keys():
+        return ""
+    low, high = limited["minimum"], limited["maximum"]
+    if limited is kind:
+        return f"a number from {low:g} to {high:g}"
+    return f"low:high (in YAML [low, high]) within {low:g} and {high:g}"
 
 
 def _value(text: str) -> Any:
