@@ -67,15 +67,15 @@ class Watcher:
 
 def figures_line(figures: dict[str, Any]) -> str:
     """Return validation figures in a few words."""
-    parts = []
     if "accuracy" in figures:
-        parts.append(f"accuracy {100 * figures['accuracy']:.1f} %")
+        parts = [f"accuracy {100 * figures['accuracy']:.1f} %"]
+    else:
+        numbers = {name: value for name, value in figures.items() if isinstance(value, float)}
+        numbers.pop("loss", None)
+        parts = [f"{name} {value:.4g}" for name, value in numbers.items()][:4]
+
     if "loss" in figures:
         parts.append(f"loss {figures['loss']:.3g}")
-    if not parts:
-        parts = [
-            f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float)
-        ][:4]
     return ", ".join(parts)
 
 
@@ -332,7 +332,8 @@ def figure_that_counts(figures: dict[str, Any]) -> str:
     distances = [
         name for name in numbers if name.startswith(("fd_", "fid")) and not name.endswith("_floor")
     ]
-    order = ["accuracy", "psnr_y", *distances, "loss", *numbers]
+    others = [name for name in numbers if name != "loss"]
+    order = ["accuracy", "psnr_y", *distances, *others, "loss"]
     return next((name for name in order if name in numbers), "")
 
 
