@@ -693,7 +693,7 @@ def test_commands_of_another_task_are_a_line(tt, gan_run, finished_run):
         (["evaluate", finished_run.path, "--features", gan_run.path], "makes none"),
         (
             ["evaluate", gan_run.path, "--features", gan_run.path],
-            "is a run of task generate. Expected a classifier",
+            "whose features say nothing of images. Expected a classifier",
         ),
         (
             ["evaluate", gan_run.path, "--inception-weights", "no.pth"],
