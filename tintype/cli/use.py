@@ -171,7 +171,7 @@ def upscale(
     watcher.close()
 
     for file, reason in done.skipped:
-        print(f"skipped {file}: {reason}", file=sys.stderr)
+        print(f"passed over {file}: {reason}", file=sys.stderr)
     if as_json:
         written = [str(path) for path in done.written]
         print(json.dumps({"written": written, "skipped": done.skipped}, indent=1))
