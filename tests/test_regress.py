@@ -179,7 +179,7 @@ def test_the_standardisation_is_folded_into_the_head() -> None:
     features, wanted = _features()
     head = StandardHead(10, 4)
     head.take(fit_linear(features, wanted))
-    plain = head.plain(nn.Linear(10, 4))
+    plain = head.plain()
     assert torch.allclose(plain(features), head(features), atol=1e-4)
 
 
@@ -518,3 +518,33 @@ def test_a_backbone_is_chosen_and_timed_as_it_is_for_classes(squares: Path, tmp_
     prepared = api.plan(str(squares), watcher=Watcher(), device="cpu", **named)
     assert prepared.recipe.model == "resnet18"
     assert prepared.recipe.fields()["tune"] == "head"
+
+
+def test_another_seed_computes_no_features_of_the_photos(squares, train_in, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+    from torchvision.models import resnet18
+
+    from tintype.tasks.frozen import FrozenBackbone
+
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    computed: list[int] = []
+    compute = FrozenBackbone.compute
+
+    def counted(self, images):
+        computed.append(len(images))
+        return compute(self, images)
+
+    monkeypatch.setattr(FrozenBackbone, "compute", counted)
+    torch.manual_seed(0)
+    weights = tmp_path / "resnet18.safetensors"
+    save_file({name: t.contiguous() for name, t in resnet18().state_dict().items()}, weights)
+    learned = recipe(
+        squares, columns=["side"], model="resnet18", model_options={}, weights=str(weights),
+        image_size=32, tune="head", epochs=1, lr=1e-4,
+    )  # fmt: skip
+
+    train_in(tmp_path / "first", learned)
+    assert sum(computed) > 100
+    computed.clear()
+    train_in(tmp_path / "second", learned.replace(seed=learned.seed + 1))
+    assert computed == []

@@ -31,7 +31,8 @@ from tintype.optim import build_optimizers, steepest_rate
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
 from tintype.tasks.classify import transfer
-from tintype.tasks.classify.transfer import PENALTIES, FeatureSource, HeadBank, fit_linear, folded
+from tintype.tasks.classify.transfer import PENALTIES, HeadBank, fit_linear
+from tintype.tasks.pretrained import FeatureSource, folded
 from tintype.tasks.restoring import load_task
 from tintype.training import automatic
 from tintype.training.order import Order

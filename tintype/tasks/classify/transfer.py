@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,48 +14,25 @@ from torch import Tensor, nn
 
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.hardware.device import Choice
-from tintype.models.parts.backbone import (
-    backbone_parts,
-    freeze,
-    keep_norm_in_eval,
-    make_head,
-)
-from tintype.optim import scale_layer
-from tintype.runs.pretrained import load_pretrained, own_preprocessing
+from tintype.models.parts.backbone import backbone_parts, make_head
+from tintype.progress import Progress
 from tintype.tasks import losses
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.frozen import FrozenBackbone, View
+from tintype.tasks.pretrained import (
+    FeatureSource,
+    Thawing,
+    as_features,
+    folded,
+    load_backbone,
+    stages_to_train,
+    take_over,
+)
 from tintype.tasks.task import Evaluation, Phase, StepContext
 
 # L2 penalties tried side by side on standardised features; validation chooses one.
 PENALTIES = (1e-4, 1e-3, 5e-3, 2e-2, 1e-1)
 WARM_UP_PENALTY = 5e-3  # of the head that fine-tuning starts from
-
-Progress = Callable[[str, int, int], None]
-
-
-class FeatureSource(ImageSource):
-    """The features of images in place of their pixels, in several views: `take` gives (N, V, F)
-    float32.
-    """
-
-    kind = "resident"
-
-    def __init__(
-        self, spec: DataSpec, features: Tensor, targets: Tensor, names: Sequence[str]
-    ) -> None:
-        self.spec, self.features, self.targets, self.names = spec, features, targets.cpu(), names
-
-    def take(self, index: Tensor) -> Batch:
-        return Batch(
-            self.features[index.to(self.features.device)], self.targets[index.cpu()], index
-        )
-
-    def subset(self, index: Tensor | np.ndarray) -> FeatureSource:
-        index = torch.as_tensor(index, dtype=torch.int64)
-        names = [self.names[int(i)] for i in index]
-        there = index.to(self.features.device)
-        return FeatureSource(self.spec, self.features[there], self.targets[index], names)
 
 
 class HeadBank(nn.Module):
@@ -100,17 +76,6 @@ class HeadBank(nn.Module):
         folded into it.
         """
         return folded(self.heads[int(self.chosen)], self.mean, self.scale)
-
-
-@torch.no_grad()
-def folded(head: nn.Module, mean: Tensor, scale: Tensor) -> nn.Module:
-    """Return `head` such that head(x) is what the given one answers to (x - mean) * scale."""
-    first = head[0] if isinstance(head, nn.Sequential) else head
-    assert isinstance(first, nn.Linear)
-    plain = nn.Linear(first.in_features, first.out_features).to(first.weight.device)
-    plain.weight.copy_(first.weight * scale)
-    plain.bias.copy_(first.bias - plain.weight @ mean)
-    return nn.Sequential(plain, *list(head)[1:]) if isinstance(head, nn.Sequential) else plain
 
 
 def fit_linear(features: Tensor, targets: Tensor, num_classes: int, penalty: float) -> nn.Linear:
@@ -248,18 +213,13 @@ class HeadOnly(Transfer):
         return bank
 
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
-        seen = {}
-        for split in ("train", "val", "test"):
-            source = splits[split]
-            if not len(source):  # a run that was asked to have no test part
-                seen[split] = source
-                continue
-            views = self.views if split == "train" else 0
+        def features_of(source: ImageSource, views: int) -> FeatureSource:
             features = self.features_of(source, views, progress)
-            seen[split] = FeatureSource(splits.spec, features, source.targets, source.names)
+            return FeatureSource(splits.spec, features, source.targets, source.names)
 
-        self.selection = seen["val"]
-        return replace(splits, **seen)
+        seen = as_features(splits, self.views, features_of)
+        self.selection = seen.val
+        return seen
 
     def start(self, train: ImageSource) -> None:
         assert isinstance(train, FeatureSource)
@@ -372,11 +332,8 @@ class FineTune(Transfer):
     2022, LP-FT).
 
     Args:
-        thawed: how many of the last stages are trained; None for all.
-        layer_decay: factor on the learning rate from each stage to the one before it.
-        unfreeze: part of the run over which stages are thawed one by one, the last first (Howard &
-            Ruder 2018).
-        freeze_norm: batch norm keeps the statistics that it came with.
+        thawing: which stages are trained, and how fast.
+        warm_up_head: whether the head is fitted to features before the first step.
     """
 
     def __init__(
@@ -385,24 +342,14 @@ class FineTune(Transfer):
         spec: DataSpec,
         device: torch.device,
         *,
-        thawed: int | None = None,
-        layer_decay: float = 1.0,
-        unfreeze: float = 0.0,
-        freeze_norm: bool = True,
+        thawing: Mapping[str, Any],
         warm_up_head: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(network, spec, device, **settings)
-        count = len(self.parts.stages)
-        self.thawed, self.unfreeze = count if thawed is None else min(thawed, count), unfreeze
+        self.thawing = Thawing(network, self.parts, **thawing)
         self.warm_up_head = warm_up_head
         self.warm_features: Tensor | None = None
-        if freeze_norm:
-            keep_norm_in_eval(network)
-        freeze(network, self.parts, self.thawed)
-        for depth, weights in enumerate(self.parts.parameters()):
-            for weight in weights:
-                scale_layer(weight, layer_decay ** (count - depth))
 
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
         if self.warm_up_head:
@@ -414,23 +361,13 @@ class FineTune(Transfer):
             return
         targets = train.targets.to(self.device)
         head = fit_linear(self.warm_features, targets, self.spec.num_classes, WARM_UP_PENALTY)
-        with torch.no_grad():
-            own = self.parts.head
-            assert isinstance(own, nn.Linear)
-            own.weight.copy_(head.weight)
-            if own.bias is not None:
-                own.bias.copy_(head.bias)
+        take_over(self.parts.head, head)
         self.warm_features = None
 
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.unfreeze:
-            freeze(
-                self.network,
-                self.parts,
-                min(self.thawed, 1 + int(context.progress / self.unfreeze * self.thawed)),
-            )
+        self.thawing.step(context.progress)
         return super().loss(phase, batch, context)
 
 
@@ -489,34 +426,34 @@ def transfer(
     unfreeze: float,
     freeze_norm: bool,
     own_statistics: bool,
-    seed: int,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Transfer:
     """Load pretrained weights into `network` and return the task that trains it as `tune` says.
 
-    With `own_statistics` pixels are normalised as they were for those weights, otherwise as `spec`
-    says.
+    The parameters are fields of the recipe; `own_statistics` is as in `load_backbone`.
 
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
-    source = load_pretrained(network, model, weights, progress, spec.target)
-    own = own_preprocessing(model, weights)
-    spec = own.normalising(spec) if own and own_statistics else spec
-    settings |= {"model": model, "origin": source, "seed": seed}
+    origin, spec = load_backbone(
+        network,
+        model,
+        spec,
+        weights=weights,
+        target=spec.target,
+        own_statistics=own_statistics,
+        progress=progress,
+    )
     network = network.to(device)
+    settings |= {"model": model, "origin": origin}
     if tune == "head":
         return HeadOnly(network, spec, device, hidden=hidden, views=views, **settings)
 
-    thawed = None if tune == "all" else int(tune.partition(":")[2])
-    return FineTune(
-        network,
-        spec,
-        device,
-        thawed=thawed,
-        layer_decay=layer_decay,
-        unfreeze=unfreeze,
-        freeze_norm=freeze_norm,
-        **settings,
-    )
+    thawing = {
+        "thawed": stages_to_train(tune),
+        "layer_decay": layer_decay,
+        "unfreeze": unfreeze,
+        "freeze_norm": freeze_norm,
+    }
+    return FineTune(network, spec, device, thawing=thawing, **settings)

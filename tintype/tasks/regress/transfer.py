@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tintype.data.features import BATCH
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.data.targets import NoTarget
 from tintype.errors import UserError
-from tintype.hardware.device import autocast
-from tintype.models.parts.backbone import (
-    backbone_parts,
-    for_inference,
-    freeze,
-    keep_norm_in_eval,
-    penultimate,
-)
-from tintype.runs.pretrained import load_pretrained, own_preprocessing
+from tintype.models.parts.backbone import backbone_parts
+from tintype.progress import Progress
 from tintype.seeds import fold
+from tintype.tasks.frozen import FrozenBackbone
+from tintype.tasks.pretrained import (
+    FeatureSource,
+    Thawing,
+    as_features,
+    folded,
+    load_backbone,
+    stages_to_train,
+    take_over,
+)
 from tintype.tasks.regress.objective import SMALLEST_LOG_SCALE, split_outputs
 from tintype.tasks.regress.regressor import Regress
 from tintype.tasks.task import Phase, StepContext
 
 # Penalties on the weights of a linear head, of which leave-one-out errors choose one.
 PENALTIES = tuple(np.logspace(-1, 5, 13).tolist())
-
-FEATURES_AT_ONCE = 32  # images
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -88,34 +88,6 @@ def fit_linear(features: Tensor, wanted: Tensor) -> LinearFit:
     )
 
 
-class FeatureSource(ImageSource):
-    """The features of images in place of their pixels, in several views, the image as it is first.
-
-    `take` gives features (N, V, F), and the numbers (N, V, K) that hold of each view.
-    """
-
-    kind = "resident"
-
-    def __init__(
-        self, spec: DataSpec, features: Tensor, numbers: Tensor, names: Sequence[str]
-    ) -> None:
-        self.spec = spec
-        self.features = features
-        self.numbers = numbers.cpu()
-        self.targets = self.numbers[:, 0]
-        self.names = names
-
-    def take(self, index: Tensor) -> Batch:
-        there = self.features[index.to(self.features.device)]
-        return Batch(there, self.numbers[index.cpu()], index)
-
-    def subset(self, index: Tensor | np.ndarray) -> FeatureSource:
-        index = torch.as_tensor(index, dtype=torch.int64)
-        names = [self.names[int(i)] for i in index]
-        there = self.features[index.to(self.features.device)]
-        return FeatureSource(self.spec, there, self.numbers[index], names)
-
-
 class StandardHead(nn.Module):
     """A linear head on standardised features; `plain` turns it into one on plain features."""
 
@@ -146,13 +118,9 @@ class StandardHead(nn.Module):
         """Return the sum of the penalties on the weights."""
         return (self.penalties[:, None] * self.linear.weight.square()).sum()
 
-    @torch.no_grad()
-    def plain(self, like: nn.Linear) -> nn.Linear:
-        """Return a linear layer of the shape of `like` that answers the same on plain features."""
-        plain = nn.Linear(like.in_features, like.out_features).to(like.weight.device)
-        plain.weight.copy_(self.linear.weight * self.scale)
-        plain.bias.copy_(self.linear.bias - plain.weight @ self.mean)
-        return plain
+    def plain(self) -> nn.Module:
+        """Return a linear layer that answers the same on plain features."""
+        return folded(self.linear, self.mean, self.scale)
 
 
 class Transfer(Regress):
@@ -160,6 +128,7 @@ class Transfer(Regress):
 
     Args:
         network: any network that ends in a linear layer of 2 K outputs.
+        model: what the network is called.
         origin: where the weights come from, for model.json.
         seed: of the augmented views.
     """
@@ -170,6 +139,7 @@ class Transfer(Regress):
         spec: DataSpec,
         device: torch.device,
         *,
+        model: str,
         origin: dict[str, Any],
         seed: int,
         **settings: Any,
@@ -179,9 +149,13 @@ class Transfer(Regress):
         self.origin = origin
         self.seed = seed
         self.parts = backbone_parts(network)
+        self.frozen = FrozenBackbone(network, model, self.spec, device, self.dtype, self.normalise)
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "pretrained": self.origin}
+
+    def remarks(self) -> list[str]:
+        return [*super().remarks(), *self.frozen.notes]
 
     @property
     def linear(self) -> nn.Linear:
@@ -190,31 +164,42 @@ class Transfer(Regress):
         assert isinstance(head, nn.Linear)
         return head
 
-    @torch.no_grad()
     def features_of(
-        self, source: ImageSource, what: str, views: int, progress: Progress | None
+        self, source: ImageSource, views: int, progress: Progress | None
     ) -> FeatureSource:
-        """Return the features of images, and of `views` augmented copies of each."""
-        extract = penultimate(for_inference(self.network, self.spec), self.parts.head_name)
+        """Return the features of images, and of `views` augmented copies of each.
 
-        features, numbers = [], []
-        for index in torch.arange(len(source)).split(FEATURES_AT_ONCE):
+        Those of the images as they are come from the cache. An augmentation may change the numbers,
+        so the copies are made where their numbers are at hand.
+        """
+        clean = self.frozen.features_of(source, {"as it is": lambda images, _: images}, progress)
+        copies = [self._copies(source, view, views, progress) for view in range(views)]
+
+        features = torch.cat([clean, *(found[:, None] for found, _ in copies)], dim=1)
+        numbers = torch.stack([source.targets, *(numbers for _, numbers in copies)], dim=1)
+        return FeatureSource(source.spec, features, source.targets, source.names, numbers)
+
+    def _copies(
+        self, source: ImageSource, view: int, views: int, progress: Progress | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the features (N, F) of one augmented copy of each image, and its numbers."""
+        features: list[Tensor] = []
+        numbers: list[Tensor] = []
+
+        for index in torch.arange(len(source)).split(BATCH):
+            step = views * int(index[0]) + view
             batch = source.take(index)
-            seen = [(batch.images, batch.targets)]
-            for view in range(views):
-                step = views * int(index[0]) + view
-                seed = fold(self.seed, "view", step)
-                generator = torch.Generator(batch.images.device).manual_seed(seed)
-                seen.append(self._augmented(batch, StepContext(step, view, 0.0, generator)))
+            seed = fold(self.seed, "view", step)
+            generator = torch.Generator(batch.images.device).manual_seed(seed)
+            images, targets = self._augmented(batch, StepContext(step, view, 0.0, generator))
 
-            with autocast(self.device, self.dtype):
-                found = [extract(self.normalise(images)).float() for images, _ in seen]
-            features.append(torch.stack(found, dim=1))
-            numbers.append(torch.stack([targets for _, targets in seen], dim=1))
+            features.append(torch.from_numpy(self.frozen.compute(images)))
+            numbers.append(targets.cpu())
             if progress:
+                what = f"features of augmented copies ({view + 1} of {views})"
                 progress(what, int(index[-1]) + 1, len(source))
 
-        return FeatureSource(source.spec, torch.cat(features), torch.cat(numbers), source.names)
+        return torch.cat(features).to(self.device), torch.cat(numbers)
 
 
 class HeadOnly(Transfer):
@@ -253,16 +238,10 @@ class HeadOnly(Transfer):
         return head
 
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
-        seen: dict[str, ImageSource] = {}
-        for split in ("train", "val", "test"):
-            source = splits[split]
-            if len(source):  # a run that was asked to have no test part
-                views = self.views if split == "train" else 0
-                source = self.features_of(source, f"features of {split}", views, progress)
-            seen[split] = source
-
         self.num_train = len(splits.train)
-        return replace(splits, **seen)
+        return as_features(
+            splits, self.views, lambda source, views: self.features_of(source, views, progress)
+        )
 
     def start(self, train: ImageSource) -> None:
         assert isinstance(train, FeatureSource)
@@ -289,8 +268,7 @@ class HeadOnly(Transfer):
         return numbers * self._deviation + self._mean, log_scales.exp() * self._deviation
 
     def result(self) -> nn.Module:
-        plain = self.head.plain(self.linear)
-        self.network.set_submodule(self.parts.head_name, plain)
+        self.network.set_submodule(self.parts.head_name, self.head.plain())
         return self.network
 
 
@@ -301,11 +279,7 @@ class FineTune(Transfer):
     2022, LP-FT).
 
     Args:
-        thawed: how many of the last stages are trained; None for all.
-        layer_decay: factor on the learning rate from each stage to the one before it.
-        unfreeze: part of the run over which stages are thawed one by one, the last first (Howard &
-            Ruder 2018).
-        freeze_norm: batch norm keeps the statistics that it came with.
+        thawing: which stages are trained, and how fast.
     """
 
     def __init__(
@@ -314,50 +288,29 @@ class FineTune(Transfer):
         spec: DataSpec,
         device: torch.device,
         *,
-        thawed: int | None = None,
-        layer_decay: float = 1.0,
-        unfreeze: float = 0.0,
-        freeze_norm: bool = True,
+        thawing: Mapping[str, Any],
         **settings: Any,
     ) -> None:
         super().__init__(network, spec, device, **settings)
-        count = len(self.parts.stages)
-        self.thawed = count if thawed is None else min(thawed, count)
-        self.unfreeze = unfreeze
+        self.thawing = Thawing(network, self.parts, **thawing)
         self.features: Tensor | None = None
 
-        if freeze_norm:
-            keep_norm_in_eval(network)
-        freeze(network, self.parts, self.thawed)
-        for depth, weights in enumerate(self.parts.parameters()):
-            factor = layer_decay ** (count - depth)
-            for weight in weights:
-                weight.layer_scale = factor  # pyright: ignore[reportAttributeAccessIssue]
-
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
-        found = self.features_of(splits.train, "features of train", 0, progress)
-        self.features = found.features[:, 0]
+        self.features = self.features_of(splits.train, 0, progress).features[:, 0]
         return splits
 
-    @torch.no_grad()
     def start(self, train: ImageSource) -> None:
         if self.features is None:
             return
         fitted = StandardHead(self.parts.num_features, self.linear.out_features).to(self.device)
         fitted.take(fit_linear(self.features, self.standardised(train.targets)))
-        plain = fitted.plain(self.linear)
-
-        self.linear.weight.copy_(plain.weight)
-        if self.linear.bias is not None:
-            self.linear.bias.copy_(plain.bias)
+        take_over(self.linear, fitted.plain())
         self.features = None
 
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.unfreeze:
-            thawed = 1 + int(context.progress / self.unfreeze * self.thawed)
-            freeze(self.network, self.parts, min(self.thawed, thawed))
+        self.thawing.step(context.progress)
         return super().loss(phase, batch, context)
 
 
@@ -379,27 +332,30 @@ def transfer(
 ) -> Transfer:
     """Load pretrained weights into `network` and return the task that trains it as `tune` says.
 
-    With `own_statistics` pixels are normalised as they were for those weights, otherwise as `spec`
-    says.
+    The parameters are fields of the recipe; `own_statistics` is as in `load_backbone`.
 
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
-    settings["origin"] = load_pretrained(network, model, weights, progress, NoTarget())
-    own = own_preprocessing(model, weights)
-    spec = own.normalising(spec) if own and own_statistics else spec
+    # a new head in any case, since no other one says how far it may be off
+    origin, spec = load_backbone(
+        network,
+        model,
+        spec,
+        weights=weights,
+        target=NoTarget(),
+        own_statistics=own_statistics,
+        progress=progress,
+    )
     network = network.to(device)
+    settings |= {"model": model, "origin": origin}
     if tune == "head":
         return HeadOnly(network, spec, device, views=views, **settings)
 
-    thawed = None if tune in ("all", "auto") else int(tune.partition(":")[2])
-    return FineTune(
-        network,
-        spec,
-        device,
-        thawed=thawed,
-        layer_decay=layer_decay,
-        unfreeze=unfreeze,
-        freeze_norm=freeze_norm,
-        **settings,
-    )
+    thawing = {
+        "thawed": stages_to_train(tune),
+        "layer_decay": layer_decay,
+        "unfreeze": unfreeze,
+        "freeze_norm": freeze_norm,
+    }
+    return FineTune(network, spec, device, thawing=thawing, **settings)

@@ -1,0 +1,162 @@
+"""What tasks share that start from a pretrained network: its weights, features, heads and stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.data.targets import TargetKind
+from tintype.models.parts.backbone import Parts, freeze, keep_norm_in_eval
+from tintype.optim import scale_layer
+from tintype.progress import Progress
+from tintype.runs.pretrained import load_pretrained, own_preprocessing
+
+
+def load_backbone(
+    network: nn.Module,
+    model: str,
+    spec: DataSpec,
+    *,
+    weights: str,
+    target: TargetKind,
+    own_statistics: bool,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], DataSpec]:
+    """Load weights into `network`; return where they come from, and what the network is shown.
+
+    With `own_statistics` pixels are normalised as they were for those weights, otherwise as `spec`
+    says. A head for another `target` is not loaded.
+
+    Raises:
+        UserError: the weights are not there or do not fit the model.
+    """
+    origin = load_pretrained(network, model, weights, progress, target)
+    own = own_preprocessing(model, weights)
+    return origin, own.normalising(spec) if own and own_statistics else spec
+
+
+def stages_to_train(tune: str) -> int | None:
+    """Return how many of the last stages `tune` trains, as in "last:2"; None for all of them."""
+    kind, _, count = tune.partition(":")
+    return int(count) if kind == "last" else None
+
+
+class FeatureSource(ImageSource):
+    """The features of images in place of their pixels, in several views, the image as it is first.
+
+    `take` gives features (N, V, F) float32. `of_views` (N, V, ...) are the targets of each view,
+    where they are not those of the image.
+    """
+
+    kind = "resident"
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        features: Tensor,
+        targets: Tensor,
+        names: Sequence[str],
+        of_views: Tensor | None = None,
+    ) -> None:
+        self.spec = spec
+        self.features = features
+        self.targets = targets.cpu()
+        self.names = names
+        self.of_views = None if of_views is None else of_views.cpu()
+
+    def take(self, index: Tensor) -> Batch:
+        targets = self.targets if self.of_views is None else self.of_views
+        return Batch(self.features[index.to(self.features.device)], targets[index.cpu()], index)
+
+    def subset(self, index: Tensor | np.ndarray) -> FeatureSource:
+        index = torch.as_tensor(index, dtype=torch.int64)
+        names = [self.names[int(i)] for i in index]
+        there = self.features[index.to(self.features.device)]
+        of_views = None if self.of_views is None else self.of_views[index]
+        return FeatureSource(self.spec, there, self.targets[index], names, of_views)
+
+
+def as_features(
+    splits: DataSplits, views: int, features_of: Callable[[ImageSource, int], FeatureSource]
+) -> DataSplits:
+    """Return splits of features; augmented `views` are for training alone.
+
+    An empty test part, as of a run that was asked to have none, stays as it is.
+    """
+    seen: dict[str, ImageSource] = {}
+    for split in ("train", "val", "test"):
+        source = splits[split]
+        if len(source):
+            source = features_of(source, views if split == "train" else 0)
+        seen[split] = source
+    return replace(splits, **seen)
+
+
+@torch.no_grad()
+def folded(head: nn.Module, mean: Tensor, scale: Tensor) -> nn.Module:
+    """Return `head` such that head(x) is what the given one answers to (x - mean) * scale."""
+    first = head[0] if isinstance(head, nn.Sequential) else head
+    assert isinstance(first, nn.Linear)
+    plain = nn.Linear(first.in_features, first.out_features).to(first.weight.device)
+    plain.weight.copy_(first.weight * scale)
+    plain.bias.copy_(first.bias - plain.weight @ mean)
+    return nn.Sequential(plain, *list(head)[1:]) if isinstance(head, nn.Sequential) else plain
+
+
+@torch.no_grad()
+def take_over(own: nn.Module, fitted: nn.Module) -> None:
+    """Copy a fitted linear layer into the head of a network, which may have no bias."""
+    assert isinstance(own, nn.Linear)
+    assert isinstance(fitted, nn.Linear)
+    own.weight.copy_(fitted.weight)
+    if own.bias is not None:
+        own.bias.copy_(fitted.bias)
+
+
+class Thawing:
+    """Which stages of a backbone are trained, and how fast each of them learns.
+
+    Args:
+        network: whose last stages are to be trained.
+        parts: its stages and its head.
+        thawed: how many of the last stages are trained; None for all.
+        layer_decay: factor on the learning rate from each stage to the one before it.
+        unfreeze: part of the run over which stages are thawed one by one, the last first (Howard &
+            Ruder 2018).
+        freeze_norm: batch norm keeps the statistics that it came with.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        parts: Parts,
+        *,
+        thawed: int | None,
+        layer_decay: float,
+        unfreeze: float,
+        freeze_norm: bool,
+    ) -> None:
+        count = len(parts.stages)
+        self.network = network
+        self.parts = parts
+        self.most = count if thawed is None else min(thawed, count)
+        self.unfreeze = unfreeze
+
+        if freeze_norm:
+            keep_norm_in_eval(network)
+        freeze(network, parts, self.most)
+        for depth, weights in enumerate(parts.parameters()):
+            for weight in weights:
+                scale_layer(weight, layer_decay ** (count - depth))
+
+    def step(self, progress: float) -> None:
+        """Thaw what is due at `progress` (0..1) of the run."""
+        if self.unfreeze:
+            due = 1 + int(progress / self.unfreeze * self.most)
+            freeze(self.network, self.parts, min(self.most, due))
