@@ -1209,7 +1209,7 @@ def test_images_in_groups_are_measured_and_compared_by_group(tmp_path, tiny, tra
 def test_crops_of_one_photo_are_compared_by_photo() -> None:
     import statsmodels.api as sm
 
-    from tintype.tasks.upscale import compare as upscale
+    from tintype.tasks.contract.paired import paired_means
 
     draw, photos, crops = np.random.default_rng(2), 80, 4
     group = np.arange(photos).repeat(crops)
@@ -1228,7 +1228,8 @@ def test_crops_of_one_photo_are_compared_by_photo() -> None:
             SimpleNamespace(name=name, table={**kept, "psnr_y": psnr})
             for name, psnr in (("a", better + gain), ("b", better))
         ]
-        (pair,) = upscale._pairs(runs, "psnr_y")  # pyright: ignore[reportArgumentType]
+        values = [run.table["psnr_y"] for run in runs]
+        (pair,) = paired_means(runs, values, "psnr_y", lambda pair: "")  # pyright: ignore[reportArgumentType]
         return pair
 
     alone, pair = pair_of(False), pair_of(True)

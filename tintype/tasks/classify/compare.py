@@ -32,6 +32,7 @@ from tintype.tasks.contract.compare import (
     more_needed,
 )
 from tintype.tasks.contract.compared_run import Compared, groups_of, remark_on_groups
+from tintype.tasks.contract.paired import gathered
 
 COLUMNS = ("target", "prediction", "confidence")
 NUMBERS = ("confidence",)
@@ -67,16 +68,11 @@ def groups(runs: Sequence[Compared]) -> list[Group]:
 
 def grouped(runs: Sequence[Compared]) -> list[list[Compared]]:
     """Put runs together that were measured on the same images, and their images into one order."""
-    groups: list[list[Compared]] = []
-    for run in runs:
-        for members in groups:
-            if same_images(members[0], run):
-                if members[0].table["name"] != run.table["name"]:
-                    run.reorder(_order_of(members[0], run))
-                members.append(run)
-                break
-        else:
-            groups.append([run])
+    groups = gathered(runs, same_images)
+    for first, *others in groups:
+        for run in others:
+            if run.table["name"] != first.table["name"]:
+                run.reorder(_order_of(first, run))
     return groups
 
 

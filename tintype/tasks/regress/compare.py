@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from tintype import statistics
 from tintype.errors import UserError
 from tintype.tasks.contract.compare import (
-    CLAIM,
     Column,
     Group,
     HistoryCurve,
@@ -20,11 +17,11 @@ from tintype.tasks.contract.compare import (
     Progress,
     Ranked,
     conclude,
-    correct,
     figure_column,
     more_needed,
 )
 from tintype.tasks.contract.compared_run import Compared, groups_of, remark_on_groups
+from tintype.tasks.contract.paired import gathered, paired_means
 from tintype.tasks.regress.answers import answers_of
 from tintype.tasks.regress.charts import Answers
 from tintype.tasks.regress.metrics import in_digits
@@ -59,15 +56,7 @@ def groups(runs: Sequence[Compared]) -> list[Group]:
     Raises:
         UserError: a run has no predictions, or damaged ones.
     """
-    found: list[list[Compared]] = []
-    for run in runs:
-        for members in found:
-            if same_images(members[0], run):
-                members.append(run)
-                break
-        else:
-            found.append([run])
-    return [_group(members) for members in found]
+    return [_group(members) for members in gathered(runs, same_images)]
 
 
 def same_images(one: Compared, other: Compared) -> bool:
@@ -101,7 +90,14 @@ def _group(runs: list[Compared]) -> Group:
     title = f"{runs[0].data.get('name')}, {', '.join(names)}, {best['num_images']:,} images"
     group = Group(title, runs, [_row(run) for run in runs])
     criterion = ranked_by(best)
-    group.pairs = _pairs(runs, errors, criterion.key, criterion.label)
+    group.pairs = paired_means(
+        runs,
+        errors,
+        criterion.key,
+        lambda pair: _sentence(pair, criterion.label),
+        higher_is_better=False,
+        further=lambda differences: {"wilcoxon_p": wilcoxon_p(differences)},
+    )
     reached = f"{criterion.label}, {in_digits(best[criterion.key])}"
     if criterion.key == "mae":
         reached += f" (always the mean: {in_digits(best['baseline_mae'])})"
@@ -138,43 +134,6 @@ def absolute_errors(runs: Sequence[Compared]) -> list[np.ndarray]:
         np.mean([abs(a.residuals) / unit for a, unit in zip(each, units, strict=True)], axis=0)
         for each in answers
     ]
-
-
-def _pairs(
-    runs: Sequence[Compared], errors: Sequence[np.ndarray], key: str, unit: str
-) -> list[Pair]:
-    """Return the pair of each two runs, in the runs' order, the smaller error first."""
-    groups = groups_of(runs)
-    pairs: list[Pair] = []
-    seen: list[np.ndarray] = []
-    for a, b in combinations(range(len(runs)), 2):
-        differences = errors[a] - errors[b]
-        more: dict[str, Any] = {
-            "num_images": len(differences),
-            "num_better": int((differences < 0).sum()),
-            "wilcoxon_p": wilcoxon_p(differences),
-        }
-        if groups is not None:
-            effect = statistics.clusters_of(differences, groups).design_effect
-            more |= {"num_groups": int(groups.max()) + 1, "design_effect": effect}
-
-        interval = statistics.mean_interval(differences, groups=groups)
-        p = statistics.paired_p(differences, groups)
-        estimate = float(differences.mean())
-        pairs.append(Pair(runs[a].name, runs[b].name, key, estimate, interval, p, more=more))
-        seen.append(differences)
-
-    correct(pairs)
-    for pair, differences in zip(pairs, seen, strict=True):
-        needed = None
-        if not pair.shown:
-            effect = pair.more.get("design_effect", 1.0)
-            needed = statistics.more_cases_of_mean(
-                differences, alpha=CLAIM / len(pairs), design_effect=effect
-            )
-        pair.more["more_images"] = needed
-        pair.sentence = _sentence(pair, unit)
-    return pairs
 
 
 def wilcoxon_p(differences: np.ndarray) -> float:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from tintype import statistics
 from tintype.tasks.contract.compare import (
-    CLAIM,
     Column,
     Group,
     HistoryCurve,
@@ -19,11 +16,11 @@ from tintype.tasks.contract.compare import (
     Progress,
     Ranked,
     conclude,
-    correct,
     figure_column,
     more_needed,
 )
 from tintype.tasks.contract.compared_run import Compared, groups_of, remark_on_groups
+from tintype.tasks.contract.paired import gathered, paired_means
 from tintype.tasks.upscale.ranking import PSNR
 from tintype.tasks.upscale.summary import protocol_in_words
 
@@ -53,15 +50,7 @@ def groups(runs: Sequence[Compared]) -> list[Group]:
     Raises:
         UserError: a run has no predictions.
     """
-    found: list[list[Compared]] = []
-    for run in runs:
-        for members in found:
-            if same_pictures(members[0], run):
-                members.append(run)
-                break
-        else:
-            found.append([run])
-    return [_group(members) for members in found]
+    return [_group(members) for members in gathered(runs, same_pictures)]
 
 
 def same_pictures(one: Compared, other: Compared) -> bool:
@@ -96,7 +85,10 @@ def _group(runs: list[Compared]) -> Group:
     )
     group = Group(title, runs, [_row(run) for run in runs])
     group.details = {"protocol": figures["protocol"], "scale": runs[0].evaluation.get("scale")}
-    psnr, ssim = _pairs(runs, "psnr_y"), _pairs(runs, "ssim_y")
+    psnr, ssim = (
+        paired_means(runs, [_column(run, key) for run in runs], key, _sentence)
+        for key in ("psnr_y", "ssim_y")
+    )
     for pair, of_ssim in zip(psnr, ssim, strict=True):
         pair.more["ssim_y"] = of_ssim.to_dict()
     group.pairs = psnr
@@ -126,38 +118,6 @@ def _row(run: Compared) -> dict[str, Any]:
         "gain_ci95": figures["gain_ci95"],
         **{key: value for key, value in figures.items() if key.startswith("lpips_")},
     }
-
-
-def _pairs(runs: Sequence[Compared], key: str) -> list[Pair]:
-    """Return the pair of each two runs, in the runs' order, with its differences in `key`."""
-    pairs, columns = [], [_column(run, key) for run in runs]
-    groups = groups_of(runs)
-    for a, b in combinations(range(len(runs)), 2):
-        differences = columns[a] - columns[b]
-        interval = statistics.mean_interval(differences, groups=groups)
-        p = statistics.paired_p(differences, groups)
-        more = {"num_images": len(differences), "num_better": int((differences > 0).sum())}
-        if groups is not None:
-            effect = statistics.clusters_of(differences, groups).design_effect
-            more |= {"num_groups": int(groups.max()) + 1, "design_effect": effect}
-        pairs.append(
-            Pair(runs[a].name, runs[b].name, key, float(differences.mean()), interval, p, more=more)
-        )
-        pairs[-1].more["differences"] = differences.tolist()
-
-    correct(pairs)
-    for pair in pairs:
-        differences = pair.more.pop("differences")
-        needed = None
-        if not pair.shown:
-            effect = pair.more.get("design_effect", 1.0)
-            needed = statistics.more_cases_of_mean(
-                differences, alpha=CLAIM / len(pairs), design_effect=effect
-            )
-        pair.more["more_images"] = needed
-        pair.sentence = _sentence(pair)
-
-    return pairs
 
 
 def _sentence(pair: Pair) -> str:
