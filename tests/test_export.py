@@ -22,9 +22,7 @@ from tintype.data.decode import Resize, decode, fit
 from tintype.errors import UserError
 from tintype.progress import Watcher
 from tintype.recipe import build
-from tintype.runs.model import resize_of
-from tintype.tasks.classify.export import check_classifier, classified_images
-from tintype.tasks.classify.task import Classify
+from tintype.tasks.classify.export import Export, classified_images
 from tintype.tasks.contract.resizing import Resizer
 from tintype.tasks.restoring import load_task
 from tintype.verbs.export import Exported, export_run, formats
@@ -290,8 +288,9 @@ def test_an_export_that_answers_otherwise_leaves_no_file(colour_run, tmp_path, m
 
 def test_too_much_accuracy_lost_is_refused_and_a_little_is_not(colour_run):
     task, description = load_task(colour_run, "cpu")
-    assert isinstance(task, Classify)
-    found = classified_images(colour_run, description, None)
+    export = Export(colour_run, task, description)
+    export.read_images(None)
+    found = export.images
     right = np.eye(2, dtype=np.float32)[found.targets]
 
     def answer(inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -300,10 +299,9 @@ def test_too_much_accuracy_lost_is_refused_and_a_little_is_not(colour_run):
         )
         return 1 - right[start : start + len(inputs["images"])]  # wrong every time
 
-    check = {"task": task, "images": found, "answer": answer, "resize": resize_of(description)}
     with pytest.raises(UserError, match=r"accuracy falls by .* Allow it with --max-loss"):
-        check_classifier(**check, max_loss=0.02)
-    figures = check_classifier(**check, max_loss=1)
+        export.check(answer, "int8", 2.0)
+    figures = export.check(answer, "int8", 100)
     assert figures["accuracy"] == 0
     assert figures["accuracy_lost"] == figures["accuracy_pytorch"] > 0.6
     low, high = figures["accuracy_lost_ci95"]
