@@ -16,8 +16,7 @@ from tintype.tasks.contract.routes import (
     Service,
     answer_photos,
     direct,
-    problems,
-    upload_body,
+    photo_upload,
 )
 
 EXAMPLES = {
@@ -66,17 +65,7 @@ def add(app: FastAPI, service: Service) -> Mapping[str, Application]:
     async def answer(request: Request, how: PredictParameters) -> Response:
         return await answer_photos(request, service, PhotoClassifier, how)
 
-    @app.post(
-        "/v1/predict",
-        summary="Say what is on photos",
-        description="Send one photo as the body, or several as parts of a form.",
-        openapi_extra=upload_body(several=True),
-        response_model=None,
-        responses={
-            200: {"model": Predictions},
-            **problems("malformed", "unknown", "too-large", "media-type", "unreadable"),
-        },
-    )
+    @app.post("/v1/predict", **photo_upload("Say what is on photos", Predictions))
     async def predict(request: Request, how: Annotated[PredictParameters, Query()]) -> Response:
         return await answer(request, how)
 

@@ -184,6 +184,20 @@ def upload_body(*, several: bool) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def photo_upload(summary: str, answers: type[BaseModel]) -> dict[str, Any]:
+    """Return how FastAPI describes an address that answers one photo, or several."""
+    return {
+        "summary": summary,
+        "description": "Send one photo as the body, or several as parts of a form.",
+        "openapi_extra": upload_body(several=True),
+        "response_model": None,
+        "responses": {
+            200: {"model": answers},
+            **problems("malformed", "unknown", "too-large", "media-type", "unreadable"),
+        },
+    }
+
+
 async def uploads(request: Request, most: int) -> list[tuple[str, bytes]]:
     """Return the files of a request with their names; a body that is the file itself has none.
 

@@ -16,8 +16,7 @@ from tintype.tasks.contract.routes import (
     Service,
     answer_photos,
     direct,
-    problems,
-    upload_body,
+    photo_upload,
 )
 from tintype.tasks.regress.serve import PhotoNumbers
 
@@ -62,17 +61,7 @@ def add(app: FastAPI, service: Service) -> Mapping[str, Application]:
     async def answer(request: Request, how: Parameters) -> Response:
         return await answer_photos(request, service, PhotoNumbers, how)
 
-    @app.post(
-        "/v1/numbers",
-        summary="Say numbers of photos",
-        description="Send one photo as the body, or several as parts of a form.",
-        openapi_extra=upload_body(several=True),
-        response_model=None,
-        responses={
-            200: {"model": NumberAnswers},
-            **problems("malformed", "unknown", "too-large", "media-type", "unreadable"),
-        },
-    )
+    @app.post("/v1/numbers", **photo_upload("Say numbers of photos", NumberAnswers))
     async def numbers(request: Request, how: Annotated[Parameters, Query()]) -> Response:
         return await answer(request, how)
 
