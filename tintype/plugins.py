@@ -129,6 +129,20 @@ def task_of_model(name: str) -> str:
     return _task_of("models", _stem("models", name))
 
 
+def check_model_is_for(name: str, task: str) -> None:
+    """Raise where a model is there for another task alone.
+
+    Raises:
+        UserError: it is, or there is no such model.
+    """
+    other = task_of_model(name)
+    if other not in ("", task):
+        raise UserError(
+            f"model {name} is there to {other}, not to {task}. Expected one such as cnn "
+            f"(`tintype list models`), or a recipe of task {other} (`tintype list recipes`)."
+        )
+
+
 @lru_cache
 def default_task() -> str:
     """Return the task of what names none: that whose options.py says `DEFAULT = True`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,17 @@ class DataSpec:
     def num_outputs(self) -> int:
         """The number of values that a network gives for one image."""
         return self.target.num_outputs
+
+    def normalised(self, how: str | None) -> DataSpec:
+        """Return it with the mean and deviation that stand for a way to normalise pixels.
+
+        That is "none" for pixels of 0..255 as they are, "scale" for pixels divided by 255 and
+        nothing else, "mean-std" or None for its own statistics.
+        """
+        if how in (None, "mean-std"):
+            return self
+        deviation = 1.0 if how == "scale" else 1 / 255
+        return replace(self, mean=(0.0,) * self.channels, std=(deviation,) * self.channels)
 
     # Tasks and models that know their targets to be classes read them under these names.
 

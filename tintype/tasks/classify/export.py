@@ -90,7 +90,7 @@ class Export(PhotoExport[Classify]):
         return figures
 
     def _check_resizing(self, answer: Answer) -> dict[str, Any]:
-        """Return how the graph agrees with Pillow and PyTorch on pictures that it resizes itself."""
+        """Return how the graph agrees with Pillow where it resizes pictures itself."""
         fitted, rgb, size = self.images.resized(self.task.spec, self.resize)
         expected = self.by_pytorch(fitted)
         got = self.by_graph(answer, rgb)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from tintype.data.source import DataSpec, DataSplits
-from tintype.errors import UserError
 from tintype.models import build_model
-from tintype.plugins import task_of_model
+from tintype.plugins import check_model_is_for
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.classify.transfer import transfer
 
-__all__ = ["Classify", "make", "normalised", "restore"]
+__all__ = ["Classify", "make", "restore"]
 
 
 def make(
@@ -59,14 +57,9 @@ def make(
         "resolutions": resolutions,
         "tta": tta,
     }
-    if other := task_of_model(model):
-        raise UserError(
-            f"model {model} is there to {other}, not to classify. Expected one such as cnn "
-            f"(`tintype list models`), or a recipe of task {other} (`tintype list recipes`)."
-        )
-
+    check_model_is_for(model, "classify")
     network = build_model(model, splits.spec, model_options, seed)
-    spec = normalised(splits.spec, normalise)
+    spec = splits.spec.normalised(normalise)
     if weights is None or weights == "none":
         return Classify(network.to(device), spec, device, **settings)
     return transfer(
@@ -86,21 +79,6 @@ def make(
         progress=progress,
         **settings,
     )
-
-
-def normalised(spec: DataSpec, how: str | None) -> DataSpec:
-    """Return `spec` with the mean and deviation that stand for a way to normalise pixels.
-
-    Args:
-        spec: with the statistics of the training images.
-        how: "none" for pixels of 0..255 as they are, "scale" for pixels divided by 255 and nothing
-            else, "mean-std" or
-            None for the statistics of `spec`.
-    """
-    if how in (None, "mean-std"):
-        return spec
-    deviation = 1.0 if how == "scale" else 1 / 255
-    return replace(spec, mean=(0.0,) * spec.channels, std=(deviation,) * spec.channels)
 
 
 def restore(

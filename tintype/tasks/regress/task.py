@@ -13,7 +13,7 @@ from tintype.data.source import DataSpec, DataSplits
 from tintype.data.targets import Numbers
 from tintype.errors import UserError
 from tintype.models import build_model
-from tintype.plugins import task_of_model
+from tintype.plugins import check_model_is_for
 from tintype.tasks.regress.regressor import Regress
 
 TARGETS = ("numbers",)
@@ -56,11 +56,7 @@ def make(
         UserError: unknown model or option, images that the model cannot take, weights that are not
             there or do not fit, or an augmentation that would make the numbers wrong.
     """
-    if other := task_of_model(model):
-        raise UserError(
-            f"model {model} is there to {other}. Expected one such as cnn (`tintype list models`), "
-            f"or a recipe of task {other} (`tintype list recipes`)."
-        )
+    check_model_is_for(model, "regress")
     if head:
         raise UserError("head: regression has a linear head, without hidden layers. Leave it out.")
 
@@ -75,12 +71,12 @@ def make(
     }  # fmt: skip
 
     if weights in (None, "none"):
-        return Regress(network.to(device), normalised(spec, normalise), device, **settings)
+        return Regress(network.to(device), spec.normalised(normalise), device, **settings)
 
     from tintype.tasks.regress.transfer import transfer  # scikit-learn is slow to import
 
     return transfer(
-        network, model, normalised(spec, normalise), device, weights=weights, tune=tune,
+        network, model, spec.normalised(normalise), device, weights=weights, tune=tune,
         views=views, layer_decay=layer_decay, unfreeze=unfreeze, freeze_norm=freeze_norm,
         own_statistics=normalise is None, seed=seed, progress=progress, **settings,
     )  # fmt: skip
@@ -118,15 +114,3 @@ def moments(targets: Tensor) -> tuple[list[float], list[float]]:
     values = targets.double()
     deviation = values.std(0, correction=0)
     return values.mean(0).tolist(), torch.where(deviation > 0, deviation, 1.0).tolist()
-
-
-def normalised(spec: DataSpec, how: str | None) -> DataSpec:
-    """Return `spec` with the mean and deviation that stand for a way to normalise pixels.
-
-    That is "none" for pixels of 0..255 as they are, "scale" for pixels divided by 255 and nothing
-    else, "mean-std" or None for the statistics of `spec`.
-    """
-    if how in (None, "mean-std"):
-        return spec
-    deviation = 1.0 if how == "scale" else 1 / 255
-    return replace(spec, mean=(0.0,) * spec.channels, std=(deviation,) * spec.channels)
