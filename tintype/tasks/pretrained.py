@@ -1,4 +1,4 @@
-"""What tasks share that start from a pretrained network: its weights, features, heads and stages."""
+"""What tasks share that start from a pretrained network: weights, features, heads and stages."""
 
 from __future__ import annotations
 
