@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,10 +21,40 @@ MAKE = "Train and try"
 LOOK = "Measure and look"
 USE = "Put to use"
 
+# Options and arguments that several commands share.
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print a single JSON object on standard output and nothing else."),
 ]
+Run = Annotated[Path, typer.Argument(help="Run folder.")]
+DataRoot = Annotated[
+    str | None, typer.Option(help="Folder that already holds the files of the data set.")
+]
+Steps = Annotated[
+    int | None, typer.Option(help="Number of batches to train on, instead of --epochs.")
+]
+TrainingDevice = Annotated[
+    str | None, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
+]
+StudiesFolder = Annotated[
+    Path, typer.Option(help="Folder that holds the folders of studies and runs.")
+]
+Data = Annotated[str | None, typer.Option(help="Name of a data set, a folder, or a CSV file.")]
+Epochs = Annotated[float | None, typer.Option(help="Number of passes over the training images.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Initial weights: default (downloaded once), a file, an earlier run, or none."
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="CPU threads; recorded, because the number can change the last bits of a result."
+    ),
+]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")]
+RunsFolder = Annotated[Path, typer.Option(help="Folder that holds the run folders.")]
 Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")]
 
 

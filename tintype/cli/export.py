@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from tintype.cli.base import USE, Json, app
+from tintype.cli.base import USE, Json, Run, app
 
 
 @app.command(rich_help_panel=USE)
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     format: Annotated[
         str, typer.Option(help="File format: onnx, torchscript or pt2 (torch.export).")
     ] = "onnx",

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tintype.cli.base import LOOK, Device, Json, app
+from tintype.cli.base import LOOK, DataRoot, Device, Json, Run, RunsFolder, app
 
 
 @app.command(rich_help_panel=LOOK)
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     data: Annotated[
         str | None,
         typer.Option(help="Other data with the same classes (all of it, unless --split is given)."),
@@ -101,7 +101,7 @@ def evaluate(
 
 
 @app.command(rich_help_panel=LOOK)
-def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+def report(run: Run) -> None:
     """Rebuild the report of a run from its files."""
     from tintype import load
 
@@ -111,9 +111,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 @app.command(rich_help_panel=LOOK)
 def audit(
     data: Annotated[str, typer.Argument(help="Name of a data set, a folder, or a CSV file.")],
-    data_root: Annotated[
-        str | None, typer.Option(help="Folder that already holds the files of the data set.")
-    ] = None,
+    data_root: DataRoot = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page that shows the images.")
     ] = None,
@@ -159,7 +157,7 @@ def list_(
             help="recipes, studies, models, data, augmentations, tasks, tracking or runs."
         ),
     ] = "recipes",
-    out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
+    out: RunsFolder = Path("runs"),
     sort: Annotated[
         str | None,
         typer.Option(help="Sort runs by a field or figure, such as test_accuracy, largest first."),

@@ -10,7 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from tintype.cli.base import MAKE, Json, app
+from tintype.cli.base import (
+    MAKE,
+    Data,
+    DataRoot,
+    Epochs,
+    Json,
+    RunsFolder,
+    Steps,
+    Threads,
+    TrainingDevice,
+    Weights,
+    app,
+)
 from tintype.errors import UserError
 
 
@@ -21,12 +33,8 @@ def train(
         str | None,
         typer.Argument(help="Name or file of a recipe, name of a data set, or a folder of images."),
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Name of a data set, a folder, or a CSV file.")
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Folder that already holds the files of the data set.")
-    ] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
     test: Annotated[
         str | None,
         typer.Option(
@@ -44,24 +52,15 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="Name of the network; `tintype list models` shows them.")
     ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Number of passes over the training images.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Number of batches to train on, instead of --epochs.")
-    ] = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "--batch", help="Images per step.")
     ] = None,
     lr: Annotated[
         str | None, typer.Option(help="Peak learning rate, or auto to find it with a range test.")
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Initial weights: default (downloaded once), a file, an earlier run, or none."
-        ),
-    ] = None,
+    weights: Weights = None,
     tune: Annotated[
         str | None,
         typer.Option(help="Part of a pretrained network to train: head, last:N, all or auto."),
@@ -85,18 +84,11 @@ def train(
         str | None,
         typer.Option(help="Also log to tensorboard, mlflow, wandb or trackio (comma-separated)."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
-    ] = None,
+    device: TrainingDevice = None,
     precision: Annotated[
         str | None, typer.Option(help="Precision of the arithmetic: auto, fp32 or bf16.")
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU threads; recorded, because the number can change the last bits of a result."
-        ),
-    ] = None,
+    threads: Threads = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -104,7 +96,7 @@ def train(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new run folder.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder that holds the run folders.")] = Path("runs"),
+    out: RunsFolder = Path("runs"),
     resume: Annotated[
         Path | None,
         typer.Option(

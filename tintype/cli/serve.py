@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tintype.cli.base import USE, Device, app
+from tintype.cli.base import USE, Device, Port, app
 
 
 @app.command(rich_help_panel=USE)
@@ -19,7 +19,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines connect.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
+    port: Port = 8000,
     token: Annotated[
         str | None,
         typer.Option(

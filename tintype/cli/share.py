@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tintype.cli.base import USE, app
+from tintype.cli.base import USE, Run, app
 
 Licence = Annotated[
     str | None,
@@ -23,7 +23,7 @@ Name = Annotated[str | None, typer.Option(help="Name of the new run folder.")]
 
 @app.command(rich_help_panel=USE)
 def card(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     out: Annotated[
         Path | None,
         typer.Option(help="File to write, or - to print it (default: RUN/MODEL_CARD.md)."),
@@ -39,7 +39,7 @@ def card(
 
 @app.command(rich_help_panel=USE)
 def pack(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     out: Annotated[
         Path | None,
         typer.Option(help="Zip file to write, which must not exist yet (default: NAME.zip)."),
@@ -70,7 +70,7 @@ def load_(
 
 @app.command(rich_help_panel=USE)
 def push(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     repository: Annotated[
         str,
         typer.Argument(metavar="REPO", help="OWNER/NAME on the hub; created if it does not exist."),

@@ -10,7 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-from tintype.cli.base import LOOK, MAKE, Json, app
+from tintype.cli.base import (
+    LOOK,
+    MAKE,
+    Data,
+    DataRoot,
+    Epochs,
+    Json,
+    Port,
+    Steps,
+    StudiesFolder,
+    Threads,
+    TrainingDevice,
+    Weights,
+    app,
+)
 
 
 @app.command(rich_help_panel=MAKE)
@@ -23,15 +37,11 @@ def study(
     data: Annotated[
         str | None, typer.Option(help="Data for every run: a name, a folder, or a CSV file.")
     ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Folder that already holds the files of the data set.")
-    ] = None,
+    data_root: DataRoot = None,
     epochs: Annotated[
         float | None, typer.Option(help="Number of passes over the training images in every run.")
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Number of batches to train on, instead of --epochs.")
-    ] = None,
+    steps: Steps = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -41,9 +51,7 @@ def study(
     seeds: Annotated[
         int | None, typer.Option(help="Number of seeds, in place of those the study declares.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
-    ] = None,
+    device: TrainingDevice = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads for each run (default: 1).")
     ] = None,
@@ -58,9 +66,7 @@ def study(
         str | None,
         typer.Option(help="Name of the study's folder (default: the name of the study)."),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder that holds the folders of studies and runs.")
-    ] = Path("runs"),
+    out: StudiesFolder = Path("runs"),
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check every variant, print the planned runs, then exit."),
@@ -176,33 +182,13 @@ def tune(
     prune: Annotated[
         bool, typer.Option(help="Stop trials early if they fall behind on validation.")
     ] = True,
-    data: Annotated[
-        str | None, typer.Option(help="Name of a data set, a folder, or a CSV file.")
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Folder that already holds the files of the data set.")
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Number of passes over the training images.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Number of batches to train on, instead of --epochs.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Initial weights: default (downloaded once), a file, an earlier run, or none."
-        ),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU threads; recorded, because the number can change the last bits of a result."
-        ),
-    ] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    weights: Weights = None,
+    device: TrainingDevice = None,
+    threads: Threads = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -215,9 +201,7 @@ def tune(
         str | None,
         typer.Option(help="Name of the folder (default: the name of the recipe with -tune)."),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder that holds the folders of studies and runs.")
-    ] = Path("runs"),
+    out: StudiesFolder = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Search for good settings on validation images, then retrain the best ones and test them."""
@@ -253,7 +237,7 @@ def board(
     host: Annotated[
         str, typer.Option(help="Address to listen on (default: this machine only).")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8765,
+    port: Port = 8765,
 ) -> None:
     """Show the runs in a folder as a live web page with curves, figures and reports."""
     from tintype.verbs.board import make_server

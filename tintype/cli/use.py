@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tintype.cli.base import USE, Device, Json, app
+from tintype.cli.base import USE, Device, Json, Run, app
 from tintype.errors import UserError
 
 
@@ -84,7 +84,7 @@ def predict(
 
 @app.command(rich_help_panel=USE)
 def generate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     count: Annotated[int, typer.Option(help="Number of images.")] = 64,
     start: Annotated[
         int, typer.Option(help="Index of the first image; 64 continues after the first 64.")
