@@ -53,6 +53,18 @@ def result_table(
     return part.result_table(splits, tested=tested) if part else plain_table(splits)
 
 
+def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the figures of each split, followed by those without leaked or seen images."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for split, figures in splits.items():
+        rows[split] = figures
+        if "without_leaked" in figures:
+            rows[f"{split} without leaks"] = figures["without_leaked"]
+        if "without_seen" in figures:
+            rows[f"{split} without seen"] = figures["without_seen"]
+    return rows
+
+
 def by_groups(splits: Mapping[str, Mapping[str, Any]]) -> str:
     """Return that the intervals of a run are by group, and of how many, or an empty text."""
     words = {"train": "training", "val": "validation", "test": "test"}

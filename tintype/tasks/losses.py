@@ -63,6 +63,19 @@ def cross_entropy(
     return -total / normaliser
 
 
+def check_finite(*values: Tensor) -> None:
+    """Raise where a network answers with numbers that are not finite.
+
+    Raises:
+        UserError: it does.
+    """
+    if not all(bool(each.isfinite().all()) for each in values):
+        raise UserError(
+            "the answers of the network are not finite: training has diverged. "
+            "Try a lower --lr, --set clip=1 or --set warmup=0.1."
+        )
+
+
 def batch_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the share of a batch that is classified correctly.
 

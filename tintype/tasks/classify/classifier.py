@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from tintype.augment import Augment
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
-from tintype.errors import UserError
 from tintype.hardware.device import autocast
 from tintype.models.parts.contracts import StartsFromImages
 from tintype.tasks import losses
@@ -244,7 +243,8 @@ class Classify(Task):
 
                     if on_progress:
                         on_progress(int(index[-1]) + 1, len(source))
-                    yield _Answers(index, _finite(logits), features)
+                    losses.check_finite(logits)
+                    yield _Answers(index, logits, features)
         finally:
             network.train(was_training)
 
@@ -485,20 +485,6 @@ class _Answers(NamedTuple):
     index: Tensor
     logits: Tensor
     features: Tensor
-
-
-def _finite(logits: Tensor) -> Tensor:
-    """Return `logits`.
-
-    Raises:
-        UserError: one of them is not finite.
-    """
-    if not bool(logits.isfinite().all()):
-        raise UserError(
-            "the answers of the network are not finite: training has diverged. "
-            "Try a lower --lr, --set clip=1 or --set warmup=0.1."
-        )
-    return logits
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tintype.pages.sections import (
 from tintype.pages.verdict import looks, verdict
 from tintype.runs.folder import BY_VALIDATION, without_test
 from tintype.runs.reading import RunFiles
-from tintype.runs.summary import by_groups
+from tintype.runs.summary import by_groups, with_clean_rows
 from tintype.statistics import rank_correlation
 from tintype.tasks.class_counts import class_names_of, making
 from tintype.tasks.classify import charts, print_charts
@@ -37,7 +37,6 @@ from tintype.tasks.classify.cards import (
 )
 from tintype.tasks.classify.equations import learning
 from tintype.tasks.classify.report_calibration import abstaining, reliability
-from tintype.tasks.classify.summary import with_clean_rows
 
 # the largest class by the smallest from which on a diagram of their sizes says something
 UNEQUAL = 2.0

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tintype.runs.folder import BY_VALIDATION
+from tintype.runs.summary import with_clean_rows
 
 
 def result_table(splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True) -> Table:
@@ -50,20 +51,6 @@ def result_table(splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True
         )
 
     return table
-
-
-def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the figures of each split, followed by those without leaked images where there are
-    such.
-    """
-    rows: dict[str, Mapping[str, Any]] = {}
-    for split, figures in splits.items():
-        rows[split] = figures
-        if "without_leaked" in figures:
-            rows[f"{split} without leaks"] = figures["without_leaked"]
-        if "without_seen" in figures:
-            rows[f"{split} without seen"] = figures["without_seen"]
-    return rows
 
 
 def details(figures: Mapping[str, Any]) -> list[Table]:

@@ -15,6 +15,7 @@ from tintype.augment.spec import resolve
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.errors import UserError
 from tintype.hardware.device import autocast
+from tintype.tasks.losses import check_finite
 from tintype.tasks.regress import conformal, metrics
 from tintype.tasks.regress.objective import (
     SCALE_WEIGHT,
@@ -208,13 +209,9 @@ class Regress(Task):
                 on_progress(int(index[-1]) + 1, len(source))
 
         network.train(was_training)
-        found = torch.cat(numbers).numpy()
-        if not np.isfinite(found).all():
-            raise UserError(
-                "the answers of the network are not finite: training has diverged. "
-                "Try a lower --lr, --set clip=1 or --set warmup=0.1."
-            )
-        return found, torch.cat(scales).numpy()
+        found = torch.cat(numbers)
+        check_finite(found)
+        return found.numpy(), torch.cat(scales).numpy()
 
     def evaluate(
         self,

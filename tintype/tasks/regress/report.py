@@ -26,11 +26,10 @@ from tintype.pages.sections import (
 from tintype.pages.verdict import looks, verdict
 from tintype.runs.folder import BY_VALIDATION, without_test
 from tintype.runs.reading import RunFiles
-from tintype.runs.summary import by_groups
+from tintype.runs.summary import by_groups, with_clean_rows
 from tintype.tasks.regress.answers import read_answers
 from tintype.tasks.regress.charts import Answers, agreement, residuals
 from tintype.tasks.regress.metrics import in_digits
-from tintype.tasks.regress.summary import with_clean_rows
 
 FIGURE_NAMES = {
     "mae": "MAE",

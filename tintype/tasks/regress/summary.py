@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tintype.runs.summary import by_groups
+from tintype.runs.summary import by_groups, with_clean_rows
 from tintype.tasks.regress.metrics import in_digits
 
 HEADS = ("images", "MAE", "95 % interval", "of the mean's", "RMSE", "R²")
@@ -32,20 +32,6 @@ def result_table(splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True
             in_digits(figures["r2"]),
         )
     return table
-
-
-def with_clean_rows(
-    splits: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Mapping[str, Any]]:
-    """Return the figures of each split, followed by those without leaked or seen images."""
-    rows: dict[str, Mapping[str, Any]] = {}
-    for split, figures in splits.items():
-        rows[split] = figures
-        if "without_leaked" in figures:
-            rows[f"{split} without leaks"] = figures["without_leaked"]
-        if "without_seen" in figures:
-            rows[f"{split} without seen"] = figures["without_seen"]
-    return rows
 
 
 def details(figures: Mapping[str, Any]) -> list[Table]:

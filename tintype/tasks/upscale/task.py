@@ -24,7 +24,13 @@ from tintype.models.parts import resample
 from tintype.models.parts.contracts import Enlarger, Mergeable
 from tintype.models.parts.gan_parts import PatchDiscriminator
 from tintype.plugins import names
-from tintype.tasks.losses import RESTORATION, discriminator_loss, generator_loss, restoration_loss
+from tintype.tasks.losses import (
+    RESTORATION,
+    check_finite,
+    discriminator_loss,
+    generator_loss,
+    restoration_loss,
+)
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 from tintype.tasks.upscale import quality
 from tintype.tasks.upscale.degrade import degraded
@@ -519,12 +525,7 @@ class Upscale(Task):
 
         keys = list(measured[0])
         columns = {key: np.array([row[key] for row in measured]) for key in keys}
-        if not all(np.isfinite(column).all() for column in columns.values()):
-            raise UserError(
-                "the answers of the network are not finite: training has diverged. "
-                "Try a lower --lr."
-            )
-
+        check_finite(*map(torch.from_numpy, columns.values()))
         how = quality.protocol(self.scale) + (
             ", degraded as photos are" if self.degrade == "photo" else ""
         )
