@@ -15,6 +15,7 @@ from tintype.augment.spec import resolve
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.errors import UserError
 from tintype.hardware.device import autocast
+from tintype.models.parts.contracts import StartsFromImages
 from tintype.tasks.losses import check_finite
 from tintype.tasks.regress import conformal, metrics
 from tintype.tasks.regress.objective import (
@@ -132,10 +133,10 @@ class Regress(Task):
 
     def start(self, train: ImageSource) -> None:
         network = self.networks[self.main]
-        if hasattr(network, "initialise_from"):
+        if isinstance(network, StartsFromImages):
             sample = torch.arange(0, len(train), max(1, len(train) // 5000))[:5000]
             images = self.normalise(train.take(sample).images)
-            network.initialise_from(images)  # pyright: ignore[reportCallIssue]
+            network.initialise_from(images)
 
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
