@@ -1,0 +1,96 @@
+"""References to the user's own code: what they name, and when that code may run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tintype import own_code
+from tintype.errors import UserError
+
+NET = "def build(spec):\n    return ('net', spec)\n\n\nclass Other:\n    pass\n"
+
+
+@pytest.fixture
+def net(tmp_path, monkeypatch):
+    file = tmp_path / "my_net.py"
+    file.write_text(NET, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_code, "_trusted", set())
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("my_net.py", True),
+        ("my_net.py:Net", True),
+        ("package.module:factory", True),
+        ("python:Net", True),
+        ("C:\\nets\\my_net.py", True),
+        ("cnn", False),
+        ("timm/resnet50d", False),
+        ("photos", False),
+        (None, False),
+    ],
+)
+def test_what_is_a_reference(name, own):
+    assert own_code.is_own(name) is own
+
+
+def test_a_file_is_found_by_the_usual_name_or_by_a_given_one(net):
+    assert own_code.find("my_net.py", "model", "build")("spec") == ("net", "spec")
+    assert own_code.find(f"{net}:Other", "model", "build").__name__ == "Other"
+    assert own_code.absolute("my_net.py:Other") == f"{net}:Other"
+
+
+def test_an_installed_module_is_found():
+    import json
+
+    assert own_code.find("json:dumps", "loss", "loss") is json.dumps
+
+
+def test_an_object_keeps_its_reference():
+    thing = object()
+    assert own_code.give(thing) == own_code.give(thing)
+    assert own_code.give(object()) != own_code.give(thing)
+    assert own_code.find(own_code.give(thing), "data set", "load") is thing
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("absent.py", "absent.py (looked from"),
+        ("no_such_package.here:Net", "there is no module no_such_package.here"),
+        ("my_net.py:Nett", "unknown model in my_net.py: 'Nett'"),
+        ("python:Gone", "this process does not know it"),
+        ("broken.py", "fails with ZeroDivisionError: division by zero"),
+        ("two.py", "which model of two.py? It has a, b"),
+        ("none.py", "It has nothing that could be one"),
+    ],
+)
+def test_what_cannot_be_found_is_said(net, reference, says):
+    (net.parent / "broken.py").write_text("1 / 0", encoding="utf-8")
+    (net.parent / "two.py").write_text("def a(): ...\ndef b(): ...\n", encoding="utf-8")
+    (net.parent / "none.py").write_text("from math import sqrt\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r".") as error:
+        own_code.find(reference, "model", "build")
+    assert says in str(error.value)
+
+
+def test_trust_is_in_bytes(net):
+    code = own_code.code_of("my_net.py")
+    assert not own_code.is_trusted("my_net.py", code.sha256)
+    own_code.trust(net)
+    assert own_code.is_trusted("elsewhere.py", code.sha256)
+
+    net.write_text(NET + "x = 1\n", encoding="utf-8")
+    assert not own_code.is_trusted("my_net.py", own_code.code_of("my_net.py").sha256)
+    own_code.find("my_net.py", "model", "build")  # the user names it
+    assert own_code.is_trusted("my_net.py", own_code.code_of("my_net.py").sha256)
+    assert not own_code.is_trusted("my_net.py", "")
+
+
+def test_looking_at_code_does_not_run_it(net):
+    (net.parent / "bomb.py").write_text("raise SystemExit", encoding="utf-8")
+    assert own_code.code_of("bomb.py").source == "raise SystemExit"
+    assert own_code.trust("bomb.py").sha256

@@ -1,0 +1,250 @@
+"""Find the user's own code: a network, a loss, a data set and more that are no part of tintype.
+
+A recipe names such code by a *reference*, which is one of
+
+- `my_net.py` or `my_net.py:Net`: a file, and a name in it;
+- `package.module:Net`: a name in an installed module;
+- `python:Net`: an object that was given in Python, which only this process knows.
+
+What runs, runs because the user named it: `find` executes the code of a reference, and whoever
+opens a stored run asks `is_trusted` first, since a run folder may come from a stranger. Trust is in
+bytes: code is trusted once the user has named it in this process, by the hash of its file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tintype.errors import UserError, unknown_name
+
+IN_PYTHON = "python:"
+
+# {reference: object} of what was given in Python, and the hashes of all code that was named.
+_given: dict[str, Any] = {}
+_trusted: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a run records of the code that it needs.
+
+    Attributes:
+        reference: how the recipe names it.
+        sha256: of the file, or of the source of an object that was given in Python; "" where it
+            has none.
+        source: the text that was hashed.
+    """
+
+    reference: str
+    sha256: str
+    source: str
+
+
+def is_own(name: object) -> bool:
+    """Return whether the value of a field is a reference to the user's own code."""
+    if not isinstance(name, str):
+        return False
+    path, colon, attribute = _parts(name)
+    return path.endswith(".py") or bool(colon and path and attribute.isidentifier())
+
+
+def give(thing: Any) -> str:
+    """Take an object from Python, and return the reference by which `find` knows it.
+
+    The same object has the same reference.
+    """
+    for reference, other in _given.items():
+        if other is thing:
+            return reference
+
+    name = getattr(thing, "__name__", type(thing).__name__).strip("<>")
+    number = 1
+    while (reference := f"{IN_PYTHON}{name}" + ("" if number == 1 else f"_{number}")) in _given:
+        number += 1
+    _given[reference] = thing
+    return reference
+
+
+def absolute(reference: str) -> str:
+    """Return a reference with the whole path of its file, so that it holds from every folder."""
+    path, colon, attribute = _parts(reference)
+    if not path.endswith(".py"):
+        return reference
+    return f"{Path(path).expanduser().resolve()}{colon}{attribute}"
+
+
+def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = callable) -> Any:
+    """Run the code of a reference and return what it names; the code is trusted from then on.
+
+    Args:
+        reference: as the user wrote it.
+        kind: what it is for, in the user's words: "model", "loss".
+        usual: the name that is looked for where the reference names a file alone, such as "build";
+            without one, the only object of the file that `fits`.
+        fits: whether an object can be what is looked for.
+
+    Raises:
+        UserError: there is no such file, module or name, or its code fails.
+    """
+    path, _, attribute = _parts(reference)
+    if reference.startswith(IN_PYTHON):
+        if reference not in _given:
+            raise UserError(
+                f"the {kind} {attribute} was given in Python, and this process does not know it. "
+                f"Give it again, or put it into a file: {kind}='FILE.py:{attribute}'."
+            )
+        return _given[reference]
+
+    module = _module(path, kind)
+    _trusted.add(code_of(reference).sha256)
+    name = attribute or _only_name(module, path, kind, usual, fits)
+    if not hasattr(module, name):
+        raise unknown_name(f"{kind} in {path}:", name, _names_in(module, fits))
+    return getattr(module, name)
+
+
+def code_of(reference: str) -> Code:
+    """Return what a run records of the code behind a reference; none of it is executed.
+
+    Raises:
+        UserError: the file or module cannot be found or read.
+    """
+    path, _, _ = _parts(reference)
+    live = reference.startswith(IN_PYTHON)
+    source = _source_of(_given.get(reference)) if live else _read(_file_of(path))
+    return Code(reference, hashlib.sha256(source.encode()).hexdigest() if source else "", source)
+
+
+def trust(what: str | Path | Any) -> Code:
+    """Trust a file, a module or an object that the user names for runs that need its code.
+
+    Raises:
+        UserError: there is no such file or module.
+    """
+    reference = str(what) if isinstance(what, str | Path) else give(what)
+    code = code_of(reference)
+    _trusted.add(code.sha256)
+    return code
+
+
+def is_trusted(reference: str, sha256: str) -> bool:
+    """Return whether the user named the code that a stored run needs, in this process.
+
+    Args:
+        reference: of the code, from the run.
+        sha256: of the code, from the run.
+    """
+    if reference.startswith(IN_PYTHON) and reference in _given:
+        return code_of(reference).sha256 == sha256
+    return bool(sha256) and sha256 in _trusted
+
+
+def _parts(reference: str) -> tuple[str, str, str]:
+    """Divide a reference into file or module, colon, and name; `C:\\net.py` is a file."""
+    if reference.endswith(".py"):
+        return reference, "", ""
+    path, colon, attribute = reference.rpartition(":")
+    return (path, colon, attribute) if colon else (reference, "", "")
+
+
+def _file_of(path: str) -> Path:
+    """Return the file of a path or of a module's dotted name; packages above it are imported."""
+    if path.endswith(".py"):
+        return Path(path).expanduser()
+    try:
+        spec = importlib.util.find_spec(path)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.origin:
+        raise UserError(
+            f"there is no module {path}. Expected FILE.py:NAME, or MODULE:NAME of a package that "
+            "is installed."
+        )
+    return Path(spec.origin)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"there is no file {file} (looked from {Path.cwd()}).") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file} ({error}). Expected a Python file.") from None
+
+
+def _module(path: str, kind: str) -> ModuleType:
+    """Import a file or a module; a file is imported once for each text that it has had."""
+    if not path.endswith(".py"):
+        _file_of(path)  # which says what is wrong with the name
+        return importlib.import_module(path)
+
+    file = Path(path).expanduser().resolve()
+    source = _read(file)
+    digest = hashlib.sha256(f"{file}\n{source}".encode()).hexdigest()[:16]
+    name = f"tintype_own_{file.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    sys.path.insert(0, str(file.parent))  # a file imports what lies beside it, as a script does
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(
+            f"the {kind} cannot be read: {path} fails with {type(error).__name__}: {error}. "
+            f"--debug shows where."
+        ) from error
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
+
+
+def _only_name(
+    module: ModuleType, path: str, kind: str, usual: str, fits: Callable[[Any], bool]
+) -> str:
+    """Return the name that is meant where a reference names a file alone."""
+    if hasattr(module, usual):
+        return usual
+    names = _names_in(module, fits)
+    if len(names) == 1:
+        return names[0]
+    found = f"It has {', '.join(names)}" if names else "It has nothing that could be one"
+    raise UserError(
+        f"which {kind} of {path}? {found}. Expected a function `{usual}`, or {path}:NAME."
+    )
+
+
+def _names_in(module: ModuleType, fits: Callable[[Any], bool]) -> list[str]:
+    """Return the public names that a module defines itself, and that fit."""
+    return [
+        name
+        for name, thing in vars(module).items()
+        if not name.startswith("_")
+        and getattr(thing, "__module__", None) == module.__name__
+        and fits(thing)
+    ]
+
+
+def _source_of(thing: Any) -> str:
+    """Return the source of an object that was given in Python, "" where it has none."""
+    for candidate in (thing, type(thing)):
+        try:
+            return textwrap.dedent(inspect.getsource(candidate))
+        except (OSError, TypeError):
+            continue
+    return ""
