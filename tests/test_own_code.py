@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tintype import own_code
-from tintype.errors import UserError
+from tintype.errors import OwnCodeError, UserError
 
 NET = "def build(spec):\n    return ('net', spec)\n\n\nclass Other:\n    pass\n"
 
@@ -94,3 +94,28 @@ def test_looking_at_code_does_not_run_it(net):
     (net.parent / "bomb.py").write_text("raise SystemExit", encoding="utf-8")
     assert own_code.code_of("bomb.py").source == "raise SystemExit"
     assert own_code.trust("bomb.py").sha256
+
+
+def test_the_traceback_of_own_code_begins_in_it(net):
+    (net.parent / "broken.py").write_text("def f():\n    return 1 / 0\n\n\nf()\n", encoding="utf-8")
+    with pytest.raises(OwnCodeError, match=r"broken\.py fails with ZeroDivisionError") as error:
+        own_code.find("broken.py", "model", "build")
+    shown = error.value.own_traceback()
+    assert "return 1 / 0" in shown
+    assert shown.endswith("ZeroDivisionError: division by zero\n")
+    assert "own_code.py" not in shown
+    assert "importlib" not in shown
+
+    # what the user's code says to the user stays as it is
+    with pytest.raises(UserError, match="as it is"), own_code.running("the loss"):
+        raise UserError("as it is")
+
+
+def test_an_object_becomes_a_reference():
+    def thing(): ...
+
+    assert own_code.as_reference(thing) == own_code.give(thing)
+    assert own_code.as_reference("cnn") == "cnn"
+    assert own_code.as_reference({"flip": True}) == {"flip": True}
+    assert own_code.name_of("my_net.py") == "my_net"
+    assert own_code.name_of("my_net.py:Net") == "Net"

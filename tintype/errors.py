@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import mimetypes
 import signal
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+PACKAGE = Path(__file__).parent
 MOST_NAMES = 20  # in a message; longer lists have a command that shows them
 
 
@@ -18,6 +20,29 @@ class UserError(Exception):
     The command line prints the message without a traceback and exits with code 2 (`--debug` shows
     the traceback).
     """
+
+
+class OwnCodeError(UserError):
+    """The user's own code raised an exception, which is the cause (`__cause__`) of this error.
+
+    The command line prints the traceback of the cause first, and then the message.
+    """
+
+    def own_traceback(self) -> str:
+        """Return the traceback of the cause from where the user's own code begins."""
+        cause = self.__cause__
+        if cause is None:
+            return ""
+
+        frames = cause.__traceback__
+        while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+            frames = frames.tb_next
+        return "".join(traceback.format_exception(type(cause), cause, frames))
+
+
+def _is_ours(file: str) -> bool:
+    """Return whether a frame is tintype's own, or belongs to the import of a file."""
+    return file.startswith("<frozen importlib") or Path(file).is_relative_to(PACKAGE)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:

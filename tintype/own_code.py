@@ -19,13 +19,16 @@ import importlib.util
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
-from tintype.errors import UserError, unknown_name
+from pydantic import BeforeValidator
+
+from tintype.errors import OwnCodeError, UserError, unknown_name
 
 IN_PYTHON = "python:"
 
@@ -56,6 +59,15 @@ def is_own(name: object) -> bool:
         return False
     path, colon, attribute = _parts(name)
     return path.endswith(".py") or bool(colon and path and attribute.isidentifier())
+
+
+def as_reference(thing: Any) -> Any:
+    """Return the reference of an object that was given in Python; a text stays as it is."""
+    return give(thing) if callable(thing) else thing
+
+
+# A field of a recipe that holds a name or a reference, and takes an object in Python.
+Reference = Annotated[str, BeforeValidator(as_reference)]
 
 
 def give(thing: Any) -> str:
@@ -111,6 +123,33 @@ def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = ca
     if not hasattr(module, name):
         raise unknown_name(f"{kind} in {path}:", name, _names_in(module, fits))
     return getattr(module, name)
+
+
+@contextmanager
+def running(whose: str) -> Iterator[None]:
+    """Run the user's own code in the block: what it raises becomes an error that says whose it is.
+
+    Args:
+        whose: what begins the message, such as "the loss focal".
+
+    Raises:
+        OwnCodeError: the code raised an exception, which is the cause of this one.
+        UserError: as the code raised it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        raise OwnCodeError(f"{whose} fails with {reason.rstrip('.')}.") from error
+
+
+def name_of(reference: str) -> str:
+    """Return what own code is called in a sentence: the name of the object, or of its file."""
+    path, _, attribute = _parts(reference)
+    return attribute or Path(path).stem
 
 
 def code_of(reference: str) -> Code:
@@ -186,7 +225,8 @@ def _module(path: str, kind: str) -> ModuleType:
     """Import a file or a module; a file is imported once for each text that it has had."""
     if not path.endswith(".py"):
         _file_of(path)  # which says what is wrong with the name
-        return importlib.import_module(path)
+        with running(f"the {kind} cannot be read: {path}"):
+            return importlib.import_module(path)
 
     file = Path(path).expanduser().resolve()
     source = _read(file)
@@ -202,13 +242,11 @@ def _module(path: str, kind: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up
     sys.path.insert(0, str(file.parent))  # a file imports what lies beside it, as a script does
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with running(f"the {kind} cannot be read: {path}"):
+            spec.loader.exec_module(module)
+    except OwnCodeError:
         del sys.modules[name]
-        raise UserError(
-            f"the {kind} cannot be read: {path} fails with {type(error).__name__}: {error}. "
-            f"--debug shows where."
-        ) from error
+        raise
     finally:
         sys.path.remove(str(file.parent))
     return module

@@ -19,7 +19,7 @@ from tintype.cli import serve as serve
 
 # isort: on
 from tintype.cli.base import app
-from tintype.errors import Interrupted, UserError
+from tintype.errors import Interrupted, OwnCodeError, UserError
 
 __all__ = ["app", "main"]
 
@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         if debug:
             raise
+        if isinstance(error, OwnCodeError):
+            print(error.own_traceback(), end="", file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
