@@ -420,6 +420,7 @@ def test_wishes_that_do_not_fit(tt, finished_run, digit_files, tmp_path):
         ),
         (("--out", "a.jsonl", "--json"), "Give one of the two"),
         (("--sort-into", "mine.csv"), "mine.csv is a file"),
+        (("--target", "0.9"), "Give --abstain as well"),
         (("--abstain", "--target", "0.5"), "no threshold was fitted for 0.5"),
     ]:
         code, _, errors = tt("predict", finished_run.path, digit_files / "1", *arguments)

@@ -357,6 +357,7 @@ def test_answers_are_those_of_the_run_in_python_in_files_and_exported(
             assert float(found[column]) == pytest.approx(expected, rel=1e-3)
 
     assert say("predict", run.path, photo, "--abstain")[0] == 2
+    assert say("predict", run.path, photo, "--top", "2")[0] == 2
 
 
 def test_the_better_run_is_found_by_paired_differences(run: api.Run, smaller: api.Run) -> None:
@@ -496,6 +497,21 @@ def test_a_pretrained_backbone_learns_numbers(
 def test_what_cannot_be_is_refused_in_a_line(changes, says: str, squares: Path) -> None:
     with pytest.raises(UserError, match=says):
         api.plan(recipe(squares, **changes), watcher=Watcher())
+
+
+def test_names_of_photos_can_say_the_numbers_on_the_command_line(tmp_path: Path, tt) -> None:
+    for i in range(40):
+        Image.new("L", (8, 8), 6 * i).save(tmp_path / f"{6 * i}_{i}.png")
+
+    dry = ("--set", "task=regress", "--dry-run", "--weights", "none", "--device", "cpu")
+    code, output, errors = tt("train", tmp_path, "--set", "pattern={light}_*.png", *dry)
+    assert code == 0, errors
+    assert "stratified by quantiles of light" in errors + output
+
+    code, _, errors = tt("train", tmp_path, *dry)
+    assert code == 2
+    assert "no numbered folders" in errors
+    assert "'{value}_*.jpg'" in errors
 
 
 def test_a_table_can_be_learned_from_the_command_line(squares: Path, tt) -> None:

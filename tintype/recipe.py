@@ -39,6 +39,9 @@ from tintype.progress import parse_duration as parse_duration
 
 RECIPES = Path(__file__).parent / "recipes"
 
+# A pattern that begins with a place in braces, such as {age}_*.jpg.
+_PLACES = re.compile(r"\{\w+\}")
+
 MOST_THREADS = 1024  # beyond, systems refuse to begin them
 
 # Fields whose default is what runs of earlier versions did, since their recipes do not state them;
@@ -553,20 +556,29 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {text}: expected key=value, as in --set weight_decay=0.0005.")
-        try:
-            parsed = parse_yaml(value)
-        except yaml.YAMLError:
-            raise UserError(
-                f"--set {text}: the value is not readable. "
-                "Expected a number, a word, [a, b] or {a: b}."
-            ) from None
-        # YAML 1.1 reads 1e-3 as a word; people mean the number.
-        if isinstance(parsed, str):
-            with suppress(ValueError):
-                parsed = float(parsed)
-        changes[key.strip().replace("-", "_")] = parsed
+        changes[key.strip().replace("-", "_")] = _value(text, value)
 
     return changes
+
+
+def _value(text: str, value: str) -> Any:
+    """Return what stands behind the equals sign of `--set`, read as YAML."""
+    # '{age}_*.jpg' names parts of file names; to YAML it is a mapping, or a broken one.
+    if _PLACES.match(value):
+        return value
+    try:
+        parsed = parse_yaml(value)
+    except yaml.YAMLError:
+        raise UserError(
+            f"--set {text}: the value is not readable. "
+            "Expected a number, a word, [a, b] or {a: b}."
+        ) from None
+
+    # YAML 1.1 reads 1e-3 as a word; people mean the number.
+    if isinstance(parsed, str):
+        with suppress(ValueError):
+            return float(parsed)
+    return parsed
 
 
 def build(fields: dict[str, Any], where: str) -> Recipe:

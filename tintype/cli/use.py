@@ -48,9 +48,12 @@ def predict(
         ),
     ] = False,
     target: Annotated[
-        float,
-        typer.Option(help="With --abstain: share of answers that must be right, from 0.8 to 0.99."),
-    ] = 0.95,
+        float | None,
+        typer.Option(
+            help="With --abstain: share of answers that must be right, from 0.8 to 0.99 (default: "
+            "0.95)."
+        ),
+    ] = None,
     wish: Annotated[float | None, typer.Option(hidden=True)] = None,
     sort_into: Annotated[
         Path | None,
@@ -76,8 +79,13 @@ def predict(
     from tintype.verbs.predict.command import predict_command
 
     wanted = target if wish is None else wish  # the option's name in earlier versions
+    if target is not None and not abstain:
+        raise UserError("--target says how many answers must be right. Give --abstain as well.")
+    accuracy = None
+    if abstain:
+        accuracy = 0.95 if wanted is None else wanted
     predict_command(
-        run, files, top=top, out=out, resume=resume, accuracy=wanted if abstain else None,
+        run, files, top=top, out=out, resume=resume, accuracy=accuracy,
         sort_into=sort_into, link=link, heatmaps=heatmaps, device=device, as_json=as_json,
     )  # fmt: skip
 

@@ -352,7 +352,9 @@ def _check_held_out(
     elif images.groups is not None:
         why = f"the {num_images:,} images are in too few groups, which stay on one side"
     else:
-        why = f"{num_images:,} images ({images.target.counted(images.targets)}) are too few"
+        counted = images.target.counted(images.targets)
+        are = "image ({}) is" if num_images == 1 else "images ({}) are"
+        why = f"{num_images:,} {are.format(counted)} too few"
 
     raise UserError(
         f"nothing can be held out for {' and '.join(empty)}: {why}. Add other images, or say "

@@ -82,6 +82,16 @@ class TargetKind(ABC):
     def stratified(self) -> str: ...
 
     @property
+    def expected_folder(self) -> str:
+        """What a folder of photos looks like, for someone who gave another one."""
+        return "Expected ROOT/CLASS/*.jpg, with one folder for each class."
+
+    @property
+    def folder_word(self) -> str:
+        """What a folder of photos that says their target is called."""
+        return "class"
+
+    @property
     def num_outputs(self) -> int:
         """The number of values that a network gives for one image."""
         return len(self.names)
@@ -398,6 +408,18 @@ class Numbers(TargetKind):
     @property
     def folders(self) -> Folders:
         return "needed" if self.pattern is None else "ignored"
+
+    @property
+    def expected_folder(self) -> str:
+        name = self.names[0]
+        return (
+            f"Expected ROOT/{name.upper()}/*.jpg, with a number as the name of each folder, or a "
+            f"pattern for the names of the photos, such as '{{{name}}}_*.jpg'."
+        )
+
+    @property
+    def folder_word(self) -> str:
+        return "numbered"
 
     @property
     def stratified(self) -> str:

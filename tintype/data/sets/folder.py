@@ -150,7 +150,7 @@ def find_photos(root: Path, target: TargetKind = CLASSES) -> Found:
 
     found.notes += _other_files(walk.others)
     if not found.photos:
-        raise UserError(_no_photos(root, walk))
+        raise UserError(_no_photos(root, walk, target))
 
     found.notes += target.remarks(found.photos)
     return found
@@ -499,8 +499,8 @@ def _all_grey(headers: Sequence[tuple[Photo, Header]]) -> bool:
     return True
 
 
-def _no_photos(root: Path, walk: Walk) -> str:
-    shape = "Expected ROOT/CLASS/*.jpg, with one folder for each class."
+def _no_photos(root: Path, walk: Walk, target: TargetKind) -> str:
+    shape = target.expected_folder
     unread = {extension: count for extension, count in walk.others.items() if extension in UNREAD}
 
     loose = sum("/" not in file for file in walk.files)
@@ -508,12 +508,13 @@ def _no_photos(root: Path, walk: Walk) -> str:
         lists = [
             root / name for name in ("metadata.csv", "metadata.jsonl") if (root / name).is_file()
         ]
+        heads = ",".join(["path", *(usual for usual, *_ in target.columns)])
         also = (
             f"Its own list does: tintype train {lists[0]}"
             if lists
-            else "A .csv file with path,label does as well."
+            else f"A .csv file with {heads} does as well."
         )
-        return f"{root} holds {loose} images but no class folders. {shape} {also}"
+        return f"{root} holds {loose} images but no {target.folder_word} folders. {shape} {also}"
 
     if unread:
         return (

@@ -169,8 +169,10 @@ class NumberPredictor(Predictor):
         if options.accuracy is not None:
             raise UserError(
                 f"a number is not right or wrong; its interval holds it in {self.level:.0%} of new "
-                "photos. Leave --target out."
+                "photos. Leave --abstain out."
             )
+        if options.top > 1:
+            raise UserError("there is one answer for each photo, no list of them. Leave --top out.")
         rows = NumberRows(self.columns, typical=self.typical is not None)
         if None in self.quantiles:
             rows.notes = ("no intervals: the run had too few validation images to promise any",)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tintype.runs.summary import by_groups, with_clean_rows
+from tintype.runs.summary import with_clean_rows
 from tintype.tasks.regress.metrics import in_digits
 
 HEADS = ("images", "MAE", "95 % interval", "of the mean's", "RMSE", "R²")
@@ -65,15 +65,13 @@ def details(figures: Mapping[str, Any]) -> list[Table]:
 
 
 def lines(evaluation: Mapping[str, Any]) -> list[str]:
-    """Return how often the predictive intervals held the test images, and what is by group."""
+    """Return how often the predictive intervals held the test images."""
     found = evaluation.get("intervals") or {}
-    kept = [
+    return [
         f"Intervals for {each['column']}, meant to hold {found['level']:.0%}, held "
         f"{each['coverage']:.1%} of the test images (mean width {in_digits(each['mean_width'])})."
         for each in found.get("test") or []
     ]
-    groups = by_groups(evaluation.get("splits") or {})
-    return [*kept, *([groups] if groups else [])]
 
 
 def in_words(figures: Mapping[str, Any]) -> tuple[str, str]:
