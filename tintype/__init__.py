@@ -14,12 +14,14 @@ Nothing heavy is imported before it is needed: `import tintype` takes some milli
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from tintype.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from tintype.api import Run, train
+    from tintype.api import Run, load, train
     from tintype.errors import UserError
     from tintype.recipe import Recipe
     from tintype.verbs.audit import Audit, audit
@@ -34,14 +36,15 @@ _WHERE = {
     "Comparison": "tintype.verbs.compare",
     "Recipe": "tintype.recipe",
     "Run": "tintype.api",
+    "Study": "tintype.verbs.study",
+    "Tuning": "tintype.verbs.tune",
     "UserError": "tintype.errors",
     "audit": "tintype.verbs.audit",
     "compare": "tintype.verbs.compare",
+    "load": "tintype.api",
     "serve": "tintype.verbs.serve.server",
-    "Study": "tintype.verbs.study",
     "study": "tintype.verbs.study",
     "train": "tintype.api",
-    "Tuning": "tintype.verbs.tune",
     "tune": "tintype.verbs.tune",
 }
 
@@ -63,26 +66,38 @@ __all__ = [
 ]  # fmt: skip
 
 
-def load(folder: str) -> Run:
-    """Open a run folder, or a zip file of `tintype pack`.
+class _Package(ModuleType):
+    """The package as its users see it: the public names, whichever submodules were imported."""
 
-    No code in it is executed: the weights are safetensors, the rest is JSON, YAML and CSV.
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing `tintype.runs.folder` would put the package `runs` in the place of a function.
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
 
-    Raises:
-        UserError: the folder is not a run folder.
-    """
-    from tintype.api import Run
 
-    return Run.open(folder)
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:
-    if name not in _WHERE:
+    if name.startswith("__"):
         raise AttributeError(f"module 'tintype' has no attribute '{name}'")
     import importlib
+    import importlib.util
 
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    if importlib.util.find_spec(f"tintype.{name}") is not None:
+        return importlib.import_module(f"tintype.{name}")
+
+    from tintype.api import Run
+    from tintype.errors import nearest
+
+    if hasattr(Run, name):
+        hint = f"`{name}` belongs to a run: tt.load('runs/NAME').{name}."
+    else:
+        hint = nearest(name, __all__, "`dir(tintype)` lists what there is.")
+    raise AttributeError(f"module 'tintype' has no attribute '{name}'. {hint}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    return [*__all__, "__version__"]

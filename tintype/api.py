@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tintype.errors import UserError
 from tintype.progress import Watcher, make_watcher
 from tintype.recipe import Recipe
+from tintype.recipe_fields import RecipeFields
 from tintype.verbs.run import Run
 
 if TYPE_CHECKING:
     from tintype.training.prepare import Prepared
 
-__all__ = ["Run", "plan", "train"]
+__all__ = ["Run", "load", "plan", "train"]
 
 
 def plan(
@@ -21,7 +24,7 @@ def plan(
     *,
     watcher: Watcher | None = None,
     verbose: bool | None = None,
-    **changes: Any,
+    **changes: Unpack[RecipeFields],
 ) -> Prepared:
     """Resolve and check everything that `train` would do, and stop there (`--dry-run`)."""
     from tintype.data.cache import DRY_RUN_BYTES, writing_at_most
@@ -41,7 +44,7 @@ def train(
     watcher: Watcher | None = None,
     verbose: bool | None = None,
     command: str | None = None,
-    **changes: Any,
+    **changes: Unpack[RecipeFields],
 ) -> Run:
     """Train a model and measure it: on validation while it trains, once on test at the end.
 
@@ -58,7 +61,7 @@ def train(
             lines elsewhere.
         verbose: False prints nothing, True also how the run uses the machine.
         command: how to repeat the run, for the report.
-        changes: any field of the recipe, as in `epochs=5, lr=0.01`.
+        changes: any field of the recipe, as in `epochs=5, lr=0.01`; see below.
 
     Returns:
         The finished Run.
@@ -86,7 +89,21 @@ def train(
     return Run(run.resume(resume, watcher, command=command, **changes).path)
 
 
-def _python_call(what: str | Recipe | None, changes: dict[str, Any]) -> str:
+train.__doc__ = f"{cleandoc(train.__doc__ or '')}\n\n{cleandoc(RecipeFields.__doc__ or '')}"
+
+
+def load(folder: str | Path) -> Run:
+    """Open a run folder, or a zip file of `tintype pack`.
+
+    No code in it is executed: the weights are safetensors, the rest is JSON, YAML and CSV.
+
+    Raises:
+        UserError: the folder is not a run folder.
+    """
+    return Run.open(folder)
+
+
+def _python_call(what: str | Recipe | None, changes: Mapping[str, Any]) -> str:
     arguments = [
         "recipe" if isinstance(what, Recipe) else repr(what),
         *(f"{k}={v!r}" for k, v in changes.items()),

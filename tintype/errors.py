@@ -48,13 +48,16 @@ def _is_ours(file: str) -> bool:
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """Return the error for a name that is not there, with the nearest names that are."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        expected = "Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
-    else:
-        more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
-        expected = f"Known: {', '.join(known[:MOST_NAMES])}{more}." if known else "None is known."
+    more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
+    listed = f"Known: {', '.join(known[:MOST_NAMES])}{more}." if known else "None is known."
+    expected = nearest(name, known, listed)
     return UserError(f"unknown {kind} '{name}'. {expected}" + (f" {hint}" if hint else ""))
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Ask whether one of the nearest known names was meant; `otherwise` is said if none is near."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else otherwise
 
 
 def no_data_set(path: Path) -> UserError:

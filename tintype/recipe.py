@@ -11,10 +11,10 @@ import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
-from inspect import get_annotations
+from inspect import Parameter, Signature, cleandoc, get_annotations
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 import yaml
 from pydantic import (
@@ -36,6 +36,7 @@ from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
 from tintype.plugins import data_sets, default_task, find_part, has_part, head_sentence, names
 from tintype.progress import parse_duration as parse_duration
+from tintype.recipe_fields import RecipeFields
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -111,11 +112,26 @@ class TaskOptions(BaseModel):
         cls.nested = frozenset(get_annotations(cls) if nested else ())
 
 
-class Recipe(BaseModel):
+class _ByName(type(BaseModel)):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
+    """Lists of a Recipe what its users need; the methods of pydantic stay reachable."""
+
+    def __call__(cls, *positional: Any, **fields: Any) -> Any:
+        if positional:
+            raise UserError(
+                f"a Recipe takes its fields by name (got {positional[0]!r}). "
+                "Expected, for example, Recipe(data='digits', epochs=5)."
+            )
+        return super().__call__(**fields)
+
+    def __dir__(cls) -> list[str]:
+        return [name for name in vars(cls) if name[0] != "_" and not hasattr(BaseModel, name)]
+
+
+class Recipe(BaseModel, metaclass=_ByName):
     """The settings of one run. Frozen; an unknown field is an error.
 
-    The fields below are those of every run. `options` holds those of its task, which are given and
-    read by name like all others: `Recipe(epochs=3, label_smoothing=0.1).label_smoothing`.
+    All fields are given and read by name: `Recipe(epochs=3, label_smoothing=0.1).label_smoothing`.
+    Those of the task are also in `options`.
 
     Lengths: give `epochs` (may be fractional) or `steps`. Fractions of the schedule (`warmup`,
     `resolutions`) are parts of the whole run from 0 to 1.
@@ -317,14 +333,25 @@ class Recipe(BaseModel):
 
     if TYPE_CHECKING:
         # The fields of the task are known when a recipe is made, not to a type checker.
-        def __init__(self, **fields: Any) -> None: ...
+        def __init__(self, **fields: Unpack[RecipeFields]) -> None: ...
     else:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse to change a field: a run is what its recipe says."""
+            if not name.startswith("_"):
+                raise UserError(
+                    f"a Recipe is frozen. Type recipe.replace({name}={value!r}) for a changed one."
+                )
+            super().__setattr__(name, value)
 
         def __getattr__(self, name: str) -> Any:
             """Return a field of the task; the recipe's own ones are found before."""
             if name != "_options" and name in type(self._options).model_fields:
                 return getattr(self._options, name)
             return super().__getattr__(name)
+
+    def __dir__(self) -> list[str]:
+        return [*self.fields(), *dir(type(self))]
 
     @property
     def options(self) -> TaskOptions:
@@ -534,6 +561,13 @@ class Recipe(BaseModel):
     def to_yaml(self) -> str:
         """Return the recipe as YAML, every field stated."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# What `help` shows; the fields of the tasks are no part of the signature that pydantic would make.
+Recipe.__doc__ = f"{cleandoc(Recipe.__doc__ or '')}\n\n{cleandoc(RecipeFields.__doc__ or '')}"
+Recipe.__signature__ = Signature(
+    [Parameter("fields", Parameter.VAR_KEYWORD, annotation="Unpack[RecipeFields]")]
+)
 
 
 def as_new_run(recipe: Recipe) -> Recipe:
