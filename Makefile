@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Each process computes on one thread (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
 
-.PHONY: demo test test-fast test-all test-machines test-lowest check format browser image clean
+.PHONY: demo test test-fast test-all test-machines test-lowest wheel check format browser image clean
 
 demo: $(VENV)/installed
 	$(BIN)/tintype train digits
@@ -32,6 +32,11 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --disable-pip-version-check -q -e '.[export]' -c .venv-lowest/lowest.txt \
 	  pytest pytest-timeout hypothesis pandas statsmodels scikit-image
 	.venv-lowest/bin/python -m pytest -o filterwarnings=default -m machines $$(grep -l pytest.mark.machines tests/test_*.py)
+
+# An sdist and a wheel in dist/, whose smoke tests pass where the repository cannot be seen. DOWNLOAD=--download
+# installs what the wheel declares from the index; without it, it is linked from .venv.
+wheel: $(VENV)/installed-dev
+	$(BIN)/python tests/installed.py $(DOWNLOAD)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -66,4 +71,4 @@ image:
 	docker build -t tintype .
 
 clean:
-	rm -rf $(VENV) .venv-lowest build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
