@@ -171,9 +171,9 @@ def test_a_task_is_named_in_its_own_folder_alone():
     assert set() == NAMING
 
 
-# Where classes may be assumed: the kind of target itself, its short names on a DataSpec, and the
-# format of files that earlier versions wrote.
-MAY_ASSUME_CLASSES = {"data.targets", "data.source", "runs.shapes"}
+# Where classes may be assumed: the kind of target itself, its short names on a DataSpec, the format
+# of files that earlier versions wrote, and the Run, on which a user looks for them.
+MAY_ASSUME_CLASSES = {"data.targets", "data.source", "runs.shapes", "verbs.run"}
 CLASS_NAMES = re.compile(r"\b(class_names|num_classes|top1|top5)\b")
 
 

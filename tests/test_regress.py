@@ -564,3 +564,18 @@ def test_another_seed_computes_no_features_of_the_photos(squares, train_in, tmp_
     computed.clear()
     train_in(tmp_path / "second", learned.replace(seed=learned.seed + 1))
     assert computed == []
+
+
+def test_the_way_out_of_a_run_on_numbers(run: api.Run, squares: Path) -> None:
+    files = [squares.parent / f"{number:03d}.png" for number in range(5)]
+    outputs = run.model(torch.stack([run.preprocess(file) for file in files])).detach()
+    head = [layer for layer in run.model.modules() if isinstance(layer, nn.Linear)][-1]
+    torch.testing.assert_close(head(torch.from_numpy(run.embed(files))).detach(), outputs)
+
+    description = run.read("model.json")
+    mean, deviation = (np.array(description[key]) for key in ("target_mean", "target_deviation"))
+    numbers = outputs[:, :2].numpy() * deviation + mean
+    np.testing.assert_allclose([each.values for each in run.predict(files)], numbers, rtol=1e-5)
+    assert run.class_names == ()
+    with pytest.raises(UserError, match=r"knows no classes .* Use run\.predict\."):
+        run.predict_proba(files)

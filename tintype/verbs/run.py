@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tintype.errors import UserError
 from tintype.plugins import find_part
@@ -13,14 +13,147 @@ from tintype.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor, nn
 
     from tintype.pages.run_figures import RunFigures
+    from tintype.tasks.contract.network_predictor import NetworkPredictor
+    from tintype.tasks.contract.predict import Predictor
     from tintype.tasks.task import Prediction
     from tintype.verbs.export import Exported
 
 
+MODEL_FILES = ("model.json", "model.safetensors")
+
+T = TypeVar("T")
+
+
 class Run(RunFolder):
-    """A run folder with what can be done with it."""
+    """A run folder with what can be done with it.
+
+    A model that was loaded stays loaded until its files change, `close` is called, or the Run is
+    forgotten. A pickled Run is its path alone.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self._loaded: dict[tuple[str, str], tuple[object, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Run.__init__(self, state["path"])
+
+    def close(self) -> None:
+        """Forget the loaded model, so that its memory is free again; the next call loads it."""
+        self._loaded.clear()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the network's outputs; () where the run knows none."""
+        return tuple(self.read("data.json")["class_names"])
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, in eval mode on the CPU, as PyTorch uses it.
+
+        It takes what `preprocess` returns, in batches, and gives the raw output: logits (N, K) of a
+        classifier, before the temperature and without test-time views. It is yours to change or
+        move; what `predict` answers does not follow it.
+
+        Raises:
+            UserError: the run has no finished model.
+        """
+
+        def load() -> nn.Module:
+            import torch
+
+            from tintype.runs.model import load_model
+
+            return load_model(self, torch.device("cpu"))[0]
+
+        return self._kept("model", "cpu", load)
+
+    def preprocess(self, image: Any) -> Tensor:
+        """Return an image as `model` takes it: (C, H, W) float32 on the CPU, normalised.
+
+        Args:
+            image: a file, its bytes, a Pillow image or an array, as for `predict`.
+
+        Raises:
+            UserError: it cannot be read, or runs of this task do not predict.
+        """
+        import numpy
+
+        predictor = self._network_predictor("cpu")
+        pixels = numpy.stack([predictor.pixels(image)])  # a copy, which torch may write to
+        return predictor.shown(pixels)[0]
+
+    def embed(self, images: Any, *, device: str = "auto") -> np.ndarray:
+        """Return the features of images: what the network's last layer with weights sees.
+
+        Of a head with hidden layers it is the last of them. A layer of maps or tokens is averaged
+        over its places.
+
+        Args:
+            images: one or many, as for `predict`.
+            device: where to compute.
+
+        Returns:
+            Features (N, F) float32.
+
+        Raises:
+            UserError: an image cannot be read, or runs of this task do not predict.
+        """
+        predictor = self._network_predictor(device)
+        try:
+            return _stacked(predictor, predictor.features, images)
+        except ValueError as error:
+            raise UserError(f"{self.path} has no features: {error}") from None
+
+    def predict_proba(self, images: Any, *, device: str = "auto") -> np.ndarray:
+        """Return class probabilities (N, K) float32, in the order of `class_names`.
+
+        They are those of `predict`: calibrated, and averaged over the views of test-time
+        augmentation.
+
+        Args:
+            images: one or many, as for `predict`.
+            device: where to compute.
+
+        Raises:
+            UserError: an image cannot be read, or the run is no classifier.
+        """
+        from tintype.tasks.contract.predict import GivesProbabilities
+
+        predictor = self._predictor(device)
+        if not isinstance(predictor, GivesProbabilities):
+            raise UserError(
+                f"{self.path} is a run of task {self.recipe.task}, which knows no classes and so "
+                "gives no probabilities. Use run.predict."
+            )
+        return _stacked(predictor, predictor.probabilities, images)
+
+    def _kept(self, what: str, device: str, load: Callable[[], T]) -> T:
+        """Return what `load` loads, once for as long as the files of the model stay the same."""
+        files = tuple(_identity(self.path / name) for name in MODEL_FILES)
+        known, loaded = self._loaded.get((what, device), (None, None))
+        if known != files:
+            loaded = load()
+            self._loaded[what, device] = (files, loaded)
+        return cast(T, loaded)
+
+    def _predictor(self, device: str) -> Predictor:
+        from tintype.verbs.predict.opening import open_run
+
+        return self._kept("predictor", device, lambda: open_run(self, device))
+
+    def _network_predictor(self, device: str) -> NetworkPredictor[Any]:
+        from tintype.tasks.contract.network_predictor import NetworkPredictor
+
+        predictor = self._predictor(device)
+        assert isinstance(predictor, NetworkPredictor)  # that of a run always is
+        return predictor
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -52,14 +185,10 @@ class Run(RunFolder):
         Raises:
             UserError: there is no such file, a file is not an image, or a folder holds none.
         """
-        from tintype.verbs.predict.files import list_images
-        from tintype.verbs.predict.opening import open_run
-
-        predictor = open_run(self, device)
-        if isinstance(images, str | Path) and Path(images).is_dir():
-            images = list_images([images])
-        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
-            return list(predictor.predict(images))
+        predictor = self._predictor(device)
+        several = _several(images)
+        if several is not None:
+            return list(predictor.predict(several))
         return next(iter(predictor.predict([images])))
 
     def generate(
@@ -291,3 +420,37 @@ class Run(RunFolder):
         from tintype.pages.run_figures import run_card
 
         return run_card(self.path)
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written again; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _several(images: Any) -> Sequence[Any] | None:
+    """Return many images as a sequence, None where it is one."""
+    from tintype.verbs.predict.files import list_images
+
+    if isinstance(images, str | Path) and Path(images).is_dir():
+        return list_images([images])
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        return images
+    return None
+
+
+def _stacked(
+    predictor: Predictor, compute: Callable[[np.ndarray], np.ndarray], images: Any
+) -> np.ndarray:
+    """Return what `compute` makes of prepared pictures, one row for each image."""
+    import numpy
+
+    several = _several(images)
+    wanted = [images] if several is None else several
+    size = predictor.batch_size
+    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    rows = [compute(numpy.stack([predictor.pixels(each) for each in some])) for some in batches]
+    return numpy.concatenate(rows)

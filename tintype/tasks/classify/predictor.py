@@ -14,10 +14,11 @@ from tintype.runs.folder import RunFolder
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
 from tintype.tasks.classify.answering import Classifier
 from tintype.tasks.classify.classifier import Classify
+from tintype.tasks.contract.network_predictor import NetworkPredictor
 from tintype.tasks.restoring import load_task_of
 
 
-class RunClassifier(Classifier):
+class RunClassifier(NetworkPredictor[Classify], Classifier):
     """A classifier of a run, computed by torch."""
 
     def __init__(
@@ -42,15 +43,14 @@ class RunClassifier(Classifier):
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        return self.task.probabilities(self.task.networks[self.task.main], images).cpu().numpy()
+        return self.task.probabilities(self.network, images).cpu().numpy()
 
     def heat_maps(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Return for each prepared picture what led to its most probable class."""
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        network = self.task.networks[self.task.main]
-        classes = self.task.logits(network, images).argmax(1)
+        classes = self.task.logits(self.network, images).argmax(1)
 
-        found = grad_cam(network, self.task.normalise(images), classes)
+        found = grad_cam(self.network, self.task.normalise(images), classes)
         if found is None:
             raise UserError(
                 "this network has no layer with maps, so no heat map can be drawn. "

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -213,6 +213,17 @@ class Predictor(ABC):
 
     def _note(self, text: str) -> None:
         self.notes[text] += 1
+
+
+@runtime_checkable
+class GivesProbabilities(Protocol):
+    """A predictor that answers with a probability for each class."""
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Return class probabilities (N, K) float32 of prepared pictures (N, height, width,
+        channels) uint8.
+        """
+        ...
 
 
 class PredictPart(Protocol):

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from tintype.runs.folder import RunFolder
+from tintype.tasks.contract.network_predictor import NetworkPredictor
 from tintype.tasks.regress.answering import NumberPredictor
 from tintype.tasks.regress.regressor import Regress
 from tintype.tasks.restoring import load_task_of
 
 
-class RunRegressor(NumberPredictor):
+class RunRegressor(NetworkPredictor[Regress], NumberPredictor):
     """A regressor of a run, computed by torch."""
 
     def __init__(self, task: Regress, description: Mapping[str, Any], batch_size: int = 64) -> None:
@@ -32,5 +33,5 @@ class RunRegressor(NumberPredictor):
 
     def numbers(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        numbers, scales = self.task.predict(self.task.networks[self.task.main], images)
+        numbers, scales = self.task.predict(self.network, images)
         return numbers.cpu().numpy(), scales.cpu().numpy()

@@ -1,0 +1,186 @@
+"""The way out of tintype: a run's network, features and probabilities as PyTorch and NumPy."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from tintype import api
+from tintype.errors import UserError
+from tintype.tasks.classify.classifier import Classify
+from tintype.tasks.restoring import load_task_of
+
+
+@pytest.fixture(scope="module")
+def digits() -> np.ndarray:
+    """(40, 8, 8) uint8, as `tintype/data/sets/digits.py` reads them."""
+    data: Any = load_digits()
+    return np.rint(data.images[:40] * (255 / 16)).astype(np.uint8)
+
+
+# ---- the network -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits", "cnn"])
+def test_the_network_and_its_input_give_what_predict_says(kinds, digits, name):
+    run = kinds[name]
+    network = run.model
+    assert isinstance(network, nn.Module)
+    assert not network.training
+    image = run.preprocess(digits[0])
+    assert image.shape == (1, 8, 8)
+    assert image.dtype == torch.float32
+
+    task, description = load_task_of(Classify, run, "cpu")
+    with torch.no_grad():
+        logits = network(image[None])
+        pixels = torch.from_numpy(digits[:1, None])
+        torch.testing.assert_close(logits, task.logits(task.networks[task.main], pixels))
+        probabilities = torch.softmax(logits / description["temperature"], 1)
+    np.testing.assert_allclose(run.predict(digits[0]).probs, probabilities[0], atol=1e-6)
+
+
+def test_every_task_hands_out_its_network(kinds):
+    noise = torch.randn(2, *kinds["gan"].model.latent_shape)
+    assert kinds["gan"].model(noise, torch.tensor([0, 1])).shape == (2, 1, 8, 8)
+    assert kinds["sharp"].model(torch.rand(1, 1, 8, 8)).shape == (1, 1, 16, 16)
+    for name in ("gan", "sharp"):
+        with pytest.raises(UserError, match="cannot be used to predict"):
+            kinds[name].preprocess(np.zeros((8, 8), np.uint8))
+
+
+def test_what_is_done_to_the_network_does_not_change_the_answers(copied_run, digits):
+    before = copied_run.predict_proba(list(digits[:3]))
+    network = copied_run.model
+    assert copied_run.model is network
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.zero_()
+    network.train().double()
+    np.testing.assert_array_equal(copied_run.predict_proba(list(digits[:3])), before)
+
+
+def test_a_run_without_a_model_says_so(tmp_path, tiny):
+    run = api.Run.create(tmp_path, "begun", exact=True, recipe=tiny())
+    for use in (lambda: run.model, lambda: run.embed(np.zeros((8, 8), np.uint8))):
+        with pytest.raises(UserError, match=r"has no model.json: the run is unfinished"):
+            use()
+
+
+# ---- features and probabilities ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits", "cnn"])
+def test_features_are_what_the_head_sees(kinds, digits, name):
+    run = kinds[name]
+    features = run.embed(list(digits))
+    assert features.dtype == np.float32
+    head = [layer for layer in run.model.modules() if isinstance(layer, nn.Linear)][-1]
+    assert features.shape == (40, head.in_features)
+    with torch.no_grad():
+        expected = run.model(torch.stack([run.preprocess(image) for image in digits]))
+        torch.testing.assert_close(head(torch.from_numpy(features)), expected)
+    np.testing.assert_allclose(run.embed(digits[0]), features[:1], atol=1e-6)
+
+
+def test_features_serve_scikit_learn(kinds, digits):
+    data: Any = load_digits()
+    features = kinds["digits"].embed(list(digits))
+    fitted = LogisticRegression(max_iter=1000).fit(features[:30], data.target[:30])
+    assert fitted.score(features[:30], data.target[:30]) == 1
+
+
+def test_probabilities_are_those_of_the_predictions(kinds, digits):
+    run = kinds["digits"]
+    probabilities = run.predict_proba(list(digits))
+    assert probabilities.shape == (40, 10)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        probabilities, [each.probs for each in run.predict(list(digits))], atol=1e-6
+    )
+    assert run.class_names == tuple("0123456789")
+    assert [run.class_names[k] for k in probabilities.argmax(1)] == [
+        each.top1 for each in run.predict(list(digits))
+    ]
+    np.testing.assert_allclose(run.predict_proba(digits[0]), probabilities[:1], atol=1e-6)
+
+
+# ---- the model stays loaded --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def openings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The runs whose model was opened, in order."""
+    from tintype.verbs.predict import opening
+
+    found: list[Path] = []
+    real: Callable[..., Any] = opening.open_run
+
+    def noted(run: api.Run, device: str = "auto") -> Any:
+        found.append(run.path)
+        return real(run, device)
+
+    monkeypatch.setattr(opening, "open_run", noted)
+    return found
+
+
+def test_one_image_after_another_opens_the_model_once(copied_run, digits, openings):
+    answers = [copied_run.predict(image).top1 for image in digits[:5]]
+    copied_run.embed(digits[0])
+    copied_run.predict_proba(digits[0])
+    assert len(openings) == 1
+    assert answers == [each.top1 for each in copied_run.predict(list(digits[:5]))]
+    copied_run.close()
+    copied_run.predict(digits[0])
+    assert len(openings) == 2
+
+
+def test_a_model_that_was_written_again_is_seen(copied_run, kinds, digits, openings):
+    import shutil
+
+    before, network = copied_run.predict_proba(digits[0]), copied_run.model
+    for name in ("model.json", "model.safetensors"):
+        (copied_run.path / name).unlink()
+        shutil.copy(kinds["cnn"].path / name, copied_run.path / name)
+    assert not np.allclose(copied_run.predict_proba(digits[0]), before)
+    np.testing.assert_allclose(
+        copied_run.predict_proba(digits[0]), kinds["cnn"].predict_proba(digits[0]), atol=1e-6
+    )
+    assert copied_run.model is not network
+    assert openings.count(copied_run.path) == 2
+
+
+def test_a_run_with_a_loaded_model_is_pickled_and_forgotten(copied_run, digits):
+    run = api.Run(copied_run.path)
+    answer = run.predict_proba(digits[0])
+    network = weakref.ref(run.model)
+    assert len(pickle.dumps(run)) < 1000
+    again = pickle.loads(pickle.dumps(run))
+    assert again.path == run.path
+    np.testing.assert_allclose(again.predict_proba(digits[0]), answer, atol=1e-6)
+    del run
+    gc.collect()
+    assert network() is None
+
+
+def test_images_of_files_and_of_memory_are_taken_alike(kinds, digits, tmp_path):
+    Image.fromarray(digits[0]).save(tmp_path / "a.png")
+    Image.fromarray(digits[1]).save(tmp_path / "b.png")
+    run = kinds["digits"]
+    for method in (run.embed, run.predict_proba):
+        np.testing.assert_allclose(method(tmp_path), method(list(digits[:2])), atol=1e-6)
+        np.testing.assert_allclose(method(tmp_path / "b.png"), method([digits[1]]), atol=1e-6)
+    torch.testing.assert_close(run.preprocess(tmp_path / "b.png"), run.preprocess(digits[1]))
