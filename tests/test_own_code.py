@@ -15,7 +15,7 @@ def net(tmp_path, monkeypatch):
     file = tmp_path / "my_net.py"
     file.write_text(NET, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(own_code, "_trusted", set())
+    monkeypatch.setattr(own_code, "_trusted", {})
     return file
 
 

@@ -7,6 +7,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from tintype import own_code
 from tintype.errors import UserError
 from tintype.progress import Watcher, make_watcher
 from tintype.recipe import Recipe
@@ -44,6 +45,7 @@ def train(
     watcher: Watcher | None = None,
     verbose: bool | None = None,
     command: str | None = None,
+    trust: Any = None,
     **changes: Unpack[RecipeFields],
 ) -> Run:
     """Train a model and measure it: on validation while it trains, once on test at the end.
@@ -61,6 +63,8 @@ def train(
             lines elsewhere.
         verbose: False prints nothing, True also how the run uses the machine.
         command: how to repeat the run, for the report.
+        trust: a file, a class or a module of your own code, which a run to resume, or to start
+            from, needs: see `tintype.load`.
         changes: any field of the recipe, as in `epochs=5, lr=0.01`; see below.
 
     Returns:
@@ -72,6 +76,8 @@ def train(
     """
     from tintype.training import run
 
+    if trust is not None:
+        own_code.trust(trust)
     watcher = watcher or make_watcher(quiet=verbose is False)
     command = command or _python_call(what, changes)
     if resume is None:
@@ -92,20 +98,34 @@ def train(
 train.__doc__ = f"{cleandoc(train.__doc__ or '')}\n\n{cleandoc(RecipeFields.__doc__ or '')}"
 
 
-def load(folder: str | Path) -> Run:
+def load(folder: str | Path, *, trust: Any = None) -> Run:
     """Open a run folder, or a zip file of `tintype pack`.
 
     No code in it is executed: the weights are safetensors, the rest is JSON, YAML and CSV.
 
+    Args:
+        folder: of the run.
+        trust: your own code that the run was trained with: a file (`"my_net.py"`), a class or a
+            module. It has to have the same text as then; the folder keeps a copy in code/.
+
     Raises:
         UserError: the folder is not a run folder.
     """
+    if trust is not None:
+        own_code.trust(trust)
     return Run.open(folder)
 
 
 def _python_call(what: str | Recipe | None, changes: Mapping[str, Any]) -> str:
     arguments = [
         "recipe" if isinstance(what, Recipe) else repr(what),
-        *(f"{k}={v!r}" for k, v in changes.items()),
+        *(f"{name}={_written(value)}" for name, value in changes.items()),
     ]
     return f"tintype.train({', '.join(arguments)})"
+
+
+def _written(value: Any) -> str:
+    """Return an argument as it is typed; of an object of the user's own, its name."""
+    if not callable(value):
+        return repr(value)
+    return own_code.name_of(own_code.give(value))

@@ -19,12 +19,13 @@ import importlib.util
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any
+from types import MappingProxyType, ModuleType
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from pydantic import BeforeValidator
 
@@ -32,9 +33,22 @@ from tintype.errors import OwnCodeError, UserError, unknown_name
 
 IN_PYTHON = "python:"
 
-# {reference: object} of what was given in Python, and the hashes of all code that was named.
+# {reference: object} of what was given in Python, and {sha256: reference} of all code that was
+# named.
 _given: dict[str, Any] = {}
-_trusted: set[str] = set()
+_trusted: dict[str, str] = {}
+
+# {reference: reference} of what a stored run names, and where the same code was named here.
+_stand_ins: ContextVar[Mapping[str, str]] = ContextVar("_stand_ins", default=MappingProxyType({}))
+
+
+@runtime_checkable
+class _MadeOfParts(Protocol):
+    """An object such as a network, which is made of parts."""
+
+    def modules(self) -> Iterable[Any]:
+        """Return itself and all parts."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,7 @@ def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = ca
     Raises:
         UserError: there is no such file, module or name, or its code fails.
     """
+    reference = _stand_ins.get().get(reference, reference)
     path, _, attribute = _parts(reference)
     if reference.startswith(IN_PYTHON):
         if reference not in _given:
@@ -118,7 +133,7 @@ def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = ca
         return _given[reference]
 
     module = _module(path, kind)
-    _trusted.add(code_of(reference).sha256)
+    _trusted[code_of(reference).sha256] = absolute(reference)
     name = attribute or _only_name(module, path, kind, usual, fits)
     if not hasattr(module, name):
         raise unknown_name(f"{kind} in {path}:", name, _names_in(module, fits))
@@ -172,8 +187,38 @@ def trust(what: str | Path | Any) -> Code:
     """
     reference = str(what) if isinstance(what, str | Path) else give(what)
     code = code_of(reference)
-    _trusted.add(code.sha256)
+    _trusted[code.sha256] = absolute(reference)
     return code
+
+
+def located(reference: str, sha256: str) -> str | None:
+    """Return how this process finds the code that a stored run needs, None where it may not run.
+
+    That is a file or an object with the same bytes that the user has named, wherever it is.
+
+    Args:
+        reference: of the code, from the run.
+        sha256: of the code, from the run.
+    """
+    if reference.startswith(IN_PYTHON):
+        same = [known for known in _given if code_of(known).sha256 == sha256]
+        return reference if reference in same else next(iter(same), _renamed(reference, sha256))
+    return _renamed(reference, sha256)
+
+
+def named_like(reference: str) -> list[str]:
+    """Return the references of trusted code with the name of another, as an edited file has."""
+    return [other for other in _trusted.values() if _label(other) == _label(reference)]
+
+
+@contextmanager
+def standing_in(references: Mapping[str, str]) -> Iterator[None]:
+    """Let `find` take other references for those that a stored run names, as `located` has them."""
+    token = _stand_ins.set(MappingProxyType({**_stand_ins.get(), **references}))
+    try:
+        yield
+    finally:
+        _stand_ins.reset(token)
 
 
 def is_trusted(reference: str, sha256: str) -> bool:
@@ -183,9 +228,28 @@ def is_trusted(reference: str, sha256: str) -> bool:
         reference: of the code, from the run.
         sha256: of the code, from the run.
     """
-    if reference.startswith(IN_PYTHON) and reference in _given:
-        return code_of(reference).sha256 == sha256
-    return bool(sha256) and sha256 in _trusted
+    return located(reference, sha256) is not None
+
+
+def _label(reference: str) -> str:
+    path, _, attribute = _parts(reference)
+    return Path(path).name if path.endswith(".py") else attribute or path
+
+
+def _renamed(reference: str, sha256: str) -> str | None:
+    """Return the reference of trusted code with the name that `reference` asks of it."""
+    trusted = _trusted.get(sha256) if sha256 else None
+    if trusted is None or trusted.startswith(IN_PYTHON):
+        return trusted
+    try:
+        edited = code_of(trusted).sha256 != sha256
+    except UserError:  # removed since
+        return None
+    if edited:
+        return None
+    path, _, _ = _parts(trusted)
+    _, _, name = _parts(reference)
+    return f"{path}:{name}" if name else path
 
 
 def _parts(reference: str) -> tuple[str, str, str]:
@@ -279,10 +343,27 @@ def _names_in(module: ModuleType, fits: Callable[[Any], bool]) -> list[str]:
 
 
 def _source_of(thing: Any) -> str:
-    """Return the source of an object that was given in Python, "" where it has none."""
+    """Return the source of an object that was given in Python, "" where it has none.
+
+    Of an object that is made of parts, as a network is, it is what it is made of, and the source of
+    those kinds of part that are no part of an installed package.
+    """
+    if isinstance(thing, _MadeOfParts) and not isinstance(thing, type):
+        kinds = dict.fromkeys(type(part) for part in thing.modules())
+        written = [_source_of(kind) for kind in kinds if not _is_installed(kind)]
+        made_of = "".join(f"# {line}\n" for line in repr(thing).splitlines())
+        return "\n\n".join([made_of, *written])
+
     for candidate in (thing, type(thing)):
         try:
             return textwrap.dedent(inspect.getsource(candidate))
         except (OSError, TypeError):
             continue
     return ""
+
+
+def _is_installed(kind: type) -> bool:
+    """Return whether a class is part of an installed package, which a run does not keep."""
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None) or ""
+    return any(place in Path(file).parts for place in ("site-packages", "dist-packages"))

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from tintype.errors import UserError, unknown_name
+from tintype.own_code import is_own
 
 PACKAGE = Path(__file__).parent
 
@@ -68,11 +69,14 @@ def sets_with(offer: str) -> dict[str, str]:
 def canonical(kind: str, name: str) -> str:
     """Return a name as it is listed: capitals, and hyphens for underscores, are as good.
 
+    A reference to the user's own code stands for itself.
+
     Raises:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
     known = names(kind)
-    if name in known or _pattern(name) in known:
+    own = kind == "models" and is_own(name)
+    if own or name in known or _pattern(name) in known:
         return name
     alike = {other.replace("-", "_"): other for other in known}
     written = name.lower().replace("-", "_")
@@ -126,6 +130,8 @@ def task_of_model(name: str) -> str:
     Raises:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
+    if is_own(name):
+        return ""
     return _task_of("models", _stem("models", name))
 
 

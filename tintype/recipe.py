@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -34,6 +35,7 @@ from pydantic import (
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
+from tintype.own_code import Reference, as_reference, is_own
 from tintype.plugins import data_sets, default_task, find_part, has_part, head_sentence, names
 from tintype.progress import parse_duration as parse_duration
 from tintype.recipe_fields import RecipeFields
@@ -191,7 +193,10 @@ class Recipe(BaseModel, metaclass=_ByName):
         "(new runs), or in the images after resizing (runs of earlier versions).",
     )
 
-    model: str = Field(default="fast-cnn", description="Network (`tintype list models`).")
+    model: Reference = Field(
+        default="fast-cnn",
+        description="Network (`tintype list models`), or your own: my_net.py:Net.",
+    )
     model_options: dict[str, Any] = Field(default={}, description="Options of the network.")
     time: str | None = Field(
         default=None,
@@ -367,6 +372,18 @@ class Recipe(BaseModel, metaclass=_ByName):
     def fields(self) -> dict[str, Any]:
         """Return every setting by name, those of the task among them."""
         return {**dict(self), **dict(self._options)}
+
+    def own_code(self) -> dict[str, str]:
+        """Return by field the references to the user's own code."""
+        taken = BeforeValidator(as_reference)
+        marked = [
+            name
+            for shape in (self, self._options)
+            for name, field in type(shape).model_fields.items()
+            if taken in field.metadata
+        ]
+        values = self.fields()
+        return {name: values[name] for name in marked if is_own(values[name])}
 
     def stated(self) -> dict[str, Any]:
         """Return by name the settings that were given, and not left at their defaults."""

@@ -15,6 +15,8 @@ from torch import nn
 
 from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
+from tintype.models.parts.own import build_own
+from tintype.own_code import is_own
 from tintype.plugins import canonical, find
 
 
@@ -24,6 +26,8 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
     Raises:
         UserError: unknown model or option, or images that the model cannot take.
     """
+    if is_own(name):
+        return build_own(name, spec, options, seed)
     module = find("models", name)
     build = module.build
     if hasattr(module, "NAMES"):  # the file builds several networks, and has to know which
@@ -46,11 +50,13 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
 
 
 def default_options(name: str) -> dict[str, Any]:
-    """Return the options of a model with their default values.
+    """Return the options of a model with their default values; none of a network of the user's own.
 
     Raises:
         UserError: unknown model.
     """
+    if is_own(name):
+        return {}
     parameters = inspect.signature(find("models", name).build).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 

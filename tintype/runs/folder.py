@@ -22,6 +22,7 @@ from tintype.files.bounded import (
 )
 from tintype.files.whole import held, write_json, written_whole
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
+from tintype.runs import code
 from tintype.runs.packed import is_packed, unpacked
 from tintype.runs.shapes import check, fitting
 
@@ -44,7 +45,7 @@ class RunFolder:
 
     Files: recipe.yaml, environment.json, data.json, splits.csv, status.json, metrics.csv,
     predictions.csv, evaluation.json, photos.safetensors, model.json + model.safetensors,
-    checkpoints/, samples/, figures/, report.html.
+    checkpoints/, samples/, figures/, report.html; with code of the user's own code.json and code/.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -168,6 +169,13 @@ class RunFolder:
         threads = self._recorded_threads() if recipe.threads == "auto" else None
         return recipe.replace(threads=threads) if threads else recipe
 
+    @property
+    def own_code(self) -> list[dict[str, str]]:
+        """What the run records of the user's own code that it needs: see `tintype.runs.code`."""
+        if not (self.path / code.FILE).exists():
+            return []
+        return code.rows_of(self.read(code.FILE, complete=True))
+
     def _recorded_threads(self) -> int | None:
         """Return the threads of a run that is older than that field of the recipe, if known."""
         try:
@@ -228,7 +236,9 @@ class RunFolder:
         )
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Write recipe.yaml with every field stated."""
+        """Write recipe.yaml with every field stated, and at first the code that it needs."""
+        if not (self.path / code.FILE).exists():
+            code.keep(self.path, recipe.own_code())
         with written_whole(self.path / "recipe.yaml") as temporary:
             temporary.write_text(recipe.to_yaml(), encoding="utf-8")
 

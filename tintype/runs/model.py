@@ -20,6 +20,8 @@ from tintype.errors import UserError
 from tintype.files.whole import written_whole
 from tintype.models import build_model, count_parameters, first_filter
 from tintype.models.parts.backbone import backbone_parts, make_head
+from tintype.own_code import is_own
+from tintype.runs import code
 from tintype.runs.folder import RunFolder
 from tintype.runs.shapes import FORMAT, MISFIT
 
@@ -140,6 +142,10 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
         weights. UserError: there is no such model.
     """
     name, options = description["architecture"]["name"], description["architecture"]["options"]
+    if is_own(name):
+        with code.trusted(weights.parent, code.rows_of(description)):
+            return build_model(name, spec, options, seed=0)
+
     count = 0
     # no memory is taken there; not every model can be built
     with torch.device("meta"), suppress(UserError, *MISFIT):

@@ -117,6 +117,17 @@ class _Architecture(Shape):
         return self
 
 
+class _Code(Shape):
+    field: str
+    reference: str
+    sha256: str
+    copy_: Annotated[str, Field(alias="copy", pattern=r"^(code/[A-Za-z0-9_]{1,100}\.py)?$")]
+
+
+class _OwnCode(Shape):
+    code: list[_Code]
+
+
 class _Model(Shape):
     format: Count
     task: str
@@ -128,6 +139,7 @@ class _Model(Shape):
     multiply_adds: Count
     first_layer: str | None = None
     network: str | None = None
+    code: list[_Code] = []
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
@@ -286,6 +298,7 @@ SHAPES: dict[str, type[BaseModel]] = {
     "samples.json": _Samples,
     "study.json": _Study,
     "tracking.json": _Tracking,
+    "code.json": _OwnCode,
 }
 
 

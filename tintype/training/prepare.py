@@ -30,6 +30,7 @@ from tintype.models import count_parameters
 from tintype.plugins import find, find_part, has_part
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
+from tintype.runs.code import needed
 from tintype.runs.model import describe_model, preprocessing
 from tintype.tasks.contract.own_data import target_of
 from tintype.tasks.task import Task
@@ -358,6 +359,8 @@ def _model_json(recipe: Recipe, task: Task, dtype: torch.dtype, resize: Resize) 
         **task.describe(),
     )
 
+    if code := needed(recipe.own_code()):
+        model["code"] = code
     if len(task.networks) > 1:
         model["network"] = task.main
         model["parameters_by_network"] = {

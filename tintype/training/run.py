@@ -18,10 +18,12 @@ from tintype.data.source import DataSplits, ImageSource, StoredSource
 from tintype.errors import UserError
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
+from tintype.own_code import absolute
 from tintype.pages.report import write_report
 from tintype.plugins import data_sets
 from tintype.progress import Watcher
 from tintype.recipe import ALIASES, Recipe, as_new_run, resolve
+from tintype.runs import code
 from tintype.runs.folder import RunFolder
 from tintype.runs.model import save_model
 from tintype.tracking import check_trackers, tracked
@@ -130,7 +132,8 @@ def resume(path: str | Path, watcher: Watcher, *, command: str, **moved: Any) ->
 
     recipe = _with_absolute_paths(run.recipe.replace(**moved)) if moved else run.recipe
     try:
-        prepared = prepare(recipe, watcher)
+        with code.trusted(run.path, run.own_code):
+            prepared = prepare(recipe, watcher)
     except UserError as error:
         places = [place for place in (recipe.data, recipe.data_root) if place]
         if not any(place in str(error) for place in places):
@@ -286,6 +289,10 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if weights and weights not in ("default", "none"):
         changes["weights"] = str(Path(weights).expanduser().resolve())
 
+    own = {field: absolute(named) for field, named in recipe.own_code().items()}
+    if "model" in own and recipe.model_options:
+        own["model_options"] = recipe.model_options  # which another model would not keep
+    changes.update(own)
     if recipe.data_root:
         changes["data_root"] = str(Path(recipe.data_root).expanduser().resolve())
     if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():

@@ -10,6 +10,8 @@ from torch import nn
 
 from tintype.data.source import DataSpec, DataSplits
 from tintype.models import build_model
+from tintype.models.parts.own import try_out
+from tintype.own_code import is_own
 from tintype.plugins import check_model_is_for
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.classify.transfer import transfer
@@ -59,6 +61,11 @@ def make(
     }
     check_model_is_for(model, "classify")
     network = build_model(model, splits.spec, model_options, seed)
+    if is_own(model):
+        count = splits.spec.num_classes
+        try_out(
+            model, network, splits.spec, (count,), f"a score (logit) for each of {count} classes"
+        )
     spec = splits.spec.normalised(normalise)
     if weights is None or weights == "none":
         return Classify(network.to(device), spec, device, **settings)

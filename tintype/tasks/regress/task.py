@@ -13,6 +13,8 @@ from tintype.data.source import DataSpec, DataSplits
 from tintype.data.targets import Numbers
 from tintype.errors import UserError
 from tintype.models import build_model
+from tintype.models.parts.own import try_out
+from tintype.own_code import is_own
 from tintype.plugins import check_model_is_for
 from tintype.tasks.regress.regressor import Regress
 
@@ -65,6 +67,9 @@ def make(
     # the scale of its error stands beside each number
     spec = replace(splits.spec, target=Numbers((*columns, *(f"scale of {c}" for c in columns))))
     network = build_model(model, spec, model_options, seed)
+    if is_own(model):
+        what = f"{len(columns)} numbers for each image, and then the scale of the error of each"
+        try_out(model, network, spec, (2 * len(columns),), what)
     settings: dict[str, Any] = {
         "columns": columns, "mean": mean, "deviation": deviation, "loss": loss, "level": level,
         "angle": angle, "augment": augment, "dtype": dtype,

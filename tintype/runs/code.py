@@ -1,0 +1,125 @@
+"""The user's own code that a run needs: code.json names it, and RUN/code/ keeps a copy of its text.
+
+The copies are text. They run only where the user says so: `--trust RUN/code/my_net.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tintype.errors import UserError
+from tintype.files.whole import write_json, written_whole
+from tintype.own_code import IN_PYTHON, code_of, located, name_of, named_like, standing_in
+
+FILE = "code.json"
+
+
+def needed(references: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return what a run records of the code that its fields name; it is read, and not run.
+
+    Args:
+        references: of the code, by field of the recipe.
+
+    Returns:
+        For each field: `field`, `reference`, `sha256` of the text, and `copy`, its place in the run
+        folder. Both are empty for an object without a text.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found: list[dict[str, str]] = []
+    for field, reference in references.items():
+        sha256 = code_of(reference).sha256
+        copy = _copy_of(reference, sha256, found) if sha256 else ""
+        found.append({"field": field, "reference": reference, "sha256": sha256, "copy": copy})
+    return found
+
+
+def keep(folder: Path, references: Mapping[str, str]) -> None:
+    """Write down in a run folder what code it needs, with a copy; nothing where it needs none."""
+    rows = needed(references)
+    if not rows:
+        return
+
+    write_json(folder / FILE, {"code": rows})
+    for row in rows:
+        if row["copy"]:
+            _write_copy(folder / row["copy"], code_of(row["reference"]).source)
+
+
+@contextmanager
+def trusted(run: Path, rows: Sequence[Mapping[str, str]]) -> Iterator[None]:
+    """Let `own_code.find` find the code that a stored run names, in the block.
+
+    Args:
+        run: the run folder.
+        rows: what it records of the code.
+
+    Raises:
+        UserError: the user has not named some of the code in this process, or names other bytes.
+    """
+    found: dict[str, str] = {}
+    for row in rows:
+        reference = located(row["reference"], row["sha256"])
+        if reference is None:
+            raise _untrusted(run, row)
+        found[row["reference"]] = reference
+
+    with standing_in(found):
+        yield
+
+
+def is_trusted(rows: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether the user has named all code of a stored run in this process."""
+    return all(located(row["reference"], row["sha256"]) is not None for row in rows)
+
+
+def _untrusted(run: Path, row: Mapping[str, str]) -> UserError:
+    field, reference = row["field"], row["reference"]
+    name = name_of(reference)
+    copy = str(run / row["copy"]) if row["copy"] else ""
+    others = named_like(reference)
+    if others and copy:
+        return UserError(
+            f"{others[0]} is not the {field} that {run} was trained with: its text is another. "
+            f"The text of then is in {copy}: --trust {copy} (in Python: trust='{copy}')."
+        )
+    if reference.startswith(IN_PYTHON):
+        keeps = f", or --trust {copy}" if copy else ""
+        return UserError(
+            f"{run} needs its {field} {name}, an object that was given in Python, and opening a "
+            f"run executes no code. Give it again: trust={name}{keeps}."
+        )
+    return UserError(
+        f"{run} needs your own code for its {field}, {reference}, and opening a run executes no "
+        f"code. If you trust the file: --trust {copy} (in Python: trust='{copy}')."
+    )
+
+
+def _copy_of(reference: str, sha256: str, others: Sequence[Mapping[str, str]]) -> str:
+    """Return where a copy lies, relative to the run folder; equal texts share one."""
+    path = reference if reference.endswith(".py") else reference.rpartition(":")[0]
+    stem = Path(path).stem if path.endswith(".py") else name_of(reference)
+    stem = re.sub(r"[^A-Za-z0-9_]+", "_", stem) or "code"
+
+    number = 1
+    while True:
+        copy = f"code/{stem}{'' if number == 1 else f'_{number}'}.py"
+        if all(row["copy"] != copy or row["sha256"] == sha256 for row in others):
+            return copy
+        number += 1
+
+
+def _write_copy(path: Path, source: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with written_whole(path) as temporary:
+        temporary.write_text(source, encoding="utf-8", newline="\n")
+
+
+def rows_of(description: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what model.json or code.json records of code."""
+    return description.get("code", [])
