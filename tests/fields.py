@@ -32,6 +32,9 @@ GROUPS = {
 # Fields that name a file or a folder only sometimes, and so are not marked as such.
 MAY_NAME_A_FILE = {"data", "data_root", "weights"}
 
+# What a field takes that may name the user's own code, or be it.
+OWN_CODE = "str | Callable[..., Any]"
+
 # What a field also takes, beside the type that it then has.
 ALSO = {
     "columns": "str",
@@ -44,6 +47,7 @@ HEAD = '''"""The fields of a recipe, for editors and type checkers: written by `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -67,6 +71,7 @@ def own_type(model: type[BaseModel], name: str) -> str:
     """Return the annotation of a field as its class has it, without marks."""
     owner = next(base for base in model.__mro__ if name in inspect.get_annotations(base))
     text = str(inspect.get_annotations(owner)[name])
+    text = text.replace("Reference", OWN_CODE)
     bare = re.sub(r"^Annotated\[(.*), PLACE\]$", r"\1", text)
     if bare != text or name in MAY_NAME_A_FILE:
         bare = bare.replace("str", "str | Path", 1)

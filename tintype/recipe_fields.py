@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -27,7 +28,7 @@ class RecipeFields(TypedDict, total=False):
             runs), or in the images after resizing (runs of earlier versions).
 
     Network and training:
-        model: Network (`tintype list models`).
+        model: Network (`tintype list models`), or your own: my_net.py:Net.
         model_options: Options of the network.
         time: Time limit for the run, such as 90s, 5m or 1h. It ends earlier if its epochs do.
         augment: Augmentation: a preset, or names and values (`tintype list augmentations`).
@@ -172,7 +173,7 @@ class RecipeFields(TypedDict, total=False):
     split_seed: int
     groups: str | None
     split_rule: Literal["from-photos", "at-image-size"]
-    model: str
+    model: str | Callable[..., Any]
     model_options: dict[str, Any]
     time: str | None
     augment: str | dict[str, Any]
