@@ -223,7 +223,7 @@ def test_every_file_in_the_folder_of_a_kind_offers_what_the_kind_has(kind):
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_loading_runs_no_code(module):
     """No pickle is read: torch.load only with weights_only, YAML only by the safe loader with
-    bounds, no eval.
+    bounds, no eval. Programs of torch are opened in one place, which asks for the user's trust.
     """
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
@@ -239,6 +239,12 @@ def test_loading_runs_no_code(module):
             "eval",
             "exec",
             "joblib.load",
+        }
+        assert module == "models.parts.programs" or called not in {
+            "torch.jit.load",
+            "torch.export.load",
+            "torch.package.PackageImporter",
+            "torch.hub.load",
         }
         assert called != "torch.load" or keywords.get("weights_only") == "True"
         assert (

@@ -17,7 +17,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from tintype import api, cli
+from tintype import api, cli, own_code
 from tintype.data.decode import Resize, decode, fit
 from tintype.errors import UserError
 from tintype.progress import Watcher
@@ -26,6 +26,7 @@ from tintype.tasks.classify.export import Export, classified_images
 from tintype.tasks.contract.resizing import Resizer
 from tintype.tasks.restoring import load_task
 from tintype.verbs.export import Exported, export_run, formats
+from tintype.verbs.predict.opening import open_model
 
 SIZES = [(96, 96), (90, 131), (40, 23), (300, 12), (16, 16), (33, 64), (250, 240)]
 HOW = [
@@ -184,7 +185,7 @@ def test_eight_bits_are_smaller_and_the_accuracy_lost_is_stated(colour_run, expo
 # ---- the other formats, the other tasks -------------------------------------------------------------------------------
 
 
-def test_torchscript_and_torch_export_answer_as_the_run_does(colour_run, tmp_path):
+def test_torchscript_and_torch_export_answer_as_the_run_does(colour_run, tmp_path, monkeypatch):
     photo = np.ascontiguousarray(skimage.data.coffee()[:70, 100:190])
     expected = colour_run.predict(photo).probs
     for format, load in (("torchscript", formats.load_torchscript), ("pt2", formats.load_pt2)):
@@ -194,6 +195,14 @@ def test_torchscript_and_torch_export_answer_as_the_run_does(colour_run, tmp_pat
         assert done.checked["top1_same"] == 1
         got = load(done.path, 1)({"images": np.stack([photo] * 3)})
         np.testing.assert_allclose(got, np.stack([expected] * 3), atol=0.02)
+
+        # another process knows nothing of the file
+        monkeypatch.setattr(own_code, "_trusted_content", set())
+        with pytest.raises(UserError, match=rf"can run code.* --trust {done.path}"):
+            open_model(done.path)
+        own_code.trust(done.path)
+        answers = open_model(done.path).predict([photo])
+        np.testing.assert_allclose(next(iter(answers)).probs, expected, atol=0.02)
     extra = {"tintype": ""}
     with pytest.warns(FutureWarning, match="deprecated"):
         torch.jit.load(str(tmp_path / "model.ts"), _extra_files=extra)

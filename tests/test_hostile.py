@@ -8,20 +8,25 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import struct
+import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image, PngImagePlugin
 
-from tintype import api
+from tintype import api, own_code
 from tintype.data.bounds import MOST_SCANS, count_scans
 from tintype.data.cache import DRY_RUN_BYTES, cached_pixels, writing_at_most
 from tintype.data.decode import Unreadable, decode
@@ -34,6 +39,7 @@ from tintype.runs.folder import RunFolder
 from tintype.tasks.upscale.pictures import read_picture
 from tintype.verbs import export as exporting
 from tintype.verbs.board import Board
+from tintype.verbs.export import formats
 from tintype.verbs.study import Study
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -509,6 +515,170 @@ def test_an_export_that_finds_no_room_is_one_line_and_leaves_nothing(finished_ru
         assert code == 2, errors
         assert "cannot write" in errors
         assert not list(tmp_path.iterdir())
+
+
+# ---- programs of torch -------------------------------------------------------------------------------------------------
+
+
+class Creates:
+    """What creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def program_with(path: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """Write a program of torch.export whose entries went through `change`."""
+    content = io.BytesIO()
+    image = torch.rand(2, 3, 8, 8)
+    free = {"input": {0: torch.export.Dim("batch", min=2, max=64)}}
+    program = torch.export.export(torch.nn.Conv2d(3, 3, 3), (image,), dynamic_shapes=free)
+    torch.export.save(program, content)
+    with zipfile.ZipFile(content) as whole, zipfile.ZipFile(path, "w") as out:
+        for name in whole.namelist():
+            out.writestr(name, change(name, whole.read(name)))
+
+
+def pickle_in_a_program(path: Path, mark: Path) -> None:
+    def change(name: str, content: bytes) -> bytes:
+        if name.endswith(".pt"):  # the example inputs
+            return pickle.dumps(Creates(mark))
+        return content
+
+    program_with(path, change)
+
+
+def pickled_weights(path: Path, mark: Path) -> None:
+    def change(name: str, content: bytes) -> bytes:
+        if name.endswith("_weights_config.json"):
+            return content.replace(b'"use_pickle": false', b'"use_pickle": true')
+        if "/weights/weight_" in name:
+            return pickle.dumps(Creates(mark))
+        return content
+
+    program_with(path, change)
+
+
+def code_for(mark: Path) -> str:
+    return f"__import__('pathlib').Path({str(mark)!r}).touch()"
+
+
+def guard_that_runs(path: Path, mark: Path) -> None:
+    def change(name: str, content: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return content
+        graph = json.loads(content)
+        graph["guards_code"] = [f"{code_for(mark)} is None"]
+        return json.dumps(graph).encode()
+
+    program_with(path, change)
+
+
+def expression_that_runs(path: Path, mark: Path) -> None:
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "expr_str" in value:
+                return {**value, "expr_str": code_for(mark)}
+            return {key: changed(inner) for key, inner in value.items()}
+        return [changed(inner) for inner in value] if isinstance(value, list) else value
+
+    def change(name: str, content: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return content
+        return json.dumps(changed(json.loads(content))).encode()
+
+    program_with(path, change)
+
+
+class Opens(torch.nn.Module):
+    """A module of TorchScript that creates a file as soon as it is read."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.path, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.path = state[0]
+        self.training = state[1]
+        assert torch.from_file(state[0], True, 4).numel() == 4
+
+
+def script_that_runs(path: Path, mark: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would rather have torch.export
+        torch.jit.save(torch.jit.script(Opens(str(mark))), str(path))
+
+
+@pytest.mark.parametrize(
+    ("attack", "ending"),
+    [
+        (pickle_in_a_program, "pt2"),
+        (pickled_weights, "pt"),
+        (guard_that_runs, "pt2"),
+        (expression_that_runs, "pth"),
+        (script_that_runs, "ts"),
+    ],
+)
+def test_nothing_in_a_program_runs_unless_it_is_trusted(
+    attack, ending, digit_files, tmp_path, say, monkeypatch
+):
+    monkeypatch.setattr(own_code, "_trusted_content", set())
+    mark = tmp_path / "mark"
+    program = tmp_path / f"program.{ending}"
+    attack(program, mark)
+    for command in (
+        ["predict", program, digit_files / "3"],
+        ["serve", program, "--port", 0],
+        ["upscale", program, digit_files / "3"],
+        ["train", digit_files, "--out", tmp_path / "runs", "--weights", program],
+        # another file is trusted, not this one
+        ["predict", "--trust", __file__, program, digit_files / "3"],
+    ):
+        code, _, errors = say(*command)
+        assert code == 2, command
+        assert errors.count("\n") == 1
+        assert "can run code" in errors
+        assert f"--trust {program}" in errors
+    for command in ("evaluate", "export", "load", "report", "pack", "card"):
+        assert say(command, program)[0] == 2
+    assert not mark.exists()
+    assert not (tmp_path / "runs").exists()
+
+    own_code.trust(program)
+    with suppress(Exception):
+        formats.load_program(program, 1)({"images": np.zeros((2, 3, 8, 8), np.float32)})
+    if not mark.exists():
+        pytest.skip("this version of torch does not run it either")
+
+
+def test_trust_is_in_the_bytes_of_a_program(tmp_path, say, digit_files):
+    mark = tmp_path / "mark"
+    for name in ("mine.ts", "other.ts"):
+        script_that_runs(tmp_path / name, mark)
+    own_code.trust(tmp_path / "mine.ts")
+    with (tmp_path / "mine.ts").open("ab") as file:
+        file.write(b"\0")
+    code, _, errors = say("predict", tmp_path / "mine.ts", digit_files / "3")
+    assert code == 2
+    assert "can run code" in errors
+    assert not mark.exists()
+
+
+def test_a_program_that_is_not_there_cannot_be_trusted(tmp_path, say, digit_files):
+    code, _, errors = say("predict", "x.pt2", digit_files / "3", "--trust", tmp_path / "x.pt2")
+    assert code == 2
+    assert f"there is no file {tmp_path / 'x.pt2'}" in errors
 
 
 # ---- texts in pictures ------------------------------------------------------------------------------------------------

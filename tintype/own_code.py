@@ -8,7 +8,8 @@ A recipe names such code by a *reference*, which is one of
 
 What runs, runs because the user named it: `find` executes the code of a reference, and whoever
 opens a stored run asks `is_trusted` first, since a run folder may come from a stranger. Trust is in
-bytes: code is trusted once the user has named it in this process, by the hash of its file.
+bytes: code is trusted once the user has named it in this process, by the hash of its file. The same
+holds for programs of torch.export and TorchScript, whose reading can run code.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 from pydantic import BeforeValidator
 
 from tintype.errors import OwnCodeError, UserError, unknown_name
+from tintype.files.bounded import read_bytes
 
 IN_PYTHON = "python:"
+PROGRAMS = (".pt2", ".ts", ".pt", ".pth")  # files of torch that may hold code
 
 # {reference: object} of what was given in Python, and {sha256: reference} of all code that was
 # named.
 _given: dict[str, Any] = {}
 _trusted: dict[str, str] = {}
+# Hashes of files of other kinds that were named, or that this process has written.
+_trusted_content: set[str] = set()
 
 # {reference: reference} of what a stored run names, and where the same code was named here.
 _stand_ins: ContextVar[Mapping[str, str]] = ContextVar("_stand_ins", default=MappingProxyType({}))
@@ -182,13 +187,31 @@ def code_of(reference: str) -> Code:
 def trust(what: str | Path | Any) -> Code:
     """Trust a file, a module or an object that the user names for runs that need its code.
 
+    A file that is not Python, such as a program of torch.export, is trusted by its bytes.
+
     Raises:
         UserError: there is no such file or module.
     """
     reference = str(what) if isinstance(what, str | Path) else give(what)
+    if not is_own(reference) and _is_file(reference):
+        sha256 = trust_content(_read_bytes(Path(reference).expanduser()))
+        return Code(reference, sha256, "")
+
     code = code_of(reference)
     _trusted[code.sha256] = absolute(reference)
     return code
+
+
+def trust_content(content: bytes | memoryview) -> str:
+    """Trust a file that is not Python by its bytes, and return their hash."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    _trusted_content.add(sha256)
+    return sha256
+
+
+def is_trusted_content(content: bytes) -> bool:
+    """Return whether the user has named, or this process has written, a file of these bytes."""
+    return hashlib.sha256(content).hexdigest() in _trusted_content
 
 
 def located(reference: str, sha256: str) -> str | None:
@@ -274,6 +297,21 @@ def _file_of(path: str) -> Path:
             "is installed."
         )
     return Path(spec.origin)
+
+
+def _is_file(reference: str) -> bool:
+    """Return whether a reference that names no Python names a file, and not a module."""
+    path = Path(reference).expanduser()
+    return path.is_file() or path.suffix in PROGRAMS or len(path.parts) > 1
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return read_bytes(file)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {file} (looked from {Path.cwd()}).") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}.") from None
 
 
 def _read(file: Path) -> str:

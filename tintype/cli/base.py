@@ -58,6 +58,25 @@ RunsFolder = Annotated[Path, typer.Option(help="Folder that holds the run folder
 Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")]
 
 
+def _trust(named: list[str] | None) -> list[str]:
+    from tintype import own_code
+
+    for what in named or []:
+        own_code.trust(what)
+    return named or []
+
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="FILE",
+        callback=_trust,
+        help="Allow the code in this file, which the run or model needs (may be repeated).",
+    ),
+]
+
+
 def _version(show: bool) -> None:
     if show:
         from tintype.version import __version__

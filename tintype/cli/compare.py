@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tintype.cli.base import LOOK, Device, Json, app
+from tintype.cli.base import LOOK, Device, Json, Trust, app
 
 
 @app.command(rich_help_panel=LOOK)
@@ -35,6 +35,7 @@ def compare(
         ),
     ] = None,
     device: Device = "auto",
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Say which of several runs is better, by how much, and whether it could be luck."""

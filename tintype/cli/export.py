@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tintype.cli.base import USE, Json, Run, app
+from tintype.cli.base import USE, Json, Run, Trust, app
 
 
 @app.command(rich_help_panel=USE)
@@ -43,6 +43,7 @@ def export(
             help="Largest loss to accept with --int8 (default: 2 points of accuracy or 0.3 dB).",
         ),
     ] = None,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Export the model to one file for other programs, checked on real images first."""

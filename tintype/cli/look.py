@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tintype.cli.base import LOOK, DataRoot, Device, Json, Run, RunsFolder, app
+from tintype.cli.base import LOOK, DataRoot, Device, Json, Run, RunsFolder, Trust, app
 
 
 @app.command(rich_help_panel=LOOK)
@@ -55,6 +55,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "auto",
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Measure a finished run again, on its own data or on another set.

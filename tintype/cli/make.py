@@ -20,6 +20,7 @@ from tintype.cli.base import (
     Steps,
     Threads,
     TrainingDevice,
+    Trust,
     Weights,
     app,
 )
@@ -113,6 +114,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done, then exit.")
     ] = False,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Train a model, measure it honestly, and write a report."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tintype.cli.base import USE, Device, Port, app
+from tintype.cli.base import USE, Device, Port, Trust, app
 
 
 @app.command(rich_help_panel=USE)
@@ -53,6 +53,7 @@ def serve(
         int | None,
         typer.Option(min=1, help="CPU threads (default: one fewer than PyTorch would use)."),
     ] = None,
+    trust: Trust = None,
     device: Device = "auto",
 ) -> None:
     """Serve models over HTTP, with a web page to try them."""

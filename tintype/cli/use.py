@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tintype.cli.base import USE, Device, Json, Run, app
+from tintype.cli.base import USE, Device, Json, Run, Trust, app
 from tintype.errors import UserError
 
 
@@ -73,6 +73,7 @@ def predict(
         ),
     ] = None,
     device: Device = "auto",
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Say what is in photos, in a few or in a million."""
@@ -125,6 +126,7 @@ def generate(
     interpolate: Annotated[
         bool, typer.Option("--interpolate", help="Blend from each image to the next in 8 steps.")
     ] = False,
+    trust: Trust = None,
     device: Device = "auto",
 ) -> None:
     """Generate images with a finished run."""
@@ -159,6 +161,7 @@ def upscale(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     device: Device = "auto",
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Enlarge photos with a super-resolution run."""

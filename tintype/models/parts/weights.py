@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tintype.errors import UserError
+from tintype.models.parts import programs
 
 LONGEST_HEADER = 100_000_000  # bytes, of safetensors
 DEEPEST = 3  # dicts inside dicts of a training state
@@ -65,11 +66,6 @@ _BY_START: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF"),
 )  # fmt: skip
 _IN_A_ZIP: tuple[tuple[str, str], ...] = (
-    (r"(^|/)code/.*\.py$|(^|/)constants\.pkl$", "a TorchScript archive, which holds a program"),
-    (
-        r"(^|/)(archive_format|serialized_exported_program\.json)$|(^|/)models/.*\.json$",
-        "a program of torch.export",
-    ),
     (r"(^|/)model\.weights\.h5$", "a Keras file"),
     (r"\.npy$", "an archive of NumPy arrays"),
 )
@@ -152,6 +148,8 @@ def _kind_of_zip(path: Path) -> str | None:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return None  # damaged, which its reader says
+    if program := programs.kind_among(names):
+        return program
     for pattern, kind in _IN_A_ZIP:
         if any(re.search(pattern, name) for name in names):
             return kind
@@ -202,10 +200,14 @@ def read_weights(path: Path) -> WeightFile:
 def read_content(path: Path) -> tuple[Any, dict[str, str]]:
     """Return what a weight file holds, tensors in dicts, and the metadata of a safetensors file.
 
+    Of a program that the user trusts, these are its parameters and buffers.
+
     Raises:
         UserError: damaged, of another kind, or only to be read by running code.
     """
     kind = other_kind(path)
+    if kind is not None and programs.kind_of(path):
+        return programs.open_program(path, instead=EXPECTED).tensors, {}
     if kind is not None:
         verb = "holds" if kind.startswith("a link") else "is"
         raise UserError(f"{path} {verb} {kind}. {EXPECTED}")

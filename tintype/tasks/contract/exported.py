@@ -1,4 +1,4 @@
-"""Files of `tintype export`, opened by ONNX Runtime, with what each says of itself; no torch."""
+"""Files of `tintype export`, with what each says of itself; ONNX Runtime needs no torch."""
 
 from __future__ import annotations
 
@@ -41,16 +41,45 @@ def open_session(path: Path, threads: int | None = None) -> Any:
         raise UserError(f"{path} cannot be read as an ONNX model: {reason}") from None
 
 
-def read_about(path: Path, session: Any) -> dict[str, Any]:
+def is_exported(path: Path) -> bool:
+    """Return whether a file is a model in one of the formats of `tintype export`."""
+    if path.suffix.lower() == ".onnx":
+        return True
+    if path.suffix.lower() == ".zip" or not path.is_file():
+        return False
+    from tintype.models.parts import programs  # which needs torch
+
+    return programs.kind_of(path) is not None
+
+
+def open_file(path: Path, threads: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """Return what computes an exported file, by `run(None, inputs)`, and what the file says of it.
+
+    Raises:
+        UserError: it cannot be read, was not made by tintype or by a newer one, or is a program
+            that the user does not trust.
+    """
+    if path.suffix.lower() == ".onnx":
+        session = open_session(path, threads)
+        text = session.get_modelmeta().custom_metadata_map.get(ABOUT)
+        return session, _about(path, text, "an ONNX model")
+
+    from tintype.models.parts import programs
+
+    instead = "An .onnx file and a run folder hold data alone."
+    program = programs.open_program(path, ABOUT, instead)
+    return program, _about(path, program.extra or None, "a program of torch")
+
+
+def _about(path: Path, text: str | None, kind: str) -> dict[str, Any]:
     """Return what an exported file says of itself: task, classes, preprocessing, recipe.
 
     Raises:
         UserError: tintype did not make it, or a newer one did.
     """
-    text = session.get_modelmeta().custom_metadata_map.get(ABOUT)
     if text is None:
         raise UserError(
-            f"{path} is an ONNX model, but not one of `tintype export`: "
+            f"{path} is {kind}, but not one of `tintype export`: "
             "it does not say what its answers mean."
         )
 

@@ -6,17 +6,14 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from tintype import own_code
 from tintype.errors import UserError
+from tintype.models.parts import programs
 from tintype.tasks.contract.export import Answer, Graph
 from tintype.tasks.contract.exported import ABOUT, open_session
 
@@ -61,7 +58,7 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
             "Try --fp16, or --format pt2."
         )
 
-    with _quiet():
+    with programs.quiet():
         program = torch.onnx.export(
             graph.module,
             tuple(graph.inputs.values()),
@@ -126,9 +123,9 @@ def _name_sides(graph: Any, dynamic: dict[str, dict[int, str]]) -> None:
 
 def write_pt2(graph: Graph, path: Path, about: dict[str, Any]) -> None:
     """Write what `torch.export.load` reads; what belongs to the model lies in its extra file
-    "tintype".
+    "tintype". This process may open it.
     """
-    with _quiet(), torch.no_grad():
+    with programs.quiet(), torch.no_grad():
         program = torch.export.export(
             graph.module, tuple(graph.inputs.values()), dynamic_shapes=_dynamic(graph)
         )
@@ -136,18 +133,20 @@ def write_pt2(graph: Graph, path: Path, about: dict[str, Any]) -> None:
         torch.export.save(
             program, content, extra_files={ABOUT: json.dumps(about, ensure_ascii=False)}
         )
+    own_code.trust_content(content.getbuffer())
     path.write_bytes(content.getbuffer())
 
 
 def write_torchscript(graph: Graph, path: Path, about: dict[str, Any]) -> None:
     """Write what `torch.jit.load` reads, C++ included; what belongs to the model lies in its extra
-    file "tintype".
+    file "tintype". This process may open it.
     """
-    with _quiet(), torch.no_grad():
+    with programs.quiet(), torch.no_grad():
         traced = torch.jit.trace(graph.module, tuple(graph.inputs.values()), check_trace=False)
         # In memory first: where a disk is full, torch's own writer ends the whole process.
         content = io.BytesIO()
         torch.jit.save(traced, content, _extra_files={ABOUT: json.dumps(about, ensure_ascii=False)})
+    own_code.trust_content(content.getbuffer())
     path.write_bytes(content.getbuffer())
 
 
@@ -164,46 +163,11 @@ def load_onnx(path: Path, threads: int) -> Answer:
     return lambda inputs: session.run(None, inputs)[0]
 
 
-def load_pt2(path: Path, threads: int) -> Answer:
-    """Return a function that computes the program in a file of torch.export."""
+def load_program(path: Path, threads: int) -> Answer:
+    """Return a function that computes a program of torch.export or TorchScript which is trusted."""
     del threads  # torch's own
-    with _quiet():
-        module = torch.export.load(path).module()
-    return lambda inputs: _computed(module, inputs)
+    program = programs.open_program(path)
+    return lambda inputs: program.run(None, inputs)[0]
 
 
-def load_torchscript(path: Path, threads: int) -> Answer:
-    """Return a function that computes the program in a TorchScript file."""
-    del threads
-    with _quiet():
-        module = torch.jit.load(str(path), map_location="cpu")
-    return lambda inputs: _computed(module, inputs)
-
-
-@torch.inference_mode()
-def _computed(module: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    return module(
-        *(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values())
-    ).numpy()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters: the check afterwards finds what matters of their warnings.
-
-    torch calls TorchScript deprecated on every use; our documentation says it once.
-    """
-    loud = [
-        logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
-    ]
-    levels = [logger.level for logger in loud]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loud:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loud, levels, strict=True):
-                logger.setLevel(level)
+load_pt2 = load_torchscript = load_program

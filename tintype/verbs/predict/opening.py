@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from tintype.errors import UserError
 from tintype.plugins import find_part
-from tintype.tasks.contract.exported import intact, open_session, read_about
+from tintype.tasks.contract.exported import intact, is_exported, open_file
 from tintype.tasks.contract.predict import Predictor, PredictPart
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def open_model(model: Path, device: str = "auto") -> Predictor:
     Raises:
         UserError: it is none of them, or its task does not predict.
     """
-    if model.suffix.lower() == ".onnx":
+    if is_exported(model):
         if device not in ("auto", "cpu"):
             raise UserError(
                 f"an exported model computes on the CPU here, not on {device}. Leave --device out."
@@ -43,14 +43,13 @@ def open_run(run: RunFolder, device: str = "auto") -> Predictor:
 
 
 def open_exported(path: Path, threads: int | None = None) -> Predictor:
-    """Return the model in an ONNX file of `tintype export`.
+    """Return the model in a file of `tintype export`.
 
     Raises:
-        UserError: the file cannot be read, was not made by tintype or by a newer one, or its task
-            does not predict.
+        UserError: the file cannot be read, was not made by tintype or by a newer one, is a program
+            that is not trusted, or its task does not predict.
     """
-    session = open_session(path, threads)
-    about = read_about(path, session)
+    session, about = open_file(path, threads)
     part = _part(str(about.get("task")))
     with intact(path):
         return part.open_exported(session, about)
