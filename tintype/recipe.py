@@ -101,6 +101,10 @@ class TaskOptions(BaseModel):
     needs_test: ClassVar[bool] = True
     lends_network: ClassVar[bool] = False
 
+    def idle(self) -> Mapping[str, str]:
+        """Return the options that have no effect beside others, each with the reason."""
+        return {}
+
     def places(self) -> dict[str, str]:
         """Return the options that name a file or a folder, or may do so."""
         marked = [

@@ -95,6 +95,14 @@ class RecipeFields(TypedDict, total=False):
     Only of tasks classify, generate and regress:
         channels: Channels: 1 for grey, 3 for colour (default: as the images are).
 
+    Only of tasks classify, generate, regress and upscale:
+        loss: (classify) Loss: cross-entropy, or one of your own, such as my_loss.py:focal.
+            (generate) Adversarial loss: bce, minimax, hinge, wgan-gp or relativistic; flow for flow
+            matching (default: the first that the network can take). (regress) Loss: huber (smooth
+            L1), mse (squared error), mae (absolute error), or one of your own, such as
+            my_loss.py:pinball. (upscale) Loss: mse, l1, charbonnier, ssim or perceptual, or several
+            with weights: {mse: 1, perceptual: 0.01}. adversarial needs another one beside it.
+
     Only of task classify:
         label_smoothing: Part of the target that is spread over all classes.
         one_hot: Whether targets are one-hot vectors; the result is the same as with integers.
@@ -103,13 +111,6 @@ class RecipeFields(TypedDict, total=False):
         tta: Views of an image that are averaged when predicting.
         flips: auto leaves out flips that would change the class of a photo. This is decided before
             training, and recorded.
-
-    Only of tasks generate, regress and upscale:
-        loss: (generate) Adversarial loss: bce, minimax, hinge, wgan-gp or relativistic; flow for
-            flow matching (default: the first that the network can take). (regress) Loss: huber
-            (smooth L1), mse (squared error), or mae (absolute error). (upscale) Loss: mse, l1,
-            charbonnier, ssim or perceptual, or several with weights: {mse: 1, perceptual: 0.01}.
-            adversarial needs another one beside it.
 
     Only of tasks generate and upscale:
         discriminator_lr: Factor on the learning rate of the discriminator.
@@ -219,13 +220,13 @@ class RecipeFields(TypedDict, total=False):
     unfreeze: float
     freeze_norm: bool
     channels: Literal[1, 3] | None
+    loss: str | Callable[..., Any] | dict[str, float] | None
     label_smoothing: float
     one_hot: bool
     class_weights: Literal["balanced"] | list[float] | None
     resolutions: list[tuple[float, int]]
     tta: Literal["none", "flip", "flip-shift"]
     flips: Literal["as-stated", "auto"]
-    loss: str | Literal["huber", "mse", "mae"] | dict[str, float] | None
     discriminator_lr: float
     discriminator_steps: int
     generator_steps: int

@@ -78,6 +78,9 @@ def train(
             help="Augmentation: a preset such as light, or a list such as flip,crop=4,rotate=15."
         ),
     ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Loss, such as one of your own: my_loss.py:focal.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Random seed (weights, order, augmentation, dropout).")
     ] = None,
@@ -126,7 +129,8 @@ def train(
         "data": data, "data_root": data_root, "test_fraction": _number(test), "groups": groups,
         "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
         "lr": _number(lr), "weights": weights, "tune": tune, "time": time, "image_size": image_size,
-        "augment": augment, "seed": seed, "device": device, "precision": precision, "track": track,
+        "augment": augment, "loss": loss, "seed": seed, "device": device, "precision": precision,
+        "track": track,
         "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}

@@ -9,6 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tintype.own_code import name_of
 from tintype.pages.section import Section
 
 
@@ -39,6 +40,21 @@ class Equation:
         with matplotlib.rc_context({"svg.hashsalt": "tintype"}):  # the same bytes each time
             figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
         return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def own_equation(who: str, reference: str) -> Equation:
+    """Return what stands in place of the formula of a loss of the user's own."""
+    name = name_of(reference)
+    spelled = name.replace("_", r"\_")
+    note = (
+        f"The own loss {name} ({reference}) says how far the outputs of the network are from the "
+        "targets of a batch. tintype does not know its formula."
+    )
+    return Equation(
+        f"{who[:1].upper()}{who[1:]} minimises the own loss {name}",
+        rf"L = \mathrm{{{spelled}}}(\mathrm{{outputs}}, \mathrm{{targets}})",
+        note,
+    )
 
 
 def equations_section(equations: Sequence[Equation]) -> Section | None:

@@ -88,6 +88,25 @@ FINE_TUNE: dict[str, Any] = {
 }
 
 
+def without_idle(recipe: Recipe, asked: Collection[str]) -> tuple[Recipe, list[Choice]]:
+    """Return the recipe without options that have no effect beside others.
+
+    Raises:
+        UserError: the user has set one.
+    """
+    fields = type(recipe.options).model_fields
+    usual = {field: fields[field].get_default() for field in recipe.options.idle()}
+    changes = {name: value for name, value in usual.items() if getattr(recipe, name) != value}
+
+    choices = []
+    for name in changes:
+        why = recipe.options.idle()[name]
+        if name in asked:
+            raise UserError(f"{name} has no effect here: {why}. Leave it out.")
+        choices.append(Choice(name.replace("_", " "), "none", why))
+    return (recipe.replace(**changes) if changes else recipe), choices
+
+
 def choose_model(
     recipe: Recipe,
     device: torch.device,

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tintype import own_code
 from tintype.data.source import DataSplits, ImageSource, StoredSource
 from tintype.errors import UserError
 from tintype.hardware.arithmetic import choose_threads, computing
@@ -27,7 +28,7 @@ from tintype.runs import code
 from tintype.runs.folder import RunFolder
 from tintype.runs.model import save_model
 from tintype.tracking import check_trackers, tracked
-from tintype.training.automatic import open_settings
+from tintype.training.automatic import open_settings, without_idle
 from tintype.training.engine import Engine
 from tintype.training.measure import measure_run
 from tintype.training.prepare import Prepared, prepare
@@ -66,6 +67,8 @@ def plan(
     watcher.note(f"training {kind}")
     own_recipe = kind == "a Recipe" or kind.startswith("recipe file")
     asked = recipe.stated().keys() if own_recipe else changed
+    recipe, idle = without_idle(recipe, asked)
+    choices = [*choices, *idle]
     prepared = prepare(recipe, watcher, asked, choices, free=free)
 
     # afterwards, since a loader that reads the folder says better what belongs into it
@@ -284,6 +287,11 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         field: str(Path(file).expanduser().resolve())
         for field, file in recipe.options.places().items()
         if Path(file).expanduser().exists()
+    }
+    changes |= {
+        field: own_code.absolute(value)
+        for field, value in recipe.fields().items()
+        if own_code.is_own(value)
     }
     weights = recipe.fields().get("weights")
     if weights and weights not in ("default", "none"):

@@ -22,7 +22,11 @@ from tintype.tasks.classify import metrics
 from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, abstaining, fit_temperature
 from tintype.tasks.classify.verdict import ClassCounts, Verdict, fit_verdict
 from tintype.tasks.contract.evaluation import EvaluatedSet, Kind
+from tintype.tasks.own_loss import TRIED, OwnLoss
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
+
+OWN_LOSS = "own_loss"  # what the user's own loss is called among the figures
+MIXING = {"mixup", "cutmix"}  # augmentations after which targets are (N, K)
 
 PREDICTIONS_HEADER = [
     "split",
@@ -52,6 +56,8 @@ class Classify(Task):
         network: maps normalised images (N, C, H, W) float32 to logits (N, K).
         spec: shape, classes and statistics of the images.
         augment: preset or mapping, see tintype.augment.
+        loss: what is minimised in place of the cross-entropy. It is measured on validation too,
+            as the figure `own_loss`.
         label_smoothing: part of each target spread evenly over all classes (Szegedy et al. 2016).
         class_weights: None, "balanced" or one weight for each class.
         train_targets: (N,) int64, for balanced class weights.
@@ -79,6 +85,7 @@ class Classify(Task):
         device: torch.device,
         *,
         augment: str | dict | None = None,
+        loss: OwnLoss | None = None,
         label_smoothing: float = 0.0,
         class_weights: str | Sequence[float] | None = None,
         train_targets: Tensor | None = None,
@@ -100,6 +107,7 @@ class Classify(Task):
         self.abstain: list[dict[str, Any]] = []
 
         self.augment = Augment(augment, mixable=spec.target.mixable)
+        self.own_loss = loss
         self.label_smoothing = label_smoothing
         self.one_hot = one_hot
         self.resolutions = list(resolutions)
@@ -108,6 +116,11 @@ class Classify(Task):
         if class_weights is not None and train_targets is not None:
             weights = losses.class_weights(train_targets, spec.num_classes, class_weights)
         self.class_weights = None if weights is None else weights.to(device)
+        if loss is not None:
+            self.watched = (*self.watched, OWN_LOSS)
+            self.monitors = {**self.monitors, OWN_LOSS: False}
+            if train_targets is not None:
+                loss.try_on(self._targets(train_targets[:TRIED]), spec.num_classes)
 
         # (x / 255 - mean) / std as one multiplication and one addition on 0..255 values.
         mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
@@ -148,10 +161,28 @@ class Classify(Task):
 
         with autocast(self.device, self.dtype):
             logits = self.networks[self.main](images)
-        loss = losses.cross_entropy(
+        figures = {"train_accuracy": losses.batch_accuracy(logits, targets)}
+        return self.objective(logits, targets), figures
+
+    def objective(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return what is minimised, a scalar in float32; targets are (N,) int64 or mixed (N, K)."""
+        if self.own_loss is not None:
+            return self.own_loss(logits, targets)
+        return losses.cross_entropy(
             logits, targets, label_smoothing=self.label_smoothing, class_weights=self.class_weights
         )
-        return loss, {"train_accuracy": losses.batch_accuracy(logits, targets)}
+
+    def _targets(self, targets: Tensor) -> Tensor:
+        """Return targets (N,) in the form of training: (N, K) where it mixes images."""
+        mixed = self.one_hot or not MIXING.isdisjoint(self.augment.options)
+        return self.spec.target.mixable(targets) if mixed else targets
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.own_loss is None else self.own_loss.in_checkpoint()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if self.own_loss is not None:
+            self.own_loss.from_checkpoint(state)
 
     def _resized(self, images: Tensor, progress: float) -> Tensor:
         """Return images as wide as `resolutions` has them at this point of the run."""
@@ -253,12 +284,22 @@ class Classify(Task):
         self.choose(source)
         groups = self._group_names(source)
         tally = metrics.Tally(self.spec.num_classes)
+        logits: list[Tensor] = []  # for figures of the user's own, which need all of them
 
         for answers in self._answers(network, source):
+            if self.own_loss is not None:
+                logits.append(answers.logits)
             names = None if groups is None else [groups[int(i)] for i in answers.index]
             targets = source.targets[answers.index].numpy()
             tally.update(self.softmax(answers.logits).numpy(), targets, names)
-        return tally.compute()
+        own = self._own_figures(torch.cat(logits), source.targets) if logits else {}
+        return {**tally.compute(), **own}
+
+    def _own_figures(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the figures of the user's own for logits (N, K) and targets (N,)."""
+        if self.own_loss is None:
+            return {}
+        return {OWN_LOSS: self.own_loss.measure(logits, self._targets(targets))}
 
     def _group_names(self, source: ImageSource) -> list[str | None] | None:
         """Return the group of each image, None for one that stands alone; None where all do."""
@@ -291,10 +332,12 @@ class Classify(Task):
         Args:
             answers: logits, targets and, where there are any, features and groups, all (N, ...).
         """
-        probabilities = self.softmax(torch.from_numpy(answers["logits"])).numpy()
+        logits = torch.from_numpy(answers["logits"])
+        probabilities = self.softmax(logits).numpy()
         figures = metrics.classification_figures(
             probabilities, answers["targets"], answers.get("groups")
         )
+        figures |= self._own_figures(logits, torch.from_numpy(answers["targets"]))
         return Evaluation(figures, {**answers, "probabilities": probabilities})
 
     def summarise(

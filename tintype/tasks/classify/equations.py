@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tintype.pages.equations import Equation, equations_section
+from tintype.pages.equations import Equation, equations_section, own_equation
 from tintype.pages.section import Section
 from tintype.runs.reading import RunFiles
+from tintype.tasks.classify.options import LOSSES
 
 CROSS_ENTROPY = {
     "plain": r"L = -\frac{1}{N} \sum_{i=1}^{N} \log\, p_{i,y_i}",
@@ -21,6 +22,9 @@ CROSS_ENTROPY = {
 
 
 def equations_of(recipe: Mapping[str, Any]) -> list[Equation]:
+    own = recipe.get("loss", LOSSES[0])
+    if own not in LOSSES:
+        return [own_equation("the network", own)]
     weights, smoothing = recipe.get("class_weights"), recipe.get("label_smoothing")
     kind = {
         (False, False): "plain",

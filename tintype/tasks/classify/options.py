@@ -7,7 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from tintype.own_code import Reference, is_own
 from tintype.tasks.contract.options import ColourOptions, TransferOptions
+
+LOSSES = ("cross-entropy",)
 
 DEFAULT = True  # the task of a recipe, a data set or a network that names none
 
@@ -43,6 +46,10 @@ class Options(ColourOptions, TransferOptions):
     needs_test: ClassVar[bool] = False
     lends_network: ClassVar[bool] = True
 
+    loss: Reference = Field(
+        default="cross-entropy",
+        description="Loss: cross-entropy, or one of your own, such as my_loss.py:focal.",
+    )
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Part of the target that is spread over all classes."
     )
@@ -67,6 +74,19 @@ class Options(ColourOptions, TransferOptions):
         description="auto leaves out flips that would change the class of a photo. This is decided "
         "before training, and recorded.",
     )
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, loss: str) -> str:
+        if loss not in LOSSES and not is_own(loss):
+            raise ValueError(f"expected {' or '.join(LOSSES)}, or a file such as my_loss.py:focal")
+        return loss
+
+    def idle(self) -> Mapping[str, str]:
+        if self.loss in LOSSES:
+            return {}
+        why = "a loss of your own sees the targets as they are"
+        return {"label_smoothing": why, "class_weights": why}
 
     @field_validator("resolutions")
     @classmethod

@@ -138,6 +138,7 @@ LABELS = {
     "balanced_accuracy": ("Balanced accuracy", words.percent),
     "macro_f1": ("Macro F1", words.percent),
     "loss": ("Log loss", words.fixed),
+    "own_loss": ("Own loss", words.fixed),
     "calibration_error": ("Calibration error, debiased", words.percent),
     "expected_calibration_error": ("Expected calibration error", words.percent),
     "calibration_error_if_perfect": ("… of a perfectly calibrated model", words.percent),
@@ -177,7 +178,9 @@ def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = Tru
     """
     x = metrics.get("epoch") or metrics.get("step") or []
     loss = figures.noisy(x, metrics.get("loss", []), smooth=smooth)
-    val_loss = figures.column("validation", x, metrics.get("val_loss", []), "val", "points")
+    # A loss of the user's own is measured on validation too, beside the log loss.
+    measured = metrics.get("val_own_loss") or metrics.get("val_loss", [])
+    val_loss = figures.column("validation", x, measured, "val", "points")
     batches = figures.noisy(x, metrics.get("train_accuracy", []), smooth=smooth)
     clean = figures.column(
         "training, not augmented", x, metrics.get("clean_train_accuracy", []), "train", "points"

@@ -14,7 +14,9 @@ from tintype.models.parts.own import try_out
 from tintype.own_code import is_own
 from tintype.plugins import check_model_is_for
 from tintype.tasks.classify.classifier import Classify
+from tintype.tasks.classify.options import LOSSES
 from tintype.tasks.classify.transfer import transfer
+from tintype.tasks.own_loss import OwnLoss
 
 __all__ = ["Classify", "make", "restore"]
 
@@ -28,6 +30,7 @@ def make(
     model_options: dict[str, Any],
     seed: int,
     augment: str | dict[str, Any],
+    loss: str,
     label_smoothing: float,
     class_weights: str | Sequence[float] | None,
     one_hot: bool,
@@ -52,6 +55,7 @@ def make(
     settings: dict[str, Any] = {
         "dtype": dtype,
         "augment": augment,
+        "loss": None if loss in LOSSES else OwnLoss(loss, device),
         "label_smoothing": label_smoothing,
         "one_hot": one_hot,
         "class_weights": class_weights,

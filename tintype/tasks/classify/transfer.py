@@ -203,6 +203,9 @@ class HeadOnly(Transfer):
 
     chooses = "the head"
 
+    def _targets(self, targets: Tensor) -> Tensor:
+        return targets  # features of images that are never mixed
+
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "head": self.hidden}
 
@@ -234,7 +237,7 @@ class HeadOnly(Transfer):
         )
         logits = self.bank(views[torch.arange(len(views), device=views.device), chosen])
         targets = batch.targets.to(self.device)
-        fit = torch.stack([self._fit(each, targets) for each in logits])
+        fit = torch.stack([self.objective(each, targets) for each in logits])
         chosen_logits = logits[int(self.bank.chosen)]
         figures = {
             "loss": fit.mean(),
@@ -242,11 +245,6 @@ class HeadOnly(Transfer):
         }
 
         return (fit + self._penalties()).sum(), figures
-
-    def _fit(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return losses.cross_entropy(
-            logits, targets, label_smoothing=self.label_smoothing, class_weights=self.class_weights
-        )
 
     def _penalties(self) -> Tensor:
         sums = [

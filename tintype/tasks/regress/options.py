@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from tintype.own_code import Reference, is_own
 from tintype.tasks.contract.options import ColourOptions, TransferOptions
+
+LOSSES = ("huber", "mse", "mae")
 
 
 class Options(ColourOptions, TransferOptions):
@@ -33,9 +36,10 @@ class Options(ColourOptions, TransferOptions):
         default=None,
         description="Where the names of the photos hold the numbers, such as '{age}_*.jpg'.",
     )
-    loss: Literal["huber", "mse", "mae"] = Field(
+    loss: Reference = Field(
         default="huber",
-        description="Loss: huber (smooth L1), mse (squared error), or mae (absolute error).",
+        description="Loss: huber (smooth L1), mse (squared error), mae (absolute error), or one of "
+        "your own, such as my_loss.py:pinball.",
     )
     level: float = Field(
         default=0.9,
@@ -48,6 +52,14 @@ class Options(ColourOptions, TransferOptions):
         description="Whether the numbers are angles in the picture: flips negate them, and "
         "augmentations that turn it are refused.",
     )
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, loss: str) -> str:
+        if loss not in LOSSES and not is_own(loss):
+            known = ", ".join(LOSSES)
+            raise ValueError(f"expected {known}, or a file such as my_loss.py:pinball")
+        return loss
 
     @field_validator("columns", mode="before")
     @classmethod

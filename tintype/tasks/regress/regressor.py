@@ -17,6 +17,7 @@ from tintype.errors import UserError
 from tintype.hardware.device import autocast
 from tintype.models.parts.contracts import StartsFromImages
 from tintype.tasks.losses import check_finite
+from tintype.tasks.own_loss import TRIED, OwnLoss
 from tintype.tasks.regress import conformal, metrics
 from tintype.tasks.regress.objective import (
     SCALE_WEIGHT,
@@ -24,6 +25,7 @@ from tintype.tasks.regress.objective import (
     scale_loss,
     split_outputs,
 )
+from tintype.tasks.regress.options import LOSSES
 from tintype.tasks.regress.outcome import summarise
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
@@ -44,7 +46,10 @@ class Regress(Task):
         columns: the names of the K numbers.
         mean: (K,) of the training numbers.
         deviation: (K,) of the training numbers.
-        loss: "mse", "mae" or "huber".
+        loss: "mse", "mae" or "huber", or what the recipe calls a loss of the user's own.
+        own_loss: that loss, of numbers and targets (N, K) in deviations; without it, as in a model
+            that was loaded, the figures are without the loss.
+        train_targets: (N, K), on which it is tried.
         level: the part of new images whose number the predictive interval is to hold.
         angle: whether the numbers are angles in the picture.
         augment: preset or mapping, see tintype.augment.
@@ -73,6 +78,8 @@ class Regress(Task):
         mean: Sequence[float],
         deviation: Sequence[float],
         loss: str = "huber",
+        own_loss: OwnLoss | None = None,
+        train_targets: Tensor | None = None,
         level: float = 0.9,
         angle: bool = False,
         augment: str | dict[str, Any] | None = None,
@@ -98,6 +105,10 @@ class Regress(Task):
         self.deviation = list(deviation)
         self._mean = torch.tensor(self.mean, device=device)
         self._deviation = torch.tensor(self.deviation, device=device)
+
+        self.own_loss = own_loss
+        if own_loss is not None and train_targets is not None:
+            own_loss.try_on(self.standardised(train_targets[:TRIED]), len(self.columns))
 
         options = resolve(augment)
         self.mirrored = _mirrored_angles(options) if angle else 0.0
@@ -149,11 +160,16 @@ class Regress(Task):
     def _objective(self, outputs: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what is minimised, and what is logged; `wanted` (N, K) is in deviations."""
         numbers, log_scales = split_outputs(outputs)
-        error = regression_loss(self.kind, numbers, wanted)
+        error = self._error(numbers, wanted)
         total = error + SCALE_WEIGHT * scale_loss(log_scales, numbers - wanted)
 
         off = ((numbers - wanted).detach().abs() * self._deviation).mean()
         return total, {"loss": error.detach(), "train_mae": off}
+
+    def _error(self, numbers: Tensor, wanted: Tensor) -> Tensor:
+        if self.own_loss is not None:
+            return self.own_loss(numbers, wanted)
+        return regression_loss(self.kind, numbers, wanted)
 
     def _augmented(self, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:
         """Return images as the network trains on them, and the numbers that then hold of them."""
@@ -173,6 +189,13 @@ class Regress(Task):
             targets = torch.where(chosen.to(targets.device)[:, None], -targets, targets)
 
         return images, targets
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.own_loss is None else self.own_loss.in_checkpoint()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if self.own_loss is not None:
+            self.own_loss.from_checkpoint(state)
 
     @torch.no_grad()
     def predict(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,7 +268,10 @@ class Regress(Task):
         numbers, wanted = (
             self.standardised(torch.from_numpy(details[key])) for key in ("predictions", "targets")
         )
-        figures["loss"] = float(regression_loss(self.kind, numbers, wanted))
+        if self.own_loss is not None:
+            figures["loss"] = self.own_loss.measure(numbers, wanted)
+        elif self.kind in LOSSES:
+            figures["loss"] = float(regression_loss(self.kind, numbers, wanted))
         return Evaluation(figures, details)
 
     def summarise(

@@ -29,6 +29,7 @@ from tintype.runs.reading import RunFiles
 from tintype.runs.summary import by_groups, with_clean_rows
 from tintype.tasks.regress.answers import read_answers
 from tintype.tasks.regress.charts import Answers, agreement, residuals
+from tintype.tasks.regress.equations import learning
 from tintype.tasks.regress.metrics import in_digits
 
 FIGURE_NAMES = {
@@ -292,6 +293,7 @@ SECTIONS = (
     samples,
     history,
     range_test,
+    learning,
     making,
 )
 FIGURES: Mapping[str, Callable[[RunFiles], Drawing | None]] = {

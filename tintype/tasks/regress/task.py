@@ -16,6 +16,8 @@ from tintype.models import build_model
 from tintype.models.parts.own import try_out
 from tintype.own_code import is_own
 from tintype.plugins import check_model_is_for
+from tintype.tasks.own_loss import OwnLoss
+from tintype.tasks.regress.options import LOSSES
 from tintype.tasks.regress.regressor import Regress
 
 TARGETS = ("numbers",)
@@ -73,6 +75,8 @@ def make(
     settings: dict[str, Any] = {
         "columns": columns, "mean": mean, "deviation": deviation, "loss": loss, "level": level,
         "angle": angle, "augment": augment, "dtype": dtype,
+        "own_loss": None if loss in LOSSES else OwnLoss(loss, device),
+        "train_targets": splits.train.targets,
     }  # fmt: skip
 
     if weights in (None, "none"):

@@ -1,0 +1,239 @@
+"""Losses, metrics, augmentations, optimizers and watchers of the user's own, on digits."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tintype import api
+from tintype.errors import UserError
+from tintype.progress import Watcher
+from tintype.recipe import Recipe
+from tintype.runs.folder import RunFolder
+from tintype.tasks import losses
+
+pytestmark = pytest.mark.usefixtures("short_reports")
+
+FOCAL = """\
+import torch
+
+
+def focal(outputs, targets):
+    own = -torch.log_softmax(outputs, 1).gather(1, targets[:, None])[:, 0]
+    return (1 - torch.exp(-own)) ** 2 * own
+"""
+
+
+def metrics_of(run: api.Run | RunFolder) -> list[dict[str, str]]:
+    with (run.path / "metrics.csv").open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def weights_of(run: api.Run | RunFolder) -> bytes:
+    return (run.path / "model.safetensors").read_bytes()
+
+
+# ---- losses --------------------------------------------------------------------------------------
+
+
+def test_an_own_loss_trains_as_the_same_built_in_one(tiny, tmp_path: Path) -> None:
+    def same(outputs: Tensor, targets: Tensor) -> Tensor:
+        return losses.cross_entropy(outputs, targets)
+
+    built_in = api.train(tiny(), out=tmp_path, name="built-in", watcher=Watcher())
+    own = api.train(tiny(loss=same), out=tmp_path, name="own", watcher=Watcher())
+    assert weights_of(own) == weights_of(built_in)
+    assert own.recipe.fields()["loss"] == "python:same"
+
+    # one number for each image, and a module of torch, are the same but for the last bits
+    each = api.train(tiny(), loss=_each, out=tmp_path, name="each", watcher=Watcher())
+    module = nn.CrossEntropyLoss()
+    mean = api.train(tiny(), loss=module, out=tmp_path, name="mean", watcher=Watcher())
+    for run in (each, mean):
+        evaluation = run.read("evaluation.json")
+        log_loss = evaluation["calibration"]["splits"]["test"]["loss_before"]
+        assert evaluation["splits"]["test"]["own_loss"] == pytest.approx(log_loss, rel=1e-4)
+        for row, expected in zip(metrics_of(run), metrics_of(built_in), strict=True):
+            assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-3)
+
+
+def _each(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def test_an_own_loss_is_a_figure_of_validation_and_test(tiny, tmp_path: Path) -> None:
+    (tmp_path / "my_loss.py").write_text(FOCAL, encoding="utf-8")
+    run = api.train(
+        tiny(), loss=f"{tmp_path}/my_loss.py", monitor="own_loss", keep="best", epochs=3,
+        out=tmp_path, watcher=Watcher(),
+    )  # fmt: skip
+    figures = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))["splits"]
+    measured = [float(row["val_own_loss"]) for row in metrics_of(run) if row["val_own_loss"]]
+    assert len(measured) == 3
+    assert figures["test"]["own_loss"] < figures["test"]["loss"]  # as (1 - p)² makes it
+
+    page = _equations_of(run)
+    assert "own loss my_loss" in page
+
+
+def _equations_of(run: api.Run) -> str:
+    from tintype.tasks.classify.equations import equations_of
+
+    return " ".join(each.who for each in equations_of(run.recipe.model_dump()))
+
+
+@pytest.mark.parametrize("changes", [{"one_hot": True}, {"augment": {"mixup": 0.2}}])
+def test_an_own_loss_is_given_one_hot_targets_where_images_are_mixed(
+    tiny, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    shapes = set()
+
+    def soft(outputs: Tensor, targets: Tensor) -> Tensor:
+        shapes.add(targets.shape[1:])
+        return -(targets * outputs.log_softmax(1)).sum(1)
+
+    api.train(tiny(epochs=1, **changes), loss=soft, out=tmp_path, watcher=Watcher())
+    assert shapes == {(10,)}
+
+
+class Centred(nn.Module):
+    """A loss with a state: it subtracts a running mean of itself, which changes its figure alone."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = F.cross_entropy(outputs, targets)
+        self.mean.lerp_(loss.detach(), 0.1)
+        return loss * (1 + self.mean)
+
+
+@pytest.mark.usefixtures("checkpoints_at_every_step")
+def test_the_buffers_of_a_loss_are_part_of_a_checkpoint(tiny, train_in, tmp_path: Path) -> None:
+    recipe = tiny(loss=Centred)
+    whole = train_in(tmp_path / "whole", recipe)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in(tmp_path / "parts", recipe, _Stop(at=7))
+    resumed = train_in(tmp_path / "parts", recipe)
+    assert weights_of(resumed) == weights_of(whole)
+    assert (resumed.path / "metrics.csv").read_bytes() == (whole.path / "metrics.csv").read_bytes()
+
+
+class _Stop(Watcher):
+    """Ends the process, so to speak, at a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        if row["step"] == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def checkpoints_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
+
+
+def test_what_the_settings_of_a_bundle_would_add_is_left_out(tmp_path: Path) -> None:
+    prepared = api.plan("digits", loss=_each, watcher=Watcher(), device="cpu")
+    assert prepared.recipe.fields()["label_smoothing"] == 0
+    assert any(choice.name == "label smoothing" for choice in prepared.choices)
+    with pytest.raises(UserError, match="label_smoothing has no effect here"):
+        api.plan("digits", loss=_each, label_smoothing=0.2, watcher=Watcher(), device="cpu")
+
+
+def _detached(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.detach(), targets)
+
+
+def _number(outputs: Tensor, targets: Tensor) -> float:
+    return float(F.cross_entropy(outputs.detach(), targets))
+
+
+def _wide(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs
+
+
+def _nan(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs.mean() * float("nan")
+
+
+def _fails(outputs: Tensor, targets: Tensor) -> Tensor:
+    raise RuntimeError("no such class")
+
+
+def _elsewhere(outputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.zeros((), requires_grad=True) * 1
+
+
+class _Weighted(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(10, 10)
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (_detached, "gives no gradient"),
+        (_number, "returns a float"),
+        (_wide, r"returns shape \(8, 10\) for 8 images"),
+        (_nan, "is not finite"),
+        (_fails, "loss _fails fails with RuntimeError: no such class"),
+        (_elsewhere, "does not depend on the outputs"),
+        (_Weighted, "has weights of its own"),
+        ("hinge", "loss: expected cross-entropy"),
+        ("absent.py", "there is no file"),
+        ("json:dumpz", "unknown loss in json"),
+    ],
+)
+def test_a_loss_that_cannot_be_one_is_refused_before_a_folder_is_made(
+    tiny, tmp_path: Path, loss: Any, says: str
+) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        api.train(tiny(), loss=loss, out=tmp_path / "runs", watcher=Watcher())
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_line_shows_the_traceback_of_an_own_loss(tt, tmp_path: Path) -> None:
+    (tmp_path / "my_loss.py").write_text(
+        "def loss(outputs, targets):\n    return 1 / 0\n", encoding="utf-8"
+    )
+    code, _, errors = tt("train", "digits", "--loss", "my_loss.py", "--device", "cpu")
+    assert code == 2
+    before, _, line = errors.strip().rpartition("\n")
+    assert line == "error: the loss my_loss fails with ZeroDivisionError: division by zero."
+    assert "return 1 / 0" in before
+    assert "tintype/tasks" not in before
+    assert not Path("runs").exists()
+
+
+def test_a_loss_of_numbers_is_given_deviations(tmp_path: Path) -> None:
+    seen = []
+
+    def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append((outputs.shape[1], float(targets.mean())))
+        return (outputs - targets).square()[:, 0]
+
+    fields = {
+        "task": "regress", "data": "turned-digits", "model": "ann", "epochs": 1, "lr": 0.01,
+        "model_options": {"hidden": [16]}, "device": "cpu", "precision": "fp32",
+    }  # fmt: skip
+    own = api.train(Recipe(**fields, loss=squared), out=tmp_path, name="own", watcher=Watcher())
+    mse = api.train(Recipe(**fields, loss="mse"), out=tmp_path, name="mse", watcher=Watcher())
+    assert all(width == 1 and abs(mean) < 1 for width, mean in seen)
+    for row, expected in zip(metrics_of(own), metrics_of(mse), strict=True):
+        assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-3)
+    assert own.evaluate(split="val")["mae"] == pytest.approx(own.metrics["val"]["mae"])
