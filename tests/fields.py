@@ -39,6 +39,8 @@ OWN_CODE = "str | Callable[..., Any]"
 ALSO = {
     "columns": "str",
     "compile": "bool",
+    "data": "Any",
+    "groups": "Any",
     "test_fraction": 'Literal["none"]',
     "track": "str",
 }

@@ -21,8 +21,10 @@ __all__ = ["Run", "load", "plan", "train"]
 
 
 def plan(
-    what: str | Recipe,
+    what: Any = None,
     *,
+    splits: Any = None,
+    sample_weight: Any = None,
     watcher: Watcher | None = None,
     verbose: bool | None = None,
     **changes: Unpack[RecipeFields],
@@ -32,13 +34,17 @@ def plan(
     from tintype.training import run
 
     watcher = watcher or make_watcher(quiet=verbose is False)
+    what, fields = _with_data(what, changes, splits, sample_weight)
+    what = "digits" if what is None else what
     with writing_at_most(DRY_RUN_BYTES):
-        return run.plan(what, watcher, verbose=bool(verbose), **changes)
+        return run.plan(what, watcher, verbose=bool(verbose), **fields)
 
 
 def train(
-    what: str | Recipe | None = None,
+    what: Any = None,
     *,
+    splits: Any = None,
+    sample_weight: Any = None,
     out: str | Path = "runs",
     name: str | None = None,
     resume: str | Path | None = None,
@@ -51,21 +57,26 @@ def train(
     """Train a model and measure it: on validation while it trains, once on test at the end.
 
     Args:
-        what: a recipe's name or file, a data set's name, a folder of images, or a Recipe; "digits"
-            by default.
+        what: a recipe's name or file, a data set's name, a folder of images, a Recipe, or images in
+            memory, as in `train((images, labels))`; "digits" by default.
+        splits: parts, as in (0.7, 0.1, 0.2); for images in memory also positions, as in
+            {"train": [...], "val": [...], "test": [...]}, or the name of a split for each image.
+        sample_weight: for images in memory, the weight of each in the loss.
         out: folder in which the run folder is made.
         name: name of the run folder; must be new. By default that of the recipe, with a number
             where it is taken.
         resume: a run folder to go on with; everything else is then read from its recipe. Only
-            `data` and `data_root`
-            may be given as well, where the same photos now are somewhere else.
+            `data` and `data_root` may be given as well, where the same photos now are somewhere
+            else, or were given in memory.
         watcher: is shown the progress; by default a bar on a terminal, a curve in a notebook,
             lines elsewhere.
         verbose: False prints nothing, True also how the run uses the machine.
         command: how to repeat the run, for the report.
         trust: a file, a class or a module of your own code, which a run to resume, or to start
             from, needs: see `tintype.load`.
-        changes: any field of the recipe, as in `epochs=5, lr=0.01`; see below.
+        changes: any field of the recipe, as in `epochs=5, lr=0.01`; see below. `data` may also be
+            (images, labels) in memory: arrays or tensors (N, H, W), (N, H, W, C) or (N, C, H, W);
+            and `groups` a group for each of these images.
 
     Returns:
         The finished Run.
@@ -80,19 +91,20 @@ def train(
         own_code.trust(trust)
     watcher = watcher or make_watcher(quiet=verbose is False)
     command = command or _python_call(what, changes)
+    what, fields = _with_data(what, changes, splits, sample_weight, resumed=resume is not None)
     if resume is None:
         what = "digits" if what is None else what
         folder = run.train(
-            what, watcher, out=out, name=name, verbose=bool(verbose), command=command, **changes
+            what, watcher, out=out, name=name, verbose=bool(verbose), command=command, **fields
         )
         return Run(folder.path)
 
-    if what is not None or name is not None or not changes.keys() <= {"data", "data_root"}:
+    if what is not None or name is not None or not fields.keys() <= {"data", "data_root"}:
         raise UserError(
             "a resumed run keeps its own settings; leave out everything else: "
             f"tintype train --resume {resume}, with --data or --data-root if the photos were moved."
         )
-    return Run(run.resume(resume, watcher, command=command, **changes).path)
+    return Run(run.resume(resume, watcher, command=command, **fields).path)
 
 
 train.__doc__ = f"{cleandoc(train.__doc__ or '')}\n\n{cleandoc(RecipeFields.__doc__ or '')}"
@@ -116,16 +128,45 @@ def load(folder: str | Path, *, trust: Any = None) -> Run:
     return Run.open(folder)
 
 
-def _python_call(what: str | Recipe | None, changes: Mapping[str, Any]) -> str:
-    arguments = [
-        "recipe" if isinstance(what, Recipe) else repr(what),
-        *(f"{name}={_written(value)}" for name, value in changes.items()),
-    ]
-    return f"tintype.train({', '.join(arguments)})"
+def _with_data(
+    what: Any,
+    changes: Mapping[str, Any],
+    splits: Any,
+    sample_weight: Any,
+    *,
+    resumed: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """Return what to train and the fields of its recipe, with a reference to images in memory.
+
+    The arguments are those of `train`; `resumed` says that a run goes on, which has a recipe.
+    """
+    from tintype.data.memory import fields_of, is_memory
+
+    settings = dict(changes)
+    data = settings.pop("data", None)
+    groups = settings.pop("groups", None)
+    if what is not None and not isinstance(what, Recipe | str | Path):
+        if data is not None:
+            raise UserError("the images are given twice, first and as data=. Give them once.")
+        what, data = None, what
+
+    settings |= fields_of(data, splits=splits, groups=groups, sample_weight=sample_weight)
+    if what is None and is_memory(data) and not resumed:
+        what = settings.pop("data")
+    return what, settings
 
 
-def _written(value: Any) -> str:
+def _python_call(what: Any, changes: Mapping[str, Any]) -> str:
+    """Return the call that repeats a run."""
+    stated = [f"{name}={_written(name, value)}" for name, value in changes.items()]
+    first = "recipe" if isinstance(what, Recipe) else _written("data", what)
+    return f"tintype.train({', '.join([first, *stated])})"
+
+
+def _written(name: str, value: Any) -> str:
     """Return an argument as it is typed; of an object of the user's own, its name."""
-    if not callable(value):
+    if value is None or isinstance(value, str | int | float | Path):
         return repr(value)
-    return own_code.name_of(own_code.give(value))
+    if name in ("data", "groups"):  # in memory
+        return "(images, labels)" if name == "data" else "groups"
+    return own_code.name_of(own_code.give(value)) if callable(value) else repr(value)

@@ -89,21 +89,31 @@ def as_reference(thing: Any) -> Any:
 Reference = Annotated[str, BeforeValidator(as_reference)]
 
 
-def give(thing: Any) -> str:
+def give(thing: Any, name: str = "") -> str:
     """Take an object from Python, and return the reference by which `find` knows it.
 
-    The same object has the same reference.
+    The same object has the same reference. `name` is its own or that of its type by default.
     """
     for reference, other in _given.items():
         if other is thing:
             return reference
 
-    name = getattr(thing, "__name__", type(thing).__name__).strip("<>")
+    name = name or getattr(thing, "__name__", type(thing).__name__).strip("<>")
     number = 1
     while (reference := f"{IN_PYTHON}{name}" + ("" if number == 1 else f"_{number}")) in _given:
         number += 1
     _given[reference] = thing
     return reference
+
+
+def is_given(reference: str) -> bool:
+    """Return whether this process has the object of a reference."""
+    return reference in _given
+
+
+def forget(reference: str) -> None:
+    """Let go of an object that was given in Python, so that its memory can be freed."""
+    _given.pop(reference, None)
 
 
 def absolute(reference: str) -> str:

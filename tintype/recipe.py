@@ -35,7 +35,7 @@ from pydantic import (
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
-from tintype.own_code import Reference, as_reference, is_own
+from tintype.own_code import IN_PYTHON, Reference, as_reference, is_own
 from tintype.plugins import data_sets, default_task, find_part, has_part, head_sentence, names
 from tintype.progress import parse_duration as parse_duration
 from tintype.recipe_fields import RecipeFields
@@ -772,6 +772,8 @@ def resolve(what: str) -> tuple[Recipe, str]:
     Raises:
         UserError: it is none of these; the message suggests the nearest names.
     """
+    if what.startswith(IN_PYTHON):
+        return build({"data": what, **PHOTOS}, where=""), "images in memory"
     known_data = data_sets(default_task())
     if what in recipe_names():
         also = ""

@@ -163,7 +163,7 @@ class RecipeFields(TypedDict, total=False):
     """
 
     task: str
-    data: str | Path
+    data: str | Path | Any
     data_root: str | Path | None
     image_size: int | tuple[int, int] | None
     resize: Literal["crop", "squash", "pad"]
@@ -172,7 +172,7 @@ class RecipeFields(TypedDict, total=False):
     val_fraction: float
     test_fraction: float | Literal["none"]
     split_seed: int
-    groups: str | None
+    groups: str | Any | None
     split_rule: Literal["from-photos", "at-image-size"]
     model: str | Callable[..., Any]
     model_options: dict[str, Any]

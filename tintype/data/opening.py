@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 import torch
 
-from tintype import plugins
+from tintype import own_code, plugins
+from tintype.data import memory
 from tintype.data.cache import cached_pixels
 from tintype.data.decode import Resize, as_resize, fit
 from tintype.data.duplicates import Duplicates, kept_together, leaked_rows, photo_audit, quick_audit
@@ -243,6 +244,9 @@ def locate(data: str, target: TargetKind = CLASSES) -> tuple[ModuleType, str]:
     Raises:
         UserError: there is no such data, or it has no targets of this kind.
     """
+    if data.startswith(own_code.IN_PYTHON):
+        return memory, memory.plain_name(data)
+
     path = Path(data).expanduser()
     known = [name for name in plugins.sets_with(target.offer) if name not in BY_PATH]
     if data in known:

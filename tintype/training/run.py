@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tintype import own_code
+from tintype.data import memory
 from tintype.data.source import DataSplits, ImageSource, StoredSource
 from tintype.errors import UserError
 from tintype.hardware.arithmetic import choose_threads, computing
@@ -309,10 +310,14 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _is_set(recipe: Recipe) -> bool:
-    return recipe.data in data_sets(recipe.task)
+    return recipe.data in data_sets(recipe.task) or recipe.data.startswith(own_code.IN_PYTHON)
 
 
 def _default_name(what: str | Recipe) -> str:
-    path = Path(what.data if isinstance(what, Recipe) else what).expanduser().resolve()
+    data = str(what.data if isinstance(what, Recipe) else what)
+    if data.startswith(own_code.IN_PYTHON):
+        return memory.plain_name(data)
+
+    path = Path(data).expanduser().resolve()
     is_file = path.suffix.lower() in (".yaml", ".yml", ".csv", ".tsv", ".jsonl")
     return (path.stem if is_file else path.name) or "run"

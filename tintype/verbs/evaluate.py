@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from tintype.data.memory import is_again
 from tintype.data.source import ImageSource
 from tintype.errors import UserError
 from tintype.files.whole import held, written_whole
@@ -75,6 +77,9 @@ def evaluate_run(
         progress=progress,
     )
     recipe = run.recipe
+    if split is not None and is_again(data, recipe.data):
+        data = None  # images that this process did not have
+        options = replace(options, data=None)
     threads, _ = choose_threads(recipe.threads)
     part = _part(recipe.task)
     with computing(threads, device, exact=recipe.exact):

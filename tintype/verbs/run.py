@@ -249,12 +249,14 @@ class Run(RunFolder):
     def evaluate(
         self,
         *,
-        data: str | None = None,
+        data: Any = None,
         split: str | None = None,
+        splits: Any = None,
         features: str | None = None,
         inception_weights: str | None = None,
         classes: bool = False,
-        groups: str | None = None,
+        groups: Any = None,
+        sample_weight: Any = None,
         device: str = "auto",
     ) -> dict[str, Any]:
         """Measure the model once more.
@@ -266,6 +268,10 @@ class Run(RunFolder):
         recall and F1 of each class, and their averages. `groups` says which images of `data` belong
         together ("{group}_*.jpg", a regular expression, "exif:60s").
 
+        `data` may be in memory, as in `tintype.train`, with `splits` and `groups` for each image. A
+        run on data in memory is measured on a split of its own by giving it the same data again,
+        with the same `splits`, `groups` and `sample_weight`.
+
         Returns:
             The figures: accuracy, accuracy_ci95, loss, num_images and more.
 
@@ -273,13 +279,16 @@ class Run(RunFolder):
             UserError: the data is not there, has other classes, or is no longer what the run was
                 trained on.
         """
+        from tintype.data.memory import fields_of
         from tintype.verbs.evaluate import evaluate_run
 
         watcher = make_watcher()
+        fields = fields_of(data, splits=splits, groups=groups, sample_weight=sample_weight)
+        groups = fields.get("groups")
         try:
             return evaluate_run(
                 self,
-                data=data,
+                data=fields.get("data"),
                 split=split,
                 device=device,
                 features=features,

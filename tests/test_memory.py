@@ -1,0 +1,278 @@
+"""Images in memory: arrays, tensors, lists, frames and data sets of other libraries."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import tintype as tt
+from tintype import own_code
+from tintype.data import Classes, Numbers, open_data
+from tintype.data.memory import fields_of, take
+from tintype.data.memory.arrays import pixels_of
+from tintype.errors import UserError
+from tintype.training import run as training
+
+X, y = load_digits(return_X_y=True)
+X = np.rint(X.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+SHORT = {"model": "ann", "steps": 4, "device": "cpu", "verbose": False}
+
+
+def opened(data, target=None, **said):
+    """Return the splits of data in memory."""
+    fields = fields_of(data, **said)
+    more = {} if target is None else {"target": target}
+    return open_data(fields.pop("data"), **fields, **more)
+
+
+def refused(data, **said) -> str:
+    """Return the line with which data are refused."""
+    with pytest.raises(UserError) as error:
+        opened(data, **said)
+    return str(error.value)
+
+
+# ---- arrays and tensors -------------------------------------------------------------------------
+
+
+def test_an_array_gives_its_own_pixels():
+    splits = opened((X, y))
+    batch = splits.train.take(torch.arange(5))
+    positions = [int(name) for name in splits.train.names[:5]]
+    assert (batch.images[:, 0].numpy() == X[positions]).all()
+    assert batch.targets.tolist() == y[positions].tolist()
+    assert splits.spec.target == Classes(tuple("0123456789"))
+    assert len(splits.test) == 359
+
+
+def test_the_layout_is_decided_and_said():
+    colour = np.zeros((4, 8, 6, 3), np.uint8)
+    colour[:, 0] = 9
+    for given, layout in (
+        (colour, "(N, H, W, C), by the 3 channels of axis 3"),
+        (colour.transpose(0, 3, 1, 2), "(N, C, H, W), by the 3 channels of axis 1"),
+        (torch.from_numpy(colour).permute(0, 3, 1, 2), "(N, C, H, W), by the 3 channels of axis 1"),
+    ):
+        pixels, note = pixels_of(given)
+        assert (pixels == colour).all()
+        assert f"read as {layout}" in note
+
+    both = np.arange(2 * 3 * 5 * 3, dtype=np.uint8).reshape(2, 3, 5, 3)
+    assert (pixels_of(both)[0] == both).all()
+    pixels, note = pixels_of(torch.from_numpy(both))
+    assert (pixels == both.transpose(0, 2, 3, 1)).all()
+    assert "axes 1 and 3 both fit" in note
+
+
+def test_the_scale_of_floats_is_decided_and_said():
+    pixels, note = pixels_of(X / 255)
+    assert (pixels[..., 0] == X).all()
+    assert "floats from 0 to 1 are of 0..1, since none is above 1" in note
+
+    pixels, note = pixels_of(torch.from_numpy(X).to(torch.bfloat16))
+    assert np.abs(pixels[..., 0].astype(int) - X).max() <= 1
+    assert "are of 0..255, since some are above 1" in note
+    assert (pixels_of(X.astype(np.int64))[0][..., 0] == X).all()
+    assert (pixels_of(X > 99)[0][..., 0] == np.where(X > 99, 255, 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (X.reshape(-1, 64), "images.reshape(-1, 8, 8)"),
+        (X[0, 0], "the images are (8,). Expected (N, H, W)"),
+        (X[:0], "there is none"),
+        (np.zeros((4, 8, 8, 4), np.uint8), "without alpha: images[..., :3]"),
+        (X / 16 - 8, "values from -8 to 7.938. Expected 0 to 255, or floats from 0 to 1"),
+        (X.astype(np.int64) * 9, "values from 0 to 2295"),
+        (np.where(np.arange(1797)[:, None, None] == 5, np.nan, X / 255), "image 5 has values"),
+        (np.where(np.arange(1797)[:, None, None] == 7, np.inf, X / 255), "image 7 has values"),
+        (X.astype(complex), "of type complex128"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused_in_one_line(images, says):
+    line = refused((images, y[: len(images)]))
+    assert says in line
+    assert "\n" not in line
+
+
+# ---- labels -------------------------------------------------------------------------------------
+
+
+def test_labels_of_any_type_name_the_classes():
+    words = np.array(["cat", "dog"])[y % 2]
+    for given in (words, words.tolist(), words.astype(object)):
+        assert opened((X, given)).spec.target == Classes(("cat", "dog"))
+    for given in (torch.from_numpy(y), y.tolist(), y.astype(float), list(torch.from_numpy(y))):
+        assert opened((X, given)).spec.target == Classes(tuple("0123456789"))
+
+
+def test_float_targets_are_numbers():
+    sums = X.reshape(len(X), -1).mean(axis=1)
+    splits = opened((X, sums), target=Numbers(("ink",)))
+    positions = [int(name) for name in splits.train.names]
+    assert splits.train.targets[:, 0].numpy() == pytest.approx(sums[positions], rel=1e-6)
+    two = opened((X, np.stack([sums, sums / 2], 1)), target=Numbers(("ink", "half")))
+    assert two.train.targets.shape == (1258, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (y[:5], "there are 1,797 images and 5 labels"),
+        ("digits", "the labels are a str"),
+        ([*y[:-1].tolist(), "nine"], "of mixed types: 0 (image 0) is a number, and 'nine'"),
+        ([None, *y[1:].tolist()], "the label of image 0 is missing (None)"),
+        (np.where(y == 3, np.nan, y), "the label of image 3 is missing"),
+        (np.where(np.arange(1797) == 3, "", "a"), "the label of image 3 is missing"),
+        (y + 0.5, "which is no class"),
+        (np.eye(10)[y], "of one-hot rows that is labels.argmax(1)"),
+        (np.zeros(1797, int), "holds one class only"),
+        (None, "come without classes. Expected data=(images, labels)"),
+    ],
+)
+def test_labels_that_say_no_class_are_refused_in_one_line(labels, says):
+    line = refused(X if labels is None else (X, labels))
+    assert says in line
+    assert "\n" not in line
+
+
+# ---- splits and groups --------------------------------------------------------------------------
+
+
+def test_splits_are_positions_masks_names_or_parts():
+    train, val, test = np.arange(1000), np.arange(1000, 1300), np.arange(1300, 1797)
+    names = np.repeat(["train", "val", "test"], [1000, 300, 497])
+    masks = [names == name for name in ("train", "val", "test")]
+    for given in (
+        {"train": train, "validation": val, "test": torch.from_numpy(test)},
+        (train, val, test),
+        masks,
+        names.tolist(),
+    ):
+        splits = opened((X, y), splits=given)
+        assert [int(name) for name in splits.val.names] == val.tolist()
+        assert [int(name) for name in splits.test.names] == test.tolist()
+
+    fewer = opened((X, y), splits={"train": train, "test": test})
+    assert len(fewer.val) == 100
+    assert "300 images are in no split, and are left out" in fewer.notes
+    parts = opened((X, y), splits=(0.5, 0.25, 0.25))
+    assert [len(parts[name]) for name in ("train", "val", "test")] == [899, 449, 449]
+    assert len(opened((X, y), splits=(0.8, 0.2)).test) == 0
+
+
+@pytest.mark.parametrize(
+    ("splits", "says"),
+    [
+        ({"train": range(9), "test": [8]}, "splits overlap: image 8 is in train and in test"),
+        ({"train": range(9), "test": [1797]}, "names image 1797, and there are 1,797 images"),
+        ({"train": range(9), "test": [-1]}, "names image -1"),
+        ({"train": [1, 1], "test": [2]}, "names image 1 twice"),
+        ({"train": range(9), "test": []}, "the split test is empty"),
+        ({"fold": range(9)}, "unknown split 'fold'"),
+        (["fold"] * 1797, "unknown split 'fold'"),
+        ((0.5, 0.6), "are no parts of a whole"),
+        (7, "splits cannot be read"),
+    ],
+)
+def test_splits_that_cannot_be_are_refused_in_one_line(splits, says):
+    line = refused((X, y), splits=splits)
+    assert says in line
+    assert "\n" not in line
+
+
+def test_groups_stay_on_one_side():
+    groups = np.arange(1797) // 9
+    splits = opened((X, y), groups=groups)
+    sides = [{int(name) // 9 for name in splits[part].names} for part in ("train", "val", "test")]
+    assert not (sides[0] & sides[1])
+    assert not (sides[0] & sides[2])
+    assert not (sides[1] & sides[2])
+    assert "Expected a group for each" in refused((X, y), groups=groups[1:])
+
+
+def test_what_needs_positions_is_for_data_in_memory():
+    assert fields_of("digits", splits=(0.7, 0.1, 0.2))["val_fraction"] == 0.1
+    with pytest.raises(UserError, match="splits names images by their position"):
+        fields_of("digits", splits=[range(5), range(5, 9)])
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+
+def test_a_reference_is_the_content():
+    whole = take((X, y))
+    assert take((X.copy(), y.tolist())) == whole
+    assert take((X / 255, y)) == whole
+    assert take((X, y), groups=y) != whole
+    assert take((255 - X, y)) != whole
+    own_code.forget(whole)
+    assert not own_code.is_given(whole)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return tt.train((X, y), out=tmp_path_factory.mktemp("memory"), **SHORT)
+
+
+def test_a_run_on_arrays_can_be_used(trained):
+    assert trained.name == "arrays"
+    assert trained.read("data.json")["name"] == "arrays"
+    assert trained.read("environment.json")["command"].startswith("tintype.train((images, labels)")
+    assert trained.predict(X[0]).top1 in tuple("0123456789")
+    assert trained.report().exists()
+    assert trained.evaluate(split="val")["num_images"] == 180
+    assert trained.evaluate(data=(X[:50], y[:50]))["num_images"] == 50
+
+
+def test_a_run_asks_for_its_data_in_another_process(trained):
+    own_code.forget(trained.recipe.data)
+    with pytest.raises(UserError, match="Give them again") as error:
+        trained.evaluate(split="val")
+    assert "\n" not in str(error.value)
+
+    again = trained.evaluate(data=(X, y), split="test")
+    assert again["kind"] == "split"
+    assert again["accuracy"] == trained.metrics["test"]["accuracy"]
+    with pytest.raises(UserError, match="these are the images that the run was trained with"):
+        trained.evaluate(data=(X, y), split="test", groups=y)
+
+
+def test_a_run_is_resumed_by_giving_the_data_again(tmp_path, monkeypatch, short_reports):
+    settings = {**SHORT, "steps": 30, "evaluate_every": 1}
+    whole = tt.train(data=(X, y), name="whole", out=tmp_path, **settings)
+
+    stopped = []
+    fit = training.train_run
+
+    def stop(run, prepared, watcher, command):
+        if not stopped:
+            stopped.append(run)
+            raise KeyboardInterrupt
+        fit(run, prepared, watcher, command)
+
+    monkeypatch.setattr(training, "train_run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tt.train(data=(X, y), name="part", out=tmp_path, **settings)
+    own_code.forget(stopped[0].recipe.data)
+    with pytest.raises(UserError, match="Give them again"):
+        tt.train(resume=tmp_path / "part", verbose=False)
+    run = tt.train(resume=tmp_path / "part", data=(X, y), verbose=False)
+    assert (run.path / "model.safetensors").read_bytes() == (
+        whole.path / "model.safetensors"
+    ).read_bytes()
+
+
+def test_no_library_is_imported_for_data_that_are_not_its_own():
+    code = (
+        "import sys, numpy as np; from tintype.data.memory import take; "
+        "take((np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1])); "
+        "assert not {'pandas', 'datasets', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
