@@ -35,6 +35,7 @@ from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.parts.backbone import backbone_parts
+from tintype.models.parts.weights import read_weights
 from tintype.models.torchvision_zoo import NAMES
 from tintype.runs import pretrained
 from tintype.runs.pretrained import (
@@ -207,6 +208,19 @@ def test_position_embeddings_are_brought_to_the_image_size(tmp_path):
 def written(content: Any, path: Path) -> str:
     torch.save(content, path)
     return str(path)
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_a_file_is_known_by_more_than_its_first_bytes(tmp_path, start):
+    # A safetensors file begins with the length of its header, which may look like another kind.
+    path = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.ones(2)}, path, {"about": ""})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    missing = (int.from_bytes(start, "little") - length) % 256 ** len(start)
+    save_file({"weight": torch.ones(2)}, path, {"about": "x" * missing})
+
+    assert path.read_bytes().startswith(start)
+    assert read_weights(path).tensors["weight"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

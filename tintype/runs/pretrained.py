@@ -36,6 +36,7 @@ from tintype.models.parts.weights import (
 from tintype.plugins import canonical, default_task
 from tintype.progress import Progress
 from tintype.recipe import options_of
+from tintype.runs import packaged_weights
 from tintype.runs.folder import RunFolder
 from tintype.runs.packed import is_packed, unpacked
 
@@ -46,6 +47,8 @@ INSTEAD = "give --weights FILE, or start without: --weights none"
 
 # Old files of DenseNet number their layers "norm.1", where today's network has "norm1".
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+# models that a file of weights may be named after
+_NAMED = (*torchvision_zoo.NAMES, *packaged_weights.PACKAGES)
 # heads of GoogLeNet and Inception that help in training from scratch
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _HEADS = ("fc", "classifier", "head", "heads")
@@ -155,7 +158,7 @@ def own_run(weights: str | None) -> OwnRun | None:
 def is_backbone(name: str) -> bool:
     """Return whether a model can be had with pretrained weights."""
     name = canonical("models", name)
-    return name.startswith("timm/") or name in torchvision_zoo.NAMES
+    return name.startswith("timm/") or name in _NAMED
 
 
 def own_preprocessing(name: str, weights: str = "default") -> Preprocessing | None:
@@ -181,6 +184,11 @@ def own_preprocessing(name: str, weights: str = "default") -> Preprocessing | No
         return Preprocessing(
             config.mean, config.std, config.input_size[-1], config.crop_pct, known, mode
         )
+
+    if name in packaged_weights.PACKAGES:
+        package = packaged_weights.PACKAGES[name]
+        level = (0.5, 0.5, 0.5)
+        return Preprocessing(level, level, package.image_size, package.crop_fraction, "bicubic")
 
     if name not in torchvision_zoo.NAMES:
         return None
@@ -209,6 +217,8 @@ def weights_available(name: str) -> bool:
             isinstance(try_to_load_from_cache(hub, file), str) for file in files
         )
 
+    if name in packaged_weights.PACKAGES:
+        return packaged_weights.installed(name)
     return (
         name in torchvision_zoo.NAMES
         and _downloaded(_file_name(_entry(name, "default"))) is not None
@@ -250,9 +260,7 @@ def model_of_weights(path: str | Path) -> str | None:
         return entries[file]
 
     words = "_" + re.sub(r"[^a-z0-9]+", "_", file.lower()) + "_"
-    named = max(
-        (name for name in torchvision_zoo.NAMES if f"_{name}_" in words), key=len, default=None
-    )
+    named = max((name for name in _NAMED if f"_{name}_" in words), key=len, default=None)
     if named is None and Path(path).is_file():
         return _model_that_fits(read_weights(Path(path)).tensors)
 
@@ -273,10 +281,9 @@ def load_pretrained(
     Args:
         network: as `build_model` returns it.
         name: the model.
-        weights: "default" (downloaded once), the name of other weights in torchvision
-            ("IMAGENET1K_V1"), a file
-            (.safetensors, .pth, .pt), a run of one's own (folder or packed), a folder with
-            model.safetensors, or "none".
+        weights: "default" (of an installed package, or downloaded once), the name of other weights
+            in torchvision ("IMAGENET1K_V1"), a file (.safetensors, .pth, .pt), a run of one's own
+            (folder or packed), a folder with model.safetensors, or "none".
         progress: called as progress(what, done, total), in bytes, while a file is downloaded.
         target: what the network is to answer with; the head of a run of one's own is kept only for
             the same classes or numbers.
@@ -303,6 +310,8 @@ def load_pretrained(
         origin: dict[str, Any] = {} if run is None else {"run": run.folder.name}
     elif name.startswith("timm/") and weights == "default":
         return _load_from_timm(network, name, instead)
+    elif name in packaged_weights.PACKAGES and weights == "default":
+        path, origin = packaged_weights.weights_file(name), packaged_weights.origin(name)
     elif name in torchvision_zoo.NAMES and weights in _entries(name):
         entry = _entries(name)[weights]
         path, origin = _fetched(entry, name, progress, instead), _origin(entry)
@@ -311,7 +320,8 @@ def load_pretrained(
 
     content = read_weights(path)
     other_target = run is not None and target is not None and target != run.target
-    taken = _put_into(network, name, content.tensors, str(path), new_head=other_target)
+    tensors = packaged_weights.renamed(content.tensors, network)
+    taken = _put_into(network, name, tensors, str(path), new_head=other_target)
     details = {"averaged": content.averaged, "remark": content.remark, **taken}
     found = {key: value for key, value in details.items() if value}
 
@@ -476,7 +486,7 @@ def _file_name(entry: Any) -> str:
 
 
 def _no_such_weights(name: str, weights: str) -> str:
-    if name not in torchvision_zoo.NAMES and not name.startswith("timm/"):
+    if name not in _NAMED and not name.startswith("timm/"):
         return (
             f"there are no pretrained weights '{weights}' for model {name}. "
             "Choose a backbone such as --model mobilenet_v2 (`tintype list models`), "

@@ -212,8 +212,9 @@ def read_content(path: Path) -> tuple[Any, dict[str, str]]:
         verb = "holds" if kind.startswith("a link") else "is"
         raise UserError(f"{path} {verb} {kind}. {EXPECTED}")
     with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK" or start[:1] == b"\x80":
+        start = file.read(512)
+    # A safetensors file begins with a length, whose first bytes may be those of a pickle or a zip.
+    if not _begins_as_safetensors(start) and start.startswith((b"PK", b"\x80")):
         return _read_pickled(path), {}
     from safetensors import SafetensorError, safe_open
 

@@ -1,0 +1,70 @@
+"""EfficientNet-Lite against timm's, with timm's weights under timm's names."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
+from tintype.models import build_model, count_multiply_adds, count_parameters
+from tintype.models.efficientnet_lite import SameConv2d
+
+
+def spec(channels: int = 3, side: int = 64, num_classes: int = 1000) -> DataSpec:
+    names = tuple(map(str, range(num_classes)))
+    level = (0.5,) * channels
+    return DataSpec("photos", channels, side, side, Classes(names), level, level, "")
+
+
+@pytest.mark.parametrize(("name", "side"), [("efficientnet_lite0", 63), ("efficientnet_lite2", 64)])
+def test_it_computes_what_timm_does(name, side):
+    theirs = timm.create_model(f"tf_{name}").eval()
+    ours = build_model(name, spec(side=side), {}, seed=0).eval()
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+    torch.manual_seed(1)
+    for norm in (m for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.running_mean, -0.1, 0.1)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "giga"),
+    [("efficientnet_lite0", 4.7, 0.38), ("efficientnet_lite2", 6.1, 0.60)],
+)
+def test_the_listed_costs_are_those_of_the_network(name, millions, giga):
+    side = 224
+    network = build_model(name, spec(side=side), {}, seed=0)
+    assert count_parameters(network) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert count_multiply_adds(network, spec(side=side)) / 1e9 == pytest.approx(giga, rel=0.06)
+
+
+def test_grey_images_and_dropout():
+    network = build_model("efficientnet_lite0", spec(channels=1), {"dropout": 0.5}, seed=0).eval()
+    assert network.dropout.p == 0.5
+    with torch.no_grad():
+        assert network(torch.randn(1, 1, 64, 64)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize(("side", "kernel"), [(7, 3), (8, 3), (9, 5), (10, 5), (224, 3)])
+def test_padding_is_that_of_tensorflow(side, kernel):
+    layer = SameConv2d(1, 1, kernel, stride=2)
+    assert layer(torch.zeros(1, 1, side, side)).shape[2:] == (-(-side // 2),) * 2
+
+
+@pytest.mark.parametrize(
+    ("side", "options", "says"),
+    [(16, {}, "at least 32x32 pixels"), (64, {"dropout": 1.0}, "expected 0 or more and below 1")],
+)
+def test_what_it_cannot_take_is_said(side, options, says):
+    from tintype.errors import UserError
+
+    with pytest.raises(UserError, match=says):
+        build_model("efficientnet_lite0", spec(side=side), options, seed=0)
