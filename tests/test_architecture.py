@@ -29,7 +29,7 @@ LAYERS = (
     ("tasks",),
     ("training",),
     ("verbs",),
-    ("api",),
+    ("api", "estimators"),
     ("cli", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS, start=1) for room in rooms}

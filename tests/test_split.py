@@ -165,8 +165,16 @@ def test_a_number_of_images_is_met_exactly():
     assert [len(splits[s]) for s in SPLITS] == [849, 50, 101]
 
 
+def test_a_fraction_of_none_cuts_no_part():
+    targets, names = labelled([50, 50])
+    splits = three_splits(targets, names, val_fraction=0, test_fraction=0.2, seed=0)
+    assert [len(splits[split]) for split in ("train", "val", "test")] == [80, 0, 20]
+    lines = describe_splits(None, val_fraction=0, test_fraction=0, seed=0)
+    assert lines == ["validation: none, as asked", "test: none, as asked"]
+
+
 @pytest.mark.parametrize(
-    ("val", "test"), [(0, 0.2), (-0.1, 0.2), (0.1, -1), (0.5, 0.5), (60, 0.5), (0.1, 500)]
+    ("val", "test"), [(-0.1, 0.2), (0.1, -1), (0.5, 0.5), (60, 0.5), (0.1, 500)]
 )
 def test_fractions_that_leave_nothing_are_refused(val, test):
     targets, names = labelled([50, 50])

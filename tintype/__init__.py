@@ -23,6 +23,7 @@ from tintype.version import __version__ as __version__
 if TYPE_CHECKING:
     from tintype.api import Run, load, train
     from tintype.errors import UserError
+    from tintype.estimators import TintypeClassifier, TintypeRegressor
     from tintype.recipe import Recipe
     from tintype.verbs.audit import Audit, audit
     from tintype.verbs.compare import Comparison, compare
@@ -37,6 +38,8 @@ _WHERE = {
     "Recipe": "tintype.recipe",
     "Run": "tintype.api",
     "Study": "tintype.verbs.study",
+    "TintypeClassifier": "tintype.estimators",
+    "TintypeRegressor": "tintype.estimators",
     "Tuning": "tintype.verbs.tune",
     "UserError": "tintype.errors",
     "audit": "tintype.verbs.audit",
@@ -54,6 +57,8 @@ __all__ = [
     "Recipe",
     "Run",
     "Study",
+    "TintypeClassifier",
+    "TintypeRegressor",
     "Tuning",
     "UserError",
     "audit",

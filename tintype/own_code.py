@@ -116,6 +116,16 @@ def forget(reference: str) -> None:
     _given.pop(reference, None)
 
 
+@contextmanager
+def given(thing: Any) -> Iterator[str]:
+    """Take an object for the time of the block, and yield its reference, as `give` does."""
+    reference = give(thing)
+    try:
+        yield reference
+    finally:
+        _given.pop(reference, None)
+
+
 def absolute(reference: str) -> str:
     """Return a reference with the whole path of its file, so that it holds from every folder."""
     path, colon, attribute = _parts(reference)

@@ -160,6 +160,16 @@ def default_task() -> str:
 
 
 @lru_cache
+def task_of_target(offer: str) -> str:
+    """Return the task that learns one kind of target, by the kind's `offer`: the default one, or
+    the only one that names no other.
+    """
+    if offer in _targets("tasks", default_task()):
+        return default_task()
+    return next(stem for stem in _files("tasks") if _targets("tasks", stem) == {offer})
+
+
+@lru_cache
 def task_title(task: str) -> str:
     """Return what a task is called in a heading, as "Super-resolution".
 

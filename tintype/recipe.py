@@ -175,7 +175,10 @@ class Recipe(BaseModel, metaclass=_ByName):
         default=None, description="Filter for resizing (default: the backbone's own, or bilinear)."
     )
     val_fraction: float = Field(
-        default=0.1, gt=0, description="Validation part: a fraction, or a number of images."
+        default=0.1,
+        ge=0,
+        description="Validation part: a fraction, a number of images, or none (0) where nothing is "
+        "measured.",
     )
     test_fraction: float = Field(
         default=0.2,
@@ -298,10 +301,10 @@ class Recipe(BaseModel, metaclass=_ByName):
         description="Rules for validation. With 2 (new runs), what chooses the weights does not "
         "calibrate the confidence; with 1, all images do both.",
     )
-    measure: Literal["test", "val"] = Field(
+    measure: Literal["test", "val", "none"] = Field(
         default="test",
         description="Split that the finished model is measured on. With val, the test images stay "
-        "unused.",
+        "unused; with none, the run has no figures and no report.",
     )
     search: dict[str, Any] = Field(
         default={},

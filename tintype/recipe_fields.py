@@ -18,7 +18,8 @@ class RecipeFields(TypedDict, total=False):
         resize: How an image is brought to image_size.
         crop_fraction: Central part that resize: crop keeps (default: the backbone's own, or 1).
         interpolation: Filter for resizing (default: the backbone's own, or bilinear).
-        val_fraction: Validation part: a fraction, or a number of images.
+        val_fraction: Validation part: a fraction, a number of images, or none (0) where nothing is
+            measured.
         test_fraction: Test part, if the data has none: a fraction, a number of images, or none (0),
             which leaves all other images for training.
         split_seed: Seed that decides which images go into which split.
@@ -61,7 +62,7 @@ class RecipeFields(TypedDict, total=False):
         rules: Rules for validation. With 2 (new runs), what chooses the weights does not calibrate
             the confidence; with 1, all images do both.
         measure: Split that the finished model is measured on. With val, the test images stay
-            unused.
+            unused; with none, the run has no figures and no report.
         search: What tuning may choose: {lr: {low: 0.001, high: 0.1, log: true}, batch_size: [64,
             128]}.
         track: Trackers that the run is also logged to (`tintype list tracking`).
@@ -201,7 +202,7 @@ class RecipeFields(TypedDict, total=False):
     clean_sample: int
     seed: int
     rules: Literal[1, 2]
-    measure: Literal["test", "val"]
+    measure: Literal["test", "val", "none"]
     search: dict[str, Any]
     track: list[str] | str
     device: str

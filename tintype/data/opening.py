@@ -72,9 +72,9 @@ def open_data(
         channels: 1 or 3; by default as the images are.
         resize: "crop", "squash" or "pad", or a Resize, which says also how much of the centre and
             which filter.
-        val_fraction: below 1 a fraction of what may be cut, from 1 on a number of images.
-        test_fraction: the same, where the data brings no test split; 0 leaves the test split empty
-            then.
+        val_fraction: below 1 a fraction of what may be cut, from 1 on a number of images, where
+            the data brings no validation split; 0 leaves the validation split empty then.
+        test_fraction: the same for the test split.
         split_seed: another seed gives another membership.
         groups: what belongs together beside what the data itself says (see
             `tintype.grouping.parse_groups`).
@@ -104,7 +104,8 @@ def open_data(
     together = kept_together(duplicates, images.names, images.groups)
     division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
     rows = three_splits(images.targets, images.names, images.split, together, kind=kind, **division)
-    _check_held_out(rows, duplicates, images, ("val", "test") if test_fraction else ("val",))
+    asked = {"val": val_fraction, "test": test_fraction}
+    _check_held_out(rows, duplicates, images, [split for split in asked if asked[split]])
 
     # A mirrored copy with another target is no copy.
     leaked = leaked_rows(duplicates.told_apart(kind.differing(images.targets)), rows)

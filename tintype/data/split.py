@@ -44,7 +44,7 @@ def three_splits(
         groups: N names of what must stay together where a split is cut ("" stands alone), or None.
         val_fraction: below 1 a fraction of the images that may be cut, from 1 on a number of
             images.
-        test_fraction: the same; 0 cuts no test part.
+        test_fraction: the same. Of a fraction of 0, no part is cut.
         seed: another seed gives another membership.
         kind: of the targets; by default classes.
 
@@ -60,14 +60,14 @@ def three_splits(
     given = np.full(len(targets), "") if given is None else np.asarray(given)
     result = np.where(np.isin(given, ("val", "test")), given, "train").astype("<U5")
     pool = np.flatnonzero(result == "train")
-    wanted = ("test", "val") if test_fraction else ("val",)
-    missing = [split for split in wanted if not (result == split).any()]
+    asked = {"test": test_fraction, "val": val_fraction}
+    missing = [split for split in asked if asked[split] and not (result == split).any()]
     if not len(pool):
         raise UserError(
             "no image is left for training: every image is given to validation or test."
         )
 
-    fractions = _fractions({"val": val_fraction, "test": test_fraction}, missing, len(pool))
+    fractions = _fractions(asked, missing, len(pool))
     smallest = min((fractions[split] for split in missing), default=0) * len(pool)
     strata = np.zeros(len(targets), np.int64)
     strata[pool] = (kind or Classes()).strata(targets[pool], max(1, int(smallest)))
@@ -92,10 +92,10 @@ def _fractions(
 ) -> dict[str, float]:
     """Return what is asked for as fractions of the pool, checked."""
     for split, amount in asked.items():
-        if amount < 0 or (amount == 0 and split == "val"):
+        if amount < 0:
             raise UserError(
                 f"{split}_fraction is {amount:g}; "
-                "it must be above 0 (below 1 a fraction, else a number)."
+                "it must not be below 0 (below 1 a fraction, else a number)."
             )
 
     fractions = {
@@ -200,15 +200,16 @@ def describe_splits(
     ):
         if split in there and not asked:
             lines.append(
-                "test: none was asked for, which changes nothing, since the data brings a test part"
+                f"{word}: none was asked for, which changes nothing, since the data brings a "
+                f"{word} part"
             )
         if split in there:
             continue
         if not asked:
-            lines.append(
-                "test: none, as asked, so that all figures are of validation photos, "
-                "which chose the model"
-            )
+            none = f"{word}: none, as asked"
+            if val_fraction:
+                none += ", so that all figures are of validation photos, which chose the model"
+            lines.append(none)
             continue
         amount = f"{int(asked):,} of" if asked >= 1 else f"{100 * asked:.3g} % of"
         pool = "training" if kept else "all images"

@@ -151,7 +151,7 @@ def use_validation(
     both = ValidationUse(
         "all", everything, len(val), bool(fewest_to_calibrate), calibrated=calibrated
     )
-    if not everything or not fewest_to_calibrate:
+    if not everything or not fewest_to_calibrate or not len(val):
         return both
     if rules == 1:
         return _because(both, "the rule of earlier versions")

@@ -240,6 +240,8 @@ class Engine:
     def fit(self, train: ImageSource, val: ImageSource) -> None:
         """Train to the end of the plan, from the newest whole checkpoint if there is one.
 
+        Without validation images there are no evaluations, and the last weights are kept.
+
         Raises:
             Interrupted: a signal came; the state is saved.
             UserError: the loss is not finite.
@@ -305,8 +307,9 @@ class Engine:
                 shown = next(value for name, value in rows[-1].items() if name.startswith("loss"))
                 self.watcher.on_step(self.step, plan.total_steps, shown, speed)
 
-                if evaluate:
+                if evaluate and len(val):
                     rows[-1].update(self._evaluate(val, plan))
+                if evaluate:
                     rows[-1].update(self._measured_clean(clean))
                 for row in rows:
                     self.history.add(row)
@@ -707,7 +710,8 @@ class Engine:
                 spent.append(self._timed_step(train, order, plan, parts[place] + turn))
 
             started = time.perf_counter()
-            self.task.figures(self.task.networks[self.task.main], val)
+            if len(val):
+                self.task.figures(self.task.networks[self.task.main], val)
             evaluation = time.perf_counter() - started
 
         for name, network in self.task.networks.items():

@@ -185,13 +185,14 @@ def prepare(
     with computing(threads, recipe.device, exact=recipe.exact):
         device, dtype, more = _choose_machine(recipe)
         choices += more
-        _refuse_without_test(recipe)
+        _refuse_unmeasured(recipe)
 
         # The model comes before the data: its preprocessing says how images are read.
         recipe, more = choose_model(recipe, device, watcher.on_work, asked)
         choices += more
         resize = _resize(recipe)
         splits = _open(recipe, resize, watcher)
+        _refuse_choice(recipe, splits)
 
         # How to train depends on the images.
         recipe, more = _choose_by_images(recipe, splits, device, dtype, asked, free=free)
@@ -220,11 +221,31 @@ def _choose_machine(recipe: Recipe) -> tuple[torch.device, torch.dtype, list[Cho
     return device, dtype, [memory, of_device, of_precision]
 
 
-def _refuse_without_test(recipe: Recipe) -> None:
+def _refuse_unmeasured(recipe: Recipe) -> None:
+    """Refuse a run that is to be measured, and holds out nothing to be measured on."""
+    if recipe.measure == "none":
+        return
+    if not recipe.val_fraction:
+        raise UserError(
+            "val_fraction is 0, and the figures of a run need validation images. "
+            "Expected more, or measure: none, which trains and measures nothing."
+        )
     if not recipe.test_fraction and recipe.options.needs_test:
         raise UserError(
             f"task {recipe.task} cannot do without a test part: its figures need one. "
             "Leave --test none out."
+        )
+
+
+def _refuse_choice(recipe: Recipe, splits: DataSplits) -> None:
+    """Refuse a choice by validation images where there are none."""
+    if len(splits.val):
+        return
+    asked = "patience" if recipe.patience is not None else "keep: best"
+    if recipe.patience is not None or recipe.keep == "best":
+        raise UserError(
+            f"{asked} chooses by validation images, and there are none (val_fraction is 0). "
+            f"Leave it out, or set val_fraction, as in val_fraction=0.1."
         )
 
 

@@ -160,13 +160,19 @@ def _leave_finished(run: RunFolder, watcher: Watcher, moved: dict[str, Any]) -> 
         watcher.note(f"warning: --{key.replace('_', '-')} changes nothing of a finished run")
 
     if not (run.path / "report.html").exists():  # stopped while it was written
-        watcher.note(f"report: {write_report(run.path)}")
+        _report(run, watcher)
 
 
 def _to_the_end(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str) -> None:
     watcher.note(f"run: {run.path}")
     with interruptible(run.path), tracked(run, prepared.recipe, watcher) as watcher:
         train_run(run, prepared, watcher, command)
+        _report(run, watcher)
+
+
+def _report(run: RunFolder, watcher: Watcher) -> None:
+    """Write the report of a run that was measured."""
+    if run.recipe.measure != "none":
         watcher.note(f"report: {write_report(run.path)}")
 
 
@@ -236,12 +242,13 @@ def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> En
         watcher.note(line)
 
     save_model(run, task.result(), prepared.model)
-    record_photos(run, prepared.splits)
-    record_typical(run, prepared.splits, recipe, task)
-    measure_run(run, seen, splits, task, watcher)
-    if chosen := engine.choice_by_validation():
-        evaluation = run.read("evaluation.json")
-        run.write("evaluation.json", {**evaluation, "chosen_by_validation": chosen})
+    if recipe.measure != "none":
+        record_photos(run, prepared.splits)
+        record_typical(run, prepared.splits, recipe, task)
+        measure_run(run, seen, splits, task, watcher)
+        if chosen := engine.choice_by_validation():
+            evaluation = run.read("evaluation.json")
+            run.write("evaluation.json", {**evaluation, "chosen_by_validation": chosen})
 
     write_times(
         run,

@@ -184,7 +184,7 @@ def load(
     progress: Progress | None = None,
     target: TargetKind = CLASSES,
 ) -> Images:
-    """Return the images of a reference that `take` gave.
+    """Return the images of a reference that `take` or `own_code.given` gave.
 
     Raises:
         UserError: this process does not have them, or their labels are of another kind.
@@ -196,6 +196,8 @@ def load(
             "run.evaluate(data=(images, labels), split='test')."
         )
     memory = own_code.find(name, "data", "data")
+    if isinstance(memory, Images):  # made by the estimators
+        return memory
     assert isinstance(memory, Memory)
 
     rows = np.arange(len(memory.pixels))

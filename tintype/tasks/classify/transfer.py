@@ -227,6 +227,8 @@ class HeadOnly(Transfer):
     def start(self, train: ImageSource) -> None:
         assert isinstance(train, FeatureSource)
         self.bank.standardise_like(train.features.flatten(0, 1))
+        if not self.selection:  # the usual penalty, where no image may choose one
+            self.bank.chosen.fill_(PENALTIES.index(WARM_UP_PENALTY))
 
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext

@@ -1,0 +1,150 @@
+"""The estimators of scikit-learn: its own checks, and what people do with estimators."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.neural_network import MLPClassifier
+from sklearn.utils.estimator_checks import check_estimator
+
+import tintype
+from tintype import TintypeClassifier, TintypeRegressor, UserError
+
+PRECISION = os.environ.get("TINTYPE_TEST_PRECISION", "fp32")
+SMALL: dict[str, Any] = {
+    "model": "ann",
+    "steps": 120,
+    "lr": 0.01,
+    "recipe": {"model_options": {"hidden": [32]}, "precision": PRECISION, "optimizer": "adamw"},
+}
+
+# What scikit-learn asks for and these estimators do not do, each with the reason.
+EXPECTED: dict[str, str] = {}
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    rows, digits = load_digits(return_X_y=True)
+    return np.asarray(rows).reshape(-1, 8, 8), np.asarray(digits)
+
+
+@pytest.fixture(scope="module")
+def fitted(digits: tuple[np.ndarray, np.ndarray]) -> TintypeClassifier:
+    images, labels = digits
+    return TintypeClassifier(**SMALL).fit(images[:1000], labels[:1000])
+
+
+@pytest.mark.parametrize("kind", [TintypeClassifier, TintypeRegressor])
+def test_scikit_learn_takes_them_for_estimators(kind):
+    recipe = {"precision": PRECISION}
+    estimator = kind(steps=120, recipe=recipe)
+    check_estimator(estimator, expected_failed_checks=EXPECTED, on_skip=None)
+
+
+def test_digits_are_classified_as_well_as_by_a_plain_network(fitted, digits):
+    images, labels = digits
+    rows = images.reshape(len(images), -1)
+    plain = MLPClassifier((32,), random_state=0, early_stopping=True).fit(
+        rows[:1000], labels[:1000]
+    )
+    reference = plain.score(rows[1000:], labels[1000:])
+    assert fitted.score(images[1000:], labels[1000:]) > reference - 0.05
+
+
+def test_probabilities_are_in_the_order_of_the_classes(fitted, digits):
+    images, _ = digits
+    probabilities = fitted.predict_proba(images[1000:])
+    assert probabilities.shape == (len(images) - 1000, 10)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    most = fitted.classes_[probabilities.argmax(1)]
+    np.testing.assert_array_equal(most, fitted.predict(images[1000:]))
+
+
+def test_a_fit_leaves_nothing_behind(digits, tmp_path, monkeypatch):
+    images, labels = digits
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path)
+    estimator = TintypeClassifier(**SMALL).fit(images[:200], labels[:200])
+    estimator.predict(images[:5])
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
+    assert not hasattr(estimator, "run_")
+
+
+def test_the_run_is_kept_where_it_is_asked_for(digits, tmp_path):
+    images, labels = digits
+    folder = tmp_path / "kept"
+    estimator = TintypeClassifier(**SMALL, run_folder=folder).fit(images[:200], labels[:200])
+    assert estimator.run_.path == folder
+    run = tintype.load(str(folder))
+    assert run.status["state"] == "finished"
+    assert len(run.history) == 120
+    assert not (folder / "report.html").exists()
+
+
+def test_the_same_fit_gives_the_same_answers(digits):
+    images, labels = digits
+    estimator = TintypeClassifier(**SMALL, random_state=3)
+    first = estimator.fit(images[:200], labels[:200]).predict_proba(images[200:300])
+    again: Any = clone(estimator)
+    again = again.fit(images[:200], labels[:200]).predict_proba(images[200:300])
+    np.testing.assert_array_equal(first, again)
+    other = estimator.set_params(random_state=4).fit(images[:200], labels[:200])
+    assert (other.predict_proba(images[200:300]) != first).any()
+
+
+def test_a_fitted_estimator_is_pickled_as_weights(fitted, digits):
+    images, _ = digits
+    stored = pickle.dumps(fitted)
+    assert b"torch" not in stored
+    restored = pickle.loads(stored)
+    np.testing.assert_array_equal(
+        restored.predict_proba(images[:50]), fitted.predict_proba(images[:50])
+    )
+
+
+def test_flat_rows_with_a_shape_are_images(fitted, digits):
+    images, labels = digits
+    rows = images.reshape(len(images), -1)
+    flat = TintypeClassifier(**SMALL, image_shape=(8, 8)).fit(rows[:1000], labels[:1000])
+    np.testing.assert_array_equal(
+        flat.predict_proba(rows[1000:]), fitted.predict_proba(images[1000:])
+    )
+    assert flat.n_features_in_ == fitted.n_features_in_ == 64
+
+
+def test_classes_may_be_text_and_arrays_may_have_any_strides(fitted, digits):
+    images, labels = digits
+    names = np.array([f"digit {label}" for label in labels])
+    turned = np.asfortranarray(images)[:1000]
+    estimator = TintypeClassifier(**SMALL).fit(turned, names[:1000])
+    assert estimator.predict(images[1000:1010]).tolist() == [
+        f"digit {label}" for label in fitted.predict(images[1000:1010])
+    ]
+
+
+def test_mistakes_are_value_errors_of_one_line(digits, tmp_path):
+    images, labels = digits
+    with pytest.raises(NotFittedError):
+        TintypeClassifier().predict(images)
+    for estimator, X in (
+        (TintypeClassifier(model="fsat-cnn"), images),
+        (TintypeClassifier(recipe={"epohcs": 3}), images),
+        (TintypeClassifier(epochs=3, recipe={"epochs": 3}), images),
+        (TintypeClassifier(image_shape=(9, 8)), images.reshape(-1, 64)),
+        (TintypeClassifier(recipe={"patience": 3}), images),
+        (TintypeClassifier(), np.zeros((len(images), 3, 8, 8))),
+        (TintypeClassifier(), np.full(images.shape, np.nan)),
+    ):
+        with pytest.raises(ValueError, match=r"\w"):
+            estimator.fit(X, labels)
+    with pytest.raises(UserError, match=r"fast-cnn"):
+        TintypeClassifier(model="fsat-cnn").fit(images, labels)
