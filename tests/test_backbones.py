@@ -234,14 +234,14 @@ def test_the_smallest_size_is_the_smallest_that_works(name, least):
     with pytest.raises((RuntimeError, ValueError)):
         network(images(spec(least - 1)))
     message = f"model {name}: images of {least - 1}x{least - 1} are too small, it needs at least {least}x{least}"
-    with pytest.raises(UserError, match=f"{message}.*--image-size {least}"):
+    with pytest.raises(UserError, match=f"{message}.*image_size={least}"):
         build_model(name, spec(least - 1), {}, seed=0)
 
 
 @pytest.mark.parametrize(("name", "side", "fits"), [("vit_b_16", 100, 96), ("maxvit_t", 200, 224)])
 def test_networks_for_one_size_say_which_would_do(name, side, fits):
     with pytest.raises(
-        UserError, match=rf"of {side}x{side} do not fit.* --image-size {fits} or another model"
+        UserError, match=rf"of {side}x{side} do not fit.* image_size={fits} or another model"
     ):
         build_model(name, spec(side), {}, seed=0)
 

@@ -322,5 +322,5 @@ def test_only_runs_are_sorted(runs):
 
 
 def test_a_port_that_is_none_is_one_clear_line(runs: Path) -> None:
-    with pytest.raises(UserError, match="--port is 99999"):
+    with pytest.raises(UserError, match="port= is 99999"):
         make_server(runs, port=99_999)

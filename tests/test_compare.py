@@ -1067,7 +1067,7 @@ def test_a_run_that_is_not_finished_is_refused(
     (copied_run.path / "status.json").write_text(
         json.dumps({"state": state, "step": 7, "total_steps": 90}), encoding="utf-8"
     )
-    with pytest.raises(UserError, match=rf"{words} \(step 7 of 90\)\..*tintype train --resume"):
+    with pytest.raises(UserError, match=rf"{words} \(step 7 of 90\)\..*tt\.train\(resume="):
         compare([finished_run, copied_run], latency=False)
 
 
@@ -1128,7 +1128,7 @@ def test_a_split_that_was_not_measured_is_told(copied_run: api.Run, finished_run
     del evaluation["splits"]["test"]
     copied_run.write("evaluation.json", evaluation)
     with pytest.raises(
-        UserError, match=r"has not been measured on the test split\. Compare by --split val"
+        UserError, match=r"has not been measured on the test split\. Compare by split='val'"
     ):
         compare([finished_run, copied_run], latency=False)
 
@@ -1147,7 +1147,7 @@ def test_only_our_own_page_is_replaced(digits: list[Path], say: Any, tmp_path: P
     for title in ("first", "second"):
         write_sections(page, title, ["a fact"], [], made_by="tintype compare")
     assert "<h1>second</h1>" in page.read_text(encoding="utf-8")
-    with pytest.raises(UserError, match="not written by `tintype study`"):
+    with pytest.raises(UserError, match=r"not written by `tt\.study"):
         check_replaceable(page, "tintype study")
     with pytest.raises(UserError, match="nothing may be written"):
         check_replaceable(note / "page.html", "tintype compare")

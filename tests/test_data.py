@@ -437,7 +437,7 @@ def test_download_once_with_progress(tmp_path, monkeypatch, capsys):
 def test_offline_is_told_clearly_and_leaves_nothing(tmp_path, monkeypatch, name):
     serve(monkeypatch, {})
     with pytest.raises(
-        UserError, match=rf"{name} could not be downloaded \(.*not known.*--data-root DIR"
+        UserError, match=rf"{name} could not be downloaded \(.*not known.*data_root='DIR'"
     ):
         open_data(name)
     assert list((tmp_path / "cache" / "datasets").iterdir()) == []

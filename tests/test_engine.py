@@ -397,7 +397,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_checkpoint(
     with pytest.raises(UserError, match="not finite after step") as error:
         train_in(tmp_path / "run", recipe)
     message = str(error.value)
-    assert "--lr 2e+29" in message
+    assert "lr=2e+29" in message
     assert "clip=1" in message
     assert "The last good checkpoint is kept." in message
     run = RunFolder.open(tmp_path / "run")
@@ -433,7 +433,7 @@ def test_batches_of_one_image_train_or_are_refused(fit, tiny, model):
     if model in ("ann", "small-filters"):
         assert len(fit(recipe)[1].losses) == 2
     else:  # batch norm
-        with pytest.raises(UserError, match="Try a larger --batch-size"):
+        with pytest.raises(UserError, match="Try a larger batch_size="):
             fit(recipe)
 
 

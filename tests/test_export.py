@@ -308,7 +308,7 @@ def test_too_much_accuracy_lost_is_refused_and_a_little_is_not(colour_run):
         )
         return 1 - right[start : start + len(inputs["images"])]  # wrong every time
 
-    with pytest.raises(UserError, match=r"accuracy falls by .* Allow it with --max-loss"):
+    with pytest.raises(UserError, match=r"accuracy falls by .* Allow it with max_loss="):
         export.check(answer, "int8", 2.0)
     figures = export.check(answer, "int8", 100)
     assert figures["accuracy"] == 0
@@ -357,7 +357,7 @@ def test_images_that_are_gone_can_be_replaced_by_others(colour_run, tmp_path, mo
     )
     model = moved.read("model.json")
     with pytest.raises(
-        UserError, match=r"those of /nowhere/photos cannot be opened.*--data FOLDER"
+        UserError, match=r"those of /nowhere/photos cannot be opened.*data='FOLDER'"
     ):
         classified_images(moved, model, None)
     found = classified_images(moved, model, str(colour_run.path.parent / "photos"))

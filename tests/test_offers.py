@@ -140,5 +140,5 @@ def test_numbers_are_numbers_in_parquet_and_sort_no_photo(photos, tmp_path):
     values = parquet.read_table(path).to_pydict()["value"]
     np.testing.assert_allclose(values, [20 * number for number in range(10)])
 
-    with pytest.raises(UserError, match="Leave --sort-into out"):
+    with pytest.raises(UserError, match="Leave sort_into= out"):
         run_job(Brightness(), photos, rows, JobOptions(sort_into=tmp_path / "sorted"))

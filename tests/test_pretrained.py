@@ -358,7 +358,7 @@ def test_weights_of_another_model_are_refused_with_names_counts_and_that_model(t
     assert "of another shape (" in message
     assert " more)" in message
     assert "58 instead of 24" in message
-    assert message.endswith("They fit shufflenet_v2_x1_0: --model shufflenet_v2_x1_0")
+    assert message.endswith("They fit shufflenet_v2_x1_0: model='shufflenet_v2_x1_0'")
     assert "\n" not in message
 
 
@@ -369,7 +369,7 @@ def test_the_model_is_guessed_by_its_parameters_whatever_the_head(tmp_path, name
     assert model_of_weights(path) == name
     with pytest.raises(
         UserError,
-        match=rf"\d+ missing \(conv1.*\d+ unexpected \(.* They fit {name}: --model {name}",
+        match=rf"\d+ missing \(conv1.*\d+ unexpected \(.* They fit {name}: model='{name}'",
     ):
         load_pretrained(ours(), SMALL, str(path))
 
@@ -533,7 +533,7 @@ def test_weights_that_are_not_there_are_told(tmp_path):
     ):
         load_pretrained(ours(), SMALL, f"{tmp_path}/no.pth")
     with pytest.raises(
-        UserError, match=r"no pretrained weights 'default' for model cnn.*--weights none"
+        UserError, match=r"no pretrained weights 'default' for model cnn.*weights='none'"
     ):
         load_pretrained(build_model("cnn", spec(), {}, seed=0), "cnn", "default")
 
@@ -666,7 +666,7 @@ def test_a_broken_download_is_told_and_leaves_nothing(tmp_path, served, broken, 
     served(theirs(), **broken)
     with pytest.raises(
         UserError,
-        match=rf"could not be downloaded from http\S+ \(({reason}).*--weights FILE, .*--weights none",
+        match=rf"could not be downloaded from http\S+ \(({reason}).*weights='FILE', .*weights='none'",
     ):
         load_pretrained(ours(), SMALL, "default")
     assert list((tmp_path / "cache" / "weights").iterdir()) == []
@@ -688,7 +688,7 @@ def test_offline_is_one_clear_line(server, served, gone):
     )
     assert ("Not there" if gone == "file" else "refused") in message
     assert (
-        "Download that file elsewhere and give --weights FILE, or start without: --weights none"
+        "Download that file elsewhere and give weights='FILE', or start without: weights='none'"
         in message
     )
     assert "\n" not in message
@@ -786,7 +786,7 @@ def test_offline_lpips_advises_what_lpips_takes():
         UserError, match="name that file in place of alexnet, or measure without LPIPS"
     ) as error:
         PerceptualDistance("alexnet", torch.device("cpu"))
-    assert "--weights" not in str(error.value)
+    assert "weights=" not in str(error.value)
 
 
 # ---- names and preprocessing ------------------------------------------------------------------------------------------
@@ -904,6 +904,6 @@ def test_weights_of_timm(monkeypatch, tmp_path):
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(
         UserError,
-        match=r"timm/resnet10t could not be loaded from \S+ \(no network\).*--weights FILE",
+        match=r"timm/resnet10t could not be loaded from \S+ \(no network\).*weights='FILE'",
     ):
         load_pretrained(network, "timm/resnet10t", "default")

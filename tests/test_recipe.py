@@ -35,6 +35,7 @@ from tintype.recipe import (
     resolve,
 )
 from tintype.runs.pretrained import is_backbone
+from tintype.spelling import on_the_command_line
 from tintype.tasks.contract.own_data import asks
 from tintype.training.engine import Plan
 
@@ -251,7 +252,8 @@ def test_every_plain_value_survives(key, value):
 @given(st.text())
 def test_any_text_is_parsed_or_refused_in_a_line(text):
     try:
-        assert len(parse_assignments([text])) == 1
+        with on_the_command_line():
+            assert len(parse_assignments([text])) == 1
     except UserError as error:
         message = str(error)
     else:
@@ -261,7 +263,7 @@ def test_any_text_is_parsed_or_refused_in_a_line(text):
 
 @pytest.mark.parametrize("text", ["lr", "=3", " = 3", "lr=[1", "lr={", "lr=\x00"])
 def test_a_broken_assignment_is_told(text):
-    with pytest.raises(UserError, match="--set"):
+    with on_the_command_line(), pytest.raises(UserError, match="--set"):
         parse_assignments([text])
 
 

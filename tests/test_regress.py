@@ -221,7 +221,7 @@ def test_photos_are_turned_in_groups(tmp_path) -> None:
     assert sorted(set(images.groups.tolist())) == ["0.png", "1.png", "2.png"]
     assert len(np.unique(images.targets)) == len(images.targets)
     assert [name for name, _ in images.skipped] == ["broken.jpg"]
-    with pytest.raises(UserError, match="--data-root FOLDER"):
+    with pytest.raises(UserError, match="data_root='FOLDER'"):
         turned.load("turned-photos")
 
 

@@ -361,7 +361,7 @@ def test_photos_that_were_moved_are_found_at_their_new_place(
         train_in(tmp_path / "run", recipe, Stopper(4))
     old.rename(new)
 
-    with pytest.raises(UserError, match=r"--resume .*run --data NEW \(or --data-root NEW\)"):
+    with pytest.raises(UserError, match=r"resume='.*run', data='NEW'\) \(or data_root='NEW'\)"):
         api.train(resume=tmp_path / "run", watcher=Watcher())
     moved = {
         "folder": {"data": str(new)}, "csv moved too": {"data": str(new / "table.csv")},
@@ -507,11 +507,11 @@ def test_a_second_process_on_one_run_is_refused(tiny, train_in, tmp_path):
 
 def test_resume_takes_nothing_else(tmp_path):
     with pytest.raises(
-        UserError, match="keeps its own settings; leave out everything else: tintype train --resume"
+        UserError, match=r"keeps its own settings; leave out everything else: tt\.train\(resume="
     ):
         api.train("digits", resume=tmp_path, watcher=Watcher())
     with pytest.raises(
-        UserError, match="keeps its own settings; leave out everything else: tintype train --resume"
+        UserError, match=r"keeps its own settings; leave out everything else: tt\.train\(resume="
     ):
         api.train(resume=tmp_path, watcher=Watcher(), lr=0.1)
 
@@ -547,7 +547,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny, train_in, tmp_path, number, 
     recipe = tiny(steps=6, rules=2)
     whole = train_in(tmp_path / "whole" / "tiny", recipe)
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="continue with: tintype train --resume") as stopped:
+    with pytest.raises(Interrupted, match=r"continue with: tt\.train\(resume=") as stopped:
         api.train(recipe, out=tmp_path / "stopped", name="tiny", watcher=Signaller(number, where))
     assert stopped.value.number == number
     assert signal.getsignal(number) == before

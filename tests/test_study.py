@@ -199,7 +199,7 @@ def test_a_large_grid_asks_first(tmp_path, monkeypatch):
         "recipe": TINY,
         "vary": {"lr": [i / 100 for i in range(1, 101)], "weight_decay": list(range(100))},
     }
-    with pytest.raises(UserError, match=r"a grid of 10,000 runs.*--yes"):
+    with pytest.raises(UserError, match=r"a grid of 10,000 runs.*yes=True"):
         study(grid, out=tmp_path, watcher=Watcher())
     assert list(tmp_path.iterdir()) == []
 

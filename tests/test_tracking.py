@@ -257,7 +257,7 @@ def test_what_is_missing_is_told_before_anything_is_written(tiny, tmp_path, monk
 def test_a_tracker_that_cannot_begin_is_one_clear_line(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}")
     (tmp_path / "no").write_text("a file in the way", encoding="utf-8")
-    with pytest.raises(UserError, match="--track mlflow failed to start"):
+    with pytest.raises(UserError, match="track='mlflow' failed to start"):
         api.train(tiny(track=["mlflow"]), out=tmp_path, name="run", watcher=Watcher())
 
 

@@ -531,7 +531,7 @@ def test_a_folder_of_nasty_photos_is_trained_and_nothing_is_silently_dropped(
 
 def test_a_set_of_photos_says_where_it_is_to_be_had(tmp_path, digit_files):
     with pytest.raises(
-        UserError, match=r"Get dataset-resized\.zip from https://github\.com/.* --data-root FOLDER"
+        UserError, match=r"Get dataset-resized\.zip from https://github\.com/.* data_root='FOLDER'"
     ):
         api.plan("garbage-scratch", watcher=Watcher())
     with pytest.raises(UserError, match="there is no folder"):
@@ -665,9 +665,7 @@ def test_a_packed_run_and_the_file_in_its_folder_are_as_good(digit_files, five_c
 def test_runs_that_cannot_be_started_from_are_told(digit_files, five_classes, tmp_path, kinds):
     with pytest.raises(UserError, match=r"is a run of task generate, whose network no other"):
         api.plan(str(digit_files), weights=str(kinds["gan"].path), watcher=Watcher())
-    with pytest.raises(
-        UserError, match=r"the network of .*cnn is cnn, not ann\. Leave out --model"
-    ):
+    with pytest.raises(UserError, match=r"the network of .*cnn is cnn, not ann\. Leave out model="):
         api.plan(str(digit_files), weights=str(kinds["cnn"].path), model="ann", watcher=Watcher())
     stopped = tmp_path / "stopped"
     stopped.mkdir()

@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from tintype.spelling import spelled
+
 PACKAGE = Path(__file__).parent
 MOST_NAMES = 20  # in a message; longer lists have a command that shows them
 
@@ -18,8 +20,12 @@ class UserError(Exception):
 
     Its message has one or two lines: what happened, what was expected, what to type.
     The command line prints the message without a traceback and exits with code 2 (`--debug` shows
-    the traceback).
+    the traceback). The message is written for the command line; in Python it speaks of arguments
+    in place of options.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(spelled(message))
 
 
 class OwnCodeError(UserError):
@@ -82,7 +88,6 @@ class Interrupted(Exception):
     """Training was stopped by a signal after its state was saved."""
 
     def __init__(self, number: int, folder: Path, command: str = "tintype train --resume") -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name}; continue with: {command} {folder}"
-        )
+        again = spelled(f"{command} {folder}")
+        super().__init__(f"stopped by {signal.Signals(number).name}; continue with: {again}")
         self.number = number

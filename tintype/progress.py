@@ -15,6 +15,7 @@ from rich.progress import Progress as RichProgress
 
 from tintype.errors import UserError
 from tintype.notebook import Curve, Display, Panel, in_notebook, picture
+from tintype.spelling import spelled
 
 # Called during long work with a description, the amount done and the total.
 Progress = Callable[[str, int, int], None]
@@ -97,7 +98,7 @@ class Lines(Watcher):
         self._said = time.perf_counter()
 
     def note(self, line: str) -> None:
-        self._say(line)
+        self._say(spelled(line))
 
     def on_work(self, what: str, done: int, total: int) -> None:
         now = time.perf_counter()
@@ -176,7 +177,7 @@ class Bar(Watcher):
             self.close()
 
     def note(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(spelled(line), markup=False)
 
     def on_work(self, what: str, done: int, total: int) -> None:
         self._show(what, done, total, "")
@@ -284,7 +285,7 @@ class Live(Watcher):
         self._show()
 
     def note(self, line: str) -> None:
-        self.lines.append(line)
+        self.lines.append(spelled(line))
         self._show(at_once=self._between)
 
     def close(self) -> None:

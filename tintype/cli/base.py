@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tintype.spelling import on_the_command_line
+
 app = typer.Typer(
     name="tintype",
     help="Train models that classify, generate or upscale images, and know how good they are.",
@@ -87,6 +89,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _global(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -97,4 +100,4 @@ def _global(
         bool, typer.Option("--debug", help="Show the traceback when an error occurs.")
     ] = False,
 ) -> None:
-    pass
+    context.with_resource(on_the_command_line())

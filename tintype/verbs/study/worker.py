@@ -21,6 +21,7 @@ from typing import Any
 from tintype.errors import Interrupted
 from tintype.progress import Watcher
 from tintype.recipe import build
+from tintype.spelling import on_the_command_line
 from tintype.verbs.study.single import train_one
 
 
@@ -85,4 +86,5 @@ def _read(wanted: SimpleQueue[dict[str, Any] | None], busy: threading.Event) -> 
 
 
 if __name__ == "__main__":
-    main()
+    with on_the_command_line():  # what is recorded is spelled as in runs of this process
+        main()
