@@ -77,7 +77,6 @@ def own_type(model: type[BaseModel], name: str) -> str:
     bare = re.sub(r"^Annotated\[(.*), PLACE\]$", r"\1", text)
     if bare != text or name in MAY_NAME_A_FILE:
         bare = bare.replace("str", "str | Path", 1)
-    bare = bare.replace("Reference", "str | Callable[..., Any]")
     return merged([bare, ALSO[name]]) if name in ALSO else bare
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype import api
-from tintype.errors import UserError
+from tintype.errors import OwnCodeError, StopTraining, UserError
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.tasks import losses
+from tintype.watching import Start
 
 pytestmark = pytest.mark.usefixtures("short_reports")
 
@@ -237,3 +238,132 @@ def test_a_loss_of_numbers_is_given_deviations(tmp_path: Path) -> None:
     for row, expected in zip(metrics_of(own), metrics_of(mse), strict=True):
         assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-3)
     assert own.evaluate(split="val")["mae"] == pytest.approx(own.metrics["val"]["mae"])
+
+
+# ---- watchers ------------------------------------------------------------------------------------
+
+
+class Diary:
+    """A watcher without a base class that writes down every moment."""
+
+    def __init__(self) -> None:
+        self.moments: list[tuple[Any, ...]] = []
+
+    def on_start(self, start: Start) -> None:
+        assert bool(start.step) == any(start.folder.glob("checkpoints/*"))
+        assert next(start.network.parameters()).requires_grad
+        self.moments.append(("start", start.step, start.total_steps, start.recipe["epochs"]))
+
+    def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
+        self.moments.append(("step", step, loss))
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        self.moments.append(("row", row["step"], row["loss"]))
+        row.clear()  # which changes nothing of the run
+
+    def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
+        self.moments.append(("evaluation", step, figures["accuracy"]))
+
+    def on_end(self, folder: Path, state: str) -> None:
+        assert (folder / "report.html").exists()
+        self.moments.append(("end", state))
+
+
+def test_watchers_see_every_moment_in_order(tiny, tmp_path: Path, capsys) -> None:
+    diary = Diary()
+    seen = []
+
+    def function(step: int, epoch: float, figures: dict[str, Any]) -> None:
+        seen.append((step, figures.pop("accuracy")))
+
+    run = api.train(tiny(), watchers=[diary, function], out=tmp_path, verbose=False)
+    rows = metrics_of(run)
+    assert capsys.readouterr() == ("", "")
+    assert [kind for kind, *_ in diary.moments][:4] == ["start", "step", "row", "step"]
+    assert diary.moments[0] == ("start", 0, len(rows), 2.0)
+    assert diary.moments[-1] == ("end", "finished")
+    losses_seen = [loss for kind, *_, loss in diary.moments if kind == "row"]
+    assert losses_seen == [pytest.approx(float(row["loss"])) for row in rows]
+
+    measured = [
+        (int(row["step"]), float(row["val_accuracy"])) for row in rows if row["val_accuracy"]
+    ]
+    assert seen == [(step, pytest.approx(accuracy)) for step, accuracy in measured]
+    assert [
+        (step, value) for kind, step, *_, value in diary.moments[1:-1] if kind == "evaluation"
+    ] == seen
+    assert weights_of(run) == weights_of(api.train(tiny(), out=tmp_path, watcher=Watcher()))
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_watcher_ends_a_run_well(tiny, tmp_path: Path, keep: str) -> None:
+    def enough(step: int, epoch: float, figures: dict[str, Any]) -> None:
+        if epoch > 1.5:
+            raise StopTraining("two epochs are enough")
+
+    recipe = tiny(epochs=8, keep=keep, schedule="constant")
+    run = api.train(recipe, watchers=enough, out=tmp_path / keep, watcher=Watcher())
+    two = api.train(
+        tiny(steps=26, keep=keep, schedule="constant"), out=tmp_path / "two", watcher=Watcher()
+    )
+    assert weights_of(run) == weights_of(two)
+    assert (run.path / "metrics.csv").read_bytes() == (two.path / "metrics.csv").read_bytes()
+    assert run.read("status.json")["state"] == "finished"
+    choices = {each["name"]: each for each in run.read("environment.json")["choices"]}
+    assert choices["end"]["reason"] == "the watcher enough ended it: two epochs are enough"
+    assert run.metrics["test"]["accuracy"] == two.metrics["test"]["accuracy"]
+
+
+class AfterSteps:
+    """Ends a run between two evaluations, where it returns True."""
+
+    def __init__(self, moment: str) -> None:
+        setattr(self, moment, self.see)
+
+    def see(self, what: Any, *_: Any) -> bool:
+        return (what["step"] if isinstance(what, dict) else what) == 5
+
+
+@pytest.mark.parametrize("moment", ["on_step", "on_row"])
+def test_what_a_run_ends_with_is_measured(tiny, tmp_path: Path, moment: str) -> None:
+    run = api.train(
+        tiny(), watchers=cast("Any", AfterSteps(moment)), out=tmp_path, watcher=Watcher()
+    )
+    rows = metrics_of(run)
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5]
+    assert [bool(row["val_accuracy"]) for row in rows] == [False] * 4 + [True]
+    assert run.read("status.json")["step"] == 5
+
+
+def test_a_watcher_that_fails_loses_nothing(tiny, tmp_path: Path) -> None:
+    def broken(step: int, epoch: float, figures: dict[str, Any]) -> None:
+        print(figures["acuracy"])
+
+    diary = Diary()
+    diary.on_end = lambda folder, state: diary.moments.append(("end", state))
+    with pytest.raises(
+        OwnCodeError, match=r"the watcher broken fails with KeyError: .acuracy"
+    ) as error:
+        api.train(tiny(), watchers=[broken, diary], name="run", out=tmp_path, watcher=Watcher())
+    assert 'figures["acuracy"]' in error.value.own_traceback()
+    assert diary.moments[-1] == ("end", "failed")
+
+    resumed = api.train(resume=tmp_path / "run", watchers=Diary, watcher=Watcher())
+    whole = api.train(tiny(), out=tmp_path, name="whole", watcher=Watcher())
+    assert weights_of(resumed) == weights_of(whole)
+    assert (resumed.path / "metrics.csv").read_bytes() == (whole.path / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("watchers", "says"),
+    [
+        (3, "int is no watcher: it has none of the methods on_start"),
+        ([print, "lines"], "str is no watcher"),
+    ],
+)
+def test_what_is_no_watcher_is_refused(tiny, tmp_path: Path, watchers: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        api.train(tiny(), watchers=watchers, out=tmp_path / "runs", watcher=Watcher())
+    with pytest.raises(UserError, match="Give your own as watchers="):
+        api.train(tiny(), watcher=watchers, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

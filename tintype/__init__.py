@@ -22,7 +22,7 @@ from tintype.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from tintype.api import Run, load, train
-    from tintype.errors import UserError
+    from tintype.errors import StopTraining, UserError
     from tintype.estimators import TintypeClassifier, TintypeRegressor
     from tintype.recipe import Recipe
     from tintype.verbs.audit import Audit, audit
@@ -37,6 +37,7 @@ _WHERE = {
     "Comparison": "tintype.verbs.compare",
     "Recipe": "tintype.recipe",
     "Run": "tintype.api",
+    "StopTraining": "tintype.errors",
     "Study": "tintype.verbs.study",
     "TintypeClassifier": "tintype.estimators",
     "TintypeRegressor": "tintype.estimators",
@@ -56,6 +57,7 @@ __all__ = [
     "Comparison",
     "Recipe",
     "Run",
+    "StopTraining",
     "Study",
     "TintypeClassifier",
     "TintypeRegressor",

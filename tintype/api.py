@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,6 +16,7 @@ from tintype.verbs.run import Run
 
 if TYPE_CHECKING:
     from tintype.training.prepare import Prepared
+    from tintype.watching import OneWatcher
 
 __all__ = ["Run", "load", "plan", "train"]
 
@@ -33,7 +34,7 @@ def plan(
     from tintype.data.cache import DRY_RUN_BYTES, writing_at_most
     from tintype.training import run
 
-    watcher = watcher or make_watcher(quiet=verbose is False)
+    watcher = _display(watcher, verbose)
     what, fields = _with_data(what, changes, splits, sample_weight)
     what = "digits" if what is None else what
     with writing_at_most(DRY_RUN_BYTES):
@@ -49,6 +50,7 @@ def train(
     name: str | None = None,
     resume: str | Path | None = None,
     watcher: Watcher | None = None,
+    watchers: OneWatcher | Sequence[OneWatcher] | None = None,
     verbose: bool | None = None,
     command: str | None = None,
     trust: Any = None,
@@ -70,6 +72,10 @@ def train(
             else, or were given in memory.
         watcher: is shown the progress; by default a bar on a terminal, a curve in a notebook,
             lines elsewhere.
+        watchers: your own, one or several: functions `(step, epoch, figures)` that are called at
+            each evaluation, or objects with some of the methods `on_start`, `on_step`, `on_row`,
+            `on_evaluation`, `on_end` (see `tintype.watching`). One that returns True, or raises
+            `tintype.StopTraining`, ends the run, which is then measured like any other.
         verbose: False prints nothing, True also how the run uses the machine.
         command: how to repeat the run, for the report.
         trust: a file, a class or a module of your own code, which a run to resume, or to start
@@ -86,16 +92,25 @@ def train(
         Interrupted: stopped by a signal; `resume` goes on.
     """
     from tintype.training import run
+    from tintype.watching import as_watchers
 
     if trust is not None:
         own_code.trust(trust)
-    watcher = watcher or make_watcher(quiet=verbose is False)
+    watcher = _display(watcher, verbose)
+    own_watchers = as_watchers(watchers)
     command = command or _python_call(what, changes)
     what, fields = _with_data(what, changes, splits, sample_weight, resumed=resume is not None)
     if resume is None:
         what = "digits" if what is None else what
         folder = run.train(
-            what, watcher, out=out, name=name, verbose=bool(verbose), command=command, **fields
+            what,
+            watcher,
+            out=out,
+            name=name,
+            verbose=bool(verbose),
+            watchers=own_watchers,
+            command=command,
+            **fields,
         )
         return Run(folder.path)
 
@@ -104,7 +119,8 @@ def train(
             "a resumed run keeps its own settings; leave out everything else: "
             f"tintype train --resume {resume}, with --data or --data-root if the photos were moved."
         )
-    return Run(run.resume(resume, watcher, command=command, **fields).path)
+    folder = run.resume(resume, watcher, command=command, watchers=own_watchers, **fields)
+    return Run(folder.path)
 
 
 train.__doc__ = f"{cleandoc(train.__doc__ or '')}\n\n{cleandoc(RecipeFields.__doc__ or '')}"
@@ -154,6 +170,22 @@ def _with_data(
     if what is None and is_memory(data) and not resumed:
         what = settings.pop("data")
     return what, settings
+
+
+def _display(watcher: Watcher | None, verbose: bool | None) -> Watcher:
+    """Return what shows the progress.
+
+    Raises:
+        UserError: an object that is no display.
+    """
+    if watcher is None:
+        return make_watcher(quiet=verbose is False)
+    if not isinstance(watcher, Watcher):
+        raise UserError(
+            f"watcher= takes the place of the display, and {type(watcher).__name__} is none (a "
+            "tintype.progress.Watcher). Give your own as watchers=."
+        )
+    return watcher
 
 
 def _python_call(what: Any, changes: Mapping[str, Any]) -> str:

@@ -84,6 +84,13 @@ def no_data_set(path: Path) -> UserError:
     return UserError(f"'{path}' is a file, but not a .csv. {expected}")
 
 
+class StopTraining(Exception):
+    """Raised by a watcher of the user's own: the run ends well, with the weights that it has.
+
+    Its message says why, as in `StopTraining("accuracy is above 99 %")`.
+    """
+
+
 class Interrupted(Exception):
     """Training was stopped by a signal after its state was saved."""
 

@@ -30,7 +30,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 from pydantic import BeforeValidator
 
-from tintype.errors import OwnCodeError, UserError, unknown_name
+from tintype.errors import OwnCodeError, StopTraining, UserError, unknown_name
 from tintype.files.bounded import read_bytes
 
 IN_PYTHON = "python:"
@@ -174,11 +174,11 @@ def running(whose: str) -> Iterator[None]:
 
     Raises:
         OwnCodeError: the code raised an exception, which is the cause of this one.
-        UserError: as the code raised it.
+        UserError, StopTraining: as the code raised it.
     """
     try:
         yield
-    except UserError:
+    except (UserError, StopTraining):
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:200]

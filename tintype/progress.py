@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,6 +16,9 @@ from rich.progress import Progress as RichProgress
 from tintype.errors import UserError
 from tintype.notebook import Curve, Display, Panel, in_notebook, picture
 from tintype.spelling import spelled
+
+if TYPE_CHECKING:
+    from tintype.watching import Start
 
 # Called during long work with a description, the amount done and the total.
 Progress = Callable[[str, int, int], None]
@@ -46,8 +49,11 @@ def epochs(epoch: float) -> str:
 class Watcher:
     """Follow a run from outside. This base class does nothing, and so keeps a run silent.
 
-    A progress bar, a tracker or your own callback overrides the methods it needs.
+    A progress bar or a tracker overrides the methods it needs. Watchers of the user's own need no
+    base class, see `tintype.watching`.
     """
+
+    def on_start(self, start: Start) -> None: ...
 
     def on_step(
         self, step: int, total_steps: int, loss: float, images_per_second: float
@@ -64,6 +70,10 @@ class Watcher:
     def note(self, line: str) -> None: ...
 
     def close(self) -> None: ...
+
+    def reason_to_stop(self) -> str:
+        """Return why the run should end now, "" where it goes on; asked after every step shown."""
+        return ""
 
 
 def figures_line(figures: dict[str, Any]) -> str:

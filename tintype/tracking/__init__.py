@@ -21,6 +21,7 @@ from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.runs.shapes import fitting
 from tintype.tracking.tracker import RunInfo, Tracker
+from tintype.watching import Start
 
 __all__ = ["RunInfo", "Tracker", "check_trackers", "tracked"]
 
@@ -99,6 +100,12 @@ class _Trackers(Watcher):
             watcher.note(f"tracked: {tracker.where}")
 
         write_json(run.path / RECORD, self.record)
+
+    def on_start(self, start: Start) -> None:
+        self.watcher.on_start(start)
+
+    def reason_to_stop(self) -> str:
+        return self.watcher.reason_to_stop()
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         self.watcher.on_step(step, total_steps, loss, images_per_second)

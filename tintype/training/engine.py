@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tintype.data.source import Batch, ImageSource
-from tintype.errors import Interrupted, UserError, unknown_name
+from tintype.errors import Interrupted, OwnCodeError, UserError, unknown_name
 from tintype.files.whole import write_picture, written_whole
 from tintype.optim import WeightAverage, build_optimizers, lr_factor
 from tintype.progress import Watcher
@@ -36,6 +36,7 @@ from tintype.seeds import fold
 from tintype.tasks.task import StepContext, Task
 from tintype.training.order import Order, batches
 from tintype.training.signals import caught_signals
+from tintype.watching import Start
 
 # A checkpoint is written when the last one is older than this; tests and fragile machines want it
 # more often.
@@ -227,6 +228,7 @@ class Engine:
         self.monitor, self.higher_is_better = monitored(recipe, task)
         self.best: dict[str, Any] = {}  # "score", "step", "tensors" of the best evaluation so far
         self.evaluations_without_gain = 0
+        self.ended = ""  # why a watcher ended the run
         self.step = 0
         self.seconds = 0.0
         self.history = History(run.path / "metrics.csv", [])
@@ -271,6 +273,7 @@ class Engine:
             frames = {plan.total_steps * k // FRAMES for k in range(1, FRAMES)}
             if self.step == 0:
                 self._show()
+            self._show_start(plan)
 
             for batch in batches(train, order, self.step, plan.total_steps):
                 if self._stopped_early():
@@ -314,6 +317,9 @@ class Engine:
                 for row in rows:
                     self.history.add(row)
                     self.watcher.on_row(row)
+                if self._asked_to_end(plan) and not evaluate:  # what it ends with is measured
+                    rows[-1].update(self._evaluate(val, plan))
+                    rows[-1].update(self._measured_clean(clean))
 
                 number = signal_seen()
                 if number or time.perf_counter() - saved_at > self.checkpoint_seconds:
@@ -487,7 +493,33 @@ class Engine:
         if picture is not None:
             write_picture(self.run.path / "samples" / f"step-{self.step:07d}.png", picture)
 
+    def _show_start(self, plan: Plan) -> None:
+        network = self.task.networks[self.task.main]
+        settings = self.recipe.model_dump(mode="json")
+        self.watcher.on_start(Start(self.run.path, settings, self.step, plan.total_steps, network))
+
+    def _asked_to_end(self, plan: Plan) -> bool:
+        """Return whether a watcher ends the run before its last step.
+
+        Raises:
+            OwnCodeError: one has failed; the state is saved.
+        """
+        try:
+            why = self.watcher.reason_to_stop()
+        except OwnCodeError:
+            self.save()
+            raise
+        if why and self.step < plan.total_steps:
+            self.ended = why
+        return bool(self.ended)
+
     def _stopped_early(self) -> bool:
+        if self.ended:
+            best = self.recipe.keep == "best" and self.best.get("tensors")
+            kept = f"those of step {self.best['step']:,}, the best" if best else "the last"
+            self.watcher.note(f"ended at step {self.step:,}: {self.ended}; its weights are {kept}")
+            return True
+
         patience = self.recipe.patience
         if patience is None or self.evaluations_without_gain < patience:
             return False
@@ -572,6 +604,7 @@ class Engine:
             "best": self.best,
             "evaluations_without_gain": self.evaluations_without_gain,
             "task": self.task.state(),
+            **({"ended": self.ended} if self.ended else {}),
         }
         save_checkpoint(self.run.path / "checkpoints", self.step, state)
         self.run.set_status("running", step=self.step, seconds=round(self.seconds, 3))
@@ -615,6 +648,7 @@ class Engine:
         self.best = state["best"]
         self.evaluations_without_gain = state["evaluations_without_gain"]
         self.task.load_state(state.get("task", {}))
+        self.ended = state.get("ended", "")
         self.step = state["step"]
         self.seconds = state["seconds"]
         self.history = History.open(self.history.path, state["rows"])

@@ -6,7 +6,7 @@ What the user typed becomes a recipe, a run folder, a model and its figures.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from tintype.training.record import (
     write_times,
 )
 from tintype.training.signals import interruptible
+from tintype.watching import OneWatcher, watched
 
 
 def plan(
@@ -88,6 +89,7 @@ def train(
     command: str,
     name: str | None = None,
     verbose: bool = False,
+    watchers: Sequence[OneWatcher] = (),
     **changes: Any,
 ) -> RunFolder:
     """Train a new run, measure it and write its report.
@@ -99,6 +101,7 @@ def train(
         command: how to repeat the run, for the report.
         name: of the run folder, which must be new; by default that of `what`.
         verbose: as for `plan`.
+        watchers: the user's own, see `tintype.watching`.
         changes: any field of the recipe.
 
     Raises:
@@ -112,17 +115,25 @@ def train(
     prepared = plan(what, watcher, verbose=verbose, **changes)
     chosen = name or _default_name(what)
     run = RunFolder.create(out, chosen, exact=name is not None, recipe=prepared.recipe)
-    _to_the_end(run, prepared, watcher, command)
+    _to_the_end(run, prepared, watcher, watchers, command)
     return run
 
 
-def resume(path: str | Path, watcher: Watcher, *, command: str, **moved: Any) -> RunFolder:
+def resume(
+    path: str | Path,
+    watcher: Watcher,
+    *,
+    command: str,
+    watchers: Sequence[OneWatcher] = (),
+    **moved: Any,
+) -> RunFolder:
     """Go on with a run that was stopped; a finished one is left as it is.
 
     Args:
         path: the run folder.
         watcher: is shown the progress.
         command: how to repeat the run, if the folder does not say it.
+        watchers: the user's own, see `tintype.watching`.
         moved: `data` and `data_root`, if the same photos now are somewhere else.
 
     Raises:
@@ -149,7 +160,7 @@ def resume(path: str | Path, watcher: Watcher, *, command: str, **moved: Any) ->
 
     if (run.path / "environment.json").exists():
         command = run.read("environment.json")["command"]
-    _to_the_end(run, prepared, watcher, command)
+    _to_the_end(run, prepared, watcher, watchers, command)
     return run
 
 
@@ -163,9 +174,19 @@ def _leave_finished(run: RunFolder, watcher: Watcher, moved: dict[str, Any]) -> 
         _report(run, watcher)
 
 
-def _to_the_end(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str) -> None:
+def _to_the_end(
+    run: RunFolder,
+    prepared: Prepared,
+    watcher: Watcher,
+    watchers: Sequence[OneWatcher],
+    command: str,
+) -> None:
     watcher.note(f"run: {run.path}")
-    with interruptible(run.path), tracked(run, prepared.recipe, watcher) as watcher:
+    with (
+        interruptible(run.path),
+        watched(run.path, watcher, watchers) as watcher,
+        tracked(run, prepared.recipe, watcher) as watcher,
+    ):
         train_run(run, prepared, watcher, command)
         _report(run, watcher)
 
@@ -238,6 +259,9 @@ def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> En
     task.selection = task.validation.selecting_part(seen.val)
     engine.fit(seen.train, task.selection)
     trained = time.perf_counter()
+    if engine.ended:
+        reached = f"at step {engine.step:,} of {prepared.plan.total_steps:,}"
+        replace_choice(run, Choice("end", reached, engine.ended))
     for line in task.remarks():
         watcher.note(line)
 
@@ -295,11 +319,6 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         field: str(Path(file).expanduser().resolve())
         for field, file in recipe.options.places().items()
         if Path(file).expanduser().exists()
-    }
-    changes |= {
-        field: own_code.absolute(value)
-        for field, value in recipe.fields().items()
-        if own_code.is_own(value)
     }
     weights = recipe.fields().get("weights")
     if weights and weights not in ("default", "none"):
