@@ -5,6 +5,7 @@ One line each; nothing waits, or changes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -721,3 +722,51 @@ def test_a_text_in_a_png_is_unpacked_to_a_megabyte_at_most(kind, length, monkeyp
     assert (pixels == 77).all()
     assert unpacked, "Pillow unpacks texts in another way: count there"
     assert max(unpacked) <= 2**20
+
+
+def _name_a_network(run: Path, reference: str) -> None:
+    """Let model.json ask for a network that is code."""
+    description = json.loads((run / "model.json").read_text(encoding="utf-8"))
+    description["architecture"] = {"name": reference, "options": {}}
+    (run / "model.json").write_text(json.dumps(description), encoding="utf-8")
+
+
+def _name_a_loss(run: Path, reference: str) -> None:
+    """Let the recipe of a run that was stopped ask for a loss that is code."""
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = recipe.replace("loss: cross-entropy", f"loss: {reference}")
+    (run / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    (run / "status.json").write_text(json.dumps({**status, "state": "stopped"}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("hidden", ["file", "module"])
+@pytest.mark.parametrize(
+    ("attack", "commands"),
+    [
+        (_name_a_network, ("predict RUN PHOTO", "evaluate RUN", "train digits --weights RUN")),
+        (_name_a_loss, ("train --resume RUN",)),
+    ],
+)
+def test_a_run_that_names_code_does_not_run_it(
+    attack, commands, hidden, recorded, copied_run, digit_files, tmp_path, say, monkeypatch
+):
+    mark = tmp_path / "mark"
+    (tmp_path / "bomb.py").write_text(f"open({str(mark)!r}, 'w')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    reference = f"{tmp_path / 'bomb.py'}:build" if hidden == "file" else "bomb:build"
+    attack(copied_run.path, reference)
+    if recorded:  # whatever hash a stranger writes down
+        sha256 = hashlib.sha256((tmp_path / "bomb.py").read_bytes()).hexdigest()
+        row = {"field": "model", "reference": reference, "sha256": sha256, "copy": ""}
+        (copied_run.path / "code.json").write_text(json.dumps({"code": [row]}), encoding="utf-8")
+
+    photo = next(digit_files.rglob("*.png"))
+    for command in commands:
+        words = command.replace("RUN", str(copied_run.path)).replace("PHOTO", str(photo))
+        code, _, errors = say(*words.split())
+        assert code == 2, command
+        assert "executes no code" in errors, command
+    assert not mark.exists()

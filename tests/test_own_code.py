@@ -16,7 +16,14 @@ def net(tmp_path, monkeypatch):
     file.write_text(NET, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(own_code, "_trusted", {})
+    monkeypatch.setattr(own_code, "_approved", set())
     return file
+
+
+def named(reference: str, kind: str = "model", usual: str = "build"):
+    """Find the code of a reference that the user has typed."""
+    own_code.approve([reference])
+    return own_code.find(reference, kind, usual)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +45,23 @@ def test_what_is_a_reference(name, own):
 
 
 def test_a_file_is_found_by_the_usual_name_or_by_a_given_one(net):
-    assert own_code.find("my_net.py", "model", "build")("spec") == ("net", "spec")
-    assert own_code.find(f"{net}:Other", "model", "build").__name__ == "Other"
+    assert named("my_net.py")("spec") == ("net", "spec")
+    assert named(f"{net}:Other").__name__ == "Other"
     assert own_code.absolute("my_net.py:Other") == f"{net}:Other"
 
 
 def test_an_installed_module_is_found():
     import json
 
-    assert own_code.find("json:dumps", "loss", "loss") is json.dumps
+    assert named("json:dumps", "loss", "loss") is json.dumps
+
+
+@pytest.mark.parametrize("reference", ["my_net.py", "my_net.py:Other", "os:system", "bomb:build"])
+def test_what_nobody_has_named_does_not_run(net, monkeypatch, reference):
+    (net.parent / "bomb.py").write_text("raise SystemExit", encoding="utf-8")
+    monkeypatch.syspath_prepend(net.parent)
+    with pytest.raises(UserError, match="opening a run executes no code"):
+        own_code.find(reference, "model", "build")
 
 
 def test_an_object_keeps_its_reference():
@@ -73,7 +88,7 @@ def test_what_cannot_be_found_is_said(net, reference, says):
     (net.parent / "two.py").write_text("def a(): ...\ndef b(): ...\n", encoding="utf-8")
     (net.parent / "none.py").write_text("from math import sqrt\n", encoding="utf-8")
     with pytest.raises(UserError, match=r".") as error:
-        own_code.find(reference, "model", "build")
+        named(reference)
     assert says in str(error.value)
 
 
@@ -85,7 +100,7 @@ def test_trust_is_in_bytes(net):
 
     net.write_text(NET + "x = 1\n", encoding="utf-8")
     assert not own_code.is_trusted("my_net.py", own_code.code_of("my_net.py").sha256)
-    own_code.find("my_net.py", "model", "build")  # the user names it
+    named("my_net.py")  # the user names it
     assert own_code.is_trusted("my_net.py", own_code.code_of("my_net.py").sha256)
     assert not own_code.is_trusted("my_net.py", "")
 
@@ -99,7 +114,7 @@ def test_looking_at_code_does_not_run_it(net):
 def test_the_traceback_of_own_code_begins_in_it(net):
     (net.parent / "broken.py").write_text("def f():\n    return 1 / 0\n\n\nf()\n", encoding="utf-8")
     with pytest.raises(OwnCodeError, match=r"broken\.py fails with ZeroDivisionError") as error:
-        own_code.find("broken.py", "model", "build")
+        named("broken.py")
     shown = error.value.own_traceback()
     assert "return 1 / 0" in shown
     assert shown.endswith("ZeroDivisionError: division by zero\n")

@@ -6,10 +6,11 @@ A recipe names such code by a *reference*, which is one of
 - `package.module:Net`: a name in an installed module;
 - `python:Net`: an object that was given in Python, which only this process knows.
 
-What runs, runs because the user named it: `find` executes the code of a reference, and whoever
-opens a stored run asks `is_trusted` first, since a run folder may come from a stranger. Trust is in
-bytes: code is trusted once the user has named it in this process, by the hash of its file. The same
-holds for programs of torch.export and TorchScript, whose reading can run code.
+What runs, runs because the user named it: `find` refuses a reference that nobody in this process
+has named, since a run folder may come from a stranger. Whoever takes a reference from the user says
+so with `approve`; a stored run finds its code by `located` alone. Trust is in bytes: code is
+trusted once the user has named it in this process, by the hash of its file. The same holds for
+programs of torch.export and TorchScript, whose reading can run code.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ from tintype.files.bounded import read_bytes
 IN_PYTHON = "python:"
 PROGRAMS = (".pt2", ".ts", ".pt", ".pth")  # files of torch that may hold code
 
-# {reference: object} of what was given in Python, and {sha256: reference} of all code that was
-# named.
+# {reference: object} of what was given in Python, the references that the user has named, and
+# {sha256: reference} of all code that was named.
 _given: dict[str, Any] = {}
+_approved: set[str] = set()
 _trusted: dict[str, str] = {}
 # Hashes of files of other kinds that were named, or that this process has written.
 _trusted_content: set[str] = set()
@@ -134,6 +136,11 @@ def absolute(reference: str) -> str:
     return f"{Path(path).expanduser().resolve()}{colon}{attribute}"
 
 
+def approve(references: Iterable[str]) -> None:
+    """Let `find` run the code of references that the user has named in this process."""
+    _approved.update(map(absolute, references))
+
+
 def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = callable) -> Any:
     """Run the code of a reference and return what it names; the code is trusted from then on.
 
@@ -145,7 +152,8 @@ def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = ca
         fits: whether an object can be what is looked for.
 
     Raises:
-        UserError: there is no such file, module or name, or its code fails.
+        UserError: the user has not named it, there is no such file, module or name, or its code
+            fails.
     """
     reference = _stand_ins.get().get(reference, reference)
     path, _, attribute = _parts(reference)
@@ -157,6 +165,7 @@ def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = ca
             )
         return _given[reference]
 
+    _refuse_unnamed(reference, kind)
     module = _module(path, kind)
     _trusted[code_of(reference).sha256] = absolute(reference)
     name = attribute or _only_name(module, path, kind, usual, fits)
@@ -272,6 +281,18 @@ def is_trusted(reference: str, sha256: str) -> bool:
         sha256: of the code, from the run.
     """
     return located(reference, sha256) is not None
+
+
+def _refuse_unnamed(reference: str, kind: str) -> None:
+    """Raise where a reference comes from a file alone, and not from the user."""
+    whole = absolute(reference)
+    path, _, _ = _parts(whole)
+    if whole in _approved or path in {_parts(trusted)[0] for trusted in _trusted.values()}:
+        return
+    raise UserError(
+        f"the {kind} is your own code, {reference}, and opening a run executes no code. If you "
+        f"trust it: --trust FILE (in Python: trust=FILE)."
+    )
 
 
 def _label(reference: str) -> str:

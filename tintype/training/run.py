@@ -20,7 +20,6 @@ from tintype.data.source import DataSplits, ImageSource, StoredSource
 from tintype.errors import UserError
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
-from tintype.own_code import absolute
 from tintype.pages.report import write_report
 from tintype.plugins import data_sets
 from tintype.progress import Watcher
@@ -62,6 +61,7 @@ def plan(
     base, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
     changed = {ALIASES.get(key, key) for key in changes}
     recipe = _with_absolute_paths(base.replace(**changes))
+    own_code.approve(recipe.own_code().values())
     recipe, choices, free = open_settings(base, recipe, changed, kind)
     recipe = as_new_run(recipe)
     check_trackers(recipe.track)
@@ -324,10 +324,11 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if weights and weights not in ("default", "none"):
         changes["weights"] = str(Path(weights).expanduser().resolve())
 
-    own = {field: absolute(named) for field, named in recipe.own_code().items()}
-    if "model" in own and recipe.model_options:
-        own["model_options"] = recipe.model_options  # which another model would not keep
-    changes.update(own)
+    for field, reference in recipe.own_code().items():
+        changes[field] = own_code.absolute(reference)
+    if "model" in changes and recipe.model_options:
+        changes["model_options"] = recipe.model_options  # which another model would not keep
+
     if recipe.data_root:
         changes["data_root"] = str(Path(recipe.data_root).expanduser().resolve())
     if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():
