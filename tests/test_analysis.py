@@ -30,6 +30,7 @@ from tintype.data.pixels import ResidentPixels
 from tintype.data.source import DataSpec, StoredSource
 from tintype.data.targets import Classes
 from tintype.models import build_model
+from tintype.models.parts.head import features_before, head_of
 from tintype.statistics import wilson_interval
 from tintype.tasks.classify.analysis import slices as slicing
 from tintype.tasks.classify.analysis.embedding import (
@@ -45,7 +46,7 @@ from tintype.tasks.classify.analysis.examples import (
     worst_mistakes,
 )
 from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid, spatial_layer
-from tintype.tasks.classify.classifier import Classify, penultimate
+from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.restoring import load_task
 
 NAMES = ("one", "two", "three")
@@ -203,24 +204,6 @@ def test_heat_is_laid_over_the_picture() -> None:
 # ---- features and neighbours ----------------------------------------------------------------------------------------
 
 
-def test_penultimate_is_what_the_last_layer_sees() -> None:
-    network, images = averaging_network().eval(), torch.rand(4, 1, 8, 8)
-    with penultimate(network) as seen, torch.no_grad():
-        network(images)
-        network(images)
-        expected = F.normalize(network[:4](images), dim=1)
-    assert len(seen) == 2
-    torch.testing.assert_close(seen[0].float(), expected, atol=2e-3, rtol=0)
-    network(images)
-    assert len(seen) == 2  # looks no longer
-    ends_in_a_convolution = nn.Sequential(
-        nn.Conv2d(1, 5, 3), nn.Conv2d(5, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
-    with penultimate(ends_in_a_convolution) as seen:
-        ends_in_a_convolution(images)
-    assert seen[0].shape == (4, 5)
-
-
 @pytest.mark.machines
 def test_neighbours_agree_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
@@ -249,11 +232,12 @@ def test_a_picture_that_is_also_in_training_is_found(tmp_path: Path) -> None:
     ).clip(0, 255)
     network = build_model("cnn", spec_of(test_pixels), {"widths": [8], "hidden": [16]}, 0)
     task = Classify(network, spec_of(test_pixels), torch.device("cpu"))
+    extract = features_before(network.eval(), head_of(network, task.spec))
     features = []
     for pixels in (test_pixels, train_pixels):
-        with penultimate(network.eval()) as seen, torch.no_grad():
-            network(task.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
-        features.append(seen[0].numpy())
+        with torch.no_grad():
+            seen = extract(task.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
+        features.append(F.normalize(seen, dim=1).half().numpy())
     test = answers(test_pixels, [0, 0, 1, 1], [1, 1, 1, 1], "test", features[0])
     train = answers(train_pixels, [0] * 7 + [1] * 33, [0] * 40, "train", features[1])
     found = worst_mistakes(tmp_path, task, network, test, train)

@@ -23,8 +23,8 @@ from tintype.models.parts.backbone import (
     freeze,
     keep_norm_in_eval,
     make_head,
-    penultimate,
 )
+from tintype.models.parts.head import features_before, head_of
 from tintype.models.torchvision_zoo import MULTIPLES, NAMES, SMALLEST, listing
 from tintype.plugins import canonical, find, names
 
@@ -91,7 +91,7 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 
 def test_a_backbone_is_built_frozen_trained_saved_and_loaded(name, tmp_path):
     of = spec(side_of(name))
     network, x = build_model(name, of, {}, seed=0), images(of)
-    parts = backbone_parts(network)
+    parts = backbone_parts(network, of)
     units = [unit for stage in parts.stages for unit in stage]
     grouped = [id(p) for group in parts.parameters() for p in group]
     assert len(units) == len(set(units))
@@ -158,7 +158,7 @@ def test_the_backbone_of_squeezenet_is_torchvisions_and_its_head_linear():
     x = images(spec())
     with torch.no_grad():
         maps = theirs.features(x)
-        torch.testing.assert_close(backbone_parts(network).features(x), maps.mean((2, 3)))
+        torch.testing.assert_close(backbone_parts(network, spec()).features(x), maps.mean((2, 3)))
         torch.testing.assert_close(
             network(x), theirs.classifier[1](maps).mean((2, 3)), rtol=1e-4, atol=1e-6
         )
@@ -185,13 +185,13 @@ def test_the_backbone_of_squeezenet_is_torchvisions_and_its_head_linear():
 )
 def test_stages_end_where_the_resolution_is_reduced(name, ends):
     assert [
-        stage[-1] for stage in backbone_parts(build_model(name, spec(), {}, seed=0)).stages
+        stage[-1] for stage in backbone_parts(build_model(name, spec(), {}, seed=0), spec()).stages
     ] == ends
 
 
 def test_every_block_of_a_vision_transformer_is_a_stage():
     network = torchvision.models.VisionTransformer(32, 16, 3, 2, 16, 32, num_classes=4)
-    parts = backbone_parts(network)
+    parts = backbone_parts(network, spec())
     layers = [f"encoder.layers.encoder_layer_{i}" for i in range(3)]
     assert [stage[0] for stage in parts.stages] == ["conv_proj", *layers]
     assert parts.head_name == "heads.head"
@@ -317,7 +317,7 @@ def trainable(network: nn.Module) -> set[str]:
 
 def test_freezing_holds_through_train_and_copies_and_is_undone_by_thawing():
     network = build_model("resnet18", spec(), {}, seed=0)
-    parts = backbone_parts(network)
+    parts = backbone_parts(network, spec())
     freeze(network, parts, thawed=2)
     copied = copy.deepcopy(network)
     for some in (network, copied):
@@ -339,7 +339,7 @@ def test_freezing_holds_through_train_and_copies_and_is_undone_by_thawing():
 def test_norms_stay_in_eval_where_wished_and_are_still_trained():
     network = build_model("mobilenet_v2", spec(), {}, seed=0)
     assert keep_norm_in_eval(network) == 52
-    parts = backbone_parts(network)
+    parts = backbone_parts(network, spec())
     for thawed in (0, 2, 5):
         freeze(network, parts, thawed)
         network.eval()
@@ -353,7 +353,7 @@ def test_norms_stay_in_eval_where_wished_and_are_still_trained():
 
 def test_dropout_before_the_head_works_while_all_is_frozen():
     network = build_model("mobilenet_v2", spec(), {"dropout": 0.5}, seed=0)
-    freeze(network, backbone_parts(network), thawed=0)
+    freeze(network, backbone_parts(network, spec()), thawed=0)
     network.train()
     x = images(spec())
     assert not torch.equal(network(x), network(x))
@@ -364,19 +364,19 @@ def test_what_was_never_trained_stays_so():
     fixed = {name for name, p in network.named_parameters() if not p.requires_grad}
     assert "whitening.weight" in fixed
     for thawed in (0, 100):
-        freeze(network, backbone_parts(network), thawed)
+        freeze(network, backbone_parts(network, spec()), thawed)
     assert {name for name, p in network.named_parameters() if not p.requires_grad} == fixed
 
 
 def test_another_head_is_found_by_the_same_parts():
     network = build_model("mobilenet_v2", spec(), {}, seed=0).eval()
-    parts = backbone_parts(network)
+    parts = backbone_parts(network, spec())
     network.set_submodule(parts.head_name, make_head(parts.num_features, 7, (16, 8), 0.1).eval())
     x = images(spec())
     with torch.no_grad():
         assert parts.features(x).shape == (2, 1280)
         torch.testing.assert_close(parts.head(parts.features(x)), network(x))
-        assert penultimate(network)(x).shape == (2, 8)
+        assert features_before(network, head_of(network, spec()))(x).shape == (2, 8)
     assert sum(len(group) for group in parts.parameters()) == len(list(network.parameters()))
 
 
@@ -390,9 +390,9 @@ def test_our_own_networks_have_features_and_a_copy_for_inference(name):
     network.eval()
     x = images(spec(), seed=1)
     with torch.no_grad():
-        features, logits = penultimate(network)(x), network(x)
+        features, logits = backbone_parts(network, spec()).features(x), network(x)
         assert_same(for_inference(network, spec())(x), logits)
-    head = backbone_parts(network).head
+    head = backbone_parts(network, spec()).head
     scale = head.in_features if name == "fast-cnn" else 1
     torch.testing.assert_close(head(features) / scale, logits)
 
@@ -409,7 +409,8 @@ def test_folding_leaves_no_norm_and_no_gradient_and_not_the_network():
     assert all(p.requires_grad for p in network.parameters())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     x = images(spec())
-    assert_same(penultimate(fast)(x), penultimate(network.eval())(x))
+    features = (backbone_parts(each.eval(), spec()).features(x) for each in (fast, network))
+    assert_same(*features)
 
 
 class Forked(nn.Module):
@@ -432,9 +433,11 @@ def test_where_folding_would_change_the_answer_it_is_left_out():
     assert_same(fast(images(spec())), network.eval()(images(spec())))
 
 
-def test_a_network_without_a_linear_layer_is_told():
-    with pytest.raises(ValueError, match="no linear layer"):
-        penultimate(nn.Sequential(nn.Conv2d(3, 4, 1)))
+def test_a_network_that_does_not_end_in_a_linear_layer_has_no_parts():
+    squeezed = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3), nn.Unflatten(1, (3, 1, 1)))
+    network = nn.Sequential(*squeezed, nn.Conv2d(3, 4, 1), nn.Flatten())
+    with pytest.raises(ValueError, match="its head, 3, is a Conv2d"):
+        backbone_parts(network, spec())
 
 
 # ---- timm -------------------------------------------------------------------------------------------------------------
@@ -455,7 +458,7 @@ def test_a_model_of_timm_keeps_the_contract(name):
     pytest.importorskip("timm")
     of = spec(64, channels=1)
     network, x = build_model(f"timm/{name}", of, {}, seed=0).eval(), images(of)
-    parts = backbone_parts(network)
+    parts = backbone_parts(network, of)
     assert len(parts.stages) >= 4
     with torch.no_grad():
         assert_same(parts.head(parts.features(x)), network(x), 1e-5)

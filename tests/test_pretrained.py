@@ -81,7 +81,7 @@ def ours(name: str = SMALL, classes: int = 4) -> nn.Module:
 def same_features(one: nn.Module, other: nn.Module, tolerance: float = 1e-5) -> bool:
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        a, b = (backbone_parts(network.eval()).features(x) for network in (one, other))
+        a, b = (backbone_parts(network.eval(), spec()).features(x) for network in (one, other))
     return torch.allclose(a, b, rtol=1e-3, atol=tolerance * float(b.abs().max()))
 
 
@@ -128,7 +128,7 @@ def test_a_file_is_loaded_and_its_head_dropped(tmp_path, write):
     head = {
         key: value.clone() for key, value in network.state_dict().items() if key.startswith("fc.")
     }
-    info = load_pretrained(network, SMALL, str(path))
+    info = load_pretrained(network, SMALL, spec(), str(path))
     assert same_features(network, source, 1e-2 if write is as_half_safetensors else 1e-5)
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert all(torch.equal(network.state_dict()[key], value) for key, value in head.items())
@@ -140,7 +140,9 @@ def test_a_file_is_loaded_and_its_head_dropped(tmp_path, write):
 
 def test_a_head_for_as_many_classes_is_loaded(tmp_path):
     source, network = theirs(), ours(classes=1000)
-    info = load_pretrained(network, SMALL, str(as_safetensors(source, tmp_path / "w.safetensors")))
+    info = load_pretrained(
+        network, SMALL, spec(), str(as_safetensors(source, tmp_path / "w.safetensors"))
+    )
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert info["head"] == "loaded"
     assert torch.equal(network.eval()(x), source.eval()(x))
@@ -149,12 +151,12 @@ def test_a_head_for_as_many_classes_is_loaded(tmp_path):
 def test_the_folder_of_a_run_is_as_good_as_its_file(tmp_path):
     as_safetensors(theirs(num_classes=7), tmp_path / "model.safetensors")
     network = ours(classes=7)
-    assert load_pretrained(network, SMALL, str(tmp_path))["head"] == "loaded"
+    assert load_pretrained(network, SMALL, spec(), str(tmp_path))["head"] == "loaded"
 
 
 def test_none_leaves_the_network_as_it_is():
     network, fresh = ours(), ours()
-    assert load_pretrained(network, SMALL, "none") == {"source": "none"}
+    assert load_pretrained(network, SMALL, spec(), "none") == {"source": "none"}
     assert all(
         torch.equal(network.state_dict()[key], value) for key, value in fresh.state_dict().items()
     )
@@ -169,7 +171,7 @@ def test_old_names_of_densenet_are_understood(tmp_path):
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in state
     torch.save(state, tmp_path / "old.pth")
-    load_pretrained(network, "densenet121", str(tmp_path / "old.pth"))
+    load_pretrained(network, "densenet121", spec(), str(tmp_path / "old.pth"))
     assert same_features(network, source)
 
 
@@ -177,14 +179,16 @@ def test_auxiliary_heads_are_left_out(tmp_path):
     source = theirs("googlenet", aux_logits=True, init_weights=False, transform_input=True)
     path = as_pth(source, tmp_path / "googlenet.pth")
     network = ours("googlenet")
-    load_pretrained(network, "googlenet", str(path))
+    load_pretrained(network, "googlenet", spec(), str(path))
     assert same_features(network, source)
 
 
 def test_the_backbone_of_squeezenet_is_loaded(tmp_path):
     source, network = theirs("squeezenet1_1"), ours("squeezenet1_1")
     assert (
-        load_pretrained(network, "squeezenet1_1", str(as_pth(source, tmp_path / "w.pth")))["head"]
+        load_pretrained(network, "squeezenet1_1", spec(), str(as_pth(source, tmp_path / "w.pth")))[
+            "head"
+        ]
         == "new"
     )
     assert torch.equal(network.features[0].weight, source.features[0].weight)
@@ -194,7 +198,7 @@ def test_position_embeddings_are_brought_to_the_image_size(tmp_path):
     small = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=4)
     large = torchvision.models.VisionTransformer(64, 8, 2, 2, 16, 32, num_classes=4)
     nn.init.normal_(small.encoder.pos_embedding)
-    load_pretrained(large, "vit_b_16", str(as_pth(small, tmp_path / "w.pth")))
+    load_pretrained(large, "vit_b_16", spec(side=64), str(as_pth(small, tmp_path / "w.pth")))
     found, before = large.encoder.pos_embedding, small.encoder.pos_embedding
     assert found.shape == (1, 65, 16)
     assert torch.equal(found[0, 0], before[0, 0]), "the class token keeps its own"
@@ -235,6 +239,7 @@ def test_a_prefix_before_all_keys_is_no_part_of_the_network(tmp_path, prefix, be
     info = load_pretrained(
         network,
         SMALL,
+        spec(),
         written({"state_dict": {**state, **beside}, "epoch": 3}, tmp_path / "w.ckpt"),
     )
     assert same_features(network, source)
@@ -255,9 +260,11 @@ def test_of_two_networks_in_one_file_none_is_taken_by_chance(tmp_path):
         **{f"key.{k}": v for k, v in other.items()},
     }
     with pytest.raises(UserError, match="several networks of this kind: query, key"):
-        load_pretrained(ours(), SMALL, written(state, tmp_path / "w.pth"))
+        load_pretrained(ours(), SMALL, spec(), written(state, tmp_path / "w.pth"))
     with pytest.raises(UserError, match="several state dicts: left, right"):
-        load_pretrained(ours(), SMALL, written({"left": one, "right": other}, tmp_path / "w.pth"))
+        load_pretrained(
+            ours(), SMALL, spec(), written({"left": one, "right": other}, tmp_path / "w.pth")
+        )
 
 
 def _timm(last: dict, mean: dict) -> dict:
@@ -294,7 +301,9 @@ def test_averaged_weights_are_taken_and_told(tmp_path, keep):
         if key.endswith(("weight", "bias")):
             last[key] = last[key] * float("nan")
     network = ours()
-    info = load_pretrained(network, SMALL, written(keep(last, mean), tmp_path / "best.pth.tar"))
+    info = load_pretrained(
+        network, SMALL, spec(), written(keep(last, mean), tmp_path / "best.pth.tar")
+    )
     assert same_features(network, source)
     assert "ema" in info.get("averaged", "") + info.get("prefix", "")
 
@@ -305,7 +314,7 @@ def test_averages_without_names_are_told_and_left(tmp_path):
         "model": source.state_dict(),
         "ema": {"decay": 0.99, "shadow_params": [torch.ones(3)]},
     }
-    info = load_pretrained(network, SMALL, written(content, tmp_path / "w.pth"))
+    info = load_pretrained(network, SMALL, spec(), written(content, tmp_path / "w.pth"))
     assert same_features(network, source)
     assert "ema holds averaged weights without names" in info["remark"]
 
@@ -318,6 +327,7 @@ def test_every_tensor_may_have_another_precision_even_counters(tmp_path, dtype):
     info = load_pretrained(
         network,
         SMALL,
+        spec(),
         written({k: v.to(dtype) for k, v in source.state_dict().items()}, tmp_path / "w.pth"),
     )
     assert info["head"] == "new"
@@ -332,7 +342,7 @@ def test_every_tensor_may_have_another_precision_even_counters(tmp_path, dtype):
 def test_quantised_weights_are_refused_with_their_type(tmp_path):
     state = {key: value.to(torch.int8) for key, value in theirs().state_dict().items()}
     with pytest.raises(UserError, match=r"conv1\.0\.weight 24x3x3x3 int8 instead of 24x3x3x3"):
-        load_pretrained(ours(), SMALL, written(state, tmp_path / "w.pth"))
+        load_pretrained(ours(), SMALL, spec(), written(state, tmp_path / "w.pth"))
 
 
 def test_settings_beside_the_weights_do_no_harm(tmp_path):
@@ -342,7 +352,7 @@ def test_settings_beside_the_weights_do_no_harm(tmp_path):
         "args": Namespace(lr=0.1, data=Path("there")),
         "epoch": 3,
     }
-    load_pretrained(network, SMALL, written(content, tmp_path / "w.pth"))
+    load_pretrained(network, SMALL, spec(), written(content, tmp_path / "w.pth"))
     assert same_features(network, source)
 
 
@@ -352,7 +362,7 @@ def test_settings_beside_the_weights_do_no_harm(tmp_path):
 def test_weights_of_another_model_are_refused_with_names_counts_and_that_model(tmp_path):
     path = as_safetensors(theirs("shufflenet_v2_x1_0"), tmp_path / "w.safetensors")
     with pytest.raises(UserError) as error:
-        load_pretrained(ours(), SMALL, str(path))
+        load_pretrained(ours(), SMALL, spec(), str(path))
     message = str(error.value)
     assert f"the weights in {path} do not fit model {SMALL}:" in message
     assert "of another shape (" in message
@@ -371,7 +381,7 @@ def test_the_model_is_guessed_by_its_parameters_whatever_the_head(tmp_path, name
         UserError,
         match=rf"\d+ missing \(conv1.*\d+ unexpected \(.* They fit {name}: model='{name}'",
     ):
-        load_pretrained(ours(), SMALL, str(path))
+        load_pretrained(ours(), SMALL, spec(), str(path))
 
 
 def test_missing_tensors_are_named(tmp_path):
@@ -383,14 +393,14 @@ def test_missing_tensors_are_named(tmp_path):
         UserError,
         match=r"2 missing \(conv1\.0\.weight, conv5\.1\.bias\)\. Give the weights of that model",
     ):
-        load_pretrained(ours(), SMALL, str(tmp_path / "w.pth"))
+        load_pretrained(ours(), SMALL, spec(), str(tmp_path / "w.pth"))
 
 
 def test_a_refused_file_leaves_the_network_as_it_is(tmp_path):
     network, fresh = ours(), ours()
     path = as_pth(theirs("shufflenet_v2_x1_0"), tmp_path / "w.pth")
     with pytest.raises(UserError):
-        load_pretrained(network, SMALL, str(path))
+        load_pretrained(network, SMALL, spec(), str(path))
     assert all(
         torch.equal(network.state_dict()[key], value) for key, value in fresh.state_dict().items()
     )
@@ -400,7 +410,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     source = theirs()
     source.conv1[0].weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(UserError, match=r"not finite: 1 tensors \(conv1\.0\.weight\)"):
-        load_pretrained(ours(), SMALL, str(as_pth(source, tmp_path / "w.pth")))
+        load_pretrained(ours(), SMALL, spec(), str(as_pth(source, tmp_path / "w.pth")))
 
 
 class Hostile:
@@ -416,7 +426,7 @@ def test_a_file_that_needs_code_is_refused_and_runs_none(tmp_path, monkeypatch, 
         with pytest.raises(
             UserError, match=r"w\.pth can only be read by running code .*, which tintype never does"
         ) as error:
-            load_pretrained(ours(), SMALL, str(tmp_path / "w.pth"))
+            load_pretrained(ours(), SMALL, spec(), str(tmp_path / "w.pth"))
         assert "\n" not in str(error.value)
     assert not (tmp_path / "made by the file").exists()
 
@@ -429,7 +439,7 @@ def test_a_truncated_file_is_told(tmp_path, write, kept):
     with pytest.raises(
         UserError, match=r"w is damaged, not complete, or not weights \(.*Get it again"
     ) as error:
-        load_pretrained(ours(), SMALL, str(path))
+        load_pretrained(ours(), SMALL, spec(), str(path))
     assert "\n" not in str(error.value)
 
 
@@ -450,7 +460,7 @@ def test_a_truncated_file_is_told(tmp_path, write, kept):
 def test_a_file_of_another_kind_is_told(tmp_path, content, message):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(UserError, match=message):
-        load_pretrained(ours(), SMALL, str(tmp_path / "w.pth"))
+        load_pretrained(ours(), SMALL, spec(), str(tmp_path / "w.pth"))
 
 
 def _torchscript(path: Path) -> None:
@@ -515,7 +525,7 @@ def test_another_kind_of_file_is_named_whatever_it_is_called(tmp_path, write, ki
     path = tmp_path / f"w.{ending}"
     write(path)
     with pytest.raises(UserError, match=kind) as error:
-        load_pretrained(ours(), SMALL, str(path))
+        load_pretrained(ours(), SMALL, spec(), str(path))
     assert "Expected a state dict" in str(error.value)
     assert "Get it again" not in str(error.value)
     assert "\n" not in str(error.value)
@@ -524,18 +534,18 @@ def test_another_kind_of_file_is_named_whatever_it_is_called(tmp_path, write, ki
 def test_a_file_without_tensors_is_told(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="holds no weights: expected a state dict"):
-        load_pretrained(ours(), SMALL, str(tmp_path / "w.pth"))
+        load_pretrained(ours(), SMALL, spec(), str(tmp_path / "w.pth"))
 
 
 def test_weights_that_are_not_there_are_told(tmp_path):
     with pytest.raises(
         UserError, match=rf"no weight file '{tmp_path}/no\.pth'.*default, IMAGENET1K_V1"
     ):
-        load_pretrained(ours(), SMALL, f"{tmp_path}/no.pth")
+        load_pretrained(ours(), SMALL, spec(), f"{tmp_path}/no.pth")
     with pytest.raises(
         UserError, match=r"no pretrained weights 'default' for model cnn.*weights='none'"
     ):
-        load_pretrained(build_model("cnn", spec(), {}, seed=0), "cnn", "default")
+        load_pretrained(build_model("cnn", spec(), {}, seed=0), "cnn", spec(), "default")
 
 
 def test_our_own_models_take_files_too(tmp_path):
@@ -544,7 +554,8 @@ def test_our_own_models_take_files_too(tmp_path):
         build_model("resnet", spec(), {}, seed=0),
     )
     assert (
-        load_pretrained(network, "resnet", str(as_pth(source, tmp_path / "w.pth")))["head"] == "new"
+        load_pretrained(network, "resnet", spec(), str(as_pth(source, tmp_path / "w.pth")))["head"]
+        == "new"
     )
     assert same_features(network, source)
 
@@ -621,7 +632,7 @@ def test_default_weights_are_downloaded_once_with_progress(tmp_path, server, ser
     name, content = served(source)
     assert not weights_available(SMALL)
     calls: list[tuple[str, int, int]] = []
-    info = load_pretrained(network, SMALL, "default", lambda *call: calls.append(call))
+    info = load_pretrained(network, SMALL, spec(), "default", lambda *call: calls.append(call))
     assert same_features(network, source)
     assert info["url"] == f"{server.url}/models/{name}"
     assert info["training"] == "there"
@@ -631,7 +642,7 @@ def test_default_weights_are_downloaded_once_with_progress(tmp_path, server, ser
     assert calls[-1][1:] == (len(content), len(content))
     assert [path.name for path in (tmp_path / "cache" / "weights").iterdir()] == [name]
     assert weights_available(SMALL)
-    load_pretrained(ours(), SMALL, "default")
+    load_pretrained(ours(), SMALL, spec(), "default")
     assert fetch_weights(SMALL) == tmp_path / "cache" / "weights" / name
     assert server.asked == [name]
 
@@ -642,7 +653,7 @@ def test_what_torch_has_downloaded_is_used(tmp_path, server, served):
     folder.mkdir(parents=True)
     (folder / name).write_bytes(content)
     assert weights_available(SMALL)
-    load_pretrained(ours(), SMALL, "default")
+    load_pretrained(ours(), SMALL, spec(), "default")
     assert server.asked == []
 
 
@@ -651,7 +662,7 @@ def test_a_mirror_is_asked_in_place_of_torchvisions_server(server, monkeypatch):
     with pytest.raises(
         UserError, match=rf"from {server.url}/copies/{SMALL[:-5].replace('_v2', 'v2')}\S+\.pth \("
     ):
-        load_pretrained(ours(), SMALL, "default")
+        load_pretrained(ours(), SMALL, spec(), "default")
     assert len(server.asked) == 1
 
 
@@ -668,7 +679,7 @@ def test_a_broken_download_is_told_and_leaves_nothing(tmp_path, served, broken, 
         UserError,
         match=rf"could not be downloaded from http\S+ \(({reason}).*weights='FILE', .*weights='none'",
     ):
-        load_pretrained(ours(), SMALL, "default")
+        load_pretrained(ours(), SMALL, spec(), "default")
     assert list((tmp_path / "cache" / "weights").iterdir()) == []
     assert not weights_available(SMALL)
 
@@ -681,7 +692,7 @@ def test_offline_is_one_clear_line(server, served, gone):
     if gone == "server":
         server.close()  # from now on the connection is refused
     with pytest.raises(UserError) as error:
-        load_pretrained(ours(), SMALL, "default")
+        load_pretrained(ours(), SMALL, spec(), "default")
     message = str(error.value)
     assert message.startswith(
         f"the weights of {SMALL} could not be downloaded from {server.url}/models/{SMALL}-"
@@ -887,13 +898,13 @@ def test_weights_of_timm(monkeypatch, tmp_path):
     monkeypatch.setattr(timm, "create_model", offline)
     head = network.fc.weight.clone()
     first = network.conv1[0].weight.clone()
-    info = load_pretrained(network, "timm/resnet10t", "default")
+    info = load_pretrained(network, "timm/resnet10t", spec(), "default")
     assert asked == [True]
     assert info["source"].startswith("timm resnet10t.")
     assert torch.equal(network.fc.weight, head)
     assert not torch.equal(network.conv1[0].weight, first)
     path = as_pth(create("resnet10t"), tmp_path / "w.pth")
-    assert load_pretrained(network, "timm/resnet10t", str(path))["head"] == "new"
+    assert load_pretrained(network, "timm/resnet10t", spec(), str(path))["head"] == "new"
     own = own_preprocessing("timm/resnet10t")
     assert own is not None
     assert (own.image_size, own.crop_fraction) == (176, 0.875)
@@ -906,4 +917,4 @@ def test_weights_of_timm(monkeypatch, tmp_path):
         UserError,
         match=r"timm/resnet10t could not be loaded from \S+ \(no network\).*weights='FILE'",
     ):
-        load_pretrained(network, "timm/resnet10t", "default")
+        load_pretrained(network, "timm/resnet10t", spec(), "default")

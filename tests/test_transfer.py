@@ -27,6 +27,7 @@ from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.models.parts.backbone import backbone_parts
+from tintype.models.parts.head import head_of
 from tintype.optim import build_optimizers, steepest_rate
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
@@ -238,8 +239,9 @@ def test_a_source_of_features_behaves_like_one_of_images():
 def test_only_the_last_stages_are_trained(photos, weights, tmp_path):
     run = train(photos(tune="last:1", optimizer="sgd", lr=0.01), tmp_path)
     before, after = load_file(weights), load_file(run.path / "model.safetensors")
-    network = build_model(BACKBONE, load_task(run, "cpu")[0].spec, {}, seed=0)
-    parts = backbone_parts(network)
+    of = load_task(run, "cpu")[0].spec
+    network = build_model(BACKBONE, of, {}, seed=0)
+    parts = backbone_parts(network, of)
     trained = {
         key
         for key in after
@@ -288,14 +290,8 @@ def test_stages_thaw_from_the_last_to_the_first(photos, tmp_path):
         train(photos(tune="all", unfreeze=0.8, steps=20), tmp_path)
     assert seen == sorted(seen)
     assert seen[0] == 2, "one stage and the head"
-    stages = backbone_parts(
-        build_model(
-            BACKBONE,
-            DataSpec("", 3, 32, 32, Classes(("a", "b")), (0.5,) * 3, (1.0,) * 3, ""),
-            {},
-            0,
-        )
-    )
+    of = DataSpec("", 3, 32, 32, Classes(("a", "b")), (0.5,) * 3, (1.0,) * 3, "")
+    stages = backbone_parts(build_model(BACKBONE, of, {}, 0), of)
     assert seen[-1] == len(stages.stages) + 1
     assert len(set(seen)) > 2
 
@@ -628,7 +624,7 @@ def test_a_run_of_ones_own_gives_its_network_and_its_way_to_see(
     before = first.read("model.json")["preprocessing"]
     assert (list(task.spec.mean), list(task.spec.std)) == (before["mean"], before["std"])
     kept, now = load_file(first.path / "model.safetensors"), task.result().state_dict()
-    head = backbone_parts(load_task(first, "cpu")[0].result()).head_name
+    head = head_of(load_task(first, "cpu")[0].result(), task.spec)
     assert all(
         torch.equal(now[key], value)
         for key, value in kept.items()

@@ -155,7 +155,7 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
 
     network = build_model(name, spec, options, seed=0)
     if description.get("head"):
-        parts = backbone_parts(network)
+        parts = backbone_parts(network, spec)
         network.set_submodule(
             parts.head_name, make_head(parts.num_features, spec.num_outputs, description["head"])
         )

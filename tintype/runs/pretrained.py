@@ -26,7 +26,7 @@ from tintype.data.targets import Classes, TargetKind, described
 from tintype.errors import UserError
 from tintype.files.whole import written_whole
 from tintype.models import timm_zoo, torchvision_zoo
-from tintype.models.parts.backbone import backbone_parts
+from tintype.models.parts.head import head_of
 from tintype.models.parts.weights import (
     as_expected,
     read_weights,
@@ -270,6 +270,7 @@ def model_of_weights(path: str | Path) -> str | None:
 def load_pretrained(
     network: nn.Module,
     name: str,
+    spec: DataSpec,
     weights: str = "default",
     progress: Progress | None = None,
     target: TargetKind | None = None,
@@ -281,6 +282,7 @@ def load_pretrained(
     Args:
         network: as `build_model` returns it.
         name: the model.
+        spec: the images that the network is for.
         weights: "default" (of an installed package, or downloaded once), the name of other weights
             in torchvision ("IMAGENET1K_V1"), a file (.safetensors, .pth, .pt), a run of one's own
             (folder or packed), a folder with model.safetensors, or "none".
@@ -321,7 +323,7 @@ def load_pretrained(
     content = read_weights(path)
     other_target = run is not None and target is not None and target != run.target
     tensors = packaged_weights.renamed(content.tensors, network)
-    taken = _put_into(network, name, tensors, str(path), new_head=other_target)
+    taken = _put_into(network, name, spec, tensors, str(path), new_head=other_target)
     details = {"averaged": content.averaged, "remark": content.remark, **taken}
     found = {key: value for key, value in details.items() if value}
 
@@ -338,6 +340,7 @@ def load_pretrained(
 def _put_into(
     network: nn.Module,
     name: str,
+    spec: DataSpec,
     tensors: dict[str, Tensor],
     source: str,
     *,
@@ -351,7 +354,7 @@ def _put_into(
         UserError: they do not fit; the message names the first that do not.
     """
     expected = network.state_dict()
-    head_name = backbone_parts(network).head_name
+    head_name = head_of(network, spec)
     head = [key for key in expected if key.startswith(f"{head_name}.")]
     backbone = {key: value for key, value in expected.items() if key not in head}
     bare, prefix = without_prefix(tensors, backbone, source)
@@ -642,7 +645,7 @@ def _load_from_timm(network: nn.Module, name: str, instead: str) -> dict[str, An
             f"Download them elsewhere and {instead}"
         ) from None
 
-    head = backbone_parts(source).head_name
+    head = head_of(source, spec)
     tensors = {
         key: value for key, value in source.state_dict().items() if not key.startswith(f"{head}.")
     }

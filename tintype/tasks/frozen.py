@@ -14,7 +14,8 @@ from tintype.data.features import BATCH, Network, photo_features
 from tintype.data.identity import pixel_digests
 from tintype.data.source import DataSpec, ImageSource
 from tintype.hardware.device import autocast
-from tintype.models.parts.backbone import backbone_parts, for_inference, penultimate
+from tintype.models.parts.backbone import backbone_parts, for_inference
+from tintype.models.parts.head import features_before
 from tintype.progress import Progress
 
 # From images (M, C, H, W) uint8, and some bytes for each of them, to what the network is shown. All
@@ -23,7 +24,7 @@ View = Callable[[Tensor, Sequence[bytes]], Tensor]
 
 
 class FrozenBackbone:
-    """What a network computes before its last linear layer, while its weights stay as they are.
+    """What a network computes before its head, while its weights stay as they are.
 
     Args:
         network: ends in a linear layer, on `device`.
@@ -44,7 +45,9 @@ class FrozenBackbone:
         normalise: Callable[[Tensor], Tensor],
     ) -> None:
         self.network = network
-        self.parts = backbone_parts(network)  # now, since a task may put a larger head in place
+        self.parts = backbone_parts(
+            network, spec
+        )  # now, since a task may put a larger head in place
         self.name = name
         self.spec = spec
         self.device = device
@@ -92,7 +95,7 @@ class FrozenBackbone:
     @cached_property
     def _extract(self) -> Callable[[Tensor], Tensor]:
         """The function from images to features, by a copy of the network made for inference."""
-        return penultimate(for_inference(self.network, self.spec), self.parts.head_name)
+        return features_before(for_inference(self.network, self.spec), self.parts.head_name)
 
     @cached_property
     def _identity(self) -> Network:

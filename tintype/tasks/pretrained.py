@@ -36,7 +36,7 @@ def load_backbone(
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
-    origin = load_pretrained(network, model, weights, progress, target)
+    origin = load_pretrained(network, model, spec, weights, progress, target)
     own = own_preprocessing(model, weights)
     return origin, own.normalising(spec) if own and own_statistics else spec
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tintype.data.source import DataSpec
+from tintype.models.parts.head import features_before, head_of
 
 # Containers whose children are the units that stages are made of (torchvision, timm).
 _CONTAINERS = {"features", "encoder", "layers", "blocks", "stages", "trunk_output"}
@@ -48,7 +49,7 @@ class Parts:
 
     @property
     def head(self) -> nn.Module:
-        """The head: the last linear layer, or what has replaced it since."""
+        """The head: a linear layer, or what has replaced it since."""
         return self.network.get_submodule(self.head_name)
 
     def features(self, images: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class Parts:
 
         In eval mode `head(features)` is the network's output. The mode is left to the caller.
         """
-        return penultimate(self.network, self.head_name)(images)
+        return features_before(self.network, self.head_name)(images)
 
     def parameters(self) -> list[list[nn.Parameter]]:
         """Return the parameters of each stage from input to output, and those of the head last.
@@ -98,37 +99,20 @@ class Parts:
         return digest.hexdigest()
 
 
-def backbone_parts(network: nn.Module) -> Parts:
-    """Return the parts of a classifier that ends in a linear layer.
+def backbone_parts(network: nn.Module, spec: DataSpec) -> Parts:
+    """Return the parts of a network for images of `spec` that ends in a linear layer.
 
     Raises:
-        ValueError: it has no linear layer.
+        ValueError: it ends in something else.
     """
-    name = _head_name(network)
-    stages = _stages(network, list(_units(network, "", name)))
-    return Parts(network, name, cast(nn.Linear, network.get_submodule(name)).in_features, stages)
-
-
-def penultimate(network: nn.Module, head_name: str | None = None) -> Callable[[Tensor], Tensor]:
-    """Return a function from images (N, C, H, W) to what the last linear layer sees (N, F).
-
-    The mode of the network (eval or train) is left to the caller. `head_name` names another layer.
-
-    Raises:
-        ValueError: it has no linear layer.
-    """
-    head = network.get_submodule(head_name or _head_name(network))
-
-    def features(images: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            network(images)
-        finally:
-            handle.remove()
-        return seen[0]
-
-    return features
+    name = head_of(network, spec)
+    head = network.get_submodule(name)
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"the network does not end in a linear layer: its head, {name}, is a "
+            f"{type(head).__name__}."
+        )
+    return Parts(network, name, head.in_features, _stages(network, list(_units(network, "", name))))
 
 
 def freeze(network: nn.Module, parts: Parts, thawed: int) -> None:
@@ -209,8 +193,8 @@ def _three_channels(_: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
 def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
     """Return a copy for inference in eval mode, with batch norms folded into the convolutions.
 
-    It has no gradients and is channels_last. Names of modules stay, so that `backbone_parts` and
-    `penultimate` work on the copy; its state dict is not the network's. Which norm follows which
+    It has no gradients and is channels_last. Names of modules stay, so that the head of the network
+    is that of the copy; its state dict is not the network's. Which norm follows which
     convolution is observed on one pass. Where the folded copy differs from the network by more than
     1e-4, the copy is not folded.
 
@@ -308,26 +292,12 @@ def _fold(network: nn.Module, conv_name: str, norm_name: str) -> None:
     )
 
 
-def _head_name(network: nn.Module) -> str:
-    """Return the name of the last linear layer, or of what timm calls the classifier."""
-    find_head = getattr(network, "get_classifier", None)
-    wanted = find_head() if callable(find_head) else None
-    names = [
-        name
-        for name, module in network.named_modules()
-        if (module is wanted if isinstance(wanted, nn.Linear) else isinstance(module, nn.Linear))
-    ]
-    if not names:
-        raise ValueError("the network has no linear layer, so it has no features before one.")
-    return names[-1]
-
-
 def _units(module: nn.Module, prefix: str, head_name: str) -> Iterator[str]:
-    """Yield the names of the modules before the head, in order; containers are opened."""
+    """Yield the names of the modules other than the head, in order; containers are opened."""
     for child_name, child in module.named_children():
         name = prefix + child_name
         if name == head_name:
-            return
+            continue
         if head_name.startswith(f"{name}.") or (
             child_name in _CONTAINERS and next(child.children(), None) is not None
         ):

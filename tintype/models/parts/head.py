@@ -8,8 +8,9 @@ its layers sees, and maps or tokens are averaged over their places.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,9 +19,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
+from tintype.data.source import DataSpec
+
 Node = torch.autograd.graph.Node
 # What a layer answered: its name, and where autograd computed the answer (None without gradients).
 Answer = tuple[str, Node | None]
+
+
+def head_of(network: nn.Module, spec: DataSpec) -> str:
+    """Return the name of the head of a network for images of `spec`, as `find_head` does.
+
+    Raises:
+        ValueError: the output comes from no layer.
+    """
+    return find_head(network, torch.zeros(1, spec.channels, spec.height, spec.width))
 
 
 def find_head(network: nn.Module, example: Tensor) -> str:
@@ -33,7 +45,7 @@ def find_head(network: nn.Module, example: Tensor) -> str:
 
     Args:
         network: any network on any device.
-        example: an input of it for one image (1, ...), of which only shape and type count.
+        example: an input of it for one image (1, ...), of which only the shape counts.
 
     Raises:
         ValueError: the output comes from no layer.
@@ -43,7 +55,12 @@ def find_head(network: nn.Module, example: Tensor) -> str:
         module.training = False
 
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            if "torch._dynamo" in sys.modules:  # importing it takes seconds
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             output, weights, answers = _pass(network, example)
     finally:
         for module, mode in modes.items():
@@ -95,7 +112,8 @@ def _one_vector(layer: nn.Module, seen: Tensor) -> Tensor:
         return seen
     maps = isinstance(layer, _ConvNd) or (seen.ndim == 4 and not isinstance(layer, nn.Linear))
     places = range(2, seen.ndim) if maps else range(1, seen.ndim - 1)
-    return seen.mean(tuple(places))
+    precise = torch.promote_types(seen.dtype, torch.float32)
+    return seen.mean(tuple(places), dtype=precise)
 
 
 def _pass(
@@ -108,7 +126,8 @@ def _pass(
     try:
         return _pass_on(network, example, torch.device("meta"))
     except Exception:  # whatever a network of a stranger makes of tensors without values
-        return _pass_on(network, example, example.device)
+        first = next(network.parameters(), example)
+        return _pass_on(network, example.to(first.dtype), first.device)
 
 
 def _pass_on(
@@ -189,15 +208,3 @@ def _sources(output: Tensor | None, weights: set[int], answers: list[Answer]) ->
         waiting += [before for before, _ in node.next_functions]
 
     return answers[last][0] if last >= 0 else ""
-
-
-def head_of(network: nn.Module, channels: int, height: int, width: int) -> str:
-    """Return the name of the head of a network for images (N, channels, height, width) float32.
-
-    Raises:
-        ValueError: the output comes from no layer.
-    """
-    first = next(network.parameters(), None)
-    dtype = torch.float32 if first is None else first.dtype
-    device = torch.device("cpu") if first is None else first.device
-    return find_head(network, torch.zeros(1, channels, height, width, dtype=dtype, device=device))

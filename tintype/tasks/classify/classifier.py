@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from tintype.augment import Augment
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.hardware.device import autocast
 from tintype.models.parts.contracts import StartsFromImages
+from tintype.models.parts.head import before_head, find_head
 from tintype.tasks import losses
 from tintype.tasks.classify import metrics
 from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, abstaining, fit_temperature
@@ -142,6 +143,10 @@ class Classify(Task):
             sample = torch.arange(0, len(train), max(1, len(train) // 5000))[:5000]
             network.initialise_from(self.normalise(train.take(sample).images))
 
+    def shown(self, images: Tensor) -> Tensor:
+        """Return what the network is shown of images as a source of this task gives them."""
+        return self.normalise(images)
+
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -251,8 +256,12 @@ class Classify(Task):
         network: nn.Module,
         source: ImageSource,
         on_progress: Callable[[int, int], None] | None = None,
+        *,
+        features: bool = True,
     ) -> Iterator[_Answers]:
         """Yield the answers to all images of `source`, some at a time, in their order.
+
+        Without `features` none are collected.
 
         Raises:
             UserError: they are not finite.
@@ -264,20 +273,34 @@ class Classify(Task):
         batch_size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
 
         try:
-            with penultimate(network) as collected:
+            with self._seen_by_head(network, source if features else None) as collected:
                 for index in torch.arange(len(source)).split(batch_size):
                     logits = self.logits(network, source.take(index).images).cpu()
-                    features = torch.zeros(len(index), 0, dtype=torch.float16)
+                    found = torch.zeros(len(index), 0, dtype=torch.float16)
                     if collected:  # the first of several views is the image as it is
-                        features = collected[0].cpu()
+                        found = F.normalize(collected[0].float(), dim=1).half().cpu()
                     collected.clear()
 
                     if on_progress:
                         on_progress(int(index[-1]) + 1, len(source))
                     losses.check_finite(logits)
-                    yield _Answers(index, logits, features)
+                    yield _Answers(index, logits, found)
         finally:
             network.train(was_training)
+
+    @contextmanager
+    def _seen_by_head(
+        self, network: nn.Module, source: ImageSource | None
+    ) -> Iterator[list[Tensor]]:
+        """Collect what the head sees at each pass, (N, D); nothing without a head or images."""
+        collected: list[Tensor] = []
+        with ExitStack() as stack:
+            if source is not None and len(source):
+                first = self.shown(source.take(torch.arange(1)).images)
+                with suppress(ValueError):
+                    head = find_head(network, first)
+                    collected = stack.enter_context(before_head(network, head))
+            yield collected
 
     def figures(self, network: nn.Module, source: ImageSource) -> dict[str, Any]:
         """Return the figures of `evaluate` without holding the answers of more than one batch."""
@@ -286,7 +309,7 @@ class Classify(Task):
         tally = metrics.Tally(self.spec.num_classes)
         logits: list[Tensor] = []  # for figures of the user's own, which need all of them
 
-        for answers in self._answers(network, source):
+        for answers in self._answers(network, source, features=False):
             if self.own_loss is not None:
                 logits.append(answers.logits)
             names = None if groups is None else [groups[int(i)] for i in answers.index]
@@ -528,29 +551,6 @@ class _Answers(NamedTuple):
     index: Tensor
     logits: Tensor
     features: Tensor
-
-
-@contextmanager
-def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what the last layer with weights sees at each pass through `network`.
-
-    Each pass adds a tensor (N, D) float16 of unit length: the input of the last linear layer, or,
-    where a network ends in a convolution, its input averaged over space.
-    """
-    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    collected: list[Tensor] = []
-
-    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach().float()
-        x = x.mean((2, 3)) if x.ndim == 4 else x.flatten(1)
-        collected.append(F.normalize(x, dim=1).half())
-
-    hook = layers[-1].register_forward_pre_hook(look) if layers else None
-    try:
-        yield collected
-    finally:
-        if hook:
-            hook.remove()
 
 
 def _answers_in(evaluation: Evaluation) -> dict[str, np.ndarray]:

@@ -124,7 +124,7 @@ class Transfer(Classify):
     ) -> None:
         super().__init__(network, spec, device, **settings)
         self.network = network
-        self.parts = backbone_parts(network)
+        self.parts = backbone_parts(network, spec)
         self.origin = origin
         self.seed = seed
         self.choices = _choices(origin)
@@ -256,6 +256,10 @@ class HeadOnly(Transfer):
         return torch.stack(
             [0.5 * p * torch.as_tensor(s) for p, s in zip(PENALTIES, sums, strict=True)]
         )
+
+    def shown(self, images: Tensor) -> Tensor:
+        """Return the features (N, F) of the images as they are, of features (N, V, F)."""
+        return images[:, 0].to(self.device)
 
     @torch.no_grad()
     def logits(self, network: nn.Module, images: Tensor) -> Tensor:

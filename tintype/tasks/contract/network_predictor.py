@@ -66,6 +66,4 @@ class NetworkPredictor(Predictor, Generic[T]):
 
     @cached_property
     def _features(self) -> Callable[[Tensor], Tensor]:
-        spec = self.task.spec
-        head = head_of(self.network, spec.channels, spec.height, spec.width)
-        return features_before(self.network, head)
+        return features_before(self.network, head_of(self.network, self.task.spec))

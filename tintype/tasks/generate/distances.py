@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.errors import UserError
+from tintype.models.parts.head import before_head, find_head
 from tintype.models.parts.weights import read_weights
 from tintype.plugins import default_task
 from tintype.progress import Progress
@@ -239,7 +240,7 @@ def _of_run(path: Path, device: torch.device) -> FeatureNetwork:
     weights = hashlib.blake2b(
         (run.path / "model.safetensors").read_bytes(), digest_size=4
     ).hexdigest()
-    extract = _penultimate(
+    extract = _features_of(
         network,
         (spec.height, spec.width),
         spec.channels,
@@ -275,7 +276,7 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
     side = (WEIGHTS_SIDE, WEIGHTS_SIDE)
     network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore
     network = network.eval()
-    extract = _penultimate(network, side, 3, IMAGENET_MEAN, IMAGENET_STD, device)
+    extract = _features_of(network, side, 3, IMAGENET_MEAN, IMAGENET_STD, device)
     digest = hashlib.blake2b(json.dumps(sorted(tensors)).encode(), digest_size=4)
     digest.update(
         b"".join(tensors[name].flatten()[:64].float().numpy().tobytes() for name in sorted(tensors))
@@ -291,7 +292,7 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
     return FeatureNetwork(path.stem, protocol, without_classes)
 
 
-def _penultimate(
+def _features_of(
     network: nn.Module,
     size: tuple[int, int],
     channels: int,
@@ -302,16 +303,9 @@ def _penultimate(
 ) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
     """Return a function from images to penultimate features and class probabilities.
 
-    The features are the input of the last linear layer, or else the pooled `features`.
+    The features are what the network's head sees.
     """
-    linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-    caught: list[Tensor] = []
-    if linear:
-        linear[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    else:
-        network.get_submodule("features").register_forward_hook(
-            lambda _, __, output: caught.append(output.mean((2, 3)))
-        )
+    head = find_head(network, torch.zeros(1, channels, *size))
     scale = torch.tensor(std, device=device).view(1, -1, 1, 1) * 255
     shift = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
 
@@ -322,8 +316,9 @@ def _penultimate(
             x = x.mean(1, keepdim=True) if channels == 1 else x.expand(-1, channels, -1, -1)
         if x.shape[2:] != size:
             x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
-        logits = network(((x - shift) / scale).contiguous(memory_format=torch.channels_last))
-        return caught.pop().float().flatten(1), torch.softmax(logits.float() / temperature, 1)
+        with before_head(network, head) as seen:
+            logits = network(((x - shift) / scale).contiguous(memory_format=torch.channels_last))
+        return seen[0].float(), torch.softmax(logits.float() / temperature, 1)
 
     return extract
 

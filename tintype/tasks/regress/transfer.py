@@ -148,7 +148,7 @@ class Transfer(Regress):
         self.network = network
         self.origin = origin
         self.seed = seed
-        self.parts = backbone_parts(network)
+        self.parts = backbone_parts(network, spec)
         self.frozen = FrozenBackbone(network, model, self.spec, device, self.dtype, self.normalise)
 
     def describe(self) -> dict[str, Any]:

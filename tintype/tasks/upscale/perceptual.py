@@ -79,10 +79,9 @@ class PerceptualLoss(nn.Module):
                 f"which layers of {name}? Set task.feature_layers, as in [features.3, features.8]."
             )
         classes = tuple(str(k) for k in range(1000))
-        network = build_model(
-            name, DataSpec("", 3, 224, 224, Classes(classes), (), (), ""), {}, seed=0
-        )
-        load_pretrained(network, name, weights, instead=INSTEAD)
+        spec = DataSpec("", 3, 224, 224, Classes(classes), (), (), "")
+        network = build_model(name, spec, {}, seed=0)
+        load_pretrained(network, name, spec, weights, instead=INSTEAD)
         try:
             self.network = create_feature_extractor(network.eval(), chosen)
         except ValueError as error:
