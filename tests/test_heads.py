@@ -10,7 +10,12 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from tintype.models.parts.head import before_head, features_before, head_of
+from tintype.models.parts.head import before_head, features_before, find_head
+
+
+def head_of(network: nn.Module, channels: int, side: int) -> str:
+    """Return the name of the head of a network for square images."""
+    return find_head(network, torch.zeros(1, channels, side, side))
 
 
 class Net(nn.Module):
@@ -83,7 +88,7 @@ def test_the_head_is_the_layer_whose_output_is_given(kind):
     network = kind().train()
     state = copy.deepcopy(network.state_dict())
     random = torch.get_rng_state()
-    assert head_of(network, 3, 8, 8) == "head"
+    assert head_of(network, 3, 8) == "head"
 
     assert network.training
     assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
@@ -98,10 +103,10 @@ def test_the_head_is_the_layer_whose_output_is_given(kind):
 
 def test_a_frozen_network_and_one_whose_weights_are_reparametrised_have_heads():
     network = Net().requires_grad_(False)
-    assert head_of(network, 3, 8, 8) == "head"
+    assert head_of(network, 3, 8) == "head"
     assert not any(weight.requires_grad for weight in network.parameters())
     nn.utils.parametrizations.weight_norm(network.head)
-    assert head_of(network, 3, 8, 8) == "head"
+    assert head_of(network, 3, 8) == "head"
 
 
 def test_a_network_that_ends_in_a_convolution_has_averaged_features():
@@ -109,7 +114,7 @@ def test_a_network_that_ends_in_a_convolution_has_averaged_features():
         nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 3, 1), nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip
-    assert head_of(network, 1, 8, 8) == "2"
+    assert head_of(network, 1, 8) == "2"
     images = torch.rand(4, 1, 8, 8)
     features = features_before(network, "2")(images)
     torch.testing.assert_close(features, network[:2](images).mean((2, 3)))
@@ -125,7 +130,7 @@ def test_tokens_are_averaged():
             return self.head(self.patches(x).flatten(2).transpose(1, 2)).mean(1)
 
     network = Tokens()
-    assert head_of(network, 3, 8, 8) == "head"
+    assert head_of(network, 3, 8) == "head"
     with torch.no_grad():
         images = torch.rand(2, 3, 8, 8)
         features = features_before(network, "head")(images)
@@ -152,7 +157,7 @@ def test_an_output_of_no_layer_has_nothing_before_it():
 
     for network in (Loose(), nn.Flatten()):
         with pytest.raises(ValueError, match="comes from no layer"):
-            head_of(network, 3, 8, 8)
+            head_of(network, 3, 8)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -168,7 +173,7 @@ def test_auxiliary_heads_of_torchvision_are_not_the_head(name):
     }
     for aux, module in first.items():  # registered last
         network.add_module(aux, module)
-    assert head_of(network, 3, 96, 96) == "fc"
+    assert head_of(network, 3, 96) == "fc"
     images = torch.rand(2, 3, 96, 96)
     with torch.no_grad():
         features = features_before(network.eval(), "fc")(images)
@@ -178,4 +183,4 @@ def test_auxiliary_heads_of_torchvision_are_not_the_head(name):
 def test_a_distilled_transformer_has_one_of_its_heads():
     timm = pytest.importorskip("timm")
     network = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=4, img_size=32)
-    assert head_of(network, 3, 32, 32) in ("head", "head_dist")
+    assert head_of(network, 3, 32) in ("head", "head_dist")
