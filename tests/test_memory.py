@@ -8,15 +8,21 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
+from sklearn.linear_model import Ridge
 
 import tintype as tt
 from tintype import own_code
+from tintype.augment import Augment
 from tintype.data import Classes, Numbers, open_data
 from tintype.data.memory import fields_of, take
 from tintype.data.memory.arrays import pixels_of
 from tintype.errors import UserError
+from tintype.tasks.regress.transfer import fit_linear
+from tintype.tasks.task import StepContext
 from tintype.training import run as training
+from tintype.training.engine import _parts
 
 X, y = load_digits(return_X_y=True)
 X = np.rint(X.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -276,3 +282,170 @@ def test_no_library_is_imported_for_data_that_are_not_its_own():
         "assert not {'pandas', 'datasets', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- weights ------------------------------------------------------------------------------------
+
+
+def weights_for(count: int) -> np.ndarray:
+    return np.random.default_rng(0).choice([0.0, 0.5, 1.0, 4.0], count).astype(np.float32)
+
+
+def test_weights_follow_their_images_into_the_splits():
+    weights = weights_for(1797)
+    splits = opened((X, y), sample_weight=weights)
+    mean = weights[[int(name) for name in splits.train.names]].mean()
+    for part in ("train", "val", "test"):
+        source = splits[part]
+        positions = [int(name) for name in source.names]
+        assert source.weights.numpy() == pytest.approx(weights[positions] / mean, rel=1e-5)
+        batch = source.subset(torch.arange(9)).take(torch.tensor([4, 2]))
+        assert batch.weights.tolist() == source.weights[[4, 2]].tolist()
+
+    assert splits.train.weights.mean().item() == pytest.approx(1, rel=1e-5)
+    assert any("figures count each image once" in note for note in splits.notes)
+    plain = opened((X, y))
+    assert plain.train.take(torch.arange(2)).weights is None
+    assert plain.spec.fingerprint != splits.spec.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (np.ones(5), "sample_weight is (5,), and there are 1,797 images"),
+        (np.full(1797, -1.0), "the sample_weight of image 0 is -1"),
+        (np.full(1797, np.nan), "the sample_weight of image 0 is nan"),
+        (np.zeros(1797), "every sample_weight is 0"),
+        (["heavy"] * 1797, "Expected numbers from 0 on"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused_in_one_line(weights, says):
+    line = refused((X, y), sample_weight=weights)
+    assert says in line
+    assert "\n" not in line
+
+
+def huber(outputs, targets):
+    """Return the loss of numbers and their scales (N, 1) as the task defines it."""
+    numbers, log_scales = outputs.chunk(2, dim=1)
+    error = F.smooth_l1_loss(numbers, targets, beta=0.1, reduction="none")
+    size = (numbers - targets).detach().abs()
+    return (error + 0.1 * (size / log_scales.exp() + log_scales))[:, 0]
+
+
+INK = X.reshape(len(X), -1).mean(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "loss"),
+    [
+        ({"label_smoothing": 0.0}, y, lambda z, t: F.cross_entropy(z, t, reduction="none")),
+        (
+            {"label_smoothing": 0.1, "one_hot": True, "loss": "cross-entropy"},
+            y,
+            lambda z, t: F.cross_entropy(z, t, reduction="none", label_smoothing=0.1),
+        ),
+        (
+            {"loss": lambda z, t: F.multi_margin_loss(z, t, reduction="none")},
+            y,
+            lambda z, t: F.multi_margin_loss(z, t, reduction="none"),
+        ),
+        ({"task": "regress", "columns": ["ink"]}, INK, huber),
+    ],
+)
+def test_weighted_gradients_are_those_of_plain_torch(settings, labels, loss):
+    prepared = tt.api.plan(
+        data=(X, labels), sample_weight=weights_for(1797), model="ann", augment="none", steps=1,
+        device="cpu", precision="fp32", verbose=False, **settings,
+    )  # fmt: skip
+    task = prepared.task
+    network = task.networks[task.main]
+    batch = prepared.splits.train.take(torch.arange(200))
+    context = StepContext(0, 0, 0.0, torch.Generator().manual_seed(0))
+    value, _ = task.loss(task.phases[0], batch, context)
+
+    targets = batch.targets if labels is y else task.standardised(batch.targets)
+    expected = (loss(network(task.normalise(batch.images)), targets) * batch.weights).mean()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    weights = list(network.parameters())
+    ours, theirs = (torch.autograd.grad(each, weights) for each in (value, expected))
+    for mine, plain in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_returns_a_scalar_cannot_be_weighed():
+    with pytest.raises(UserError, match="which sample_weight cannot weigh"):
+        tt.api.plan(
+            data=(X, y), sample_weight=weights_for(1797), loss=F.cross_entropy, model="ann",
+            verbose=False,
+        )  # fmt: skip
+
+
+def test_a_task_that_weighs_no_images_says_so():
+    with pytest.raises(UserError, match="task generate weighs no images"):
+        tt.api.plan(
+            "digits-gan", data=(X, y), sample_weight=weights_for(1797), steps=1, verbose=False
+        )
+
+
+def test_mixed_images_have_mixed_weights():
+    weights = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    images = torch.arange(4).view(4, 1, 1, 1).expand(4, 1, 8, 8).to(torch.uint8) * 50
+    augment = Augment({"mixup": {"alpha": 1.0}}, mixable=Classes(tuple("abcd")).mixable)
+    generator = torch.Generator().manual_seed(1)
+    mixed, targets, mean = augment.weighted(images, torch.arange(4), weights, generator=generator)
+    assert mean.numpy() == pytest.approx((targets @ weights).numpy(), abs=1e-5)
+    assert mean.numpy() == pytest.approx(mixed[:, 0, 0, 0].float().numpy() / 50, abs=1e-4)
+
+    generator = torch.Generator().manual_seed(1)
+    plain, _ = augment(images, torch.arange(4), generator=generator)
+    assert (plain == mixed).all()
+
+
+def test_parts_of_a_batch_have_their_weights():
+    splits = opened((X, y), sample_weight=weights_for(1797))
+    batch = splits.train.take(torch.arange(10))
+    parts = [part for part, _ in _parts(batch, 3)]
+    assert torch.cat([part.weights for part in parts]).tolist() == batch.weights.tolist()
+
+
+def test_a_linear_head_is_the_weighted_ridge_regression_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    features = torch.from_numpy(generator.normal(size=(60, 3)))
+    noise = torch.from_numpy(generator.normal(size=(60, 1)))
+    wanted = features @ torch.tensor([[1.0], [2.0], [-1.0]]).double() + 0.1 * noise
+    weights = torch.from_numpy(weights_for(60)).double()
+    fit = fit_linear(features, wanted, weights)
+
+    counts = (weights > 0).numpy()
+    x = ((features - fit.mean) * fit.scale).numpy()[counts]
+    target, weight = wanted[:, 0].numpy()[counts], weights.numpy()[counts]
+    ridge = Ridge(alpha=fit.penalties[0].item()).fit(x, target, sample_weight=weight)
+    assert fit.weight[0].numpy() == pytest.approx(ridge.coef_, rel=1e-3)
+
+    residuals = []
+    for i in range(len(x)):
+        others = np.arange(len(x)) != i
+        left = Ridge(alpha=fit.penalties[0].item())
+        left.fit(x[others], target[others], sample_weight=weight[others])
+        residuals.append(abs(left.predict(x[i : i + 1])[0] - target[i]))
+    sizes = np.log(np.maximum(residuals, np.exp(-4)))
+    scales = Ridge(alpha=fit.penalties[1].item()).fit(x, sizes, sample_weight=weight)
+    assert fit.bias[1].item() == pytest.approx(scales.intercept_, rel=1e-3)
+
+
+def test_a_csv_file_may_have_weights(digit_files):
+    rows = [
+        f"{path.relative_to(digit_files)},{path.parent.name},{i % 3}"
+        for i, path in enumerate(sorted(digit_files.rglob("*.png"))[:90])
+    ]
+    table = digit_files / "weights.csv"
+    table.write_text("path,label,sample_weight\n" + "\n".join(rows), encoding="utf-8")
+    splits = open_data(str(table))
+    assert splits.train.weights.mean().item() == pytest.approx(1, rel=1e-5)
+    assert len(set(splits.train.weights.tolist())) == 3
+
+    negative = "\n".join(rows).replace(",2", ",-2")
+    table.write_text("path,label,sample_weight\n" + negative, encoding="utf-8")
+    with pytest.raises(UserError, match=r"has the sample_weight '-2'\. Expected a number"):
+        open_data(str(table))

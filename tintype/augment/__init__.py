@@ -62,10 +62,34 @@ class Augment:
             in 0..1. The targets are those given, or (N, K) float32 after mixup or cutmix. What no
             augmentation touched is the argument itself.
         """
-        canvas = Canvas(images, targets, index, epoch, generator, self.mixable)
+        place = {"index": index, "epoch": epoch, "generator": generator}
+        return self.weighted(images, targets, None, **place)[:2]
+
+    def weighted(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        *,
+        index: Tensor | None = None,
+        epoch: int = 0,
+        generator: Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return augmented images, targets and weights: a mixed image has the mean of the weights.
+
+        Args:
+            images: as in a call, and likewise the rest.
+            targets: (N, ...).
+            weights: (N,) float32 of the images in the loss, or None.
+            index: (N,) int64.
+            epoch: counted from 0.
+            generator: on the device of the images.
+        """
+        canvas = Canvas(images, targets, index, epoch, generator, self.mixable, weights)
         for name, options in self.options.items():
             getattr(operations, name)(canvas, **options)
-        return canvas.pixels().contiguous(memory_format=torch.channels_last), canvas.targets
+        mixed = canvas.pixels().contiguous(memory_format=torch.channels_last)
+        return mixed, canvas.targets, canvas.weights
 
     def __bool__(self) -> bool:
         return bool(self.options)

@@ -28,6 +28,7 @@ class Canvas:
         epoch: int = 0,
         generator: Generator | None = None,
         mixable: Callable[[Tensor], Tensor] = Tensor.float,
+        weights: Tensor | None = None,  # (N,) float32
     ) -> None:
         self.images = images
         self.targets = targets
@@ -35,6 +36,7 @@ class Canvas:
         self.epoch = epoch
         self.generator = generator
         self.mixable = mixable
+        self.weights = weights
         self.white = 1.0 if images.is_floating_point() else 255.0
         self.size, self.channels, self.height, self.width = images.shape
         self.device = images.device

@@ -309,6 +309,8 @@ def _boxes(
 def _mix_targets(canvas: Canvas, partner: Tensor, kept: Tensor) -> None:
     targets = canvas.mixable(canvas.targets)
     canvas.targets = torch.lerp(targets[partner], targets, kept[:, None])
+    if canvas.weights is not None:
+        canvas.weights = torch.lerp(canvas.weights[partner], canvas.weights, kept)
 
 
 def _coin(index: Tensor) -> Tensor:

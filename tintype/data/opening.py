@@ -107,6 +107,8 @@ def open_data(
     asked = {"val": val_fraction, "test": test_fraction}
     _check_held_out(rows, duplicates, images, [split for split in asked if asked[split]])
 
+    images, of_weights = _weighted(images, rows["train"])
+
     # A mirrored copy with another target is no copy.
     leaked = leaked_rows(duplicates.told_apart(kind.differing(images.targets)), rows)
     notes = [
@@ -121,6 +123,7 @@ def open_data(
         ),
         *_split_notes(images, rows),
         *_divided_groups(images, rows),
+        *of_weights,
         *_suggested_groups(images),
         *_duplicate_notes(duplicates, images, rows, leaked),
     ]
@@ -393,6 +396,31 @@ def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
     return notes
 
 
+def _weighted(images: Images, train: np.ndarray) -> tuple[Images, list[str]]:
+    """Return images whose weights have a mean of 1 over the training images, and a note on them.
+
+    So a weight says how often an image counts, and the learning rate keeps its meaning.
+
+    Raises:
+        UserError: no training image has a weight above zero.
+    """
+    if images.weights is None:
+        return images, []
+    mean = float(images.weights[train].astype(np.float64).mean())
+    if not mean:
+        raise UserError(
+            "the sample_weight of every training image is 0, so nothing can be learned. "
+            "Expected some above."
+        )
+
+    weights = (images.weights / mean).astype(np.float32)
+    low, high = weights[train].min(), weights[train].max()
+    return replace(images, weights=weights), [
+        f"sample_weight: training images count {low:.3g} to {high:.3g} times in the loss, 1 on "
+        "average; figures count each image once"
+    ]
+
+
 def _suggested_groups(images: Images) -> list[str]:
     """Return a line where the names of photos suggest groups and nobody has named any."""
     if images.groups is not None or images.paths is None:
@@ -522,6 +550,8 @@ def _fingerprint(images: Images, rows: dict[str, np.ndarray]) -> str:
     """Return a hash of pixels, targets and the membership of the splits."""
     digest = hashlib.blake2b(f"{images.pixels.shape} {_content(images)}".encode(), digest_size=16)
     digest.update(images.target.content(images.targets))
+    if images.weights is not None:
+        digest.update(images.weights.astype("<f4").tobytes())
     for split in SPLITS:
         digest.update(split.encode() + rows[split].astype("<i8").tobytes())
     return digest.hexdigest()
@@ -574,4 +604,5 @@ def _source(spec: DataSpec, images: Images, rows: np.ndarray, resident: bool) ->
         if resident
         else MappedPixels(images.pixels, rows)
     )
-    return StoredSource(spec, store, targets, names)
+    weights = None if images.weights is None else torch.from_numpy(images.weights[rows])
+    return StoredSource(spec, store, targets, names, weights)

@@ -84,7 +84,8 @@ class Images:
     asked for.
 
     `split` holds "train", "val", "test" or "" (free) for each image where the data bring splits.
-    `groups` names what must stay on one side of a split ("" stands alone). `paths` are the files of
+    `groups` names what must stay on one side of a split ("" stands alone). `weights` are those of
+    the images in the loss. `paths` are the files of
     images that are files. `fingerprint` is a hash of the pixels where one is known. `on_disk` says
     that `pixels` maps a file of the cache, in the size asked for. `white` is that of `DataSpec`.
     `looks` returns what photos show at the size that is chosen where none is asked for, or None
@@ -97,6 +98,7 @@ class Images:
     target: TargetKind
     split: np.ndarray | None = None  # (N,) str
     groups: np.ndarray | None = None  # (N,) str
+    weights: np.ndarray | None = None  # (N,) float32
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     fingerprint: str = ""
@@ -107,11 +109,15 @@ class Images:
 
 
 class Batch(NamedTuple):
-    """Some images with their targets and their positions in the source that they came from."""
+    """Some images with their targets and their positions in the source that they came from.
+
+    `weights` are those of the images in the loss, None where all count the same.
+    """
 
     images: Tensor  # (N, C, H, W) uint8, channels_last in memory
     targets: Tensor  # (N, *shape), as the kind of target says
     index: Tensor  # (N,) int64
+    weights: Tensor | None = None  # (N,) float32
 
 
 class ImageSource(ABC):
@@ -123,12 +129,15 @@ class ImageSource(ABC):
         names: a stable name for each image (a relative path, or "train/00017" where there is no
             file).
         kind: where the pixels are kept, as `PixelStore.kind` has it.
+        weights: (N,) float32 of the images in the loss, of mean 1 over the training images, on the
+            CPU; None where all count the same.
     """
 
     spec: DataSpec
     targets: Tensor
     names: Sequence[str]
     kind: str
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -146,23 +155,34 @@ class StoredSource(ImageSource):
     """Images whose pixels lie in a `PixelStore`, in the order of their targets."""
 
     def __init__(
-        self, spec: DataSpec, store: PixelStore, targets: Tensor, names: Sequence[str]
+        self,
+        spec: DataSpec,
+        store: PixelStore,
+        targets: Tensor,
+        names: Sequence[str],
+        weights: Tensor | None = None,
     ) -> None:
         self.spec = spec
         self.store = store
         self.targets = targets.cpu()
         self.names = names
         self.kind = store.kind
-        self._targets_there = self.targets.to(store.device)  # next to the pixels
+        self.weights = weights
+        # next to the pixels
+        self._targets_there = self.targets.to(store.device)
+        self._weights_there = None if weights is None else weights.to(store.device)
 
     def take(self, index: Tensor) -> Batch:
         there = index.to(self.store.device, non_blocking=True)
-        return Batch(self.store.take(there), self._targets_there[there], index)
+        weights = None if self._weights_there is None else self._weights_there[there]
+        return Batch(self.store.take(there), self._targets_there[there], index, weights)
 
     def subset(self, index: Tensor | np.ndarray) -> StoredSource:
         index = torch.as_tensor(index, dtype=torch.int64)
         names = [self.names[int(i)] for i in index]
-        return StoredSource(self.spec, self.store.subset(index), self.targets[index], names)
+        weights = None if self.weights is None else self.weights[index]
+        store = self.store.subset(index)
+        return StoredSource(self.spec, store, self.targets[index], names, weights)
 
 
 @dataclass(frozen=True)

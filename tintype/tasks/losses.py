@@ -23,6 +23,7 @@ def cross_entropy(
     *,
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy of a batch as a scalar, computed in float32.
 
@@ -36,6 +37,8 @@ def cross_entropy(
         targets: (N,) int64, or (N, K) float whose rows sum to one.
         label_smoothing: the part of every target given to the uniform distribution, 0..1.
         class_weights: (K,) float32, or None for equal weights.
+        weights: (N,) float32 of the images, by which their losses are multiplied; the divisor stays
+            as it is, since their mean over all training images is 1.
 
     Raises:
         ValueError: targets whose shape does not fit the logits.
@@ -57,10 +60,16 @@ def cross_entropy(
             len(targets) if class_weights is None else (targets * class_weights).sum(1).sum()
         )
 
-    total = per_image.sum()
+    total = _summed(per_image, weights)
     if label_smoothing:
-        total = (1 - label_smoothing) * total + label_smoothing * weighted.mean(1).sum()
+        uniform = _summed(weighted.mean(1), weights)
+        total = (1 - label_smoothing) * total + label_smoothing * uniform
     return -total / normaliser
+
+
+def _summed(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the sum of values (N,), each times its weight."""
+    return values.sum() if weights is None else (values * weights).sum()
 
 
 def check_finite(*values: Tensor) -> None:

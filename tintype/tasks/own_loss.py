@@ -28,6 +28,7 @@ class OwnLoss:
     Args:
         reference: see `tintype.own_code`.
         device: where it computes.
+        weighted: whether it is called with weights of images.
 
     Attributes:
         name: what it is called.
@@ -36,9 +37,10 @@ class OwnLoss:
         UserError: there is no such loss, or it has weights of its own.
     """
 
-    def __init__(self, reference: str, device: torch.device) -> None:
+    def __init__(self, reference: str, device: torch.device, *, weighted: bool = False) -> None:
         self.name = own_code.name_of(reference)
         self.device = device
+        self.weighted = weighted
 
         found = own_code.find(reference, "loss", "loss")
         if isinstance(found, type):
@@ -58,11 +60,12 @@ class OwnLoss:
                 "Put them into the network, or make them buffers."
             )
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of a batch, a scalar in float32.
+    def __call__(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch, a scalar in float32; `weights` (N,) are those of the images.
 
         Raises:
-            UserError: it fails, or returns neither a scalar nor a number for each image.
+            UserError: it fails, or returns neither a scalar nor a number for each image; of images
+                with weights only the latter will do.
         """
         with own_code.running(f"the loss {self.name}"):
             value = self.function(outputs.float(), targets)
@@ -71,7 +74,14 @@ class OwnLoss:
             raise self._wrong(f"a {type(value).__name__}")
         if value.shape not in ((), (1,), (len(outputs),)):
             raise self._wrong(f"shape {tuple(value.shape)} for {len(outputs)} images")
-        return value.float().mean()
+        if weights is None:
+            return value.float().mean()
+        if value.shape != (len(outputs),):
+            raise UserError(
+                f"the loss {self.name} returns a scalar, which sample_weight cannot weigh. "
+                "Return a number for each image (N,), as with reduction='none'."
+            )
+        return (value.float() * weights).mean()
 
     @torch.no_grad()
     def measure(self, outputs: Tensor, targets: Tensor) -> float:
@@ -94,8 +104,9 @@ class OwnLoss:
         drawn = torch.randn(len(targets), num_outputs, generator=generator).to(self.device)
         outputs = drawn.requires_grad_()
 
+        weights = torch.ones(len(targets), device=self.device) if self.weighted else None
         with self._as_it_was():
-            value = self(outputs, targets)
+            value = self(outputs, targets, weights)
         if not value.requires_grad:
             raise UserError(
                 f"the loss {self.name} gives no gradient. Expected one that computes with the "

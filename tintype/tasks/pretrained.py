@@ -63,23 +63,28 @@ class FeatureSource(ImageSource):
         targets: Tensor,
         names: Sequence[str],
         of_views: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         self.spec = spec
         self.features = features
         self.targets = targets.cpu()
         self.names = names
         self.of_views = None if of_views is None else of_views.cpu()
+        self.weights = weights
 
     def take(self, index: Tensor) -> Batch:
         targets = self.targets if self.of_views is None else self.of_views
-        return Batch(self.features[index.to(self.features.device)], targets[index.cpu()], index)
+        features = self.features[index.to(self.features.device)]
+        weights = None if self.weights is None else self.weights[index.cpu()]
+        return Batch(features, targets[index.cpu()], index, weights)
 
     def subset(self, index: Tensor | np.ndarray) -> FeatureSource:
         index = torch.as_tensor(index, dtype=torch.int64)
         names = [self.names[int(i)] for i in index]
         there = self.features[index.to(self.features.device)]
         of_views = None if self.of_views is None else self.of_views[index]
-        return FeatureSource(self.spec, there, self.targets[index], names, of_views)
+        weights = None if self.weights is None else self.weights[index]
+        return FeatureSource(self.spec, there, self.targets[index], names, of_views, weights)
 
 
 def as_features(

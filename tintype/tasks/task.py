@@ -137,6 +137,7 @@ class Task(ABC):
         options_of_model: options of the network that follow from the task; model.json keeps them
             with those of the recipe.
         log_every_step: whether metrics.csv has a row for each step, however many there are.
+        weighs_images: whether the loss reads the weights of a batch.
         recognises_others: whether the run records what its images have in common, so that images
             of another kind show.
         warnings: what has gone wrong so far, in the user's words. An evaluation may add to it.
@@ -164,6 +165,7 @@ class Task(ABC):
     calibrated: str = "the confidence"
     options_of_model: Mapping[str, Any] = MappingProxyType({})
     log_every_step: bool = False
+    weighs_images: bool = False
     recognises_others: bool = False
     warnings: Sequence[str] = ()
     choices: Sequence[Choice] = ()
@@ -197,7 +199,8 @@ class Task(ABC):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of `phase` on a batch, and further scalars to log.
 
-        The loss is a scalar with a gradient, the mean over the images of the batch.
+        The loss is a scalar with a gradient, the mean over the images of the batch: that of
+        weight times loss, where the batch has weights.
         """
 
     def figures(self, network: nn.Module, source: ImageSource) -> dict[str, Any]:

@@ -773,8 +773,9 @@ def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
     if count == 1:
         return [(batch, 1.0)]
     total = len(batch.targets)
-    images, targets, index = (tensor.tensor_split(count) for tensor in batch)
-    columns = zip(images, targets, index, strict=True)
+    images, targets, index = (tensor.tensor_split(count) for tensor in batch[:3])
+    weights = [None] * count if batch.weights is None else batch.weights.tensor_split(count)
+    columns = zip(images, targets, index, weights, strict=True)
     return [(Batch(*column), len(column[1]) / total) for column in columns]
 
 

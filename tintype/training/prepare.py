@@ -202,6 +202,7 @@ def prepare(
         choices += more
 
         task = _build(recipe, splits, device, dtype, watcher)
+        _refuse_weights(recipe, splits, task)
         task.validation = _use_of_validation(recipe, task, splits)
         choices += [*task.choices, *task.validation.choices()]
         _check(recipe, plan, task)
@@ -304,6 +305,14 @@ def _build(
         for network in task.networks.values():
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return task
+
+
+def _refuse_weights(recipe: Recipe, splits: DataSplits, task: Task) -> None:
+    if splits.train.weights is not None and not task.weighs_images:
+        raise UserError(
+            f"task {recipe.task} weighs no images. Leave sample_weight out, or the column of that "
+            "name."
+        )
 
 
 def _use_of_validation(recipe: Recipe, task: Task, splits: DataSplits) -> ValidationUse:

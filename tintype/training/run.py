@@ -292,7 +292,8 @@ def on_device(splits: DataSplits, device: torch.device) -> DataSplits:
     def move(source: ImageSource) -> ImageSource:
         if not isinstance(source, StoredSource):
             return source
-        return StoredSource(source.spec, source.store.to(device), source.targets, source.names)
+        store = source.store.to(device)
+        return StoredSource(source.spec, store, source.targets, source.names, source.weights)
 
     return replace(splits, train=move(splits.train), val=move(splits.val), test=move(splits.test))
 

@@ -94,8 +94,6 @@ def take(
     Raises:
         UserError: they cannot be read as images with labels, or do not fit each other.
     """
-    if sample_weight is not None:
-        raise UserError("sample_weight is not read yet. Leave it out.")
     memory = _read(data)
     num_images = len(memory.pixels)
     memory = replace(
@@ -224,6 +222,7 @@ def load(
         target=kind,
         split=None if memory.split is None else memory.split[rows],
         groups=None if memory.groups is None else memory.groups[rows],
+        weights=None if memory.weights is None else memory.weights[rows],
         notes=tuple(notes),
         fingerprint=memory.pixel_digest if whole else "",
     )

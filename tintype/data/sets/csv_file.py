@@ -1,10 +1,11 @@
-"""A CSV file: the columns path and label (or numbers), optionally split and group."""
+"""A CSV file: the columns path and label (or numbers), optionally split, group, sample_weight."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import os
 import unicodedata
 from collections import defaultdict
@@ -28,6 +29,7 @@ COLUMNS = {
     ),
     "split": ("split",),
     "group": ("group",),
+    "sample_weight": ("sample_weight",),
 }  # fmt: skip
 # A column of one of these words is expected to hold splits; whether it does is decided by its
 # values.
@@ -279,7 +281,11 @@ def _add(
 
     name = values["path"].removeprefix("./")
     photo_path = files.find(name, where)
-    photo = Photo(photo_path, safe(name), cells, split_of(split), values.get("group", ""))
+    group = values.get("group", "")
+    weight = None
+    if all("sample_weight" not in names for names in target.columns):
+        weight = _weight(values, where)
+    photo = Photo(photo_path, safe(name), cells, split_of(split), group, weight)
 
     if photo_path in first_row:
         before, first_label = first_row[photo_path]
@@ -293,6 +299,20 @@ def _add(
 
     first_row[photo_path] = (row, photo.label)
     found.photos.append(photo)
+
+
+def _weight(values: dict[str, str], where: str) -> float | None:
+    """Return the weight of a row in the loss, None where the table has no such column."""
+    text = values.get("sample_weight")
+    if text is None:
+        return None
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise UserError(f"{where} has the sample_weight '{text}'. Expected a number, 0 or above.")
+    return weight
 
 
 class _Files:

@@ -73,6 +73,7 @@ class Photo(NamedTuple):
     cells: tuple[str, ...]
     split: str = ""
     group: str = ""
+    weight: float | None = None
 
     @property
     def label(self) -> str:
@@ -209,6 +210,7 @@ def read_photos(
         target=kind,
         split=np.array([p.split for p in photos]) if any(p.split for p in photos) else None,
         groups=np.array([p.group for p in photos]) if any(p.group for p in photos) else None,
+        weights=_weights(photos),
         notes=tuple(notes),
         skipped=tuple(skipped),
         fingerprint=cached.fingerprint,
@@ -219,6 +221,12 @@ def read_photos(
             regular, states, photos, contents, (height, width, channels), resize, source, progress
         ),
     )
+
+
+def _weights(photos: Sequence[Photo]) -> np.ndarray | None:
+    if all(photo.weight is None for photo in photos):
+        return None
+    return np.array([photo.weight for photo in photos], np.float32)
 
 
 def _looks(

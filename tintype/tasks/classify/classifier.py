@@ -75,6 +75,7 @@ class Classify(Task):
     score_name = "accuracy"
     fewest_to_calibrate = FEWEST_TO_CALIBRATE
     recognises_others = True
+    weighs_images = True
     monitors: Mapping[str, bool] = MappingProxyType(
         {"loss": False, "balanced_accuracy": True, "macro_f1": True}
     )
@@ -150,9 +151,10 @@ class Classify(Task):
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        images, targets = self.augment(
+        images, targets, weights = self.augment.weighted(
             batch.images,
             batch.targets,
+            batch.weights,
             index=batch.index,
             epoch=context.epoch,
             generator=context.generator,
@@ -167,14 +169,26 @@ class Classify(Task):
         with autocast(self.device, self.dtype):
             logits = self.networks[self.main](images)
         figures = {"train_accuracy": losses.batch_accuracy(logits, targets)}
-        return self.objective(logits, targets), figures
+        return self.objective(logits, targets, weights), figures
 
-    def objective(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return what is minimised, a scalar in float32; targets are (N,) int64 or mixed (N, K)."""
+    def objective(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return what is minimised, a scalar in float32.
+
+        Args:
+            logits: (N, K).
+            targets: (N,) int64, or mixed (N, K).
+            weights: (N,) of the images, or None.
+        """
+        if weights is not None:
+            weights = weights.to(self.device, non_blocking=True)
         if self.own_loss is not None:
-            return self.own_loss(logits, targets)
+            return self.own_loss(logits, targets, weights)
         return losses.cross_entropy(
-            logits, targets, label_smoothing=self.label_smoothing, class_weights=self.class_weights
+            logits,
+            targets,
+            label_smoothing=self.label_smoothing,
+            class_weights=self.class_weights,
+            weights=weights,
         )
 
     def _targets(self, targets: Tensor) -> Tensor:

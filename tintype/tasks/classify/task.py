@@ -55,7 +55,9 @@ def make(
     settings: dict[str, Any] = {
         "dtype": dtype,
         "augment": augment,
-        "loss": None if loss in LOSSES else OwnLoss(loss, device),
+        "loss": None
+        if loss in LOSSES
+        else OwnLoss(loss, device, weighted=splits.train.weights is not None),
         "label_smoothing": label_smoothing,
         "one_hot": one_hot,
         "class_weights": class_weights,

@@ -78,9 +78,15 @@ class HeadBank(nn.Module):
         return folded(self.heads[int(self.chosen)], self.mean, self.scale)
 
 
-def fit_linear(features: Tensor, targets: Tensor, num_classes: int, penalty: float) -> nn.Linear:
+def fit_linear(
+    features: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    penalty: float,
+    weights: Tensor | None = None,
+) -> nn.Linear:
     """Return the linear head of least penalised log loss on features (N, F) (multinomial
-    regression, by L-BFGS).
+    regression, by L-BFGS); `weights` (N,) are those of the images.
     """
     mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
     x = (features - mean) / std
@@ -91,7 +97,8 @@ def fit_linear(features: Tensor, targets: Tensor, num_classes: int, penalty: flo
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(head(x), targets) + 0.5 * penalty * head.weight.square().sum()
+        fit = losses.cross_entropy(head(x), targets, weights=weights)
+        loss = fit + 0.5 * penalty * head.weight.square().sum()
         loss.backward()
         return loss
 
@@ -218,7 +225,10 @@ class HeadOnly(Transfer):
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
         def features_of(source: ImageSource, views: int) -> FeatureSource:
             features = self.features_of(source, views, progress)
-            return FeatureSource(splits.spec, features, source.targets, source.names)
+            weights = source.weights
+            return FeatureSource(
+                splits.spec, features, source.targets, source.names, weights=weights
+            )
 
         seen = as_features(splits, self.views, features_of)
         self.selection = seen.val
@@ -239,7 +249,7 @@ class HeadOnly(Transfer):
         )
         logits = self.bank(views[torch.arange(len(views), device=views.device), chosen])
         targets = batch.targets.to(self.device)
-        fit = torch.stack([self.objective(each, targets) for each in logits])
+        fit = torch.stack([self.objective(each, targets, batch.weights) for each in logits])
         chosen_logits = logits[int(self.bank.chosen)]
         figures = {
             "loss": fit.mean(),
@@ -364,7 +374,10 @@ class FineTune(Transfer):
         if self.warm_features is None:
             return
         targets = train.targets.to(self.device)
-        head = fit_linear(self.warm_features, targets, self.spec.num_classes, WARM_UP_PENALTY)
+        weights = None if train.weights is None else train.weights.to(self.device)
+        head = fit_linear(
+            self.warm_features, targets, self.spec.num_classes, WARM_UP_PENALTY, weights
+        )
         take_over(self.parts.head, head)
         self.warm_features = None
 

@@ -67,6 +67,7 @@ class Regress(Task):
     )
     watched = ("loss", "mae", "rmse", "r2", "relative_mae")
     calibrated = "the predictive intervals"
+    weighs_images = True
 
     def __init__(
         self,
@@ -152,30 +153,43 @@ class Regress(Task):
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        images, targets = self._augmented(batch, context)
+        images, targets, weights = self._augmented(batch, context)
         with autocast(self.device, self.dtype):
             outputs = self.networks[self.main](self.normalise(images))
-        return self._objective(outputs, self.standardised(targets))
+        return self._objective(outputs, self.standardised(targets), weights)
 
-    def _objective(self, outputs: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what is minimised, and what is logged; `wanted` (N, K) is in deviations."""
+    def _objective(
+        self, outputs: Tensor, wanted: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what is minimised, and what is logged.
+
+        Args:
+            outputs: (N, 2 K) of the network.
+            wanted: (N, K) in deviations.
+            weights: (N,) of the images, or None.
+        """
         numbers, log_scales = split_outputs(outputs)
-        error = self._error(numbers, wanted)
-        total = error + SCALE_WEIGHT * scale_loss(log_scales, numbers - wanted)
+        if weights is not None:
+            weights = weights.to(self.device, non_blocking=True)
+        error = self._error(numbers, wanted, weights)
+        total = error + SCALE_WEIGHT * scale_loss(log_scales, numbers - wanted, weights)
 
         off = ((numbers - wanted).detach().abs() * self._deviation).mean()
         return total, {"loss": error.detach(), "train_mae": off}
 
-    def _error(self, numbers: Tensor, wanted: Tensor) -> Tensor:
+    def _error(self, numbers: Tensor, wanted: Tensor, weights: Tensor | None) -> Tensor:
         if self.own_loss is not None:
-            return self.own_loss(numbers, wanted)
-        return regression_loss(self.kind, numbers, wanted)
+            return self.own_loss(numbers, wanted, weights)
+        return regression_loss(self.kind, numbers, wanted, weights)
 
-    def _augmented(self, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:
-        """Return images as the network trains on them, and the numbers that then hold of them."""
-        images, targets = self.augment(
+    def _augmented(
+        self, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return images as the network trains on them, with their numbers and weights then."""
+        images, targets, weights = self.augment.weighted(
             batch.images,
             batch.targets,
+            batch.weights,
             index=batch.index,
             epoch=context.epoch,
             generator=context.generator,
@@ -188,7 +202,7 @@ class Regress(Task):
             # A picture turned to the left is, in a mirror, turned to the right.
             targets = torch.where(chosen.to(targets.device)[:, None], -targets, targets)
 
-        return images, targets
+        return images, targets, weights
 
     def state(self) -> dict[str, Any]:
         return {} if self.own_loss is None else self.own_loss.in_checkpoint()

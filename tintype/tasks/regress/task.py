@@ -72,10 +72,11 @@ def make(
     if is_own(model):
         what = f"{len(columns)} numbers for each image, and then the scale of the error of each"
         try_out(model, network, spec, (2 * len(columns),), what)
+    weighted = splits.train.weights is not None
     settings: dict[str, Any] = {
         "columns": columns, "mean": mean, "deviation": deviation, "loss": loss, "level": level,
         "angle": angle, "augment": augment, "dtype": dtype,
-        "own_loss": None if loss in LOSSES else OwnLoss(loss, device),
+        "own_loss": None if loss in LOSSES else OwnLoss(loss, device, weighted=weighted),
         "train_targets": splits.train.targets,
     }  # fmt: skip
 

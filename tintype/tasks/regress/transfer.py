@@ -49,7 +49,7 @@ class LinearFit:
     penalties: Tensor  # (2 K,)
 
 
-def fit_linear(features: Tensor, wanted: Tensor) -> LinearFit:
+def fit_linear(features: Tensor, wanted: Tensor, weights: Tensor | None = None) -> LinearFit:
     """Fit numbers by ridge regression, and their scales to its leave-one-out errors.
 
     Residuals of the images that a head was fitted to are too small, and the more so the more
@@ -58,22 +58,29 @@ def fit_linear(features: Tensor, wanted: Tensor) -> LinearFit:
     Args:
         features: (N, F).
         wanted: (N, K) in deviations.
+        weights: (N,) of the images, or None.
     """
     from sklearn.linear_model import RidgeCV
 
-    x = features.double().cpu().numpy()
-    y = wanted.double().cpu().numpy()
+    counting = slice(None) if weights is None else weights.cpu().numpy() > 0
+    of_images = None if weights is None else weights.double().cpu().numpy()[counting]
+    x = features.double().cpu().numpy()[counting]
+    y = wanted.double().cpu().numpy()[counting]
     mean = x.mean(0)
     scale = 1 / np.maximum(x.std(0), 1e-6)
     x = (x - mean) * scale
 
-    numbers: Any = RidgeCV(PENALTIES, alpha_per_target=True, store_cv_results=True).fit(x, y)
+    numbers: Any = RidgeCV(PENALTIES, alpha_per_target=True, store_cv_results=True)
+    numbers.fit(x, y, sample_weight=of_images)
     chosen = np.searchsorted(PENALTIES, np.atleast_1d(numbers.alpha_) * 0.999)
     squared = numbers.cv_results_.reshape(*y.shape, -1)
     residuals = np.sqrt(np.stack([squared[:, k, chosen[k]] for k in range(y.shape[1])], axis=1))
+    if of_images is not None:  # by which the squares are multiplied
+        residuals /= np.sqrt(of_images)[:, None]
 
     sizes = np.log(np.maximum(residuals, np.exp(SMALLEST_LOG_SCALE)))
-    scales: Any = RidgeCV(PENALTIES, alpha_per_target=True).fit(x, sizes)
+    scales: Any = RidgeCV(PENALTIES, alpha_per_target=True)
+    scales.fit(x, sizes, sample_weight=of_images)
 
     def joined(of_numbers: Any, of_scales: Any) -> Tensor:
         both = [np.asarray(each).reshape(y.shape[1], -1) for each in (of_numbers, of_scales)]
@@ -177,7 +184,9 @@ class Transfer(Regress):
 
         features = torch.cat([clean, *(found[:, None] for found, _ in copies)], dim=1)
         numbers = torch.stack([source.targets, *(numbers for _, numbers in copies)], dim=1)
-        return FeatureSource(source.spec, features, source.targets, source.names, numbers)
+        return FeatureSource(
+            source.spec, features, source.targets, source.names, numbers, source.weights
+        )
 
     def _copies(
         self, source: ImageSource, view: int, views: int, progress: Progress | None
@@ -191,7 +200,7 @@ class Transfer(Regress):
             batch = source.take(index)
             seed = fold(self.seed, "view", step)
             generator = torch.Generator(batch.images.device).manual_seed(seed)
-            images, targets = self._augmented(batch, StepContext(step, view, 0.0, generator))
+            images, targets, _ = self._augmented(batch, StepContext(step, view, 0.0, generator))
 
             features.append(torch.from_numpy(self.frozen.compute(images)))
             numbers.append(targets.cpu())
@@ -245,7 +254,8 @@ class HeadOnly(Transfer):
 
     def start(self, train: ImageSource) -> None:
         assert isinstance(train, FeatureSource)
-        self.head.take(fit_linear(train.features[:, 0], self.standardised(train.targets)))
+        wanted = self.standardised(train.targets)
+        self.head.take(fit_linear(train.features[:, 0], wanted, train.weights))
 
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
@@ -257,7 +267,7 @@ class HeadOnly(Transfer):
         numbers = batch.targets[torch.arange(count), view.cpu()]
 
         outputs = self.head(features.to(self.device))
-        total, figures = self._objective(outputs, self.standardised(numbers))
+        total, figures = self._objective(outputs, self.standardised(numbers), batch.weights)
         penalty = self.head.penalty() / (self.num_train * len(self.columns))
         return total + penalty, figures
 
@@ -303,7 +313,7 @@ class FineTune(Transfer):
         if self.features is None:
             return
         fitted = StandardHead(self.parts.num_features, self.linear.out_features).to(self.device)
-        fitted.take(fit_linear(self.features, self.standardised(train.targets)))
+        fitted.take(fit_linear(self.features, self.standardised(train.targets), train.weights))
         take_over(self.linear, fitted.plain())
         self.features = None
 
