@@ -26,8 +26,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Annotated, Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 from pydantic import BeforeValidator
 
@@ -44,6 +45,9 @@ _approved: set[str] = set()
 _trusted: dict[str, str] = {}
 # Hashes of files of other kinds that were named, or that this process has written.
 _trusted_content: set[str] = set()
+
+# {class or function: source} of what was given.
+_texts: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 # {reference: reference} of what a stored run names, and where the same code was named here.
 _stand_ins: ContextVar[Mapping[str, str]] = ContextVar("_stand_ins", default=MappingProxyType({}))
@@ -84,6 +88,7 @@ def is_own(name: object) -> bool:
 
 def as_reference(thing: Any) -> Any:
     """Return the reference of an object that was given in Python; a text stays as it is."""
+    thing = getattr(thing, "_orig_mod", thing)  # what torch.compile wraps
     return give(thing) if callable(thing) else thing
 
 
@@ -209,7 +214,7 @@ def code_of(reference: str) -> Code:
     """
     path, _, _ = _parts(reference)
     live = reference.startswith(IN_PYTHON)
-    source = _source_of(_given.get(reference)) if live else _read(_file_of(path))
+    source = _source_of_given(_given.get(reference)) if live else _read(_file_of(path))
     return Code(reference, hashlib.sha256(source.encode()).hexdigest() if source else "", source)
 
 
@@ -253,6 +258,8 @@ def located(reference: str, sha256: str) -> str | None:
         sha256: of the code, from the run.
     """
     if reference.startswith(IN_PYTHON):
+        if not sha256:
+            return reference if reference in _given and not code_of(reference).sha256 else None
         same = [known for known in _given if code_of(known).sha256 == sha256]
         return reference if reference in same else next(iter(same), _renamed(reference, sha256))
     return _renamed(reference, sha256)
@@ -419,6 +426,17 @@ def _names_in(module: ModuleType, fits: Callable[[Any], bool]) -> list[str]:
         and getattr(thing, "__module__", None) == module.__name__
         and fits(thing)
     ]
+
+
+def _source_of_given(thing: Any) -> str:
+    """Return the source of an object, of a class or a function as it was when it was first asked
+    for: a notebook may define another of that name since.
+    """
+    if not isinstance(thing, type | FunctionType):
+        return _source_of(thing)
+    if thing not in _texts:
+        _texts[thing] = _source_of(thing)
+    return _texts[thing]
 
 
 def _source_of(thing: Any) -> str:

@@ -62,15 +62,20 @@ def trusted(run: Path, rows: Sequence[Mapping[str, str]]) -> Iterator[None]:
     Raises:
         UserError: the user has not named some of the code in this process, or names other bytes.
     """
-    found: dict[str, str] = {}
-    for row in rows:
-        reference = located(row["reference"], row["sha256"])
-        if reference is None:
-            raise _untrusted(run, row)
-        found[row["reference"]] = reference
-
-    with standing_in(found):
+    with standing_in({row["reference"]: trusted_reference(run, row) for row in rows}):
         yield
+
+
+def trusted_reference(run: Path, row: Mapping[str, str]) -> str:
+    """Return how this process finds code that a stored run needs.
+
+    Raises:
+        UserError: the user has not named it in this process, or names other bytes.
+    """
+    reference = located(row["reference"], row["sha256"])
+    if reference is None:
+        raise _untrusted(run, row)
+    return reference
 
 
 def is_trusted(rows: Sequence[Mapping[str, str]]) -> bool:
@@ -86,17 +91,17 @@ def _untrusted(run: Path, row: Mapping[str, str]) -> UserError:
     if others and copy:
         return UserError(
             f"{others[0]} is not the {field} that {run} was trained with: its text is another. "
-            f"The text of then is in {copy}: --trust {copy} (in Python: trust='{copy}')."
+            f"The text of then: --trust {copy}."
         )
     if reference.startswith(IN_PYTHON):
-        keeps = f", or --trust {copy}" if copy else ""
+        keeps = f" The folder keeps its text: --trust {copy}." if copy else ""
         return UserError(
-            f"{run} needs its {field} {name}, an object that was given in Python, and opening a "
-            f"run executes no code. Give it again: trust={name}{keeps}."
+            f"{run} needs its {field} {name}, which was given in Python, and opening a run "
+            f"executes no code. Give it again, as in tt.load(RUN, trust={name}).{keeps}"
         )
     return UserError(
         f"{run} needs your own code for its {field}, {reference}, and opening a run executes no "
-        f"code. If you trust the file: --trust {copy} (in Python: trust='{copy}')."
+        f"code. If you trust it: --trust {copy}."
     )
 
 

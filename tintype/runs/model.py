@@ -130,7 +130,9 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
             f"cannot load {path} ({line}). Go on with the run to write it again: "
             f"tintype train --resume {run.path}"
         ) from None
-    network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore
+    network = network.to(device)
+    if not is_own(description["architecture"]["name"]):
+        network = network.to(memory_format=torch.channels_last)  # pyright: ignore
     return network.eval(), spec, description
 
 
@@ -142,18 +144,11 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
         weights. UserError: there is no such model.
     """
     name, options = description["architecture"]["name"], description["architecture"]["options"]
-    if is_own(name):
-        with code.trusted(weights.parent, code.rows_of(description)):
-            return build_model(name, spec, options, seed=0)
+    with code.trusted(weights.parent, code.rows_of(description)):
+        if not is_own(name):
+            _refuse_far_larger(name, options, spec, weights)
+        network = build_model(name, spec, options, seed=0)
 
-    count = 0
-    # no memory is taken there; not every model can be built
-    with torch.device("meta"), suppress(UserError, *MISFIT):
-        count = count_parameters(build_model(name, spec, options, seed=0))
-    if weights.exists() and count > SPARE_PARAMETERS + 10 * weights.stat().st_size:
-        raise ValueError(f"it has {count:,} parameters, far more than {weights.name} holds")
-
-    network = build_model(name, spec, options, seed=0)
     if description.get("head"):
         parts = backbone_parts(network, spec)
         network.set_submodule(
@@ -163,3 +158,12 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
     if isinstance(network, nn.ModuleDict):  # a model of several networks, as a GAN
         network = network[description["network"]]
     return network
+
+
+def _refuse_far_larger(name: str, options: dict[str, Any], spec: DataSpec, weights: Path) -> None:
+    count = 0
+    # no memory is taken there; not every model can be built
+    with torch.device("meta"), suppress(UserError, *MISFIT):
+        count = count_parameters(build_model(name, spec, options, seed=0))
+    if weights.exists() and count > SPARE_PARAMETERS + 10 * weights.stat().st_size:
+        raise ValueError(f"it has {count:,} parameters, far more than {weights.name} holds")

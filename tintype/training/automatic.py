@@ -21,6 +21,7 @@ from tintype.models import build_model
 from tintype.models.parts.backbone import for_inference
 from tintype.progress import Progress
 from tintype.recipe import Recipe, build, parse_duration
+from tintype.runs.code import rows_of, trusted_reference
 from tintype.runs.pretrained import (
     OwnRun,
     fetch_weights,
@@ -179,8 +180,10 @@ def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tup
         )
     own_options = any(key.startswith(("model_options", "model.")) for key in asked)
     own = run.preprocessing
+    code = {row["field"]: row for row in rows_of(run.description)}
+    model = trusted_reference(run.folder, code["model"]) if "model" in code else run.model
     changes: dict[str, Any] = {
-        "model": run.model,
+        "model": model,
         "model_options": {**run.options, **(recipe.model_options if own_options else {})},
         "image_size": own.image_size if recipe.image_size is None else recipe.image_size,
         "channels": recipe.fields().get("channels") or len(own.mean),

@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tintype.data.source import Batch, ImageSource
 from tintype.errors import Interrupted, OwnCodeError, UserError, unknown_name
 from tintype.files.whole import write_picture, written_whole
 from tintype.optim import WeightAverage, build_optimizers, lr_factor
+from tintype.own_code import name_of, running
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -255,6 +256,7 @@ class Engine:
         log_steps = 1 if task.log_every_step else max(1, plan.total_steps // 2000)
         if not self.restore():
             task.start(train)
+            self._keep_given_weights()
         clean = self._clean_sample(train)
 
         with (
@@ -336,6 +338,11 @@ class Engine:
 
         self._take_result()
 
+    def _keep_given_weights(self) -> None:
+        """Save the weights that a network of the user's own came with: no seed draws them again."""
+        if self.recipe.own_code():
+            self.save()
+
     def _order(self, train: ImageSource, plan: Plan) -> Order:
         balance = train.targets if self.recipe.sampling == "balanced" else None
         return Order(self.recipe.seed, len(train), plan.batch_size, balance)
@@ -369,8 +376,9 @@ class Engine:
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             for part, share in _parts(batch, recipe.accumulate):
-                loss, more = task.loss(phase, part, context)
-                (loss * share).backward()
+                with self._named():
+                    loss, more = task.loss(phase, part, context)
+                    (loss * share).backward()
                 name = "loss" if len(task.phases) == 1 else f"loss_{phase.name}"
                 for key, value in {name: loss, **more}.items():
                     logged[key] = logged.get(key, 0.0) + value.detach() * share
@@ -385,6 +393,12 @@ class Engine:
         if self.average:
             self.average.update(task.networks[task.main])
         return logged
+
+    def _named(self) -> AbstractContextManager[None]:
+        """Say of an error in the block that it may be one of the user's own code, if there is."""
+        own = self.recipe.own_code()
+        named = " and ".join(f"{field} {name_of(own[field])}" for field in own)
+        return running(f"training with {named}") if own else nullcontext()
 
     def _hold_still_all_but(self, name: str) -> None:
         """Let gradients reach the weights of one network only, which saves those of the others."""

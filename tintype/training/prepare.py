@@ -27,6 +27,7 @@ from tintype.hardware.device import (
     hold_memory,
 )
 from tintype.models import count_parameters
+from tintype.own_code import is_own
 from tintype.plugins import find, find_part, has_part
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
@@ -301,7 +302,8 @@ def _build(
     task = _call_with_fields(
         make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work
     )
-    if recipe.channels_last:
+    # A network of the user's own may reshape what it computes, which takes contiguous memory.
+    if recipe.channels_last and not is_own(recipe.model):
         for network in task.networks.values():
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return task

@@ -13,12 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
+from tintype.hardware.device import Choice
 from tintype.own_code import find, name_of, running
 
 BATCH = 2  # images of the first pass through a network; batch norm takes no fewer
+
+
+# ---- building ------------------------------------------------------------------------------------
 
 
 def build_own(reference: str, spec: DataSpec, options: Mapping[str, Any], seed: int) -> nn.Module:
@@ -26,7 +31,7 @@ def build_own(reference: str, spec: DataSpec, options: Mapping[str, Any], seed: 
 
     A module is copied, and its weights are kept. A class or function is called, with weights drawn
     from `seed`: what is named like a fact of the images is filled in, the rest comes from
-    `options`.
+    `options`. The network sees contiguous float32 images, and of several answers the first counts.
 
     Args:
         reference: names the network, see `tintype.own_code`.
@@ -35,78 +40,40 @@ def build_own(reference: str, spec: DataSpec, options: Mapping[str, Any], seed: 
         seed: of the weights.
 
     Raises:
-        UserError: there is no such network, it does not take the options, or it cannot be built.
+        UserError: there is no such network, or it does not take the options.
+        OwnCodeError: it cannot be built.
     """
     thing = find(reference, "model", "build", _can_be_network)
-    if isinstance(thing, nn.Module):
-        if options:
+    name = name_of(reference)
+    for option, value in options.items():
+        if not _is_plain(value):
             raise UserError(
-                f"model {name_of(reference)} is built already, and takes no options (got "
-                f"{', '.join(options)}). Give its class, or a function that builds it."
+                f"model {name}: {option} is {value!r}. Expected plain values (numbers, texts, "
+                "lists), which a recipe can hold; for others give a function that builds the model."
             )
-        network = copy.deepcopy(thing)
+    if isinstance(thing, nn.Module):
+        network = _copied(name, thing, options)
     else:
-        arguments = _arguments(reference, thing, spec, options)
-        network = _called(reference, thing, arguments, seed)
+        network = _called(name, thing, _arguments(name, thing, spec, options), seed)
 
-    network = _without_compiler(network).cpu().float().train()
+    network = _bare(network)
+    if any(weight.device.type == "meta" for weight in network.parameters()):
+        raise UserError(f"model {name} is on device meta, where weights have no values.")
+    network = network.cpu().float().train()
+    network.register_forward_pre_hook(_contiguous)
+    network.register_forward_hook(_first_answer)
     if any(isinstance(part, LazyModuleMixin) for part in network.modules()):
         with _drawing_from(seed), torch.no_grad():
-            _answer(name_of(reference), network, spec)
+            _answer(name, network, spec)
     return network
 
 
-def try_out(
-    reference: str, network: nn.Module, spec: DataSpec, expected: Sequence[int], what: str
-) -> None:
-    """Pass a batch through a network of the user's own, before anything is written.
-
-    The network stays as it is.
-
-    Args:
-        reference: names the network.
-        network: in training mode, on the CPU.
-        spec: shape of the images.
-        expected: shape of the answer to one image.
-        what: that answer, in words.
-
-    Raises:
-        UserError: it has nothing to train, it answers with another shape, or it draws random
-            numbers that a resumed run cannot draw again.
-        OwnCodeError: it fails.
-    """
-    name = name_of(reference)
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise UserError(
-            f"model {name} has no parameters that can be trained. Expected layers that are "
-            "attributes of the module, or stand in an nn.ModuleList, and that are not all frozen."
-        )
-
-    first, second = (_tried(name, copy.deepcopy(network), spec) for _ in range(2))
-    got = f"shape {tuple(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
-    shape = (BATCH, *expected)
-    if not isinstance(first, Tensor) or tuple(first.shape) != shape:
-        raise UserError(
-            f"model {name} answers a batch of {BATCH} images with {got}. Expected shape {shape}: "
-            f"{what}."
-        )
-    if not torch.allclose(first, second, equal_nan=True):
-        raise UserError(
-            f"model {name} answers the same images differently, with the same seed of torch, so "
-            "that a run could not be resumed. Expected random numbers of torch's global generator "
-            "alone, and no memory outside parameters and buffers."
-        )
-
-
-def _tried(name: str, network: nn.Module, spec: DataSpec) -> Any:
-    """Return the answer to a batch of noise, after a pass back through the network."""
-    with _kept_generators():
-        torch.manual_seed(0)
-        answer = _answer(name, network, spec)
-        if isinstance(answer, Tensor) and answer.requires_grad:
-            with running(f"the backward pass of model {name}"):
-                answer.float().sum().backward()
-    return answer.detach() if isinstance(answer, Tensor) else answer
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 def _can_be_network(thing: Any) -> bool:
@@ -116,22 +83,39 @@ def _can_be_network(thing: Any) -> bool:
     return callable(thing)
 
 
+def _copied(name: str, network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+    if options:
+        raise UserError(
+            f"model {name} is built already, and takes no options (got {', '.join(options)}). "
+            "Give its class, or a function that builds it."
+        )
+    with running(f"copying model {name}"):
+        return copy.deepcopy(network, dict(_blank_weights(network)))
+
+
+def _blank_weights(network: nn.Module) -> Iterator[tuple[int, Tensor]]:
+    """Yield new weights for those of lazy modules, which cannot be copied, by their identity."""
+    for weight in (*network.parameters(), *network.buffers()):
+        if isinstance(weight, UninitializedParameter | UninitializedBuffer):
+            kind: Any = type(weight)
+            yield id(weight), kind(requires_grad=weight.requires_grad, device=weight.device)
+
+
 def _called(
-    reference: str, build: Callable[..., Any], arguments: Mapping[str, Any], seed: int
+    name: str, build: Callable[..., Any], arguments: Mapping[str, Any], seed: int
 ) -> nn.Module:
-    with _drawing_from(seed), running(f"building model {name_of(reference)}"):
+    with _drawing_from(seed), running(f"building model {name}"):
         network = build(**arguments)
 
     if not isinstance(network, nn.Module):
         raise UserError(
-            f"building model {name_of(reference)} returns {type(network).__name__}. Expected a "
-            "torch.nn.Module."
+            f"building model {name} returns {type(network).__name__}. Expected a torch.nn.Module."
         )
     return network
 
 
 def _arguments(
-    reference: str, build: Callable[..., Any], spec: DataSpec, options: Mapping[str, Any]
+    name: str, build: Callable[..., Any], spec: DataSpec, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what a class or function is called with.
 
@@ -140,27 +124,23 @@ def _arguments(
     """
     parameters = inspect.signature(build).parameters
     named = {
-        name: parameter
-        for name, parameter in parameters.items()
+        parameter.name: parameter
+        for parameter in parameters.values()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for option in options:
         if option not in named and not takes_all:
-            raise unknown_name(f"option of model {name_of(reference)}:", option, named)
+            raise unknown_name(f"option of model {name}:", option, named)
 
-    facts = {name: value for name, value in _facts(spec).items() if name in named}
-    arguments = {**facts, **options}
-    missing = [
-        name
-        for name, parameter in named.items()
-        if parameter.default is parameter.empty and name not in arguments
-    ]
-    if missing:
-        raise UserError(
-            f"model {name_of(reference)} asks for {missing[0]}, which is no fact of the images "
-            f"({', '.join(_facts(spec))}). Give it as an option: --set model.{missing[0]}=VALUE."
-        )
+    known = _facts(spec)
+    arguments = {**{fact: known[fact] for fact in known if fact in named}, **options}
+    for parameter in named.values():
+        if parameter.default is parameter.empty and parameter.name not in arguments:
+            raise UserError(
+                f"model {name} asks for {parameter.name}, which is no fact of the images "
+                f"({', '.join(known)}). Give it: --set model.{parameter.name}=VALUE."
+            )
     return arguments
 
 
@@ -179,6 +159,120 @@ def _facts(spec: DataSpec) -> dict[str, Any]:
     }
 
 
+def _bare(network: nn.Module) -> nn.Module:
+    """Return the module inside of torch.compile or DataParallel, whose work tintype does itself."""
+    if isinstance(network, nn.DataParallel):
+        return _bare(network.module)
+    inside = getattr(network, "_orig_mod", None)
+    return _bare(inside) if isinstance(inside, nn.Module) else network
+
+
+def _contiguous(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Hand over images as most code expects them: tintype keeps the channels last in memory."""
+    del network
+    return tuple(_in_rows(x) if isinstance(x, Tensor) else x for x in inputs)
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    """Return images (N, C, H, W) whose rows follow one another in memory.
+
+    Of a single channel they do either way, but then a convolution goes by the strides.
+    """
+    _, channels, height, width = x.shape
+    if x.stride() == (channels * height * width, height * width, width, 1):
+        return x
+    return x.contiguous().view(-1).view(x.shape)
+
+
+def _first_answer(network: nn.Module, inputs: tuple[Any, ...], answer: Any) -> Any:
+    """Return the answer that counts of several: the first one, of GoogLeNet's without its aids."""
+    del network, inputs
+    if isinstance(answer, Mapping) and answer:
+        return next(iter(answer.values()))
+    if isinstance(answer, tuple | list) and answer:
+        return answer[0]
+    return answer
+
+
+# ---- the first batch -----------------------------------------------------------------------------
+
+
+def try_out(
+    reference: str, network: nn.Module, spec: DataSpec, expected: Sequence[int], what: str
+) -> list[Choice]:
+    """Pass a batch through a network of the user's own, before anything is written.
+
+    The network stays as it is.
+
+    Args:
+        reference: names the network.
+        network: as `build_own` returns it.
+        spec: shape of the images.
+        expected: shape of the answer to one image.
+        what: that answer, in words.
+
+    Returns:
+        What was decided about the network.
+
+    Raises:
+        UserError: it has nothing to train, it answers with another shape, or it draws random
+            numbers that a resumed run cannot draw again.
+        OwnCodeError: it fails.
+    """
+    name = name_of(reference)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError(
+            f"model {name} has no parameters that can be trained. Expected layers that are "
+            "attributes of the module, or stand in an nn.ModuleList, and that are not all frozen."
+        )
+
+    with _kept_generators():
+        given, answer = _tried_twice(name, network, spec)
+    shape = (BATCH, *expected)
+    if not isinstance(answer, Tensor) or tuple(answer.shape) != shape:
+        is_tensor = isinstance(answer, Tensor)
+        got = f"shape {tuple(answer.shape)}" if is_tensor else type(answer).__name__
+        raise UserError(
+            f"model {name} answers {BATCH} images with {got}. Expected a tensor of shape {shape}: "
+            f"{what}."
+        )
+    return list(_remarks(given, answer))
+
+
+def _tried_twice(name: str, network: nn.Module, spec: DataSpec) -> tuple[Any, Any]:
+    """Return what a network gives for a batch of noise, and what of it counts.
+
+    Raises:
+        UserError: it gives something else the second time.
+        OwnCodeError: it fails, forwards or backwards.
+    """
+    with running(f"copying model {name}"):
+        tried = copy.deepcopy(network)
+    given: list[Any] = []
+    tried.register_forward_hook(lambda _, __, answer: given.append(answer), prepend=True)
+    state = copy.deepcopy(tried.state_dict())
+
+    answers: list[Any] = []
+    for _ in range(2):
+        tried.load_state_dict(state)
+        torch.manual_seed(0)
+        answers.append(_answer(name, tried, spec))
+    first, second = answers
+    if not isinstance(first, Tensor):
+        return given[0], first
+
+    same = isinstance(second, Tensor) and first.shape == second.shape
+    if not same or not torch.allclose(first, second, equal_nan=True):
+        raise UserError(
+            f"model {name} answers the same images differently the second time, with the same seed "
+            "of torch, so that a run could not be resumed. Expected random numbers of torch's "
+            "global generator alone, and no memory outside parameters and buffers."
+        )
+    with running(f"the backward pass of model {name}"):
+        second.float().sum().backward()
+    return given[0], first.detach()
+
+
 def _answer(name: str, network: nn.Module, spec: DataSpec) -> Any:
     """Return the answer to a batch of noise.
 
@@ -190,10 +284,20 @@ def _answer(name: str, network: nn.Module, spec: DataSpec) -> Any:
         return network(images)
 
 
-def _without_compiler(network: nn.Module) -> nn.Module:
-    """Return the module inside what torch.compile returns."""
-    inside = getattr(network, "_orig_mod", network)
-    return inside if isinstance(inside, nn.Module) else network
+def _remarks(given: Any, answer: Tensor) -> Iterator[Choice]:
+    if not isinstance(given, Tensor):
+        why = (
+            f"the network returns a {type(given).__name__} of {len(given)}; the loss sees no other"
+        )
+        yield Choice("answer", "the first", why)
+
+    of_ones = torch.allclose(answer.sum(1), torch.ones(()), atol=1e-3)
+    if answer.ndim == 2 and answer.shape[1] > 1 and bool((answer >= 0).all()) and of_ones:
+        why = (
+            "they are positive and sum to 1, but the loss applies the softmax itself; a network "
+            "without a last softmax learns faster"
+        )
+        yield Choice("answer", "probabilities", why)
 
 
 @contextmanager
@@ -208,6 +312,7 @@ def _drawing_from(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _kept_generators() -> Iterator[None]:
+    """Put the global generators of torch, NumPy and Python back afterwards."""
     of_numpy, of_python = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
         try:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tintype.data.source import DataSpec, DataSplits
+from tintype.hardware.device import Choice
 from tintype.models import build_model
 from tintype.models.parts.own import try_out
 from tintype.own_code import is_own
@@ -67,14 +68,17 @@ def make(
     }
     check_model_is_for(model, "classify")
     network = build_model(model, splits.spec, model_options, seed)
+    choices: list[Choice] = []
     if is_own(model):
         count = splits.spec.num_classes
-        try_out(
-            model, network, splits.spec, (count,), f"a score (logit) for each of {count} classes"
-        )
+        what = f"a score (logit) for each of {count} classes"
+        choices = try_out(model, network, splits.spec, (count,), what)
+
     spec = splits.spec.normalised(normalise)
     if weights is None or weights == "none":
-        return Classify(network.to(device), spec, device, **settings)
+        task = Classify(network.to(device), spec, device, **settings)
+        task.choices = choices
+        return task
     return transfer(
         network,
         model,

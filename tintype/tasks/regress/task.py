@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tintype.data.source import DataSpec, DataSplits
 from tintype.data.targets import Numbers
 from tintype.errors import UserError
+from tintype.hardware.device import Choice
 from tintype.models import build_model
 from tintype.models.parts.own import try_out
 from tintype.own_code import is_own
@@ -69,9 +70,10 @@ def make(
     # the scale of its error stands beside each number
     spec = replace(splits.spec, target=Numbers((*columns, *(f"scale of {c}" for c in columns))))
     network = build_model(model, spec, model_options, seed)
+    choices: list[Choice] = []
     if is_own(model):
         what = f"{len(columns)} numbers for each image, and then the scale of the error of each"
-        try_out(model, network, spec, (2 * len(columns),), what)
+        choices = try_out(model, network, spec, (2 * len(columns),), what)
     weighted = splits.train.weights is not None
     settings: dict[str, Any] = {
         "columns": columns, "mean": mean, "deviation": deviation, "loss": loss, "level": level,
@@ -81,7 +83,9 @@ def make(
     }  # fmt: skip
 
     if weights in (None, "none"):
-        return Regress(network.to(device), spec.normalised(normalise), device, **settings)
+        task = Regress(network.to(device), spec.normalised(normalise), device, **settings)
+        task.choices = choices
+        return task
 
     from tintype.tasks.regress.transfer import transfer  # scikit-learn is slow to import
 
