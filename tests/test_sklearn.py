@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils.estimator_checks import check_estimator
+from torch import nn
 
 import tintype
-from tintype import TintypeClassifier, TintypeRegressor, UserError
+from tintype import TintypeClassifier, TintypeRegressor, UserError, own_code
 
 PRECISION = os.environ.get("TINTYPE_TEST_PRECISION", "fp32")
 SMALL: dict[str, Any] = {
@@ -131,6 +136,83 @@ def test_classes_may_be_text_and_arrays_may_have_any_strides(fitted, digits):
     ]
 
 
+@pytest.fixture(scope="module")
+def files(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: Any) -> list[str]:
+    """The digits as files of one size, in their order."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = [folder / f"{number}.png" for number in range(300)]
+    for path, image in zip(paths, digits[0], strict=False):
+        Image.fromarray(np.rint(image * (255 / 16)).astype(np.uint8)).save(path)
+    return [str(path) for path in paths]
+
+
+def test_paths_are_images_as_much_as_arrays(files, digits):
+    images, labels = digits
+    of_files = TintypeClassifier(**SMALL).fit(files[:200], labels[:200])
+    of_arrays = TintypeClassifier(**SMALL).fit(images[:200], labels[:200])
+    expected = of_arrays.predict_proba(images[200:300])
+    np.testing.assert_allclose(of_files.predict_proba(files[200:]), expected, atol=1e-6)
+
+    frame = pd.DataFrame({"photo": [Path(file) for file in files[200:]]})
+    np.testing.assert_allclose(of_files.predict_proba(frame), expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"there is no file nowhere\.png"):
+        of_files.predict(["nowhere.png"])
+    with pytest.raises(ValueError, match=r"nowhere\.png cannot be used"):
+        of_files.fit([*files[:20], "nowhere.png"], labels[:21])
+
+
+def test_channels_may_come_first_and_colour_is_seen(digits):
+    images, labels = digits
+    colour = np.stack([images, images * 0, images], axis=3)[:300]
+    last = TintypeClassifier(**SMALL).fit(colour, labels[:300])
+    first = TintypeClassifier(**SMALL).fit(colour.transpose(0, 3, 1, 2), labels[:300])
+    np.testing.assert_array_equal(last.predict_proba(colour), first.predict_proba(colour))
+
+
+def test_what_was_fitted_on_images_is_not_asked_about_a_table(fitted, digits):
+    with pytest.raises(ValueError, match="image_shape"):
+        fitted.predict(digits[0].reshape(-1, 64))
+
+
+class Net(nn.Module):
+    """A network of the user's own."""
+
+    def __init__(self, num_classes: int, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU())
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(images))
+
+
+def focal(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+    return ((1 - torch.exp(-losses)) ** 2 * losses).mean()
+
+
+@pytest.mark.parametrize("model", [Net, Net(10)], ids=["class", "module"])
+def test_a_network_of_ones_own_is_trained_stored_and_cloned(model, digits):
+    images, labels = digits
+    recipe = {"optimizer": "adamw", "precision": PRECISION, "loss": focal}
+    estimator = TintypeClassifier(model, steps=150, lr=0.01, augment="none", recipe=recipe)
+    probabilities = estimator.fit(images[:1000], labels[:1000]).predict_proba(images[1000:])
+    assert estimator.score(images[1000:], labels[1000:]) > 0.8
+    restored = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(restored.predict_proba(images[1000:]), probabilities)
+    again: Any = clone(estimator)
+    again = again.fit(images[:1000], labels[:1000])
+    np.testing.assert_array_equal(again.predict_proba(images[1000:]), probabilities)
+
+
+def test_nothing_that_was_given_is_held_on_to(digits):
+    images, labels = digits
+    before = dict(own_code._given)
+    estimator = TintypeClassifier(Net, steps=1, recipe={"optimizer": "adamw"})
+    estimator.fit(images[:100], labels[:100]).predict(images[:5])
+    assert own_code._given == before
+
+
 def test_mistakes_are_value_errors_of_one_line(digits, tmp_path):
     images, labels = digits
     with pytest.raises(NotFittedError):
@@ -141,7 +223,7 @@ def test_mistakes_are_value_errors_of_one_line(digits, tmp_path):
         (TintypeClassifier(epochs=3, recipe={"epochs": 3}), images),
         (TintypeClassifier(image_shape=(9, 8)), images.reshape(-1, 64)),
         (TintypeClassifier(recipe={"patience": 3}), images),
-        (TintypeClassifier(), np.zeros((len(images), 3, 8, 8))),
+        (TintypeClassifier(), np.zeros((len(images), 8, 8, 4))),
         (TintypeClassifier(), np.full(images.shape, np.nan)),
     ):
         with pytest.raises(ValueError, match=r"\w"):

@@ -124,13 +124,15 @@ def forget(reference: str) -> None:
 
 
 @contextmanager
-def given(thing: Any) -> Iterator[str]:
+def given(thing: Any, name: str = "") -> Iterator[str]:
     """Take an object for the time of the block, and yield its reference, as `give` does."""
-    reference = give(thing)
+    known = any(other is thing for other in _given.values())
+    reference = give(thing, name)
     try:
         yield reference
     finally:
-        _given.pop(reference, None)
+        if not known:
+            forget(reference)
 
 
 def absolute(reference: str) -> str:

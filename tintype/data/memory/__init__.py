@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tintype import own_code
-from tintype.data.decode import Resize
+from tintype.data.decode import Resize, as_resize
 from tintype.data.memory.arrays import pixels_of
 from tintype.data.memory.labels import cells_of, groups_of, labels_of, splits_of, weights_of
 from tintype.data.sets.folder import Photo
@@ -193,9 +193,10 @@ def load(
             "Give them again: tt.train(resume=RUN, data=(images, labels)), or "
             "run.evaluate(data=(images, labels), split='test')."
         )
-    memory = own_code.find(name, "data", "data")
-    if isinstance(memory, Images):  # made by the estimators
-        return memory
+    memory: Any = own_code.find(name, "data", "data")
+    if callable(memory):  # which reads the images itself, as those of an estimator do
+        how = {"channels": channels, "resize": as_resize(resize), "progress": progress}
+        return memory(image_size=image_size, **how)  # pyright: ignore[reportReturnType]
     assert isinstance(memory, Memory)
 
     rows = np.arange(len(memory.pixels))

@@ -34,7 +34,7 @@ def pixels_of(images: Any) -> tuple[np.ndarray, str]:
     kind = "tensor" if isinstance(images, torch.Tensor) else "array"
     array = as_array(images)
     given = f"{kind} {array.shape} {array.dtype}"
-    array, layout = _channels_last(array, kind)
+    array, layout = channels_last(array, kind)
     array, scale = _as_bytes(array)
     return np.ascontiguousarray(array), f"images: {given}, read as {layout}{scale}"
 
@@ -80,7 +80,7 @@ def to_bytes(images: np.ndarray, scale: float) -> np.ndarray:
     return result
 
 
-def _channels_last(array: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
+def channels_last(array: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
     """Return images as (N, H, W, C), and what their axes were taken for."""
     if array.ndim not in (3, 4) or 0 in array.shape[1:]:
         raise UserError(_not_images(array))
