@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import pydoc
+import shutil
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import fields
 import pytest
+import torch
 
 import tintype
+from tintype import api, progress
 from tintype.recipe import ALIASES, Recipe, field_names
 from tintype.recipe_fields import RecipeFields
 
@@ -77,3 +85,137 @@ def test_a_recipe_completes_its_fields_and_says_how_it_is_changed() -> None:
     with pytest.raises(tintype.UserError, match="by name"):
         Recipe("digits")  # pyright: ignore[reportCallIssue]
     assert list(inspect.signature(Recipe).parameters) == ["fields"]
+
+
+# ---- wrong calls ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: tintype.train([1], [2]), r"train takes only what by position.*\(got 2\)\. Images in memory: tt\.train\(\("),
+        (lambda: tintype.train("digits", epohcs=5), "unknown field 'epohcs'. Did you mean 'epochs'\\?$"),
+        (lambda: tintype.train("digits", out=3), r"^out: expected a text or a path \(got 3\)\.$"),
+        (lambda: tintype.train("digits", watcher=object()), "watcher= takes the place of the display, and object is none"),
+        (lambda: tintype.Recipe(dta="x"), "unknown field 'dta'. Did you mean 'data'"),
+        (lambda: tintype.Recipe(pretrained=True), "Did you mean 'weights'"),
+        (lambda: tintype.Recipe(verbose=False), "Did you mean the argument 'verbose' of tt.train"),
+        (lambda: tintype.compare("a", "b"), r"compare takes only runs by position.*tt\.compare\(\[a, b\]\)"),
+        (lambda: tintype.compare("a"), r"runs: expected a list \(got 'a'\)"),
+        (lambda: tintype.compare(["a", 3]), r"runs\[1\]: expected a text, a path or a Run \(got 3\)"),
+        (lambda: tintype.audit("digits", out="x"), r"unknown argument of audit: 'out'.*write_html"),
+        (lambda: tintype.audit(), "audit needs data"),
+        (lambda: tintype.load(3), "folder: expected a text or a path"),
+        (lambda: tintype.study(3), "what: expected .* a mapping or a declaration"),
+        (lambda: tintype.tune("digits", trials="five"), "trials: expected a whole number or None"),
+        (lambda: tintype.serve("runs/a"), "runs: expected a list"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_answered_in_one_line(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(tintype.UserError, match=said) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_calls_of_a_run_are_answered_in_one_line(finished_run: api.Run) -> None:
+    for call, said in [
+        (lambda: finished_run.export("onnx"), "export takes nothing by position, the rest by name"),
+        (
+            lambda: finished_run.evaluate(splt="val"),
+            "unknown argument of evaluate: 'splt'. Did you",
+        ),
+        (lambda: finished_run.predict(), "predict needs images"),
+        (lambda: finished_run.predict("x.png", device=3), "device: expected a text"),
+        (
+            lambda: tintype.train(resume=finished_run, epochs=3),
+            rf"leave out everything else: tt\.train\(resume='{finished_run.path}'\)",
+        ),
+    ]:
+        with pytest.raises(tintype.UserError, match=said):
+            call()
+
+
+def test_a_run_is_taken_where_a_path_is_and_choices_in_any_case(finished_run: api.Run) -> None:
+    recipe = Recipe(optimizer="SGD", weights=finished_run, keep="Best", data=Path("photos"))
+    assert recipe.optimizer == "sgd"
+    assert recipe.keep == "best"
+    assert recipe.fields()["weights"] == str(finished_run.path)
+    assert recipe.data == "photos"
+    assert Recipe.model_validate({"model": "CNN"}).model == "CNN"
+
+
+# ---- progress and silence ---------------------------------------------------------------------------------------------
+
+
+class Heard(progress.Watcher):
+    """Remembers what work it was shown."""
+
+    def __init__(self) -> None:
+        self.work: list[str] = []
+
+    def on_work(self, what: str, done: int, total: int) -> None:
+        self.work.append(what)
+
+
+def long_calls(run: api.Run, folder: Path) -> dict[str, Callable[..., Any]]:
+    """Return calls that may take long, by the word under which they show progress."""
+    image = next(folder.rglob("*.png"))
+    return {
+        "judging labels": lambda **how: tintype.audit(folder, **how),
+        "measuring": lambda **how: run.evaluate(**how),
+        "predicting": lambda **how: run.predict([image] * 3, **how),
+        "writing the graph": lambda **how: run.export(out=folder / "new.onnx", **how),
+    }
+
+
+def test_long_calls_show_progress_once_they_are_long_and_none_if_silent(
+    copied_run: api.Run, digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(digit_files, tmp_path / "photos")
+    heard = Heard()
+    monkeypatch.setattr(
+        progress, "make_watcher", lambda *, quiet=False: progress.Watcher() if quiet else heard
+    )
+    for what, call in long_calls(copied_run, folder).items():
+        for patience, how, shown in [
+            (1e9, {}, False),
+            (-1.0, {}, True),
+            (-1.0, {"verbose": False}, False),
+        ]:
+            heard.work.clear()
+            monkeypatch.setattr(progress, "PATIENCE", patience)
+            call(**how)
+            assert (what in heard.work) == shown, (what, how)
+            (folder / "new.onnx").unlink(missing_ok=True)
+
+
+class Noisy(torch.nn.Module):
+    """A network that warns and logs, as libraries do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        warnings.warn("too loud", UserWarning, stacklevel=2)
+        logging.getLogger("library").warning("too loud")
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize("silent", [False, 0])
+def test_a_silent_training_prints_nothing_and_silences_libraries(
+    silent: Any,
+    tmp_path: Path,
+    short_reports: None,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    how: dict[str, Any] = {"model": Noisy, "steps": 2, "threads": 1, "lr": 0.01, "optimizer": "sgd"}
+    run = tintype.train("digits", out=tmp_path, verbose=silent, **how)
+    run.evaluate(verbose=silent)
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    with pytest.warns(UserWarning, match="too loud"):
+        tintype.train("digits", out=tmp_path, **how)
+    assert "data: digits" in capfd.readouterr().out
+    assert caplog.records

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tintype import own_code
+from tintype.calls import public
 from tintype.errors import UserError
-from tintype.progress import Watcher, make_watcher
+from tintype.progress import Watcher, display_for, silence
 from tintype.recipe import Recipe
 from tintype.recipe_fields import RecipeFields
 from tintype.verbs.run import Run
@@ -34,13 +35,14 @@ def plan(
     from tintype.data.cache import DRY_RUN_BYTES, writing_at_most
     from tintype.training import run
 
-    watcher = _display(watcher, verbose)
+    watcher = display_for(watcher, verbose)
     what, fields = _with_data(what, changes, splits, sample_weight)
     what = "digits" if what is None else what
     with writing_at_most(DRY_RUN_BYTES):
         return run.plan(what, watcher, verbose=bool(verbose), **fields)
 
 
+@public(hint="Images in memory: tt.train((images, labels)).")
 def train(
     what: Any = None,
     *,
@@ -76,7 +78,8 @@ def train(
             each evaluation, or objects with some of the methods `on_start`, `on_step`, `on_row`,
             `on_evaluation`, `on_end` (see `tintype.watching`). One that returns True, or raises
             `tintype.StopTraining`, ends the run, which is then measured like any other.
-        verbose: False prints nothing, True also how the run uses the machine.
+        verbose: False prints nothing, and keeps libraries silent too; True prints also how the run
+            uses the machine.
         command: how to repeat the run, for the report.
         trust: a file, a class or a module of your own code, which a run to resume, or to start
             from, needs: see `tintype.load`.
@@ -91,16 +94,20 @@ def train(
         UserError: a mistake that can be mended; the message says how.
         Interrupted: stopped by a signal; `resume` goes on.
     """
-    from tintype.training import run
     from tintype.watching import as_watchers
 
     if trust is not None:
         own_code.trust(trust)
-    watcher = _display(watcher, verbose)
+    watcher = display_for(watcher, verbose)
     own_watchers = as_watchers(watchers)
     command = command or _python_call(what, changes)
-    what, fields = _with_data(what, changes, splits, sample_weight, resumed=resume is not None)
-    if resume is None:
+    with silence(verbose):
+        what, fields = _with_data(what, changes, splits, sample_weight, resumed=resume is not None)
+        if resume is not None:
+            return _resumed(resume, watcher, own_watchers, command, what, name, fields)
+
+        from tintype.training import run
+
         what = "digits" if what is None else what
         folder = run.train(
             what,
@@ -114,18 +121,11 @@ def train(
         )
         return Run(folder.path)
 
-    if what is not None or name is not None or not fields.keys() <= {"data", "data_root"}:
-        raise UserError(
-            "a resumed run keeps its own settings; leave out everything else: "
-            f"tintype train --resume {resume}, with --data or --data-root if the photos were moved."
-        )
-    folder = run.resume(resume, watcher, command=command, watchers=own_watchers, **fields)
-    return Run(folder.path)
-
 
 train.__doc__ = f"{cleandoc(train.__doc__ or '')}\n\n{cleandoc(RecipeFields.__doc__ or '')}"
 
 
+@public()
 def load(folder: str | Path, *, trust: Any = None) -> Run:
     """Open a run folder, or a zip file of `tintype pack`.
 
@@ -142,6 +142,28 @@ def load(folder: str | Path, *, trust: Any = None) -> Run:
     if trust is not None:
         own_code.trust(trust)
     return Run.open(folder)
+
+
+def _resumed(
+    resume: str | Path,
+    watcher: Watcher,
+    watchers: Sequence[OneWatcher],
+    command: str,
+    what: Any,
+    name: str | None,
+    fields: Mapping[str, Any],
+) -> Run:
+    """Go on with a run; what was given beside its folder may only say where its data is."""
+    from tintype.training import run
+
+    if what is not None or name is not None or not fields.keys() <= {"data", "data_root"}:
+        raise UserError(
+            "a resumed run keeps its own settings; leave out everything else: "
+            f"tintype train --resume {Path(resume)}, "
+            "with --data or --data-root if the photos were moved."
+        )
+    folder = run.resume(resume, watcher, command=command, watchers=watchers, **fields)
+    return Run(folder.path)
 
 
 def _with_data(
@@ -170,22 +192,6 @@ def _with_data(
     if what is None and is_memory(data) and not resumed:
         what = settings.pop("data")
     return what, settings
-
-
-def _display(watcher: Watcher | None, verbose: bool | None) -> Watcher:
-    """Return what shows the progress.
-
-    Raises:
-        UserError: an object that is no display.
-    """
-    if watcher is None:
-        return make_watcher(quiet=verbose is False)
-    if not isinstance(watcher, Watcher):
-        raise UserError(
-            f"watcher= takes the place of the display, and {type(watcher).__name__} is none (a "
-            "tintype.progress.Watcher). Give your own as watchers=."
-        )
-    return watcher
 
 
 def _python_call(what: Any, changes: Mapping[str, Any]) -> str:

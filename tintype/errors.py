@@ -63,6 +63,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """Ask whether one of the nearest known names was meant; `otherwise` is said if none is near."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    likeness = {other: difflib.SequenceMatcher(None, other, name).ratio() for other in near}
+    near = [other for other in near if likeness[other] > likeness[near[0]] - 0.2]
     return f"Did you mean {' or '.join(map(repr, near))}?" if near else otherwise
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+import logging
 import re
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 # Called during long work with a description, the amount done and the total.
 Progress = Callable[[str, int, int], None]
+
+PATIENCE = 1.0  # seconds before a call from Python other than a training shows its progress
 
 
 def duration(seconds: float) -> str:
@@ -348,6 +353,60 @@ def figure_that_counts(figures: dict[str, Any]) -> str:
     return next((name for name in order if name in numbers), "")
 
 
+class Patient(Watcher):
+    """Show work only once it has taken a while, so that short calls leave no trace."""
+
+    def __init__(self, shown: Watcher) -> None:
+        self.shown = shown
+        self._begun = time.perf_counter()
+        self._used = False
+
+    def on_work(self, what: str, done: int, total: int) -> None:
+        if self._used or time.perf_counter() - self._begun > PATIENCE:
+            self._used = True
+            self.shown.on_work(what, done, total)
+
+    def note(self, line: str) -> None:
+        self._used = True
+        self.shown.note(line)
+
+    def close(self) -> None:
+        if self._used:
+            self.shown.close()
+
+
+@contextmanager
+def working(verbose: bool | None, progress: Progress | None = None) -> Iterator[Progress]:
+    """Yield what shows the progress of a call from Python that is not a training.
+
+    Args:
+        verbose: False shows nothing, and keeps libraries silent too.
+        progress: is called instead, where the caller has one.
+    """
+    watcher = Patient(display_for(None, verbose))
+    with silence(verbose):
+        try:
+            yield progress or watcher.on_work
+        finally:
+            watcher.close()
+
+
+@contextmanager
+def silence(verbose: bool | None) -> Iterator[None]:
+    """With False, keep warnings and log lines of libraries back while this lasts."""
+    if verbose is None or verbose:
+        yield
+        return
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(max(before, logging.WARNING))
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
 def make_watcher(*, quiet: bool = False, to_stderr: bool = False) -> Watcher:
     """Return a bar on a terminal, a display in a notebook and plain lines elsewhere.
 
@@ -363,6 +422,22 @@ def make_watcher(*, quiet: bool = False, to_stderr: bool = False) -> Watcher:
     if stream.isatty():
         return Bar(Console(file=stream, highlight=False))
     return Lines(stream)
+
+
+def display_for(watcher: Watcher | None, verbose: bool | None) -> Watcher:
+    """Return what shows the progress of a call from Python; `verbose=False` shows nothing.
+
+    Raises:
+        UserError: an object that is no display.
+    """
+    if watcher is None:
+        return make_watcher(quiet=verbose is not None and not verbose)
+    if not isinstance(watcher, Watcher):
+        raise UserError(
+            f"watcher= takes the place of the display, and {type(watcher).__name__} is none (a "
+            "tintype.progress.Watcher). Give your own as watchers=."
+        )
+    return watcher
 
 
 def parse_duration(text: str) -> float:

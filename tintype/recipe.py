@@ -7,6 +7,7 @@ fields into those of every run and those of its task (`TaskOptions`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -14,7 +15,7 @@ from functools import cache
 from inspect import Parameter, Signature, cleandoc, get_annotations
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -60,6 +61,23 @@ ALIASES = {
     "learning_rate": "lr",
     "img_size": "image_size",
     "wd": "weight_decay",
+}
+
+# What other tools call a field or an argument; not taken, but understood.
+FROM_ELSEWHERE = {
+    "bs": "'batch_size'",
+    "callbacks": "'watchers', an argument of tt.train",
+    "criterion": "'loss'",
+    "dropout": "'model_options', as in model_options={'dropout': 0.2}",
+    "early_stopping": "'patience'",
+    "lr_scheduler": "'schedule'",
+    "max_epochs": "'epochs'",
+    "pretrained": "'weights'",
+    "random_state": "'seed'",
+    "scheduler": "'schedule'",
+    "val_split": "'val_fraction'",
+    "validation_split": "'val_fraction'",
+    "verbose": "the argument 'verbose' of tt.train",
 }
 
 # For photos of one's own, `training/automatic.py` chooses the rest: backbone, what to train, how
@@ -514,13 +532,13 @@ class Recipe(BaseModel, metaclass=_ByName):
         own, options = _sorted_out(fields)
 
         try:
-            recipe = validate(own)
+            recipe = validate(_as_written(cls, own))
         except ValidationError as error:
             raise UserError(_plain(error)) from None
 
         options_class = options_of(recipe.task)
         try:
-            recipe._options = options_class(**options)
+            recipe._options = options_class(**_as_written(options_class, options))
         except ValidationError as error:
             raise UserError(_plain(error, options_class.nested)) from None
 
@@ -700,10 +718,33 @@ def _sorted_out(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
     return own, {**options, **nested}
 
 
+def _as_written(model: type[BaseModel], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as a recipe holds them: paths as texts, and choices in small letters."""
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        written = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if isinstance(written, str):
+            choices = _choices(model.model_fields[name].annotation)
+            small = written.lower()
+            written = small if written not in choices and small in choices else written
+        values[name] = written
+    return values
+
+
+def _choices(annotation: Any) -> set[Any]:
+    """Return the words that a field may be, where its type says so."""
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    return set().union(*map(_choices, get_args(annotation)))
+
+
 def _refuse_unless_idle(field: str, value: Any, task: str) -> None:
     """Raise for a field that a task does not have, and that would silently do nothing."""
     others = [name for name in names("tasks") if field in options_of(name).model_fields]
     if not others:
+        meant = FROM_ELSEWHERE.get(field)
+        if meant is not None:
+            raise UserError(f"unknown field '{field}'. Did you mean {meant}?")
         raise unknown_name("field", field, [*field_names(), *ALIASES])
 
     defaults = [options_of(name).model_fields[field].get_default() for name in others]

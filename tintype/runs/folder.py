@@ -51,6 +51,9 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @classmethod
     def create(
         cls, out: str | Path, name: str, *, exact: bool, recipe: Recipe | None = None

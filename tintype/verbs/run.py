@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from tintype.calls import public_methods
 from tintype.errors import UserError
 from tintype.plugins import find_part
-from tintype.progress import make_watcher
+from tintype.progress import Progress, working
 from tintype.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ MODEL_FILES = ("model.json", "model.safetensors")
 T = TypeVar("T")
 
 
+@public_methods
 class Run(RunFolder):
     """A run folder with what can be done with it.
 
@@ -174,7 +176,9 @@ class Run(RunFolder):
             for row in self.read_table("metrics.csv")
         ]
 
-    def predict(self, images: Any, *, device: str = "auto") -> Prediction | list[Prediction]:
+    def predict(
+        self, images: Any, *, device: str = "auto", verbose: bool | None = None
+    ) -> Prediction | list[Prediction]:
         """Predict one image or many.
 
         One is a file, a PIL image or a NumPy array; many are a folder or a list of images.
@@ -188,7 +192,10 @@ class Run(RunFolder):
         predictor = self._predictor(device)
         several = _several(images)
         if several is not None:
-            return list(predictor.predict(several))
+            with working(verbose) as report:
+                return list(
+                    _counted(predictor.predict(several), "predicting", len(several), report)
+                )
         return next(iter(predictor.predict([images])))
 
     def generate(
@@ -201,6 +208,7 @@ class Run(RunFolder):
         truncation: float | None = None,
         interpolate: bool = False,
         device: str = "auto",
+        verbose: bool | None = None,
     ) -> np.ndarray:
         """Make images with a generator; image i follows from (seed, i) alone, whatever the count.
 
@@ -213,6 +221,7 @@ class Run(RunFolder):
             truncation: bound of the noise; lower is more typical and less varied.
             interpolate: blend each image into the next, in 8 steps.
             device: where to compute.
+            verbose: False shows no progress, and keeps libraries silent too.
 
         Returns:
             Images (N, H, W, C) uint8.
@@ -230,21 +239,28 @@ class Run(RunFolder):
             "interpolate": interpolate,
         }
         part = find_part(self.recipe.task, "images", "make images")
-        return numpy.stack(list(part.Sampler.of(self, device=device).images(count, **how)))
+        made = part.Sampler.of(self, device=device).images(count, **how)
+        with working(verbose) as report:
+            return numpy.stack(list(_counted(made, "generating", count, report)))
 
-    def upscale(self, image: Any, *, tile: int = 256, device: str = "auto") -> Any:
+    def upscale(
+        self, image: Any, *, tile: int = 256, device: str = "auto", verbose: bool | None = None
+    ) -> Any:
         """Enlarge an image: a file or a Pillow image gives a Pillow image, a NumPy array an array.
 
         Args:
             image: a path, a Pillow image, or (H, W) or (H, W, C) of uint8 or uint16; alpha is kept.
             tile: side of the tiles in pixels of the small image.
             device: where to compute.
+            verbose: False shows no progress, and keeps libraries silent too.
 
         Raises:
             UserError: the run enlarges nothing, or the image cannot be read.
         """
         part = find_part(self.recipe.task, "upscaler", "enlarge pictures")
-        return part.Upscaler.of(self, tile=tile, device=device)(image)
+        upscaler = part.Upscaler.of(self, tile=tile, device=device)
+        with working(verbose) as report:
+            return upscaler(image, lambda done, total: report("upscaling", done, total))
 
     def evaluate(
         self,
@@ -258,6 +274,7 @@ class Run(RunFolder):
         groups: Any = None,
         sample_weight: Any = None,
         device: str = "auto",
+        verbose: bool | None = None,
     ) -> dict[str, Any]:
         """Measure the model once more.
 
@@ -272,6 +289,8 @@ class Run(RunFolder):
         run on data in memory is measured on a split of its own by giving it the same data again,
         with the same `splits`, `groups` and `sample_weight`.
 
+        `verbose=False` shows no progress, and keeps libraries silent too.
+
         Returns:
             The figures: accuracy, accuracy_ci95, loss, num_images and more.
 
@@ -282,10 +301,9 @@ class Run(RunFolder):
         from tintype.data.memory import fields_of
         from tintype.verbs.evaluate import evaluate_run
 
-        watcher = make_watcher()
         fields = fields_of(data, splits=splits, groups=groups, sample_weight=sample_weight)
         groups = fields.get("groups")
-        try:
+        with working(verbose) as report:
             return evaluate_run(
                 self,
                 data=fields.get("data"),
@@ -295,10 +313,8 @@ class Run(RunFolder):
                 inception_weights=inception_weights,
                 classes=classes,
                 groups=groups,
-                progress=watcher.on_work,
+                progress=report,
             )
-        finally:
-            watcher.close()
 
     def export(
         self,
@@ -310,6 +326,7 @@ class Run(RunFolder):
         data: str | None = None,
         max_loss: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
+        verbose: bool | None = None,
     ) -> Exported:
         """Write the model as one file for other programs, with all preprocessing inside.
 
@@ -323,7 +340,8 @@ class Run(RunFolder):
             data: other images to check on, where the run's own are gone.
             max_loss: how much a quantised model may lose: points of accuracy (2 by default), or dB
                 (0.3).
-            progress: called as progress(what, done, total).
+            progress: called as progress(what, done, total); by default a bar or lines show it.
+            verbose: False shows no progress, and keeps libraries silent too.
 
         Raises:
             UserError: the run has no finished model, something is missing, or the exported model
@@ -332,16 +350,17 @@ class Run(RunFolder):
         from tintype.verbs.export import export_run
 
         out = None if out is None else Path(out)
-        return export_run(
-            self,
-            format=format,
-            int8=int8,
-            fp16=fp16,
-            out=out,
-            data=data,
-            max_loss=max_loss,
-            progress=progress,
-        )
+        with working(verbose, progress) as report:
+            return export_run(
+                self,
+                format=format,
+                int8=int8,
+                fp16=fp16,
+                out=out,
+                data=data,
+                max_loss=max_loss,
+                progress=report,
+            )
 
     def card(self, out: str | Path | None = None, *, licence: str | None = None) -> Path | str:
         """Write a model card: what the model is, how good, where it fails, how to use it.
@@ -438,6 +457,13 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _counted(parts: Iterable[T], what: str, total: int, report: Progress) -> Iterator[T]:
+    """Yield the parts of some work, and report after each."""
+    for done, part in enumerate(parts, start=1):
+        yield part
+        report(what, done, total)
 
 
 def _several(images: Any) -> Sequence[Any] | None:

@@ -27,13 +27,14 @@ class Measure(Measurement[Classify]):
     def own(self, splits: DataSplits, split: str) -> dict[str, Any]:
         self.task.groups = splits.groups
         network = self.task.networks[self.task.main]
-        evaluation = self.task.evaluate(network, splits[split])
+        evaluation = self.task.evaluate(network, splits[split], self.options.measuring)
         details = evaluation.details
         return evaluation.figures | self._by_class(details["probabilities"], details["targets"])
 
     def other(self, data: str) -> Measured:
         source, groups, more = self._opened(data)
-        probabilities = self.task.predict_source(self.task.networks[self.task.main], source)
+        network = self.task.networks[self.task.main]
+        probabilities = self.task.predict_source(network, source, self.options.measuring)
         targets = self._numbers_in_model(source)[source.targets.numpy()]
 
         numbers = group_numbers(source.names, groups)

@@ -42,6 +42,11 @@ class MeasureOptions:
     inception_weights: str | None = None
     progress: Progress | None = None
 
+    def measuring(self, done: int, total: int) -> None:
+        """Report how many images were measured."""
+        if self.progress is not None:
+            self.progress("measuring", done, total)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -113,7 +118,7 @@ class Measurement(ABC, Generic[T]):
         """
         self.task.groups = splits.groups
         network = self.task.networks[self.task.main]
-        return self.task.evaluate(network, splits[split]).figures
+        return self.task.evaluate(network, splits[split], self.options.measuring).figures
 
     def other(self, data: str) -> Measured:
         """Return what is found on other images.

@@ -25,7 +25,7 @@ class Measure(Measurement[Regress]):
     def own(self, splits: DataSplits, split: str) -> dict[str, Any]:
         self.task.groups = splits.groups
         network = self.task.networks[self.task.main]
-        evaluation = self.task.evaluate(network, splits[split])
+        evaluation = self.task.evaluate(network, splits[split], self.options.measuring)
         return evaluation.figures | self._coverage(evaluation)
 
     def other(self, data: str) -> Measured:
@@ -37,7 +37,9 @@ class Measure(Measurement[Regress]):
             )
 
         self.task.groups = groups
-        evaluation = self.task.evaluate(self.task.networks[self.task.main], source)
+        evaluation = self.task.evaluate(
+            self.task.networks[self.task.main], source, self.options.measuring
+        )
         figures = evaluation.figures | self._coverage(evaluation)
         remarks = list(shadowed(data, Numbers.offer))
 

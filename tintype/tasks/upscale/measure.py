@@ -47,9 +47,10 @@ class Measure(Measurement[Upscale]):
     def other(self, data: str) -> Measured:
         options = self.options
         self.task.measure_by(options.features)
+        network = self.task.networks[self.task.main]
         photos = open_whole(data, self.task.scale, options.split)
         if options.groups is not None:
             self.task.groups = group_photos(photos.photos, options.groups, options.progress)[0]
 
-        figures = self.task.evaluate(self.task.networks[self.task.main], photos).figures
+        figures = self.task.evaluate(network, photos, options.measuring).figures
         return Measured(photos.spec.name, figures)

@@ -96,24 +96,26 @@ class Upscaler:
         opaque = np.full((*large.shape[:2], 1), np.iinfo(pixels.dtype).max, pixels.dtype)
         return np.concatenate([large, opaque], axis=2)
 
-    def __call__(self, image: Any) -> Any:
+    def __call__(self, image: Any, on_progress: Callable[[int, int], None] | None = None) -> Any:
         """Enlarge a file, a Pillow image, or an array (H, W) or (H, W, C) of uint8 or uint16."""
         if isinstance(image, np.ndarray):
-            return self._of_array(image)
+            return self._of_array(image, on_progress)
         picture = (
             from_pillow(image) if isinstance(image, Image.Image) else read_picture(Path(image))
         )
-        picture.pixels = self.enlarge(picture.pixels)
+        picture.pixels = self.enlarge(picture.pixels, on_progress)
         return to_pillow(picture)
 
-    def _of_array(self, pixels: np.ndarray) -> np.ndarray:
+    def _of_array(
+        self, pixels: np.ndarray, on_progress: Callable[[int, int], None] | None
+    ) -> np.ndarray:
         right_shape = pixels.ndim == 2 or (pixels.ndim == 3 and 1 <= pixels.shape[2] <= 4)
         if pixels.dtype not in (np.uint8, np.uint16) or not right_shape or not pixels.size:
             raise UserError(
                 f"cannot enlarge an array {pixels.shape} of {pixels.dtype}. Expected (H, W) or (H, "
                 "W, C) of uint8 or uint16, with 1 to 4 channels."
             )
-        large = self.enlarge(pixels.reshape(*pixels.shape[:2], -1))
+        large = self.enlarge(pixels.reshape(*pixels.shape[:2], -1), on_progress)
         return large[:, :, 0] if pixels.ndim == 2 else large
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from tintype.calls import public
 from tintype.data.plain_features import plain_features
 from tintype.data.targets import Classes
 from tintype.errors import UserError
-from tintype.progress import Progress
+from tintype.progress import Progress, working
 from tintype.verbs.audit import findings as checks
 from tintype.verbs.audit.files import Inspected, inspect
 from tintype.verbs.audit.findings import Finding, Twins
@@ -148,6 +149,7 @@ class Audit:
         return audit_table(self.to_dict())
 
 
+@public(hint="Its page: tt.audit(...).write_html(FILE).")
 def audit(
     data: str | Path,
     *,
@@ -156,6 +158,7 @@ def audit(
     features: np.ndarray | Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    verbose: bool | None = None,
 ) -> Audit:
     """Look for broken files, duplicates, leaks, wrong labels and poor pictures in a data set.
 
@@ -170,37 +173,50 @@ def audit(
         features: for the labels, in place of simple ones: (N, F) in the order of `Audit.names`, or
             {name: (F,)}.
         seed: decides on the folds of the cross-validation.
-        progress: called as progress(what, done, total) while something takes long.
+        progress: called as progress(what, done, total) while something takes long; by default a
+            bar or lines show it.
+        verbose: False shows no progress, and keeps libraries silent too.
 
     Raises:
         UserError: there is no such data, it holds no image, or the features do not fit.
     """
+    with working(verbose, progress) as report:
+        return _audit(str(data), data_root, labels, features, seed, report)
+
+
+def _audit(
+    data: str,
+    data_root: str | None,
+    labels: bool,
+    features: np.ndarray | Mapping[str, np.ndarray] | None,
+    seed: int,
+    progress: Progress,
+) -> Audit:
+    """Look at a data set; the arguments are those of `audit`."""
     start = time.perf_counter()
-    inspected = inspect(str(data), data_root, progress)
+    inspected = inspect(data, data_root, progress)
     twins = checks.find_twins(inspected, progress)
     given = None if features is None else _given_features(features, inspected)
     issues = None
 
     one_class = isinstance(inspected.target, Classes)
     if labels and one_class and len(set(inspected.targets.tolist())) > 1:
-        if progress:
-            progress("judging labels", 0, len(inspected))
+        progress("judging labels", 0, len(inspected))
         values = plain_features(inspected.thumbs, seed) if given is None else given
         issues = find_label_issues(values, inspected.targets, twins.duplicates.group, seed)
-        if progress:
-            progress("judging labels", len(inspected), len(inspected))
+        progress("judging labels", len(inspected), len(inspected))
 
     found = [
         *checks.unreadable_findings(inspected),
         *(class_findings(inspected) if one_class else ()),
         *checks.duplicate_findings(inspected, twins),
-        *checks.group_findings(inspected, str(data)),
+        *checks.group_findings(inspected, data),
         *label_findings(inspected, issues, features is not None),
         *checks.picture_findings(inspected),
     ]
     return Audit(
         data=inspected.name,
-        source=str(data),
+        source=data,
         num_images=len(inspected),
         names=inspected.names,
         classes=_classes(inspected),

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tintype.calls import public
 from tintype.notebook import frame_of
+from tintype.progress import working
 from tintype.runs.folder import RunFolder
 from tintype.tasks.contract.compare import Group, Pair, Progress, compare_part
 from tintype.tasks.contract.compared_run import Compared, open_all
@@ -155,6 +157,7 @@ class Comparison:
         return comparison_table(self)
 
 
+@public(hint="Runs are given as one list: tt.compare([a, b]).")
 def compare(
     runs: Sequence[str | Path | RunFolder],
     *,
@@ -163,6 +166,7 @@ def compare(
     latency: bool = True,
     device: str = "auto",
     progress: Progress | None = None,
+    verbose: bool | None = None,
 ) -> Comparison:
     """Compare finished runs of one task.
 
@@ -172,7 +176,9 @@ def compare(
         split: "test", or "val" where the choice among the runs is yet to be made.
         latency: measure what a prediction costs on this machine, now, where the task measures it.
         device: where to measure that.
-        progress: is called with what is done, how much of it, and of how much.
+        progress: called as progress(what, done, total) while something takes long; by default a
+            bar or lines show it.
+        verbose: False shows no progress, and keeps libraries silent too.
 
     Returns:
         The Comparison, which shows itself in a notebook.
@@ -186,7 +192,8 @@ def compare(
     task = opened[0].task
     part = compare_part(task)
 
-    machine = part.measure_costs(opened, device, progress) if latency else {}
+    with working(verbose, progress) as report:
+        machine = part.measure_costs(opened, device, report) if latency else {}
     groups = part.groups(opened)
     for group in groups:
         group.confounding = confounded(group.runs)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from tintype.calls import public
 from tintype.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 CONNECTIONS = 1000  # at once, at most
 
 
+@public(hint="Runs are given as one list: tt.serve([a, b]).")
 def serve(
     runs: Sequence[str | Path],
     *,

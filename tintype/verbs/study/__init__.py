@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tintype.calls import public
 from tintype.errors import UserError
 from tintype.hardware.device import Choice, num_cores
 from tintype.notebook import frame_of
 from tintype.plugins import study_names
-from tintype.progress import Watcher, make_watcher
+from tintype.progress import Watcher, display_for, silence
 from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import ranking_part
 from tintype.training.run import plan as plan_run
@@ -169,6 +170,7 @@ def plan(
     return [(run, summaries[run.variant]) for run in planned]
 
 
+@public()
 def study(
     what: str | Path | Mapping[str, Any] | Declaration,
     *,
@@ -179,6 +181,7 @@ def study(
     workers: int = 1,
     yes: bool = False,
     watcher: Watcher | None = None,
+    verbose: bool | None = None,
     command: str | None = None,
     **changes: Any,
 ) -> Study:
@@ -197,6 +200,7 @@ def study(
             cores.
         yes: begin also with more than 500 runs.
         watcher: where progress is reported.
+        verbose: False shows no progress, and keeps libraries silent too.
         command: how to repeat it, for the reports of the runs.
         changes: fields of every run, as in `epochs=5`.
 
@@ -208,7 +212,7 @@ def study(
         UserError: a mistake in the declaration; of a run that fails the study only tells.
         Interrupted: stopped by a signal; the same call goes on.
     """
-    watcher = watcher or make_watcher()
+    watcher = display_for(watcher, verbose)
     declaration = declare(what)
     path = (
         Path(str(what)) if _is_folder(what) else Path(out) / _folder_name(name or declaration.name)
@@ -228,7 +232,8 @@ def study(
         raise UserError(f"workers is {workers}. Expected a number from 1 on.")
 
     _refuse_more_threads_than_cores(declaration, path, workers)
-    return run_study(declaration, path, watcher=watcher, workers=workers, command=command)
+    with silence(verbose):
+        return run_study(declaration, path, watcher=watcher, workers=workers, command=command)
 
 
 def _refuse_unranked(declaration: Declaration) -> None:

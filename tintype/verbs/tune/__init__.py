@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tintype.calls import public
 from tintype.errors import Interrupted, UserError
 from tintype.files.bounded import refuse_ways_out
-from tintype.progress import Watcher, duration, make_watcher
+from tintype.progress import Watcher, display_for, duration, silence
 from tintype.recipe import Recipe, parse_duration, resolve
 from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import ranking_part
@@ -41,6 +42,7 @@ WARMUP = 2  # evaluations, of which the first alone says too little
 FEWEST_TO_PRUNE = 4  # trials that run to the end before one may be stopped early
 
 
+@public()
 def tune(
     what: str | Path | Recipe,
     *,
@@ -52,6 +54,7 @@ def tune(
     out: str | Path = "runs",
     name: str | None = None,
     watcher: Watcher | None = None,
+    verbose: bool | None = None,
     **changes: Any,
 ) -> Tuning:
     """Search for good settings by validation; then retrain and test the best ones.
@@ -70,6 +73,7 @@ def tune(
         name: name of that folder, and of the trials in the database; by default that of the recipe
             with "-tune".
         watcher: where progress is reported.
+        verbose: False shows no progress, and keeps libraries silent too.
         changes: any field of the recipe; `search` says what is chosen from.
 
     Returns:
@@ -79,15 +83,32 @@ def tune(
         UserError: Optuna is missing, the search space is wrong, or the database cannot be reached.
         Interrupted: stopped by a signal; the same call goes on.
     """
+    watcher = display_for(watcher, verbose)
+    with silence(verbose):
+        return _tune(what, trials, time, storage, seeds, prune, Path(out), name, watcher, changes)
+
+
+def _tune(
+    what: str | Path | Recipe,
+    trials: int | None,
+    time: str | None,
+    storage: str | None,
+    seeds: int,
+    prune: bool,
+    out: Path,
+    name: str | None,
+    watcher: Watcher,
+    changes: dict[str, Any],
+) -> Tuning:
+    """Search and retrain; the arguments are those of `tune`."""
     import_optuna()
-    watcher = watcher or make_watcher()
     if trials is not None and trials < 1:
         raise UserError(f"trials is {trials}. Expected a number from 1 on.")
     if seeds < 0:
         raise UserError(f"seeds is {seeds}. Expected a number from 0 on.")
 
     seconds = parse_duration(time) if time else None
-    path, request = _asked(what, Path(out), name, storage, watcher, changes)
+    path, request = _asked(what, out, name, storage, watcher, changes)
     if seeds and not request.recipe.test_fraction:
         raise UserError(
             "a tuning ends with its winner's figures on the test part, "
