@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
-from tintype import api
+from tintype import api, own_code
+from tintype.augment import Augment
 from tintype.errors import OwnCodeError, StopTraining, UserError
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
@@ -366,4 +370,165 @@ def test_what_is_no_watcher_is_refused(tiny, tmp_path: Path, watchers: Any, says
         api.train(tiny(), watchers=watchers, out=tmp_path / "runs", watcher=Watcher())
     with pytest.raises(UserError, match="Give your own as watchers="):
         api.train(tiny(), watcher=watchers, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- augmentations -------------------------------------------------------------------------------
+
+
+def noisy(images: Tensor, strength: int = 20) -> Tensor:
+    noise = torch.randint(-strength, strength + 1, images.shape)
+    return (images + noise).clamp(0, 255).to(torch.uint8)
+
+
+def with_numpy(images: Tensor) -> Tensor:
+    columns = np.random.default_rng(np.random.randint(1 << 30)).permutation(images.shape[3])
+    return images[..., torch.from_numpy(columns)]
+
+
+TURNED = v2.Compose([v2.RandomRotation([-20, 20]), v2.RandomHorizontalFlip()])
+
+
+@pytest.mark.usefixtures("checkpoints_at_every_step")
+@pytest.mark.parametrize(
+    "augment", [{"flip": True, noisy: {"strength": 40}}, [with_numpy, "crop=1"], TURNED]
+)
+def test_a_run_with_an_own_augmentation_resumes_with_the_same_bits(
+    tiny, train_in, tmp_path: Path, augment: Any
+) -> None:
+    recipe = tiny(augment=augment, epochs=1)
+    whole = train_in(tmp_path / "whole", recipe)
+    assert weights_of(whole) != weights_of(train_in(tmp_path / "plain", tiny(epochs=1)))
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in(tmp_path / "parts", recipe, _Stop(at=7))
+    torch.rand(3)  # whatever else draws
+    np.random.rand(3)
+    resumed = train_in(tmp_path / "parts", recipe)
+    assert weights_of(resumed) == weights_of(whole)
+
+
+def digits(count: int = 32) -> Tensor:
+    images = (
+        torch.tensor(cast("Any", load_digits()).images[:count] * (255 / 16)).round().to(torch.uint8)
+    )
+    return images[:, None].contiguous(memory_format=torch.channels_last)
+
+
+def test_an_own_augmentation_is_what_it_does_and_draws_from_the_step() -> None:
+    images = digits()
+    targets = torch.zeros(32, dtype=torch.int64)
+    augment = Augment(own_code.as_references([noisy, "flip=0"]), mixable=lambda x: x)
+
+    def at_step(seed: int) -> Tensor:
+        return augment(images, targets, generator=torch.Generator().manual_seed(seed))[0]
+
+    assert torch.equal(at_step(0), at_step(0))
+    assert not torch.equal(at_step(0), at_step(1))
+    assert (at_step(0).int() - images.int()).abs().max() == 20
+    assert torch.equal(images, digits())
+
+    # a transform of torchvision decides for each image
+    copies = images[:1].expand(64, -1, -1, -1)
+    turned = Augment(own_code.as_references(TURNED), mixable=lambda x: x)
+    shown, _ = turned(copies, torch.zeros(64, dtype=torch.int64))
+    assert len(shown.flatten(1).unique(dim=0)) > 20
+    assert str(turned) == "Compose"
+
+
+def test_an_own_augmentation_is_named_on_the_command_line(tt, tmp_path: Path) -> None:
+    source = "import torch\n\n\ndef dark(images):\n    return images // 2\n"
+    (tmp_path / "my_aug.py").write_text(source, encoding="utf-8")
+    code, output, errors = tt(
+        "train", "digits-ann", "--augment", "light,my_aug.py:dark", "--epochs", 1, "--name", "run",
+        "--device", "cpu", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, errors
+    run = RunFolder(tmp_path / "run")
+    assert run.recipe.augment == f"light,{tmp_path}/my_aug.py:dark"
+    assert [row["field"] for row in run.own_code] == ["augment"]
+    assert (run.path / run.own_code[0]["copy"]).read_text(encoding="utf-8") == source
+    assert "own code" not in output
+
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("augment", "says"),
+    [
+        (lambda images: images.float(), "returns float32 images"),
+        (lambda images: images[..., :4], r"returns shape \(8, 1, 8, 4\) for \(8, 1, 8, 8\)"),
+        (lambda images: None, "returns NoneType"),
+        (lambda images: images[9], "fails with IndexError"),
+        (lambda images: images + int(RANDOM.integers(9)), "changes the same images differently"),
+        (v2.Compose([v2.ToDtype(torch.float32, scale=True)]), "returns float32 images"),
+        (v2.Resize(4), "returns shape"),
+        ({noisy: 3}, "noisy is 3. Expected true, or a mapping"),
+        ({noisy: {"sigma": 3}}, "fails with TypeError"),
+        ("light,absent.py:dark", "there is no file"),
+    ],
+)
+def test_what_is_no_augmentation_is_refused_before_a_folder_is_made(
+    tiny, tmp_path: Path, augment: Any, says: str
+) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        api.train(tiny(), augment=augment, out=tmp_path / "runs", watcher=Watcher())
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- optimizers ----------------------------------------------------------------------------------
+
+
+def test_an_own_optimizer_trains_as_the_same_built_in_one(tiny, tmp_path: Path) -> None:
+    def adam(params: Any, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(params, lr=lr, fused=True)
+
+    own = api.train(tiny(optimizer=adam), out=tmp_path, name="own", watcher=Watcher())
+    built_in = api.train(tiny(optimizer="adam"), out=tmp_path, name="adam", watcher=Watcher())
+    assert weights_of(own) == weights_of(built_in)
+    assert (own.path / "metrics.csv").read_bytes() == (built_in.path / "metrics.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("checkpoints_at_every_step")
+@pytest.mark.parametrize("optimizer", [torch.optim.RMSprop, torch.optim.Rprop, torch.optim.NAdam])
+def test_a_run_with_an_own_optimizer_resumes_with_the_same_bits(
+    tiny, train_in, tmp_path: Path, optimizer: Any
+) -> None:
+    recipe = tiny(optimizer=optimizer, weight_decay=0.01, epochs=1)
+    whole = train_in(tmp_path / "whole", recipe)
+    with pytest.raises(KeyboardInterrupt):
+        train_in(tmp_path / "parts", recipe, _Stop(at=7))
+    assert weights_of(train_in(tmp_path / "parts", recipe)) == weights_of(whole)
+
+
+def test_an_own_optimizer_takes_the_place_of_settings_made_for_another() -> None:
+    prepared = api.plan("digits", optimizer=torch.optim.RMSprop, watcher=Watcher(), device="cpu")
+    assert prepared.recipe.lr == 1e-3
+    assert prepared.recipe.momentum == Recipe().momentum
+    assert "RMSprop" in " ".join(prepared.lines())
+    assert prepared.recipe.optimizer == "python:RMSprop"
+    named = api.plan("digits", optimizer="torch.optim:RMSprop", lr=0.01, watcher=Watcher())
+    assert (named.recipe.optimizer, named.recipe.lr) == ("torch.optim:RMSprop", 0.01)
+
+
+OTHER = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        (lambda params, lr: None, "returns NoneType"),
+        (lambda params, lr: torch.optim.SGD(OTHER.parameters(), lr=lr), "which are not the 6"),
+        (lambda params: torch.optim.SGD(params), "fails with TypeError"),
+        (torch.optim.LBFGS, "a step of the optimizer LBFGS fails with TypeError"),
+        ("sdg", "optimizer: input should be 'sgd'"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused_before_a_folder_is_made(
+    tiny, tmp_path: Path, optimizer: Any, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        api.train(tiny(), optimizer=optimizer, out=tmp_path / "runs", watcher=Watcher())
     assert not (tmp_path / "runs").exists()

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tintype import own_code
+from tintype.errors import UserError
 from tintype.hardware.device import bf16_units
+from tintype.own_code import is_own
 
 # Muon's lr is a relative step of a weight, Adam's an absolute one. Of the ratios tried this one was
 # the best (docs/log.md).
@@ -145,9 +148,11 @@ def build_optimizers(
 ) -> Sequence[torch.optim.Optimizer]:
     """Make the optimizers of one network.
 
-    There is one, or two for "muon": filters and matrices by Muon, the rest by AdamW, and so are
-    weights that carry `lr_scale`.
+    There is one, of the user's own where `name` is a reference, or two for "muon": filters and
+    matrices by Muon, the rest by AdamW, and so are weights that carry `lr_scale`.
     """
+    if is_own(name):
+        return [OwnOptimizer(name).of(parameter_groups(network, weight_decay, lr), lr)]
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
     groups = parameter_groups(network, weight_decay, lr)
     if name == "sgd":
@@ -161,6 +166,64 @@ def build_optimizers(
         return [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)]
 
     return _muon_and_adamw(network, lr, momentum, weight_decay, fused)
+
+
+class OwnOptimizer:
+    """A class or function of the user's own, `(params, lr=...) -> torch.optim.Optimizer`.
+
+    `params` are the weights in a list; or groups of them, as torch has them, where some have
+    another learning rate than others, or a weight decay.
+
+    Args:
+        reference: see `tintype.own_code`.
+
+    Raises:
+        UserError: there is no such optimizer.
+    """
+
+    def __init__(self, reference: str) -> None:
+        self.name = own_code.name_of(reference)
+        self.make = own_code.find(reference, "optimizer", "optimizer")
+
+    def of(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        """Return the optimizer of groups of weights; without a weight decay its own one holds.
+
+        Raises:
+            UserError: it fails, or is no optimizer of these weights.
+        """
+        weights = [weight for group in groups for weight in group["params"]]
+        if not any(group["weight_decay"] for group in groups):
+            groups = [{"params": group["params"], "lr": group["lr"]} for group in groups]
+            groups = groups if any(group["lr"] != lr for group in groups) else []
+
+        with own_code.running(f"the optimizer {self.name}"):
+            optimizer = self.make(groups or weights, lr=lr)
+
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise UserError(
+                f"the optimizer {self.name} returns {type(optimizer).__name__}. Expected a "
+                "torch.optim.Optimizer of the weights that it is given."
+            )
+        held = [weight for group in optimizer.param_groups for weight in group["params"]]
+        if {id(weight) for weight in held} != {id(weight) for weight in weights}:
+            raise UserError(
+                f"the optimizer {self.name} holds {len(held)} weights, which are not the "
+                f"{len(weights)} that it was given."
+            )
+        return optimizer
+
+    def try_out(self, lr: float) -> None:
+        """Try a step on a small network, before anything is written.
+
+        Raises:
+            UserError: as `of` does, or the step fails.
+        """
+        network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+        optimizer = self.of(parameter_groups(network, 0.0, lr), lr)
+
+        network(torch.ones(2, 3)).square().sum().backward()
+        with own_code.running(f"a step of the optimizer {self.name}"):
+            optimizer.step()  # pyright: ignore[reportCallIssue]
 
 
 def _muon_and_adamw(

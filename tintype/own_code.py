@@ -21,6 +21,7 @@ import importlib.util
 import inspect
 import sys
 import textwrap
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,6 +37,7 @@ from tintype.errors import OwnCodeError, StopTraining, UserError, unknown_name
 from tintype.files.bounded import read_bytes
 
 IN_PYTHON = "python:"
+PROCESS = uuid.uuid4().hex  # stands for code without a text, which may differ in every process
 PROGRAMS = (".pt2", ".ts", ".pt", ".pth")  # files of torch that may hold code
 
 # {reference: object} of what was given in Python, the references that the user has named, and
@@ -83,7 +85,8 @@ def is_own(name: object) -> bool:
     if not isinstance(name, str):
         return False
     path, colon, attribute = _parts(name)
-    return path.endswith(".py") or bool(colon and path and attribute.isidentifier())
+    names = [*path.split("."), attribute]
+    return path.endswith(".py") or bool(colon and all(part.isidentifier() for part in names))
 
 
 def as_reference(thing: Any) -> Any:
@@ -94,6 +97,38 @@ def as_reference(thing: Any) -> Any:
 
 # A field of a recipe that holds a name or a reference, and takes an object in Python.
 Reference = Annotated[str, BeforeValidator(as_reference)]
+
+
+def as_references(thing: Any) -> Any:
+    """Return the text or the mapping of a field that takes several names, objects among them.
+
+    A list of names and objects is joined by commas; in a mapping they are the keys.
+    """
+    if isinstance(thing, Mapping):
+        return {as_reference(key): value for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return ",".join(str(as_reference(each)) for each in thing)
+    return as_reference(thing)
+
+
+def references_in(value: Any) -> list[str]:
+    """Return the references in what a field holds: a name, several by commas, a list, or keys."""
+    names = value.split(",") if isinstance(value, str) else list(value or ())
+    return [name.strip() for name in names if isinstance(name, str) and is_own(name.strip())]
+
+
+def with_references(value: Any, change: Callable[[str], str]) -> Any:
+    """Return what a field holds, with each of its references changed."""
+
+    def changed(name: Any) -> Any:
+        own = isinstance(name, str) and is_own(name.strip())
+        return change(name.strip()) if own else name
+
+    if isinstance(value, str):
+        return ",".join(changed(name) for name in value.split(","))
+    if isinstance(value, Mapping):
+        return {changed(key): inner for key, inner in value.items()}
+    return [changed(name) for name in value]
 
 
 def give(thing: Any, name: str = "") -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import cache
 from inspect import Parameter, Signature, cleandoc, get_annotations
@@ -36,7 +36,15 @@ from pydantic import (
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
-from tintype.own_code import IN_PYTHON, Reference, as_reference, is_own
+from tintype.own_code import (
+    IN_PYTHON,
+    Reference,
+    as_reference,
+    as_references,
+    is_own,
+    references_in,
+    with_references,
+)
 from tintype.plugins import data_sets, default_task, find_part, has_part, head_sentence, names
 from tintype.progress import parse_duration as parse_duration
 from tintype.recipe_fields import RecipeFields
@@ -53,6 +61,11 @@ MOST_THREADS = 1024  # beyond, systems refuse to begin them
 OLD_SPLIT_RULE = "at-image-size"
 NEW_SPLIT_RULE = "from-photos"
 NEW_RULES = 2
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
+
+# Fields that may hold several references to the user's own code.
+SEVERAL = ("augment",)
 
 # Short forms that users of other tools type.
 ALIASES = {
@@ -230,7 +243,8 @@ class Recipe(BaseModel, metaclass=_ByName):
     )
     augment: str | dict[str, Any] = Field(
         default="none",
-        description="Augmentation: a preset, or names and values (`tintype list augmentations`).",
+        description="Augmentation: a preset, or names and values (`tintype list augmentations`), "
+        "your own among them: flip,my_aug.py:noisy.",
     )
     epochs: float | None = Field(default=None, gt=0, description="Passes over the training images.")
     steps: int | None = Field(default=None, gt=0, description="Steps, instead of epochs.")
@@ -244,8 +258,10 @@ class Recipe(BaseModel, metaclass=_ByName):
         gt=0,
         description="Parts into which a batch is divided to save memory.",
     )
-    optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
-        default="adamw", description="Optimizer that updates the weights."
+    optimizer: Reference = Field(
+        default="adamw",
+        description="Optimizer that updates the weights: sgd, adam, adamw, muon, or your own, a "
+        "function of params and lr: my_optimizer.py:make.",
     )
     lr: float | Literal["auto"] = Field(
         default=1e-3,
@@ -398,17 +414,33 @@ class Recipe(BaseModel, metaclass=_ByName):
         """Return every setting by name, those of the task among them."""
         return {**dict(self), **dict(self._options)}
 
-    def own_code(self) -> dict[str, str]:
-        """Return by field the references to the user's own code."""
+    def own_code(self) -> list[tuple[str, str]]:
+        """Return the references to the user's own code, each after its field."""
+        values = self.fields()
+        one = [(name, values[name]) for name in self._with_one_reference()]
+        several = [(name, each) for name in SEVERAL for each in references_in(values[name])]
+        return [*((name, value) for name, value in one if is_own(value)), *several]
+
+    def with_own_code(self, change: Callable[[str], str]) -> dict[str, Any]:
+        """Return the fields that hold references to the user's own code, with each one changed."""
+        values = self.fields()
+        changes = {
+            name: with_references(values[name], change) if name in SEVERAL else change(values[name])
+            for name in dict(self.own_code())
+        }
+        if "model" in changes and self.model_options:
+            changes["model_options"] = self.model_options  # which another model would not keep
+        return changes
+
+    def _with_one_reference(self) -> list[str]:
+        """Return the fields that hold one name or reference."""
         taken = BeforeValidator(as_reference)
-        marked = [
+        return [
             name
             for shape in (self, self._options)
             for name, field in type(shape).model_fields.items()
             if taken in field.metadata
         ]
-        values = self.fields()
-        return {name: values[name] for name in marked if is_own(values[name])}
 
     def stated(self) -> dict[str, Any]:
         """Return by name the settings that were given, and not left at their defaults."""
@@ -423,10 +455,26 @@ class Recipe(BaseModel, metaclass=_ByName):
             return "on" if value else "off"
         return value
 
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _own_augmentations(cls, value: Any) -> Any:
+        return as_references(value)
+
     @field_validator("test_fraction", mode="before")
     @classmethod
     def _none_is_zero(cls, value: Any) -> Any:
         return 0 if value == "none" else value
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, optimizer: str) -> str:
+        if optimizer not in OPTIMIZERS and not is_own(optimizer):
+            *others, last = map(repr, OPTIMIZERS)
+            raise ValueError(
+                f"input should be {', '.join(others)} or {last}, or a file such as "
+                "my_optimizer.py:make"
+            )
+        return optimizer
 
     @field_validator("track", mode="before")
     @classmethod

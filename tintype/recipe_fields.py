@@ -32,13 +32,15 @@ class RecipeFields(TypedDict, total=False):
         model: Network (`tintype list models`), or your own: my_net.py:Net.
         model_options: Options of the network.
         time: Time limit for the run, such as 90s, 5m or 1h. It ends earlier if its epochs do.
-        augment: Augmentation: a preset, or names and values (`tintype list augmentations`).
+        augment: Augmentation: a preset, or names and values (`tintype list augmentations`), your
+            own among them: flip,my_aug.py:noisy.
         epochs: Passes over the training images.
         steps: Steps, instead of epochs.
         batch_size: Images per step.
         sampling: shuffle takes each image once per epoch, balanced each class equally often.
         accumulate: Parts into which a batch is divided to save memory.
-        optimizer: Optimizer that updates the weights.
+        optimizer: Optimizer that updates the weights: sgd, adam, adamw, muon, or your own, a
+            function of params and lr: my_optimizer.py:make.
         lr: Peak learning rate. auto measures it in a range test before training.
         momentum: Momentum of sgd (Nesterov) and muon.
         betas: Decay of the two running averages of adam and adamw.
@@ -184,7 +186,7 @@ class RecipeFields(TypedDict, total=False):
     batch_size: int
     sampling: Literal["shuffle", "balanced"]
     accumulate: int
-    optimizer: Literal["sgd", "adam", "adamw", "muon"]
+    optimizer: str | Callable[..., Any]
     lr: float | Literal["auto"]
     momentum: float
     betas: tuple[float, float]

@@ -14,28 +14,43 @@ from torch import Generator, Tensor
 
 from tintype.augment import operations
 from tintype.augment.canvas import Canvas
+from tintype.augment.own import OwnAugmentation
 from tintype.augment.spec import resolve
+from tintype.own_code import is_own, name_of
 
 
 class Augment:
     """Augment batches as a recipe says; settings in the constructor, work in the call.
 
     `mixable` turns targets (N, ...) into (N, K) float32 whose weighted mean is the target of a
-    mixed image (see `TargetKind.mixable`).
+    mixed image (see `TargetKind.mixable`). Augmentations of the user's own come before all others,
+    on the images as they are; they are tried on random ones of `shape` (C, H, W).
 
     Attributes:
         options: every augmentation that is applied, in order, with the value of each of its
             options.
 
     Raises:
-        UserError: an unknown name or option, or a value out of range.
+        UserError: an unknown name or option, a value out of range, or an augmentation of the user's
+            own that cannot be one.
     """
 
     def __init__(
-        self, spec: str | Mapping[str, Any] | None, *, mixable: Callable[[Tensor], Tensor]
+        self,
+        spec: str | Mapping[str, Any] | None,
+        *,
+        mixable: Callable[[Tensor], Tensor],
+        shape: tuple[int, int, int] | None = None,
     ) -> None:
         self.options = resolve(spec)
         self.mixable = mixable
+
+        self.own = [
+            OwnAugmentation(name, options) for name, options in self.options.items() if is_own(name)
+        ]
+        if shape is not None:
+            for each in self.own:
+                each.try_on(shape)
 
     def __call__(
         self,
@@ -85,18 +100,30 @@ class Augment:
             epoch: counted from 0.
             generator: on the device of the images.
         """
+        for own in self.own:
+            images = own(images, generator)
+
         canvas = Canvas(images, targets, index, epoch, generator, self.mixable, weights)
         for name, options in self.options.items():
-            getattr(operations, name)(canvas, **options)
+            if not is_own(name):
+                getattr(operations, name)(canvas, **options)
         mixed = canvas.pixels().contiguous(memory_format=torch.channels_last)
         return mixed, canvas.targets, canvas.weights
+
+    @property
+    def identity(self) -> str:
+        """What tells this augmentation from every other one, also from others of its names."""
+        return " ".join([str(self.options), *(own.identity for own in self.own)])
 
     def __bool__(self) -> bool:
         return bool(self.options)
 
     def __str__(self) -> str:
         """Return for example "flip=0.5, crop=4"."""
-        first = {name: next(iter(options.items()), None) for name, options in self.options.items()}
+        first = {
+            name_of(name) if is_own(name) else name: next(iter(options.items()), None)
+            for name, options in self.options.items()
+        }
         return (
             ", ".join(f"{name}={option[1]}" if option else name for name, option in first.items())
             or "none"

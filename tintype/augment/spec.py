@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from tintype import plugins
 from tintype.augment import operations
 from tintype.errors import UserError, unknown_name
+from tintype.own_code import is_own, name_of
 
 # Fractions rather than pixels, so that a preset suits digits of 8x8 and photos of 224x224.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -63,9 +64,9 @@ def names() -> dict[str, str]:
 def parse_augment(text: str) -> dict[str, Any]:
     """Return the mapping that a command line's text stands for.
 
-    Parts are joined by commas: a preset, `name`, `name=value` (its first option) or
-    `name.option=value`. Values are numbers, words, true, false (which takes a preset's part away)
-    or ranges `low:high`.
+    Parts are joined by commas: a preset, `name`, `name=value` (its first option),
+    `name.option=value`, or one of the user's own, `my_aug.py:noisy`. Values are numbers, words,
+    true, false (which takes a preset's part away) or ranges `low:high`.
 
     >>> parse_augment("standard,mixup=0.2,flip.mode=alternate")
     {'preset': 'standard', 'mixup': 0.2, 'flip': {'mode': 'alternate'}}
@@ -75,6 +76,9 @@ def parse_augment(text: str) -> dict[str, Any]:
     """
     spec: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
+        if is_own(part):
+            spec[part] = True
+            continue
         left, equals, right = (piece.strip() for piece in part.partition("="))
         if left in PRESETS and left not in names() and not equals:
             if "preset" in spec:
@@ -109,7 +113,8 @@ def resolve(spec: str | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
 
     A mapping holds names with true (defaults), false (not this one), a value of the first option,
     or a mapping of options; `preset` names a preset that the rest adds to or overrides. A range
-    given as one number ends at 1.
+    given as one number ends at 1. Those of the user's own come first; they have true, or a mapping
+    of options.
 
     Raises:
         UserError: an unknown name or option, or a value out of range.
@@ -119,6 +124,7 @@ def resolve(spec: str | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     if preset not in PRESETS:
         raise unknown_name("augmentation preset", str(preset), PRESETS)
 
+    own = {name: given.pop(name) for name in list(given) if is_own(name)}
     chosen: dict[str, dict[str, Any]] = {}
     for name, value in [*PRESETS[preset].items(), *given.items()]:
         name = _canonical(str(name))
@@ -133,7 +139,27 @@ def resolve(spec: str | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
 
     if "mixup" in chosen and "cutmix" in chosen:
         chosen["mixup"].setdefault("probability", 0.5)
-    return {name: _checked(name, chosen[name]) for name in names() if name in chosen}
+    built_in = {name: _checked(name, chosen[name]) for name in names() if name in chosen}
+    return {**_own_options(own), **built_in}
+
+
+def _own_options(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the options of augmentations of the user's own.
+
+    Raises:
+        UserError: a value that is neither true, false nor a mapping.
+    """
+    for name, value in given.items():
+        if not isinstance(value, bool | Mapping):
+            raise UserError(
+                f"augment: {name_of(name)} is {value!r}. Expected true, or a mapping of its "
+                "options such as {strength: 0.2}."
+            )
+    return {
+        name: dict(value) if isinstance(value, Mapping) else {}
+        for name, value in given.items()
+        if value is not False
+    }
 
 
 def _canonical(name: str) -> str:

@@ -75,11 +75,14 @@ def train(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="Augmentation: a preset such as light, or a list such as flip,crop=4,rotate=15."
+            help="Augmentation: a preset such as light, or a list such as flip,crop=4,my_aug.py:noisy."
         ),
     ] = None,
     loss: Annotated[
         str | None, typer.Option(help="Loss, such as one of your own: my_loss.py:focal.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Optimizer: sgd, adam, adamw, muon, or my_file.py:make.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Random seed (weights, order, augmentation, dropout).")
@@ -129,9 +132,8 @@ def train(
         "data": data, "data_root": data_root, "test_fraction": _number(test), "groups": groups,
         "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
         "lr": _number(lr), "weights": weights, "tune": tune, "time": time, "image_size": image_size,
-        "augment": augment, "loss": loss, "seed": seed, "device": device, "precision": precision,
-        "track": track,
-        "threads": threads,
+        "augment": augment, "loss": loss, "optimizer": optimizer, "seed": seed, "device": device,
+        "precision": precision, "track": track, "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))

@@ -36,6 +36,11 @@ class DataSpec:
     white: float | None = None
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.channels, self.height, self.width
+
+    @property
     def num_outputs(self) -> int:
         """The number of values that a network gives for one image."""
         return self.target.num_outputs

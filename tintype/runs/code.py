@@ -18,11 +18,11 @@ from tintype.own_code import IN_PYTHON, code_of, located, name_of, named_like, s
 FILE = "code.json"
 
 
-def needed(references: Mapping[str, str]) -> list[dict[str, str]]:
+def needed(references: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     """Return what a run records of the code that its fields name; it is read, and not run.
 
     Args:
-        references: of the code, by field of the recipe.
+        references: of the code, each after its field of the recipe.
 
     Returns:
         For each field: `field`, `reference`, `sha256` of the text, and `copy`, its place in the run
@@ -32,14 +32,14 @@ def needed(references: Mapping[str, str]) -> list[dict[str, str]]:
         UserError: a file cannot be read.
     """
     found: list[dict[str, str]] = []
-    for field, reference in references.items():
+    for field, reference in references:
         sha256 = code_of(reference).sha256
         copy = _copy_of(reference, sha256, found) if sha256 else ""
         found.append({"field": field, "reference": reference, "sha256": sha256, "copy": copy})
     return found
 
 
-def keep(folder: Path, references: Mapping[str, str]) -> None:
+def keep(folder: Path, references: Sequence[tuple[str, str]]) -> None:
     """Write down in a run folder what code it needs, with a copy; nothing where it needs none."""
     rows = needed(references)
     if not rows:

@@ -148,16 +148,14 @@ def _strange_rate(given: Mapping[str, Any], source: Source, optimizer: str) -> l
 
 
 def _usual(optimizer: str, *, pretrained: bool) -> dict[str, Any]:
-    return (USUAL_PRETRAINED if pretrained else USUAL)[optimizer]
+    usual = USUAL_PRETRAINED if pretrained else USUAL
+    return usual.get(optimizer, usual["adam"])  # for one of the user's own, a common rate
 
 
 def _read_by(optimizer: str) -> list[str]:
-    idle = {
-        "optimizer",
-        "milestones",
-        "step_factor",
-        "betas" if optimizer in WITH_MOMENTUM else "momentum",
-    }
+    idle = {"optimizer", "milestones", "step_factor"}
+    idle |= set() if optimizer in WITH_MOMENTUM else {"momentum"}
+    idle |= set() if optimizer in ADAPTIVE else {"betas"}
     return [key for key in UPDATE if key not in idle]
 
 

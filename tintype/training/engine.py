@@ -397,7 +397,7 @@ class Engine:
     def _named(self) -> AbstractContextManager[None]:
         """Say of an error in the block that it may be one of the user's own code, if there is."""
         own = self.recipe.own_code()
-        named = " and ".join(f"{field} {name_of(own[field])}" for field in own)
+        named = " and ".join(f"{field} {name_of(reference)}" for field, reference in own)
         return running(f"training with {named}") if own else nullcontext()
 
     def _hold_still_all_but(self, name: str) -> None:
@@ -702,7 +702,7 @@ class Engine:
             name: copy.deepcopy(network.state_dict())
             for name, network in self.task.networks.items()
         }
-        low, high = RANGE[self.recipe.optimizer]
+        low, high = RANGE.get(self.recipe.optimizer, RANGE["adam"])
         plan = Plan(len(train), min(self.recipe.batch_size, len(train)), num_steps, num_steps)
         order = Order(fold(self.recipe.seed, "range test"), len(train), plan.batch_size)
 

@@ -27,6 +27,7 @@ from tintype.hardware.device import (
     hold_memory,
 )
 from tintype.models import count_parameters
+from tintype.optim import OwnOptimizer
 from tintype.own_code import is_own
 from tintype.plugins import find, find_part, has_part
 from tintype.progress import Watcher
@@ -348,6 +349,8 @@ def _call_with_fields(
 def _check(recipe: Recipe, plan: Plan, task: Task) -> None:
     """Refuse settings that do not fit the networks of the task."""
     _check_batches(recipe, plan, task)
+    if is_own(recipe.optimizer):
+        OwnOptimizer(recipe.optimizer).try_out(1e-3 if recipe.lr == "auto" else recipe.lr)
     monitored(recipe, task)
     if recipe.lr == "auto" and len(task.phases) > 1:
         raise UserError(

@@ -61,7 +61,7 @@ def plan(
     base, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
     changed = {ALIASES.get(key, key) for key in changes}
     recipe = _with_absolute_paths(base.replace(**changes))
-    own_code.approve(recipe.own_code().values())
+    own_code.approve(reference for _, reference in recipe.own_code())
     recipe, choices, free = open_settings(base, recipe, changed, kind)
     recipe = as_new_run(recipe)
     check_trackers(recipe.track)
@@ -146,9 +146,19 @@ def resume(
         return run
 
     recipe = _with_absolute_paths(run.recipe.replace(**moved)) if moved else run.recipe
+    if (run.path / "environment.json").exists():
+        command = run.read("environment.json")["command"]
+
+    with code.trusted(run.path, run.own_code):
+        prepared = _prepared_again(recipe, watcher, path)
+        _to_the_end(run, prepared, watcher, watchers, command)
+    return run
+
+
+def _prepared_again(recipe: Recipe, watcher: Watcher, path: str | Path) -> Prepared:
+    """Prepare a run that goes on; an error that names its images says how to give their place."""
     try:
-        with code.trusted(run.path, run.own_code):
-            prepared = prepare(recipe, watcher)
+        return prepare(recipe, watcher)
     except UserError as error:
         places = [place for place in (recipe.data, recipe.data_root) if place]
         if not any(place in str(error) for place in places):
@@ -157,11 +167,6 @@ def resume(
             f"{error}\nIf the photos were moved, unchanged: tintype train --resume {path} --data "
             "NEW (or --data-root NEW)"
         ) from None
-
-    if (run.path / "environment.json").exists():
-        command = run.read("environment.json")["command"]
-    _to_the_end(run, prepared, watcher, watchers, command)
-    return run
 
 
 def _leave_finished(run: RunFolder, watcher: Watcher, moved: dict[str, Any]) -> None:
@@ -325,11 +330,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if weights and weights not in ("default", "none"):
         changes["weights"] = str(Path(weights).expanduser().resolve())
 
-    for field, reference in recipe.own_code().items():
-        changes[field] = own_code.absolute(reference)
-    if "model" in changes and recipe.model_options:
-        changes["model_options"] = recipe.model_options  # which another model would not keep
-
+    changes.update(recipe.with_own_code(own_code.absolute))
     if recipe.data_root:
         changes["data_root"] = str(Path(recipe.data_root).expanduser().resolve())
     if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():

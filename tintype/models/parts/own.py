@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -19,6 +16,7 @@ from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
 from tintype.hardware.device import Choice
 from tintype.own_code import find, name_of, running
+from tintype.seeds import drawing_from, kept_generators
 
 BATCH = 2  # images of the first pass through a network; batch norm takes no fewer
 
@@ -63,7 +61,7 @@ def build_own(reference: str, spec: DataSpec, options: Mapping[str, Any], seed: 
     network.register_forward_pre_hook(_contiguous)
     network.register_forward_hook(_first_answer)
     if any(isinstance(part, LazyModuleMixin) for part in network.modules()):
-        with _drawing_from(seed), torch.no_grad():
+        with drawing_from(seed), torch.no_grad():
             _answer(name, network, spec)
     return network
 
@@ -104,7 +102,7 @@ def _blank_weights(network: nn.Module) -> Iterator[tuple[int, Tensor]]:
 def _called(
     name: str, build: Callable[..., Any], arguments: Mapping[str, Any], seed: int
 ) -> nn.Module:
-    with _drawing_from(seed), running(f"building model {name}"):
+    with drawing_from(seed), running(f"building model {name}"):
         network = build(**arguments)
 
     if not isinstance(network, nn.Module):
@@ -226,7 +224,7 @@ def try_out(
             "attributes of the module, or stand in an nn.ModuleList, and that are not all frozen."
         )
 
-    with _kept_generators():
+    with kept_generators():
         given, answer = _tried_twice(name, network, spec)
     shape = (BATCH, *expected)
     if not isinstance(answer, Tensor) or tuple(answer.shape) != shape:
@@ -298,25 +296,3 @@ def _remarks(given: Any, answer: Tensor) -> Iterator[Choice]:
             "without a last softmax learns faster"
         )
         yield Choice("answer", "probabilities", why)
-
-
-@contextmanager
-def _drawing_from(seed: int) -> Iterator[None]:
-    """Let the global generators draw from a seed, and put them back afterwards."""
-    with _kept_generators():
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        yield
-
-
-@contextmanager
-def _kept_generators() -> Iterator[None]:
-    """Put the global generators of torch, NumPy and Python back afterwards."""
-    of_numpy, of_python = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            np.random.set_state(of_numpy)
-            random.setstate(of_python)

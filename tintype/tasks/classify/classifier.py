@@ -108,7 +108,7 @@ class Classify(Task):
         # Thresholds below which no answer is given; `summarise` fits them.
         self.abstain: list[dict[str, Any]] = []
 
-        self.augment = Augment(augment, mixable=spec.target.mixable)
+        self.augment = Augment(augment, mixable=spec.target.mixable, shape=spec.shape)
         self.own_loss = loss
         self.label_smoothing = label_smoothing
         self.one_hot = one_hot

@@ -157,7 +157,7 @@ class Transfer(Classify):
             shown["mirrored"] = lambda images, _: images.flip(3)
         for number in range(views):
             view = partial(self._augmented, number=number)
-            shown[f"augmented {number}: {self.augment.options}"] = view
+            shown[f"augmented {number}: {self.augment.identity}"] = view
 
         return self.frozen.features_of(source, shown, progress)
 

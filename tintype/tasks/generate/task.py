@@ -184,7 +184,7 @@ class Generate(Task):
             Adversarial(networks, objective, self.trouble, device, dtype) if gan else None
         )
         self.phases = self.adversarial.phases if self.adversarial else [Phase("flow", "generator")]
-        self.augment = Augment(augment, mixable=spec.target.mixable)
+        self.augment = Augment(augment, mixable=spec.target.mixable, shape=spec.shape)
         self.features = features
         self.inception_weights = inception_weights
         self.num_samples = num_samples

@@ -115,7 +115,7 @@ class Regress(Task):
         self.mirrored = _mirrored_angles(options) if angle else 0.0
         if self.mirrored:
             del options["flip"]
-        self.augment = Augment(options, mixable=spec.target.mixable)
+        self.augment = Augment(options, mixable=spec.target.mixable, shape=spec.shape)
 
         # (x / 255 - mean) / std as one multiplication and one addition on 0..255 values.
         pixel_mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
