@@ -75,7 +75,7 @@ def train(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="Augmentation: a preset such as light, or a list such as flip,crop=4,my_aug.py:noisy."
+            help="Augmentation: a preset (light), or a list such as flip,crop=4,my_aug.py:noisy."
         ),
     ] = None,
     loss: Annotated[
