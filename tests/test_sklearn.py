@@ -32,7 +32,11 @@ SMALL: dict[str, Any] = {
 }
 
 # What scikit-learn asks for and these estimators do not do, each with the reason.
-EXPECTED: dict[str, str] = {}
+EXPECTED = {
+    "check_sample_weight_equivalence_on_dense_data": "steps take the images in an order that "
+    "follows from their number: a row that is repeated is not in the batches of one that counts "
+    "twice",
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def fitted(digits: tuple[np.ndarray, np.ndarray]) -> TintypeClassifier:
 @pytest.mark.parametrize("kind", [TintypeClassifier, TintypeRegressor])
 def test_scikit_learn_takes_them_for_estimators(kind):
     recipe = {"precision": PRECISION}
-    estimator = kind(steps=120, recipe=recipe)
+    estimator = kind(steps=100, recipe=recipe)
     check_estimator(estimator, expected_failed_checks=EXPECTED, on_skip=None)
 
 
@@ -203,6 +207,46 @@ def test_a_network_of_ones_own_is_trained_stored_and_cloned(model, digits):
     again: Any = clone(estimator)
     again = again.fit(images[:1000], labels[:1000])
     np.testing.assert_array_equal(again.predict_proba(images[1000:]), probabilities)
+
+
+def test_weights_of_zero_leave_images_out_and_others_count(digits):
+    images, labels = digits
+    estimator = TintypeClassifier(**SMALL)
+    kept = np.arange(300) % 3 > 0
+    of_kept = estimator.fit(images[:300][kept], labels[:300][kept]).predict_proba(images[300:400])
+    weighted = estimator.fit(images[:300], labels[:300], sample_weight=kept)
+    np.testing.assert_array_equal(weighted.predict_proba(images[300:400]), of_kept)
+
+    other = np.where(labels[:300] == 1, 50.0, 1.0)
+    favoured = estimator.fit(images[:300], labels[:300], sample_weight=other)
+    assert (favoured.predict_proba(images[300:400])[:, 1]).mean() > of_kept[:, 1].mean()
+    for wrong in (other[:10], -other, 0 * other):
+        with pytest.raises(ValueError, match="sample_weight"):
+            estimator.fit(images[:300], labels[:300], sample_weight=wrong)
+
+
+@pytest.mark.parametrize("kind", [TintypeClassifier, TintypeRegressor])
+def test_a_pretrained_network_needs_no_validation(kind, digits, tmp_path):
+    images, labels = digits
+    first = TintypeClassifier("cnn", steps=60, run_folder=tmp_path / "first")
+    first.fit(images[:300], labels[:300])
+    estimator = kind(weights=str(tmp_path / "first"), recipe={"precision": PRECISION})
+    assert estimator.fit(images[:300], labels[:300]).score(images[300:600], labels[300:600]) > 0.5
+    tuned = kind(weights=str(tmp_path / "first"), epochs=2, recipe={"tune": "all"})
+    assert tuned.fit(images[:300], labels[:300]).score(images[300:600], labels[300:600]) > 0.2
+
+
+def test_patience_chooses_by_a_validation_fraction(digits, tmp_path):
+    images, labels = digits
+    estimator = TintypeClassifier(
+        **{**SMALL, "steps": None, "epochs": 60},
+        validation_fraction=0.2,
+        run_folder=tmp_path / "kept",
+    )
+    estimator.set_params(recipe={**SMALL["recipe"], "patience": 2, "keep": "best"})
+    run = estimator.fit(images[:500], labels[:500]).run_
+    assert run.history[-1]["epoch"] < 60
+    assert max(row["val_accuracy"] or 0 for row in run.history) > 0.5
 
 
 def test_nothing_that_was_given_is_held_on_to(digits):

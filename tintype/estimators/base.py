@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -30,13 +30,17 @@ from tintype.estimators.pixels import (
 )
 from tintype.plugins import task_of_target
 from tintype.progress import Watcher, make_watcher
-from tintype.recipe import options_of
+from tintype.recipe import Recipe, options_of
+from tintype.runs.pretrained import is_backbone
 from tintype.verbs.run import Run
 
 # The fields of a recipe that are parameters of an estimator; all others are given in `recipe`.
 FIELDS = ("model", "epochs", "steps", "lr", "batch_size", "augment", "weights")
 
-# What a table of features is trained with where nothing is said.
+# What is trained with where nothing is said: a fit is the same on every machine, takes no look at
+# the images to choose how it trains, and mirrors nothing that may have a left and a right.
+IMAGES: dict[str, Any] = {"augment": "light", "tta": "none"}
+PRETRAINED: dict[str, Any] = {"tune": "head", "views": 0, "augment": "none", "tta": "none"}
 TABLE: dict[str, Any] = {
     "model": "ann",
     "model_options": {"hidden": [100]},
@@ -48,6 +52,14 @@ TABLE: dict[str, Any] = {
     "schedule": "linear",
     "tta": "none",
 }
+
+
+class Checked(NamedTuple):
+    """What is trained on: the images, `y` as an array, and the weights, where there are any."""
+
+    given: Files | Values
+    y: np.ndarray
+    weights: np.ndarray | None
 
 
 class ImageEstimator(BaseEstimator):
@@ -99,8 +111,25 @@ class ImageEstimator(BaseEstimator):
 
     # ---- what X is -------------------------------------------------------------------------------
 
-    def _checked(self, X: Any, y: Any) -> tuple[Files | Values, np.ndarray]:
-        """Return what to train on, and its targets as an array."""
+    def _checked(self, X: Any, y: Any, sample_weight: Any) -> Checked:
+        """Return what to train on; images without weight are left out."""
+        given, y = self._images_and_targets(X, y)
+        if sample_weight is None:
+            return Checked(given, y, None)
+
+        weights = check_array(
+            sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+        )
+        if weights.shape != (len(given),) or weights.min() < 0 or not weights.any():
+            raise BadValue(
+                f"sample_weight has the shape {weights.shape} and values from "
+                f"{weights.min():.3g} on. Expected a number for each of {len(given):,} rows, none "
+                "below zero and not all of them zero."
+            )
+        rows = np.flatnonzero(weights)
+        return Checked(given.rows(rows), y[rows], weights[rows].astype(np.float32))
+
+    def _images_and_targets(self, X: Any, y: Any) -> tuple[Files | Values, np.ndarray]:
         paths = paths_in(X)
         if paths is not None:
             places = np.zeros((len(paths), 1))
@@ -126,9 +155,11 @@ class ImageEstimator(BaseEstimator):
 
     # ---- training --------------------------------------------------------------------------------
 
-    def _train(self, given: Files | Values, targets: np.ndarray, kind: TargetKind) -> Self:
+    def _train(self, checked: Checked, targets: np.ndarray, kind: TargetKind) -> Self:
+        """Train on what was checked, with the targets of `y` as `kind` has them."""
+        given = checked.given
         table = isinstance(given, Values) and given.table
-        training = Training(given, Range.of(given), targets, kind)
+        training = Training(given, Range.of(given), targets, kind, checked.weights)
         fields = self._fields(table=table)
         own: dict[str, Any] = {}
 
@@ -169,14 +200,13 @@ class ImageEstimator(BaseEstimator):
 
         task = task_of_target(self.target.offer)
         given = {**own, **further}
-        usual = _of_table(given, task) if table else _of_images(given, task)
         return {
             "task": task,
             "val_fraction": self.validation_fraction,
             "test_fraction": 0,
             "measure": "none",
             "seed": self._seed(),
-            **usual,
+            **_usual(given, task, table=table),
             **given,
         }
 
@@ -196,20 +226,33 @@ class ImageEstimator(BaseEstimator):
             return self._model.answers(self._checked_again(X), answer)
 
 
-def _of_table(given: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return the usual settings for a table of features, beside what was given."""
-    known = options_of(task).model_fields
-    usual = {name: value for name, value in TABLE.items() if name != "tta" or name in known}
+def _usual(given: Mapping[str, Any], task: str, *, table: bool) -> dict[str, Any]:
+    """Return the usual settings beside those that were given."""
+    options = options_of(task)
+    if table:
+        usual = dict(TABLE)
+    elif _is_pretrained(given):
+        usual = {} if "tune" in given else dict(PRETRAINED)
+    else:
+        usual = {"model": options.from_scratch["model"], **IMAGES}
+
+    # not each task has every setting
+    known = {*Recipe.model_fields, *options.model_fields}
+    usual = {name: value for name, value in usual.items() if name in known}
     if "model" in given:
-        del usual["model_options"]
+        usual.pop("model_options", None)
     if "steps" in given:
-        del usual["epochs"]
+        usual.pop("epochs", None)
     return usual
 
 
-def _of_images(given: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return the usual network for images where none was given."""
-    return {} if "model" in given else {"model": options_of(task).from_scratch["model"]}
+def _is_pretrained(given: Mapping[str, Any]) -> bool:
+    """Return whether the network begins with weights, which a backbone does by itself."""
+    weights = given.get("weights")
+    if weights is not None:
+        return weights != "none"
+    model = given.get("model")
+    return isinstance(model, str) and not own_code.is_own(model) and is_backbone(model)
 
 
 def _referenced(value: Any, own: dict[str, Any], stack: ExitStack) -> Any:

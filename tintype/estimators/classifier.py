@@ -45,18 +45,20 @@ class TintypeClassifier(ClassifierMixin, ImageEstimator):
 
     target: ClassVar[type[TargetKind]] = Classes
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on all images.
 
         Args:
             X: images, rows or paths.
             y: (N,) the class of each, as number or text.
+            sample_weight: (N,) the weight of each in the loss; all count the same by default.
 
         Raises:
             ValueError: they cannot be trained on; the message says why.
         """
         with as_scikit_learn_has_it():
-            given, y = self._checked(X, y)
+            checked = self._checked(X, y, sample_weight)
+            y = checked.y
             check_classification_targets(y)
             self.classes_, targets = np.unique(y, return_inverse=True)
             if len(self.classes_) < 2:
@@ -64,7 +66,7 @@ class TintypeClassifier(ClassifierMixin, ImageEstimator):
                 raise BadValue(f"y holds one class alone, {only!r}. Expected two or more.")
 
             names = tuple(str(name) for name in self.classes_)
-            return self._train(given, targets.astype(np.int64), Classes(names))
+            return self._train(checked, targets.astype(np.int64), Classes(names))
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class (N,) of each image."""

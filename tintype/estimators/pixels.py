@@ -35,6 +35,9 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def rows(self, rows: np.ndarray) -> Files:
+        return Files([self.paths[row] for row in rows])
+
 
 @dataclass(frozen=True)
 class Values:
@@ -45,6 +48,9 @@ class Values:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def rows(self, rows: np.ndarray) -> Values:
+        return Values(self.array[rows], self.table)
 
 
 @dataclass(frozen=True)
@@ -159,12 +165,14 @@ class Training:
         range: which of their values are black and white.
         targets: (N, ...) as `kind` has them.
         kind: of the targets.
+        weights: (N,) of the images in the loss, above 0; None where all count the same.
     """
 
     given: Files | Values
     range: Range
     targets: np.ndarray
     kind: TargetKind
+    weights: np.ndarray | None = None
 
     def __call__(
         self,
@@ -183,7 +191,7 @@ class Training:
         split = np.full(len(names), "train")
         if isinstance(self.given, Values):
             pixels = self.range.pixels(self.given)
-            return Images(pixels, self.targets, names, self.kind, split=split)
+            return Images(pixels, self.targets, names, self.kind, split=split, weights=self.weights)
 
         photos = [
             Photo(path, name, ("",), "train")
@@ -201,4 +209,4 @@ class Training:
         if images.skipped:
             name, reason = images.skipped[0]
             raise BadValue(f"{self.given.paths[int(name)]} cannot be used: {reason}.")
-        return replace(images, targets=self.targets, target=self.kind)
+        return replace(images, targets=self.targets, target=self.kind, weights=self.weights)

@@ -31,22 +31,24 @@ class TintypeRegressor(RegressorMixin, ImageEstimator):
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on all images.
 
         Args:
             X: images, rows or paths.
             y: (N,) or (N, K) numbers for each.
+            sample_weight: (N,) the weight of each in the loss; all count the same by default.
 
         Raises:
             ValueError: they cannot be trained on; the message says why.
         """
         with as_scikit_learn_has_it():
-            given, y = self._checked(X, y)
+            checked = self._checked(X, y, sample_weight)
+            y = checked.y
             self._several = y.ndim == 2
             numbers = y.reshape(len(y), -1).astype(np.float32)
             names = tuple(f"value {k}" for k in range(numbers.shape[1]))
-            return self._train(given, numbers, Numbers(names if len(names) > 1 else ("value",)))
+            return self._train(checked, numbers, Numbers(names if len(names) > 1 else ("value",)))
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the numbers of each image, in the shape that `y` had."""

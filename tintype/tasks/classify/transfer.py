@@ -333,10 +333,10 @@ class HeadOnly(Transfer):
     def remarks(self) -> list[str]:
         chosen = PENALTIES[int(self.bank.chosen)]
         tried = ", ".join(f"{penalty:g}" for penalty in PENALTIES)
-        return [
-            *super().remarks(),
-            f"head: penalty {chosen:g} chosen on validation (tried {tried})",
-        ]
+        why = f"chosen on validation (tried {tried})"
+        if not self.selection:
+            why = "the usual one, since there are no validation images to choose by"
+        return [*super().remarks(), f"head: penalty {chosen:g} {why}"]
 
 
 class FineTune(Transfer):
