@@ -176,6 +176,9 @@ def test_a_run_with_a_loaded_model_is_pickled_and_forgotten(copied_run, digits):
     assert network() is None
 
 
+# ---- what may be given -------------------------------------------------------------------------------------------------
+
+
 def test_images_of_files_and_of_memory_are_taken_alike(kinds, digits, tmp_path):
     Image.fromarray(digits[0]).save(tmp_path / "a.png")
     Image.fromarray(digits[1]).save(tmp_path / "b.png")
@@ -184,3 +187,143 @@ def test_images_of_files_and_of_memory_are_taken_alike(kinds, digits, tmp_path):
         np.testing.assert_allclose(method(tmp_path), method(list(digits[:2])), atol=1e-6)
         np.testing.assert_allclose(method(tmp_path / "b.png"), method([digits[1]]), atol=1e-6)
     torch.testing.assert_close(run.preprocess(tmp_path / "b.png"), run.preprocess(digits[1]))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param(lambda x: list(x), id="list"),
+        pytest.param(lambda x: tuple(torch.from_numpy(x)), id="tensors"),
+        pytest.param(lambda x: x, id="(N, H, W)"),
+        pytest.param(lambda x: x[..., None], id="(N, H, W, 1)"),
+        pytest.param(lambda x: np.repeat(x[..., None], 3, 3), id="(N, H, W, 3)"),
+        pytest.param(lambda x: x[:, None], id="(N, 1, H, W)"),
+        pytest.param(lambda x: (x / 255).astype(np.float32), id="floats of 0..1"),
+        pytest.param(lambda x: x.astype(np.float64), id="floats of 0..255"),
+        pytest.param(lambda x: torch.from_numpy(x)[:, None] / 255, id="tensor"),
+        pytest.param(lambda x: [Image.fromarray(each) for each in x], id="Pillow"),
+    ],
+)
+def test_a_batch_is_many_images_whatever_its_form(kinds, digits, batch):
+    expected = kinds["digits"].predict_proba(list(digits[:5]))
+    answers = kinds["digits"].predict(batch(digits[:5]))
+    assert isinstance(answers, list)
+    np.testing.assert_allclose([each.probs for each in answers], expected, atol=1e-5)
+    assert [each.name for each in answers] == [f"image {k}" for k in range(5)]
+    np.testing.assert_allclose(
+        kinds["digits"].predict_proba(batch(digits[:5])), expected, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(lambda x: x, id="(H, W)"),
+        pytest.param(lambda x: x / 255.0, id="floats"),
+        pytest.param(lambda x: torch.from_numpy(x), id="tensor (H, W)"),
+        pytest.param(lambda x: torch.from_numpy(x)[None], id="tensor (1, H, W)"),
+        pytest.param(lambda x: torch.from_numpy(x)[None].expand(3, 8, 8), id="tensor (3, H, W)"),
+    ],
+)
+def test_one_image_has_one_answer(kinds, digits, form):
+    run = kinds["digits"]
+    answer = run.predict(form(digits[3]))
+    np.testing.assert_allclose(answer.probs, run.predict_proba(digits[3])[0], atol=1e-5)
+    torch.testing.assert_close(run.preprocess(form(digits[3])), run.preprocess(digits[3]))
+
+
+def test_pandas_columns_and_patterns_name_files(kinds, digits, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file, image in zip(files, digits, strict=False):
+        Image.fromarray(image).save(file)
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
+    frame = pandas.DataFrame({"path": [str(file) for file in files], "label": [0, 1, 2]})
+
+    run = kinds["digits"]
+    expected = [
+        (str(file), each.top1) for file, each in zip(files, run.predict(files), strict=True)
+    ]
+    for given in (frame, frame["path"], frame[["path"]], str(tmp_path / "*.png"), tmp_path):
+        assert [(each.name, each.top1) for each in run.predict(given)] == expected
+    with pytest.raises(UserError, match=r"which column .* There are a, b\."):
+        run.predict(pandas.DataFrame({"a": ["x"], "b": ["y"]}))
+
+
+def test_a_generator_is_answered_as_it_goes(kinds, digits):
+    taken: list[int] = []
+
+    def frames():
+        for number, image in enumerate(digits):
+            taken.append(number)
+            yield image
+
+    run = kinds["digits"]
+    answers = run.predict(frames(), batch_size=4)
+    assert taken == []
+    first = next(answers)
+    assert (first.name, len(taken)) == ("image 0", 4)
+    rest = [each.top1 for each in answers]
+    assert [first.top1, *rest] == [each.top1 for each in run.predict(list(digits))]
+    assert run.predict_proba(image for image in digits[:3]).shape == (3, 10)
+
+
+def test_a_broken_file_loses_no_other(kinds, digits, tmp_path):
+    Image.fromarray(digits[0]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    files = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "gone.png", tmp_path / "a.png"]
+    run = kinds["digits"]
+    for given in (files, iter(files)):
+        with pytest.warns(UserWarning, match=r"2 of 4 images cannot be read; the first: .*b\.png"):
+            answers = list(run.predict(given))
+        assert [bool(each.error) for each in answers] == [False, True, True, False]
+        assert answers[0].top1 == run.predict(digits[0]).top1
+        assert "b.png cannot be read as an image" in answers[1].error
+        assert f"there is no file {files[2]}" in answers[2].error
+        assert (answers[1].top1, answers[1].top5, np.isnan(answers[1].confidence)) == ("", [], True)
+        assert "cannot be read" in repr(answers[1])
+
+    for method in (run.predict_proba, run.embed):
+        with pytest.warns(UserWarning, match="2 of 4 images"):
+            rows = method(files)
+        assert np.isnan(rows).any(1).tolist() == [False, True, True, False]
+    for use in (run.predict, run.embed):
+        with pytest.raises(UserError, match="None of the 2 images can be read"):
+            use(files[1:3])
+        with pytest.raises(UserError, match="there is no file"):
+            use(files[2])
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        ([3.5], r"image 0: cannot predict a float\. Expected files, bytes"),
+        ([(np.zeros((8, 8), np.uint8), 3)], "give the images alone"),
+        (["https://example.org/a.png"], "is an address"),
+        ([np.zeros((8, 8), np.uint8), np.full((8, 8), np.inf)], "image 1: .*NaN or infinite"),
+        ([np.zeros((2, 8, 8, 1), np.uint8)], r"image 0: .*\(2, 8, 8, 1\) as one image"),
+    ],
+)
+def test_what_is_no_image_among_many_is_refused(kinds, images, says):
+    for method in (kinds["digits"].predict, kinds["digits"].embed):
+        with pytest.raises(UserError, match=says):
+            method(images)
+
+
+def test_three_channels_first_are_asked_about(kinds):
+    colour = kinds["digits"].predict(np.zeros((3, 8, 8), np.uint8))
+    assert len(colour) == 3  # a grey model is given three grey images
+    assert kinds["digits"].predict([]) == []
+    with pytest.raises(UserError, match="the list is empty"):
+        kinds["digits"].embed([])
+    with pytest.raises(UserError, match="batch_size is 0"):
+        kinds["digits"].predict([], batch_size=0)
+    with pytest.raises(UserError, match="preprocess takes one image"):
+        kinds["digits"].preprocess(np.zeros((2, 8, 8), np.uint8))
+
+
+def test_a_prediction_is_shown_in_a_line(kinds, digits):
+    answer = kinds["digits"].predict(digits[0])
+    assert repr(answer).startswith(f"Prediction('image': {answer.top1} {answer.confidence:.1%}, ")
+    assert len(repr(answer)) < 80
+    assert answer.thumbnail.shape == (8, 8, 1)

@@ -72,9 +72,15 @@ def test_a_larger_colour_picture_is_brought_to_the_size_of_the_model(finished_ru
 @pytest.mark.parametrize(
     ("picture", "says"),
     [
-        (np.zeros((8, 8)), "float64"),
+        (np.full((8, 8), np.nan), "NaN"),
+        (np.full((8, 8), -2.0), "tintype normalises by itself"),
+        (np.zeros((8, 8), "datetime64[s]"), "datetime64"),
         (np.zeros((8, 8, 4), np.uint8), "(8, 8, 4)"),
-        (np.zeros((3, 8, 8), np.uint8), "(3, 8, 8)"),
+        (np.zeros((2, 3, 8, 8, 1), np.uint8), "(2, 3, 8, 8, 1)"),
+        ({"a": 1}, "cannot predict a dict"),
+        (None, "cannot predict a NoneType"),
+        ("https://example.org/a.png", "is an address"),
+        ("photos/*.jpg", "there is no file photos/*.jpg"),
         (np.zeros((0, 8), np.uint8), "(0, 8)"),
         (3.5, "float"),
         (b"no picture", "cannot be read"),

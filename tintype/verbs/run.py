@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from tintype.calls import public_methods
 from tintype.errors import UserError
@@ -14,6 +14,7 @@ from tintype.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
     from torch import Tensor, nn
 
     from tintype.pages.run_figures import RunFigures
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 MODEL_FILES = ("model.json", "model.safetensors")
+BATCH_SIZE = 64  # images that are computed at once unless a caller says otherwise
 
 T = TypeVar("T")
 
@@ -87,11 +89,25 @@ class Run(RunFolder):
         """
         import numpy
 
-        predictor = self._network_predictor("cpu")
-        pixels = numpy.stack([predictor.pixels(image)])  # a copy, which torch may write to
-        return predictor.shown(pixels)[0]
+        from tintype.verbs.predict.inputs import given_images
 
-    def embed(self, images: Any, *, device: str = "auto") -> np.ndarray:
+        predictor = self._network_predictor("cpu")
+        given = given_images(image, predictor.channels)
+        if given.form != "one":
+            raise UserError(
+                "preprocess takes one image. Of many: [run.preprocess(i) for i in ...]."
+            )
+        pixels = [predictor.pixels(one) for _, one in given.images]
+        return predictor.shown(numpy.stack(pixels))[0]  # of a copy, which torch may write to
+
+    def embed(
+        self,
+        images: Any,
+        *,
+        device: str = "auto",
+        batch_size: int = BATCH_SIZE,
+        verbose: bool | None = None,
+    ) -> np.ndarray:
         """Return the features of images: what the network's last layer with weights sees.
 
         Of a head with hidden layers it is the last of them. A layer of maps or tokens is averaged
@@ -100,41 +116,54 @@ class Run(RunFolder):
         Args:
             images: one or many, as for `predict`.
             device: where to compute.
+            batch_size: how many images are computed at once.
+            verbose: False shows no progress.
 
         Returns:
-            Features (N, F) float32.
+            Features (N, F) float32. The row of a file among others that cannot be read is NaN, and
+            a warning counts them.
 
         Raises:
-            UserError: an image cannot be read, or runs of this task do not predict.
+            UserError: no image can be read, or runs of this task do not predict.
         """
-        predictor = self._network_predictor(device)
+        predictor = self._network_predictor(device, batch_size)
         try:
-            return _stacked(predictor, predictor.features, images)
+            return self._stacked(predictor, predictor.features, images, verbose)
         except ValueError as error:
             raise UserError(f"{self.path} has no features: {error}") from None
 
-    def predict_proba(self, images: Any, *, device: str = "auto") -> np.ndarray:
+    def predict_proba(
+        self,
+        images: Any,
+        *,
+        device: str = "auto",
+        batch_size: int = BATCH_SIZE,
+        verbose: bool | None = None,
+    ) -> np.ndarray:
         """Return class probabilities (N, K) float32, in the order of `class_names`.
 
         They are those of `predict`: calibrated, and averaged over the views of test-time
         augmentation.
 
         Args:
-            images: one or many, as for `predict`.
+            images: one or many, as for `predict`. The row of a file among others that cannot be
+                read is NaN, and a warning counts them.
             device: where to compute.
+            batch_size: how many images are computed at once.
+            verbose: False shows no progress.
 
         Raises:
-            UserError: an image cannot be read, or the run is no classifier.
+            UserError: no image can be read, or the run is no classifier.
         """
         from tintype.tasks.contract.predict import GivesProbabilities
 
-        predictor = self._predictor(device)
+        predictor = self._predictor(device, batch_size)
         if not isinstance(predictor, GivesProbabilities):
             raise UserError(
                 f"{self.path} is a run of task {self.recipe.task}, which knows no classes and so "
                 "gives no probabilities. Use run.predict."
             )
-        return _stacked(predictor, predictor.probabilities, images)
+        return self._stacked(predictor, predictor.probabilities, images, verbose)
 
     def _kept(self, what: str, device: str, load: Callable[[], T]) -> T:
         """Return what `load` loads, once for as long as the files of the model stay the same."""
@@ -145,15 +174,38 @@ class Run(RunFolder):
             self._loaded[what, device] = (files, loaded)
         return cast(T, loaded)
 
-    def _predictor(self, device: str) -> Predictor:
+    def _stacked(
+        self,
+        predictor: Predictor,
+        compute: Callable[[np.ndarray], np.ndarray],
+        images: Any,
+        verbose: bool | None,
+    ) -> np.ndarray:
+        from tintype.verbs.predict.inputs import given_images
+        from tintype.verbs.predict.pipeline import stacked
+
+        given = given_images(images, predictor.channels)
+        if given.form != "many":
+            return stacked(predictor, given.images, compute)
+        with working(verbose) as report:
+            counted = _counted(given.images, "predicting", given.total, report)
+            return stacked(predictor, counted, compute, decoders=given.decoders)
+
+    def _predictor(self, device: str, batch_size: int = BATCH_SIZE) -> Predictor:
         from tintype.verbs.predict.opening import open_run
 
-        return self._kept("predictor", device, lambda: open_run(self, device))
+        if type(batch_size) is not int or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}. Expected a whole number of at least 1.")
+        predictor = self._kept("predictor", device, lambda: open_run(self, device))
+        predictor.batch_size = batch_size
+        return predictor
 
-    def _network_predictor(self, device: str) -> NetworkPredictor[Any]:
+    def _network_predictor(
+        self, device: str, batch_size: int = BATCH_SIZE
+    ) -> NetworkPredictor[Any]:
         from tintype.tasks.contract.network_predictor import NetworkPredictor
 
-        predictor = self._predictor(device)
+        predictor = self._predictor(device, batch_size)
         assert isinstance(predictor, NetworkPredictor)  # that of a run always is
         return predictor
 
@@ -176,27 +228,90 @@ class Run(RunFolder):
             for row in self.read_table("metrics.csv")
         ]
 
+    @overload
     def predict(
-        self, images: Any, *, device: str = "auto", verbose: bool | None = None
-    ) -> Prediction | list[Prediction]:
+        self,
+        images: str | Path | bytes | Image,
+        *,
+        device: str = ...,
+        batch_size: int = ...,
+        verbose: bool | None = ...,
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self,
+        images: np.ndarray | Tensor,
+        *,
+        device: str = ...,
+        batch_size: int = ...,
+        verbose: bool | None = ...,
+    ) -> Any: ...
+
+    @overload
+    def predict(
+        self,
+        images: Iterator[Any],
+        *,
+        device: str = ...,
+        batch_size: int = ...,
+        verbose: bool | None = ...,
+    ) -> Iterator[Prediction]: ...
+
+    @overload
+    def predict(
+        self,
+        images: Iterable[Any],
+        *,
+        device: str = ...,
+        batch_size: int = ...,
+        verbose: bool | None = ...,
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        device: str = "auto",
+        batch_size: int = BATCH_SIZE,
+        verbose: bool | None = None,
+    ) -> Any:
         """Predict one image or many.
 
-        One is a file, a PIL image or a NumPy array; many are a folder or a list of images.
+        Args:
+            images: one: a file, its bytes, a Pillow image, an array (H, W) or (H, W, C), a tensor
+                (C, H, W). Many: a list of these, a batch (N, H, W), (N, H, W, C) or (N, C, H, W), a
+                pandas Series, a DataFrame with a column of paths, a folder, a pattern such as
+                "photos/*.jpg". A stream: a generator, of which `batch_size` images are read at a
+                time. Values are uint8, or floats of 0..1 or 0..255.
+            device: where to compute.
+            batch_size: how many images are computed at once.
+            verbose: False shows no progress.
 
         Returns:
-            A Prediction for one image, a list of them for many.
+            A Prediction for one image, a list of them for many, an iterator of them for a stream.
+            A file among many that cannot be read loses no other: its prediction holds the reason in
+            `error`, and a warning counts them.
 
         Raises:
-            UserError: there is no such file, a file is not an image, or a folder holds none.
+            UserError: one image cannot be read, or none of many; an object is no image, or runs of
+                this task do not predict.
         """
-        predictor = self._predictor(device)
-        several = _several(images)
-        if several is not None:
+        from tintype.verbs.predict.inputs import given_images
+        from tintype.verbs.predict.pipeline import predictions
+
+        predictor = self._predictor(device, batch_size)
+        given = given_images(images, predictor.channels)
+        answers = predictions(predictor, given.images, decoders=given.decoders)
+        if given.form == "stream":
+            return answers
+        if given.form == "many":
             with working(verbose) as report:
-                return list(
-                    _counted(predictor.predict(several), "predicting", len(several), report)
-                )
-        return next(iter(predictor.predict([images])))
+                return list(_counted(answers, "predicting", given.total, report))
+        answer = next(answers)
+        if answer.error:
+            raise UserError(answer.error)
+        return answer
 
     def generate(
         self,
@@ -464,28 +579,3 @@ def _counted(parts: Iterable[T], what: str, total: int, report: Progress) -> Ite
     for done, part in enumerate(parts, start=1):
         yield part
         report(what, done, total)
-
-
-def _several(images: Any) -> Sequence[Any] | None:
-    """Return many images as a sequence, None where it is one."""
-    from tintype.verbs.predict.files import list_images
-
-    if isinstance(images, str | Path) and Path(images).is_dir():
-        return list_images([images])
-    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
-        return images
-    return None
-
-
-def _stacked(
-    predictor: Predictor, compute: Callable[[np.ndarray], np.ndarray], images: Any
-) -> np.ndarray:
-    """Return what `compute` makes of prepared pictures, one row for each image."""
-    import numpy
-
-    several = _several(images)
-    wanted = [images] if several is None else several
-    size = predictor.batch_size
-    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-    rows = [compute(numpy.stack([predictor.pixels(each) for each in some])) for some in batches]
-    return numpy.concatenate(rows)

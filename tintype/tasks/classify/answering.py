@@ -48,6 +48,10 @@ class Classifier(Predictor):
         answers = zip(names, self.probabilities(pixels), self.unlike(pictures), strict=True)
         return [Prediction(name, self.class_names, probs, why) for name, probs, why in answers]
 
+    def unanswered(self, name: str, error: str) -> Prediction:
+        nothing = np.full(len(self.class_names), np.nan, np.float32)
+        return Prediction(name, self.class_names, nothing, error=error)
+
     def rows(self, options: AnswerOptions) -> ClassRows:
         threshold = None if options.accuracy is None else self.threshold(options.accuracy)
         judged = self.typical is not None

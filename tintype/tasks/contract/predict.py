@@ -133,7 +133,14 @@ class Predictor(ABC):
 
     @abstractmethod
     def answer(self, names: Sequence[str], pictures: Sequence[Picture]) -> list[Any]:
-        """Return a prediction of the task for each prepared picture."""
+        """Return a prediction of the task for each prepared picture.
+
+        It is a dataclass with the fields `name`, `unlike`, `error` and `thumbnail` among others.
+        """
+
+    @abstractmethod
+    def unanswered(self, name: str, error: str) -> Any:
+        """Return what stands for an image that cannot be read: no answer, and why."""
 
     @abstractmethod
     def rows(self, options: AnswerOptions) -> Rows:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image."""
+    """What a classifier says of one image.
+
+    For an image that could not be read, `error` says why: `probs` are NaN, `confidence` is NaN, and
+    `top1` is "".
+    """
 
     name: str
     class_names: tuple[str, ...]
     probs: np.ndarray  # (K,) float32, sums to one
     # why the image is unlike the training images, so that the probabilities say nothing of it
     unlike: str = ""
+    error: str = ""
+    # (H, W, C) uint8, a small copy of what the network saw; None where many were asked about
+    thumbnail: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Return for example `Prediction('seven.png': 7 98.6 %, 1 0.9 %)`."""
+        said = self.error or ", ".join(f"{name} {share:.1%}" for name, share in self.top(3))
+        return f"Prediction({self.name!r}: {said})"
 
     @property
     def top1(self) -> str:
         """The most probable class."""
-        return self.class_names[int(self.probs.argmax())]
+        return "" if self.error else self.class_names[int(self.probs.argmax())]
 
     @property
     def confidence(self) -> float:
@@ -29,6 +41,8 @@ class Prediction:
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """Return the `count` most probable classes with their probabilities, best first."""
+        if self.error:
+            return []
         order = np.argsort(-self.probs, kind="stable")[:count]
         return [(self.class_names[i], float(self.probs[i])) for i in order]
 

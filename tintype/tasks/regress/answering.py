@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,13 @@ class NumberPrediction:
     high: np.ndarray  # (K,) float64
     # why the image is unlike the training images, so that the interval says nothing of it
     unlike: str = ""
+    error: str = ""  # why the image cannot be read; the numbers are then NaN
+    # (H, W, C) uint8, a small copy of what the network saw; None where many were asked about
+    thumbnail: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Return for example `NumberPrediction('anna.jpg': age 31.2 (24.9 to 37.5))`."""
+        return f"NumberPrediction({self.name!r}: {self.error or self})"
 
     @property
     def value(self) -> float:
@@ -164,6 +171,10 @@ class NumberPredictor(Predictor):
             NumberPrediction(name, self.columns, value, scale, below, above, why)
             for name, value, scale, below, above, why in rows
         ]
+
+    def unanswered(self, name: str, error: str) -> NumberPrediction:
+        nan = np.full(len(self.columns), np.nan)
+        return NumberPrediction(name, self.columns, nan, nan, nan, nan, error=error)
 
     def rows(self, options: AnswerOptions) -> NumberRows:
         if options.accuracy is not None:
