@@ -37,7 +37,7 @@ OWN_CODE = "str | Callable[..., Any]"
 
 # What a field also takes, beside the type that it then has.
 ALSO = {
-    "columns": "str",
+    "columns": "str | dict[str, str]",
     "compile": "bool",
     "data": "Any",
     "groups": "Any",

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+from torchvision.transforms.functional import pil_to_tensor, to_tensor
 
 import tintype as tt
 from tintype import own_code
 from tintype.augment import Augment
 from tintype.data import Classes, Numbers, open_data
-from tintype.data.memory import fields_of, take
+from tintype.data.memory import fields_of
 from tintype.data.memory.arrays import pixels_of
+from tintype.data.split import SPLITS
 from tintype.errors import UserError
+from tintype.recipe import read_recipe
 from tintype.tasks.regress.transfer import fit_linear
 from tintype.tasks.task import StepContext
 from tintype.training import run as training
@@ -205,19 +220,267 @@ def test_groups_stay_on_one_side():
 
 def test_what_needs_positions_is_for_data_in_memory():
     assert fields_of("digits", splits=(0.7, 0.1, 0.2))["val_fraction"] == 0.1
-    with pytest.raises(UserError, match="splits names images by their position"):
+    with pytest.raises(UserError, match="splits is for data in memory"):
         fields_of("digits", splits=[range(5), range(5, 9)])
+
+
+# ---- lists, files and frames --------------------------------------------------------------------
+
+PICTURES = [Image.fromarray(each) for each in X]
+
+
+def test_lists_of_pictures_are_what_the_array_is():
+    whole = opened((X, y))
+    for given in (
+        (PICTURES, y),
+        (list(X), y),
+        (list(torch.from_numpy(X)[:, None]), y),
+        list(zip(PICTURES, y.tolist(), strict=True)),
+        ([each / 255 for each in X], y),
+    ):
+        assert opened(given).spec.fingerprint == whole.spec.fingerprint
+    colour = opened(([*PICTURES[:-1], PICTURES[-1].convert("RGB")], y))
+    assert colour.spec.channels == 3
+
+
+def test_pictures_of_several_sizes_are_brought_to_one():
+    sizes = [(40 + i % 7, 50) for i in range(100)]
+    pictures = [Image.fromarray(X[i]).resize(size) for i, size in enumerate(sizes)]
+    splits = opened((pictures, y[:100] % 2))
+    assert (splits.spec.height, splits.spec.width) == (32, 32)
+    assert any("chosen for a median short side of 43 pixels" in note for note in splits.notes)
+    small = open_data(fields_of((pictures, y[:100] % 2))["data"], image_size=8)
+    assert small.spec.height == 8
+    # where near-copies are looked for does not depend on the size that is asked for
+    assert [list(small[s].names) for s in SPLITS] == [list(splits[s].names) for s in SPLITS]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (([], []), "there is no image in the data"),
+        (([PICTURES[0], "a.png"], [0, 1]), "image 1 is a str"),
+        ((["a.png", PICTURES[0]], [0, 1]), "image 1 is a Image, and image 0 is a path"),
+        (([{}, {}], [0, 1]), "image 0 is a dict"),
+        (7, "the images are a int"),
+        ({"images": X, "labels": y}, "the data are a dict of images, labels"),
+        (([X[0] / 255] * 40 + [X[0] * 1.0], [0, 1] * 20 + [0]), "Expected one scale for all"),
+        (([X[0] * np.nan], [0]), "image 0 has values that are NaN"),
+        (([X[0, 0]], [0]), "Expected (images, labels)"),
+    ],
+)
+def test_lists_that_hold_something_else_are_refused_in_one_line(data, says):
+    line = refused(data)
+    assert says in line
+    assert "\n" not in line
+
+
+@pytest.fixture(scope="module")
+def rows(digit_files):
+    """Paths and labels of the files of digits."""
+    files = sorted(digit_files.rglob("*.png"))
+    return [str(file) for file in files], [file.parent.name for file in files]
+
+
+def test_paths_are_what_the_folder_is(digit_files, rows):
+    paths, labels = rows
+    folder = open_data(str(digit_files))
+    for given in (
+        (paths, labels),
+        list(zip(map(Path, paths), labels, strict=True)),
+        pd.DataFrame({"file": paths, "class": labels}),
+        pd.DataFrame({"path": pd.Series(paths), "label": pd.Categorical(labels)}),
+    ):
+        assert opened(given).spec.fingerprint == folder.spec.fingerprint
+    named = fields_of(
+        pd.DataFrame({"photo": paths, "kind": labels}), columns={"path": "photo", "label": "kind"}
+    )
+    assert open_data(named["data"]).spec.fingerprint == folder.spec.fingerprint
+    numbers = opened((paths, [float(label) / 2 for label in labels]), target=Numbers(("half",)))
+    assert numbers.train.targets.max().item() == 4.5
+
+
+def test_a_frame_may_have_splits_groups_and_weights(rows):
+    paths, labels = rows
+    frame = pd.DataFrame({"path": paths, "label": labels})
+    frame["part"] = np.where(np.arange(len(frame)) % 12 < 8, "train", "test")
+    frame["person"] = np.arange(len(frame)) // 3
+    frame["w"] = np.arange(len(frame)) % 3
+    splits = opened(frame, splits="part", groups="person", sample_weight="w")
+    assert {Path(name).name for name in splits.test.names} == {
+        Path(path).name for path in frame[frame["part"] == "test"]["path"]
+    }
+    assert len(set(splits.train.weights.tolist())) == 3
+    assert set(splits.groups.values()) >= {"0", "1"}
+    kept = opened(frame, splits={"train": range(0, 120, 2), "test": range(1, 120, 4)})
+    assert len(kept.train) + len(kept.val) == 60
+    assert len(kept.test) == 30
+
+
+@pytest.mark.parametrize(
+    ("frame", "said", "says"),
+    [
+        ({"a": [1], "b": [2]}, {}, "the frame has no column of paths. It has: a, b."),
+        ({"path": ["x.png"], "b": [2]}, {}, "has no column 'label'"),
+        ({"path": ["x.png"], "b": [2]}, {"columns": {"label": "c"}}, "no column 'c' (label)"),
+        ({"path": ["x.png"], "label": [1]}, {"splits": "fold"}, "no column 'fold' for split"),
+        ({"path": ["x.png"], "label": [1]}, {}, "none of the 1 images of frame is there"),
+        ({"path": [None], "label": [1]}, {}, "the path of image 0 is missing"),
+        ({"path": [], "label": []}, {}, "the frame has no rows"),
+        ({f"pixel{i}": [0] for i in range(64)}, {}, ".to_numpy().reshape(-1, height, width)"),
+    ],
+)
+def test_frames_that_lack_something_are_refused_in_one_line(frame, said, says):
+    line = refused(pd.DataFrame(frame), **said)
+    assert says in line
+    assert "\n" not in line
+
+
+def test_a_missing_label_of_a_path_is_one_line(rows):
+    paths, labels = rows
+    assert "label" in refused(pd.DataFrame({"path": paths, "label": [None, *labels[1:]]}))
+    assert "label of image 0 is missing" in refused((paths, [None, *labels[1:]]))
+
+
+# ---- data sets of other libraries ---------------------------------------------------------------
+
+
+class Digits(Dataset):
+    """A data set as torchvision's are: pairs, with names of classes and a transform."""
+
+    classes = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+    def __init__(self, transform=None, pair=lambda image, label: (image, label)):
+        self.transform = transform
+        self.pair = pair
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, i):
+        if i >= 200:
+            raise IndexError
+        image = PICTURES[i]
+        return self.pair(self.transform(image) if self.transform else image, int(y[i]))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from zip(X[:200], y[:200], strict=True)
+
+
+def test_a_data_set_of_torch_is_read_once_in_its_order():
+    array = opened((X[:200], y[:200]))
+    for given in (
+        Digits(),
+        Digits(pil_to_tensor),
+        Digits(to_tensor),
+        TensorDataset(torch.from_numpy(X[:200]), torch.from_numpy(y[:200])),
+        Stream(),
+        DataLoader(Digits(), batch_size=7, shuffle=True),
+        DataLoader(Stream(), batch_size=7),
+    ):
+        splits = opened(given)
+        assert splits.train.names == array.train.names
+        index = torch.arange(len(splits.train))
+        assert (splits.train.take(index).images == array.train.take(index).images).all()
+        assert splits.train.targets.tolist() == array.train.targets.tolist() or (
+            splits.spec.class_names == tuple(sorted(Digits.classes))
+        )
+
+    names = opened(Subset(Digits(), range(100))).spec.class_names
+    assert names == tuple(sorted(Digits.classes))
+    some = DataLoader(Digits(), sampler=SubsetRandomSampler(list(range(50, 150))))
+    assert sum(len(opened(some)[part]) for part in SPLITS) == 100
+    weighted = DataLoader(Digits(), sampler=WeightedRandomSampler([1.0] * 200, 200))
+    assert any("WeightedRandomSampler) is not used" in note for note in opened(weighted).notes)
+
+
+def test_splits_may_be_data_sets_of_their_own():
+    assert "names of classes" in refused({"train": Digits(), "test": (X[200:300], y[200:300])})
+    splits = opened({"train": (X[:200], y[:200]), "test": (X[200:300], y[200:300])})
+    assert [int(name) for name in splits.test.names] == list(range(200, 300))
+
+
+def noisy(image):
+    return to_tensor(image) + torch.rand(1)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (Digits(noisy), "has a random transform. tintype reads it once: leave that"),
+        (
+            Digits(pair=lambda image, label: {"img": image, "label": label}),
+            "data=[(item['img'], item['label']) for item in dataset]",
+        ),
+        (Digits(pair=lambda image, label: (image, label, 0)), "has 3 values"),
+        (Digits(lambda image: to_tensor(image) - 0.5), "tintype normalises by itself"),
+        (Subset(Digits(), []), "is empty"),
+        (DataLoader(Digits(noisy)), "has a random transform"),
+    ],
+)
+def test_data_sets_that_cannot_be_read_are_refused_in_one_line(data, says):
+    line = refused(data)
+    assert says in line
+    assert "\n" not in line
+
+
+class ClassLabel:
+    names = Digits.classes
+
+
+class ImageFeature:
+    pass
+
+
+ImageFeature.__name__ = "Image"
+
+
+class Table:
+    """What a Dataset of Hugging Face is: rows of named columns, each of a type."""
+
+    def __init__(self, image="image", label="label", **more):
+        self.features = {image: ImageFeature(), label: ClassLabel(), **more}
+        self.keys = (image, label)
+
+    @property
+    def column_names(self):
+        return list(self.features)
+
+    def __len__(self):
+        return 200
+
+    def __iter__(self):
+        for i in range(200):
+            yield {**dict.fromkeys(self.features, i // 9), self.keys[0]: PICTURES[i],
+                   self.keys[1]: int(y[i])}  # fmt: skip
+
+
+def test_a_data_set_of_hugging_face_is_read_by_its_types():
+    torch_like = opened(Digits())
+    for given in (Table(), Table("img", "fine_label")):
+        assert opened(given).spec.fingerprint == torch_like.spec.fingerprint
+    assert opened(Table(person=int), groups="person").groups
+    two = Table("a", "b", c=ClassLabel())
+    assert "which column of the data set holds the label? It has: a, b, c." in refused(two)
+    assert opened(two, columns={"label": "b"}).spec.fingerprint == torch_like.spec.fingerprint
+    both = opened({"train": Table(), "validation": Table()})
+    assert len(both.val) == 200
 
 
 # ---- runs ---------------------------------------------------------------------------------------
 
 
 def test_a_reference_is_the_content():
-    whole = take((X, y))
-    assert take((X.copy(), y.tolist())) == whole
-    assert take((X / 255, y)) == whole
-    assert take((X, y), groups=y) != whole
-    assert take((255 - X, y)) != whole
+    def reference(*data, **said):
+        return fields_of(data, **said)["data"]
+
+    whole = reference(X, y)
+    assert reference(X.copy(), y.tolist()) == whole
+    assert reference(X / 255, y) == whole
+    assert reference(X, y, groups=y) != whole
+    assert reference(255 - X, y) != whole
     own_code.forget(whole)
     assert not own_code.is_given(whole)
 
@@ -449,3 +712,17 @@ def test_a_csv_file_may_have_weights(digit_files):
     table.write_text("path,label,sample_weight\n" + negative, encoding="utf-8")
     with pytest.raises(UserError, match=r"has the sample_weight '-2'\. Expected a number"):
         open_data(str(table))
+
+
+def test_a_run_on_paths_needs_nothing_again(rows, tmp_path, short_reports):
+    paths, labels = rows
+    frame = pd.DataFrame({"path": paths, "label": labels, "sample_weight": 1.0})
+    run = tt.train(frame, out=tmp_path, **SHORT)
+    assert run.name == "frame"
+    own_code.forget(read_recipe(run.path / "recipe.yaml").data)
+    assert Path(run.recipe.data) == (run.path / "frame.csv").resolve()
+    again = run.evaluate(split="test")
+    assert again["kind"] == "split"
+    assert again["accuracy"] == run.metrics["test"]["accuracy"]
+    moved = tt.load(run.path.rename(tmp_path / "moved"))
+    assert moved.evaluate(split="val")["accuracy"] == moved.metrics["val"]["accuracy"]

@@ -64,8 +64,10 @@ def train(
         what: a recipe's name or file, a data set's name, a folder of images, a Recipe, or images in
             memory, as in `train((images, labels))`; "digits" by default.
         splits: parts, as in (0.7, 0.1, 0.2); for images in memory also positions, as in
-            {"train": [...], "val": [...], "test": [...]}, or the name of a split for each image.
-        sample_weight: for images in memory, the weight of each in the loss.
+            {"train": [...], "val": [...], "test": [...]}, the name of a split for each image, or
+            that of a column.
+        sample_weight: for images in memory, the weight of each in the loss, or a column; a CSV file
+            has a column of that name.
         out: folder in which the run folder is made.
         name: name of the run folder; must be new. By default that of the recipe, with a number
             where it is taken.
@@ -84,8 +86,11 @@ def train(
         trust: a file, a class or a module of your own code, which a run to resume, or to start
             from, needs: see `tintype.load`.
         changes: any field of the recipe, as in `epochs=5, lr=0.01`; see below. `data` may also be
-            (images, labels) in memory: arrays or tensors (N, H, W), (N, H, W, C) or (N, C, H, W);
-            and `groups` a group for each of these images.
+            in memory: (images, labels) as arrays or tensors (N, H, W), (N, H, W, C) or
+            (N, C, H, W), or as lists of pictures or paths; pairs of these in a list; a data frame
+            of paths and labels; a torch Dataset or DataLoader; a Hugging Face Dataset; or a dict of
+            these by split. `groups` may then be a group for each image, or a column, and `columns`
+            says what columns are called: {"path": "photo", "label": "kind"}.
 
     Returns:
         The finished Run.
@@ -182,13 +187,15 @@ def _with_data(
 
     settings = dict(changes)
     data = settings.pop("data", None)
-    groups = settings.pop("groups", None)
+    said = {name: settings.pop(name, None) for name in ("groups", "data_root")}
+    if isinstance(settings.get("columns"), Mapping):
+        said["columns"] = settings.pop("columns")
     if what is not None and not isinstance(what, Recipe | str | Path):
         if data is not None:
             raise UserError("the images are given twice, first and as data=. Give them once.")
         what, data = None, what
 
-    settings |= fields_of(data, splits=splits, groups=groups, sample_weight=sample_weight)
+    settings |= fields_of(data, splits=splits, sample_weight=sample_weight, **said)
     if what is None and is_memory(data) and not resumed:
         what = settings.pop("data")
     return what, settings

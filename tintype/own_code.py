@@ -153,6 +153,11 @@ def is_given(reference: str) -> bool:
     return reference in _given
 
 
+def plain_name(reference: str) -> str:
+    """Return what an object that was given in Python is called, without hashes."""
+    return reference.removeprefix(IN_PYTHON).partition("_")[0]
+
+
 def forget(reference: str) -> None:
     """Let go of an object that was given in Python, so that its memory can be freed."""
     _given.pop(reference, None)

@@ -242,7 +242,7 @@ class RecipeFields(TypedDict, total=False):
     features: str | Path | None
     inception_weights: str | Path | None
     num_samples: int
-    columns: list[str] | str | None
+    columns: list[str] | str | dict[str, str] | None
     pattern: str | None
     level: float
     angle: bool

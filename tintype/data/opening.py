@@ -249,7 +249,7 @@ def locate(data: str, target: TargetKind = CLASSES) -> tuple[ModuleType, str]:
         UserError: there is no such data, or it has no targets of this kind.
     """
     if data.startswith(own_code.IN_PYTHON):
-        return memory, memory.plain_name(data)
+        return memory, own_code.plain_name(data)
 
     path = Path(data).expanduser()
     known = [name for name in plugins.sets_with(target.offer) if name not in BY_PATH]

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from tintype import own_code
 from tintype.errors import UserError
 from tintype.files.bounded import (
     open_text,
@@ -167,8 +168,14 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, with the number of threads that the run was begun with."""
+        """The recipe, with the number of threads that the run was begun with.
+
+        Data that were given in Python and written down in the folder are read from there.
+        """
         recipe = read_recipe(self.path / "recipe.yaml")
+        written = self.path / f"{own_code.plain_name(recipe.data)}.csv"
+        if recipe.data.startswith(own_code.IN_PYTHON) and written.is_file():
+            recipe = recipe.replace(data=str(written.resolve()))
         threads = self._recorded_threads() if recipe.threads == "auto" else None
         return recipe.replace(threads=threads) if threads else recipe
 

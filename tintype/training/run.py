@@ -27,6 +27,7 @@ from tintype.recipe import ALIASES, Recipe, as_new_run, resolve
 from tintype.runs import code
 from tintype.runs.folder import RunFolder
 from tintype.runs.model import save_model
+from tintype.tasks.contract.own_data import target_of
 from tintype.tracking import check_trackers, tracked
 from tintype.training.automatic import open_settings, without_idle
 from tintype.training.engine import Engine
@@ -115,6 +116,7 @@ def train(
     prepared = plan(what, watcher, verbose=verbose, **changes)
     chosen = name or _default_name(what)
     run = RunFolder.create(out, chosen, exact=name is not None, recipe=prepared.recipe)
+    memory.write_down(run.path, prepared.recipe.data, target_of(prepared.recipe))
     _to_the_end(run, prepared, watcher, watchers, command)
     return run
 
@@ -345,7 +347,7 @@ def _is_set(recipe: Recipe) -> bool:
 def _default_name(what: str | Recipe) -> str:
     data = str(what.data if isinstance(what, Recipe) else what)
     if data.startswith(own_code.IN_PYTHON):
-        return memory.plain_name(data)
+        return own_code.plain_name(data)
 
     path = Path(data).expanduser().resolve()
     is_file = path.suffix.lower() in (".yaml", ".yml", ".csv", ".tsv", ".jsonl")

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tintype import own_code
 from tintype.data.decode import Resize, as_resize
-from tintype.data.memory.arrays import pixels_of
-from tintype.data.memory.labels import cells_of, groups_of, labels_of, splits_of, weights_of
+from tintype.data.layout import listed
+from tintype.data.memory.datasets import HuggingFace
+from tintype.data.memory.labels import cells_of, groups_of, splits_of, weights_of
+from tintype.data.memory.pictures import Pixels, fitted, looks_of
+from tintype.data.memory.reading import Read, read
+from tintype.data.memory.tables import Table, is_frame, table_of
 from tintype.data.sets.folder import Photo
 from tintype.data.source import Images
 from tintype.data.targets import CLASSES, TargetKind
@@ -34,7 +39,7 @@ class Memory:
 
     Attributes:
         name: what they are called: "arrays", "tensors".
-        pixels: (N, H, W, C) uint8.
+        pixels: (N, H, W, C) uint8, or, of several sizes, (H, W, C) each.
         labels: (N,) or (N, K) of text or numbers, or None.
         label_names: what the labels 0, 1, 2, ... stand for, where that is known.
         split: (N,) "train", "val" or "test", or "" for an image in none, or None.
@@ -44,7 +49,7 @@ class Memory:
     """
 
     name: str
-    pixels: np.ndarray
+    pixels: Pixels
     labels: np.ndarray | None = None
     label_names: tuple[str, ...] = ()
     split: np.ndarray | None = None
@@ -55,8 +60,17 @@ class Memory:
     @cached_property
     def pixel_digest(self) -> str:
         """A hash of the pixels."""
-        content = np.ascontiguousarray(self.pixels).data
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        digest = hashlib.blake2b(digest_size=16)
+        for part in [self.pixels] if isinstance(self.pixels, np.ndarray) else self.pixels:
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return the shape of the array, or of each picture."""
+        if isinstance(self.pixels, np.ndarray):
+            return [self.pixels.shape]
+        return [each.shape for each in self.pixels]
 
     @property
     def reference(self) -> str:
@@ -65,7 +79,7 @@ class Memory:
         That is its name, with a hash of images and labels, and one of splits, groups and weights if
         there are any.
         """
-        images = _digest(self.pixel_digest, self.pixels.shape, self.label_names, self.labels)
+        images = _digest(self.pixel_digest, self.shapes, self.label_names, self.labels)
         said = (self.split, self.groups, self.weights)
         more = "" if all(each is None for each in said) else f"_{_digest(*said)}"
         return f"{own_code.IN_PYTHON}{self.name}_{images}{more}"
@@ -82,35 +96,87 @@ def take(
     splits: Any = None,
     groups: Any = None,
     sample_weight: Any = None,
-) -> str:
-    """Check data that were given in Python, keep them for this process, and return their reference.
+    columns: Mapping[str, str] | None = None,
+    data_root: str | None = None,
+) -> dict[str, str]:
+    """Check data that were given in Python, keep them for this process, and say what they are.
 
     Args:
-        data: (images, labels), or images alone.
-        splits: see `labels.splits_of`.
-        groups: a group for each image; those of one group stay on one side of a split.
-        sample_weight: a weight for each image in the loss.
+        data: see `reading.EXPECTED`.
+        splits: see `labels.splits_of`; or the name of a column.
+        groups: a group for each image, or the name of a column; those of one group stay on one
+            side of a split.
+        sample_weight: a weight for each image in the loss, or the name of a column.
+        columns: what the columns path (or image) and label are called, of data that have columns.
+        data_root: where relative paths begin.
+
+    Returns:
+        The field data of the recipe, and of paths also where they begin, data_root.
 
     Raises:
         UserError: they cannot be read as images with labels, or do not fit each other.
     """
-    memory = _read(data)
-    num_images = len(memory.pixels)
-    memory = replace(
-        memory,
-        split=None if splits is None else splits_of(splits, num_images),
-        groups=None if groups is None else groups_of(groups, num_images),
-        weights=None if sample_weight is None else weights_of(sample_weight, num_images),
-    )
+    found = read(data, columns or {})
+    num_images = len(found)
+    said: dict[str, np.ndarray] = {}
+    readers = {"split": splits_of, "group": groups_of, "sample_weight": weights_of}
+    given = {"split": splits, "group": groups, "sample_weight": sample_weight}
+    for name, reader in readers.items():
+        values = _column(found, name, given[name])
+        if values is not None:
+            said[name] = reader(values, num_images)
 
-    reference = memory.reference
-    if not own_code.is_given(reference):
-        own_code.give(memory, title(reference))
-    return reference
+    if found.pixels is None:
+        return _take_paths(found, said, data_root)
+    memory = Memory(
+        found.name.replace("_", "-"),
+        found.pixels,
+        found.labels,
+        found.label_names,
+        said.get("split"),
+        said.get("group"),
+        said.get("sample_weight"),
+        found.notes,
+    )
+    return {"data": _kept(memory, memory.reference)}
+
+
+def _column(found: Read, name: str, given: Any) -> Any:
+    """Return what the user says in place of a column of the data, or that column, or None."""
+    if isinstance(given, str):
+        if given not in found.columns:
+            has = listed(found.columns, 8) or "none"
+            raise UserError(f"there is no column '{given}' for {name}. The data have: {has}.")
+        return found.columns.pop(given)
+    own = found.columns.pop(name, None)
+    return own if given is None else given
+
+
+def _take_paths(found: Read, said: dict[str, np.ndarray], data_root: str | None) -> dict[str, str]:
+    columns = {**found.columns, **{name: values.tolist() for name, values in said.items()}}
+    if "split" in said:  # an image in no split is left out
+        kept = np.flatnonzero(said["split"] != "").tolist()
+        columns = {name: [values[i] for i in kept] for name, values in columns.items()}
+    table = table_of(found.name, columns, data_root)
+
+    reference = f"{own_code.IN_PYTHON}{table.name}_{_digest(table.columns, table.root)}"
+    place = {} if table.root is None else {"data_root": table.root}
+    return {"data": _kept(table, reference), **place}
+
+
+def _kept(thing: Memory | Table, reference: str) -> str:
+    own_code.forget(reference)  # of the same content, whose notes may differ
+    return own_code.give(thing, title(reference))
 
 
 def fields_of(
-    data: Any = None, *, splits: Any = None, groups: Any = None, sample_weight: Any = None
+    data: Any = None,
+    *,
+    splits: Any = None,
+    groups: Any = None,
+    sample_weight: Any = None,
+    columns: Mapping[str, str] | None = None,
+    data_root: Any = None,
 ) -> dict[str, Any]:
     """Return the fields of a recipe for what `train` was given: data, splits, groups and weights.
 
@@ -119,30 +185,46 @@ def fields_of(
         splits: fractions of any data, as in (0.7, 0.1, 0.2), or else as in `take`.
         groups: how to see groups in the names of any data, or else as in `take`.
         sample_weight: as in `take`.
+        columns: as in `take`.
+        data_root: as in `take`.
 
     Raises:
         UserError: they cannot be read, or are for images in memory and there are none.
     """
-    fields: dict[str, Any] = {}
-    fractions = _fractions(splits)
-    if fractions:
-        fields |= fractions
+    fields: dict[str, Any] = _fractions(splits)
+    if fields:
         splits = None
-    if isinstance(groups, str):
+    if data_root is not None:
+        fields["data_root"] = str(data_root)
+    if isinstance(groups, str) and not _names_a_column(groups, data):
         fields["groups"] = groups
         groups = None
 
+    said = {"splits": splits, "groups": groups, "sample_weight": sample_weight, "columns": columns}
     if is_memory(data):
-        said = {"splits": splits, "groups": groups, "sample_weight": sample_weight}
-        return {"data": take(data, **said), **fields}
-
-    for name, value in (("splits", splits), ("groups", groups), ("sample_weight", sample_weight)):
+        return {**fields, **take(data, **said, data_root=fields.get("data_root"))}
+    for name, value in said.items():
         if value is not None:
             raise UserError(
-                f"{name} names images by their position, which is for data in memory. "
-                "Of files, a CSV says so, in columns path,label,split,group,sample_weight."
+                f"{name} is for data in memory. Of files, a CSV says so, in the columns "
+                "path,label,split,group,sample_weight."
             )
     return fields if data is None else {"data": str(data), **fields}
+
+
+def _names_a_column(text: str, data: Any) -> bool:
+    """Return whether a text is the name of a column of data in memory."""
+    columns = getattr(data, "columns", None) if is_frame(data) else None
+    if columns is None and isinstance(data, HuggingFace):
+        columns = data.column_names
+    return columns is not None and text in list(columns)
+
+
+def write_down(run: Path, reference: str, target: TargetKind) -> None:
+    """Write a table that was given in Python as a CSV file of the run, which then needs no more."""
+    table = own_code.find(reference, "data", "data") if own_code.is_given(reference) else None
+    if isinstance(table, Table):
+        table.write(run / f"{table.name}.csv", target)
 
 
 def _fractions(splits: Any) -> dict[str, float]:
@@ -197,6 +279,8 @@ def load(
     if callable(memory):  # which reads the images itself, as those of an estimator do
         how = {"channels": channels, "resize": as_resize(resize), "progress": progress}
         return memory(image_size=image_size, **how)  # pyright: ignore[reportReturnType]
+    if isinstance(memory, Table):
+        return memory.load(data_root, image_size, channels, resize, progress, target)
     assert isinstance(memory, Memory)
 
     rows = np.arange(len(memory.pixels))
@@ -215,9 +299,17 @@ def load(
     notes += target.remarks(photos)
     kind, targets = target.collect(photos, photos, memory.name, notes)
 
-    whole = len(rows) == len(memory.pixels)
+    pixels = memory.pixels
+    if len(rows) < len(pixels):
+        pixels = [pixels[i] for i in rows] if isinstance(pixels, list) else pixels[rows]
+    several = isinstance(pixels, list)  # sizes
+    shown = pixels
+    if isinstance(pixels, list):
+        shown = fitted(pixels, image_size, channels, as_resize(resize), notes)
+    assert isinstance(shown, np.ndarray)
+
     return Images(
-        pixels=memory.pixels if whole else memory.pixels[rows],
+        pixels=shown,
         targets=targets,
         names=[photo.name for photo in photos],
         target=kind,
@@ -225,18 +317,15 @@ def load(
         groups=None if memory.groups is None else memory.groups[rows],
         weights=None if memory.weights is None else memory.weights[rows],
         notes=tuple(notes),
-        fingerprint=memory.pixel_digest if whole else "",
+        fingerprint=memory.pixel_digest if shown is memory.pixels else "",
+        on_disk=several,
+        looks=partial(looks_of, pixels) if several else None,
     )
 
 
 def title(reference: str) -> str:
     """Return what a user reads in place of a reference."""
     return reference.removeprefix(own_code.IN_PYTHON)
-
-
-def plain_name(reference: str) -> str:
-    """Return the name of the data without their hashes."""
-    return title(reference).partition("_")[0]
 
 
 def is_again(reference: Any, other: str) -> bool:
@@ -266,11 +355,3 @@ def _split_and_group(memory: Memory, position: int) -> tuple[str, str]:
     split = "" if memory.split is None else str(memory.split[position])
     group = "" if memory.groups is None else str(memory.groups[position])
     return split, group
-
-
-def _read(data: Any) -> Memory:
-    images, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    pixels, note = pixels_of(images)
-    name = "arrays" if note.startswith("images: array") else "tensors"
-    found = None if labels is None else labels_of(labels, len(pixels))
-    return Memory(name, pixels, found, notes=(note,))

@@ -82,7 +82,7 @@ def cells_of(
     elif target.offer == "class":
         rows = [(text,) for text in _class_texts(labels, label_names)]
     else:
-        rows = [(_text(value),) for value in labels.tolist()]
+        rows = [(text_of(value),) for value in labels.tolist()]
     if len(rows[0]) != num_columns:
         names = ", ".join(column[0] for column in target.columns)
         raise UserError(
@@ -172,7 +172,7 @@ def groups_of(groups: Any, num_images: int) -> np.ndarray:
             f"groups is {array.shape}, and there are {num_images:,} images. "
             "Expected a group for each."
         )
-    return np.array(["" if _is_missing(group) else _text(group) for group in array.tolist()])
+    return np.array(["" if is_missing(group) else text_of(group) for group in array.tolist()])
 
 
 def _label_array(labels: Any) -> np.ndarray:
@@ -199,7 +199,7 @@ def _of_one_type(array: np.ndarray) -> np.ndarray:
         UserError: one is missing, or they are of several types.
     """
     for i, label in enumerate(array.flat):
-        if _is_missing(label):
+        if is_missing(label):
             raise UserError(f"the label of image {i} is missing ({label!r}). Add it, or leave out "
                             "the image.")  # fmt: skip
 
@@ -231,7 +231,7 @@ def _is_text(array: np.ndarray) -> bool:
     return array.dtype.kind == "U"
 
 
-def _is_missing(label: Any) -> bool:
+def is_missing(label: Any) -> bool:
     """Return whether a label is None, NaN, or what pandas has in their place."""
     if label is None or type(label).__name__ in ("NAType", "NaTType"):
         return True
@@ -272,7 +272,7 @@ def _class_texts(labels: np.ndarray, label_names: Sequence[str]) -> list[str]:
                 f"{len(label_names)} names of classes."
             )
         return [str(label_names[value]) for value in values]
-    return [_text(value) for value in values]
+    return [text_of(value) for value in values]
 
 
 def _cells_of_rows(
@@ -288,13 +288,13 @@ def _cells_of_rows(
         names = label_names or [str(i) for i in range(labels.shape[1])]
         there = [[str(names[i]) for i in np.flatnonzero(row == 1).tolist()] for row in labels]
         return [(";".join(each) or ";",) for each in there]
-    return [tuple(map(_text, row)) for row in labels.tolist()]
+    return [tuple(map(text_of, row)) for row in labels.tolist()]
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return "nan" if _is_missing(value) else str(value)
+    return "nan" if is_missing(value) else str(value)
 
 
 def _known_split(name: Any) -> str:

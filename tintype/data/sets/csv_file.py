@@ -94,6 +94,25 @@ def find_rows(path: Path, data_root: Path | None, target: TargetKind = CLASSES) 
             name that fits several files, or no row at all.
     """
     header, rows = _read_lines(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+    roots = [path.parent, *([data_root] if data_root else [])]
+    return find_in_rows(header, rows, path, roots, target)
+
+
+def find_in_rows(
+    header: Sequence[str], rows: list[Row], path: Path, roots: Sequence[Path], target: TargetKind
+) -> Found:
+    """List the photos of a table as `find_rows` does.
+
+    Args:
+        header: the names of the columns.
+        rows: each with its number, and with its cells by the names of the columns.
+        path: what messages call the table.
+        roots: where relative paths may begin.
+        target: what is read of each photo.
+
+    Raises:
+        UserError: as in `find_rows`.
+    """
     found = Found()
     columns = _columns(header, path, target, found.notes)
     rows = [(line, row) for line, row in rows if any(row[column] for column in columns.values())]
@@ -102,7 +121,7 @@ def find_rows(path: Path, data_root: Path | None, target: TargetKind = CLASSES) 
 
     if "split" not in columns:
         columns |= _split_by_values(header, columns, rows, path, found.notes)
-    files = _Files([path.parent, *([data_root] if data_root else [])])
+    files = _Files(roots)
 
     first_row: dict[str, tuple[int, str]] = {}
     for line, row in rows:

@@ -472,20 +472,24 @@ def _choose_shape(
 
     if image_size is not None:
         return *_pair(image_size), channels
-    sizes = {(header.height, header.width) for _, header in headers}
-    height, width = next(iter(sizes))
-    if len(sizes) == 1 and max(height, width) <= 64:
-        notes.append(f"image size: {height} x {width}, as all of {len(headers):,} images looked at")
-        return height, width, channels
+    found = suitable_size([(header.height, header.width) for _, header in headers], notes)
+    return *found, channels
 
-    median = int(np.median([min(header.height, header.width) for _, header in headers]))
+
+def suitable_size(sizes: Sequence[tuple[int, int]], notes: list[str]) -> tuple[int, int]:
+    """Return the height and width that suit pictures of these sizes; the choice is noted."""
+    height, width = sizes[0]
+    if len(set(sizes)) == 1 and max(height, width) <= 64:
+        notes.append(f"image size: {height} x {width}, as all of {len(sizes):,} images looked at")
+        return height, width
+
+    median = int(np.median([min(size) for size in sizes]))
     side = min(max(median // 32 * 32, 32), 128)
     notes.append(
         f"image size: {side} x {side}, chosen for a median short side of {median} pixels; "
         "--image-size sets another"
     )
-
-    return side, side, channels
+    return side, side
 
 
 def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
