@@ -52,7 +52,7 @@ class Halfway(Watcher):
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         self.threads = torch.get_num_threads()
         if self.stops and step >= total_steps // 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     def note(self, line: str) -> None:
         self.notes.append(line)

@@ -528,17 +528,17 @@ class Signaller(Stopper):
 
     def on_step(self, *_: Any) -> None:
         if self.where == "on_step" and _[0] == self.at:
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
 
     def on_work(self, what: str, done: int, total: int) -> None:
         if self.where == what:
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
             time.sleep(0.01)
 
     def note(self, line: str) -> None:
         super().note(line)
         if line.startswith(self.where):
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -561,7 +561,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny, train_in, tmp_path, number, 
 
 def test_a_signal_while_the_report_is_written(tiny, tmp_path, monkeypatch):
     def interrupted(path: Path) -> Path:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         return write_report(path)
 
     monkeypatch.setattr("tintype.training.run.write_report", interrupted)

@@ -19,6 +19,7 @@ from rich.progress import Progress as RichProgress
 from tintype.errors import UserError
 from tintype.notebook import Curve, Display, Panel, in_notebook, picture
 from tintype.spelling import spelled
+from tintype.streams import printable
 
 if TYPE_CHECKING:
     from tintype.watching import Start
@@ -109,7 +110,7 @@ class Lines(Watcher):
         self._work = ("", 0.0, 0)
 
     def _say(self, line: str) -> None:
-        print(line, file=self.stream, flush=True)
+        print(printable(line, self.stream), file=self.stream, flush=True)
         self._said = time.perf_counter()
 
     def note(self, line: str) -> None:
@@ -192,7 +193,7 @@ class Bar(Watcher):
             self.close()
 
     def note(self, line: str) -> None:
-        self.console.print(spelled(line), markup=False)
+        self.console.print(printable(spelled(line), self.console.file), markup=False)
 
     def on_work(self, what: str, done: int, total: int) -> None:
         self._show(what, done, total, "")

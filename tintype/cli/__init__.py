@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-import io
+import glob
+import os
 import sys
 
 # The order is that of `tintype --help`.
@@ -20,6 +21,8 @@ from tintype.cli import serve as serve
 # isort: on
 from tintype.cli.base import app
 from tintype.errors import Interrupted, OwnCodeError, UserError
+from tintype.files import system
+from tintype.streams import let_print
 
 __all__ = ["app", "main"]
 
@@ -30,18 +33,28 @@ OF_THE_SYSTEM = {
 }  # fmt: skip
 
 
-def _print_any_name() -> None:
-    """Escape what a terminal cannot show, such as a file name that is not UTF-8."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def _arguments() -> list[str]:
+    """Return what was typed; on Windows, patterns such as *.jpg are left to the program."""
+    typed = sys.argv[1:]
+    if not system.WINDOWS:
+        return typed
+    return [name for argument in typed for name in _matching(argument)]
+
+
+def _matching(argument: str) -> list[str]:
+    """Return the files that a pattern names, and any other argument as it is."""
+    is_pattern = any(mark in argument for mark in "*?[") and not argument.startswith("-")
+    if not is_pattern or os.path.lexists(argument):
+        return [argument]
+    return sorted(glob.glob(argument)) or [argument]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake prints one line on standard error and exits with 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = _arguments() if arguments is None else arguments
     debug = "--debug" in arguments
-    _print_any_name()
+    for stream in (sys.stdout, sys.stderr):
+        let_print(stream)
 
     arguments = [a for a in arguments if a != "--debug"]
     try:
@@ -65,9 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+        if isinstance(error, OSError) and (
+            error.errno in OF_THE_SYSTEM or system.is_too_long(error)
+        ):
             print(
-                f"error: {error.filename or 'a file cannot be written'}: {error.strerror}.",
+                f"error: {error.filename or 'a file cannot be written'}: {system.why(error)}.",
                 file=sys.stderr,
             )
             sys.exit(2)

@@ -32,6 +32,7 @@ import psutil
 
 from tintype.data.decode import Unreadable
 from tintype.errors import UserError
+from tintype.files import system
 from tintype.files.bounded import is_temporary, remove_folder, temporary_folder
 from tintype.files.bounded import remove_abandoned as remove_temporary
 from tintype.files.whole import format_bytes
@@ -131,9 +132,9 @@ def cached_pixels(
                 notes = (*notes, changed)
             # Open, it stays readable if another process clears the cache. Windows renames no folder
             # of open files.
-            made = None if os.name == "nt" else _open_entry(temporary, reused=False)
+            made = None if system.WINDOWS else _open_entry(temporary, reused=False)
             with contextlib.suppress(OSError):  # another process was faster: its entry is the same
-                os.replace(temporary, final)
+                system.rename(temporary, final)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(photos, num_images * int(np.prod(shape)), source) from None

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tintype.data.cache import CHUNK, cache_folder, in_order
+from tintype.files import system
 from tintype.files.bounded import regular_only
 from tintype.progress import Progress
 
@@ -90,7 +91,7 @@ def _reader(paths: Sequence[str]) -> Callable[[int], str]:
 
 def _tell_of_changes(states: Sequence[os.stat_result], now: int) -> bool:
     """Return whether a later change to any of the files would show in its state."""
-    if os.name == "nt":
+    if system.WINDOWS:
         return False
     fine = {state.st_dev for state in states if state.st_ctime_ns % FINE}
     youngest = max((state.st_ctime_ns for state in states), default=now)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from tintype.data.split import SPLITS, describe_splits, three_splits
 from tintype.data.taken import read_taken
 from tintype.data.targets import ANY_CLASSES, CLASSES, Classes, TargetKind
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.files.names import looks_like_path
 from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names, united
 from tintype.progress import Progress
@@ -269,7 +269,7 @@ def locate(data: str, target: TargetKind = CLASSES) -> tuple[ModuleType, str]:
             f"the images of data set '{data}' come without {target.title}. "
             f"Sets that have them: {', '.join(sorted(known)) or 'none'}. {ways_out}"
         )
-    if os.sep in data or data.startswith((".", "~")) or data.lower().endswith(TABLES):
+    if looks_like_path(data) or data.lower().endswith(TABLES):
         raise UserError(f"there is no folder or file '{data}' (looked from {Path.cwd()}).")
     raise unknown_name(
         "data set", data, known, hint="A folder of images or a .csv file does as well."

@@ -238,30 +238,6 @@ def _refuse_link_out(link: Path, root: Path) -> None:
         )
 
 
-# ---- locks ---------------------------------------------------------------------------------------
-
-
-def lock(file: IO[Any], *, wait: bool) -> None:
-    """Lock an open file for this process until it is closed or the process ends.
-
-    Where there are no such locks (Windows, some network file systems), nothing is guarded against a
-    second process.
-
-    Raises:
-        BlockingIOError: another process holds it, and `wait` is false.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
-    except OSError:
-        return
-
-
 # ---- temporary names -----------------------------------------------------------------------------
 
 # The machine: on a shared disk, a process number means nothing on another machine.
@@ -328,8 +304,9 @@ def remove_folder(folder: Path) -> None:
     doomed = folder.with_name(f".{folder.name[:200]}.{_MACHINE}-{os.getpid()}-{next(_numbers)}.tmp")
     try:
         os.rename(folder, doomed)
-    except OSError:  # not there, or in use where that forbids it (Windows)
-        doomed = folder
+    except OSError:
+        # Not there, or in use where that forbids it (Windows): it stays whole.
+        return
     shutil.rmtree(doomed, ignore_errors=True)
 
 

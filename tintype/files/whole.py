@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tintype.errors import UserError
-from tintype.files.bounded import lock, regular_without_links, temporary_for
+from tintype.files.bounded import regular_without_links, temporary_for
+from tintype.files.system import lock, replace, why
 
 
 @contextmanager
@@ -29,11 +30,10 @@ def written_whole(path: Path) -> Iterator[Path]:
 
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or error
         raise UserError(
-            f"cannot write {path}: {reason}. Free some space or choose another --out."
+            f"cannot write {path}: {why(error)}. Free some space or choose another --out."
         ) from error
     finally:
         with suppress(OSError):  # already renamed, or never made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
         except Exception as error:  # safetensors reports a full disk with an error type of its own
             raise OSError(getattr(error, "errno", None), str(error)) from error
     for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
-        old.unlink()
+        with suppress(OSError):  # somebody reads it, where that forbids it (Windows)
+            old.unlink()
 
 
 def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
@@ -41,7 +43,9 @@ def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
         try:
             with safe_open(path, "pt") as file:
                 names = file.keys()  # it is no dict, and cannot be iterated itself
-                tensors = {name: file.get_tensor(name) for name in names}
+                # Copies, since the file stays mapped into memory for as long as a tensor of it is
+                # used, and what is mapped cannot be removed on Windows.
+                tensors = {name: file.get_tensor(name).clone() for name in names}
                 metadata = file.metadata()
             if metadata["digest"] != _digest(metadata["state"], tensors):
                 raise ValueError("its digest does not match")

@@ -21,6 +21,8 @@ from tintype.files.bounded import (
     refuse_ways_out,
     temporary_folder,
 )
+from tintype.files.names import check_name
+from tintype.files.system import rename, why
 from tintype.files.whole import held, write_json, written_whole
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
 from tintype.runs import code
@@ -68,11 +70,7 @@ class RunFolder:
         Raises:
             UserError: the name is taken (with `exact`), or the folder cannot be made.
         """
-        if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-            raise UserError(
-                f"'{name}' cannot be a run's name. Expected a plain name without slashes."
-            )
-
+        check_name(name, "run")
         path = Path(out) / name
         number = 1
         try:
@@ -88,7 +86,7 @@ class RunFolder:
             if path.parent.exists() and not path.parent.is_dir():
                 raise UserError(f"cannot make {path}: {path.parent} is not a folder.") from None
             raise UserError(
-                f"cannot make the run folder {path}: {error.strerror}. Choose another --out."
+                f"cannot make the run folder {path}: {why(error)}. Choose another --out."
             ) from None
 
         return cls(path)
@@ -98,7 +96,7 @@ class RunFolder:
         """Give a new folder its name, unless something is there already."""
         cls.remove_unstarted(path)
         try:
-            os.rename(made, path)  # over a folder only where that is empty
+            rename(made, path)  # over a folder only where that is empty
         except OSError:
             if os.path.lexists(path):
                 return False

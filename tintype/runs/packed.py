@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tintype.errors import UserError
 from tintype.files.bounded import refuse_ways_out, regular_only, temporary_folder, temporary_for
+from tintype.files.names import is_device
+from tintype.files.system import rename, replace
 
 # What a run folder may bring to another machine; everything else in a zip file is refused.
 FILES = (
@@ -47,7 +49,8 @@ PIECE = 1 << 20
 
 def may_hold(name: str) -> bool:
     """Return whether a run folder may hold a file of this name (relative, with "/")."""
-    return name in FILES or SAMPLE.fullmatch(name) is not None
+    sample = SAMPLE.fullmatch(name) is not None and not is_device(name.removeprefix("samples/"))
+    return name in FILES or sample
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
@@ -72,7 +75,7 @@ def unpack(path: Path, folder: Path) -> None:
             entries = _checked(archive, path)
             with temporary_folder(folder) as inside:
                 _extract(archive, entries, inside, bound=_bound(path))
-                os.rename(inside, folder)
+                rename(inside, folder)
     except UserError:
         raise
     except OSError as error:
@@ -215,7 +218,7 @@ def pack(folder: Path, target: Path) -> int:
                     archive.open(entry, "w", force_zip64=True) as out,
                 ):
                     shutil.copyfileobj(source, out, PIECE)
-        os.replace(partial, target)
+        replace(partial, target)
     except OSError as error:
         raise UserError(
             f"cannot write {target}: {error.strerror or error}. Choose another --out."

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from tintype.errors import UserError
+from tintype.files import system
 from tintype.pages.pages import templates
 from tintype.pages.sandbox import SANDBOX, with_way_back, without_dead_links
 from tintype.runs.catalogue import facts_of, run_folders
@@ -307,6 +308,10 @@ class _Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        self.allow_reuse_address = not system.WINDOWS  # where two boards would get one port
+        super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exc_info()[1]

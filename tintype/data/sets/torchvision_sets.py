@@ -30,6 +30,7 @@ from tintype.data.sets.folder import find_photos, read_photos
 from tintype.data.source import Images
 from tintype.data.targets import Classes
 from tintype.errors import UserError
+from tintype.files.system import rename
 from tintype.progress import Progress
 
 NAMES = {
@@ -392,7 +393,7 @@ def _download(
             download(temporary)
         _remove_archives(temporary)
         with contextlib.suppress(OSError):  # another process was faster
-            os.replace(temporary, store)
+            rename(temporary, store)
     except failures as error:
         raise UserError(
             f"{name} could not be downloaded ({_brief(error)}). Try again with a network, or give "

@@ -44,7 +44,21 @@ _COUNTERS_OF_AVERAGES = {"n_averaged", "num_updates", "initted", "step", "decay"
 
 # Objects that hold settings beside the weights in other tools' checkpoints. They are plain data:
 # making one does nothing.
-_PLAIN_DATA = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PurePath]
+# Paths become pure ones, since those of the other system cannot be made.
+_PATHS = {
+    f"{module}.{prefix}{system}Path": pure
+    for module in ("pathlib", "pathlib._local")  # the latter is Python 3.13's
+    for prefix in ("", "Pure")
+    for system, pure in (
+        ("Posix", pathlib.PurePosixPath),
+        ("Windows", pathlib.PureWindowsPath),
+    )
+}
+_PLAIN_DATA: list[Any] = [
+    argparse.Namespace,
+    pathlib.PurePath,
+    *((pure, name) for name, pure in _PATHS.items()),
+]
 
 EXPECTED = (
     "Expected a state dict: .safetensors, "

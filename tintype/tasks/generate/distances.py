@@ -365,12 +365,11 @@ def inception_features(
     try:
         # torch-fidelity would run code that hides in the file, so it is given a copy that holds
         # nothing but these tensors.
-        with tempfile.NamedTemporaryFile(suffix=".pth") as copy:
-            torch.save(tensors, copy.name)
+        with tempfile.TemporaryDirectory(prefix="tintype-") as folder:
+            copy = str(Path(folder) / "inception.pth")
+            torch.save(tensors, copy)
             network = (
-                FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], copy.name)
-                .to(device)
-                .eval()
+                FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], copy).to(device).eval()
             )
     except Exception as error:
         line = str(error).split("\n")[0]

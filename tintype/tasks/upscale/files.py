@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from tintype.data.decode import Unreadable, image_files, read_header
 from tintype.errors import UserError
 from tintype.files.bounded import read_bytes
+from tintype.files.names import loosely
 from tintype.runs.folder import RunFolder
 from tintype.tasks.upscale.pictures import KEPT, DecodedPhoto, encoded, read_picture, write_encoded
 from tintype.tasks.upscale.task import TILE
@@ -175,7 +175,7 @@ class _Taken:
 
 
 def _loosely(file: Path) -> str:
-    return unicodedata.normalize("NFC", str(file.parent.resolve() / file.name)).casefold()
+    return loosely(str(file.parent.resolve() / file.name))
 
 
 def _one_file(

@@ -138,7 +138,8 @@ def check_new(path: Path) -> None:
 def _written(photo: Photo, manifest: Path) -> str | None:
     """Return the path as the CSV holds it, or None for a name that would not come back from it."""
     full, folder = os.path.abspath(photo.path), os.path.abspath(manifest.parent)
-    text = os.path.relpath(full, folder) if Path(folder) in Path(full).parents else full
+    inside = Path(folder) in Path(full).parents
+    text = Path(os.path.relpath(full, folder)).as_posix() if inside else full
     try:
         (text + photo.label).encode("utf-8")
     except UnicodeEncodeError:  # bytes that are no UTF-8

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from tintype.files.names import last_part
 from tintype.tasks.contract.compare import compare_part, listed
 
 if TYPE_CHECKING:
@@ -229,8 +229,7 @@ def said(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
 
-    text = str(value)
-    return PurePath(text).name if "/" in text else text
+    return last_part(str(value))
 
 
 def confounded(runs: Sequence[Compared]) -> list[Confounding]:

@@ -13,6 +13,7 @@ import torch
 
 from tintype.errors import UserError, unknown_name
 from tintype.files.bounded import remove_abandoned, temporary_folder
+from tintype.files.system import replace
 from tintype.plugins import find_part
 from tintype.progress import Progress
 from tintype.runs.folder import RunFolder
@@ -278,7 +279,7 @@ def _keep(path: Path, target: Path) -> None:
             f"{target} is there already, and nothing is overwritten. Choose another --out."
         ) from None
     except OSError:  # a file system without links
-        os.replace(path, target)
+        replace(path, target)
 
 
 def _megabytes(num_bytes: int) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tintype.errors import UserError
-from tintype.files.bounded import lock, parse_json, read_bytes, regular_only
+from tintype.files.bounded import parse_json, read_bytes, regular_only
+from tintype.files.system import lock
 from tintype.tasks.contract.predict import Row, Rows
 
 KINDS = (".csv", ".jsonl", ".parquet")

@@ -10,8 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from tintype.errors import UserError
+from tintype.files.names import is_device, loosely
+from tintype.files.system import replace
 
 LONGEST_NAME = 255  # bytes, on nearly every file system
+NO_PRIVILEGE = 1314  # of Windows, for links
 
 
 class Sorter:
@@ -26,7 +29,8 @@ class Sorter:
     def __init__(self, folder: Path, *, link: bool, placed: set[str] | None = None) -> None:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file. Expected a folder for --sort-into.")
-        self.folder, self.link, self._taken = folder, link, set(placed or ())
+        self.folder, self.link = folder, link
+        self._taken = set(map(loosely, placed or ()))
         self._longest = longest_name(folder)
 
     def name_for(self, file: str, class_name: str) -> str:
@@ -37,8 +41,8 @@ class Sorter:
         while True:
             more = source.suffix if number == 1 else f"-{number}{source.suffix}"
             place = f"{folder_name(class_name)}/{name_within(source.stem, self._longest, more)}"
-            if place not in self._taken and not os.path.lexists(self.folder / place):
-                self._taken.add(place)
+            if loosely(place) not in self._taken and not os.path.lexists(self.folder / place):
+                self._taken.add(loosely(place))
                 return place
             number += 1
 
@@ -64,7 +68,7 @@ class Sorter:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if self.link:
-                target.symlink_to(Path(file).absolute())
+                self._link(target, Path(file).absolute())
                 return
             shutil.copy2(file, partial)
             try:
@@ -73,11 +77,23 @@ class Sorter:
             except FileExistsError:  # it has come meanwhile
                 partial.unlink()
             except OSError:  # a file system without links
-                os.replace(partial, target)
+                replace(partial, target)
         except OSError as error:
             with suppress(OSError):
                 partial.unlink()
             raise UserError(f"cannot write {target}: {error.strerror or error}.") from None
+
+    @staticmethod
+    def _link(target: Path, photo: Path) -> None:
+        try:
+            target.symlink_to(photo)
+        except OSError as error:
+            if getattr(error, "winerror", None) != NO_PRIVILEGE:
+                raise
+            raise UserError(
+                "Windows makes links for administrators and in developer mode alone. "
+                "Leave out --link for copies."
+            ) from None
 
 
 def folder_name(class_name: str) -> str:
@@ -85,6 +101,7 @@ def folder_name(class_name: str) -> str:
     elsewhere.
     """
     plain = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", class_name).strip(" .") or "_"
+    plain = f"_{plain}" if is_device(plain) else plain
     if len(os.fsencode(plain)) <= LONGEST_NAME:
         return plain
     return name_within(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tintype.calls import public
 from tintype.errors import UserError
+from tintype.files import system
 
 if TYPE_CHECKING:
     import uvicorn
@@ -179,7 +180,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
     listening = socket.socket(family, kind, protocol)
     try:
-        if os.name == "posix":  # elsewhere it would let two services have one port
+        if not system.WINDOWS:  # elsewhere it would let two services have one port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(1024)

@@ -15,6 +15,7 @@ import yaml
 from tintype.data.cache import cache_folder, writable
 from tintype.errors import UserError
 from tintype.files.bounded import temporary_folder
+from tintype.files.system import rename
 from tintype.files.whole import write_json
 from tintype.runs.folder import RunFolder
 from tintype.runs.packed import MOST_BYTES
@@ -96,7 +97,7 @@ def pull(repository: str, target: Path, *, revision: str | None = None) -> RunFo
             if missing:
                 raise UserError(f"{repository} holds no run of tintype: it has no {missing[0]}.")
             RunFolder(inside).set_status("finished", pulled_from=repository)
-            os.rename(inside, target)
+            rename(inside, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}.") from None
 

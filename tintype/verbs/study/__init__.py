@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tintype.calls import public
 from tintype.errors import UserError
+from tintype.files.names import check_name
 from tintype.hardware.device import Choice, num_cores
 from tintype.notebook import frame_of
 from tintype.plugins import study_names
@@ -315,8 +316,5 @@ def _is_folder(what: Any) -> bool:
 
 
 def _folder_name(name: str) -> str:
-    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise UserError(
-            f"'{name}' cannot be a study's name. Expected a plain name without slashes."
-        )
+    check_name(name, "study")
     return name

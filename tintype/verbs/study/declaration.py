@@ -17,6 +17,7 @@ import yaml
 
 from tintype import plugins
 from tintype.errors import UserError
+from tintype.files.names import last_part
 from tintype.recipe import ALIASES, Recipe, build, field_names, resolve
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def label_of(value: Any, factor: str) -> str:
     short = factor.rpartition(".")[2].replace("_", " ")
     # which say nothing by themselves
     if isinstance(value, str) and value not in ("none", "auto", "default"):
-        return Path(value).name if "/" in value else value
+        return last_part(value)
     if isinstance(value, Mapping):
         return (
             " ".join(

@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from tintype.errors import Interrupted
+from tintype.files import system
 from tintype.progress import Watcher, duration, figures_line
 from tintype.training.signals import interruptible
 from tintype.verbs.study.declaration import PlannedRun
@@ -209,7 +210,10 @@ class _Worker:
     def stop(self) -> None:
         """Let it save its state and end."""
         with suppress(OSError):
-            self.process.terminate()
+            if system.WINDOWS:  # to terminate is to kill there; the worker notices its input's end
+                self.process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
+            else:
+                self.process.terminate()
 
     def wait(self) -> None:
         """Wait for its end, and end it where it does not come."""

@@ -56,7 +56,7 @@ def main() -> None:
         try:
             print(json.dumps(message), file=out, flush=True)
         except OSError:  # nobody listens any more
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     wanted: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
     busy = threading.Event()
@@ -82,7 +82,7 @@ def _read(wanted: SimpleQueue[dict[str, Any] | None], busy: threading.Event) -> 
         wanted.put(json.loads(line))
     wanted.put(None)
     if busy.is_set():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from tintype.data.split import describe_splits, three_splits
 from tintype.data.taken import read_taken
 from tintype.data.targets import NoTarget
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.files.names import looks_like_path
 from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names
 from tintype.progress import Progress
@@ -411,7 +412,7 @@ def read_photos(
         if not root.is_dir():
             if root.is_file():
                 raise no_data_set(root)
-            if os.sep in data or data.startswith((".", "~")):
+            if looks_like_path(data):
                 raise UserError(f"there is no folder {data}.")
             raise unknown_name("data set", data, NAMES, hint="A folder of photos does as well.")
         listed = _folder_files(root)
