@@ -50,6 +50,7 @@ from tintype.streams import printable
 from tintype.training import engine
 from tintype.verbs import board
 from tintype.verbs.audit import manifest
+from tintype.verbs.predict.files import names_from
 from tintype.verbs.predict.sorting import Sorter, folder_name
 from tintype.verbs.serve import server
 from tintype.verbs.study.declaration import PlannedRun
@@ -397,7 +398,7 @@ def test_links_that_windows_does_not_allow_get_one_line(
 
     (tmp_path / "1.jpg").write_bytes(b"photo")
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    with pytest.raises(UserError, match="Leave out --link"):
+    with pytest.raises(UserError, match="Leave out"):
         Sorter(tmp_path / "sorted", link=True).put(str(tmp_path / "1.jpg"), "cat/1.jpg")
 
 
@@ -488,6 +489,13 @@ def test_patterns_are_left_to_the_program_by_the_shell_of_windows(
     assert cli._arguments() == [
         "predict", "a.jpg", "b.jpg", "*.tiff", "[1].png", "--groups={group}_*", "--top", "3",
     ]  # fmt: skip
+
+
+def test_names_through_a_pipe_of_another_code_page_get_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("utf-8", "surrogatepass"))
+    assert names_from(io.BytesIO("Größe.jpg\r\n".encode())) == [Path("Größe.jpg")]
+    with pytest.raises(UserError, match="not in UTF-8"):
+        names_from(io.BytesIO("Größe.jpg".encode("cp1252")))
 
 
 # ---- processes and signals ---------------------------------------------------------------------------

@@ -43,7 +43,12 @@ def names_from(stream: IO[bytes]) -> list[Path]:
 
     text = stream.read()
     names = text.split(b"\0") if b"\0" in text else text.splitlines()
-    paths = [Path(os.fsdecode(name)) for name in names if name.strip()]
+    try:
+        paths = [Path(os.fsdecode(name)) for name in names if name.strip()]
+    except (
+        UnicodeDecodeError
+    ):  # on Windows, where it depends on the shell what comes through a pipe
+        raise UserError("the names on standard input are not in UTF-8. Write them so.") from None
     if not paths:
         raise UserError(
             "there is no name on standard input. Expected one a line: "
