@@ -38,6 +38,7 @@ OWN_CODE = "str | Callable[..., Any]"
 # What a field also takes, beside the type that it then has.
 ALSO = {
     "columns": "str | dict[str, str]",
+    "metrics": OWN_CODE + " | Sequence[str | Callable[..., Any]] | dict[str, Callable[..., Any]]",
     "compile": "bool",
     "data": "Any",
     "groups": "Any",
@@ -49,7 +50,7 @@ HEAD = '''"""The fields of a recipe, for editors and type checkers: written by `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,15 +13,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
+from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from tintype import api, own_code
 from tintype.augment import Augment
 from tintype.errors import OwnCodeError, StopTraining, UserError
+from tintype.pages.report import write_report
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
+from tintype.runs.checkpoint import load_checkpoint
 from tintype.runs.folder import RunFolder
+from tintype.runs.summary import verdict_line
 from tintype.tasks import losses
 from tintype.watching import Start
 
@@ -531,4 +536,77 @@ def test_what_is_no_optimizer_is_refused_before_a_folder_is_made(
 ) -> None:
     with pytest.raises(UserError, match=says):
         api.train(tiny(), optimizer=optimizer, out=tmp_path / "runs", watcher=Watcher())
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- figures of one's own -----------------------------------------------------------------------
+
+
+def kappa(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    return float(cohen_kappa_score(targets, probabilities.argmax(1)))
+
+
+def cost(probabilities: np.ndarray, targets: np.ndarray) -> np.floating:
+    return abs(probabilities.argmax(1) - targets).mean()
+
+
+cost.higher_is_better = False
+
+
+def test_own_figures_stand_beside_those_of_tintype(tiny, tmp_path: Path) -> None:
+    run = api.train(
+        tiny(epochs=3, keep="best", monitor="cost"), metrics=[kappa, cost], out=tmp_path,
+        watcher=Watcher(),
+    )  # fmt: skip
+    with (run.path / "predictions.csv").open(newline="", encoding="utf-8") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["split"] == "test"]
+    targets, answers = ([row[key] for row in rows] for key in ("target", "prediction"))
+    evaluation = run.read("evaluation.json")
+    figures = evaluation["splits"]["test"]
+    assert figures["kappa"] == pytest.approx(cohen_kappa_score(targets, answers))
+    assert evaluation["own_figures"] == ["kappa", "cost"]
+
+    costs = [float(row["val_cost"]) for row in metrics_of(run) if row["val_cost"]]
+    checkpoint = load_checkpoint(run.path / "checkpoints")[0]
+    assert checkpoint is not None
+    assert checkpoint["best"]["score"] == pytest.approx(min(costs))
+
+    assert f"kappa: train {evaluation['splits']['train']['kappa']:.4g}, val" in verdict_line(
+        evaluation
+    )
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert re.search(rf"kappa.*{figures['kappa']:.4g}", page, re.DOTALL)
+
+
+def test_own_figures_of_numbers_are_given_their_unit(tmp_path: Path) -> None:
+    recipe = Recipe(
+        task="regress", data="turned-digits", model="ann", epochs=1, lr=0.01, device="cpu",
+        model_options={"hidden": [16]}, precision="fp32",
+        metrics={"within_10": lambda numbers, targets: (abs(numbers - targets) < 10).mean()},
+    )  # fmt: skip
+    run = api.train(recipe, out=tmp_path, watcher=Watcher())
+    with (run.path / "predictions.csv").open(newline="", encoding="utf-8") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["split"] == "test"]
+    near = [abs(float(row["target"]) - float(row["prediction"])) < 10 for row in rows]
+    assert run.metrics["test"]["within_10"] == pytest.approx(np.mean(near), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ({"none": lambda p, t: None}, "metric none returns NoneType"),
+        ({"nan": lambda p, t: float("nan")}, "metric nan returns nan"),
+        ({"each": lambda p, t: p.max(1)}, "metric each returns ndarray"),
+        ({"fails": lambda p, t: p[:, 99]}, "metric fails fails with IndexError"),
+        ({"accuracy": cost}, "metric accuracy has the name of another figure"),
+        ("kappa", "metrics: expected functions such as"),
+        ("absent.py:kappa", "there is no file"),
+    ],
+)
+def test_what_is_no_metric_is_refused_before_a_folder_is_made(
+    tiny, tmp_path: Path, metrics: Any, says: str
+) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        api.train(tiny(), metrics=metrics, out=tmp_path / "runs", watcher=Watcher())
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()

@@ -62,7 +62,7 @@ DEFAULTS = {
     "augment": "none", "epochs": None, "steps": None, "batch_size": 256, "sampling": "shuffle", "accumulate": 1,
     "optimizer": "adamw", "lr": 1e-3, "momentum": 0.9, "betas": (0.9, 0.999), "weight_decay": 0.0,
     "schedule": "cosine", "milestones": [], "step_factor": 0.1, "warmup": 0.0, "clip": None, "ema": 0.0,
-    "loss": "cross-entropy", "label_smoothing": 0.0,
+    "loss": "cross-entropy", "metrics": [], "label_smoothing": 0.0,
     "one_hot": False,
     "class_weights": None, "resolutions": [], "tta": "none", "flips": "as-stated", "patience": None,
     "keep": "last", "monitor": None,

@@ -19,6 +19,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import textwrap
 import uuid
@@ -111,6 +112,19 @@ def as_references(thing: Any) -> Any:
     return as_reference(thing)
 
 
+def as_list(things: Any) -> Any:
+    """Return the references of a field that holds a list: of one object or name, of several by
+    commas, of a list, or of a mapping of names to objects.
+    """
+    if isinstance(things, Mapping):
+        return [give(thing, name) if callable(thing) else thing for name, thing in things.items()]
+    if isinstance(things, str):
+        return [part.strip() for part in things.split(",") if part.strip()]
+    if isinstance(things, list | tuple):
+        return [as_reference(thing) for thing in things]
+    return [as_reference(things)] if callable(things) else things
+
+
 def references_in(value: Any) -> list[str]:
     """Return the references in what a field holds: a name, several by commas, a list, or keys."""
     names = value.split(",") if isinstance(value, str) else list(value or ())
@@ -134,15 +148,16 @@ def with_references(value: Any, change: Callable[[str], str]) -> Any:
 def give(thing: Any, name: str = "") -> str:
     """Take an object from Python, and return the reference by which `find` knows it.
 
-    The same object has the same reference. `name` is its own or that of its type by default.
+    The same object has the same reference, unless it is given another name. `name` is its own or
+    that of its type by default; `name_of` returns it.
     """
     for reference, other in _given.items():
-        if other is thing:
+        if other is thing and name in ("", name_of(reference)):
             return reference
 
     name = name or getattr(thing, "__name__", type(thing).__name__).strip("<>")
     number = 1
-    while (reference := f"{IN_PYTHON}{name}" + ("" if number == 1 else f"_{number}")) in _given:
+    while (reference := f"{IN_PYTHON}{name}" + ("" if number == 1 else f"__{number}")) in _given:
         number += 1
     _given[reference] = thing
     return reference
@@ -245,6 +260,8 @@ def running(whose: str) -> Iterator[None]:
 def name_of(reference: str) -> str:
     """Return what own code is called in a sentence: the name of the object, or of its file."""
     path, _, attribute = _parts(reference)
+    if reference.startswith(IN_PYTHON):  # without the number that `give` adds
+        return re.sub(r"__\d+$", "", attribute)
     return attribute or Path(path).stem
 
 

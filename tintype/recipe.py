@@ -65,7 +65,7 @@ NEW_RULES = 2
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
 # Fields that may hold several references to the user's own code.
-SEVERAL = ("augment",)
+SEVERAL = ("augment", "metrics")
 
 # Short forms that users of other tools type.
 ALIASES = {
@@ -418,7 +418,7 @@ class Recipe(BaseModel, metaclass=_ByName):
         """Return the references to the user's own code, each after its field."""
         values = self.fields()
         one = [(name, values[name]) for name in self._with_one_reference()]
-        several = [(name, each) for name in SEVERAL for each in references_in(values[name])]
+        several = [(name, each) for name in SEVERAL for each in references_in(values.get(name))]
         return [*((name, value) for name, value in one if is_own(value)), *several]
 
     def with_own_code(self, change: Callable[[str], str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -80,11 +80,9 @@ class RecipeFields(TypedDict, total=False):
         channels_last: Whether images and filters are stored with the channels last.
         hold_memory: Whether the process keeps freed memory (glibc).
 
-    Only of tasks classify, regress and upscale:
-        weights: Weights to start from: default (downloaded once), a file, an earlier run, or none
-            (from scratch).
-
     Only of tasks classify and regress:
+        metrics: Figures of your own on validation and test: functions of answers and targets, such
+            as my_metrics.py:kappa.
         normalise: Pixels as they are (none), divided by 255 (scale), or also centred (mean-std)
             (default: the backbone's own, or mean-std).
         tune: Part of a backbone that is trained: head, last:N (stages), all, or auto (by the number
@@ -94,6 +92,10 @@ class RecipeFields(TypedDict, total=False):
         layer_decay: Factor on the learning rate from each stage of a backbone to the one before.
         unfreeze: Part of the run in which the stages thaw one by one, the last stage first.
         freeze_norm: Whether batch norm in a pretrained backbone keeps its statistics.
+
+    Only of tasks classify, regress and upscale:
+        weights: Weights to start from: default (downloaded once), a file, an earlier run, or none
+            (from scratch).
 
     Only of tasks classify, generate and regress:
         channels: Channels: 1 for grey, 3 for colour (default: as the images are).
@@ -214,7 +216,13 @@ class RecipeFields(TypedDict, total=False):
     compile: Literal["auto", "on", "off"] | bool
     channels_last: bool
     hold_memory: bool
-    weights: str | Path | None
+    metrics: (
+        list[str]
+        | str
+        | Callable[..., Any]
+        | Sequence[str | Callable[..., Any]]
+        | dict[str, Callable[..., Any]]
+    )
     normalise: Literal["none", "scale", "mean-std"] | None
     tune: str
     head: list[int]
@@ -222,6 +230,7 @@ class RecipeFields(TypedDict, total=False):
     layer_decay: float
     unfreeze: float
     freeze_norm: bool
+    weights: str | Path | None
     channels: Literal[1, 3] | None
     loss: str | Callable[..., Any] | dict[str, float] | None
     label_smoothing: float

@@ -84,6 +84,10 @@ def train(
     optimizer: Annotated[
         str | None, typer.Option(help="Optimizer: sgd, adam, adamw, muon, or my_file.py:make.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Figures of your own on validation and test: my_metrics.py:kappa."),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Random seed (weights, order, augmentation, dropout).")
     ] = None,
@@ -132,8 +136,8 @@ def train(
         "data": data, "data_root": data_root, "test_fraction": _number(test), "groups": groups,
         "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
         "lr": _number(lr), "weights": weights, "tune": tune, "time": time, "image_size": image_size,
-        "augment": augment, "loss": loss, "optimizer": optimizer, "seed": seed, "device": device,
-        "precision": precision, "track": track, "threads": threads,
+        "augment": augment, "loss": loss, "optimizer": optimizer, "metrics": metrics,
+        "seed": seed, "device": device, "precision": precision, "track": track, "threads": threads,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))

@@ -199,6 +199,7 @@ class _Evaluation(Shape):
     chosen_by_validation: str | None = None
     validation: _ValidationUse | None = None
     protocol: dict[str, str] | None = None
+    own_figures: list[str] | None = None
 
 
 # ---- the others ----------------------------------------------------------------------------------

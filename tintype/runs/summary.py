@@ -114,11 +114,30 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
 
     part = summary_part(str(evaluation.get("task")))
     lines += part.lines(evaluation) if part else []
+    lines += own_lines(evaluation)
     lines += [f"Warning: {line}" for line in evaluation.get("warnings", ())]
     if not without_test(evaluation):
         lines.append(_uses(looks))
 
     return "\n".join(lines)
+
+
+def own_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return a line for each figure of the user's own making."""
+    splits = evaluation.get("splits", {})
+    lines = []
+    for name, cells in own_rows(evaluation, splits):
+        each = zip(splits, cells, strict=True)
+        lines.append(f"{name}: {', '.join(f'{split} {cell}' for split, cell in each)}")
+    return lines
+
+
+def own_rows(
+    evaluation: Mapping[str, Any], splits: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, list[str]]]:
+    """Return each figure of the user's own making: its name, and a text for each split."""
+    names = evaluation.get("own_figures") or ()
+    return [(name, [_cell(each.get(name)) for each in splits.values()]) for name in names]
 
 
 def _uses(count: int) -> str:

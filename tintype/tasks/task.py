@@ -129,6 +129,7 @@ class Task(ABC):
         monitors: the figures that a recipe may name as `monitor` in place of the score, each with
             whether higher is better.
         watched: the figures of validation that metrics.csv holds.
+        own_figures: those figures that are of the user's own making.
         chooses: what the task itself chooses by validation images (a head, say), in words; "" where
             it chooses nothing. It may look at `selection` alone for it.
         fewest_to_calibrate: how many validation images it takes to fit what `summarise` fits on
@@ -160,6 +161,7 @@ class Task(ABC):
     higher_is_better: bool = True
     monitors: Mapping[str, bool] = MappingProxyType({})
     watched: tuple[str, ...] = ("loss", "accuracy")
+    own_figures: Sequence[str] = ()
     chooses: str = ""
     fewest_to_calibrate: int = 0
     calibrated: str = "the confidence"

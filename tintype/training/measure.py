@@ -64,7 +64,7 @@ def _measure(
         part.analyse(run, task, to_measure(splits), evaluations, watcher)
 
     looks = count_test_look(run, splits.spec.fingerprint)
-    evaluation = {**summary.evaluation, **_recorded(evaluations, summary.further)}
+    evaluation = {**summary.evaluation, **_recorded(task, evaluations, summary.further)}
     evaluation |= {**_said_unlike(run, splits.test), "test_looks": looks}
     run.write("evaluation.json", evaluation)
 
@@ -89,7 +89,7 @@ def _measure_without_test(
         {
             "task": run.recipe.task,
             "splits": figures,
-            **_recorded(evaluations),
+            **_recorded(task, evaluations),
             "verdict": {"word": "not tested", "text": text},
             "test_looks": {"run": 0, "data": looks_by_data(run).get(splits.spec.fingerprint, 0)},
         },
@@ -112,7 +112,7 @@ def _measure_by_validation(
     summary = task.summarise(evaluations, measured)
     _write_tables(run, summary)
 
-    evaluation = {**summary.evaluation, **_recorded(evaluations, summary.further)}
+    evaluation = {**summary.evaluation, **_recorded(task, evaluations, summary.further)}
     evaluation |= {"tested": False, "test_looks": {"run": 0, "data": 0}}
     fit = evaluation["verdict"]["text"].rstrip(".")
     reached = _reached(run.recipe.task, evaluation["splits"]["val"])
@@ -153,10 +153,15 @@ def _evaluated(
 
 
 def _recorded(
-    evaluations: Mapping[str, Evaluation], further: Sequence[Evaluation] = ()
+    task: Task, evaluations: Mapping[str, Evaluation], further: Sequence[Evaluation] = ()
 ) -> dict[str, Any]:
-    """Return the list of everything that was measured, by kind and name, for evaluation.json."""
-    return {"evaluations": [each.to_dict() for each in (*evaluations.values(), *further)]}
+    """Return the list of everything that was measured, by kind and name, for evaluation.json.
+
+    With it come the names of the figures that are of the user's own making, where there are some.
+    """
+    measured = [each.to_dict() for each in (*evaluations.values(), *further)]
+    own = {"own_figures": list(task.own_figures)} if task.own_figures else {}
+    return {"evaluations": measured, **own}
 
 
 def to_measure(splits: DataSplits) -> dict[str, ImageSource]:

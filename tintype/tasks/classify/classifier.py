@@ -24,9 +24,17 @@ from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, abstaining, 
 from tintype.tasks.classify.verdict import ClassCounts, Verdict, fit_verdict
 from tintype.tasks.contract.evaluation import EvaluatedSet, Kind
 from tintype.tasks.own_loss import TRIED, OwnLoss
+from tintype.tasks.own_metrics import OwnMetrics
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
 
 OWN_LOSS = "own_loss"  # what the user's own loss is called among the figures
+# Names that figures of the user's own may not have.
+FIGURES = {
+    "accuracy", "accuracy_ci95", "balanced_accuracy", "calibration_error",
+    "calibration_error_if_perfect", "design_effect", "expected_calibration_error", "loss",
+    "macro_f1", "num_correct", "num_groups", "num_images", "own_loss", "top5_accuracy",
+    "top5_accuracy_ci95", "without_leaked", "without_seen",
+}  # fmt: skip
 MIXING = {"mixup", "cutmix"}  # augmentations after which targets are (N, K)
 
 PREDICTIONS_HEADER = [
@@ -59,6 +67,7 @@ class Classify(Task):
         augment: preset or mapping, see tintype.augment.
         loss: what is minimised in place of the cross-entropy. It is measured on validation too,
             as the figure `own_loss`.
+        own_metrics: figures of probabilities (N, K) and targets (N,), beside those of the task.
         label_smoothing: part of each target spread evenly over all classes (Szegedy et al. 2016).
         class_weights: None, "balanced" or one weight for each class.
         train_targets: (N,) int64, for balanced class weights.
@@ -88,6 +97,7 @@ class Classify(Task):
         *,
         augment: str | dict | None = None,
         loss: OwnLoss | None = None,
+        own_metrics: OwnMetrics | None = None,
         label_smoothing: float = 0.0,
         class_weights: str | Sequence[float] | None = None,
         train_targets: Tensor | None = None,
@@ -123,6 +133,16 @@ class Classify(Task):
             self.monitors = {**self.monitors, OWN_LOSS: False}
             if train_targets is not None:
                 loss.try_on(self._targets(train_targets[:TRIED]), spec.num_classes)
+
+        self.own_metrics = own_metrics or OwnMetrics((), ())
+        self.own_figures = [*([] if loss is None else [OWN_LOSS]), *self.own_metrics.monitors]
+        self.watched = (*self.watched, *self.own_metrics.monitors)
+        self.monitors = {**self.monitors, **self.own_metrics.monitors}
+        if self.own_metrics and train_targets is not None:
+            drawn = np.random.default_rng(0).dirichlet(
+                np.ones(spec.num_classes), len(train_targets)
+            )
+            self.own_metrics.figures(drawn.astype(np.float32), train_targets.numpy())
 
         # (x / 255 - mean) / std as one multiplication and one addition on 0..255 values.
         mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
@@ -324,7 +344,7 @@ class Classify(Task):
         logits: list[Tensor] = []  # for figures of the user's own, which need all of them
 
         for answers in self._answers(network, source, features=False):
-            if self.own_loss is not None:
+            if self.own_figures:
                 logits.append(answers.logits)
             names = None if groups is None else [groups[int(i)] for i in answers.index]
             targets = source.targets[answers.index].numpy()
@@ -334,9 +354,13 @@ class Classify(Task):
 
     def _own_figures(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the figures of the user's own for logits (N, K) and targets (N,)."""
-        if self.own_loss is None:
-            return {}
-        return {OWN_LOSS: self.own_loss.measure(logits, self._targets(targets))}
+        figures = {}
+        if self.own_loss is not None:
+            figures[OWN_LOSS] = self.own_loss.measure(logits, self._targets(targets))
+        if self.own_metrics:
+            probabilities = self.softmax(logits).numpy()
+            figures |= self.own_metrics.figures(probabilities, targets.numpy())
+        return figures
 
     def _group_names(self, source: ImageSource) -> list[str | None] | None:
         """Return the group of each image, None for one that stands alone; None where all do."""

@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from tintype.own_code import Reference, is_own
-from tintype.tasks.contract.options import ColourOptions, TransferOptions
+from tintype.tasks.contract.options import ColourOptions, MeasuredOptions, TransferOptions
 
 LOSSES = ("cross-entropy",)
 
 DEFAULT = True  # the task of a recipe, a data set or a network that names none
 
 
-class Options(ColourOptions, TransferOptions):
+class Options(ColourOptions, TransferOptions, MeasuredOptions):
     """The settings that classification adds to a recipe."""
 
     new_runs: ClassVar[Mapping[str, Any]] = {"flips": "auto"}

@@ -22,7 +22,7 @@ from tintype.pages.sections import (
 from tintype.pages.verdict import looks, verdict
 from tintype.runs.folder import BY_VALIDATION, without_test
 from tintype.runs.reading import RunFiles
-from tintype.runs.summary import by_groups, with_clean_rows
+from tintype.runs.summary import by_groups, own_rows, with_clean_rows
 from tintype.statistics import rank_correlation
 from tintype.tasks.class_counts import class_names_of, making
 from tintype.tasks.classify import charts, print_charts
@@ -68,7 +68,9 @@ def headline(run: RunFiles) -> Section:
         "by_groups": by_groups(run.splits),
         "chosen": run.evaluation.get("chosen_by_validation"),
         "validation": (run.evaluation.get("validation") or {}).get("text"),
-        "table": _figures_table(shown, tested=not without_test(run.evaluation)),
+        "table": _figures_table(
+            shown, own_rows(run.evaluation, shown), tested=not without_test(run.evaluation)
+        ),
     }
 
     return Section("result", "Result", "classify/headline.html", context)
@@ -138,7 +140,6 @@ LABELS = {
     "balanced_accuracy": ("Balanced accuracy", words.percent),
     "macro_f1": ("Macro F1", words.percent),
     "loss": ("Log loss", words.fixed),
-    "own_loss": ("Own loss", words.fixed),
     "calibration_error": ("Calibration error, debiased", words.percent),
     "expected_calibration_error": ("Expected calibration error", words.percent),
     "calibration_error_if_perfect": ("… of a perfectly calibrated model", words.percent),
@@ -153,7 +154,10 @@ UNTESTED = {
 
 
 def _figures_table(
-    splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True
+    splits: Mapping[str, Mapping[str, Any]],
+    own: Sequence[tuple[str, list[str]]],
+    *,
+    tested: bool = True,
 ) -> dict[str, Any] | None:
     if not splits:
         return None
@@ -165,7 +169,7 @@ def _figures_table(
         for key, (label, as_text) in LABELS.items()
         if any(split.get(key) is not None for split in splits.values())
     ]
-    return {"columns": [split_label(name) for name in splits], "rows": rows}
+    return {"columns": [split_label(name) for name in splits], "rows": [*rows, *own]}
 
 
 def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = True) -> list[Panel]:

@@ -14,10 +14,11 @@ from tintype.models import build_model
 from tintype.models.parts.own import try_out
 from tintype.own_code import is_own
 from tintype.plugins import check_model_is_for
-from tintype.tasks.classify.classifier import Classify
+from tintype.tasks.classify.classifier import FIGURES, Classify
 from tintype.tasks.classify.options import LOSSES
 from tintype.tasks.classify.transfer import transfer
 from tintype.tasks.own_loss import OwnLoss
+from tintype.tasks.own_metrics import OwnMetrics
 
 __all__ = ["Classify", "make", "restore"]
 
@@ -32,6 +33,7 @@ def make(
     seed: int,
     augment: str | dict[str, Any],
     loss: str,
+    metrics: Sequence[str],
     label_smoothing: float,
     class_weights: str | Sequence[float] | None,
     one_hot: bool,
@@ -59,6 +61,7 @@ def make(
         "loss": None
         if loss in LOSSES
         else OwnLoss(loss, device, weighted=splits.train.weights is not None),
+        "own_metrics": OwnMetrics(metrics, FIGURES),
         "label_smoothing": label_smoothing,
         "one_hot": one_hot,
         "class_weights": class_weights,

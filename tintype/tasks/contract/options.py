@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from tintype.own_code import as_list, is_own
 from tintype.recipe import TaskOptions
 
 
@@ -25,6 +26,29 @@ class WeightsOptions(TaskOptions):
         description="Weights to start from: default (downloaded once), a file, an earlier run, or "
         "none (from scratch).",
     )
+
+
+class MeasuredOptions(TaskOptions):
+    """Settings of a task whose answers the user may measure by figures of their own."""
+
+    metrics: list[str] = Field(
+        default=[],
+        description="Figures of your own on validation and test: functions of answers and targets, "
+        "such as my_metrics.py:kappa.",
+    )
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _own_metrics(cls, metrics: Any) -> Any:
+        return as_list(metrics)
+
+    @field_validator("metrics")
+    @classmethod
+    def _references(cls, metrics: list[str]) -> list[str]:
+        for name in metrics:
+            if not is_own(name):
+                raise ValueError(f"expected functions such as my_metrics.py:kappa, got '{name}'")
+        return metrics
 
 
 class TransferOptions(WeightsOptions):

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from tintype.own_code import Reference, is_own
-from tintype.tasks.contract.options import ColourOptions, TransferOptions
+from tintype.tasks.contract.options import ColourOptions, MeasuredOptions, TransferOptions
 
 LOSSES = ("huber", "mse", "mae")
 
 
-class Options(ColourOptions, TransferOptions):
+class Options(ColourOptions, TransferOptions, MeasuredOptions):
     """The settings that regression adds to a recipe."""
 
     needs_test: ClassVar[bool] = False

@@ -18,6 +18,7 @@ from tintype.hardware.device import autocast
 from tintype.models.parts.contracts import StartsFromImages
 from tintype.tasks.losses import check_finite
 from tintype.tasks.own_loss import TRIED, OwnLoss
+from tintype.tasks.own_metrics import OwnMetrics
 from tintype.tasks.regress import conformal, metrics
 from tintype.tasks.regress.objective import (
     SCALE_WEIGHT,
@@ -28,6 +29,13 @@ from tintype.tasks.regress.objective import (
 from tintype.tasks.regress.options import LOSSES
 from tintype.tasks.regress.outcome import summarise
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
+
+# Names that figures of the user's own may not have.
+FIGURES = {
+    "baseline_mae", "bias", "coverage", "intervals", "level", "loss", "mae", "num_groups",
+    "num_images", "per_column", "r2", "relative_mae", "rmse", "seen", "spearman", "without_leaked",
+    "without_seen",
+}  # fmt: skip
 
 # Augmentations that an angle cannot follow. Top to bottom, a picture stands on its head.
 TURNING = ("vertical_flip", "rotate", "affine", "mixup", "cutmix")
@@ -49,7 +57,8 @@ class Regress(Task):
         loss: "mse", "mae" or "huber", or what the recipe calls a loss of the user's own.
         own_loss: that loss, of numbers and targets (N, K) in deviations; without it, as in a model
             that was loaded, the figures are without the loss.
-        train_targets: (N, K), on which it is tried.
+        own_metrics: figures of predictions and targets (N, K), in the user's unit.
+        train_targets: (N, K), on which both are tried.
         level: the part of new images whose number the predictive interval is to hold.
         angle: whether the numbers are angles in the picture.
         augment: preset or mapping, see tintype.augment.
@@ -80,6 +89,7 @@ class Regress(Task):
         deviation: Sequence[float],
         loss: str = "huber",
         own_loss: OwnLoss | None = None,
+        own_metrics: OwnMetrics | None = None,
         train_targets: Tensor | None = None,
         level: float = 0.9,
         angle: bool = False,
@@ -110,6 +120,15 @@ class Regress(Task):
         self.own_loss = own_loss
         if own_loss is not None and train_targets is not None:
             own_loss.try_on(self.standardised(train_targets[:TRIED]), len(self.columns))
+
+        self.own_metrics = own_metrics or OwnMetrics((), ())
+        self.own_figures = list(self.own_metrics.monitors)
+        self.watched = (*self.watched, *self.own_metrics.monitors)
+        self.monitors = {**self.monitors, **self.own_metrics.monitors}
+        if self.own_metrics and train_targets is not None:
+            given = train_targets.double().numpy()
+            off = np.random.default_rng(0).normal(size=given.shape)
+            self.own_metrics.figures(given + off, given)
 
         options = resolve(augment)
         self.mirrored = _mirrored_angles(options) if angle else 0.0
@@ -286,6 +305,7 @@ class Regress(Task):
             figures["loss"] = self.own_loss.measure(numbers, wanted)
         elif self.kind in LOSSES:
             figures["loss"] = float(regression_loss(self.kind, numbers, wanted))
+        figures |= self.own_metrics.figures(details["predictions"], details["targets"])
         return Evaluation(figures, details)
 
     def summarise(

@@ -26,7 +26,7 @@ from tintype.pages.sections import (
 from tintype.pages.verdict import looks, verdict
 from tintype.runs.folder import BY_VALIDATION, without_test
 from tintype.runs.reading import RunFiles
-from tintype.runs.summary import by_groups, with_clean_rows
+from tintype.runs.summary import by_groups, own_rows, with_clean_rows
 from tintype.tasks.regress.answers import read_answers
 from tintype.tasks.regress.charts import Answers, agreement, residuals
 from tintype.tasks.regress.equations import learning
@@ -60,7 +60,7 @@ def headline(run: RunFiles) -> Section:
         "verdict": verdict(run),
         "looks": looks(run),
         "by_groups": by_groups(run.splits),
-        "table": _table(shown),
+        "table": _table(shown, own_rows(run.evaluation, shown)),
         "columns": _by_column(main),
         "digits": in_digits,
     }
@@ -71,7 +71,9 @@ def _columns(run: RunFiles) -> list[str]:
     return [str(name) for name in run.evaluation.get("columns") or ["number"]]
 
 
-def _table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+def _table(
+    splits: Mapping[str, Mapping[str, Any]], own: Sequence[tuple[str, list[str]]]
+) -> dict[str, Any] | None:
     if not splits:
         return None
 
@@ -84,7 +86,7 @@ def _table(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
         rows.append(("95 % interval", [_interval(split.get(f"{key}_ci95")) for split in each]))
     rows.append(("Rank correlation (Spearman)", [in_digits(split["spearman"]) for split in each]))
 
-    return {"columns": [split_label(name) for name in splits], "rows": rows}
+    return {"columns": [split_label(name) for name in splits], "rows": [*rows, *own]}
 
 
 def _by_column(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:

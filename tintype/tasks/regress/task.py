@@ -18,8 +18,9 @@ from tintype.models.parts.own import try_out
 from tintype.own_code import is_own
 from tintype.plugins import check_model_is_for
 from tintype.tasks.own_loss import OwnLoss
+from tintype.tasks.own_metrics import OwnMetrics
 from tintype.tasks.regress.options import LOSSES
-from tintype.tasks.regress.regressor import Regress
+from tintype.tasks.regress.regressor import FIGURES, Regress
 
 TARGETS = ("numbers",)
 
@@ -43,6 +44,7 @@ def make(
     seed: int,
     augment: str | dict[str, Any],
     loss: str,
+    metrics: Sequence[str],
     level: float,
     angle: bool,
     normalise: str | None,
@@ -78,6 +80,7 @@ def make(
     settings: dict[str, Any] = {
         "columns": columns, "mean": mean, "deviation": deviation, "loss": loss, "level": level,
         "angle": angle, "augment": augment, "dtype": dtype,
+        "own_metrics": OwnMetrics(metrics, FIGURES),
         "own_loss": None if loss in LOSSES else OwnLoss(loss, device, weighted=weighted),
         "train_targets": splits.train.targets,
     }  # fmt: skip
