@@ -726,3 +726,34 @@ def test_a_run_on_paths_needs_nothing_again(rows, tmp_path, short_reports):
     assert again["accuracy"] == run.metrics["test"]["accuracy"]
     moved = tt.load(run.path.rename(tmp_path / "moved"))
     assert moved.evaluate(split="val")["accuracy"] == moved.metrics["val"]["accuracy"]
+
+
+# ---- other verbs --------------------------------------------------------------------------------
+
+
+def test_data_in_memory_are_audited(rows):
+    found = tt.audit((np.concatenate([X[:300], X[:2]]), [*y[:300], *y[:2]]), verbose=False)
+    assert found.num_images == 302
+    assert any(finding.kind == "copies" for finding in found.findings)
+    paths, labels = rows
+    assert tt.audit((paths, labels), labels=False, verbose=False).num_images == 120
+
+
+def test_a_study_of_data_in_memory_is_one_of_this_process(tmp_path, short_reports):
+    asked = {"recipe": "digits", "vary": {"lr": [0.01, 0.1]}, "seeds": 1}
+    said = {"data": (X[:300], y[:300]), "out": tmp_path, "name": "rates", "verbose": False}
+    settings = {"model": "ann", "steps": 2, "device": "cpu", "threads": 1}
+    with pytest.raises(UserError, match="data in memory are those of this process alone"):
+        tt.study(asked, workers=2, **said, **settings)
+    study = tt.study(asked, **said, **settings)
+    assert not study.failures()
+    assert study.runs()[0].read("data.json")["name"] == "arrays"
+
+
+def test_settings_are_tuned_on_data_in_memory(tmp_path, short_reports):
+    pytest.importorskip("optuna")
+    tuning = tt.tune(
+        (X[:300], y[:300]), trials=1, seeds=0, out=tmp_path, verbose=False, model="ann", steps=2,
+        device="cpu", search={"lr": [0.01, 0.1]},
+    )  # fmt: skip
+    assert tuning.path.name == "arrays-tune"

@@ -33,10 +33,11 @@ def plan(
 ) -> Prepared:
     """Resolve and check everything that `train` would do, and stop there (`--dry-run`)."""
     from tintype.data.cache import DRY_RUN_BYTES, writing_at_most
+    from tintype.data.memory import given
     from tintype.training import run
 
     watcher = display_for(watcher, verbose)
-    what, fields = _with_data(what, changes, splits, sample_weight)
+    what, fields = given(what, changes, splits, sample_weight)
     what = "digits" if what is None else what
     with writing_at_most(DRY_RUN_BYTES):
         return run.plan(what, watcher, verbose=bool(verbose), **fields)
@@ -99,6 +100,7 @@ def train(
         UserError: a mistake that can be mended; the message says how.
         Interrupted: stopped by a signal; `resume` goes on.
     """
+    from tintype.data.memory import given
     from tintype.watching import as_watchers
 
     if trust is not None:
@@ -107,7 +109,7 @@ def train(
     own_watchers = as_watchers(watchers)
     command = command or _python_call(what, changes)
     with silence(verbose):
-        what, fields = _with_data(what, changes, splits, sample_weight, resumed=resume is not None)
+        what, fields = given(what, changes, splits, sample_weight, resumed=resume is not None)
         if resume is not None:
             return _resumed(resume, watcher, own_watchers, command, what, name, fields)
 
@@ -169,36 +171,6 @@ def _resumed(
         )
     folder = run.resume(resume, watcher, command=command, watchers=watchers, **fields)
     return Run(folder.path)
-
-
-def _with_data(
-    what: Any,
-    changes: Mapping[str, Any],
-    splits: Any,
-    sample_weight: Any,
-    *,
-    resumed: bool = False,
-) -> tuple[Any, dict[str, Any]]:
-    """Return what to train and the fields of its recipe, with a reference to images in memory.
-
-    The arguments are those of `train`; `resumed` says that a run goes on, which has a recipe.
-    """
-    from tintype.data.memory import fields_of, is_memory
-
-    settings = dict(changes)
-    data = settings.pop("data", None)
-    said = {name: settings.pop(name, None) for name in ("groups", "data_root")}
-    if isinstance(settings.get("columns"), Mapping):
-        said["columns"] = settings.pop("columns")
-    if what is not None and not isinstance(what, Recipe | str | Path):
-        if data is not None:
-            raise UserError("the images are given twice, first and as data=. Give them once.")
-        what, data = None, what
-
-    settings |= fields_of(data, splits=splits, sample_weight=sample_weight, **said)
-    if what is None and is_memory(data) and not resumed:
-        what = settings.pop("data")
-    return what, settings
 
 
 def _python_call(what: Any, changes: Mapping[str, Any]) -> str:

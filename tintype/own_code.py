@@ -163,6 +163,11 @@ def give(thing: Any, name: str = "") -> str:
     return reference
 
 
+def is_in_python(name: str) -> bool:
+    """Return whether a name is the reference of an object that was given in Python."""
+    return name.startswith(IN_PYTHON)
+
+
 def is_given(reference: str) -> bool:
     """Return whether this process has the object of a reference."""
     return reference in _given

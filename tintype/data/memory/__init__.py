@@ -24,11 +24,12 @@ from tintype.data.memory.labels import cells_of, groups_of, splits_of, weights_o
 from tintype.data.memory.pictures import Pixels, fitted, looks_of
 from tintype.data.memory.reading import Read, read
 from tintype.data.memory.tables import Table, is_frame, table_of
-from tintype.data.sets.folder import Photo
+from tintype.data.sets.folder import Found, Photo
 from tintype.data.source import Images
 from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.progress import Progress
+from tintype.recipe import Recipe
 
 DIGEST = 6  # bytes, of a hash in a reference
 
@@ -212,12 +213,55 @@ def fields_of(
     return fields if data is None else {"data": str(data), **fields}
 
 
+def given(
+    what: Any,
+    changes: Mapping[str, Any],
+    splits: Any = None,
+    sample_weight: Any = None,
+    *,
+    resumed: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """Return what a verb was given first, and fields of a recipe, without objects in memory.
+
+    Args:
+        what: a recipe's name or file, a data set's name, a folder, a Recipe, or images in memory.
+        changes: fields of the recipe, with images in memory as `data`, and `groups` and `columns`
+            for them.
+        splits: see `fields_of`.
+        sample_weight: see `fields_of`.
+        resumed: whether a run goes on, which has a recipe of its own.
+
+    Raises:
+        UserError: as in `fields_of`.
+    """
+    fields = dict(changes)
+    data = fields.pop("data", None)
+    said = {name: fields.pop(name, None) for name in ("groups", "data_root")}
+    if isinstance(fields.get("columns"), Mapping):
+        said["columns"] = fields.pop("columns")
+    if what is not None and not isinstance(what, Recipe | str | Path):
+        if data is not None:
+            raise UserError("the images are given twice, first and as data=. Give them once.")
+        what, data = None, what
+
+    fields |= fields_of(data, splits=splits, sample_weight=sample_weight, **said)
+    if what is None and is_memory(data) and not resumed:
+        what = fields.pop("data")
+    return what, fields
+
+
 def _names_a_column(text: str, data: Any) -> bool:
     """Return whether a text is the name of a column of data in memory."""
     columns = getattr(data, "columns", None) if is_frame(data) else None
     if columns is None and isinstance(data, HuggingFace):
         columns = data.column_names
     return columns is not None and text in list(columns)
+
+
+def listed_in(reference: str, data_root: str | None) -> Found | None:
+    """Return the photos that a reference lists by their paths, None where it has pixels."""
+    table = own_code.find(reference, "data", "data") if own_code.is_given(reference) else None
+    return table.found(data_root, CLASSES) if isinstance(table, Table) else None
 
 
 def write_down(run: Path, reference: str, target: TargetKind) -> None:

@@ -15,7 +15,7 @@ from tintype.data.decode import Resize
 from tintype.data.layout import listed
 from tintype.data.memory.labels import text_of
 from tintype.data.sets.csv_file import COLUMNS, find_in_rows
-from tintype.data.sets.folder import read_photos
+from tintype.data.sets.folder import Found, read_photos
 from tintype.data.source import Images
 from tintype.data.targets import TargetKind
 from tintype.errors import UserError
@@ -69,21 +69,24 @@ class Table:
         target: TargetKind,
     ) -> Images:
         """Return every photo of the table, as a CSV file gives them."""
-        header = self.header(target)
-        cells = zip(*self.columns.values(), strict=True)
-        rows = [(i, dict(zip(header, row, strict=True))) for i, row in enumerate(cells)]
-        root = data_root or self.root
-        found = find_in_rows(
-            header, rows, Path(self.name), [Path(root).expanduser() if root else Path()], target
-        )
         return read_photos(
-            found,
+            self.found(data_root, target),
             self.name,
             image_size=image_size,
             channels=channels,
             resize=resize,
             progress=progress,
             target=target,
+        )
+
+    def found(self, data_root: str | None, target: TargetKind) -> Found:
+        """List its photos."""
+        header = self.header(target)
+        cells = zip(*self.columns.values(), strict=True)
+        rows = [(i, dict(zip(header, row, strict=True))) for i, row in enumerate(cells)]
+        root = data_root or self.root
+        return find_in_rows(
+            header, rows, Path(self.name), [Path(root).expanduser() if root else Path()], target
         )
 
     def write(self, path: Path, target: TargetKind) -> None:

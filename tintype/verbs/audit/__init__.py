@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from tintype.calls import public
+from tintype.data.memory import fields_of
 from tintype.data.plain_features import plain_features
 from tintype.data.targets import Classes
 from tintype.errors import UserError
+from tintype.own_code import is_in_python
 from tintype.progress import Progress, working
 from tintype.verbs.audit import findings as checks
 from tintype.verbs.audit.files import Inspected, inspect
@@ -151,9 +153,10 @@ class Audit:
 
 @public(hint="Its page: tt.audit(...).write_html(FILE).")
 def audit(
-    data: str | Path,
+    data: Any,
     *,
     data_root: str | None = None,
+    columns: Mapping[str, str] | None = None,
     labels: bool = True,
     features: np.ndarray | Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
@@ -166,9 +169,11 @@ def audit(
     bounded.
 
     Args:
-        data: a data set's name, a folder of photos or a CSV file, as `train` takes them.
+        data: a data set's name, a folder of photos, a CSV file, or images in memory, as `train`
+            takes them.
         data_root: a folder that holds the data set's files already, or where the paths of a CSV
             begin.
+        columns: what the columns of data in memory are called, see `train`.
         labels: also look for labels that seem wrong, which takes the most time.
         features: for the labels, in place of simple ones: (N, F) in the order of `Audit.names`, or
             {name: (F,)}.
@@ -180,8 +185,9 @@ def audit(
     Raises:
         UserError: there is no such data, it holds no image, or the features do not fit.
     """
+    fields = fields_of(data, columns=columns, data_root=data_root)
     with working(verbose, progress) as report:
-        return _audit(str(data), data_root, labels, features, seed, report)
+        return _audit(fields["data"], fields.get("data_root"), labels, features, seed, report)
 
 
 def _audit(
@@ -216,7 +222,7 @@ def _audit(
     ]
     return Audit(
         data=inspected.name,
-        source=data,
+        source=inspected.name if is_in_python(data) else data,
         num_images=len(inspected),
         names=inspected.names,
         classes=_classes(inspected),

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tintype import plugins
-from tintype.data import locate
+from tintype.data import locate, memory
 from tintype.data.decode import FORMATS, Unreadable, decode, quiet_pillow, read_header
 from tintype.data.duplicates import THUMBNAIL, thumbnails
 from tintype.data.opening import shadowed
@@ -101,6 +101,8 @@ def inspect(data: str, data_root: str | None = None, progress: Progress | None =
     """
     module, name = locate(data)
     path = Path(data).expanduser()
+    if (listed := memory.listed_in(data, data_root)) is not None:
+        return _inspect_photos(listed, name, name, progress)
     if module is plugins.find("data", "folder"):
         return _inspect_photos(module.find_photos(path), name, data, progress)
     if module is plugins.find("data", "csv-file"):

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype.calls import public
+from tintype.data.memory import given
 from tintype.errors import UserError
 from tintype.files.names import check_name
 from tintype.hardware.device import Choice, num_cores
 from tintype.notebook import frame_of
+from tintype.own_code import is_in_python
 from tintype.plugins import study_names
 from tintype.progress import Watcher, display_for, silence
 from tintype.runs.folder import RunFolder
@@ -214,6 +216,7 @@ def study(
         Interrupted: stopped by a signal; the same call goes on.
     """
     watcher = display_for(watcher, verbose)
+    _, changes = given(None, changes, resumed=True)
     declaration = declare(what)
     path = (
         Path(str(what)) if _is_folder(what) else Path(out) / _folder_name(name or declaration.name)
@@ -232,6 +235,11 @@ def study(
     if workers < 1:
         raise UserError(f"workers is {workers}. Expected a number from 1 on.")
 
+    if workers > 1 and any(is_in_python(run.recipe.data) for run in declaration.runs()):
+        raise UserError(
+            "data in memory are those of this process alone. Leave workers out, or write the "
+            "images into a folder."
+        )
     _refuse_more_threads_than_cores(declaration, path, workers)
     with silence(verbose):
         return run_study(declaration, path, watcher=watcher, workers=workers, command=command)

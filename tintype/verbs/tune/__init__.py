@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tintype import own_code
 from tintype.calls import public
+from tintype.data.memory import given
 from tintype.errors import Interrupted, UserError
 from tintype.files.bounded import refuse_ways_out
 from tintype.progress import Watcher, display_for, duration, silence
@@ -44,7 +46,7 @@ FEWEST_TO_PRUNE = 4  # trials that run to the end before one may be stopped earl
 
 @public()
 def tune(
-    what: str | Path | Recipe,
+    what: Any,
     *,
     trials: int | None = None,
     time: str | None = None,
@@ -62,8 +64,8 @@ def tune(
     They are retrained with seeds that no trial had.
 
     Args:
-        what: a recipe's name or file, a data set's name, a folder of images, a Recipe; or the
-            folder of a tuning.
+        what: a recipe's name or file, a data set's name, a folder of images, a Recipe, images in
+            memory as `train` takes them; or the folder of a tuning.
         trials: how many in all, on all machines together; 20 where no time is given.
         time: begin no trial after this, as in 30m.
         storage: URL of a database that several machines share; by default SQLite in the folder.
@@ -102,6 +104,7 @@ def _tune(
 ) -> Tuning:
     """Search and retrain; the arguments are those of `tune`."""
     import_optuna()
+    what, changes = given(what, changes)
     if trials is not None and trials < 1:
         raise UserError(f"trials is {trials}. Expected a number from 1 on.")
     if seeds < 0:
@@ -174,6 +177,8 @@ def _asked(
         (what, "recipe") if isinstance(what, Recipe) else (resolve(str(what))[0], str(what))
     )
     recipe = recipe.replace(**changes)
+    if own_code.is_in_python(label):
+        label = own_code.plain_name(label)
     path = out / (name or f"{Path(label).stem}-tune")
     if not (path / "tune.yaml").exists() and is_occupied(path, but_for=["optuna.db"]):
         raise UserError(f"{path} is there already and is not a tuning. Choose another --name.")
