@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import pickle
+import shutil
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +18,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import classification_report, confusion_matrix
 from torch import nn
 
+import tintype
 from tintype import api
 from tintype.errors import UserError
+from tintype.tables import ConfusionMatrix, Figures, Table
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.restoring import load_task_of
 
@@ -149,8 +155,6 @@ def test_one_image_after_another_opens_the_model_once(copied_run, digits, openin
 
 
 def test_a_model_that_was_written_again_is_seen(copied_run, kinds, digits, openings):
-    import shutil
-
     before, network = copied_run.predict_proba(digits[0]), copied_run.model
     for name in ("model.json", "model.safetensors"):
         (copied_run.path / name).unlink()
@@ -327,3 +331,119 @@ def test_a_prediction_is_shown_in_a_line(kinds, digits):
     assert repr(answer).startswith(f"Prediction('image': {answer.top1} {answer.confidence:.1%}, ")
     assert len(repr(answer)) < 80
     assert answer.thumbnail.shape == (8, 8, 1)
+
+
+# ---- figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_plain_objects_with_frames(kinds):
+    run = kinds["digits"]
+    assert run.metrics == run.read("evaluation.json")["splits"]
+    assert json.loads(json.dumps(run.metrics)) == run.metrics
+    pandas = pytest.importorskip("pandas")
+    frame = run.metrics.frame()
+    assert list(frame.index) == ["train", "val", "test"]
+    assert all(pandas.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes)
+    test = run.metrics["test"]
+    assert frame.loc["test", ["accuracy_low", "accuracy_high"]].tolist() == test["accuracy_ci95"]
+    assert frame.loc["test", "accuracy"] == test["accuracy"]
+
+    assert len(run.history.frame()) == len(run.history)
+    assert run.history.frame()["loss"].dtype == float
+
+
+def test_the_confusion_matrix_and_the_classes_agree_with_scikit_learn(kinds):
+    run = kinds["digits"]
+    rows = [row for row in run.read_table("predictions.csv") if row["split"] == "test"]
+    truth, answers = ([row[key] for row in rows] for key in ("target", "prediction"))
+    matrix = run.confusion_matrix
+    expected = confusion_matrix(truth, answers, labels=list(run.class_names))
+    np.testing.assert_array_equal(matrix, expected)
+    assert matrix.trace() == run.metrics["test"]["num_correct"]
+
+    report: Any = classification_report(truth, answers, output_dict=True, zero_division=0)
+    pytest.importorskip("pandas")
+    frame = run.per_class.frame().set_index("name")
+    for name in run.class_names:
+        for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert frame.loc[name, ours] == pytest.approx(report[name][theirs])
+    assert {"recall_low", "recall_high"} <= set(frame.columns)
+
+    of_classes = matrix.frame()
+    assert of_classes.index.name == "true class"
+    assert of_classes.columns.name == "answer"
+    np.testing.assert_array_equal(of_classes.loc["3"], expected[3])
+
+
+def test_a_run_without_classes_has_no_confusion_matrix(kinds):
+    for use in (lambda: kinds["sharp"].confusion_matrix, lambda: kinds["sharp"].per_class):
+        with pytest.raises(UserError, match=r"whose answers are no classes\. .* run\.metrics"):
+            use()
+
+
+def test_frames_say_that_pandas_is_missing(kinds, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    for figures in (kinds["digits"].metrics, kinds["digits"].confusion_matrix):
+        with pytest.raises(UserError, match=r"a frame needs pandas, .* pip install pandas"):
+            figures.frame()
+
+
+def test_names_of_classes_are_escaped_in_tables():
+    matrix = ConfusionMatrix.of([[1, 0], [0, 2]], ["<script>", "b&c"])
+    for table in (matrix, Table([{"name": "<script>", "f1": None}])):
+        assert "&lt;script&gt;" in table._repr_html_()
+        assert "<script" not in table._repr_html_()
+    assert matrix[0]._repr_html_().startswith("<pre>")
+    assert Figures({"test": {"accuracy": 0.98765, "per": [1]}})._repr_html_().count("<td") == 2
+
+
+# ---- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_a_folder_are_listed_and_deleted(tmp_path, kinds, tiny):
+    for name, kind in (("one", "digits"), ("two", "cnn")):
+        shutil.copytree(kinds[kind].path, tmp_path / name)
+    begun = api.Run.create(tmp_path, "begun", exact=True, recipe=tiny())
+    found = tintype.runs(tmp_path)
+    assert sorted(run.name for run in found) == ["begun", "one", "two"]
+    assert all(isinstance(run, api.Run) for run in found)
+    assert "one    finished" in repr(found)
+    pytest.importorskip("pandas")
+    frame = found.frame().set_index("name")
+    assert frame.loc["one", "test_accuracy"] == kinds["digits"].metrics["test"]["accuracy"]
+    assert "finished" in found._repr_html_()
+
+    for run in found:
+        run.delete()
+    assert list(tmp_path.iterdir()) == []
+    assert tintype.runs(tmp_path) == []
+    assert repr(tintype.runs(tmp_path / "none")) == f"no runs in {tmp_path / 'none'}"
+    with pytest.raises(UserError, match="is not a run folder, so nothing was deleted"):
+        begun.delete()
+
+
+def test_what_is_no_run_or_is_being_trained_is_not_deleted(tmp_path, copied_run):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("kept", encoding="utf-8")
+    with pytest.raises(UserError, match="is not a run folder"):
+        api.Run(tmp_path / "notes").delete()
+    with copied_run.locked(), pytest.raises(UserError, match="is being trained"):
+        api.Run(copied_run.path).delete()
+    packed = tintype.load(copied_run.pack(tmp_path / "packed.zip"))
+    with pytest.raises(UserError, match="was unpacked from a file"):
+        packed.delete()
+    (tmp_path / "link").symlink_to(copied_run.path)
+    with pytest.raises(UserError, match="is a link"):
+        api.Run(tmp_path / "link").delete()
+    assert copied_run.predict(np.zeros((8, 8), np.uint8)).top1
+    assert (tmp_path / "notes" / "a.txt").exists()
+
+
+def test_dir_of_a_run_shows_what_a_user_may_use(kinds):
+    shown = {name for name in dir(kinds["digits"]) if not name.startswith("_")}
+    assert {"model", "predict", "embed", "metrics", "delete", "path", "name", "read"} <= shown
+    hidden = {"create", "set_status", "write_recipe", "refuse_taken", "locked", "write"}
+    assert not shown & hidden
+    for name in shown - {"model", "own_code"}:
+        documented = getattr(type(kinds["digits"]), name, None)
+        assert name == "path" or documented.__doc__, f"{name} says what it is"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tintype.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from tintype.api import Run, load, train
+    from tintype.api import Run, load, runs, train
     from tintype.errors import StopTraining, UserError
     from tintype.estimators import TintypeClassifier, TintypeRegressor
     from tintype.recipe import Recipe
@@ -46,6 +46,7 @@ _WHERE = {
     "audit": "tintype.verbs.audit",
     "compare": "tintype.verbs.compare",
     "load": "tintype.api",
+    "runs": "tintype.api",
     "serve": "tintype.verbs.serve.server",
     "study": "tintype.verbs.study",
     "train": "tintype.api",
@@ -66,6 +67,7 @@ __all__ = [
     "audit",
     "compare",
     "load",
+    "runs",
     "serve",
     "study",
     "train",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -13,13 +14,16 @@ from tintype.errors import UserError
 from tintype.progress import Watcher, display_for, silence
 from tintype.recipe import Recipe
 from tintype.recipe_fields import RecipeFields
+from tintype.tables import Table
 from tintype.verbs.run import Run
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from tintype.training.prepare import Prepared
     from tintype.watching import OneWatcher
 
-__all__ = ["Run", "load", "plan", "train"]
+__all__ = ["Run", "Runs", "load", "plan", "runs", "train"]
 
 
 def plan(
@@ -149,6 +153,58 @@ def load(folder: str | Path, *, trust: Any = None) -> Run:
     if trust is not None:
         own_code.trust(trust)
     return Run.open(folder)
+
+
+class Runs(list[Run]):
+    """The runs of a folder, the newest first, as a list.
+
+    Attributes:
+        folder: where they are.
+    """
+
+    def __init__(self, runs: Iterable[Run], folder: Path) -> None:
+        super().__init__(runs)
+        self.folder = folder
+
+    def table(self) -> Table:
+        """Return what is known of each run: name, state, data, model and figures."""
+        from tintype.runs.catalogue import list_runs
+
+        facts = {each["name"]: each for each in list_runs(self.folder)}
+        return Table(facts[name] for name in map(self._name, self) if name in facts)
+
+    def frame(self) -> DataFrame:
+        """Return the table as a pandas frame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return self.table().frame()
+
+    def _name(self, run: Run) -> str:
+        return run.path.relative_to(self.folder).as_posix()
+
+    def __repr__(self) -> str:
+        if not self:
+            return f"no runs in {self.folder}"
+        width = max(len(self._name(run)) for run in self)
+        lines = [f"{self._name(run):{width}}  {run.status.get('state', 'empty')}" for run in self]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_() if self else f"<p>{html.escape(repr(self))}</p>"
+
+
+@public(hint="Expected tintype.runs(FOLDER).")
+def runs(folder: str | Path = "runs") -> Runs:
+    """Return the runs of a folder, and those of its studies, the newest first.
+
+    `runs().frame()` is a pandas frame with their settings and figures.
+    """
+    from tintype.runs.catalogue import run_folders
+
+    path = Path(folder)
+    return Runs((Run(each.path) for each in run_folders(path)), path)
 
 
 def _resumed(

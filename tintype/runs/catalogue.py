@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from tintype.data.cache import cache_folder
 from tintype.errors import UserError, unknown_name
 from tintype.files.bounded import is_temporary, refuse_link_out
 from tintype.files.yaml_files import parse_yaml
@@ -81,6 +84,30 @@ def list_runs(
     shown = dict.fromkeys([*COLUMNS, *networks, *figures, *named])
 
     return [{name: facts[name] for name in shown if name in facts} for _, facts in kept]
+
+
+def delete_run(run: RunFolder) -> None:
+    """Delete a run folder; it vanishes from the list of runs before its files go.
+
+    Raises:
+        UserError: it is no run folder, is being trained, or cannot be deleted.
+    """
+    path = run.path
+    if path.is_symlink():
+        raise UserError(f"{path} is a link. Delete the folder that it leads to, {path.resolve()}.")
+    if not (path / "recipe.yaml").is_file():
+        raise UserError(f"{path} is not a run folder, so nothing was deleted.")
+    if path.resolve().is_relative_to((cache_folder() / "packed").resolve()):
+        raise UserError(f"{path} was unpacked from a file. Delete that file instead.")
+
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with run.locked():
+            pass
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise UserError(f"{path} cannot be deleted: {error.strerror or error}.") from None
 
 
 def run_folders(folder: Path) -> list[RunFolder]:

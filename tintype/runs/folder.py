@@ -154,6 +154,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
+        """The name of the run: that of its folder."""
         return self.path.resolve().name
 
     @property

@@ -11,6 +11,7 @@ from tintype.errors import UserError
 from tintype.plugins import find_part
 from tintype.progress import Progress, working
 from tintype.runs.folder import RunFolder
+from tintype.tables import ConfusionMatrix, Figures, Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 MODEL_FILES = ("model.json", "model.safetensors")
+# What a user may use of the folder itself.
+FOR_USERS = ("name", "path", "read", "read_table", "recipe", "status")
 BATCH_SIZE = 64  # images that are computed at once unless a caller says otherwise
 
 T = TypeVar("T")
@@ -47,6 +50,23 @@ class Run(RunFolder):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Run.__init__(self, state["path"])
+
+    def __dir__(self) -> list[str]:
+        """List what a user may use; how a run folder is written is no part of it."""
+        inherited = [name for name in super().__dir__() if name.startswith("_")]
+        own = [name for name in vars(Run) if not name.startswith("_")]
+        return sorted({*inherited, *own, *FOR_USERS})
+
+    def delete(self) -> None:
+        """Delete the run folder with all that is in it, without asking.
+
+        Raises:
+            UserError: it is no run folder, is being trained, or cannot be deleted.
+        """
+        from tintype.runs.catalogue import delete_run
+
+        self.close()
+        delete_run(self)
 
     def close(self) -> None:
         """Forget the loaded model, so that its memory is free again; the next call loads it."""
@@ -210,23 +230,61 @@ class Run(RunFolder):
         return predictor
 
     @property
-    def metrics(self) -> dict[str, Any]:
-        """The figures of the splits "train", "val" and "test".
+    def metrics(self) -> Figures:
+        """The figures of the splits "train", "val" and "test", as a dictionary.
 
-        They are accuracy, accuracy_ci95, loss, num_images and more.
+        They are accuracy, accuracy_ci95, loss, num_images and more: `metrics["test"]["accuracy"]`.
+        `metrics.frame()` is a pandas frame of them.
 
         Raises:
             UserError: the run has not been measured yet.
         """
-        return self.read("evaluation.json")["splits"]
+        return Figures(self.read("evaluation.json")["splits"])
 
     @property
-    def history(self) -> list[dict[str, float | None]]:
-        """metrics.csv as a list of rows; a figure that was not measured in a row is None."""
-        return [
+    def per_class(self) -> Table:
+        """Precision, recall, F1 and support of each class, as a list of dictionaries.
+
+        They are of the test split, or of validation where the run has no test part.
+        `per_class.frame()` is a pandas frame of them.
+
+        Raises:
+            UserError: the run has not been measured yet, or knows no classes.
+        """
+        return Table(self._by_split("per_class"))
+
+    @property
+    def confusion_matrix(self) -> ConfusionMatrix:
+        """How often images of each class (rows) got each answer (columns), an array (K, K).
+
+        It is of the test split, or of validation where the run has no test part.
+        `confusion_matrix.frame()` is a pandas frame of it.
+
+        Raises:
+            UserError: the run has not been measured yet, or knows no classes.
+        """
+        return ConfusionMatrix.of(self._by_split("confusion"), self.class_names)
+
+    @property
+    def history(self) -> Table:
+        """metrics.csv as a list of rows; a figure that was not measured in a row is None.
+
+        `history.frame()` is a pandas frame of it.
+        """
+        return Table(
             {k: float(v) if v else None for k, v in row.items()}
             for row in self.read_table("metrics.csv")
-        ]
+        )
+
+    def _by_split(self, what: str) -> Any:
+        by_split = self.read("evaluation.json").get(what) or {}
+        found = next((by_split[split] for split in ("test", "val") if split in by_split), None)
+        if found is None:
+            raise UserError(
+                f"{self.path} is a run of task {self.recipe.task}, whose answers are no classes. "
+                "Its figures are in run.metrics."
+            )
+        return found
 
     @overload
     def predict(
