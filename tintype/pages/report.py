@@ -34,6 +34,7 @@ FILES = (
     "predictions.csv",
     "model.json",
     "model.safetensors",
+    "graph.onnx",
 )
 
 

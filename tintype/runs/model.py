@@ -23,6 +23,7 @@ from tintype.models.parts.backbone import backbone_parts, make_head
 from tintype.own_code import is_own
 from tintype.runs import code
 from tintype.runs.folder import RunFolder
+from tintype.runs.graph import has_graph, open_graph
 from tintype.runs.shapes import FORMAT, MISFIT
 
 # of networks that are built beside the one in the file, and of heads that are exchanged
@@ -92,11 +93,17 @@ def save_model(run: RunFolder, network: nn.Module, description: dict[str, Any]) 
     run.write("model.json", description)
 
 
-def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpec, dict[str, Any]]:
+def load_model(
+    run: RunFolder, device: torch.device, *, whole: bool = False
+) -> tuple[nn.Module, DataSpec, dict[str, Any]]:
     """Return the network in eval mode, what it expects of images, and model.json.
 
+    The network of a run with the user's own code, which is not trusted here, is one that computes
+    the run's graph (`GraphNetwork`), unless it is asked for as a `whole`, with layers and weights.
+
     Raises:
-        UserError: a file is missing or broken, or was written by a newer tintype.
+        UserError: a file is missing or broken, or was written by a newer tintype; or the network
+            needs code that is not trusted.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -114,6 +121,11 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
         fingerprint="",
         white=how.get("white"),
     )
+    rows = _rows_of_network(description)
+    if rows and not whole and not code.is_trusted(rows) and has_graph(run.path):
+        network = open_graph(run.path, (spec.channels, spec.height, spec.width), rows)
+        return network.eval(), spec, description
+
     try:
         network = _network(description, spec, run.path / "model.safetensors")
     except MISFIT as error:  # options that the architecture does not take
@@ -136,6 +148,11 @@ def load_model(run: RunFolder, device: torch.device) -> tuple[nn.Module, DataSpe
     return network.eval(), spec, description
 
 
+def _rows_of_network(description: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the code that the network alone needs; a loss, say, is of no use to a finished one."""
+    return [row for row in code.rows_of(description) if row["field"] == "model"]
+
+
 def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.Module:
     """Return the network that model.json describes, with random weights.
 
@@ -144,7 +161,7 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
         weights. UserError: there is no such model.
     """
     name, options = description["architecture"]["name"], description["architecture"]["options"]
-    with code.trusted(weights.parent, code.rows_of(description)):
+    with code.trusted(weights.parent, _rows_of_network(description)):
         if not is_own(name):
             _refuse_far_larger(name, options, spec, weights)
         network = build_model(name, spec, options, seed=0)

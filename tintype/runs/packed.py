@@ -23,6 +23,8 @@ FILES = (
     "recipe.yaml",
     "model.json",
     "model.safetensors",
+    "graph.onnx",
+    "code.json",
     "data.json",
     "evaluation.json",
     "status.json",
@@ -38,6 +40,7 @@ FILES = (
     "MODEL_CARD.md",
 )
 NEEDED = ("recipe.yaml", "model.json", "model.safetensors")
+CODE = re.compile(r"code/[A-Za-z0-9_]{1,100}\.py")  # text, which is not run
 SAMPLE = re.compile(r"samples/[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}\.(png|json)")
 
 MOST_ENTRIES = 5_000
@@ -49,8 +52,8 @@ PIECE = 1 << 20
 
 def may_hold(name: str) -> bool:
     """Return whether a run folder may hold a file of this name (relative, with "/")."""
-    sample = SAMPLE.fullmatch(name) is not None and not is_device(name.removeprefix("samples/"))
-    return name in FILES or sample
+    further = any(kind.fullmatch(name) for kind in (SAMPLE, CODE))
+    return name in FILES or (further and not is_device(name.partition("/")[2]))
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
@@ -198,10 +201,13 @@ def pack(folder: Path, target: Path) -> int:
         )
     refuse_ways_out(folder)
     files = [name for name in FILES if (folder / name).is_file()]
-    samples = sorted(
-        f"samples/{path.name}" for path in (folder / "samples").glob("*") if path.is_file()
+    further = sorted(
+        f"{inside}/{path.name}"
+        for inside in ("code", "samples")
+        for path in (folder / inside).glob("*")
+        if path.is_file()
     )
-    files += [name for name in samples if may_hold(name)]
+    files += [name for name in further if may_hold(name)]
 
     partial = temporary_for(target)
     try:

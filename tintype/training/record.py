@@ -18,8 +18,10 @@ from tintype.errors import UserError
 from tintype.files.whole import written_whole
 from tintype.hardware.arithmetic import differences, facts, processor, recorded
 from tintype.hardware.device import Choice
+from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import PHOTOS_FILE, RunFolder
+from tintype.runs.graph import MOST_IMAGES, keep_graph
 from tintype.tasks.task import Task
 from tintype.training.measure import typical_images
 from tintype.training.prepare import Prepared
@@ -182,6 +184,19 @@ def record_photos(run: RunFolder, splits: DataSplits) -> None:
     if all(isinstance(source, StoredSource) for source in sources.values()):
         with written_whole(run.path / PHOTOS_FILE) as temporary:
             identify(sources).save(temporary)
+
+
+def record_graph(run: RunFolder, task: Task, splits: DataSplits, watcher: Watcher) -> None:
+    """Keep the network as a graph where it can be, so that the run opens without the user's code."""
+    source = splits.val if len(splits.val) else splits.train
+    some = source.take(torch.arange(min(len(source), MOST_IMAGES))).images
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1) for values in (task.spec.mean, task.spec.std)
+    )
+    choice = keep_graph(run.path, task.result(), (some.cpu().float() / 255 - mean) / std)
+
+    watcher.note(str(choice))
+    replace_choice(run, choice)
 
 
 def record_typical(run: RunFolder, splits: DataSplits, recipe: Recipe, task: Task) -> None:

@@ -35,6 +35,7 @@ from tintype.training.measure import measure_run
 from tintype.training.prepare import Prepared, prepare
 from tintype.training.rate_and_length import with_rate, within_time
 from tintype.training.record import (
+    record_graph,
     record_photos,
     record_typical,
     replace_choice,
@@ -273,6 +274,8 @@ def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> En
         watcher.note(line)
 
     save_model(run, task.result(), prepared.model)
+    if own_code.is_own(recipe.model) and recipe.measure == "test":  # others are thrown away
+        record_graph(run, task, splits, watcher)
     if recipe.measure != "none":
         record_photos(run, prepared.splits)
         record_typical(run, prepared.splits, recipe, task)

@@ -94,7 +94,7 @@ class Run(RunFolder):
 
             from tintype.runs.model import load_model
 
-            return load_model(self, torch.device("cpu"))[0]
+            return load_model(self, torch.device("cpu"), whole=True)[0]
 
         return self._kept("model", "cpu", load)
 

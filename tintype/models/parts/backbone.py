@@ -202,7 +202,7 @@ def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
         network: any network for images of `spec`, on any device.
         spec: the shape of the images.
     """
-    first = next(network.parameters())
+    first = next(network.parameters(), torch.empty(0))  # a graph has none
     noise = torch.randn(
         1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0)
     )

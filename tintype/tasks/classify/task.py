@@ -14,6 +14,7 @@ from tintype.models import build_model
 from tintype.models.parts.own import try_out
 from tintype.own_code import is_own
 from tintype.plugins import check_model_is_for
+from tintype.runs.graph import GraphNetwork
 from tintype.tasks.classify.classifier import FIGURES, Classify
 from tintype.tasks.classify.options import LOSSES
 from tintype.tasks.classify.transfer import transfer
@@ -110,6 +111,8 @@ def restore(
     dtype: torch.dtype,
 ) -> Classify:
     """Return the task around a finished network."""
+    if isinstance(network, GraphNetwork):
+        network.expect(spec.num_classes)
     # absent from models that were made before it was fitted
     temperature = description.get("temperature", 1.0)
     return Classify(

@@ -9,36 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tintype.errors import UserError
+from tintype.files.onnx_files import open_session
 
 FORMAT = 1  # of what lies under ABOUT; raise it when an older tintype would misread the file
 ABOUT = "tintype"  # the metadata entry that holds, as JSON, what belongs to the model
-
-
-def open_session(path: Path, threads: int | None = None) -> Any:
-    """Return an ONNX Runtime session on the CPU for a file.
-
-    Raises:
-        UserError: ONNX Runtime is not installed, there is no such file, or it is no ONNX model.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "exported models are computed by ONNX Runtime, which is not installed. Type: "
-            "pip install onnxruntime"
-        ) from None
-
-    if not path.is_file():
-        raise UserError(f"there is no file {path}.")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings are about the optimiser alone
-
-    options.intra_op_num_threads = threads or 0
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions share no class of their own
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path} cannot be read as an ONNX model: {reason}") from None
 
 
 def is_exported(path: Path) -> bool:

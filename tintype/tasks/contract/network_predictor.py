@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tintype.data.source import DataSpec
 from tintype.hardware.device import autocast
 from tintype.models.parts.head import features_before, head_of
+from tintype.runs.graph import GraphNetwork
 from tintype.tasks.contract.predict import Predictor
 
 
@@ -59,6 +60,7 @@ class NetworkPredictor(Predictor, Generic[T]):
 
         Raises:
             ValueError: the network's output comes from no layer.
+            UserError: the network is a graph, which shows none.
         """
         with torch.no_grad(), autocast(self.task.device, self.task.dtype):
             features = self._features(self.shown(pixels))
@@ -66,4 +68,6 @@ class NetworkPredictor(Predictor, Generic[T]):
 
     @cached_property
     def _features(self) -> Callable[[Tensor], Tensor]:
+        if isinstance(self.network, GraphNetwork):
+            raise self.network.needs_code("what its last layer sees")
         return features_before(self.network, head_of(self.network, self.task.spec))

@@ -225,7 +225,7 @@ def _of_run(path: Path, device: torch.device) -> FeatureNetwork:
     from tintype.runs.model import load_model
 
     run = RunFolder.open(path)
-    network, spec, description = load_model(run, device)
+    network, spec, description = load_model(run, device, whole=True)
     task = description.get("task", default_task())
     if not options_of(task).lends_network:
         raise UserError(

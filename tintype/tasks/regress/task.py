@@ -17,6 +17,7 @@ from tintype.models import build_model
 from tintype.models.parts.own import try_out
 from tintype.own_code import is_own
 from tintype.plugins import check_model_is_for
+from tintype.runs.graph import GraphNetwork
 from tintype.tasks.own_loss import OwnLoss
 from tintype.tasks.own_metrics import OwnMetrics
 from tintype.tasks.regress.options import LOSSES
@@ -108,6 +109,8 @@ def restore(
     dtype: torch.dtype,
 ) -> Regress:
     """Return the task around a finished network."""
+    if isinstance(network, GraphNetwork):
+        network.expect(2 * len(description["columns"]))
     return Regress(
         network,
         spec,

@@ -17,6 +17,8 @@ from tintype.files.system import replace
 from tintype.plugins import find_part
 from tintype.progress import Progress
 from tintype.runs.folder import RunFolder
+from tintype.runs.graph import GraphNetwork
+from tintype.runs.onnx_writing import OPSET, import_onnx
 from tintype.tasks.contract.agreement import latency
 from tintype.tasks.contract.export import Exportable, ExportPart, Graph, Half
 from tintype.tasks.contract.exported import FORMAT
@@ -41,6 +43,8 @@ class Exported:
         latency_ms: milliseconds for one picture.
         latency_ms_pytorch: the same by PyTorch.
         threads: with which both were measured.
+        from_graph: whether the run's graph stood for PyTorch, since its network needs the user's own
+            code.
         checked_lines: `checked` in words for the terminal.
     """
 
@@ -54,6 +58,7 @@ class Exported:
     latency_ms: float
     latency_ms_pytorch: float
     threads: int
+    from_graph: bool = False
     checked_lines: tuple[str, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,13 +75,14 @@ class Exported:
             "pt2": "torch.export",
         }[self.format]
         runtime = "ONNX Runtime" if self.format == "onnx" else kind
+        before = "the run's graph" if self.from_graph else "PyTorch"
 
         return [
             f"exported  {self.path} ({kind}, {self.precision})",
             *self.checked_lines,
             f"size      {_megabytes(self.num_bytes)}, the run's weights "
             f"{_megabytes(self.num_bytes_pytorch)}",
-            f"latency   one picture: {runtime} {self.latency_ms:.3g} ms, PyTorch "
+            f"latency   one picture: {runtime} {self.latency_ms:.3g} ms, {before} "
             f"{self.latency_ms_pytorch:.3g} ms "
             f"({self.threads} thread{'s' if self.threads > 1 else ''})",
         ]
@@ -113,7 +119,7 @@ def export_run(
     """
     _check_request(format, int8, fp16)
     if format == "onnx":
-        formats.import_onnx()
+        import_onnx()
 
     precision = "float32"
     if int8 or fp16:
@@ -121,6 +127,9 @@ def export_run(
     part = cast(ExportPart, find_part(run.recipe.task, "export", "be exported"))
     task, description = load_task(run, "cpu")
     task.dtype = torch.float32  # pyright: ignore[reportAttributeAccessIssue]
+    main = task.networks[task.main]
+    if isinstance(main, GraphNetwork) and (fp16 or format != "onnx"):
+        raise main.needs_code("--fp16" if fp16 else f"--format {format}")
     model = part.Export(run, task, description)
     if int8 and model.refuses_int8:
         raise UserError(model.refuses_int8)
@@ -162,13 +171,14 @@ def export_run(
         path=target,
         format=format,
         precision=precision,
-        opset=formats.OPSET if format == "onnx" else None,
+        opset=OPSET if format == "onnx" else None,
         num_bytes=target.stat().st_size,
         num_bytes_pytorch=(run.path / "model.safetensors").stat().st_size,
         checked=checked,
         latency_ms=latency_ms,
         latency_ms_pytorch=latency_ms_pytorch,
         threads=threads,
+        from_graph=isinstance(main, GraphNetwork),
         checked_lines=tuple(model.lines(checked)),
     )
 
@@ -246,7 +256,7 @@ def _about(
         "name": run.name,
         "task": task,
         "precision": precision,
-        "opset": formats.OPSET if format == "onnx" else None,
+        "opset": OPSET if format == "onnx" else None,
         "recipe": for_others(run.recipe),
         **model.about(),
     }

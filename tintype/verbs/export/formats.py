@@ -13,32 +13,15 @@ import torch
 
 from tintype import own_code
 from tintype.errors import UserError
+from tintype.files.onnx_files import LARGEST, open_session
 from tintype.models.parts import programs
+from tintype.runs.graph import put_in_place
+from tintype.runs.onnx_writing import forget_debugging, import_onnx, to_onnx
 from tintype.tasks.contract.export import Answer, Graph
-from tintype.tasks.contract.exported import ABOUT, open_session
+from tintype.tasks.contract.exported import ABOUT
 
+NETWORK = "network"  # what modules to export call the network itself
 ENDINGS = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}
-OPSET = 20  # ONNX Runtime 1.17 (January 2024) and later
-LARGEST_ONNX = 2_000_000_000  # bytes: what one protobuf file can hold
-
-
-def import_onnx() -> Any:
-    """Return the onnx package, with all that exporting needs beside it.
-
-    Raises:
-        UserError: one of them is not installed.
-    """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript
-    except ImportError as error:
-        raise UserError(
-            f"exporting to ONNX needs {error.name}, which is not installed. Type: "
-            "pip install 'tintype[export]'"
-        ) from None
-    del onnxruntime, onnxscript
-    return onnx
 
 
 def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
@@ -52,26 +35,14 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
     """
     onnx = import_onnx()
     size = sum(p.numel() * p.element_size() for p in graph.module.parameters())
-    if size > LARGEST_ONNX:
+    if size > LARGEST:
         raise UserError(
             f"the weights are {size / 1e9:.1f} GB; an ONNX file holds 2. "
             "Try --fp16, or --format pt2."
         )
 
-    with programs.quiet():
-        program = torch.onnx.export(
-            graph.module,
-            tuple(graph.inputs.values()),
-            input_names=list(graph.inputs),
-            output_names=[graph.output],
-            opset_version=OPSET,
-            dynamic_shapes=_dynamic(graph),
-            dynamo=True,
-            verbose=False,
-        )
-
-    assert program is not None  # it is, with dynamo
-    model = program.model_proto
+    model = to_onnx(graph.module, graph.inputs, graph.output, graph.dynamic)
+    put_in_place(model, graph.module, f"['{NETWORK}']")
 
     inside = []
     for number, node in enumerate(model.graph.node):
@@ -79,46 +50,16 @@ def write_onnx(graph: Graph, path: Path, about: dict[str, Any]) -> list[str]:
         scopes = {entry.key: entry.value for entry in node.metadata_props}.get(
             "pkg.torch.onnx.name_scopes", ""
         )
-        if "'network" in scopes:
+        if f"'{NETWORK}" in scopes:
             inside.append(node.name)
 
-    _forget_debugging(model)
-    _name_sides(model.graph, graph.dynamic)
+    forget_debugging(model)
     model.producer_name, model.producer_version = "tintype", about["version"]
     model.doc_string = f"{about['name']}: {about['task']} by tintype"
     onnx.helper.set_model_props(model, {ABOUT: json.dumps(about, ensure_ascii=False)})
     onnx.save(model, path)
 
     return inside
-
-
-def _forget_debugging(model: Any) -> None:
-    """Remove the traces of this machine's files, wherever the exporter's version leaves them."""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        value.ClearField("metadata_props")
-
-    bodies = [model.graph, *model.functions]
-    while bodies:
-        body = bodies.pop()
-        for holder in (body, *body.node, *body.value_info):
-            holder.ClearField("metadata_props")
-        for node in body.node:
-            node.ClearField("doc_string")
-            for attribute in node.attribute:
-                bodies += [attribute.g] if attribute.HasField("g") else attribute.graphs
-
-
-def _name_sides(graph: Any, dynamic: dict[str, dict[int, str]]) -> None:
-    """Give sides that may change the names that people know, in place of torch's own ("s34")."""
-    known = {
-        value.type.tensor_type.shape.dim[axis].dim_param: name
-        for value in graph.input
-        for axis, name in dynamic[value.name].items()
-    }
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for side in value.type.tensor_type.shape.dim:
-            if side.dim_param in known:
-                side.dim_param = known[side.dim_param]
 
 
 def write_pt2(graph: Graph, path: Path, about: dict[str, Any]) -> None:

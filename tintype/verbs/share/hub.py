@@ -18,12 +18,20 @@ from tintype.files.bounded import temporary_folder
 from tintype.files.system import rename
 from tintype.files.whole import write_json
 from tintype.runs.folder import RunFolder
+from tintype.runs.graph import has_graph
 from tintype.runs.packed import MOST_BYTES
 from tintype.verbs.share.card import make_card, task_card
 from tintype.verbs.share.paths import for_others, shortened
 
 # What lies in a repository. Those of a run come back by `pull`; the others are for other programs.
-OF_RUN = ("recipe.yaml", "model.json", "model.safetensors", "evaluation.json", "data.json")
+OF_RUN = (
+    "recipe.yaml",
+    "model.json",
+    "model.safetensors",
+    "graph.onnx",
+    "evaluation.json",
+    "data.json",
+)
 FOR_OTHERS = ("README.md", "config.json", "preprocessor_config.json")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MOST_TEXT = 50_000_000  # bytes of each file but the weights
@@ -126,6 +134,8 @@ def write_repository(
         make_card(run, licence=licence, repository=repository), encoding="utf-8"
     )
     shutil.copyfile(weights, folder / "model.safetensors")
+    if has_graph(run.path):  # without which a network of the user's own could not be used
+        shutil.copyfile(run.path / "graph.onnx", folder / "graph.onnx")
     write_json(folder / "model.json", model)
     write_json(folder / "evaluation.json", evaluation)
     write_json(
@@ -191,7 +201,7 @@ def _check_sizes(hub: Any, repository: str, revision: str | None, endpoint: str 
     )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     for name in OF_RUN:
-        most = MOST_BYTES if name == "model.safetensors" else MOST_TEXT
+        most = MOST_BYTES if name in ("model.safetensors", "graph.onnx") else MOST_TEXT
         if sizes.get(name, 0) > most:
             raise UserError(
                 f"{name} in {repository} has {sizes[name]:,} bytes, more than a run's. "
