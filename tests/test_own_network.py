@@ -117,12 +117,12 @@ def test_a_stored_run_does_not_run_its_code(net, tmp_path, forgotten):
     run = train(tmp_path, model="my_net.py")
     forgotten()
     with pytest.raises(UserError, match=r"opening a run executes no code.*trust=.*my_net.py"):
-        load_model(run, torch.device("cpu"))
+        load_model(run, torch.device("cpu"), whole=True)
 
     net.write_text(NET + "x = 1\n", encoding="utf-8")
     own_code.trust(net)
     with pytest.raises(UserError, match=r"its text is another.*trust=.*code/my_net.py"):
-        load_model(run, torch.device("cpu"))
+        load_model(run, torch.device("cpu"), whole=True)
 
     again = tt.load(run.path, trust=run.path / "code/my_net.py")
     before = run.metrics["test"]["accuracy"]
@@ -133,7 +133,7 @@ def test_an_edited_file_is_not_what_the_process_trusted(net, tmp_path):
     run = train(tmp_path, model="my_net.py")
     net.write_text(NET + "raise SystemExit\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"its text is another.*trust=.*code/my_net.py"):
-        load_model(run, torch.device("cpu"))
+        load_model(run, torch.device("cpu"), whole=True)
 
 
 class Stop(Exception):
