@@ -165,7 +165,7 @@ def _needs(run: Path, rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def keep_graph(run: Path, network: nn.Module, images: Tensor) -> Choice:
-    """Write the graph of a network into a run folder, beside its weights, and return what came of it.
+    """Write the graph of a network into a run folder, beside its weights, where it can be kept.
 
     It is kept only if it answers as the network does.
 

@@ -187,7 +187,7 @@ def record_photos(run: RunFolder, splits: DataSplits) -> None:
 
 
 def record_graph(run: RunFolder, task: Task, splits: DataSplits, watcher: Watcher) -> None:
-    """Keep the network as a graph where it can be, so that the run opens without the user's code."""
+    """Keep the network as a graph where it can be, so that the run opens without its code."""
     source = splits.val if len(splits.val) else splits.train
     some = source.take(torch.arange(min(len(source), MOST_IMAGES))).images
     mean, std = (

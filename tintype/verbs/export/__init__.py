@@ -43,8 +43,8 @@ class Exported:
         latency_ms: milliseconds for one picture.
         latency_ms_pytorch: the same by PyTorch.
         threads: with which both were measured.
-        from_graph: whether the run's graph stood for PyTorch, since its network needs the user's own
-            code.
+        from_graph: whether the run's graph stood for PyTorch, where its network needs the user's
+            own code.
         checked_lines: `checked` in words for the terminal.
     """
 
