@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from tintype.version import __version__
@@ -123,3 +125,56 @@ def test_no_file_names_the_address_of_an_index() -> None:
         if file.is_file() and address.search(file.read_bytes())
     ]
     assert naming == []
+
+
+# ---- releases ------------------------------------------------------------------------------------------------
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def workflow(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8"))
+
+
+def test_the_readme_promises_no_index_before_the_release() -> None:
+    """docs/release.md keeps the lines that the release puts into the README."""
+    lines = ("pip install tintype", "uvx tintype", "pipx install tintype")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    unreleased = "before its first release" in readme
+    assert unreleased == ("(unreleased)" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    for line in lines:
+        assert line in (ROOT / "docs" / "release.md").read_text(encoding="utf-8")
+        assert (line in readme) is not unreleased
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_takes_pinned_actions_and_may_do_little(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    used = re.findall(r"uses: (\S+)(.*)", text)
+    assert used
+    for action, comment in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), action
+
+    content = workflow(path.name)
+    assert content["permissions"] == {"contents": "read"}
+    allowed = {name: job.get("permissions") for name, job in content["jobs"].items()}
+    assert {name for name, more in allowed.items() if more} <= {"publish"}
+
+
+def test_tests_run_with_every_python_on_every_system() -> None:
+    matrix = workflow("tests.yml")["jobs"]["tests"]["strategy"]["matrix"]
+    lowest, highest = re.findall(r"3\.(\d+)", PROJECT["requires-python"])
+    assert matrix["python"] == [f"3.{minor}" for minor in range(int(lowest), int(highest))]
+    assert {name.partition("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+
+
+def test_nothing_is_published_unless_a_person_has_switched_it_on() -> None:
+    jobs = workflow("release.yml")["jobs"]
+    publish = jobs["publish"]
+    assert "vars.PUBLISH == 'true'" in publish["if"]
+    assert "github.ref_type == 'tag'" in publish["if"]
+    assert (publish["needs"], publish["environment"]) == ("build", "pypi")
+    assert publish["permissions"] == {"id-token": "write"}
+    assert not any("build" in str(step.get("run", "")) for step in publish["steps"])
+    assert "secrets." not in (WORKFLOWS[0].parent / "release.yml").read_text(encoding="utf-8")
