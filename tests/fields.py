@@ -43,7 +43,7 @@ ALSO = {
     "data": "Any",
     "groups": "Any",
     "test_fraction": 'Literal["none"]',
-    "track": "str",
+    "track": OWN_CODE + " | Sequence[str | Callable[..., Any]]",
 }
 
 HEAD = '''"""The fields of a recipe, for editors and type checkers: written by `python tests/fields.py`."""

@@ -610,3 +610,108 @@ def test_what_is_no_metric_is_refused_before_a_folder_is_made(
         api.train(tiny(), metrics=metrics, out=tmp_path / "runs", watcher=Watcher())
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
+
+
+# ---- data sets, trackers and tasks of one's own -------------------------------------------------
+
+MY_DATA = """\
+from sklearn.datasets import load_digits
+
+
+def load():
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).round().astype("uint8")
+    return {"data": (images, digits.target), "groups": [f"{i // 2}" for i in range(len(images))]}
+
+
+def nothing():
+    return {"data": load()["data"], "spilts": None}
+
+
+def fails():
+    return load()["images"]
+"""
+
+
+def test_a_function_of_a_file_is_a_data_set(tt, tmp_path: Path) -> None:
+    (tmp_path / "my_data.py").write_text(MY_DATA, encoding="utf-8")
+    code, _, errors = tt(
+        "train", "--data", "my_data.py:load", "--model", "ann", "--epochs", 1, "--set",
+        "weights=none", "--device", "cpu", "--name", "own",
+    )  # fmt: skip
+    assert code == 0, errors
+    run = RunFolder(Path("runs/own"))
+    assert run.recipe.data == f"{tmp_path}/my_data.py:load"
+    assert run.own_code[0]["field"] == "data"
+    assert run.read("data.json")["name"] == "load"
+    assert (run.path / run.own_code[0]["copy"]).read_text(encoding="utf-8") == MY_DATA
+
+    code, output, errors = tt("evaluate", "runs/own", "--split", "val", "--json")
+    assert code == 0, errors
+    assert (
+        json.loads(output)["accuracy"] == run.read("evaluation.json")["splits"]["val"]["accuracy"]
+    )
+
+    for name, says in [
+        ("nothing", "the data set nothing returns spilts"),
+        ("fails", "the data set fails fails with KeyError"),
+        ("lod", "unknown data set in .*Did you mean 'load'"),
+    ]:
+        code, _, errors = tt("train", "--data", f"my_data.py:{name}", "--name", "no")
+        assert code == 2
+        assert re.search(says, errors.splitlines()[-1])
+    assert not Path("runs/no").exists()
+
+
+MY_TRACKER = """\
+import json
+
+from tintype.tracking import Tracker
+
+
+class Notes(Tracker):
+    def __init__(self, info):
+        self.file_ = info.root / "notes.txt"
+        self.where = str(self.file_)
+        self.seen = []
+
+    def rows(self, rows):
+        self.seen += [row["step"] for row in rows]
+
+    def picture(self, name, path, step): ...
+
+    def figures(self, figures, step):
+        self.seen.append(sorted(figures)[0])
+
+    def file(self, path):
+        self.seen.append(path.name)
+
+    def finish(self, state):
+        self.file_.write_text(json.dumps([state, *self.seen]), encoding="utf-8")
+
+
+def start(info):
+    return Notes(info)
+
+
+def none(info):
+    return None
+"""
+
+
+def test_a_tracker_of_a_file_is_logged_to(tt, tmp_path: Path) -> None:
+    (tmp_path / "my_tracker.py").write_text(MY_TRACKER, encoding="utf-8")
+    fixed = ["digits-ann", "--device", "cpu", "--epochs", 1]
+    code, output, errors = tt("train", *fixed, "--track", "my_tracker.py:Notes", "--name", "run")
+    assert code == 0, errors
+    assert "tracked: " in output
+    seen = json.loads(Path("runs/notes.txt").read_text(encoding="utf-8"))
+    assert seen[:3] == ["finished", 1, 2]
+    assert seen[-3:] == ["recipe.yaml", "evaluation.json", "report.html"]
+
+    code, _, errors = tt("train", *fixed, "--track", "my_tracker.py:none")
+    assert code == 2
+    assert "gives NoneType. Expected a class derived from" in errors
+    code, _, errors = tt("train", *fixed, "--track", "my_tracker.py:Note", "--name", "no")
+    assert "Did you mean 'Notes'" in errors
+    assert not Path("runs/no").exists()

@@ -90,6 +90,11 @@ def is_own(name: object) -> bool:
     return path.endswith(".py") or bool(colon and all(part.isidentifier() for part in names))
 
 
+def is_code(name: object) -> bool:
+    """Return whether the value of a field names code in a file or in an installed module."""
+    return is_own(name) and not str(name).startswith(IN_PYTHON)
+
+
 def as_reference(thing: Any) -> Any:
     """Return the reference of an object that was given in Python; a text stays as it is."""
     thing = getattr(thing, "_orig_mod", thing)  # what torch.compile wraps

@@ -39,8 +39,10 @@ from tintype.grouping import parse_groups
 from tintype.own_code import (
     IN_PYTHON,
     Reference,
+    as_list,
     as_reference,
     as_references,
+    is_code,
     is_own,
     references_in,
     with_references,
@@ -65,7 +67,7 @@ NEW_RULES = 2
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
 # Fields that may hold several references to the user's own code.
-SEVERAL = ("augment", "metrics")
+SEVERAL = ("augment", "metrics", "track")
 
 # Short forms that users of other tools type.
 ALIASES = {
@@ -185,7 +187,8 @@ class Recipe(BaseModel, metaclass=_ByName):
     )
     data: str = Field(
         default="digits",
-        description="Name of a data set, a folder of images, or a CSV file.",
+        description="Name of a data set, a folder of images, a CSV file, or a function of your own "
+        "that returns images and labels: my_data.py:load.",
     )
     data_root: str | None = Field(
         default=None, description="Folder that already holds the files of the data set."
@@ -347,7 +350,8 @@ class Recipe(BaseModel, metaclass=_ByName):
     )
     track: list[str] = Field(
         default=[],
-        description="Trackers that the run is also logged to (`tintype list tracking`).",
+        description="Trackers that the run is also logged to (`tintype list tracking`), your own "
+        "among them: my_tracker.py:Tracker.",
     )
     device: str = Field(
         default="auto", description="Device to compute on: auto, cpu, cuda, cuda:1 or mps."
@@ -419,7 +423,8 @@ class Recipe(BaseModel, metaclass=_ByName):
         values = self.fields()
         one = [(name, values[name]) for name in self._with_one_reference()]
         several = [(name, each) for name in SEVERAL for each in references_in(values.get(name))]
-        return [*((name, value) for name, value in one if is_own(value)), *several]
+        data = [("data", self.data)] if is_code(self.data) else []  # other data are no code
+        return [*data, *((name, value) for name, value in one if is_own(value)), *several]
 
     def with_own_code(self, change: Callable[[str], str]) -> dict[str, Any]:
         """Return the fields that hold references to the user's own code, with each one changed."""
@@ -479,9 +484,7 @@ class Recipe(BaseModel, metaclass=_ByName):
     @field_validator("track", mode="before")
     @classmethod
     def _by_commas(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return as_list(value)
 
     @field_validator("lr")
     @classmethod
@@ -866,6 +869,8 @@ def resolve(what: str) -> tuple[Recipe, str]:
     """
     if what.startswith(IN_PYTHON):
         return build({"data": what, **PHOTOS}, where=""), "images in memory"
+    if is_code(what):
+        return build({"data": what, **PHOTOS}, where=""), f"images of your own code, {what}"
     known_data = data_sets(default_task())
     if what in recipe_names():
         also = ""

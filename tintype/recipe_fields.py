@@ -12,7 +12,8 @@ class RecipeFields(TypedDict, total=False):
 
     Images:
         task: What the network learns (`tintype list tasks`).
-        data: Name of a data set, a folder of images, or a CSV file.
+        data: Name of a data set, a folder of images, a CSV file, or a function of your own that
+            returns images and labels: my_data.py:load.
         data_root: Folder that already holds the files of the data set.
         image_size: Size of the images in pixels: one side, or [height, width].
         resize: How an image is brought to image_size.
@@ -67,7 +68,8 @@ class RecipeFields(TypedDict, total=False):
             unused; with none, the run has no figures and no report.
         search: What tuning may choose: {lr: {low: 0.001, high: 0.1, log: true}, batch_size: [64,
             128]}.
-        track: Trackers that the run is also logged to (`tintype list tracking`).
+        track: Trackers that the run is also logged to (`tintype list tracking`), your own among
+            them: my_tracker.py:Tracker.
 
     Machine:
         device: Device to compute on: auto, cpu, cuda, cuda:1 or mps.
@@ -208,7 +210,7 @@ class RecipeFields(TypedDict, total=False):
     rules: Literal[1, 2]
     measure: Literal["test", "val", "none"]
     search: dict[str, Any]
-    track: list[str] | str
+    track: list[str] | str | Callable[..., Any] | Sequence[str | Callable[..., Any]]
     device: str
     precision: Literal["auto", "fp32", "bf16"]
     threads: int | Literal["auto"]

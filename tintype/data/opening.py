@@ -228,7 +228,14 @@ def _load(
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
 
+    title = ""
+    if own_code.is_code(data):
+        title = own_code.name_of(data)
+        fields = memory.of_own_code(data, data_root)
+        data, data_root = fields["data"], fields.get("data_root", data_root)
+
     module, name = locate(data, target)
+    name = title or name
     asked = {"target": target} if "target" in inspect.signature(module.load).parameters else {}
     images = module.load(
         data,

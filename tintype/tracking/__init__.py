@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tintype import own_code
 from tintype.errors import UserError
 from tintype.files.bounded import read_json_object
 from tintype.files.whole import write_json
+from tintype.own_code import is_own
 from tintype.plugins import canonical, find
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
@@ -39,6 +41,9 @@ def check_trackers(names: Sequence[str]) -> None:
         UserError: one is unknown or missing; the message says what to install.
     """
     for name in names:
+        if is_own(name):
+            own_code.find(name, "tracker", "start")
+            continue
         module = find("tracking", name)
         if importlib.util.find_spec(module.NEEDS) is None:
             extra = canonical("tracking", name)
@@ -85,15 +90,18 @@ class _Trackers(Watcher):
         for name in recipe.track:
             before = self.record.get(name, {}).get("id")
             try:
-                tracker = find("tracking", name).start(
-                    RunInfo(run.name, run.path, run.root, settings, before)
-                )
+                tracker = _start(name)(RunInfo(run.name, run.path, run.root, settings, before))
             except Exception as error:  # a library may raise anything
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(
                     f"--track {name} failed to start ({type(error).__name__}: {reason}). "
                     "Fix this or leave the tracker out; the run folder records everything anyway."
                 ) from error
+            if not isinstance(tracker, Tracker):
+                raise UserError(
+                    f"--track {name} gives {type(tracker).__name__}. Expected a class derived from "
+                    "tintype.tracking.Tracker, or a function (info) that returns one."
+                )
             self.trackers[name] = tracker
             self.record[name] = {**self.record.get(name, {}), "id": tracker.id}
             self.record[name]["step"] = self.record[name].get("step") or 0
@@ -182,6 +190,13 @@ class _Trackers(Watcher):
                 f"warning: {name} failed and logs no more of this run "
                 f"({type(error).__name__}: {reason})"
             )
+
+
+def _start(name: str) -> Callable[[RunInfo], Tracker]:
+    """Return what makes a tracker: that of its file, or a function or class of the user's own."""
+    if is_own(name):
+        return own_code.find(name, "tracker", "start")
+    return find("tracking", name).start
 
 
 def _final_figures(run: RunFolder) -> dict[str, float]:

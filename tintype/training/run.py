@@ -344,13 +344,15 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _is_set(recipe: Recipe) -> bool:
-    return recipe.data in data_sets(recipe.task) or recipe.data.startswith(own_code.IN_PYTHON)
+    return recipe.data in data_sets(recipe.task) or own_code.is_own(recipe.data)
 
 
 def _default_name(what: str | Recipe) -> str:
     data = str(what.data if isinstance(what, Recipe) else what)
     if data.startswith(own_code.IN_PYTHON):
         return own_code.plain_name(data)
+    if own_code.is_code(data):
+        return own_code.name_of(data)
 
     path = Path(data).expanduser().resolve()
     is_file = path.suffix.lower() in (".yaml", ".yml", ".csv", ".tsv", ".jsonl")

@@ -33,6 +33,9 @@ from tintype.recipe import Recipe
 
 DIGEST = 6  # bytes, of a hash in a reference
 
+# What the user's own code has made in this process, by its reference and hash.
+_made: dict[tuple[str, str], dict[str, str]] = {}
+
 
 @dataclass(frozen=True, eq=False)
 class Memory:
@@ -140,6 +143,35 @@ def take(
         found.notes,
     )
     return {"data": _kept(memory, memory.reference)}
+
+
+def of_own_code(reference: str, data_root: str | None = None) -> dict[str, str]:
+    """Run the user's own code that makes images, and say what they are, as `take` does.
+
+    Args:
+        reference: of a function without parameters, or of an object. What it returns is taken as
+            data; a mapping holds the arguments of `take`.
+        data_root: where relative paths begin.
+
+    Raises:
+        UserError: there is no such code, it fails, or it returns no images.
+    """
+    key = (reference, own_code.code_of(reference).sha256)
+    if key in _made:
+        return _made[key]
+
+    found = own_code.find(reference, "data set", "load")
+    with own_code.running(f"the data set {own_code.name_of(reference)}"):
+        data = found() if callable(found) else found
+    more = dict(data) if isinstance(data, Mapping) and "data" in data else {"data": data}
+    unknown = more.keys() - {"data", "splits", "groups", "sample_weight", "columns"}
+    if unknown:
+        raise UserError(
+            f"the data set {own_code.name_of(reference)} returns {', '.join(sorted(unknown))}. "
+            "Expected data, and beside it splits, groups, sample_weight or columns."
+        )
+    _made[key] = take(data_root=data_root, **more)
+    return _made[key]
 
 
 def _column(found: Read, name: str, given: Any) -> Any:
