@@ -414,3 +414,59 @@ def test_probabilities_and_several_answers_are_remarked(tmp_path, forgotten, tin
 class Soft(View):
     def forward(self, images: Tensor) -> Any:
         return super().forward(images).softmax(1)
+
+
+# ---- further training, studies, sharing ----------------------------------------------------------
+
+
+def test_weights_of_such_a_run_need_its_code(net, tmp_path, forgotten):
+    first = train(tmp_path, model="my_net.py", model_options={"filters": 4}, name="first")
+    forgotten()
+    with pytest.raises(UserError, match="executes no code"):
+        train(tmp_path, weights=str(first.path))
+
+    copy = first.path / "code/my_net.py"
+    by_copy = train(tmp_path, weights=str(first.path), trust=copy, epochs=1, name="by-copy")
+    assert by_copy.recipe.model == str(copy)
+    assert by_copy.recipe.model_options == {"filters": 4}
+    forgotten()
+    named = train(tmp_path, weights=str(first.path), model="my_net.py", epochs=1, name="named")
+    assert named.recipe.model == str(net)
+    assert named.recipe.model_options == {"filters": 4}
+    for run in (by_copy, named):
+        assert run.read("model.json")["pretrained"]["run"] == "first"
+
+    net.write_text(NET + "x = 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"its text is another|the network of .* is"):
+        train(tmp_path, weights=str(first.path), model="my_net.py")
+
+
+def test_a_study_takes_files_and_no_objects(net, tmp_path, forgotten):
+    base = {"recipe": {"data": "digits", "steps": 2, **SMALL}, "seeds": 1}
+    study = tt.study(
+        {**base, "vary": {"model": ["my_net.py", "ann"]}}, out=tmp_path, watcher=Watcher()
+    )
+    runs = [RunFolder(path.parent) for path in sorted(study.path.glob("*/model.json"))]
+    assert [run.recipe.model for run in runs] == ["ann", str(net)]
+    assert all(run.status["state"] == "finished" for run in runs)
+    with pytest.raises(UserError, match=r"model Net is an object of this process.*FILE.py:Net"):
+        tt.study({**base, "vary": {"lr": [0.1, 0.2]}}, model=Net, out=tmp_path / "other")
+    with pytest.raises(UserError, match="model Net is an object of this process"):
+        tt.tune("digits", model=Net, trials=1, out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_card_says_which_code_it_needs(net, tmp_path):
+    run = train(tmp_path, model="my_net.py:build")
+    card = str(run.card("-"))
+    sha256 = run.read("model.json")["code"][0]["sha256"]
+    assert "- Network: `my_net.py:build`" in card
+    assert f"`my_net.py:build`: the copy in `code/my_net.py`, SHA-256 {sha256[:16]}" in card
+    assert str(tmp_path) not in card
+
+
+def test_runs_with_own_networks_are_compared(net, tmp_path):
+    one = train(tmp_path, model="my_net.py")
+    other = train(tmp_path, model=Net)
+    comparison = tt.compare([one, other], latency=False)
+    assert len(comparison.frame()) == 2

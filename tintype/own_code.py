@@ -183,6 +183,25 @@ def plain_name(reference: str) -> str:
     return reference.removeprefix(IN_PYTHON).partition("_")[0]
 
 
+def refuse_given(references: Iterable[tuple[str, str]], what: str) -> None:
+    """Raise where code was given in Python, for work that other processes do.
+
+    Args:
+        references: each after its field of the recipe.
+        what: is trained there, such as "the runs of a study".
+
+    Raises:
+        UserError: a reference is to an object of this process.
+    """
+    for field, reference in references:
+        if reference.startswith(IN_PYTHON):
+            name = name_of(reference)
+            raise UserError(
+                f"the {field} {name} is an object of this process, and {what} are trained by "
+                f"others. Put it into a file, and name that: {field}='FILE.py:{name}'."
+            )
+
+
 def forget(reference: str) -> None:
     """Let go of an object that was given in Python, so that its memory can be freed."""
     _given.pop(reference, None)
@@ -303,6 +322,17 @@ def trust(what: str | Path | Any) -> Code:
     code = code_of(reference)
     _trusted[code.sha256] = absolute(reference)
     return code
+
+
+def trust_all(references: Iterable[tuple[str, str]]) -> None:
+    """Trust the code of a recipe that the user has named, as it now is.
+
+    Args:
+        references: each after its field of the recipe.
+    """
+    for _, reference in references:
+        if not reference.startswith(IN_PYTHON):
+            trust(reference)
 
 
 def trust_content(content: bytes | memoryview) -> str:

@@ -83,6 +83,11 @@ def is_trusted(rows: Sequence[Mapping[str, str]]) -> bool:
     return all(located(row["reference"], row["sha256"]) is not None for row in rows)
 
 
+def is_same(row: Mapping[str, str], reference: str) -> bool:
+    """Return whether a reference that the user has named is the code that a stored run needs."""
+    return bool(row["sha256"]) and code_of(reference).sha256 == row["sha256"]
+
+
 def _untrusted(run: Path, row: Mapping[str, str]) -> UserError:
     field, reference = row["field"], row["reference"]
     name = name_of(reference)

@@ -19,9 +19,10 @@ from tintype.errors import UserError
 from tintype.hardware.device import Choice, autocast
 from tintype.models import build_model
 from tintype.models.parts.backbone import for_inference
+from tintype.own_code import is_own
 from tintype.progress import Progress
 from tintype.recipe import Recipe, build, parse_duration
-from tintype.runs.code import rows_of, trusted_reference
+from tintype.runs.code import is_same, rows_of, trusted_reference
 from tintype.runs.pretrained import (
     OwnRun,
     fetch_weights,
@@ -173,15 +174,18 @@ def _with_usual_model(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
 
 def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tuple[Recipe, Choice]:
     """Return the recipe with the network of an earlier run, which sees images as it did there."""
-    if "model" in asked and recipe.model not in ("auto", run.model):
+    code = {row["field"]: row for row in rows_of(run.description)}.get("model")
+    again = code is not None and is_own(recipe.model) and is_same(code, recipe.model)
+    if "model" in asked and recipe.model not in ("auto", run.model) and not again:
         raise UserError(
             f"the network of {run.folder} is {run.model}, not {recipe.model}. Leave out --model, "
             "or give other --weights."
         )
     own_options = any(key.startswith(("model_options", "model.")) for key in asked)
     own = run.preprocessing
-    code = {row["field"]: row for row in rows_of(run.description)}
-    model = trusted_reference(run.folder, code["model"]) if "model" in code else run.model
+    model = recipe.model if again else run.model
+    if code is not None and not again:
+        model = trusted_reference(run.folder, code)
     changes: dict[str, Any] = {
         "model": model,
         "model_options": {**run.options, **(recipe.model_options if own_options else {})},

@@ -8,8 +8,10 @@ from typing import Any, cast
 import yaml
 
 from tintype.plugins import find_part
+from tintype.runs.code import rows_of
 from tintype.runs.folder import RunFolder, without_test
 from tintype.tasks.contract.card import CardPart, TaskCard, escaped, measured_split
+from tintype.verbs.share.paths import shortened
 
 NO_LICENCE = "other"
 
@@ -28,6 +30,8 @@ def make_card(run: RunFolder, *, licence: str | None = None, repository: str | N
     """
     files = ("model.json", "evaluation.json", "data.json")
     model, evaluation, data = (run.read(file, complete=True) for file in files)
+    named = ("architecture", "code")  # may hold paths of files of the user's own
+    model = {key: shortened(value) if key in named else value for key, value in model.items()}
     task = task_card(model["task"])
     parts = [
         _head(run, task, model, data, evaluation, licence),
@@ -109,8 +113,18 @@ def _what(run: RunFolder, task: TaskCard, model: Mapping[str, Any], data: Mappin
     if "pretrained" in model:
         source = escaped(str(model["pretrained"].get("source", "pretrained")))
         lines.append(f"- Started from weights: {source}.")
+    lines += [_code(row) for row in rows_of(model)]
     lines.append(f"- Made with tintype; the recipe is in `recipe.yaml`, seed {run.recipe.seed}.")
     return "\n".join(lines)
+
+
+def _code(row: Mapping[str, str]) -> str:
+    where = f"the copy in `{row['copy']}`" if row["copy"] else "the author's notebook"
+    return (
+        f"- Needs code of its author for the {row['field']}, `{row['reference']}`: {where}, "
+        f"SHA-256 {row['sha256'][:16]}. Opening the run executes none of it; read it before you "
+        "trust it."
+    )
 
 
 def _figures(task: TaskCard, evaluation: Mapping[str, Any]) -> str:

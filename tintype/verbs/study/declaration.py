@@ -18,6 +18,7 @@ import yaml
 from tintype import plugins
 from tintype.errors import UserError
 from tintype.files.names import last_part
+from tintype.own_code import refuse_given
 from tintype.recipe import ALIASES, Recipe, build, field_names, resolve
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class Declaration:
             self._recipe(levels, title) for levels, title in zip(combinations, titles, strict=True)
         ]
         _refuse_equal(titles, recipes, self.name)
+        for recipe in recipes:
+            refuse_given(recipe.own_code(), "the runs of a study")
         # From the names of the levels as they stand in the file, so that earlier studies find their
         # folders.
         labels = [", ".join(levels.values()) or self.name for levels in combinations]

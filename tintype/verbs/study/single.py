@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from tintype import own_code
 from tintype.errors import Interrupted, UserError
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
@@ -29,6 +30,7 @@ def train_one(
     try:
         if (path / "recipe.yaml").exists():
             _wait_for_lock(path)
+            own_code.trust_all(recipe.own_code())
             resume(path, watcher, command=command)
         else:
             remove_unstarted(path)

@@ -179,6 +179,7 @@ def _asked(
     recipe = recipe.replace(**changes)
     if own_code.is_in_python(label):
         label = own_code.plain_name(label)
+    own_code.refuse_given(recipe.own_code(), "the winners of a tuning")
     path = out / (name or f"{Path(label).stem}-tune")
     if not (path / "tune.yaml").exists() and is_occupied(path, but_for=["optuna.db"]):
         raise UserError(f"{path} is there already and is not a tuning. Choose another --name.")

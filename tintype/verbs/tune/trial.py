@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tintype import own_code
 from tintype.errors import Interrupted, UserError
 from tintype.progress import Live, Watcher
 from tintype.runs.folder import RunFolder
@@ -80,6 +81,7 @@ def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher) -> str:
     try:
         recipe = request.recipe.replace(measure="val", **changes)
         if (path / "recipe.yaml").exists():
+            own_code.trust_all(recipe.own_code())
             run = resume(path, telling, command=command)
         else:
             remove_unstarted(path)
