@@ -5,8 +5,7 @@ python examples/quickstart.py
 
 from __future__ import annotations
 
-import numpy as np
-from sklearn.datasets import load_digits
+from pathlib import Path
 
 import tintype as tt
 
@@ -18,9 +17,8 @@ print(
     f"test accuracy {test['accuracy']:.1%} ({low:.1%} to {high:.1%}) on {test['num_images']} images"
 )
 
-picture = (load_digits().images[0] * 255 / 16).astype(np.uint8)  # (8, 8), a zero
-prediction = run.predict(picture)
+prediction = run.predict(Path(__file__).parent / "seven.png")
 print(
-    f"the picture is a {prediction.top1} ({prediction.confidence:.1%}); next: {prediction.top(3)[1:]}"
+    f"it looks like {prediction.top1} ({prediction.confidence:.1%}); next: {prediction.top(3)[1:]}"
 )
 print(f"open {run.path / 'report.html'}")

@@ -51,7 +51,7 @@ HEAD = '''"""The fields of a recipe, for editors and type checkers: written by `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import Any, Literal, TypedDict
 
 
@@ -77,7 +77,7 @@ def own_type(model: type[BaseModel], name: str) -> str:
     text = text.replace("Reference", OWN_CODE)
     bare = re.sub(r"^Annotated\[(.*), PLACE\]$", r"\1", text)
     if bare != text or name in MAY_NAME_A_FILE:
-        bare = bare.replace("str", "str | Path", 1)
+        bare = bare.replace("str", "str | PathLike[str]", 1)
     return merged([bare, ALSO[name]]) if name in ALSO else bare
 
 

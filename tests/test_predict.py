@@ -97,7 +97,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "quickstart.py"))
     said = capsys.readouterr().out
-    assert "the picture is a 0" in said
+    assert "it looks like 7" in said
     assert (tmp_path / "runs" / "digits" / "report.html").exists()
 
 

@@ -105,7 +105,7 @@ def test_a_recipe_completes_its_fields_and_says_how_it_is_changed() -> None:
         (lambda: tintype.compare(["a", 3]), r"runs\[1\]: expected a text, a path or a Run \(got 3\)"),
         (lambda: tintype.audit("digits", out="x"), r"unknown argument of audit: 'out'.*write_html"),
         (lambda: tintype.audit(), "audit needs data"),
-        (lambda: tintype.load(3), "folder: expected a text or a path"),
+        (lambda: tintype.load(3), "folder: expected a text, a path or a Run"),
         (lambda: tintype.study(3), "what: expected .* a mapping or a declaration"),
         (lambda: tintype.tune("digits", trials="five"), "trials: expected a whole number or None"),
         (lambda: tintype.serve("runs/a"), "runs: expected a list"),

@@ -14,6 +14,7 @@ from tintype.errors import UserError
 from tintype.progress import Watcher, display_for, silence
 from tintype.recipe import Recipe
 from tintype.recipe_fields import RecipeFields
+from tintype.runs.folder import RunFolder
 from tintype.tables import Table
 from tintype.verbs.run import Run
 
@@ -55,7 +56,7 @@ def train(
     sample_weight: Any = None,
     out: str | Path = "runs",
     name: str | None = None,
-    resume: str | Path | None = None,
+    resume: str | Path | RunFolder | None = None,
     watcher: Watcher | None = None,
     watchers: OneWatcher | Sequence[OneWatcher] | None = None,
     verbose: bool | None = None,
@@ -137,7 +138,7 @@ train.__doc__ = f"{cleandoc(train.__doc__ or '')}\n\n{cleandoc(RecipeFields.__do
 
 
 @public()
-def load(folder: str | Path, *, trust: Any = None) -> Run:
+def load(folder: str | Path | RunFolder, *, trust: Any = None) -> Run:
     """Open a run folder, or a zip file of `tintype pack`.
 
     No code in it is executed: the weights are safetensors, the rest is JSON, YAML and CSV.
@@ -152,7 +153,7 @@ def load(folder: str | Path, *, trust: Any = None) -> Run:
     """
     if trust is not None:
         own_code.trust(trust)
-    return Run.open(folder)
+    return Run.open(Path(folder))
 
 
 class Runs(list[Run]):
@@ -208,7 +209,7 @@ def runs(folder: str | Path = "runs") -> Runs:
 
 
 def _resumed(
-    resume: str | Path,
+    resume: str | Path | RunFolder,
     watcher: Watcher,
     watchers: Sequence[OneWatcher],
     command: str,
@@ -225,7 +226,7 @@ def _resumed(
             f"tintype train --resume {Path(resume)}, "
             "with --data or --data-root if the photos were moved."
         )
-    folder = run.resume(resume, watcher, command=command, watchers=watchers, **fields)
+    folder = run.resume(Path(resume), watcher, command=command, watchers=watchers, **fields)
     return Run(folder.path)
 
 

@@ -154,13 +154,15 @@ class TaskOptions(BaseModel):
 class _ByName(type(BaseModel)):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
     """Lists of a Recipe what its users need; the methods of pydantic stay reachable."""
 
-    def __call__(cls, *positional: Any, **fields: Any) -> Any:
-        if positional:
-            raise UserError(
-                f"a Recipe takes its fields by name (got {positional[0]!r}). "
-                "Expected, for example, Recipe(data='digits', epochs=5)."
-            )
-        return super().__call__(**fields)
+    if not TYPE_CHECKING:  # which would see it in the place of `Recipe.__init__`
+
+        def __call__(cls, *positional: Any, **fields: Any) -> Any:
+            if positional:
+                raise UserError(
+                    f"a Recipe takes its fields by name (got {positional[0]!r}). "
+                    "Expected, for example, Recipe(data='digits', epochs=5)."
+                )
+            return super().__call__(**fields)
 
     def __dir__(cls) -> list[str]:
         return [name for name in vars(cls) if name[0] != "_" and not hasattr(BaseModel, name)]
@@ -473,6 +475,7 @@ class Recipe(BaseModel, metaclass=_ByName):
     @field_validator("optimizer")
     @classmethod
     def _known_optimizer(cls, optimizer: str) -> str:
+        optimizer = optimizer.lower() if optimizer.lower() in OPTIMIZERS else optimizer
         if optimizer not in OPTIMIZERS and not is_own(optimizer):
             *others, last = map(repr, OPTIMIZERS)
             raise ValueError(

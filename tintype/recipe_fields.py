@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import Any, Literal, TypedDict
 
 
@@ -170,8 +170,8 @@ class RecipeFields(TypedDict, total=False):
     """
 
     task: str
-    data: str | Path | Any
-    data_root: str | Path | None
+    data: str | PathLike[str] | Any
+    data_root: str | PathLike[str] | None
     image_size: int | tuple[int, int] | None
     resize: Literal["crop", "squash", "pad"]
     crop_fraction: float | None
@@ -232,7 +232,7 @@ class RecipeFields(TypedDict, total=False):
     layer_decay: float
     unfreeze: float
     freeze_norm: bool
-    weights: str | Path | None
+    weights: str | PathLike[str] | None
     channels: Literal[1, 3] | None
     loss: str | Callable[..., Any] | dict[str, float] | None
     label_smoothing: float
@@ -250,8 +250,8 @@ class RecipeFields(TypedDict, total=False):
     penalty_every: int
     diff_augment: str | list[str]
     ada: float | None
-    features: str | Path | None
-    inception_weights: str | Path | None
+    features: str | PathLike[str] | None
+    inception_weights: str | PathLike[str] | None
     num_samples: int
     columns: list[str] | str | dict[str, str] | None
     pattern: str | None
@@ -266,7 +266,7 @@ class RecipeFields(TypedDict, total=False):
     feature_network: str | None
     feature_layers: list[str] | None
     adversarial_from: float
-    lpips: str | Path | None
+    lpips: str | PathLike[str] | None
     task_options: dict[str, Any]
     batch: int
     imgsz: int | tuple[int, int] | None
