@@ -245,7 +245,7 @@ def test_patience_chooses_by_a_validation_fraction(digits, tmp_path):
     )
     estimator.set_params(recipe={**SMALL["recipe"], "patience": 2, "keep": "best"})
     run = estimator.fit(images[:500], labels[:500]).run_
-    assert run.history[-1]["epoch"] < 60
+    assert (run.history[-1]["epoch"] or 60) < 60
     assert max(row["val_accuracy"] or 0 for row in run.history) > 0.5
 
 

@@ -189,6 +189,10 @@ def _print_result(run: Any) -> None:
     from tintype.runs.summary import result_table, verdict_line
 
     console = Console(highlight=False)
+    if not run.is_measured:
+        console.print(f"model   {run.path}, not measured (measure: none)", soft_wrap=True)
+        return
+
     evaluation = run.read("evaluation.json")
     console.print(result_table(run.recipe.task, run.metrics, tested=not without_test(evaluation)))
     console.print(verdict_line(evaluation), markup=False)

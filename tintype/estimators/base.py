@@ -117,9 +117,8 @@ class ImageEstimator(BaseEstimator):
         if sample_weight is None:
             return Checked(given, y, None)
 
-        weights = check_array(
-            sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
-        )
+        how: Any = {"ensure_2d": False, "dtype": np.float64, "input_name": "sample_weight"}
+        weights = check_array(sample_weight, **how)
         if weights.shape != (len(given),) or weights.min() < 0 or not weights.any():
             raise BadValue(
                 f"sample_weight has the shape {weights.shape} and values from "

@@ -36,7 +36,7 @@ class Files:
         return len(self.paths)
 
     def rows(self, rows: np.ndarray) -> Files:
-        return Files([self.paths[row] for row in rows])
+        return Files([self.paths[row] for row in rows.tolist()])
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,27 @@ class Range:
                 if values.table
                 else "X is images, and fit was given a table of rows (N, F). Expected rows."
             )
+        self._refuse_other_scale(array)
         if array.dtype == np.uint8 and not self.is_table and (self.low, self.high) == (0, 255):
             return np.ascontiguousarray(array)
 
         low, high = (end[:, None] if self.is_table else end for end in (self.low, self.high))
         scaled = (array.astype(np.float64) - low) * (255 / (high - low))
         return np.ascontiguousarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+
+    def _refuse_other_scale(self, array: np.ndarray) -> None:
+        """Refuse values of 0..1 where those of fit were of 0..255, or the other way."""
+        if self.is_table or not array.size:
+            return
+        floats = array.dtype.kind == "f"
+        largest = float(array.max())
+        if (floats and self.high == 255 and 0 < largest <= 1) or (
+            not floats and self.high == 1 and largest > 1
+        ):
+            raise BadValue(
+                f"X has values up to {largest:g}, and the images of fit had 0 to "
+                f"{float(self.high):g}. Expected the same scale."
+            )
 
 
 def _white(largest: float) -> float:

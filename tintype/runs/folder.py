@@ -179,6 +179,11 @@ class RunFolder:
         return recipe.replace(threads=threads) if threads else recipe
 
     @property
+    def is_measured(self) -> bool:
+        """Whether the run is measured at its end, and so has figures and a report."""
+        return self.recipe.measure != "none"
+
+    @property
     def own_code(self) -> list[dict[str, str]]:
         """What the run records of the user's own code that it needs: see `tintype.runs.code`."""
         if not (self.path / code.FILE).exists():
@@ -209,6 +214,11 @@ class RunFolder:
             return content
         except FileNotFoundError:
             state = self.status.get("state", "unfinished")
+            if file == "evaluation.json" and state == "finished" and not self.is_measured:
+                raise UserError(
+                    f"{self.path} has no figures: its recipe asks for none (measure: none). "
+                    f"To measure it: tintype evaluate {self.path} --data DATA"
+                ) from None
             raise UserError(
                 f"{self.path} has no {file}: the run is {state}. Go on with: "
                 f"tintype train --resume {self.path}"

@@ -200,7 +200,7 @@ def _start(name: str) -> Callable[[RunInfo], Tracker]:
 
 
 def _final_figures(run: RunFolder) -> dict[str, float]:
-    splits = run.read("evaluation.json")["splits"]
+    splits = run.read("evaluation.json")["splits"] if run.is_measured else {}
     return {
         f"{split}_{name}": float(value)
         for split, figures in splits.items()

@@ -201,7 +201,7 @@ def _to_the_end(
 
 def _report(run: RunFolder, watcher: Watcher) -> None:
     """Write the report of a run that was measured."""
-    if run.recipe.measure != "none":
+    if run.is_measured:
         watcher.note(f"report: {write_report(run.path)}")
 
 

@@ -102,6 +102,11 @@ def _on_own_data(
         )
 
     split = split or ("test" if has_test else "val")
+    if not len(splits[split]):
+        raise UserError(
+            f"{run.path} was trained on all its images, so none is left to measure it on. Other "
+            f"images can: tintype evaluate {run.path} --data DATA"
+        )
     if splits.spec.fingerprint != run.read("data.json")["fingerprint"]:
         raise UserError(
             f"the images of {splits.spec.name} have changed since this run was trained, so its "
@@ -170,6 +175,9 @@ def _part(task: str) -> MeasurePart:
 
 def _count_look(run: RunFolder, fingerprint: str) -> dict[str, str]:
     """Count a look at the test split in the run; return a remark where it cannot be written."""
+    if not run.is_measured:  # and has no file for it
+        count_test_look(run, fingerprint)
+        return {}
     run.read("evaluation.json")  # which says what is missing of a run that is not finished
     try:
         with held(run.path / ".lock"):  # of several that measure at once, each look counts

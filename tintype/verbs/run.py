@@ -605,13 +605,14 @@ class Run(RunFolder):
         That is run, parameters, multiply_adds, seconds, and the figures by split.
         """
         model, environment = self.read("model.json"), self.read("environment.json")
+        evaluation = self.read("evaluation.json") if self.is_measured else {"splits": {}}
         return {
             "run": str(self.path),
             "parameters": model["parameters"],
             "multiply_adds": model["multiply_adds"],
             "seconds": environment["seconds"],
-            "warnings": self.read("evaluation.json").get("warnings", []),
-            **self.metrics,
+            "warnings": evaluation.get("warnings", []),
+            **evaluation["splits"],
         }
 
     def __repr__(self) -> str:
