@@ -14,9 +14,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 
@@ -165,12 +169,51 @@ def test_paths_are_images_as_much_as_arrays(files, digits):
         of_files.fit([*files[:20], "nowhere.png"], labels[:21])
 
 
+def test_pictures_may_be_pillow_images_of_several_sizes(files, digits):
+    _, labels = digits
+    pictures = [Image.open(file) for file in files]
+    of_pictures = TintypeClassifier(**SMALL).fit(pictures[:200], labels[:200])
+    of_files = TintypeClassifier(**SMALL).fit(files[:200], labels[:200])
+    np.testing.assert_allclose(
+        of_pictures.predict_proba(pictures[200:]), of_files.predict_proba(files[200:]), atol=1e-6
+    )
+
+    several = [picture.resize((40 + k % 3, 44)) for k, picture in enumerate(pictures)]
+    recipe = {**SMALL["recipe"], "image_size": 8}
+    estimator = TintypeClassifier(**{**SMALL, "recipe": recipe})
+    assert estimator.fit(several[:200], labels[:200]).score(several[200:], labels[200:300]) > 0.5
+
+
+def test_other_tools_of_scikit_learn_use_them(files, digits):
+    images, labels = digits
+    images, labels = images[:300], labels[:300]
+    estimator = TintypeClassifier(**SMALL)
+    alone = cross_val_score(estimator, images, labels, cv=2)
+    np.testing.assert_array_equal(cross_val_score(estimator, files, labels, cv=2, n_jobs=2), alone)
+    search = GridSearchCV(Pipeline([("net", estimator)]), {"net__steps": [1, 120]}, cv=2)
+    assert search.fit(images[..., None], labels).best_params_ == {"net__steps": 120}
+    assert search.best_score_ == pytest.approx(alone.mean())
+
+    rows = images.reshape(len(images), -1)
+    scaled = make_pipeline(StandardScaler(), estimator.set_params(image_shape=(8, 8)))
+    assert scaled.fit(rows[:200], labels[:200]).score(rows[200:], labels[200:]) > 0.7
+    calibrated = CalibratedClassifierCV(estimator, cv=2).fit(images[:200], labels[:200])
+    assert calibrated.score(images[200:], labels[200:]) > 0.5
+
+
 def test_channels_may_come_first_and_colour_is_seen(digits):
     images, labels = digits
     colour = np.stack([images, images * 0, images], axis=3)[:300]
     last = TintypeClassifier(**SMALL).fit(colour, labels[:300])
     first = TintypeClassifier(**SMALL).fit(colour.transpose(0, 3, 1, 2), labels[:300])
     np.testing.assert_array_equal(last.predict_proba(colour), first.predict_proba(colour))
+
+
+def test_images_of_another_scale_are_refused(fitted, digits):
+    whole = np.rint(digits[0] * (255 / 16)).astype(np.uint8)
+    estimator = TintypeClassifier(**SMALL).fit(whole[:200], digits[1][:200])
+    with pytest.raises(ValueError, match="scale"):
+        estimator.predict(whole / 255)
 
 
 def test_what_was_fitted_on_images_is_not_asked_about_a_table(fitted, digits):
@@ -269,6 +312,7 @@ def test_mistakes_are_value_errors_of_one_line(digits, tmp_path):
         (TintypeClassifier(recipe={"patience": 3}), images),
         (TintypeClassifier(), np.zeros((len(images), 8, 8, 4))),
         (TintypeClassifier(), np.full(images.shape, np.nan)),
+        (TintypeClassifier(), np.zeros((len(images), 2, 2))),
     ):
         with pytest.raises(ValueError, match=r"\w"):
             estimator.fit(X, labels)

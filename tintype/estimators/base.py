@@ -19,7 +19,7 @@ from tintype.data.targets import TargetKind
 from tintype.estimators.fitted import FittedModel, process
 from tintype.estimators.mistakes import BadValue, as_scikit_learn_has_it
 from tintype.estimators.pixels import (
-    Files,
+    Given,
     Range,
     Training,
     Values,
@@ -27,6 +27,7 @@ from tintype.estimators.pixels import (
     as_rows,
     num_axes,
     paths_in,
+    pictures_in,
 )
 from tintype.plugins import task_of_target
 from tintype.progress import Watcher, make_watcher
@@ -57,7 +58,7 @@ TABLE: dict[str, Any] = {
 class Checked(NamedTuple):
     """What is trained on: the images, `y` as an array, and the weights, where there are any."""
 
-    given: Files | Values
+    given: Given
     y: np.ndarray
     weights: np.ndarray | None
 
@@ -128,12 +129,12 @@ class ImageEstimator(BaseEstimator):
         rows = np.flatnonzero(weights)
         return Checked(given.rows(rows), y[rows], weights[rows].astype(np.float32))
 
-    def _images_and_targets(self, X: Any, y: Any) -> tuple[Files | Values, np.ndarray]:
-        paths = paths_in(X)
-        if paths is not None:
-            places = np.zeros((len(paths), 1))
+    def _images_and_targets(self, X: Any, y: Any) -> tuple[Given, np.ndarray]:
+        single = paths_in(X) or pictures_in(X)
+        if single is not None:
+            places = np.zeros((len(single), 1))
             _, y = check_X_y(places, y, estimator=self, **self.y_how)
-            return Files(paths), y
+            return single, y
         if num_axes(X) > 2:
             X, y = check_X_y(X, y, allow_nd=True, dtype="numeric", estimator=self, **self.y_how)
             images = as_images(X)
@@ -142,11 +143,11 @@ class ImageEstimator(BaseEstimator):
         rows, y = validate_data(self, X, y, dtype="numeric", **self.y_how)
         return as_rows(np.asarray(rows), self.image_shape), np.asarray(y)
 
-    def _checked_again(self, X: Any) -> Files | Values:
+    def _checked_again(self, X: Any) -> Given:
         """Return what to answer."""
-        paths = paths_in(X)
-        if paths is not None:
-            return Files(paths)
+        single = paths_in(X) or pictures_in(X)
+        if single is not None:
+            return single
         if num_axes(X) > 2:
             return as_images(check_array(X, allow_nd=True, dtype="numeric", estimator=self))
         rows = validate_data(self, X, reset=False, dtype="numeric")

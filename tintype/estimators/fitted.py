@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tintype import own_code
-from tintype.estimators.pixels import Files, Range, Values
+from tintype.estimators.pixels import Files, Given, Pictures, Range, Values
 from tintype.verbs.run import Run
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ class FittedModel:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_predictor": None}
 
-    def answers(
-        self, given: Files | Values, answer: Callable[[Any, np.ndarray], np.ndarray]
-    ) -> np.ndarray:
+    def answers(self, given: Given, answer: Callable[[Any, np.ndarray], np.ndarray]) -> np.ndarray:
         """Return `answer(predictor, pixels)` of all images, batch by batch, in one array.
 
         Raises:
@@ -80,9 +78,11 @@ class FittedModel:
             found.append(answer(predictor, images))
         return np.concatenate(found)
 
-    def _images(self, given: Files | Values, part: slice) -> Any:
+    def _images(self, given: Given, part: slice) -> Any:
         if isinstance(given, Files):
             return given.paths[part]
+        if isinstance(given, Pictures):
+            return given.pictures[part]
         return self.range.pixels(Values(given.array[part], given.table))
 
     def _opened(self) -> Predictor:

@@ -1,8 +1,8 @@
 """From the X of scikit-learn to the pixels (N, H, W, C) uint8 in which all of tintype computes.
 
-X is images, flat rows of images, a table of features, or paths of files. The values of images
-become pixels by one range, which the training images have; those of a table by one range for each
-column. A table is an image of one row.
+X is images, flat rows of images, a table of features, pictures of several sizes, or paths of files.
+The values of images become pixels by one range, which the training images have; those of a table by
+one range for each column. A table is an image of one row.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tintype.data.decode import Resize
 from tintype.data.memory.arrays import channels_last
+from tintype.data.memory.pictures import fitted, is_picture, pixels_of_each
 from tintype.data.sets.folder import Found, Photo, read_photos
 from tintype.data.source import Images
 from tintype.data.targets import ANY_CLASSES, TargetKind
@@ -36,7 +38,20 @@ class Files:
         return len(self.paths)
 
     def rows(self, rows: np.ndarray) -> Files:
-        return Files([self.paths[row] for row in rows.tolist()])
+        return Files([self.paths[int(row)] for row in rows])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of several sizes, (H, W, C) uint8 each."""
+
+    pictures: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def rows(self, rows: np.ndarray) -> Pictures:
+        return Pictures([self.pictures[row] for row in rows.tolist()])
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,9 @@ class Values:
         return Values(self.array[rows], self.table)
 
 
+Given = Files | Pictures | Values
+
+
 @dataclass(frozen=True)
 class Range:
     """The values that become 0 and 255: one of each for images, one for each column of a table."""
@@ -61,9 +79,11 @@ class Range:
     high: np.ndarray
 
     @classmethod
-    def of(cls, given: Files | Values) -> Range:
+    def of(cls, given: Given) -> Range:
         """Return the range of what is trained on."""
-        if isinstance(given, Files) or given.array.dtype == np.uint8:
+        if not isinstance(given, Values):
+            return cls(np.array(0.0), np.array(255.0))
+        if given.array.dtype == np.uint8 and not given.table:
             return cls(np.array(0.0), np.array(255.0))
         array = given.array
         if given.table:
@@ -120,7 +140,7 @@ def _white(largest: float) -> float:
     return 255.0 if 128 < largest <= 255 else largest
 
 
-def paths_in(X: Any) -> list[str] | None:
+def paths_in(X: Any) -> Files | None:
     """Return the paths that X consists of, None where it is something else.
 
     They are a list, an array or a Series of texts or paths, or the only column of a frame.
@@ -136,7 +156,23 @@ def paths_in(X: Any) -> list[str] | None:
         return None
     if not all(isinstance(item, str | os.PathLike) for item in items):
         return None
-    return [os.fspath(item) for item in items]
+    return Files([os.fspath(item) for item in items])
+
+
+def pictures_in(X: Any) -> Pictures | Values | None:
+    """Return the Pillow images, or the arrays of several sizes, that X consists of, or None.
+
+    Raises:
+        UserError: they cannot be read as images.
+    """
+    one_axis = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.ndim == 1)
+    if not one_axis or not len(X) or not all(is_picture(item) for item in X):
+        return None
+    if len({getattr(item, "shape", None) for item in X}) == 1 and not isinstance(X[0], Image.Image):
+        return None  # which NumPy stacks
+
+    pixels, _ = pixels_of_each(X)
+    return Values(pixels) if isinstance(pixels, np.ndarray) else Pictures(pixels)
 
 
 def num_axes(X: Any) -> int:
@@ -183,7 +219,7 @@ class Training:
         weights: (N,) of the images in the loss, above 0; None where all count the same.
     """
 
-    given: Files | Values
+    given: Given
     range: Range
     targets: np.ndarray
     kind: TargetKind
@@ -197,16 +233,21 @@ class Training:
         resize: Resize,
         progress: Progress | None,
     ) -> Images:
-        """Return the images, all of them for training; those of files in the size asked for.
+        """Return the images, all of them for training.
+
+        Those of files, and of several sizes, have the size that is asked for, or that is chosen.
 
         Raises:
             BadValue: a file cannot be read.
         """
         names = [f"{number:07d}" for number in range(len(self.given))]
-        split = np.full(len(names), "train")
+        more: dict[str, Any] = {"split": np.full(len(names), "train"), "weights": self.weights}
         if isinstance(self.given, Values):
             pixels = self.range.pixels(self.given)
-            return Images(pixels, self.targets, names, self.kind, split=split, weights=self.weights)
+            return Images(pixels, self.targets, names, self.kind, **more)
+        if isinstance(self.given, Pictures):
+            pixels = fitted(self.given.pictures, image_size, channels, resize, [])
+            return Images(pixels, self.targets, names, self.kind, on_disk=True, **more)
 
         photos = [
             Photo(path, name, ("",), "train")
@@ -224,4 +265,4 @@ class Training:
         if images.skipped:
             name, reason = images.skipped[0]
             raise BadValue(f"{self.given.paths[int(name)]} cannot be used: {reason}.")
-        return replace(images, targets=self.targets, target=self.kind, weights=self.weights)
+        return replace(images, targets=self.targets, target=self.kind, **more)
