@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import io
 import json
 import pickle
+import re
 import shutil
 import sys
 import weakref
@@ -23,6 +26,7 @@ from torch import nn
 
 import tintype
 from tintype import api
+from tintype.cards import BAR, MOST_CARDS
 from tintype.errors import UserError
 from tintype.tables import ConfusionMatrix, Figures, Table
 from tintype.tasks.classify.classifier import Classify
@@ -447,3 +451,50 @@ def test_dir_of_a_run_shows_what_a_user_may_use(kinds):
     for name in shown - {"model", "own_code"}:
         documented = getattr(type(kinds["digits"]), name, None)
         assert name == "path" or documented.__doc__, f"{name} says what it is"
+
+
+# ---- in a notebook -----------------------------------------------------------------------------------------------------
+
+
+def test_a_prediction_is_shown_as_a_picture_with_bars(kinds, digits, tmp_path):
+    run = kinds["digits"]
+    answer = run.predict(digits[0])
+    shown = answer._repr_html_()
+    assert shown.count(f"background: {BAR}") == 3
+    assert f"width: {answer.confidence:.1%}" in shown
+    source = re.search(r"src='data:image/png;base64,([^']+)'", shown)
+    assert source is not None
+    with Image.open(io.BytesIO(base64.b64decode(source[1]))) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), digits[0])
+
+    Image.fromarray(digits[0]).save(tmp_path / "a&<b>.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="1 of 42 images"):
+        many = run.predict([tmp_path / "a&<b>.png", tmp_path / "broken.png", *digits])
+    shown = many._repr_html_()
+    assert shown.count("<img") == MOST_CARDS - 1
+    assert "and 18 more" in shown
+    assert "a&amp;&lt;b&gt;.png" in shown
+    assert "<b>" not in shown
+    assert "cannot be read as an image" in shown
+
+    pytest.importorskip("pandas")
+    frame = many.frame()
+    assert list(frame.columns) == ["name", "prediction", "confidence", "unlike", "error"]
+    assert frame["prediction"][0] == answer.top1
+    assert np.isnan(frame["confidence"][1])
+
+
+def test_a_run_links_its_report_where_a_notebook_serves_it(copied_run, tmp_path, monkeypatch):
+    folder = tmp_path / "my #1 run"
+    shutil.copytree(copied_run.path, folder / "copied")
+    run = api.Run(folder / "copied")
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert 'href="my%20%231%20run/copied/report.html"' in run._repr_html_()
+    monkeypatch.setenv("JPY_SESSION_NAME", str(folder / "notebook.ipynb"))
+    assert 'href="copied/report.html"' in run._repr_html_()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "elsewhere" / "notebook.ipynb"))
+    assert "href" not in run._repr_html_()
+    assert f"<code>{(run.path / 'report.html').resolve()}</code>" in run._repr_html_()

@@ -579,3 +579,19 @@ def test_the_way_out_of_a_run_on_numbers(run: api.Run, squares: Path) -> None:
     assert run.class_names == ()
     with pytest.raises(UserError, match=r"knows no classes .* Use run\.predict\."):
         run.predict_proba(files)
+
+
+def test_numbers_are_shown_and_listed(run: api.Run, squares: Path) -> None:
+    files = [squares.parent / f"{number:03d}.png" for number in range(3)]
+    answers = run.predict(files)
+    assert str(answers[0]).split(", ")[0] in answers[0]._repr_html_()
+    assert answers[0]._repr_html_().count("<img") == 1
+    assert repr(answers[0]) == f"NumberPrediction({str(files[0])!r}: {answers[0]})"
+    row = answers[0].to_row()
+    assert (row["name"], row["value side"]) == (str(files[0]), answers[0].values[0])
+    with pytest.raises(UserError, match="there is no file"):
+        run.predict(squares.parent / "gone.png")
+    with pytest.warns(UserWarning, match="1 of 2 images"):
+        answers = run.predict([files[0], squares.parent / "gone.png"])
+    assert np.isnan(answers[1].value)
+    assert "there is no file" in answers[1]._repr_html_()

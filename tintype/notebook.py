@@ -9,10 +9,13 @@ from __future__ import annotations
 import base64
 import html
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from tintype.errors import UserError
 
@@ -45,6 +48,19 @@ def in_notebook() -> bool:
     """
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return getattr(get_ipython() if get_ipython else None, "kernel", None) is not None
+
+
+def link_to(path: Path) -> str:
+    """Return the address of a file for a link in a notebook, "" where no link would work.
+
+    JupyterLab and VS Code take one from the folder of the notebook, and serve files below it.
+    """
+    notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))
+    folder = notebook.parent if notebook.is_absolute() else Path.cwd()
+    try:
+        return quote(path.resolve().relative_to(folder.resolve()).as_posix())
+    except ValueError:  # it lies elsewhere
+        return ""
 
 
 def frame_of(rows: Sequence[Mapping[str, Any]]) -> DataFrame:

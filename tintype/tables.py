@@ -29,7 +29,14 @@ class Figures(dict[str, dict[str, Any]]):
         return _frame([flat(each) for each in self.values()], list(self), "split")
 
     def _repr_html_(self) -> str:
-        return html_table([{"split": name, **flat(each)} for name, each in self.items()])
+        columns = {split: flat(figures) for split, figures in self.items()}
+        names = dict.fromkeys(name for figures in columns.values() for name in figures)
+        return html_table(
+            [
+                {"": name, **{split: figures.get(name) for split, figures in columns.items()}}
+                for name in names
+            ]
+        )
 
 
 class Table(list[dict[str, Any]]):

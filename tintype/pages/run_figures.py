@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from tintype.errors import UserError
+from tintype.notebook import link_to
 from tintype.pages.drawings import Library, check_library
 from tintype.pages.pages import templates
 from tintype.pages.part import report_part
@@ -102,7 +103,8 @@ def run_card(folder: Path) -> str:
         "run": run,
         "rows": rows,
         "verdict": (run.evaluation.get("verdict") or {}).get("text"),
-        "report": report.as_posix() if report.is_file() else "",
+        "report": report.resolve() if report.is_file() else "",
+        "link": link_to(report),
         "state": run.status.get("state", "empty"),
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from tintype.calls import public_methods
+from tintype.cards import Predictions
 from tintype.errors import UserError
 from tintype.plugins import find_part
 from tintype.progress import Progress, working
@@ -324,7 +325,7 @@ class Run(RunFolder):
         device: str = ...,
         batch_size: int = ...,
         verbose: bool | None = ...,
-    ) -> list[Prediction]: ...
+    ) -> Predictions[Prediction]: ...
 
     def predict(
         self,
@@ -365,7 +366,8 @@ class Run(RunFolder):
             return answers
         if given.form == "many":
             with working(verbose) as report:
-                return list(_counted(answers, "predicting", given.total, report))
+                counted = _counted(answers, "predicting", given.total, report)
+                return Predictions(counted)
         answer = next(answers)
         if answer.error:
             raise UserError(answer.error)

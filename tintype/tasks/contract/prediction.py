@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tintype.cards import card
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -28,6 +30,15 @@ class Prediction:
         """Return for example `Prediction('seven.png': 7 98.6 %, 1 0.9 %)`."""
         said = self.error or ", ".join(f"{name} {share:.1%}" for name, share in self.top(3))
         return f"Prediction({self.name!r}: {said})"
+
+    def to_row(self) -> dict[str, str | float]:
+        """Return the answer as a row: name, prediction, confidence, unlike and error."""
+        answer = {"name": self.name, "prediction": self.top1, "confidence": self.confidence}
+        return {**answer, "unlike": self.unlike, "error": self.error}
+
+    def _repr_html_(self) -> str:
+        unlike = f"unlike the training images: {self.unlike}" if self.unlike else ""
+        return card(self.name, self.thumbnail, bars=self.top(3), lines=(self.error, unlike))
 
     @property
     def top1(self) -> str:

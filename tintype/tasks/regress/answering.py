@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tintype.cards import card
 from tintype.data.typical import Typical
 from tintype.errors import UserError
 from tintype.tasks.contract.predict import AnswerOptions, Picture, Predictor, Row, Rows
@@ -42,6 +43,17 @@ class NumberPrediction:
     def __repr__(self) -> str:
         """Return for example `NumberPrediction('anna.jpg': age 31.2 (24.9 to 37.5))`."""
         return f"NumberPrediction({self.name!r}: {self.error or self})"
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the answer as a row: name, the numbers with their intervals, unlike and error."""
+        ends = np.stack([self.values, self.low, self.high], axis=1).ravel().tolist()
+        numbers = dict(zip(value_columns(self.columns), ends, strict=True))
+        return {"name": self.name, **numbers, "unlike": self.unlike, "error": self.error}
+
+    def _repr_html_(self) -> str:
+        unlike = f"unlike the training images: {self.unlike}" if self.unlike else ""
+        answers = [self.error] if self.error else str(self).split(", ")
+        return card(self.name, self.thumbnail, lines=(*answers, unlike))
 
     @property
     def value(self) -> float:
