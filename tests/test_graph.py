@@ -127,12 +127,15 @@ class Draws(nn.Module):
 
 
 @pytest.mark.parametrize("network", [Chooses(), Draws()])
-def test_a_network_that_cannot_be_a_graph_says_so_and_keeps_none(network, tmp_path):
+def test_a_network_that_cannot_be_a_graph_says_so_and_keeps_none(network, tmp_path, capfd):
     (tmp_path / graph.FILE).write_bytes(b"of an earlier time")
     save_file(network.state_dict(), tmp_path / graph.WEIGHTS)
     choice = keep_graph(tmp_path, network, torch.randn(8, 1, 8, 8))
     assert choice.choice == "none"
     assert "Opening the run will need its code: --trust FILE" in choice.reason
+    expected = "data-dependent" if isinstance(network, Chooses) else "gives other answers"
+    assert expected in choice.reason
+    assert capfd.readouterr().err == ""
     assert "\n" not in str(choice)
     assert [path.name for path in tmp_path.iterdir()] == [graph.WEIGHTS]
 
@@ -196,9 +199,7 @@ def test_a_stranger_uses_the_run_and_executes_nothing(
     for command in (
         ["report", stranger.path],
         ["card", stranger.path, "--out", "card.md"],
-        ["compare", stranger.path, own_run.path],
         ["export", stranger.path, "--out", "theirs.onnx"],
-        ["export", stranger.path, "--int8", "--max-loss", "100", "--out", "eight.onnx"],
         ["pack", stranger.path, "--out", "theirs.zip"],
         ["predict", "theirs.zip", photos[0]],
     ):
@@ -213,6 +214,20 @@ def test_a_stranger_uses_the_run_and_executes_nothing(
     got = exported.run(None, {"images": rgb})[0]
     np.testing.assert_allclose(got, np.stack([answer.probs for answer in many]), atol=1e-5)
     assert {node.domain for node in onnx.load("theirs.onnx").graph.node} <= {""}
+    assert executed(stranger) == before
+
+
+@pytest.mark.slow
+def test_runs_are_compared_and_quantised_without_their_code(own_run, stranger, tmp_path, say):
+    before = executed(stranger)
+    for command in (
+        ["compare", stranger.path, own_run.path],
+        ["export", stranger.path, "--int8", "--max-loss", "100", "--out", tmp_path / "8.onnx"],
+    ):
+        code, _, errors = say(*command)
+        assert code == 0, errors
+    operators = {node.op_type for node in onnx.load(tmp_path / "8.onnx").graph.node}
+    assert "QuantizeLinear" in operators
     assert executed(stranger) == before
 
 

@@ -682,6 +682,84 @@ def test_a_program_that_is_not_there_cannot_be_trusted(tmp_path, say, digit_file
     assert f"there is no file {tmp_path / 'x.pt2'}" in errors
 
 
+# ---- ONNX --------------------------------------------------------------------------------------------------------------
+
+
+def onnx_with(tensor: Any, *, deep: int = 0) -> bytes:
+    """Return an ONNX model that adds a tensor to its input, inside so many branches."""
+    helper = pytest.importorskip("onnx").helper
+    constant = helper.make_node("Constant", [], ["w"], value=tensor)
+    added = helper.make_tensor_value_info("y", 1, None)
+    body = helper.make_graph(
+        [constant, helper.make_node("Add", ["x", "w"], ["y"])], "g", [], [added]
+    )
+    for _ in range(deep):
+        branch = helper.make_node("If", ["flag"], ["y"], then_branch=body, else_branch=body)
+        # one of two branches, so that the file grows by a line for each
+        del branch.attribute[1]
+        body = helper.make_graph([branch], "g", [], [added])
+    body.input.append(helper.make_tensor_value_info("x", 1, ["n"]))
+    opset = [helper.make_opsetid("", 20)]
+    return helper.make_model(body, opset_imports=opset, ir_version=10).SerializeToString()
+
+
+def graphs_inside_graphs(count: int) -> bytes:
+    """Return an ONNX model deeper than the onnx package would write one."""
+    content = b""
+    for field in [6, 5, 1] * count + [7]:  # a node of a graph, its attribute, a graph in it
+        length = len(content)
+        size = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
+        content = bytes([field << 3 | 2]) + size + content
+    return content
+
+
+def tensor_of(location: str = "", side: int = 4) -> Any:
+    onnx = pytest.importorskip("onnx")
+    if not location:
+        return onnx.TensorProto(name="w", data_type=1, dims=[side], raw_data=bytes(16))
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[side], data_location=1)
+    for key, value in (("location", location), ("length", "16")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "location", ["../../etc/passwd", "/etc/passwd", "beside", "C:\\x", "./a/../b"]
+)
+@pytest.mark.parametrize("deep", [0, 2])
+def test_an_onnx_file_reads_no_other_file(location, deep, tmp_path, digit_files, say):
+    (tmp_path / "beside").write_bytes(bytes(16))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_with(tensor_of(location), deep=deep))
+    for command in (["predict", path, digit_files / "3"], ["serve", path, "--port", 0]):
+        code, _, errors = say(*command)
+        assert code == 2
+        assert "takes weights from another file, which is not followed" in errors
+        assert errors.count("\n") == 1
+
+
+def test_an_onnx_file_that_is_none_or_is_too_large_is_one_line(tmp_path, digit_files, say):
+    path = tmp_path / "m.onnx"
+    for content in (
+        b"", b"\x08", bytes(300), b"PK\x03\x04" + bytes(99), b"\xff" * 40,
+        onnx_with(tensor_of(side=2**40)), onnx_with(tensor_of(side=-4)),
+        onnx_with(tensor_of(), deep=9), graphs_inside_graphs(60), onnx_with(tensor_of())[:-5],
+    ):  # fmt: skip
+        path.write_bytes(content)
+        code, _, errors = say("predict", path, digit_files / "3")
+        assert code == 2
+        assert errors.startswith("error: ")
+        assert errors.count("\n") == 1
+    with path.open("wb") as file:
+        file.truncate(3_000_000_000)  # without a block on the disk
+    code, _, errors = say("predict", path, digit_files / "3")
+    assert code == 2
+    assert "larger than 2,000,000,000 bytes" in errors
+    path.unlink()
+    os.mkfifo(path)
+    assert say("predict", path, digit_files / "3")[0] == 2
+
+
 # ---- texts in pictures ------------------------------------------------------------------------------------------------
 
 

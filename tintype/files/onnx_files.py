@@ -108,7 +108,7 @@ def _left_out(message: memoryview, kind: str, depth: int = 0) -> Iterator[str]:
     Raises:
         ValueError: it is no protobuf message, or is nested too deeply.
     """
-    if depth > 4 * _DEEPEST:
+    if depth > 3 * _DEEPEST:  # a node, an attribute and a graph each
         raise ValueError("its graphs are nested too deeply")
     if kind == "tensor":
         fields = dict(_fields(message))

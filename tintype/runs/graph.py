@@ -9,8 +9,10 @@ the one beside the other. tintype itself reads them by name, and follows no path
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +184,12 @@ def keep_graph(run: Path, network: nn.Module, images: Tensor) -> Choice:
 
     try:
         import_onnx()
-        with written_whole(run / FILE) as temporary, torch.no_grad():
-            _write(plain, images[:2], temporary, run / WEIGHTS)
-            difference = _difference(plain, images, temporary, run / WEIGHTS)
+        # where it fails, torch prints the whole program that it made so far
+        with redirect_stderr(io.StringIO()), torch.no_grad(), written_whole(run / FILE) as file:
+            _write(plain, images[:2], file, run / WEIGHTS)
+            difference = _difference(plain, images, file, run / WEIGHTS)
     except Exception as error:  # whatever stands in the way, the run is finished without it
-        line = (str(error).strip() or type(error).__name__).split("\n")[0][:160].rstrip(".")
-        reason = f"{line}. Opening the run will need its code: --trust FILE"
+        reason = f"{_reason(error)}. Opening the run will need its code: --trust FILE"
         return Choice("graph", "none", reason)
 
     return Choice(
@@ -196,6 +198,15 @@ def keep_graph(run: Path, network: nn.Module, images: Tensor) -> Choice:
         f"with which the run opens without its code; on {len(images)} images its answers differ "
         f"from the network's by {difference:.1g} at most",
     )
+
+
+def _reason(error: BaseException) -> str:
+    """Return why there is no graph, in one line; the first cause says the most."""
+    exporter = error.__cause__ is not None
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = (str(error).strip() or type(error).__name__).split("\n")[0][:160].rstrip(".")
+    return f"torch.onnx cannot follow the network ({line})" if exporter else line
 
 
 def _write(network: nn.Module, images: Tensor, path: Path, weights: Path) -> None:
