@@ -757,3 +757,21 @@ def test_settings_are_tuned_on_data_in_memory(tmp_path, short_reports):
         device="cpu", search={"lr": [0.01, 0.1]},
     )  # fmt: skip
     assert tuning.path.name == "arrays-tune"
+
+
+def test_what_takes_no_images_in_memory_says_so():
+    with pytest.raises(UserError, match=r"go to train\(recipe, data=\(images, labels\)\)") as error:
+        tt.Recipe(data=(X, y))
+    assert len(str(error.value)) < 200
+    with pytest.raises(UserError, match="this task reads photos from files"):
+        tt.api.plan("photos-x2", data=X, verbose=False)
+    with pytest.raises(UserError, match="the images are given twice"):
+        tt.train((X, y), data=(X, y))
+
+
+def test_images_without_labels_will_do_where_there_are_none():
+    spec = tt.api.plan(
+        data=X, task="generate", model="dcgan", steps=1, verbose=False, device="cpu",
+        model_options={"width": 8, "latent": 8, "conditional": False},
+    ).splits.spec  # fmt: skip
+    assert spec.num_outputs == 1

@@ -454,6 +454,16 @@ class Recipe(BaseModel, metaclass=_ByName):
         names = self.model_fields_set | self._options.model_fields_set
         return {name: value for name, value in self.fields().items() if name in names}
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _by_name(cls, data: Any) -> Any:
+        if data is not None and not isinstance(data, str | Path | int | float | dict):
+            raise ValueError(
+                "a recipe names its data; images in memory go to train(recipe, data=(images, "
+                "labels))"
+            )
+        return data
+
     @field_validator("compile", mode="before")
     @classmethod
     def _on_or_off(cls, value: Any) -> Any:
@@ -814,10 +824,21 @@ def _plain(error: ValidationError, nested: Collection[str] = ()) -> str:
     field = str(first["loc"][0]) if first["loc"] else ""
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    given = f" (got {first['input']!r})" if field and not isinstance(first["input"], dict) else ""
+    given = ""
+    if field and not isinstance(first["input"], dict):
+        given = f" (got {_brief(first['input'])})"
 
     shown = f"task.{field}" if field in nested else field
     return f"{shown + ': ' if shown else ''}{message}{given}."
+
+
+def _brief(value: Any) -> str:
+    """Return a value as it is typed; of one that is long, such as an array, its type."""
+    if isinstance(value, str | int | float):
+        return repr(value)
+    if isinstance(value, list | tuple) and all(isinstance(v, str | int | float) for v in value):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 def recipe_names() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -448,6 +448,7 @@ class Run(RunFolder):
         classes: bool = False,
         groups: Any = None,
         sample_weight: Any = None,
+        columns: Mapping[str, str] | None = None,
         device: str = "auto",
         verbose: bool | None = None,
     ) -> dict[str, Any]:
@@ -460,7 +461,7 @@ class Run(RunFolder):
         recall and F1 of each class, and their averages. `groups` says which images of `data` belong
         together ("{group}_*.jpg", a regular expression, "exif:60s").
 
-        `data` may be in memory, as in `tintype.train`, with `splits` and `groups` for each image. A
+        `data` may be in memory, as in `tintype.train`, with `splits`, `groups` and `columns`. A
         run on data in memory is measured on a split of its own by giving it the same data again,
         with the same `splits`, `groups` and `sample_weight`.
 
@@ -476,7 +477,8 @@ class Run(RunFolder):
         from tintype.data.memory import fields_of
         from tintype.verbs.evaluate import evaluate_run
 
-        fields = fields_of(data, splits=splits, groups=groups, sample_weight=sample_weight)
+        said = {"splits": splits, "groups": groups, "sample_weight": sample_weight}
+        fields = fields_of(data, **said, columns=columns)
         groups = fields.get("groups")
         with working(verbose) as report:
             return evaluate_run(
@@ -498,7 +500,7 @@ class Run(RunFolder):
         int8: bool = False,
         fp16: bool = False,
         out: str | Path | None = None,
-        data: str | None = None,
+        data: Any = None,
         max_loss: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
         verbose: bool | None = None,
@@ -512,7 +514,7 @@ class Run(RunFolder):
             int8: quantise to 8 bits, calibrated on validation images (ONNX only).
             fp16: weights and arithmetic of the network in float16.
             out: the file, which must be new; RUN/exports/NAME by default.
-            data: other images to check on, where the run's own are gone.
+            data: other images to check on, where the run's own are gone or no longer in memory.
             max_loss: how much a quantised model may lose: points of accuracy (2 by default), or dB
                 (0.3).
             progress: called as progress(what, done, total); by default a bar or lines show it.
@@ -522,6 +524,7 @@ class Run(RunFolder):
             UserError: the run has no finished model, something is missing, or the exported model
                 does not agree.
         """
+        from tintype.data.memory import fields_of
         from tintype.verbs.export import export_run
 
         out = None if out is None else Path(out)
@@ -532,7 +535,7 @@ class Run(RunFolder):
                 int8=int8,
                 fp16=fp16,
                 out=out,
-                data=data,
+                data=fields_of(data).get("data"),
                 max_loss=max_loss,
                 progress=report,
             )

@@ -367,7 +367,7 @@ def load(
             left_out = len(memory.pixels) - len(rows)
             notes.append(f"{left_out:,} images are in no split, and are left out")
 
-    cells = cells_of(memory.labels, target, memory.label_names) or [()] * len(memory.pixels)
+    cells = cells_of(memory.labels, target, memory.label_names, len(memory.pixels))
     digits = len(str(len(memory.pixels) - 1))
     photos = [
         Photo("", f"{i:0{digits}d}", cells[i], *_split_and_group(memory, i)) for i in rows.tolist()

@@ -29,6 +29,7 @@ from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.names import looks_like_path
 from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names
+from tintype.own_code import is_in_python
 from tintype.progress import Progress
 
 TARGETS = ("pictures",)
@@ -414,6 +415,11 @@ def read_photos(
                 raise no_data_set(root)
             if looks_like_path(data):
                 raise UserError(f"there is no folder {data}.")
+            if is_in_python(data):
+                raise UserError(
+                    "this task reads photos from files, in their full size. "
+                    "Write the images into a folder, and name that."
+                )
             raise unknown_name("data set", data, NAMES, hint="A folder of photos does as well.")
         listed = _folder_files(root)
 
