@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +20,12 @@ from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from tintype import api, own_code
+from tintype import api, own_code, plugins
 from tintype.augment import Augment
 from tintype.errors import OwnCodeError, StopTraining, UserError
 from tintype.pages.report import write_report
 from tintype.progress import Watcher
-from tintype.recipe import Recipe
+from tintype.recipe import Recipe, options_of
 from tintype.runs.checkpoint import load_checkpoint
 from tintype.runs.folder import RunFolder
 from tintype.runs.summary import verdict_line
@@ -715,3 +718,138 @@ def test_a_tracker_of_a_file_is_logged_to(tt, tmp_path: Path) -> None:
     code, _, errors = tt("train", *fixed, "--track", "my_tracker.py:Note", "--name", "no")
     assert "Did you mean 'Notes'" in errors
     assert not Path("runs/no").exists()
+
+
+# ---- plug-ins of installed packages -------------------------------------------------------------
+
+ENTRY_POINTS = """\
+[tintype.models]
+small = plugged.parts:Small
+cnn = plugged.parts:Small
+broken = plugged.broken:Small
+[tintype.losses]
+focal = plugged.parts:focal
+[tintype.augmentations]
+dark = plugged.parts:dark
+[tintype.data]
+odd-digits = plugged.parts:odd_digits
+[tintype.tracking]
+notes = plugged.parts:start
+[tintype.tasks]
+sort = plugged.sort
+"""
+PARTS = f"""\
+import torch
+from torch import nn
+
+{FOCAL}
+
+{MY_TRACKER}
+
+class Small(nn.Sequential):
+    def __init__(self, num_classes, width=8):
+        super().__init__(nn.Flatten(), nn.LazyLinear(width), nn.ReLU(), nn.Linear(width, num_classes))
+
+
+def dark(images):
+    return images // 2
+
+
+def odd_digits():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    odd = digits.target % 2 == 1
+    return (digits.images[odd] * 15).astype("uint8"), digits.target[odd]
+"""
+
+
+@pytest.fixture
+def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An installed package with a plug-in of every kind."""
+    site = tmp_path / "site"
+    files = {
+        "plugged-1.2.dist-info/METADATA": "Metadata-Version: 2.1\nName: plugged\nVersion: 1.2\n",
+        "plugged-1.2.dist-info/entry_points.txt": ENTRY_POINTS,
+        "plugged/__init__.py": "",
+        "plugged/parts.py": PARTS,
+        "plugged/broken.py": "import no_such_package\n",
+        "plugged/sort/__init__.py": '"""Sorting: digits into classes."""\n',
+        "plugged/sort/task.py": "from tintype.tasks.classify.task import make, restore\n",
+        "plugged/sort/options.py": "from tintype.tasks.classify.options import Options\n",
+    }
+    for name, text in files.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text, encoding="utf-8")
+
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.chdir(tmp_path)
+    caches = [each for each in vars(plugins).values() if hasattr(each, "cache_clear")]
+    caches.append(options_of)
+    for each in caches:
+        each.cache_clear()
+    yield site
+    monkeypatch.undo()
+    for each in caches:
+        each.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("plugged")]:
+        del sys.modules[name]
+
+
+def test_plug_ins_are_listed_without_an_import(plugged: Path, say) -> None:
+    for kind, name in [
+        ("models", "small"), ("losses", "focal"), ("augmentations", "dark"), ("data", "odd-digits"),
+        ("tracking", "notes"), ("tasks", "sort"),
+    ]:  # fmt: skip
+        code, output, errors = say("list", kind, "--json")
+        assert code == 0, errors
+        rows = {row["name"]: row["description"] for row in json.loads(output)}
+        assert rows[name].startswith("Of the package plugged 1.2: plugged.")
+        assert "cnn" not in rows or rows["cnn"].endswith("that of the package plugged is not used)")
+    assert "plugged" not in sys.modules
+
+
+def test_plug_ins_are_used_by_their_names(plugged: Path, say) -> None:
+    code, output, errors = say(
+        "train", "odd-digits", "--model", "small", "--loss", "focal", "--augment", "light,dark",
+        "--track", "notes", "--epochs", 2, "--device", "cpu", "--name", "run",
+    )  # fmt: skip
+    assert code == 0, errors
+    run = RunFolder(Path("runs/run"))
+    packages = {row["field"]: row for row in run.read("code.json")["packages"]}
+    assert set(packages) == {"data", "model", "loss", "augment", "track"}
+    sha256 = hashlib.sha256(PARTS.encode()).hexdigest()
+    assert packages["loss"] == {
+        "field": "loss", "name": "focal", "reference": "plugged.parts:focal",
+        "package": "plugged", "version": "1.2", "sha256": sha256,
+    }  # fmt: skip
+    assert run.recipe.model == "small"
+    assert len(run.read("data.json")["class_names"]) == 5
+    assert json.loads(Path("runs/notes.txt").read_text(encoding="utf-8"))[0] == "finished"
+
+    # the user has installed the package, so its names open a run as those of tintype do
+    code, output, errors = say("evaluate", "runs/run", "--split", "val", "--json")
+    assert code == 0, errors
+    assert (
+        json.loads(output)["accuracy"] == run.read("evaluation.json")["splits"]["val"]["accuracy"]
+    )
+
+
+def test_a_task_of_a_package_is_trained(plugged: Path, tiny, train_in, tmp_path: Path) -> None:
+    fields = tiny(epochs=1).stated() | {"task": "sort"}
+    run = train_in(tmp_path / "sorted", Recipe(**fields))
+    assert run.read("evaluation.json")["splits"]["test"]["accuracy"] > 0.1
+    assert run.read("code.json")["packages"][0]["reference"] == "plugged.sort"
+
+
+def test_a_built_in_name_wins_and_a_broken_plug_in_is_said(plugged: Path, say) -> None:
+    code, output, errors = say("train", "digits", "--model", "cnn", "--dry-run")
+    assert code == 0, errors
+    assert "cnn: the built-in one, not that of the package plugged" in output
+    code, _, errors = say("train", "digits", "--model", "broken")
+    assert code == 2
+    assert errors.splitlines()[-1] == (
+        "error: the model cannot be read: plugged.broken fails with ModuleNotFoundError: "
+        "No module named 'no_such_package'."
+    )
+    assert not Path("runs").exists()

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
+from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tintype.errors import UserError, unknown_name
-from tintype.own_code import is_own
+from tintype.own_code import approve, is_own, running
 
 PACKAGE = Path(__file__).parent
 
@@ -27,6 +30,79 @@ PLACES = {
     "tracking": ("tracking/*.py",),
 }
 NOT_PLUGINS = {"tracking": {"tracker"}}
+
+# Kinds that an installed package may add to, by an entry point of the group `tintype.KIND`.
+OPEN_KINDS = ("models", "losses", "augmentations", "data", "tasks", "tracking")
+LOSSES = {
+    "cross-entropy": "Cross-entropy of classes, with weights and label smoothing.",
+    "huber": "Smooth absolute error of numbers.",
+    "mae": "Absolute error of numbers.",
+    "mse": "Squared error of numbers.",
+}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A plug-in of an installed package, of which nothing has been imported.
+
+    Attributes:
+        name: what a recipe calls it.
+        reference: where it is, see `tintype.own_code`; of a task the package that holds task.py.
+        package: that declares it.
+        version: of the package.
+    """
+
+    name: str
+    reference: str
+    package: str
+    version: str
+
+
+@lru_cache
+def installed(kind: str) -> dict[str, Installed]:
+    """Return the plug-ins of installed packages of a kind, by name; nothing is imported.
+
+    Of names that tintype has itself the built-in thing is meant; they are left out.
+    """
+    return {each.name: each for each in _declared(kind) if each.name not in _built_in(kind)}
+
+
+def hidden(kind: str) -> dict[str, str]:
+    """Return the packages whose plug-ins have the name of a built-in thing, by that name."""
+    return {each.name: each.package for each in _declared(kind) if each.name in _built_in(kind)}
+
+
+def reference(kind: str, name: str) -> str | None:
+    """Return where to find what is no part of tintype: the user's own code, or a plug-in.
+
+    A plug-in may run: the user has installed its package, as with the packages that tintype needs.
+    """
+    if is_own(name):
+        return name
+    if name not in installed(kind):
+        return None
+    found = installed(kind)[name].reference
+    approve([found])
+    return found
+
+
+def _declared(kind: str) -> list[Installed]:
+    found = entry_points(group=f"tintype.{kind}")
+    return [
+        Installed(each.name, each.value, each.dist.name, each.dist.version)
+        for each in sorted(found, key=lambda each: each.name)
+        if each.dist is not None
+    ]
+
+
+@lru_cache
+def _built_in(kind: str) -> dict[str, str]:
+    """Return every name of a kind that tintype has itself, with a line on each."""
+    if kind == "losses":
+        return LOSSES
+    if kind == "augmentations":
+        return augmentation_names() | dict.fromkeys(augmentation_presets(), "")
+    return {name: line for offered in _offers(kind).values() for name, line in offered.items()}
 
 
 @lru_cache
@@ -46,7 +122,16 @@ def names(kind: str, task: str | None = None) -> dict[str, str]:
     stems = sorted(offers, key=lambda stem: stem.replace("_", "-") not in offers[stem])
     if task is not None:
         stems = [stem for stem in stems if _serves(kind, stem, task)]
-    return {name: description for stem in stems for name, description in offers[stem].items()}
+    built_in = {name: line for stem in stems for name, line in offers[stem].items()}
+    return {**built_in, **of_packages(kind)}
+
+
+def of_packages(kind: str) -> dict[str, str]:
+    """Return the plug-ins of installed packages of a kind, each with a line that says whose."""
+    return {
+        name: f"Of the package {each.package} {each.version}: {each.reference}."
+        for name, each in installed(kind).items()
+    }
 
 
 def data_sets(task: str) -> dict[str, str]:
@@ -75,7 +160,7 @@ def canonical(kind: str, name: str) -> str:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
     known = names(kind)
-    own = kind == "models" and is_own(name)
+    own = kind in ("models", "tracking") and is_own(name)
     if own or name in known or _pattern(name) in known:
         return name
     alike = {other.replace("-", "_"): other for other in known}
@@ -93,6 +178,8 @@ def find(kind: str, name: str) -> ModuleType:
     Raises:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
+    if kind == "tasks" and name in installed(kind):
+        return _part_of_package(name, "task")
     path = _files(kind)[_stem(kind, name)].relative_to(PACKAGE).with_suffix("")
     return importlib.import_module(".".join(("tintype", *path.parts)))
 
@@ -111,6 +198,8 @@ def find_part(task: str, part: str, purpose: str) -> ModuleType:
         able = [other for other in names("tasks") if has_part(other, part)]
         which = f" Expected a run of task {' or '.join(able)}." if able else ""
         raise UserError(f"runs of task {task} cannot {purpose}.{which}")
+    if task in installed("tasks"):
+        return _part_of_package(task, part)
     return importlib.import_module(f"tintype.tasks.{_stem('tasks', task)}.{part}")
 
 
@@ -120,6 +209,8 @@ def has_part(task: str, part: str) -> bool:
     Raises:
         UserError: there is no such task.
     """
+    if task in installed("tasks"):
+        return _file_in_package(task, part) is not None
     folder = _files("tasks")[_stem("tasks", task)].parent
     return (folder / f"{part}.py").is_file() or (folder / part / "__init__.py").is_file()
 
@@ -130,7 +221,7 @@ def task_of_model(name: str) -> str:
     Raises:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
-    if is_own(name):
+    if reference("models", name) is not None:
         return ""
     return _task_of("models", _stem("models", name))
 
@@ -240,12 +331,34 @@ def augmentation_presets() -> dict[str, dict[str, object]]:
 def _serves(kind: str, stem: str, task: str) -> bool:
     """Return whether a file serves a task, as `names` says."""
     if kind == "data":
-        asked = _targets("tasks", _stem("tasks", task))
-        return not asked.isdisjoint(_targets(kind, stem))
+        return not _asked_by(task).isdisjoint(_targets(kind, stem))
 
     tasks_with_their_own = {_task_of(kind, other) for other in _offers(kind)}
     wanted = task if task in tasks_with_their_own else ""
     return _task_of(kind, stem) == wanted
+
+
+def _asked_by(task: str) -> frozenset[str]:
+    """Return the kinds of target that a task asks for."""
+    if task not in installed("tasks"):
+        return _targets("tasks", _stem("tasks", task))
+    file = _file_in_package(task, "task")
+    return frozenset((_literal(file, "TARGETS") if file else None) or ("class",))
+
+
+def _file_in_package(task: str, part: str) -> Path | None:
+    """Return the file of a part of an installed task, None where it has none."""
+    try:
+        spec = importlib.util.find_spec(f"{installed('tasks')[task].reference}.{part}")
+    except ImportError:
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def _part_of_package(task: str, part: str) -> ModuleType:
+    found = installed("tasks")[task]
+    with running(f"task {task} of the package {found.package}"):
+        return importlib.import_module(f"{found.reference}.{part}")
 
 
 @lru_cache

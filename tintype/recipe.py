@@ -47,7 +47,16 @@ from tintype.own_code import (
     references_in,
     with_references,
 )
-from tintype.plugins import data_sets, default_task, find_part, has_part, head_sentence, names
+from tintype.plugins import (
+    Installed,
+    data_sets,
+    default_task,
+    find_part,
+    has_part,
+    head_sentence,
+    installed,
+    names,
+)
 from tintype.progress import parse_duration as parse_duration
 from tintype.recipe_fields import RecipeFields
 
@@ -68,6 +77,12 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
 # Fields that may hold several references to the user's own code.
 SEVERAL = ("augment", "metrics", "track")
+
+# The fields that may name a plug-in of an installed package, and of which kind.
+KIND_OF = {
+    "task": "tasks", "data": "data", "model": "models", "loss": "losses",
+    "augment": "augmentations", "track": "tracking",
+}  # fmt: skip
 
 # Short forms that users of other tools type.
 ALIASES = {
@@ -428,6 +443,18 @@ class Recipe(BaseModel, metaclass=_ByName):
         data = [("data", self.data)] if is_code(self.data) else []  # other data are no code
         return [*data, *((name, value) for name, value in one if is_own(value)), *several]
 
+    def plugins(self) -> list[tuple[str, Installed]]:
+        """Return the plug-ins of installed packages that are named, each after its field."""
+        values = self.fields()
+        named = [
+            (field, kind, name)
+            for field, kind in KIND_OF.items()
+            for name in _names_in(values.get(field))
+        ]
+        return [
+            (field, installed(kind)[name]) for field, kind, name in named if name in installed(kind)
+        ]
+
     def with_own_code(self, change: Callable[[str], str]) -> dict[str, Any]:
         """Return the fields that hold references to the user's own code, with each one changed."""
         values = self.fields()
@@ -674,6 +701,12 @@ Recipe.__doc__ = f"{cleandoc(Recipe.__doc__ or '')}\n\n{cleandoc(RecipeFields.__
 Recipe.__signature__ = Signature(
     [Parameter("fields", Parameter.VAR_KEYWORD, annotation="Unpack[RecipeFields]")]
 )
+
+
+def _names_in(value: Any) -> list[str]:
+    """Return the names in what a field holds: one, several by commas, a list, or keys."""
+    names = value.split(",") if isinstance(value, str) else list(value or ())
+    return [str(name).strip() for name in names]
 
 
 def as_new_run(recipe: Recipe) -> Recipe:

@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 from tintype.augment import operations
 from tintype.augment.canvas import Canvas
 from tintype.augment.own import OwnAugmentation
-from tintype.augment.spec import resolve
-from tintype.own_code import is_own, name_of
+from tintype.augment.spec import is_foreign, resolve
+from tintype.own_code import name_of
 
 
 class Augment:
@@ -46,7 +46,9 @@ class Augment:
         self.mixable = mixable
 
         self.own = [
-            OwnAugmentation(name, options) for name, options in self.options.items() if is_own(name)
+            OwnAugmentation(name, options)
+            for name, options in self.options.items()
+            if is_foreign(name)
         ]
         if shape is not None:
             for each in self.own:
@@ -105,7 +107,7 @@ class Augment:
 
         canvas = Canvas(images, targets, index, epoch, generator, self.mixable, weights)
         for name, options in self.options.items():
-            if not is_own(name):
+            if not is_foreign(name):
                 getattr(operations, name)(canvas, **options)
         mixed = canvas.pixels().contiguous(memory_format=torch.channels_last)
         return mixed, canvas.targets, canvas.weights
@@ -121,7 +123,7 @@ class Augment:
     def __str__(self) -> str:
         """Return for example "flip=0.5, crop=4"."""
         first = {
-            name_of(name) if is_own(name) else name: next(iter(options.items()), None)
+            name_of(name) if is_foreign(name) else name: next(iter(options.items()), None)
             for name, options in self.options.items()
         }
         return (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from tintype import own_code
+from tintype import own_code, plugins
 from tintype.errors import UserError
 from tintype.seeds import drawing_from
 
@@ -24,7 +24,7 @@ class OwnAugmentation:
     NumPy and Python follows from the step's own generator.
 
     Args:
-        reference: see `tintype.own_code`.
+        reference: see `tintype.own_code`, or the name of a plug-in.
         options: passed to a function at every call, and to a class when it is called first.
 
     Raises:
@@ -32,11 +32,11 @@ class OwnAugmentation:
     """
 
     def __init__(self, reference: str, options: Mapping[str, Any]) -> None:
-        self.reference = reference
         self.name = own_code.name_of(reference)
+        self.reference = plugins.reference("augmentations", reference) or ""
         self.options = dict(options)
 
-        found = own_code.find(reference, "augmentation", "augment")
+        found = own_code.find(self.reference, "augmentation", "augment")
         if isinstance(found, type):
             with own_code.running(f"the augmentation {self.name}"):
                 found = found(**self.options)

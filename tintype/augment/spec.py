@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from tintype import plugins
 from tintype.augment import operations
 from tintype.errors import UserError, unknown_name
-from tintype.own_code import is_own, name_of
+from tintype.own_code import name_of
 
 # Fractions rather than pixels, so that a preset suits digits of 8x8 and photos of 224x224.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -61,6 +61,11 @@ def names() -> dict[str, str]:
     return plugins.augmentation_names()
 
 
+def is_foreign(name: str) -> bool:
+    """Return whether an augmentation is no part of tintype: the user's own, or a plug-in."""
+    return plugins.reference("augmentations", name) is not None
+
+
 def parse_augment(text: str) -> dict[str, Any]:
     """Return the mapping that a command line's text stands for.
 
@@ -76,7 +81,7 @@ def parse_augment(text: str) -> dict[str, Any]:
     """
     spec: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        if is_own(part):
+        if is_foreign(part):
             spec[part] = True
             continue
         left, equals, right = (piece.strip() for piece in part.partition("="))
@@ -124,7 +129,7 @@ def resolve(spec: str | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     if preset not in PRESETS:
         raise unknown_name("augmentation preset", str(preset), PRESETS)
 
-    own = {name: given.pop(name) for name in list(given) if is_own(name)}
+    own = {name: given.pop(name) for name in list(given) if is_foreign(str(name))}
     chosen: dict[str, dict[str, Any]] = {}
     for name, value in [*PRESETS[preset].items(), *given.items()]:
         name = _canonical(str(name))
@@ -167,7 +172,10 @@ def _canonical(name: str) -> str:
     plain = ALIASES.get(plain, plain)
     if plain not in names():
         raise unknown_name(
-            "augmentation", name, {*names(), *PRESETS}, "`tintype list augmentations` shows them."
+            "augmentation",
+            name,
+            {*names(), *PRESETS, *plugins.installed("augmentations")},
+            "`tintype list augmentations` shows them.",
         )
     return plain
 

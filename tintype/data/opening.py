@@ -229,9 +229,10 @@ def _load(
         raise UserError(f"channels is {channels}; expected 1 (grey) or 3 (colour).")
 
     title = ""
-    if own_code.is_code(data):
+    elsewhere = None if own_code.is_in_python(data) else plugins.reference("data", data)
+    if elsewhere is not None:
         title = own_code.name_of(data)
-        fields = memory.of_own_code(data, data_root)
+        fields = memory.of_own_code(elsewhere, data_root)
         data, data_root = fields["data"], fields.get("data_root", data_root)
 
     module, name = locate(data, target)

@@ -16,8 +16,7 @@ from torch import nn
 from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
 from tintype.models.parts.own import build_own
-from tintype.own_code import is_own
-from tintype.plugins import canonical, find
+from tintype.plugins import canonical, find, reference
 
 
 def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -> nn.Module:
@@ -26,8 +25,9 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
     Raises:
         UserError: unknown model or option, or images that the model cannot take.
     """
-    if is_own(name):
-        return build_own(name, spec, options, seed)
+    elsewhere = reference("models", name)
+    if elsewhere is not None:
+        return build_own(elsewhere, spec, options, seed)
     module = find("models", name)
     build = module.build
     if hasattr(module, "NAMES"):  # the file builds several networks, and has to know which
@@ -55,7 +55,7 @@ def default_options(name: str) -> dict[str, Any]:
     Raises:
         UserError: unknown model.
     """
-    if is_own(name):
+    if reference("models", name) is not None:
         return {}
     parameters = inspect.signature(find("models", name).build).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}

@@ -14,6 +14,7 @@ from typing import Any
 from tintype.errors import UserError
 from tintype.files.whole import write_json, written_whole
 from tintype.own_code import IN_PYTHON, code_of, located, name_of, named_like, standing_in
+from tintype.plugins import Installed
 
 FILE = "code.json"
 
@@ -39,13 +40,26 @@ def needed(references: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return found
 
 
-def keep(folder: Path, references: Sequence[tuple[str, str]]) -> None:
+def of_packages(plugins: Sequence[tuple[str, Installed]]) -> list[dict[str, str]]:
+    """Return what a run records of the plug-ins of installed packages that its fields name."""
+    return [
+        {"field": field, **vars(each), "sha256": code_of(each.reference).sha256}
+        for field, each in plugins
+    ]
+
+
+def keep(
+    folder: Path,
+    references: Sequence[tuple[str, str]],
+    plugins: Sequence[tuple[str, Installed]] = (),
+) -> None:
     """Write down in a run folder what code it needs, with a copy; nothing where it needs none."""
     rows = needed(references)
-    if not rows:
+    packages = of_packages(plugins)
+    if not rows and not packages:
         return
 
-    write_json(folder / FILE, {"code": rows})
+    write_json(folder / FILE, {"code": rows, **({"packages": packages} if packages else {})})
     for row in rows:
         if row["copy"]:
             _write_copy(folder / row["copy"], code_of(row["reference"]).source)

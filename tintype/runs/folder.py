@@ -257,7 +257,7 @@ class RunFolder:
     def write_recipe(self, recipe: Recipe) -> None:
         """Write recipe.yaml with every field stated, and at first the code that it needs."""
         if not (self.path / code.FILE).exists():
-            code.keep(self.path, recipe.own_code())
+            code.keep(self.path, recipe.own_code(), recipe.plugins())
         with written_whole(self.path / "recipe.yaml") as temporary:
             temporary.write_text(recipe.to_yaml(), encoding="utf-8")
 

@@ -124,8 +124,18 @@ class _Code(Shape):
     copy_: Annotated[str, Field(alias="copy", pattern=r"^(code/[A-Za-z0-9_]{1,100}\.py)?$")]
 
 
+class _Package(Shape):
+    field: str
+    name: str
+    reference: str
+    package: str
+    version: str
+    sha256: str
+
+
 class _OwnCode(Shape):
     code: list[_Code]
+    packages: list[_Package] = []
 
 
 class _Model(Shape):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tintype import own_code
+from tintype import own_code, plugins
 from tintype.errors import UserError
 
 KEY = "own_loss"  # of its buffers in a checkpoint
@@ -26,7 +26,7 @@ class OwnLoss:
     have.
 
     Args:
-        reference: see `tintype.own_code`.
+        reference: see `tintype.own_code`, or the name of a plug-in.
         device: where it computes.
         weighted: whether it is called with weights of images.
 
@@ -42,7 +42,7 @@ class OwnLoss:
         self.device = device
         self.weighted = weighted
 
-        found = own_code.find(reference, "loss", "loss")
+        found = own_code.find(plugins.reference("losses", reference) or "", "loss", "loss")
         if isinstance(found, type):
             with own_code.running(f"the loss {self.name}"):
                 found = found()

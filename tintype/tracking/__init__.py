@@ -16,8 +16,7 @@ from tintype import own_code
 from tintype.errors import UserError
 from tintype.files.bounded import read_json_object
 from tintype.files.whole import write_json
-from tintype.own_code import is_own
-from tintype.plugins import canonical, find
+from tintype.plugins import canonical, find, reference
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
@@ -41,8 +40,8 @@ def check_trackers(names: Sequence[str]) -> None:
         UserError: one is unknown or missing; the message says what to install.
     """
     for name in names:
-        if is_own(name):
-            own_code.find(name, "tracker", "start")
+        if reference("tracking", name) is not None:
+            _start(name)
             continue
         module = find("tracking", name)
         if importlib.util.find_spec(module.NEEDS) is None:
@@ -194,8 +193,9 @@ class _Trackers(Watcher):
 
 def _start(name: str) -> Callable[[RunInfo], Tracker]:
     """Return what makes a tracker: that of its file, or a function or class of the user's own."""
-    if is_own(name):
-        return own_code.find(name, "tracker", "start")
+    elsewhere = reference("tracking", name)
+    if elsewhere is not None:
+        return own_code.find(elsewhere, "tracker", "start")
     return find("tracking", name).start
 
 

@@ -21,9 +21,9 @@ from tintype.errors import UserError
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
 from tintype.pages.report import write_report
-from tintype.plugins import data_sets
+from tintype.plugins import data_sets, hidden
 from tintype.progress import Watcher
-from tintype.recipe import ALIASES, Recipe, as_new_run, resolve
+from tintype.recipe import ALIASES, KIND_OF, Recipe, as_new_run, resolve
 from tintype.runs import code
 from tintype.runs.folder import RunFolder
 from tintype.runs.model import save_model
@@ -69,6 +69,8 @@ def plan(
     check_trackers(recipe.track)
 
     watcher.note(f"training {kind}")
+    for name, package in _hidden(recipe).items():
+        watcher.note(f"{name}: the built-in one, not that of the package {package}")
     own_recipe = kind == "a Recipe" or kind.startswith("recipe file")
     asked = recipe.stated().keys() if own_recipe else changed
     recipe, idle = without_idle(recipe, asked)
@@ -341,6 +343,17 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():
         changes["data"] = str(Path(recipe.data).expanduser().resolve())
     return recipe.replace(**changes) if changes else recipe
+
+
+def _hidden(recipe: Recipe) -> dict[str, str]:
+    """Return the packages that have a plug-in of a name that the recipe uses for a built-in one."""
+    fields = recipe.fields()
+    return {
+        name: package
+        for field, kind in KIND_OF.items()
+        for name, package in hidden(kind).items()
+        if name == fields.get(field)
+    }
 
 
 def _is_set(recipe: Recipe) -> bool:

@@ -5,13 +5,15 @@ Only names, first lines and small files are read, so that it answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tintype.errors import UserError, unknown_name
 
-KINDS = ("recipes", "studies", "models", "data", "augmentations", "tasks", "tracking", "runs")
+KINDS = (
+    "recipes", "studies", "models", "data", "augmentations", "losses", "tasks", "tracking", "runs",
+)  # fmt: skip
 
 
 def listing(
@@ -49,12 +51,31 @@ def listing(
 
         found = names(what)
     elif what == "augmentations":
-        from tintype.plugins import augmentation_names
+        from tintype.plugins import augmentation_names, of_packages
 
-        found = augmentation_names()
+        found = {**augmentation_names(), **of_packages(what)}
+    elif what == "losses":
+        from tintype.plugins import LOSSES, of_packages
+
+        found = {**LOSSES, **of_packages(what)}
     else:
         raise unknown_name("listing", what, KINDS)
-    return [{"name": name, "description": description} for name, description in found.items()]
+    return _rows(what, found)
+
+
+def _rows(what: str, found: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return a row for each thing; that of a built-in one says if a package has its name too."""
+    from tintype.plugins import OPEN_KINDS, hidden
+
+    others = hidden(what) if what in OPEN_KINDS else {}
+    also = {
+        name: f" (built in; that of the package {package} is not used)"
+        for name, package in others.items()
+    }
+    return [
+        {"name": name, "description": description + also.get(name, "")}
+        for name, description in found.items()
+    ]
 
 
 def _recipes() -> list[dict[str, Any]]:

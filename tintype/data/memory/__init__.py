@@ -163,7 +163,9 @@ def of_own_code(reference: str, data_root: str | None = None) -> dict[str, str]:
     found = own_code.find(reference, "data set", "load")
     with own_code.running(f"the data set {own_code.name_of(reference)}"):
         data = found() if callable(found) else found
-    more = dict(data) if isinstance(data, Mapping) and "data" in data else {"data": data}
+    more: dict[str, Any] = (
+        dict(data) if isinstance(data, Mapping) and "data" in data else {"data": data}
+    )
     unknown = more.keys() - {"data", "splits", "groups", "sample_weight", "columns"}
     if unknown:
         raise UserError(

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from tintype.own_code import Reference, is_own
+from tintype.own_code import Reference
+from tintype.plugins import reference
 from tintype.tasks.contract.options import ColourOptions, MeasuredOptions, TransferOptions
 
 LOSSES = ("cross-entropy",)
@@ -78,7 +79,7 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, loss: str) -> str:
-        if loss not in LOSSES and not is_own(loss):
+        if loss not in LOSSES and reference("losses", loss) is None:
             raise ValueError(f"expected {' or '.join(LOSSES)}, or a file such as my_loss.py:focal")
         return loss
 

@@ -12,8 +12,7 @@ from tintype.data.source import DataSpec, DataSplits
 from tintype.hardware.device import Choice
 from tintype.models import build_model
 from tintype.models.parts.own import try_out
-from tintype.own_code import is_own
-from tintype.plugins import check_model_is_for
+from tintype.plugins import check_model_is_for, reference
 from tintype.runs.graph import GraphNetwork
 from tintype.tasks.classify.classifier import FIGURES, Classify
 from tintype.tasks.classify.options import LOSSES
@@ -73,7 +72,7 @@ def make(
     check_model_is_for(model, "classify")
     network = build_model(model, splits.spec, model_options, seed)
     choices: list[Choice] = []
-    if is_own(model):
+    if reference("models", model) is not None:
         count = splits.spec.num_classes
         what = f"a score (logit) for each of {count} classes"
         choices = try_out(model, network, splits.spec, (count,), what)

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from tintype.own_code import Reference, is_own
+from tintype.own_code import Reference
+from tintype.plugins import reference
 from tintype.tasks.contract.options import ColourOptions, MeasuredOptions, TransferOptions
 
 LOSSES = ("huber", "mse", "mae")
@@ -56,7 +57,7 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, loss: str) -> str:
-        if loss not in LOSSES and not is_own(loss):
+        if loss not in LOSSES and reference("losses", loss) is None:
             known = ", ".join(LOSSES)
             raise ValueError(f"expected {known}, or a file such as my_loss.py:pinball")
         return loss

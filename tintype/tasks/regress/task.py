@@ -15,8 +15,7 @@ from tintype.errors import UserError
 from tintype.hardware.device import Choice
 from tintype.models import build_model
 from tintype.models.parts.own import try_out
-from tintype.own_code import is_own
-from tintype.plugins import check_model_is_for
+from tintype.plugins import check_model_is_for, reference
 from tintype.runs.graph import GraphNetwork
 from tintype.tasks.own_loss import OwnLoss
 from tintype.tasks.own_metrics import OwnMetrics
@@ -74,7 +73,7 @@ def make(
     spec = replace(splits.spec, target=Numbers((*columns, *(f"scale of {c}" for c in columns))))
     network = build_model(model, spec, model_options, seed)
     choices: list[Choice] = []
-    if is_own(model):
+    if reference("models", model) is not None:
         what = f"{len(columns)} numbers for each image, and then the scale of the error of each"
         choices = try_out(model, network, spec, (2 * len(columns),), what)
     weighted = splits.train.weights is not None
