@@ -140,6 +140,14 @@ def test_a_network_that_cannot_be_a_graph_says_so_and_keeps_none(network, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == [graph.WEIGHTS]
 
 
+def test_a_run_whose_network_cannot_be_a_graph_is_finished(tmp_path, without_code):
+    run = tt.train("digits", model=Chooses, epochs=1, out=tmp_path, watcher=Watcher(), **SMALL)
+    choice = next(c for c in run.read("environment.json")["choices"] if c["name"] == "graph")
+    assert choice["choice"] == "none"
+    assert run.status["state"] == "finished"
+    assert 0 < run.metrics["test"]["accuracy"] < 1
+
+
 def test_without_a_package_the_run_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     choice = keep_graph(tmp_path, nn.Linear(4, 4), torch.randn(2, 4))

@@ -283,6 +283,8 @@ class Classify(Task):
         """
         answers = list(self._answers(network, source, on_progress))
         logits, features = zip(*((each.logits, each.features) for each in answers), strict=True)
+        if len({each.shape[1] for each in features}) > 1:  # some batches went past the head
+            features = [each[:, :0] for each in features]
         return torch.cat(logits), torch.cat(features)
 
     def _answers(
