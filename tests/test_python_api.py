@@ -9,6 +9,7 @@ import pydoc
 import shutil
 import subprocess
 import sys
+import typing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,48 @@ def test_a_recipe_completes_its_fields_and_says_how_it_is_changed() -> None:
     with pytest.raises(tintype.UserError, match="by name"):
         Recipe("digits")  # pyright: ignore[reportCallIssue]
     assert list(inspect.signature(Recipe).parameters) == ["fields"]
+
+
+def public_functions() -> dict[str, Callable[..., Any]]:
+    """Return the functions of the package, and the methods and properties of its classes."""
+    found: dict[str, Callable[..., Any]] = {}
+    for name in tintype.__all__:
+        thing = getattr(tintype, name)
+        if inspect.isfunction(thing):
+            found[name] = thing
+        for key in dir(thing) if inspect.isclass(thing) else ():
+            method = inspect.getattr_static(thing, key)
+            method = method.fget if isinstance(method, property) else method
+            public = not key.startswith("_")
+            if public and inspect.isfunction(method) and method.__module__.startswith("tintype"):
+                found[f"{name}.{key}"] = method
+    return found
+
+
+def test_the_types_of_all_public_functions_can_be_asked_for() -> None:
+    functions = public_functions()
+    assert len(functions) > 60
+    for name, function in functions.items():
+        assert isinstance(typing.get_type_hints(function), dict), name
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import tintype.api, sys; print({'torch', 'pandas', 'optuna', 'plotly'} & set(sys.modules))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    assert ran.stdout.strip() == "set()"
+
+
+def test_results_say_what_they_are_in_a_line(digit_files: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(digit_files, tmp_path / "photos")
+    shutil.copy(next((folder / "3").iterdir()), folder / "3" / "copy.png")
+    audit = tintype.audit(folder, labels=False)
+    assert repr(audit).startswith(f"Audit({str(folder)!r}, 121 images: ")
+    assert list(audit.frame().columns) == ["kind", "serious", "title", "num_images"]
+    assert [row["kind"] for row in audit.table()] == [finding.kind for finding in audit.findings]
 
 
 # ---- wrong calls ------------------------------------------------------------------------------------------------------

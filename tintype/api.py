@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any, Unpack
 from tintype import own_code
 from tintype.calls import public
 from tintype.errors import UserError
+from tintype.lazy import Lazy
 from tintype.progress import Watcher, display_for, silence
 from tintype.recipe import Recipe
 from tintype.recipe_fields import RecipeFields
 from tintype.runs.folder import RunFolder
 from tintype.tables import Table
 from tintype.verbs.run import Run
+from tintype.watching import OneWatcher
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    import pandas
 
     from tintype.training.prepare import Prepared
-    from tintype.watching import OneWatcher
+else:
+    pandas = Lazy("pandas")
 
 __all__ = ["Run", "Runs", "load", "plan", "runs", "train"]
 
@@ -174,7 +177,7 @@ class Runs(list[Run]):
         facts = {each["name"]: each for each in list_runs(self.folder)}
         return Table(facts[name] for name in map(self._name, self) if name in facts)
 
-    def frame(self) -> DataFrame:
+    def frame(self) -> pandas.DataFrame:
         """Return the table as a pandas frame.
 
         Raises:

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tintype.errors import UserError
+from tintype.lazy import Lazy
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    import pandas
+else:
+    pandas = Lazy("pandas")
 
 MOST_ROWS = 60  # of a table in a notebook; a longer one is cut
 STYLE = "text-align: right; padding: .1em .6em"
@@ -20,7 +23,7 @@ STYLE = "text-align: right; padding: .1em .6em"
 class Figures(dict[str, dict[str, Any]]):
     """Figures of each split, as a dictionary: `figures["test"]["accuracy"]`."""
 
-    def frame(self) -> DataFrame:
+    def frame(self) -> pandas.DataFrame:
         """Return a pandas frame of numbers: a row for each split, two columns for an interval.
 
         Raises:
@@ -42,7 +45,7 @@ class Figures(dict[str, dict[str, Any]]):
 class Table(list[dict[str, Any]]):
     """Rows, as a list of dictionaries."""
 
-    def frame(self) -> DataFrame:
+    def frame(self) -> pandas.DataFrame:
         """Return a pandas frame: a row for each row, two columns for an interval.
 
         Raises:
@@ -73,7 +76,7 @@ class ConfusionMatrix(np.ndarray):
     def __array_finalize__(self, obj: Any) -> None:
         self.names = getattr(obj, "names", ())
 
-    def frame(self) -> DataFrame:
+    def frame(self) -> pandas.DataFrame:
         """Return a pandas frame whose index is the true class and whose columns are the answers.
 
         Raises:
@@ -134,7 +137,9 @@ def _number(value: Any) -> Any:
     return float("nan") if value is None else value
 
 
-def _frame(rows: Sequence[Mapping[str, Any]], index: Any = None, name: str = "") -> DataFrame:
+def _frame(
+    rows: Sequence[Mapping[str, Any]], index: Any = None, name: str = ""
+) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from tintype.calls import public_methods
 from tintype.cards import Predictions
 from tintype.errors import UserError
+from tintype.lazy import Lazy
 from tintype.plugins import find_part
 from tintype.progress import Progress, working
 from tintype.runs.folder import RunFolder
@@ -16,14 +17,21 @@ from tintype.tables import ConfusionMatrix, Figures, Table
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from PIL.Image import Image
-    from torch import Tensor, nn
+    from torch import nn
 
-    from tintype.pages.run_figures import RunFigures
+    from tintype.pages import run_figures
     from tintype.tasks.contract.network_predictor import NetworkPredictor
     from tintype.tasks.contract.predict import Predictor
     from tintype.tasks.task import Prediction
-    from tintype.verbs.export import Exported
+    from tintype.verbs import export as exporting
+else:
+    exporting = Lazy("tintype.verbs.export")
+    nn = Lazy("torch.nn")
+    np = Lazy("numpy")
+    run_figures = Lazy("tintype.pages.run_figures")
+    torch = Lazy("torch")
 
 
 MODEL_FILES = ("model.json", "model.safetensors")
@@ -99,7 +107,7 @@ class Run(RunFolder):
 
         return self._kept("model", "cpu", load)
 
-    def preprocess(self, image: Any) -> Tensor:
+    def preprocess(self, image: Any) -> torch.Tensor:
         """Return an image as `model` takes it: (C, H, W) float32 on the CPU, normalised.
 
         Args:
@@ -300,7 +308,7 @@ class Run(RunFolder):
     @overload
     def predict(
         self,
-        images: np.ndarray | Tensor,
+        images: np.ndarray | torch.Tensor,
         *,
         device: str = ...,
         batch_size: int = ...,
@@ -504,7 +512,7 @@ class Run(RunFolder):
         max_loss: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
         verbose: bool | None = None,
-    ) -> Exported:
+    ) -> exporting.Exported:
         """Write the model as one file for other programs, with all preprocessing inside.
 
         It is checked before it is kept.
@@ -595,14 +603,12 @@ class Run(RunFolder):
         return write_report(self.path)
 
     @property
-    def figures(self) -> RunFigures:
+    def figures(self) -> run_figures.RunFigures:
         """Return the figures of the report as objects.
 
         `run.figures.history()`, `.confusion()`, `.mistakes()` and so on.
         """
-        from tintype.pages.run_figures import RunFigures
-
-        return RunFigures(self.path)
+        return run_figures.RunFigures(self.path)
 
     def result(self) -> dict[str, Any]:
         """Return what `tintype train --json` prints.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from tintype.data.memory import fields_of
 from tintype.data.plain_features import plain_features
 from tintype.data.targets import Classes
 from tintype.errors import UserError
+from tintype.lazy import Lazy
 from tintype.own_code import is_in_python
 from tintype.progress import Progress, working
+from tintype.tables import Table
 from tintype.verbs.audit import findings as checks
 from tintype.verbs.audit.files import Inspected, inspect
 from tintype.verbs.audit.findings import Finding, Twins
@@ -24,13 +26,18 @@ from tintype.verbs.audit.labels import find_label_issues
 from tintype.verbs.audit.manifest import check_new, write_manifest
 from tintype.verbs.audit.one_class import class_findings, label_findings
 
+if TYPE_CHECKING:
+    import pandas
+else:
+    pandas = Lazy("pandas")
+
 __all__ = ["Audit", "Finding", "audit"]
 
 
 SHOWN = 3  # examples of a finding in the terminal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """What was found in a data set; `findings` come with the serious ones first.
 
@@ -64,6 +71,30 @@ class Audit:
         raise KeyError(
             f"no finding '{kind}'; there are: {', '.join(f.kind for f in self.findings) or 'none'}"
         )
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(finding.kind for finding in self.findings) or "nothing"
+        return f"Audit({self.source!r}, {self.num_images:,} images: {kinds})"
+
+    def table(self) -> Table:
+        """Return a row for each finding: kind, whether it is serious, title, number of images."""
+        return Table(
+            {
+                "kind": finding.kind,
+                "serious": finding.serious,
+                "title": finding.title,
+                "num_images": finding.num_images,
+            }
+            for finding in self.findings
+        )
+
+    def frame(self) -> pandas.DataFrame:
+        """Return the table as a pandas frame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return self.table().frame()
 
     def __contains__(self, kind: str) -> bool:
         return any(finding.kind == kind for finding in self.findings)

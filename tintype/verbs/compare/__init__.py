@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype.calls import public
+from tintype.lazy import Lazy
 from tintype.notebook import frame_of
 from tintype.progress import working
 from tintype.runs.folder import RunFolder
@@ -21,11 +22,16 @@ from tintype.tasks.contract.compared_run import Compared, open_all
 from tintype.verbs.compare.settings import Row, confounded, side_by_side
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-    from rich.console import RenderableType
+    import pandas
+    from rich import console
 
-    from tintype.pages.section import Section
-    from tintype.verbs.compare.figures import DrawnFigures
+    from tintype.pages import section
+    from tintype.verbs.compare import figures as drawn
+else:
+    console = Lazy("rich.console")
+    drawn = Lazy("tintype.verbs.compare.figures")
+    pandas = Lazy("pandas")
+    section = Lazy("tintype.pages.section")
 
 __all__ = ["Comparison", "Group", "Pair", "compare", "compare_command"]
 
@@ -95,13 +101,13 @@ class Comparison:
             ],
         }
 
-    def lines(self) -> list[RenderableType]:
+    def lines(self) -> list[console.RenderableType]:
         """Return what the terminal shows: for each group a table and its sentences."""
         from tintype.verbs.compare.terminal import lines
 
         return lines(self)
 
-    def frame(self) -> DataFrame:
+    def frame(self) -> pandas.DataFrame:
         """Return the table as a pandas frame.
 
         Raises:
@@ -109,7 +115,9 @@ class Comparison:
         """
         return frame_of(self.table())
 
-    def sections(self, progress: Progress | None = None, page: Path | None = None) -> list[Section]:
+    def sections(
+        self, progress: Progress | None = None, page: Path | None = None
+    ) -> list[section.Section]:
         """Return the sections of the page.
 
         Pictures are computed or read now, and left out where that cannot be. Reports of the runs
@@ -134,7 +142,7 @@ class Comparison:
         return write_comparison(Path(path), title or self.title, self.sections, progress)
 
     @property
-    def figures(self) -> DrawnFigures:
+    def figures(self) -> drawn.DrawnFigures:
         """The figures of the page as objects: `.ranking()`, `.against("parameters")`, `.history()`,
         `.confusion()`.
         """

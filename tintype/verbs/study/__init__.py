@@ -16,6 +16,7 @@ from tintype.data.memory import given
 from tintype.errors import UserError
 from tintype.files.names import check_name
 from tintype.hardware.device import Choice, num_cores
+from tintype.lazy import Lazy
 from tintype.notebook import frame_of
 from tintype.own_code import is_in_python
 from tintype.plugins import study_names
@@ -34,10 +35,14 @@ from tintype.verbs.study.result import Result, result_of
 from tintype.verbs.study.run_all import most_threads, run_all
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-    from rich.console import RenderableType
+    import pandas
+    from rich import console
 
-    from tintype.verbs.compare.figures import DrawnFigures
+    from tintype.verbs.compare import figures as drawn
+else:
+    console = Lazy("rich.console")
+    drawn = Lazy("tintype.verbs.compare.figures")
+    pandas = Lazy("pandas")
 
 __all__ = [
     "Declaration",
@@ -65,7 +70,7 @@ class Study(StudyFolder):
         header, rows = table(self)
         return [dict(zip(header, row, strict=True)) for row in rows]
 
-    def frame(self) -> DataFrame:
+    def frame(self) -> pandas.DataFrame:
         """Return the table as a pandas frame.
 
         Raises:
@@ -74,7 +79,7 @@ class Study(StudyFolder):
         return frame_of(self.table())
 
     @property
-    def figures(self) -> DrawnFigures:
+    def figures(self) -> drawn.DrawnFigures:
         """Its figures as objects, such as `.ranking()`, `.against("parameters")`, `.history()`.
 
         Raises:
@@ -99,7 +104,7 @@ class Study(StudyFolder):
         RunFolder(self.path).write_table("table.csv", *table(self))
         return write_page(self, self.result(), watcher or Watcher())
 
-    def lines(self) -> list[RenderableType]:
+    def lines(self) -> list[console.RenderableType]:
         """Return what the terminal shows at the end."""
         from tintype.verbs.study.terminal import lines
 

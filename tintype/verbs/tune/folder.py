@@ -14,6 +14,8 @@ import yaml
 from tintype.errors import UserError
 from tintype.files.whole import write_json, written_whole
 from tintype.files.yaml_files import read_yaml
+from tintype.lazy import Lazy
+from tintype.notebook import frame_of
 from tintype.recipe import OLD_SPLIT_RULE, Recipe, build
 from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import Criterion, criterion_of
@@ -24,6 +26,10 @@ from tintype.verbs.tune.storage import import_optuna
 
 if TYPE_CHECKING:
     import optuna
+    import pandas
+else:
+    optuna = Lazy("optuna")
+    pandas = Lazy("pandas")
 
 FEWEST_FOR_IMPORTANCE = 20  # finished trials; of fewer the shares are mostly noise
 
@@ -129,6 +135,33 @@ class Outcome:
     winner: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class BestTrial:
+    """The trial with the best validation figure.
+
+    Attributes:
+        number: of the trial; its run is in the folder trial-NUMBER.
+        value: its validation figure.
+        settings: the fields of the recipe that it chose.
+        frozen: what Optuna knows of it.
+    """
+
+    number: int
+    value: float
+    settings: Mapping[str, Any]
+    frozen: optuna.trial.FrozenTrial = field(repr=False)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What Optuna chose, by name."""
+        return self.frozen.params
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """What tintype recorded with the trial."""
+        return self.frozen.user_attrs
+
+
 class Tuning:
     """A tuning on disk, with its trials in the database."""
 
@@ -148,16 +181,16 @@ class Tuning:
         return [t for t in trials if (t.state.name == state if state else t.state.is_finished())]
 
     @property
-    def best(self) -> optuna.trial.FrozenTrial | None:
+    def best(self) -> BestTrial | None:
         """The trial with the best validation figure, the earliest of equals; None where none came
         to its end.
         """
         sign = self.measure.sign
-        return max(
-            self.trials("COMPLETE"),
-            key=lambda t: (sign * (t.value or 0.0), -t.number),
-            default=None,
-        )
+        trials = self.trials("COMPLETE")
+        if not trials:
+            return None
+        best = max(trials, key=lambda t: (sign * (t.value or 0.0), -t.number))
+        return BestTrial(best.number, best.value or 0.0, self.settings(best), best)
 
     @property
     def winner(self) -> Study | None:
@@ -174,7 +207,7 @@ class Tuning:
         """Where the best trial's settings are trained anew; a later best has another folder."""
         return None if self.best is None else self.path / f"winner-{self.best.number:04d}"
 
-    def settings(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    def settings(self, trial: optuna.trial.FrozenTrial | BestTrial) -> dict[str, Any]:
         """Return the fields of the recipe that a trial chose."""
         found: dict[str, Any] = {}
         for name, entry in self.request.space.items():
@@ -209,6 +242,14 @@ class Tuning:
             }
             for trial in self.trials()
         ]
+
+    def frame(self) -> pandas.DataFrame:
+        """Return the table as a pandas frame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame_of(self.table())
 
     def outcome(self) -> Outcome:
         """Return what was found."""
