@@ -258,6 +258,20 @@ def test_what_needs_the_network_itself_says_how_to_trust_it(use, stranger, digit
     assert executed(stranger) == before
 
 
+def test_features_come_as_soon_as_the_code_is_trusted(stranger, digit_files, own_run):
+    photos = sorted((digit_files / "3").iterdir())[:3]
+    answers = stranger.predict_proba(photos)
+    with pytest.raises(UserError, match="trust="):
+        stranger.embed(photos)
+    own_code.trust(stranger.path / "code/my_net.py")
+    with torch.no_grad():
+        features = torch.from_numpy(stranger.embed(photos))
+        head = [layer for layer in stranger.model.modules() if isinstance(layer, nn.Linear)][-1]
+        shown = torch.stack([stranger.preprocess(photo) for photo in photos])
+        torch.testing.assert_close(head(features), stranger.model(shown))
+    np.testing.assert_allclose(stranger.predict_proba(photos), answers, atol=1e-5)
+
+
 def test_heat_maps_say_how_to_trust_the_code_and_are_drawn_with_it(
     stranger, digit_files, tmp_path, say
 ):

@@ -34,7 +34,7 @@ else:
     torch = Lazy("torch")
 
 
-MODEL_FILES = ("model.json", "model.safetensors")
+MODEL_FILES = ("model.json", "model.safetensors", "graph.onnx")
 # What a user may use of the folder itself.
 FOR_USERS = ("name", "path", "read", "read_table", "recipe", "status")
 BATCH_SIZE = 64  # images that are computed at once unless a caller says otherwise
@@ -236,6 +236,9 @@ class Run(RunFolder):
 
         predictor = self._predictor(device, batch_size)
         assert isinstance(predictor, NetworkPredictor)  # that of a run always is
+        if predictor.outdated:
+            self.close()
+            return self._network_predictor(device, batch_size)
         return predictor
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tintype.data.source import DataSpec
 from tintype.hardware.device import autocast
 from tintype.models.parts.head import features_before, head_of
+from tintype.runs.code import is_trusted
 from tintype.runs.graph import GraphNetwork
 from tintype.tasks.contract.predict import Predictor
 
@@ -47,6 +48,11 @@ class NetworkPredictor(Predictor, Generic[T]):
     def network(self) -> nn.Module:
         """The network that answers."""
         return self.task.networks[self.task.main]
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it computes a graph in place of code that has been trusted since."""
+        return isinstance(self.network, GraphNetwork) and is_trusted(self.network.rows)
 
     def shown(self, pixels: np.ndarray) -> Tensor:
         """Return what the network is shown, (N, C, H, W) float32, of prepared pictures.
