@@ -261,6 +261,15 @@ def test_the_notebook_on_classification(execute):
 
 
 @pytest.mark.slow
+def test_the_notebook_on_own_code(execute):
+    outputs = execute("own_code")
+    assert num_trained(outputs) == 1
+    assert "the first picture is a " in printed(outputs)
+    assert "model: python:Net, kept as code/Net.py" in printed(outputs)
+    assert any("accuracy" in table and "<table" in table for table in shown(outputs, "text/html"))
+
+
+@pytest.mark.slow
 def test_the_notebook_on_transfer(execute):
     outputs = execute("transfer")
     assert num_trained(outputs) == 3
@@ -338,7 +347,14 @@ def test_examples_are_stored_without_outputs(path):
 
 def test_every_kind_of_work_has_a_notebook():
     found = {path.stem for path in EXAMPLES.glob("*.ipynb")}
-    small = {"classification", "transfer", "generation", "super_resolution", "study"}
+    small = {
+        "classification",
+        "transfer",
+        "generation",
+        "super_resolution",
+        "study",
+        "own_code",
+    }
     collections = {
         "fashion_three_depths",
         "photos_nine_classes",

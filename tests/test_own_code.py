@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
+from typing import Any
+
 import pytest
 
 from tintype import own_code
@@ -134,3 +137,13 @@ def test_an_object_becomes_a_reference():
     assert own_code.as_reference({"flip": True}) == {"flip": True}
     assert own_code.name_of("my_net.py") == "my_net"
     assert own_code.name_of("my_net.py:Net") == "Net"
+
+
+def test_a_class_of_a_notebook_has_its_source():
+    cell = "import math\n\n\n@staticmethod\ndef f(): ...\n\n\nclass Net:\n    depth = 3\n\n    def forward(self): ...\n"
+    lines: list[str] = list(cell.splitlines(keepends=True))
+    linecache.cache["<cell 1>"] = (len(cell), None, lines, "<cell 1>")
+    names: dict[str, Any] = {"__name__": "no_such_notebook"}
+    exec(compile(cell, "<cell 1>", "exec"), names)
+    code = own_code.code_of(own_code.give(names["Net"]))
+    assert code.source == "class Net:\n    depth = 3\n\n    def forward(self): ..."

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -470,3 +472,13 @@ def test_runs_with_own_networks_are_compared(net, tmp_path):
     other = train(tmp_path, model=Net)
     comparison = tt.compare([one, other], latency=False)
     assert len(comparison.frame()) == 2
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "own_code.py"))
+    said = capsys.readouterr().out
+    assert "the first picture is a 0" in said
+    fields = [line.partition(":")[0] for line in said.splitlines() if ": python:" in line]
+    assert fields[-4:] == ["model", "loss", "augment", "metrics"]

@@ -15,10 +15,12 @@ programs of torch.export and TorchScript, whose reading can run code.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import linecache
 import re
 import sys
 import textwrap
@@ -555,6 +557,24 @@ def _source_of(thing: Any) -> str:
             return textwrap.dedent(inspect.getsource(candidate))
         except (OSError, TypeError):
             continue
+    return _source_by_methods(thing) if isinstance(thing, type) else ""
+
+
+def _source_by_methods(kind: type) -> str:
+    """Return the source of a class in a notebook, where only its methods know the cell; or ""."""
+    for method in vars(kind).values():
+        if not isinstance(method, FunctionType):
+            continue
+        code = method.__code__
+        text = "".join(linecache.getlines(code.co_filename))
+        try:
+            nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+        except SyntaxError:
+            continue
+        for node in nodes:
+            inside = node.lineno <= code.co_firstlineno <= (node.end_lineno or 0)
+            if inside and node.name == kind.__name__:
+                return textwrap.dedent(ast.get_source_segment(text, node, padded=True) or "")
     return ""
 
 
