@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -48,12 +49,12 @@ def command() -> str:
 
 def test_the_command_is_installed_and_trains_from_an_empty_folder(tmp_path):
     done = subprocess.run(
-        [command(), "train", "digits", "--steps", "3", "--threads", "1"],
+        [command(), "train", "digits-ann", "--steps", "3", "--threads", "1"],
         cwd=tmp_path, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "test" in done.stdout
-    assert "plotly" in (tmp_path / "runs" / "digits" / "report.html").read_text("utf-8")
+    assert "plotly" in (tmp_path / "runs" / "digits-ann" / "report.html").read_text("utf-8")
 
 
 def test_a_run_is_trained_read_and_loaded(finished_run, tmp_path):
@@ -64,6 +65,25 @@ def test_a_run_is_trained_read_and_loaded(finished_run, tmp_path):
     packed = tmp_path / "digits.zip"
     assert pack(finished_run.path, packed) > 5
     assert tintype.load(str(packed)).predict(digit()).top1 == "0"
+
+
+def test_arrays_and_a_network_of_the_users_own(tmp_path, short_reports):
+    class Net(torch.nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    torch.manual_seed(0)
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    run = tintype.train((images, digits.target), model=Net(), epochs=5, out=tmp_path, verbose=False)
+    assert run.metrics["test"]["accuracy"] > 0.2
+    assert run.predict_proba(images[:5]).shape == (5, 10)
+
+
+def test_an_estimator_of_scikit_learn():
+    images = load_digits().images
+    classifier = tintype.TintypeClassifier(epochs=3, model="ann").fit(images, load_digits().target)
+    assert classifier.score(images, load_digits().target) > 0.5
 
 
 def test_the_report_is_one_file_that_asks_for_nothing(finished_run):
