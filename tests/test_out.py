@@ -31,6 +31,7 @@ from tintype.errors import UserError
 from tintype.tables import ConfusionMatrix, Figures, Table
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.restoring import load_task_of
+from tintype.verbs.predict.inputs import given_images
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +253,14 @@ def test_pandas_columns_and_patterns_name_files(kinds, digits, tmp_path):
     expected = [
         (str(file), each.top1) for file, each in zip(files, run.predict(files), strict=True)
     ]
-    for given in (frame, frame["path"], frame[["path"]], str(tmp_path / "*.png"), tmp_path):
+    for given in (
+        frame,
+        frame["path"],
+        frame[["path"]],
+        np.array(frame["path"]),
+        str(tmp_path / "*.png"),
+        tmp_path,
+    ):
         assert [(each.name, each.top1) for each in run.predict(given)] == expected
     with pytest.raises(UserError, match=r"which column .* There are a, b\."):
         run.predict(pandas.DataFrame({"a": ["x"], "b": ["y"]}))
@@ -319,8 +327,12 @@ def test_what_is_no_image_among_many_is_refused(kinds, images, says):
 
 
 def test_three_channels_first_are_asked_about(kinds):
-    colour = kinds["digits"].predict(np.zeros((3, 8, 8), np.uint8))
-    assert len(colour) == 3  # a grey model is given three grey images
+    array = np.zeros((3, 8, 8), np.uint8)
+    assert len(kinds["digits"].predict(array)) == 3  # a grey model is given three grey images
+    with pytest.raises(UserError, match=r"one image or three grey ones\? .*transpose\(1, 2, 0\)"):
+        given_images(array, channels=3)
+    assert given_images(torch.from_numpy(array), channels=3).form == "one"
+    assert given_images(array[:2], channels=3).form == "many"
     assert kinds["digits"].predict([]) == []
     with pytest.raises(UserError, match="the list is empty"):
         kinds["digits"].embed([])
@@ -422,6 +434,8 @@ def test_runs_of_a_folder_are_listed_and_deleted(tmp_path, kinds, tiny):
     assert list(tmp_path.iterdir()) == []
     assert tintype.runs(tmp_path) == []
     assert repr(tintype.runs(tmp_path / "none")) == f"no runs in {tmp_path / 'none'}"
+    with pytest.raises(UserError, match="is a file"):
+        tintype.runs(__file__)
     with pytest.raises(UserError, match="is not a run folder, so nothing was deleted"):
         begun.delete()
 

@@ -203,11 +203,17 @@ class Runs(list[Run]):
 def runs(folder: str | Path = "runs") -> Runs:
     """Return the runs of a folder, and those of its studies, the newest first.
 
-    `runs().frame()` is a pandas frame with their settings and figures.
+    `runs().frame()` is a pandas frame with their settings and figures. There are none in a folder
+    that does not exist yet.
+
+    Raises:
+        UserError: it is a file.
     """
     from tintype.runs.catalogue import run_folders
 
     path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file. Expected a folder of runs, or tt.load for one run.")
     return Runs((Run(each.path) for each in run_folders(path)), path)
 
 

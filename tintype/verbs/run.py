@@ -223,10 +223,10 @@ class Run(RunFolder):
     def _predictor(self, device: str, batch_size: int = BATCH_SIZE) -> Predictor:
         from tintype.verbs.predict.opening import open_run
 
-        if type(batch_size) is not int or batch_size < 1:
+        if batch_size < 1:
             raise UserError(f"batch_size is {batch_size!r}. Expected a whole number of at least 1.")
         predictor = self._kept("predictor", device, lambda: open_run(self, device))
-        predictor.batch_size = batch_size
+        predictor.batch_size = int(batch_size)
         return predictor
 
     def _network_predictor(

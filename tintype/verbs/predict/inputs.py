@@ -59,6 +59,8 @@ def given_images(images: Any, channels: int) -> Given:
     if isinstance(images, bytes | bytearray | memoryview | Image.Image):
         return _one(images)
 
+    if isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "UO":
+        return _many(images.tolist())  # of paths, as pandas and os.listdir give them
     array = _array(images)
     if array is not None:
         one, batch = _of_array(array, channels, tensor=array is not images)
