@@ -213,8 +213,7 @@ def test_a_stranger_uses_the_run_and_executes_nothing(
     ):
         code, _, errors = say(*command)
         assert code == 0, errors
-    served = load_served("theirs", stranger.path)
-    served.warm_up()
+    load_served("theirs", stranger.path).warm_up()
 
     # an export needs neither the code nor the run
     exported = onnxruntime.InferenceSession("theirs.onnx")
@@ -223,6 +222,17 @@ def test_a_stranger_uses_the_run_and_executes_nothing(
     np.testing.assert_allclose(got, np.stack([answer.probs for answer in many]), atol=1e-5)
     assert {node.domain for node in onnx.load("theirs.onnx").graph.node} <= {""}
     assert executed(stranger) == before
+
+
+def test_a_graph_computes_with_the_threads_of_torch(stranger):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        network, _, _ = load_model(stranger, CPU)
+    finally:
+        torch.set_num_threads(before)
+    assert isinstance(network, GraphNetwork)
+    assert network.session.get_session_options().intra_op_num_threads == 2
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +26,20 @@ def load(name: str, path: Path, device: str = "auto", threads: int = 1) -> Serve
             return _part(str(about.get("task"))).open_exported(name, session, about)
 
     run = RunFolder.open(path)
-    return _part(run.recipe.task).open_run(name, run, device)
+    with _torch_threads(threads):  # which a network that is opened by its graph keeps
+        return _part(run.recipe.task).open_run(name, run, device)
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    import torch  # late, since exported models need none
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _part(task: str) -> ServePart:
