@@ -482,3 +482,36 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     assert "the first picture is a 0" in said
     fields = [line.partition(":")[0] for line in said.splitlines() if ": python:" in line]
     assert fields[-4:] == ["model", "loss", "augment", "metrics"]
+
+
+class Enlarges(nn.Module):
+    """Enlarges pictures by a shuffle of pixels."""
+
+    def __init__(self, channels: int, scale: int, filters: int = 4) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, filters, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(filters, channels * scale**2, 3, padding=1),
+            nn.PixelShuffle(scale),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images)
+
+
+def test_photos_are_enlarged_by_an_own_network(tmp_path, forgotten):
+    fields = {"steps": 2, "batch_size": 4, "device": "cpu", "precision": "fp32"}
+    run = tt.train("photos-x2", model=Enlarges, out=tmp_path, watcher=Watcher(), **fields)
+    assert run.read("model.json")["architecture"]["options"] == {"scale": 2}
+    picture = np.zeros((10, 12, 3), np.uint8)
+    assert run.upscale(picture).shape == (20, 24, 3)
+
+    with pytest.raises(UserError, match=r"answers 2 images with shape .* 2 times as wide"):
+        tt.train("photos-x2", model=lambda channels, scale: nn.Conv2d(channels, channels, 3,
+                 padding=1), out=tmp_path, watcher=Watcher(), **fields)  # fmt: skip
+
+
+def test_a_generator_has_to_be_one(forgotten):
+    with pytest.raises(UserError, match=r"makes no images.*latent_shape and conditional"):
+        tt.train("digits-gan", model=View, watcher=Watcher())

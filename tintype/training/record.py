@@ -10,9 +10,11 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tintype.data.identity import identify
 from tintype.data.source import DataSplits, StoredSource
+from tintype.data.targets import NoTarget
 from tintype.data.typical import learn
 from tintype.errors import UserError
 from tintype.files.whole import written_whole
@@ -188,15 +190,24 @@ def record_photos(run: RunFolder, splits: DataSplits) -> None:
 
 def record_graph(run: RunFolder, task: Task, splits: DataSplits, watcher: Watcher) -> None:
     """Keep the network as a graph where it can be, so that the run opens without its code."""
+    if isinstance(task.spec.target, NoTarget):  # a graph has one size of picture
+        why = "it takes pictures of any size. Opening the run will need its code: --trust FILE"
+        choice = Choice("graph", "none", why)
+    else:
+        choice = keep_graph(run.path, task.result(), _some_images(task, splits))
+
+    watcher.note(str(choice))
+    replace_choice(run, choice)
+
+
+def _some_images(task: Task, splits: DataSplits) -> Tensor:
+    """Return some images (N, C, H, W) float32 as the network sees them."""
     source = splits.val if len(splits.val) else splits.train
     some = source.take(torch.arange(min(len(source), MOST_IMAGES))).images
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1) for values in (task.spec.mean, task.spec.std)
     )
-    choice = keep_graph(run.path, task.result(), (some.cpu().float() / 255 - mean) / std)
-
-    watcher.note(str(choice))
-    replace_choice(run, choice)
+    return (some.cpu().float() / 255 - mean) / std
 
 
 def record_typical(run: RunFolder, splits: DataSplits, recipe: Recipe, task: Task) -> None:

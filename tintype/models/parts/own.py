@@ -168,7 +168,7 @@ def _bare(network: nn.Module) -> nn.Module:
 def _contiguous(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Hand over images as most code expects them: tintype keeps the channels last in memory."""
     del network
-    return tuple(_in_rows(x) if isinstance(x, Tensor) else x for x in inputs)
+    return tuple(_in_rows(x) if isinstance(x, Tensor) and x.ndim == 4 else x for x in inputs)
 
 
 def _in_rows(x: Tensor) -> Tensor:

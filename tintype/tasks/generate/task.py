@@ -97,8 +97,8 @@ def make(
     )
     if not isinstance(parts.get("generator"), ImageGenerator):
         raise UserError(
-            f"model {model} makes no images. "
-            "Expected one for task generate, such as dcgan or mlp-gan."
+            f"model {model} makes no images. Expected one for task generate, such as dcgan or "
+            "mlp-gan, or a network of your own with latent_shape and conditional."
         )
 
     task = Generate(

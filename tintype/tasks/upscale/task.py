@@ -23,6 +23,8 @@ from tintype.models import build_model, count_multiply_adds, count_parameters
 from tintype.models.parts import resample
 from tintype.models.parts.contracts import Enlarger, Mergeable
 from tintype.models.parts.gan_parts import PatchDiscriminator
+from tintype.models.parts.own import try_out
+from tintype.own_code import is_own
 from tintype.plugins import names
 from tintype.tasks.losses import (
     RESTORATION,
@@ -90,7 +92,7 @@ def make(
     Raises:
         UserError: unknown model or option, or values that do not fit each other.
     """
-    if model not in names("models", "upscale"):
+    if not is_own(model) and model not in names("models", "upscale"):
         raise unknown_name(
             "model that enlarges",
             model,
@@ -130,7 +132,11 @@ def make(
         (1.0,) * channels,
         "",
     )
-    network = build_model(model, spec, {**model_options, "scale": scale}, seed).to(device)
+    network = build_model(model, spec, {**model_options, "scale": scale}, seed)
+    if is_own(model):
+        what = f"the picture, {scale} times as wide and as high"
+        choices += try_out(model, network, spec, (channels, patch * scale, patch * scale), what)
+    network = network.to(device)
     discriminator = _discriminator(channels, seed).to(device) if "adversarial" in losses else None
     task = Upscale(
         network, spec, device, dtype=dtype, scale=scale, losses=losses, perceptual=perceptual,
