@@ -257,8 +257,8 @@ def test_a_silent_training_prints_nothing_and_silences_libraries(
     run = tintype.train("digits", out=tmp_path, verbose=silent, **how)
     run.evaluate(verbose=silent)
     assert capfd.readouterr() == ("", "")
-    assert not caplog.records
+    assert "library" not in {record.name for record in caplog.records}
     with pytest.warns(UserWarning, match="too loud"):
         tintype.train("digits", out=tmp_path, **how)
     assert "data: digits" in capfd.readouterr().out
-    assert caplog.records
+    assert "library" in {record.name for record in caplog.records}
