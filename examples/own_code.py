@@ -5,7 +5,7 @@ python examples/own_code.py
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def until_good(step: int, epoch: float, figures: dict[str, float]) -> bool:
     return figures["accuracy"] >= 0.98
 
 
-digits: Any = load_digits()
+digits = cast(Any, load_digits())
 images = (digits.images * 255 / 16).astype(np.uint8)  # (N, 8, 8)
 
 run = tt.train(

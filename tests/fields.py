@@ -37,7 +37,7 @@ OWN_CODE = "str | Callable[..., Any]"
 
 # What a field also takes, beside the type that it then has.
 ALSO = {
-    "augment": OWN_CODE,
+    "augment": "dict[Any, Any] | Callable[..., Any] | Sequence[Any]",
     "columns": "str | dict[str, str]",
     "metrics": OWN_CODE + " | Sequence[str | Callable[..., Any]] | dict[str, Callable[..., Any]]",
     "compile": "bool",

@@ -184,7 +184,7 @@ class RecipeFields(TypedDict, total=False):
     model: str | Callable[..., Any]
     model_options: dict[str, Any]
     time: str | None
-    augment: str | dict[str, Any] | Callable[..., Any]
+    augment: str | dict[str, Any] | dict[Any, Any] | Callable[..., Any] | Sequence[Any]
     epochs: float | None
     steps: int | None
     batch_size: int
