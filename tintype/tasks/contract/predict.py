@@ -135,12 +135,17 @@ class Predictor(ABC):
     def answer(self, names: Sequence[str], pictures: Sequence[Picture]) -> list[Any]:
         """Return a prediction of the task for each prepared picture.
 
-        It is a dataclass with the fields `name`, `unlike`, `error` and `thumbnail` among others.
+        Where it is a dataclass with a field `thumbnail`, that is set to a small picture.
         """
 
-    @abstractmethod
     def unanswered(self, name: str, error: str) -> Any:
-        """Return what stands for an image that cannot be read: no answer, and why."""
+        """Return what stands for an image among others that cannot be read: no answer, and why.
+
+        Raises:
+            UserError: predictions of this task cannot say so.
+        """
+        del name
+        raise UserError(error)
 
     @abstractmethod
     def rows(self, options: AnswerOptions) -> Rows:

@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,8 @@ def predictions(
                 errors.append(answer.reason)
                 yield predictor.unanswered(answer.file, answer.reason)
             else:
-                small = thumbnail(answer.pixels) if count <= MOST_THUMBNAILS else None
-                yield replace(answer.prediction, thumbnail=small)
+                shown = count <= MOST_THUMBNAILS
+                yield _pictured(answer.prediction, answer.pixels) if shown else answer.prediction
     report_unreadable(errors, count)
 
 
@@ -146,6 +146,12 @@ def report_unreadable(errors: Sequence[str], count: int) -> None:
         warnings.warn(
             f"{len(errors)} of {count} images cannot be read; the first: {errors[0]}", stacklevel=4
         )
+
+
+def _pictured(prediction: Any, pixels: np.ndarray) -> Any:
+    if is_dataclass(prediction) and any(f.name == "thumbnail" for f in fields(prediction)):
+        return replace(prediction, thumbnail=thumbnail(pixels))  # pyright: ignore
+    return prediction
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
