@@ -407,6 +407,13 @@ def test_a_run_without_a_graph_says_how_to_trust_its_code(stranger):
         load_task(stranger, "cpu")
 
 
+def test_a_run_from_a_hub_is_used_without_the_text_of_its_code(stranger, digit_files):
+    shutil.rmtree(stranger.path / "code")
+    assert len(stranger.predict(str(digit_files / "3"))) == 12
+    with pytest.raises(UserError, match="If you trust it: trust='FILE'"):
+        _ = stranger.model
+
+
 def test_a_packed_run_carries_the_graph_and_the_code(stranger, tmp_path):
     stranger.pack(tmp_path / "x.zip")
     opened = tt.load(str(tmp_path / "x.zip"))

@@ -105,7 +105,7 @@ def is_same(row: Mapping[str, str], reference: str) -> bool:
 def _untrusted(run: Path, row: Mapping[str, str]) -> UserError:
     field, reference = row["field"], row["reference"]
     name = name_of(reference)
-    copy = str(run / row["copy"]) if row["copy"] else ""
+    copy = _place_of_copy(run, row)
     others = named_like(reference)
     if others and copy:
         return UserError(
@@ -120,8 +120,14 @@ def _untrusted(run: Path, row: Mapping[str, str]) -> UserError:
         )
     return UserError(
         f"{run} needs your own code for its {field}, {reference}, and opening a run executes no "
-        f"code. If you trust it: --trust {copy}."
+        f"code. If you trust it: --trust {copy or 'FILE'}."
     )
+
+
+def _place_of_copy(run: Path, row: Mapping[str, str]) -> str:
+    """Return where the copy of a text lies, "" where there is none, as in a run from a hub."""
+    place = run / row["copy"]
+    return str(place) if row["copy"] and place.is_file() else ""
 
 
 def _copy_of(reference: str, sha256: str, others: Sequence[Mapping[str, str]]) -> str:

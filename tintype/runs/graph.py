@@ -159,8 +159,8 @@ def _values(weights: Path, names: Collection[str]) -> dict[str, np.ndarray]:
 
 
 def _needs(run: Path, rows: Sequence[Mapping[str, str]]) -> str:
-    copies = [row["copy"] for row in rows if row["copy"]]
-    return f"With its code it opens too: --trust {run / copies[0]}" if copies else ""
+    copies = [run / row["copy"] for row in rows if row["copy"] and (run / row["copy"]).is_file()]
+    return f"With its code it opens too: --trust {copies[0]}" if copies else ""
 
 
 # ---- writing -------------------------------------------------------------------------------------
