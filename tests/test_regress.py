@@ -117,7 +117,7 @@ def test_numbers_are_standardised_inside_and_answered_in_their_unit() -> None:
 
 def test_a_flip_negates_an_angle() -> None:
     batch = _batch()
-    images, angles = _task(angle=True, augment={"flip": 0.4})._augmented(batch, _context())
+    images, angles, _ = _task(angle=True, augment={"flip": 0.4})._augmented(batch, _context())
     pairs = zip(batch.images, images, strict=True)
     mirrored = [torch.equal(before.flip(2), after) for before, after in pairs]
 
@@ -127,14 +127,14 @@ def test_a_flip_negates_an_angle() -> None:
 
 def test_a_flip_leaves_other_numbers_alone() -> None:
     batch = _batch()
-    images, numbers = _task(augment="standard")._augmented(batch, _context())
+    images, numbers, _ = _task(augment="standard")._augmented(batch, _context())
     assert not torch.equal(images, batch.images)
     assert torch.equal(numbers, batch.targets)
 
 
 def test_mixed_images_have_mixed_numbers() -> None:
     batch = _batch()
-    _, numbers = _task(augment={"mixup": 1.0})._augmented(batch, _context())
+    _, numbers, _ = _task(augment={"mixup": 1.0})._augmented(batch, _context())
     assert not torch.equal(numbers, batch.targets)
     assert batch.targets.min() <= numbers.min()
     assert numbers.max() <= batch.targets.max()
