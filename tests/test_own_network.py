@@ -28,6 +28,7 @@ from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
 from tintype.runs.model import load_model
 from tintype.training.prepare import prepare
+from tintype.verbs.share.hub import write_repository
 
 NET = """
 from torch import nn
@@ -465,6 +466,12 @@ def test_a_card_says_which_code_it_needs(net, tmp_path):
     assert "- Network: `my_net.py:build`" in card
     assert f"`my_net.py:build`: the copy in `code/my_net.py`, SHA-256 {sha256[:16]}" in card
     assert str(tmp_path) not in card
+
+    (pushed := tmp_path / "pushed").mkdir()
+    write_repository(run, pushed)
+    assert (pushed / "code/my_net.py").read_text(encoding="utf-8") == NET
+    assert str(tmp_path) not in (pushed / "code.json").read_text(encoding="utf-8")
+    assert str(tmp_path) not in (pushed / "model.json").read_text(encoding="utf-8")
 
 
 def test_runs_with_own_networks_are_compared(net, tmp_path):

@@ -17,9 +17,10 @@ from tintype.errors import UserError
 from tintype.files.bounded import temporary_folder
 from tintype.files.system import rename
 from tintype.files.whole import write_json
+from tintype.runs.code import rows_of
 from tintype.runs.folder import RunFolder
 from tintype.runs.graph import has_graph
-from tintype.runs.packed import MOST_BYTES
+from tintype.runs.packed import MOST_BYTES, may_hold
 from tintype.verbs.share.card import make_card, task_card
 from tintype.verbs.share.paths import for_others, shortened
 
@@ -32,6 +33,7 @@ OF_RUN = (
     "evaluation.json",
     "data.json",
 )
+OF_CODE = ("code.json", "code/*.py")  # text, of runs that need the user's own code
 FOR_OTHERS = ("README.md", "config.json", "preprocessor_config.json")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MOST_TEXT = 50_000_000  # bytes of each file but the weights
@@ -90,12 +92,14 @@ def pull(repository: str, target: Path, *, revision: str | None = None) -> RunFo
                         repository,
                         revision=revision,
                         local_dir=downloaded,
-                        allow_patterns=list(OF_RUN),
+                        allow_patterns=[*OF_RUN, *OF_CODE],
                         endpoint=endpoint,
                         library_name="tintype",
                     )
-                for name in OF_RUN:
+                code = [f"code/{file.name}" for file in (downloaded / "code").glob("*.py")]
+                for name in (*OF_RUN, "code.json", *filter(may_hold, code)):
                     if (downloaded / name).is_file():
+                        (inside / name).parent.mkdir(exist_ok=True)
                         shutil.move(downloaded / name, inside / name)
             missing = [
                 name
@@ -136,6 +140,11 @@ def write_repository(
     shutil.copyfile(weights, folder / "model.safetensors")
     if has_graph(run.path):  # without which a network of the user's own could not be used
         shutil.copyfile(run.path / "graph.onnx", folder / "graph.onnx")
+    if rows := rows_of(model):
+        write_json(folder / "code.json", {"code": rows})
+        for copy in filter(None, (row["copy"] for row in rows)):
+            (folder / copy).parent.mkdir(exist_ok=True)
+            shutil.copyfile(run.path / copy, folder / copy)
     write_json(folder / "model.json", model)
     write_json(folder / "evaluation.json", evaluation)
     write_json(
@@ -200,7 +209,7 @@ def _check_sizes(hub: Any, repository: str, revision: str | None, endpoint: str 
         repository, revision=revision, files_metadata=True
     )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    for name in OF_RUN:
+    for name in (*OF_RUN, *(name for name in sizes if name.startswith("code"))):
         most = MOST_BYTES if name in ("model.safetensors", "graph.onnx") else MOST_TEXT
         if sizes.get(name, 0) > most:
             raise UserError(
