@@ -92,7 +92,7 @@ def train(
         verbose: False prints nothing, and keeps libraries silent too; True prints also how the run
             uses the machine.
         command: how to repeat the run, for the report.
-        trust: a file, a class or a module of your own code, which a run to resume, or to start
+        trust: a file, a class or a module of your own code, or a list of them, which a run to resume, or to start
             from, needs: see `tintype.load`.
         changes: any field of the recipe, as in `epochs=5, lr=0.01`; see below. `data` may also be
             in memory: (images, labels) as arrays or tensors (N, H, W), (N, H, W, C) or
@@ -111,8 +111,7 @@ def train(
     from tintype.data.memory import given
     from tintype.watching import as_watchers
 
-    if trust is not None:
-        own_code.trust(trust)
+    _trust(trust)
     watcher = display_for(watcher, verbose)
     own_watchers = as_watchers(watchers)
     command = command or _python_call(what, changes)
@@ -154,8 +153,7 @@ def load(folder: str | Path | RunFolder, *, trust: Any = None) -> Run:
     Raises:
         UserError: the folder is not a run folder.
     """
-    if trust is not None:
-        own_code.trust(trust)
+    _trust(trust)
     return Run.open(Path(folder))
 
 
@@ -215,6 +213,13 @@ def runs(folder: str | Path = "runs") -> Runs:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file. Expected a folder of runs, or tt.load for one run.")
     return Runs((Run(each.path) for each in run_folders(path)), path)
+
+
+def _trust(named: Any) -> None:
+    """Trust the user's own code: one file or object, a list of them, or None."""
+    for each in named if isinstance(named, list | tuple) else [named]:
+        if each is not None:
+            own_code.trust(each)
 
 
 def _resumed(

@@ -296,6 +296,11 @@ def name_of(reference: str) -> str:
     return attribute or Path(path).stem
 
 
+def called(name: str) -> str:
+    """Return a name of a recipe as a sentence has it: of own code, what `name_of` returns."""
+    return name_of(name) if is_own(name) else name
+
+
 def code_of(reference: str) -> Code:
     """Return what a run records of the code behind a reference; none of it is executed.
 

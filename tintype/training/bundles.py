@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tintype.hardware.device import Choice
+from tintype.own_code import called
 from tintype.recipe import Recipe
 
 UPDATE = (
@@ -116,14 +117,17 @@ def _updates(
         rest = ", ".join(
             f"{key} {_shown(values[key])}" for key in _read_by(optimizer) if key not in asked
         )
-        reason = (
-            f"{why}; the rest is what {optimizer} usually has, not what {source.name} has for {own}"
-        )
-        choices.append(Choice("optimizer", f"{optimizer} ({rest})" if rest else optimizer, reason))
+        name = called(optimizer)
+        reason = f"{why}; the rest is what {name} usually has, not what {source.name} has for {own}"
+        choices.append(Choice("optimizer", f"{name} ({rest})" if rest else name, reason))
     for key, readers in (("momentum", WITH_MOMENTUM), ("betas", ADAPTIVE)):
         if key in given and optimizer not in readers:
             choices.append(
-                Choice(key, "without effect", f"{optimizer} has none; {' and '.join(readers)} have")
+                Choice(
+                    key,
+                    "without effect",
+                    f"{called(optimizer)} has none; {' and '.join(readers)} have",
+                )
             )
 
     choices += _strange_rate(given, source, optimizer)

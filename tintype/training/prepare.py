@@ -28,7 +28,7 @@ from tintype.hardware.device import (
 )
 from tintype.models import count_parameters
 from tintype.optim import OwnOptimizer
-from tintype.own_code import is_own
+from tintype.own_code import called, is_own, with_references
 from tintype.plugins import find, find_part, has_part
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
@@ -119,8 +119,8 @@ class Prepared:
 
         length = f"{plan.total_steps:,} steps of {plan.batch_size} images"
         return (
-            f"plan: {length}, {recipe.optimizer}, lr {recipe.lr}, {schedule}, "
-            f"augment {recipe.augment}"
+            f"plan: {length}, {called(recipe.optimizer)}, lr {recipe.lr}, {schedule}, "
+            f"augment {with_references(recipe.augment, called)}"
         )
 
     def _machine_line(self) -> str:
