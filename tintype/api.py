@@ -92,8 +92,8 @@ def train(
         verbose: False prints nothing, and keeps libraries silent too; True prints also how the run
             uses the machine.
         command: how to repeat the run, for the report.
-        trust: a file, a class or a module of your own code, or a list of them, which a run to resume, or to start
-            from, needs: see `tintype.load`.
+        trust: a file, a class or a module of your own code, or a list of them, which a run to
+            resume, or to start from, needs: see `tintype.load`.
         changes: any field of the recipe, as in `epochs=5, lr=0.01`; see below. `data` may also be
             in memory: (images, labels) as arrays or tensors (N, H, W), (N, H, W, C) or
             (N, C, H, W), or as lists of pictures or paths; pairs of these in a list; a data frame
