@@ -41,8 +41,8 @@ def usual_loop(prepared: Prepared, epochs: int) -> tuple[float, int]:
     recipe, splits, task = prepared.recipe, prepared.splits, prepared.task
     assert isinstance(task, HeadOnly)
     network = build_model(recipe.model, splits.spec, {}, recipe.seed)
-    load_pretrained(network, recipe.model, str(recipe.fields()["weights"]))
-    parts = backbone_parts(network)
+    load_pretrained(network, recipe.model, splits.spec, str(recipe.fields()["weights"]))
+    parts = backbone_parts(network, splits.spec)
     for weight in network.parameters():
         weight.requires_grad_(False)
     head = parts.head

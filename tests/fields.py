@@ -1,4 +1,4 @@
-"""Write `tintype/recipe_fields.py` from the models of the recipe: `python tests/fields.py`.
+"""Write `tintype/interface/recipe_fields.py` from the models of the recipe: `python tests/fields.py`.
 
 A type checker cannot run the models, in which the fields of a recipe and of all tasks are declared,
 so it reads this file in their place. tests/test_fields.py says when it has to be written again.
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from tintype import plugins
 from tintype.recipe import ALIASES, Recipe, options_of
 
-WRITTEN = Path(__file__).parent.parent / "tintype" / "recipe_fields.py"
+WRITTEN = Path(__file__).parent.parent / "tintype" / "interface" / "recipe_fields.py"
 
 # Heading of a group: its first field. The fields follow one another as in `Recipe`.
 GROUPS = {

@@ -87,7 +87,7 @@ def photos(tmp_path) -> Path:
         ("train --set optimiser=sgd", "unknown field 'optimiser'. Did you mean 'optimizer'"),
         (
             "train --set optimizer=sdg",
-            "optimizer: input should be 'sgd', 'adam', 'adamw' or 'muon' (got 'sdg')",
+            "optimizer: input should be 'sgd', 'adam', 'adamw' or 'muon', or a file",
         ),
         (
             "train --set model.widht=3",

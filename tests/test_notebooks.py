@@ -14,8 +14,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tintype import notebook, progress
-from tintype.notebook import MOST_POINTS, Curve, Panel, in_notebook, picture
+from tintype import progress
+from tintype.interface import notebook
+from tintype.interface.notebook import MOST_POINTS, Curve, Panel, in_notebook, picture
 from tintype.progress import Live, Watcher, make_watcher
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

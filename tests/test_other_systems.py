@@ -42,11 +42,11 @@ from tintype.files import bounded, system
 from tintype.files.names import check_name, is_device, last_part, looks_like_path
 from tintype.files.whole import held, write_json
 from tintype.hardware import arithmetic, device
+from tintype.interface.streams import printable
 from tintype.models.parts.weights import read_weights
 from tintype.progress import Bar, Lines, Watcher
 from tintype.runs.folder import RunFolder
 from tintype.runs.packed import may_hold
-from tintype.streams import printable
 from tintype.training import engine
 from tintype.verbs import board
 from tintype.verbs.audit import manifest

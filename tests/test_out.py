@@ -26,9 +26,9 @@ from torch import nn
 
 import tintype
 from tintype import api
-from tintype.cards import BAR, MOST_CARDS
 from tintype.errors import UserError
-from tintype.tables import ConfusionMatrix, Figures, Table
+from tintype.interface.cards import BAR, MOST_CARDS
+from tintype.interface.tables import ConfusionMatrix, Figures, Table
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.restoring import load_task_of
 from tintype.verbs.predict.inputs import given_images

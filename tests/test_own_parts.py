@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 from tintype import api, own_code, plugins
 from tintype.augment import Augment
 from tintype.errors import OwnCodeError, StopTraining, UserError
+from tintype.interface.watching import Start
 from tintype.pages.report import write_report
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, options_of
@@ -30,7 +31,6 @@ from tintype.runs.checkpoint import load_checkpoint
 from tintype.runs.folder import RunFolder
 from tintype.runs.summary import verdict_line
 from tintype.tasks import losses
-from tintype.watching import Start
 
 pytestmark = pytest.mark.usefixtures("short_reports")
 

@@ -21,8 +21,8 @@ import torch
 
 import tintype
 from tintype import api, progress
+from tintype.interface.recipe_fields import RecipeFields
 from tintype.recipe import ALIASES, Recipe, field_names
-from tintype.recipe_fields import RecipeFields
 
 
 def test_the_fields_for_type_checkers_are_those_of_the_models() -> None:

@@ -21,6 +21,7 @@ from tintype.data import open_data
 from tintype.data.source import DataSpec
 from tintype.data.targets import Classes
 from tintype.errors import UserError
+from tintype.interface.spelling import on_the_command_line
 from tintype.models import build_model
 from tintype.optim import build_optimizers
 from tintype.recipe import (
@@ -35,7 +36,6 @@ from tintype.recipe import (
     resolve,
 )
 from tintype.runs.pretrained import is_backbone
-from tintype.spelling import on_the_command_line
 from tintype.tasks.contract.own_data import asks
 from tintype.training.engine import Plan
 

@@ -9,7 +9,7 @@ import pytest
 
 import tintype
 from tintype.errors import UserError
-from tintype.spelling import on_the_command_line, spelled
+from tintype.interface.spelling import on_the_command_line, spelled
 
 PACKAGE = Path(tintype.__file__).parent
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tintype import own_code
-from tintype.calls import public
 from tintype.errors import UserError
-from tintype.lazy import Lazy
+from tintype.interface.calls import public
+from tintype.interface.lazy import Lazy
+from tintype.interface.recipe_fields import RecipeFields
+from tintype.interface.tables import Table
+from tintype.interface.watching import OneWatcher
 from tintype.progress import Watcher, display_for, silence
 from tintype.recipe import Recipe
-from tintype.recipe_fields import RecipeFields
 from tintype.runs.folder import RunFolder
-from tintype.tables import Table
 from tintype.verbs.run import Run
-from tintype.watching import OneWatcher
 
 if TYPE_CHECKING:
     import pandas
@@ -87,8 +87,8 @@ def train(
             lines elsewhere.
         watchers: your own, one or several: functions `(step, epoch, figures)` that are called at
             each evaluation, or objects with some of the methods `on_start`, `on_step`, `on_row`,
-            `on_evaluation`, `on_end` (see `tintype.watching`). One that returns True, or raises
-            `tintype.StopTraining`, ends the run, which is then measured like any other.
+            `on_evaluation`, `on_end` (see `tintype.interface.watching`). One that returns True, or
+            raises `tintype.StopTraining`, ends the run, which is then measured like any other.
         verbose: False prints nothing, and keeps libraries silent too; True prints also how the run
             uses the machine.
         command: how to repeat the run, for the report.
@@ -109,7 +109,7 @@ def train(
         Interrupted: stopped by a signal; `resume` goes on.
     """
     from tintype.data.memory import given
-    from tintype.watching import as_watchers
+    from tintype.interface.watching import as_watchers
 
     _trust(trust)
     watcher = display_for(watcher, verbose)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from tintype.spelling import spelled
+from tintype.interface.spelling import spelled
 
 PACKAGE = Path(__file__).parent
 MOST_NAMES = 20  # in a message; longer lists have a command that shows them

@@ -17,12 +17,12 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as RichProgress
 
 from tintype.errors import UserError
-from tintype.notebook import Curve, Display, Panel, in_notebook, picture
-from tintype.spelling import spelled
-from tintype.streams import printable
+from tintype.interface.notebook import Curve, Display, Panel, in_notebook, picture
+from tintype.interface.spelling import spelled
+from tintype.interface.streams import printable
 
 if TYPE_CHECKING:
-    from tintype.watching import Start
+    from tintype.interface.watching import Start
 
 # Called during long work with a description, the amount done and the total.
 Progress = Callable[[str, int, int], None]
@@ -56,7 +56,7 @@ class Watcher:
     """Follow a run from outside. This base class does nothing, and so keeps a run silent.
 
     A progress bar or a tracker overrides the methods it needs. Watchers of the user's own need no
-    base class, see `tintype.watching`.
+    base class, see `tintype.interface.watching`.
     """
 
     def on_start(self, start: Start) -> None: ...

@@ -36,6 +36,7 @@ from pydantic import (
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
+from tintype.interface.recipe_fields import RecipeFields
 from tintype.own_code import (
     IN_PYTHON,
     Reference,
@@ -58,7 +59,6 @@ from tintype.plugins import (
     names,
 )
 from tintype.progress import parse_duration as parse_duration
-from tintype.recipe_fields import RecipeFields
 
 RECIPES = Path(__file__).parent / "recipes"
 

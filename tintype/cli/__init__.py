@@ -22,7 +22,7 @@ from tintype.cli import serve as serve
 from tintype.cli.base import app
 from tintype.errors import Interrupted, OwnCodeError, UserError
 from tintype.files import system
-from tintype.streams import let_print
+from tintype.interface.streams import let_print
 
 __all__ = ["app", "main"]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tintype.spelling import on_the_command_line
+from tintype.interface.spelling import on_the_command_line
 
 app = typer.Typer(
     name="tintype",

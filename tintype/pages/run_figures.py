@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from tintype.errors import UserError
-from tintype.notebook import link_to
+from tintype.interface.notebook import link_to
 from tintype.pages.drawings import Library, check_library
 from tintype.pages.pages import templates
 from tintype.pages.part import report_part

@@ -16,13 +16,13 @@ from tintype import own_code
 from tintype.errors import UserError
 from tintype.files.bounded import read_json_object
 from tintype.files.whole import write_json
+from tintype.interface.watching import Start
 from tintype.plugins import canonical, find, reference
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.runs.shapes import fitting
 from tintype.tracking.tracker import RunInfo, Tracker
-from tintype.watching import Start
 
 __all__ = ["RunInfo", "Tracker", "check_trackers", "tracked"]
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tintype.data.source import Batch, ImageSource
 from tintype.errors import Interrupted, OwnCodeError, UserError, unknown_name
 from tintype.files.whole import write_picture, written_whole
+from tintype.interface.watching import Start
 from tintype.optim import WeightAverage, build_optimizers, lr_factor
 from tintype.own_code import name_of, running
 from tintype.progress import Watcher
@@ -37,7 +38,6 @@ from tintype.seeds import fold
 from tintype.tasks.task import StepContext, Task
 from tintype.training.order import Order, batches
 from tintype.training.signals import caught_signals
-from tintype.watching import Start
 
 # A checkpoint is written when the last one is older than this; tests and fragile machines want it
 # more often.

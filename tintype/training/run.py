@@ -20,6 +20,7 @@ from tintype.data.source import DataSplits, ImageSource, StoredSource
 from tintype.errors import UserError
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
+from tintype.interface.watching import OneWatcher, watched
 from tintype.pages.report import write_report
 from tintype.plugins import data_sets, hidden
 from tintype.progress import Watcher
@@ -43,7 +44,6 @@ from tintype.training.record import (
     write_times,
 )
 from tintype.training.signals import interruptible
-from tintype.watching import OneWatcher, watched
 
 
 def plan(
@@ -105,7 +105,7 @@ def train(
         command: how to repeat the run, for the report.
         name: of the run folder, which must be new; by default that of `what`.
         verbose: as for `plan`.
-        watchers: the user's own, see `tintype.watching`.
+        watchers: the user's own, see `tintype.interface.watching`.
         changes: any field of the recipe.
 
     Raises:
@@ -138,7 +138,7 @@ def resume(
         path: the run folder.
         watcher: is shown the progress.
         command: how to repeat the run, if the folder does not say it.
-        watchers: the user's own, see `tintype.watching`.
+        watchers: the user's own, see `tintype.interface.watching`.
         moved: `data` and `data_root`, if the same photos now are somewhere else.
 
     Raises:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from tintype.calls import public_methods
-from tintype.cards import Predictions
 from tintype.errors import UserError
-from tintype.lazy import Lazy
+from tintype.interface.calls import public_methods
+from tintype.interface.cards import Predictions
+from tintype.interface.lazy import Lazy
+from tintype.interface.tables import ConfusionMatrix, Figures, Table
 from tintype.plugins import find_part
 from tintype.progress import Progress, working
 from tintype.runs.folder import RunFolder
-from tintype.tables import ConfusionMatrix, Figures, Table
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tintype.cards import card
+from tintype.interface.cards import card
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tintype.cards import card
 from tintype.data.typical import Typical
 from tintype.errors import UserError
+from tintype.interface.cards import card
 from tintype.tasks.contract.predict import AnswerOptions, Picture, Predictor, Row, Rows
 from tintype.tasks.regress.conformal import interval_ends
 from tintype.tasks.regress.metrics import in_digits

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tintype.calls import public
 from tintype.data.memory import fields_of
 from tintype.data.plain_features import plain_features
 from tintype.data.targets import Classes
 from tintype.errors import UserError
-from tintype.lazy import Lazy
+from tintype.interface.calls import public
+from tintype.interface.lazy import Lazy
+from tintype.interface.tables import Table
 from tintype.own_code import is_in_python
 from tintype.progress import Progress, working
-from tintype.tables import Table
 from tintype.verbs.audit import findings as checks
 from tintype.verbs.audit.files import Inspected, inspect
 from tintype.verbs.audit.findings import Finding, Twins

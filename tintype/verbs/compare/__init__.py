@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype.calls import public
-from tintype.lazy import Lazy
-from tintype.notebook import frame_of
+from tintype.interface.calls import public
+from tintype.interface.lazy import Lazy
+from tintype.interface.notebook import frame_of
 from tintype.progress import working
 from tintype.runs.folder import RunFolder
 from tintype.tasks.contract.compare import Group, Pair, Progress, compare_part

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from tintype.calls import public
 from tintype.errors import UserError
 from tintype.files import system
+from tintype.interface.calls import public
 
 if TYPE_CHECKING:
     import uvicorn

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype.calls import public
 from tintype.data.memory import given
 from tintype.errors import UserError
 from tintype.files.names import check_name
 from tintype.hardware.device import Choice, num_cores
-from tintype.lazy import Lazy
-from tintype.notebook import frame_of
+from tintype.interface.calls import public
+from tintype.interface.lazy import Lazy
+from tintype.interface.notebook import frame_of
 from tintype.own_code import is_in_python
 from tintype.plugins import study_names
 from tintype.progress import Watcher, display_for, silence

@@ -19,9 +19,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from tintype.errors import Interrupted
+from tintype.interface.spelling import on_the_command_line
 from tintype.progress import Watcher
 from tintype.recipe import build
-from tintype.spelling import on_the_command_line
 from tintype.verbs.study.single import train_one
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype import own_code
-from tintype.calls import public
 from tintype.data.memory import given
 from tintype.errors import Interrupted, UserError
 from tintype.files.bounded import refuse_ways_out
+from tintype.interface.calls import public
 from tintype.progress import Watcher, display_for, duration, silence
 from tintype.recipe import Recipe, parse_duration, resolve
 from tintype.runs.folder import RunFolder

@@ -14,8 +14,8 @@ import yaml
 from tintype.errors import UserError
 from tintype.files.whole import write_json, written_whole
 from tintype.files.yaml_files import read_yaml
-from tintype.lazy import Lazy
-from tintype.notebook import frame_of
+from tintype.interface.lazy import Lazy
+from tintype.interface.notebook import frame_of
 from tintype.recipe import OLD_SPLIT_RULE, Recipe, build
 from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import Criterion, criterion_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tintype.errors import UserError
-from tintype.lazy import Lazy
+from tintype.interface.lazy import Lazy
 
 if TYPE_CHECKING:
     import pandas

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from PIL import Image
 
-from tintype.tables import Table
+from tintype.interface.tables import Table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
