@@ -404,7 +404,7 @@ def _refuse_unnamed(reference: str, kind: str) -> None:
         return
     raise UserError(
         f"the {kind} is your own code, {reference}, and opening a run executes no code. If you "
-        f"trust it: --trust FILE (in Python: trust=FILE)."
+        f"trust it: --trust FILE"
     )
 
 

@@ -1,4 +1,4 @@
-"""Push a run to a model hub, and pull one from there: plain files, no pickles, no code."""
+"""Push a run to a model hub, and pull one from there: plain files, none of which is run."""
 
 from __future__ import annotations
 
