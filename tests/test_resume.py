@@ -623,7 +623,11 @@ GAN_OPTIONS = shlex.split(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [OPTIONS, GAN_OPTIONS], ids=["classifier", "gan"])
+@pytest.mark.parametrize(
+    "options",
+    [OPTIONS, pytest.param(GAN_OPTIONS, marks=pytest.mark.exhaustive)],
+    ids=["classifier", "gan"],
+)
 def test_killed_several_times_in_one_run(options, tmp_path_factory, tmp_path):
     """SIGKILL at random moments of the 38 steps, each time going on from the newest checkpoint."""
     folder = tmp_path_factory.mktemp("whole")

@@ -440,7 +440,7 @@ def test_pairs_that_do_not_fit_are_told(tmp_path, damage, message):
     [
         ({"data": "fotos"}, "unknown data set 'fotos'. Did you mean 'photos'"),
         ({"data": "./nowhere"}, "there is no folder ./nowhere"),
-        ({"data": "t91"}, "give it by --data-root"),
+        ({"data": "t91"}, "give it by data_root="),
         ({"model": "resnet"}, "unknown model that enlarges 'resnet'"),
         ({"task.scale": 5}, "task.scale: input should be 2, 3, 4 or 8"),
         ({"task.patch": 33}, "patch is 33; expected a multiple of scale 2"),
@@ -502,8 +502,10 @@ def test_photos_beyond_memory_are_mapped_from_disk(tmp_path, monkeypatch, with_p
     assert not any("mapped" in note for note in in_memory.notes)
     assert mapped.spec.fingerprint == in_memory.spec.fingerprint
     index = torch.arange(len(in_memory.train))
-    for one, other in zip(in_memory.train.take(index), mapped.train.take(index), strict=True):
-        assert torch.equal(one, other)
+    one, other = in_memory.train.take(index), mapped.train.take(index)
+    assert torch.equal(one.images, other.images)
+    assert torch.equal(one.targets, other.targets)
+    assert torch.equal(one.index, other.index)
     whole = torch.tensor([0])
     assert torch.equal(in_memory.test.take(whole).images, mapped.test.take(whole).images)
 
@@ -888,7 +890,7 @@ def test_files_keep_what_they_are(run, tmp_path):
     assert loaded(out / "grey-x2-compare.png").size == (3 * 112 + 8, 80)
     again = upscale_files(run, [source], out=out)
     assert not again.written
-    assert all("nothing is overwritten without --force" in reason for _, reason in again.skipped)
+    assert all("nothing is overwritten without force=True" in reason for _, reason in again.skipped)
     assert len(upscale_files(run, [source], out=out, force=True).written) == 6
 
 
