@@ -47,7 +47,7 @@ class MeasuredOptions(TaskOptions):
     def _references(cls, metrics: list[str]) -> list[str]:
         for name in metrics:
             if not is_own(name):
-                raise ValueError(f"expected functions such as my_metrics.py:kappa, got '{name}'")
+                raise ValueError("expected functions such as my_metrics.py:kappa")
         return metrics
 
 
