@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from tintype.errors import UserError
-from tintype.files import system
+from tintype.pages.local_server import (
+    HTML,
+    JSON,
+    LOOPBACK,
+    POLICY,
+    LocalHandler,
+    LocalServer,
+    local_server,
+)
 from tintype.pages.pages import templates
 from tintype.pages.sandbox import SANDBOX, with_way_back, without_dead_links
 from tintype.runs.catalogue import facts_of, run_folders
@@ -32,20 +38,13 @@ MOST_RUNS = 300  # the newest; a page of more would be slow
 MOST_POINTS = 150  # of a curve
 # without news, after which a run that calls itself running is asked whether it lives
 STALE_SECONDS = 60.0
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WATCHED = ("status.json", "metrics.csv", "evaluation.json", "report.html")
 OWNERS = ("recipe.yaml", "study.yaml", "tune.yaml")  # what makes a folder one whose files are shown
 TYPES = {
-    ".html": "text/html; charset=utf-8", ".png": "image/png", ".csv": "text/csv; charset=utf-8",
-    ".json": "application/json", ".yaml": "text/plain; charset=utf-8",
+    ".html": HTML, ".png": "image/png", ".csv": "text/csv; charset=utf-8",
+    ".json": JSON, ".yaml": "text/plain; charset=utf-8",
 }  # fmt: skip
 PICTURES = ("figures", "samples")
-# Of the board's own page: nothing is fetched from elsewhere, and no other page may frame it.
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src 'self' data: blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 class Board:
@@ -226,115 +225,45 @@ def _living_state(run: RunFolder, state: str) -> str:
         return state
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD for the page, its data, and the files of runs; nothing can be changed
-    through it.
-    """
-
-    server_version, sys_version = "tintype", ""
-    protocol_version = "HTTP/1.1"
-    timeout = 30
+class _Handler(LocalHandler):
+    """Answers for the page, its data, and the files of runs; nothing can be changed through it."""
 
     def __init__(self, board: Board, hosts: tuple[str, ...], *arguments: Any) -> None:
         self.board, self.hosts = board, hosts
         super().__init__(*arguments)
 
-    def do_GET(self) -> None:
-        self._answer()
+    def answer(self, path: str) -> None:
+        if path == "/":
+            page = templates().get_template("board.html").render(folder=self.board.folder.name)
+            self.send(HTTPStatus.OK, page.encode(), HTML)
+        elif path == "/api/runs":
+            self.send(HTTPStatus.OK, json.dumps(self.board.state()).encode(), JSON)
+        elif path.startswith("/files/") and (file := self.board.file(path.removeprefix("/files/"))):
+            self._send_file(file)
+        else:
+            self.refuse(HTTPStatus.NOT_FOUND, "not found")
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
+    def _send_file(self, file: Path) -> None:
         try:
-            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-            path = urlsplit(self.path).path
-        except ValueError:  # such as a bracket without its other half
-            self._send(
-                HTTPStatus.BAD_REQUEST, b"the host or the address cannot be read", "text/plain"
-            )
+            content = file.read_bytes()
+        except OSError:
+            self.refuse(HTTPStatus.NOT_FOUND, "not found")
             return
 
-        # a foreign page that has its name resolved to this machine
-        if self.hosts and host not in self.hosts:
-            self._send(HTTPStatus.MISDIRECTED_REQUEST, b"unknown host", "text/plain")
-        elif path == "/":
-            page = templates().get_template("board.html").render(folder=self.board.folder.name)
-            self._send(HTTPStatus.OK, page.encode(), TYPES[".html"])
-        elif path == "/api/runs":
-            self._send(HTTPStatus.OK, json.dumps(self.board.state()).encode(), TYPES[".json"])
-        elif path.startswith("/files/") and (file := self.board.file(path.removeprefix("/files/"))):
-            try:
-                content = file.read_bytes()
-            except OSError:
-                self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
-                return
-            is_page = file.suffix == ".html"
-            if is_page:
-                content = with_way_back(
-                    without_dead_links(content, tuple(TYPES)), self.board.way_back(file)
-                )
-            self._send(HTTPStatus.OK, content, TYPES[file.suffix], SANDBOX if is_page else POLICY)
-        else:
-            self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
-
-    def _send(self, status: HTTPStatus, content: bytes, kind: str, policy: str = POLICY) -> None:
-        self.send_response(status)
-        headers = {
-            "Content-Type": kind,
-            "Content-Length": str(len(content)),
-            "Content-Security-Policy": policy,
-            "X-Content-Type-Options": "nosniff",
-            "X-Frame-Options": "DENY",
-            "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Cache-Control": "no-cache",
-        }
-
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        del format, args  # the page asks every few seconds
+        is_page = file.suffix == ".html"
+        if is_page:
+            content = with_way_back(
+                without_dead_links(content, tuple(TYPES)), self.board.way_back(file)
+            )
+        self.send(HTTPStatus.OK, content, TYPES[file.suffix], SANDBOX if is_page else POLICY)
 
 
-class _Server(ThreadingHTTPServer):
-    """A thread for each request; a client that goes away, or sends what is no HTTP, leaves no
-    traceback.
-    """
-
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        self.allow_reuse_address = not system.WINDOWS  # where two boards would get one port
-        super().server_bind()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, ConnectionError | TimeoutError):
-            print(f"the board could not answer a request: {error!r}", file=sys.stderr)
-
-
-def make_server(folder: Path, *, host: str = "127.0.0.1", port: int = 8765) -> ThreadingHTTPServer:
+def make_server(folder: Path, *, host: str = "127.0.0.1", port: int = 8765) -> LocalServer:
     """Return a server for the page; port 0 takes any that is free.
 
     Raises:
         UserError: there is no such folder, or nothing can be listened on there.
     """
-    if not 0 <= port <= 65_535:
-        raise UserError(f"--port is {port}. Expected 0 to 65535.")
-
     board = Board(folder)
     hosts = LOOPBACK if host in LOOPBACK else ()
-    try:
-        server = _Server((host, port), partial(_Handler, board, hosts))
-    except OSError as error:
-        raise UserError(
-            f"cannot listen on {host}:{port}: {error}. Choose another --port, "
-            "or 0 for any that is free."
-        ) from None
-    return server
+    return local_server(partial(_Handler, board, hosts), host, port)
