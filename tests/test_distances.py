@@ -273,6 +273,32 @@ def test_features_of_a_weight_file(tmp_path):
     assert "128x128" in found.protocol
 
 
+def test_features_of_installed_weights_are_those_of_timm_and_never_called_fid():
+    import timm
+
+    from tintype.runs.packaged_weights import weights_file
+
+    found = distances.load_features("efficientnet_lite0", torch.device("cpu"))
+    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    tensors = torch.load(weights_file("efficientnet_lite0"), weights_only=True)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), tensors.values(), strict=True)))
+
+    images = digits()[:12]
+    values, probabilities = found.extract(images)
+    enlarged = torch.nn.functional.interpolate(
+        images.float().expand(-1, 3, -1, -1), (128, 128), mode="bilinear", antialias=True
+    )
+    with torch.no_grad():
+        expected = theirs.forward_head(
+            theirs.forward_features(enlarged / 127.5 - 1), pre_logits=True
+        )
+    torch.testing.assert_close(values, expected, rtol=1e-3, atol=1e-4)
+    assert probabilities is None
+    assert (found.distance, "not FID" in found.protocol) == ("fd_efficientnet_lite0", True)
+    figures = distances.figures(found.name, values[:6], values[6:], values[:5])
+    assert not [name for name in figures if name.startswith("fid")]
+
+
 @pytest.mark.parametrize(
     "name", ["nothing", "somewhere.safetensors", "nonsense.safetensors", "empty"]
 )

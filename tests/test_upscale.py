@@ -32,6 +32,7 @@ from tintype.models.parts import resample
 from tintype.plugins import names
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, read_recipe, recipe_names, resolve
+from tintype.runs.packaged_weights import weights_file
 from tintype.tasks.losses import RESTORATION, restoration_loss, structural_similarity
 from tintype.tasks.upscale import quality
 from tintype.tasks.upscale.degrade import degraded
@@ -234,6 +235,27 @@ def test_the_perceptual_loss_compares_features(tmp_path):
                 parts.append((x - y).square().mean() / y.square().mean())
     assert found.item() == pytest.approx(float(torch.stack(parts).mean()), rel=1e-4)
     assert float(loss(original, original)) == 0
+
+
+def test_the_perceptual_loss_compares_by_installed_weights():
+    """By hand on timm's network: its own normalisation, three stages, nothing downloaded."""
+    import timm
+
+    loss = PerceptualLoss.of("efficientnet_lite0", None, None)
+    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    tensors = torch.load(weights_file("efficientnet_lite0"), weights_only=True)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), tensors.values(), strict=True)))
+
+    original = planes(cat(64, 64))[None] / 255
+    parts = []
+    with torch.no_grad():
+        x = theirs.bn1(theirs.conv_stem(original * 1.6 - 1))
+        y = theirs.bn1(theirs.conv_stem(original * 2 - 1))
+        for stage in theirs.blocks[:3]:
+            x, y = stage(x), stage(y)
+            parts.append((x - y).square().mean() / y.square().mean())
+    found = loss(original * 0.8, original)
+    assert found.item() == pytest.approx(float(torch.stack(parts).mean()), rel=1e-4)
 
 
 def test_damage_follows_from_the_generator_and_blurs_what_it_should():

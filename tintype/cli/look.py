@@ -24,7 +24,8 @@ def evaluate(
     features: Annotated[
         str | None,
         typer.Option(
-            help="Network whose features compare images: a run, weights, or alexnet for LPIPS."
+            help="Network whose features compare images: a run, a weight file or "
+            "efficientnet_lite0; alexnet for LPIPS."
         ),
     ] = None,
     inception_weights: Annotated[

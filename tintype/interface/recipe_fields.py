@@ -133,7 +133,7 @@ class RecipeFields(TypedDict, total=False):
         diff_augment: Augmentation of real and generated images alike: colour, translation, cutout.
         ada: Target, usually 0.6, by which the probability of diff_augment is adapted.
         features: Network whose features distances are measured on: the run folder of a classifier,
-            or a weight file (default: pixels).
+            a weight file, or efficientnet_lite0 (default: pixels).
         inception_weights: Weight file for FID by the standard protocol, or download.
         num_samples: Images that are generated to be measured.
 

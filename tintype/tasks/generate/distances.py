@@ -19,13 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tintype.data.source import DataSpec
+from tintype.data.targets import Classes
 from tintype.errors import UserError
+from tintype.models import build_model
 from tintype.models.parts.head import before_head, find_head
 from tintype.models.parts.weights import read_weights
 from tintype.plugins import default_task
 from tintype.progress import Progress
 from tintype.recipe import options_of
-from tintype.runs.pretrained import fetch_file
+from tintype.runs.packaged_weights import PACKAGES
+from tintype.runs.pretrained import fetch_file, load_pretrained, own_preprocessing
 
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
 PIXELS_SIDE = 8
@@ -202,9 +206,10 @@ def pixel_features() -> FeatureNetwork:
 
 
 def load_features(what: str | None, device: torch.device) -> FeatureNetwork:
-    """Return the features named by `what`: pixels (None), a classifier's run, or a weight file.
+    """Return the features named by `what`: pixels (None), a classifier's run, a network or a file.
 
-    A weight file is named as torchvision names its network (mobilenet_v2.safetensors).
+    A network is one whose weights are an installed package (efficientnet_lite0). A weight file is
+    named as its network is (mobilenet_v2.safetensors).
 
     Raises:
         UserError: it is none of these, is broken, or no classifier.
@@ -216,7 +221,12 @@ def load_features(what: str | None, device: torch.device) -> FeatureNetwork:
         return _of_run(path, device)
     if path.suffix == ".safetensors" and path.is_file():
         return _of_weights(path, device)
-    expected = "a classifier's run folder or a file like mobilenet_v2.safetensors"
+    if what in PACKAGES:
+        return _of_package(what, "default", device)
+    expected = (
+        "a classifier's run folder, a file like mobilenet_v2.safetensors, or efficientnet_lite0, "
+        "whose weights are installed"
+    )
     raise UserError(f"features: there is no {what}. Expected {expected}.")
 
 
@@ -258,6 +268,8 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
     from safetensors.torch import load_file
     from torchvision.models import get_model, list_models
 
+    if path.stem in PACKAGES:
+        return _of_package(path.stem, str(path), device)
     if path.stem not in list_models():
         raise UserError(
             f"features: {path.name} is not named as a network of torchvision, as "
@@ -273,10 +285,7 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
         raise UserError(
             f"features: {path} does not hold the weights of {path.stem} ({line})."
         ) from None
-    side = (WEIGHTS_SIDE, WEIGHTS_SIDE)
-    network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore
-    network = network.eval()
-    extract = _features_of(network, side, 3, IMAGENET_MEAN, IMAGENET_STD, device)
+    extract = _of_photos(network, IMAGENET_MEAN, IMAGENET_STD, device)
     digest = hashlib.blake2b(json.dumps(sorted(tensors)).encode(), digest_size=4)
     digest.update(
         b"".join(tensors[name].flatten()[:64].float().numpy().tobytes() for name in sorted(tensors))
@@ -285,11 +294,37 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
         f"penultimate features of {path.stem}, weights {digest.hexdigest()}, "
         f"bilinear to {WEIGHTS_SIDE}x{WEIGHTS_SIDE}"
     )
+    return FeatureNetwork(path.stem, protocol, extract)
+
+
+def _of_package(name: str, weights: str, device: torch.device) -> FeatureNetwork:
+    """Return the features of a network whose ImageNet weights come as a package, or of its file."""
+    classes = Classes(tuple(str(k) for k in range(1000)))
+    spec = DataSpec("", 3, WEIGHTS_SIDE, WEIGHTS_SIDE, classes, (), (), "")
+    network = build_model(name, spec, {}, seed=0)
+    origin = load_pretrained(network, name, spec, weights)
+    own = own_preprocessing(name)
+    assert own is not None
+
+    protocol = (
+        f"penultimate features of {name} (ImageNet), weights {origin['sha256'][:8]}, "
+        f"bilinear to {WEIGHTS_SIDE}x{WEIGHTS_SIDE}; this is not FID"
+    )
+    return FeatureNetwork(name, protocol, _of_photos(network, own.mean, own.std, device))
+
+
+def _of_photos(
+    network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> Callable[[Tensor], tuple[Tensor, None]]:
+    """Return a function to the features of a network of ImageNet, whose classes say nothing."""
+    side = (WEIGHTS_SIDE, WEIGHTS_SIDE)
+    network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore
+    extract = _features_of(network.eval(), side, 3, mean, std, device)
 
     def without_classes(images: Tensor) -> tuple[Tensor, None]:
         return extract(images)[0], None
 
-    return FeatureNetwork(path.stem, protocol, without_classes)
+    return without_classes
 
 
 def _features_of(
@@ -353,7 +388,8 @@ def inception_features(
         path = fetch_file(
             URL_INCEPTION_V3,
             "Inception",
-            "name it in place of download, or measure without FID",
+            "name it in place of download, or measure a distance that is not FID, by weights that "
+            "are installed: --features efficientnet_lite0",
             progress,
         )
     if not path.is_file():

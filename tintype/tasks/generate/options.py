@@ -67,7 +67,7 @@ class Options(ColourOptions, nested=True):
     features: Annotated[str | None, PLACE] = Field(
         default=None,
         description="Network whose features distances are measured on: the run folder of a "
-        "classifier, or a weight file (default: pixels).",
+        "classifier, a weight file, or efficientnet_lite0 (default: pixels).",
     )
     inception_weights: Annotated[str | None, PLACE] = Field(
         default=None, description="Weight file for FID by the standard protocol, or download."

@@ -27,16 +27,22 @@ from tintype.runs.pretrained import (
     own_preprocessing,
 )
 
-# Johnson et al. take relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16. Of other networks with
-# `features`: their first stages.
+# Johnson et al. take relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16. Of other networks: their first
+# stages.
 LAYERS = {
     "vgg16": ("features.3", "features.8", "features.15", "features.22"),
     "squeezenet1_0": ("features.1", "features.4", "features.7"),
     "squeezenet1_1": ("features.1", "features.4", "features.7"),
     "mobilenet_v2": ("features.1", "features.3", "features.6"),
+    "efficientnet_lite0": ("blocks.0", "blocks.1", "blocks.2"),
+    "efficientnet_lite2": ("blocks.0", "blocks.1", "blocks.2"),
 }
 
-INSTEAD = "give --weights FILE, or train without the perceptual loss: --weights none"
+INSTEAD = (
+    "give --weights FILE, compare by weights that are installed: "
+    "--set task.feature_network=efficientnet_lite0, or train without the perceptual loss: "
+    "--weights none"
+)
 INSTEAD_OF_LPIPS = "name that file in place of {name}, or measure without LPIPS"
 
 # What LPIPS was fitted on, as torchvision and as the package calls it.
@@ -46,13 +52,13 @@ TRUNKS = {"alexnet": "alex", "vgg16": "vgg", "squeezenet1_1": "squeeze"}
 class PerceptualLoss(nn.Module):
     """Mean squared difference of features, averaged over layers with equal weight.
 
-    Pictures of 0..1 are normalised inside as the network was trained (ImageNet's mean and
-    deviation). Each layer's difference is divided by the mean square of the original's features, so
-    that no layer outweighs the others.
+    Pictures of 0..1 are normalised inside as they were when the network was trained. Each layer's
+    difference is divided by the mean square of the original's features, so that no layer outweighs
+    the others.
 
     Args:
-        name: a torchvision network.
-        weights: "default" (downloaded once), or a weight file.
+        name: a network of torchvision, or one whose weights are a package (efficientnet_lite0).
+        weights: "default" (of the package, or downloaded once), or a weight file.
         layers: names of submodules; by default those of `LAYERS`.
 
     Raises:
@@ -82,8 +88,12 @@ class PerceptualLoss(nn.Module):
         spec = DataSpec("", 3, 224, 224, Classes(classes), (), (), "")
         network = build_model(name, spec, {}, seed=0)
         load_pretrained(network, name, spec, weights, instead=INSTEAD)
+        # What a layer computes inside is none of its business, and may not be traceable.
+        layers_alone = [type(m) for m in network.modules() if next(m.children(), None) is None]
         try:
-            self.network = create_feature_extractor(network.eval(), chosen)
+            self.network = create_feature_extractor(
+                network.eval(), chosen, tracer_kwargs={"leaf_modules": layers_alone}
+            )
         except ValueError as error:
             raise UserError(f"{name} has no such layer: {str(error).splitlines()[0]}") from None
         for weight in self.network.parameters():
