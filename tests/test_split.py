@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tintype.data.split import SPLITS, describe_splits, three_splits
+from tintype.data.split import SPLITS, describe_splits, fold_numbers, three_splits
+from tintype.data.targets import Classes
 from tintype.errors import UserError
 
 class_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(sum)
@@ -191,3 +193,45 @@ def test_nothing_for_training_is_refused():
 def test_names_must_differ():
     with pytest.raises(ValueError, match="different names"):
         three_splits(np.zeros(2, int), ["a", "a"], val_fraction=0.1, test_fraction=0.2, seed=0)
+
+
+@given(st.lists(st.integers(5, 40), min_size=1, max_size=5), st.integers(2, 5), seeds)
+def test_folds_are_stratified_and_depend_on_no_order(sizes, folds, seed):
+    targets, names = labelled(sizes)
+    numbers = fold_numbers(targets, names, folds=folds, seed=seed)
+    assert set(numbers.tolist()) == set(range(1, folds + 1))
+    for c in range(len(sizes)):
+        assert np.ptp(np.bincount(numbers[targets == c] - 1, minlength=folds)) <= 1
+    assert np.ptp(np.bincount(numbers - 1, minlength=folds)) <= 1
+    order = np.random.default_rng(seed).permutation(len(names))
+    again = fold_numbers(targets[order], [names[i] for i in order], folds=folds, seed=seed)
+    assert (again == numbers[order]).all()
+
+
+@given(seeds)
+def test_groups_stay_in_one_fold(seed):
+    targets, names = labelled([60, 45])
+    groups = [f"g{i // 3}" if i % 2 else "" for i in range(len(names))]
+    numbers = fold_numbers(targets, names, groups, folds=5, seed=seed)
+    for group in set(groups) - {""}:
+        assert len({numbers[i] for i, each in enumerate(groups) if each == group}) == 1
+    assert np.ptp(np.bincount(numbers)[1:]) <= 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups", "message"),
+    [
+        ([2, 1], None, "5 folds need at least as many images, and there are 3"),
+        ([20, 4], None, "'b' has 4 images, too few for 5 folds. Ask for at most 4 folds"),
+        ([20, 1], None, "'b' has 1 image, too few for 5 folds. Add images"),
+        ([20, 6], ["", *"xxxy"], "'b' has 6 images in 4 groups, which stay together, too few"),
+        ([6, 6], list("uuuvvvwwwzzz"), "the 12 images are in 4 groups, which stay together"),
+    ],
+)
+def test_too_few_images_for_folds_are_refused_in_one_line(sizes, groups, message):
+    targets, names = labelled(sizes)
+    if groups is not None:
+        groups = [*[""] * (len(names) - len(groups)), *groups]
+    kind = Classes(("a", "b"))
+    with pytest.raises(UserError, match=re.escape(message)):
+        fold_numbers(targets, names, groups, folds=5, seed=0, kind=kind)

@@ -11,23 +11,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.linear_model import RidgeClassifier
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from tintype.statistics import (
+    Clusters,
+    NestedFolds,
     bootstrap_counts,
     clustered_interval,
     clustered_mean_interval,
     clustered_pair,
     clustered_paired_p,
     clusters_of,
+    corrected_resampled,
+    folds_interval,
     heterogeneity_p,
     holm,
     mcnemar_p,
     mean_interval,
     more_cases_of_mean,
     more_cases_of_proportions,
+    nested_folds,
     newcombe_interval,
     paired_interval,
     paired_p,
@@ -728,3 +734,67 @@ def test_so_many_more_pictures_as_statsmodels_says() -> None:
     size = abs(values.mean()) / values.std(ddof=1)
     solved: Any = TTestPower().solve_power(effect_size=size, alpha=0.05, power=0.8)
     assert 50 + (more_cases_of_mean(values) or 0) == pytest.approx(float(solved), rel=0.02)
+
+
+# ---- folds --------------------------------------------------------------------------------------
+
+
+def test_the_corrected_resampled_test_is_that_of_nadeau_and_bengio():
+    values = np.array([0.02, 0.035, -0.01, 0.03, 0.015])
+    plain = stats.ttest_1samp(values, 0)
+    interval, p = corrected_resampled(values, 0.0)
+    assert p == pytest.approx(plain.pvalue)
+    assert interval == pytest.approx(tuple(plain.confidence_interval()))
+
+    t = values.mean() / np.sqrt((1 / 5 + 1 / 4) * values.var(ddof=1))
+    interval, corrected = corrected_resampled(values, 1 / 4)
+    assert corrected == pytest.approx(2 * stats.t.sf(t, 4))
+    assert p < corrected
+    assert (interval[0] < 0 < interval[1]) == (corrected > 0.05)
+    assert corrected_resampled([0.0, 0.0], 1) == ((0, 0), 1)
+    assert corrected_resampled([0.1], 1) is None
+
+
+def test_nested_folds_widen_as_the_published_algorithm_does():
+    """Written once more with models of scikit-learn, one fit for each pair of folds."""
+    draw = np.random.default_rng(0)
+    targets = draw.integers(2, size=60)
+    features = draw.normal(size=(60, 8)) + 0.5 * targets[:, None]
+    repetitions = [draw.permutation(60) % 5 for _ in range(2)]
+
+    def losses_without(mask: np.ndarray) -> np.ndarray:
+        model = RidgeClassifier().fit(features[~mask], targets[~mask])
+        return (np.asarray(model.predict(features)) != targets).astype(np.float64)
+
+    off, errors, naive, inner, outer = [], [], [], [], []
+    for numbers in repetitions:
+        pooled = np.zeros(60)
+        for one in range(5):
+            rest = [k for k in range(5) if k != one]
+            answers = [
+                losses_without((numbers == one) | (numbers == k))[numbers == k] for k in rest
+            ]
+            held_out = losses_without(numbers == one)[numbers == one]
+            pooled[numbers == one] = held_out
+            inner.append(np.concatenate(answers).mean())
+            off.append(inner[-1] - held_out.mean())
+            errors.append(held_out.var(ddof=1) / len(held_out))
+        naive.append(pooled.var(ddof=1) / 60)
+        outer.append(pooled.mean())
+    squared = 0.8 * max(0, np.var(off, ddof=1) - np.mean(errors))
+    found = nested_folds(losses_without, repetitions)
+    expected = np.clip(np.sqrt(squared / np.mean(naive)), 1, np.sqrt(5))
+    assert found.inflation == pytest.approx(expected)
+    assert found.gain == pytest.approx(0.6 * (np.mean(inner) - np.mean(outer)))
+
+
+def test_the_interval_of_folds_is_wilsons_until_it_is_widened():
+    right = np.arange(200) % 10 > 0
+    assert folds_interval(right) == wilson_interval(180, 200)
+    assert folds_interval(right, nested=NestedFolds(1.0, 0.0)) == pytest.approx(
+        Clusters(200, 1.0).share_interval(180, 200)
+    )
+    low, high = folds_interval(right, nested=NestedFolds(2.0, 0.01))
+    assert (low, high) == pytest.approx(Clusters(200, 4.0).share_interval(182, 200))
+    groups = np.repeat(np.arange(20), 10)
+    assert folds_interval(right, groups) == clustered_interval(right, groups)

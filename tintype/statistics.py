@@ -1,4 +1,4 @@
-"""Intervals for proportions, means and differences; paired comparisons; images in groups."""
+"""Intervals for proportions, means and differences; paired comparisons; images in groups; folds."""
 
 from __future__ import annotations
 
@@ -614,6 +614,147 @@ def swap_p(taken: int, n: int, kept: int, other_n: int) -> float:
     _check_counts(taken, n)
     _check_counts(kept, other_n)
     return float(hypergeom.sf(taken - 1, n + other_n, taken + kept, n))
+
+
+def corrected_resampled(
+    differences: ArrayLike, tested: float, confidence: float = 0.95
+) -> tuple[tuple[float, float], float] | None:
+    """Return the interval and the two-sided p-value of a mean difference over folds.
+
+    The corrected resampled t-test: trainings of folds share most of their images, so that their
+    differences are no independent draws and the plain t-test claims too much.
+
+    Args:
+        differences: (J,) of two models, one for each fold (of each repetition).
+        tested: images of a fold by those that its models were trained on: 1 / (K - 1) of K folds.
+        confidence: of the interval.
+
+    Returns:
+        None for fewer than two differences; a p-value of 1 where all are zero, 0 where all are
+        equal and not zero.
+
+    Source: Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52 (2003).
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < 2:
+        return None
+    mean = float(values.mean())
+    error = math.sqrt(1 / len(values) + tested) * float(values.std(ddof=1))
+    half_width = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
+    if error == 0:
+        return (mean, mean), 1.0 if mean == 0 else 0.0
+    p = float(2 * stdtr(len(values) - 1, -abs(mean) / error))
+    return (mean - half_width, mean + half_width), p
+
+
+@dataclass(frozen=True)
+class NestedFolds:
+    """What nested cross-validation says of an estimate by folds.
+
+    Attributes:
+        inflation: how many times wider than the naive one its interval has to be, from 1 to the
+            root of the number of folds.
+        gain: how much lower the mean loss is of a model that is trained on all images than that of
+            the folds, which lack one part in K.
+    """
+
+    inflation: float
+    gain: float
+
+
+def nested_folds(
+    losses_without: Callable[[NDArray[np.bool_]], NDArray[np.float64]],
+    repetitions: Sequence[ArrayLike],
+    groups: ArrayLike | None = None,
+) -> NestedFolds:
+    """Return how far the naive interval of an estimate by folds has to be widened.
+
+    Each model of a fold errs in its own way, and all share most of their training images, so that
+    the pooled answers are no independent draws: their naive interval holds the truth too rarely.
+    Nested cross-validation leaves two folds out at a time. The mean loss on one of them, by models
+    that never saw it, is an unbiased measure of how far the estimate by the other folds is off.
+
+    Args:
+        losses_without: for a mask (N,) of images, the losses (N,) of a model that is trained
+            without them; only those under the mask are looked at.
+        repetitions: the fold (N,) of each image, for each of several ways to cut the folds.
+        groups: (N,) equal for images that may be alike.
+
+    Source: Bates, Hastie and Tibshirani, "Cross-validation: what does it estimate and how well does
+    it do it?", arXiv 2104.00673 (2021), algorithm 1 with the bounds and the correction of bias of
+    sections 4.2 and 4.3.
+    """
+    off, naive_of_fold, naive, inner_means, outer_means = [], [], [], [], []
+    num_folds = 2
+    for numbers in repetitions:
+        fold_of = np.asarray(numbers)
+        folds = np.unique(fold_of)
+        num_folds = len(folds)
+
+        outer = np.empty(len(fold_of))
+        inner = {fold: np.full(len(fold_of), np.nan) for fold in folds}
+        for i, one in enumerate(folds):
+            outer[fold_of == one] = losses_without(fold_of == one)[fold_of == one]
+            for other in folds[i + 1 :]:
+                losses = losses_without((fold_of == one) | (fold_of == other))
+                inner[one][fold_of == other] = losses[fold_of == other]
+                inner[other][fold_of == one] = losses[fold_of == one]
+
+        for fold in folds:
+            estimate = float(np.nanmean(inner[fold]))
+            held_out = outer[fold_of == fold]
+            of_fold = None if groups is None else np.asarray(groups)[fold_of == fold]
+            off.append(estimate - float(held_out.mean()))
+            naive_of_fold.append(_squared_error(held_out, of_fold))
+            inner_means.append(estimate)
+        naive.append(_squared_error(outer, groups))
+        outer_means.append(float(outer.mean()))
+
+    # The mean of `off` is what fewer training images cost, which `gain` corrects; their spread is
+    # that of an estimate by all folds but one.
+    excess = float(np.var(off, ddof=1) - np.mean(naive_of_fold))
+    squared = max(0.0, excess) * (num_folds - 1) / num_folds
+    usual = float(np.mean(naive))
+    inflation = 1.0 if usual == 0 else math.sqrt(squared / usual)
+    gain = (num_folds - 2) / num_folds * float(np.mean(inner_means) - np.mean(outer_means))
+    return NestedFolds(min(max(1.0, inflation), math.sqrt(num_folds)), gain)
+
+
+def _squared_error(values: NDArray[np.float64], groups: ArrayLike | None) -> float:
+    """Return the squared standard error of the mean of `values` (N,), as of clusters."""
+    simple = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+    return simple if groups is None else simple * clusters_of(values, groups).design_effect
+
+
+def folds_interval(
+    right: ArrayLike,
+    groups: ArrayLike | None = None,
+    nested: NestedFolds | None = None,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Return the interval (low, high) of an accuracy that was estimated by folds.
+
+    Wilson's interval (of images in `groups` (N,) that of clusters), at an effective number of
+    images that is smaller by the squared inflation of nested cross-validation, around the share
+    that a model of all images reaches. Without `nested` it is the naive one, as though all answers
+    were those of one model.
+
+    Args:
+        right: (N,) whether each image was answered rightly out of its fold.
+        groups: (N,) equal for images that may be alike.
+        nested: of the shares that are wrong.
+        confidence: of the interval.
+    """
+    right = np.asarray(right, dtype=np.float64)
+    together = np.arange(len(right)) if groups is None else np.asarray(groups)
+    if nested is None:
+        return clustered_interval(right, together, confidence)
+
+    found = clusters_of(right, together, spread=0.25)
+    effect = found.design_effect if found.num_groups < len(right) else 1.0
+    share = min(1.0, max(0.0, float(right.mean()) + nested.gain))
+    widened = Clusters(found.num_groups, effect * nested.inflation**2)
+    return widened.share_interval(share * len(right), len(right), confidence)
 
 
 def _z(probability: float) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tintype.data.targets import Classes, TargetKind
 from tintype.errors import UserError
+from tintype.seeds import fold
 
 SPLITS = ("train", "val", "test")
 
@@ -85,6 +86,92 @@ def three_splits(
             units[label] = [unit for i, unit in enumerate(class_units) if i not in chosen]
 
     return {split: np.flatnonzero(result == split) for split in SPLITS}
+
+
+def fold_numbers(
+    targets: np.ndarray,
+    names: Sequence[str],
+    groups: np.ndarray | Sequence[str] | None = None,
+    *,
+    folds: int,
+    seed: int,
+    kind: TargetKind | None = None,
+) -> np.ndarray:
+    """Return the fold (N,) of each image, 1 to `folds`.
+
+    Each fold has its share of each class (or other stratum of `kind`), as near as groups allow: the
+    largest groups come first, each into the fold that has fewest images of its stratum, and among
+    equals fewest in all. As with `three_splits`, order and machine change nothing.
+
+    Args:
+        targets: (N, ...) as `kind` has them.
+        names: N names, all different.
+        groups: N names of what must stay together ("" stands alone), or None.
+        folds: how many, at least 2.
+        seed: another seed gives another membership.
+        kind: of the targets; by default classes.
+
+    Raises:
+        UserError: there are too few images, or groups of them, for so many folds.
+    """
+    targets, kind = np.asarray(targets), kind or Classes()
+    _refuse_few(targets, names, groups, folds, kind)
+    strata = kind.strata(targets, max(1, len(targets) // folds))
+    units = _units(np.arange(len(targets)), strata, names, groups, fold(seed, "folds"))
+
+    result = np.zeros(len(targets), np.int64)
+    in_all = [0] * folds
+    for members in units.values():
+        of_stratum = [0] * folds
+        for unit in sorted(members, key=len, reverse=True):  # stable: by hash among equals
+            chosen = min(range(folds), key=lambda k: (of_stratum[k], in_all[k], k))
+            result[unit] = chosen + 1
+            of_stratum[chosen] += len(unit)
+            in_all[chosen] += len(unit)
+    if empty := [k + 1 for k in range(folds) if not in_all[k]]:
+        raise UserError(
+            f"folds: {folds} leaves fold {empty[0]} empty, since images of a group stay together. "
+            "Ask for fewer folds."
+        )
+    return result
+
+
+def _refuse_few(
+    targets: np.ndarray,
+    names: Sequence[str],
+    groups: np.ndarray | Sequence[str] | None,
+    folds: int,
+    kind: TargetKind,
+) -> None:
+    """Refuse images of which a fold would have none, or none of a class."""
+    given = [""] * len(names) if groups is None else [str(group) for group in groups]
+    labels = [f"group {g}" if g else f"image {n}" for g, n in zip(given, names, strict=True)]
+    units = np.unique(labels, return_inverse=True)[1]
+    num_units = int(units.max(initial=-1)) + 1
+
+    if len(names) < folds:
+        raise UserError(
+            f"folds: {folds} folds need at least as many images, and there are {len(names):,}. "
+            "Ask for fewer folds, or add images."
+        )
+    if num_units < folds:
+        raise UserError(
+            f"folds: the {len(names):,} images are in {num_units:,} groups, which stay together, "
+            f"so that {folds} folds leave one empty. Ask for fewer folds, or add images."
+        )
+    rarest = kind.rarest(targets, units)
+    if rarest is None or rarest[2] >= folds:
+        return
+
+    name, num_images, num_together = rarest
+    count = f"{num_images:,} image{'s' if num_images > 1 else ''}"
+    if num_together < num_images:
+        count += f" in {num_together:,} group{'s' if num_together > 1 else ''}, which stay together"
+    fewer = f"Ask for at most {num_together} folds, add" if num_together > 1 else "Add"
+    raise UserError(
+        f"folds: '{name}' has {count}, too few for {folds} folds. "
+        f"{fewer} images, or remove the class."
+    )
 
 
 def _fractions(

@@ -181,6 +181,18 @@ class TargetKind(ABC):
     def differing(self, targets: np.ndarray) -> Callable[[np.ndarray], bool]:
         """Return a function of positions: whether the images there have targets that differ."""
 
+    def rarest(self, targets: np.ndarray, units: np.ndarray) -> tuple[str, int, int] | None:
+        """Return what is rarest, of what every fold must have: its name, images and units.
+
+        None where folds need nothing of the kind.
+
+        Args:
+            targets: (N, *shape).
+            units: (N,) a number for each image, equal for images that stay together.
+        """
+        del targets, units
+        return None
+
     @abstractmethod
     def content(self, targets: np.ndarray) -> bytes:
         """Return what of the targets enters the fingerprint of the data."""
@@ -321,6 +333,16 @@ class Classes(TargetKind):
             f"{WORDS[split]} holds no image of {len(absent)} classes with too few: "
             f"{', '.join(absent[:5])}"
         ]
+
+    def rarest(self, targets: np.ndarray, units: np.ndarray) -> tuple[str, int, int] | None:
+        counts = {
+            int(c): (len(np.unique(units[targets == c])), int((targets == c).sum()))
+            for c in np.unique(targets)
+        }
+        rarest = min(counts, key=lambda c: counts[c])
+        num_units, num_images = counts[rarest]
+        name = self.names[rarest] if self.names else str(rarest)
+        return name, num_images, num_units
 
     def differing(self, targets: np.ndarray) -> Callable[[np.ndarray], bool]:
         return lambda rows: len(set(targets[rows].tolist())) > 1
