@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 from tintype.data.source import DataSpec
 from tintype.data.targets import Classes
 from tintype.models import build_model, count_multiply_adds, count_parameters
 from tintype.models.efficientnet_lite import SameConv2d
+from tintype.models.parts.backbone import backbone_parts, for_inference
 
 
 def spec(channels: int = 3, side: int = 64, num_classes: int = 1000) -> DataSpec:
@@ -61,10 +63,59 @@ def test_padding_is_that_of_tensorflow(side, kernel):
 
 @pytest.mark.parametrize(
     ("side", "options", "says"),
-    [(16, {}, "at least 32x32 pixels"), (64, {"dropout": 1.0}, "expected 0 or more and below 1")],
+    [
+        (16, {}, "at least 32x32 pixels"),
+        (64, {"dropout": 1.0}, "expected 0 or more and below 1"),
+        (64, {"stages": 6}, "stages is 6, expected 1 to 5"),
+        (64, {"stages": 0}, "Expected a whole number of at least 1"),
+        (64, {"scales": [16, 64]}, "expected sides of 32 pixels or more"),
+        (64, {"scales": 64}, "Expected a list of whole numbers"),
+    ],
 )
 def test_what_it_cannot_take_is_said(side, options, says):
     from tintype.errors import UserError
 
     with pytest.raises(UserError, match=says):
         build_model("efficientnet_lite0", spec(side=side), options, seed=0)
+
+
+@pytest.fixture(scope="module")
+def two_looks():
+    """A network that pools two stages at two scales, and timm's with the same weights."""
+    options = {"stages": 2, "scales": [64, 96]}
+    ours = build_model("efficientnet_lite0", spec(side=96, num_classes=7), options, seed=0).eval()
+    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    backbone = {k: v for k, v in ours.state_dict().items() if not k.startswith("classifier.")}
+    theirs.load_state_dict(backbone)
+    return ours, theirs
+
+
+def test_two_stages_at_two_scales_are_pooled_side_by_side(two_looks):
+    ours, theirs = two_looks
+    images = torch.randn(3, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    small = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
+
+    pooled = []
+    with torch.no_grad():
+        for look in (small, images):
+            stages = theirs.forward_intermediates(look, indices=[3], intermediates_only=True)
+            pooled += [stages[0].mean((2, 3)), theirs(look)]
+        expected = torch.cat(pooled, 1)
+        features = backbone_parts(ours, spec(side=96, num_classes=7)).features(images)
+        logits = ours(images)
+
+    assert features.shape == (3, 2 * (112 + 1280))
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits, ours.classifier(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_norms_are_folded_where_a_network_looks_twice(two_looks):
+    folded = for_inference(two_looks[0], spec(side=96, num_classes=7))
+    assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def test_what_is_pooled_decides_on_the_digest_of_the_features():
+    choices = [{}, {"scales": [64]}, {"scales": [64, 96]}, {"stages": 2}, {"stages": 3}]
+    networks = [build_model("efficientnet_lite0", spec(side=96), some, seed=0) for some in choices]
+    digests = {backbone_parts(network, spec(side=96)).digest() for network in networks}
+    assert len(digests) == len(choices)

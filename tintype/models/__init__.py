@@ -34,7 +34,7 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
         build = functools.partial(build, name=canonical("models", name))
     parameters = inspect.signature(build).parameters.values()
 
-    known = {p.name: p.annotation for p in parameters if p.name not in ("spec", "name")}
+    known = {p.name: p for p in parameters if p.name not in ("spec", "name")}
     for option, value in options.items():
         if option not in known:
             raise unknown_name(f"option of model {name}:", option, known)
@@ -61,13 +61,14 @@ def default_options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def _check(model: str, option: str, value: Any, annotation: str) -> None:
+def _check(model: str, option: str, value: Any, known: inspect.Parameter) -> None:
     """Refuse values that no layer can take; a model's own limits are checked by its `build`."""
+    annotation = known.annotation
     if annotation == "Sequence[int]":
         expected = "a list of whole numbers, each at least 1, as in [32, 64]"
         sizes = value if isinstance(value, list | tuple) else [None]
         whole = all(type(size) is int and size >= 1 for size in sizes)
-        right = whole and (value or option == "hidden")
+        right = whole and (value or option == "hidden" or not known.default)
     elif annotation in ("int", "int | None"):
         expected = "a whole number of at least 1"
         right = (type(value) is int and value >= 1) or (value is None and "None" in annotation)

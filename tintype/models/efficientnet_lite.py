@@ -8,14 +8,17 @@ ReLU6, and with stem and head of one width in all sizes. State-dict keys are tho
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
 from tintype.models.parts.backbone import expand_grey
 from tintype.models.parts.layers import need_size
+from tintype.models.parts.resample import at_scale
 
 NAMES = {
     "efficientnet_lite0": "Reaches 74.8 % on ImageNet at 224 px; 4.7 M parameters, 0.38 G MACs.",
@@ -27,7 +30,7 @@ STEM_WIDTH = 32
 HEAD_WIDTH = 1280
 
 
-class Scale(NamedTuple):
+class Size(NamedTuple):
     """How a size differs from the smallest: factors on widths and on depths, and the dropout."""
 
     width: float
@@ -35,9 +38,9 @@ class Scale(NamedTuple):
     dropout: float
 
 
-SCALES = {
-    "efficientnet_lite0": Scale(1.0, 1.0, 0.2),
-    "efficientnet_lite2": Scale(1.1, 1.2, 0.3),
+SIZES = {
+    "efficientnet_lite0": Size(1.0, 1.0, 0.2),
+    "efficientnet_lite2": Size(1.1, 1.2, 0.3),
 }
 
 
@@ -63,7 +66,17 @@ STAGES = (
 EXPANSION = 6
 
 
-def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
+# Blocks after which the resolution is reduced: these, and the last, are where features are pooled.
+ENDS = tuple(i for i, after in enumerate(STAGES[1:]) if after.stride > 1)
+
+
+def build(
+    spec: DataSpec,
+    name: str,
+    dropout: float | None = None,
+    stages: int = 1,
+    scales: Sequence[int] = (),
+) -> nn.Module:
     """Return the network with random weights and a head for the classes of `spec`.
 
     Grey images are expanded to three equal channels inside.
@@ -72,36 +85,50 @@ def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
         spec: shape and classes of the images.
         name: of the size.
         dropout: before the head; replaces the usual 0.2 (lite0) or 0.3 (lite2).
+        stages: of how many resolutions, from the last one back, the head sees the mean of the maps;
+            1 to 5.
+        scales: the short sides in pixels at which the network looks at each image, such as
+            [224, 320]; the head sees what it finds at each. None: the image as it comes.
 
     Raises:
-        ValueError: the images are too small, or the dropout is out of range.
+        ValueError: the images or the scales are too small, there are fewer stages, or the dropout
+            is out of range.
     """
     need_size(spec.height, spec.width, SMALLEST)
-    scale = SCALES[name]
+    size = SIZES[name]
     if dropout is not None:
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}, expected 0 or more and below 1.")
-        scale = scale._replace(dropout=dropout)
+        size = size._replace(dropout=dropout)
+    if stages > len(ENDS) + 1:
+        raise ValueError(f"stages is {stages}, expected 1 to {len(ENDS) + 1}.")
+    if any(scale < SMALLEST for scale in scales):
+        raise ValueError(f"scales is {list(scales)}, expected sides of {SMALLEST} pixels or more.")
 
-    network = EfficientNetLite(spec.num_classes, scale)
+    network = EfficientNetLite(spec.num_classes, size, stages, scales)
     return expand_grey(network) if spec.channels == 1 else network
 
 
 class EfficientNetLite(nn.Module):
     """Images (N, 3, H, W) to logits (N, num_classes)."""
 
-    def __init__(self, num_classes: int, scale: Scale) -> None:
+    def __init__(
+        self, num_classes: int, size: Size, stages: int = 1, scales: Sequence[int] = ()
+    ) -> None:
         super().__init__()
+        self.scales = tuple(scales)
+        self.also_pooled = ENDS[len(ENDS) + 1 - stages :]
         self.conv_stem = SameConv2d(3, STEM_WIDTH, 3, stride=2)
         self.bn1 = _norm(STEM_WIDTH)
         self.act1 = nn.ReLU6(inplace=True)
 
         self.blocks = nn.Sequential()
         channels = STEM_WIDTH
+        pooled = 0
         for number, stage in enumerate(STAGES):
             ends = number in (0, len(STAGES) - 1)
-            depth = stage.depth if ends else math.ceil(stage.depth * scale.depth)
-            width = _round_to_eights(stage.width * scale.width)
+            depth = stage.depth if ends else math.ceil(stage.depth * size.depth)
+            width = _round_to_eights(stage.width * size.width)
             make = SeparableBlock if number == 0 else InvertedBlock
 
             blocks = nn.Sequential()
@@ -110,20 +137,35 @@ class EfficientNetLite(nn.Module):
                 blocks.append(make(channels, width, stage.kernel, stride))
                 channels = width
             self.blocks.append(blocks)
+            pooled += width if number in self.also_pooled else 0
 
         self.conv_head = nn.Conv2d(channels, HEAD_WIDTH, 1, bias=False)
         self.bn2 = _norm(HEAD_WIDTH)
         self.act2 = nn.ReLU6(inplace=True)
         self.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.dropout = nn.Dropout(scale.dropout)
-        self.classifier = nn.Linear(HEAD_WIDTH, num_classes)
+        self.dropout = nn.Dropout(size.dropout)
+        num_features = (pooled + HEAD_WIDTH) * max(1, len(self.scales))
+        self.classifier = nn.Linear(num_features, num_classes)
         self._draw_weights()
 
     def forward(self, images: Tensor) -> Tensor:
+        looks = [at_scale(images, scale) for scale in self.scales] or [images]
+        pooled = [maps for look in looks for maps in self._pooled(look)]
+        return self.classifier(self.dropout(torch.cat(pooled, 1)))
+
+    def extra_repr(self) -> str:
+        return f"pooled after {self.also_pooled}, scales {self.scales}"
+
+    def _pooled(self, images: Tensor) -> list[Tensor]:
+        """Return the means (N, F) of the maps of the last stages, from first to last."""
         maps = self.act1(self.bn1(self.conv_stem(images)))
-        maps = self.blocks(maps)
+        pooled: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            maps = block(maps)
+            if number in self.also_pooled:
+                pooled.append(self.global_pool(maps))
         maps = self.act2(self.bn2(self.conv_head(maps)))
-        return self.classifier(self.dropout(self.global_pool(maps)))
+        return [*pooled, self.global_pool(maps)]
 
     def _draw_weights(self) -> None:
         """Draw weights as the authors do: filters by their fan-out, small ones for the head."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -223,7 +222,10 @@ def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
 
 
 def _norms_after_convolutions(network: nn.Module, image: Tensor) -> list[tuple[str, str]]:
-    """Return (convolution, batch norm), by name, where only the norm sees the output."""
+    """Return (convolution, batch norm), by name, where only the norm sees the output.
+
+    A network may look at an image more than once; then that has to hold each time.
+    """
     # Tensors are held so that no other takes their place in memory.
     read: list[tuple[str, Tensor]] = []
     answered: list[tuple[str, Tensor]] = []
@@ -232,7 +234,7 @@ def _norms_after_convolutions(network: nn.Module, image: Tensor) -> list[tuple[s
     for name, module in network.named_modules():
         if next(module.children(), None) is None or isinstance(module, nn.BatchNorm2d):
             handles.append(module.register_forward_pre_hook(partial(_note_input, read, name)))
-        if type(module) is nn.Conv2d:
+        if isinstance(module, nn.Conv2d):
             handles.append(module.register_forward_hook(partial(_note_answer, answered, name)))
 
     try:
@@ -244,9 +246,11 @@ def _norms_after_convolutions(network: nn.Module, image: Tensor) -> list[tuple[s
     readers: dict[int, list[str]] = {}
     for name, tensor in read:
         readers.setdefault(id(tensor), []).append(name)
-    calls = Counter(name for name, _ in answered)
-    pairs = [(conv, readers.get(id(answer), [])) for conv, answer in answered if calls[conv] == 1]
+    readers_of: dict[str, set[tuple[str, ...]]] = {}
+    for conv, answer in answered:
+        readers_of.setdefault(conv, set()).add(tuple(readers.get(id(answer), ())))
 
+    pairs = [(conv, next(iter(some))) for conv, some in readers_of.items() if len(some) == 1]
     return [
         (conv, norms[0])
         for conv, norms in pairs

@@ -1,4 +1,5 @@
-"""Bicubic resizing as MATLAB's `imresize` does it, by which super-resolution is measured."""
+"""Resizing of images: as MATLAB's `imresize` does it, by which super-resolution is measured, and fast.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +31,19 @@ def bicubic(images: Tensor, height: int, width: int) -> Tensor:
     if images.shape[3] != width:
         images = images @ _matrix(images.shape[3], width, images.dtype, images.device).T
     return images
+
+
+def at_scale(images: Tensor, side: int) -> Tensor:
+    """Return images (N, C, H, W) whose shorter side is `side`, by torch's bilinear filter.
+
+    The filter is widened against aliasing; it costs little beside a network, and can be exported.
+    """
+    height, width = images.shape[2:]
+    factor = side / min(height, width)
+    if factor == 1:
+        return images
+    size = (round(height * factor), round(width * factor))
+    return F.interpolate(images, size=size, mode="bilinear", antialias=factor < 1)
 
 
 def enlarge(images: Tensor, scale: int) -> Tensor:
