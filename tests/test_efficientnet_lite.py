@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -10,8 +13,11 @@ import torch.nn.functional as F
 from tintype.data.source import DataSpec
 from tintype.data.targets import Classes
 from tintype.models import build_model, count_multiply_adds, count_parameters
-from tintype.models.efficientnet_lite import SameConv2d
+from tintype.models.efficientnet_lite import EfficientNetLite, SameConv2d, Size
 from tintype.models.parts.backbone import backbone_parts, for_inference
+from tintype.models.parts.programs import quiet
+from tintype.models.parts.resample import AtScale
+from tintype.runs.onnx_writing import to_onnx
 
 
 def spec(channels: int = 3, side: int = 64, num_classes: int = 1000) -> DataSpec:
@@ -119,3 +125,34 @@ def test_what_is_pooled_decides_on_the_digest_of_the_features():
     networks = [build_model("efficientnet_lite0", spec(side=96), some, seed=0) for some in choices]
     digests = {backbone_parts(network, spec(side=96)).digest() for network in networks}
     assert len(digests) == len(choices)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "pt2"])
+def test_an_exported_network_looks_twice_as_well(format):
+    shallow = Size(width=0.25, depth=0.2, dropout=0.0)
+    looks = [AtScale(48, 64, scale) for scale in (32, 48)]
+    network = EfficientNetLite(7, shallow, 2, looks).eval()
+    images = torch.randn(2, 3, 48, 64)
+    with torch.no_grad():
+        expected = network(images)
+    answer = EXPORTED[format](network, images[:1].repeat(3, 1, 1, 1))
+    torch.testing.assert_close(answer(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def as_onnx(network: torch.nn.Module, images: torch.Tensor) -> Callable:
+    model = to_onnx(network, {"images": images}, "logits", {"images": {0: "batch"}})
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def as_torchscript(network: torch.nn.Module, images: torch.Tensor) -> Callable:
+    with quiet():
+        return torch.jit.trace(network, images)
+
+
+def as_program(network: torch.nn.Module, images: torch.Tensor) -> Callable:
+    free = ({0: torch.export.Dim.DYNAMIC},)
+    return torch.export.export(network, (images,), dynamic_shapes=free).module()
+
+
+EXPORTED = {"onnx": as_onnx, "torchscript": as_torchscript, "pt2": as_program}

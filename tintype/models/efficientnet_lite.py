@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tintype.data.source import DataSpec
 from tintype.models.parts.backbone import expand_grey
 from tintype.models.parts.layers import need_size
-from tintype.models.parts.resample import at_scale
+from tintype.models.parts.resample import AtScale
 
 NAMES = {
     "efficientnet_lite0": "Reaches 74.8 % on ImageNet at 224 px; 4.7 M parameters, 0.38 G MACs.",
@@ -105,7 +105,8 @@ def build(
     if any(scale < SMALLEST for scale in scales):
         raise ValueError(f"scales is {list(scales)}, expected sides of {SMALLEST} pixels or more.")
 
-    network = EfficientNetLite(spec.num_classes, size, stages, scales)
+    looks = [AtScale(spec.height, spec.width, scale) for scale in scales]
+    network = EfficientNetLite(spec.num_classes, size, stages, looks)
     return expand_grey(network) if spec.channels == 1 else network
 
 
@@ -113,10 +114,10 @@ class EfficientNetLite(nn.Module):
     """Images (N, 3, H, W) to logits (N, num_classes)."""
 
     def __init__(
-        self, num_classes: int, size: Size, stages: int = 1, scales: Sequence[int] = ()
+        self, num_classes: int, size: Size, stages: int = 1, looks: Sequence[AtScale] = ()
     ) -> None:
         super().__init__()
-        self.scales = tuple(scales)
+        self.looks = tuple(looks)
         self.also_pooled = ENDS[len(ENDS) + 1 - stages :]
         self.conv_stem = SameConv2d(3, STEM_WIDTH, 3, stride=2)
         self.bn1 = _norm(STEM_WIDTH)
@@ -144,17 +145,17 @@ class EfficientNetLite(nn.Module):
         self.act2 = nn.ReLU6(inplace=True)
         self.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.dropout = nn.Dropout(size.dropout)
-        num_features = (pooled + HEAD_WIDTH) * max(1, len(self.scales))
+        num_features = (pooled + HEAD_WIDTH) * max(1, len(self.looks))
         self.classifier = nn.Linear(num_features, num_classes)
         self._draw_weights()
 
     def forward(self, images: Tensor) -> Tensor:
-        looks = [at_scale(images, scale) for scale in self.scales] or [images]
-        pooled = [maps for look in looks for maps in self._pooled(look)]
+        seen = [look(images) for look in self.looks] or [images]
+        pooled = [means for image in seen for means in self._pooled(image)]
         return self.classifier(self.dropout(torch.cat(pooled, 1)))
 
     def extra_repr(self) -> str:
-        return f"pooled after {self.also_pooled}, scales {self.scales}"
+        return f"pooled after {self.also_pooled}, looks {self.looks}"
 
     def _pooled(self, images: Tensor) -> list[Tensor]:
         """Return the means (N, F) of the maps of the last stages, from first to last."""

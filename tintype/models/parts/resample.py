@@ -1,9 +1,9 @@
-"""Resizing of images: as MATLAB's `imresize` does it, by which super-resolution is measured, and fast.
-"""
+"""Resizing of images: as MATLAB's `imresize` does it, by which super-resolution is measured, and fast."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -33,17 +33,24 @@ def bicubic(images: Tensor, height: int, width: int) -> Tensor:
     return images
 
 
-def at_scale(images: Tensor, side: int) -> Tensor:
-    """Return images (N, C, H, W) whose shorter side is `side`, by torch's bilinear filter.
+@dataclass(frozen=True)
+class AtScale:
+    """Bring images (N, C, height, width) to a shorter side of `side` pixels.
 
-    The filter is widened against aliasing; it costs little beside a network, and can be exported.
+    Torch's bilinear filter is widened against aliasing; it costs little beside a network, and every
+    format of export knows it. The sizes are fixed, since a trace cannot compute them.
     """
-    height, width = images.shape[2:]
-    factor = side / min(height, width)
-    if factor == 1:
-        return images
-    size = (round(height * factor), round(width * factor))
-    return F.interpolate(images, size=size, mode="bilinear", antialias=factor < 1)
+
+    height: int
+    width: int
+    side: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        shorter = min(self.height, self.width)
+        if self.side == shorter:
+            return images
+        size = [round(length * self.side / shorter) for length in (self.height, self.width)]
+        return F.interpolate(images, size=size, mode="bilinear", antialias=self.side < shorter)
 
 
 def enlarge(images: Tensor, scale: int) -> Tensor:
