@@ -127,7 +127,9 @@ def test_what_is_pooled_decides_on_the_digest_of_the_features():
     assert len(digests) == len(choices)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript", "pt2"])
+@pytest.mark.parametrize(
+    "format", ["torchscript", "pt2", pytest.param("onnx", marks=pytest.mark.exhaustive)]
+)
 def test_an_exported_network_looks_twice_as_well(format):
     shallow = Size(width=0.25, depth=0.2, dropout=0.0)
     looks = [AtScale(48, 64, scale) for scale in (32, 48)]

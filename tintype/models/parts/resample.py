@@ -1,4 +1,4 @@
-"""Resizing of images: as MATLAB's `imresize` does it, by which super-resolution is measured, and fast."""
+"""Resizing: fast, and as MATLAB's `imresize` does it, by which super-resolution is measured."""
 
 from __future__ import annotations
 
