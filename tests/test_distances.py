@@ -279,7 +279,7 @@ def test_features_of_installed_weights_are_those_of_timm_and_never_called_fid():
     from tintype.runs.packaged_weights import weights_file
 
     found = distances.load_features("efficientnet_lite0", torch.device("cpu"))
-    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    theirs: Any = timm.create_model("tf_efficientnet_lite0").eval()
     tensors = torch.load(weights_file("efficientnet_lite0"), weights_only=True)
     theirs.load_state_dict(dict(zip(theirs.state_dict(), tensors.values(), strict=True)))
 

@@ -242,7 +242,7 @@ def test_the_perceptual_loss_compares_by_installed_weights():
     import timm
 
     loss = PerceptualLoss.of("efficientnet_lite0", None, None)
-    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    theirs: Any = timm.create_model("tf_efficientnet_lite0").eval()
     tensors = torch.load(weights_file("efficientnet_lite0"), weights_only=True)
     theirs.load_state_dict(dict(zip(theirs.state_dict(), tensors.values(), strict=True)))
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tintype.verbs.audit import Audit, audit
     from tintype.verbs.compare import Comparison, compare
     from tintype.verbs.serve.server import serve
+    from tintype.verbs.similar import Similar, similar
     from tintype.verbs.study import Study, study
     from tintype.verbs.tune import Tuning, tune
 
@@ -37,6 +38,7 @@ _WHERE = {
     "Comparison": "tintype.verbs.compare",
     "Recipe": "tintype.recipe",
     "Run": "tintype.api",
+    "Similar": "tintype.verbs.similar",
     "StopTraining": "tintype.errors",
     "Study": "tintype.verbs.study",
     "TintypeClassifier": "tintype.estimators",
@@ -48,6 +50,7 @@ _WHERE = {
     "load": "tintype.api",
     "runs": "tintype.api",
     "serve": "tintype.verbs.serve.server",
+    "similar": "tintype.verbs.similar",
     "study": "tintype.verbs.study",
     "train": "tintype.api",
     "tune": "tintype.verbs.tune",
@@ -58,6 +61,7 @@ __all__ = [
     "Comparison",
     "Recipe",
     "Run",
+    "Similar",
     "StopTraining",
     "Study",
     "TintypeClassifier",
@@ -69,6 +73,7 @@ __all__ = [
     "load",
     "runs",
     "serve",
+    "similar",
     "study",
     "train",
     "tune",

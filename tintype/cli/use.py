@@ -92,6 +92,35 @@ def predict(
 
 
 @app.command(rich_help_panel=USE)
+def similar(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RUN] PHOTO FOLDER...",
+            help="Photo, and folders of photos to look in. A run folder before them looks at the "
+            "photos; by default EfficientNet-Lite0 does, whose ImageNet weights are installed.",
+        ),
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Number of photos to find.")] = 12,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a page (.html), a contact sheet (.png) or the table (.csv, .json); may be "
+            "repeated.",
+        ),
+    ] = None,
+    device: Device = "auto",
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Find the photos of a folder that are most like a photo."""
+    from tintype.verbs.similar.command import similar_command
+
+    similar_command(paths, top=top, out=out or [], device=device, as_json=as_json)
+
+
+@app.command(rich_help_panel=USE)
 def generate(
     run: Run,
     count: Annotated[int, typer.Option(help="Number of images.")] = 64,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from tintype.tasks.contract.predict import Predictor
     from tintype.tasks.task import Prediction
     from tintype.verbs import export as exporting
+    from tintype.verbs.similar import result as finding
 else:
     exporting = Lazy("tintype.verbs.export")
+    finding = Lazy("tintype.verbs.similar.result")
     nn = Lazy("torch.nn")
     np = Lazy("numpy")
     run_figures = Lazy("tintype.pages.run_figures")
@@ -160,6 +162,37 @@ class Run(RunFolder):
             return self._stacked(predictor, predictor.features, images, verbose)
         except ValueError as error:
             raise UserError(f"{self.path} has no features: {error}") from None
+
+    def similar(
+        self,
+        photo: Any,
+        folder: str | Path | Sequence[str | Path],
+        *,
+        top: int = 12,
+        device: str = "auto",
+        verbose: bool | None = None,
+    ) -> finding.Similar:
+        """Find the photos of a folder that are most like one photo, by what this network sees.
+
+        Args:
+            photo: a file, its bytes, a Pillow image or an array. Where it is in the folder itself,
+                it is left out.
+            folder: a folder, searched with those below it, or files and folders.
+            top: how many are found.
+            device: where to compute.
+            verbose: False shows no progress.
+
+        Returns:
+            What `tintype.similar` returns: `.table()`, `.write("like.html")`.
+
+        Raises:
+            UserError: the photo cannot be read, there are no others, or the run has no features.
+        """
+        from tintype.verbs.similar import find
+
+        predictor = self._network_predictor(device)
+        with working(verbose) as report:
+            return find(predictor, self.name, photo, folder, top=top, progress=report)
 
     def predict_proba(
         self,
