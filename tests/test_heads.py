@@ -1,186 +1,244 @@
-"""The head of a network is found by following a pass, whatever else the network holds."""
+"""Linear heads: equal to scikit-learn's, chosen by cross-validation that keeps groups together."""
 
 from __future__ import annotations
 
-import copy
-
+import numpy as np
 import pytest
-import torch
-import torchvision
-from torch import nn
-from torch.nn import functional as F
+from sklearn.datasets import load_digits, load_iris
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from tintype.models.parts.head import before_head, features_before, find_head
-
-
-def head_of(network: nn.Module, channels: int, side: int) -> str:
-    """Return the name of the head of a network for square images."""
-    return find_head(network, torch.zeros(1, channels, side, side))
-
-
-class Net(nn.Module):
-    """A convolution and a head, with what a test adds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(4, 2)
-        self.body = nn.Conv2d(3, 4, 3)
-        self.unused = nn.Linear(4, 2)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(x).mean((2, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(x))
+from tintype.tasks.heads import (
+    NEVER,
+    RIDGES,
+    Rows,
+    discriminant,
+    fit_head,
+    log_losses,
+    logistic_path,
+    ridge_path,
+    stratified_folds,
+)
 
 
-class Auxiliary(Net):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        features = self.features(x)
-        main = self.head(features)
-        beside = self.unused(features)
-        return main + 0.3 * beside if self.training else main
+@pytest.fixture(scope="module")
+def digits():
+    """Features (400, 128) of digits, more than is usual for their number, and classes."""
+    images, classes = load_digits(return_X_y=True)
+    images = images[:400]
+    return np.hstack([images, images**2 / 16]), classes[:400]
 
 
-class Asking(Net):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = self.head(self.features(x))
-        return logits * 2 if float(logits.sum()) > 0 else logits / 2
+def centred(logits):
+    """Leave out what softmax does."""
+    return logits - logits.mean(1, keepdims=True)
 
 
-class InPlace(Net):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.head(self.features(x)), inplace=True).log_softmax(1)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_logistic_regression_is_that_of_scikit_learn(digits, weighted):
+    features, classes = digits
+    weights = np.random.default_rng(0).uniform(0.5, 2, len(classes)) if weighted else None
+    rows = Rows(features, classes, 10, weights)
+
+    path = logistic_path(rows, [0.01, 1.0], converged=1e-9)
+    for strength, head in zip([0.01, 1.0], path, strict=True):
+        known = LogisticRegression(C=strength, tol=1e-10, max_iter=20_000)
+        known.fit(rows.x, classes, sample_weight=weights)
+
+        np.testing.assert_allclose(head.weight / rows.scale, known.coef_, atol=1e-6)
+        wanted = known.decision_function(rows.x)
+        np.testing.assert_allclose(centred(head.logits(features)), centred(wanted), atol=1e-4)
 
 
-class Named(Net):
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"logits": self.head(input=self.features(x))}
+def test_the_discriminant_is_that_of_scikit_learn(digits):
+    features, classes = digits
+    rows = Rows(features, classes, 10)
+    head = discriminant(rows)
+    known = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(rows.x, classes)
+
+    np.testing.assert_allclose(head.weight / rows.scale, known.coef_, atol=1e-8)
+    np.testing.assert_allclose(head.logits(features), known.decision_function(rows.x), atol=1e-7)
 
 
-class Cut(Net):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).detach()
+def test_a_weight_of_two_is_a_row_that_comes_twice(digits):
+    features, classes = digits
+    twice = np.random.default_rng(1).uniform(size=len(classes)) < 0.3
+    repeated = np.repeat(np.arange(len(classes)), 1 + twice)
+    weighted = Rows(features, classes, 10, np.where(twice, 2.0, 1.0))
+    longer = Rows(features[repeated], classes[repeated], 10)
+
+    np.testing.assert_allclose(weighted.scale, longer.scale)
+    for fit in (lambda rows: next(logistic_path(rows, [0.1], converged=1e-9)),
+                lambda rows: next(ridge_path(rows, [10.0]))):  # fmt: skip
+        one, other = fit(weighted), fit(longer)
+        np.testing.assert_allclose(one.logits(features), other.logits(features), atol=1e-6)
 
 
-class Own(nn.Module):
-    """A head of its own kind: cosine similarity with scale."""
-
-    class Cosine(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(2, 4))
-            self.scale = nn.Parameter(torch.tensor(3.0))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.scale * F.linear(F.normalize(x), F.normalize(self.weight))
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Conv2d(3, 4, 3), self.Cosine()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(x).mean((2, 3)))
+def test_ridge_is_that_of_scikit_learn(digits):
+    features, classes = digits
+    rows = Rows(features, classes, 10)
+    for penalty, head in zip(RIDGES, ridge_path(rows), strict=True):
+        known = Ridge(alpha=penalty).fit(rows.x, np.eye(10)[classes])
+        np.testing.assert_allclose(head.weight / rows.scale, known.coef_, atol=1e-8)
+        np.testing.assert_allclose(head.logits(features), known.predict(rows.x), atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", [Net, Auxiliary, Asking, InPlace, Named, Cut, Own])
-def test_the_head_is_the_layer_whose_output_is_given(kind):
-    network = kind().train()
-    state = copy.deepcopy(network.state_dict())
-    random = torch.get_rng_state()
-    assert head_of(network, 3, 8) == "head"
+def test_the_chosen_head_beats_the_regression_of_scikit_learn(digits):
+    features, classes = digits
+    fitted = fit_head(features[:200], classes[:200], 10)
+    losses = log_losses(fitted.head.logits(features[200:]), classes[200:])
 
-    assert network.training
-    assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
-    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
-    images = torch.rand(2, 3, 8, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            features_before(network, "head")(images), network.body(images).mean((2, 3))
-        )
+    plain = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
+    known = plain.fit(features[:200], classes[:200]).predict_proba(features[200:])
+    assert losses.mean() < log_loss(classes[200:], known)
 
 
-def test_a_frozen_network_and_one_whose_weights_are_reparametrised_have_heads():
-    network = Net().requires_grad_(False)
-    assert head_of(network, 3, 8) == "head"
-    assert not any(weight.requires_grad for weight in network.parameters())
-    nn.utils.parametrizations.weight_norm(network.head)
-    assert head_of(network, 3, 8) == "head"
-
-
-def test_a_network_that_ends_in_a_convolution_has_averaged_features():
-    network = nn.Sequential(
-        nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 3, 1), nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-    )  # fmt: skip
-    assert head_of(network, 1, 8) == "2"
-    images = torch.rand(4, 1, 8, 8)
-    features = features_before(network, "2")(images)
-    torch.testing.assert_close(features, network[:2](images).mean((2, 3)))
-
-
-def test_tokens_are_averaged():
-    class Tokens(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.patches, self.head = nn.Conv2d(3, 6, 4, stride=4), nn.Linear(6, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(self.patches(x).flatten(2).transpose(1, 2)).mean(1)
-
-    network = Tokens()
-    assert head_of(network, 3, 8) == "head"
-    with torch.no_grad():
-        images = torch.rand(2, 3, 8, 8)
-        features = features_before(network, "head")(images)
-        torch.testing.assert_close(network.head(features), network(images))
-
-
-def test_each_pass_is_collected_until_the_end():
-    network, images = Net(), torch.rand(2, 3, 8, 8)
-    with before_head(network, "head") as seen:
-        network(images)
-        network(images)
-    network(images)
-    assert [tuple(each.shape) for each in seen] == [(2, 4), (2, 4)]
-
-
-def test_an_output_of_no_layer_has_nothing_before_it():
-    class Loose(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.weight = nn.Conv2d(3, 4, 3), nn.Parameter(torch.randn(4, 2))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.body(x).mean((2, 3)) @ self.weight
-
-    for network in (Loose(), nn.Flatten()):
-        with pytest.raises(ValueError, match="comes from no layer"):
-            head_of(network, 3, 8)
-
-
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_heads_of_torchvision_are_not_the_head(name):
-    network = getattr(torchvision.models, name)(
-        weights=None, aux_logits=True, init_weights=False, num_classes=4
+def test_figures_out_of_fold_are_those_of_an_independent_computation(digits):
+    features, classes = digits
+    fitted = fit_head(features, classes, 10)
+    pipeline = make_pipeline(
+        StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
     )
-    network.add_module("fc", network._modules.pop("fc"))
-    first = {
-        name: network._modules.pop(name)
-        for name in ("aux1", "AuxLogits")
-        if name in network._modules
-    }
-    for aux, module in first.items():  # registered last
-        network.add_module(aux, module)
-    assert head_of(network, 3, 96) == "fc"
-    images = torch.rand(2, 3, 96, 96)
-    with torch.no_grad():
-        features = features_before(network.eval(), "fc")(images)
-        torch.testing.assert_close(network.fc(features), network(images))
+    folds = [(fitted.fold_of != k, fitted.fold_of == k) for k in range(5)]
+    folds = [(np.flatnonzero(others), np.flatnonzero(inside)) for others, inside in folds]
+    answers = cross_val_predict(pipeline, features, classes, cv=folds)
+
+    (found,) = [each for each in fitted.candidates if each.name == "linear discriminant"]
+    assert found.accuracy == pytest.approx((answers == classes).mean(), abs=1e-9)
+    right = fitted.out_of_fold.argmax(1) == classes
+    assert fitted.nested is not None
+    assert fitted.nested.accuracy == pytest.approx(right.mean())
+    assert fitted.nested.log_loss == pytest.approx(
+        log_losses(fitted.out_of_fold, classes).mean(), rel=1e-9
+    )
 
 
-def test_a_distilled_transformer_has_one_of_its_heads():
-    timm = pytest.importorskip("timm")
-    network = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=4, img_size=32)
-    assert head_of(network, 3, 32) in ("head", "head_dist")
+def test_rows_without_their_labels_are_answered_at_chance():
+    generator = np.random.default_rng(3)
+    features = generator.normal(size=(120, 40))
+    classes = generator.integers(3, size=120)
+    fitted = fit_head(features, classes, 3)
+
+    assert fitted.nested is not None
+    low, high = fitted.nested.accuracy_interval
+    assert low < 1 / 3 < high
+    assert fitted.nested.log_loss == pytest.approx(np.log(3), abs=0.1)
+
+
+def test_folds_are_stratified_and_keep_groups_together():
+    classes = load_iris(return_X_y=True)[1]
+    folds = stratified_folds(classes, None, 5, seed=0)
+    for fold in range(5):
+        assert (np.bincount(classes[folds == fold], minlength=3) == 10).all()
+    known = [
+        np.bincount(classes[test], minlength=3).tolist()
+        for _, test in StratifiedKFold(5).split(classes, classes)
+    ]
+    assert known == [[10, 10, 10]] * 5
+
+    groups = [f"group {number // 7}" for number in range(150)]
+    folds = stratified_folds(classes, groups, 5, seed=0)
+    for group in set(groups):
+        inside = [fold for fold, name in zip(folds, groups, strict=True) if name == group]
+        assert len(set(inside)) == 1
+    assert (np.bincount(folds) >= 21).all()
+    assert (folds == stratified_folds(classes, groups, 5, seed=0)).all()
+    assert (folds != stratified_folds(classes, groups, 5, seed=1)).any()
+
+
+def test_copies_of_a_row_in_its_group_do_not_flatter():
+    """Two photos of each object, whose class is drawn: alone they would tell each other's class."""
+    generator = np.random.default_rng(4)
+    objects = generator.normal(size=(60, 50))
+    features = np.repeat(objects, 2, axis=0) + 0.01 * generator.normal(size=(120, 50))
+    classes = np.repeat(generator.integers(2, size=60), 2)
+    groups = np.repeat([f"object {number}" for number in range(60)], 2)
+
+    apart = fit_head(features, classes, 2, groups=groups)
+    together = fit_head(features, classes, 2)
+    assert apart.nested is not None
+    assert together.nested is not None
+    assert apart.nested.accuracy < 0.7 < together.nested.accuracy
+
+
+def test_views_are_averaged_where_a_head_answers_and_copies_only_train(digits):
+    features, classes = digits
+    generator = np.random.default_rng(5)
+    noise = generator.normal(size=features.shape)
+    views = np.stack([features + noise, features - noise], axis=1)
+    averaged = fit_head(views, classes, 10)
+    plain = fit_head(features, classes, 10)
+    np.testing.assert_allclose(averaged.head.weight, plain.head.weight, atol=1e-4)
+
+    copies = np.stack([features, features + generator.normal(size=features.shape)], axis=1)
+    fitted = fit_head(copies, classes, 10, clean=1)
+    assert fitted.out_of_fold.shape == (400, 10)
+    assert np.abs(fitted.head.weight - plain.head.weight).max() > 1e-4
+
+
+def test_heavy_classes_are_answered_more_often():
+    generator = np.random.default_rng(6)
+    classes = (generator.uniform(size=300) < 0.1).astype(np.int64)
+    features = generator.normal(size=(300, 10)) + classes[:, None] * 0.4
+    counts = np.bincount(classes)
+    plain = fit_head(features, classes, 2)
+    heavy = fit_head(features, classes, 2, weights=(300 / 2 / counts)[classes])
+
+    assert (heavy.out_of_fold.argmax(1)).mean() > 2 * (plain.out_of_fold.argmax(1)).mean()
+
+
+def test_rows_of_no_weight_do_not_count(digits):
+    features, classes = digits
+    weights = (np.arange(400) < 300).astype(np.float64)
+    wrong = np.where(weights > 0, classes, 0)
+    fitted = fit_head(features, wrong, 10, weights=weights)
+
+    assert (fitted.counts == (weights > 0)).all()
+    assert (fitted.head.logits(features[300:]).argmax(1) == classes[300:]).mean() > 0.85
+
+
+def test_classes_of_one_row_or_none_are_borne(digits):
+    features, classes = digits
+    kept = np.flatnonzero(classes < 3)
+    single = np.append(kept, np.flatnonzero(classes == 7)[0])
+    fitted = fit_head(features[single], classes[single], 10)
+
+    assert not fitted.counts[-1]
+    assert fitted.counts[:-1].all()
+    assert fitted.head.logits(features[single[-1:]]).argmax() == 7
+    answers = fitted.head.logits(features)
+    assert set(answers.argmax(1)) <= {0, 1, 2, 7}
+    assert np.isfinite(answers).all()
+    assert answers.min() < -NEVER / 1000
+
+
+@pytest.mark.parametrize("classes", [[0], [0, 0], [0, 1], [0, 0, 0, 1], [0, 1, 2, 3, 4, 5]])
+def test_hardly_any_rows_give_a_head_all_the_same(classes):
+    features = np.random.default_rng(7).normal(size=(len(classes), 5))
+    fitted = fit_head(features, classes, 6)
+    assert np.isfinite(fitted.head.logits(features)).all()
+    assert np.isfinite(fitted.out_of_fold).all()
+    assert fitted.reason
+
+
+def test_what_is_too_large_is_left_out_and_said(digits, monkeypatch):
+    features, classes = digits
+    monkeypatch.setattr("tintype.tasks.heads.MOST_TERMS", 1e5)
+    fitted = fit_head(features, classes, 10)
+    assert fitted.chosen in ("linear discriminant", "ridge regression")
+    assert "logistic regression is left out: 400 rows of 128 features" in fitted.notes[0]
+
+    monkeypatch.setattr("tintype.tasks.heads.MOST_NUMBERS", 1e4)
+    with pytest.raises(ValueError, match="too many"):
+        fit_head(features, classes, 10)
+
+
+def test_the_same_rows_give_the_same_bits(digits):
+    features, classes = digits
+    one, other = (fit_head(features[:150], classes[:150], 10, seed=3) for _ in range(2))
+    assert (one.head.weight == other.head.weight).all()
+    assert (one.out_of_fold == other.out_of_fold).all()

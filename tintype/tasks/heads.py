@@ -1,0 +1,708 @@
+"""Linear heads on fixed features, fitted exactly and chosen by cross-validation.
+
+Each candidate is strictly convex or has a closed form, so a head takes seconds and needs no
+learning rate. All of them are linear in the features, so the one that is chosen, or a sum of two,
+is one plain linear layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from tintype.statistics import clustered_interval
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+# Inverse strengths of the L2 penalty, from strong to weak; a path stops where it has clearly passed
+# its best.
+PATH = tuple(float(each) for each in np.logspace(-4, 1, 11))
+RIDGES = tuple(float(each) for each in np.logspace(5, -1, 13))
+USUAL = PATH[5]  # where nothing can be compared
+
+# The largest gradient of the mean loss, in preconditioned coordinates, of a head and of one that is
+# only compared with others.
+CONVERGED = 1e-7
+COMPARED = 1e-4
+
+NUM_FOLDS = 5
+# Classes without a row are never the answer: their logits lie so far below the smallest bias. A
+# calibration multiplies them by 0.01 or so.
+NEVER = 1e4
+
+# What is bounded, so that a head takes minutes at the most: numbers held at a time (N x F), terms
+# of the loss (N x F x K), and products of a covariance (N x F x F + F x F x F).
+MOST_NUMBERS = 1.5e8
+MOST_TERMS = 1e9
+MOST_PRODUCTS = 2e11
+
+LOGISTIC = "logistic regression"
+DISCRIMINANT = "linear discriminant"
+RIDGE = "ridge regression"
+BOTH = "logistic regression and discriminant"
+# From simple to less so: of those that are as good, the first is chosen.
+SIMPLEST_FIRST = (LOGISTIC, DISCRIMINANT, RIDGE, BOTH)
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Logits of features x (N, F) are x @ weight.T + bias; weight (K, F), bias (K,)."""
+
+    weight: Array
+    bias: Array
+
+    def logits(self, features: ArrayLike) -> Array:
+        """Return logits (N, K) of features (N, F)."""
+        return np.asarray(features, np.float64) @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kind of head, and how it does on rows that it has not seen.
+
+    Attributes:
+        name: what it is.
+        setting: what was chosen for it on all rows, as in "C = 0.01"; may be empty.
+        log_loss: the weighted mean over the rows that count, each answered by a head that was
+            fitted, set and calibrated without its fold.
+        log_loss_interval: 95 %, with groups of rows counted as such.
+        accuracy: the share of right answers of the same heads.
+        accuracy_interval: 95 %.
+    """
+
+    name: str
+    setting: str
+    log_loss: float
+    log_loss_interval: tuple[float, float]
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """The head that cross-validation chose, fitted to all rows.
+
+    Attributes:
+        head: for features as they come, calibrated.
+        chosen: the name of its kind.
+        reason: why that one.
+        candidates: every kind that was tried.
+        nested: what the whole procedure reaches on rows that it has not seen: in each fold the kind
+            of head, its setting and its calibration are those that the other folds choose. None
+            where nothing was compared.
+        out_of_fold: those answers, as logits (N, K).
+        fold_of: the fold (N,) of each row.
+        counts: which rows (N,) the figures count: a class that no other fold holds cannot be known.
+        notes: what was left out, and why.
+    """
+
+    head: LinearHead
+    chosen: str
+    reason: str
+    candidates: tuple[Candidate, ...]
+    nested: Candidate | None
+    out_of_fold: Array
+    fold_of: Integers
+    counts: NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
+
+
+def fits_in(num_rows: int, num_features: int) -> bool:
+    """Return whether features are few enough to be held in double precision."""
+    return num_rows * num_features <= MOST_NUMBERS
+
+
+def fit_head(
+    features: ArrayLike,
+    targets: ArrayLike,
+    num_classes: int,
+    *,
+    groups: Sequence[str] | ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    clean: int | None = None,
+    label_smoothing: float = 0.0,
+    num_folds: int = NUM_FOLDS,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> FittedHead:
+    """Return the linear head that cross-validation chooses, fitted to all rows.
+
+    Candidates are logistic regression with an L2 penalty, linear discriminant analysis with a
+    shrunk covariance, ridge regression, and the sum of the first two. Each is calibrated by one
+    factor on out-of-fold logits (a sum by two). The measure is the log loss; of the candidates
+    within one standard error of the best, the simplest is taken (the error is that of the paired
+    difference).
+
+    Args:
+        features: (N, F), or (N, V, F) of V views of each row, which stay together.
+        targets: (N,) in 0..K-1; a class may have few rows, or none.
+        num_classes: K.
+        groups: (N,) names of rows that belong together; "" belongs to none.
+        weights: (N,) of the rows, which hold what classes weigh and how they are sampled.
+        clean: how many of the first views are averaged where a head answers; by default all. The
+            others are augmented copies, for fitting alone.
+        label_smoothing: of the targets of logistic regression.
+        num_folds: at the most; never more than there are groups.
+        seed: of the folds.
+        progress: called as progress(what, done, total).
+
+    Raises:
+        ValueError: there are no rows that count, or more than `fits_in` allows.
+    """
+    of_views = np.asarray(features, np.float64)
+    if of_views.ndim == 2:
+        of_views = of_views[:, None]
+    if not fits_in(of_views.shape[0] * of_views.shape[1], of_views.shape[2]):
+        raise ValueError(f"features of shape {of_views.shape} are too many for an exact head")
+
+    table = _Table.of(of_views, targets, num_classes, weights, clean, label_smoothing)
+    fold_of = stratified_folds(table.targets, groups, num_folds, seed)
+    trial = _Trial(table, fold_of, _group_numbers(groups, len(fold_of)), progress)
+    return trial.result()
+
+
+def stratified_folds(
+    targets: ArrayLike, groups: Sequence[str] | ArrayLike | None, num_folds: int, seed: int
+) -> Integers:
+    """Return the fold (N,) of each row: classes are spread evenly, and groups stay together.
+
+    Groups are dealt from large to small, each to the fold that holds fewest rows of its classes,
+    and of those the fold with fewest rows.
+    """
+    classes = np.unique(np.asarray(targets), return_inverse=True)[1]
+    numbers = _group_numbers(groups, len(classes))
+    num_groups = int(numbers.max()) + 1
+    counts = np.zeros((num_groups, int(classes.max()) + 1))
+    np.add.at(counts, (numbers, classes), 1)
+
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(num_groups)
+    order = shuffled[np.argsort(-counts[shuffled].sum(1), kind="stable")]
+    folds = min(num_folds, num_groups)
+    held = np.zeros((folds, counts.shape[1]))
+    share = 1 / counts.sum(0)  # rare classes count as much as common ones
+    fold_of_group = np.zeros(num_groups, np.int64)
+
+    for group in order:
+        inside = counts[group]
+        crowded = held @ (inside * share)
+        fold = int(np.lexsort((held.sum(1), crowded.round(12)))[0])
+        fold_of_group[group] = fold
+        held[fold] += inside
+
+    return fold_of_group[numbers]
+
+
+def _group_numbers(groups: Sequence[str] | ArrayLike | None, num_rows: int) -> Integers:
+    """Return the number (N,) of the group of each row; a row without one is a group of its own."""
+    if groups is None:
+        return np.arange(num_rows)
+    names = np.asarray(groups)
+    units = [name or f"\0{row}" for row, name in enumerate(names.astype(str).tolist())]
+    return np.unique(units, return_inverse=True)[1].astype(np.int64)
+
+
+class Rows:
+    """Features (N, F) with classes (N,) in 0..K-1 and weights (N,), as heads are fitted to them.
+
+    Heads are fitted to standardised features, and for the classes that have rows here.
+
+    Args:
+        features: as they come.
+        targets: the class of each row.
+        num_classes: K.
+        weights: how much each row counts; 1 each by default.
+    """
+
+    def __init__(
+        self,
+        features: Array,
+        targets: NDArray[np.integer],
+        num_classes: int,
+        weights: Array | None = None,
+    ) -> None:
+        self.all_classes = num_classes
+        self.present, self.targets = np.unique(targets, return_inverse=True)
+        self.num_classes = len(self.present)
+        self.weights = np.ones(len(targets)) if weights is None else weights
+        self.total = float(self.weights.sum())
+
+        shares = self.weights / self.total
+        self.mean = shares @ features
+        self.x = features - self.mean
+        variance = shares @ self.x**2
+        self.scale = 1 / np.maximum(np.sqrt(variance), 1e-6)
+        self.x *= self.scale
+
+    @cached_property
+    def one_hot(self) -> Array:
+        """The targets (N, K)."""
+        return np.eye(self.num_classes)[self.targets]
+
+    @cached_property
+    def axes(self) -> tuple[Array, Array]:
+        """The principal axes (F, R) of the rows, and the variance (R,) along each."""
+        scaled = self.x * np.sqrt(self.weights / self.total)[:, None]
+        rows, columns = scaled.shape
+        if rows < columns:
+            variances, left = np.linalg.eigh(scaled @ scaled.T)
+            kept = variances > variances[-1] * 1e-12
+            return (scaled.T @ left[:, kept]) / np.sqrt(variances[kept]), variances[kept]
+
+        variances, axes = np.linalg.eigh(scaled.T @ scaled)
+        kept = variances > variances[-1] * 1e-12
+        return axes[:, kept], variances[kept]
+
+    def plain(self, weight: Array, bias: Array) -> LinearHead:
+        """Return a head for features as they come and all classes, from one for those here."""
+        full = np.zeros((self.all_classes, weight.shape[1]))
+        full[self.present] = weight * self.scale
+        biases = np.full(self.all_classes, bias.min() - NEVER)
+        biases[self.present] = bias - full[self.present] @ self.mean
+        return LinearHead(full, biases)
+
+
+def logistic_path(
+    rows: Rows,
+    strengths: Sequence[float] = PATH,
+    *,
+    label_smoothing: float = 0.0,
+    converged: float = CONVERGED,
+) -> Iterator[LinearHead]:
+    """Yield the multinomial logistic regression of each inverse penalty `strengths`, in order.
+
+    Minimises sum_i w_i loss_i + |W|^2 / (2 C), as scikit-learn does; the bias is free. L-BFGS works
+    along the principal axes, each scaled by the curvature of the loss there: where all classes are
+    equally likely the problem is then round, and elsewhere nearly so. Each fit begins with the one
+    before.
+    """
+    axes, variances = rows.axes
+    projected = rows.x @ axes  # nothing outside these axes lowers the loss
+    shares = rows.weights / rows.total
+    num_classes, rank = rows.num_classes, len(variances)
+    even = max((1 - 1 / num_classes) / num_classes, 1e-6)
+    wanted = (1 - label_smoothing) * rows.one_hot + label_smoothing / num_classes
+    weight = np.zeros((num_classes, rank))
+    bias = np.zeros(num_classes)
+
+    for strength in strengths:
+        penalty = 1 / (strength * rows.total)
+        scales = 1 / np.sqrt(even * variances + penalty)
+        ones = np.full((len(projected), 1), 1 / math.sqrt(even))
+        scaled = np.hstack([projected * scales, ones])
+        square = penalty * scales**2
+
+        def objective(
+            flat: Array, scaled: Array = scaled, square: Array = square
+        ) -> tuple[float, Array]:
+            point = flat.reshape(num_classes, rank + 1)
+            logs = log_softmax(scaled @ point.T, axis=1)
+            loss = -(shares @ (wanted * logs).sum(1))
+            loss += 0.5 * (square * point[:, :rank] ** 2).sum()
+
+            gradient = ((np.exp(logs) - wanted) * shares[:, None]).T @ scaled
+            gradient[:, :rank] += square * point[:, :rank]
+            return float(loss), gradient.ravel()
+
+        start = np.hstack([weight / scales, bias[:, None] * math.sqrt(even)])
+        options = {"maxiter": 1000, "maxcor": 20, "gtol": converged, "ftol": 0.0}
+        found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+        point = found.x.reshape(num_classes, rank + 1)
+        weight, bias = point[:, :rank] * scales, point[:, rank] / math.sqrt(even)
+        yield rows.plain(weight @ axes.T, bias)
+
+
+def discriminant(rows: Rows) -> LinearHead:
+    """Return linear discriminant analysis with the covariance shrunk after Ledoit and Wolf (2004).
+
+    The covariance is that within the classes, each shrunk on its own, weighted by their shares,
+    which are the priors as well (as scikit-learn's `shrinkage="auto"`).
+    """
+    num_features = rows.x.shape[1]
+    means = np.zeros((rows.num_classes, num_features))
+    shares = np.zeros(rows.num_classes)
+    diagonal = np.zeros(num_features)
+    centred = np.empty_like(rows.x)
+
+    for number in range(rows.num_classes):
+        inside = rows.targets == number
+        weights = rows.weights[inside]
+        shares[number] = weights.sum() / rows.total
+        means[number] = np.average(rows.x[inside], axis=0, weights=weights)
+        within = (rows.x[inside] - means[number]) * np.sqrt(weights / weights.mean())[:, None]
+        part, targets = _shrinkage(within)
+        centred[inside] = within * math.sqrt(shares[number] * (1 - part) / len(within))
+        diagonal += shares[number] * part * targets
+
+    covariance = centred.T @ centred
+    covariance[np.diag_indices(num_features)] += np.maximum(diagonal, 1e-12)
+    weight = cho_solve(cho_factor(covariance, overwrite_a=True), means.T).T
+    bias = -0.5 * (means * weight).sum(1) + np.log(shares)
+    return rows.plain(weight, bias)
+
+
+def _shrinkage(centred: Array) -> tuple[float, Array]:
+    """Return how far the covariance of centred rows (N, F) is shrunk, and the diagonal (F,) that it
+    is shrunk to (Ledoit and Wolf 2004).
+
+    The diagonal is a multiple of the identity in units of each feature's deviation.
+    """
+    deviation = np.sqrt((centred**2).mean(0))
+    deviation[deviation < 1e-8] = 1  # constant within the class
+    x = centred / deviation
+    num_rows, num_features = x.shape
+    lengths = (x**2).sum(1)
+    level = float(lengths.mean()) / num_features
+
+    # The sum of the squares of x.T @ x is that of x @ x.T, which may be the smaller one.
+    product = x @ x.T if num_rows < num_features else x.T @ x
+    squares = float((product**2).sum()) / num_rows**2
+    spread = float((lengths**2).sum()) / num_rows
+    distance = (squares - num_features * level**2) / num_features
+    error = min((spread - squares) / num_rows / num_features, distance)
+    part = 0.0 if error <= 0 else error / distance
+    return part, level * deviation**2
+
+
+def ridge_path(rows: Rows, penalties: Sequence[float] = RIDGES) -> Iterator[LinearHead]:
+    """Yield least squares to one-hot targets with each penalty on |W|^2, by one decomposition."""
+    axes, variances = rows.axes
+    shares = rows.weights / rows.total
+    means = shares @ rows.one_hot
+    products = axes.T @ (rows.x.T @ ((rows.one_hot - means) * shares[:, None]))
+    for penalty in penalties:
+        weight = (products / (variances + penalty / rows.total)[:, None]).T @ axes.T
+        yield rows.plain(weight, means)
+
+
+def log_losses(logits: ArrayLike, targets: ArrayLike) -> Array:
+    """Return the log loss (N,) of each row."""
+    of_class = log_softmax(np.asarray(logits, np.float64), axis=1)
+    return -of_class[np.arange(len(of_class)), np.asarray(targets)]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """All rows with their views, and how much they weigh.
+
+    Attributes:
+        answered: the features (N, F) by which rows are answered.
+        copies: the features (N, A, F) of augmented copies.
+        weights: (N,), 1 on average.
+    """
+
+    answered: Array
+    copies: Array
+    targets: Integers
+    num_classes: int
+    weights: Array
+    label_smoothing: float
+
+    @classmethod
+    def of(
+        cls,
+        of_views: Array,
+        targets: ArrayLike,
+        num_classes: int,
+        weights: ArrayLike | None,
+        clean: int | None,
+        label_smoothing: float,
+    ) -> _Table:
+        clean = of_views.shape[1] if clean is None else clean
+        given = np.ones(len(of_views)) if weights is None else np.asarray(weights, np.float64)
+        if not len(of_views) or not given.sum() > 0:
+            raise ValueError("there are no rows that a head could be fitted to")
+        return cls(
+            of_views[:, :clean].mean(1),
+            of_views[:, clean:],
+            np.asarray(targets, np.int64),
+            num_classes,
+            given * (len(given) / given.sum()),
+            label_smoothing,
+        )
+
+    def rows(self, inside: NDArray[np.bool_]) -> Rows:
+        """Return some rows, and their copies, to fit heads to."""
+        kept = inside & (self.weights > 0)
+        of_row = 1 + self.copies.shape[1]
+        features = np.concatenate([self.answered[kept], *self.copies[kept].swapaxes(0, 1)])
+        targets = np.tile(self.targets[kept], of_row)
+        weights = np.tile(self.weights[kept] / of_row, of_row)
+        return Rows(features, targets, self.num_classes, weights)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A head with its setting: `factors` for each of the `parts`, which are summed up."""
+
+    name: str
+    parts: tuple[tuple[str, float], ...]
+    factors: Array
+
+    @property
+    def text(self) -> str:
+        said = {LOGISTIC: "C", RIDGE: "penalty"}
+        return ", ".join(
+            f"{said[kind]} = {value:.3g}" for kind, value in self.parts if kind in said
+        )
+
+
+class _Trial:
+    """The cross-validation of all candidates on one table."""
+
+    def __init__(
+        self,
+        table: _Table,
+        fold_of: Integers,
+        groups: Integers,
+        progress: Callable[[str, int, int], None] | None,
+    ) -> None:
+        self.table = table
+        self.fold_of = fold_of
+        self.groups = groups
+        self.progress = progress
+        self.notes: list[str] = []
+
+        self.counts = np.zeros(len(fold_of), np.bool_)
+        for inside, others in self._folds():
+            known = np.isin(table.targets, table.targets[others & (table.weights > 0)])
+            self.counts |= inside & known
+        self.counts &= table.weights > 0
+
+        kinds = self._kinds()
+        self.families: dict[str, dict[float, Array]] = {}
+        if self.counts.any() and kinds:
+            self.families = self._out_of_fold(kinds)
+
+    def _folds(self) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+        for fold in range(int(self.fold_of.max()) + 1):
+            inside = self.fold_of == fold
+            yield inside, ~inside
+
+    def _kinds(self) -> list[str]:
+        """Return the kinds of head that are small enough, and note those that are not."""
+        num_rows = len(self.fold_of) * (1 + self.table.copies.shape[1])
+        num_features = self.table.answered.shape[1]
+        num_classes = len(np.unique(self.table.targets))
+        size = f"{num_rows:,} rows of {num_features:,} features in {num_classes:,} classes"
+
+        kinds = []
+        if num_rows * num_features * num_classes <= MOST_TERMS:
+            kinds.append(LOGISTIC)
+        else:
+            self.notes.append(f"{LOGISTIC} is left out: {size} would take minutes")
+        if num_features**2 * (num_rows + num_features) <= MOST_PRODUCTS:
+            kinds += [DISCRIMINANT, RIDGE]
+        else:
+            self.notes.append(f"discriminant and ridge are left out: {size} would take minutes")
+        return kinds
+
+    def _paths(self, kinds: Sequence[str], rows: Rows) -> dict[str, Iterator[LinearHead]]:
+        smoothing = self.table.label_smoothing
+        paths = {
+            LOGISTIC: lambda: logistic_path(rows, label_smoothing=smoothing, converged=COMPARED),
+            DISCRIMINANT: lambda: iter([discriminant(rows)]),
+            RIDGE: lambda: ridge_path(rows),
+        }
+        return {kind: paths[kind]() for kind in kinds}
+
+    def _out_of_fold(self, kinds: Sequence[str]) -> dict[str, dict[float, Array]]:
+        """Return logits (N, K) of each kind and setting, each row's by a head of the other folds.
+
+        All folds go along a path together, which ends two settings behind the best.
+        """
+        folds = list(self._folds())
+        paths = [self._paths(kinds, self.table.rows(others)) for _, others in folds]
+        grids = {LOGISTIC: PATH, DISCRIMINANT: (0.0,), RIDGE: RIDGES}
+        shape = (len(self.fold_of), self.table.num_classes)
+        total = sum(len(grids[kind]) for kind in kinds)
+        done = 0
+
+        found: dict[str, dict[float, Array]] = {}
+        for kind in kinds:
+            found[kind] = {}
+            losses: list[float] = []
+            for setting in grids[kind]:
+                logits = np.zeros(shape)
+                for (inside, _), of_fold in zip(folds, paths, strict=True):
+                    logits[inside] = next(of_fold[kind]).logits(self.table.answered[inside])
+                found[kind][setting] = logits
+                losses.append(self._calibrated((logits,), self.counts)[1])
+                done += 1
+                if self.progress:
+                    self.progress("heads compared", done, total)
+                if len(losses) > 2 and min(losses[-2:]) > min(losses):
+                    break
+            done = sum(len(grids[each]) for each in found)
+        return found
+
+    def _calibrated(self, logits: Sequence[Array], rows: NDArray[np.bool_]) -> tuple[Array, float]:
+        """Return the factors (M,) >= 0 of least log loss of a sum of logits, and that loss.
+
+        The loss is convex in the factors.
+        """
+        targets = self.table.targets[rows]
+        shares = self.table.weights[rows] / self.table.weights[rows].sum()
+        parts = np.stack([each[rows] - each[rows].max(1, keepdims=True) for each in logits])
+        # Each in units of its own size, which differ by a hundred.
+        units = np.quantile(np.abs(parts), 0.75, axis=(1, 2))
+        units[units == 0] = 1  # there is one class
+        parts = parts / units[:, None, None]
+        right = parts[:, np.arange(len(targets)), targets]
+
+        def objective(factors: Array) -> tuple[float, Array]:
+            logs = log_softmax(np.tensordot(factors, parts, 1), axis=1)
+            probabilities = np.exp(logs)
+            loss = -(shares @ logs[np.arange(len(targets)), targets])
+            expected = np.einsum("nk,mnk->mn", probabilities, parts)
+            return float(loss), (expected - right) @ shares
+
+        bounds = [(0.0, 1e4)] * len(parts)
+        start = np.full(len(parts), 1.0 / len(parts))
+        options = {"maxiter": 200, "gtol": 1e-9, "ftol": 0.0}
+        found = minimize(
+            objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+        )
+        return found.x / units, float(found.fun)
+
+    def _settings(self, rows: NDArray[np.bool_]) -> list[_Setting]:
+        """Return each kind of head with the setting and calibration that `rows` choose.
+
+        Paths begin with what is simplest.
+        """
+        found: dict[str, _Setting] = {}
+        for kind, path in self.families.items():
+            tried = [
+                _Setting(kind, ((kind, value),), self._calibrated((logits,), rows)[0])
+                for value, logits in path.items()
+            ]
+            found[kind] = tried[self._simplest(tried, rows)]
+
+        if LOGISTIC in found and DISCRIMINANT in found:
+            parts = found[LOGISTIC].parts + found[DISCRIMINANT].parts
+            logits = tuple(self.families[kind][value] for kind, value in parts)
+            found[BOTH] = _Setting(BOTH, parts, self._calibrated(logits, rows)[0])
+        return [found[name] for name in SIMPLEST_FIRST if name in found]
+
+    def _logits(self, setting: _Setting) -> Array:
+        parts = [self.families[kind][value] for kind, value in setting.parts]
+        return sum(
+            (factor * logits for factor, logits in zip(setting.factors, parts, strict=True)),
+            start=np.zeros_like(parts[0]),
+        )
+
+    def _simplest(self, settings: Sequence[_Setting], rows: NDArray[np.bool_]) -> int:
+        """Return the place of the first setting within one standard error of the best on `rows`."""
+        losses = [log_losses(self._logits(each), self.table.targets) for each in settings]
+        means = [self._mean(each, rows)[0] for each in losses]
+        best = int(np.argmin(means))
+        for place, each in enumerate(losses):
+            difference, error = self._mean(each - losses[best], rows)
+            if difference <= error:
+                return place
+        return best
+
+    def _mean(self, values: Array, rows: NDArray[np.bool_]) -> tuple[float, float]:
+        """Return the weighted mean of values (N,) over rows, and its standard error by groups."""
+        weights = self.table.weights[rows]
+        mean = float(weights @ values[rows] / weights.sum())
+        numbers = np.unique(self.groups[rows], return_inverse=True)[1]
+        off = np.bincount(numbers, weights=weights * (values[rows] - mean))
+        count = len(off)
+        if count < 2:
+            return mean, math.inf
+        error = math.sqrt(float((off**2).sum()) * count / (count - 1)) / float(weights.sum())
+        return mean, error
+
+    def _figures(self, name: str, setting: str, logits: Array) -> Candidate:
+        """Return the figures of out-of-fold logits."""
+        rows = self.counts
+        loss, error = self._mean(log_losses(logits, self.table.targets), rows)
+        right = logits.argmax(1) == self.table.targets
+        return Candidate(
+            name,
+            setting,
+            loss,
+            (max(0.0, loss - 1.96 * error), loss + 1.96 * error),
+            float(right[rows].mean()),
+            clustered_interval(right[rows], self.groups[rows]),
+        )
+
+    def result(self) -> FittedHead:
+        """Return the head that is chosen, and what it is expected to reach."""
+        if not self.families:
+            return self._unchosen()
+
+        settings = self._settings(self.counts)
+        shape = (len(self.fold_of), self.table.num_classes)
+        answers = {each.name: np.zeros(shape) for each in settings}
+        nested = np.zeros(shape)
+        for inside, others in self._folds():
+            rows = others & self.counts
+            by_others = self._settings(rows if rows.any() else self.counts)
+            for each in by_others:
+                answers[each.name][inside] = self._logits(each)[inside]
+            taken = by_others[self._simplest(by_others, rows if rows.any() else self.counts)]
+            nested[inside] = answers[taken.name][inside]
+
+        chosen = settings[self._simplest(settings, self.counts)]
+        candidates = tuple(
+            self._figures(each.name, each.text, answers[each.name]) for each in settings
+        )
+        return FittedHead(
+            self._fitted(chosen),
+            chosen.name,
+            _reason(chosen.name, candidates),
+            candidates,
+            self._figures("the choice itself", "", nested),
+            nested,
+            self.fold_of,
+            self.counts,
+            tuple(self.notes),
+        )
+
+    def _fitted(self, setting: _Setting) -> LinearHead:
+        """Return the sum of the parts of a setting, fitted to all rows."""
+        rows = self.table.rows(np.ones(len(self.fold_of), np.bool_))
+        smoothing = self.table.label_smoothing
+        fits = {
+            LOGISTIC: lambda c: next(logistic_path(rows, [c], label_smoothing=smoothing)),
+            DISCRIMINANT: lambda _: discriminant(rows),
+            RIDGE: lambda penalty: next(ridge_path(rows, [penalty])),
+        }
+        heads = [fits[kind](value) for kind, value in setting.parts]
+        pairs = list(zip(setting.factors, heads, strict=True))
+        return LinearHead(
+            np.sum([factor * head.weight for factor, head in pairs], axis=0),
+            np.sum([factor * head.bias for factor, head in pairs], axis=0),
+        )
+
+    def _unchosen(self) -> FittedHead:
+        """Return the usual head, where rows of other folds know no class of a fold."""
+        usual = _Setting(LOGISTIC, ((LOGISTIC, USUAL),), np.ones(1))
+        why = "the usual one, since no class has rows in two folds to compare heads by"
+        logits = np.zeros((len(self.fold_of), self.table.num_classes))
+        return FittedHead(
+            self._fitted(usual), LOGISTIC, why, (), None, logits, self.fold_of, self.counts,
+            tuple(self.notes),
+        )  # fmt: skip
+
+
+def _reason(chosen: str, candidates: Sequence[Candidate]) -> str:
+    """Say why a candidate was chosen."""
+    of_name = {each.name: each.log_loss for each in candidates}
+    best = min(of_name, key=lambda name: of_name[name])
+    said = f"log loss {of_name[chosen]:.3f} out of fold"
+    if best == chosen:
+        others = [name for name in of_name if name != chosen]
+        return f"{said}, the least of {len(others) + 1} kinds" if others else said
+    return f"{said}, within one standard error of {best} ({of_name[best]:.3f}), and simpler"
