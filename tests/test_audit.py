@@ -49,9 +49,10 @@ from tintype.verbs.audit.files import blur
 from tintype.verbs.audit.findings import picture_findings
 from tintype.verbs.audit.labels import (
     LabelIssues,
-    confident_errors,
+    confident_count,
     confident_joint,
     find_label_issues,
+    judge,
 )
 from tintype.verbs.audit.one_class import label_findings
 
@@ -390,9 +391,13 @@ def test_confident_joint_by_hand():
     p = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.2, 0.8], [0.1, 0.9], [0.6, 0.4]])
     targets = np.array([0, 0, 0, 1, 1, 1])
     assert confident_joint(p, targets).tolist() == [[2, 1], [1, 2]]
-    rows, suggested = confident_errors(p, targets)
-    assert rows.tolist() == [2, 5]
-    assert suggested.tolist() == [1, 0]
+    assert confident_count(p, targets) == 2
+    issues = judge(p, targets)
+    assert issues.rows.tolist() == [2, 5]
+    assert issues.suggested.tolist() == [1, 0]
+    assert issues.others.tolist() == [1, 3, 0, 4]
+    unjudged = judge(p * [[1], [1], [1], [1], [1], [np.nan]], targets)
+    assert sorted([*unjudged.rows, *unjudged.others]) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.machines

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
+from scipy.special import softmax
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -25,7 +26,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_digits
 
+import tintype
 from tintype.pages.report import write_report
+from tintype.verbs.audit.decide import deciding
+from tintype.verbs.audit.doubts import Doubts
+from tintype.verbs.audit.labels import judge
 from tintype.verbs.board import make_server
 from tintype.verbs.serve import server
 from tintype.verbs.serve.app import make_app
@@ -523,3 +528,67 @@ def test_on_a_phone_the_result_stands_beside_the_name(browser, board):
         max(cell.rect["x"] + cell.rect["width"] for cell in page.all("#rows td:nth-child(3)"))
         <= PHONE[0]
     )
+
+
+# ---- labels to decide -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desk(digit_files: Path, tmp_path: Path, monkeypatch) -> Iterator[tuple[str, Path]]:
+    """The page on which labels of digits are decided, of which two sevens look like threes."""
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    inspected = tintype.audit(digit_files, labels=False).inspected
+    features = 5.0 * np.eye(10)[inspected.targets]
+    sevens = np.flatnonzero(inspected.targets == 7)[:2]
+    features[sevens] = 9.0 * np.eye(10)[3] + np.eye(10)[[7, 8]]
+    doubts = Doubts(inspected, judge(softmax(features, axis=1), inspected.targets), features)
+    with deciding(doubts, tmp_path / "decided.csv", 0) as (running, address):
+        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
+        thread.start()
+        yield address, tmp_path / "decided.csv"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK])
+def test_labels_are_decided_by_the_keyboard(browser, desk, size):
+    address, manifest = desk
+    page = Page(browser, address.rstrip("/"), size=size)
+    page.until("#given", text="7")
+    page.until("#looks", text="looks like 3")
+    page.until(".near img", count=8)
+    assert page.overflow() == 0
+    first = page.one("#name").text
+
+    def press(*keys: str) -> None:
+        ActionChains(browser).send_keys(*keys).perform()
+
+    press(Keys.ENTER)
+    page.until("#progress", text="1 of 2 doubtful labels decided: 0 kept, 1 relabelled")
+    page.until("#place", text="2 of 2")
+    assert page.one("#name").text != first
+    press("d")
+    page.until("#done-title", text="All 2 doubtful labels are decided.")
+    press("u")
+    page.until("#progress", text="1 of 2")
+    press("/")
+    press("elev", Keys.ENTER)
+    assert page.one("#class").get_property("validationMessage") == "There is no such class."
+    press(*[Keys.BACKSPACE] * 4, "5", Keys.ENTER)
+    page.until("#done-title", text="All 2 doubtful labels are decided.")
+
+    browser.refresh()
+    page.until("#done-title", text="All 2 doubtful labels are decided.")
+    press(Keys.ARROW_LEFT)
+    page.until("#decided", text="Decided: relabelled as 5")
+    press("1")
+    page.until("#done-title", text="All 2")
+    press("u")
+    page.until("#decided", text="Decided: relabelled as 5")
+    assert [line for line in page.complaints() if "409" not in line] == []
+    for _ in range(100):
+        labels = [line.rpartition(",")[2] for line in manifest.read_text("utf-8").split()[1:]]
+        if labels.count("5") == 13:
+            break
+        time.sleep(0.05)
+    assert (labels.count("3"), labels.count("5"), labels.count("7")) == (13, 13, 10)

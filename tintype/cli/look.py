@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tintype.cli.base import LOOK, DataRoot, Device, Json, Run, RunsFolder, Trust, app
+
+if TYPE_CHECKING:
+    from tintype.verbs.audit import Audit
 
 
 @app.command(rich_help_panel=LOOK)
@@ -125,6 +130,16 @@ def audit(
         ),
     ] = None,
     labels: Annotated[bool, typer.Option(help="Also look for labels that may be wrong.")] = True,
+    decide: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Decide doubtful labels on a local page, which writes a list for `train`.",
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(help="Port of the page of --decide; 0 picks a free one.")
+    ] = 8766,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 1 if a serious problem is found.")
     ] = False,
@@ -137,7 +152,13 @@ def audit(
     watcher = make_watcher(to_stderr=True)
     try:
         found, lines = audit_command(
-            data, data_root=data_root, html=html, fix=fix, labels=labels, progress=watcher.on_work
+            data,
+            data_root=data_root,
+            html=html,
+            fix=fix,
+            decide=decide,
+            labels=labels,
+            progress=watcher.on_work,
         )
     finally:
         watcher.close()
@@ -145,10 +166,23 @@ def audit(
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
     else:
-        print("\n".join([*found.lines(), *lines]))
+        print("\n".join([*found.lines(), *lines]), flush=True)
+    if decide is not None:
+        _serve_decisions(found, decide, port)
 
     if strict and found.serious:
         raise typer.Exit(1)
+
+
+def _serve_decisions(found: Audit, manifest: Path, port: int) -> None:
+    """Serve the page of decisions until Ctrl-C."""
+    from tintype.verbs.audit.decide import deciding
+
+    with deciding(found.doubted, manifest, port) as (server, address):
+        print(f"decide labels at {address}  (press Ctrl-C to stop)", file=sys.stderr, flush=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    print(f"{manifest} is written: tintype train {manifest}", file=sys.stderr)
 
 
 @app.command("list", rich_help_panel=LOOK)

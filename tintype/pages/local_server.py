@@ -62,6 +62,8 @@ class LocalHandler(BaseHTTPRequestHandler):
 
     def refuse(self, status: HTTPStatus, why: str) -> None:
         """Answer with a line of text."""
+        # The body of a refused request may not have been read, and is no request of its own.
+        self.close_connection |= self.command not in ("GET", "HEAD")
         self.send(status, why.encode(), TEXT)
 
     def send(self, status: HTTPStatus, content: bytes, kind: str, policy: str = POLICY) -> None:

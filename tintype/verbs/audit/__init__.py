@@ -20,11 +20,13 @@ from tintype.interface.tables import Table
 from tintype.own_code import is_in_python
 from tintype.progress import Progress, working
 from tintype.verbs.audit import findings as checks
+from tintype.verbs.audit.decide import check_list
+from tintype.verbs.audit.doubts import Doubts
 from tintype.verbs.audit.files import Inspected, inspect
 from tintype.verbs.audit.findings import Finding, Twins
 from tintype.verbs.audit.labels import find_label_issues
 from tintype.verbs.audit.manifest import check_new, write_manifest
-from tintype.verbs.audit.one_class import class_findings, label_findings
+from tintype.verbs.audit.one_class import WEAK, class_findings, label_findings
 
 if TYPE_CHECKING:
     import pandas
@@ -58,6 +60,7 @@ class Audit:
     seconds: float
     inspected: Inspected = field(repr=False)
     twins: Twins = field(repr=False)
+    doubted: Doubts | None = field(default=None, repr=False)  # None where no label was judged
 
     @property
     def serious(self) -> tuple[Finding, ...]:
@@ -95,6 +98,14 @@ class Audit:
             UserError: pandas is not installed.
         """
         return self.table().frame()
+
+    def doubts(self) -> Table:
+        """Return a row for each label that looks wrong, the most doubtful first.
+
+        It holds name, label, suggested, probability (of the class that is suggested) and
+        label_probability, as a classifier says that has not seen the image.
+        """
+        return Table() if self.doubted is None else self.doubted.table()
 
     def __contains__(self, kind: str) -> bool:
         return any(finding.kind == kind for finding in self.findings)
@@ -234,13 +245,14 @@ def _audit(
     inspected = inspect(data, data_root, progress)
     twins = checks.find_twins(inspected, progress)
     given = None if features is None else _given_features(features, inspected)
-    issues = None
+    issues = doubted = None
 
     one_class = isinstance(inspected.target, Classes)
     if labels and one_class and len(set(inspected.targets.tolist())) > 1:
         progress("judging labels", 0, len(inspected))
         values = plain_features(inspected.thumbs, seed) if given is None else given
         issues = find_label_issues(values, inspected.targets, twins.duplicates.group, seed)
+        doubted = Doubts(inspected, issues, values) if issues.accuracy >= WEAK else None
         progress("judging labels", len(inspected), len(inspected))
 
     found = [
@@ -265,6 +277,7 @@ def _audit(
         seconds=time.perf_counter() - start,
         inspected=inspected,
         twins=twins,
+        doubted=doubted,
     )
 
 
@@ -274,12 +287,15 @@ def audit_command(
     data_root: str | None,
     html: Path | None,
     fix: Path | None,
+    decide: Path | None,
     labels: bool,
     progress: Progress,
 ) -> tuple[Audit, list[str]]:
     """Audit, write what was asked for, and return the audit with a line for each file written."""
     if fix is not None:
         check_new(fix)
+    if decide is not None:
+        _check_decide(data, decide, labels)
     result = audit(data, data_root=data_root, labels=labels, progress=progress)
     lines = []
 
@@ -296,6 +312,15 @@ def audit_command(
     if html is not None:
         lines.append(f"report  {result.write_html(html)}")
     return result, lines
+
+
+def _check_decide(data: str, decide: Path, labels: bool) -> None:
+    """Raise UserError, before anything takes long, if no labels can be decided so."""
+    if not labels:
+        raise UserError("--decide is about labels: leave out --no-labels.")
+    if Path(data).expanduser().resolve() == decide.resolve():
+        raise UserError(f"{decide} is the data itself. Choose another name for the list to write.")
+    check_list(decide)
 
 
 def printable(name: str) -> str:

@@ -9,7 +9,7 @@ as it usually is when that class is right, and less sure of the label, the label
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,7 +27,9 @@ class LabelIssues:
 
     `rows` (K,) positions, `suggested` (K,) the class that looks right, `given_probability` and
     `suggested_probability` (K,). `accuracy` is what the classifier reached on images that it had
-    not seen: the lower, the less this says.
+    not seen: the lower, the less this says. `probabilities` (N, C) of all images, NaN where one was
+    not judged; `others` holds the positions of the images whose label does not look wrong, again
+    the most doubtful first.
     """
 
     rows: np.ndarray
@@ -35,15 +37,14 @@ class LabelIssues:
     given_probability: np.ndarray
     suggested_probability: np.ndarray
     accuracy: float
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False)
+    others: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
 
 
 def find_label_issues(
     features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
 ) -> LabelIssues:
     """Judge every label by cross-validated logistic regression on features.
-
-    What a weak classifier says of a label counts only where it is very sure: the other class must
-    lead by at least the share of images that the classifier gets wrong.
 
     Args:
         features: (N, F) float; one row for each image.
@@ -54,64 +55,72 @@ def find_label_issues(
     """
     num_labels = int(targets.max()) + 1
     probabilities = out_of_sample(features, targets, num_labels, groups, seed)
-    judged = np.flatnonzero(~np.isnan(probabilities[:, 0]))
-    if not len(judged):
-        nothing = np.empty(0)
-        return LabelIssues(
-            nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing, 0.0
-        )
-
-    p, given = probabilities[judged], targets[judged]
-    accuracy = float((p.argmax(1) == given).mean())
-    found, suggested = confident_errors(p, given)
-    own, other = p[found, given[found]], p[found, suggested]
-    sure = other - own >= 1 - accuracy
-    found, suggested, own, other = found[sure], suggested[sure], own[sure], other[sure]
-    order = np.argsort(own - other, kind="stable")
-
-    return LabelIssues(judged[found][order], suggested[order], own[order], other[order], accuracy)
+    return judge(probabilities, targets, only_very_sure=True)
 
 
-def confident_errors(
-    probabilities: np.ndarray, targets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of labels that look wrong, and the class that looks right for each.
+def judge(
+    probabilities: np.ndarray, targets: np.ndarray, *, only_very_sure: bool = False
+) -> LabelIssues:
+    """Judge every label by what a classifier that has not seen the image says.
 
-    The confident joint counts an image for the most probable of the classes whose threshold it
-    reaches; the threshold of a class is the mean probability of that class over the images labelled
-    so (equations 1 and 2). Its rows are scaled to the number of images of each label (equation 3).
-    So many images as stand off the diagonal are then taken, those with the largest margin of the
-    other class over the label ("prune by noise rate", section 4), but none whose label is the most
-    probable class.
+    As many labels look wrong as confident learning counts; which ones, the probability of the label
+    decides. What the classifier says counts only where it is sure: the other class must lead by at
+    least the share of images that it gets wrong while their labels look right.
 
     Args:
-        probabilities: (N, K), out of sample.
+        probabilities: (N, C), out of sample; NaN where an image is not judged.
+        targets: (N,) int64.
+        only_very_sure: of a weak classifier: count all that differs from the labels as its mistake.
+    """
+    judged = np.flatnonzero(~np.isnan(probabilities[:, 0]))
+    p, given = probabilities[judged], targets[judged]
+    rows = np.arange(len(judged))
+    best, own = p.argmax(1), p[rows, given]
+    accuracy = float((best == given).mean()) if len(judged) else 0.0
+
+    order = np.argsort(own, kind="stable")
+    differing = order[best[order] != given[order]]
+    found = differing[: confident_count(p, given)]
+    mistakes = 1 - accuracy if only_very_sure else 1 - accuracy - len(found) / max(1, len(judged))
+    found = found[p[found, best[found]] - own[found] >= mistakes]
+    others = order[~np.isin(order, found)]
+    return LabelIssues(
+        judged[found],
+        best[found],
+        own[found],
+        p[found, best[found]],
+        accuracy,
+        probabilities,
+        judged[others],
+    )
+
+
+def confident_count(probabilities: np.ndarray, targets: np.ndarray) -> int:
+    """Return how many labels confident learning counts as wrong.
+
+    The confident joint is scaled to the number of images of each label (equation 3); what stands
+    off its diagonal is wrong. Which labels these are follows elsewhere: "prune by noise rate"
+    (section 4) takes those with the largest margin of the other class, and on labels that people
+    gave to CIFAR-10 and CIFAR-100 the least probable labels are more often the wrong ones
+    (benchmarks/labels.py).
+
+    Args:
+        probabilities: (N, C), out of sample.
         targets: (N,) int.
     """
     joint = confident_joint(probabilities, targets)
     counts = np.bincount(targets, minlength=len(joint))
-    wanted = np.rint(joint * (counts / joint.sum(1).clip(1))[:, None]).astype(np.int64)
-    best = probabilities.argmax(1)
-    margin = probabilities - probabilities[np.arange(len(targets)), targets][:, None]
-    suggested = np.full(len(targets), -1)
-
-    largest = np.zeros(len(targets))
-    for i, j in zip(*np.nonzero(wanted), strict=True):
-        rows = np.flatnonzero((targets == i) & (best != i))
-        rows = (
-            rows[np.argsort(-margin[rows, j], kind="stable")[: wanted[i, j]]]
-            if i != j
-            else rows[:0]
-        )
-        rows = rows[margin[rows, j] > largest[rows]]
-        suggested[rows], largest[rows] = j, margin[rows, j]
-
-    found = np.flatnonzero(suggested >= 0)
-    return found, suggested[found]
+    scaled = np.rint(joint * (counts / joint.sum(1).clip(1))[:, None])
+    return int(scaled.sum() - np.trace(scaled))
 
 
 def confident_joint(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return (K, K) counts: images labelled i that are confidently of class j."""
+    """Return (C, C) counts: images labelled i that are confidently of class j.
+
+    The confident joint counts an image for the most probable of the classes whose threshold it
+    reaches; the threshold of a class is the mean probability of that class over the images labelled
+    so (Northcutt et al. 2021, equations 1 and 2).
+    """
     num_labels = probabilities.shape[1]
     own = probabilities[np.arange(len(targets)), targets]
     counts = np.bincount(targets, minlength=num_labels)

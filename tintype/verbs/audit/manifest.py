@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tintype.verbs.audit.findings import Twins, given_split
 
 # a copy in test stays; the one in training goes
 PRIORITY = {"test": 0, "val": 1, "train": 2, "": 2}
+UNLISTED = "name that a CSV file cannot hold (rename the file)"
 
 
 @dataclass(frozen=True)
@@ -90,26 +92,58 @@ def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, 
         )
     check_new(path)
     result = cleaned(inspected, twins)
+    counts = Counter(result.reasons.values())
+    counts["cannot be read"] = len(inspected.skipped)
+    listed, unlisted = write_rows(inspected, path, result.keep, result.groups)
+    counts[UNLISTED] += unlisted
+
+    return {"kept": listed, **{reason: count for reason, count in counts.items() if count}}
+
+
+def write_rows(
+    inspected: Inspected,
+    path: Path,
+    keep: np.ndarray,
+    groups: np.ndarray | None,
+    targets: Mapping[int, tuple[str, ...]] | None = None,
+) -> tuple[int, int]:
+    """Write a row for each photo that stays; a list that is there is replaced at once.
+
+    Args:
+        inspected: photos in files.
+        path: the CSV file.
+        keep: (N,) bool.
+        groups: (N,) str, or None where nothing has to stay together.
+        targets: by position, what a photo is to be learned as in place of what it came with.
+
+    Returns:
+        How many photos are listed, and how many have a name that a CSV file cannot hold.
+
+    Raises:
+        UserError: `path` cannot be written, or nothing would be left.
+    """
+    photos = inspected.photos or []
     has_split = bool((inspected.split != "").any())
+    has_weight = any(photo.weight is not None for photo in photos)
     header = ["path", *(columns[0] for columns in inspected.target.columns)]
     header += ["split"] * has_split
-    header += ["group"] * (result.groups is not None)
+    header += ["group"] * (groups is not None)
+    header += ["sample_weight"] * has_weight
 
     rows: list[list[str]] = []
-    counts = Counter(result.reasons.values())
-
-    counts["cannot be read"] = len(inspected.skipped)
-    for i in np.flatnonzero(result.keep).tolist():
-        photo = inspected.photos[i]
+    unlisted = 0
+    for i in np.flatnonzero(keep).tolist():
+        photo = photos[i]
         written = _written(photo, path)
         if written is None:
-            counts["name that a CSV file cannot hold (rename the file)"] += 1
+            unlisted += 1
             continue
-        row = [written, *photo.cells]
-        if has_split:
-            row.append(photo.split)
-        if result.groups is not None:
-            row.append(str(result.groups[i]))
+        row = [written, *(targets or {}).get(i, photo.cells)]
+        row += [photo.split] * has_split
+        if groups is not None:
+            row.append(str(groups[i]))
+        if has_weight:
+            row.append("1" if photo.weight is None else repr(photo.weight))
         rows.append(row)
 
     if not rows:
@@ -119,14 +153,18 @@ def write_manifest(inspected: Inspected, twins: Twins, path: Path) -> dict[str, 
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         csv.writer(file).writerows([header, *rows])
-
-    return {"kept": len(rows), **{reason: count for reason, count in counts.items() if count}}
+    return len(rows), unlisted
 
 
 def check_new(path: Path) -> None:
     """Raise UserError if a file is there already, or cannot be there."""
     if path.exists():
         raise UserError(f"{path} is there already. Choose another name for --fix, or remove it.")
+    check_name(path)
+
+
+def check_name(path: Path) -> None:
+    """Raise UserError if a list of photos cannot have that name."""
     if path.suffix.lower() != ".csv":
         raise UserError(
             f"'{path}' should end in .csv: `tintype train` tells a list of photos by that."
