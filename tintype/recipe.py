@@ -136,6 +136,7 @@ class TaskOptions(BaseModel):
             is the usual network of the task.
         data_set: the settings for a data set without a recipe of its own; of the default task.
         needs_test: whether the figures of the task need images that were held out for a test.
+        takes_folds: whether images come with labels, so that folds can answer each of them.
         lends_network: whether another run may start from a network of this task, and measure by
             its features.
     """
@@ -147,6 +148,7 @@ class TaskOptions(BaseModel):
     from_scratch: ClassVar[Mapping[str, Any]] = {}
     data_set: ClassVar[Mapping[str, Any]] = {}
     needs_test: ClassVar[bool] = True
+    takes_folds: ClassVar[bool] = False
     lends_network: ClassVar[bool] = False
 
     def idle(self) -> Mapping[str, str]:
@@ -244,6 +246,17 @@ class Recipe(BaseModel, metaclass=_ByName):
         default=None,
         description="Images that belong together and count as one: '{group}_*.jpg', a regular "
         "expression, or exif:60s.",
+    )
+    folds: int | None = Field(
+        default=None,
+        ge=2,
+        description="Folds for a figure of every image: each is answered by a model that was "
+        "trained without it, and then one model is trained on all of them.",
+    )
+    fold: int | None = Field(
+        default=None,
+        ge=1,
+        description="One of the folds alone: a run whose test part it is.",
     )
     split_rule: Literal["from-photos", "at-image-size"] = Field(
         default="at-image-size",
@@ -607,6 +620,13 @@ class Recipe(BaseModel, metaclass=_ByName):
         return self
 
     @model_validator(mode="after")
+    def _fold_of_folds(self) -> Recipe:
+        if self.fold is not None and (self.folds is None or self.fold > self.folds):
+            there = "there are no folds" if self.folds is None else f"there are {self.folds} folds"
+            raise ValueError(f"fold is {self.fold}, and {there}; set folds and a fold among them")
+        return self
+
+    @model_validator(mode="after")
     def _one_length(self) -> Recipe:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
@@ -714,6 +734,31 @@ def as_new_run(recipe: Recipe) -> Recipe:
     new = {"split_rule": NEW_SPLIT_RULE, "rules": NEW_RULES, **recipe.options.new_runs}
     stated = recipe.stated()
     return recipe.replace(**{field: new[field] for field in new if field not in stated})
+
+
+def with_folds(recipe: Recipe, asked: Collection[str]) -> Recipe:
+    """Return the recipe without a test part where folds answer every image in its place.
+
+    Args:
+        recipe: of a run that begins now.
+        asked: the fields that the user set.
+
+    Raises:
+        UserError: images of the task have no labels, or a test part was asked for as well.
+    """
+    if recipe.folds is None:
+        return recipe
+    if not recipe.options.takes_folds:
+        raise UserError(
+            f"folds are for tasks with labels, which each photo is asked for; task {recipe.task} "
+            "has none. Leave --folds out."
+        )
+    if "test_fraction" in asked and recipe.test_fraction:
+        raise UserError(
+            "with --folds every photo is tested by a model that was trained without it, so that "
+            "no test part is cut. Leave --test out, or --folds."
+        )
+    return recipe.replace(test_fraction=0)
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

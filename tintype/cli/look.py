@@ -87,13 +87,15 @@ def evaluate(
 
     from rich.console import Console
 
-    from tintype.runs.folder import without_test
+    from tintype.runs.folder import BY_VALIDATION, without_test
     from tintype.runs.summary import result_table, summary_part
 
     console = Console(highlight=False)
-    tested = not (without_test(figures) and figures["split"] == "val")
+    untested = without_test(figures) and figures["split"] == "val"
     task = opened.recipe.task
-    console.print(result_table(task, {figures["split"]: figures}, tested=tested))
+    console.print(
+        result_table(task, {figures["split"]: figures}, called=BY_VALIDATION if untested else "")
+    )
     part = summary_part(task)
     for table in part.details(figures) if part else ():
         console.print()
@@ -261,19 +263,21 @@ def _print_recipes(rows: list[dict[str, Any]]) -> None:
 
 
 def _in_short(row: dict[str, Any], sort: str | None) -> dict[str, Any]:
-    """Return what fits into 80 characters: one figure, from the test split if there is one."""
+    """Return what fits into 80 characters: one figure, from the test split or the folds if there
+    are some.
+    """
     short = {key: row.get(key, "") for key in ("name", "state", "task", "data")}
-    figures = [key for key in row if key.startswith(("test_", "val_"))]
+    figures = [key for key in row if key.startswith(("test_", "folds_", "val_"))]
     best = (
         sort
         if sort in figures
         else min(figures, key=lambda key: key.startswith("val_"), default="")
     )
-    called = (
-        row.get("figures", best.replace("_", " ", 1))
-        if best == "val_accuracy"
-        else best.replace("_", " ", 1)
-    )
+    called = best.replace("_", " ", 1)
+    if best.startswith("folds_"):
+        called = f"{best.removeprefix('folds_')} {row['figures']}"
+    elif best == "val_accuracy" and "folds" not in row.get("figures", ""):
+        called = row.get("figures", called)
     short["figure"] = f"{_cell(best, row[best])} {called}" if best in row else ""
     if sort and sort not in short and sort != best:
         short[sort] = row.get(sort, "")

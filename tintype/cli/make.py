@@ -43,6 +43,10 @@ def train(
             help="Test split if the data has none: 0.2, a number of photos, or none for no test.",
         ),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Answer every photo by a model trained without it, in so many folds."),
+    ] = None,
     groups: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +137,8 @@ def train(
     from tintype.recipe import parse_assignments
 
     given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "test_fraction": _number(test), "groups": groups,
+        "data": data, "data_root": data_root, "test_fraction": _number(test), "folds": folds,
+        "groups": groups,
         "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
         "lr": _number(lr), "weights": weights, "tune": tune, "time": time, "image_size": image_size,
         "augment": augment, "loss": loss, "optimizer": optimizer, "metrics": metrics,
@@ -185,7 +190,7 @@ def _number(text: str | None) -> float | str | None:
 def _print_result(run: Any) -> None:
     from rich.console import Console
 
-    from tintype.runs.folder import without_test
+    from tintype.runs.folder import called
     from tintype.runs.summary import result_table, verdict_line
 
     console = Console(highlight=False)
@@ -194,6 +199,6 @@ def _print_result(run: Any) -> None:
         return
 
     evaluation = run.read("evaluation.json")
-    console.print(result_table(run.recipe.task, run.metrics, tested=not without_test(evaluation)))
+    console.print(result_table(run.recipe.task, run.metrics, called=called(evaluation)))
     console.print(verdict_line(evaluation), markup=False)
     console.print(f"report  {run.path / 'report.html'}", markup=False, soft_wrap=True)

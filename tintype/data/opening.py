@@ -27,7 +27,7 @@ from tintype.data.source import (
     ImageSource,
     StoredSource,
 )
-from tintype.data.split import SPLITS, describe_splits, three_splits
+from tintype.data.split import SPLITS, describe_splits, fold_numbers, three_splits
 from tintype.data.taken import read_taken
 from tintype.data.targets import ANY_CLASSES, CLASSES, Classes, TargetKind
 from tintype.errors import UserError, no_data_set, unknown_name
@@ -55,6 +55,8 @@ def open_data(
     test_fraction: float = 0.2,
     split_seed: int = 0,
     groups: str | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
     split_rule: str = "from-photos",
     memory_limit: int | None = None,
     target: TargetKind = CLASSES,
@@ -78,6 +80,8 @@ def open_data(
         split_seed: another seed gives another membership.
         groups: what belongs together beside what the data itself says (see
             `tintype.grouping.parse_groups`).
+        folds: how many folds all images are cut into, in place of a test part.
+        fold: the fold that is the test part; none is held out where it is None.
         split_rule: where near-copies, which stay on one side, are looked for: "from-photos", so
             that the splits follow from the photos alone, or "at-image-size", as runs of earlier
             versions had it.
@@ -102,8 +106,13 @@ def open_data(
     # Copies are looked for in what was loaded, before the size of the model's input.
     duplicates = photo_audit(loaded) if split_rule == "from-photos" else quick_audit(images)
     together = kept_together(duplicates, images.names, images.groups)
+    numbers = None if folds is None else _fold_numbers(images, name, together, folds, split_seed)
+    given = images.split
+    if numbers is not None:
+        given = np.where(numbers == fold, "test", "")
+        test_fraction = 0.0
     division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
-    rows = three_splits(images.targets, images.names, images.split, together, kind=kind, **division)
+    rows = three_splits(images.targets, images.names, given, together, kind=kind, **division)
     asked = {"val": val_fraction, "test": test_fraction}
     _check_held_out(rows, duplicates, images, [split for split in asked if asked[split]])
 
@@ -120,6 +129,8 @@ def open_data(
             **division,
             can_do_without_test=test_optional,
             stratified=kind.stratified,
+            folds=folds,
+            fold=fold,
         ),
         *_split_notes(images, rows),
         *_divided_groups(images, rows),
@@ -142,6 +153,26 @@ def open_data(
         images.skipped,
         leaked,
         _by_name(together, images.names),
+        {} if numbers is None else dict(zip(images.names, numbers.tolist(), strict=True)),
+    )
+
+
+def _fold_numbers(
+    images: Images, name: str, together: np.ndarray | None, folds: int, seed: int
+) -> np.ndarray:
+    """Return the fold (N,) of each image, 1 and up.
+
+    Raises:
+        UserError: the data bring a split of their own, or are too few.
+    """
+    given = [] if images.split is None else sorted(set(images.split.tolist()) - {""})
+    if given:
+        raise UserError(
+            f"folds: {name} brings a split of its own ({', '.join(given)}), and folds take all "
+            "images. Leave --folds out, or give the images without their split."
+        )
+    return fold_numbers(
+        images.targets, images.names, together, folds=folds, seed=seed, kind=images.target
     )
 
 

@@ -190,6 +190,41 @@ class StoredSource(ImageSource):
         return StoredSource(self.spec, store, self.targets[index], names, weights)
 
 
+class JoinedSource(ImageSource):
+    """The images of several sources, one source after the other."""
+
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        self.sources = [source for source in sources if len(source)]
+        first = self.sources[0]
+        self.spec = first.spec
+        self.kind = first.kind
+        self.targets = torch.cat([source.targets for source in self.sources])
+        self.names = [name for source in self.sources for name in source.names]
+        self.starts = np.cumsum([0, *(len(source) for source in self.sources)])
+        if all(source.weights is not None for source in self.sources):
+            self.weights = torch.cat([w for s in self.sources if (w := s.weights) is not None])
+
+    def take(self, index: Tensor) -> Batch:
+        order = index.cpu()
+        images: Tensor | None = None
+        for source, start in zip(self.sources, self.starts, strict=False):
+            inside = (order >= start) & (order < start + len(source))
+            if not inside.any():
+                continue
+            found = source.take(order[inside] - int(start)).images
+            if images is None:
+                images = found.new_empty((len(order), *found.shape[1:]))
+            images[inside.to(images.device)] = found
+
+        if images is None:
+            images = self.sources[0].take(order).images
+        weights = None if self.weights is None else self.weights[order]
+        return Batch(images, self.targets[order], index, weights)
+
+    def subset(self, index: Tensor | np.ndarray) -> ImageSource:
+        raise NotImplementedError("its images are only taken")
+
+
 @dataclass(frozen=True)
 class DataSplits:
     """The three splits of one data set, and what was noticed while they were read.
@@ -200,6 +235,7 @@ class DataSplits:
     them: copies and near-duplicates of training images (and for test, of validation images). A
     split without any is left out. `groups` names the group of each image that belongs together with
     others, by the image's name: groups that the data or the user names, and near-duplicates.
+    `folds` numbers the fold of each image, 1 and up, by its name, where folds are asked for.
     """
 
     spec: DataSpec
@@ -210,6 +246,7 @@ class DataSplits:
     skipped: tuple[tuple[str, str], ...] = field(default=())
     leaked: dict[str, np.ndarray] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    folds: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, split: str) -> ImageSource:
         return {"train": self.train, "val": self.val, "test": self.test}[split]

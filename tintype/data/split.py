@@ -269,6 +269,8 @@ def describe_splits(
     seed: int,
     can_do_without_test: bool = False,
     stratified: str = "stratified",
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> list[str]:
     """Return a line for each split that was cut from training, and one for splits that were kept.
 
@@ -291,6 +293,10 @@ def describe_splits(
                 f"{word} part"
             )
         if split in there:
+            continue
+        if split == "test" and folds:
+            which = f"fold {fold} of {folds}" if fold else f"every photo, in {folds} folds"
+            lines.append(f"{word}: {which}, {stratified}, seed {seed}")
             continue
         if not asked:
             none = f"{word}: none, as asked"

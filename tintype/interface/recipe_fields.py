@@ -26,6 +26,9 @@ class RecipeFields(TypedDict, total=False):
         split_seed: Seed that decides which images go into which split.
         groups: Images that belong together and count as one: '{group}_*.jpg', a regular expression,
             or exif:60s.
+        folds: Folds for a figure of every image: each is answered by a model that was trained
+            without it, and then one model is trained on all of them.
+        fold: One of the folds alone: a run whose test part it is.
         split_rule: Where near-copies, which stay in one split, are looked for: in the photos (new
             runs), or in the images after resizing (runs of earlier versions).
 
@@ -180,6 +183,8 @@ class RecipeFields(TypedDict, total=False):
     test_fraction: float | Literal["none"]
     split_seed: int
     groups: str | Any | None
+    folds: int | None
+    fold: int | None
     split_rule: Literal["from-photos", "at-image-size"]
     model: str | Callable[..., Any]
     model_options: dict[str, Any]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from tintype.pages.pictures import data_uri
 
-SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "folds": "out-of-fold"}
 
 
 def in_script(content: Any) -> str:

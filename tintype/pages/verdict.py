@@ -21,18 +21,20 @@ def verdict(run: RunFiles) -> dict[str, str]:
 
 def looks(run: RunFiles) -> str:
     """Return as sentences how often the test set was used, or nothing where it was not counted."""
-    if without_test(run.evaluation):
+    folds = bool(run.evaluation.get("folds"))
+    if without_test(run.evaluation) and not folds:
         return ""
     counted = run.evaluation.get("test_looks") or {}
     by_run, by_data = counted.get("run"), counted.get("data")
     if not by_run:
         return "The test set has not been used." if by_run == 0 else ""
 
-    text = f"The test set has been used {words.times(by_run)}"
+    what = "The folds have been looked at" if folds else "The test set has been used"
+    text = f"{what} {words.times(by_run)}"
     if not by_data or by_data == by_run:
         return text + "."
 
     text += f" by this run, and {words.times(by_data)} by all runs on this data in the same folder."
     if by_data > 10:
-        text += " The more often it is used for choosing, the more optimistic its figures become."
+        text += " The more often that is done for choosing, the more optimistic the figures become."
     return text

@@ -17,7 +17,7 @@ from tintype.data.cache import cache_folder
 from tintype.errors import UserError, unknown_name
 from tintype.files.bounded import is_temporary, refuse_link_out
 from tintype.files.yaml_files import parse_yaml
-from tintype.runs.folder import BY_VALIDATION, RunFolder, without_test
+from tintype.runs.folder import RunFolder, called
 from tintype.runs.ranking import criterion_of
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -163,8 +163,8 @@ def _facts(run: RunFolder, folder: Path) -> dict[str, Any]:
     if (run.path / "evaluation.json").exists():
         evaluation = run.read("evaluation.json")
         facts["verdict"] = evaluation.get("verdict", {}).get("word")
-        if without_test(evaluation):
-            facts["figures"] = BY_VALIDATION
+        if name := called(evaluation, "").strip():
+            facts["figures"] = name
         for split, figures in evaluation["splits"].items():
             numbers = {
                 k: v
@@ -203,7 +203,9 @@ def _usual_figures(every: Iterator[dict[str, Any]]) -> list[str]:
         }
         with suppress(UserError):  # a task that does not rank its runs
             key = criterion_of(facts["task"], figures).key
-            found |= dict.fromkeys(name for name in facts if name in (f"val_{key}", f"test_{key}"))
+            found |= dict.fromkeys(
+                name for name in facts if name in (f"val_{key}", f"test_{key}", f"folds_{key}")
+            )
     return list(found)
 
 

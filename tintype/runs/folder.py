@@ -43,6 +43,24 @@ def without_test(evaluation: Mapping[str, Any]) -> bool:
     return evaluation.get("tested") is False
 
 
+def estimated_by(folds: int) -> str:
+    """Return what is said with every figure that folds estimate."""
+    return f"estimated by {folds} folds"
+
+
+def shown_split(evaluation: Mapping[str, Any]) -> str:
+    """Return the split whose figures stand for the model: test, folds, or else validation."""
+    measured = evaluation.get("splits") or {}
+    return next((split for split in ("test", "folds") if split in measured), "val")
+
+
+def called(evaluation: Mapping[str, Any], figure: str = "accuracy") -> str:
+    """Return what `figure` of `shown_split` has to be called; "" for that of a test part."""
+    if shown_split(evaluation) == "folds":
+        return f"{figure} {estimated_by(int((evaluation.get('folds') or {}).get('count') or 0))}"
+    return BY_VALIDATION if without_test(evaluation) else ""
+
+
 class RunFolder:
     """One run on disk.
 

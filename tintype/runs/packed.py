@@ -31,6 +31,7 @@ FILES = (
     "environment.json",
     "metrics.csv",
     "predictions.csv",
+    "folds.csv",
     "splits.csv",
     "photos.safetensors",
     "analysis.json",

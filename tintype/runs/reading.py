@@ -20,6 +20,7 @@ from tintype.errors import UserError
 from tintype.files.bounded import open_text, read_bytes, read_json_object
 from tintype.files.yaml_files import MOST_YAML_BYTES, parse_yaml
 from tintype.plugins import default_task
+from tintype.runs.folder import shown_split
 from tintype.runs.shapes import fitting
 
 Metrics = dict[str, list[float]]  # column -> one value for each row, NaN where the row is blank
@@ -59,16 +60,18 @@ class RunFiles:
 
     @property
     def split(self) -> str:
-        """The split whose details are shown: the test split, or validation where the test split was
-        not looked at.
+        """The split whose details are shown: the test split or that of the folds, or validation
+        where the test split was not looked at.
         """
-        return "test" if "test" in self.evaluation.get("splits", {}) else "val"
+        return shown_split(self.evaluation)
 
     @property
     def splits(self) -> dict[str, dict[str, Any]]:
-        """The figures of each split that was measured: test, validation, training."""
+        """The figures of each split that was measured: test or folds, validation, training."""
         measured = self.evaluation.get("splits") or {}
-        return {name: measured[name] for name in ("test", "val", "train") if name in measured}
+        return {
+            name: measured[name] for name in ("test", "folds", "val", "train") if name in measured
+        }
 
     @property
     def reached(self) -> dict[str, Any]:

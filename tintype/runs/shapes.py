@@ -40,7 +40,7 @@ Number = Annotated[float, Field(ge=-MOST, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Plain = str | int | float | bool | None
-SplitName = Literal["train", "val", "test"]
+SplitName = Literal["train", "val", "test", "folds"]
 
 
 _EXPECTED = {
@@ -194,6 +194,13 @@ class _ValidationUse(Shape):
     text: str
 
 
+class _Folds(Shape):
+    count: Count
+    interval: str | None = None
+    figures: list[dict[str, Number]] | None = None
+    text: str | None = None
+
+
 class _Evaluated(Shape):
     kind: str
     name: str
@@ -208,6 +215,7 @@ class _Evaluation(Shape):
     test_looks: _Looks | None = None
     chosen_by_validation: str | None = None
     validation: _ValidationUse | None = None
+    folds: _Folds | None = None
     protocol: dict[str, str] | None = None
     own_figures: list[str] | None = None
 

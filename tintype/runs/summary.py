@@ -8,16 +8,16 @@ from typing import Any, Protocol, cast
 from rich.table import Table
 
 from tintype import plugins
-from tintype.runs.folder import without_test
+from tintype.runs.folder import shown_split, without_test
 
 
 class SummaryPart(Protocol):
     """The module `tasks/NAME/summary.py`; without it, every figure is shown as it is called."""
 
-    def result_table(
-        self, splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True
-    ) -> Table:
-        """Return the figures of the splits; `tested` is False where there was no test part."""
+    def result_table(self, splits: Mapping[str, Mapping[str, Any]], *, called: str = "") -> Table:
+        """Return the figures of the splits; `called` says what they are where no test part was
+        measured.
+        """
         ...
 
     def details(self, figures: Mapping[str, Any]) -> list[Table]:
@@ -40,17 +40,17 @@ def summary_part(task: str) -> SummaryPart | None:
     return cast(SummaryPart, plugins.find_part(task, "summary", "be summed up"))
 
 
-def result_table(
-    task: str, splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True
-) -> Table:
+def result_table(task: str, splits: Mapping[str, Mapping[str, Any]], *, called: str = "") -> Table:
     """Return the figures of a run as a table.
 
-    Where there was no test part (`tested` is False), it holds validation alone.
+    Where there was no test part, `called` says what its figures are, and it holds those of folds
+    or validation alone.
     """
-    if not tested:
-        splits = {"val": splits["val"]}
+    if called:
+        shown = shown_split({"splits": splits})
+        splits = {shown: splits[shown]}
     part = summary_part(task)
-    return part.result_table(splits, tested=tested) if part else plain_table(splits)
+    return part.result_table(splits, called=called) if part else plain_table(splits)
 
 
 def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -67,7 +67,7 @@ def with_clean_rows(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Mappin
 
 def by_groups(splits: Mapping[str, Mapping[str, Any]]) -> str:
     """Return that the intervals of a run are by group, and of how many, or an empty text."""
-    words = {"train": "training", "val": "validation", "test": "test"}
+    words = {"train": "training", "val": "validation", "test": "test", "folds": "out-of-fold"}
     counts = [
         f"{figures['num_images']:,} {words.get(split, split)} images in {figures['num_groups']:,}"
         for split, figures in splits.items()
@@ -116,7 +116,9 @@ def verdict_line(evaluation: dict[str, Any]) -> str:
     lines += part.lines(evaluation) if part else []
     lines += own_lines(evaluation)
     lines += [f"Warning: {line}" for line in evaluation.get("warnings", ())]
-    if not without_test(evaluation):
+    if evaluation.get("folds"):
+        lines.append(_uses(looks, "The folds have", "looked at"))
+    elif not without_test(evaluation):
         lines.append(_uses(looks))
 
     return "\n".join(lines)
@@ -140,9 +142,9 @@ def own_rows(
     return [(name, [_cell(each.get(name)) for each in splits.values()]) for name in names]
 
 
-def _uses(count: int) -> str:
-    """Return how often the runs in a folder used the test set."""
+def _uses(count: int, what: str = "The test set has", used: str = "used") -> str:
+    """Return how often the runs in a folder used the test set, or looked at their folds."""
     if not count:
-        return "The test set has not been used."
+        return f"{what} not been {used}."
     often = "once" if count == 1 else f"{count} times by the runs in this folder"
-    return f"The test set has been used {often}."
+    return f"{what} been {used} {often}."

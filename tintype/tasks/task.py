@@ -263,6 +263,40 @@ class Task(ABC):
         seeds. The network's mode, training or evaluation, is left as it was.
         """
 
+    def answers(self, evaluation: Evaluation) -> dict[str, np.ndarray]:
+        """Return the answers to single images from which `evaluation_of` makes the figures again.
+
+        Asked for of tasks that take folds (`TaskOptions.takes_folds`).
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no folds")
+
+    def evaluation_of(self, answers: Mapping[str, np.ndarray]) -> Evaluation:
+        """Return the evaluation that answers to some images amount to.
+
+        Args:
+            answers: as `answers` returns them, of one or several models; with `groups` (N,) where
+                images belong together, and `fold` (N,) where they are those of folds.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no folds")
+
+    def out_of_fold(
+        self,
+        source: ImageSource,
+        folds: np.ndarray,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> dict[str, np.ndarray] | None:
+        """Return the answers to every image, each by a fit without its fold.
+
+        None where a fold takes a training of its own, as it does for most tasks.
+
+        Args:
+            source: all images, as `sources` returned them.
+            folds: (N,) the fold of each.
+            progress: called as progress(what, done, total).
+        """
+        del source, folds, progress
+        return None
+
     @abstractmethod
     def summarise(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
@@ -271,6 +305,7 @@ class Task(ABC):
 
         Args:
             evaluations: of "train" (clean images, many of them by a sample), "val" and, where the
-                run has a test part, "test".
+                run has a test part, "test". Of a run with folds: "train", "val" where there is one,
+                and "folds", every image answered out of its fold; these calibrate.
             sources: the images of each, as `sources` returned them.
         """

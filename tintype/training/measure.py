@@ -52,19 +52,19 @@ def _measure(
 ) -> None:
     """Measure the network on clean training images, validation and test."""
     sources = to_measure(seen)
-    evaluations = _evaluated(task, sources, watcher)
+    evaluations = evaluated(task, sources, watcher)
     task.leaked = splits.leaked
     summary = task.summarise(evaluations, sources)
 
-    _write_tables(run, summary)
-    _write_samples(run, summary.samples, splits.test)
+    write_tables(run, summary)
+    write_samples(run, summary.samples, splits.test)
     run.write("model.json", {**run.read("model.json"), **task.describe()})
     if has_part(run.recipe.task, "analysis"):
         part = find_part(run.recipe.task, "analysis", "be analysed")
         part.analyse(run, task, to_measure(splits), evaluations, watcher)
 
     looks = count_test_look(run, splits.spec.fingerprint)
-    evaluation = {**summary.evaluation, **_recorded(task, evaluations, summary.further)}
+    evaluation = {**summary.evaluation, **recorded(task, evaluations, summary.further)}
     evaluation |= {**_said_unlike(run, splits.test), "test_looks": looks}
     run.write("evaluation.json", evaluation)
 
@@ -80,7 +80,7 @@ def _measure_without_test(
     images is left out.
     """
     sources = to_measure(seen)
-    evaluations = _evaluated(task, {split: sources[split] for split in ("train", "val")}, watcher)
+    evaluations = evaluated(task, {split: sources[split] for split in ("train", "val")}, watcher)
     figures = {split: evaluation.figures for split, evaluation in evaluations.items()}
 
     text = "measured on validation only, as asked (measure: val). The test split was not looked at."
@@ -89,7 +89,7 @@ def _measure_without_test(
         {
             "task": run.recipe.task,
             "splits": figures,
-            **_recorded(task, evaluations),
+            **recorded(task, evaluations),
             "verdict": {"word": "not tested", "text": text},
             "test_looks": {"run": 0, "data": looks_by_data(run).get(splits.spec.fingerprint, 0)},
         },
@@ -107,12 +107,12 @@ def _measure_by_validation(
     what a test would show.
     """
     measured = {split: source for split, source in to_measure(seen).items() if len(source)}
-    evaluations = _evaluated(task, measured, watcher)
+    evaluations = evaluated(task, measured, watcher)
     task.leaked = splits.leaked
     summary = task.summarise(evaluations, measured)
-    _write_tables(run, summary)
+    write_tables(run, summary)
 
-    evaluation = {**summary.evaluation, **_recorded(task, evaluations, summary.further)}
+    evaluation = {**summary.evaluation, **recorded(task, evaluations, summary.further)}
     evaluation |= {"tested": False, "test_looks": {"run": 0, "data": 0}}
     fit = evaluation["verdict"]["text"].rstrip(".")
     reached = _reached(run.recipe.task, evaluation["splits"]["val"])
@@ -136,9 +136,10 @@ def _reached(task: str, figures: dict[str, Any]) -> str:
     return f"{value} ({' to '.join(criterion.said(end, digits) for end in interval)})"
 
 
-def _evaluated(
+def evaluated(
     task: Task, sources: dict[str, ImageSource], watcher: Watcher
 ) -> dict[str, Evaluation]:
+    """Return what the main network reaches on each split."""
     evaluations: dict[str, Evaluation] = {}
     for split, source in sources.items():
 
@@ -152,7 +153,7 @@ def _evaluated(
     return evaluations
 
 
-def _recorded(
+def recorded(
     task: Task, evaluations: Mapping[str, Evaluation], further: Sequence[Evaluation] = ()
 ) -> dict[str, Any]:
     """Return the list of everything that was measured, by kind and name, for evaluation.json.
@@ -175,14 +176,18 @@ def to_measure(splits: DataSplits) -> dict[str, ImageSource]:
     return {"train": train, "val": splits.val, "test": splits.test}
 
 
-def _write_tables(run: RunFolder, summary: Summary) -> None:
+def write_tables(run: RunFolder, summary: Summary) -> None:
+    """Write predictions.csv, and the further tables of a task."""
     run.write_table("predictions.csv", *summary.predictions)
     for name, table in summary.tables.items():
         run.write_table(name, *table)
 
 
-def _write_samples(
-    run: RunFolder, samples: dict[str, list[dict[str, Any]]], source: ImageSource
+def write_samples(
+    run: RunFolder,
+    samples: dict[str, list[dict[str, Any]]],
+    source: ImageSource,
+    prefix: str = "test",
 ) -> None:
     """Write the pictures that the report shows, at their own size, and which they are."""
     index: dict[str, list[dict[str, Any]]] = {}
@@ -193,7 +198,7 @@ def _write_samples(
                 write_picture(run.path / "samples" / item["file"], item["picture"])
                 index[group].append({key: value for key, value in item.items() if key != "picture"})
                 continue
-            file = f"test-{item['position']:06d}.png"
+            file = f"{prefix}-{item['position']:06d}.png"
             index[group].append({"file": file, **item})
             if (run.path / "samples" / file).exists():
                 continue

@@ -228,7 +228,7 @@ def _refuse_unmeasured(recipe: Recipe) -> None:
     """Refuse a run that is to be measured, and holds out nothing to be measured on."""
     if recipe.measure == "none":
         return
-    if not recipe.val_fraction:
+    if not recipe.val_fraction and not recipe.folds:
         raise UserError(
             "val_fraction is 0, and the figures of a run need validation images. "
             "Expected more, or measure: none, which trains and measures nothing."
@@ -331,7 +331,7 @@ def _use_of_validation(recipe: Recipe, task: Task, splits: DataSplits) -> Valida
         seed=recipe.split_seed,
         chose=chose,
         chose_in_task=task.chooses,
-        fewest_to_calibrate=task.fewest_to_calibrate,
+        fewest_to_calibrate=0 if recipe.folds else task.fewest_to_calibrate,  # folds calibrate
         calibrated=task.calibrated,
     )
 

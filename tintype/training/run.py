@@ -24,7 +24,7 @@ from tintype.interface.watching import OneWatcher, watched
 from tintype.pages.report import write_report
 from tintype.plugins import data_sets, hidden
 from tintype.progress import Watcher
-from tintype.recipe import ALIASES, KIND_OF, Recipe, as_new_run, resolve
+from tintype.recipe import ALIASES, KIND_OF, Recipe, as_new_run, resolve, with_folds
 from tintype.runs import code
 from tintype.runs.folder import RunFolder
 from tintype.runs.model import save_model
@@ -32,6 +32,7 @@ from tintype.tasks.contract.own_data import target_of
 from tintype.tracking import check_trackers, tracked
 from tintype.training.automatic import open_settings, without_idle
 from tintype.training.engine import Engine
+from tintype.training.folds import answered_by_folds, measure_by_folds, measure_fold
 from tintype.training.measure import measure_run
 from tintype.training.prepare import Prepared, prepare
 from tintype.training.rate_and_length import with_rate, within_time
@@ -65,7 +66,7 @@ def plan(
     recipe = _with_absolute_paths(base.replace(**changes))
     own_code.approve(reference for _, reference in recipe.own_code())
     recipe, choices, free = open_settings(base, recipe, changed, kind)
-    recipe = as_new_run(recipe)
+    recipe = with_folds(as_new_run(recipe), changed)
     check_trackers(recipe.track)
 
     watcher.note(f"training {kind}")
@@ -276,15 +277,10 @@ def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> En
         watcher.note(line)
 
     save_model(run, task.result(), prepared.model)
-    if own_code.is_own(recipe.model) and recipe.measure == "test":  # others are thrown away
-        record_graph(run, task, splits, watcher)
-    if recipe.measure != "none":
-        record_photos(run, prepared.splits)
-        record_typical(run, prepared.splits, recipe, task)
-        measure_run(run, seen, splits, task, watcher)
-        if chosen := engine.choice_by_validation():
-            evaluation = run.read("evaluation.json")
-            run.write("evaluation.json", {**evaluation, "chosen_by_validation": chosen})
+    if recipe.fold is not None:  # one of several, which only lends its answers
+        measure_fold(run, seen, task, watcher)
+    elif recipe.measure != "none":
+        _measured(run, prepared, seen, splits, engine, watcher)
 
     write_times(
         run,
@@ -294,6 +290,32 @@ def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> En
         images=engine.step * prepared.plan.batch_size,
     )
     return engine
+
+
+def _measured(
+    run: RunFolder,
+    prepared: Prepared,
+    seen: DataSplits,
+    splits: DataSplits,
+    engine: Engine,
+    watcher: Watcher,
+) -> None:
+    """Measure a run that is trained, and record what it knows of its images."""
+    recipe = run.recipe
+    task = prepared.task
+    if own_code.is_own(recipe.model) and recipe.measure == "test":  # others are thrown away
+        record_graph(run, task, splits, watcher)
+    record_photos(run, prepared.splits)
+    record_typical(run, prepared.splits, recipe, task)
+
+    if recipe.folds and recipe.measure == "test":
+        answers = answered_by_folds(run, prepared, seen, watcher, train_run)
+        measure_by_folds(run, seen, splits, task, answers, watcher)
+    else:
+        measure_run(run, seen, splits, task, watcher)
+    if chosen := engine.choice_by_validation():
+        evaluation = run.read("evaluation.json")
+        run.write("evaluation.json", {**evaluation, "chosen_by_validation": chosen})
 
 
 def on_device(splits: DataSplits, device: torch.device) -> DataSplits:

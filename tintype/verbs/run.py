@@ -276,7 +276,7 @@ class Run(RunFolder):
 
     @property
     def metrics(self) -> Figures:
-        """The figures of the splits "train", "val" and "test", as a dictionary.
+        """The figures of the splits "train", "val" and "test" (or "folds"), as a dictionary.
 
         They are accuracy, accuracy_ci95, loss, num_images and more: `metrics["test"]["accuracy"]`.
         `metrics.frame()` is a pandas frame of them.
@@ -290,7 +290,7 @@ class Run(RunFolder):
     def per_class(self) -> Table:
         """Precision, recall, F1 and support of each class, as a list of dictionaries.
 
-        They are of the test split, or of validation where the run has no test part.
+        They are of the test split or of all folds, or of validation where the run has no test part.
         `per_class.frame()` is a pandas frame of them.
 
         Raises:
@@ -302,7 +302,7 @@ class Run(RunFolder):
     def confusion_matrix(self) -> ConfusionMatrix:
         """How often images of each class (rows) got each answer (columns), an array (K, K).
 
-        It is of the test split, or of validation where the run has no test part.
+        It is of the test split or of all folds, or of validation where the run has no test part.
         `confusion_matrix.frame()` is a pandas frame of it.
 
         Raises:
@@ -323,7 +323,9 @@ class Run(RunFolder):
 
     def _by_split(self, what: str) -> Any:
         by_split = self.read("evaluation.json").get(what) or {}
-        found = next((by_split[split] for split in ("test", "val") if split in by_split), None)
+        found = next(
+            (by_split[split] for split in ("test", "folds", "val") if split in by_split), None
+        )
         if found is None:
             raise UserError(
                 f"{self.path} is a run of task {self.recipe.task}, whose answers are no classes. "

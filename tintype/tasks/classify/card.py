@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tintype.runs.folder import BY_VALIDATION, RunFolder, without_test
+from tintype.runs.folder import BY_VALIDATION, RunFolder, called
 from tintype.tasks.classify.plain import plain_architecture
 from tintype.tasks.contract.card import (
     SPLITS,
@@ -43,9 +43,8 @@ class Card(TaskCard):
         if "accuracy" not in splits[measured_split(evaluation)]:
             return super().table(evaluation, splits)
 
-        called = BY_VALIDATION if without_test(evaluation) else "accuracy"
         lines = [
-            f"| split | images | {called} | 95 % interval | macro "
+            f"| split | images | {called(evaluation) or 'accuracy'} | 95 % interval | macro "
             "F1 | log loss | calibration error |",
             "|---|---|---|---|---|---|---|",
         ]
@@ -140,8 +139,9 @@ def _promised(model: Mapping[str, Any], evaluation: Mapping[str, Any], split: st
     right = f"{accuracy:.1%} were right on {SPLITS[split]}"
     if best["threshold"] == 0:
         return [f"- Every answer counts; {right}."]
+    on = "Out of fold" if split == "folds" else "On validation"
     return [
-        f"- On validation, at least {best['accuracy']:.0%} of the answers with a confidence of "
+        f"- {on}, at least {best['accuracy']:.0%} of the answers with a confidence of "
         f"{best['threshold']:.2f} or more are right; below that, a person should be asked. "
         f"Of all answers, {right}."
     ]

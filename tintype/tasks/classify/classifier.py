@@ -403,6 +403,12 @@ class Classify(Task):
         figures |= self._own_figures(logits, torch.from_numpy(answers["targets"]))
         return Evaluation(figures, {**answers, "probabilities": probabilities})
 
+    def answers(self, evaluation: Evaluation) -> dict[str, np.ndarray]:
+        return {name: evaluation.details[name] for name in ("logits", "targets")}
+
+    def evaluation_of(self, answers: Mapping[str, np.ndarray]) -> Evaluation:
+        return self._evaluation(dict(answers))
+
     def summarise(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
     ) -> Summary:
@@ -411,6 +417,8 @@ class Classify(Task):
         Without a test part that is the figures and answers of validation, and nothing that was
         fitted on it.
         """
+        if "folds" in evaluations:
+            return self._summarise_folds(evaluations, sources)
         names = list(self.spec.class_names)
         answers = self.calibrating(evaluations["val"], sources["val"])
         evaluations, calibration = self._calibrate(evaluations, answers)
@@ -444,6 +452,41 @@ class Classify(Task):
         test = evaluations["test"].details
         samples = choose_samples(test["probabilities"], test["targets"], sources["test"], names)
         return Summary(evaluation, predictions, samples, tables, further)
+
+    def _summarise_folds(
+        self, evaluations: Mapping[str, Evaluation], sources: Mapping[str, ImageSource]
+    ) -> Summary:
+        """Calibrate by the answers of all folds, and turn their figures into what is written down.
+
+        The temperature is fitted to all of them. What is said of an image out of its fold is at the
+        temperature of the other folds, since its own label must not calibrate it.
+        """
+        names = list(self.spec.class_names)
+        given = _answers_in(evaluations["folds"])
+        crossed = _temperatures_without(given, evaluations["folds"].details["fold"])
+        self.temperature = fit_temperature(given["logits"], given["targets"]).value
+        scaled = given["logits"] * (self.temperature / crossed)[:, None]
+        folds = self._evaluation({**given, "logits": scaled.astype(np.float32)})
+
+        others = {name: each for name, each in evaluations.items() if name != "folds"}
+        after = {name: self._evaluation(_answers_in(each)) for name, each in others.items()}
+        after["folds"] = folds
+
+        evaluation: dict[str, Any] = {
+            "task": "classify",
+            "splits": {name: each.figures for name, each in after.items()},
+            **_by_class({"folds": folds}, names),
+            "verdict": asdict(self._verdict(after["train"], folds)),
+            "warnings": [],
+        }
+        self.abstain, _ = abstaining(folds, None)
+
+        details = folds.details
+        tables = {"classification_report.csv": (metrics.REPORT_HEADER, _report(evaluation))}
+        samples = choose_samples(
+            details["probabilities"], details["targets"], sources["folds"], names
+        )
+        return Summary(evaluation, self._predictions({"folds": folds}, sources), samples, tables)
 
     def _calibrating_set(self) -> EvaluatedSet:
         """Name the validation images that calibrate."""
@@ -591,6 +634,16 @@ class _Answers(NamedTuple):
     index: Tensor
     logits: Tensor
     features: Tensor
+
+
+def _temperatures_without(answers: Mapping[str, np.ndarray], folds: np.ndarray) -> np.ndarray:
+    """Return for each image (N,) the temperature that the answers of the other folds ask for."""
+    temperatures = np.ones(len(folds))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        fitted = fit_temperature(answers["logits"][~inside], answers["targets"][~inside])
+        temperatures[inside] = fitted.value
+    return temperatures
 
 
 def _answers_in(evaluation: Evaluation) -> dict[str, np.ndarray]:

@@ -45,6 +45,7 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
         "label_smoothing": 0.1,
     }
     needs_test: ClassVar[bool] = False
+    takes_folds: ClassVar[bool] = True
     lends_network: ClassVar[bool] = True
 
     loss: Reference = Field(

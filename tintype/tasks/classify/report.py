@@ -20,7 +20,7 @@ from tintype.pages.sections import (
     warnings,
 )
 from tintype.pages.verdict import looks, verdict
-from tintype.runs.folder import BY_VALIDATION, without_test
+from tintype.runs.folder import called, without_test
 from tintype.runs.reading import RunFiles
 from tintype.runs.summary import by_groups, own_rows, with_clean_rows
 from tintype.statistics import rank_correlation
@@ -52,14 +52,14 @@ def headline(run: RunFiles) -> Section:
     """Open with the figure that counts, its interval, the other splits and the verdict."""
     measured = {name: figures for name, figures in run.splits.items() if "accuracy" in figures}
     if without_test(run.evaluation):
-        measured = {name: figures for name, figures in measured.items() if name == "val"}
+        measured = {name: figures for name, figures in measured.items() if name == run.split}
     shown = with_clean_rows(measured)
     context = {
         "finished": run.finished,
         "reached": run.reached,
         "val_accuracy": _last(run.metrics.get("val_accuracy", [])),
         "split": run.split,
-        "called": BY_VALIDATION if without_test(run.evaluation) else "",
+        "called": called(run.evaluation),
         "main": shown.get(run.split),
         "strip": _strip(shown),
         "verdict": verdict(run),

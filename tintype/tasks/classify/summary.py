@@ -8,22 +8,21 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tintype.runs.folder import BY_VALIDATION
 from tintype.runs.summary import with_clean_rows
 
 
-def result_table(splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True) -> Table:
+def result_table(splits: Mapping[str, Mapping[str, Any]], *, called: str = "") -> Table:
     """Return a row for each split: images, accuracy with its interval, macro F1, loss, calibration.
 
-    Without a test part (`tested` is False), the heading says that validation alone is shown.
+    Without a test part, the heading says what they are `called`.
     """
     top5 = any("top5_accuracy" in figures for figures in splits.values())
     # With top-5 the columns stand closer, so that no figure is cut where a line has 80 characters.
     table = Table(box=None, pad_edge=False, collapse_padding=top5, header_style="bold")
-    if not tested:
-        table.title, table.title_justify = f"{BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}", "left"
+    if called:
+        table.title, table.title_justify = f"{called[:1].upper()}{called[1:]}", "left"
 
-    head = "accuracy" if tested else "right"
+    head = "right" if called else "accuracy"
     for column in (
         "",
         "images",

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from tintype.runs.folder import RunFolder
+from tintype.runs.folder import RunFolder, shown_split
 
-SPLITS = {"test": "test", "val": "validation"}
+SPLITS = {"test": "test", "val": "validation", "folds": "out-of-fold images"}
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def unlike_line(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list
 def measured_split(evaluation: Mapping[str, Any]) -> str:
     """Return the split whose figures stand for the model.
 
-    That is test, or validation for a run that leaves test alone.
+    That is test, folds where they take its place, or validation for a run that leaves test alone.
     """
-    return "test" if "test" in evaluation["splits"] else "val"
+    return shown_split(evaluation)
 
 
 def escaped(text: str) -> str:

@@ -18,6 +18,9 @@ class Kind(StrEnum):
     """A part of a split, such as the half of validation that calibrates."""
     OUT_OF_FOLD = "out-of-fold"
     """A split whose images are each answered by what was fitted or chosen without them."""
+    FOLDS = "folds"
+    """Every image of the run, each answered by a model that was trained without its fold: an
+    estimate for the model that was then trained on all of them."""
     FOREIGN = "foreign"
     """Images that are none of the run's."""
 
@@ -45,7 +48,8 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return what the list `evaluations` of evaluation.json holds.
 
-        The figures of whole splits stand there under `splits`, as they always have.
+        The figures of whole splits stand there under `splits`, as they always have, and so do those
+        of folds.
 
         Raises:
             ValueError: nobody has said which images were measured.
@@ -53,6 +57,6 @@ class Evaluation:
         if self.of is None:
             raise ValueError("expected an evaluation that names its images")
         named = {"kind": self.of.kind.value, "name": self.of.name}
-        if self.of.kind is Kind.SPLIT:
+        if self.of.kind in (Kind.SPLIT, Kind.FOLDS):
             return named
         return {**named, "figures": self.figures}

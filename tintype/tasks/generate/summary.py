@@ -10,7 +10,7 @@ from rich.table import Table
 from tintype.runs.summary import plain_table
 
 
-def result_table(splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True) -> Table:
+def result_table(splits: Mapping[str, Mapping[str, Any]], *, called: str = "") -> Table:
     """Return a row for each figure."""
     return plain_table(splits)
 

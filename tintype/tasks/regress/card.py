@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tintype.runs.folder import BY_VALIDATION
+from tintype.runs.folder import BY_VALIDATION, called
 from tintype.tasks.contract.card import (
     Metric,
     Plain,
@@ -50,8 +50,9 @@ class Card(TaskCard):
         if "mae" not in splits[measured_split(evaluation)]:
             return super().table(evaluation, splits)
 
+        name = called(evaluation, "MAE") if "folds" in evaluation["splits"] else "MAE"
         lines = [
-            "| split | images | MAE | 95 % interval | MAE of the mean | RMSE | R² |",
+            f"| split | images | {name} | 95 % interval | MAE of the mean | RMSE | R² |",
             "|---|---|---|---|---|---|---|",
         ]
         for name, figures in splits.items():

@@ -18,6 +18,7 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
     """The settings that regression adds to a recipe."""
 
     needs_test: ClassVar[bool] = False
+    takes_folds: ClassVar[bool] = True
     from_scratch: ClassVar[Mapping[str, Any]] = {
         "model": "fast-cnn",
         "augment": "light",

@@ -26,9 +26,11 @@ def summarise(
 ) -> Summary:
     """Calibrate the intervals of `task` on validation, and return what is written down.
 
-    Without a test part the intervals are kept, but no coverage is: validation made them.
+    Without a test part the intervals are kept, but no coverage is: validation made them, or all
+    images out of their folds.
     """
-    given = _calibrating(task, evaluations["val"])
+    unseen = "folds" if "folds" in evaluations else "val"
+    given = _calibrating(task, evaluations)
     task.quantiles = conformal.calibrate(
         given["predictions"], given["scales"], given["targets"], task.level, given.get("groups")
     )
@@ -38,7 +40,7 @@ def summarise(
         "columns": task.columns,
         "splits": {split: each.figures for split, each in evaluations.items()},
         "intervals": _intervals(task, evaluations),
-        "verdict": _verdict(evaluations["train"], evaluations["val"], np.array(task.mean)),
+        "verdict": _verdict(evaluations["train"], evaluations[unseen], np.array(task.mean)),
         "warnings": [
             _without_leaks(task, split, each)
             for split, each in evaluations.items()
@@ -46,7 +48,8 @@ def summarise(
         ],
     }
 
-    measured = [split for split in ("val", "test") if split in evaluations]
+    measured = ["folds"] if unseen == "folds" else ["val", "test"]
+    measured = [split for split in measured if split in evaluations]
     rows = [
         row for split in measured for row in _rows(task, split, evaluations[split], sources[split])
     ]
@@ -55,9 +58,8 @@ def summarise(
         header.append("group")
         rows = [[*row, task.groups.get(row[2], "")] for row in rows]
 
-    samples = {}
-    if "test" in evaluations:
-        samples = _samples(task, evaluations["test"], sources["test"])
+    shown = next((split for split in ("test", "folds") if split in evaluations), None)
+    samples = {} if shown is None else _samples(task, evaluations[shown], sources[shown])
     return Summary(evaluation, (header, rows), samples)
 
 
@@ -81,7 +83,7 @@ def written(value: float) -> str:
 
 def _intervals(task: Regress, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """Return level and quantiles of the intervals, and how they fare on test images."""
-    calibrating = _calibrating(task, evaluations["val"])
+    calibrating = _calibrating(task, evaluations)
     groups = calibrating.get("groups")
     found: dict[str, Any] = {
         "level": task.level,
@@ -96,12 +98,16 @@ def _intervals(task: Regress, evaluations: Mapping[str, Evaluation]) -> dict[str
     return found
 
 
-def _calibrating(task: Regress, val: Evaluation) -> Mapping[str, np.ndarray]:
-    """Return the answers to the validation images that calibrate, which chose no weights."""
-    part = task.validation.calibrating
+def _calibrating(task: Regress, evaluations: Mapping[str, Evaluation]) -> Mapping[str, np.ndarray]:
+    """Return the answers that calibrate: to images out of their folds, or to the validation images
+    that chose no weights.
+    """
+    if "folds" in evaluations:
+        return evaluations["folds"].details
+    details, part = evaluations["val"].details, task.validation.calibrating
     if part is None:
-        return val.details
-    return {name: values[part] for name, values in val.details.items()}
+        return details
+    return {name: values[part] for name, values in details.items()}
 
 
 def _verdict(train: Evaluation, val: Evaluation, baseline: np.ndarray) -> dict[str, str]:

@@ -308,6 +308,12 @@ class Regress(Task):
         figures |= self.own_metrics.figures(details["predictions"], details["targets"])
         return Evaluation(figures, details)
 
+    def answers(self, evaluation: Evaluation) -> dict[str, np.ndarray]:
+        return {name: evaluation.details[name] for name in ("predictions", "scales", "targets")}
+
+    def evaluation_of(self, answers: Mapping[str, np.ndarray]) -> Evaluation:
+        return self.evaluation(dict(answers))
+
     def summarise(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
     ) -> Summary:

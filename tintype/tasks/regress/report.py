@@ -24,7 +24,7 @@ from tintype.pages.sections import (
     warnings,
 )
 from tintype.pages.verdict import looks, verdict
-from tintype.runs.folder import BY_VALIDATION, without_test
+from tintype.runs.folder import called, without_test
 from tintype.runs.reading import RunFiles
 from tintype.runs.summary import by_groups, own_rows, with_clean_rows
 from tintype.tasks.regress.answers import read_answers
@@ -45,7 +45,7 @@ def headline(run: RunFiles) -> Section:
     """Open with the mean absolute error, what the mean would reach, and the verdict."""
     measured = {name: each for name, each in run.splits.items() if "mae" in each}
     if without_test(run.evaluation):
-        measured = {name: each for name, each in measured.items() if name == "val"}
+        measured = {name: each for name, each in measured.items() if name == run.split}
     shown = with_clean_rows(measured)
     main = shown.get(run.split)
 
@@ -54,7 +54,7 @@ def headline(run: RunFiles) -> Section:
         "reached": run.reached,
         "main": main,
         "what": " and ".join(_columns(run)),
-        "called": BY_VALIDATION if without_test(run.evaluation) else "",
+        "called": called(run.evaluation, "").strip(),
         "of": SPLIT_NAMES[run.split],
         "better": None if main is None else 1 - main["relative_mae"],
         "verdict": verdict(run),

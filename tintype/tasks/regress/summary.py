@@ -14,10 +14,11 @@ from tintype.tasks.regress.metrics import in_digits
 HEADS = ("images", "MAE", "95 % interval", "of the mean's", "RMSE", "R²")
 
 
-def result_table(splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True) -> Table:
+def result_table(splits: Mapping[str, Mapping[str, Any]], *, called: str = "") -> Table:
     """Return a table with the errors of each split, and those without leaked or seen images."""
-    del tested  # the heads say nothing of a test
     table = Table(box=None, pad_edge=False, header_style="bold")
+    if "folds" in splits:
+        table.title, table.title_justify = f"{called[:1].upper()}{called[1:]}", "left"
     for head in ("", *HEADS):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 
-def result_table(splits: Mapping[str, Mapping[str, Any]], *, tested: bool = True) -> Table:
+def result_table(splits: Mapping[str, Mapping[str, Any]], *, called: str = "") -> Table:
     """Return PSNR and SSIM of each split beside bicubic and nearest, and how they are measured."""
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     table.caption = protocol_in_words(next(iter(splits.values()))["protocol"])

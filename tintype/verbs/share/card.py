@@ -9,7 +9,7 @@ import yaml
 
 from tintype.plugins import find_part
 from tintype.runs.code import rows_of
-from tintype.runs.folder import RunFolder, without_test
+from tintype.runs.folder import RunFolder, called, without_test
 from tintype.tasks.contract.card import CardPart, TaskCard, escaped, measured_split
 from tintype.verbs.share.paths import shortened
 
@@ -90,7 +90,9 @@ def _metrics(task: TaskCard, evaluation: Mapping[str, Any]) -> list[dict[str, An
     for metric in task.metrics:
         if metric.key in figures:
             name = f"{split} {metric.name}"
-            if without_test(evaluation) and metric.by_validation:
+            if split == "folds":
+                name = called(evaluation, metric.name)
+            elif without_test(evaluation) and metric.by_validation:
                 name = metric.by_validation
             value = round(float(figures[metric.key]), 6)
             found.append({"type": metric.kind, "value": value, "name": name})
@@ -130,7 +132,8 @@ def _code(row: Mapping[str, str]) -> str:
 def _figures(task: TaskCard, evaluation: Mapping[str, Any]) -> str:
     splits = evaluation["splits"]
     if without_test(evaluation):
-        splits = {"val": splits["val"]}
+        split = measured_split(evaluation)
+        splits = {split: splits[split]}
     verdict = evaluation.get("verdict", {}).get("text", "")
     return "\n".join(["## How good it is", "", verdict, "", *task.table(evaluation, splits)])
 
@@ -165,6 +168,13 @@ def _validation_use(evaluation: Mapping[str, Any]) -> list[str]:
 
 def _test_use(evaluation: Mapping[str, Any], split: str) -> str:
     """Return a line on how often the test set was used, or on what its place was taken by."""
+    if split == "folds":
+        looks = evaluation.get("test_looks", {}).get("data", 1)
+        often = "once" if looks == 1 else f"{looks} times, by this run and others"
+        return (
+            f"- {evaluation['folds']['text']} The folds have been looked at {often}; choosing "
+            "among runs by them makes the figures optimistic."
+        )
     if split != "test":
         why = "It was not measured on its test set"
         if without_test(evaluation):
