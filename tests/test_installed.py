@@ -51,10 +51,15 @@ def test_the_command_is_installed_and_trains_from_an_empty_folder(tmp_path):
     done = subprocess.run(
         [command(), "train", "digits-ann", "--steps", "3", "--threads", "1"],
         cwd=tmp_path, capture_output=True, encoding="utf-8", check=False,
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "test" in done.stdout
     assert "plotly" in (tmp_path / "runs" / "digits-ann" / "report.html").read_text("utf-8")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    # each would take as long as the training
+    assert "torch" in imported
+    assert not imported & {"torch._dynamo", "torchvision", "sklearn", "pandas", "sympy"}
 
 
 def test_a_run_is_trained_read_and_loaded(finished_run, tmp_path):

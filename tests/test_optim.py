@@ -4,7 +4,9 @@ forms.
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
 
+from tintype.hardware.eager import eager
 from tintype.optim import (
     ABSOLUTE,
     Muon,
@@ -282,3 +285,30 @@ def test_buffers_are_averaged_and_counters_copied():
     average.update(net)
     assert 0 < float(average.tensors["running_mean"][0]) < 1
     assert int(average.tensors["num_batches_tracked"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        (torch.optim.Adam, {"weight_decay": 0.1}),
+        (torch.optim.AdamW, {}),
+    ],
+)
+def test_without_the_compiler_steps_are_those_of_torch(kind, options):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    images = torch.randn(4, 6)
+
+    def trained(make: Any) -> list[torch.Tensor]:
+        copied = copy.deepcopy(network)
+        optimizer = make(copied.parameters(), lr=0.05, fused=True, **options)
+        for _ in range(5):
+            optimizer.zero_grad()
+            copied(images).square().sum().backward()
+            optimizer.step()
+        assert all(weight.requires_grad for weight in copied.parameters())
+        return list(copied.state_dict().values())
+
+    for ours, theirs in zip(trained(eager(kind)), trained(kind), strict=True):
+        assert torch.equal(ours, theirs)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tintype import own_code
 from tintype.errors import UserError
 from tintype.hardware.device import bf16_units
+from tintype.hardware.eager import eager
 from tintype.own_code import is_own
 
 # Muon's lr is a relative step of a weight, Adam's an absolute one. Of the ratios tried this one was
@@ -157,13 +158,15 @@ def build_optimizers(
     groups = parameter_groups(network, weight_decay, lr)
     if name == "sgd":
         return [
-            torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+            eager(torch.optim.SGD)(
+                groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused
+            )
         ]
     if name == "adam":
         # Decay is decoupled in AdamW only; in Adam it is added to the gradient, as in the paper.
-        return [torch.optim.Adam(groups, lr=lr, betas=betas, fused=fused)]
+        return [eager(torch.optim.Adam)(groups, lr=lr, betas=betas, fused=fused)]
     if name == "adamw":
-        return [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)]
+        return [eager(torch.optim.AdamW)(groups, lr=lr, betas=betas, fused=fused)]
 
     return _muon_and_adamw(network, lr, momentum, weight_decay, fused)
 
@@ -250,7 +253,9 @@ def _muon_and_adamw(
         lr *= ABSOLUTE
         groups = [{"params": p, "lr": lr * scale} for scale, p in rest.items()]
         optimizers.append(
-            torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=fused)
+            eager(torch.optim.AdamW)(
+                groups, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=fused
+            )
         )
 
     return optimizers

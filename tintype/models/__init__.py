@@ -15,6 +15,7 @@ from torch import nn
 
 from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
+from tintype.hardware.eager import leave_compiler_unloaded
 from tintype.models.parts.own import build_own
 from tintype.plugins import canonical, find, reference
 
@@ -25,6 +26,7 @@ def build_model(name: str, spec: DataSpec, options: dict[str, Any], seed: int) -
     Raises:
         UserError: unknown model or option, or images that the model cannot take.
     """
+    leave_compiler_unloaded()
     elsewhere = reference("models", name)
     if elsewhere is not None:
         return build_own(elsewhere, spec, options, seed)

@@ -1,7 +1,8 @@
 """Every classifier of torchvision under its name there: backbones with weights from ImageNet.
 
 `python -m tintype.models.torchvision_zoo` prints the names and figures below. A MAC is one multiply
-and one add.
+and one add. torchvision is imported when one of its networks is built, since that takes as long as
+importing torch itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from types import MethodType
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from tintype.data.source import DataSpec
@@ -145,6 +145,8 @@ def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
     Raises:
         ValueError: the network cannot take the images, or has no dropout.
     """
+    import torchvision
+
     options = _size_options(spec, name)
     if dropout is not None:
         if not 0 <= dropout < 1:
@@ -207,6 +209,8 @@ def _linear_head(num_classes: int, dropout: nn.Module) -> nn.Sequential:
 
 def describe(name: str) -> str:
     """Return the line of `tintype list models`, by what torchvision says of the weights."""
+    import torchvision
+
     weights = torchvision.models.get_model_weights(name)["DEFAULT"]
     size = weights.transforms().crop_size[0]
     accuracy = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
@@ -222,6 +226,8 @@ def describe(name: str) -> str:
 
 def listing() -> dict[str, str]:
     """Return what NAMES should hold with the torchvision that is installed."""
+    import torchvision
+
     return {
         name: describe(name) for name in torchvision.models.list_models(module=torchvision.models)
     }

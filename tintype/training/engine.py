@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tintype.data.source import Batch, ImageSource
 from tintype.errors import Interrupted, OwnCodeError, UserError, unknown_name
 from tintype.files.whole import write_picture, written_whole
+from tintype.hardware.eager import let_compiler_load
 from tintype.interface.watching import Start
 from tintype.optim import WeightAverage, build_optimizers, lr_factor
 from tintype.own_code import name_of, running
@@ -235,6 +236,7 @@ class Engine:
         self.history = History(run.path / "metrics.csv", [])
 
         if compile:
+            let_compiler_load()
             for network in task.networks.values():
                 network.compile()
 

@@ -9,8 +9,9 @@ its layers sees, and maps or tokens are averaged over their places.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from tintype.data.source import DataSpec
 Node = torch.autograd.graph.Node
 # What a layer answered: its name, and where autograd computed the answer (None without gradients).
 Answer = tuple[str, Node | None]
+SMALL = 2**31  # multiply-adds that cost less than what a pass on shapes imports
 
 
 def head_of(network: nn.Module, spec: DataSpec) -> str:
@@ -59,6 +61,8 @@ def find_head(network: nn.Module, example: Tensor) -> str:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # what a network asks for is not the user's concern
             if "torch._dynamo" in sys.modules:  # importing it takes seconds
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             output, weights, answers = _pass(network, example)
@@ -121,13 +125,16 @@ def _pass(
 ) -> tuple[Tensor | None, dict[str, Tensor], list[Answer]]:
     """Return output, weights and the answers of all layers of a pass on `example`.
 
-    It is computed on shapes alone; by numbers only where the network asks for values.
+    It is computed on shapes alone if numbers would take longer, unless the network asks for values.
     """
-    try:
-        return _pass_on(network, example, torch.device("meta"))
-    except Exception:  # whatever a network of a stranger makes of tensors without values
-        first = next(network.parameters(), example)
-        return _pass_on(network, example.to(first.dtype), first.device)
+    first = next(network.parameters(), example)
+    num_weights = sum(weight.numel() for weight in network.parameters())
+    # on the first tensor without values, torch imports SymPy, which takes half a second
+    if num_weights * example.numel() > SMALL:
+        # whatever a network of a stranger makes of tensors without values
+        with suppress(Exception):
+            return _pass_on(network, example, torch.device("meta"))
+    return _pass_on(network, example.to(first.dtype), first.device)
 
 
 def _pass_on(

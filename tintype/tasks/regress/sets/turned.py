@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, rotate, zoom
 
 from tintype.data.decode import Resize, Unreadable, decode, walk_images
+from tintype.data.sets.digits import read_digits
 from tintype.data.source import Images
 from tintype.data.targets import Numbers, TargetKind
 from tintype.errors import UserError
@@ -62,9 +63,7 @@ def load(
 
 
 def _digits() -> Images:
-    from sklearn.datasets import load_digits
-
-    values = np.asarray(load_digits(return_X_y=True)[0]).reshape(-1, 8, 8)
+    values, _ = read_digits()
     names = [f"{i:04d}" for i in range(len(values))]
     angles = [angle_of(name) for name in names]
 

@@ -1,0 +1,58 @@
+"""Keep PyTorch's compiler unloaded in runs that compile nothing.
+
+Importing `torch._dynamo` takes as long as importing torch, and functions that must not become part
+of a compiled graph import it when they are first called: steps and states of optimizers, operations
+on tensors without values, the counter of multiply-adds. In eager code that changes no number.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch
+from torch.utils import flop_counter  # noqa: F401 (so that its functions are found)
+
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
+# Where torch keeps how to call such a function, once it has been called.
+REMEMBERED = "__dynamo_disable"
+_marked: list[Callable[..., Any]] = []
+
+
+def leave_compiler_unloaded() -> None:
+    """Mark functions that torch keeps out of compiled graphs as if they had been called before.
+
+    Where torch is built otherwise, or the compiler is loaded already, nothing happens.
+    """
+    if _marked or "torch._dynamo" in sys.modules:
+        return
+    # all of them are closures of one function, hence share its code
+    code = torch.optim.Optimizer.zero_grad.__code__
+    if "fn" not in code.co_freevars:
+        return
+    place = code.co_freevars.index("fn")
+    for closure in gc.get_referrers(code):
+        if not isinstance(closure, FunctionType) or closure.__closure__ is None:
+            continue
+        original = closure.__closure__[place].cell_contents
+        if not hasattr(original, REMEMBERED):
+            setattr(original, REMEMBERED, original)
+            _marked.append(original)
+
+
+def let_compiler_load() -> None:
+    """Take the marks back, before something is compiled."""
+    while _marked:
+        delattr(_marked.pop(), REMEMBERED)
+
+
+def eager(optimizer: type[Kind]) -> type[Kind]:
+    """Return an optimizer of torch whose `step` computes the same and asks for no compiler."""
+    step = torch.no_grad()(inspect.unwrap(optimizer.step))
+    made: Any = type(optimizer.__name__, (optimizer,), {"step": step})
+    return made
