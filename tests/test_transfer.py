@@ -30,7 +30,7 @@ from tintype.models.parts.backbone import backbone_parts
 from tintype.models.parts.head import head_of
 from tintype.optim import build_optimizers, steepest_rate
 from tintype.progress import Watcher
-from tintype.recipe import Recipe, build
+from tintype.recipe import Recipe, build, parse_duration
 from tintype.tasks.classify import transfer
 from tintype.tasks.classify.transfer import PENALTIES, HeadBank, fit_linear
 from tintype.tasks.pretrained import FeatureSource, folded
@@ -348,15 +348,13 @@ def test_a_measured_learning_rate_leaves_the_run_as_if_it_had_been_given(tiny, t
 )
 def test_durations(number, unit):
     text, factor = unit
-    assert automatic.parse_duration(f"{number:.3f}{text}") == pytest.approx(
-        round(number, 3) * factor
-    )
+    assert parse_duration(f"{number:.3f}{text}") == pytest.approx(round(number, 3) * factor)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-3m", "0s", "5 weeks", "1e3"])
 def test_no_duration(text):
     with pytest.raises(UserError, match="Expected a duration"):
-        automatic.parse_duration(text)
+        parse_duration(text)
 
 
 @pytest.mark.machines

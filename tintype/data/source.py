@@ -113,6 +113,18 @@ class Images:
     looks: Callable[[], Looks | None] | None = None
 
 
+class Glance(NamedTuple):
+    """What a data set is before its pixels are read.
+
+    Attributes:
+        num_images: about as many as can be read.
+        side: the median of the images' shorter sides in pixels.
+    """
+
+    num_images: int
+    side: int
+
+
 class Batch(NamedTuple):
     """Some images with their targets and their positions in the source that they came from.
 

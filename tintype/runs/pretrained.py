@@ -225,6 +225,19 @@ def weights_available(name: str) -> bool:
     )
 
 
+def require_weights(name: str) -> None:
+    """Refuse a backbone whose weights are those of a package that is not there, or damaged.
+
+    It costs little, and comes before the images are read.
+
+    Raises:
+        UserError: the package is not installed, or holds other weights.
+    """
+    name = canonical("models", name)
+    if name in packaged_weights.PACKAGES:
+        packaged_weights.weights_file(name)
+
+
 def fetch_weights(name: str, progress: Progress | None = None, *, instead: str = INSTEAD) -> Path:
     """Return the file with a torchvision backbone's default weights, downloaded if need be.
 

@@ -7,41 +7,32 @@ without choosing.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tintype.data.source import DataSpec, DataSplits
+from tintype.data.source import DataSplits
 from tintype.errors import UserError
-from tintype.hardware.device import Choice, autocast
-from tintype.models import build_model
-from tintype.models.parts.backbone import for_inference
+from tintype.hardware.device import Choice
 from tintype.own_code import is_own
 from tintype.progress import Progress
-from tintype.recipe import Recipe, build, parse_duration
+from tintype.recipe import Recipe, build
 from tintype.runs.code import is_same, rows_of, trusted_reference
 from tintype.runs.pretrained import (
     OwnRun,
-    fetch_weights,
     is_backbone,
     model_of_weights,
     own_preprocessing,
     own_run,
-    weights_available,
+    require_weights,
 )
 from tintype.tasks.contract.options import TransferOptions
+from tintype.training.backbone import Look, choose_backbone
 from tintype.training.bundles import LENGTH, UPDATE, Source, completed, settled
+from tintype.training.speed import inference_speed, seconds_of
 
-# In this order where weights are at hand: what gives most for its cost in transfer on each kind of
-# device.
-PREFERRED = {
-    "cpu": ("mobilenet_v3_large", "mobilenet_v2", "efficientnet_b0"),
-    "gpu": ("convnext_tiny", "resnet50"),
-}
-DEFAULT_SECONDS = 300.0
 # A training step costs about three times an inference: forward, and two products backward.
 TRAINING_COST = 3.0
 HEAD_EPOCHS, HEAD_VIEWS = 60, 4
@@ -112,6 +103,8 @@ def without_idle(recipe: Recipe, asked: Collection[str]) -> tuple[Recipe, list[C
 def choose_model(
     recipe: Recipe,
     device: torch.device,
+    dtype: torch.dtype,
+    look: Look,
     progress: Progress | None = None,
     asked: Collection[str] = (),
 ) -> tuple[Recipe, list[Choice]]:
@@ -123,6 +116,8 @@ def choose_model(
     Args:
         recipe: with or without model and weights.
         device: where it will compute.
+        dtype: in which precision.
+        look: returns what a first look at the images says.
         progress: called as progress(what, done, total) while weights are downloaded.
         asked: the fields that the user set.
 
@@ -139,13 +134,14 @@ def choose_model(
         recipe, choice = _with_network_of(run, recipe, asked)
         choices = [choice]
     elif recipe.model == "auto":
-        recipe, choice = _with_model(recipe, options.weights, device, progress)
-        choices = [choice]
+        recipe, choices = _with_model(recipe, device, dtype, look, progress)
     else:
         choices = []
 
     if not is_backbone(recipe.model):
         return recipe, choices
+    if options.weights in (None, "default"):
+        require_weights(recipe.model)
     weights = options.weights or "default"
     own = own_preprocessing(recipe.model, weights)
     assert own is not None
@@ -207,8 +203,13 @@ def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tup
 
 
 def _with_model(
-    recipe: Recipe, weights: str | None, device: torch.device, progress: Progress | None
-) -> tuple[Recipe, Choice]:
+    recipe: Recipe,
+    device: torch.device,
+    dtype: torch.dtype,
+    look: Look,
+    progress: Progress | None,
+) -> tuple[Recipe, list[Choice]]:
+    weights = recipe.fields()["weights"]
     if weights not in (None, "none", "default"):
         model = model_of_weights(Path(str(weights)))
         if not Path(str(weights)).exists():
@@ -217,31 +218,9 @@ def _with_model(
             raise UserError(
                 f"the name of {weights} tells no model. Say which it is, as in --model resnet18."
             )
-        return recipe.replace(model=model), Choice("model", model, "by the name of the weights")
+        return recipe.replace(model=model), [Choice("model", model, "by the name of the weights")]
 
-    if weights != "none":
-        wanted = PREFERRED["cpu" if device.type == "cpu" else "gpu"]
-        for model in wanted:
-            if weights_available(model):
-                return recipe.replace(model=model), Choice(
-                    "model", model, "pretrained, its weights are at hand"
-                )
-        try:
-            fetch_weights(wanted[0], progress)
-            return recipe.replace(model=wanted[0]), Choice(
-                "model", wanted[0], "pretrained, downloaded once"
-            )
-        except UserError as error:
-            failure = str(error).split(". ")[0]
-            reason = (
-                f"from scratch: {failure}; "
-                "--weights FILE takes a file, and gives far better results"
-            )
-    else:
-        reason = "from scratch, as asked"
-
-    usual = recipe.options.from_scratch["model"]
-    return recipe.replace(model=usual), Choice("model", usual, reason)
+    return choose_backbone(recipe, device, dtype, look, progress)
 
 
 def open_settings(
@@ -432,7 +411,7 @@ def _spare_seconds(
     """Return how many images a second the network takes, the seconds that are left for training,
     and those of the budget.
     """
-    budget = parse_duration(recipe.time) if recipe.time else DEFAULT_SECONDS
+    budget = seconds_of(recipe)
     speed = inference_speed(recipe, splits.spec, device, dtype)
     # measuring, with mirrored views
     others = 2 * (len(splits.val) + len(splits.test)) + 2 * len(splits.train)
@@ -451,28 +430,3 @@ def _filled(recipe: Recipe, source: Source) -> tuple[Recipe, list[Choice]]:
     # a source serves several tasks, of which not each has every setting
     known = recipe.fields().keys()
     return recipe.replace(**{k: v for k, v in settings.items() if k in known}), choices
-
-
-@torch.no_grad()
-def inference_speed(
-    recipe: Recipe, spec: DataSpec, device: torch.device, dtype: torch.dtype
-) -> float:
-    """Return how many images a second the recipe's network takes on this device, measured for about
-    a second.
-    """
-    network = for_inference(
-        build_model(recipe.model, spec, recipe.model_options, recipe.seed).to(device), spec
-    )
-    images = torch.zeros(16, spec.channels, spec.height, spec.width, device=device)
-    images = images.to(memory_format=torch.channels_last)
-
-    def seconds(call: Callable[[], Any]) -> float:
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    with autocast(device, dtype):
-        network(images)  # the first call is slower
-        return len(images) / min(seconds(lambda: network(images)) for _ in range(2))

@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch import nn
 
 from tintype.data import open_data
 from tintype.data.decode import Resize
-from tintype.data.source import DataSplits, ImageSource
+from tintype.data.glance import glance
+from tintype.data.source import DataSplits, Glance, ImageSource
 from tintype.errors import UserError
 from tintype.hardware.arithmetic import choose_exact, choose_threads, computing
 from tintype.hardware.device import (
@@ -190,7 +192,9 @@ def prepare(
         _refuse_unmeasured(recipe)
 
         # The model comes before the data: its preprocessing says how images are read.
-        recipe, more = choose_model(recipe, device, watcher.on_work, asked)
+        recipe, more = choose_model(
+            recipe, device, dtype, partial(_look, recipe), watcher.on_work, asked
+        )
         choices += more
         resize = _resize(recipe)
         splits = _open(recipe, resize, watcher)
@@ -250,6 +254,11 @@ def _refuse_choice(recipe: Recipe, splits: DataSplits) -> None:
             f"{asked} chooses by validation images, and there are none (val_fraction is 0). "
             f"Leave it out, or set val_fraction, as in val_fraction=0.1."
         )
+
+
+def _look(recipe: Recipe) -> Glance | None:
+    """Return what a first look at the images says, before they are read."""
+    return _call_with_fields(glance, recipe, target=target_of(recipe))
 
 
 def _resize(recipe: Recipe) -> Resize:

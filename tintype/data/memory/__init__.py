@@ -24,8 +24,8 @@ from tintype.data.memory.labels import cells_of, groups_of, splits_of, weights_o
 from tintype.data.memory.pictures import Pixels, fitted, looks_of
 from tintype.data.memory.reading import Read, read
 from tintype.data.memory.tables import Table, is_frame, table_of
-from tintype.data.sets.folder import Found, Photo
-from tintype.data.source import Images
+from tintype.data.sets.folder import Found, Photo, glance_of
+from tintype.data.source import Glance, Images
 from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.progress import Progress
@@ -75,6 +75,11 @@ class Memory:
         if isinstance(self.pixels, np.ndarray):
             return [self.pixels.shape]
         return [each.shape for each in self.pixels]
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Return the shape of a picture, or those of all where they differ."""
+        return [self.pixels.shape[1:]] if isinstance(self.pixels, np.ndarray) else self.shapes
 
     @property
     def reference(self) -> str:
@@ -330,6 +335,19 @@ def _fractions(splits: Any) -> dict[str, float]:
             "as (0.7, 0.1, 0.2); test may be 0."
         )
     return {"val_fraction": val, "test_fraction": test}
+
+
+def glance(
+    name: str, *, data_root: str | None = None, target: TargetKind = CLASSES
+) -> Glance | None:
+    """Return how many images a reference stands for, and of what size, where it is known."""
+    memory: Any = own_code.find(name, "data", "data") if own_code.is_given(name) else None
+    if isinstance(memory, Table):
+        return glance_of(memory.found(data_root, target))
+    if not isinstance(memory, Memory):
+        return None
+    sides = [min(shape[:2]) for shape in memory.sizes]
+    return Glance(len(memory.pixels), int(np.median(sides)))
 
 
 def load(

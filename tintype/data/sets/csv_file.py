@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tintype.data.decode import EXTENSIONS, Resize, natural_key
 from tintype.data.layout import SPLIT_FOLDERS, listed, safe, split_of, words_of
-from tintype.data.sets.folder import Found, Photo, read_photos
-from tintype.data.source import Images
+from tintype.data.sets.folder import Found, Photo, glance_of, read_photos
+from tintype.data.source import Glance, Images
 from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.files.bounded import regular_only
@@ -80,6 +80,14 @@ def load(
         progress=progress,
         target=target,
     )
+
+
+def glance(
+    name: str, *, data_root: str | None = None, target: TargetKind = CLASSES
+) -> Glance | None:
+    """Return the number of photos that a CSV file names and their usual size."""
+    root = Path(data_root).expanduser() if data_root else None
+    return glance_of(find_rows(Path(name).expanduser(), root, target))
 
 
 def find_rows(path: Path, data_root: Path | None, target: TargetKind = CLASSES) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -32,7 +33,7 @@ from tintype.data.decode import (
 from tintype.data.duplicates import THUMBNAIL, near_search, thumbnail
 from tintype.data.layout import listed, read_layout, read_splits, safe
 from tintype.data.levels import white_of_set
-from tintype.data.source import Images, Looks
+from tintype.data.source import Glance, Images, Looks
 from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.progress import Progress
@@ -62,6 +63,7 @@ UNREAD = {
 DEEP_SAMPLE = 100  # photos of which the white of more than 8 bits is learned
 DIGEST = 16  # bytes that stand for the pixels of a photo
 LOOKS_VERSION = 1  # raise it when `_looks` changes what a photo gives
+GLANCED = 50  # photos whose headers a first look reads
 SAMPLE = 500  # photos looked at to choose size and channels
 
 
@@ -120,6 +122,23 @@ def load(
         progress=progress,
         target=target,
     )
+
+
+def glance(
+    name: str, *, data_root: str | None = None, target: TargetKind = CLASSES
+) -> Glance | None:
+    """Return the number of photos in a folder and their usual size; None if none can be read."""
+    return glance_of(find_photos(Path(name).expanduser(), target))
+
+
+def glance_of(found: Found) -> Glance | None:
+    """Return the number of photos and their usual size, by the headers of some of them."""
+    sides = []
+    for photo in spread(found.photos, GLANCED):
+        with contextlib.suppress(Unreadable, OSError, ValueError):
+            header = read_header(photo.path)
+            sides.append(min(header.width, header.height))
+    return Glance(len(found.photos), int(np.median(sides))) if sides else None
 
 
 def find_photos(root: Path, target: TargetKind = CLASSES) -> Found:

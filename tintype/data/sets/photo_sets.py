@@ -7,7 +7,7 @@ from typing import Any
 
 from tintype.data.decode import Resize
 from tintype.data.sets import folder
-from tintype.data.source import Images
+from tintype.data.source import Glance, Images
 from tintype.data.targets import CLASSES, TargetKind
 from tintype.errors import UserError
 from tintype.progress import Progress
@@ -42,15 +42,7 @@ def load(
     Raises:
         UserError: no root is given, or the photos are not in it.
     """
-    if data_root is None:
-        raise UserError(f"{name} is not downloaded by tintype. {ORIGIN[name]}.")
-    root = Path(data_root).expanduser()
-    found = next(
-        (root / place for place in PLACES.get(name, (".",)) if (root / place).is_dir()), None
-    )
-    if found is None:
-        raise UserError(f"there is no folder {root}. {ORIGIN[name]}.")
-
+    found = _place(name, data_root)
     how: dict[str, Any] = {
         "image_size": image_size,
         "channels": channels,
@@ -60,9 +52,7 @@ def load(
     try:
         images = folder.load(str(found), progress=progress, **how)
     except UserError as error:
-        if name == "own-photos":
-            raise
-        raise UserError(f"{error}\n{ORIGIN[name]}.") from None
+        raise _explained(error, name) from None
 
     found_classes = images.target.num_outputs
     if name == "trashnet" and target.offer == "class" and found_classes != 6:
@@ -71,3 +61,40 @@ def load(
             f"other photos are trained by: tintype train {found}"
         )
     return images
+
+
+def glance(
+    name: str, *, data_root: str | None = None, target: TargetKind = CLASSES
+) -> Glance | None:
+    """Return the number of photos of a set and their usual size.
+
+    Raises:
+        UserError: as `load` does.
+    """
+    found = _place(name, data_root)
+    try:
+        return folder.glance(str(found), target=target)
+    except UserError as error:
+        raise _explained(error, name) from None
+
+
+def _explained(error: UserError, name: str) -> UserError:
+    """Return an error that says where a set is to be had."""
+    return error if name == "own-photos" else UserError(f"{error}\n{ORIGIN[name]}.")
+
+
+def _place(name: str, data_root: str | None) -> Path:
+    """Return the folder of a set.
+
+    Raises:
+        UserError: no root is given, or the photos are not in it.
+    """
+    if data_root is None:
+        raise UserError(f"{name} is not downloaded by tintype. {ORIGIN[name]}.")
+    root = Path(data_root).expanduser()
+    found = next(
+        (root / place for place in PLACES.get(name, (".",)) if (root / place).is_dir()), None
+    )
+    if found is None:
+        raise UserError(f"there is no folder {root}. {ORIGIN[name]}.")
+    return found

