@@ -114,13 +114,11 @@ def sklearn(data: Path, seconds: float, seed: int) -> float:
 
     x, y = features("train")
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    head = make_pipeline(
-        StandardScaler(),
-        LogisticRegressionCV(
-            Cs=np.logspace(-4, 2, 13), l1_ratios=(0,), scoring="neg_log_loss", max_iter=5000,
-            use_legacy_attributes=False, cv=list(folds.split(x, y)),
-        ),
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "Cs": np.logspace(-4, 2, 13), "l1_ratios": (0,), "scoring": "neg_log_loss",
+        "max_iter": 5000, "use_legacy_attributes": False, "cv": list(folds.split(x, y)),
+    }  # fmt: skip
+    head = make_pipeline(StandardScaler(), LogisticRegressionCV(**settings))
     head.fit(x, y)
     seen, labels = features("test")
     return float((head.predict(seen) == labels).mean())
