@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_digits, load_sample_images
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.preprocessing import StandardScaler
 
 import tintype
 from tintype import Audit
@@ -45,6 +48,9 @@ from tintype.data.source import DataSplits
 from tintype.data.split import three_splits
 from tintype.data.targets import Classes
 from tintype.errors import UserError
+from tintype.tasks.frozen import FrozenBackbone
+from tintype.verbs.audit import backbone, labels
+from tintype.verbs.audit.backbone import backbone_features
 from tintype.verbs.audit.files import blur
 from tintype.verbs.audit.findings import picture_findings
 from tintype.verbs.audit.labels import (
@@ -53,6 +59,7 @@ from tintype.verbs.audit.labels import (
     confident_joint,
     find_label_issues,
     judge,
+    out_of_sample,
 )
 from tintype.verbs.audit.one_class import label_findings
 
@@ -417,6 +424,47 @@ def test_wrong_labels_are_found_and_right_ones_left():
     assert hit.sum() >= 0.7 * len(wrong)
     assert (issues.suggested[hit] == targets[issues.rows[hit]]).mean() >= 0.9
     assert len(find_label_issues(features, targets).rows) <= 0.01 * len(targets)
+
+
+def test_heads_judge_labels_that_they_have_not_seen_as_scikit_learns_do():
+    digits = load_digits()
+    features, targets = digits.data[:600], digits.target[:600].astype(np.int64)
+    groups = np.arange(600) // 2  # what belongs together stays on one side
+    found = out_of_sample(features, targets, 12, groups)
+    fold = labels._folds(targets, groups, 0)
+    assert (fold[::2] == fold[1::2]).all()
+    for k in range(5):
+        train, held_out = fold != k, fold == k
+        scaled = StandardScaler().fit(features[train])
+        theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        theirs.fit(scaled.transform(features[train]), targets[train])
+        answers = theirs.predict_log_proba(scaled.transform(features[held_out]))
+        ours = np.log(found[held_out, :10])
+        # one factor and a constant of each image apart
+        factor = np.ptp(ours, axis=1) / np.ptp(answers, axis=1)
+        assert np.allclose(factor, factor[0], rtol=1e-6)
+    assert (found[:, 10:] < 1e-9).all()
+    assert np.allclose(found.sum(1), 1)
+
+
+def test_an_embedded_network_looks_at_photos_and_remembers_them(patches, monkeypatch):
+    pixels = np.stack([np.asarray(patch.resize((40, 40))) for patch in patches[:5]])
+    features, notes = backbone_features(pixels, 64)
+    assert (features.shape, notes) == ((5, 1280 + 112), [])
+    network = backbone._backbone(64)
+    shown = torch.from_numpy(
+        np.stack([np.asarray(patch.resize((64, 64))) for patch in patches[:5]])
+    )
+    exact = network.compute(shown.permute(0, 3, 1, 2))
+    assert np.corrcoef(features.ravel(), exact.ravel())[0, 1] > 0.8  # enlarged from 40 pixels
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("computed")
+
+    monkeypatch.setattr(FrozenBackbone, "compute", refuse)
+    assert np.array_equal(backbone_features(pixels[::-1], 64)[0], features[::-1])
+    with pytest.raises(AssertionError, match="computed"):
+        backbone_features(pixels[:, :-1], 64)
 
 
 def test_plain_features_tell_digits_apart():

@@ -73,7 +73,7 @@ class FrozenBackbone:
             images = source.take(torch.from_numpy(rows)).images
             return self.compute(views[name](images, [digests[i] + name.encode() for i in rows]))
 
-        found = photo_features(digests, names, compute, self._identity, progress)
+        found = photo_features(digests, names, compute, self.identity, progress)
         self.notes += found.notes
         return torch.from_numpy(found.values).to(self.device)
 
@@ -98,7 +98,7 @@ class FrozenBackbone:
         return features_before(for_inference(self.network, self.spec), self.parts.head_name)
 
     @cached_property
-    def _identity(self) -> Network:
+    def identity(self) -> Network:
         """What tells these features from those of others, down to the last bits.
 
         Other threads or instructions add in another order, and a resumed run would not end

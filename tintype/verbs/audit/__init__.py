@@ -19,11 +19,12 @@ from tintype.interface.lazy import Lazy
 from tintype.interface.tables import Table
 from tintype.own_code import is_in_python
 from tintype.progress import Progress, working
+from tintype.verbs.audit import backbone
 from tintype.verbs.audit import findings as checks
 from tintype.verbs.audit.decide import check_list
 from tintype.verbs.audit.doubts import Doubts
-from tintype.verbs.audit.files import Inspected, inspect
-from tintype.verbs.audit.findings import Finding, Twins
+from tintype.verbs.audit.files import Inspected, inspect, squashed
+from tintype.verbs.audit.findings import Finding, Twins, in_colour
 from tintype.verbs.audit.labels import find_label_issues
 from tintype.verbs.audit.manifest import check_new, write_manifest
 from tintype.verbs.audit.one_class import WEAK, class_findings, label_findings
@@ -250,8 +251,12 @@ def _audit(
     one_class = isinstance(inspected.target, Classes)
     if labels and one_class and len(set(inspected.targets.tolist())) > 1:
         progress("judging labels", 0, len(inspected))
-        values = plain_features(inspected.thumbs, seed) if given is None else given
-        issues = find_label_issues(values, inspected.targets, twins.duplicates.group, seed)
+        values, simple = (
+            (given, False) if given is not None else _features(inspected, seed, progress)
+        )
+        issues = find_label_issues(
+            values, inspected.targets, twins.duplicates.group, seed, only_very_sure=simple
+        )
         doubted = Doubts(inspected, issues, values) if issues.accuracy >= WEAK else None
         progress("judging labels", len(inspected), len(inspected))
 
@@ -328,6 +333,22 @@ def printable(name: str) -> str:
     an escape.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def _features(inspected: Inspected, seed: int, progress: Progress) -> tuple[np.ndarray, bool]:
+    """Return features (N, F) of all images, and whether they are simple ones.
+
+    An embedded network looks at pictures such as it was trained on: in colour, and not tiny.
+    """
+    large = np.median(inspected.short_side) >= backbone.LEAST_SIDE
+    if not (large and in_colour(inspected.thumbs) and backbone.at_hand()):
+        return plain_features(inspected.thumbs, seed), True
+
+    side = backbone.side_for(len(inspected))
+    pictures = squashed(inspected, side, progress)
+    values, notes = backbone.backbone_features(pictures, side, progress)
+    inspected.notes.extend(notes)
+    return values, False
 
 
 def _given_features(

@@ -295,3 +295,30 @@ def full_pixels(inspected: Inspected, i: int) -> Any:
         return decode(inspected.photos[i].path, height=None, width=None, channels=3)
     except Unreadable:
         return None
+
+
+def squashed(inspected: Inspected, side: int, progress: Progress | None = None) -> np.ndarray:
+    """Return every picture (N, side, side, 3) uint8, or as it is (N, H, W, C) where there are no
+    files.
+
+    Photos are decoded in parallel, once, and cached. One that changed since it was looked at is
+    black.
+    """
+    if inspected.photos is None:
+        assert inspected.pixels is not None
+        return inspected.pixels
+
+    photos, cached, _ = read_each(
+        inspected.photos,
+        (side, side, 3),
+        lambda path: decode(path, height=side, width=side, channels=3, resize="squash"),
+        purpose="audit pictures",
+        source=f"{inspected.name} (pictures)",
+        progress=progress,
+    )
+    if len(photos) == len(inspected):
+        return cached.pixels
+    position = {name: i for i, name in enumerate(inspected.names)}
+    pixels = np.zeros((len(inspected), side, side, 3), np.uint8)
+    pixels[[position[photo.name] for photo in photos]] = cached.pixels
+    return pixels

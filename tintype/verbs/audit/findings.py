@@ -96,8 +96,12 @@ def _comparable(inspected: Inspected, rows: np.ndarray) -> np.ndarray:
     On CIFAR-10 (32x32, colour) nearly all of the 250 pairs found are indeed the same photo; among
     small grey drawings (digits, letters, clothing) hardly any would be.
     """
-    in_colour = bool((np.ptp(inspected.thumbs[:: max(1, len(rows) // 500)], axis=3) > 8).any())
-    return inspected.short_side[rows] >= (32 if in_colour else TINY)
+    return inspected.short_side[rows] >= (32 if in_colour(inspected.thumbs) else TINY)
+
+
+def in_colour(thumbs: np.ndarray) -> bool:
+    """Return whether any of a sample of thumbnails (N, S, S, C) uint8 is in colour."""
+    return bool((np.ptp(thumbs[:: max(1, len(thumbs) // 500)], axis=3) > 8).any())
 
 
 def _pairs_of(group: np.ndarray, rows: np.ndarray) -> np.ndarray:
