@@ -1,7 +1,7 @@
 """How often tintype's intervals hold the truth, and its promises are kept, in simulations whose truth is known.
 
 python benchmarks/coverage.py [effects] [thresholds] [calibration] [selection] [groups] [verdicts] [means]
-[--tries 10000]
+[folds] [--tries 10000]
 
 A short form of each stands in tests/.
 """
@@ -12,12 +12,14 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.datasets import load_digits
 
 from tintype.statistics import (
     block_error,
     clustered_interval,
     clustered_mean_interval,
     clustered_pair,
+    folds_interval,
     mean_interval,
     newcombe_interval,
     wilson_interval,
@@ -25,6 +27,8 @@ from tintype.statistics import (
 from tintype.tasks.classify.calibration import abstain_threshold, fit_temperature
 from tintype.tasks.classify.metrics import calibration_errors
 from tintype.tasks.classify.verdict import ClassCounts
+from tintype.tasks.folds import nested_of_features
+from tintype.tasks.heads import LinearHead, Rows, discriminant, stratified_folds
 
 
 def effects(tries: int) -> None:
@@ -262,6 +266,78 @@ def means(tries: int) -> None:
             print(f"  {num_groups} x {size}, {alike}: {found}")
 
 
+def folds(tries: int) -> None:
+    """Accuracies by folds: how often the naive and the widened interval hold the accuracy of the
+    model that was trained on all images.
+
+    Heads are shrunk discriminants; a fiftieth of the tries is made.
+    """
+    print(
+        "folds: images, features, classes: accuracy; coverage of the naive interval, widened; width"
+    )
+    draw = np.random.default_rng(0)
+    num_tries = max(20, tries // 50)
+    for num_images, num_features, num_classes, apart, num_folds in (
+        (100, 20, 2, 2.0, 5),
+        (200, 50, 2, 2.0, 5),
+        (200, 20, 5, 3.0, 5),
+        (400, 100, 5, 3.0, 5),
+        (400, 100, 2, 1.0, 10),
+    ):
+        centres = draw.normal(size=(num_classes, num_features)) * apart / np.sqrt(num_features)
+
+        def images(count: int, centres: np.ndarray = centres) -> tuple[np.ndarray, np.ndarray]:
+            targets = draw.integers(len(centres), size=count)
+            return centres[targets] + draw.normal(size=(count, centres.shape[1])), targets
+
+        found = [
+            _folds_hold(*images(num_images), *images(20_000), num_folds) for _ in range(num_tries)
+        ]
+        name = f"{num_images} images, {num_features} features, {num_classes} classes"
+        print(f"  {name}, {num_folds} folds: {_in_short(found)}", flush=True)
+
+    digits = load_digits()
+    found = []
+    for _ in range(num_tries):
+        order = draw.permutation(len(digits.target))
+        some, others = order[:200], order[200:]
+        x, y = digits.data, digits.target
+        found.append(_folds_hold(x[some], y[some], x[others], y[others], 5))
+    print(f"  200 digits, 5 folds: {_in_short(found)}", flush=True)
+
+
+def _in_short(found: list[tuple[float, bool, bool, float]]) -> str:
+    accuracy, naive, widened, width = np.mean(found, axis=0)
+    return f"{accuracy:.1%}; {naive:.1%}, {widened:.1%}; {width:.2f}"
+
+
+def _folds_hold(
+    features: np.ndarray,
+    targets: np.ndarray,
+    others: np.ndarray,
+    their_targets: np.ndarray,
+    num_folds: int,
+) -> tuple[float, bool, bool, float]:
+    """Return the true accuracy, whether either interval holds it, and how much wider one is."""
+    num_classes = int(max(targets.max(), their_targets.max())) + 1
+
+    def head(rows: np.ndarray) -> LinearHead:
+        return discriminant(Rows(features[rows], targets[rows], num_classes))
+
+    everything = np.ones(len(targets), bool)
+    truth = float((head(everything).logits(others).argmax(1) == their_targets).mean())
+    fold_of = stratified_folds(targets, None, num_folds, 0)
+    right = np.zeros(len(targets), bool)
+    for each in np.unique(fold_of):
+        out = fold_of == each
+        right[out] = head(~out).logits(features[out]).argmax(1) == targets[out]
+
+    nested = nested_of_features(features, targets, num_classes, num_folds)
+    naive, widened = folds_interval(right), folds_interval(right, None, nested)
+    width = (widened[1] - widened[0]) / (naive[1] - naive[0])
+    return truth, naive[0] <= truth <= naive[1], widened[0] <= truth <= widened[1], width
+
+
 SIMULATIONS: dict[str, Callable[[int], None]] = {
     "effects": effects,
     "thresholds": thresholds,
@@ -270,6 +346,7 @@ SIMULATIONS: dict[str, Callable[[int], None]] = {
     "groups": groups,
     "verdicts": verdicts,
     "means": means,
+    "folds": folds,
 }
 
 

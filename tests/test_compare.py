@@ -1225,7 +1225,7 @@ def test_crops_of_one_photo_are_compared_by_photo() -> None:
     def pair_of(grouped: bool) -> Pair:
         kept = table if grouped else {"name": table["name"]}
         runs = [
-            SimpleNamespace(name=name, table={**kept, "psnr_y": psnr})
+            SimpleNamespace(name=name, table={**kept, "psnr_y": psnr}, folds=lambda: None)
             for name, psnr in (("a", better + gain), ("b", better))
         ]
         values = [run.table["psnr_y"] for run in runs]

@@ -9,19 +9,35 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import softmax
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from statsmodels.stats.contingency_tables import mcnemar
 
 from tintype import api
 from tintype.data import open_data
-from tintype.errors import Interrupted
+from tintype.data.split import fold_numbers
+from tintype.errors import Interrupted, UserError
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
+from tintype.statistics import folds_interval
+from tintype.tasks.folds import RidgeWithout, heads_out_of_fold, nested_of_features
+from tintype.tasks.heads import Rows, discriminant, logistic_path
+from tintype.verbs.compare import compare
 
 FOLDS = 3
 CALLED = f"estimated by {FOLDS} folds"
@@ -115,6 +131,40 @@ def test_every_place_says_that_folds_estimate_it(folded, tt):
     assert CALLED in folded._repr_html_()
 
 
+def test_runs_with_equal_folds_are_compared_over_them_and_photo_by_photo(
+    folded, recipe, tmp_path_factory
+):
+    shorter = recipe.replace(epochs=1)
+    other = api.train(shorter, out=tmp_path_factory.mktemp("runs"), name="short", watcher=Watcher())
+    comparison = compare([folded, other])
+    assert comparison.split == "folds"
+    (group,) = comparison.groups
+    (pair,) = group.pairs
+    right = [
+        np.array([row["prediction"] == row["target"] for row in run.read_table("predictions.csv")])
+        for run in (folded, other)
+    ]
+    fold_of = np.array(list(by_fold(folded).values()))
+    differences = right[0].astype(float) - right[1]
+    means = [differences[fold_of == fold].mean() for fold in (1, 2, 3)]
+    t = np.mean(means) / np.sqrt((1 / 3 + 1 / 2) * np.var(means, ddof=1))
+    expected = 2 * stats.t.sf(abs(t), 2)
+    assert pair.more["folds"]["p"] == pytest.approx(expected)
+    only = (right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum()
+    assert pair.more["p_images"] == pytest.approx(mcnemar(np.diag(only)[::-1]).pvalue)
+    assert pair.p == max(pair.more["p_images"], pair.more["folds"]["p"])
+
+    lines = " ".join(map(str, comparison.lines()))
+    assert f"Accuracy {CALLED}" in lines
+    assert "Nadeau and Bengio 2003" in lines
+    assert "accuracy by folds" in lines
+
+
+def test_a_run_with_folds_is_not_ranked_beside_one_with_a_test_part(folded, finished_run):
+    with pytest.raises(UserError, match=f"It is {CALLED}: compare runs with folds"):
+        compare([finished_run, folded])
+
+
 class StopAt(Watcher):
     """Raises what a signal raises, when a fold has reached a step."""
 
@@ -198,3 +248,96 @@ def test_numbers_are_estimated_by_folds_too(tmp_path, tt):
     assert json.loads(output)["folds"]["num_images"] == len(rows)
     assert "estimated by 2 folds" in run.read("evaluation.json")["verdict"]["text"]
     assert "MAE estimated by 2 folds" in str(run.card("-"))
+
+
+# ---- heads on cached features ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grouped_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Features, classes, groups and folds of 400 digits."""
+    found = load_digits()
+    features, targets = found.data[:400], found.target[:400]
+    groups = np.array([f"g{i // 4}" if i % 3 else "" for i in range(400)])
+    names = [str(i) for i in range(400)]
+    fold_of = fold_numbers(targets, names, groups, folds=5, seed=0)
+    return features, targets, groups, fold_of
+
+
+def test_answers_out_of_fold_are_those_of_scikit_learn(grouped_digits):
+    """Of the same folds and features: cross_val_predict of a logistic regression."""
+    features, targets, _, fold_of = grouped_digits
+
+    def logistic(views, classes, num_classes, **_):
+        rows = Rows(views[:, 0], classes, num_classes)
+        head = next(iter(logistic_path(rows, [0.1], converged=1e-9)))
+        return SimpleNamespace(head=head)
+
+    fit: Any = logistic
+    found = heads_out_of_fold(features, targets, 10, fold_of, fit=fit)
+    expected = cross_val_predict(
+        make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-9, max_iter=10_000)),
+        features,
+        targets,
+        cv=PredefinedSplit(fold_of),
+        method="predict_proba",
+    )
+    assert softmax(found, axis=1) == pytest.approx(expected, abs=1e-5)
+    assert (found.argmax(1) == expected.argmax(1)).all()
+
+
+def test_a_photo_has_no_part_in_the_head_that_answers_it(grouped_digits):
+    """Other labels and features in a fold change the answers of the others, and not its own."""
+    few = np.flatnonzero(grouped_digits[1] < 3)[:60]
+    features, targets, groups, fold_of = (each[few] for each in grouped_digits)
+    inside = fold_of == 2
+    other = np.where(inside, (targets + 1) % 3, targets)
+    given = heads_out_of_fold(features, targets, 3, fold_of, groups=groups)
+    changed = heads_out_of_fold(features, other, 3, fold_of, groups=groups)
+    assert (given[inside] == changed[inside]).all()
+    assert not np.allclose(given[~inside], changed[~inside])
+
+
+def test_ridge_without_images_is_ridge_that_was_fitted_without_them(grouped_digits):
+    features, targets, _, fold_of = grouped_digits
+    without = RidgeWithout(features, targets, 10)
+    x = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
+    gram = x @ x.T
+    one_hot = np.eye(10)[targets] - np.eye(10)[targets].mean(0)
+    # the hat matrix is G (G + a I)^-1, so that its trace tells the penalty
+    penalty = brentq(
+        lambda a: np.trace(np.linalg.solve(gram + a * np.eye(400), gram)) - np.trace(without.hat),
+        1e-3,
+        1e7,
+    )
+    for left_out in (fold_of == 1, (fold_of == 2) | (fold_of == 5)):
+        model = Ridge(alpha=penalty, fit_intercept=False).fit(x[~left_out], one_hot[~left_out])
+        answers = (model.predict(x) + np.eye(10)[targets].mean(0)).argmax(1)
+        wrong = without(left_out)
+        assert (wrong[left_out] == (answers != targets)[left_out]).mean() > 0.99
+        assert not wrong[~left_out].any()
+
+
+def test_widened_intervals_hold_the_truth_more_often_than_naive_ones():
+    """A short form of `benchmarks/coverage.py folds`, whose figures docs/folds.md has."""
+    draw = np.random.default_rng(1)
+    centres = draw.normal(size=(3, 30)) * 0.35
+    held = {"naive": 0, "widened": 0}
+    for _ in range(40):
+        targets = draw.integers(3, size=(2, 2000))
+        features = centres[targets] + draw.normal(size=(2, 2000, 30))
+        some, classes = features[0, :120], targets[0, :120]
+        fold_of = fold_numbers(classes, [str(i) for i in range(120)], folds=5, seed=0)
+        right = np.zeros(120, bool)
+        for fold in range(1, 6):
+            out = fold_of == fold
+            head = discriminant(Rows(some[~out], classes[~out], 3))
+            right[out] = head.logits(some[out]).argmax(1) == classes[out]
+
+        final = discriminant(Rows(some, classes, 3))
+        truth = (final.logits(features[1]).argmax(1) == targets[1]).mean()
+        nested = nested_of_features(some, classes, 3, 5, repetitions=4)
+        for name, each in (("naive", None), ("widened", nested)):
+            low, high = folds_interval(right, None, each)
+            held[name] += low <= truth <= high
+    assert held["widened"] >= max(36, held["naive"])

@@ -18,7 +18,10 @@ def compare(
         str | None, typer.Option(metavar="A,B,...", help="Names for the runs, in the same order.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Split to compare on: test, or val while you are still choosing.")
+        str,
+        typer.Option(
+            help="Split to compare on: test (or folds), or val while you are still choosing."
+        ),
     ] = "test",
     latency: Annotated[
         bool, typer.Option(help="Measure how long each model takes per image on this machine.")

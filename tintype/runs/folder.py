@@ -31,6 +31,7 @@ from tintype.runs.shapes import check, fitting
 
 LOCK_SECONDS = 0.5  # how long a run may be held before it counts as being trained
 PHOTOS_FILE = "photos.safetensors"  # which photos the run saw, see tintype.data.identity
+FOLDS_FILE = "folds.csv"  # the fold of each photo, where the run has folds
 # What the best figure of a run is called whose data had no test part.
 BY_VALIDATION = "validation accuracy, on photos that chose the model"
 

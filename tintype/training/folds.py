@@ -20,7 +20,7 @@ from tintype.data.source import DataSplits, ImageSource, JoinedSource, group_num
 from tintype.errors import Interrupted, UserError
 from tintype.files.whole import written_whole
 from tintype.progress import Watcher
-from tintype.runs.folder import RunFolder, estimated_by
+from tintype.runs.folder import FOLDS_FILE, RunFolder, estimated_by
 from tintype.runs.ranking import Criterion, criterion_of
 from tintype.tasks.contract.evaluation import EvaluatedSet, Evaluation, Kind
 from tintype.tasks.task import Task
@@ -36,9 +36,7 @@ from tintype.training.prepare import Prepared, prepare
 
 FOLDER = "folds"  # of the runs of single folds, in the folder of the run
 ANSWERS_FILE = "answers.safetensors"  # what a fold's model answers to the images of the fold
-# What all folds answer, in the order of MEMBERSHIP_FILE.
-POOLED_FILE = "folds.safetensors"
-MEMBERSHIP_FILE = "folds.csv"
+POOLED_FILE = "folds.safetensors"  # what all folds answer, in the order of FOLDS_FILE
 
 Answers = Mapping[str, np.ndarray]
 TrainRun = Callable[[RunFolder, Prepared, Watcher, str], None]
@@ -177,7 +175,7 @@ def measure_by_folds(
 
     write_tables(run, summary)
     rows = zip(everything.names, numbers.tolist(), strict=True)
-    run.write_table(MEMBERSHIP_FILE, ["name", "fold"], rows)
+    run.write_table(FOLDS_FILE, ["name", "fold"], rows)
     with written_whole(run.path / POOLED_FILE) as temporary:
         save_file({name: np.ascontiguousarray(each) for name, each in answers.items()}, temporary)
     write_samples(run, summary.samples, everything, prefix="fold")

@@ -31,8 +31,13 @@ from tintype.tasks.contract.compare import (
     listed,
     more_needed,
 )
-from tintype.tasks.contract.compared_run import Compared, groups_of, remark_on_groups
-from tintype.tasks.contract.paired import gathered
+from tintype.tasks.contract.compared_run import (
+    Compared,
+    groups_of,
+    remark_on_folds,
+    remark_on_groups,
+)
+from tintype.tasks.contract.paired import across_folds, folds_column, gathered
 
 COLUMNS = ("target", "prediction", "confidence")
 NUMBERS = ("confidence",)
@@ -52,7 +57,7 @@ HISTORY_AXIS = "epoch"
 MANY = 5000  # images that deserve a second decimal
 
 RESAMPLES = 1000
-SPLIT_WORDS = {"test": "test", "val": "validation"}
+SPLIT_WORDS = {"test": "test", "val": "validation", "folds": "out-of-fold"}
 
 
 def groups(runs: Sequence[Compared]) -> list[Group]:
@@ -124,10 +129,15 @@ def _group(runs: list[Compared]) -> Group:
     group.pairs = _pairs(runs, group.details, split)
     accuracy, (low, high) = runs[0].figures["accuracy"], runs[0].figures["accuracy_ci95"]
     called = "validation accuracy" if untested(runs) else "accuracy"
+    if runs[0].split == "folds":
+        called = "accuracy by folds"
     group.conclusion = conclude(
         group, f"the highest {called}, {100 * accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     )
-    group.remarks = _remarks(runs, split)
+    group.remarks = [
+        *remark_on_folds(runs, "accuracy", "the exact McNemar test"),
+        *_remarks(runs, split),
+    ]
     if names := untested(runs):
         group.remarks.insert(
             0, f"{BY_VALIDATION[:1].upper()}{BY_VALIDATION[1:]}: {listed(names)} had no test part."
@@ -137,7 +147,9 @@ def _group(runs: list[Compared]) -> Group:
 
 
 def untested(runs: Sequence[Compared]) -> list[str]:
-    """Return the names of the runs whose data had no test part."""
+    """Return the names of the runs whose data had no test part, and no folds in its place."""
+    if runs[0].split == "folds":
+        return []
     return [run.name for run in runs if without_test(run.evaluation)]
 
 
@@ -230,6 +242,9 @@ def _pairs(runs: Sequence[Compared], answers: dict[str, Any], split: str) -> lis
             )
             found = statistics.clusters_of(right[a].astype(float) - right[b], groups)
             more |= {"num_groups": found.num_groups, "design_effect": found.design_effect}
+        if over_folds := across_folds(runs[a], runs[b], right[a].astype(float) - right[b]):
+            more |= {"folds": over_folds, "p_images": p}
+            p = max(p, over_folds["p"])
         pairs.append(
             Pair(
                 runs[a].name, runs[b].name, "accuracy", (only_a - only_b) / len(targets),
@@ -366,8 +381,9 @@ def figures(group: Group) -> list[Ranked]:
 
 def columns(group: Group) -> dict[str, Column]:
     """Return accuracy, macro F1, log loss and calibration error."""
-    untested_runs = any(without_test(run.evaluation) for run in group.runs)
-    head = "validation accuracy % (95 %)" if untested_runs else "accuracy % (95 %)"
+    head = "validation accuracy % (95 %)" if untested(group.runs) else "accuracy % (95 %)"
+    if group.runs[0].split == "folds":
+        head = "accuracy by folds % (95 %)"
     return {
         "accuracy": Column(head, _accuracy("accuracy")),
         "accuracy_without_leaked": Column("without leaks", _accuracy("accuracy_without_leaked")),
@@ -400,6 +416,7 @@ def pair_columns(group: Group) -> list[PairColumn]:
         _count("Only other right", "only_other"),
         PairColumn("Macro F1 (95 %)", lambda pair: pair.more["macro_f1"], _macro_f1),
         PairColumn("Log loss (95 %)", lambda pair: pair.more["loss"], _loss),
+        *folds_column(group, words.points),
     ]
 
 

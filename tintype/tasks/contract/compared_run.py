@@ -20,8 +20,15 @@ from tintype.data.source import group_numbers
 from tintype.data.split import SPLITS
 from tintype.errors import UserError
 from tintype.plugins import task_title
-from tintype.runs.folder import PHOTOS_FILE, RunFolder, without_test
-from tintype.tasks.contract.compare import compare_part
+from tintype.runs.folder import (
+    FOLDS_FILE,
+    PHOTOS_FILE,
+    RunFolder,
+    called,
+    estimated_by,
+    without_test,
+)
+from tintype.tasks.contract.compare import compare_part, listed
 
 
 @dataclass
@@ -100,10 +107,21 @@ class Compared:
         kept = Identities.load(self.folder.path / PHOTOS_FILE)
         if kept is None or "position" not in self.table:
             return []
-        digests = kept.digests[kept.splits == SPLITS.index(self.split)]
+        digests = kept.digests  # training's, then validation's, which all are in folds
+        if self.split in SPLITS:
+            digests = digests[kept.splits == SPLITS.index(self.split)]
         if len(digests) != len(self.table["position"]):
             return []
         return [digests[int(position)].tobytes() for position in self.table["position"]]
+
+    def folds(self) -> NDArray[np.int64] | None:
+        """Return the fold (N,) of each image in `table`; None where there are none, or not all."""
+        rows = self.folder.read_table(FOLDS_FILE) if self.split == "folds" else []
+        fold_of = {row.get("name"): row.get("fold", "") for row in rows}
+        found = [fold_of.get(name) or "" for name in self.table["name"]]
+        if not found or not all(each.isdecimal() for each in found):
+            return None
+        return np.array(found, np.int64)
 
     def reorder(self, order: Sequence[int]) -> None:
         """Put the images of `table` into another order."""
@@ -154,8 +172,8 @@ def open_all(
         UserError: fewer than two, one twice, equal names, different tasks, or a run that is not
             finished.
     """
-    if split not in ("test", "val"):
-        raise UserError(f"unknown split '{split}'. Expected test or val.")
+    if split not in ("test", "val", "folds"):
+        raise UserError(f"unknown split '{split}'. Expected test, val or folds.")
     folders = [run if isinstance(run, RunFolder) else RunFolder.open(run) for run in runs]
     paths = [folder.path.resolve() for folder in folders]
     for number, path in enumerate(paths):
@@ -165,7 +183,9 @@ def open_all(
     if len(folders) < 2:
         raise UserError("a comparison needs two runs or more. Type: tintype compare RUN RUN")
     chosen = _given_names(names, len(folders)) if names is not None else _short_names(paths)
-    if split == "test" and all(_has_no_test(folder) for folder in folders):
+    if split == "test" and all(_has(folder, "folds") for folder in folders):
+        split = "folds"
+    elif split == "test" and all(_has_no_test(folder) for folder in folders):
         split = "val"
 
     opened = [_open(folder, name, split) for folder, name in zip(folders, chosen, strict=True)]
@@ -185,12 +205,19 @@ def _has_no_test(folder: RunFolder) -> bool:
     )
 
 
+def _has(folder: RunFolder, split: str) -> bool:
+    measured = (folder.path / "evaluation.json").exists()
+    return measured and split in folder.read("evaluation.json").get("splits", {})
+
+
 def _open(folder: RunFolder, name: str, split: str) -> Compared:
     _check_finished(folder)
     evaluation = folder.read("evaluation.json", complete=True)
     if not isinstance(evaluation, dict) or split not in evaluation.get("splits", {}):
         other = "val" if split == "test" else "test"
         hint = f"Compare by --split {other}, or leave it out."
+        if evaluation.get("folds"):
+            hint = f"It is {estimated_by(evaluation['folds']['count'])}: compare runs with folds."
         raise UserError(f"{folder.path} has not been measured on the {split} split. {hint}")
 
     recipe = folder.recipe.model_dump(mode="json")
@@ -268,6 +295,40 @@ def groups_of(runs: Sequence[Compared]) -> NDArray[np.int64] | None:
             names = run.table["name"]
             return group_numbers(names, dict(zip(names, run.table["group"], strict=True)))
     return None
+
+
+def remark_on_folds(runs: Sequence[Compared], figure: str, test: str) -> list[str]:
+    """Return what runs that folds have measured are compared by; nothing of others.
+
+    Args:
+        runs: of one group.
+        figure: what they are ranked by.
+        test: the paired test on the images.
+    """
+    if runs[0].split != "folds":
+        return []
+    counts = {called(run.evaluation, figure): run.name for run in runs}
+    said = (
+        "; ".join(counts)
+        if len(counts) == 1
+        else listed([f"{name}: {text}" for text, name in counts.items()])
+    )
+    lines = [
+        f"{said[:1].upper()}{said[1:]}: each image was answered by a model that was trained "
+        "without it, and the final models have no test figures of their own."
+    ]
+    folds = [run.folds() for run in runs]
+    if all(each is not None and (each == folds[0]).all() for each in folds):
+        return [
+            *lines,
+            f"A difference is called significant only if {test} on the images and the corrected "
+            "resampled t-test over the folds (Nadeau and Bengio 2003) both say so.",
+        ]
+    return [
+        *lines,
+        "The folds of these runs are not the same, so that differences are paired image by image "
+        "alone: what comes from other training images counts as a difference of the runs.",
+    ]
 
 
 def remark_on_groups(groups: NDArray[np.int64] | None, what: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tintype import statistics
-from tintype.tasks.contract.compare import CLAIM, Pair, correct
+from tintype.tasks.contract.compare import CLAIM, Group, Pair, PairColumn, correct
 from tintype.tasks.contract.compared_run import Compared, groups_of
 
 
@@ -25,6 +25,44 @@ def gathered(
         else:
             members.append(run)
     return found
+
+
+def across_folds(one: Compared, other: Compared, differences: np.ndarray) -> dict[str, Any] | None:
+    """Return the difference of two runs over their folds: each fold's, interval and p-value.
+
+    The corrected resampled t-test. None where the runs have no folds, or not the same ones.
+
+    Args:
+        one: a run.
+        other: one with the same images in the same order.
+        differences: of the two on each image (N,).
+    """
+    folds, theirs = one.folds(), other.folds()
+    if folds is None or theirs is None or not (folds == theirs).all():
+        return None
+    numbers = np.unique(folds)
+    means = [float(differences[folds == fold].mean()) for fold in numbers]
+    found = statistics.corrected_resampled(means, 1 / (len(numbers) - 1))
+    if found is None:
+        return None
+    return {"differences": means, "ci95": list(found[0]), "p": found[1]}
+
+
+def folds_column(group: Group, said: Callable[[float], str]) -> list[PairColumn]:
+    """Return the column of differences over folds, where each pair has them.
+
+    Args:
+        group: of runs that are compared.
+        said: writes a difference.
+    """
+    if not group.pairs or not all("folds" in pair.more for pair in group.pairs):
+        return []
+
+    def text(pair: Pair) -> str:
+        low, high = pair.more["folds"]["ci95"]
+        return f"{said(low)} to {said(high)}, p {pair.more['folds']['p']:.2g}"
+
+    return [PairColumn("Over folds (95 %)", lambda pair: pair.more["folds"]["p"], text)]
 
 
 def paired_means(
@@ -63,6 +101,9 @@ def paired_means(
 
         interval = statistics.mean_interval(differences, groups=groups)
         p = statistics.paired_p(differences, groups)
+        if over_folds := across_folds(runs[a], runs[b], differences):
+            more |= {"folds": over_folds, "p_images": p}
+            p = None if p is None else max(p, over_folds["p"])
         estimate = float(differences.mean())
         pairs.append(Pair(runs[a].name, runs[b].name, figure, estimate, interval, p, more=more))
         all_differences.append(differences)

@@ -20,8 +20,13 @@ from tintype.tasks.contract.compare import (
     figure_column,
     more_needed,
 )
-from tintype.tasks.contract.compared_run import Compared, groups_of, remark_on_groups
-from tintype.tasks.contract.paired import gathered, paired_means
+from tintype.tasks.contract.compared_run import (
+    Compared,
+    groups_of,
+    remark_on_folds,
+    remark_on_groups,
+)
+from tintype.tasks.contract.paired import folds_column, gathered, paired_means
 from tintype.tasks.regress.answers import answers_of
 from tintype.tasks.regress.charts import Answers
 from tintype.tasks.regress.metrics import in_digits
@@ -103,7 +108,10 @@ def _group(runs: list[Compared]) -> Group:
         reached += f" (always the mean: {in_digits(best['baseline_mae'])})"
     text = conclude(group, f"the highest {reached}")
     group.conclusion = text.replace("the highest", "the lowest", 1)
-    group.remarks = remark_on_groups(groups_of(runs), "images")
+    group.remarks = [
+        *remark_on_folds(runs, criterion.label, "the paired t-test"),
+        *remark_on_groups(groups_of(runs), "images"),
+    ]
     return group
 
 
@@ -180,7 +188,6 @@ def columns(group: Group) -> dict[str, Column]:
 
 def pair_columns(group: Group) -> list[PairColumn]:
     """Return on how many images the better run is nearer, and Wilcoxon's p-value."""
-    del group
     return [
         PairColumn(
             "Nearer on",
@@ -192,6 +199,7 @@ def pair_columns(group: Group) -> list[PairColumn]:
             lambda pair: pair.more["wilcoxon_p"],
             lambda pair: f"{pair.more['wilcoxon_p']:.2g}",
         ),
+        *folds_column(group, in_digits),
     ]
 
 
