@@ -279,7 +279,7 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} takes no folds")
 
-    def out_of_fold(
+    def answers_out_of_fold(
         self,
         source: ImageSource,
         folds: np.ndarray,

@@ -18,6 +18,7 @@ from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.hardware.device import autocast
 from tintype.models.parts.contracts import StartsFromImages
 from tintype.models.parts.head import before_head, find_head
+from tintype.statistics import NestedFolds, folds_interval
 from tintype.tasks import losses
 from tintype.tasks.classify import metrics
 from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, abstaining, fit_temperature
@@ -82,6 +83,8 @@ class Classify(Task):
     """
 
     score_name = "accuracy"
+    # How far the interval of answers out of fold has to be widened; None where nobody measured it.
+    nested: NestedFolds | None = None
     fewest_to_calibrate = FEWEST_TO_CALIBRATE
     recognises_others = True
     weighs_images = True
@@ -467,6 +470,12 @@ class Classify(Task):
         self.temperature = fit_temperature(given["logits"], given["targets"]).value
         scaled = given["logits"] * (self.temperature / crossed)[:, None]
         folds = self._evaluation({**given, "logits": scaled.astype(np.float32)})
+
+        if self.nested is not None:
+            right = folds.details["probabilities"].argmax(1) == folds.details["targets"]
+            widened = folds_interval(right, folds.details.get("groups"), self.nested)
+            naive = folds.figures["accuracy_ci95"]
+            folds.figures.update(accuracy_ci95=list(widened), accuracy_ci95_naive=naive)
 
         others = {name: each for name, each in evaluations.items() if name != "folds"}
         after = {name: self._evaluation(_answers_in(each)) for name, each in others.items()}
