@@ -59,7 +59,7 @@ DEFAULTS = {
     "folds": None, "fold": None,
     "groups": None, "rules": 1, "model": "fast-cnn", "model_options": {},
     "weights": None, "tune": "all", "time": None, "head": [], "views": 0, "layer_decay": 1.0, "unfreeze": 0.0,
-    "freeze_norm": True,
+    "freeze_norm": True, "interpolate": False,
     "augment": "none", "epochs": None, "steps": None, "batch_size": 256, "sampling": "shuffle", "accumulate": 1,
     "optimizer": "adamw", "lr": 1e-3, "momentum": 0.9, "betas": (0.9, 0.999), "weight_decay": 0.0,
     "schedule": "cosine", "milestones": [], "step_factor": 0.1, "warmup": 0.0, "clip": None, "ema": 0.0,

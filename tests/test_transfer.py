@@ -25,6 +25,7 @@ from tintype import api
 from tintype.data.source import DataSpec
 from tintype.data.targets import Classes
 from tintype.errors import UserError
+from tintype.hardware.device import Choice
 from tintype.models import build_model
 from tintype.models.parts.backbone import backbone_parts
 from tintype.models.parts.head import head_of
@@ -33,6 +34,7 @@ from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, parse_duration
 from tintype.tasks.classify import transfer
 from tintype.tasks.classify.transfer import PENALTIES, HeadBank, fit_linear
+from tintype.tasks.interpolation import SHARES, Line
 from tintype.tasks.pretrained import FeatureSource, folded
 from tintype.tasks.restoring import load_task
 from tintype.training import automatic
@@ -133,8 +135,10 @@ def test_an_image_calibrates_by_a_head_that_was_chosen_without_it(photos):
         assert any(np.array_equal(same, head[inside.numpy()]) for head in by_head)
 
 
-@pytest.mark.parametrize("tune", ["head", "last:2", "all"])
-def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
+@pytest.mark.parametrize(
+    ("tune", "interpolate"), [("head", False), ("last:2", True), ("all", False)]
+)
+def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune, interpolate):
     class Stop(Watcher):
         def on_step(
             self, step: int, total_steps: int, loss: float, images_per_second: float
@@ -151,6 +155,7 @@ def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
         layer_decay=0.8,
         unfreeze=0.5,
         sampling="balanced",
+        interpolate=interpolate,
     )
     whole = train(recipe, tmp_path / "whole")
     with pytest.raises(KeyError):
@@ -158,6 +163,82 @@ def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune):
     stopped = api.train(resume=tmp_path / "stopped" / "run", watcher=Watcher())
     for file in ("model.safetensors", "metrics.csv", "predictions.csv"):
         assert (whole.path / file).read_bytes() == (stopped.path / file).read_bytes(), file
+
+
+# ---- between the head and the fine-tuned network ---------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("short_reports")
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_network_that_is_kept_lies_between_the_head_and_the_fine_tuned_one(
+    photos, tmp_path, monkeypatch, keep
+):
+    """By plain torch: the weights, and which of them costs least on the images that choose."""
+    after: dict[str, torch.Tensor] = {}
+
+    def finish(self: transfer.FineTune) -> list[Choice]:
+        after.update({name: tensor.clone() for name, tensor in self.network.state_dict().items()})
+        return own_finish(self)
+
+    own_finish = transfer.FineTune.finish
+    monkeypatch.setattr(transfer.FineTune, "finish", finish)
+    recipe = photos(tune="last:1", steps=12, lr=0.01, val_fraction=0.4, keep=keep, interpolate=True)
+    run = train(recipe, tmp_path)
+    kept = load_file(run.path / "model.safetensors")
+
+    prepared = api.plan(recipe, watcher=Watcher())
+    task, use = prepared.task, prepared.task.validation
+    assert isinstance(task, transfer.FineTune)
+    assert use.how == ("halves" if keep == "best" else "out-of-fold")
+    task.sources(prepared.splits)
+    task.start(prepared.splits.train)
+    before = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
+
+    selection = use.selecting_part(prepared.splits.val)
+    images = selection.take(torch.arange(len(selection))).images
+    costs = {}
+    for share in SHARES:
+        mixed = {name: (1 - share) * before[name] + share * after[name] for name in before}
+        task.network.load_state_dict(mixed)
+        logits = task.logits(task.network.eval(), images).double()
+        costs[share] = min(
+            float(F.cross_entropy(logits / t, selection.targets))
+            for t in np.geomspace(0.05, 20, 4000)
+        )
+        same = all(
+            torch.allclose(mixed[name].float(), kept[name].float(), atol=1e-6) for name in kept
+        )
+        assert same == _kept(run).startswith(f"{100 * share:.0f} %"), share
+
+    chosen = min(SHARES, key=lambda share: costs[share])
+    assert _kept(run) == f"{100 * chosen:.0f} % of the fine-tuning"
+    assert f"on {len(selection)} validation images is {costs[chosen]:.3f}" in _kept(run, "reason")
+
+
+def _kept(run: api.Run, what: str = "choice") -> str:
+    choices = run.read("environment.json")["choices"]
+    return next(choice[what] for choice in choices if choice["name"] == "interpolation")
+
+
+def test_an_answer_that_calibrates_is_not_chosen_by_its_own_image():
+    draw = np.random.default_rng(0)
+    line = Line(draw.normal(size=(6, 20, 3)), draw.random((6, 20)))
+    folds = np.arange(20) % 5
+    answers = line.out_of_fold(folds)
+    for fold in range(5):
+        inside = folds == fold
+        other = Line(line.answers, np.where(inside, draw.random((6, 20)), line.losses))
+        assert np.array_equal(other.out_of_fold(folds)[inside], answers[inside])
+        chosen = line.losses[:, ~inside].mean(1).argmin()
+        assert np.array_equal(answers[inside], line.answers[chosen][inside])
+
+
+def test_a_head_alone_has_nothing_to_interpolate(photos):
+    with pytest.raises(UserError, match="interpolate has no effect here: tune: head leaves"):
+        api.plan(photos(tune="head"), interpolate=True, watcher=Watcher())
+    unmeasured = photos(tune="last:1", interpolate=True, val_fraction=0.0, measure="none")
+    task = api.plan(unmeasured, watcher=Watcher()).task
+    assert [choice.choice for choice in task.finish()] == ["all of the fine-tuning"]
 
 
 def blobs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -119,6 +119,8 @@ class RecipeFields(TypedDict, total=False):
         class_weights: Weight of each class in the loss: balanced, or a list.
         resolutions: Side of the images in pixels, from a part of the run on: [[0, 20], [0.5, 32]].
         tta: Views of an image that are averaged when predicting.
+        interpolate: Whether validation chooses how much of the fine-tuning to keep, on the line
+            from the head on the frozen network to the fine-tuned network.
         flips: auto leaves out flips that would change the class of a photo. This is decided before
             training, and recorded.
 
@@ -245,6 +247,7 @@ class RecipeFields(TypedDict, total=False):
     class_weights: Literal["balanced"] | list[float] | None
     resolutions: list[tuple[float, int]]
     tta: Literal["none", "flip", "flip-shift"]
+    interpolate: bool
     flips: Literal["as-stated", "auto"]
     discriminator_lr: float
     discriminator_steps: int

@@ -110,8 +110,8 @@ class Task(ABC):
     3. `loss` for each phase of each step. The engine computes the gradient and updates `network`.
     4. `figures` at each evaluation on validation, `snapshot` for the time lapse, and `state` for
        each checkpoint.
-    5. `result` and `remarks` after the last step; the network is saved with what `describe` and
-       `multiply_adds` say of it.
+    5. `finish`, `remarks` and `result` after the last step; the network is saved with what
+       `describe` and `multiply_adds` say of it.
     6. `evaluate` on each split, then `summarise` on all of them.
 
     A subclass sets `networks`, `main`, `phases`, `spec` and `score_name`, and writes `loss`,
@@ -227,6 +227,17 @@ class Task(ABC):
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         del state
+
+    def finish(self) -> list[Choice]:
+        """Choose, by `selection`, among networks that the trained one leads to.
+
+        It is called once the main network has its final weights, which it may replace. It draws no
+        random numbers, so that a resumed run ends with the same bits.
+
+        Returns:
+            What was chosen, to be printed and kept.
+        """
+        return []
 
     def result(self) -> nn.Module:
         """Return the network to save, after training.

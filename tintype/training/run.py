@@ -273,6 +273,9 @@ def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> En
     if engine.ended:
         reached = f"at step {engine.step:,} of {prepared.plan.total_steps:,}"
         replace_choice(run, Choice("end", reached, engine.ended))
+    for choice in task.finish():
+        replace_choice(run, choice)
+        watcher.note(str(choice))
     for line in task.remarks():
         watcher.note(line)
 

@@ -71,6 +71,11 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
     tta: Literal["none", "flip", "flip-shift"] = Field(
         default="none", description="Views of an image that are averaged when predicting."
     )
+    interpolate: bool = Field(
+        default=False,
+        description="Whether validation chooses how much of the fine-tuning to keep, on the line "
+        "from the head on the frozen network to the fine-tuned network.",
+    )
     flips: Literal["as-stated", "auto"] = Field(
         default="as-stated",
         description="auto leaves out flips that would change the class of a photo. This is decided "
@@ -85,10 +90,13 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
         return loss
 
     def idle(self) -> Mapping[str, str]:
-        if self.loss in LOSSES:
-            return {}
-        why = "a loss of your own sees the targets as they are"
-        return {"label_smoothing": why, "class_weights": why}
+        found = {}
+        if self.loss not in LOSSES:
+            why = "a loss of your own sees the targets as they are"
+            found = {"label_smoothing": why, "class_weights": why}
+        if self.tune == "head":
+            found["interpolate"] = "tune: head leaves the rest of the network as it was"
+        return found
 
     @field_validator("resolutions")
     @classmethod

@@ -47,6 +47,7 @@ def make(
     layer_decay: float,
     unfreeze: float,
     freeze_norm: bool,
+    interpolate: bool,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Classify:
     """Build the network and the task around it; the parameters are fields of the recipe.
@@ -94,6 +95,7 @@ def make(
         layer_decay=layer_decay,
         unfreeze=unfreeze,
         freeze_norm=freeze_norm,
+        interpolate=interpolate,
         own_statistics=normalise is None,
         seed=seed,
         progress=progress,

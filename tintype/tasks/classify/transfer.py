@@ -17,8 +17,10 @@ from tintype.hardware.device import Choice
 from tintype.models.parts.backbone import backbone_parts, make_head
 from tintype.progress import Progress
 from tintype.tasks import losses
+from tintype.tasks.classify.calibration import fit_temperature
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.frozen import FrozenBackbone, View
+from tintype.tasks.interpolation import SHARES, Line, between, copied
 from tintype.tasks.pretrained import (
     FeatureSource,
     Thawing,
@@ -348,6 +350,8 @@ class FineTune(Transfer):
     Args:
         thawing: which stages are trained, and how fast.
         warm_up_head: whether the head is fitted to features before the first step.
+        interpolate: whether validation chooses how much of the way from that head on the frozen
+            network to the fine-tuned network is gone.
     """
 
     def __init__(
@@ -358,12 +362,18 @@ class FineTune(Transfer):
         *,
         thawing: Mapping[str, Any],
         warm_up_head: bool = True,
+        interpolate: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(network, spec, device, **settings)
         self.thawing = Thawing(network, self.parts, **thawing)
         self.warm_up_head = warm_up_head
         self.warm_features: Tensor | None = None
+        self.interpolate = interpolate
+        self.line: Line | None = None
+        if interpolate:
+            self.chooses = "how much of the fine-tuning to keep"
+            self.before = copied(network)
 
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
         if self.warm_up_head:
@@ -380,12 +390,73 @@ class FineTune(Transfer):
         )
         take_over(self.parts.head, head)
         self.warm_features = None
+        if self.interpolate:
+            self.before = copied(self.network)
+
+    def state(self) -> dict[str, Any]:
+        if not self.interpolate:
+            return super().state()
+        return {**super().state(), "head": self._head_of(self.before)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if not self.interpolate:
+            super().load_state(state)
+            return
+        head = {name: tensor.to(self.device) for name, tensor in state["head"].items()}
+        self.before |= {f"{self.parts.head_name}.{name}": each for name, each in head.items()}
+        super().load_state({key: value for key, value in state.items() if key != "head"})
+
+    def _head_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        prefix = f"{self.parts.head_name}."
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
 
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
         self.thawing.step(context.progress)
         return super().loss(phase, batch, context)
+
+    def finish(self) -> list[Choice]:
+        if not self.interpolate:
+            return []
+        name = "interpolation"
+        if not self.selection:
+            return [Choice(name, "all of the fine-tuning", "no validation images choose")]
+
+        after = copied(self.network)
+        targets = self.selection.targets.numpy()
+        answers = []
+        for share in SHARES:
+            self.network.load_state_dict(between(self.before, after, share))
+            answers.append(self._logits_of(self.network, self.selection)[0].numpy())
+        self.line = Line(
+            np.stack(answers), np.stack([_calibrated_losses(each, targets) for each in answers])
+        )
+
+        chosen = self.line.chosen
+        self.network.load_state_dict(between(self.before, after, SHARES[chosen]))
+        loss = self.line.losses.mean(1)
+        why = (
+            f"the log loss on {len(targets):,} validation images is {loss[chosen]:.3f}; of the "
+            f"head on the frozen network {loss[0]:.3f}, of the fine-tuned network {loss[-1]:.3f}"
+        )
+        return [Choice(name, f"{SHARES[chosen]:.0%} of the fine-tuning".replace("%", " %"), why)]
+
+    def calibrating(self, val: Evaluation, source: ImageSource) -> dict[str, np.ndarray]:
+        given, folds = super().calibrating(val, source), self.validation.folds
+        if self.line is None or folds is None:
+            return given
+        return {**given, "logits": self.line.out_of_fold(folds)}
+
+
+def _calibrated_losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return the log loss (N,) of logits (N, K) at the temperature that suits all of them."""
+    scaled = torch.from_numpy(logits).double() / fit_temperature(logits, targets).value
+    return F.cross_entropy(scaled, torch.from_numpy(targets), reduction="none").numpy()
 
 
 def _choices(origin: dict[str, Any]) -> list[Choice]:
@@ -442,6 +513,7 @@ def transfer(
     layer_decay: float,
     unfreeze: float,
     freeze_norm: bool,
+    interpolate: bool,
     own_statistics: bool,
     progress: Progress | None = None,
     **settings: Any,
@@ -473,4 +545,4 @@ def transfer(
         "unfreeze": unfreeze,
         "freeze_norm": freeze_norm,
     }
-    return FineTune(network, spec, device, thawing=thawing, **settings)
+    return FineTune(network, spec, device, thawing=thawing, interpolate=interpolate, **settings)
