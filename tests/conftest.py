@@ -9,7 +9,7 @@ from __future__ import annotations
 import locale
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 
 from tintype import api, cli
+from tintype.pages.report import write_report
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, resolve
 from tintype.runs.folder import RunFolder
@@ -89,7 +90,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., R
     Tests must not change it; `copied_run` may be changed.
     """
     recipe = tiny(model_options={"hidden": [32]}, epochs=10)
-    return api.train(recipe, out=tmp_path_factory.mktemp("runs"), name="digits", watcher=Watcher())
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:  # also where pages are short
+        patch.setattr("tintype.training.run.write_report", write_report)
+        return api.train(recipe, out=folder, name="digits", watcher=Watcher())
 
 
 @pytest.fixture
@@ -171,6 +175,14 @@ def short_report() -> Callable[[Path], Path]:
 def short_reports(monkeypatch: pytest.MonkeyPatch, short_report: Callable[[Path], Path]) -> None:
     """Leave the pages of runs short; those of studies and tunings are whole."""
     monkeypatch.setattr("tintype.training.run.write_report", short_report)
+
+
+@pytest.fixture(scope="module")
+def short_pages(short_report: Callable[[Path], Path]) -> Iterator[None]:
+    """Leave the pages of all runs of a module short, those of its fixtures as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tintype.training.run.write_report", short_report)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,8 @@ from tintype.verbs.audit.labels import (
 )
 from tintype.verbs.audit.one_class import label_findings
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):

@@ -28,6 +28,8 @@ from tintype.models.parts.head import features_before, head_of
 from tintype.models.torchvision_zoo import MULTIPLES, NAMES, SMALLEST, listing
 from tintype.plugins import canonical, find, names
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 # One or two of each family for every run of the tests, then those that people ask for most; `make
 # test-all` takes the rest too, but for what needs gigabytes.
 FAST = {

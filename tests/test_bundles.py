@@ -28,6 +28,8 @@ from tintype.training.bundles import (
 )
 from tintype.training.engine import Engine, Plan
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 SOURCES = {
     "from scratch": Source("training from scratch", options_of("classify").from_scratch),
     "a head": Source("a head", HEAD, pretrained=True),

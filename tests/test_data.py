@@ -27,6 +27,8 @@ from tintype.data.sets import torchvision_sets
 from tintype.errors import UserError
 from tintype.tasks.upscale.sets.pairs import open_pairs
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

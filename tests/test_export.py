@@ -29,6 +29,8 @@ from tintype.tasks.restoring import load_task
 from tintype.verbs.export import Exported, export_run, formats
 from tintype.verbs.predict.opening import open_model
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 SIZES = [(96, 96), (90, 131), (40, 23), (300, 12), (16, 16), (33, 64), (250, 240)]
 HOW = [
     Resize("crop"),

@@ -26,6 +26,8 @@ from tintype.recipe import Recipe, build
 from tintype.tasks.classify.transfer import Transfer
 from tintype.tasks.frozen import FrozenBackbone
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 BACKBONE = "mobilenet_v3_small"
 NETWORK = Network("network", "a network at 4x4")
 DIGESTS = [bytes([i]) * 16 for i in range(40)]

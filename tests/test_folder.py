@@ -28,6 +28,8 @@ from tintype.data.sets import folder
 from tintype.data.source import DataSplits
 from tintype.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):

@@ -24,6 +24,8 @@ from tintype.tasks.heads import (
     stratified_folds,
 )
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 
 @pytest.fixture(scope="module")
 def digits():

@@ -25,6 +25,8 @@ from tintype.errors import UserError
 from tintype.recipe import resolve
 from tintype.tasks.upscale.sets import pairs
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 Truth = dict[str, tuple[str, str]]  # {file: (class, split)}
 
 

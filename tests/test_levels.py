@@ -18,6 +18,8 @@ from tintype.data.decode import Unreadable
 from tintype.data.kinds import kind_of
 from tintype.data.opening import open_data
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 WHOLE = {"height": None, "width": None, "channels": 1}
 
 

@@ -34,6 +34,8 @@ from tintype.training.engine import Plan
 from tintype.training.prepare import prepare
 from tintype.verbs.export import export_run
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 CPU = torch.device("cpu")
 RED_GREEN_BLUE = DataSpec("", 3, 32, 32, Classes(tuple("abcdefghij")), (), (), "")
 

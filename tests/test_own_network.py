@@ -30,6 +30,8 @@ from tintype.runs.model import load_model
 from tintype.training.prepare import prepare
 from tintype.verbs.share.hub import write_repository
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 NET = """
 from torch import nn
 

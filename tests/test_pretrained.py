@@ -50,6 +50,8 @@ from tintype.tasks.upscale.perceptual import PerceptualDistance
 from tintype.verbs import tune as tuning
 from tintype.verbs.study import declare
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 SMALL = "shufflenet_v2_x0_5"  # 1.4 million parameters
 
 

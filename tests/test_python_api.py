@@ -24,6 +24,8 @@ from tintype import api, progress
 from tintype.interface.recipe_fields import RecipeFields
 from tintype.recipe import ALIASES, Recipe, field_names
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 
 def test_the_fields_for_type_checkers_are_those_of_the_models() -> None:
     written = fields.WRITTEN.read_text(encoding="utf-8")

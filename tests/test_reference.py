@@ -16,6 +16,8 @@ import pytest
 from tintype.plugins import study_names
 from tintype.recipe import recipe_names
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "reference.py"
 
 

@@ -15,6 +15,8 @@ from tintype.data.split import SPLITS, describe_splits, fold_numbers, three_spli
 from tintype.data.targets import Classes
 from tintype.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 class_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(sum)
 fractions = st.floats(0.02, 0.3)
 seeds = st.integers(0, 1000)

@@ -44,6 +44,8 @@ from tintype.statistics import (
 )
 from tintype.tasks.classify.verdict import ClassCounts, Verdict, fit_verdict
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 
 @st.composite
 def counts(draw: st.DrawFn, largest: int = 5000) -> tuple[int, int]:

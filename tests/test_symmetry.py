@@ -17,6 +17,8 @@ from tintype.statistics import swap_p
 from tintype.tasks.classify.symmetry import TURNS, find_symmetries
 from tintype.training.prepare import prepare
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 
 def arrow(kind: int, i: int, side: int = 32) -> Image.Image:
     """An arrow to the left, of any colour on any ground, another one for each (kind, i)."""

@@ -30,6 +30,8 @@ from tintype.data.split import SPLITS, three_splits
 from tintype.data.targets import TargetKind, described, quantile_of
 from tintype.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 
 def plant(root: Path, names: Sequence[str], seed: int = 0) -> Path:
     """Write photos of noise, all different, and return their folder."""

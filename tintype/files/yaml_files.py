@@ -5,7 +5,9 @@ Separate from `files/bounded.py`, since exported models also run where PyYAML is
 
 from __future__ import annotations
 
+import copy
 import os
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import yaml
@@ -95,4 +97,11 @@ def read_yaml(path: str | os.PathLike[str], loader: type[BoundedLoader] = Bounde
         yaml.YAMLError: it is no YAML, or its content is beyond a bound.
         UserError: what your own `loader` refuses.
     """
-    return parse_yaml(read_bytes(path, most=MOST_YAML_BYTES).decode("utf-8"), loader)
+    content = read_bytes(path, most=MOST_YAML_BYTES)
+    return copy.deepcopy(_parsed(content, loader))
+
+
+@lru_cache(maxsize=16)
+def _parsed(content: bytes, loader: type[BoundedLoader]) -> Any:
+    """Parse a file; a recipe, which takes longer than an epoch of a small run, is read often."""
+    return parse_yaml(content.decode("utf-8"), loader)
