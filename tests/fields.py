@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +113,9 @@ def groups() -> dict[str, list[Written]]:
         grouped.setdefault(f"Only of {in_words(sorted(having))}", []).append(written)
 
     options = Written(
-        "task_options", "dict[str, Any]", "Options of the task, as an older file has them."
+        "task_options",
+        "dict[str, Any]",
+        "Options of the task: of one of your own, or as an older file has them.",
     )
     aliases = [
         Written(alias, merged_type(grouped, name), f"Another name for {name}.")
@@ -121,7 +124,7 @@ def groups() -> dict[str, list[Written]]:
     return {**grouped, "Other names": [options, *aliases]}
 
 
-def meaning_of(name: str, having: dict[str, type[BaseModel]]) -> str:
+def meaning_of(name: str, having: Mapping[str, type[BaseModel]]) -> str:
     """Return what a field means, for each task where they differ."""
     meanings = {task: model.model_fields[name].description or "" for task, model in having.items()}
     if len(set(meanings.values())) == 1:

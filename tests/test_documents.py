@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/python.md")
-EXAMPLES = ("examples/own_code.py", "examples/quickstart.py")
+EXAMPLES = ("examples/my_task.py", "examples/own_code.py", "examples/quickstart.py")
 
 
 def blocks(page: str, language: str = "python") -> list[str]:

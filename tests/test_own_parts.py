@@ -26,7 +26,7 @@ from tintype.errors import OwnCodeError, StopTraining, UserError
 from tintype.interface.watching import Start
 from tintype.pages.report import write_report
 from tintype.progress import Watcher
-from tintype.recipe import Recipe, options_of
+from tintype.recipe import Recipe, options_by_name
 from tintype.runs.checkpoint import load_checkpoint
 from tintype.runs.folder import RunFolder
 from tintype.runs.summary import verdict_line
@@ -722,6 +722,7 @@ def test_a_tracker_of_a_file_is_logged_to(tt, tmp_path: Path) -> None:
 
 # ---- plug-ins of installed packages -------------------------------------------------------------
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 ENTRY_POINTS = """\
 [tintype.models]
 small = plugged.parts:Small
@@ -737,6 +738,7 @@ odd-digits = plugged.parts:odd_digits
 notes = plugged.parts:start
 [tintype.tasks]
 sort = plugged.sort
+rebuild = plugged.rebuild:Autoencoder
 """
 PARTS = f"""\
 import torch
@@ -774,6 +776,7 @@ def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "plugged/__init__.py": "",
         "plugged/parts.py": PARTS,
         "plugged/broken.py": "import no_such_package\n",
+        "plugged/rebuild.py": (EXAMPLES / "my_task.py").read_text(encoding="utf-8"),
         "plugged/sort/__init__.py": '"""Sorting: digits into classes."""\n',
         "plugged/sort/task.py": "from tintype.tasks.classify.task import make, restore\n",
         "plugged/sort/options.py": "from tintype.tasks.classify.options import Options\n",
@@ -785,7 +788,7 @@ def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(site)
     monkeypatch.chdir(tmp_path)
     caches = [each for each in vars(plugins).values() if hasattr(each, "cache_clear")]
-    caches.append(options_of)
+    caches.append(options_by_name)
     for each in caches:
         each.cache_clear()
     yield site
@@ -840,6 +843,16 @@ def test_a_task_of_a_package_is_trained(plugged: Path, tiny, train_in, tmp_path:
     run = train_in(tmp_path / "sorted", Recipe(**fields))
     assert run.read("evaluation.json")["splits"]["test"]["accuracy"] > 0.1
     assert run.read("code.json")["packages"][0]["reference"] == "plugged.sort"
+
+
+def test_a_class_of_a_package_is_a_task(plugged: Path, say) -> None:
+    code, _, errors = say("train", "digits", "--task", "rebuild", "--epochs", 1, "--name", "run")
+    assert code == 0, errors
+    run = RunFolder(Path("runs/run"))
+    assert run.recipe.task == "rebuild"
+    code, output, errors = say("evaluate", "runs/run", "--split", "val", "--json")
+    assert code == 0, errors
+    assert json.loads(output)["psnr"] == run.read("evaluation.json")["splits"]["val"]["psnr"]
 
 
 def test_a_built_in_name_wins_and_a_broken_plug_in_is_said(plugged: Path, say) -> None:

@@ -396,11 +396,24 @@ def is_trusted(reference: str, sha256: str) -> bool:
     return located(reference, sha256) is not None
 
 
-def _refuse_unnamed(reference: str, kind: str) -> None:
-    """Raise where a reference comes from a file alone, and not from the user."""
+def is_stood_in_for(reference: str) -> bool:
+    """Return whether `find` takes another reference for this one, in a block of `standing_in`."""
+    return reference in _stand_ins.get()
+
+
+def may_run(reference: str) -> bool:
+    """Return whether the user has named code in this process, so that `find` runs it."""
+    reference = _stand_ins.get().get(reference, reference)
+    if reference.startswith(IN_PYTHON):
+        return reference in _given
     whole = absolute(reference)
     path, _, _ = _parts(whole)
-    if whole in _approved or path in {_parts(trusted)[0] for trusted in _trusted.values()}:
+    return whole in _approved or path in {_parts(trusted)[0] for trusted in _trusted.values()}
+
+
+def _refuse_unnamed(reference: str, kind: str) -> None:
+    """Raise where a reference comes from a file alone, and not from the user."""
+    if may_run(reference):
         return
     raise UserError(
         f"the {kind} is your own code, {reference}, and opening a run executes no code. If you "
@@ -518,9 +531,8 @@ def _only_name(
     if len(names) == 1:
         return names[0]
     found = f"It has {', '.join(names)}" if names else "It has nothing that could be one"
-    raise UserError(
-        f"which {kind} of {path}? {found}. Expected a function `{usual}`, or {path}:NAME."
-    )
+    expected = f"a function `{usual}`, or {path}:NAME" if usual else f"{path}:NAME"
+    raise UserError(f"which {kind} of {path}? {found}. Expected {expected}.")
 
 
 def _names_in(module: ModuleType, fits: Callable[[Any], bool]) -> list[str]:

@@ -17,7 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from tintype.errors import UserError, unknown_name
-from tintype.own_code import approve, is_own, running
+from tintype.own_code import approve, called, is_own, may_run, name_of, running
+from tintype.own_tasks import OwnTask, own_part
 
 PACKAGE = Path(__file__).parent
 
@@ -47,7 +48,8 @@ class Installed:
 
     Attributes:
         name: what a recipe calls it.
-        reference: where it is, see `tintype.own_code`; of a task the package that holds task.py.
+        reference: where it is, see `tintype.own_code`; of a task its class, or the package that
+            holds task.py.
         package: that declares it.
         version: of the package.
     """
@@ -167,7 +169,7 @@ def canonical(kind: str, name: str) -> str:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
     known = names(kind)
-    own = kind in ("models", "tracking") and is_own(name)
+    own = kind in ("models", "tasks", "tracking") and is_own(name)
     if own or name in known or _pattern(name) in known:
         return name
     alike = {other.replace("-", "_"): other for other in known}
@@ -179,19 +181,34 @@ def canonical(kind: str, name: str) -> str:
     raise unknown_name(singular, name, known, hint=f"`tintype list {kind}` shows them.")
 
 
-def find(kind: str, name: str) -> ModuleType:
+def own_task(task: str) -> str | None:
+    """Return the reference of a task that is a class of the user's own or of a package, or None."""
+    if is_own(task):
+        return task
+    found = installed("tasks").get(task)
+    if found is None or not is_own(found.reference):
+        return None
+    approve([found.reference])
+    return found.reference
+
+
+def find(kind: str, name: str) -> Any:
     """Import and return the module that offers `name`; no other file of the kind is imported.
+
+    A task of the user's own is an `OwnTask`.
 
     Raises:
         UserError: no file offers the name; the message suggests the nearest ones.
     """
+    if kind == "tasks" and (own := own_task(name)) is not None:
+        return OwnTask(own)
     if kind == "tasks" and name in installed(kind):
         return _part_of_package(name, "task")
     path = _files(kind)[_stem(kind, name)].relative_to(PACKAGE).with_suffix("")
     return importlib.import_module(".".join(("tintype", *path.parts)))
 
 
-def find_part(task: str, part: str, purpose: str) -> ModuleType:
+def find_part(task: str, part: str, purpose: str) -> Any:
     """Import and return what a task offers to a verb: `tintype.tasks.TASK.PART`.
 
     Args:
@@ -199,12 +216,18 @@ def find_part(task: str, part: str, purpose: str) -> ModuleType:
         purpose: what runs of a task without this part cannot do, such as "be compared".
 
     Raises:
-        UserError: there is no such task, or it does not offer this part.
+        UserError: there is no such task, or it does not offer this part; or it is the user's own,
+            and not named in this process.
     """
+    own = own_task(task)
+    if own is not None and (found := own_part(own, part)) is not None:
+        return found
+    if own is not None and not may_run(own):
+        OwnTask(own)  # which says how it is named
     if not has_part(task, part):
         able = [other for other in names("tasks") if has_part(other, part)]
         which = f" Expected a run of task {' or '.join(able)}." if able else ""
-        raise UserError(f"runs of task {task} cannot {purpose}.{which}")
+        raise UserError(f"runs of task {called(task)} cannot {purpose}.{which}")
     if task in installed("tasks"):
         return _part_of_package(task, part)
     return importlib.import_module(f"tintype.tasks.{_stem('tasks', task)}.{part}")
@@ -213,13 +236,22 @@ def find_part(task: str, part: str, purpose: str) -> ModuleType:
 def has_part(task: str, part: str) -> bool:
     """Return whether a task offers a part; a folder counts as well as a file.
 
+    A task of the user's own, which is not named in this process, offers none.
+
     Raises:
         UserError: there is no such task.
     """
+    if (own := own_task(task)) is not None:
+        return own_part(own, part) is not None
     if task in installed("tasks"):
         return _file_in_package(task, part) is not None
     folder = _files("tasks")[_stem("tasks", task)].parent
     return (folder / f"{part}.py").is_file() or (folder / part / "__init__.py").is_file()
+
+
+def is_there(task: str, part: str) -> bool:
+    """Return whether a task offers a part, of a task that may not be installed here."""
+    return (is_own(task) or task in names("tasks")) and has_part(task, part)
 
 
 def task_of_model(name: str) -> str:
@@ -271,8 +303,12 @@ def task_of_target(offer: str) -> str:
 def task_title(task: str) -> str:
     """Return what a task is called in a heading, as "Super-resolution".
 
-    It is what stands before the colon in the first line of `tasks/NAME/__init__.py`.
+    It is what stands before the colon in the first line of `tasks/NAME/__init__.py`; of a task of
+    the user's own, its name.
     """
+    if is_own(task):
+        words = name_of(task).replace("_", " ")
+        return f"{words[:1].upper()}{words[1:]}"
     path = _files("tasks").get(task)
     if path is None:  # a task that is not installed here
         return task.capitalize()
@@ -347,6 +383,9 @@ def _serves(kind: str, stem: str, task: str) -> bool:
 
 def _asked_by(task: str) -> frozenset[str]:
     """Return the kinds of target that a task asks for."""
+    if (own := own_task(task)) is not None:
+        found = OwnTask(own) if may_run(own) else None
+        return frozenset(getattr(found, "TARGETS", ("class",)))
     if task not in installed("tasks"):
         return _targets("tasks", _stem("tasks", task))
     file = _file_in_package(task, "task")

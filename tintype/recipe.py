@@ -43,8 +43,10 @@ from tintype.own_code import (
     as_list,
     as_reference,
     as_references,
+    called,
     is_code,
     is_own,
+    may_run,
     references_in,
     with_references,
 )
@@ -57,6 +59,7 @@ from tintype.plugins import (
     head_sentence,
     installed,
     names,
+    own_task,
 )
 from tintype.progress import parse_duration as parse_duration
 
@@ -168,6 +171,14 @@ class TaskOptions(BaseModel):
         cls.nested = frozenset(get_annotations(cls) if nested else ())
 
 
+class UnreadOptions(TaskOptions):
+    """The settings of a task of the user's own whose code may not run here, as a recipe states
+    them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
 class _ByName(type(BaseModel)):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
     """Lists of a Recipe what its users need; the methods of pydantic stay reachable."""
 
@@ -201,8 +212,10 @@ class Recipe(BaseModel, metaclass=_ByName):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    task: str = Field(
-        default_factory=default_task, description="What the network learns (`tintype list tasks`)."
+    task: Reference = Field(
+        default_factory=default_task,
+        description="What the network learns (`tintype list tasks`), or a task of your own: "
+        "my_task.py:MyTask.",
     )
     data: str = Field(
         default="digits",
@@ -426,7 +439,7 @@ class Recipe(BaseModel, metaclass=_ByName):
 
         def __getattr__(self, name: str) -> Any:
             """Return a field of the task; the recipe's own ones are found before."""
-            if name != "_options" and name in type(self._options).model_fields:
+            if name != "_options" and name in dict(self._options):
                 return getattr(self._options, name)
             return super().__getattr__(name)
 
@@ -811,13 +824,23 @@ def build(fields: dict[str, Any], where: str) -> Recipe:
         raise UserError(f"{where}: {error}" if where else str(error)) from None
 
 
-@cache
 def options_of(task: str) -> type[TaskOptions]:
     """Return the class of the settings that a task adds to a recipe.
 
     Raises:
         UserError: there is no such task.
     """
+    own = own_task(task)
+    if own is None:
+        return options_by_name(task)
+    if not may_run(own):
+        return UnreadOptions
+    return find_part(task, "options", "").Options if has_part(task, "options") else TaskOptions
+
+
+@cache
+def options_by_name(task: str) -> type[TaskOptions]:
+    """Return what `options_of` does, for a task that is a folder: it stays as it is."""
     if not has_part(task, "options"):
         return TaskOptions
     return find_part(task, "options", "have settings of their own").Options
@@ -844,14 +867,17 @@ def _sorted_out(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
         raise UserError(f"task_options: expected a mapping of names and values (got {nested!r}).")
 
     own = {key: value for key, value in fields.items() if key in Recipe.model_fields}
-    task = own.get("task", default_task())
+    task = as_reference(own.get("task", default_task()))
     if not isinstance(task, str):
         return own, {}  # `Recipe` refuses its type, as it does with other fields
-    known = options_of(task).model_fields
+    options_class = options_of(task)
+    if options_class is UnreadOptions:
+        return own, {key: value for key, value in fields.items() if key not in own} | {**nested}
+    known = options_class.model_fields
 
     for option in nested:
         if option not in known:
-            raise unknown_name(f"option of task {task}:", str(option), known)
+            raise unknown_name(f"option of task {called(task)}:", str(option), known)
     for field, value in fields.items():
         if field not in own and field not in known:
             _refuse_unless_idle(field, value, task)
@@ -887,13 +913,16 @@ def _refuse_unless_idle(field: str, value: Any, task: str) -> None:
         meant = FROM_ELSEWHERE.get(field)
         if meant is not None:
             raise UserError(f"unknown field '{field}'. Did you mean {meant}?")
-        raise unknown_name("field", field, [*field_names(), *ALIASES])
+        of_task = options_of(task).model_fields  # of the user's own, which is not listed
+        raise unknown_name("field", field, [*field_names(), *of_task, *ALIASES])
 
     defaults = [options_of(name).model_fields[field].get_default() for name in others]
     if value not in (*defaults, "auto"):
         *all_but_last, last = others
         only = f"tasks {', '.join(all_but_last)} and {last}" if all_but_last else f"task {last}"
-        raise UserError(f"{field} has no effect on task {task}, only on {only}. Leave it out.")
+        raise UserError(
+            f"{field} has no effect on task {called(task)}, only on {only}. Leave it out."
+        )
 
 
 def _plain(error: ValidationError, nested: Collection[str] = ()) -> str:
@@ -960,11 +989,20 @@ def read_recipe(path: Path) -> Recipe:
     return build(fields, where=str(path))
 
 
-def resolve(what: str) -> tuple[Recipe, str]:
+def _for_data_set(task: str | None) -> dict[str, Any]:
+    """Return the settings for a data set without a recipe of its own."""
+    if task in (None, default_task()):
+        return {**options_of(default_task()).data_set}
+    options = options_of(task)
+    return {"task": task, "model": "auto", **(options.data_set or options.from_scratch)}
+
+
+def resolve(what: str, task: str | None = None) -> tuple[Recipe, str]:
     """Turn what a user typed after `tintype train` into a recipe, and say what it was.
 
     A recipe's name comes before a data set's name; a path ending in .yaml is a recipe file; a
-    folder is data, and so is a .csv, .tsv or .jsonl file.
+    folder is data, and so is a .csv, .tsv or .jsonl file. With `task`, a recipe of another task
+    steps back behind the data set of its name.
 
     Raises:
         UserError: it is none of these; the message suggests the nearest names.
@@ -973,8 +1011,11 @@ def resolve(what: str) -> tuple[Recipe, str]:
         return build({"data": what, **PHOTOS}, where=""), "images in memory"
     if is_code(what):
         return build({"data": what, **PHOTOS}, where=""), f"images of your own code, {what}"
-    known_data = data_sets(default_task())
-    if what in recipe_names():
+    known_data = data_sets(task or default_task())
+    is_recipe = what in recipe_names()
+    if is_recipe and what in known_data and task is not None:
+        is_recipe = task == recipe_task(what)
+    if is_recipe:
         also = ""
         if Path(what).is_dir():
             also = f", not the folder {what} that is here; for the folder type ./{what}"
@@ -995,8 +1036,7 @@ def resolve(what: str) -> tuple[Recipe, str]:
         return build({"data": str(path.resolve()), **PHOTOS}, where=""), f"images in {path}{also}"
 
     if what in known_data:
-        usual = options_of(default_task()).data_set
-        return build({"data": what, **usual}, where=""), f"data set '{what}'"
+        return build({"data": what, **_for_data_set(task)}, where=""), f"data set '{what}'"
 
     if path.is_file():
         raise no_data_set(path)

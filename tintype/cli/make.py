@@ -54,6 +54,10 @@ def train(
             help="Photos that count as one: '{group}_*.jpg', a regular expression, or exif:60s.",
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="What is learned; `tintype list tasks`, or your own: my_task.py."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Name of the network; `tintype list models` shows them.")
     ] = None,
@@ -139,7 +143,7 @@ def train(
     given: dict[str, Any] = {
         "data": data, "data_root": data_root, "test_fraction": _number(test), "folds": folds,
         "groups": groups,
-        "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
+        "task": task, "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
         "lr": _number(lr), "weights": weights, "tune": tune, "time": time, "image_size": image_size,
         "augment": augment, "loss": loss, "optimizer": optimizer, "metrics": metrics,
         "seed": seed, "device": device, "precision": precision, "track": track, "threads": threads,

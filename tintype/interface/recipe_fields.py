@@ -11,7 +11,8 @@ class RecipeFields(TypedDict, total=False):
     """The fields of a recipe.
 
     Images:
-        task: What the network learns (`tintype list tasks`).
+        task: What the network learns (`tintype list tasks`), or a task of your own:
+            my_task.py:MyTask.
         data: Name of a data set, a folder of images, a CSV file, or a function of your own that
             returns images and labels: my_data.py:load.
         data_root: Folder that already holds the files of the data set.
@@ -166,7 +167,7 @@ class RecipeFields(TypedDict, total=False):
             (default: LPIPS is not measured).
 
     Other names:
-        task_options: Options of the task, as an older file has them.
+        task_options: Options of the task: of one of your own, or as an older file has them.
         batch: Another name for batch_size.
         imgsz: Another name for image_size.
         learning_rate: Another name for lr.
@@ -174,7 +175,7 @@ class RecipeFields(TypedDict, total=False):
         wd: Another name for weight_decay.
     """
 
-    task: str
+    task: str | Callable[..., Any]
     data: str | PathLike[str] | Any
     data_root: str | PathLike[str] | None
     image_size: int | tuple[int, int] | None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 
 from tintype import plugins
-from tintype.errors import UserError
 from tintype.pages import sections
 from tintype.pages.drawings import Drawing
 from tintype.pages.section import Section
@@ -37,9 +36,6 @@ class ReportPart(Protocol):
 
 def report_part(task: str) -> ReportPart:
     """Return the report part of a task, or the common one where the task brings none."""
-    try:
-        brought = plugins.has_part(task, "report")
-    except UserError:  # a task that is not installed here
-        brought = False
+    brought = plugins.is_there(task, "report")
     part = plugins.find_part(task, "report", "have a report") if brought else sections
     return cast(ReportPart, part)

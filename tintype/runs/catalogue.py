@@ -163,6 +163,8 @@ def _facts(run: RunFolder, folder: Path) -> dict[str, Any]:
     if (run.path / "evaluation.json").exists():
         evaluation = run.read("evaluation.json")
         facts["verdict"] = evaluation.get("verdict", {}).get("word")
+        if evaluation.get("score"):
+            facts["score"] = evaluation["score"]
         if name := called(evaluation, "").strip():
             facts["figures"] = name
         for split, figures in evaluation["splits"].items():
@@ -202,7 +204,7 @@ def _usual_figures(every: Iterator[dict[str, Any]]) -> list[str]:
             if key.startswith("val_")
         }
         with suppress(UserError):  # a task that does not rank its runs
-            key = criterion_of(facts["task"], figures).key
+            key = facts.get("score") or criterion_of(facts["task"], figures).key
             found |= dict.fromkeys(
                 name for name in facts if name in (f"val_{key}", f"test_{key}", f"folds_{key}")
             )

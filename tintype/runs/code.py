@@ -12,9 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from tintype.errors import UserError
+from tintype.files.bounded import read_json_object
 from tintype.files.whole import write_json, written_whole
-from tintype.own_code import IN_PYTHON, code_of, located, name_of, named_like, standing_in
+from tintype.own_code import (
+    IN_PYTHON,
+    code_of,
+    is_own,
+    is_stood_in_for,
+    located,
+    name_of,
+    named_like,
+    standing_in,
+)
 from tintype.plugins import Installed
+from tintype.recipe import Recipe
 
 FILE = "code.json"
 
@@ -90,6 +101,26 @@ def trusted_reference(run: Path, row: Mapping[str, str]) -> str:
     if reference is None:
         raise _untrusted(run, row)
     return reference
+
+
+def task_here(run: Path, task: str) -> str:
+    """Return how this process finds the task of a stored run; its own reference where it may not
+    run, or is no code of the user's own.
+    """
+    if not is_own(task) or is_stood_in_for(task):
+        return task
+    try:
+        rows = rows_of(read_json_object(run / FILE))
+        row = next(row for row in rows if row["field"] == "task")
+        return located(row["reference"], row["sha256"]) or task
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        return task  # without code.json, or with one of a stranger
+
+
+def with_task_here(recipe: Recipe, run: Path) -> Recipe:
+    """Return the recipe of a stored run, whose task is where this process finds it."""
+    task = task_here(run, recipe.task)
+    return recipe if task == recipe.task else recipe.replace(task=task)
 
 
 def is_trusted(rows: Sequence[Mapping[str, str]]) -> bool:

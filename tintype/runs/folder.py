@@ -24,6 +24,7 @@ from tintype.files.bounded import (
 from tintype.files.names import check_name
 from tintype.files.system import rename, why
 from tintype.files.whole import held, write_json, written_whole
+from tintype.plugins import find_part
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
 from tintype.runs import code
 from tintype.runs.packed import is_packed, unpacked
@@ -190,7 +191,7 @@ class RunFolder:
 
         Data that were given in Python and written down in the folder are read from there.
         """
-        recipe = read_recipe(self.path / "recipe.yaml")
+        recipe = code.with_task_here(read_recipe(self.path / "recipe.yaml"), self.path)
         written = self.path / f"{own_code.plain_name(recipe.data)}.csv"
         if recipe.data.startswith(own_code.IN_PYTHON) and written.is_file():
             recipe = recipe.replace(data=str(written.resolve()))
@@ -208,6 +209,17 @@ class RunFolder:
         if not (self.path / code.FILE).exists():
             return []
         return code.rows_of(self.read(code.FILE, complete=True))
+
+    def part(self, part: str, purpose: str) -> Any:
+        """Return what the task of the run offers to a verb, see `tintype.plugins.find_part`.
+
+        Raises:
+            UserError: it does not offer this part, or is the user's own and not trusted here.
+        """
+        for row in self.own_code:
+            if row["field"] == "task":
+                code.trusted_reference(self.path, row)
+        return find_part(self.recipe.task, part, purpose)
 
     def _recorded_threads(self) -> int | None:
         """Return the threads of a run that is older than that field of the recipe, if known."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from tintype import plugins
+from tintype.own_code import may_run
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,35 @@ def ranking_part(task: str, purpose: str = "be ranked") -> RankingPart:
     Raises:
         UserError: there is no such task, or it does not say what its runs are ranked by.
     """
+    own = plugins.own_task(task)
+    if own is not None and may_run(own) and not plugins.has_part(task, "ranking"):
+        return ByScore(plugins.find("tasks", task).task)
     return cast(RankingPart, plugins.find_part(task, "ranking", purpose))
+
+
+class ByScore:
+    """The ranking part of a task of the user's own that brings none: runs rank by its score.
+
+    Args:
+        task: the class of the task.
+    """
+
+    FURTHER: Sequence[Criterion] = ()
+    COUNTED: bool = False
+
+    def __init__(self, task: Any) -> None:
+        name = task.score_name
+        self.criterion = Criterion(
+            name, name.replace("_", " "), higher_is_better=task.higher_is_better
+        )
+
+    def ranked_by(self, figures: Mapping[str, Any]) -> Criterion:
+        del figures
+        return self.criterion
+
+    def image_figure(self, row: Mapping[str, str]) -> float | None:
+        del row
+        return None
 
 
 def criterion_of(task: str, figures: Mapping[str, Any]) -> Criterion:

@@ -20,6 +20,7 @@ from tintype.errors import UserError
 from tintype.files.bounded import open_text, read_bytes, read_json_object
 from tintype.files.yaml_files import MOST_YAML_BYTES, parse_yaml
 from tintype.plugins import default_task
+from tintype.runs.code import task_here
 from tintype.runs.folder import shown_split
 from tintype.runs.shapes import fitting
 
@@ -52,7 +53,8 @@ class RunFiles:
 
     @property
     def task(self) -> str:
-        return str(self.recipe.get("task") or self.evaluation.get("task") or default_task())
+        named = self.recipe.get("task") or self.evaluation.get("task") or default_task()
+        return task_here(self.folder, str(named))
 
     @property
     def finished(self) -> bool:
@@ -109,7 +111,7 @@ def read_run(folder: Path) -> RunFiles:
     recipe_text = read_bytes(recipe_file, most=MOST_YAML_BYTES).decode("utf-8", "replace")
     problems: list[str] = []
     recipe = _recipe(recipe_text, problems)
-    task = str(recipe.get("task") or default_task())
+    task = task_here(folder, str(recipe.get("task") or default_task()))
     return RunFiles(
         folder=folder,
         recipe=recipe,

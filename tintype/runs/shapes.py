@@ -413,7 +413,7 @@ def _shapes_of(file: str, content: Any, task: str) -> list[type[BaseModel]]:
     named = content.get("task") if isinstance(content, dict) else None
     task = named if isinstance(named, str) else task
     found = [SHAPES[file]] if file in SHAPES else []
-    if task in plugins.names("tasks") and plugins.has_part(task, "shapes"):
+    if plugins.is_there(task, "shapes"):
         part = cast(ShapesPart, plugins.find_part(task, "shapes", "be checked"))
         found += [part.SHAPES[file]] if file in part.SHAPES else []
     return found

@@ -35,7 +35,7 @@ class SummaryPart(Protocol):
 
 def summary_part(task: str) -> SummaryPart | None:
     """Return how a task sums up its runs, or None where it does not say."""
-    if task not in plugins.names("tasks") or not plugins.has_part(task, "summary"):
+    if not plugins.is_there(task, "summary"):
         return None
     return cast(SummaryPart, plugins.find_part(task, "summary", "be summed up"))
 

@@ -9,6 +9,7 @@ import torch
 from tintype.errors import UserError
 from tintype.hardware.device import choose_device, hold_memory
 from tintype.plugins import find
+from tintype.runs import code
 from tintype.runs.folder import RunFolder
 from tintype.runs.model import load_model
 from tintype.runs.shapes import MISFIT
@@ -24,10 +25,16 @@ def load_task(run: RunFolder, device: str) -> tuple[Task, dict[str, Any]]:
     on a CPU.
 
     Raises:
-        UserError: the run has no finished model, or the device is not there.
+        UserError: the run has no finished model, the device is not there, or the task is the user's
+            own and not trusted.
     """
     chosen, _ = choose_device(device)
     hold_memory()
+    with code.trusted(run.path, [row for row in run.own_code if row["field"] == "task"]):
+        return _restored(run, chosen)
+
+
+def _restored(run: RunFolder, chosen: torch.device) -> tuple[Task, dict[str, Any]]:
     network, spec, description = load_model(run, chosen)
     # The precision that the figures were measured in; every CPU and GPU that torch supports can
     # compute in it.

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.errors import UserError
 from tintype.hardware.device import Choice
 from tintype.models import count_multiply_adds
 from tintype.tasks.contract.evaluation import Evaluation
@@ -114,8 +115,8 @@ class Task(ABC):
        `describe` and `multiply_adds` say of it.
     6. `evaluate` on each split, then `summarise` on all of them.
 
-    A subclass sets `networks`, `main`, `phases`, `spec` and `score_name`, and writes `loss`,
-    `evaluate` and `summarise`; everything else has a default. Whoever prepares the run sets
+    A subclass sets `networks`, `main`, `phases`, `spec` and `score_name`, and writes `loss` and
+    `evaluate`; everything else has a default. Whoever prepares the run sets
     `groups`, `selection` and `validation` before training, and `leaked` before `summarise`.
 
     Attributes:
@@ -308,11 +309,27 @@ class Task(ABC):
         del source, folds, progress
         return None
 
-    @abstractmethod
+    def answer_columns(self, images: Tensor) -> Mapping[str, Sequence[float | str]]:
+        """Return what `predict` says of images (N, C, H, W) uint8, on the CPU.
+
+        These are columns by name, each with a number or a text for each image. It is asked of tasks
+        without a `predict.py`, in evaluation mode and without gradients.
+
+        Raises:
+            UserError: the task answers nothing, as by default.
+        """
+        del images
+        raise UserError(
+            f"the task {type(self).__name__} has no answers to single images. To predict by it, "
+            "write a method answer_columns(images) that returns columns by name."
+        )
+
     def summarise(
         self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
     ) -> Summary:
         """Turn the final evaluations into what the run writes down.
+
+        By default that is the figures of each split, and the score in one sentence.
 
         Args:
             evaluations: of "train" (clean images, many of them by a sample), "val" and, where the
@@ -320,3 +337,9 @@ class Task(ABC):
                 and "folds", every image answered out of its fold; these calibrate.
             sources: the images of each, as `sources` returned them.
         """
+        del sources
+        splits = {split: evaluation.figures for split, evaluation in evaluations.items()}
+        reached = (f"{split} {each[self.score_name]:.4g}" for split, each in splits.items())
+        text = f"{self.score_name.replace('_', ' ')}: {', '.join(reached)}"
+        evaluation = {"splits": splits, "verdict": {"word": "measured", "text": f"{text}."}}
+        return Summary(evaluation, (["split"], []), {})

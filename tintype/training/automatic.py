@@ -16,7 +16,8 @@ import torch
 from tintype.data.source import DataSplits
 from tintype.errors import UserError
 from tintype.hardware.device import Choice
-from tintype.own_code import is_own
+from tintype.models.parts.own import network_beside
+from tintype.own_code import called, is_own
 from tintype.progress import Progress
 from tintype.recipe import Recipe, build
 from tintype.runs.code import is_same, rows_of, trusted_reference
@@ -160,12 +161,14 @@ def choose_model(
 
 def _with_usual_model(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
     """Return the recipe with the usual network of its task, if it starts from scratch."""
-    usual = recipe.options.from_scratch.get("model")
-    if recipe.model != "auto" or usual is None:
+    if recipe.model != "auto":
         return recipe, []
-    return recipe.replace(model=usual), [
-        Choice("model", usual, f"the usual network of task {recipe.task}")
-    ]
+    usual = recipe.options.from_scratch.get("model") or network_beside(recipe.task)
+    why = f"the usual network of task {called(recipe.task)}"
+    if usual is None:
+        usual = type(recipe).model_fields["model"].get_default()
+        why = f"task {called(recipe.task)} names none of its own"
+    return recipe.replace(model=usual), [Choice("model", called(usual), why)]
 
 
 def _with_network_of(run: OwnRun, recipe: Recipe, asked: Collection[str]) -> tuple[Recipe, Choice]:

@@ -15,7 +15,7 @@ from tintype.data.source import DataSplits, ImageSource
 from tintype.data.typical import Typical
 from tintype.files.bounded import read_json_object
 from tintype.files.whole import held, write_picture, written_whole
-from tintype.plugins import find_part, has_part
+from tintype.plugins import find_part, has_part, own_task
 from tintype.progress import Watcher
 from tintype.runs.folder import BY_VALIDATION, RunFolder
 from tintype.runs.ranking import criterion_of
@@ -64,7 +64,12 @@ def _measure(
         part.analyse(run, task, to_measure(splits), evaluations, watcher)
 
     looks = count_test_look(run, splits.spec.fingerprint)
-    evaluation = {**summary.evaluation, **recorded(task, evaluations, summary.further)}
+    evaluation = {
+        "task": run.recipe.task,
+        **_score(run, task),
+        **summary.evaluation,
+        **recorded(task, evaluations, summary.further),
+    }
     evaluation |= {**_said_unlike(run, splits.test), "test_looks": looks}
     run.write("evaluation.json", evaluation)
 
@@ -88,6 +93,7 @@ def _measure_without_test(
         "evaluation.json",
         {
             "task": run.recipe.task,
+            **_score(run, task),
             "splits": figures,
             **recorded(task, evaluations),
             "verdict": {"word": "not tested", "text": text},
@@ -112,7 +118,12 @@ def _measure_by_validation(
     summary = task.summarise(evaluations, measured)
     write_tables(run, summary)
 
-    evaluation = {**summary.evaluation, **recorded(task, evaluations, summary.further)}
+    evaluation = {
+        "task": run.recipe.task,
+        **_score(run, task),
+        **summary.evaluation,
+        **recorded(task, evaluations, summary.further),
+    }
     evaluation |= {"tested": False, "test_looks": {"run": 0, "data": 0}}
     fit = evaluation["verdict"]["text"].rstrip(".")
     reached = _reached(run.recipe.task, evaluation["splits"]["val"])
@@ -163,6 +174,11 @@ def recorded(
     measured = [each.to_dict() for each in (*evaluations.values(), *further)]
     own = {"own_figures": list(task.own_figures)} if task.own_figures else {}
     return {"evaluations": measured, **own}
+
+
+def _score(run: RunFolder, task: Task) -> dict[str, Any]:
+    """Return the score of a task of the user's own, for lists, which do not run its code."""
+    return {"score": task.score_name} if own_task(run.recipe.task) else {}
 
 
 def to_measure(splits: DataSplits) -> dict[str, ImageSource]:

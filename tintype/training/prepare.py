@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,8 +31,8 @@ from tintype.hardware.device import (
 )
 from tintype.models import count_parameters
 from tintype.optim import OwnOptimizer
-from tintype.own_code import called, is_own, with_references
-from tintype.plugins import find, find_part, has_part
+from tintype.own_code import called, is_own, running, with_references
+from tintype.plugins import find, find_part, has_part, own_task
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.code import needed
@@ -239,7 +240,7 @@ def _refuse_unmeasured(recipe: Recipe) -> None:
         )
     if not recipe.test_fraction and recipe.options.needs_test:
         raise UserError(
-            f"task {recipe.task} cannot do without a test part: its figures need one. "
+            f"task {called(recipe.task)} cannot do without a test part: its figures need one. "
             "Leave --test none out."
         )
 
@@ -309,9 +310,11 @@ def _build(
     recipe: Recipe, splits: DataSplits, device: torch.device, dtype: torch.dtype, watcher: Watcher
 ) -> Task:
     make = find("tasks", recipe.task).make
-    task = _call_with_fields(
-        make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work
-    )
+    whose = f"the task {called(recipe.task)}"
+    with running(whose) if own_task(recipe.task) else nullcontext():
+        task = _call_with_fields(
+            make, recipe, splits, device=device, dtype=dtype, progress=watcher.on_work
+        )
     # A network of the user's own may reshape what it computes, which takes contiguous memory.
     if recipe.channels_last and not is_own(recipe.model):
         for network in task.networks.values():
@@ -322,8 +325,8 @@ def _build(
 def _refuse_weights(recipe: Recipe, splits: DataSplits, task: Task) -> None:
     if splits.train.weights is not None and not task.weighs_images:
         raise UserError(
-            f"task {recipe.task} weighs no images. Leave sample_weight out, or the column of that "
-            "name."
+            f"task {called(recipe.task)} weighs no images. Leave sample_weight out, or the column "
+            "of that name."
         )
 
 

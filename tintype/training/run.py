@@ -22,7 +22,7 @@ from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
 from tintype.interface.watching import OneWatcher, watched
 from tintype.pages.report import write_report
-from tintype.plugins import data_sets, hidden
+from tintype.plugins import data_sets, find, hidden
 from tintype.progress import Watcher
 from tintype.recipe import ALIASES, KIND_OF, Recipe, as_new_run, resolve, with_folds
 from tintype.runs import code
@@ -61,7 +61,7 @@ def plan(
     Raises:
         UserError: a mistake that can be mended; the message says how.
     """
-    base, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what))
+    base, kind = _named(what, changes)
     changed = {ALIASES.get(key, key) for key in changes}
     recipe = _with_absolute_paths(base.replace(**changes))
     own_code.approve(reference for _, reference in recipe.own_code())
@@ -84,6 +84,29 @@ def plan(
         watcher.note(line)
     watcher.close()
     return prepared
+
+
+def _named(what: str | Recipe, changes: dict[str, Any]) -> tuple[Recipe, str]:
+    """Return the recipe that the user means, and which kind of thing was named.
+
+    A task of the user's own is approved first, since it says which fields there are.
+    """
+    task = changes.get("task")
+    if isinstance(task, type):
+        task = changes["task"] = own_code.give(task)
+    task = task if isinstance(task, str) else None  # `Recipe` refuses other types
+    if task is not None:
+        _approve_task(task)
+    base, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what), task)
+    _approve_task(base.task)
+    return base, kind
+
+
+def _approve_task(task: Any) -> None:
+    """Let a task of the user's own run, and refuse one that is none."""
+    if own_code.is_own(task):
+        own_code.approve([task])
+        find("tasks", task)
 
 
 def train(
@@ -151,11 +174,11 @@ def resume(
         _leave_finished(run, watcher, moved)
         return run
 
-    recipe = _with_absolute_paths(run.recipe.replace(**moved)) if moved else run.recipe
     if (run.path / "environment.json").exists():
         command = run.read("environment.json")["command"]
 
     with code.trusted(run.path, run.own_code):
+        recipe = _with_absolute_paths(run.recipe.replace(**moved)) if moved else run.recipe
         prepared = _prepared_again(recipe, watcher, path)
         _to_the_end(run, prepared, watcher, watchers, command)
     return run

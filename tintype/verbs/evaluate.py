@@ -14,7 +14,7 @@ from tintype.data.source import ImageSource
 from tintype.errors import UserError
 from tintype.files.whole import held, written_whole
 from tintype.hardware.arithmetic import choose_threads, computing
-from tintype.plugins import find_part
+from tintype.plugins import has_part, own_task
 from tintype.progress import Progress
 from tintype.runs.folder import RunFolder
 from tintype.tasks.contract.evaluation import Kind
@@ -81,10 +81,10 @@ def evaluate_run(
         data = None  # images that this process did not have
         options = replace(options, data=None)
     threads, _ = choose_threads(recipe.threads)
-    part = _part(recipe.task)
+    kind = measurement_of(run)
     with computing(threads, device, exact=recipe.exact):
         task, description = load_task(run, device)
-        measurement = part.Measure(run, task, description, options)
+        measurement = kind(run, task, description, options)
         measurement.check()
         if data is None:
             return _on_own_data(run, measurement, split)
@@ -156,7 +156,7 @@ def write_table(path: Path, run: RunFolder, figures: Mapping[str, Any]) -> None:
     Raises:
         UserError: the task has no table, or the file cannot be written.
     """
-    header, rows = _part(run.recipe.task).Measure.table(figures)
+    header, rows = measurement_of(run).table(figures)
     try:
         with (
             written_whole(path) as temporary,
@@ -169,8 +169,11 @@ def write_table(path: Path, run: RunFolder, figures: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _part(task: str) -> MeasurePart:
-    return cast(MeasurePart, find_part(task, "measure", "be measured again"))
+def measurement_of(run: RunFolder) -> type[Measurement[Any]]:
+    """Return how the task of a run measures again; a task of the user's own may leave it open."""
+    if own_task(run.recipe.task) and not has_part(run.recipe.task, "measure"):
+        return Measurement
+    return cast(MeasurePart, run.part("measure", "be measured again")).Measure
 
 
 def _count_look(run: RunFolder, fingerprint: str) -> dict[str, str]:

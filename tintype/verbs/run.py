@@ -11,7 +11,7 @@ from tintype.interface.calls import public_methods
 from tintype.interface.cards import Predictions
 from tintype.interface.lazy import Lazy
 from tintype.interface.tables import ConfusionMatrix, Figures, Table
-from tintype.plugins import find_part
+from tintype.own_code import called
 from tintype.progress import Progress, working
 from tintype.runs.folder import RunFolder
 
@@ -222,8 +222,8 @@ class Run(RunFolder):
         predictor = self._predictor(device, batch_size)
         if not isinstance(predictor, GivesProbabilities):
             raise UserError(
-                f"{self.path} is a run of task {self.recipe.task}, which knows no classes and so "
-                "gives no probabilities. Use run.predict."
+                f"{self.path} is a run of task {called(self.recipe.task)}, which knows no classes "
+                "and so gives no probabilities. Use run.predict."
             )
         return self._stacked(predictor, predictor.probabilities, images, verbose)
 
@@ -268,7 +268,11 @@ class Run(RunFolder):
         from tintype.tasks.contract.network_predictor import NetworkPredictor
 
         predictor = self._predictor(device, batch_size)
-        assert isinstance(predictor, NetworkPredictor)  # that of a run always is
+        if not isinstance(predictor, NetworkPredictor):  # of a task of the user's own
+            raise UserError(
+                f"{self.path} is a run of task {called(self.recipe.task)}, whose network tintype "
+                "does not look into. Use run.model."
+            )
         if predictor.outdated:
             self.close()
             return self._network_predictor(device, batch_size)
@@ -328,7 +332,8 @@ class Run(RunFolder):
         )
         if found is None:
             raise UserError(
-                f"{self.path} is a run of task {self.recipe.task}, whose answers are no classes. "
+                f"{self.path} is a run of task {called(self.recipe.task)}, whose answers are no "
+                "classes. "
                 "Its figures are in run.metrics."
             )
         return found
@@ -459,7 +464,7 @@ class Run(RunFolder):
             "truncation": truncation,
             "interpolate": interpolate,
         }
-        part = find_part(self.recipe.task, "images", "make images")
+        part = self.part("images", "make images")
         made = part.Sampler.of(self, device=device).images(count, **how)
         with working(verbose) as report:
             return numpy.stack(list(_counted(made, "generating", count, report)))
@@ -478,7 +483,7 @@ class Run(RunFolder):
         Raises:
             UserError: the run enlarges nothing, or the image cannot be read.
         """
-        part = find_part(self.recipe.task, "upscaler", "enlarge pictures")
+        part = self.part("upscaler", "enlarge pictures")
         upscaler = part.Upscaler.of(self, tile=tile, device=device)
         with working(verbose) as report:
             return upscaler(image, lambda done, total: report("upscaling", done, total))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
 from tintype.hardware.device import Choice
-from tintype.own_code import find, name_of, running
+from tintype.own_code import find, give, is_in_python, name_of, running
+from tintype.own_tasks import OwnTask
+from tintype.plugins import own_task
 from tintype.seeds import drawing_from, kept_generators
 
 BATCH = 2  # images of the first pass through a network; batch norm takes no fewer
@@ -64,6 +67,30 @@ def build_own(reference: str, spec: DataSpec, options: Mapping[str, Any], seed: 
         with drawing_from(seed), torch.no_grad():
             _answer(name, network, spec)
     return network
+
+
+def network_beside(task: str) -> str | None:
+    """Return the reference of the network that stands in the file of a task of the user's own, None
+    where there is none, or several.
+    """
+    reference = own_task(task)
+    if reference is None:
+        return None
+    file = OwnTask(reference).module
+    kinds = [kind for kind in vars(file).values() if _is_network_of(file, kind)]
+    if not hasattr(file, "build") and len(kinds) != 1:
+        return None
+    name = "build" if hasattr(file, "build") else kinds[0].__name__
+    if is_in_python(reference):
+        return give(getattr(file, name))
+    path = reference if reference.endswith(".py") else reference.rpartition(":")[0]
+    return f"{path}:{name}"
+
+
+def _is_network_of(file: ModuleType, thing: Any) -> bool:
+    """Return whether an object of a file is a class of networks that the file defines."""
+    of_file = getattr(thing, "__module__", None) == file.__name__
+    return of_file and isinstance(thing, type) and issubclass(thing, nn.Module)
 
 
 def _is_plain(value: Any) -> bool:

@@ -14,7 +14,6 @@ import torch
 from tintype.errors import UserError, unknown_name
 from tintype.files.bounded import remove_abandoned, temporary_folder
 from tintype.files.system import replace
-from tintype.plugins import find_part
 from tintype.progress import Progress
 from tintype.runs.folder import RunFolder
 from tintype.runs.graph import GraphNetwork
@@ -124,7 +123,7 @@ def export_run(
     precision = "float32"
     if int8 or fp16:
         precision = "int8" if int8 else "float16"
-    part = cast(ExportPart, find_part(run.recipe.task, "export", "be exported"))
+    part = cast(ExportPart, run.part("export", "be exported"))
     task, description = load_task(run, "cpu")
     task.dtype = torch.float32  # pyright: ignore[reportAttributeAccessIssue]
     main = task.networks[task.main]

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tintype.errors import UserError
-from tintype.plugins import find_part
+from tintype.plugins import find_part, has_part, own_task
 from tintype.tasks.contract.exported import intact, is_exported, open_file
 from tintype.tasks.contract.predict import Predictor, PredictPart
 
 if TYPE_CHECKING:
     from tintype.runs.folder import RunFolder
+
+PURPOSE = "be used to predict"
 
 
 def open_model(model: Path, device: str = "auto") -> Predictor:
@@ -39,7 +41,11 @@ def open_run(run: RunFolder, device: str = "auto") -> Predictor:
         UserError: the run has no finished model, its task does not predict, or the device is not
             there.
     """
-    return _part(run.recipe.task).open_run(run, device)
+    if own_task(run.recipe.task) and not has_part(run.recipe.task, "predict"):
+        from tintype.tasks.own_answers import OwnPredictor
+
+        return OwnPredictor.of(run, device=device)
+    return cast(PredictPart, run.part("predict", PURPOSE)).open_run(run, device)
 
 
 def open_exported(path: Path, threads: int | None = None) -> Predictor:
@@ -50,10 +56,6 @@ def open_exported(path: Path, threads: int | None = None) -> Predictor:
             that is not trusted, or its task does not predict.
     """
     session, about = open_file(path, threads)
-    part = _part(str(about.get("task")))
+    part = cast(PredictPart, find_part(str(about.get("task")), "predict", PURPOSE))
     with intact(path):
         return part.open_exported(session, about)
-
-
-def _part(task: str) -> PredictPart:
-    return cast(PredictPart, find_part(task, "predict", "be used to predict"))

@@ -12,6 +12,8 @@ from tintype.runs.folder import RunFolder
 from tintype.tasks.contract.exported import intact, is_exported, open_file
 from tintype.tasks.contract.serve import Served, ServePart
 
+PURPOSE = "be served"
+
 
 def load(name: str, path: Path, device: str = "auto", threads: int = 1) -> Served:
     """Load a run folder, a packed run, or an exported model, for the service.
@@ -23,11 +25,12 @@ def load(name: str, path: Path, device: str = "auto", threads: int = 1) -> Serve
     if is_exported(path):
         session, about = open_file(path, threads)
         with intact(path):
-            return _part(str(about.get("task"))).open_exported(name, session, about)
+            part = cast(ServePart, find_part(str(about.get("task")), "serve", PURPOSE))
+            return part.open_exported(name, session, about)
 
     run = RunFolder.open(path)
     with _torch_threads(threads):  # which a network that is opened by its graph keeps
-        return _part(run.recipe.task).open_run(name, run, device)
+        return cast(ServePart, run.part("serve", PURPOSE)).open_run(name, run, device)
 
 
 @contextmanager
@@ -40,7 +43,3 @@ def _torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _part(task: str) -> ServePart:
-    return cast(ServePart, find_part(task, "serve", "be served"))

@@ -7,7 +7,9 @@ from typing import Any, cast
 
 import yaml
 
-from tintype.plugins import find_part
+from tintype import own_code
+from tintype.errors import UserError
+from tintype.plugins import find_part, has_part, own_task
 from tintype.runs.code import rows_of
 from tintype.runs.folder import RunFolder, called, without_test
 from tintype.tasks.contract.card import CardPart, TaskCard, escaped, measured_split
@@ -52,6 +54,10 @@ def task_card(task: str) -> TaskCard:
     Raises:
         UserError: there is no such task, or it has no card.
     """
+    if own_task(task) and not has_part(task, "card"):
+        raise UserError(
+            f"runs of task {own_code.called(task)}, which is your own, have no model card."
+        )
     return cast(CardPart, find_part(task, "card", "have a model card")).Card()
 
 
