@@ -165,6 +165,16 @@ def test_a_run_with_folds_is_not_ranked_beside_one_with_a_test_part(folded, fini
         compare([finished_run, folded])
 
 
+def test_a_run_with_folds_is_measured_again_as_it_was_divided(folded):
+    with pytest.raises(UserError, match=f"no test part: .* its figures are {CALLED}"):
+        folded.evaluate(split="test")
+    assert folded.evaluate(split="val")["num_images"] == 180
+
+    fold = api.load(folded.path / "folds" / "2")
+    again = fold.evaluate(split="test")
+    assert again["accuracy"] == fold.metrics["test"]["accuracy"]
+
+
 class StopAt(Watcher):
     """Raises what a signal raises, when a fold has reached a step."""
 

@@ -16,7 +16,7 @@ from tintype.files.whole import held, written_whole
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.plugins import has_part, own_task
 from tintype.progress import Progress
-from tintype.runs.folder import RunFolder
+from tintype.runs.folder import RunFolder, estimated_by
 from tintype.tasks.contract.evaluation import Kind
 from tintype.tasks.contract.measure import Measurement, MeasureOptions, MeasurePart
 from tintype.tasks.restoring import load_task
@@ -96,6 +96,12 @@ def _on_own_data(
 ) -> dict[str, Any]:
     splits = measurement.open_own()
     has_test = len(splits.test) > 0
+    if split == "test" and run.recipe.folds and not has_test:
+        raise UserError(
+            f"{run.path} has no test part: it was trained on all its images, and its figures are "
+            f"{estimated_by(run.recipe.folds)}. On other images: tintype evaluate {run.path} "
+            "--data DATA"
+        )
     if split == "test" and not has_test:
         raise UserError(
             f"{run.path} has no test part, as was asked (--test none). Type: --split val"

@@ -72,6 +72,7 @@ def open_divided(
         **model_input(description),
         **division(recipe),
         "target": target_of(recipe),
+        **({"folds": recipe.folds, "fold": recipe.fold} if data is None else {}),
         **more,
     }
     root = None if data else recipe.data_root
