@@ -460,7 +460,7 @@ def test_a_stopped_run_goes_on_bit_equal(
         assert (again.path / name).read_bytes() == (whole.path / name).read_bytes()
 
 
-@pytest.mark.parametrize("tune", ["head", pytest.param("last:1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tune", ["head", "exact", pytest.param("last:1", marks=pytest.mark.slow)])
 def test_a_pretrained_backbone_learns_numbers(
     tune: str, squares: Path, train_in, tmp_path: Path
 ) -> None:
@@ -471,7 +471,11 @@ def test_a_pretrained_backbone_learns_numbers(
     weights = tmp_path / "resnet18.safetensors"
     network = resnet18()
     save_file({name: t.contiguous() for name, t in network.state_dict().items()}, weights)
-    changes = {"views": 1} if tune == "head" else {"unfreeze": 0.5, "layer_decay": 0.5}
+    changes: dict[str, Any] = {"unfreeze": 0.5, "layer_decay": 0.5}
+    if tune == "head":
+        changes = {"views": 1}
+    elif tune == "exact":
+        tune, changes = "head", {"solver": "exact"}
     learned = recipe(
         squares, columns=["side"], model="resnet18", model_options={}, weights=str(weights),
         image_size=32, tune=tune, epochs=1, lr=1e-4, augment={"crop": 1}, **changes,

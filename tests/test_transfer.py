@@ -446,7 +446,7 @@ def test_few_photos_get_a_head_on_the_backbone_that_the_weights_name(
     recipe = prepared.recipe
     assert (recipe.model, recipe.tune, recipe.channels) == (BACKBONE, "head", 3)
     assert {choice.name for choice in prepared.choices} >= {"model", "tune"}
-    assert recipe.epochs == automatic.HEAD_EPOCHS
+    assert (recipe.solver, recipe.epochs) == ("exact", None)
 
 
 @pytest.mark.parametrize("what", ["photos", "digits"])

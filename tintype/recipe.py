@@ -154,6 +154,11 @@ class TaskOptions(BaseModel):
     takes_folds: ClassVar[bool] = False
     lends_network: ClassVar[bool] = False
 
+    @property
+    def without_steps(self) -> bool:
+        """Whether what is trained is fitted at once, and not step by step."""
+        return False
+
     def idle(self) -> Mapping[str, str]:
         """Return the options that have no effect beside others, each with the reason."""
         return {}

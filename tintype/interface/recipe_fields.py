@@ -93,6 +93,8 @@ class RecipeFields(TypedDict, total=False):
             (default: the backbone's own, or mean-std).
         tune: Part of a backbone that is trained: head, last:N (stages), all, or auto (by the number
             of images and the time).
+        solver: With tune: head, whether the head is trained in steps, or linear heads are fitted
+            exactly and cross-validation chooses one.
         head: Widths of the hidden layers of a new head; none gives a linear head.
         views: Augmented copies of each image, beside the image itself, with tune: head.
         layer_decay: Factor on the learning rate from each stage of a backbone to the one before.
@@ -235,6 +237,7 @@ class RecipeFields(TypedDict, total=False):
     )
     normalise: Literal["none", "scale", "mean-std"] | None
     tune: str
+    solver: Literal["steps", "exact"]
     head: list[int]
     views: int
     layer_decay: float

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -86,6 +87,17 @@ class Candidate:
     accuracy: float
     accuracy_interval: tuple[float, float]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what evaluation.json holds of it."""
+        return {
+            "name": self.name,
+            "setting": self.setting,
+            "log_loss": self.log_loss,
+            "log_loss_ci95": list(self.log_loss_interval),
+            "accuracy": self.accuracy,
+            "accuracy_ci95": list(self.accuracy_interval),
+        }
+
 
 @dataclass(frozen=True)
 class FittedHead:
@@ -114,6 +126,17 @@ class FittedHead:
     fold_of: Integers
     counts: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what evaluation.json holds of the comparison."""
+        return {
+            "chosen": self.chosen,
+            "reason": self.reason,
+            "num_images": int(self.counts.sum()),
+            "candidates": [each.to_dict() for each in self.candidates],
+            "nested": self.nested.to_dict() if self.nested else None,
+            "notes": list(self.notes),
+        }
 
 
 def fits_in(num_rows: int, num_features: int) -> bool:

@@ -133,6 +133,8 @@ class Task(ABC):
         own_figures: those figures that are of the user's own making.
         chooses: what the task itself chooses by validation images (a head, say), in words; "" where
             it chooses nothing. It may look at `selection` alone for it.
+        fits_validation: whether weights are fitted to the validation images too; `evaluate` then
+            answers each of them by weights that were fitted and chosen without it.
         fewest_to_calibrate: how many validation images it takes to fit what `summarise` fits on
             them (a temperature, thresholds); 0 where nothing is fitted.
         calibrated: what `summarise` fits on them, in words.
@@ -164,6 +166,7 @@ class Task(ABC):
     watched: tuple[str, ...] = ("loss", "accuracy")
     own_figures: Sequence[str] = ()
     chooses: str = ""
+    fits_validation: bool = False
     fewest_to_calibrate: int = 0
     calibrated: str = "the confidence"
     options_of_model: Mapping[str, Any] = MappingProxyType({})

@@ -38,6 +38,8 @@ class ValidationUse:
         folds: the fold of each image, where answers are out of fold.
         reason: why it is so.
         calibrated: what is calibrated, in words.
+        fits: whether the weights are fitted to validation images as to those of training; whatever
+            is measured on them is then out of fold.
     """
 
     how: How = "all"
@@ -49,6 +51,13 @@ class ValidationUse:
     folds: np.ndarray | None = None
     reason: str = ""
     calibrated: str = "the confidence"
+    fits: bool = False
+
+    @classmethod
+    def fitted(cls, num_images: int, calibrates: bool) -> ValidationUse:
+        """Return the use of images that weights are fitted to, and that measure out of fold."""
+        why = "each is answered by a head that was fitted and chosen without it"
+        return cls("out-of-fold", (), num_images, calibrates, reason=why, fits=True)
 
     def selecting_part(self, val: ImageSource) -> ImageSource:
         """Return the validation images on which training may choose."""
@@ -73,6 +82,11 @@ class ValidationUse:
         everything = f"All {self.num_images:,} validation images"
         calibrated = f"calibrated {self.calibrated}"
 
+        if self.fits:
+            return (
+                f"{everything} helped to fit and to choose the head, as those of training did. All "
+                f"figures on them are out of fold: {self.reason} ({NUM_FOLDS} folds)."
+            )
         if self.how == "halves":
             return (
                 f"Of {self.num_images:,} validation images, {chosen}, and the other "
@@ -94,6 +108,9 @@ class ValidationUse:
 
     def choices(self) -> list[Choice]:
         """Return what was decided, for the user; nothing where there was nothing to decide."""
+        if self.fits:
+            said = "helps to fit and choose the head, and is measured out of fold"
+            return [Choice("validation", said, self.reason)]
         if not (self.chose and self.calibrates):
             return []
 

@@ -67,6 +67,7 @@ HEAD: dict[str, Any] = {
     "tta": "flip",
     "epochs": HEAD_EPOCHS,
 }
+EXACT_HEAD: dict[str, Any] = {"tune": "head", "solver": "exact", "tta": "flip"}
 FINE_TUNE: dict[str, Any] = {
     "tune": "all",
     "augment": "photos",
@@ -306,6 +307,11 @@ def choose_training(
         left_open = free or options.tune == "auto"
         recipe, choices = _from_scratch(recipe) if left_open else (recipe, [])
         return recipe, [*choices, *_all_is_trained(options.tune)]
+    if options.without_steps and options.needs_steps:
+        raise UserError(
+            f"solver: exact fits a linear head by the usual loss, but {options.needs_steps}. "
+            "Leave one of the two out, or set solver=steps."
+        )
     if options.tune == "head":
         return _head(recipe, splits, device, dtype) if free else _length_of_head(recipe)
     if options.tune == "auto" or free:
@@ -373,6 +379,13 @@ def _head(
     dtype: torch.dtype,
     reason: str = "as asked",
 ) -> tuple[Recipe, list[Choice]]:
+    steps = _why_steps(recipe)
+    if not steps:
+        chosen, choices = _filled(recipe, Source("a head", EXACT_HEAD, pretrained=True))
+        why = f"{reason}; the features of each image are computed once"
+        how = "linear heads are fitted in seconds, and cross-validation chooses one"
+        return chosen, [Choice("tune", "head", why), Choice("solver", "exact", how), *choices]
+
     speed, spare, _ = _spare_seconds(recipe, splits, device, dtype)
     views = int(min(HEAD_VIEWS, max(0, spare / (len(splits.train) / speed))))
     chosen, choices = _filled(recipe, Source("a head", {**HEAD, "views": views}, pretrained=True))
@@ -382,10 +395,26 @@ def _head(
     return chosen, [Choice("tune", "head", why), *choices]
 
 
+def _why_steps(recipe: Recipe) -> str:
+    """Return why a head is trained in steps; empty where it is fitted exactly."""
+    options = recipe.options
+    assert isinstance(options, TransferOptions)
+    stated = recipe.stated()
+    if stated.get("solver", options.usual_solver) == "steps":
+        return "as is usual"
+    if "solver" in stated:
+        return ""
+
+    of_steps = [field for field in (*UPDATE, *LENGTH, "ema") if field in stated]
+    return options.needs_steps or (f"{of_steps[0]} is stated" if of_steps else "")
+
+
 def _length_of_head(recipe: Recipe) -> tuple[Recipe, list[Choice]]:
     """Return a recipe that states a head with the length and the optimizer that heads need, where
     it leaves them open.
     """
+    if recipe.options.without_steps:
+        return recipe, []
     settings, choices = settled(recipe.stated(), Source("a head", HEAD, pretrained=True))
     bundles = {key: value for key, value in settings.items() if key in (*UPDATE, *LENGTH)}
     fields = recipe.fields()

@@ -99,9 +99,14 @@ class Plan:
     def of(cls, recipe: Recipe, num_images: int) -> Plan:
         """Return the plan of a recipe for so many training images.
 
+        What is fitted at once counts as one step with all images.
+
         Raises:
             UserError: a milestone lies beyond the end.
         """
+        if recipe.options.without_steps:
+            return cls(num_images, num_images, 1, 1)
+
         batch_size = min(recipe.batch_size, num_images)
         steps = recipe.steps or max(1, round((recipe.epochs or 10) * num_images / batch_size))
         every = max(1, round(recipe.evaluate_every * num_images / batch_size))
@@ -225,7 +230,8 @@ class Engine:
             for name, network in task.networks.items()
         }
         main = task.networks[task.main]
-        self.average = WeightAverage(main, recipe.ema) if recipe.ema else None
+        averages = recipe.ema and not recipe.options.without_steps
+        self.average = WeightAverage(main, recipe.ema) if averages else None
 
         self.monitor, self.higher_is_better = monitored(recipe, task)
         self.best: dict[str, Any] = {}  # "score", "step", "tensors" of the best evaluation so far
@@ -254,6 +260,10 @@ class Engine:
         recipe = self.recipe
         task = self.task
         plan = Plan.of(recipe, len(train))
+        if recipe.options.without_steps:
+            self._fit_at_once(train, val, plan)
+            return
+
         order = self._order(train, plan)
         log_steps = 1 if task.log_every_step else max(1, plan.total_steps // 2000)
         if not self.restore():
@@ -339,6 +349,35 @@ class Engine:
                 raise Interrupted(number, self.run.path)
 
         self._take_result()
+
+    def _fit_at_once(self, train: ImageSource, val: ImageSource, plan: Plan) -> None:
+        """Fit without steps: one row of metrics.csv, and one checkpoint at the end."""
+        if self.restore():
+            return
+        self._show_start(plan)
+        started = time.perf_counter()
+        task = self.task
+        with caught_signals() as signal_seen:
+            task.start(train)
+            self.step = 1
+            self.seconds = time.perf_counter() - started
+
+            figures = task.figures(task.networks[task.main], train)
+            row = {"step": 1, "epoch": 1.0}
+            row |= {
+                {"loss": "loss"}.get(name, f"train_{name}"): figures[name]
+                for name in task.watched
+                if name in figures
+            }
+            self.watcher.on_step(1, 1, figures["loss"], plan.num_images / self.seconds)
+            if len(val):
+                row.update(self._evaluate(val, plan))
+            self.history.add(row)
+            self.watcher.on_row(row)
+            self.save()
+            number = signal_seen()
+            if number:
+                raise Interrupted(number, self.run.path)
 
     def _keep_given_weights(self) -> None:
         """Save the weights that a network of the user's own came with: no seed draws them again."""

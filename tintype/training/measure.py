@@ -158,7 +158,9 @@ def evaluated(
             watcher.on_work(f"measuring {split}", done, total)
 
         found = task.evaluate(task.networks[task.main], source, show)
-        evaluations[split] = replace(found, of=EvaluatedSet(Kind.SPLIT, split))
+        out_of_fold = split == "val" and task.fits_validation
+        kind = Kind.OUT_OF_FOLD if out_of_fold else Kind.SPLIT
+        evaluations[split] = replace(found, of=EvaluatedSet(kind, split))
 
     watcher.close()
     return evaluations

@@ -115,6 +115,9 @@ class Prepared:
     def _plan_line(self) -> str:
         recipe = self.recipe
         plan = self.plan
+        if recipe.options.without_steps:
+            return "plan: the head is fitted exactly, without steps"
+
         schedule = recipe.schedule
         if plan.milestones:
             steps = ", ".join(f"{part * plan.total_steps:,.0f}" for part in plan.milestones)
@@ -288,7 +291,7 @@ def _choose_by_images(
     That is how it trains, and which flips it keeps.
     """
     recipe, choices = choose_training(recipe, splits, device, dtype, free=free)
-    if recipe.time:
+    if recipe.time and not recipe.options.without_steps:
         why = "at most; how many steps that is, is measured before the first one"
         choices = [*choices, Choice("time", recipe.time, why)]
 
@@ -332,8 +335,12 @@ def _refuse_weights(recipe: Recipe, splits: DataSplits, task: Task) -> None:
 
 def _use_of_validation(recipe: Recipe, task: Task, splits: DataSplits) -> ValidationUse:
     """Decide what the validation images are used for: to choose weights, to calibrate, or both."""
-    chose = [] if recipe.patience is None else ["when to stop"]
-    if recipe.keep == "best" or recipe.patience is not None:
+    if task.fits_validation:
+        return ValidationUse.fitted(len(splits.val), calibrates=not recipe.folds)
+
+    at_once = recipe.options.without_steps
+    chose = [] if recipe.patience is None or at_once else ["when to stop"]
+    if (recipe.keep == "best" or recipe.patience is not None) and not at_once:
         chose.append("the best weights")
 
     return use_validation(
@@ -382,7 +389,9 @@ def _check_batches(recipe: Recipe, plan: Plan, task: Task) -> None:
 
 
 def _without_effect(recipe: Recipe, plan: Plan) -> list[Choice]:
-    """Return a line on patience that is longer than the run."""
+    """Return a line on patience that is longer than the run, or that has nothing to wait for."""
+    if recipe.patience is not None and recipe.options.without_steps:
+        return [Choice("patience", "without effect", "the head is fitted at once, without steps")]
     if recipe.patience is None or recipe.patience < plan.num_evaluations:
         return []
     why = (

@@ -29,7 +29,7 @@ def with_rate(run: RunFolder, prepared: Prepared, train: ImageSource, watcher: W
         UserError: no learning rate makes the loss fall.
     """
     recipe, task = prepared.recipe, prepared.task
-    if recipe.lr != "auto":
+    if recipe.lr != "auto" or recipe.options.without_steps:
         return recipe
 
     watcher.note("measuring the learning rate")
@@ -66,6 +66,8 @@ def within_time(
     The number is fixed once and written down, so that a resumed run is as long. A run of an earlier
     version that is under way, for which the time had no effect, keeps its length.
     """
+    if recipe.options.without_steps:
+        return recipe
     if recipe.time is None or any((run.path / "checkpoints").glob("step-*.safetensors")):
         return recipe
 

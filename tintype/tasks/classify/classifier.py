@@ -297,7 +297,7 @@ class Classify(Task):
         on_progress: Callable[[int, int], None] | None = None,
         *,
         features: bool = True,
-    ) -> Iterator[_Answers]:
+    ) -> Iterator[Answers]:
         """Yield the answers to all images of `source`, some at a time, in their order.
 
         Without `features` none are collected.
@@ -323,7 +323,7 @@ class Classify(Task):
                     if on_progress:
                         on_progress(int(index[-1]) + 1, len(source))
                     losses.check_finite(logits)
-                    yield _Answers(index, logits, found)
+                    yield Answers(index, logits, found)
         finally:
             network.train(was_training)
 
@@ -446,7 +446,7 @@ class Classify(Task):
 
         predictions = self._predictions(measured, sources)
         tables = {"classification_report.csv": (metrics.REPORT_HEADER, _report(evaluation))}
-        further = [] if self.validation.how == "all" else [calibrated]
+        further = [] if self.validation.how == "all" or self.validation.fits else [calibrated]
         if "test" not in evaluations:
             # What was fitted on validation cannot be shown on it as well.
             del evaluation["abstain"], evaluation["calibration"]
@@ -637,7 +637,7 @@ def _report(evaluation: Mapping[str, Any]) -> list[list[Any]]:
     ]
 
 
-class _Answers(NamedTuple):
+class Answers(NamedTuple):
     """Answers to some images: their positions (N,), logits (N, K), features (N, D) float16."""
 
     index: Tensor

@@ -44,6 +44,7 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
         "schedule": "linear",
         "label_smoothing": 0.1,
     }
+    usual_solver: ClassVar[str] = "exact"
     needs_test: ClassVar[bool] = False
     takes_folds: ClassVar[bool] = True
     lends_network: ClassVar[bool] = True
@@ -81,6 +82,11 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
         description="auto leaves out flips that would change the class of a photo. This is decided "
         "before training, and recorded.",
     )
+
+    @property
+    def needs_steps(self) -> str:
+        own = "" if self.loss in LOSSES else "a loss of your own may have any form"
+        return own or super().needs_steps
 
     @field_validator("loss")
     @classmethod

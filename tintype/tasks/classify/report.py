@@ -37,6 +37,7 @@ from tintype.tasks.classify.cards import (
 )
 from tintype.tasks.classify.equations import learning
 from tintype.tasks.classify.report_calibration import abstaining, reliability
+from tintype.tasks.classify.report_heads import heads
 
 # the largest class by the smallest from which on a diagram of their sizes says something
 UNEQUAL = 2.0
@@ -206,7 +207,9 @@ def history_panels(metrics: Mapping[str, Sequence[float]], *, smooth: bool = Tru
 
 
 def history(run: RunFiles) -> Section | None:
-    """Show loss, accuracy and learning rate over the training."""
+    """Show loss, accuracy and learning rate over the training, where there were steps."""
+    if run.evaluation.get("heads"):
+        return None
     chart = history_chart(history_panels(run.metrics), history_axis(run))
     if chart is None:
         return None
@@ -411,6 +414,7 @@ SECTIONS = (
     confusion,
     classes,
     mistakes.slices,
+    heads,
     history,
     range_test,
     reliability,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +20,9 @@ from tintype.models.parts.backbone import backbone_parts, make_head
 from tintype.progress import Progress
 from tintype.tasks import losses
 from tintype.tasks.classify.calibration import fit_temperature
-from tintype.tasks.classify.classifier import Classify
+from tintype.tasks.classify.classifier import Answers, Classify
 from tintype.tasks.frozen import FrozenBackbone, View
+from tintype.tasks.heads import fit_head, fits_in
 from tintype.tasks.interpolation import SHARES, Line, between, copied
 from tintype.tasks.pretrained import (
     FeatureSource,
@@ -30,7 +33,7 @@ from tintype.tasks.pretrained import (
     stages_to_train,
     take_over,
 )
-from tintype.tasks.task import Evaluation, Phase, StepContext
+from tintype.tasks.task import Evaluation, Phase, StepContext, Summary
 
 # L2 penalties tried side by side on standardised features; validation chooses one.
 PENALTIES = (1e-4, 1e-3, 5e-3, 2e-2, 1e-1)
@@ -341,6 +344,199 @@ class HeadOnly(Transfer):
         return [*super().remarks(), f"head: penalty {chosen:g} {why}"]
 
 
+class ExactHead(Transfer):
+    """A linear head is fitted exactly to features, and cross-validation chooses its kind.
+
+    Validation images help as those of training do. Wherever they are measured, each is answered by
+    a head that was fitted, chosen and calibrated without it.
+
+    Args:
+        views: augmented copies of each image that is fitted, beside the clean one.
+        sampling: "balanced" lets each class weigh as much as any other.
+        num_train: how many training images there are.
+        num_val: how many validation images there are.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: DataSpec,
+        device: torch.device,
+        *,
+        views: int = 0,
+        sampling: str = "shuffle",
+        num_train: int,
+        num_val: int,
+        **settings: Any,
+    ) -> None:
+        super().__init__(network, spec, device, **settings)
+        self.views = views if self.augment else 0
+        self.sampling = sampling
+        num_features = self.parts.num_features
+        self.networks = {"head": nn.Linear(num_features, spec.num_classes).to(device)}
+        self.main = "head"
+        self.phases = []
+
+        num_rows = (num_train + num_val) * (1 + self.views)
+        self.compares = fits_in(num_rows, num_features)
+        self.fits_validation = self.compares and num_val > 0
+        self.fitted_val: ImageSource | None = None
+        self.out_of_fold: Tensor | None = None  # of validation images, (N, K)
+        self.comparison: dict[str, Any] = {}
+        self.progress: Progress | None = None
+        if not self.compares:
+            size = f"{num_rows:,} x {num_features:,} features are too many to compare heads"
+            why = f"{size}; of the training images alone"
+            self.choices = [*self.choices, Choice("head", "the usual logistic regression", why)]
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "head": []}
+
+    @property
+    def head(self) -> nn.Linear:
+        head = self.networks["head"]
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
+        self.progress = progress
+        fitted = {id(splits.train), *([id(splits.val)] if self.fits_validation else [])}
+
+        def features_of(source: ImageSource, _: int) -> FeatureSource:
+            views = self.views if id(source) in fitted else 0
+            features = self.features_of(source, views, progress)
+            return FeatureSource(
+                splits.spec, features, source.targets, source.names, weights=source.weights
+            )
+
+        seen = as_features(splits, self.views, features_of)
+        self.fitted_val = seen.val if self.fits_validation else None
+        return seen
+
+    def start(self, train: ImageSource) -> None:
+        assert isinstance(train, FeatureSource)
+        if not self.compares:
+            targets = train.targets.to(self.device)
+            weights = torch.from_numpy(self._weights([train])).float().to(self.device)
+            features = self._clean(train.features)
+            fit = fit_linear(features, targets, self.spec.num_classes, WARM_UP_PENALTY, weights)
+            take_over(self.head, fit)
+            return
+
+        parts = [train]
+        if isinstance(self.fitted_val, FeatureSource):
+            parts.append(self.fitted_val)
+        names = [name for part in parts for name in part.names]
+        fitted = fit_head(
+            torch.cat([part.features for part in parts]).cpu().numpy(),
+            torch.cat([part.targets for part in parts]).numpy(),
+            self.spec.num_classes,
+            groups=[self.groups.get(name, "") for name in names],
+            weights=self._weights(parts),
+            clean=self._num_clean,
+            label_smoothing=self.label_smoothing,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(fitted.head.weight))
+            self.head.bias.copy_(torch.from_numpy(fitted.head.bias))
+
+        self.comparison = fitted.to_dict()
+        if self.fitted_val is not None:
+            self.out_of_fold = torch.from_numpy(fitted.out_of_fold[len(train) :]).float()
+
+    def _weights(self, parts: Sequence[FeatureSource]) -> np.ndarray:
+        """Return how much each image counts, by its own weight, its class and how it is drawn."""
+        targets = torch.cat([part.targets for part in parts])
+        given = [
+            torch.ones(len(part)) if part.weights is None else part.weights.cpu() for part in parts
+        ]
+        weights = torch.cat(given).double()
+        if self.class_weights is not None:
+            weights = weights * self.class_weights.cpu().double()[targets]
+        if self.sampling == "balanced":
+            weights = weights / targets.bincount(minlength=self.spec.num_classes)[targets]
+        return weights.numpy()
+
+    @property
+    def _num_clean(self) -> int:
+        return 2 if self.tta == "flip" else 1
+
+    def _clean(self, views: Tensor) -> Tensor:
+        """Return the features (N, F) by which images are answered, of those of views (N, V, F)."""
+        return views[:, : self._num_clean].mean(1).to(self.device)
+
+    def loss(
+        self, phase: Phase, batch: Batch, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError("a head that is fitted exactly takes no steps")
+
+    def shown(self, images: Tensor) -> Tensor:
+        """Return the features (N, F) of the images as they are, of features (N, V, F)."""
+        return images[:, 0].to(self.device)
+
+    @torch.no_grad()
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return logits (N, K) of features (N, V, F), averaged over the clean views."""
+        return network(self._clean(images))
+
+    def _answers(
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        features: bool = True,
+    ) -> Iterator[Answers]:
+        """Yield the answers to all images of `source`; those to validation images out of fold."""
+        for answers in super()._answers(network, source, on_progress, features=features):
+            if source is self.fitted_val and self.out_of_fold is not None:
+                answers = answers._replace(logits=self.out_of_fold[answers.index])
+            yield answers
+
+    def state(self) -> dict[str, Any]:
+        held = {} if self.out_of_fold is None else {"out_of_fold": self.out_of_fold}
+        return {**super().state(), **held, "comparison": json.dumps(self.comparison)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.out_of_fold = state.get("out_of_fold")
+        self.comparison = json.loads(state["comparison"])
+
+    def summarise(
+        self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
+    ) -> Summary:
+        summary = super().summarise(evaluations, sources)
+        found = {"heads": self.comparison} if self.comparison else {}
+        return replace(summary, evaluation={**summary.evaluation, **found})
+
+    def result(self) -> nn.Module:
+        self.network.set_submodule(self.parts.head_name, self.head)
+        return self.network
+
+    def remarks(self) -> list[str]:
+        found = self.comparison
+        if not found:
+            return super().remarks()
+        lines = [f"head: {found['chosen']} ({found['reason']})"]
+        for each in found["candidates"]:
+            lines.append(f"  {_said_of(each)}")
+        if found["nested"]:
+            lines.append(f"  {_said_of(found['nested'])}")
+        return [*super().remarks(), *lines, *(f"  {note}" for note in found["notes"])]
+
+
+def _said_of(candidate: Mapping[str, Any]) -> str:
+    """Return one line on a candidate."""
+    setting = f" ({candidate['setting']})" if candidate["setting"] else ""
+    low, high = candidate["accuracy_ci95"]
+    return (
+        f"{candidate['name']}{setting}: log loss {candidate['log_loss']:.3f}, "
+        f"accuracy {candidate['accuracy']:.2%} ({low:.1%} to {high:.1%}) out of fold"
+    )
+
+
 class FineTune(Transfer):
     """The last stages of the backbone, or all of them, are trained after the head was fitted.
 
@@ -508,8 +704,12 @@ def transfer(
     *,
     weights: str,
     tune: str,
+    solver: str,
     hidden: Sequence[int],
     views: int,
+    sampling: str,
+    num_train: int,
+    num_val: int,
     layer_decay: float,
     unfreeze: float,
     freeze_norm: bool,
@@ -536,6 +736,11 @@ def transfer(
     )
     network = network.to(device)
     settings |= {"model": model, "origin": origin}
+    if tune == "head" and solver == "exact":
+        return ExactHead(
+            network, spec, device, views=views, sampling=sampling, num_train=num_train,
+            num_val=num_val, **settings,
+        )  # fmt: skip
     if tune == "head":
         return HeadOnly(network, spec, device, hidden=hidden, views=views, **settings)
 

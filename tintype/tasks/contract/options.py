@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -52,7 +52,13 @@ class MeasuredOptions(TaskOptions):
 
 
 class TransferOptions(WeightsOptions):
-    """Settings of a task that fits a pretrained backbone to new images."""
+    """Settings of a task that fits a pretrained backbone to new images.
+
+    Attributes:
+        usual_solver: how a head is found where nobody has said it.
+    """
+
+    usual_solver: ClassVar[str] = "steps"
 
     normalise: Literal["none", "scale", "mean-std"] | None = Field(
         default=None,
@@ -63,6 +69,11 @@ class TransferOptions(WeightsOptions):
         default="all",
         description="Part of a backbone that is trained: head, last:N (stages), all, or auto (by "
         "the number of images and the time).",
+    )
+    solver: Literal["steps", "exact"] = Field(
+        default="steps",
+        description="With tune: head, whether the head is trained in steps, or linear heads are "
+        "fitted exactly and cross-validation chooses one.",
     )
     head: list[int] = Field(
         default=[],
@@ -90,6 +101,16 @@ class TransferOptions(WeightsOptions):
         default=True,
         description="Whether batch norm in a pretrained backbone keeps its statistics.",
     )
+
+    @property
+    def without_steps(self) -> bool:
+        fitted = self.solver == "exact" and self.tune == "head"
+        return fitted and self.weights not in (None, "none")
+
+    @property
+    def needs_steps(self) -> str:
+        """Why a head cannot be fitted exactly; empty where it can be."""
+        return f"head: {self.head} has hidden layers" if self.head else ""
 
     @field_validator("tune")
     @classmethod

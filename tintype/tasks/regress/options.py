@@ -55,6 +55,11 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
         "augmentations that turn it are refused.",
     )
 
+    @property
+    def needs_steps(self) -> str:
+        least_squares = self.loss in ("huber", "mse")
+        return super().needs_steps or ("" if least_squares else f"loss: {self.loss} is minimised")
+
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, loss: str) -> str:

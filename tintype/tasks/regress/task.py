@@ -50,6 +50,7 @@ def make(
     normalise: str | None,
     weights: str | None,
     tune: str,
+    solver: str,
     head: Sequence[int],
     views: int,
     layer_decay: float,
@@ -94,6 +95,7 @@ def make(
 
     return transfer(
         network, model, spec.normalised(normalise), device, weights=weights, tune=tune,
+        solver=solver,
         views=views, layer_decay=layer_decay, unfreeze=unfreeze, freeze_norm=freeze_norm,
         own_statistics=normalise is None, seed=seed, progress=progress, **settings,
     )  # fmt: skip

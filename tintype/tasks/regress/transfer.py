@@ -215,7 +215,7 @@ class HeadOnly(Transfer):
     """Only a linear head is fitted: the features of the backbone are computed once.
 
     Ridge regression is where the steps begin; from there they minimise the loss of the recipe under
-    the same penalty.
+    the same penalty. With the solver "exact" it is the result.
     """
 
     def __init__(
@@ -225,10 +225,12 @@ class HeadOnly(Transfer):
         device: torch.device,
         *,
         views: int = 0,
+        solver: str = "steps",
         **settings: Any,
     ) -> None:
         super().__init__(network, spec, device, **settings)
-        self.views = views if self.augment or self.mirrored else 0
+        exact = solver == "exact"
+        self.views = views if (self.augment or self.mirrored) and not exact else 0
         if self.linear.bias is None:
             raise UserError(
                 "the head of this network has no bias, "
@@ -237,7 +239,7 @@ class HeadOnly(Transfer):
         head = StandardHead(self.parts.num_features, self.linear.out_features)
         self.networks = {"head": head.to(device)}
         self.main = "head"
-        self.phases = [Phase("train", "head")]
+        self.phases = [] if exact else [Phase("train", "head")]
         self.num_train = 1
 
     @property
@@ -332,6 +334,7 @@ def transfer(
     *,
     weights: str,
     tune: str,
+    solver: str,
     views: int,
     layer_decay: float,
     unfreeze: float,
@@ -360,7 +363,7 @@ def transfer(
     network = network.to(device)
     settings |= {"model": model, "origin": origin}
     if tune == "head":
-        return HeadOnly(network, spec, device, views=views, **settings)
+        return HeadOnly(network, spec, device, views=views, solver=solver, **settings)
 
     thawing = {
         "thawed": stages_to_train(tune),
