@@ -27,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.contingency_tables import mcnemar
 
+import tintype
 from tintype import api
 from tintype.data import open_data
 from tintype.data.split import fold_numbers
@@ -351,3 +352,26 @@ def test_widened_intervals_hold_the_truth_more_often_than_naive_ones():
             low, high = folds_interval(right, None, each)
             held[name] += low <= truth <= high
     assert held["widened"] >= max(36, held["naive"])
+
+
+def test_the_audit_doubts_labels_by_what_folds_say(folded, tt, finished_run):
+    pooled = load_file(folded.path / "folds.safetensors")
+    found = tintype.audit("digits", run=folded.path)
+    assert found.doubted is not None
+    assert set(found.names) == set(by_fold(folded))
+    place = {name: i for i, name in enumerate(by_fold(folded))}
+    logits = pooled["logits"][[place[name] for name in found.names]]
+    logs = np.log(found.doubted.issues.probabilities)
+    factor = np.ptp(logs, axis=1) / np.ptp(logits, axis=1)
+    assert np.allclose(factor, factor[0], rtol=1e-3)
+    assert found.doubted.issues.accuracy == pytest.approx(folded.metrics["folds"]["accuracy"])
+    for row in found.doubts():
+        assert row["suggested"] == str(logits[found.names.index(row["name"])].argmax())
+
+    code, _, errors = tt("audit", "digits", "--run", finished_run.path)
+    assert (code, "has no answers of folds" in errors) == (2, True)
+
+
+def test_a_run_on_other_photos_judges_no_labels(folded, tt, digit_files):
+    code, _, errors = tt("audit", digit_files, "--run", folded.path)
+    assert (code, "was trained on other photos" in errors) == (2, True)

@@ -132,6 +132,10 @@ def audit(
         ),
     ] = None,
     labels: Annotated[bool, typer.Option(help="Also look for labels that may be wrong.")] = True,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run on this data with --folds, whose models judge the labels."),
+    ] = None,
     decide: Annotated[
         Path | None,
         typer.Option(
@@ -159,6 +163,7 @@ def audit(
             html=html,
             fix=fix,
             decide=decide,
+            run=run,
             labels=labels,
             progress=watcher.on_work,
         )

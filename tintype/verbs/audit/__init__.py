@@ -25,8 +25,9 @@ from tintype.verbs.audit.decide import check_list
 from tintype.verbs.audit.doubts import Doubts
 from tintype.verbs.audit.files import Inspected, inspect, squashed
 from tintype.verbs.audit.findings import Finding, Twins, in_colour
-from tintype.verbs.audit.labels import find_label_issues
+from tintype.verbs.audit.labels import LabelIssues, find_label_issues, judge
 from tintype.verbs.audit.manifest import check_new, write_manifest
+from tintype.verbs.audit.of_run import judgements_of, probabilities_of
 from tintype.verbs.audit.one_class import WEAK, class_findings, label_findings
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def audit(
     columns: Mapping[str, str] | None = None,
     labels: bool = True,
     features: np.ndarray | Mapping[str, np.ndarray] | None = None,
+    run: str | Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     verbose: bool | None = None,
@@ -220,6 +222,7 @@ def audit(
         labels: also look for labels that seem wrong, which takes the most time.
         features: for the labels, in place of simple ones: (N, F) in the order of `Audit.names`, or
             {name: (F,)}.
+        run: a run that was trained on this data with folds; its models judge the labels.
         seed: decides on the folds of the cross-validation.
         progress: called as progress(what, done, total) while something takes long; by default a
             bar or lines show it.
@@ -230,42 +233,75 @@ def audit(
     """
     fields = fields_of(data, columns=columns, data_root=data_root)
     with working(verbose, progress) as report:
-        return _audit(fields["data"], fields.get("data_root"), labels, features, seed, report)
+        judges = _Judges(labels, features, None if run is None else Path(run), seed)
+        return _audit(fields["data"], fields.get("data_root"), judges, report)
 
 
-def _audit(
-    data: str,
-    data_root: str | None,
-    labels: bool,
-    features: np.ndarray | Mapping[str, np.ndarray] | None,
-    seed: int,
-    progress: Progress,
-) -> Audit:
+@dataclass(frozen=True)
+class _Judges:
+    """By what labels are judged, if they are; the fields are arguments of `audit`."""
+
+    labels: bool
+    features: np.ndarray | Mapping[str, np.ndarray] | None
+    run: Path | None
+    seed: int
+
+    def features_of(self, inspected: Inspected, progress: Progress) -> tuple[np.ndarray, bool]:
+        """Return features (N, F) of all images, and whether they are simple ones.
+
+        An embedded network looks at pictures such as it was trained on: in colour, and not tiny.
+        """
+        if self.features is not None:
+            return _given_features(self.features, inspected), False
+        large = np.median(inspected.short_side) >= backbone.LEAST_SIDE
+        if not (large and in_colour(inspected.thumbs) and backbone.at_hand()):
+            return plain_features(inspected.thumbs, self.seed), True
+
+        side = backbone.side_for(len(inspected))
+        pictures = squashed(inspected, side, progress)
+        values, notes = backbone.backbone_features(pictures, side, progress)
+        inspected.notes.extend(notes)
+        return values, False
+
+    def judge(
+        self, inspected: Inspected, twins: Twins, progress: Progress
+    ) -> tuple[LabelIssues, Doubts | None]:
+        """Return the labels that look wrong, and all of them in the order of doubt.
+
+        Raises:
+            UserError: the features or the run do not fit the images.
+        """
+        said = None if self.run is None else probabilities_of(self.run, inspected)
+        values, simple = self.features_of(inspected, progress)
+        if said is None:
+            progress("judging labels", 0, len(inspected))
+            groups, targets = twins.duplicates.group, inspected.targets
+            issues = find_label_issues(values, targets, groups, self.seed, only_very_sure=simple)
+            progress("judging labels", len(inspected), len(inspected))
+        else:
+            issues = judge(said, inspected.targets)
+        return issues, Doubts(inspected, issues, values) if issues.accuracy >= WEAK else None
+
+
+def _audit(data: str, data_root: str | None, judges: _Judges, progress: Progress) -> Audit:
     """Look at a data set; the arguments are those of `audit`."""
     start = time.perf_counter()
+    if judges.run is not None:
+        judgements_of(judges.run)  # before anything takes long
     inspected = inspect(data, data_root, progress)
     twins = checks.find_twins(inspected, progress)
-    given = None if features is None else _given_features(features, inspected)
     issues = doubted = None
 
     one_class = isinstance(inspected.target, Classes)
-    if labels and one_class and len(set(inspected.targets.tolist())) > 1:
-        progress("judging labels", 0, len(inspected))
-        values, simple = (
-            (given, False) if given is not None else _features(inspected, seed, progress)
-        )
-        issues = find_label_issues(
-            values, inspected.targets, twins.duplicates.group, seed, only_very_sure=simple
-        )
-        doubted = Doubts(inspected, issues, values) if issues.accuracy >= WEAK else None
-        progress("judging labels", len(inspected), len(inspected))
+    if judges.labels and one_class and len(set(inspected.targets.tolist())) > 1:
+        issues, doubted = judges.judge(inspected, twins, progress)
 
     found = [
         *checks.unreadable_findings(inspected),
         *(class_findings(inspected) if one_class else ()),
         *checks.duplicate_findings(inspected, twins),
         *checks.group_findings(inspected, data),
-        *label_findings(inspected, issues, features is not None),
+        *label_findings(inspected, issues, judges.features is not None),
         *checks.picture_findings(inspected),
     ]
     return Audit(
@@ -293,6 +329,7 @@ def audit_command(
     html: Path | None,
     fix: Path | None,
     decide: Path | None,
+    run: Path | None,
     labels: bool,
     progress: Progress,
 ) -> tuple[Audit, list[str]]:
@@ -301,7 +338,7 @@ def audit_command(
         check_new(fix)
     if decide is not None:
         _check_decide(data, decide, labels)
-    result = audit(data, data_root=data_root, labels=labels, progress=progress)
+    result = audit(data, data_root=data_root, labels=labels, run=run, progress=progress)
     lines = []
 
     if fix is not None:
@@ -333,22 +370,6 @@ def printable(name: str) -> str:
     an escape.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-def _features(inspected: Inspected, seed: int, progress: Progress) -> tuple[np.ndarray, bool]:
-    """Return features (N, F) of all images, and whether they are simple ones.
-
-    An embedded network looks at pictures such as it was trained on: in colour, and not tiny.
-    """
-    large = np.median(inspected.short_side) >= backbone.LEAST_SIDE
-    if not (large and in_colour(inspected.thumbs) and backbone.at_hand()):
-        return plain_features(inspected.thumbs, seed), True
-
-    side = backbone.side_for(len(inspected))
-    pictures = squashed(inspected, side, progress)
-    values, notes = backbone.backbone_features(pictures, side, progress)
-    inspected.notes.extend(notes)
-    return values, False
 
 
 def _given_features(

@@ -169,16 +169,19 @@ def out_of_sample(
                 train = np.random.default_rng([seed, k]).permutation(train)[:MOST_TRAINING]
             rows = Rows(features[train].astype(np.float64), targets[train], num_labels)
             logits[held_out] = discriminant(rows).logits(features[held_out])
-    return softmax(_calibration(logits[usable], targets[usable]) * logits, axis=1)
+    probabilities = np.full((len(targets), num_labels), np.nan)
+    probabilities[usable] = calibrated(logits[usable], targets[usable])
+    return probabilities
 
 
-def _calibration(logits: np.ndarray, targets: np.ndarray) -> float:
-    """Return the factor of logits (N, C) that makes their log loss least."""
+def calibrated(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return probabilities (N, C) of logits times the factor that makes their log loss least."""
 
     def loss(exponent: float) -> float:
         return float(log_losses(math.exp(exponent) * logits, targets).mean())
 
-    return math.exp(minimize_scalar(loss, bounds=(-7, 3), method="bounded").x)
+    exponent: float = minimize_scalar(loss, bounds=(-7, 3), method="bounded").x  # pyright: ignore
+    return softmax(math.exp(exponent) * logits, axis=1)
 
 
 def _folds(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
