@@ -100,7 +100,7 @@ def plant(
 
 
 def audit(data: Path | str, **how) -> Audit:
-    return tintype.audit(data, **{"labels": False, **how})
+    return tintype.audit(data, **{"labels": False, "copies": False, **how})
 
 
 def pairs_in(found: Audit, *kinds: str) -> set[frozenset[str]]:

@@ -146,6 +146,12 @@ def audit(
     port: Annotated[
         int, typer.Option(help="Port of the page of --decide; 0 picks a free one.")
     ] = 8766,
+    copies: Annotated[
+        bool,
+        typer.Option(
+            help="Also look for cropped, turned or painted copies, and objects seen twice."
+        ),
+    ] = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 1 if a serious problem is found.")
     ] = False,
@@ -165,6 +171,7 @@ def audit(
             decide=decide,
             run=run,
             labels=labels,
+            copies=copies,
             progress=watcher.on_work,
         )
     finally:

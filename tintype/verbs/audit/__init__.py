@@ -202,6 +202,7 @@ def audit(
     data_root: str | None = None,
     columns: Mapping[str, str] | None = None,
     labels: bool = True,
+    copies: bool = True,
     features: np.ndarray | Mapping[str, np.ndarray] | None = None,
     run: str | Path | None = None,
     seed: int = 0,
@@ -220,6 +221,8 @@ def audit(
             begin.
         columns: what the columns of data in memory are called, see `train`.
         labels: also look for labels that seem wrong, which takes the most time.
+        copies: also look for copies that were cropped, turned or painted over, and for objects
+            that were photographed again; that takes the extra `audit`.
         features: for the labels, in place of simple ones: (N, F) in the order of `Audit.names`, or
             {name: (F,)}.
         run: a run that was trained on this data with folds; its models judge the labels.
@@ -234,7 +237,7 @@ def audit(
     fields = fields_of(data, columns=columns, data_root=data_root)
     with working(verbose, progress) as report:
         judges = _Judges(labels, features, None if run is None else Path(run), seed)
-        return _audit(fields["data"], fields.get("data_root"), judges, report)
+        return _audit(fields["data"], fields.get("data_root"), judges, copies, report)
 
 
 @dataclass(frozen=True)
@@ -275,7 +278,7 @@ class _Judges:
         values, simple = self.features_of(inspected, progress)
         if said is None:
             progress("judging labels", 0, len(inspected))
-            groups, targets = twins.duplicates.group, inspected.targets
+            groups, targets = twins.together, inspected.targets
             issues = find_label_issues(values, targets, groups, self.seed, only_very_sure=simple)
             progress("judging labels", len(inspected), len(inspected))
         else:
@@ -283,13 +286,17 @@ class _Judges:
         return issues, Doubts(inspected, issues, values) if issues.accuracy >= WEAK else None
 
 
-def _audit(data: str, data_root: str | None, judges: _Judges, progress: Progress) -> Audit:
+def _audit(
+    data: str, data_root: str | None, judges: _Judges, copies: bool, progress: Progress
+) -> Audit:
     """Look at a data set; the arguments are those of `audit`."""
     start = time.perf_counter()
     if judges.run is not None:
         judgements_of(judges.run)  # before anything takes long
     inspected = inspect(data, data_root, progress)
-    twins = checks.find_twins(inspected, progress)
+    twins = checks.find_twins(inspected, progress, second_look=copies)
+    if twins.second.note:
+        inspected.notes.append(twins.second.note)
     issues = doubted = None
 
     one_class = isinstance(inspected.target, Classes)
@@ -300,6 +307,7 @@ def _audit(data: str, data_root: str | None, judges: _Judges, progress: Progress
         *checks.unreadable_findings(inspected),
         *(class_findings(inspected) if one_class else ()),
         *checks.duplicate_findings(inspected, twins),
+        *checks.copy_findings(inspected, twins),
         *checks.group_findings(inspected, data),
         *label_findings(inspected, issues, judges.features is not None),
         *checks.picture_findings(inspected),
@@ -331,6 +339,7 @@ def audit_command(
     decide: Path | None,
     run: Path | None,
     labels: bool,
+    copies: bool = True,
     progress: Progress,
 ) -> tuple[Audit, list[str]]:
     """Audit, write what was asked for, and return the audit with a line for each file written."""
@@ -338,7 +347,9 @@ def audit_command(
         check_new(fix)
     if decide is not None:
         _check_decide(data, decide, labels)
-    result = audit(data, data_root=data_root, labels=labels, run=run, progress=progress)
+    result = audit(
+        data, data_root=data_root, labels=labels, copies=copies, run=run, progress=progress
+    )
     lines = []
 
     if fix is not None:

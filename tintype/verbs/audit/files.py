@@ -143,7 +143,7 @@ def _inspect_photos(found: Found, name: str, source: str, progress: Progress | N
         groups=np.array([photo.group for photo in photos]),
         thumbs=cached.pixels[:, :side],
         facts=_unpacked(cached.pixels[:, side:]),
-        picture=lambda i, side: _picture(photos[i].path, side),
+        picture=lambda i, side: Image.fromarray(reduced(photos[i].path, side)),
         skipped=[*found.skipped, *failures],
         notes=[*found.notes, *cached.notes],
         photos=photos,
@@ -234,8 +234,13 @@ def blur(grey: np.ndarray, size: int = 11) -> float:
     return max(shares)
 
 
-def _picture(path: str, side: int) -> Image.Image:
-    """Decode a photo at most `side` pixels long.
+def in_colour(thumbs: np.ndarray) -> bool:
+    """Return whether any of a sample of thumbnails (N, S, S, C) uint8 is in colour."""
+    return bool((np.ptp(thumbs[:: max(1, len(thumbs) // 500)], axis=3) > 8).any())
+
+
+def reduced(path: str, side: int) -> np.ndarray:
+    """Return a photo (H, W, 3) uint8, at most `side` pixels long.
 
     Raises:
         Unreadable: it changed since it was looked at.
@@ -243,7 +248,7 @@ def _picture(path: str, side: int) -> Image.Image:
     header = read_header(path)
     scale = min(1.0, side / max(header.width, header.height))
     height, width = max(1, round(header.height * scale)), max(1, round(header.width * scale))
-    return Image.fromarray(decode(path, height=height, width=width, channels=3, resize="squash"))
+    return decode(path, height=height, width=width, channels=3, resize="squash")
 
 
 def _inspect_arrays(images: Images, name: str) -> Inspected:

@@ -11,10 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from tintype.data.duplicates import Duplicates, NearPairs, exact_copies, joined, near_pairs
+from tintype.data.duplicates import (
+    Duplicates,
+    NearPairs,
+    exact_copies,
+    joined,
+    members,
+    near_pairs,
+)
 from tintype.grouping import Suggestion, Taken, suggest_by_names, suggest_by_times
 from tintype.progress import Progress
-from tintype.verbs.audit.files import TINY, Inspected, full_pixels
+from tintype.verbs.audit.copies import Pair, SecondLook, look_again
+from tintype.verbs.audit.files import TINY, Inspected, full_pixels, in_colour
 
 BLANK = 3.0  # largest deviation of a channel (0..128) at which nothing can be seen
 # mean grey value (0..255), and less than a quarter of the usual: digits on black are dark as a
@@ -67,10 +75,22 @@ class Twins:
     duplicates: Duplicates
     same_bytes: np.ndarray  # (N,) first image with the same bytes
     near: NearPairs
+    second: SecondLook = field(default_factory=SecondLook)
+
+    @property
+    def together(self) -> np.ndarray:
+        """Groups (N,) of all that shows the same picture, object or scene."""
+        group = self.duplicates.group
+        return self.second.together(group, np.zeros(len(group), np.int64))
 
 
-def find_twins(inspected: Inspected, progress: Progress | None = None) -> Twins:
-    """Return the exact copies (of bytes, of pixels) and near-duplicates of a data set."""
+def find_twins(
+    inspected: Inspected, progress: Progress | None = None, *, second_look: bool = True
+) -> Twins:
+    """Return the exact copies (of bytes, of pixels) and near-duplicates of a data set.
+
+    With `second_look`, copies that hashes miss and objects that were photographed again as well.
+    """
     digests = inspected.facts["digest"]
     first: dict[bytes, int] = {}
     same_bytes = np.array(
@@ -87,7 +107,11 @@ def find_twins(inspected: Inspected, progress: Progress | None = None) -> Twins:
     candidates = joined(joined(same_bytes, near.pairs), _pairs_of(looks[alone], alone))
     copies = joined(same_bytes, _equal_pixels(inspected, candidates, same_bytes))
 
-    return Twins(Duplicates.of(copies, near), same_bytes, near)
+    duplicates = Duplicates.of(copies, near)
+    second = SecondLook()
+    if second_look and not near.alike:
+        second = look_again(inspected, duplicates.group, progress)
+    return Twins(duplicates, same_bytes, near, second)
 
 
 def _comparable(inspected: Inspected, rows: np.ndarray) -> np.ndarray:
@@ -97,11 +121,6 @@ def _comparable(inspected: Inspected, rows: np.ndarray) -> np.ndarray:
     small grey drawings (digits, letters, clothing) hardly any would be.
     """
     return inspected.short_side[rows] >= (32 if in_colour(inspected.thumbs) else TINY)
-
-
-def in_colour(thumbs: np.ndarray) -> bool:
-    """Return whether any of a sample of thumbnails (N, S, S, C) uint8 is in colour."""
-    return bool((np.ptp(thumbs[:: max(1, len(thumbs) // 500)], axis=3) > 8).any())
 
 
 def _pairs_of(group: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -215,6 +234,75 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
         )
 
     return findings
+
+
+def copy_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
+    """Return copies that hashes miss, first those across a given split, and objects seen twice."""
+    split = given_split(inspected)
+    second = twins.second
+    before = twins.duplicates.group
+    copied = second.copied(before)
+    found: dict[str, list[Item]] = {"altered leak": [], "altered": []}
+
+    for rows, words in _newly_joined(before, copied, second.copies):
+        across = len(set(split[rows].tolist())) > 1
+        labels = ", with different labels" if inspected.differ(rows) else ""
+        found["altered leak" if across else "altered"].append(
+            item(inspected, rows, f"{words}{labels}")
+        )
+
+    together = joined(copied, np.array([pair.rows for pair in second.objects]).reshape(-1, 2))
+    objects = [
+        item(inspected, rows, f"{len(rows):,} photos, {words}" if len(rows) > 2 else words)
+        for rows, words in _newly_joined(copied, together, second.objects)
+    ]
+    divided = sum(len(set(split[list(each.rows)].tolist())) > 1 for each in objects)
+    across = f" {divided:,} of them lie on both sides of the given split." if divided else ""
+
+    altered = "The same picture cropped, turned, framed, inverted or painted over"
+    findings = (
+        Finding(
+            "altered leak",
+            "Altered copies on both sides of a split",
+            f"{altered}: what a model has seen in training says nothing of new pictures.",
+            serious=True,
+            items=tuple(found["altered leak"]),
+        ),
+        Finding(
+            "altered",
+            "Altered copies",
+            f"{altered}. A split has to keep them on one side, as the list that --fix writes does.",
+            items=tuple(found["altered"]),
+        ),
+        Finding(
+            "same object",
+            "Same object or scene",
+            "Photographed again, by the keypoints that the photos have in common. They tell less "
+            f"than as many photos of others.{across} The list that --fix writes groups them: "
+            "training keeps them on one side, and intervals are those of groups.",
+            items=tuple(objects),
+        ),
+    )
+    return [each for each in findings if each.items]
+
+
+def _newly_joined(
+    before: np.ndarray, after: np.ndarray, pairs: Iterable[Pair]
+) -> list[tuple[np.ndarray, str]]:
+    """Return the first images of each group of `after` that joins several of `before`, and how.
+
+    Where more than two are joined, the words of the first three pairs say it.
+    """
+    words: dict[int, list[str]] = {}
+    for pair in pairs:
+        words.setdefault(int(after[pair.rows[0]]), []).append(pair.words)
+    found = []
+    for rows in members(after):
+        said = words.get(int(rows[0]))
+        if said:
+            firsts = np.unique(before[rows])
+            found.append((firsts, "; ".join(dict.fromkeys(said[:3]))))
+    return found
 
 
 def given_split(inspected: Inspected) -> np.ndarray:

@@ -8,12 +8,12 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from tintype.data.duplicates import kept_together
+from tintype.data.duplicates import kept_together, members
 from tintype.data.sets.folder import Photo
 from tintype.errors import UserError
 from tintype.files.whole import written_whole
@@ -42,7 +42,7 @@ def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
     Pictures with several labels go altogether, except mirrored ones, whose classes may differ by
     left and right. Of exact copies one stays. Where the same picture lies on both sides of a given
     split, what lies in training goes (and what lies in validation, if test has it). Near-duplicates
-    on one side stay as a group.
+    on one side stay as a group, together with altered copies and photos of the same object.
     """
     split = given_split(inspected)
     reasons: dict[int, str] = {}
@@ -60,10 +60,20 @@ def cleaned(inspected: Inspected, twins: Twins) -> Cleaned:
             else:
                 seen.add(int(twins.duplicates.copy_of[i]))
 
+    for rows in members(twins.second.copied(twins.duplicates.group)):
+        stay = [i for i in rows.tolist() if i not in reasons]
+        first = min((PRIORITY[str(split[i])] for i in stay), default=0)
+        reasons.update(
+            (i, "altered copy in a split that is measured")
+            for i in stay
+            if PRIORITY[str(split[i])] > first
+        )
+
     keep = np.ones(len(inspected), bool)
     keep[list(reasons)] = False
 
-    groups = kept_together(twins.duplicates, inspected.names, inspected.groups)
+    together = replace(twins.duplicates, group=twins.second.together(twins.duplicates.group, split))
+    groups = kept_together(together, inspected.names, inspected.groups)
     if groups is not None:
         alone = {group for group, count in Counter(groups[keep].tolist()).items() if count == 1}
         made = np.array(

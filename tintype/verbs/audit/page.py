@@ -24,7 +24,16 @@ MOST_IN_GROUP = 4
 SIDE = 200  # pixels of a picture on the page
 
 Picture = Callable[[int, int], Image.Image]
-PAIRED = ("contradictory", "leak", "copies", "near", "mirrored")
+PAIRED = (
+    "contradictory",
+    "leak",
+    "altered leak",
+    "copies",
+    "near",
+    "altered",
+    "mirrored",
+    "same object",
+)
 SUGGESTED = ("groups by name", "groups by time")  # of which a few show whether it is so
 MOST_SUGGESTED = 6
 OF_CLASSES = ("one class", "no image", "not in training", "single", "few", "imbalance")

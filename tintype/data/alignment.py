@@ -1,0 +1,386 @@
+"""Lay one photo over another: what a copy looks like that was cropped, turned, framed or painted.
+
+Keypoints of both (SIFT, Lowe 2004, compared as Arandjelović and Zisserman 2012 do) give an affine
+map by RANSAC. Under it the photos are compared window by window, after blurring: where two photos
+are the same pixels, nearly every window correlates by nearly one, and what was painted over costs
+its own windows only. An object that was photographed again has keypoints in common as well, but
+its windows do not agree to the last pixel.
+
+Needs OpenCV, which is the extra `audit`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+MODULE = "cv2"
+SIDE = 128  # of the pictures that are laid over one another
+# Longest side at which keypoints are looked for, how many are kept, and the contrast that is enough
+# for one. On TrashNet and pets, 320 and 384 pixels find no more of the copies and take two and
+# three times as long.
+LONG_SIDE, MOST_KEYPOINTS, CONTRAST = 256, 160, 0.01
+MOST_ENLARGED = 4  # times, where a photo is smaller
+RATIO = 0.85  # of the distances to the nearest and the second nearest keypoint
+TOLERANCE = 2.5  # of a keypoint from where the map puts it, in pixels of SIDE
+FEWEST = 6  # keypoints that agree
+LARGEST, LONGEST = 5.0, 3.0  # the map's scale, and how far it may stretch one way
+
+BLUR = 1.5
+WINDOW = 11
+TEXTURED = 3.0  # deviation of the grey values in a window, below which it says nothing
+SAME_WINDOW = 0.9  # correlation of one that shows the same pixels
+SAME_PIXEL = 8.0  # grey levels
+FEWEST_PIXELS = 200  # of SIDE x SIDE
+LEAST_SHARE = 0.3  # that one of the photos shows of the other
+
+# What tells a copy from an object that was photographed again: light falls otherwise, so that the
+# contrast of windows changes unevenly. Its spread is below 0.06 for 99 % of cropped, turned and
+# brightened copies of TrashNet and pets, below 0.03 for painted ones, and above 0.07 for 95 % of
+# objects seen twice.
+WHOLE_EVEN, WHOLE_SAME = 0.06, 0.9
+PAINTED_EVEN, PAINTED_SAME = 0.03, 0.2
+PIXELS_SAME = 0.7
+# Boxes with the same print, and bottles of one kind, agree on fewer windows or fewer keypoints.
+OBJECT_KEYPOINTS, OBJECT_WINDOWS = 15, 0.6
+
+OF_KEYPOINT = 128 + 4  # bytes
+_PLACE = 65535  # the right or lower edge, as a place is stored
+
+
+class Look(NamedTuple):
+    """What photos are aligned by.
+
+    `grey` (SIDE, SIDE) float32 is the whole photo, whatever its shape was. `places` (K, 2) float32
+    are those of its keypoints in pixels of that, `descriptors` (K, 128) float32 have length one.
+    """
+
+    grey: np.ndarray
+    places: np.ndarray
+    descriptors: np.ndarray
+
+
+class Alignment(NamedTuple):
+    """How the picture of one photo lies in that of another.
+
+    Attributes:
+        matrix: (2, 3), from pixels of the one (mirrored first, if it is) to pixels of the other.
+        mirrored: whether one of the two is mirrored left to right.
+        inverted: whether one of the two is a negative.
+        num_keypoints: that agree on the map.
+        shares: of each of the two photos, what the other one shows of it.
+        same: share of the windows in common that show the same pixels.
+        spread: of the logarithm of the contrast of one over that of the other, among the windows
+            that show the same pixels; its median absolute deviation, scaled as a standard one.
+        pixels: share of the pixels in common whose brightness differs by little.
+    """
+
+    matrix: np.ndarray
+    mirrored: bool
+    inverted: bool
+    num_keypoints: int
+    shares: tuple[float, float]
+    same: float
+    spread: float
+    pixels: float
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the two are the same pixels but for what was painted over them."""
+        whole = self.same >= WHOLE_SAME and self.spread <= WHOLE_EVEN
+        painted = self.same >= PAINTED_SAME and self.spread <= PAINTED_EVEN
+        much = max(self.shares) >= LEAST_SHARE and self.pixels >= PIXELS_SAME
+        return much and (whole or painted)
+
+    @property
+    def is_same_object(self) -> bool:
+        """Whether the two show one object or scene that was photographed again."""
+        return (
+            max(self.shares) >= LEAST_SHARE
+            and self.num_keypoints >= OBJECT_KEYPOINTS
+            and self.same >= OBJECT_WINDOWS
+            and not (self.mirrored or self.inverted)
+        )
+
+
+def available() -> bool:
+    """Return whether OpenCV is installed, from whichever of its packages."""
+    return importlib.util.find_spec(MODULE) is not None
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Keep OpenCV to the calling thread, where photos are looked at in several threads."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def keypoints(photo: np.ndarray) -> np.ndarray:
+    """Return the keypoints of a photo, packed into (MOST_KEYPOINTS, OF_KEYPOINT) uint8.
+
+    Args:
+        photo: (H, W, C) uint8 with one or three channels; best LONG_SIDE pixels long.
+    """
+    import cv2
+
+    image = Image.fromarray(photo if photo.shape[2] == 3 else photo[:, :, 0])
+    scale = min(LONG_SIDE / max(image.size), MOST_ENLARGED)
+    if scale > 1:
+        larger = (round(image.width * scale), round(image.height * scale))
+        image = image.resize(larger, Image.Resampling.BICUBIC)
+    finder = cv2.SIFT.create(
+        nfeatures=MOST_KEYPOINTS, contrastThreshold=CONTRAST, enable_precise_upscale=True
+    )
+    grey = np.asarray(image.convert("L"))
+    found, descriptors = finder.detectAndCompute(grey, None)  # pyright: ignore[reportArgumentType]
+    found = found[:MOST_KEYPOINTS]
+
+    packed = np.zeros((MOST_KEYPOINTS, OF_KEYPOINT), np.uint8)
+    if found:
+        size = np.array([image.width, image.height])
+        places = (np.array([each.pt for each in found]) + 0.5) / size
+        stored = np.rint(places.clip(0, 1) * _PLACE).astype("<u2")
+        packed[: len(found), :128] = descriptors[: len(found)]
+        packed[: len(found), 128:] = stored.view(np.uint8).reshape(len(found), 4)
+    return packed
+
+
+def look_of(picture: np.ndarray, packed: np.ndarray) -> Look:
+    """Return what a photo is aligned by.
+
+    Args:
+        picture: (H, W, C) uint8, the whole photo in any size and shape.
+        packed: what `keypoints` returned for it.
+    """
+    image = Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0]).convert("L")
+    grey = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
+
+    descriptors = packed[:, :128].astype(np.float32)
+    there = descriptors.any(axis=1)
+    descriptors = np.sqrt(descriptors[there])
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    stored = np.ascontiguousarray(packed[there, 128:]).view("<u2")
+    return Look(grey, stored.astype(np.float32) / _PLACE * SIDE - 0.5, descriptors)
+
+
+def align(one: Look, other: Look) -> Alignment | None:
+    """Return how one photo lies in the other, or None if they have no keypoints in common."""
+    best: tuple[int, np.ndarray, bool, bool] | None = None
+    for mirrored, inverted, pairs in _matches(one.descriptors, other.descriptors):
+        if len(pairs) < FEWEST:
+            break
+        there = one.places[pairs[:, 0]]
+        if mirrored:
+            there = there * (-1, 1) + (SIDE - 1, 0)
+        found = _fitted(there, other.places[pairs[:, 1]])
+        if found is not None and (best is None or found[0] > best[0]):
+            best = (*found, mirrored, inverted)
+
+    if best is None:
+        return None
+    count, matrix, mirrored, inverted = best
+    grey = one.grey[:, ::-1] if mirrored else one.grey
+    grey = 255 - grey if inverted else grey
+    moved, common = _moved(other.grey, matrix)
+    windows = _windows(grey, moved, common)
+    if windows is None:
+        return None
+
+    share = float(common.mean())
+    shares = (share, min(1.0, share * abs(float(np.linalg.det(matrix[:, :2])))))
+    pixels = _same_pixels(grey, moved, common)
+    return Alignment(matrix, mirrored, inverted, count, shares, *windows, pixels)
+
+
+def transform_words(
+    alignment: Alignment, size: tuple[int, int], other_size: tuple[int, int]
+) -> str:
+    """Return what was done to one photo to make the other, as "turned by 90 degrees".
+
+    Args:
+        alignment: of the two.
+        size: (width, height) of the one.
+        other_size: of the other.
+    """
+    turn = _turn(alignment, size, other_size)
+    said = []
+    if alignment.mirrored and turn > 135:
+        said.append("upside down")
+        turn = 180 - turn
+    elif alignment.mirrored:
+        said.append("mirrored")
+    if turn >= 0.75:
+        degrees = f"{turn:.0f} degree{'' if round(turn) == 1 else 's'}"
+        said.append(f"turned by {degrees}")
+    if alignment.inverted:
+        said.append("inverted")
+    least, most = sorted(alignment.shares)
+    if least < 0.97 and most >= 0.9:
+        said.append(f"cropped to {100 * least:.0f} %")
+    elif least < 0.97:
+        said.append(f"shifted, {100 * least:.0f} % in common")
+    if alignment.same < 0.95:
+        said.append("partly painted over")
+    return ", ".join(said) or "changed a little"
+
+
+def _turn(alignment: Alignment, size: tuple[int, int], other_size: tuple[int, int]) -> float:
+    """Return by how many degrees (0..180) the one has to be turned."""
+    undone = np.diag([SIDE / size[0], SIDE / size[1]])
+    done = np.diag([other_size[0] / SIDE, other_size[1] / SIDE])
+    linear = done @ alignment.matrix[:, :2] @ undone
+    left, _, right = np.linalg.svd(linear)
+    rotation = left @ right
+    return abs(math.degrees(math.atan2(rotation[1, 0], rotation[0, 0])))
+
+
+def _permutations() -> tuple[np.ndarray, np.ndarray]:
+    """Return where each value of a descriptor goes when its photo is mirrored, and inverted.
+
+    A descriptor has 4 x 4 cells of 8 directions, in a frame turned to its keypoint's own direction.
+    Mirroring swaps the sides of the frame and the sense of the directions. Inversion turns the
+    frame by half a turn, and every direction with it.
+    """
+    cells = np.arange(128).reshape(4, 4, 8)
+    mirrored = cells[::-1][:, :, (-np.arange(8)) % 8]
+    inverted = cells[::-1, ::-1]
+    return mirrored.ravel(), inverted.ravel()
+
+
+_MIRRORED, _INVERTED = _permutations()
+
+
+def _matches(one: np.ndarray, other: np.ndarray) -> list[tuple[bool, bool, np.ndarray]]:
+    """Return whether mirrored, whether inverted, and pairs (P, 2) of keypoints; most pairs first.
+
+    A keypoint is paired with the nearest of the other photo where the second nearest is clearly
+    farther, and each of the other photo once.
+    """
+    if min(len(one), len(other)) < FEWEST:
+        return []
+    found = []
+    for mirrored in (False, True):
+        for inverted in (False, True):
+            turned = one[:, _MIRRORED] if mirrored else one
+            turned = turned[:, _INVERTED] if inverted else turned
+            found.append((mirrored, inverted, _pairs(turned @ other.T)))
+    return sorted(found, key=lambda each: -len(each[2]))
+
+
+def _pairs(cosine: np.ndarray) -> np.ndarray:
+    rows = np.arange(len(cosine))
+    nearest = cosine.argmax(axis=1)
+    best = cosine[rows, nearest]
+    cosine[rows, nearest] = -1
+    clear = 1 - best < RATIO**2 * (1 - cosine.max(axis=1))
+
+    first = rows[clear]
+    order = np.argsort(-best[first], kind="stable")
+    first = first[order]
+    _, once = np.unique(nearest[first], return_index=True)
+    return np.stack([first[once], nearest[first[once]]], axis=1)
+
+
+def _fitted(there: np.ndarray, here: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """Return how many keypoints agree on an affine map (2, 3), and the map."""
+    import cv2
+
+    matrix, agree = cv2.estimateAffine2D(
+        there.astype(np.float64),
+        here.astype(np.float64),
+        method=cv2.RANSAC,
+        ransacReprojThreshold=TOLERANCE,
+        maxIters=500,
+        confidence=0.99,
+    )
+    count = 0 if matrix is None else int(agree.sum())
+    if count < FEWEST:
+        return None
+    long, short = np.linalg.svd(matrix[:, :2], compute_uv=False)
+    mirrors = np.linalg.det(matrix[:, :2]) < 0  # which the descriptors would have said
+    if mirrors or long > LARGEST or short * LARGEST < 1 or long > LONGEST * short:
+        return None
+    return count, matrix
+
+
+def _moved(other: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a picture (S, S) as the map lays it over the one, and where it has pixels."""
+    import cv2
+
+    size = other.shape
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+    moved = cv2.warpAffine(other, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+    whole = np.full(size, 255, np.uint8)
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST
+    return moved, cv2.warpAffine(whole, matrix, size, flags=flags) > 0
+
+
+def _windows(one: np.ndarray, other: np.ndarray, common: np.ndarray) -> tuple[float, float] | None:
+    """Return `same` and `spread` of an Alignment; None where nothing has texture."""
+    import cv2
+
+    inside = _inner(common, WINDOW)
+    one = cv2.GaussianBlur(np.ascontiguousarray(one), (0, 0), BLUR)
+    other = cv2.GaussianBlur(other, (0, 0), BLUR)
+    mean, other_mean, square, other_square, product = (
+        cv2.blur(values, (WINDOW, WINDOW))
+        for values in (one, other, one * one, other * other, one * other)
+    )
+    variance = (square - mean**2).clip(0)
+    other_variance = (other_square - other_mean**2).clip(0)
+    textured = inside & (np.maximum(variance, other_variance) > TEXTURED**2)
+    if textured.sum() < FEWEST_PIXELS // 4:
+        return None
+
+    variance, other_variance = variance[textured], other_variance[textured]
+    correlation = (product - mean * other_mean)[textured]
+    correlation /= np.sqrt(variance * other_variance + 1)
+    same = correlation > SAME_WINDOW
+    if not same.any():
+        return 0.0, np.inf
+
+    contrast = np.log(other_variance[same] / variance[same]) / 2
+    spread = 1.4826 * float(np.median(np.abs(contrast - np.median(contrast))))
+    return float(same.mean()), spread
+
+
+def _same_pixels(one: np.ndarray, other: np.ndarray, common: np.ndarray) -> float:
+    """Return the share of pixels that differ by little after a change of brightness and contrast.
+
+    The change is fitted to the pixels that it fits, again and again.
+    """
+    import cv2
+
+    inside = _inner(common, 5)
+    x = cv2.GaussianBlur(np.ascontiguousarray(one), (0, 0), 1.0)[inside].astype(np.float64)
+    y = cv2.GaussianBlur(other, (0, 0), 1.0)[inside].astype(np.float64)
+    fits = np.ones(len(x), bool)
+    difference = np.zeros(len(x))
+    for _ in range(5):
+        if fits.sum() < FEWEST_PIXELS // 2:
+            return 0.0
+        shifted = x[fits] - x[fits].mean()
+        gain = float(shifted @ y[fits]) / max(float(shifted @ shifted), 1e-6)
+        difference = np.abs(y - y[fits].mean() - gain * (x - x[fits].mean()))
+        fits = difference < max(SAME_PIXEL / 2, 2 * float(np.median(difference[fits])))
+    return float((difference < SAME_PIXEL).mean())
+
+
+def _inner(common: np.ndarray, size: int) -> np.ndarray:
+    """Return which pixels have only such pixels within a square of this size."""
+    import cv2
+
+    return cv2.erode(common.astype(np.uint8), np.ones((size, size)), borderValue=0) > 0

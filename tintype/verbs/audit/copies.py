@@ -1,0 +1,219 @@
+"""The second look of an audit: copies that hashes miss, and objects that were photographed again.
+
+A network's features name the photos that may show the same, and alignment by keypoints tells which
+of them do. Three kinds are told apart: a copy (the same pixels, cropped, turned, framed, inverted
+or painted over), the same object or scene, and what merely looks similar, of which nothing is said.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tintype.data import alignment
+from tintype.data.alignment import Alignment, Look
+from tintype.data.cache import cached_pixels
+from tintype.data.duplicates import joined
+from tintype.data.sets.folder import read_each
+from tintype.errors import UserError
+from tintype.hardware.device import num_cores
+from tintype.progress import Progress
+from tintype.runs.packaged_weights import PACKAGES
+from tintype.verbs.audit import backbone
+from tintype.verbs.audit.files import TINY, Inspected, in_colour, reduced, squashed
+
+VERSION = 1  # raise it when the keypoints of a photo change
+# Of a photo; they hold the original of 95 to 100 % of the copies of each kind.
+NEAREST = 20
+BLOCK = 1024  # rows of similarities in memory
+LOOKS = 2048  # photos whose keypoints are held ready
+PAIRS = 64  # for each task of a thread
+
+LEFT_OUT = "copies that were cropped, turned or painted over were not looked for"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two photos, by position, and what was done to one of them to make the other."""
+
+    rows: tuple[int, int]
+    words: str
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """Pairs that are copies, pairs that show the same object, and a note on what was left out."""
+
+    copies: tuple[Pair, ...] = ()
+    objects: tuple[Pair, ...] = ()
+    note: str = ""
+
+    def copied(self, group: np.ndarray) -> np.ndarray:
+        """Return groups (N,) of duplicates, joined by the copies."""
+        return joined(group, _positions(self.copies))
+
+    def together(self, group: np.ndarray, sides: np.ndarray) -> np.ndarray:
+        """Return groups (N,) of duplicates, joined by copies and by objects on the same side."""
+        pairs = _positions(self.objects)
+        alike = sides[pairs[:, 0]] == sides[pairs[:, 1]]
+        return joined(self.copied(group), pairs[alike])
+
+
+def look_again(
+    inspected: Inspected, group: np.ndarray, progress: Progress | None = None
+) -> SecondLook:
+    """Return the copies and the objects seen twice among the first images of each group.
+
+    Photos are decoded once more, to keypoints and a small picture, which are cached.
+
+    Args:
+        inspected: the images.
+        group: (N,) the first image of the group of duplicates that each belongs to.
+        progress: called as progress(what, done, total).
+    """
+    rows = np.flatnonzero(group == np.arange(len(group)))
+    small = float(np.median(inspected.short_side)) < TINY
+    if len(rows) < 2 or (small and not in_colour(inspected.thumbs)):
+        return SecondLook()
+    if not alignment.available():
+        return SecondLook(note=f"{LEFT_OUT}, which takes OpenCV: pip install 'tintype[audit]'")
+    if not backbone.at_hand():
+        return SecondLook(note=f"{LEFT_OUT}: {PACKAGES[backbone.NETWORK].install}")
+
+    side = backbone.side_for(len(inspected))
+    pictures = squashed(inspected, side, progress)
+    try:
+        features, notes = backbone.backbone_features(pictures, side, progress)
+    except UserError as error:
+        return SecondLook(note=f"{LEFT_OUT}: {error}")
+    inspected.notes.extend(notes)
+
+    pairs = rows[nearest_pairs(features[rows], progress)]
+    return _Looks(inspected, pictures, progress).judged(pairs, progress)
+
+
+class _Looks:
+    """The keypoints of all images, in a file of the cache, and their pictures."""
+
+    def __init__(
+        self, inspected: Inspected, pictures: np.ndarray, progress: Progress | None
+    ) -> None:
+        self.inspected = inspected
+        self.pictures = pictures
+        self.keypoints = _keypoints(inspected, progress)
+        self.look = functools.lru_cache(LOOKS)(self._look)
+
+    def _look(self, i: int) -> Look:
+        return alignment.look_of(self.pictures[i], self.keypoints[i])
+
+    def judged(self, pairs: np.ndarray, progress: Progress | None) -> SecondLook:
+        """Return which pairs (P, 2) of positions are copies, and which show one object."""
+
+        def judge(some: np.ndarray) -> list[Alignment | None]:
+            return [alignment.align(self.look(int(i)), self.look(int(j))) for i, j in some]
+
+        copies: list[Pair] = []
+        objects: list[Pair] = []
+        chunks = [pairs[start : start + PAIRS] for start in range(0, len(pairs), PAIRS)]
+        with alignment.single_threaded(), ThreadPoolExecutor(num_cores()) as pool:
+            done = 0
+            for chunk, found in zip(chunks, pool.map(judge, chunks), strict=True):
+                for (i, j), aligned in zip(chunk.tolist(), found, strict=True):
+                    if aligned is not None and aligned.is_copy:
+                        copies.append(self._pair(i, j, aligned))
+                    elif aligned is not None and aligned.is_same_object:
+                        objects.append(self._pair(i, j, aligned))
+                done += len(chunk)
+                if progress:
+                    progress("aligning photos", done, len(pairs))
+
+        return SecondLook(tuple(copies), tuple(objects))
+
+    def _pair(self, i: int, j: int, aligned: Alignment) -> Pair:
+        facts = self.inspected.facts
+        size, other = ((int(facts["width"][row]), int(facts["height"][row])) for row in (i, j))
+        return Pair((i, j), alignment.transform_words(aligned, size, other))
+
+
+def _keypoints(inspected: Inspected, progress: Progress | None) -> np.ndarray:
+    """Return the keypoints of every image, (N, K, B) uint8; none of one that changed meanwhile."""
+    shape = (alignment.MOST_KEYPOINTS, alignment.OF_KEYPOINT, 1)
+    purpose = f"keypoints {VERSION}"
+    source = f"{inspected.name} (keypoints)"
+
+    with alignment.single_threaded():
+        if inspected.photos is None:
+            pixels = inspected.pixels
+            assert pixels is not None
+            key = hashlib.blake2b(purpose.encode(), digest_size=16)
+            key.update(np.ascontiguousarray(inspected.facts["digest"]).data)
+            return cached_pixels(
+                key.hexdigest(),
+                len(inspected),
+                shape,
+                lambda i: alignment.keypoints(_at_most(pixels[i])).reshape(shape),
+                source=source,
+                progress=progress,
+            ).pixels[..., 0]
+
+        photos, cached, _ = read_each(
+            inspected.photos,
+            shape,
+            lambda path: alignment.keypoints(reduced(path, alignment.LONG_SIDE)).reshape(shape),
+            purpose=purpose,
+            source=source,
+            progress=progress,
+        )
+
+    if len(photos) == len(inspected):
+        return cached.pixels[..., 0]
+    position = {name: i for i, name in enumerate(inspected.names)}
+    found = np.zeros((len(inspected), *shape[:2]), np.uint8)
+    found[[position[photo.name] for photo in photos]] = cached.pixels[..., 0]
+    return found
+
+
+def _at_most(pixels: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, C) at most as large as keypoints are looked for."""
+    scale = alignment.LONG_SIDE / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    grey = pixels.shape[2] == 1
+    image = Image.fromarray(pixels[:, :, 0] if grey else pixels)
+    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    return np.asarray(small).reshape(small.height, small.width, -1)
+
+
+def nearest_pairs(features: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+    """Return the pairs (P, 2), i < j, of which one is among the nearest of the other.
+
+    All are compared, block by block, by the cosine of what differs from the mean.
+
+    Args:
+        features: (N, F) float32.
+        progress: called as progress(what, done, total) after each block.
+    """
+    values = torch.from_numpy(features - features.mean(axis=0))
+    values /= torch.linalg.norm(values, dim=1, keepdim=True).clip(1e-6)
+    count = min(NEAREST + 1, len(values))  # one of them is the image itself
+    found = []
+    for start in range(0, len(values), BLOCK):
+        cosine = values[start : start + BLOCK] @ values.T
+        nearest = cosine.topk(count, dim=1, sorted=False).indices.numpy()
+        own = np.broadcast_to(np.arange(start, start + len(nearest))[:, None], nearest.shape)
+        found.append(np.stack([np.minimum(own, nearest), np.maximum(own, nearest)], axis=-1))
+        if progress:
+            progress("comparing features", min(start + BLOCK, len(values)), len(values))
+
+    pairs = np.unique(np.concatenate([each.reshape(-1, 2) for each in found]), axis=0)
+    return pairs[pairs[:, 0] < pairs[:, 1]]
+
+
+def _positions(pairs: tuple[Pair, ...]) -> np.ndarray:
+    return np.array([pair.rows for pair in pairs], np.int64).reshape(-1, 2)
