@@ -98,7 +98,7 @@
     const share = new Map(item.candidates);
     byId("looks").replaceChildren(...(item.given === item.suggested
       ? ["and looks like it (" + percent(share.get(item.given)) + ")"]
-      : ["looks like ", make("b", {}, suggested), ` (${percent(share.get(item.suggested) || 0)}, not ${percent(share.get(item.given))})`]));
+      : ["looks like ", make("b", {}, suggested), ` (${percent(share.get(item.suggested) || 0)}; ${given}: ${percent(share.get(item.given))})`]));
     for (const node of document.querySelectorAll("[data-given]")) node.textContent = given;
     for (const node of document.querySelectorAll("[data-suggested]")) node.textContent = suggested;
 
