@@ -488,6 +488,8 @@ def test_features_of_ones_own_are_taken(digit_files):
     features[wrong] = rng.normal(size=16) + 6 * np.eye(16)[3]
     found = audit(digit_files, labels=True, features=features)
     assert names_in(found, "labels") == {wrong}
+    typed = f"tintype audit {shlex.quote(str(digit_files))} --decide decided.csv"
+    assert found.lines()[-2].endswith(typed)
     remark = found["labels"].items[0].remark
     assert re.fullmatch(
         rf"labelled {wrong.split('/')[0]} \(\d+ %\), looks like 3 \(\d+ %\)", remark

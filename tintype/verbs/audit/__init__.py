@@ -29,6 +29,7 @@ from tintype.verbs.audit.labels import LabelIssues, find_label_issues, judge
 from tintype.verbs.audit.manifest import check_new, write_manifest
 from tintype.verbs.audit.of_run import judgements_of, probabilities_of
 from tintype.verbs.audit.one_class import WEAK, class_findings, label_findings
+from tintype.verbs.audit.page import decide_command
 
 if TYPE_CHECKING:
     import pandas
@@ -162,6 +163,8 @@ class Audit:
             if len(finding.items) > SHOWN:
                 lines.append(f"           and {len(finding.items) - SHOWN:,} more")
 
+        if command := decide_command(self.to_dict()):
+            lines.append(f"         Decide these labels on a page: {command}")
         lines += [f"         {printable(note)}" for note in self.notes]
         verdict = f"{len(self.serious)} serious" if self.serious else "nothing serious"
         count = f"{len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"

@@ -153,6 +153,14 @@ def _can_fix(audit: Mapping[str, Any]) -> bool:
     return audit["in_files"] and bool(kinds & {"unreadable", *PAIRED} - {"mirrored"})
 
 
+def decide_command(audit: Mapping[str, Any]) -> str:
+    """Return what to type to decide the labels that look wrong; "" where there are none."""
+    kinds = {finding["kind"] for finding in audit["findings"]}
+    if not audit["in_files"] or "labels" not in kinds:
+        return ""
+    return f"tintype audit {shlex.quote(audit['source'])} --decide decided.csv"
+
+
 def _overview(audit: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the head of the page and the tables show."""
     splits = list(next(iter(audit["classes"].values()), {}))
@@ -169,4 +177,5 @@ def _overview(audit: Mapping[str, Any]) -> dict[str, Any]:
         "fix": f"tintype audit {shlex.quote(audit['source'])} --fix clean.csv"
         if _can_fix(audit)
         else "",
+        "decide": decide_command(audit),
     }
