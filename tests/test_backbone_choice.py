@@ -18,8 +18,9 @@ from tintype.errors import UserError
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
 from tintype.runs import packaged_weights
+from tintype.runs.packed import pack
 from tintype.training import backbone
-from tintype.training.backbone import BETTER, INSTALLED, choose_backbone
+from tintype.training.backbone import BETTER, INSTALLED, choose_backbone, choose_looks
 
 PHOTOS = Glance(num_images=1000, side=384)
 SMALL = Glance(num_images=1000, side=32)
@@ -30,12 +31,11 @@ def alone(monkeypatch):
     """Let the ordinary dependency alone be installed, and nothing have been downloaded before."""
     monkeypatch.setattr(packaged_weights, "installed", lambda name: name == INSTALLED)
     monkeypatch.setattr(backbone, "weights_available", lambda _: False)
-    monkeypatch.setattr(backbone, "inference_speed", lambda *_: 50.0)
 
 
 def chosen(seen: Glance | None = PHOTOS, device: str = "cpu", **fields) -> tuple[Recipe, str]:
     """Return the recipe with a backbone, and the lines that are printed on it."""
-    recipe = build({"data": "photos", "model": "auto", **fields}, where="")
+    recipe = build({"data": "photos", "model": "auto", "threads": 2, **fields}, where="")
     recipe, choices = choose_backbone(recipe, torch.device(device), torch.float32, lambda: seen)
     return recipe, "\n".join(f"{each.name}: {each.choice} ({each.reason})" for each in choices)
 
@@ -51,11 +51,11 @@ def test_the_extra_is_taken_where_the_time_allows(monkeypatch):
     monkeypatch.setattr(packaged_weights, "installed", lambda _: True)
     recipe, said = chosen()
     assert recipe.model == BETTER
-    assert "from the extra offline; its features of 1,000 photos take about 40 s" in said
+    assert "from the extra offline; its features of 1,000 photos take about 61 s" in said
 
     recipe, said = chosen(time="1m")
     assert recipe.model == INSTALLED
-    assert f"{BETTER} is as well, but its features of 1,000 photos take about 40 s" in said
+    assert f"{BETTER} is as well, but its features of 1,000 photos take about 61 s" in said
     assert chosen(seen=None)[0].model == INSTALLED
 
 
@@ -121,6 +121,71 @@ def test_where_the_network_is_asked_for_it_is_refused_before_anything_is_read(da
     (tmp_path / "photos").mkdir()
     with pytest.raises(UserError, match=damaged):
         api.plan(str(tmp_path / "photos"), model=INSTALLED, watcher=Watcher())
+
+
+# ---- what the head sees of each photo ---------------------------------------------------------------------------------
+
+
+def looks(num_images: int, side: int = 384, **fields) -> tuple[Recipe, str]:
+    """Return the recipe with what a head sees, and the line that is printed on it."""
+    fields = {"model": INSTALLED, "threads": 2, "tune": "auto", **fields}
+    recipe = build({"data": "photos", **fields}, where="")
+    seen = Glance(num_images, side)
+    recipe, choices = choose_looks(recipe, torch.device("cpu"), torch.float32, lambda: seen)
+    return recipe, "\n".join(f"{each.choice} ({each.reason})" for each in choices)
+
+
+def test_photos_are_looked_at_twice_where_the_features_leave_time():
+    recipe, said = looks(800)
+    assert recipe.model_options == {"stages": 2, "scales": [224, 320]}
+    assert recipe.image_size == 320
+    assert "of two stages at 224 and at 320 pixels (about 68 s for 800 photos" in said
+
+    recipe, said = looks(2527)
+    assert (recipe.model_options, recipe.image_size) == ({"stages": 2}, None)
+    assert "a second look at 320 pixels would bring them to about 214 s" in said
+    assert looks(2527, time="15m", tune="head")[0].image_size == 320
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"side": 300}, "the photos have 300 pixels a side"),
+        ({"time": "30m"}, "there may be time to train all layers"),
+        ({"image_size": 128}, "they cost what one does"),
+    ],
+)
+def test_one_look_has_its_reason(fields, said):
+    recipe, reason = looks(800, **fields)
+    assert recipe.model_options == {"stages": 2}
+    assert said in reason
+
+
+def test_options_of_the_user_and_other_networks_stay():
+    assert looks(800, model_options={"stages": 1})[0].model_options == {"stages": 1}
+    assert looks(800, model="resnet18") == (looks(800, model="resnet18")[0], "")
+
+
+def test_a_run_on_photos_looks_as_it_chose_to(tmp_path):
+    draw = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(5):
+            pixels = draw.integers(0, 256, (64, 80, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+
+    asked = {"model_options": {"stages": 2, "scales": [48, 64]}, "image_size": 64, "tune": "head"}
+    run = api.train(
+        str(tmp_path / "photos"), weights="default", out=tmp_path, name="run", watcher=Watcher(),
+        model=INSTALLED, **asked,
+    )  # fmt: skip
+    assert run.read("model.json")["architecture"]["options"]["scales"] == [48, 64]
+    assert run.embed([pixels]).shape == (1, 2 * (112 + 1280))
+
+    packed = pack(run.path, tmp_path / "run.zip")
+    assert packed
+    again = api.load(str(tmp_path / "run.zip"))
+    np.testing.assert_array_equal(again.predict_proba([pixels]), run.predict_proba([pixels]))
 
 
 # ---- the first look ---------------------------------------------------------------------------------------------------

@@ -30,12 +30,17 @@ from tintype.runs.pretrained import (
     require_weights,
 )
 from tintype.tasks.contract.options import TransferOptions
-from tintype.training.backbone import Look, choose_backbone
+from tintype.training.backbone import (
+    ENOUGH_EPOCHS,
+    TRAINING_COST,
+    Look,
+    choose_backbone,
+    choose_looks,
+    prefers_head,
+)
 from tintype.training.bundles import LENGTH, UPDATE, Source, completed, settled
 from tintype.training.speed import inference_speed, seconds_of
 
-# A training step costs about three times an inference: forward, and two products backward.
-TRAINING_COST = 3.0
 HEAD_EPOCHS, HEAD_VIEWS = 60, 4
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 20  # of fine-tuning
 ABOUT_DATA = (
@@ -109,6 +114,8 @@ def choose_model(
     look: Look,
     progress: Progress | None = None,
     asked: Collection[str] = (),
+    *,
+    free: bool = False,
 ) -> tuple[Recipe, list[Choice]]:
     """Return the recipe with a model in place of "auto".
 
@@ -122,6 +129,7 @@ def choose_model(
         look: returns what a first look at the images says.
         progress: called as progress(what, done, total) while weights are downloaded.
         asked: the fields that the user set.
+        free: whether settings that the recipe leaves unset may be chosen.
 
     Raises:
         UserError: the weights' file name tells no model, or they are those of another model than
@@ -144,6 +152,10 @@ def choose_model(
         return recipe, choices
     if options.weights in (None, "default"):
         require_weights(recipe.model)
+    head_or_open = options.tune == "auto" or (free and options.tune == "head")
+    if run is None and options.weights != "none" and head_or_open:
+        recipe, more = choose_looks(recipe, device, dtype, look)
+        choices += more
     weights = options.weights or "default"
     own = own_preprocessing(recipe.model, weights)
     assert own is not None
@@ -341,18 +353,20 @@ def _by_time(
     """Return the recipe for fine-tuning as long as the time allows, or for a head where it does not
     allow enough.
     """
-    speed, spare, budget = _spare_seconds(recipe, splits, device, dtype)
     train = len(splits.train)
-    epoch = TRAINING_COST * train / speed
     part = recipe.fields()["tune"]
     asked = part != "auto"
-    if not asked and (train < FEWEST_TO_FINE_TUNE or spare < FEWEST_EPOCHS * epoch):
-        few = train < FEWEST_TO_FINE_TUNE
-        reason = (
-            f"{train:,} training images are few"
-            if few
-            else f"an epoch of all layers takes about {epoch:.0f} s"
-        )
+    if not asked and train < FEWEST_TO_FINE_TUNE:
+        reason = f"{train:,} training images are few"
+        return _head(recipe, splits, device, dtype, reason=reason)
+    if not asked and prefers_head(recipe, device):
+        reason = "no time is given; --time 30m may let all layers be trained"
+        return _head(recipe, splits, device, dtype, reason=reason)
+
+    speed, spare, budget = _spare_seconds(recipe, splits, device, dtype)
+    epoch = TRAINING_COST * train / speed
+    if not asked and spare < ENOUGH_EPOCHS * epoch:
+        reason = f"an epoch of all layers takes about {epoch:.0f} s"
         return _head(recipe, splits, device, dtype, reason=reason)
 
     epochs = int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, spare / epoch)))

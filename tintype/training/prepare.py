@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -197,7 +197,7 @@ def prepare(
 
         # The model comes before the data: its preprocessing says how images are read.
         recipe, more = choose_model(
-            recipe, device, dtype, partial(_look, recipe), watcher.on_work, asked
+            recipe, device, dtype, cache(partial(_look, recipe)), watcher.on_work, asked, free=free
         )
         choices += more
         resize = _resize(recipe)
