@@ -329,6 +329,14 @@ def test_ridge_without_images_is_ridge_that_was_fitted_without_them(grouped_digi
         assert not wrong[~left_out].any()
 
 
+def test_an_image_without_a_group_stands_alone(grouped_digits):
+    features, targets, groups, _ = grouped_digits
+    few = (features[:200], targets[:200], 10, 5)
+    alone = nested_of_features(*few, repetitions=2)
+    assert nested_of_features(*few, groups=[""] * 200, repetitions=2) == alone
+    assert nested_of_features(*few, groups=groups[:200].tolist(), repetitions=2) != alone
+
+
 def test_widened_intervals_hold_the_truth_more_often_than_naive_ones():
     """A short form of `benchmarks/coverage.py folds`, whose figures docs/folds.md has."""
     draw = np.random.default_rng(1)

@@ -79,7 +79,7 @@ def nested_of_features(
     num_classes: int,
     num_folds: int,
     *,
-    groups: ArrayLike | None = None,
+    groups: Sequence[str] | None = None,
     seed: int = 0,
     repetitions: int = REPETITIONS,
 ) -> NestedFolds | None:
@@ -93,19 +93,23 @@ def nested_of_features(
         targets: (N,) in 0..K-1.
         num_classes: K.
         num_folds: as many as those of the estimate.
-        groups: (N,) names or numbers of images that stay in one fold; None where all stand alone.
+        groups: (N,) names of images that stay in one fold; "" belongs to none.
         seed: of the ways to cut the folds.
         repetitions: how many.
     """
     targets = np.asarray(targets)
     if len(targets) > MOST_NESTED:
         return None
+    groups = groups if groups is not None and any(groups) else None
     ways = [
         stratified_folds(targets, groups, num_folds, fold(seed, "nested", repetition))
         for repetition in range(repetitions)
     ]
     without = RidgeWithout(np.asarray(features, np.float64), targets, num_classes)
-    numbers = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    numbers = None
+    if groups is not None:
+        units = [group or f"\0{row}" for row, group in enumerate(groups)]
+        numbers = np.unique(units, return_inverse=True)[1]
     return nested_folds(without, ways, numbers)
 
 
