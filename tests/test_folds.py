@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import save_file as save_torch
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import softmax
@@ -30,12 +31,15 @@ from statsmodels.stats.contingency_tables import mcnemar
 import tintype
 from tintype import api
 from tintype.data import open_data
+from tintype.data.source import DataSpec
 from tintype.data.split import fold_numbers
+from tintype.data.targets import Classes
 from tintype.errors import Interrupted, UserError
+from tintype.models import build_model
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
-from tintype.statistics import folds_interval
+from tintype.statistics import folds_interval, wilson_interval
 from tintype.tasks.folds import RidgeWithout, heads_out_of_fold, nested_of_features
 from tintype.tasks.heads import Rows, discriminant, logistic_path
 from tintype.verbs.compare import compare
@@ -383,3 +387,62 @@ def test_the_audit_doubts_labels_by_what_folds_say(folded, tt, finished_run):
 def test_a_run_on_other_photos_judges_no_labels(folded, tt, digit_files):
     code, _, errors = tt("audit", digit_files, "--run", folded.path)
     assert (code, "was trained on other photos" in errors) == (2, True)
+
+
+@pytest.fixture(scope="module")
+def of_heads(tmp_path_factory, digit_files) -> tuple[api.Run, dict[str, Any]]:
+    """A run with folds whose head is fitted exactly to features of a backbone drawn at random, and
+    its fields.
+    """
+    spec = DataSpec(
+        "", 3, 32, 32, Classes(tuple(map(str, range(1000)))), (0.5,) * 3, (0.25,) * 3, ""
+    )
+    folder = tmp_path_factory.mktemp("heads")
+    for digit in "013":
+        shutil.copytree(digit_files / digit, folder / "photos" / digit)
+    weights = folder / "mobilenet_v3_small.safetensors"
+    save_torch(build_model("mobilenet_v3_small", spec, {}, seed=1).state_dict(), weights)
+    fields = {
+        "model": "mobilenet_v3_small",
+        "weights": str(weights),
+        "tune": "head",
+        "solver": "exact",
+        "image_size": 32,
+        "precision": "fp32",
+        "device": "cpu",
+        "watcher": Watcher(),
+        "folds": FOLDS,
+    }
+    return api.train(str(folder / "photos"), out=folder, name="all", **fields), fields
+
+
+def test_heads_answer_out_of_fold_as_a_run_of_one_fold_does(of_heads, tmp_path):
+    run, fields = of_heads
+    photos = str(run.path.parent / "photos")
+    assert not (run.path / "folds").exists()  # fits of seconds, which need no runs
+    member = by_fold(run)
+    pooled = load_file(run.path / "folds.safetensors")
+    said = dict(zip(member, pooled["logits"].argmax(1).tolist(), strict=True))
+
+    alone = api.train(photos, out=tmp_path, name="one", fold=1, **fields)
+    tested = [row["name"] for row in alone.read_table("splits.csv") if row["split"] == "test"]
+    assert set(tested) == {name for name, fold in member.items() if fold == 1}
+    answers = load_file(alone.path / "answers.safetensors")["logits"].argmax(1)
+    # the order of the images decides which of them choose the head
+    assert (
+        np.mean([said[name] == answer for name, answer in zip(tested, answers, strict=True)]) > 0.8
+    )
+
+
+def test_the_interval_of_heads_is_widened_and_the_model_trained_on_everything(of_heads):
+    run, _ = of_heads
+    evaluation = run.read("evaluation.json")
+    figures = evaluation["splits"]["folds"]
+    assert evaluation["folds"]["interval"] == "nested"
+    assert "widened by nested cross-validation" in evaluation["folds"]["text"]
+    assert "The final model was trained on all of them" in evaluation["folds"]["text"]
+    (low, high), (naive_low, naive_high) = figures["accuracy_ci95"], figures["accuracy_ci95_naive"]
+    right = figures["num_correct"], figures["num_images"]
+    assert [naive_low, naive_high] == pytest.approx(wilson_interval(*right), abs=0.02)
+    assert (low, high) != (naive_low, naive_high)
+    assert low < figures["accuracy"] <= high

@@ -188,7 +188,7 @@ def measure_by_folds(
     write_samples(run, summary.samples, everything, prefix="fold")
     run.write("model.json", {**run.read("model.json"), **task.describe()})
 
-    num_trained = len(splits.train)
+    num_trained = len(everything) if task.fits_validation else len(splits.train)
     looks = count_test_look(run, f"{splits.spec.fingerprint} folds {run.recipe.folds}")
     evaluation = {**summary.evaluation, **recorded(task, evaluations, summary.further)}
     evaluation |= {"tested": False, "test_looks": looks}

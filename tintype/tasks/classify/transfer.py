@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
+from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource, JoinedSource
 from tintype.hardware.device import Choice
 from tintype.models.parts.backbone import backbone_parts, make_head
 from tintype.progress import Progress
 from tintype.tasks import losses
 from tintype.tasks.classify.calibration import fit_temperature
 from tintype.tasks.classify.classifier import Answers, Classify
+from tintype.tasks.folds import heads_out_of_fold, nested_of_features
 from tintype.tasks.frozen import FrozenBackbone, View
 from tintype.tasks.heads import fit_head, fits_in
 from tintype.tasks.interpolation import SHARES, Line, between, copied
@@ -445,6 +446,46 @@ class ExactHead(Transfer):
         self.comparison = fitted.to_dict()
         if self.fitted_val is not None:
             self.out_of_fold = torch.from_numpy(fitted.out_of_fold[len(train) :]).float()
+
+    def answers_out_of_fold(
+        self, source: ImageSource, folds: np.ndarray, progress: Progress | None = None
+    ) -> dict[str, np.ndarray] | None:
+        """Return logits (N, K) and targets (N,), each image by a head fitted without its fold.
+
+        It also measures how far the interval of their accuracy has to be widened.
+        """
+        parts = source.sources if isinstance(source, JoinedSource) else [source]
+        kept = [part for part in parts if isinstance(part, FeatureSource)]
+        if not self.compares or len({part.features.shape[1] for part in kept}) != 1:
+            return None
+
+        features = torch.cat([part.features for part in kept])
+        targets = source.targets.numpy()
+        num_classes = self.spec.num_classes
+        groups = [self.groups.get(name, "") for name in source.names]
+        logits = heads_out_of_fold(
+            features.cpu().numpy(),
+            targets,
+            num_classes,
+            folds,
+            groups=groups,
+            weights=self._weights(kept),
+            clean=self._num_clean,
+            progress=progress,
+            label_smoothing=self.label_smoothing,
+            seed=self.seed,
+        )
+        if progress:
+            progress("widening the interval", 0, 1)
+        self.nested = nested_of_features(
+            self._clean(features).cpu().numpy(),
+            targets,
+            num_classes,
+            len(np.unique(folds)),
+            groups=groups if any(groups) else None,
+            seed=self.seed,
+        )
+        return {"logits": logits, "targets": targets}
 
     def _weights(self, parts: Sequence[FeatureSource]) -> np.ndarray:
         """Return how much each image counts, by its own weight, its class and how it is drawn."""
