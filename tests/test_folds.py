@@ -290,7 +290,7 @@ def test_answers_out_of_fold_are_those_of_scikit_learn(grouped_digits):
 
     fit: Any = logistic
     found = heads_out_of_fold(features, targets, 10, fold_of, fit=fit)
-    expected = cross_val_predict(
+    expected: Any = cross_val_predict(
         make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-9, max_iter=10_000)),
         features,
         targets,
@@ -320,7 +320,7 @@ def test_ridge_without_images_is_ridge_that_was_fitted_without_them(grouped_digi
     gram = x @ x.T
     one_hot = np.eye(10)[targets] - np.eye(10)[targets].mean(0)
     # the hat matrix is G (G + a I)^-1, so that its trace tells the penalty
-    penalty = brentq(
+    penalty: Any = brentq(
         lambda a: np.trace(np.linalg.solve(gram + a * np.eye(400), gram)) - np.trace(without.hat),
         1e-3,
         1e7,
