@@ -224,6 +224,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 # ---- the built-in studies ---------------------------------------------------------------------------------------------
 
 ON_PHOTOS = {
+    "fine-tuning",
     "faces-seven-backbones",
     "faces-pipelines",
     "garbage-two-by-two",
@@ -255,6 +256,18 @@ def test_garbage_is_two_by_two(digit_files):
         built_in = resolve(f"garbage-{recipe}")[0]
         assert run.recipe.augment == built_in.augment
         assert run.recipe.model == built_in.model
+
+
+def test_fine_tuning_is_compared_with_what_may_be_added_to_it():
+    runs = declare("fine-tuning").runs()
+    ways = {run.variant: (run.recipe.tune, run.recipe.ema, run.recipe.interpolate) for run in runs}
+    assert ways == {
+        "the head alone": ("head", 0.0, False),
+        "fine-tuned": ("all", 0.0, False),
+        "averaged": ("all", 0.99, False),
+        "interpolated": ("all", 0.0, True),
+        "averaged and interpolated": ("all", 0.99, True),
+    }
 
 
 def test_pipelines_on_photos_are_checked_by_a_dry_run(digit_files):

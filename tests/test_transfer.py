@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -163,6 +164,51 @@ def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune, inter
     stopped = api.train(resume=tmp_path / "stopped" / "run", watcher=Watcher())
     for file in ("model.safetensors", "metrics.csv", "predictions.csv"):
         assert (whole.path / file).read_bytes() == (stopped.path / file).read_bytes(), file
+
+
+# ---- the networks that people ask for ---------------------------------------------------------------------------------
+
+
+ASKED_FOR = ("vgg16", "densenet161", "resnext50_32x4d", "wide_resnet50_2", "resnet50")
+
+
+@pytest.mark.usefixtures("short_reports")
+@pytest.mark.parametrize(
+    ("name", "tune"),
+    [
+        ("googlenet", "head"),
+        pytest.param("googlenet", "all", marks=pytest.mark.exhaustive),
+        *(pytest.param(name, "all", marks=pytest.mark.exhaustive) for name in ASKED_FOR),
+    ],
+)
+def test_a_file_of_torchvision_goes_the_whole_way_at_64_pixels(
+    tt, digit_files, tmp_path, name, tune
+):
+    """From a file of random weights, laid out as torchvision's, through two epochs to answers."""
+    torch.manual_seed(0)
+    more = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
+    whole = torchvision.models.get_model(name, weights=None, **more)
+    file = tmp_path / f"{name}.pth"
+    torch.save(whole.state_dict(), file)
+    del whole
+
+    code, _, errors = tt(
+        *("train", digit_files, "--weights", file, "--tune", tune, "--name", name),
+        *("--image-size", 64, "--epochs", 2, "--batch-size", 16, "--device", "cpu"),
+        *("--set", "precision=fp32"),
+    )
+    assert code == 0, errors
+    run = api.load(tmp_path / "runs" / name)
+    described = run.read("model.json")
+    assert described["architecture"]["name"] == name
+    assert described["pretrained"]["file"] == file.name
+    assert (described["preprocessing"]["height"], run.status["state"]) == (64, "finished")
+    assert float(run.read_table("metrics.csv")[-1]["epoch"]) == pytest.approx(2, abs=0.3)
+
+    row = next(row for row in run.read_table("predictions.csv") if row["split"] == "test")
+    answer = run.predict(digit_files / row["name"])
+    assert answer.confidence == pytest.approx(float(row["confidence"]), abs=2e-3)
+    file.unlink()  # half a gigabyte of VGG16
 
 
 # ---- between the head and the fine-tuned network ---------------------------------------------------------------------

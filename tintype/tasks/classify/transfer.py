@@ -614,21 +614,46 @@ class FineTune(Transfer):
 
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
         if self.warm_up_head:
-            self.warm_features = self.features_of(splits.train, 0, progress)[:, 0]
+            self.warm_features = self.features_of(splits.train, 0, progress)
         return splits
 
     def start(self, train: ImageSource) -> None:
         if self.warm_features is None:
             return
-        targets = train.targets.to(self.device)
-        weights = None if train.weights is None else train.weights.to(self.device)
-        head = fit_linear(
-            self.warm_features, targets, self.spec.num_classes, WARM_UP_PENALTY, weights
-        )
+        features = self.warm_features  # (N, V, F), the clean views
+        rows = features.shape[0] * features.shape[1]
+        if self.interpolate and fits_in(rows, features.shape[2]):
+            head = self._chosen_head(features, train)
+        else:
+            targets = train.targets.to(self.device)
+            weights = None if train.weights is None else train.weights.to(self.device)
+            head = fit_linear(
+                features[:, 0], targets, self.spec.num_classes, WARM_UP_PENALTY, weights
+            )
         take_over(self.parts.head, head)
         self.warm_features = None
         if self.interpolate:
             self.before = copied(self.network)
+
+    def _chosen_head(self, features: Tensor, train: ImageSource) -> nn.Linear:
+        """Return the linear head that cross-validation inside training chooses."""
+        weights = torch.ones(len(train)) if train.weights is None else train.weights.cpu()
+        if self.class_weights is not None:
+            weights = weights * self.class_weights.cpu()[train.targets]
+        found = fit_head(
+            features.cpu().numpy(),
+            train.targets.numpy(),
+            self.spec.num_classes,
+            groups=[self.groups.get(name, "") for name in train.names],
+            weights=weights.numpy(),
+            seed=self.seed,
+        )
+
+        head = nn.Linear(features.shape[2], self.spec.num_classes).to(self.device)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(found.head.weight))
+            head.bias.copy_(torch.from_numpy(found.head.bias))
+        return head
 
     def state(self) -> dict[str, Any]:
         if not self.interpolate:
