@@ -5,6 +5,7 @@ were photographed again.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,9 +173,12 @@ def test_the_list_keeps_copies_and_objects_together(tmp_path, photos):
     jpeg(painted(photos[2]), tmp_path / "a" / "02 painted")
     jpeg(cropped(Image.fromarray(shadow.astype(np.uint8)), 0.1), tmp_path / "a" / "08 again")
 
-    found = audit(tmp_path)
+    found = audit(tmp_path, labels=True)
     assert set(pairs_in(found, "altered")) == {frozenset(("a/02.jpg", "a/02 painted.jpg"))}
     assert set(pairs_in(found, "same object")) == {frozenset(("a/08.jpg", "a/08 again.jpg"))}
+
+    said = r"right for [\d.]+% of the photos when they are kept together, and for [\d.]+% when not"
+    assert re.search(said, "\n".join(found.lines()))
 
     found.write_manifest(tmp_path / "clean.csv")
     with (tmp_path / "clean.csv").open(encoding="utf-8", newline="") as file:

@@ -154,7 +154,7 @@ class Audit:
         for finding in self.findings:
             count = f": {len(finding.items):,}" if finding.items else ""
             lines.append(f"{'SERIOUS  ' if finding.serious else '         '}{finding.title}{count}")
-            if not finding.items or finding.suggestion:
+            if not finding.items or finding.suggestion or finding.kind == "same object":
                 lines.append(f"           {finding.text}")
             for item in finding.items[:SHOWN]:
                 between = ", " if finding.suggestion else " = "
@@ -271,22 +271,33 @@ class _Judges:
 
     def judge(
         self, inspected: Inspected, twins: Twins, progress: Progress
-    ) -> tuple[LabelIssues, Doubts | None]:
-        """Return the labels that look wrong, and all of them in the order of doubt.
+    ) -> tuple[LabelIssues, Doubts | None, str]:
+        """Return the labels that look wrong, all of them in the order of doubt, and what objects
+        that were photographed again do to the figures.
 
         Raises:
             UserError: the features or the run do not fit the images.
         """
         said = None if self.run is None else probabilities_of(self.run, inspected)
         values, simple = self.features_of(inspected, progress)
+        effect = ""
         if said is None:
             progress("judging labels", 0, len(inspected))
             groups, targets = twins.together, inspected.targets
             issues = find_label_issues(values, targets, groups, self.seed, only_very_sure=simple)
+            if twins.second.objects:
+                apart = find_label_issues(
+                    values, targets, twins.copied, self.seed, only_very_sure=simple
+                )
+                effect = (
+                    f"The classifier that judges labels is right for {issues.accuracy:.1%} of the "
+                    f"photos when they are kept together, and for {apart.accuracy:.1%} when not."
+                )
             progress("judging labels", len(inspected), len(inspected))
         else:
             issues = judge(said, inspected.targets)
-        return issues, Doubts(inspected, issues, values) if issues.accuracy >= WEAK else None
+        doubted = Doubts(inspected, issues, values) if issues.accuracy >= WEAK else None
+        return issues, doubted, effect
 
 
 def _audit(
@@ -301,16 +312,17 @@ def _audit(
     if twins.second.note:
         inspected.notes.append(twins.second.note)
     issues = doubted = None
+    effect = ""
 
     one_class = isinstance(inspected.target, Classes)
     if judges.labels and one_class and len(set(inspected.targets.tolist())) > 1:
-        issues, doubted = judges.judge(inspected, twins, progress)
+        issues, doubted, effect = judges.judge(inspected, twins, progress)
 
     found = [
         *checks.unreadable_findings(inspected),
         *(class_findings(inspected) if one_class else ()),
         *checks.duplicate_findings(inspected, twins),
-        *checks.copy_findings(inspected, twins),
+        *checks.copy_findings(inspected, twins, effect),
         *checks.group_findings(inspected, data),
         *label_findings(inspected, issues, judges.features is not None),
         *checks.picture_findings(inspected),
@@ -325,7 +337,7 @@ def _audit(
         modes=checks.counted(inspected.facts["mode"].tolist()),
         sizes=_sizes(inspected),
         findings=tuple(sorted(found, key=lambda finding: not finding.serious)),
-        notes=tuple(inspected.notes),
+        notes=tuple(dict.fromkeys(inspected.notes)),
         seconds=time.perf_counter() - start,
         inspected=inspected,
         twins=twins,

@@ -78,6 +78,11 @@ class Twins:
     second: SecondLook = field(default_factory=SecondLook)
 
     @property
+    def copied(self) -> np.ndarray:
+        """Groups (N,) of all that shows the same picture, altered or not."""
+        return self.second.copied(self.duplicates.group)
+
+    @property
     def together(self) -> np.ndarray:
         """Groups (N,) of all that shows the same picture, object or scene."""
         group = self.duplicates.group
@@ -236,12 +241,15 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
     return findings
 
 
-def copy_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
-    """Return copies that hashes miss, first those across a given split, and objects seen twice."""
+def copy_findings(inspected: Inspected, twins: Twins, effect: str = "") -> list[Finding]:
+    """Return copies that hashes miss, first those across a given split, and objects seen twice.
+
+    `effect` says what the latter do to figures.
+    """
     split = given_split(inspected)
     second = twins.second
     before = twins.duplicates.group
-    copied = second.copied(before)
+    copied = twins.copied
     found: dict[str, list[Item]] = {"altered leak": [], "altered": []}
 
     for rows, words in _newly_joined(before, copied, second.copies):
@@ -251,10 +259,9 @@ def copy_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
             item(inspected, rows, f"{words}{labels}")
         )
 
-    together = joined(copied, np.array([pair.rows for pair in second.objects]).reshape(-1, 2))
     objects = [
         item(inspected, rows, f"{len(rows):,} photos, {words}" if len(rows) > 2 else words)
-        for rows, words in _newly_joined(copied, together, second.objects)
+        for rows, words in _newly_joined(copied, twins.together, second.objects)
     ]
     divided = sum(len(set(split[list(each.rows)].tolist())) > 1 for each in objects)
     across = f" {divided:,} of them lie on both sides of the given split." if divided else ""
@@ -279,7 +286,8 @@ def copy_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
             "Same object or scene",
             "Photographed again, by the keypoints that the photos have in common. They tell less "
             f"than as many photos of others.{across} The list that --fix writes groups them: "
-            "training keeps them on one side, and intervals are those of groups.",
+            "training keeps them on one side, and intervals are those of groups."
+            f"{' ' if effect else ''}{effect}",
             items=tuple(objects),
         ),
     )
