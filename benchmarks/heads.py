@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ SIDES = {"trashnet": 224, "pets": 224, "cifar10": 128, "mnist": 128}
 class Photos(NamedTuple):
     """Readers of photos with their classes, and which of them are for testing alone."""
 
-    readers: list[Callable[[], Image.Image]]
+    readers: Sequence[Callable[[], Image.Image]]
     classes: np.ndarray
     is_test: np.ndarray
 
@@ -132,7 +132,7 @@ def drawn(name: str, data: dict[str, np.ndarray], seed: int) -> tuple[np.ndarray
     rows = np.arange(len(classes))
     if name not in A_CLASS:
         train, test = train_test_split(rows, test_size=0.2, stratify=classes, random_state=seed)
-        return train, test
+        return np.asarray(train), np.asarray(test)
 
     free = np.random.default_rng(seed).permutation(rows[~is_test])
     train = [free[classes[free] == number][: A_CLASS[name]] for number in np.unique(classes)]
@@ -154,10 +154,12 @@ def compare(name: str, data: dict[str, np.ndarray], seed: int) -> dict[str, Any]
 
     started = time.process_time()
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
-    regression = LogisticRegressionCV(
-        Cs=np.logspace(-4, 2, 13), l1_ratios=(0,), scoring="neg_log_loss", max_iter=5000,
-        use_legacy_attributes=False, cv=list(folds.split(x, y, np.arange(len(y)))),
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "Cs": np.logspace(-4, 2, 13), "l1_ratios": (0,), "scoring": "neg_log_loss",
+        "max_iter": 5000, "use_legacy_attributes": False,
+        "cv": list(folds.split(x, y, np.arange(len(y)))),
+    }  # fmt: skip
+    regression = LogisticRegressionCV(**settings)
     known = make_pipeline(StandardScaler(), regression).fit(x, y)
     their_seconds = time.process_time() - started
     probabilities = known.predict_proba(features[test])

@@ -244,3 +244,19 @@ def test_the_same_rows_give_the_same_bits(digits):
     one, other = (fit_head(features[:150], classes[:150], 10, seed=3) for _ in range(2))
     assert (one.head.weight == other.head.weight).all()
     assert (one.out_of_fold == other.out_of_fold).all()
+
+
+def test_a_part_of_the_rows_is_fitted_in_the_units_of_all(digits):
+    features, classes = digits
+    rows = Rows(features, classes, 10)
+    kept = np.arange(400) % 5 > 0
+    part = rows.some(kept)
+
+    known = LogisticRegression(C=0.1, tol=1e-8, max_iter=20_000).fit(rows.x[kept], classes[kept])
+    head = next(logistic_path(part, [0.1], converged=1e-5))
+    np.testing.assert_allclose(head.weight / rows.scale, known.coef_, atol=1e-3)
+
+    ridge = Ridge(alpha=100.0).fit(rows.x[kept], np.eye(10)[classes[kept]])
+    head = next(ridge_path(part, [100.0], converged=1e-6))
+    np.testing.assert_allclose(head.weight / rows.scale, ridge.coef_, atol=1e-5)
+    np.testing.assert_allclose(head.logits(features), ridge.predict(rows.x), atol=1e-4)

@@ -7,6 +7,7 @@ is one plain linear layer.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,22 +27,25 @@ Integers = NDArray[np.int64]
 
 # Inverse strengths of the L2 penalty, from strong to weak; a path stops where it has clearly passed
 # its best.
-PATH = tuple(float(each) for each in np.logspace(-4, 1, 11))
-RIDGES = tuple(float(each) for each in np.logspace(5, -1, 13))
-USUAL = PATH[5]  # where nothing can be compared
+PATH = tuple(float(each) for each in np.logspace(-4, 1, 9))
+RIDGES = tuple(float(each) for each in np.logspace(5, 0, 11))
+USUAL = PATH[4]  # where nothing can be compared
 
 # The largest gradient of the mean loss, in preconditioned coordinates, of a head and of one that is
 # only compared with others.
-CONVERGED = 1e-7
-COMPARED = 1e-4
+CONVERGED = 1e-6
+COMPARED = 1e-3
+CLEARLY = 1.002  # times the least loss
 
+MOST_FACTOR = 1e4  # of a calibration
+MOST_STEPS = 50  # of conjugate gradients
 NUM_FOLDS = 5
 # Classes without a row are never the answer: their logits lie so far below the smallest bias. A
 # calibration multiplies them by 0.01 or so.
 NEVER = 1e4
 
 # What is bounded, so that a head takes minutes at the most: numbers held at a time (N x F), terms
-# of the loss (N x F x K), and products of a covariance (N x F x F + F x F x F).
+# of the loss (N x F x K), and products of a covariance (N x F x the smaller of both).
 MOST_NUMBERS = 1.5e8
 MOST_TERMS = 1e9
 MOST_PRODUCTS = 2e11
@@ -140,8 +144,9 @@ class FittedHead:
 
 
 def fits_in(num_rows: int, num_features: int) -> bool:
-    """Return whether features are few enough to be held in double precision."""
-    return num_rows * num_features <= MOST_NUMBERS
+    """Return whether features are few enough for exact heads, in double precision."""
+    size = num_rows * num_features
+    return size <= MOST_NUMBERS and size * min(num_rows, num_features) <= MOST_PRODUCTS
 
 
 def fit_head(
@@ -254,17 +259,32 @@ class Rows:
         weights: Array | None = None,
     ) -> None:
         self.all_classes = num_classes
+        self._take(targets, np.ones(len(targets)) if weights is None else weights)
+
+        self.mean = self.shares @ features
+        self.x = features - self.mean
+        self.scale = 1 / np.maximum(np.sqrt(self.shares @ self.x**2), 1e-6)
+        self.x *= self.scale
+
+    def _take(self, targets: NDArray[np.integer], weights: Array) -> None:
         self.present, self.targets = np.unique(targets, return_inverse=True)
         self.num_classes = len(self.present)
-        self.weights = np.ones(len(targets)) if weights is None else weights
-        self.total = float(self.weights.sum())
+        self.weights = weights
+        self.total = float(weights.sum())
+        self.shares = weights / self.total
 
-        shares = self.weights / self.total
-        self.mean = shares @ features
-        self.x = features - self.mean
-        variance = shares @ self.x**2
-        self.scale = 1 / np.maximum(np.sqrt(variance), 1e-6)
-        self.x *= self.scale
+    def some(self, kept: NDArray[np.bool_]) -> Rows:
+        """Return some of the rows, in the units and along the axes of all of them.
+
+        These say nothing of the classes. Along the axes numbers are held in single precision.
+        """
+        part = copy.copy(self)
+        part._take(self.present[self.targets[kept]], self.weights[kept])
+        part.x = self.x[kept]
+        part.axes = self.axes
+        part.along = self.along[kept].astype(np.float32)
+        part.__dict__.pop("one_hot", None)
+        return part
 
     @cached_property
     def one_hot(self) -> Array:
@@ -274,7 +294,7 @@ class Rows:
     @cached_property
     def axes(self) -> tuple[Array, Array]:
         """The principal axes (F, R) of the rows, and the variance (R,) along each."""
-        scaled = self.x * np.sqrt(self.weights / self.total)[:, None]
+        scaled = self.x * np.sqrt(self.shares)[:, None]
         rows, columns = scaled.shape
         if rows < columns:
             variances, left = np.linalg.eigh(scaled @ scaled.T)
@@ -284,6 +304,11 @@ class Rows:
         variances, axes = np.linalg.eigh(scaled.T @ scaled)
         kept = variances > variances[-1] * 1e-12
         return axes[:, kept], variances[kept]
+
+    @cached_property
+    def along(self) -> NDArray[np.floating]:
+        """The rows (N, R) along the axes; nothing outside of them lowers a loss."""
+        return self.x @ self.axes[0]
 
     def plain(self, weight: Array, bias: Array) -> LinearHead:
         """Return a head for features as they come and all classes, from one for those here."""
@@ -309,38 +334,42 @@ def logistic_path(
     before.
     """
     axes, variances = rows.axes
-    projected = rows.x @ axes  # nothing outside these axes lowers the loss
-    shares = rows.weights / rows.total
+    along, shares = rows.along, rows.shares
     num_classes, rank = rows.num_classes, len(variances)
     even = max((1 - 1 / num_classes) / num_classes, 1e-6)
     wanted = (1 - label_smoothing) * rows.one_hot + label_smoothing / num_classes
     weight = np.zeros((num_classes, rank))
     bias = np.zeros(num_classes)
+    level = math.sqrt(even)
 
     for strength in strengths:
         penalty = 1 / (strength * rows.total)
         scales = 1 / np.sqrt(even * variances + penalty)
-        ones = np.full((len(projected), 1), 1 / math.sqrt(even))
-        scaled = np.hstack([projected * scales, ones])
-        square = penalty * scales**2
 
         def objective(
-            flat: Array, scaled: Array = scaled, square: Array = square
+            flat: Array, penalty: float = penalty, scales: Array = scales
         ) -> tuple[float, Array]:
             point = flat.reshape(num_classes, rank + 1)
-            logs = log_softmax(scaled @ point.T, axis=1)
-            loss = -(shares @ (wanted * logs).sum(1))
-            loss += 0.5 * (square * point[:, :rank] ** 2).sum()
+            heads = point[:, :rank] * scales
+            logits = along @ heads.T.astype(along.dtype) + point[:, rank] / level
+            logits -= logits.max(1, keepdims=True)
+            probabilities = np.exp(logits)
+            sums = probabilities.sum(1)
+            probabilities /= sums[:, None]
+            loss = shares @ (np.log(sums) - (wanted * logits).sum(1))
+            loss += 0.5 * penalty * (heads**2).sum()
 
-            gradient = ((np.exp(logs) - wanted) * shares[:, None]).T @ scaled
-            gradient[:, :rank] += square * point[:, :rank]
+            off = (probabilities - wanted) * shares[:, None]
+            gradient = np.empty_like(point)
+            gradient[:, :rank] = (off.T.astype(along.dtype) @ along + penalty * heads) * scales
+            gradient[:, rank] = off.sum(0) / level
             return float(loss), gradient.ravel()
 
-        start = np.hstack([weight / scales, bias[:, None] * math.sqrt(even)])
+        start = np.hstack([weight / scales, bias[:, None] * level])
         options = {"maxiter": 1000, "maxcor": 20, "gtol": converged, "ftol": 0.0}
         found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
         point = found.x.reshape(num_classes, rank + 1)
-        weight, bias = point[:, :rank] * scales, point[:, rank] / math.sqrt(even)
+        weight, bias = point[:, :rank] * scales, point[:, rank] / level
         yield rows.plain(weight @ axes.T, bias)
 
 
@@ -366,9 +395,7 @@ def discriminant(rows: Rows) -> LinearHead:
         centred[inside] = within * math.sqrt(shares[number] * (1 - part) / len(within))
         diagonal += shares[number] * part * targets
 
-    covariance = centred.T @ centred
-    covariance[np.diag_indices(num_features)] += np.maximum(diagonal, 1e-12)
-    weight = cho_solve(cho_factor(covariance, overwrite_a=True), means.T).T
+    weight = _solve(centred, diagonal, means.T).T
     bias = -0.5 * (means * weight).sum(1) + np.log(shares)
     return rows.plain(weight, bias)
 
@@ -396,15 +423,62 @@ def _shrinkage(centred: Array) -> tuple[float, Array]:
     return part, level * deviation**2
 
 
-def ridge_path(rows: Rows, penalties: Sequence[float] = RIDGES) -> Iterator[LinearHead]:
-    """Yield least squares to one-hot targets with each penalty on |W|^2, by one decomposition."""
+def _solve(centred: Array, diagonal: Array, wanted: Array) -> Array:
+    """Return the solution (F, K) of (centred.T @ centred + diagonal) @ solution = wanted (F, K)."""
+    num_rows, num_features = centred.shape
+    if num_rows < num_features and diagonal.min() > 1e-6 * diagonal.max():  # Woodbury's identity
+        scaled = centred / diagonal
+        inner = scaled @ centred.T
+        inner[np.diag_indices(num_rows)] += 1
+        plain = wanted / diagonal[:, None]
+        return plain - scaled.T @ cho_solve(cho_factor(inner, overwrite_a=True), centred @ plain)
+
+    covariance = centred.T @ centred
+    covariance[np.diag_indices(num_features)] += np.maximum(diagonal, 1e-12)
+    return cho_solve(cho_factor(covariance, overwrite_a=True), wanted)
+
+
+def ridge_path(
+    rows: Rows, penalties: Sequence[float] = RIDGES, *, converged: float = 1e-12
+) -> Iterator[LinearHead]:
+    """Yield least squares to one-hot targets with each penalty on |W|^2, in order.
+
+    Solved by conjugate gradients along the principal axes of the rows, which takes one step where
+    they are the rows' own; `converged` is relative to the right-hand side.
+    """
     axes, variances = rows.axes
-    shares = rows.weights / rows.total
+    along, shares = rows.along, rows.shares
+    middle = shares @ along
     means = shares @ rows.one_hot
-    products = axes.T @ (rows.x.T @ ((rows.one_hot - means) * shares[:, None]))
+    off = (rows.one_hot - means) * shares[:, None]
+    wanted = (along.T @ off.astype(along.dtype)).astype(np.float64)  # (R, K)
+    weight = np.zeros_like(wanted)
+    size = max(float(np.abs(wanted).max()), 1e-300)
+
     for penalty in penalties:
-        weight = (products / (variances + penalty / rows.total)[:, None]).T @ axes.T
-        yield rows.plain(weight, means)
+        level = penalty / rows.total
+        scales = 1 / (variances + level)[:, None]
+
+        def applied(vectors: Array, level: float = level) -> Array:
+            answers = along @ vectors.astype(along.dtype)
+            answers = shares[:, None] * (answers - middle @ vectors)
+            return along.T @ answers.astype(along.dtype) + level * vectors
+
+        left = wanted - applied(weight)
+        direction = scales * left
+        product = (left * direction).sum(0)
+        for _ in range(MOST_STEPS):
+            if np.abs(left).max() <= converged * size:
+                break
+            moved = applied(direction)
+            length = product / np.maximum((direction * moved).sum(0), 1e-300)
+            weight = weight + length * direction
+            left = left - length * moved
+            better = scales * left
+            following = (left * better).sum(0)
+            direction = better + following / np.maximum(product, 1e-300) * direction
+            product = following
+        yield rows.plain(weight.T @ axes.T, means - middle @ weight)
 
 
 def log_losses(logits: ArrayLike, targets: ArrayLike) -> Array:
@@ -453,14 +527,14 @@ class _Table:
             label_smoothing,
         )
 
-    def rows(self, inside: NDArray[np.bool_]) -> Rows:
-        """Return some rows, and their copies, to fit heads to."""
-        kept = inside & (self.weights > 0)
-        of_row = 1 + self.copies.shape[1]
+    def rows(self) -> tuple[Rows, Integers]:
+        """Return all rows that count and their copies, to fit heads to, and which (M,) each is."""
+        kept = np.flatnonzero(self.weights > 0)
+        num_views = 1 + self.copies.shape[1]
         features = np.concatenate([self.answered[kept], *self.copies[kept].swapaxes(0, 1)])
-        targets = np.tile(self.targets[kept], of_row)
-        weights = np.tile(self.weights[kept] / of_row, of_row)
-        return Rows(features, targets, self.num_classes, weights)
+        which = np.tile(kept, num_views)
+        weights = self.weights[which] / num_views
+        return Rows(features, self.targets[which], self.num_classes, weights), which
 
 
 @dataclass(frozen=True)
@@ -501,9 +575,10 @@ class _Trial:
             self.counts |= inside & known
         self.counts &= table.weights > 0
 
+        self.rows, self.which = table.rows()
         kinds = self._kinds()
         self.families: dict[str, dict[float, Array]] = {}
-        if self.counts.any() and kinds:
+        if self.counts.any():
             self.families = self._out_of_fold(kinds)
 
     def _folds(self) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
@@ -518,15 +593,10 @@ class _Trial:
         num_classes = len(np.unique(self.table.targets))
         size = f"{num_rows:,} rows of {num_features:,} features in {num_classes:,} classes"
 
-        kinds = []
+        kinds = [DISCRIMINANT, RIDGE]
         if num_rows * num_features * num_classes <= MOST_TERMS:
-            kinds.append(LOGISTIC)
-        else:
-            self.notes.append(f"{LOGISTIC} is left out: {size} would take minutes")
-        if num_features**2 * (num_rows + num_features) <= MOST_PRODUCTS:
-            kinds += [DISCRIMINANT, RIDGE]
-        else:
-            self.notes.append(f"discriminant and ridge are left out: {size} would take minutes")
+            return [LOGISTIC, *kinds]
+        self.notes.append(f"{LOGISTIC} is left out: {size} would take minutes")
         return kinds
 
     def _paths(self, kinds: Sequence[str], rows: Rows) -> dict[str, Iterator[LinearHead]]:
@@ -534,17 +604,17 @@ class _Trial:
         paths = {
             LOGISTIC: lambda: logistic_path(rows, label_smoothing=smoothing, converged=COMPARED),
             DISCRIMINANT: lambda: iter([discriminant(rows)]),
-            RIDGE: lambda: ridge_path(rows),
+            RIDGE: lambda: ridge_path(rows, converged=COMPARED),
         }
         return {kind: paths[kind]() for kind in kinds}
 
     def _out_of_fold(self, kinds: Sequence[str]) -> dict[str, dict[float, Array]]:
         """Return logits (N, K) of each kind and setting, each row's by a head of the other folds.
 
-        All folds go along a path together, which ends two settings behind the best.
+        All folds go along a path together, which ends where it has passed its best.
         """
         folds = list(self._folds())
-        paths = [self._paths(kinds, self.table.rows(others)) for _, others in folds]
+        paths = [self._paths(kinds, self.rows.some(others[self.which])) for _, others in folds]
         grids = {LOGISTIC: PATH, DISCRIMINANT: (0.0,), RIDGE: RIDGES}
         shape = (len(self.fold_of), self.table.num_classes)
         total = sum(len(grids[kind]) for kind in kinds)
@@ -563,7 +633,8 @@ class _Trial:
                 done += 1
                 if self.progress:
                     self.progress("heads compared", done, total)
-                if len(losses) > 2 and min(losses[-2:]) > min(losses):
+                best = min(losses)
+                if losses[-1] > CLEARLY * best or min(losses[-2:]) > best:
                     break
             done = sum(len(grids[each]) for each in found)
         return found
@@ -580,22 +651,44 @@ class _Trial:
         units = np.quantile(np.abs(parts), 0.75, axis=(1, 2))
         units[units == 0] = 1  # there is one class
         parts = parts / units[:, None, None]
-        right = parts[:, np.arange(len(targets)), targets]
+        numbers = np.arange(len(targets))
+        right = parts[:, numbers, targets]
 
-        def objective(factors: Array) -> tuple[float, Array]:
-            logs = log_softmax(np.tensordot(factors, parts, 1), axis=1)
-            probabilities = np.exp(logs)
-            loss = -(shares @ logs[np.arange(len(targets)), targets])
-            expected = np.einsum("nk,mnk->mn", probabilities, parts)
-            return float(loss), (expected - right) @ shares
+        def objective(factors: Array) -> tuple[float, Array, Array]:
+            logits = factors @ parts.reshape(len(parts), -1)
+            logits = logits.reshape(parts.shape[1:])
+            logits -= logits.max(1, keepdims=True)
+            probabilities = np.exp(logits)
+            sums = probabilities.sum(1)
+            probabilities /= sums[:, None]
+            chances = np.log(np.maximum(probabilities[numbers, targets], 1e-300))
+            weighted = parts * probabilities
+            off = weighted.sum(2) - right
+            curvature = (weighted * parts).sum(2) - (off + right) ** 2
+            return -float(shares @ chances), off @ shares, curvature @ shares
 
-        bounds = [(0.0, 1e4)] * len(parts)
-        start = np.full(len(parts), 1.0 / len(parts))
-        options = {"maxiter": 200, "gtol": 1e-9, "ftol": 0.0}
+        if len(parts) == 1:
+            factor = self._newton(objective)
+            return factor / units, objective(factor)[0]
         found = minimize(
-            objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
-        )
+            lambda factors: objective(factors)[:2], np.full(len(parts), 1.0 / len(parts)),
+            jac=True, method="L-BFGS-B", bounds=[(0.0, MOST_FACTOR)] * len(parts),
+            options={"maxiter": 200, "gtol": 1e-6, "ftol": 0.0},
+        )  # fmt: skip
         return found.x / units, float(found.fun)
+
+    @staticmethod
+    def _newton(objective: Callable[[Array], tuple[float, Array, Array]]) -> Array:
+        """Return the one factor of least loss, which is convex in it; steps are kept moderate."""
+        factor = np.ones(1)
+        for _ in range(50):
+            _, slope, curvature = objective(factor)
+            wanted = factor - slope / np.maximum(curvature, 1e-12)
+            following = np.clip(wanted, factor / 4, np.minimum(factor * 4, MOST_FACTOR))
+            if abs(float((following - factor)[0])) <= 1e-6 * float(factor[0]):
+                break
+            factor = following
+        return np.maximum(factor, 1e-9)
 
     def _settings(self, rows: NDArray[np.bool_]) -> list[_Setting]:
         """Return each kind of head with the setting and calibration that `rows` choose.
@@ -695,7 +788,7 @@ class _Trial:
 
     def _fitted(self, setting: _Setting) -> LinearHead:
         """Return the sum of the parts of a setting, fitted to all rows."""
-        rows = self.table.rows(np.ones(len(self.fold_of), np.bool_))
+        rows = self.rows
         smoothing = self.table.label_smoothing
         fits = {
             LOGISTIC: lambda c: next(logistic_path(rows, [c], label_smoothing=smoothing)),
