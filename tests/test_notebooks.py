@@ -261,7 +261,7 @@ def test_the_notebook_on_classification(execute):
     assert any("digits-ann" in table and "digits</" in table for table in tables)  # the comparison
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_notebook_on_own_code(execute):
     outputs = execute("own_code")
     assert num_trained(outputs) == 1
@@ -270,7 +270,7 @@ def test_the_notebook_on_own_code(execute):
     assert any("accuracy" in table and "<table" in table for table in shown(outputs, "text/html"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_notebook_on_transfer(execute):
     outputs = execute("transfer")
     assert num_trained(outputs) == 3
@@ -280,7 +280,7 @@ def test_the_notebook_on_transfer(execute):
     assert shown(outputs, "image/png")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_notebook_on_generation(execute):
     outputs = execute("generation")
     assert num_trained(outputs) == 1
@@ -289,7 +289,7 @@ def test_the_notebook_on_generation(execute):
     assert len(shown(outputs, "image/png")) == 3  # generated, real, history
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_notebook_on_super_resolution(execute):
     outputs = execute("super_resolution")
     assert num_trained(outputs) == 1
@@ -300,7 +300,7 @@ def test_the_notebook_on_super_resolution(execute):
     assert len(shown(outputs, "image/png")) == 2  # the crops, history
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_notebook_on_studies(execute):
     outputs = execute("study")
     whole = live_displays(outputs)
@@ -313,15 +313,21 @@ def test_the_notebook_on_studies(execute):
     assert any("dataframe" in table for table in tables)
 
 
+# One of them by default, which is also a notebook on generation; the others take a minute.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_displays", "num_pictures", "words"),
     [
-        ("fashion_three_depths", 1, 5, "deep cnn"),
-        ("photos_nine_classes", 2, 3, "augmented"),
-        ("garbage_two_by_two", 1, 4, "differs from"),
         ("digits_gan", 2, 6, "mnist-dcgan"),
-        ("pets_x2", 2, 3, "over bicubic"),
+        *(
+            pytest.param(*each, marks=pytest.mark.exhaustive)
+            for each in (
+                ("fashion_three_depths", 1, 5, "deep cnn"),
+                ("photos_nine_classes", 2, 3, "augmented"),
+                ("garbage_two_by_two", 1, 4, "differs from"),
+                ("pets_x2", 2, 3, "over bicubic"),
+            )
+        ),
     ],
 )
 def test_the_notebook_of_each_collection(execute, name, num_displays, num_pictures, words):

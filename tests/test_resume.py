@@ -575,9 +575,14 @@ def test_a_signal_while_the_report_is_written(tiny, tmp_path, monkeypatch):
 
 # ---- real processes ---------------------------------------------------------------------------------------------------
 
+# Steps that leave time to be killed in, and a page of one line, which takes longer than the run.
 SLOW_ENOUGH = """
 import sys, time
-from tintype.training import engine
+from tintype.training import engine, run
+def short(path):
+    (path / "report.html").write_text("a report")
+    return path / "report.html"
+run.write_report = short
 step = engine.Engine._train_step
 def slowly(*arguments):
     time.sleep(0.02)
@@ -623,22 +628,25 @@ GAN_OPTIONS = shlex.split(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_reports")
 @pytest.mark.parametrize(
-    "options",
-    [OPTIONS, pytest.param(GAN_OPTIONS, marks=pytest.mark.exhaustive)],
-    ids=["classifier", "gan"],
+    ("options", "moments"),
+    [
+        (OPTIONS, (11, 28)),
+        pytest.param(OPTIONS, (8, 20, 33), marks=pytest.mark.exhaustive),
+        pytest.param(GAN_OPTIONS, (8, 20, 33), marks=pytest.mark.exhaustive),
+    ],
+    ids=["classifier", "classifier, more often", "gan"],
 )
-def test_killed_several_times_in_one_run(options, tmp_path_factory, tmp_path):
+def test_killed_several_times_in_one_run(options, moments, tmp_path, tt):
     """SIGKILL at random moments of the 38 steps, each time going on from the newest checkpoint."""
-    folder = tmp_path_factory.mktemp("whole")
-    process = start(*options, folder=folder)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    never_stopped = folder / "runs" / "run"
+    code, _, errors = tt("train", *options, "--out", "whole")
+    assert code == 0, errors
+    never_stopped = tmp_path / "whole" / "run"
     run = tmp_path / "runs" / "run"
     draw = random.Random(time.time_ns())
     arguments = [*options]
-    for last in (8, 20, 33):
+    for last in moments:
         process = start(*arguments, folder=tmp_path)
         wait_until_step(process, run, last)
         time.sleep(draw.uniform(0, 0.15))

@@ -78,7 +78,10 @@ def photos(digit_files, weights):
 
 
 def train(recipe: Recipe, folder: Path) -> api.Run:
-    return api.train(recipe, out=folder, name="run", watcher=Watcher())
+    """Train a run without its page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tintype.training.run.write_report", lambda path: path)
+        return api.train(recipe, out=folder, name="run", watcher=Watcher())
 
 
 # ---- a head on cached features ----------------------------------------------------------------------------------------
@@ -136,6 +139,7 @@ def test_an_image_calibrates_by_a_head_that_was_chosen_without_it(photos):
         assert any(np.array_equal(same, head[inside.numpy()]) for head in by_head)
 
 
+@pytest.mark.usefixtures("short_reports")
 @pytest.mark.parametrize(
     ("tune", "interpolate"), [("head", False), ("last:2", True), ("all", False)]
 )
@@ -666,6 +670,7 @@ def test_a_set_of_photos_says_where_it_is_to_be_had(tmp_path, digit_files):
         api.plan("faces", watcher=Watcher())
 
 
+@pytest.mark.usefixtures("short_reports")
 def test_the_two_by_two_is_a_study_with_four_verdicts(digit_files, weights, tmp_path):
     root = tmp_path / "trashnet"
     for label in range(6):
