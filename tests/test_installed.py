@@ -59,7 +59,7 @@ def test_the_command_is_installed_and_trains_from_an_empty_folder(tmp_path):
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     # each would take as long as the training
     assert "torch" in imported
-    assert not imported & {"torch._dynamo", "torchvision", "sklearn", "pandas", "sympy"}
+    assert not imported & {"torch._dynamo", "torchvision", "sklearn", "pandas", "sympy", "triton"}
 
 
 def test_photos_get_a_pretrained_network_without_a_network(tmp_path):

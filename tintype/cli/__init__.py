@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import glob
 import os
 import sys
@@ -31,6 +33,16 @@ OF_THE_SYSTEM = {
     errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
     errno.EPERM, errno.EIO, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
+
+
+@atexit.register
+def _leave_memory() -> None:
+    """Leave what is still in memory to the system; to collect it would take a second.
+
+    Triton complains of that, so where it was imported all is collected.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def _arguments() -> list[str]:

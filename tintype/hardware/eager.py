@@ -8,14 +8,15 @@ on tensors without values, the counter of multiply-adds. In eager code that chan
 from __future__ import annotations
 
 import gc
+import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
-from torch.utils import flop_counter  # noqa: F401 (so that its functions are found)
 
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 
@@ -31,6 +32,8 @@ def leave_compiler_unloaded() -> None:
     """
     if _marked or "torch._dynamo" in sys.modules:
         return
+    _import_counter()
+
     # all of them are closures of one function, hence share its code
     code = torch.optim.Optimizer.zero_grad.__code__
     if "fn" not in code.co_freevars:
@@ -43,6 +46,21 @@ def leave_compiler_unloaded() -> None:
         if not hasattr(original, REMEMBERED):
             setattr(original, REMEMBERED, original)
             _marked.append(original)
+
+
+def _import_counter() -> None:
+    """Import the counter of multiply-adds without Triton, whose kernels it would count."""
+    if "triton" in sys.modules:
+        return
+    name = "torch.utils.flop_counter"
+    logger = logging.getLogger(name)
+    was_disabled, logger.disabled = logger.disabled, True  # it would miss Triton aloud
+    sys.modules["triton"] = None  # pyright: ignore[reportArgumentType] (so an import fails)
+    try:
+        importlib.import_module(name)
+    finally:
+        del sys.modules["triton"]
+        logger.disabled = was_disabled
 
 
 def let_compiler_load() -> None:
