@@ -176,6 +176,7 @@ def test_a_stopped_run_ends_bit_equal(photos, tmp_path, monkeypatch, tune, inter
 ASKED_FOR = ("vgg16", "densenet161", "resnext50_32x4d", "wide_resnet50_2", "resnet50")
 
 
+@pytest.mark.timeout(1800)  # VGG16 has 138 million weights
 @pytest.mark.usefixtures("short_reports")
 @pytest.mark.parametrize(
     ("name", "tune"),
