@@ -88,7 +88,7 @@ def evaluate(
     from rich.console import Console
 
     from tintype.runs.folder import BY_VALIDATION, without_test
-    from tintype.runs.summary import result_table, summary_part
+    from tintype.runs.summary import column_tables, result_table, summary_part
 
     console = Console(highlight=False)
     untested = without_test(figures) and figures["split"] == "val"
@@ -98,6 +98,9 @@ def evaluate(
     )
     part = summary_part(task)
     for table in part.details(figures) if part else ():
+        console.print()
+        console.print(table)
+    for table in column_tables(task, figures.get("by_column", ())):
         console.print()
         console.print(table)
     if "remark" in figures:

@@ -154,6 +154,10 @@ def open_data(
         leaked,
         _by_name(together, images.names),
         {} if numbers is None else dict(zip(images.names, numbers.tolist(), strict=True)),
+        {
+            column: dict(zip(images.names, texts, strict=True))
+            for column, texts in images.columns.items()
+        },
     )
 
 

@@ -90,11 +90,11 @@ class Images:
 
     `split` holds "train", "val", "test" or "" (free) for each image where the data bring splits.
     `groups` names what must stay on one side of a split ("" stands alone). `weights` are those of
-    the images in the loss. `paths` are the files of
-    images that are files. `fingerprint` is a hash of the pixels where one is known. `on_disk` says
-    that `pixels` maps a file of the cache, in the size asked for. `white` is that of `DataSpec`.
-    `looks` returns what photos show at the size that is chosen where none is asked for, or None
-    where `pixels` is that; it may decode them once more.
+    the images in the loss. `columns` hold further texts by which figures are given, one for each
+    image. `paths` are the files of images that are files. `fingerprint` is a hash of the pixels
+    where one is known. `on_disk` says that `pixels` maps a file of the cache, in the size asked
+    for. `white` is that of `DataSpec`. `looks` returns what photos show at the size that is chosen
+    where none is asked for, or None where `pixels` is that; it may decode them once more.
     """
 
     pixels: np.ndarray  # (N, H, W, C) uint8, in memory or a memory map
@@ -104,6 +104,7 @@ class Images:
     split: np.ndarray | None = None  # (N,) str
     groups: np.ndarray | None = None  # (N,) str
     weights: np.ndarray | None = None  # (N,) float32
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     fingerprint: str = ""
@@ -248,6 +249,7 @@ class DataSplits:
     split without any is left out. `groups` names the group of each image that belongs together with
     others, by the image's name: groups that the data or the user names, and near-duplicates.
     `folds` numbers the fold of each image, 1 and up, by its name, where folds are asked for.
+    `columns` hold by column the text of each image, by its name, by which figures are also given.
     """
 
     spec: DataSpec
@@ -259,6 +261,7 @@ class DataSplits:
     leaked: dict[str, np.ndarray] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     folds: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __getitem__(self, split: str) -> ImageSource:
         return {"train": self.train, "val": self.val, "test": self.test}[split]

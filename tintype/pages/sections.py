@@ -14,6 +14,7 @@ from tintype.pages import figures, print_figures, words
 from tintype.pages.drawings import Drawing
 from tintype.pages.section import SPLIT_NAMES, Chart, Section
 from tintype.pages.verdict import looks, verdict
+from tintype.runs.ranking import criterion_called
 from tintype.runs.reading import RunFiles, read_metrics
 
 Facts = Sequence[tuple[str, Any]]  # name and value, where the value is known
@@ -54,6 +55,20 @@ def split_label(name: str) -> str:
     """Return "validation" for "val", and "test without leaks" for "test without leaks"."""
     split, _, rest = name.partition(" ")
     return f"{SPLIT_NAMES[split]} {rest}".strip()
+
+
+def by_column(run: RunFiles) -> Section | None:
+    """Show the figure that counts by each value of the columns that the data brings."""
+    found = run.evaluated("by_column")
+    if not found:
+        return None
+    tables = []
+    for each in found:
+        criterion = criterion_called(run.task, each["figure"])
+        rows = [criterion.row_of_value(row) for row in each["values"]]
+        tables.append({"column": each["column"], "figure": criterion.label, "rows": rows})
+    context = {"split": split_label(run.split), "tables": tables}
+    return Section("by-column", "By columns of the data", "by_column.html", context)
 
 
 def history(run: RunFiles) -> Section | None:
@@ -292,5 +307,5 @@ def history_drawing(panels: Sequence[figures.Panel], x_title: str) -> Drawing | 
 
 # What a run without a report part shows: the result and what limits it, the training, and last how
 # it was made.
-SECTIONS = (headline, warnings, history, making)
+SECTIONS = (headline, warnings, by_column, history, making)
 FIGURES: Mapping[str, Callable[[RunFiles], Drawing | None]] = {}

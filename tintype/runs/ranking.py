@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from tintype import plugins
+from tintype.errors import UserError
 from tintype.own_code import may_run
 
 
@@ -75,6 +76,17 @@ class Criterion:
         digits = self.digits if digits is None else digits
         return f"{value * self.scale:.4g}" if digits is None else f"{value * self.scale:.{digits}f}"
 
+    def row_of_value(self, row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+        """Return what a table shows of the images of one value of a column: the value, how many
+        images, the figure, and its interval.
+        """
+        value, ends = row.get(self.key), row.get(f"{self.key}_ci95")
+        known = isinstance(value, int | float)
+        both = isinstance(ends, list) and all(isinstance(end, int | float) for end in ends)
+        interval = f"{self.said(ends[0])} to {self.said(ends[1])}" if ends and both else ""
+        images = f"{row['num_images']:,}"
+        return row["value"], images, self.said(value if known else None), interval
+
     def tick(self, value: float, step: float) -> str:
         """Return what stands at a mark of a scale whose marks are `step` apart, in full."""
         value, step = value * self.scale, step * self.scale
@@ -120,6 +132,17 @@ def ranking_part(task: str, purpose: str = "be ranked") -> RankingPart:
     if own is not None and may_run(own) and not plugins.has_part(task, "ranking"):
         return ByScore(plugins.find("tasks", task).task)
     return cast(RankingPart, plugins.find_part(task, "ranking", purpose))
+
+
+def criterion_called(task: str, figure: str) -> Criterion:
+    """Return how a figure is written, also of a task that is not there or may not run here."""
+    try:
+        criterion = criterion_of(task, {figure: 0})
+    except UserError:
+        criterion = None
+    if criterion is None or criterion.key != figure:
+        return Criterion(figure, figure.replace("_", " "))
+    return criterion
 
 
 class ByScore:

@@ -207,7 +207,19 @@ class _Evaluated(Shape):
     figures: _Figures | None = None
 
 
+class _OfValue(Shape):
+    value: str
+    num_images: Count
+
+
+class _ByColumn(Shape):
+    column: str
+    figure: str
+    values: list[_OfValue]
+
+
 class _Evaluation(Shape):
+    by_column: dict[SplitName, list[_ByColumn]] | None = None
     task: str | None = None
     splits: dict[SplitName, _Figures]
     verdict: _Verdict | None = None

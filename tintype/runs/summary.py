@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from rich.table import Table
 
 from tintype import plugins
 from tintype.runs.folder import shown_split, without_test
+from tintype.runs.ranking import criterion_called
 
 
 class SummaryPart(Protocol):
@@ -80,6 +81,21 @@ def by_groups(splits: Mapping[str, Mapping[str, Any]]) -> str:
         "Intervals are by group, since images that belong together say less than as many separate "
         f"ones: {', '.join(counts)}."
     )
+
+
+def column_tables(task: str, by_column: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return for each column of the data a table of its values, with the figure that counts."""
+    tables = []
+    for each in by_column:
+        criterion = criterion_called(task, each["figure"])
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column(each["column"], overflow="fold")
+        for title in ("images", criterion.label, "95 % interval"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in each["values"]:
+            table.add_row(*criterion.row_of_value(row))
+        tables.append(table)
+    return tables
 
 
 def plain_table(splits: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -25,6 +25,7 @@ from tintype.runs.ranking import Criterion, criterion_of
 from tintype.tasks.contract.evaluation import EvaluatedSet, Evaluation, Kind
 from tintype.tasks.task import Task
 from tintype.training.measure import (
+    columns_recorded,
     count_test_look,
     evaluated,
     recorded,
@@ -191,6 +192,7 @@ def measure_by_folds(
     num_trained = len(everything) if task.fits_validation else len(splits.train)
     looks = count_test_look(run, f"{splits.spec.fingerprint} folds {run.recipe.folds}")
     evaluation = {**summary.evaluation, **recorded(task, evaluations, summary.further)}
+    evaluation |= columns_recorded(run, task, pooled, everything.names, splits, "folds")
     evaluation |= {"tested": False, "test_looks": looks}
     evaluation["folds"] = _said(run, task, answers, numbers, evaluation, num_trained)
     fit = _in_words_of_folds(evaluation["verdict"]["text"]).rstrip(".")

@@ -19,6 +19,7 @@ from tintype.plugins import find_part, has_part, own_task
 from tintype.progress import Watcher
 from tintype.runs.folder import BY_VALIDATION, RunFolder
 from tintype.runs.ranking import criterion_of
+from tintype.tasks.by_column import by_column
 from tintype.tasks.contract.evaluation import EvaluatedSet, Evaluation, Kind
 from tintype.tasks.task import Summary, Task
 
@@ -70,6 +71,9 @@ def _measure(
         **summary.evaluation,
         **recorded(task, evaluations, summary.further),
     }
+    evaluation |= columns_recorded(
+        run, task, evaluations["test"], splits.test.names, splits, "test"
+    )
     evaluation |= {**_said_unlike(run, splits.test), "test_looks": looks}
     run.write("evaluation.json", evaluation)
 
@@ -124,6 +128,7 @@ def _measure_by_validation(
         **summary.evaluation,
         **recorded(task, evaluations, summary.further),
     }
+    evaluation |= columns_recorded(run, task, evaluations["val"], splits.val.names, splits, "val")
     evaluation |= {"tested": False, "test_looks": {"run": 0, "data": 0}}
     fit = evaluation["verdict"]["text"].rstrip(".")
     reached = _reached(run.recipe.task, evaluation["splits"]["val"])
@@ -176,6 +181,22 @@ def recorded(
     measured = [each.to_dict() for each in (*evaluations.values(), *further)]
     own = {"own_figures": list(task.own_figures)} if task.own_figures else {}
     return {"evaluations": measured, **own}
+
+
+def columns_recorded(
+    run: RunFolder,
+    task: Task,
+    evaluation: Evaluation,
+    names: Sequence[str],
+    splits: DataSplits,
+    split: str,
+) -> dict[str, Any]:
+    """Return the figures by the values of columns that the data brings, for evaluation.json.
+
+    `names` are those of the images of `split`, in the order of the answers.
+    """
+    found = by_column(task, run.recipe.task, evaluation, names, splits.columns)
+    return {"by_column": {split: found}} if found else {}
 
 
 def _score(run: RunFolder, task: Task) -> dict[str, Any]:

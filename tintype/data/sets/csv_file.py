@@ -1,4 +1,7 @@
-"""A CSV file: the columns path and label (or numbers), optionally split, group, sample_weight."""
+"""A CSV file: the columns path and label (or numbers), optionally split, group, sample_weight.
+
+Other columns of few values, such as camera, divide the images in the report.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,10 @@ SPLIT_COLUMNS = {
     "usage",
     "split",
 }
+
+# A column of at most so many values divides the images, if as many rows have each in the mean.
+MOST_VALUES = 12
+FEWEST_ROWS = 2
 
 Row = tuple[int, dict[str, str]]  # line number, values by the header's own names
 
@@ -129,12 +136,17 @@ def find_in_rows(
 
     if "split" not in columns:
         columns |= _split_by_values(header, columns, rows, path, found.notes)
+    further = _dividing(header, columns, rows, target)
+    found.columns = further
+    if further:
+        found.notes.append(f"figures are also given by column: {listed(further, 8)}")
     files = _Files(roots)
 
     first_row: dict[str, tuple[int, str]] = {}
     for line, row in rows:
         values = {kind: row[column] for kind, column in columns.items()}
-        _add(found, values, target, line, path, files, first_row)
+        more = tuple(safe(row[column]) for column in further)
+        _add(found, values, more, target, line, path, files, first_row)
 
     if files.num_found == 0:
         where = " or ".join(str(root) for root in files.roots)
@@ -238,6 +250,21 @@ def _columns(
     return columns
 
 
+def _dividing(
+    header: Sequence[str], columns: dict[str, str], rows: Sequence[Row], target: TargetKind
+) -> list[str]:
+    """Return the further columns of few values, by which the figures are also given."""
+    known = {name.lower() for names in (*target.columns, *COLUMNS.values()) for name in names}
+    found = []
+    for column in header:
+        if column in columns.values() or column.strip().lower() in ("", *known):
+            continue
+        values = {row[column] for _, row in rows} - {""}
+        if 2 <= len(values) <= min(MOST_VALUES, len(rows) // FEWEST_ROWS):
+            found.append(column)
+    return found
+
+
 def _split_by_values(
     header: Sequence[str],
     columns: dict[str, str],
@@ -290,6 +317,7 @@ def _split_by_values(
 def _add(
     found: Found,
     values: dict[str, str],
+    further: tuple[str, ...],
     target: TargetKind,
     row: int,
     csv_path: Path,
@@ -312,7 +340,7 @@ def _add(
     weight = None
     if all("sample_weight" not in names for names in target.columns):
         weight = _weight(values, where)
-    photo = Photo(photo_path, safe(name), cells, split_of(split), group, weight)
+    photo = Photo(photo_path, safe(name), cells, split_of(split), group, weight, further)
 
     if photo_path in first_row:
         before, first_label = first_row[photo_path]

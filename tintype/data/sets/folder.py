@@ -68,7 +68,9 @@ SAMPLE = 500  # photos looked at to choose size and channels
 
 
 class Photo(NamedTuple):
-    """One image file before it is opened; `cells` hold its target as text."""
+    """One image file before it is opened; `cells` hold its target as text, `further` what else is
+    known of it, by the columns of `Found`.
+    """
 
     path: str
     name: str
@@ -76,6 +78,7 @@ class Photo(NamedTuple):
     split: str = ""
     group: str = ""
     weight: float | None = None
+    further: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -90,6 +93,7 @@ class Found:
     photos: list[Photo] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
 
 
 def load(
@@ -230,6 +234,9 @@ def read_photos(
         split=np.array([p.split for p in photos]) if any(p.split for p in photos) else None,
         groups=np.array([p.group for p in photos]) if any(p.group for p in photos) else None,
         weights=_weights(photos),
+        columns={
+            column: [photo.further[k] for photo in photos] for k, column in enumerate(found.columns)
+        },
         notes=tuple(notes),
         skipped=tuple(skipped),
         fingerprint=cached.fingerprint,

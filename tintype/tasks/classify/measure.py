@@ -25,11 +25,10 @@ class Measure(Measurement[Classify]):
     reads = ("classes",)
 
     def own(self, splits: DataSplits, split: str) -> dict[str, Any]:
-        self.task.groups = splits.groups
-        network = self.task.networks[self.task.main]
-        evaluation = self.task.evaluate(network, splits[split], self.options.measuring)
+        evaluation = self.measured(splits, split)
         details = evaluation.details
-        return evaluation.figures | self._by_class(details["probabilities"], details["targets"])
+        classes = self._by_class(details["probabilities"], details["targets"])
+        return evaluation.figures | classes | self.by_column(evaluation, splits, split)
 
     def other(self, data: str) -> Measured:
         source, groups, more = self._opened(data)

@@ -12,6 +12,7 @@ from tintype.pages.figures import Panel
 from tintype.pages.pictures import data_uri, enlarged, png_bytes
 from tintype.pages.section import SPLIT_NAMES, Chart, Section
 from tintype.pages.sections import (
+    by_column,
     history_axis,
     history_chart,
     history_drawing,
@@ -414,6 +415,7 @@ SECTIONS = (
     confusion,
     classes,
     mistakes.slices,
+    by_column,
     heads,
     history,
     range_test,

@@ -14,6 +14,8 @@ from tintype.data.source import DataSplits, ImageSource
 from tintype.errors import UserError
 from tintype.progress import Progress
 from tintype.runs.folder import RunFolder
+from tintype.tasks.by_column import by_column
+from tintype.tasks.contract.evaluation import Evaluation
 from tintype.tasks.contract.own_data import open_divided
 from tintype.tasks.task import Task
 
@@ -116,9 +118,20 @@ class Measurement(ABC, Generic[T]):
         Raises:
             UserError: it cannot be measured as was asked for.
         """
+        evaluation = self.measured(splits, split)
+        return evaluation.figures | self.by_column(evaluation, splits, split)
+
+    def measured(self, splits: DataSplits, split: str) -> Evaluation:
+        """Measure the network on a split of the run's own images."""
         self.task.groups = splits.groups
         network = self.task.networks[self.task.main]
-        return self.task.evaluate(network, splits[split], self.options.measuring).figures
+        return self.task.evaluate(network, splits[split], self.options.measuring)
+
+    def by_column(self, evaluation: Evaluation, splits: DataSplits, split: str) -> dict[str, Any]:
+        """Return the figures of a split by the columns that the data brings, if there are some."""
+        name = self.run.recipe.task
+        found = by_column(self.task, name, evaluation, splits[split].names, splits.columns)
+        return {"by_column": found} if found else {}
 
     def other(self, data: str) -> Measured:
         """Return what is found on other images.

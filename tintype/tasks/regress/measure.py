@@ -23,10 +23,9 @@ class Measure(Measurement[Regress]):
     """MAE and its kin, and how often the predictive intervals hold."""
 
     def own(self, splits: DataSplits, split: str) -> dict[str, Any]:
-        self.task.groups = splits.groups
-        network = self.task.networks[self.task.main]
-        evaluation = self.task.evaluate(network, splits[split], self.options.measuring)
-        return evaluation.figures | self._coverage(evaluation)
+        evaluation = self.measured(splits, split)
+        more = self.by_column(evaluation, splits, split)
+        return evaluation.figures | self._coverage(evaluation) | more
 
     def other(self, data: str) -> Measured:
         source, groups = self._opened(data)

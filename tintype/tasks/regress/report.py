@@ -15,6 +15,7 @@ from tintype.pages.figures import Panel, Series, column
 from tintype.pages.pictures import THUMBNAIL, TINY, data_uri, open_picture, png_bytes
 from tintype.pages.section import SPLIT_NAMES, Section
 from tintype.pages.sections import (
+    by_column,
     history_axis,
     history_chart,
     history_drawing,
@@ -293,6 +294,7 @@ SECTIONS = (
     intervals,
     worst,
     samples,
+    by_column,
     history,
     range_test,
     learning,
