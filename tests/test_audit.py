@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cleanlab.count import compute_confident_joint
+from cleanlab.rank import get_label_quality_scores
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.special import softmax
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.preprocessing import StandardScaler
@@ -407,6 +410,22 @@ def test_confident_joint_by_hand():
     assert issues.others.tolist() == [1, 3, 0, 4]
     unjudged = judge(p * [[1], [1], [1], [1], [1], [np.nan]], targets)
     assert sorted([*unjudged.rows, *unjudged.others]) == [0, 1, 2, 3, 4]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_as_many_labels_look_wrong_as_cleanlab_counts(seed):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 4, 60)
+    targets[:4] = range(4)
+    p = softmax(2 * rng.normal(size=(60, 4)) + 2 * np.eye(4)[targets], axis=1)
+    joint = compute_confident_joint(targets, p, calibrate=False)
+    diagonal = np.diag(confident_joint(p, targets))
+    assert (confident_joint(p, targets) - joint)[~np.eye(4, dtype=bool)].tolist() == [0] * 12
+    assert (diagonal <= np.diag(joint)).all()  # cleanlab counts those that are sure of nothing
+    issues = judge(p, targets)
+    quality = get_label_quality_scores(targets, p)
+    assert (np.diff(quality[issues.rows]) >= 0).all()
+    assert (np.diff(quality[issues.others]) >= 0).all()
 
 
 @pytest.mark.machines
