@@ -96,7 +96,7 @@ def similar(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="[RUN] PHOTO FOLDER...",
+            metavar="[RUN] PHOTO FOLDER",
             help="Photo, and folders of photos to look in. A run folder before them looks at the "
             "photos; by default EfficientNet-Lite0 does, whose ImageNet weights are installed.",
         ),
