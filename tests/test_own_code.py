@@ -147,3 +147,13 @@ def test_a_class_of_a_notebook_has_its_source():
     exec(compile(cell, "<cell 1>", "exec"), names)
     code = own_code.code_of(own_code.give(names["Net"]))
     assert code.source == "class Net:\n    depth = 3\n\n    def forward(self): ..."
+
+
+def test_the_only_object_of_a_kind_comes_before_others_that_fit(net):
+    text = "def helper(): ...\ndef other(): ...\nclass Net: ...\n"
+    (net.parent / "one_class.py").write_text(text, encoding="utf-8")
+    own_code.approve(["one_class.py"])
+    found = own_code.find(
+        "one_class.py", "model", "build", first=lambda each: isinstance(each, type)
+    )
+    assert found.__name__ == "Net"

@@ -866,3 +866,15 @@ def test_a_built_in_name_wins_and_a_broken_plug_in_is_said(plugged: Path, say) -
         "No module named 'no_such_package'."
     )
     assert not Path("runs").exists()
+
+
+def test_a_package_that_went_away_is_named(copied_run: api.Run) -> None:
+    row = {
+        "field": "model", "name": "small", "reference": "gone.parts:Small", "package": "gone",
+        "version": "1.2", "sha256": "",
+    }  # fmt: skip
+    (copied_run.path / "code.json").write_text(
+        json.dumps({"code": [], "packages": [row]}), encoding="utf-8"
+    )
+    with pytest.raises(UserError, match=r"the model small of the package gone 1\.2, which is not"):
+        api.load(copied_run.path).evaluate(split="val")

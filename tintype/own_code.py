@@ -234,7 +234,13 @@ def approve(references: Iterable[str]) -> None:
     _approved.update(map(absolute, references))
 
 
-def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = callable) -> Any:
+def find(
+    reference: str,
+    kind: str,
+    usual: str,
+    fits: Callable[[Any], bool] = callable,
+    first: Callable[[Any], bool] | None = None,
+) -> Any:
     """Run the code of a reference and return what it names; the code is trusted from then on.
 
     Args:
@@ -243,6 +249,7 @@ def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = ca
         usual: the name that is looked for where the reference names a file alone, such as "build";
             without one, the only object of the file that `fits`.
         fits: whether an object can be what is looked for.
+        first: whether it is meant before others that fit, if it is the only one.
 
     Raises:
         UserError: the user has not named it, there is no such file, module or name, or its code
@@ -261,7 +268,7 @@ def find(reference: str, kind: str, usual: str, fits: Callable[[Any], bool] = ca
     _refuse_unnamed(reference, kind)
     module = _module(path, kind)
     _trusted[code_of(reference).sha256] = absolute(reference)
-    name = attribute or _only_name(module, path, kind, usual, fits)
+    name = attribute or _only_name(module, path, kind, usual, fits, first)
     if not hasattr(module, name):
         raise unknown_name(f"{kind} in {path}:", name, _names_in(module, fits))
     return getattr(module, name)
@@ -522,14 +529,21 @@ def _module(path: str, kind: str) -> ModuleType:
 
 
 def _only_name(
-    module: ModuleType, path: str, kind: str, usual: str, fits: Callable[[Any], bool]
+    module: ModuleType,
+    path: str,
+    kind: str,
+    usual: str,
+    fits: Callable[[Any], bool],
+    first: Callable[[Any], bool] | None = None,
 ) -> str:
     """Return the name that is meant where a reference names a file alone."""
     if hasattr(module, usual):
         return usual
     names = _names_in(module, fits)
-    if len(names) == 1:
-        return names[0]
+    before = _names_in(module, first) if first is not None else []
+    for only in (names, before):
+        if len(only) == 1:
+            return only[0]
     found = f"It has {', '.join(names)}" if names else "It has nothing that could be one"
     expected = f"a function `{usual}`, or {path}:NAME" if usual else f"{path}:NAME"
     raise UserError(f"which {kind} of {path}? {found}. Expected {expected}.")

@@ -106,6 +106,7 @@ FROM_ELSEWHERE = {
     "lr_scheduler": "'schedule'",
     "max_epochs": "'epochs'",
     "pretrained": "'weights'",
+    "progress": "the argument 'verbose' of tt.train, as in verbose=False",
     "random_state": "'seed'",
     "scheduler": "'schedule'",
     "val_split": "'val_fraction'",

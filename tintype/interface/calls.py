@@ -74,6 +74,8 @@ def _check(
         raise _error(f"{call} takes {only} by position{rest} (got {len(given)}).", hint)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in shown.values()):
         for name in named:
+            if name == "progress" and "verbose" in shown and name not in shown:
+                raise UserError(f"{call} has no argument progress. Expected verbose=False.")
             if name not in shown:
                 raise unknown_name(f"argument of {call}:", name, shown, hint)
 

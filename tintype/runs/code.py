@@ -24,8 +24,8 @@ from tintype.own_code import (
     named_like,
     standing_in,
 )
-from tintype.plugins import Installed
-from tintype.recipe import Recipe
+from tintype.plugins import Installed, installed
+from tintype.recipe import KIND_OF, Recipe
 
 FILE = "code.json"
 
@@ -74,6 +74,27 @@ def keep(
     for row in rows:
         if row["copy"]:
             _write_copy(folder / row["copy"], code_of(row["reference"]).source)
+
+
+def refuse_missing_packages(run: Path) -> None:
+    """Raise where a stored run names a plug-in of a package that is not installed here.
+
+    Raises:
+        UserError: it does.
+    """
+    try:
+        rows = read_json_object(run / FILE).get("packages", [])
+        named = [
+            tuple(str(row[key]) for key in ("field", "name", "package", "version")) for row in rows
+        ]
+    except (OSError, ValueError, LookupError, TypeError):  # none, or the file of a stranger
+        return
+    for field, name, package, version in named:
+        if field in KIND_OF and name not in installed(KIND_OF[field]):
+            raise UserError(
+                f"{run} needs the {field} {name} of the package {package} {version}, which is not "
+                f"installed here. Install it."
+            )
 
 
 @contextmanager

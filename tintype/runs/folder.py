@@ -191,7 +191,11 @@ class RunFolder:
 
         Data that were given in Python and written down in the folder are read from there.
         """
-        recipe = code.with_task_here(read_recipe(self.path / "recipe.yaml"), self.path)
+        try:
+            recipe = code.with_task_here(read_recipe(self.path / "recipe.yaml"), self.path)
+        except UserError:
+            code.refuse_missing_packages(self.path)  # which names nobody knows without them
+            raise
         written = self.path / f"{own_code.plain_name(recipe.data)}.csv"
         if recipe.data.startswith(own_code.IN_PYTHON) and written.is_file():
             recipe = recipe.replace(data=str(written.resolve()))

@@ -108,6 +108,7 @@ def load_model(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    code.refuse_missing_packages(run.path)
     description = run.read("model.json", complete=True)
     how = description["preprocessing"]
     spec = DataSpec(

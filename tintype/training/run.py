@@ -177,6 +177,7 @@ def resume(
     if (run.path / "environment.json").exists():
         command = run.read("environment.json")["command"]
 
+    code.refuse_missing_packages(run.path)
     with code.trusted(run.path, run.own_code):
         recipe = _with_absolute_paths(run.recipe.replace(**moved)) if moved else run.recipe
         prepared = _prepared_again(recipe, watcher, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -44,7 +45,7 @@ def build_own(reference: str, spec: DataSpec, options: Mapping[str, Any], seed: 
         UserError: there is no such network, or it does not take the options.
         OwnCodeError: it cannot be built.
     """
-    thing = find(reference, "model", "build", _can_be_network)
+    thing = find(reference, "model", "build", _can_be_network, _is_network_class)
     name = name_of(reference)
     for option, value in options.items():
         if not _is_plain(value):
@@ -99,6 +100,10 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
     return value is None or isinstance(value, str | int | float | bool)
+
+
+def _is_network_class(thing: Any) -> bool:
+    return isinstance(thing, type) and issubclass(thing, nn.Module)
 
 
 def _can_be_network(thing: Any) -> bool:
@@ -261,7 +266,7 @@ def try_out(
             f"model {name} answers {BATCH} images with {got}. Expected a tensor of shape {shape}: "
             f"{what}."
         )
-    return list(_remarks(given, answer))
+    return [*_which(reference), *_remarks(given, answer)]
 
 
 def _tried_twice(name: str, network: nn.Module, spec: DataSpec) -> tuple[Any, Any]:
@@ -307,6 +312,21 @@ def _answer(name: str, network: nn.Module, spec: DataSpec) -> Any:
     images = torch.randn(BATCH, spec.channels, spec.height, spec.width)
     with running(f"model {name} on images of shape {tuple(images.shape)}"):
         return network(images)
+
+
+def _which(reference: str) -> Iterator[Choice]:
+    """Yield which network is meant, where a file that is named alone has functions beside it."""
+    if not reference.endswith(".py"):
+        return
+    thing = find(reference, "model", "build", _can_be_network, _is_network_class)
+    file = sys.modules[thing.__module__]
+    others = [
+        each for each in vars(file).values() if getattr(each, "__module__", "") == file.__name__
+    ]
+    if isinstance(thing, type) and any(inspect.isfunction(each) for each in others):
+        yield Choice(
+            "network", thing.__name__, f"the only network class of {name_of(reference)}.py"
+        )
 
 
 def _remarks(given: Any, answer: Tensor) -> Iterator[Choice]:

@@ -11,6 +11,7 @@ import yaml
 
 from tintype.errors import UserError, unknown_name
 from tintype.files.yaml_files import BoundedLoader, read_yaml
+from tintype.own_code import absolute, references_in, with_references
 from tintype.plugins import PACKAGE, study_names
 from tintype.recipe import ALIASES, build, field_names
 from tintype.verbs.study.declaration import Changes, Declaration, checked_seeds, is_field, label_of
@@ -84,7 +85,7 @@ def _read(path: Path) -> Declaration:
         raise UserError(
             f"{path} is not a study: expected `recipe: NAME` and `vary:` with lists of values."
         )
-    return _declaration(path.stem, content, path.parent)
+    return _declaration(path.stem, _beside(content, path.parent), path.parent)
 
 
 def _declaration(name: str, content: Mapping[Any, Any], folder: Path) -> Declaration:
@@ -146,6 +147,26 @@ def _about(about: Any, name: str) -> tuple[str, ...]:
         if not is_field(field):
             raise unknown_name("field in about:", field, [*field_names(), *ALIASES])
     return tuple(named)
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """Return what a study's file holds, with own code that is not where the command was typed
+    taken from the folder of the file.
+    """
+    if isinstance(value, dict):
+        return {key: _beside(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_beside(inner, folder) for inner in value]
+    if not isinstance(value, str) or not references_in(value):
+        return value
+
+    def there(reference: str) -> str:
+        file = Path(absolute(reference).rpartition(".py")[0] + ".py")
+        is_beside = (folder / reference.rpartition(".py")[0]).with_suffix(".py").is_file()
+        found = not file.is_file() and is_beside
+        return absolute(str(folder.resolve() / reference)) if found else reference
+
+    return with_references(value, there)
 
 
 def _recipe(recipe: Any, folder: Path, name: str) -> str | Changes:
