@@ -11,7 +11,8 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
 demo: $(VENV)/installed
 	$(BIN)/tintype train digits
 
-test: $(VENV)/installed-dev check browser
+test: $(VENV)/installed-dev
+	$(MAKE) --jobs 2 check browser
 	$(PYTEST)
 	$(BIN)/python tests/machines.py sse avx2
 
