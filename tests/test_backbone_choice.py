@@ -150,7 +150,6 @@ def test_photos_are_looked_at_twice_where_the_features_leave_time():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"side": 300}, "the photos have 300 pixels a side"),
         ({"time": "30m"}, "there may be time to train all layers"),
         ({"image_size": 128}, "they cost what one does"),
     ],

@@ -167,9 +167,7 @@ def choose_looks(
     both = one * (1 + (large / small) ** 2)
     allowed = SHARE_OF_FEATURES * seconds_of(recipe)
     refused = ""
-    if seen.side < large:
-        refused = f"the photos have {seen.side} pixels a side"
-    elif _time_to_tune_all(recipe, seen, one, device):
+    if _time_to_tune_all(recipe, seen, one, device):
         refused = "there may be time to train all layers, where each look costs"
     elif both > allowed:
         refused = f"a second look at {large} pixels would bring them to about {both:.0f} s"
