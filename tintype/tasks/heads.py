@@ -37,6 +37,8 @@ CONVERGED = 1e-6
 COMPARED = 1e-3
 CLEARLY = 1.002  # times the least loss
 
+# Of the usual one: a feature that hardly any row has would count a thousandfold in a new one.
+SMALLEST_DEVIATION = 0.2
 MOST_FACTOR = 1e4  # of a calibration
 MOST_STEPS = 50  # of conjugate gradients
 NUM_FOLDS = 5
@@ -242,7 +244,8 @@ def _group_numbers(groups: Sequence[str] | ArrayLike | None, num_rows: int) -> I
 class Rows:
     """Features (N, F) with classes (N,) in 0..K-1 and weights (N,), as heads are fitted to them.
 
-    Heads are fitted to standardised features, and for the classes that have rows here.
+    Heads are fitted to standardised features, and for the classes that have rows here. Features
+    that hardly differ are left smaller than that.
 
     Args:
         features: as they come.
@@ -263,7 +266,9 @@ class Rows:
 
         self.mean = self.shares @ features
         self.x = features - self.mean
-        self.scale = 1 / np.maximum(np.sqrt(self.shares @ self.x**2), 1e-6)
+        deviation = np.sqrt(self.shares @ self.x**2)
+        usual = np.median(deviation[deviation > 1e-6]) if (deviation > 1e-6).any() else 1.0
+        self.scale = 1 / np.maximum(deviation, SMALLEST_DEVIATION * usual)
         self.x *= self.scale
 
     def _take(self, targets: NDArray[np.integer], weights: Array) -> None:
