@@ -92,6 +92,7 @@ def test_validation_is_measured_out_of_fold_and_is_said_to_be(run, photos):
     assert kinds == {"train": "split", "val": "out-of-fold", "test": "split"}
     assert "out of fold" in evaluation["validation"]["text"]
     assert "chosen_by_validation" not in evaluation
+    assert "epochs" not in evaluation["verdict"]["text"]  # which it has not
 
 
 def test_the_report_shows_every_candidate(run):

@@ -42,7 +42,7 @@ from tintype.statistics import (
     sign_flip_p,
     wilson_interval,
 )
-from tintype.tasks.classify.verdict import ClassCounts, Verdict, fit_verdict
+from tintype.tasks.classify.verdict import AGAINST_OVERFITTING, ClassCounts, Verdict, fit_verdict
 
 pytestmark = pytest.mark.usefixtures("short_pages")
 
@@ -154,6 +154,8 @@ def test_verdict_on_the_three_cases() -> None:
         "overfits: 99.7 % right on training images and 83.1 % on validation images: the gap of 16.6 points"
     )
     assert "Try: more augmentation" in over.text
+    other = fit_verdict(997, 1000, 831, 1000, 10, against_overfitting="more photos")
+    assert other.text == over.text.replace(AGAINST_OVERFITTING, "more photos") != over.text
     under = fit_verdict(5600, 10_000, 550, 1000, 10)
     assert under.word == "underfits"
     assert (

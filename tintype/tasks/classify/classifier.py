@@ -22,7 +22,12 @@ from tintype.statistics import NestedFolds, folds_interval
 from tintype.tasks import losses
 from tintype.tasks.classify import metrics
 from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, abstaining, fit_temperature
-from tintype.tasks.classify.verdict import ClassCounts, Verdict, fit_verdict
+from tintype.tasks.classify.verdict import (
+    AGAINST_OVERFITTING,
+    ClassCounts,
+    Verdict,
+    fit_verdict,
+)
 from tintype.tasks.contract.evaluation import EvaluatedSet, Kind
 from tintype.tasks.own_loss import TRIED, OwnLoss
 from tintype.tasks.own_metrics import OwnMetrics
@@ -86,6 +91,7 @@ class Classify(Task):
     # How far the interval of answers out of fold has to be widened; None where nobody measured it.
     nested: NestedFolds | None = None
     fewest_to_calibrate = FEWEST_TO_CALIBRATE
+    against_overfitting = AGAINST_OVERFITTING  # what to try
     recognises_others = True
     weighs_images = True
     monitors: Mapping[str, bool] = MappingProxyType(
@@ -516,6 +522,7 @@ class Classify(Task):
             train_classes=_counts_by_class(train, len(names)),
             val_classes=_counts_by_class(val, len(names)),
             class_names=names,
+            against_overfitting=self.against_overfitting,
         )
 
     def _predictions(

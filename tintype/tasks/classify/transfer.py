@@ -358,6 +358,9 @@ class ExactHead(Transfer):
         num_val: how many validation images there are.
     """
 
+    # Cross-validation has chosen the penalty, and there are no epochs to leave out.
+    against_overfitting = "more photos of each class, or all layers (tune=all)"
+
     def __init__(
         self,
         network: nn.Module,

@@ -20,6 +20,7 @@ LEARNED_PART = 0.75
 UNCERTAIN_WIDTH = 0.20
 # A class of which so many validation images are all missed is called never recognised.
 FEWEST_MISSED = 5
+AGAINST_OVERFITTING = "more augmentation, weight decay, fewer epochs"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def fit_verdict(
     train_classes: ClassCounts | None = None,
     val_classes: ClassCounts | None = None,
     class_names: Sequence[str] = (),
+    against_overfitting: str = AGAINST_OVERFITTING,
 ) -> Verdict:
     """Say whether a classifier underfits, fits or overfits, by a stated rule.
 
@@ -142,6 +144,7 @@ def fit_verdict(
         train_classes: the same counts by class.
         val_classes: those of validation.
         class_names: how the classes are called.
+        against_overfitting: what to try where the model overfits.
 
     Raises:
         ValueError: counts that do not fit each other, no training or no validation images, or fewer
@@ -168,8 +171,9 @@ def fit_verdict(
 
     word, reason = _word_and_reason(gap, _verdict_by_class(train_classes, val_classes, num_classes))
     never, remark = _never_recognised(train_classes, val_classes, class_names)
+    advice = _advice(word, against_overfitting, balance=bool(never))
     doubt = _doubt(gap, (train_n, of_train), (val_n, of_val))
-    text = f"{word}: {reason}.{remark}{_advice(word, balance=bool(never))}{doubt}"
+    text = f"{word}: {reason}.{remark}{advice}{doubt}"
 
     return Verdict(word, text, gap.value, gap.interval, never)
 
@@ -244,14 +248,14 @@ def _why_underfits(gap: _Gap, ordinary: str) -> str:
     return f"{reason}; and yet {gap} is more than {ordinary}" if gap.shown else reason
 
 
-def _advice(word: str, *, balance: bool) -> str:
+def _advice(word: str, against_overfitting: str, *, balance: bool) -> str:
     """Return what to try next, with a space before it; `balance` where classes are missed."""
     if word == "underfits":
         first = "class_weights=balanced, sampling=balanced, " if balance else ""
         return (
             f" Try: {first}more epochs, a larger model, a higher learning rate, less augmentation."
         )
-    return " Try: more augmentation, weight decay, fewer epochs." if word == "overfits" else ""
+    return f" Try: {against_overfitting}." if word == "overfits" else ""
 
 
 def _doubt(gap: _Gap, train: tuple[int, Clusters | None], val: tuple[int, Clusters | None]) -> str:
