@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file as save_torch
+from scaling import FlooredScaler
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import softmax
@@ -25,7 +26,6 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.contingency_tables import mcnemar
 
 import tintype
@@ -291,7 +291,7 @@ def test_answers_out_of_fold_are_those_of_scikit_learn(grouped_digits):
     fit: Any = logistic
     found = heads_out_of_fold(features, targets, 10, fold_of, fit=fit)
     expected: Any = cross_val_predict(
-        make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-9, max_iter=10_000)),
+        make_pipeline(FlooredScaler(), LogisticRegression(C=0.1, tol=1e-9, max_iter=10_000)),
         features,
         targets,
         cv=PredefinedSplit(fold_of),
