@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -296,7 +297,7 @@ def folds(tries: int) -> None:
         name = f"{num_images} images, {num_features} features, {num_classes} classes"
         print(f"  {name}, {num_folds} folds: {_in_short(found)}", flush=True)
 
-    digits = load_digits()
+    digits: Any = load_digits()
     found = []
     for _ in range(num_tries):
         order = draw.permutation(len(digits.target))

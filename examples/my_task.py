@@ -104,8 +104,10 @@ class Autoencoder(Task):
         was_training = network.training
         network.eval()
         parts = [
-            self._psnr(network, source.take(some).images)
-            for some in torch.arange(len(source)).split(256)
+            self._psnr(
+                network, source.take(torch.arange(start, min(start + 256, len(source)))).images
+            )
+            for start in range(0, len(source), 256)
         ]
         network.train(was_training)
 
@@ -116,7 +118,8 @@ class Autoencoder(Task):
 
     def answer_columns(self, images: Tensor) -> dict[str, list[float]]:
         """Say how well an image is rebuilt: badly, if it is unlike those of the training."""
-        return {"psnr": self._psnr(self.networks["network"], images).tolist()}
+        psnr = self._psnr(self.networks["network"], images)
+        return {"psnr": [float(psnr[i]) for i in range(len(psnr))]}
 
     def _psnr(self, network: nn.Module, images: Tensor) -> Tensor:
         """Return the PSNR of each image (N, C, H, W) uint8, in dB."""

@@ -519,7 +519,8 @@ def test_a_column_that_only_sounds_like_splits_is_named(tmp_path, column, value)
 
 def test_other_columns_are_left_alone(tmp_path):
     lines = rows_with("vehicle", lambda i: ("train", "car", "test")[i % 3])
-    assert find_rows(table(plant(tmp_path, a=10, b=10), lines), None).notes == []
+    notes = find_rows(table(plant(tmp_path, a=10, b=10), lines), None).notes
+    assert notes == ["figures are also given by column: vehicle"]  # and no split is read
 
 
 def test_columns_of_splits_that_contradict_are_refused(tmp_path):
