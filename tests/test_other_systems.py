@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import gc
 import io
 import json
 import multiprocessing
@@ -128,9 +129,10 @@ def test_the_stand_in_refuses_what_is_open_or_mapped(tmp_path: Path, sharing: li
 @pytest.mark.slow
 def test_no_command_renames_or_removes_what_it_has_open(
     tt: Say, sharing: list[str], digit_files: Path, copied_run: api.Run, kinds: dict[str, api.Run],
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     """One after another, with all that the process keeps open between them."""
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))  # no other test has it open
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "black.png")
     short = ("--model", "ann", "--threads", "1", "--device", "cpu")
     lines = [
@@ -151,6 +153,7 @@ def test_no_command_renames_or_removes_what_it_has_open(
         ("cache", "--clear"),
     ]  # fmt: skip
     for line in lines:
+        gc.collect()  # what nothing refers to is not kept
         code, output, errors = tt(*line)
         assert code in (0, 1), (line, output, errors)
         assert "used by another process" not in output + errors, line
