@@ -238,9 +238,13 @@ def contend(name: str, data: Path, seconds: float, seed: int) -> None:
 
 def peer(name: str, python: str, data: Path, seconds: float, seed: int) -> Cell:
     """Run a peer in its interpreter; return accuracy and seconds."""
-    command = [python, __file__, "--contender", name, "--seconds", f"{seconds:g}"]
-    command += ["--seed", str(seed), str(data)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    script = str(Path(__file__).resolve())
+    command = [python, script, "--contender", name, "--seconds", f"{seconds:g}"]
+    command += ["--seed", str(seed), str(data.resolve())]
+    # Ultralytics writes its records where it is started.
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", check=False, cwd=data.parent
+    )
     rows = [line for line in done.stdout.splitlines() if line.startswith('{"accuracy"')]
     if not rows:
         raise SystemExit(f"{name} did not run:\n{done.stderr[-2000:]}")
