@@ -423,6 +423,7 @@ def main() -> None:
         return
     if options.out is None:
         parser.error("--out OUT says where the finished cells are kept")
+    options.python = os.path.abspath(shutil.which(options.python) or options.python)
     if options.quick:
         options.out, options.seeds = options.out / "quick", options.seeds[:1]
 
