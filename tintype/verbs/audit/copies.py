@@ -1,7 +1,7 @@
 """The second look of an audit: copies that hashes miss, and objects that were photographed again.
 
 A network's features name the photos that may show the same, and alignment by keypoints tells which
-of them do. Three kinds are told apart: a copy (the same pixels, cropped, turned, framed, inverted
+of them do. It distinguishes three kinds: a copy (the same pixels, cropped, turned, framed, inverted
 or painted over), the same object or scene, and what merely looks similar, of which nothing is said.
 """
 
