@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
 from tintype.models.parts.backbone import expand_grey
+from tintype.models.parts.depthwise import depthwise, has_slow_gradients
 from tintype.models.parts.layers import need_size
 from tintype.models.parts.resample import AtScale
 
@@ -242,6 +243,8 @@ class SameConv2d(nn.Conv2d):
             rows = _padding(input.shape[2], kernel, stride)
             columns = _padding(input.shape[3], kernel, stride)
             input = F.pad(input, (*columns, *rows))
+        if self.groups > 1 and has_slow_gradients(input, kernel, stride):
+            return depthwise(input, self.weight, stride, int(self.padding[0]))
         return super().forward(input)
 
 
