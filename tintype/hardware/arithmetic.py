@@ -15,10 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
+import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
-from tintype.hardware.device import Choice, cpu_flags, num_cores
+from tintype.hardware.cores import Load, allowed_cores, num_cores
+from tintype.hardware.device import Choice, cpu_flags
 
 # cuBLAS sums in a fixed order only with a workspace of fixed size, which it reads when CUDA starts.
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -64,15 +66,49 @@ WORDS = {
 }
 
 
-def choose_threads(threads: int | Literal["auto"]) -> tuple[int, Choice]:
-    """Return how many threads share the arithmetic of a run."""
-    if threads == "auto":
-        number = torch.get_num_threads()
-        reason = "PyTorch's own choice; recorded, because the number can change the last bits"
-        return number, Choice("threads", str(number), reason)
+# How the reason begins where a run leaves cores to other processes.
+OTHERS = "other processes keep"
+
+# Looked at when this module is imported, so that what others compute is known without waiting.
+_load = Load()
+
+
+def choose_threads(threads: int | Literal["auto"], *, by_load: bool = False) -> tuple[int, Choice]:
+    """Return how many threads share the arithmetic of a run.
+
+    Args:
+        threads: the number that was given, or "auto".
+        by_load: whether "auto" leaves out the cores on which other processes compute. Threads wait
+            for each other many times in a step, so one that shares its core holds up all.
+    """
     cores = num_cores()
-    slow = f", although there are only {cores} cores, which is slow" if threads > cores else ""
-    return threads, Choice("threads", str(threads), f"as the recipe says{slow}")
+    if threads != "auto":
+        slow = f", although there are only {cores} cores, which is slow" if threads > cores else ""
+        return threads, Choice("threads", str(threads), f"as the recipe says{slow}")
+
+    usual = torch.get_num_threads()
+    if _given(usual):
+        why = "as this process is set; recorded, because the number can change the last bits"
+        return usual, Choice("threads", str(usual), why)
+    if usual > cores:
+        usual = cores
+
+    others = _load.others() if by_load and usual > 1 else 0.0
+    # Where all cores are busy, the system shares them fairly, so half of them are still to be had.
+    number = min(usual, max(cores - round(others), (cores + 1) // 2))
+    if number < usual:
+        why = f"{OTHERS} {others:.1f} of the {cores} cores busy; --threads {usual} takes all"
+        return number, Choice("threads", str(number), why)
+
+    why = "PyTorch's own choice; recorded, because the number can change the last bits"
+    return usual, Choice("threads", str(usual), why)
+
+
+def _given(threads: int) -> bool:
+    """Return whether someone has set the number of torch's threads for this process."""
+    if any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
+        return True
+    return threads not in (allowed_cores(), psutil.cpu_count(logical=False))
 
 
 def choose_exact(exact: bool, device: torch.device, *, compile: bool) -> Choice:

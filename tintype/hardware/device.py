@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +12,7 @@ from functools import lru_cache
 import torch
 
 from tintype.errors import UserError
+from tintype.hardware.cores import num_cores as num_cores
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,3 @@ def choose_compile(
         return False, Choice("compile", "off", reason)
 
     return True, Choice("compile", "on", f"the compilation pays off within {total_steps:,} steps")
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,7 +21,7 @@ from tintype.data.decode import Resize
 from tintype.data.glance import glance
 from tintype.data.source import DataSplits, Glance, ImageSource
 from tintype.errors import UserError
-from tintype.hardware.arithmetic import choose_exact, choose_threads, computing
+from tintype.hardware.arithmetic import OTHERS, choose_exact, choose_threads, computing
 from tintype.hardware.device import (
     Choice,
     choose_compile,
@@ -81,7 +81,7 @@ class Prepared:
         choices = [
             choice
             for choice in self.choices
-            if verbose or choice.name not in MACHINE or self._breaks(choice)
+            if verbose or choice.name not in MACHINE or self._is_news(choice)
         ]
         lines = [
             *self._data_lines(verbose=verbose),
@@ -134,8 +134,13 @@ class Prepared:
         threads = f"{self.recipe.threads} thread{'' if self.recipe.threads == 1 else 's'}"
         return f"machine: {', '.join([*chosen, threads])} (--verbose says more)"
 
-    def _breaks(self, choice: Choice) -> bool:
-        """Return whether a choice says that equal bits, as promised, cannot be kept here."""
+    def _is_news(self, choice: Choice) -> bool:
+        """Return whether a choice about the machine matters to everybody.
+
+        That is where equal bits, as promised, cannot be kept, and where other processes compute.
+        """
+        if choice.name == "threads":
+            return choice.reason.startswith(OTHERS)
         return choice.name == "exact" and choice.choice == "no" and self.recipe.exact
 
     def summary(self) -> dict[str, Any]:
@@ -185,7 +190,7 @@ def prepare(
     Raises:
         UserError: whatever is wrong with recipe, data, model or device.
     """
-    threads, of_threads = choose_threads(recipe.threads)
+    threads, of_threads = choose_threads(recipe.threads, by_load=True)
     recipe = recipe.replace(threads=threads)
     choices = [*choices, of_threads]
 
