@@ -117,12 +117,12 @@ def test_alone_a_run_says_nothing_of_others(machine, tiny):
 def write(folder: Path, **files: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text)
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
 
 
 def test_the_quota_of_a_container(tmp_path):
     own = tmp_path / "own"
-    own.write_text("0::/\n")
+    own.write_text("0::/\n", encoding="utf-8")
     assert quota(tmp_path, own) is None
     write(tmp_path, cpu__max="max 100000\n")
     assert quota(tmp_path, own) is None
@@ -132,7 +132,7 @@ def test_the_quota_of_a_container(tmp_path):
 
 def test_the_tightest_quota_of_nested_groups_counts(tmp_path):
     own = tmp_path / "own"
-    own.write_text("0::/user.slice/job.scope\n")
+    own.write_text("0::/user.slice/job.scope\n", encoding="utf-8")
     write(tmp_path / "user.slice" / "job.scope", cpu__max="max 100000\n")
     write(tmp_path / "user.slice", cpu__max="300000 100000\n")
     write(tmp_path / "other.slice", cpu__max="100000 100000\n")
@@ -141,7 +141,7 @@ def test_the_tightest_quota_of_nested_groups_counts(tmp_path):
 
 def test_the_quota_of_the_first_version_of_control_groups(tmp_path):
     own = tmp_path / "own"
-    own.write_text("9:name=systemd:/\n4:cpu,cpuacct:/docker/abc\n")
+    own.write_text("9:name=systemd:/\n4:cpu,cpuacct:/docker/abc\n", encoding="utf-8")
     group = {"cpu__cfs_quota_us": "-1\n", "cpu__cfs_period_us": "100000\n"}
     write(tmp_path / "cpu,cpuacct", **group)
     assert quota(tmp_path, own) is None
