@@ -183,6 +183,10 @@ def test_a_busy_process_is_seen():
         "time.sleep(0.2); load = Load(); time.sleep(0.5); print(load.others()); busy.kill()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=True,
     )
     assert float(done.stdout) > 0.2
