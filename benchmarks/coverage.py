@@ -1,7 +1,7 @@
 """How often tintype's intervals hold the truth, and its promises are kept, in simulations whose truth is known.
 
 python benchmarks/coverage.py [effects] [thresholds] [calibration] [selection] [groups] [verdicts] [means]
-[folds] [--tries 10000]
+[sample] [folds] [--tries 10000]
 
 A short form of each stands in tests/.
 """
@@ -27,7 +27,7 @@ from tintype.statistics import (
 )
 from tintype.tasks.classify.calibration import abstain_threshold, fit_temperature
 from tintype.tasks.classify.metrics import calibration_errors
-from tintype.tasks.classify.verdict import ClassCounts
+from tintype.tasks.classify.verdict import ClassCounts, fit_verdict, is_settled
 from tintype.tasks.folds import nested_of_features
 from tintype.tasks.heads import LinearHead, Rows, discriminant, stratified_folds
 
@@ -267,6 +267,52 @@ def means(tries: int) -> None:
             print(f"  {num_groups} x {size}, {alike}: {found}")
 
 
+def sample(tries: int) -> None:
+    """The verdict on 2,000 training images where that is settled: how often 10,000 would settle it,
+    too, and how often they would give another word. Beside it, 2,000 in any case.
+    """
+    print("sample: classes, validation images: settled by 2,000, then another word; always 2,000")
+    draw = np.random.default_rng(0)
+    few, many = 2_000, 10_000
+    for num_classes, num_val in ((2, 2000), (10, 500), (10, 2000), (10, 5000), (100, 2000)):
+        settled, other, others = [], [], []
+        for _ in range(tries // 5):
+            easy = draw.normal(size=num_classes)  # some classes are easier than others
+            strength, gap = draw.uniform(0.5, 5), draw.choice([0, 0.5, 1.0, 1.5])
+            recall = 1 / (1 + np.exp(-strength - 0.5 * easy))
+            recalled = 1 / (1 + np.exp(-strength + gap - 0.5 * easy))
+
+            targets = draw.integers(0, num_classes, many)
+            right = draw.random(many) < recall[targets]
+            val_targets = draw.integers(0, num_classes, num_val)
+            val_right = draw.random(num_val) < recalled[val_targets]
+            val = ClassCounts.of(val_right, val_targets, num_classes)
+            parts = [ClassCounts.of(right[:n], targets[:n], num_classes) for n in (few, many)]
+
+            words = [_word(each, val) for each in parts]
+            others.append(words[0] != words[1])
+            settled.append(is_settled(parts[0], val, many))
+            if settled[-1]:
+                other.append(others[-1])
+        shares = np.mean(settled), np.mean(other), np.mean(others)
+        found = ", ".join(f"{100 * share:.2f}" for share in shares)
+        print(f"  {num_classes}, {num_val}: {found} %")
+
+
+def _word(train: ClassCounts, val: ClassCounts) -> str:
+    num_classes = len(val.num_images)
+    return fit_verdict(
+        int(train.num_right.sum()),
+        int(train.num_images.sum()),
+        int(val.num_right.sum()),
+        int(val.num_images.sum()),
+        num_classes,
+        train_classes=train,
+        val_classes=val,
+        class_names=[str(k) for k in range(num_classes)],
+    ).word
+
+
 def folds(tries: int) -> None:
     """Accuracies by folds: how often the naive and the widened interval hold the accuracy of the
     model that was trained on all images.
@@ -347,6 +393,7 @@ SIMULATIONS: dict[str, Callable[[int], None]] = {
     "groups": groups,
     "verdicts": verdicts,
     "means": means,
+    "sample": sample,
     "folds": folds,
 }
 

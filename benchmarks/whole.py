@@ -1,7 +1,7 @@
 """Where the seconds of a whole command go: a waterfall of `tintype train`, and other first answers.
 
     python benchmarks/whole.py [--recipe digits cifar10 garbage] [--quick] [--data-root FOLDER]
-                               [--threads 1] [--out whole.json]
+                               [--threads 1] [--out whole.json] [OPTIONS of tintype train]
 
 Each recipe is trained by a process of its own, in which the parts are timed where they happen: a
 part that runs within another counts for itself alone, so that the parts sum to the wall time. An
@@ -119,6 +119,7 @@ def waterfall(recipe: str, options: argparse.Namespace, folder: Path) -> dict[st
     arguments = ["train", recipe, "--out", str(folder), "--name", recipe]
     arguments += SHORT[: 4 if recipe == "digits" else None] if options.quick else ()
     arguments += ["--threads", str(options.threads)] if options.threads else ()
+    arguments += options.further
     if options.data_root and recipe != "digits":
         arguments += ["--data-root", options.data_root]
 
@@ -216,7 +217,7 @@ def main() -> None:
     parser.add_argument("--data-root", help="folder that holds the data sets under their names")
     parser.add_argument("--threads", type=int, help="CPU threads; by default PyTorch's choice")
     parser.add_argument("--out", type=Path, help="JSON of the figures")
-    options = parser.parse_args()
+    options, options.further = parser.parse_known_args()
 
     with tempfile.TemporaryDirectory(prefix="tintype-whole-") as place:
         folder = Path(place)

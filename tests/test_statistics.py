@@ -42,7 +42,13 @@ from tintype.statistics import (
     sign_flip_p,
     wilson_interval,
 )
-from tintype.tasks.classify.verdict import AGAINST_OVERFITTING, ClassCounts, Verdict, fit_verdict
+from tintype.tasks.classify.verdict import (
+    AGAINST_OVERFITTING,
+    ClassCounts,
+    Verdict,
+    fit_verdict,
+    is_settled,
+)
 
 pytestmark = pytest.mark.usefixtures("short_pages")
 
@@ -586,6 +592,44 @@ def test_mcnemar_agrees_with_statsmodels(only_a: int, only_b: int) -> None:
 def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
     expected = multipletests(p_values, method="holm")[1]
     assert holm(p_values) == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+def word(train: ClassCounts, val: ClassCounts) -> str:
+    counts = [
+        int(each.sum()) for side in (train, val) for each in (side.num_right, side.num_images)
+    ]
+    names = [str(k) for k in range(10)]
+    return fit_verdict(*counts, 10, train_classes=train, val_classes=val, class_names=names).word
+
+
+def test_more_training_images_do_not_change_a_verdict_that_is_settled() -> None:
+    """A short form of `benchmarks/coverage.py sample`."""
+    draw = np.random.default_rng(0)
+    num_settled, others = 0, 0
+    for _ in range(150):
+        strength, gap = draw.uniform(0.5, 5), draw.choice([0, 0.5, 1.0, 1.5])
+        easy = 0.5 * draw.normal(size=10)
+        targets = draw.integers(0, 10, 10_000)
+        right = draw.random(10_000) < 1 / (1 + np.exp(-strength - easy[targets]))
+        val_targets = targets[:2000]
+        val_right = draw.random(2000) < 1 / (1 + np.exp(gap - strength - easy[val_targets]))
+
+        val = ClassCounts.of(val_right, val_targets, 10)
+        few, many = (ClassCounts.of(right[:n], targets[:n], 10) for n in (2_000, 10_000))
+        same = word(few, val) == word(many, val)
+        others += not same
+        if is_settled(few, val, 10_000):
+            num_settled += 1
+            assert same
+    assert num_settled > 90
+    assert others  # so it is worth asking
+
+
+def test_images_in_groups_settle_nothing() -> None:
+    alone = ClassCounts.of(np.ones(400), np.arange(400) % 2, 2)
+    grouped = ClassCounts.of(np.ones(400), np.arange(400) % 2, 2, np.arange(400) // 2)
+    assert is_settled(alone, alone, 2_000)
+    assert not is_settled(grouped, alone, 2_000)
 
 
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=60))

@@ -41,7 +41,7 @@ def test_the_innermost_part_counts(whole, monkeypatch):
 
 @pytest.mark.slow
 def test_the_parts_of_a_training_sum_to_its_wall_time(whole, tmp_path, capsys):
-    options = argparse.Namespace(quick=True, threads=1, data_root=None)
+    options = argparse.Namespace(quick=True, threads=1, data_root=None, further=[])
     found = whole.waterfall("digits", options, tmp_path)
     seconds = found["seconds"]
     assert sum(seconds.values()) == pytest.approx(found["wall"], rel=0.02)

@@ -138,6 +138,8 @@ class Task(ABC):
         fewest_to_calibrate: how many validation images it takes to fit what `summarise` fits on
             them (a temperature, thresholds); 0 where nothing is fitted.
         calibrated: what `summarise` fits on them, in words.
+        fewest_to_settle: how many training images are measured first, where `settles` can say that
+            more of them would change nothing; 0 where it cannot.
         options_of_model: options of the network that follow from the task; model.json keeps them
             with those of the recipe.
         log_every_step: whether metrics.csv has a row for each step, however many there are.
@@ -168,6 +170,7 @@ class Task(ABC):
     chooses: str = ""
     fits_validation: bool = False
     fewest_to_calibrate: int = 0
+    fewest_to_settle: int = 0
     calibrated: str = "the confidence"
     options_of_model: Mapping[str, Any] = MappingProxyType({})
     log_every_step: bool = False
@@ -277,6 +280,14 @@ class Task(ABC):
         Figures must be the same however often they are asked for: what is random follows from fixed
         seeds. The network's mode, training or evaluation, is left as it was.
         """
+
+    def settles(self, evaluations: Mapping[str, Evaluation], num_images: int) -> bool:
+        """Say whether the verdict would be the same if `num_images` training images were measured.
+
+        `evaluations` are those of "train", of `fewest_to_settle` images, and of "val".
+        """
+        del evaluations, num_images
+        return False
 
     def answers(self, evaluation: Evaluation) -> dict[str, np.ndarray]:
         """Return the answers to single images from which `evaluation_of` makes the figures again.

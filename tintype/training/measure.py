@@ -52,8 +52,7 @@ def _measure(
     run: RunFolder, seen: DataSplits, splits: DataSplits, task: Task, watcher: Watcher
 ) -> None:
     """Measure the network on clean training images, validation and test."""
-    sources = to_measure(seen)
-    evaluations = evaluated(task, sources, watcher)
+    sources, evaluations = measured(task, seen, watcher)
     task.leaked = splits.leaked
     summary = task.summarise(evaluations, sources)
 
@@ -62,7 +61,8 @@ def _measure(
     run.write("model.json", {**run.read("model.json"), **task.describe()})
     if has_part(run.recipe.task, "analysis"):
         part = find_part(run.recipe.task, "analysis", "be analysed")
-        part.analyse(run, task, to_measure(splits), evaluations, watcher)
+        looked_at = to_measure(splits, len(sources["train"]))
+        part.analyse(run, task, looked_at, evaluations, watcher)
 
     looks = count_test_look(run, splits.spec.fingerprint)
     evaluation = {
@@ -88,8 +88,7 @@ def _measure_without_test(
     What is fitted on validation and shown on test (temperature, thresholds) and what shows test
     images is left out.
     """
-    sources = to_measure(seen)
-    evaluations = evaluated(task, {split: sources[split] for split in ("train", "val")}, watcher)
+    _, evaluations = measured(task, seen, watcher, ("train", "val"))
     figures = {split: evaluation.figures for split, evaluation in evaluations.items()}
 
     text = "measured on validation only, as asked (measure: val). The test split was not looked at."
@@ -116,10 +115,10 @@ def _measure_by_validation(
     Validation chose the model, so its figures are too good; they are never called by the name of
     what a test would show.
     """
-    measured = {split: source for split, source in to_measure(seen).items() if len(source)}
-    evaluations = evaluated(task, measured, watcher)
+    parts = [split for split, source in to_measure(seen).items() if len(source)]
+    sources, evaluations = measured(task, seen, watcher, parts)
     task.leaked = splits.leaked
-    summary = task.summarise(evaluations, measured)
+    summary = task.summarise(evaluations, sources)
     write_tables(run, summary)
 
     evaluation = {
@@ -150,6 +149,26 @@ def _reached(task: str, figures: dict[str, Any]) -> str:
     if not interval:
         return value
     return f"{value} ({' to '.join(criterion.said(end, digits) for end in interval)})"
+
+
+def measured(
+    task: Task, seen: DataSplits, watcher: Watcher, splits: Sequence[str] = ("train", "val", "test")
+) -> tuple[dict[str, ImageSource], dict[str, Evaluation]]:
+    """Return the splits as they are measured, and what the main network reaches on each.
+
+    Of the training images a few are measured; only where those leave the verdict open, as many as
+    are ever.
+    """
+    most = to_measure(seen)
+    few = to_measure(seen, task.fewest_to_settle or CLEAN_TRAINING_IMAGES)
+    sources = {split: few[split] for split in splits}
+    evaluations = evaluated(task, sources, watcher)
+
+    num_images = len(most["train"])
+    if num_images > len(few["train"]) and not task.settles(evaluations, num_images):
+        sources["train"] = most["train"]
+        evaluations |= evaluated(task, {"train": most["train"]}, watcher)
+    return sources, evaluations
 
 
 def evaluated(
@@ -204,14 +223,12 @@ def _score(run: RunFolder, task: Task) -> dict[str, Any]:
     return {"score": task.score_name} if own_task(run.recipe.task) else {}
 
 
-def to_measure(splits: DataSplits) -> dict[str, ImageSource]:
+def to_measure(splits: DataSplits, most: int = CLEAN_TRAINING_IMAGES) -> dict[str, ImageSource]:
     """Return the three splits, of many training images a fixed sample."""
     train = splits.train
-    if len(train) > CLEAN_TRAINING_IMAGES:
+    if len(train) > most:
         generator = torch.Generator().manual_seed(0)
-        train = train.subset(
-            torch.randperm(len(train), generator=generator)[:CLEAN_TRAINING_IMAGES].sort().values
-        )
+        train = train.subset(torch.randperm(len(train), generator=generator)[:most].sort().values)
     return {"train": train, "val": splits.val, "test": splits.test}
 
 

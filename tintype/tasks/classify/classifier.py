@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tintype.augment import Augment
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
-from tintype.hardware.device import autocast
+from tintype.hardware.device import autocast, images_at_once
 from tintype.models.parts.contracts import StartsFromImages
 from tintype.models.parts.head import before_head, find_head
 from tintype.statistics import NestedFolds, folds_interval
@@ -27,6 +27,7 @@ from tintype.tasks.classify.verdict import (
     ClassCounts,
     Verdict,
     fit_verdict,
+    is_settled,
 )
 from tintype.tasks.contract.evaluation import EvaluatedSet, Kind
 from tintype.tasks.own_loss import TRIED, OwnLoss
@@ -91,6 +92,7 @@ class Classify(Task):
     # How far the interval of answers out of fold has to be widened; None where nobody measured it.
     nested: NestedFolds | None = None
     fewest_to_calibrate = FEWEST_TO_CALIBRATE
+    fewest_to_settle = 2_000
     against_overfitting = AGAINST_OVERFITTING  # what to try
     recognises_others = True
     weighs_images = True
@@ -314,8 +316,7 @@ class Classify(Task):
         was_training = network.training
         network.eval()
         spec = source.spec
-        # Some 4 million values at once, so that memory is bounded for large images as well.
-        batch_size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
+        batch_size = images_at_once(spec.channels * spec.height * spec.width, self.device)
 
         try:
             with self._seen_by_head(network, source if features else None) as collected:
@@ -524,6 +525,15 @@ class Classify(Task):
             class_names=names,
             against_overfitting=self.against_overfitting,
         )
+
+    def settles(self, evaluations: Mapping[str, Evaluation], num_images: int) -> bool:
+        if "val" not in evaluations:
+            return False
+        counts = {
+            split: _counts_by_class(evaluations[split], self.spec.num_classes)
+            for split in ("train", "val")
+        }
+        return is_settled(counts["train"], counts["val"], num_images)
 
     def _predictions(
         self, measured: Mapping[str, Evaluation], sources: Mapping[str, ImageSource]

@@ -191,6 +191,8 @@ class HeadOnly(Transfer):
         views: augmented copies of each training image beside the clean one.
     """
 
+    fewest_to_settle = 0  # their features are at hand
+
     def __init__(
         self,
         network: nn.Module,
@@ -360,6 +362,7 @@ class ExactHead(Transfer):
 
     # Cross-validation has chosen the penalty, and there are no epochs to leave out.
     against_overfitting = "more photos of each class, or all layers (tune=all)"
+    fewest_to_settle = 0
 
     def __init__(
         self,

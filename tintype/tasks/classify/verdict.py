@@ -20,6 +20,8 @@ LEARNED_PART = 0.75
 UNCERTAIN_WIDTH = 0.20
 # A class of which so many validation images are all missed is called never recognised.
 FEWEST_MISSED = 5
+# Standard errors of a sample's accuracy between which that of all images is taken to lie.
+SURELY = 3.5
 AGAINST_OVERFITTING = "more augmentation, weight decay, fewer epochs"
 
 
@@ -176,6 +178,57 @@ def fit_verdict(
     text = f"{word}: {reason}.{remark}{advice}{doubt}"
 
     return Verdict(word, text, gap.value, gap.interval, never)
+
+
+def is_settled(train: ClassCounts, val: ClassCounts, num_images: int) -> bool:
+    """Say whether the word would be the same if `num_images` training images were measured.
+
+    The accuracy of all training images is taken to lie within three and a half standard errors of
+    that of these: where the word is the same at both ends, it is. More of the training images then
+    make no difference; `benchmarks/coverage.py sample` counts how often they would.
+
+    Args:
+        train: counts of a random sample of the training images.
+        val: those of all validation images.
+        num_images: how many training images would be measured otherwise.
+    """
+    if train.clusters is not None or val.clusters is not None:
+        return False
+    words = set()
+    for sign in (-1, 1):
+        there = _shifted(train, sign * SURELY, num_images)
+        found = fit_verdict(
+            int(there.num_right.sum()),
+            int(there.num_images.sum()),
+            int(val.num_right.sum()),
+            int(val.num_images.sum()),
+            len(val.num_images),
+            train_classes=there,
+            val_classes=val,
+            class_names=[""] * len(val.num_images),
+        )
+        words.add(found.word)
+    return len(words) == 1
+
+
+def _shifted(sample: ClassCounts, deviations: float, num_images: int) -> ClassCounts:
+    """Return counts of so many images, where all recalls are so many standard errors higher.
+
+    The error is that of the balanced accuracy or of the accuracy, whichever is larger. Laplace's
+    rule gives classes and samples without a mistake an error as well.
+    """
+    total = sample.num_images.sum()
+    occurs = sample.num_images > 0
+    recall = (sample.num_right + 1) / (sample.num_images + 2)
+    variance = recall * (1 - recall) / np.maximum(sample.num_images, 1)
+    share = (sample.num_right.sum() + 1) / (total + 2)
+    error = max(
+        math.sqrt(share * (1 - share) / total),
+        math.sqrt(float(variance[occurs].sum())) / np.count_nonzero(occurs),
+    )
+    counts = np.maximum(occurs, np.rint(sample.num_images * num_images / total)).astype(np.int64)
+    shares = np.clip(sample.num_right / np.maximum(sample.num_images, 1) + deviations * error, 0, 1)
+    return ClassCounts(np.rint(shares * counts).astype(np.int64), counts)
 
 
 @dataclass(frozen=True)

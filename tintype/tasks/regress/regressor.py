@@ -14,7 +14,7 @@ from tintype.augment import Augment
 from tintype.augment.spec import resolve
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.errors import UserError
-from tintype.hardware.device import autocast
+from tintype.hardware.device import autocast, images_at_once
 from tintype.models.parts.contracts import StartsFromImages
 from tintype.tasks.losses import check_finite
 from tintype.tasks.own_loss import TRIED, OwnLoss
@@ -255,7 +255,7 @@ class Regress(Task):
         was_training = network.training
         network.eval()
         spec = source.spec
-        size = max(1, min(1000, 2**22 // (spec.channels * spec.height * spec.width)))
+        size = images_at_once(spec.channels * spec.height * spec.width, self.device)
 
         numbers, scales = [], []
         for index in torch.arange(len(source)).split(size):
