@@ -35,7 +35,6 @@ VERSION = 1  # raise it when the keypoints of a photo change
 NEAREST = 20
 BLOCK = 1024  # rows of similarities in memory
 LOOKS = 2048  # photos whose keypoints are held ready
-PAIRS = 64  # for each task of a thread
 
 LEFT_OUT = "copies that were cropped, turned or painted over were not looked for"
 
@@ -119,11 +118,13 @@ class _Looks:
         """Return which pairs (P, 2) of positions are copies, and which show one object."""
 
         def judge(some: np.ndarray) -> list[Alignment | None]:
-            return [alignment.align(self.look(int(i)), self.look(int(j))) for i, j in some]
+            one, others = self.look(int(some[0, 0])), [self.look(int(j)) for j in some[:, 1]]
+            return alignment.align_all(one, others)
 
         copies: list[Pair] = []
         objects: list[Pair] = []
-        chunks = [pairs[start : start + PAIRS] for start in range(0, len(pairs), PAIRS)]
+        pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+        chunks = np.split(pairs, np.flatnonzero(np.diff(pairs[:, 0])) + 1) if len(pairs) else []
         with alignment.single_threaded(), ThreadPoolExecutor(num_cores()) as pool:
             done = 0
             for chunk, found in zip(chunks, pool.map(judge, chunks), strict=True):
