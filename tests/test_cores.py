@@ -12,11 +12,14 @@ import psutil
 import pytest
 import torch
 
+from tintype import api
 from tintype.hardware import arithmetic, cores
 from tintype.hardware.arithmetic import choose_threads
 from tintype.hardware.cores import Load, quota
 from tintype.progress import Watcher
+from tintype.training import speed
 from tintype.training.prepare import prepare
+from tintype.training.speed import Pace
 
 GIVEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -109,6 +112,53 @@ def test_alone_a_run_says_nothing_of_others(machine, tiny):
     machine(2, 0.0)
     lines = prepare(tiny(), Watcher()).lines()
     assert not any(line.startswith("threads:") for line in lines)
+
+
+# ---- while a run trains ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Return a function that makes a pace of two threads beside others."""
+
+    def make(busy: float, *, threads: int = 2) -> Pace:
+        monkeypatch.setattr(speed, "Load", lambda: Others(busy))
+        return Pace(threads, tmp_path / "run")
+
+    return make
+
+
+def said(pace: Pace, *spans: float) -> list[str]:
+    """Return what a pace says of steps, each so many seconds long for a while."""
+    steps = [seconds for seconds in spans for _ in range(round(20 / seconds))]
+    return [warning for step in steps if (warning := pace.step(step))]
+
+
+def test_steps_that_others_slow_down_are_said_once_with_the_remedy(pace, tmp_path):
+    [warning] = said(pace(1.0), 0.1, 0.4, 0.4, 1.0)
+    assert "4.0 times as long" in warning
+    assert "set threads: 1 in" in warning
+    assert f"tintype train --resume {tmp_path / 'run'}" in warning
+
+
+def test_slow_steps_for_other_reasons_are_not_said(pace):
+    assert said(pace(0.2), 0.1, 0.4) == []  # nobody else computes: the images grew
+    assert said(pace(1.0), 0.1, 0.2) == []
+    assert said(pace(1.0), 0.4, 0.1) == []
+    assert said(pace(1.0, threads=1), 0.1, 0.4) == []
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_the_warning_changes_nothing_of_the_result(tmp_path, tiny, monkeypatch):
+    plain = api.train(tiny(), out=tmp_path, name="plain", watcher=Watcher())
+    notes: list[str] = []
+    watcher = Watcher()
+    monkeypatch.setattr(watcher, "note", notes.append)
+    monkeypatch.setattr(Pace, "step", lambda *_: "warning: slower")
+    warned = api.train(tiny(), out=tmp_path, name="warned", watcher=watcher)
+    assert "warning: slower" in notes
+    weights = "model.safetensors"
+    assert (plain.path / weights).read_bytes() == (warned.path / weights).read_bytes()
 
 
 # ---- what the system says -------------------------------------------------------------------------------------------

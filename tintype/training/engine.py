@@ -39,6 +39,7 @@ from tintype.seeds import fold
 from tintype.tasks.task import StepContext, Task
 from tintype.training.order import Order, batches
 from tintype.training.signals import caught_signals
+from tintype.training.speed import Pace
 
 # A checkpoint is written when the last one is older than this; tests and fragile machines want it
 # more often.
@@ -289,6 +290,7 @@ class Engine:
                 self._show()
             self._show_start(plan)
 
+            pace = Pace(torch.get_num_threads() if self.device.type == "cpu" else 1, self.run.path)
             for batch in batches(train, order, self.step, plan.total_steps):
                 if self._stopped_early():
                     break
@@ -300,8 +302,11 @@ class Engine:
                     milestones=plan.milestones,
                     step_factor=recipe.step_factor,
                 )
+                began = time.perf_counter()
                 pending.append(self._train_step(batch, plan, factor))
                 self.step += 1
+                if warning := pace.step(time.perf_counter() - began):
+                    self.watcher.note(warning)
 
                 evaluate = self.step % plan.evaluation_steps == 0 or self.step == plan.total_steps
                 if self.step in frames and not evaluate:

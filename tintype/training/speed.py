@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tintype.data.source import DataSpec
+from tintype.hardware.cores import Load
 from tintype.hardware.device import autocast
 from tintype.models import build_model
 from tintype.models.parts.backbone import for_inference
 from tintype.recipe import Recipe, parse_duration
 
 DEFAULT_SECONDS = 300.0
+
+# Steps are compared in spans of this many seconds. Images that grow and layers that thaw make steps
+# longer too, so it takes others that compute, and more than they would do alone, to warn.
+SPAN_SECONDS = 5.0
+SEVERAL_TIMES = 2.5
+BUSY_CORES = 0.5
 
 
 def seconds_of(recipe: Recipe) -> float:
@@ -45,3 +54,46 @@ def inference_speed(
     with autocast(device, dtype):
         network(images)  # the first call is slower
         return len(images) / min(seconds(lambda: network(images)) for _ in range(2))
+
+
+class Pace:
+    """Notices that steps have become several times slower because other processes compute.
+
+    Args:
+        threads: how many share the arithmetic of the run.
+        path: the run folder, which the remedy names.
+    """
+
+    def __init__(self, threads: int, path: Path) -> None:
+        self.threads, self.path = threads, path
+        self.fastest = math.inf
+        self.load: Load | None = Load() if threads > 1 else None
+        self._clear()
+
+    def _clear(self) -> None:
+        self.seconds, self.num_steps = 0.0, 0
+
+    def step(self, seconds: float) -> str:
+        """Count a step; return the only warning when it is due, and else ""."""
+        if self.load is None:
+            return ""
+        self.seconds += seconds
+        self.num_steps += 1
+        if self.seconds < SPAN_SECONDS:
+            return ""
+
+        step, others = self.seconds / self.num_steps, self.load.others()
+        self._clear()
+        times = step / self.fastest
+        self.fastest = min(self.fastest, step)
+        if times < SEVERAL_TIMES or others < BUSY_CORES:
+            return ""
+
+        self.load = None
+        fewer = max(1, self.threads - round(others))
+        return (
+            f"warning: steps take {times:.1f} times as long as before, and other processes keep "
+            f"{others:.1f} cores busy. {fewer} thread{'s' if fewer > 1 else ''} would be faster "
+            f"beside them: stop, set threads: {fewer} in {self.path / 'recipe.yaml'} and type: "
+            f"tintype train --resume {self.path} (not bit-equal from there)"
+        )
