@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from sklearn.datasets import load_sample_image
 from torchvision.transforms import v2
 
@@ -770,11 +770,11 @@ def open_pixels(root: Path, **how: Any) -> DataSplits:
 def count_decoding(monkeypatch) -> list[str]:
     seen: list[str] = []
 
-    def counted(path, **how):
+    def counted(path, shapes):
         seen.append(path)
-        return decode.decode(path, **how)
+        return decode.decode_each(path, shapes)
 
-    monkeypatch.setattr(folder, "decode", counted)
+    monkeypatch.setattr(folder, "decode_each", counted)
     return seen
 
 
@@ -887,12 +887,12 @@ def test_times_of_change_are_trusted_where_they_are_fine_and_past(changed, told)
 def test_a_new_link_to_a_photo_is_no_change_while_it_is_read(tmp_path, monkeypatch):
     root = tree(tmp_path)
 
-    def linking(path, **how):
+    def linking(path, shapes):
         if path.endswith("dog/3.png"):
             os.link(path, tmp_path / "backup.png")
-        return decode.decode(path, **how)
+        return decode.decode_each(path, shapes)
 
-    monkeypatch.setattr(folder, "decode", linking)
+    monkeypatch.setattr(folder, "decode_each", linking)
     splits = open_pixels(root, image_size=16, channels=3)
     assert not any("changed" in note for note in splits.notes)
 
@@ -998,12 +998,12 @@ def test_photos_that_change_while_they_are_read_are_noted_and_read_again(tmp_pat
     root = tree(tmp_path)
     with monkeypatch.context() as patch:
 
-        def meddling(path, **how):
+        def meddling(path, shapes):
             if path.endswith("dog/3.png"):
                 noise(1234, 21, 30).save(path)
-            return decode.decode(path, **how)
+            return decode.decode_each(path, shapes)
 
-        patch.setattr(folder, "decode", meddling)
+        patch.setattr(folder, "decode_each", meddling)
         splits = open_pixels(root, image_size=16, channels=3)
     assert any("1 photos changed while they were read (dog/3.png)" in note for note in splits.notes)
     seen = count_decoding(monkeypatch)
@@ -1012,7 +1012,7 @@ def test_photos_that_change_while_they_are_read_are_noted_and_read_again(tmp_pat
     assert not any("changed" in note for note in splits.notes)
 
 
-def test_photos_are_decoded_once_more_to_find_near_copies(tmp_path, monkeypatch):
+def test_near_copies_are_sought_in_the_pass_that_reads_the_photos(tmp_path, monkeypatch):
     root = tree(tmp_path)
     seen = count_decoding(monkeypatch)
 
@@ -1024,11 +1024,81 @@ def test_photos_are_decoded_once_more_to_find_near_copies(tmp_path, monkeypatch)
         open_data(str(root), **how)
         return (len(seen) - before) // 13 * 13
 
-    assert decoded(image_size=16, channels=3) == 26
+    assert decoded(image_size=16, channels=3) == 13
     assert decoded(image_size=16, channels=3, split_seed=1) == 0
     assert decoded(image_size=24, channels=3) == 13  # its own pixels, and nothing for near-copies
     assert decoded() == 13
     assert decoded() == 0
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_one_pass_gives_what_two_gave(tmp_path, monkeypatch, broken):
+    root = plant(tmp_path / "pets", {"cat": 6, "dog": 7}, "jpg", height=200, width=300)
+    if broken:
+        (root / "cat" / "broken.jpg").write_bytes(b"no picture")
+
+    def entries(cached: str, *rules: str) -> set[str]:
+        monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / cached))
+        for rule in rules:
+            open_data(str(root), image_size=48, channels=3, split_rule=rule)
+        return {
+            f"{entry.path.name} {file.name} {file.read_bytes()!r}"
+            for entry in cache.cache_entries()
+            for file in entry.path.iterdir()
+        }
+
+    together = entries("together", "from-photos")
+    with monkeypatch.context() as patch:
+        # as before: what is held beside the pixels is forgotten
+        patch.setattr(folder, "is_cached", lambda key: True)
+        apart = entries("apart", "from-photos")
+    assert len(together) == 4
+    assert together == apart
+
+
+def made_of(picture: Image.Image, kind: str) -> bytes:
+    """Return a file of a picture, of a size at which JPEG is decoded at several scales."""
+    buffer = io.BytesIO()
+    how: dict[str, Any] = {"exif": picture.getexif()} if kind != "GIF" else {}
+    if kind == "JPEG":
+        how["exif"][0x0112] = 6
+    if kind == "TIFF":
+        picture = picture.convert("I;16")
+        how = {}
+    picture.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
+def test_several_shapes_of_a_file_are_those_of_single_decodings(china, kind):
+    content = made_of(Image.fromarray(china), kind)
+    shapes = [
+        decode.Shape(224, 224, 3),
+        decode.Shape(128, 128, 3, decode.Resize("pad")),
+        decode.Shape(32, 48, 1, decode.Resize("squash")),
+        decode.Shape(30, 44, 3),
+        decode.Shape(None, None, 3),
+    ]
+    for found, shape in zip(decode.decode_each(content, shapes), shapes, strict=True):
+        alone = decode.decode(content, **shape._asdict())
+        assert np.array_equal(found, alone), shape
+    for found, shape in zip(decode.decode_each(content, shapes[::-1]), shapes[::-1], strict=True):
+        assert np.array_equal(found, decode.decode(content, **shape._asdict())), shape
+
+
+def test_a_large_photo_is_decoded_once_for_all_shapes(china, monkeypatch):
+    content = made_of(Image.fromarray(china).resize((2600, 1800)), "JPEG")
+    loads: list[tuple[int, int]] = []
+    usual = JpegImagePlugin.JpegImageFile.load
+
+    def counted(image: Any) -> Any:
+        if image.tile:
+            loads.append(image.size)
+        return usual(image)
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", counted)
+    decode.decode_each(content, [decode.Shape(144, 144, 3), decode.Shape(128, 128, 3)])
+    assert loads == [(325, 225)]
 
 
 def test_progress_reaches_the_end(tmp_path):

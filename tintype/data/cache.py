@@ -156,6 +156,11 @@ def cached_pixels(
     return Cached(made.pixels, made.skipped, made.fingerprint, False, notes)
 
 
+def is_cached(key: str) -> bool:
+    """Return whether `cached_pixels` has images for a key, so that it need not read them."""
+    return (cache_folder() / PHOTOS / key / "entry.json").exists()
+
+
 def _changed_meanwhile(photos: Path) -> UserError:
     return UserError(
         f"the cache folder {photos} was changed while photos were decoded into it. Start again."

@@ -16,7 +16,7 @@ import struct
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,6 +117,15 @@ def as_resize(value: str | Resize) -> Resize:
     return resize if resize.mode == "crop" else resize._replace(crop_fraction=1.0)
 
 
+class Shape(NamedTuple):
+    """What a picture is brought to; `height` and `width` None keep its own size."""
+
+    height: int | None
+    width: int | None
+    channels: int
+    resize: Resize = Resize()
+
+
 class Unreadable(Exception):
     """A file that gives no picture; the message is a reason of a few words."""
 
@@ -140,15 +149,30 @@ def decode(
         Unreadable: not an image, damaged, truncated, unsupported, or of more than MAX_PIXELS
             pixels.
     """
-    resize = as_resize(resize)
-    shape = height, width, channels
+    shape = Shape(height, width, channels, as_resize(resize))
+    return decode_each(source, [shape], on_note)[0]
 
-    def read(source: str | os.PathLike[str] | bytes) -> np.ndarray:
+
+def decode_each(
+    source: str | os.PathLike[str] | bytes,
+    shapes: Sequence[Shape],
+    on_note: Callable[[str], None] | None = None,
+) -> list[np.ndarray]:
+    """Return what `decode` makes of one file for each of several shapes, to the last bit.
+
+    Shapes for which a file is decoded in the same way share one decoding: all of them, but for
+    those JPEG files that are taken at different scales.
+
+    Raises:
+        Unreadable: as `decode` does.
+    """
+
+    def read(source: str | os.PathLike[str] | bytes) -> list[np.ndarray]:
         with _open(source) as image:
             if image.width * image.height > LARGE_PIXELS:
                 with _one_large_at_a_time:
-                    return _decode_open(image, *shape, resize, on_note)
-            return _decode_open(image, *shape, resize, on_note)
+                    return _decode_shapes(source, image, shapes, on_note)
+            return _decode_shapes(source, image, shapes, on_note)
 
     with quiet_pillow():
         try:
@@ -189,7 +213,8 @@ def fit(
             image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
         )
     with quiet_pillow():
-        return _decode_open(image, height, width, channels, as_resize(resize), on_note, draft=False)
+        shape = Shape(height, width, channels, as_resize(resize))
+        return _fit(image, _prepared(image, None), shape, on_note)
 
 
 def shows_colour(image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> bool:
@@ -443,37 +468,61 @@ def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
     return image
 
 
-def _decode_open(
+class _Prepared(NamedTuple):
+    """How an open picture is read: its `orientation`, and its true width and height in pixels.
+
+    The latter are fractional where a scaled JPEG ends within its last pixel. `mode` is Pillow's.
+    """
+
+    orientation: int
+    extent: tuple[float, float]
+    mode: str
+
+
+def _decode_shapes(
+    source: str | os.PathLike[str] | bytes,
     image: Image.Image,
-    height: int | None,
-    width: int | None,
-    channels: int,
-    resize: Resize,
-    on_note: Callable[[str], None] | None = None,
-    *,
-    draft: bool = True,
-) -> np.ndarray:
-    is_jpeg = image.format in ("JPEG", "MPO") and draft
-    if not is_jpeg:
+    shapes: Sequence[Shape],
+    on_note: Callable[[str], None] | None,
+) -> list[np.ndarray]:
+    prepared = _prepared(image, shapes[0])
+    found = [_fit(image, prepared, shapes[0], on_note)]
+    for shape in shapes[1:]:
+        if image.format not in ("JPEG", "MPO"):
+            found.append(_fit(image, prepared, shape, on_note))
+            continue
+
+        # an open JPEG takes one scale only
+        with _open(source) as again:
+            other = _prepared(again, shape, prepared.orientation)
+            found.append(_fit(image if other == prepared else again, other, shape, on_note))
+    return found
+
+
+def _prepared(image: Image.Image, shape: Shape | None, orientation: int | None = None) -> _Prepared:
+    """Choose how an open picture is read for a shape; None for one that is in memory already."""
+    if shape is None or image.format not in ("JPEG", "MPO"):
         # PNG may state its orientation only after its pixels; TIFF is turned by Pillow itself
         image.load()
+        return _Prepared(orientation or _orientation(image), image.size, image.mode)
 
-    orientation = _orientation(image)
-    if orientation >= 5:
-        height, width = width, height
+    orientation = orientation or _orientation(image)
     extent: tuple[float, float] = image.size
-
-    if is_jpeg and height is not None and width is not None:
-        wide, tall = _scaled_size(image.width, image.height, width, height, resize)
+    height, width = _before_turning(orientation, shape)
+    if height is not None and width is not None:
+        wide, tall = _scaled_size(image.width, image.height, width, height, shape.resize)
         reduced = image.draft(
-            "L" if channels == 1 else None, (int(DRAFT * wide), int(DRAFT * tall))
+            "L" if shape.channels == 1 else None, (int(DRAFT * wide), int(DRAFT * tall))
         )
         extent = reduced[1][2:] if reduced else extent
 
-    # The resized picture is turned, not the large one. The filters are symmetric, so it comes to
-    # the same.
-    pixels = _fit(image, extent, height, width, channels, resize, on_note)
-    return np.ascontiguousarray(_TURN[orientation](pixels))
+    return _Prepared(orientation, extent, image.mode)
+
+
+def _before_turning(orientation: int, shape: Shape) -> tuple[int | None, int | None]:
+    if orientation >= 5:
+        return shape.width, shape.height
+    return shape.height, shape.width
 
 
 def _orientation(image: Image.Image) -> int:
@@ -499,23 +548,26 @@ def _scaled_size(
 
 def _fit(
     image: Image.Image,
-    extent: tuple[float, float],
-    height: int | None,
-    width: int | None,
-    channels: int,
-    resize: Resize,
+    prepared: _Prepared,
+    shape: Shape,
     on_note: Callable[[str], None] | None,
 ) -> np.ndarray:
+    """Return an open picture in a shape, upright."""
+    height, width = _before_turning(prepared.orientation, shape)
     if is_deep(image.mode):
-        values, note = scaled(image, resize.white)
+        values, note = scaled(image, shape.resize.white)
         image = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
         if note and on_note is not None:
             on_note(note)
-    image = _convert(image, channels)
+    image = _convert(image, shape.channels)
     if height is not None and width is not None:
-        image = _resized(image, extent, width, height, resize)
+        image = _resized(image, prepared.extent, width, height, shape.resize)
     pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+    # The resized picture is turned, not the large one. The filters are symmetric, so it comes to
+    # the same.
+    return np.ascontiguousarray(_TURN[prepared.orientation](pixels))
 
 
 def _resized(

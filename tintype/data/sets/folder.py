@@ -15,15 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 from tintype.data import cache
-from tintype.data.cache import Cached, cached_pixels
+from tintype.data.cache import Cached, cached_pixels, is_cached
 from tintype.data.contents import contents_digest
 from tintype.data.decode import (
     Header,
     Resize,
+    Shape,
     Unreadable,
     Walk,
     as_resize,
-    decode,
+    decode_each,
     open_picture,
     quiet_pillow,
     read_header,
@@ -203,19 +204,17 @@ def read_photos(
     height, width, channels = _choose_shape(photos, image_size, channels, notes, source)
     resize = _with_white(photos, as_resize(resize), notes)
     contents = _contents(photos, states, source, progress)
+    looker = _Looker(photos, states, contents, Shape(height, width, channels, resize), source)
     cached = cached_pixels(
         _key(contents, height, width, channels, resize),
         len(photos),
         (height, width, channels),
-        lambda i: decode(
-            photos[i].path, height=height, width=width, channels=channels, resize=resize
-        ),
+        looker.pixels,
         source=source,
         progress=progress,
         unchanged=lambda: _changed(photos, states, contents, source),
     )
     notes += cached.notes
-    regular = photos
 
     if cached.skipped:
         broken = dict(cached.skipped)
@@ -243,9 +242,7 @@ def read_photos(
         on_disk=True,
         white=resize.white,
         paths=[photo.path for photo in photos],
-        looks=lambda: _looks(
-            regular, states, photos, contents, (height, width, channels), resize, source, progress
-        ),
+        looks=lambda: looker.looks(photos, progress),
     )
 
 
@@ -255,53 +252,120 @@ def _weights(photos: Sequence[Photo]) -> np.ndarray | None:
     return np.array([photo.weight for photo in photos], np.float32)
 
 
-def _looks(
-    regular: Sequence[Photo],
-    states: Sequence[os.stat_result],
-    readable: Sequence[Photo],
-    contents: str,
-    shape: tuple[int, int, int],
-    resize: Resize,
-    source: str,
-    progress: Progress | None,
-) -> Looks | None:
-    """Return what the readable photos show at the size that suits them; None if `shape` is that."""
-    suits = _choose_shape(readable, None, None, [], source)
-    usual = Resize(white=resize.white)
-    if (suits, usual) == (shape, resize):
-        return None
+class _Look(NamedTuple):
+    """How photos are looked at: the shape that suits them, and whether near-copies are sought.
 
-    height, width, channels = suits
-    searched, note = near_search(len(readable), min(height, width))
-    num_bytes = DIGEST + (THUMBNAIL * THUMBNAIL * channels if searched else 0)
+    `note` says why they are not, if that is not plain.
+    """
 
-    def read(i: int) -> np.ndarray:
-        try:
-            pixels = decode(
-                regular[i].path, height=height, width=width, channels=channels, resize=usual
-            )
-        except Unreadable:  # one that is skipped, or gone since its pixels were read: like no other
-            name = regular[i].name.encode("utf-8", "surrogateescape")
-            return np.resize(_digest(name), (1, num_bytes, 1))
-        small = thumbnail(pixels, THUMBNAIL) if searched else pixels[:0]
-        return np.concatenate([_digest(pixels.data), small.reshape(-1)]).reshape(1, num_bytes, 1)
+    shape: Shape
+    searched: bool
+    note: str
 
-    cached = cached_pixels(
-        _key(contents, height, width, channels, f"looks {LOOKS_VERSION} {searched} {usual}"),
-        len(regular),
-        (1, num_bytes, 1),
-        read,
-        source=f"{source} (near-copies)",
-        progress=progress,
-        unchanged=lambda: _changed(regular, states, contents, source),
-    )
-    names = {photo.name for photo in readable}
-    rows = [i for i, photo in enumerate(regular) if photo.name in names]
-    values = np.asarray(cached.pixels)[rows, 0, :, 0]
-    thumbs = (
-        values[:, DIGEST:].reshape(len(rows), THUMBNAIL, THUMBNAIL, channels) if searched else None
-    )
-    return Looks(np.ascontiguousarray(values[:, :DIGEST]), thumbs, note)
+    @classmethod
+    def that_suits(cls, photos: Sequence[Photo], white: float | None, source: str) -> _Look:
+        height, width, channels = _choose_shape(photos, None, None, [], source)
+        searched, note = near_search(len(photos), min(height, width))
+        return cls(Shape(height, width, channels, Resize(white=white)), searched, note)
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of a row: the digest of the pixels, and the thumbnail."""
+        return DIGEST + (THUMBNAIL * THUMBNAIL * self.shape.channels if self.searched else 0)
+
+    def key(self, contents: str) -> str:
+        height, width, channels, resize = self.shape
+        purpose = f"looks {LOOKS_VERSION} {self.searched} {resize}"
+        return _key(contents, height, width, channels, purpose)
+
+    def row(self, pixels: np.ndarray) -> np.ndarray:
+        """Return what is kept of a photo, (1, num_bytes, 1)."""
+        small = thumbnail(pixels, THUMBNAIL) if self.searched else pixels[:0]
+        row = np.concatenate([_digest(pixels.data), small.reshape(-1)])
+        return row.reshape(1, self.num_bytes, 1)
+
+
+class _Looker:
+    """Reads what photos show, in the pass that reads their pixels where there is one.
+
+    Args:
+        photos: the files, with their `states` and a digest of their `contents`.
+        shape: what the pixels are brought to.
+        source: what the user calls these photos.
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        states: Sequence[os.stat_result],
+        contents: str,
+        shape: Shape,
+        source: str,
+    ) -> None:
+        self.photos = photos
+        self.states = states
+        self.contents = contents
+        self.shape = shape
+        self.source = source
+
+        # of all photos, as a guess: those that cannot be read may have had a part in it
+        self._look = _Look.that_suits(photos, shape.resize.white, source)
+        self._beside = self._look.shape != shape and not is_cached(self._look.key(contents))
+        self._rows: dict[int, np.ndarray] = {}
+
+    def pixels(self, i: int) -> np.ndarray:
+        """Return the pixels of a photo, and keep what it shows until `looks` is called.
+
+        Raises:
+            Unreadable: as `decode` does.
+        """
+        if not self._beside:
+            return decode_each(self.photos[i].path, [self.shape])[0]
+        pixels, seen = decode_each(self.photos[i].path, [self.shape, self._look.shape])
+        self._rows[i] = self._look.row(seen)
+        return pixels
+
+    def looks(self, readable: Sequence[Photo], progress: Progress | None) -> Looks | None:
+        """Return what the readable photos show at the shape that suits them.
+
+        It is None where that is the shape of the pixels.
+        """
+        look = self._look
+        if len(readable) < len(self.photos):
+            look = _Look.that_suits(readable, self.shape.resize.white, self.source)
+        if look.shape == self.shape:
+            return None
+        rows = self._rows if look == self._look else {}
+        self._rows = {}
+
+        def read(i: int) -> np.ndarray:
+            if i in rows:
+                return rows[i]
+            try:
+                return look.row(decode_each(self.photos[i].path, [look.shape])[0])
+            # one that is skipped, or gone since its pixels were read: like no other
+            except Unreadable:
+                name = self.photos[i].name.encode("utf-8", "surrogateescape")
+                return np.resize(_digest(name), (1, look.num_bytes, 1))
+
+        cached = cached_pixels(
+            look.key(self.contents),
+            len(self.photos),
+            (1, look.num_bytes, 1),
+            read,
+            source=f"{self.source} (near-copies)",
+            progress=progress,
+            unchanged=lambda: _changed(self.photos, self.states, self.contents, self.source),
+        )
+
+        names = {photo.name for photo in readable}
+        chosen = [i for i, photo in enumerate(self.photos) if photo.name in names]
+        values = np.asarray(cached.pixels)[chosen, 0, :, 0]
+        thumbs = None
+        if look.searched:
+            channels = look.shape.channels
+            thumbs = values[:, DIGEST:].reshape(len(chosen), THUMBNAIL, THUMBNAIL, channels)
+        return Looks(np.ascontiguousarray(values[:, :DIGEST]), thumbs, look.note)
 
 
 def _digest(content: bytes | memoryview) -> np.ndarray:
@@ -421,7 +485,9 @@ def _contents(
     return contents_digest(paths, names, states, source=source, progress=progress)
 
 
-def _key(contents: str, height: int, width: int, channels: int, resize: str | Resize) -> str:
+def _key(
+    contents: str, height: int | None, width: int | None, channels: int, resize: str | Resize
+) -> str:
     """Return a hash of all that decides on the pixels: the files, and the shape asked for."""
     text = f"{cache.VERSION} {height} {width} {channels} {resize}\n{contents}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
