@@ -415,6 +415,14 @@ def test_folding_leaves_no_norm_and_no_gradient_and_not_the_network():
     assert_same(*features)
 
 
+def test_norms_are_folded_where_the_arithmetic_around_is_bfloat16():
+    network = build_model("resnet18", spec(), {}, seed=0)
+    network(images(spec(), 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = for_inference(network, spec())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fast.modules())
+
+
 class Forked(nn.Module):
     """A convolution whose answer is used twice, once out of sight of any module."""
 

@@ -130,6 +130,7 @@ class FrozenBackbone:
             spec.std,
             str(self.dtype),
             self._at_once,
+            "norms folded",  # also in bfloat16, where older entries were computed with norms
             bits,
         )
 

@@ -209,7 +209,8 @@ def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
     plain = copy.deepcopy(network).requires_grad_(False).eval()
 
     plain = plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    with torch.no_grad():
+    # In bfloat16 both would differ by their rounding alone.
+    with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
         expected = plain(image)
         folded = copy.deepcopy(plain)
         for conv_name, norm_name in _norms_after_convolutions(folded, image):
