@@ -76,7 +76,7 @@ def engine(splits: DataSplits, steps: int, device: torch.device) -> float:
     )  # fmt: skip
     dtype, _ = choose_precision("auto", device)
     compile, _ = choose_compile("auto", device, steps)
-    splits = splits if device.type == "cpu" else on_device(splits, device)
+    splits = splits if device.type == "cpu" else on_device(splits, device)[0]
     task = make(
         splits,
         device=device,

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pretended import pretended
 
 from tintype import api
 from tintype.errors import Interrupted, UserError
@@ -381,18 +382,80 @@ def test_a_users_own_settings_come_back(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.slow
-def test_the_benchmark_of_exact_runs_on_a_cpu(tmp_path, monkeypatch, capsys):
+STAND_IN = """
+import sys
+with open(sys.argv[0]) as f:
+    code = f.read()
+import torch
+
+class CifarNet(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(4, 2)
+
+def print_training_details(variables, is_final_entry):
+    raise RuntimeError("it was to be noted")
+
+def main(run, model):
+    data = torch.load("cifar10/train.pt", map_location=torch.device("cuda"))
+    assert data["images"].shape[1:] == (32, 32, 3) and model.weight.is_cuda
+    time_seconds = 0.5
+    print_training_details(locals(), is_final_entry=True)
+    return 0.9
+"""
+
+
+def gpu_benchmark(monkeypatch: pytest.MonkeyPatch, out: Path, *options: object) -> dict[str, Any]:
+    """Run benchmarks/gpu.py in this process and return the figures of its parts."""
     script = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
-    options = ["--quick", "--device", "cpu", "--out", str(tmp_path / "gpu.json")]
-    monkeypatch.setattr(sys, "argv", [str(script), *options])
+    given = ["--quick", "--here", "--out", out, *options]
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, given)])
     runpy.run_path(str(script), run_name="__main__")
+    return json.loads(out.read_text(encoding="utf-8"))["parts"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("machine", "classify", "generate", "airbench94_muon"),
+        pytest.param(
+            (
+                "regress", "upscale", "fine-tuned", "head by steps", "exact head", "cifar10-fast",
+                "precision", "predict", "ingest",
+            ),
+            marks=pytest.mark.exhaustive,
+        ),
+    ],
+)  # fmt: skip
+def test_the_benchmark_of_gpus_runs_on_one_that_is_pretended(tmp_path, monkeypatch, capsys, parts):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    (tmp_path / "airbench94_muon.py").write_text(STAND_IN, encoding="utf-8")
+    options = ["--device", "cuda", "--airbench", tmp_path, "--only", *parts]
+    with pretended():
+        found = gpu_benchmark(monkeypatch, tmp_path / "gpu.json", *options)
+    assert list(found) == list(parts)
+
+    for rows in found.values():
+        if "stopped at" in rows:
+            assert rows["resumed"] == "bit-equal"
+            assert rows["promised"] == "yes"
+            stopped, _, total = rows["stopped at"].partition(" of ")
+            assert 0 < int(stopped) < int(total)  # otherwise nothing was resumed
+    assert "failed" not in capsys.readouterr().out
+
+
+def test_a_part_of_the_benchmark_of_gpus_that_fails_leaves_the_others(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "airbench94_muon.py").write_text("raise ValueError('torn')", encoding="utf-8")
+    options = ["--device", "cpu", "--airbench", tmp_path, "--only", "airbench94_muon", "machine"]
+    kept = gpu_benchmark(monkeypatch, tmp_path / "gpu.json", *options)
+    assert list(kept) == ["machine"]
+    assert "failed ValueError: torn" in capsys.readouterr().out
+
+    options += ["--minutes", "0.001"]  # what is finished stays, and the rest is skipped
+    assert gpu_benchmark(monkeypatch, tmp_path / "gpu.json", *options) == kept
     output = capsys.readouterr().out
-    tasks = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["tasks"]
-    assert [each["task"] for each in tasks] == ["classify", "transfer head", "generate", "upscale"]
-    for each in tasks:
-        assert each["bit_equal"]
-        assert each["cost"] > 0
-        assert f"{each['task']:15}" in output
-        stopped, _, total = each["stopped_at"].partition(" of ")
-        assert 0 < int(stopped) < int(total)  # otherwise nothing was resumed
+    assert "(kept)" in output
+    assert "skipped: 15 s are needed" in output

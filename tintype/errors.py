@@ -28,6 +28,18 @@ class UserError(Exception):
         super().__init__(spelled(message))
 
 
+# What torch and the C library say where memory is not enough, of a GPU or of the system.
+FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Return whether an error says that there is not enough memory, of a GPU or of the system."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in FULL_MEMORY)
+
+
 class OwnCodeError(UserError):
     """The user's own code raised an exception, which is the cause (`__cause__`) of this error.
 

@@ -22,7 +22,7 @@ from tintype.cli import serve as serve
 
 # isort: on
 from tintype.cli.base import app
-from tintype.errors import Interrupted, OwnCodeError, UserError
+from tintype.errors import Interrupted, OwnCodeError, UserError, memory_is_full
 from tintype.files import system
 from tintype.interface.streams import let_print
 
@@ -95,6 +95,15 @@ def main(arguments: list[str] | None = None) -> None:
         ):
             print(
                 f"error: {error.filename or 'a file cannot be written'}: {system.why(error)}.",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+
+        if memory_is_full(error):
+            line = str(error).split("\n")[0]
+            print(
+                f"error: the memory is not enough ({line}). End other programs that use it, "
+                "or type --device cpu; `tintype upscale` takes less with --tile 128.",
                 file=sys.stderr,
             )
             sys.exit(2)

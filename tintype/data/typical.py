@@ -207,7 +207,7 @@ def measure(pixels: np.ndarray) -> dict[str, np.ndarray]:
         axis=(1, 2)
     )
 
-    darkest, brightest = np.quantile(grey.reshape(count, -1), (0.02, 0.98), axis=1)
+    darkest, brightest = np.quantile(grey.reshape(count, rows * columns), (0.02, 0.98), axis=1)
     contrast = grey.std(axis=(1, 2))
     found = {
         "brightness": grey.mean(axis=(1, 2)),

@@ -36,7 +36,7 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
     asked = device
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda"), Choice("device", "cuda", torch.cuda.get_device_name(0))
+            return torch.device("cuda"), Choice("device", "cuda", _first_gpu())
         if torch.backends.mps.is_available():
             return torch.device("mps"), Choice("device", "mps", "the GPU of this Mac")
         return torch.device("cpu"), Choice("device", "cpu", "no GPU was found")
@@ -68,6 +68,26 @@ def choose_device(device: str) -> tuple[torch.device, Choice]:
         )
 
     return chosen, Choice("device", str(chosen), "as asked")
+
+
+def _first_gpu() -> str:
+    """Return the name of the GPU that is taken, and how to use others where there are several."""
+    name = torch.cuda.get_device_name(0)
+    count = torch.cuda.device_count()
+    if count == 1:
+        return name
+    return (
+        f"{name}, the first of {count} GPUs; a run uses one (--device cuda:1 takes the second), "
+        f"and a study with --workers {count} uses all"
+    )
+
+
+def doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in float64: where it lies, or on the CPU if its device has no such numbers.
+
+    Apple's GPUs have none.
+    """
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
 
 
 @lru_cache

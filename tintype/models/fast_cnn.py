@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tintype.data.source import DataSpec
+from tintype.hardware.device import doubled
 from tintype.models.parts.layers import need_size
 from tintype.optim import mark_scale_invariant, scale_lr
 
@@ -37,7 +38,7 @@ class Whitening(nn.Module):
         kernel = self.weight.shape[-1]
         stride = max(1, self.stride)
         patches = F.unfold(images.float().contiguous(), kernel, stride=stride).transpose(1, 2)
-        patches = patches.reshape(-1, patches.shape[-1]).double()
+        patches = doubled(patches.reshape(-1, patches.shape[-1]))
 
         # `eigh` returns the smallest eigenvalue first.
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))

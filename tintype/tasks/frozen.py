@@ -119,6 +119,7 @@ class FrozenBackbone:
             torch.backends.cpu.get_cpu_capability(),
             torch.__version__,
             self.device.type,
+            *([torch.cuda.get_device_name(self.device)] if self.device.type == "cuda" else []),
         )
 
         spec = self.spec

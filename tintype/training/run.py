@@ -5,6 +5,7 @@ What the user typed becomes a recipe, a run folder, a model and its figures.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch
 from tintype import own_code
 from tintype.data import memory
 from tintype.data.source import DataSplits, ImageSource, StoredSource
-from tintype.errors import UserError
+from tintype.errors import UserError, memory_is_full
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
 from tintype.interface.watching import OneWatcher, watched
@@ -45,6 +46,9 @@ from tintype.training.record import (
     write_times,
 )
 from tintype.training.signals import interruptible
+
+# Of the free memory of a GPU; networks, their derivatives and features take the rest.
+SHARE_FOR_PIXELS = 0.5
 
 
 def plan(
@@ -252,7 +256,7 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str
             watcher.note(f"not bit-equal from here: {departure}")
 
         run.set_status("running", total_steps=prepared.plan.total_steps)
-        with _said_in_status(run, watcher):
+        with _said_in_status(run, prepared, watcher):
             engine = _fit_and_measure(run, prepared, watcher)
         if without:
             why = f"there is no deterministic kernel for {', '.join(without)}"
@@ -264,24 +268,50 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str
 
 
 @contextmanager
-def _said_in_status(run: RunFolder, watcher: Watcher) -> Iterator[None]:
+def _said_in_status(run: RunFolder, prepared: Prepared, watcher: Watcher) -> Iterator[None]:
     """Write into the folder how training ended, if it did not end well."""
     try:
         yield
     except UserError:
         run.set_status("failed")
         raise
-    except BaseException:
+    except BaseException as error:
+        if memory_is_full(error):
+            run.set_status("failed")
+            raise _does_not_fit(run.recipe, prepared) from error
         run.set_status("stopped")
         raise
     finally:
         watcher.close()
 
 
+def _does_not_fit(recipe: Recipe, prepared: Prepared) -> UserError:
+    """Return the error of a run for which the memory of its device is not enough."""
+    spec = prepared.splits.spec
+    batch = prepared.plan.batch_size
+    remedies = [] if recipe.options.without_steps else [f"--batch-size {max(1, batch // 2)}"]
+    if not recipe.options.without_steps and recipe.accumulate * 2 <= batch:
+        halves = f"--set accumulate={recipe.accumulate * 2}"
+        remedies.append(f"{halves} (the same batches, in smaller parts)")
+    if max(spec.height, spec.width) > 64:
+        remedies.append(f"--image-size {max(spec.height, spec.width) // 2}")
+    if prepared.device.type != "cpu":
+        remedies.append("--device cpu")
+
+    return UserError(
+        f"the memory of the device ({prepared.device}) is not enough for batches of {batch:,} "
+        f"images of {spec.height}x{spec.width} with {recipe.model}. "
+        f"Start again with one of: {'; '.join(remedies)}."
+    )
+
+
 def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> Engine:
     """Train the networks, save the result, measure it, and write down how long that took."""
     task = prepared.task
-    splits = on_device(prepared.splits, prepared.device)
+    splits, of_pixels = on_device(prepared.splits, prepared.device)
+    for choice in of_pixels:
+        replace_choice(run, choice)
+        watcher.note(str(choice))
     started = time.perf_counter()
     task.groups = splits.groups
     seen = task.sources(splits, watcher.on_work)
@@ -345,10 +375,19 @@ def _measured(
         run.write("evaluation.json", {**evaluation, "chosen_by_validation": chosen})
 
 
-def on_device(splits: DataSplits, device: torch.device) -> DataSplits:
-    """Move resident pixels to the device."""
+def on_device(splits: DataSplits, device: torch.device) -> tuple[DataSplits, list[Choice]]:
+    """Move resident pixels to the device, where they leave it enough memory to compute in."""
     if device.type == "cpu":
-        return splits
+        return splits, []
+    if device.type == "cuda":
+        needed = sum(_pixel_bytes(splits[name]) for name in ("train", "val", "test"))
+        free, _ = torch.cuda.mem_get_info(device)
+        if needed > SHARE_FOR_PIXELS * free:
+            why = (
+                f"they take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of the GPU's "
+                "memory are free; each batch is copied"
+            )
+            return splits, [Choice("pixels", "in the computer's memory", why)]
 
     def move(source: ImageSource) -> ImageSource:
         if not isinstance(source, StoredSource):
@@ -356,7 +395,15 @@ def on_device(splits: DataSplits, device: torch.device) -> DataSplits:
         store = source.store.to(device)
         return StoredSource(source.spec, store, source.targets, source.names, source.weights)
 
-    return replace(splits, train=move(splits.train), val=move(splits.val), test=move(splits.test))
+    moved = {name: move(splits[name]) for name in ("train", "val", "test")}
+    return replace(splits, **moved), []
+
+
+def _pixel_bytes(source: ImageSource) -> int:
+    """Return how many bytes the pixels of a source take, 0 where they stay on disk."""
+    if not isinstance(source, StoredSource) or source.kind != "resident":
+        return 0
+    return math.prod(source.store.shape) * source.store.dtype.itemsize
 
 
 def _check_there(recipe: Recipe, named: Collection[str] = ("data_root",)) -> None:

@@ -258,7 +258,8 @@ class HeadOnly(Transfer):
         logits = self.bank(views[torch.arange(len(views), device=views.device), chosen])
         targets = batch.targets.to(self.device)
         fit = torch.stack([self.objective(each, targets, batch.weights) for each in logits])
-        chosen_logits = logits[int(self.bank.chosen)]
+        # not logits[int(...)], for which the host would wait at every step
+        chosen_logits = logits.index_select(0, self.bank.chosen[None])[0]
         figures = {
             "loss": fit.mean(),
             "train_accuracy": losses.batch_accuracy(chosen_logits, targets),

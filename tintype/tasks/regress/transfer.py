@@ -63,9 +63,9 @@ def fit_linear(features: Tensor, wanted: Tensor, weights: Tensor | None = None) 
     from sklearn.linear_model import RidgeCV
 
     counting = slice(None) if weights is None else weights.cpu().numpy() > 0
-    of_images = None if weights is None else weights.double().cpu().numpy()[counting]
-    x = features.double().cpu().numpy()[counting]
-    y = wanted.double().cpu().numpy()[counting]
+    of_images = None if weights is None else weights.cpu().double().numpy()[counting]
+    x = features.cpu().double().numpy()[counting]
+    y = wanted.cpu().double().numpy()[counting]
     mean = x.mean(0)
     scale = 1 / np.maximum(x.std(0), 1e-6)
     x = (x - mean) * scale
