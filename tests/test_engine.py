@@ -4,6 +4,7 @@ frozen.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 
 from tintype import api
 from tintype.data import open_data
@@ -27,6 +29,8 @@ from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.runs.summary import verdict_line
 from tintype.seeds import fold
+from tintype.tasks.classify.task import Classify
+from tintype.tasks.task import StepContext
 from tintype.training.engine import READ_SECONDS, Engine, Plan
 from tintype.training.order import Order, batches
 from tintype.training.prepare import prepare
@@ -384,6 +388,35 @@ def test_smaller_images_first(fit, tiny):
         steps=6, model="fast-cnn", model_options={"widths": [8, 8]}, resolutions=[[0, 6], [0.5, 8]]
     )
     assert fit(grown)[1].losses != fit(grown.replace(resolutions=[]))[1].losses
+
+
+def test_the_hardest_images_of_a_batch_are_those_with_the_largest_loss(tiny):
+    recipe = tiny(
+        steps=1, batch_size=64, model="fast-cnn", model_options={"widths": [8, 8]}, hardest=0.25
+    )
+    prepared = prepare(recipe, Watcher())
+    task = prepared.task
+    assert isinstance(task, Classify)
+    network = task.networks["classifier"].train()
+    task.start(prepared.splits.train)
+    batch = prepared.splits.train.take(torch.arange(64))
+    before = copy.deepcopy(network.state_dict())
+
+    network.eval()
+    with torch.no_grad():
+        images = task.normalise(batch.images)
+        losses = cross_entropy(network(images), batch.targets, reduction="none")
+    network.train()
+    assert list(task._hardest(images, batch.targets)) == sorted(losses.argsort()[-16:].tolist())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+
+    chosen = torch.tensor(sorted(losses.argsort()[-16:].tolist()))
+    context = StepContext(0, 0, 0.0, torch.Generator().manual_seed(0))
+    loss, _ = task.loss(task.phases[0], batch, context)
+    network.load_state_dict(before)
+    expected = cross_entropy(network(images[chosen]).float(), batch.targets[chosen])
+    torch.testing.assert_close(loss, expected)
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------------------

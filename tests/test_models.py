@@ -9,13 +9,14 @@ import io
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tintype.data.source import DataSpec
 from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model, count_multiply_adds, count_parameters, first_filter
-from tintype.models.fast_cnn import Whitening
+from tintype.models.fast_cnn import FastCNN, Whitening
 from tintype.models.parts.layers import ACTIVATIONS
 from tintype.models.torchvision_zoo import NAMES as BACKBONES
 from tintype.plugins import names
@@ -269,3 +270,33 @@ def test_whitening_makes_patches_uncorrelated_with_variance_one():
     )
     torch.testing.assert_close(layer.weight[:12], -layer.weight[12:])
     assert not layer.weight.requires_grad
+
+
+def test_the_last_block_of_the_fast_cnn_may_pool_first():
+    digits = spec(1, 8)
+    usual = build_model("fast-cnn", digits, {"widths": [8, 16]}, seed=0)
+    early = build_model("fast-cnn", digits, {"widths": [8, 16], "pool_first": True}, seed=0).eval()
+    assert isinstance(early, FastCNN)
+    early.load_state_dict(usual.state_dict())
+    assert count_multiply_adds(early, digits) < count_multiply_adds(usual, digits)
+
+    seen = early.blocks[0](F.gelu(early.whitening(images(digits))))
+    convs = early.blocks.get_submodule("1.convs")
+    norms = early.blocks.get_submodule("1.norms")
+    first, second = convs.children()
+    norm, last_norm = norms.children()
+    x = F.gelu(norm(first(F.max_pool2d(seen, 2))))
+    x = F.gelu(last_norm(second(x)))
+    torch.testing.assert_close(early(images(digits)), early.head(x.amax((2, 3))) / 16)
+
+
+def test_no_gradient_reaches_the_stem_of_the_fast_cnn_without_its_bias():
+    digits = spec(1, 8)
+    network = build_model("fast-cnn", digits, {"widths": [8, 16], "stem_bias": False}, seed=0)
+    assert isinstance(network, FastCNN)
+    seen: list[torch.Tensor] = []
+    network.blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(images(digits)).sum().backward()
+    assert not seen[0].requires_grad
+    assert network.whitening.bias.grad is None
+    assert network.blocks.get_parameter("0.convs.0.weight").grad is not None

@@ -66,7 +66,7 @@ DEFAULTS = {
     "schedule": "cosine", "milestones": [], "step_factor": 0.1, "warmup": 0.0, "clip": None, "ema": 0.0,
     "loss": "cross-entropy", "metrics": [], "label_smoothing": 0.0,
     "one_hot": False,
-    "class_weights": None, "resolutions": [], "tta": "none", "flips": "as-stated", "patience": None,
+    "class_weights": None, "resolutions": [], "hardest": 1.0, "tta": "none", "flips": "as-stated", "patience": None,
     "keep": "last", "monitor": None,
     "evaluate_every": 1.0, "clean_sample": 0, "seed": 0, "measure": "test", "search": {}, "track": [], "device": "auto",
     "precision": "auto", "threads": "auto", "exact": True, "compile": "auto", "channels_last": True, "hold_memory": True,

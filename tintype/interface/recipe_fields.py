@@ -121,6 +121,7 @@ class RecipeFields(TypedDict, total=False):
         one_hot: Whether targets are one-hot vectors; the result is the same as with integers.
         class_weights: Weight of each class in the loss: balanced, or a list.
         resolutions: Side of the images in pixels, from a part of the run on: [[0, 20], [0.5, 32]].
+        hardest: Part of each batch that is trained on: the images with the largest loss.
         tta: Views of an image that are averaged when predicting.
         interpolate: Whether validation chooses how much of the fine-tuning to keep, on the line
             from the head on the frozen network to the fine-tuned network.
@@ -250,6 +251,7 @@ class RecipeFields(TypedDict, total=False):
     one_hot: bool
     class_weights: Literal["balanced"] | list[float] | None
     resolutions: list[tuple[float, int]]
+    hardest: float
     tta: Literal["none", "flip", "flip-shift"]
     interpolate: bool
     flips: Literal["as-stated", "auto"]

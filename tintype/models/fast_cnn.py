@@ -20,17 +20,20 @@ class Whitening(nn.Module):
 
     Its filters are the scaled eigenvectors of the patch covariance of training images, each with
     both signs (Jordan 2024, airbench; the idea is Coates & Ng 2012). At most `most` eigenvectors
-    are kept, those of the largest variance.
+    are kept, those of the largest variance. A bias that is not `trained` stays at zero, and no
+    gradient has to come back to this layer.
     """
 
-    def __init__(self, channels: int, kernel: int, stride: int, most: int = 24) -> None:
+    def __init__(
+        self, channels: int, kernel: int, stride: int, most: int = 24, trained: bool = True
+    ) -> None:
         super().__init__()
         self.stride = stride
         self.num_pairs = min(channels * kernel * kernel, most)
         filters = torch.zeros(2 * self.num_pairs, channels, kernel, kernel)
         nn.init.normal_(filters, std=0.1)
         self.weight = nn.Parameter(filters, requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros(2 * self.num_pairs))
+        self.bias = nn.Parameter(torch.zeros(2 * self.num_pairs), requires_grad=trained)
 
     @torch.no_grad()
     def initialise_from(self, images: Tensor, epsilon: float = 5e-4) -> None:
@@ -56,24 +59,33 @@ class Whitening(nn.Module):
 class Block(nn.Module):
     """Convolution, max-pooling, norm and GELU; then more convolutions with norm and GELU.
 
-    From the third convolution on, its input is added to its output.
+    From the third convolution on, its input is added to its output. With `pool_first` the
+    max-pooling comes before the first convolution, which then has a quarter of the positions.
     """
 
-    def __init__(self, channels: int, out: int, convolutions: int, round_up: bool) -> None:
+    def __init__(
+        self, channels: int, out: int, convolutions: int, round_up: bool, pool_first: bool = False
+    ) -> None:
         super().__init__()
         self.round_up = round_up
+        self.pool_first = pool_first
         self.convs = nn.ModuleList(
             _filters(channels if i == 0 else out, out) for i in range(convolutions)
         )
         self.norms = nn.ModuleList(_norm(out) for _ in range(convolutions))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(self.convs[0](x), 2, ceil_mode=self.round_up)
+        first = self.convs[0]
+        x = first(self._pooled(x)) if self.pool_first else self._pooled(first(x))
         x = F.gelu(self.norms[0](x))
+
         for i in range(1, len(self.convs)):
             y = F.gelu(self.norms[i](self.convs[i](x)))
             x = x + y if i > 1 else y
         return x
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2, ceil_mode=self.round_up)
 
 
 def _filters(channels: int, out: int) -> nn.Conv2d:
@@ -95,19 +107,31 @@ class FastCNN(nn.Module):
     """Whitening, blocks, global max-pooling, and a linear head divided by its width."""
 
     def __init__(
-        self, spec: DataSpec, widths: Sequence[int], convolutions: int, stem: int | None
+        self,
+        spec: DataSpec,
+        widths: Sequence[int],
+        convolutions: int,
+        stem: int | None,
+        pool_first: bool,
+        stem_bias: bool,
     ) -> None:
         super().__init__()
         # Larger images are first cut into patches that bring them to about 32 positions a side.
         stride = stem or max(1, round(min(spec.height, spec.width) / 32))
-        self.whitening = Whitening(spec.channels, kernel=stride + 1, stride=stride)
+        self.whitening = Whitening(
+            spec.channels, kernel=stride + 1, stride=stride, trained=stem_bias
+        )
         channels = [2 * self.whitening.num_pairs, *widths]
 
         # Odd sides are rounded up only where three halvings would pool the image away, as on 8x8
         # digits.
         round_up = min(spec.height, spec.width) < 2 ** (len(widths) + 1)
+        last = len(widths) - 1
         self.blocks = nn.Sequential(
-            *(Block(i, o, convolutions, round_up) for i, o in pairwise(channels))
+            *(
+                Block(i, o, convolutions, round_up, pool_first and number == last)
+                for number, (i, o) in enumerate(pairwise(channels))
+            )
         )
 
         self.head = nn.Linear(widths[-1], spec.num_classes, bias=False)
@@ -129,6 +153,8 @@ def build(
     widths: Sequence[int] = (64, 256, 256),
     convolutions: int = 2,
     stem: int | None = None,
+    pool_first: bool = False,
+    stem_bias: bool = True,
 ) -> nn.Module:
     """Return the network of airbench94 (Jordan 2024), generalised to other sizes and channels.
 
@@ -137,9 +163,13 @@ def build(
         widths: filters of each block; each block halves the side.
         convolutions: convolutions in a block; 3 is the network of airbench96.
         stem: stride of the whitening patches; by default side / 32, at least 1.
+        pool_first: whether the last block pools before its first convolution, which saves a fifth
+            of the multiply-adds.
+        stem_bias: whether the bias of the whitening is trained. Without it the way back ends at the
+            first convolution of the first block.
 
     Raises:
         ValueError: the images are smaller than 6x6.
     """
     need_size(spec.height, spec.width, 6)
-    return FastCNN(spec, widths, convolutions, stem)
+    return FastCNN(spec, widths, convolutions, stem, pool_first, stem_bias)

@@ -81,6 +81,8 @@ class Classify(Task):
         one_hot: train on one-hot targets; mathematically the same.
         resolutions: [(part, side)]: the side in pixels that training images are resized to from
             that part of the run on.
+        hardest: the part of each batch that is trained on, 0..1: the images with the largest loss
+            as the network sees them in evaluation.
         tta: views averaged at evaluation: "none", "flip" (mirrored too), "flip-shift" (also moved
             by a pixel diagonally).
         dtype: arithmetic of the network.
@@ -114,6 +116,7 @@ class Classify(Task):
         train_targets: Tensor | None = None,
         one_hot: bool = False,
         resolutions: Sequence[tuple[float, int]] = (),
+        hardest: float = 1.0,
         tta: str = "none",
         dtype: torch.dtype = torch.float32,
         temperature: float = 1.0,
@@ -134,6 +137,7 @@ class Classify(Task):
         self.label_smoothing = label_smoothing
         self.one_hot = one_hot
         self.resolutions = list(resolutions)
+        self.hardest = hardest
 
         weights = None
         if class_weights is not None and train_targets is not None:
@@ -197,6 +201,12 @@ class Classify(Task):
         if self.one_hot and targets.ndim == 1:
             targets = F.one_hot(targets, self.spec.num_classes).float()
 
+        if self.hardest < 1:
+            chosen = self._hardest(images, targets)
+            images = images[chosen].contiguous(memory_format=torch.channels_last)
+            targets = targets[chosen]
+            weights = None if weights is None else weights[chosen.to(weights.device)]
+
         with autocast(self.device, self.dtype):
             logits = self.networks[self.main](images)
         figures = {"train_accuracy": losses.batch_accuracy(logits, targets)}
@@ -221,6 +231,24 @@ class Classify(Task):
             class_weights=self.class_weights,
             weights=weights,
         )
+
+    @torch.no_grad()
+    def _hardest(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the positions (M,) of the images (N, C, H, W) with the largest loss, in order.
+
+        The network looks at them as in evaluation, so that its batch norms do not count them twice.
+        """
+        network = self.networks[self.main]
+        modes = [(module, module.training) for module in network.modules()]
+        network.eval()
+        with autocast(self.device, self.dtype):
+            logits = network(images).float()
+        for module, training in modes:
+            module.training = training
+
+        values = F.cross_entropy(logits, targets, reduction="none")
+        count = max(1, round(self.hardest * len(images)))
+        return values.topk(count).indices.sort().values
 
     def _targets(self, targets: Tensor) -> Tensor:
         """Return targets (N,) in the form of training: (N, K) where it mixes images."""

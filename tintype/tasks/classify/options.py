@@ -69,6 +69,12 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
             "Side of the images in pixels, from a part of the run on: [[0, 20], [0.5, 32]]."
         ),
     )
+    hardest: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Part of each batch that is trained on: the images with the largest loss.",
+    )
     tta: Literal["none", "flip", "flip-shift"] = Field(
         default="none", description="Views of an image that are averaged when predicting."
     )
@@ -102,6 +108,7 @@ class Options(ColourOptions, TransferOptions, MeasuredOptions):
             found = {"label_smoothing": why, "class_weights": why}
         if self.tune == "head":
             found["interpolate"] = "tune: head leaves the rest of the network as it was"
+            found["hardest"] = "tune: head trains on all images of a batch"
         return found
 
     @field_validator("resolutions")

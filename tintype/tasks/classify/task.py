@@ -38,6 +38,7 @@ def make(
     class_weights: str | Sequence[float] | None,
     one_hot: bool,
     resolutions: Sequence[tuple[float, int]],
+    hardest: float,
     tta: str,
     normalise: str | None,
     weights: str | None,
@@ -70,6 +71,7 @@ def make(
         "class_weights": class_weights,
         "train_targets": splits.train.targets,
         "resolutions": resolutions,
+        "hardest": hardest,
         "tta": tta,
     }
     check_model_is_for(model, "classify")
