@@ -13,15 +13,17 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_image
 
 from tintype import api, cli
+from tintype.data.decode import Shape, decode, decode_judged
 from tintype.errors import UserError
 from tintype.progress import Watcher
 from tintype.tasks.classify.answering import Classifier
@@ -459,3 +461,44 @@ def test_partial_copies_of_a_killed_job_are_removed(finished_run, digit_files, t
     )
     assert code == 0, errors
     assert not list((tmp_path / "s").rglob("*.partial"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_resumed_job_does_not_hold_the_names_of_what_is_done(tmp_path, ending):
+    rows = ClassRows(1, None)
+    path = tmp_path / f"answers.{ending}"
+    num_rows = 20_000
+    names = [f"photos of a long expedition/{'day, ' * 20}{i}.jpg" for i in range(num_rows)]
+    output = Output(path, rows)
+    output.append([{"file": name, "error": "truncated"} for name in names])
+    output.close()
+
+    tracemalloc.start()
+    resumed = Output(path, rows, resume=True)
+    done = resumed.done
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    resumed.release()
+    assert done.count == num_rows
+    assert held < 32 * num_rows
+    assert held < sum(map(len, names)) / 4
+
+    assert list(done.without(["a.jpg", *names, "b.jpg"])) == ["a.jpg", "b.jpg"]
+    assert not list(done.without(names[::-1]))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_whether_a_picture_has_colour_is_seen_in_the_decoding_of_its_pixels(kind):
+    photo = Image.fromarray(load_sample_image("flower.jpg"))
+    for picture, coloured in (
+        (photo, True),
+        (photo.convert("L"), False),
+        (photo.convert("L").convert("RGB"), False),
+    ):
+        buffer = io.BytesIO()
+        picture.save(buffer, kind)
+        for channels in (1, 3):
+            shape = Shape(28, 28, channels)
+            pixels, seen = decode_judged(buffer.getvalue(), shape)
+            assert seen == coloured
+            assert np.array_equal(pixels, decode(buffer.getvalue(), **shape._asdict()))

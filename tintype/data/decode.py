@@ -18,7 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, features
@@ -217,19 +217,39 @@ def fit(
         return _fit(image, _prepared(image, None), shape, on_note)
 
 
+COLOUR_SHAPE = Shape(32, 32, 3)  # at which it is seen whether a picture has colour
+
+
 def shows_colour(image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> bool:
     """Return whether a picture has colour: one that is grey in a colour file has none.
 
     Raises:
         Unreadable: as `decode` does.
     """
-    to_size: dict[str, Any] = {"height": 32, "width": 32, "channels": 3}
     if isinstance(image, str | os.PathLike | bytes):
         if read_header(image).grey:
             return False
-        pixels = decode(image, **to_size)
-    else:
-        pixels = fit(image, **to_size)
+        return _coloured(decode_each(image, [COLOUR_SHAPE])[0])
+    return _coloured(fit(image, height=32, width=32, channels=3))
+
+
+def decode_judged(
+    source: str | os.PathLike[str] | bytes,
+    shape: Shape,
+    on_note: Callable[[str], None] | None = None,
+) -> tuple[np.ndarray, bool]:
+    """Return what `decode` and `shows_colour` make of a file, in one decoding where that will do.
+
+    Raises:
+        Unreadable: as `decode` does.
+    """
+    if read_header(source).grey:
+        return decode_each(source, [shape], on_note)[0], False
+    pixels, seen = decode_each(source, [shape, COLOUR_SHAPE], on_note)
+    return pixels, _coloured(seen)
+
+
+def _coloured(pixels: np.ndarray) -> bool:
     # JPEG moves the channels of a grey picture apart by a little.
     return bool(np.ptp(pixels.astype(np.int16), axis=2).max() > 8)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -16,7 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from tintype.data.decode import Resize, Unreadable, decode, fit, shows_colour
+from tintype.data.decode import (
+    Resize,
+    Shape,
+    Unreadable,
+    decode_each,
+    decode_judged,
+    fit,
+    shows_colour,
+)
 from tintype.data.typical import Typical
 from tintype.errors import UserError
 
@@ -191,14 +200,13 @@ class Predictor(ABC):
         Raises:
             UserError: it cannot be read.
         """
-        pixels = self.pixels(image)
-        if self.channels == 3 or self.typical is None or self.typical.coloured is None:
-            return Picture(pixels)
-
-        try:
-            return Picture(pixels, shows_colour(image))
-        except (Unreadable, OSError, ValueError):  # a file that was replaced since
-            return Picture(pixels)
+        judged = self.typical is not None and self.typical.coloured is not None
+        if self.channels == 3 or not judged:
+            return Picture(self.pixels(image))
+        with _said_of(image):
+            if isinstance(image, str | Path | bytes):
+                return Picture(*decode_judged(_present(image), self._shape, self._note))
+            return Picture(self.pixels(image), shows_colour(image))
 
     def pixels(self, image: Any) -> np.ndarray:
         """Return an image as the model takes it: (height, width, channels) uint8.
@@ -206,22 +214,14 @@ class Predictor(ABC):
         Raises:
             UserError: it cannot be read.
         """
-        to_size: dict[str, Any] = {
-            "height": self.height,
-            "width": self.width,
-            "channels": self.channels,
-            "resize": self.resize,
-            "on_note": self._note,
-        }
-
-        try:
+        with _said_of(image):
             if isinstance(image, str | Path | bytes):
-                if not isinstance(image, bytes) and not Path(image).exists():
-                    raise UserError(f"there is no file {image}.")
-                return decode(image, **to_size)
-            return fit(_in_memory(image), **to_size)
-        except (Unreadable, OSError, ValueError) as error:
-            raise UserError(f"{_name(image)} cannot be read as an image: {error}") from None
+                return decode_each(_present(image), [self._shape], self._note)[0]
+            return fit(_in_memory(image), **self._shape._asdict(), on_note=self._note)
+
+    @property
+    def _shape(self) -> Shape:
+        return Shape(self.height, self.width, self.channels, self.resize)
 
     def _note(self, text: str) -> None:
         self.notes[text] += 1
@@ -256,6 +256,25 @@ class PredictPart(Protocol):
             KeyError, TypeError, ValueError: what it says of itself is incomplete or broken.
         """
         ...
+
+
+@contextmanager
+def _said_of(image: Any) -> Iterator[None]:
+    """Turn what decoding raises into a line that names the image.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        yield
+    except (Unreadable, OSError, ValueError) as error:
+        raise UserError(f"{_name(image)} cannot be read as an image: {error}") from None
+
+
+def _present(image: str | Path | bytes) -> str | Path | bytes:
+    if not isinstance(image, bytes) and not Path(image).exists():
+        raise UserError(f"there is no file {image}.")
+    return image
 
 
 def _in_memory(image: Any) -> np.ndarray | Image.Image:

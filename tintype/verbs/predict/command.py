@@ -63,17 +63,16 @@ def predict_command(
             if row.get("unlike"):
                 print(f"  {sentence(row['unlike'])}")
 
+    filled = [sort_into, heatmaps]
     watcher = make_watcher(to_stderr=True)
     begin = time.perf_counter()
     # Where answers are printed one by one, they are the progress.
     progress = watcher.on_work if output is not None or as_json else None
     try:
-        listed = (
-            names_from(sys.stdin.buffer) if list(map(str, paths)) == ["-"] else list_images(paths)
-        )
+        piped = list(map(str, paths)) == ["-"]
         summary = run_job(
             predictor,
-            without(listed, [sort_into, heatmaps]),
+            without(names_from(sys.stdin.buffer) if piped else list_images(paths), filled),
             rows,
             options,
             output=output,

@@ -33,7 +33,7 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def names_from(stream: IO[bytes]) -> list[Path]:
+def names_from(stream: IO[bytes]) -> list[str]:
     """Return the names on a stream: one a line, or ended by NUL bytes as `find -print0` gives them.
 
     Raises:
@@ -44,7 +44,7 @@ def names_from(stream: IO[bytes]) -> list[Path]:
     text = stream.read()
     names = text.split(b"\0") if b"\0" in text else text.splitlines()
     try:
-        paths = [Path(os.fsdecode(name)) for name in names if name.strip()]
+        paths = [str(Path(os.fsdecode(name))) for name in names if name.strip()]
     except (
         UnicodeDecodeError
     ):  # on Windows, where it depends on the shell what comes through a pipe
@@ -57,9 +57,13 @@ def names_from(stream: IO[bytes]) -> list[Path]:
     return paths
 
 
-def without(files: Iterable[Path], folders: Sequence[Path | None]) -> list[Path]:
-    """Return the files that lie in none of the folders, which the command itself fills."""
+def without(files: Iterable[str | Path], folders: Sequence[Path | None]) -> list[str]:
+    """Return the names of the files that lie in none of the folders, which the command fills."""
     filled = [folder.resolve() for folder in folders if folder is not None]
+    if not filled:
+        return [str(file) for file in files]
     return [
-        file for file in files if not any(folder in file.absolute().parents for folder in filled)
+        str(file)
+        for file in files
+        if not any(folder in Path(file).absolute().parents for folder in filled)
     ]

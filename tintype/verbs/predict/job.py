@@ -13,12 +13,9 @@ import numpy as np
 
 from tintype.errors import UserError
 from tintype.tasks.contract.predict import Predictor, Row, Rows
-from tintype.verbs.predict.output import Output
+from tintype.verbs.predict.output import Done, Output
 from tintype.verbs.predict.pipeline import Answered, answered
 from tintype.verbs.predict.sorting import Sorter, folder_name, longest_name, name_within
-
-# last answers of an earlier part that a resumed job gives again, to see that the model is the same
-LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -120,18 +117,17 @@ def _run_job(
     progress: Callable[[str, int, int], None] | None,
     decoders: int | None,
 ) -> JobSummary:
-    done = output.done if output else []
-    summary = JobSummary(before=len(done))
+    done = output.done if output else Done()
+    summary = JobSummary(before=done.count)
     sorter = _sorter(options, done)
     painter = None
     if options.heatmaps:
         resumes = bool(output and output.resume)
         painter = _Painter(predictor, rows, options.heatmaps, done, resumes)
-    if output and done:
+    if output and done.count:
         _check_same_model(predictor, rows, done, output.path)
 
-    known = {row["file"] for row in done}
-    left = [file for file in dict.fromkeys(map(str, files)) if file not in known]
+    left = list(done.without(dict.fromkeys(map(str, files))))
     for batch in answered(predictor, left, decoders=decoders):
         answers = [_row(item, rows) for item in batch]
         if sorter:
@@ -161,13 +157,13 @@ def _run_job(
     return summary
 
 
-def _check_same_model(predictor: Predictor, rows: Rows, done: Sequence[Row], path: Path) -> None:
+def _check_same_model(predictor: Predictor, rows: Rows, done: Done, path: Path) -> None:
     """Answer the last photos of an earlier part again, and refuse to go on with another model.
 
     Raises:
         UserError: the model says something else of one of them.
     """
-    last = {row["file"]: row for row in done[-LOOKED_AT:] if not row.get("error")}
+    last = {row["file"]: row for row in done.last}
 
     for batch in answered(predictor, list(last)):
         for item in batch:
@@ -188,10 +184,10 @@ def _row(item: Answered, rows: Rows) -> Row:
     return {"file": item.file, **rows.row(item.prediction)}
 
 
-def _sorter(options: JobOptions, done: Sequence[Row]) -> Sorter | None:
+def _sorter(options: JobOptions, done: Done) -> Sorter | None:
     if options.sort_into is None:
         return None
-    placed = {row["file"]: row["sorted_to"] for row in done if row.get("sorted_to")}
+    placed = done.places["sorted_to"]
     sorter = Sorter(options.sort_into, link=options.link, placed=set(placed.values()))
     for file, place in placed.items():
         sorter.put(file, place)
@@ -202,7 +198,7 @@ class _Painter:
     """Writes a heat map for each photo, under a name of its own."""
 
     def __init__(
-        self, predictor: Predictor, rows: Rows, folder: Path, done: Sequence[Row], resume: bool
+        self, predictor: Predictor, rows: Rows, folder: Path, done: Done, resume: bool
     ) -> None:
         if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(
@@ -214,7 +210,7 @@ class _Painter:
         self.rows = rows
         self.folder = folder
         self._longest = longest_name(folder)
-        self._taken = {row["heatmap"] for row in done if row.get("heatmap")}
+        self._taken = set(done.places["heatmap"].values())
 
     def paint(self, batch: Sequence[Answered], rows: Sequence[Row]) -> None:
         """Write the pictures of a batch and note their names in the rows."""

@@ -3,20 +3,72 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 from tintype.errors import UserError
-from tintype.files.bounded import parse_json, read_bytes, regular_only
+from tintype.files.bounded import parse_json, regular_only
 from tintype.files.system import lock
 from tintype.tasks.contract.predict import Row, Rows
 
 KINDS = (".csv", ".jsonl", ".parquet")
 PLACES = ("sorted_to", "heatmap")  # columns that name a file in a folder of the job
+# last answers of an earlier part that a resumed job gives again, to see that the model is the same
+LOOKED_AT = 8
+
+
+class Done:
+    """The rows that an earlier part of a job wrote, of which a million take sixteen megabytes.
+
+    Attributes:
+        count: how many there are.
+        last: the last of them, less those of files that cannot be read.
+        places: for each column of PLACES the places that were given away, by file.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last: deque[Row] = deque(maxlen=LOOKED_AT)
+        self.places: dict[str, dict[str, str]] = {name: {} for name in PLACES}
+        self._digests = bytearray()
+        self._sorted = np.empty((0, 2), "<u8")
+
+    def add(self, row: Row) -> None:
+        """Take note of a row."""
+        self.count += 1
+        self._digests += _digest(row["file"])
+        if not row.get("error"):
+            self.last.append(row)
+        for name, places in self.places.items():
+            if row.get(name):
+                places[row["file"]] = row[name]
+
+    def without(self, files: Iterable[str]) -> Iterator[str]:
+        """Yield the files that have no row yet."""
+        if len(self._sorted) < self.count:
+            digests = np.frombuffer(bytes(self._digests), "<u8").reshape(-1, 2)
+            self._sorted = digests[np.argsort(digests[:, 0])]
+
+        for file in files:
+            if not (self.count and self._holds(file)):
+                yield file
+
+    def _holds(self, file: str) -> bool:
+        digest = np.frombuffer(_digest(file), "<u8")
+        place = int(np.searchsorted(self._sorted[:, 0], digest[0]))
+        return place < self.count and bool((self._sorted[place] == digest).all())
+
+
+def _digest(file: str) -> bytes:
+    return hashlib.blake2b(file.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 class Output:
@@ -76,7 +128,7 @@ class Output:
 
         self._file: Any = None
         self._own = False  # whether this job made the file of rows, or wrote into it
-        self.done: list[Row] = []
+        self.done = Done()
         if resume and self.journal.exists():
             try:
                 self._file = self._held("ab")
@@ -173,39 +225,53 @@ class Output:
             )
         return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
-    def _read(self) -> list[Row]:
-        """Return the rows that are there; a last one that was not written whole is cut off."""
+    def _read(self) -> Done:
+        """Return what is known of the rows that are there.
+
+        A last one that was not written whole is cut off.
+        """
+        done = Done()
+        whole = 0
         try:
-            content = read_bytes(self.journal)
+            with open(self.journal, "rb", opener=regular_only) as file:
+                for record, whole in _records(file, quoted=self.kind == ".csv"):
+                    row = self._parsed(record.decode("utf-8", "surrogateescape"), whole)
+                    if row is not None:
+                        self._check(row)
+                        done.add(row)
+                size = file.seek(0, os.SEEK_END)
         except OSError as error:
             raise UserError(
                 f"cannot go on with {self.journal}: {error.strerror}. Give another --out."
             ) from None
-
-        whole = _whole_lines(content, quoted=self.kind == ".csv")
-        try:
-            text = content[:whole].decode("utf-8", "surrogateescape")
-            if self.kind == ".csv":
-                lines = csv.reader(io.StringIO(text, newline=""))
-                header = next(lines, self.columns)
-                if header != self.columns:
-                    raise ValueError(f"its columns are {', '.join(header)}")
-                rows = [dict(zip(self.columns, line, strict=True)) for line in lines]
-            else:
-                rows = [parse_json(line) for line in text.split("\n") if line]
-                if not all(isinstance(row, dict) and "file" in row for row in rows):
-                    raise ValueError("its lines have no file")
-            for row in rows:
-                self._check(row)
         except (ValueError, csv.Error) as error:
             raise UserError(
                 f"cannot go on with {self.journal}: {error}. "
                 "Give the same options, or another --out."
             ) from None
 
-        if whole < len(content):
+        if whole < size:
             os.truncate(self.journal, whole)
-        return rows
+        return done
+
+    def _parsed(self, text: str, end: int) -> Row | None:
+        """Return the row in a record that ends at a byte of the file; None for one without a row.
+
+        Raises:
+            ValueError: it is no row of this job.
+        """
+        if self.kind != ".csv":
+            row = parse_json(text) if text.strip("\n") else None
+            if row is not None and not (isinstance(row, dict) and "file" in row):
+                raise ValueError("its lines have no file")
+            return row
+
+        (line,) = csv.reader(io.StringIO(text, newline=""))
+        if end > len(text.encode("utf-8", "surrogateescape")):
+            return dict(zip(self.columns, line, strict=True))
+        if line != self.columns:
+            raise ValueError(f"its columns are {', '.join(line)}")
+        return None
 
     def _write_parquet(self) -> None:
         from tintype.files.whole import written_whole
@@ -284,12 +350,20 @@ def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def _whole_lines(content: bytes, *, quoted: bool) -> int:
-    """Return how many bytes hold whole lines; in CSV, one between quotes belongs to a name."""
-    end = content.rfind(b"\n") + 1
-    while quoted and end and content.count(b'"', 0, end) % 2:
-        end = content.rfind(b"\n", 0, end - 1) + 1
-    return end
+def _records(file: IO[bytes], *, quoted: bool) -> Iterator[tuple[bytes, int]]:
+    """Yield each record that was written whole, with the byte of the file at which it ends.
+
+    In CSV, the end of a line between quotes belongs to a name.
+    """
+    end = 0
+    record = b""
+    for line in file:
+        record += line
+        if not record.endswith(b"\n") or (quoted and record.count(b'"') % 2):
+            continue
+        end += len(record)
+        yield record, end
+        record = b""
 
 
 def _import_pyarrow() -> Any:
