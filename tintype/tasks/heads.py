@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
 
 from tintype.statistics import clustered_interval
 
@@ -161,6 +165,8 @@ def fit_head(
     clean: int | None = None,
     label_smoothing: float = 0.0,
     num_folds: int = NUM_FOLDS,
+    fold_of: ArrayLike | None = None,
+    strict: bool = False,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> FittedHead:
@@ -182,6 +188,10 @@ def fit_head(
             others are augmented copies, for fitting alone.
         label_smoothing: of the targets of logistic regression.
         num_folds: at the most; never more than there are groups.
+        fold_of: (N,) the fold of each row, where it is given.
+        strict: what answers a fold was also chosen and calibrated by heads that never saw it: they
+            are fitted without it and another one. That takes three times as long. By default the
+            heads by whose answers one is chosen have seen all folds but the one they answer.
         seed: of the folds.
         progress: called as progress(what, done, total).
 
@@ -195,8 +205,11 @@ def fit_head(
         raise ValueError(f"features of shape {of_views.shape} are too many for an exact head")
 
     table = _Table.of(of_views, targets, num_classes, weights, clean, label_smoothing)
-    fold_of = stratified_folds(table.targets, groups, num_folds, seed)
-    trial = _Trial(table, fold_of, _group_numbers(groups, len(fold_of)), progress)
+    if fold_of is None:
+        numbers = stratified_folds(table.targets, groups, num_folds, seed)
+    else:
+        numbers = np.unique(np.asarray(fold_of), return_inverse=True)[1].astype(np.int64)
+    trial = _Trial(table, numbers, _group_numbers(groups, len(numbers)), strict, progress)
     return trial.result()
 
 
@@ -262,14 +275,16 @@ class Rows:
         weights: Array | None = None,
     ) -> None:
         self.all_classes = num_classes
+        self.whole: tuple[Rows, NDArray[np.bool_]] | None = None  # of which these are some
         self._take(targets, np.ones(len(targets)) if weights is None else weights)
 
         self.mean = self.shares @ features
-        self.x = features - self.mean
-        deviation = np.sqrt(self.shares @ self.x**2)
+        x = features - self.mean
+        deviation = np.sqrt(self.shares @ x**2)
         usual = np.median(deviation[deviation > 1e-6]) if (deviation > 1e-6).any() else 1.0
         self.scale = 1 / np.maximum(deviation, SMALLEST_DEVIATION * usual)
-        self.x *= self.scale
+        x *= self.scale
+        self.x = x
 
     def _take(self, targets: NDArray[np.integer], weights: Array) -> None:
         self.present, self.targets = np.unique(targets, return_inverse=True)
@@ -281,15 +296,23 @@ class Rows:
     def some(self, kept: NDArray[np.bool_]) -> Rows:
         """Return some of the rows, in the units and along the axes of all of them.
 
-        These say nothing of the classes. Along the axes numbers are held in single precision.
+        These say nothing of the classes. Numbers are held in single precision, and only where they
+        are asked for.
         """
         part = copy.copy(self)
         part._take(self.present[self.targets[kept]], self.weights[kept])
-        part.x = self.x[kept]
+        part.whole = (self, kept)
         part.axes = self.axes
-        part.along = self.along[kept].astype(np.float32)
-        part.__dict__.pop("one_hot", None)
+        for name in ("x", "along", "one_hot"):
+            part.__dict__.pop(name, None)
         return part
+
+    @cached_property
+    def x(self) -> NDArray[np.floating]:
+        """The rows (N, F), standardised."""
+        assert self.whole is not None  # of all rows they are there from the start
+        whole, kept = self.whole
+        return whole.x[kept].astype(np.float32)
 
     @cached_property
     def one_hot(self) -> Array:
@@ -313,7 +336,10 @@ class Rows:
     @cached_property
     def along(self) -> NDArray[np.floating]:
         """The rows (N, R) along the axes; nothing outside of them lowers a loss."""
-        return self.x @ self.axes[0]
+        if self.whole is None:
+            return self.x @ self.axes[0]
+        whole, kept = self.whole
+        return whole.along[kept].astype(np.float32)
 
     def plain(self, weight: Array, bias: Array) -> LinearHead:
         """Return a head for features as they come and all classes, from one for those here."""
@@ -405,7 +431,7 @@ def discriminant(rows: Rows) -> LinearHead:
     return rows.plain(weight, bias)
 
 
-def _shrinkage(centred: Array) -> tuple[float, Array]:
+def _shrinkage(centred: NDArray[np.floating]) -> tuple[float, NDArray[np.floating]]:
     """Return how far the covariance of centred rows (N, F) is shrunk, and the diagonal (F,) that it
     is shrunk to (Ledoit and Wolf 2004).
 
@@ -428,7 +454,7 @@ def _shrinkage(centred: Array) -> tuple[float, Array]:
     return part, level * deviation**2
 
 
-def _solve(centred: Array, diagonal: Array, wanted: Array) -> Array:
+def _solve(centred: NDArray[np.floating], diagonal: Array, wanted: Array) -> Array:
     """Return the solution (F, K) of (centred.T @ centred + diagonal) @ solution = wanted (F, K)."""
     num_rows, num_features = centred.shape
     if num_rows < num_features and diagonal.min() > 1e-6 * diagonal.max():  # Woodbury's identity
@@ -440,7 +466,12 @@ def _solve(centred: Array, diagonal: Array, wanted: Array) -> Array:
 
     covariance = centred.T @ centred
     covariance[np.diag_indices(num_features)] += np.maximum(diagonal, 1e-12)
-    return cho_solve(cho_factor(covariance, overwrite_a=True), wanted)
+    try:
+        return cho_solve(cho_factor(covariance, overwrite_a=True), wanted)
+    except LinAlgError:  # nearly singular, which single precision cannot tell from singular
+        if centred.dtype == np.float64:
+            raise
+        return _solve(centred.astype(np.float64), diagonal, wanted)
 
 
 def ridge_path(
@@ -558,6 +589,41 @@ class _Setting:
         )
 
 
+@contextmanager
+def _single_threads() -> Iterator[Executor]:
+    """Let each product take one thread, and yield what runs several heads side by side.
+
+    Most products are small: two threads of a BLAS wait for each other longer than they work (five
+    times as long in L-BFGS), and most heads do not depend on each other.
+    """
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        yield threads
+
+
+Families = Mapping[str, Mapping[float, Array]]  # logits (N, K) by kind and setting
+
+
+@dataclass(eq=False)
+class _Answers:
+    """Answers to rows by heads that never saw their fold, nor `fold` where one is left out.
+
+    Attributes:
+        fold: which is to be answered by what these answers choose; None is all of them.
+        rows: that choose (N,).
+        families: logits (N, K) by kind and setting.
+        losses: along the path of each kind.
+    """
+
+    fold: int | None
+    rows: NDArray[np.bool_]
+    families: dict[str, dict[float, Array]] = field(default_factory=dict)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+
+    def without(self, fold: int) -> frozenset[int]:
+        """Return the folds that a head has not seen which answers `fold`."""
+        return frozenset([fold] if self.fold is None else [fold, self.fold])
+
+
 class _Trial:
     """The cross-validation of all candidates on one table."""
 
@@ -566,10 +632,12 @@ class _Trial:
         table: _Table,
         fold_of: Integers,
         groups: Integers,
+        strict: bool,
         progress: Callable[[str, int, int], None] | None,
     ) -> None:
         self.table = table
         self.fold_of = fold_of
+        self.num_folds = int(fold_of.max()) + 1
         self.groups = groups
         self.progress = progress
         self.notes: list[str] = []
@@ -582,12 +650,22 @@ class _Trial:
 
         self.rows, self.which = table.rows()
         kinds = self._kinds()
-        self.families: dict[str, dict[float, Array]] = {}
+        self.answers = _Answers(None, self.counts)
+        # By which a fold is chosen for: those of heads that never saw it.
+        self.choosing = [self.answers] * self.num_folds
+        weight_of = np.bincount(fold_of, weights=table.weights)
+        if strict and (weight_of > 0).sum() > 2:
+            self.choosing = [
+                _Answers(fold, self.counts & others)
+                for fold, (_, others) in enumerate(self._folds())
+            ]
         if self.counts.any():
-            self.families = self._out_of_fold(kinds)
+            _ = self.rows.along  # once, by as many threads as there are
+            with _single_threads() as threads:
+                self._answer(kinds, threads)
 
     def _folds(self) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-        for fold in range(int(self.fold_of.max()) + 1):
+        for fold in range(self.num_folds):
             inside = self.fold_of == fold
             yield inside, ~inside
 
@@ -604,45 +682,82 @@ class _Trial:
         self.notes.append(f"{LOGISTIC} is left out: {size} would take minutes")
         return kinds
 
-    def _paths(self, kinds: Sequence[str], rows: Rows) -> dict[str, Iterator[LinearHead]]:
+    def _paths(
+        self, kinds: Sequence[str], kept: NDArray[np.bool_]
+    ) -> dict[str, Iterator[LinearHead]]:
+        rows = self.rows.some(kept)
         smoothing = self.table.label_smoothing
+
+        def discriminants() -> Iterator[LinearHead]:
+            yield discriminant(self.rows.some(kept))  # whose copy of the features is gone after it
+
         paths = {
-            LOGISTIC: lambda: logistic_path(rows, label_smoothing=smoothing, converged=COMPARED),
-            DISCRIMINANT: lambda: iter([discriminant(rows)]),
-            RIDGE: lambda: ridge_path(rows, converged=COMPARED),
+            LOGISTIC: lambda: logistic_path(
+                rows, PATH, label_smoothing=smoothing, converged=COMPARED
+            ),
+            DISCRIMINANT: discriminants,
+            RIDGE: lambda: ridge_path(rows, RIDGES, converged=COMPARED),
         }
         return {kind: paths[kind]() for kind in kinds}
 
-    def _out_of_fold(self, kinds: Sequence[str]) -> dict[str, dict[float, Array]]:
-        """Return logits (N, K) of each kind and setting, each row's by a head of the other folds.
+    def _answer(self, kinds: Sequence[str], threads: Executor) -> None:
+        """Find the logits of each kind and setting, each row's by a head that never saw its fold.
 
-        All folds go along a path together, which ends where it has passed its best.
+        All heads go along a path together; for those that choose together it ends where they have
+        passed their best.
         """
-        folds = list(self._folds())
-        paths = [self._paths(kinds, self.rows.some(others[self.which])) for _, others in folds]
-        grids = {LOGISTIC: PATH, DISCRIMINANT: (0.0,), RIDGE: RIDGES}
-        shape = (len(self.fold_of), self.table.num_classes)
-        total = sum(len(grids[kind]) for kind in kinds)
-        done = 0
+        tables = list(dict.fromkeys([self.answers, *self.choosing]))
+        paths: dict[frozenset[int], dict[str, Iterator[LinearHead]]] = {}
+        for table in tables:
+            for fold in range(self.num_folds):
+                without = table.without(fold)
+                if without not in paths:
+                    kept = ~np.isin(self.fold_of, list(without))
+                    paths[without] = self._paths(kinds, kept[self.which])
 
-        found: dict[str, dict[float, Array]] = {}
-        for kind in kinds:
-            found[kind] = {}
-            losses: list[float] = []
+        grids = {LOGISTIC: PATH, DISCRIMINANT: (0.0,), RIDGE: RIDGES}
+        total = sum(len(grids[kind]) for kind in kinds)
+        for number, kind in enumerate(kinds):
+            going = tables
+            done = sum(len(grids[each]) for each in kinds[:number])
             for setting in grids[kind]:
-                logits = np.zeros(shape)
-                for (inside, _), of_fold in zip(folds, paths, strict=True):
-                    logits[inside] = next(of_fold[kind]).logits(self.table.answered[inside])
-                found[kind][setting] = logits
-                losses.append(self._calibrated((logits,), self.counts)[1])
+                of_kind = {each: paths[each][kind] for each in paths}
+                self._answer_by(kind, setting, going, of_kind, threads)
+                going = [table for table in going if not self._has_passed_its_best(table, kind)]
                 done += 1
                 if self.progress:
                     self.progress("heads compared", done, total)
-                best = min(losses)
-                if losses[-1] > CLEARLY * best or min(losses[-2:]) > best:
+                if not going:
                     break
-            done = sum(len(grids[each]) for each in found)
-        return found
+
+    def _answer_by(
+        self,
+        kind: str,
+        setting: float,
+        tables: Sequence[_Answers],
+        paths: Mapping[frozenset[int], Iterator[LinearHead]],
+        threads: Executor,
+    ) -> None:
+        """Take one step along the paths that `tables` need, and keep the answers."""
+        folds = range(self.num_folds)
+        needed = list({table.without(fold): None for table in tables for fold in folds})
+        found = threads.map(lambda without: next(paths[without]), needed)
+        heads = dict(zip(needed, found, strict=True))
+
+        shape = (len(self.fold_of), self.table.num_classes)
+        for table in tables:
+            logits = np.zeros(shape)
+            for fold, (inside, _) in enumerate(self._folds()):
+                head = heads[table.without(fold)]
+                logits[inside] = head.logits(self.table.answered[inside])
+            table.families.setdefault(kind, {})[setting] = logits
+
+    def _has_passed_its_best(self, table: _Answers, kind: str) -> bool:
+        path = list(table.families[kind].values())
+        table.losses.setdefault(kind, []).append(self._calibrated(path[-1:], table.rows)[1])
+        losses = table.losses[kind]
+        best = min(losses)
+        return losses[-1] > CLEARLY * best or min(losses[-2:]) > best
 
     def _calibrated(self, logits: Sequence[Array], rows: NDArray[np.bool_]) -> tuple[Array, float]:
         """Return the factors (M,) >= 0 of least log loss of a sum of logits, and that loss.
@@ -695,35 +810,38 @@ class _Trial:
             factor = following
         return np.maximum(factor, 1e-9)
 
-    def _settings(self, rows: NDArray[np.bool_]) -> list[_Setting]:
-        """Return each kind of head with the setting and calibration that `rows` choose.
+    def _settings(self, families: Families, rows: NDArray[np.bool_]) -> list[_Setting]:
+        """Return each kind of head with the setting and calibration that answers to `rows` choose.
 
         Paths begin with what is simplest.
         """
         found: dict[str, _Setting] = {}
-        for kind, path in self.families.items():
+        for kind, path in families.items():
             tried = [
                 _Setting(kind, ((kind, value),), self._calibrated((logits,), rows)[0])
                 for value, logits in path.items()
             ]
-            found[kind] = tried[self._simplest(tried, rows)]
+            found[kind] = tried[self._simplest(tried, families, rows)]
 
         if LOGISTIC in found and DISCRIMINANT in found:
             parts = found[LOGISTIC].parts + found[DISCRIMINANT].parts
-            logits = tuple(self.families[kind][value] for kind, value in parts)
+            logits = tuple(families[kind][value] for kind, value in parts)
             found[BOTH] = _Setting(BOTH, parts, self._calibrated(logits, rows)[0])
         return [found[name] for name in SIMPLEST_FIRST if name in found]
 
-    def _logits(self, setting: _Setting) -> Array:
-        parts = [self.families[kind][value] for kind, value in setting.parts]
+    @staticmethod
+    def _logits(setting: _Setting, families: Families) -> Array:
+        parts = [families[kind][value] for kind, value in setting.parts]
         return sum(
             (factor * logits for factor, logits in zip(setting.factors, parts, strict=True)),
             start=np.zeros_like(parts[0]),
         )
 
-    def _simplest(self, settings: Sequence[_Setting], rows: NDArray[np.bool_]) -> int:
+    def _simplest(
+        self, settings: Sequence[_Setting], families: Families, rows: NDArray[np.bool_]
+    ) -> int:
         """Return the place of the first setting within one standard error of the best on `rows`."""
-        losses = [log_losses(self._logits(each), self.table.targets) for each in settings]
+        losses = [log_losses(self._logits(each, families), self.table.targets) for each in settings]
         means = [self._mean(each, rows)[0] for each in losses]
         best = int(np.argmin(means))
         for place, each in enumerate(losses):
@@ -760,22 +878,24 @@ class _Trial:
 
     def result(self) -> FittedHead:
         """Return the head that is chosen, and what it is expected to reach."""
-        if not self.families:
+        families = self.answers.families
+        if not families:
             return self._unchosen()
 
-        settings = self._settings(self.counts)
+        settings = self._settings(families, self.counts)
         shape = (len(self.fold_of), self.table.num_classes)
         answers = {each.name: np.zeros(shape) for each in settings}
         nested = np.zeros(shape)
-        for inside, others in self._folds():
+        for (inside, others), choosing in zip(self._folds(), self.choosing, strict=True):
             rows = others & self.counts
-            by_others = self._settings(rows if rows.any() else self.counts)
+            rows = rows if rows.any() else self.counts
+            by_others = self._settings(choosing.families, rows)
             for each in by_others:
-                answers[each.name][inside] = self._logits(each)[inside]
-            taken = by_others[self._simplest(by_others, rows if rows.any() else self.counts)]
+                answers[each.name][inside] = self._logits(each, choosing.families)[inside]
+            taken = by_others[self._simplest(by_others, choosing.families, rows)]
             nested[inside] = answers[taken.name][inside]
 
-        chosen = settings[self._simplest(settings, self.counts)]
+        chosen = settings[self._simplest(settings, families, self.counts)]
         candidates = tuple(
             self._figures(each.name, each.text, answers[each.name]) for each in settings
         )
@@ -800,7 +920,8 @@ class _Trial:
             DISCRIMINANT: lambda _: discriminant(rows),
             RIDGE: lambda penalty: next(ridge_path(rows, [penalty])),
         }
-        heads = [fits[kind](value) for kind, value in setting.parts]
+        with _single_threads():
+            heads = [fits[kind](value) for kind, value in setting.parts]
         pairs = list(zip(setting.factors, heads, strict=True))
         return LinearHead(
             np.sum([factor * head.weight for factor, head in pairs], axis=0),

@@ -21,9 +21,9 @@ from tintype.progress import Progress
 from tintype.tasks import losses
 from tintype.tasks.classify.calibration import fit_temperature
 from tintype.tasks.classify.classifier import Answers, Classify
-from tintype.tasks.folds import heads_out_of_fold, nested_of_features
+from tintype.tasks.folds import nested_of_features
 from tintype.tasks.frozen import FrozenBackbone, View
-from tintype.tasks.heads import fit_head, fits_in
+from tintype.tasks.heads import FittedHead, fit_head, fits_in
 from tintype.tasks.interpolation import SHARES, Line, between, copied
 from tintype.tasks.pretrained import (
     FeatureSource,
@@ -390,6 +390,8 @@ class ExactHead(Transfer):
         self.fits_validation = self.compares and num_val > 0
         self.fitted_val: ImageSource | None = None
         self.out_of_fold: Tensor | None = None  # of validation images, (N, K)
+        self.folds: Mapping[str, int] = {}
+        self.by_folds: Tensor | None = None  # of all images, (N, K)
         self.comparison: dict[str, Any] = {}
         self.progress: Progress | None = None
         if not self.compares:
@@ -419,6 +421,7 @@ class ExactHead(Transfer):
 
         seen = as_features(splits, self.views, features_of)
         self.fitted_val = seen.val if self.fits_validation else None
+        self.folds = {} if len(splits.test) else splits.folds
         return seen
 
     def start(self, train: ImageSource) -> None:
@@ -435,7 +438,23 @@ class ExactHead(Transfer):
         if isinstance(self.fitted_val, FeatureSource):
             parts.append(self.fitted_val)
         names = [name for part in parts for name in part.names]
-        fitted = fit_head(
+        inside = [self.folds.get(name, 0) for name in names]
+        fitted = self._fitted(parts, np.array(inside) if all(inside) else None)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(fitted.head.weight))
+            self.head.bias.copy_(torch.from_numpy(fitted.head.bias))
+
+        self.comparison = fitted.to_dict()
+        out_of_fold = torch.from_numpy(fitted.out_of_fold).float()
+        if self.fitted_val is not None:
+            self.out_of_fold = out_of_fold[len(train) :]
+        if all(inside):
+            self.by_folds = out_of_fold
+
+    def _fitted(self, parts: Sequence[FeatureSource], folds: np.ndarray | None) -> FittedHead:
+        """Return the head for the images of all parts; `folds` (N,) are what figures are from."""
+        names = [name for part in parts for name in part.names]
+        return fit_head(
             torch.cat([part.features for part in parts]).cpu().numpy(),
             torch.cat([part.targets for part in parts]).numpy(),
             self.spec.num_classes,
@@ -443,16 +462,11 @@ class ExactHead(Transfer):
             weights=self._weights(parts),
             clean=self._num_clean,
             label_smoothing=self.label_smoothing,
+            fold_of=folds,
+            strict=folds is not None,
             seed=self.seed,
             progress=self.progress,
         )
-        with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(fitted.head.weight))
-            self.head.bias.copy_(torch.from_numpy(fitted.head.bias))
-
-        self.comparison = fitted.to_dict()
-        if self.fitted_val is not None:
-            self.out_of_fold = torch.from_numpy(fitted.out_of_fold[len(train) :]).float()
 
     def answers_out_of_fold(
         self, source: ImageSource, folds: np.ndarray, progress: Progress | None = None
@@ -466,33 +480,23 @@ class ExactHead(Transfer):
         if not self.compares or len({part.features.shape[1] for part in kept}) != 1:
             return None
 
-        features = torch.cat([part.features for part in kept])
-        targets = source.targets.numpy()
-        num_classes = self.spec.num_classes
-        groups = [self.groups.get(name, "") for name in source.names]
-        logits = heads_out_of_fold(
-            features.cpu().numpy(),
-            targets,
-            num_classes,
-            folds,
-            groups=groups,
-            weights=self._weights(kept),
-            clean=self._num_clean,
-            progress=progress,
-            label_smoothing=self.label_smoothing,
-            seed=self.seed,
-        )
+        if self.by_folds is None or len(self.by_folds) != len(source):
+            self.progress = progress
+            self.by_folds = torch.from_numpy(self._fitted(kept, folds).out_of_fold).float()
         if progress:
             progress("widening the interval", 0, 1)
+
+        targets = source.targets.numpy()
+        groups = [self.groups.get(name, "") for name in source.names]
         self.nested = nested_of_features(
-            self._clean(features).cpu().numpy(),
+            self._clean(torch.cat([part.features for part in kept])).cpu().numpy(),
             targets,
-            num_classes,
+            self.spec.num_classes,
             len(np.unique(folds)),
             groups=groups if any(groups) else None,
             seed=self.seed,
         )
-        return {"logits": logits, "targets": targets}
+        return {"logits": self.by_folds.numpy(), "targets": targets}
 
     def _weights(self, parts: Sequence[FeatureSource]) -> np.ndarray:
         """Return how much each image counts, by its own weight, its class and how it is drawn."""
@@ -544,12 +548,14 @@ class ExactHead(Transfer):
             yield answers
 
     def state(self) -> dict[str, Any]:
-        held = {} if self.out_of_fold is None else {"out_of_fold": self.out_of_fold}
+        answers = {"out_of_fold": self.out_of_fold, "by_folds": self.by_folds}
+        held = {name: each for name, each in answers.items() if each is not None}
         return {**super().state(), **held, "comparison": json.dumps(self.comparison)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.out_of_fold = state.get("out_of_fold")
+        self.by_folds = state.get("by_folds")
         self.comparison = json.loads(state["comparison"])
 
     def summarise(
