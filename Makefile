@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Each process computes on one thread (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
 
-.PHONY: demo test test-fast test-all test-machines test-lowest wheel check format browser image clean
+.PHONY: demo test test-fast test-all test-machines test-lowest wheel bench check format browser image clean
 
 demo: $(VENV)/installed
 	$(BIN)/tintype train digits
@@ -38,6 +38,21 @@ test-lowest:
 # installs what the wheel declares from the index; without it, it is linked from .venv.
 wheel: $(VENV)/installed-dev
 	$(BIN)/python tests/installed.py $(DOWNLOAD)
+
+# What the README claims, beside peers from PyPI in an environment of their own, in at most 30 minutes:
+# make bench DATA=DIR [ROUNDS=3] [MINUTES=30]. Finished cells stay in bench/, and the tables go into the pages.
+ROUNDS ?= 3
+MINUTES ?= 30
+bench: $(VENV)/installed-dev .venv-peers/installed
+	$(BIN)/python benchmarks/bench.py --out bench --python .venv-peers/bin/python --rounds $(ROUNDS) \
+	  --minutes $(MINUTES) $(if $(DATA),--data-root $(DATA)) --write
+
+# They see the packages of .venv behind their own, so that PyTorch is there once.
+.venv-peers/installed: $(VENV)/installed-dev
+	$(BIN)/python -m venv .venv-peers
+	$(BIN)/python -c 'import pathlib, sysconfig; next(pathlib.Path(".venv-peers").glob("lib/*/site-packages")).joinpath("own.pth").write_text(sysconfig.get_path("purelib") + "\n")'
+	.venv-peers/bin/python -m pip install --disable-pip-version-check -q tensorflow-cpu fastai timm ultralytics
+	touch $@
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

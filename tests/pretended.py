@@ -198,8 +198,10 @@ class Pretended(TorchFunctionMode):
 class _Stream(torch.Generator):
     """A generator that is claimed to lie on a device."""
 
+    place: torch.device
+
     def __new__(cls, device: Any = "cpu") -> _Stream:
-        made = super().__new__(cls, "cpu")
+        made: _Stream = super().__new__(cls, "cpu")  # pyright: ignore[reportCallIssue]
         made.place = torch.device(device)
         return made
 
