@@ -20,7 +20,14 @@ from tintype.recipe import Recipe, build
 from tintype.runs import packaged_weights
 from tintype.runs.packed import pack
 from tintype.training import backbone
-from tintype.training.backbone import BETTER, INSTALLED, choose_backbone, choose_looks
+from tintype.training.backbone import (
+    BETTER,
+    INSTALLED,
+    POOLED,
+    choose_backbone,
+    choose_crop,
+    choose_looks,
+)
 
 PHOTOS = Glance(num_images=1000, side=384)
 SMALL = Glance(num_images=1000, side=32)
@@ -137,12 +144,12 @@ def looks(num_images: int, side: int = 384, **fields) -> tuple[Recipe, str]:
 
 def test_photos_are_looked_at_twice_where_the_features_leave_time():
     recipe, said = looks(800)
-    assert recipe.model_options == {"stages": 2, "scales": [224, 320]}
+    assert recipe.model_options == {**POOLED, "scales": [224, 320]}
     assert recipe.image_size == 320
     assert "of two stages at 224 and at 320 pixels (about 68 s for 800 photos" in said
 
     recipe, said = looks(2527)
-    assert (recipe.model_options, recipe.image_size) == ({"stages": 2}, None)
+    assert (recipe.model_options, recipe.image_size) == (POOLED, None)
     assert "a second look at 320 pixels would bring them to about 214 s" in said
     assert looks(2527, time="15m", tune="head")[0].image_size == 320
 
@@ -156,8 +163,20 @@ def test_photos_are_looked_at_twice_where_the_features_leave_time():
 )
 def test_one_look_has_its_reason(fields, said):
     recipe, reason = looks(800, **fields)
-    assert recipe.model_options == {"stages": 2}
+    assert recipe.model_options == POOLED
     assert said in reason
+
+
+def test_photos_are_seen_with_their_edges_unless_the_user_cuts_them():
+    def cut(**fields) -> tuple[float | None, int]:
+        recipe = build({"data": "photos", "model": INSTALLED, **fields}, where="")
+        recipe, choices = choose_crop(recipe)
+        return recipe.crop_fraction, len(choices)
+
+    assert cut() == (1.0, 1)
+    assert cut(crop_fraction=0.875) == (0.875, 0)
+    assert cut(resize="squash") == (None, 0)
+    assert cut(model="resnet18") == (None, 0)
 
 
 def test_options_of_the_user_and_other_networks_stay():

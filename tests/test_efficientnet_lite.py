@@ -115,13 +115,34 @@ def test_two_stages_at_two_scales_are_pooled_side_by_side(two_looks):
     torch.testing.assert_close(logits, ours.classifier(expected), rtol=1e-5, atol=1e-5)
 
 
+def test_the_last_maps_are_pooled_by_their_root_mean_square_where_that_is_asked(two_looks):
+    _, theirs = two_looks
+    options = {"stages": 2, "pooling": "rms"}
+    ours = build_model("efficientnet_lite0", spec(side=96, num_classes=7), options, seed=0).eval()
+    known = ours.state_dict() | theirs.state_dict()
+    ours.load_state_dict(known)
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        maps = theirs.forward_features(images)
+        features = backbone_parts(ours, spec(side=96, num_classes=7)).features(images)
+    expected = maps.square().mean((2, 3)).sqrt()
+    torch.testing.assert_close(features[:, 112:], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_norms_are_folded_where_a_network_looks_twice(two_looks):
     folded = for_inference(two_looks[0], spec(side=96, num_classes=7))
     assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
 def test_what_is_pooled_decides_on_the_digest_of_the_features():
-    choices = [{}, {"scales": [64]}, {"scales": [64, 96]}, {"stages": 2}, {"stages": 3}]
+    choices = [
+        {},
+        {"scales": [64]},
+        {"scales": [64, 96]},
+        {"stages": 2},
+        {"stages": 3},
+        {"pooling": "rms"},
+    ]
     networks = [build_model("efficientnet_lite0", spec(side=96), some, seed=0) for some in choices]
     digests = {backbone_parts(network, spec(side=96)).digest() for network in networks}
     assert len(digests) == len(choices)

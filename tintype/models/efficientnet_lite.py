@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,7 @@ def build(
     dropout: float | None = None,
     stages: int = 1,
     scales: Sequence[int] = (),
+    pooling: Literal["mean", "rms"] = "mean",
 ) -> nn.Module:
     """Return the network with random weights and a head for the classes of `spec`.
 
@@ -90,10 +91,12 @@ def build(
             1 to 5.
         scales: the short sides in pixels at which the network looks at each image, such as
             [224, 320]; the head sees what it finds at each. None: the image as it comes.
+        pooling: of the last maps, by their mean as on ImageNet, or by the root of their mean
+            square, which gives more weight to where a map responds.
 
     Raises:
-        ValueError: the images or the scales are too small, there are fewer stages, or the dropout
-            is out of range.
+        ValueError: the images or the scales are too small, there are fewer stages, the dropout is
+            out of range, or there is no such pooling.
     """
     need_size(spec.height, spec.width, SMALLEST)
     size = SIZES[name]
@@ -106,8 +109,11 @@ def build(
     if any(scale < SMALLEST for scale in scales):
         raise ValueError(f"scales is {list(scales)}, expected sides of {SMALLEST} pixels or more.")
 
+    if pooling not in ("mean", "rms"):
+        raise ValueError(f"pooling is {pooling!r}, expected mean or rms.")
+
     looks = [AtScale(spec.height, spec.width, scale) for scale in scales]
-    network = EfficientNetLite(spec.num_classes, size, stages, looks)
+    network = EfficientNetLite(spec.num_classes, size, stages, looks, pooling)
     return expand_grey(network) if spec.channels == 1 else network
 
 
@@ -115,10 +121,16 @@ class EfficientNetLite(nn.Module):
     """Images (N, 3, H, W) to logits (N, num_classes)."""
 
     def __init__(
-        self, num_classes: int, size: Size, stages: int = 1, looks: Sequence[AtScale] = ()
+        self,
+        num_classes: int,
+        size: Size,
+        stages: int = 1,
+        looks: Sequence[AtScale] = (),
+        pooling: str = "mean",
     ) -> None:
         super().__init__()
         self.looks = tuple(looks)
+        self.pooling = pooling
         self.also_pooled = ENDS[len(ENDS) + 1 - stages :]
         self.conv_stem = SameConv2d(3, STEM_WIDTH, 3, stride=2)
         self.bn1 = _norm(STEM_WIDTH)
@@ -156,10 +168,11 @@ class EfficientNetLite(nn.Module):
         return self.classifier(self.dropout(torch.cat(pooled, 1)))
 
     def extra_repr(self) -> str:
-        return f"pooled after {self.also_pooled}, looks {self.looks}"
+        last = "" if self.pooling == "mean" else f", the last by {self.pooling}"
+        return f"pooled after {self.also_pooled}, looks {self.looks}{last}"
 
     def _pooled(self, images: Tensor) -> list[Tensor]:
-        """Return the means (N, F) of the maps of the last stages, from first to last."""
+        """Return the pooled maps (N, F) of the last stages, from first to last."""
         maps = self.act1(self.bn1(self.conv_stem(images)))
         pooled: list[Tensor] = []
         for number, block in enumerate(self.blocks):
@@ -167,7 +180,10 @@ class EfficientNetLite(nn.Module):
             if number in self.also_pooled:
                 pooled.append(self.global_pool(maps))
         maps = self.act2(self.bn2(self.conv_head(maps)))
-        return [*pooled, self.global_pool(maps)]
+        if self.pooling == "mean":
+            return [*pooled, self.global_pool(maps)]
+        squares = self.global_pool(maps.float().square())
+        return [*pooled, squares.clamp_min(1e-12).sqrt()]  # whose slope at 0 is infinite
 
     def _draw_weights(self) -> None:
         """Draw weights as the authors do: filters by their fan-out, small ones for the head."""

@@ -35,6 +35,7 @@ from tintype.training.backbone import (
     TRAINING_COST,
     Look,
     choose_backbone,
+    choose_crop,
     choose_looks,
     prefers_head,
 )
@@ -155,7 +156,8 @@ def choose_model(
     head_or_open = options.tune == "auto" or (free and options.tune == "head")
     if run is None and options.weights != "none" and head_or_open:
         recipe, more = choose_looks(recipe, device, dtype, look)
-        choices += more
+        recipe, of_crop = choose_crop(recipe)
+        choices += [*more, *of_crop]
     weights = options.weights or "default"
     own = own_preprocessing(recipe.model, weights)
     assert own is not None
