@@ -41,6 +41,8 @@ from tintype.tasks import heads
 from tintype.tasks.folds import RidgeWithout, nested_of_features
 from tintype.tasks.heads import Rows, discriminant, fit_head
 from tintype.verbs.compare import compare
+from tintype.verbs.study import study
+from tintype.verbs.tune import tune
 
 FOLDS = 3
 CALLED = f"estimated by {FOLDS} folds"
@@ -235,6 +237,16 @@ def test_folds_that_cannot_be_are_refused_before_a_folder_is_made(tt, arguments,
     code, _, errors = tt("train", *arguments)
     assert (code, message in errors, errors.strip().count("\n") < 2) == (2, True, True), errors
     assert not Path("runs").exists()
+
+
+def test_studies_and_tunings_take_no_folds(tmp_path):
+    recipe = {"data": "digits", "model": "ann", "folds": 5}
+    grid = {"recipe": recipe, "question": "Which rate?", "vary": {"lr": [0.1, 0.2]}}
+    with pytest.raises(UserError, match="the runs of a study are measured on one test part"):
+        study(grid, out=tmp_path, name="rates", watcher=Watcher())
+    with pytest.raises(UserError, match="trials of a tuning are compared on validation"):
+        tune("digits", folds=5, trials=1, out=tmp_path, watcher=Watcher())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_given_split_is_refused(tt, digit_files, tmp_path):

@@ -148,6 +148,9 @@ class Lines(Watcher):
             )
 
     def on_evaluation(self, step: int, epoch: float, figures: dict[str, Any]) -> None:
+        if self._total_steps == 1:  # what is fitted at once has no epochs
+            self._say(f"fitted: validation {figures_line(figures)}")
+            return
         whole = (
             f" of {epochs(epoch / step * self._total_steps)}" if self._total_steps and step else ""
         )

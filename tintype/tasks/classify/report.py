@@ -270,13 +270,12 @@ def classes(run: RunFiles) -> Section | None:
     if not per_class:
         return None
 
-    trained = dict(
-        zip(
-            class_names_of(run),
-            (run.data.get("class_counts") or {}).get("train") or [],
-            strict=False,
-        )
-    )
+    by_split = run.data.get("class_counts") or {}
+    counts_of = [by_split.get("train") or []]
+    if run.evaluated("heads") and by_split.get("val"):  # exact heads are fitted to both
+        counts_of.append(by_split["val"])
+    counted = [sum(counts) for counts in zip(*counts_of, strict=True)]
+    trained = dict(zip(class_names_of(run), counted, strict=False))
     rows = [{**row, "trained": trained.get(str(row.get("name")))} for row in per_class]
     means = run.evaluated("averages") or {}
     averages = [(kind.capitalize(), means[kind]) for kind in ("macro", "weighted") if kind in means]

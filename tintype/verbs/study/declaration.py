@@ -214,6 +214,11 @@ class Declaration:
                 )
 
             # one, so that nothing of a run depends on how many are trained at once
+            if recipe.folds:
+                raise UserError(
+                    "folds: the runs of a study are measured on one test part. Leave folds out; "
+                    "`tintype compare` tests two runs with folds."
+                )
             if recipe.threads == "auto":
                 recipe = recipe.replace(threads=1)
             return self._with_weights(recipe) if self.weights else recipe

@@ -177,6 +177,11 @@ def _asked(
         (what, "recipe") if isinstance(what, Recipe) else (resolve(str(what))[0], str(what))
     )
     recipe = recipe.replace(**changes)
+    if recipe.folds:
+        raise UserError(
+            "folds: trials of a tuning are compared on validation, and its winners are measured on "
+            "the test part. Leave folds out, and train the winner with --folds."
+        )
     if own_code.is_in_python(label):
         label = own_code.plain_name(label)
     own_code.refuse_given(recipe.own_code(), "the winners of a tuning")
