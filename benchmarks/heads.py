@@ -1,13 +1,15 @@
 """The chosen head against scikit-learn's LogisticRegressionCV on the same features, rows and folds.
 
-    python benchmarks/heads.py --data-root DATA --out OUT [--only trashnet,pets] [--seeds 5]
+    python benchmarks/heads.py --data-root DATA --out OUT [--only trashnet,pets]
+        [--seeds 5] [--first-seed 0]
     python benchmarks/heads.py --out OUT --table-only
 
 DATA holds `torchvision/MNIST/raw`, `cifar10/{train,test}/CLASS`, `trashnet/CLASS` and `pets/BREED`.
 Features are those of EfficientNet-Lite0, of its last two stages, averaged over the photo and its
 mirror image. A pair is one set and one seed: TrashNet and pets are cut into 80 and 20 % of each
 class, of CIFAR-10 40 and of MNIST 100 training images a class are drawn, and 1,000 test images stay
-the same. Both sides run on one thread, and their seconds are those of the processor, without the
+the same. Another first seed draws other test images, for figures that no change of the heads has
+seen. Both sides run on one thread, and their seconds are those of the processor, without the
 features. Each finished pair is a file in OUT, so that the next call goes on where this one stopped.
 """
 
@@ -54,13 +56,13 @@ class Photos(NamedTuple):
     is_test: np.ndarray
 
 
-def photos_of(name: str, root: Path) -> Photos:
-    """Return the photos of a set; of CIFAR-10 and MNIST those that some seed may draw."""
+def photos_of(name: str, root: Path, draw: int) -> Photos:
+    """Return the photos of a set; of CIFAR-10 and MNIST those of one draw."""
     if name == "mnist":
         parts = [MNIST(str(root / "torchvision"), train=train) for train in (True, False)]
         readers = [lambda i=i, part=part: part[i][0] for part in parts for i in range(len(part))]
         classes = np.concatenate([part.targets.numpy() for part in parts])
-        return _some(Photos(readers, classes, np.arange(len(classes)) >= len(parts[0])), 600)
+        return _some(Photos(readers, classes, np.arange(len(classes)) >= len(parts[0])), 600, draw)
 
     files = sorted(
         file for file in (root / name).rglob("*") if file.suffix.lower() in (".jpg", ".png")
@@ -70,12 +72,12 @@ def photos_of(name: str, root: Path) -> Photos:
     readers = [lambda file=file: Image.open(file) for file in files]
     is_test = np.array([file.parent.parent.name == "test" for file in files])
     found = Photos(readers, classes, is_test)
-    return _some(found, 250) if name in A_CLASS else found
+    return _some(found, 250, draw) if name in A_CLASS else found
 
 
-def _some(photos: Photos, a_class: int) -> Photos:
+def _some(photos: Photos, a_class: int, draw: int) -> Photos:
     """Keep some training photos of each class, and NUM_TEST test photos."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(draw)
     drawn = generator.permutation(len(photos.classes))
     kept = [drawn[photos.is_test[drawn]][:NUM_TEST]]
     for number in np.unique(photos.classes):
@@ -85,13 +87,14 @@ def _some(photos: Photos, a_class: int) -> Photos:
     return Photos([photos.readers[i] for i in rows], photos.classes[rows], photos.is_test[rows])
 
 
-def features_of(name: str, root: Path, out: Path) -> dict[str, np.ndarray]:
+def features_of(name: str, root: Path, out: Path, draw: int) -> dict[str, np.ndarray]:
     """Return features (N, F), classes (N,) and is_test (N,) of a set, computed once."""
-    file = out / f"features-{name}.npz"
+    of_draw = f"-{draw}" if draw and name in A_CLASS else ""
+    file = out / f"features-{name}{of_draw}.npz"
     if file.exists():
         return dict(np.load(file))
 
-    photos = photos_of(name, root)
+    photos = photos_of(name, root, draw)
     side = SIDES[name]
     spec = DataSpec("photos", 3, side, side, Classes(tuple("ab")), (0.5,) * 3, (0.5,) * 3, "")
     network = build_model("efficientnet_lite0", spec, {"stages": 2}, 0).eval()
@@ -244,6 +247,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default=",".join(SIDES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--table-only", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -251,12 +255,13 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)
 
     names = [] if options.table_only else options.only.split(",")
-    for seed in range(options.seeds):  # so that every set has some pairs soon
+    first = options.first_seed
+    for seed in range(first, first + options.seeds):  # so that every set has some pairs soon
         for name in names:
             file = options.out / f"pair-{name}-{seed}.json"
             if file.exists():
                 continue
-            data = features_of(name, options.data_root, options.out)
+            data = features_of(name, options.data_root, options.out, first)
             with threadpool_limits(1):
                 pair = compare(name, data, seed)
             file.write_text(json.dumps(pair, indent=1), encoding="utf-8")
