@@ -5,7 +5,8 @@
 
 A run's seconds are those of training (data in memory at the start); its accuracy is the one look at
 the test split after it. The recipe's length is fixed in advance, so nothing is chosen by looking at
-test images.
+test images. That the first is long enough was found on JPEG copies, on which accuracy is lower; with
+the second, one run has reached 91.54 % on the original pixels. For 94 %, see benchmarks/cifar10.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tintype
 from tintype.progress import Watcher
 
 # The recipe and the epochs that reach each target.
-RECIPES = {83: ("cifar10", {"epochs": 1.2}), 91: ("cifar10-fast", {})}
+RECIPES = {83: ("cifar10", {"epochs": 1.2}), 91: ("cifar10", {})}
 
 
 def main() -> None:
