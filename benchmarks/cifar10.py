@@ -64,12 +64,24 @@ class Contender(NamedTuple):
     changes: Mapping[str, Any]
 
 
+# A fast CNN that sees small images first, pools early and ends wide, as in the study cifar10-speed.
+SMALL_FIRST = {
+    "model_options": {"widths": [64, 256, 512], "pool_first": True, "stem_bias": False},
+    "resolutions": [(0.0, 24), (0.5, 28), (0.75, 32)],
+}
+
 # The lengths of each set make a front of accuracy by minutes.
 CONTENDERS: dict[str, dict[str, Contender]] = {
     "cifar10": {"cifar10-fast": Contender("cifar10-fast", {})},
     "cifar100": {
         f"cifar100, {epochs} epochs": Contender("cifar100", {"epochs": epochs})
         for epochs in (3, 6, 9, 12)
+    }
+    | {
+        f"cifar100, small first, {epochs} epochs": Contender(
+            "cifar100", {**SMALL_FIRST, "epochs": epochs}
+        )
+        for epochs in (5, 8, 12)
     },
     "mnist": {
         f"mnist, {epochs} epochs": Contender("mnist", {"epochs": epochs}) for epochs in (2, 4, 8)
