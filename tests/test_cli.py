@@ -22,6 +22,8 @@ from tintype import api, cli, plugins
 from tintype.progress import epochs
 from tintype.recipe import Recipe, read_recipe, recipe_names, recipe_source
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 TINY = shlex.split(
     "train digits-ann --set model.hidden=[16] --epochs 2 --batch-size 100 --lr 0.01 --precision fp32 --device cpu"
 )

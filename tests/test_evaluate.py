@@ -27,6 +27,8 @@ from tintype.errors import UserError
 from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 PIECE = 64
 
 

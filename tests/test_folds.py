@@ -44,6 +44,8 @@ from tintype.verbs.compare import compare
 from tintype.verbs.study import study
 from tintype.verbs.tune import tune
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 FOLDS = 3
 CALLED = f"estimated by {FOLDS} folds"
 

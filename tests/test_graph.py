@@ -26,6 +26,8 @@ from tintype.runs.model import load_model
 from tintype.tasks.restoring import load_task
 from tintype.verbs.serve.loading import load as load_served
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 NET = """
 from pathlib import Path
 from torch import nn

@@ -37,6 +37,8 @@ from tintype.tasks.upscale.sets.pairs import open_pairs
 from tintype.training.prepare import prepare
 from tintype.verbs.audit import audit
 
+pytestmark = pytest.mark.usefixtures("short_pages")
+
 NAMES = [
     "cat/cat_012_1.jpg",
     "cat/cat_012_2.jpg",

@@ -6,12 +6,30 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def fold(*parts: object) -> int:
     """Return a 63-bit seed that follows from `parts` alone, the same on every machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the global generators of torch for what is computed on a device.
+
+    For a CPU that is one of them. `torch.manual_seed` would note as well, with the calls that led
+    to it, what other kinds of device are to do once somebody uses them.
+    """
+    import torch
+
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 @contextmanager

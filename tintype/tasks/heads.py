@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.optimize import minimize
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
@@ -395,6 +394,8 @@ def logistic_path(
             gradient[:, :rank] = (off.T.astype(along.dtype) @ along + penalty * heads) * scales
             gradient[:, rank] = off.sum(0) / level
             return float(loss), gradient.ravel()
+
+        from scipy.optimize import minimize
 
         start = np.hstack([weight / scales, bias[:, None] * level])
         options = {"maxiter": 1000, "maxcor": 20, "gtol": converged, "ftol": 0.0}
@@ -790,6 +791,8 @@ class _Trial:
         if len(parts) == 1:
             factor = self._newton(objective)
             return factor / units, objective(factor)[0]
+        from scipy.optimize import minimize
+
         found = minimize(
             lambda factors: objective(factors)[:2], np.full(len(parts), 1.0 / len(parts)),
             jac=True, method="L-BFGS-B", bounds=[(0.0, MOST_FACTOR)] * len(parts),

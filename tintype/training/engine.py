@@ -35,7 +35,7 @@ from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.checkpoint import load_checkpoint, save_checkpoint
 from tintype.runs.folder import RunFolder
-from tintype.seeds import fold
+from tintype.seeds import fold, seed_generators
 from tintype.tasks.task import StepContext, Task
 from tintype.training.order import Order, batches
 from tintype.training.signals import caught_signals
@@ -401,7 +401,7 @@ class Engine:
         recipe = self.recipe
         task = self.task
         logged: dict[str, Tensor] = {}
-        torch.manual_seed(fold(recipe.seed, "step", self.step))  # dropout
+        seed_generators(fold(recipe.seed, "step", self.step), self.device)  # dropout
 
         for phase in task.phases:
             if self.step % phase.every or self.step / plan.total_steps < phase.start:
