@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from tintype.hardware.device import images_at_once
 from tintype.recipe import Recipe
 from tintype.runs.folder import RunFolder
 from tintype.tasks.classify.classifier import Classify
@@ -40,11 +38,3 @@ def test_training_images_are_measured_until_the_verdict_is_settled(
         assert few["splits"][split] == usual["splits"][split]
 
     assert run.read("analysis.json")["worst"]["num_searched"] == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "most"), [(64, 1000), (3 * 32 * 32, 170), (3 * 224 * 224, 16), (3 * 2000 * 2000, 1)]
-)
-def test_few_images_are_answered_at_once_on_a_processor(values: int, most: int) -> None:
-    assert images_at_once(values, torch.device("cpu")) == most
-    assert images_at_once(values, torch.device("cuda")) == max(1, min(1000, 2**22 // values))

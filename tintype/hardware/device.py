@@ -132,16 +132,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
-def images_at_once(values: int, device: torch.device) -> int:
+def images_at_once(values: int) -> int:
     """Return how many images of so many values a network is shown at once where it only answers.
 
-    On a CPU they are few, so that what the layers compute stays in its caches and in memory that
-    the process has already; of large images there are some all the same.
+    Some 4 million values, so that memory is bounded for large images as well.
     """
-    most = max(1, min(1000, 2**22 // values))  # so that memory is bounded for large images as well
-    if device.type != "cpu":
-        return most
-    return min(most, max(16, 2**19 // values))
+    return max(1, min(1000, 2**22 // values))
 
 
 def hold_memory() -> Choice:

@@ -344,7 +344,7 @@ class Classify(Task):
         was_training = network.training
         network.eval()
         spec = source.spec
-        batch_size = images_at_once(spec.channels * spec.height * spec.width, self.device)
+        batch_size = images_at_once(spec.channels * spec.height * spec.width)
 
         try:
             with self._seen_by_head(network, source if features else None) as collected:

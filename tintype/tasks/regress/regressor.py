@@ -255,7 +255,7 @@ class Regress(Task):
         was_training = network.training
         network.eval()
         spec = source.spec
-        size = images_at_once(spec.channels * spec.height * spec.width, self.device)
+        size = images_at_once(spec.channels * spec.height * spec.width)
 
         numbers, scales = [], []
         for index in torch.arange(len(source)).split(size):
