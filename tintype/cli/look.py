@@ -329,21 +329,39 @@ def _cell(column: str, value: object) -> str:
 
 
 @app.command(rich_help_panel=LOOK)
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    speed: Annotated[
+        bool,
+        typer.Option(
+            "--speed", help="Measure the machine in some 20 s and predict how long trainings take."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check the installation (versions, devices, memory, cache) and explain what is broken."""
     from tintype.verbs.doctor import examine
 
     findings = examine()
+    found: dict[str, Any] = {"facts": findings.facts, "problems": findings.problems}
     number = len(findings.problems)
 
-    if as_json:
-        print(json.dumps({"facts": findings.facts, "problems": findings.problems}, indent=1))
-    else:
+    if not as_json:
         for name, value in findings.facts.items():
             print(f"{name:14} {value}")
         for problem in findings.problems:
             print(f"PROBLEM        {problem}")
         print(f"{number} problem(s)" if number else "everything checked is fine")
+
+    if speed:
+        from tintype.progress import make_watcher
+        from tintype.verbs.speed import measure_speed
+
+        measured = measure_speed(make_watcher(to_stderr=True))
+        found["speed"] = measured.to_dict()
+        if not as_json:
+            print("\n" + "\n".join(measured.lines()))
+    if as_json:
+        print(json.dumps(found, indent=1))
 
     if findings.problems:
         raise typer.Exit(1)
