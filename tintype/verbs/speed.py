@@ -293,7 +293,7 @@ class Steps:
 
 
 def _steps(name: str, folder: Path) -> Steps:
-    """Time some steps of a recipe; for CIFAR-10 on made images, so that its files are not needed."""
+    """Time some steps of a recipe; for CIFAR-10 on made images, so no files are needed."""
     what, fields, sizes = name, {}, None
     if name == "cifar10":
         what, fields = _made_cifar10()
