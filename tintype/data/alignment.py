@@ -37,6 +37,7 @@ LARGEST, LONGEST = 5.0, 3.0  # the map's scale, and how far it may stretch one w
 BLUR = 1.5
 WINDOW = 11
 TEXTURED = 3.0  # deviation of the grey values in a window, below which it says nothing
+TINY = 1e-3  # variance that stands for none
 SAME_WINDOW = 0.9  # correlation of one that shows the same pixels
 SAME_PIXEL = 8.0  # grey levels
 FEWEST_PIXELS = 200  # of SIDE x SIDE
@@ -174,12 +175,17 @@ def look_of(picture: np.ndarray, packed: np.ndarray) -> Look:
     image = Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0]).convert("L")
     grey = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
 
-    descriptors = packed[:, :128].astype(np.float32)
-    there = descriptors.any(axis=1)
-    descriptors = np.sqrt(descriptors[there])
-    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    there = packed[:, :128].any(axis=1)
+    descriptors = descriptors_of(packed[there])
     stored = np.ascontiguousarray(packed[there, 128:]).view("<u2")
     return Look(grey, stored.astype(np.float32) / _PLACE * SIDE - 0.5, descriptors)
+
+
+def descriptors_of(packed: np.ndarray) -> np.ndarray:
+    """Return the descriptors (..., 128) float32 of packed keypoints; zeros where there is none."""
+    values = np.sqrt(packed[..., :128].astype(np.float32))
+    length = np.linalg.norm(values, axis=-1, keepdims=True)
+    return np.divide(values, length, out=values, where=length > 0)
 
 
 def align(one: Look, other: Look) -> Alignment | None:
@@ -385,7 +391,8 @@ def _windows(one: np.ndarray, other: np.ndarray, common: np.ndarray) -> tuple[fl
     if not same.any():
         return 0.0, np.inf
 
-    contrast = np.log(other_variance[same] / variance[same]) / 2
+    ratio = np.maximum(other_variance[same], TINY) / np.maximum(variance[same], TINY)
+    contrast = np.log(ratio) / 2
     spread = 1.4826 * float(np.median(np.abs(contrast - np.median(contrast))))
     return float(same.mean()), spread
 
