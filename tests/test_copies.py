@@ -19,7 +19,9 @@ from tintype import Audit
 from tintype.data import alignment
 from tintype.data.alignment import SIDE, align, keypoints, look_of, transform_words
 from tintype.runs import packaged_weights
+from tintype.verbs.audit import backbone
 from tintype.verbs.audit.copies import LEFT_OUT
+from tintype.verbs.audit.neighbours import nearest_pairs, summaries
 
 pytestmark = pytest.mark.skipif(not alignment.available(), reason="tintype[audit] is not installed")
 
@@ -125,6 +127,31 @@ def test_an_object_in_another_light_is_no_copy(photos):
 def test_other_photos_have_nothing_in_common(photos):
     found = [align(look(one), look(photos[0])) for one in photos[1:]]
     assert not any(each and (each.is_copy or each.is_same_object) for each in found)
+
+
+def test_keypoints_alone_name_the_original_of_a_crop(photos):
+    copies = [cropped(photo, 0.1) for photo in photos]
+    packed = np.stack([keypoints(np.asarray(each)) for each in (*photos, *copies)])
+    pairs = {(i, j) for i, j in nearest_pairs(summaries(packed), 3).tolist()}
+    assert {(i, i + len(photos)) for i in range(len(photos))} <= pairs
+
+
+def test_photos_without_keypoints_have_a_summary_too():
+    assert np.isfinite(summaries(np.zeros((3, 160, alignment.OF_KEYPOINT), np.uint8))).all()
+
+
+def test_many_photos_are_compared_at_fewer_pixels(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr(backbone, "MANY", 5)
+    for i, photo in enumerate(photos):
+        jpeg(photo, tmp_path / "a" / f"{i:02d}")
+    for i, kind in enumerate(("cropped", "quarter", "half")):
+        jpeg(COPIES[kind][0](photos[i]), tmp_path / "a" / f"{i:02d} {kind}")
+
+    found = audit(tmp_path)
+    assert set(pairs_in(found, "altered")) == {
+        frozenset((f"a/{i:02d}.jpg", f"a/{i:02d} {kind}.jpg"))
+        for i, kind in enumerate(("cropped", "quarter", "half"))
+    }
 
 
 def test_planted_copies_are_found_and_no_other_pair(tmp_path, photos):

@@ -25,8 +25,9 @@ MODULE = "cv2"
 SIDE = 128  # of the pictures that are laid over one another
 # Longest side at which keypoints are looked for, how many are kept, and the contrast that is enough
 # for one. On TrashNet and pets, 320 and 384 pixels find no more of the copies and take two and
-# three times as long.
-LONG_SIDE, MOST_KEYPOINTS, CONTRAST = 256, 160, 0.01
+# three times as long. Where photos are many, fewer pixels have to do.
+LONG_SIDE, SHORTER_SIDE = 256, 128
+MOST_KEYPOINTS, CONTRAST = 160, 0.01
 MOST_ENLARGED = 4  # times, where a photo is smaller
 RATIO = 0.85  # of the distances to the nearest and the second nearest keypoint
 TOLERANCE = 2.5  # of a keypoint from where the map puts it, in pixels of SIDE
@@ -135,16 +136,17 @@ def single_threaded() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def keypoints(photo: np.ndarray) -> np.ndarray:
+def keypoints(photo: np.ndarray, side: int = LONG_SIDE) -> np.ndarray:
     """Return the keypoints of a photo, packed into (MOST_KEYPOINTS, OF_KEYPOINT) uint8.
 
     Args:
-        photo: (H, W, C) uint8 with one or three channels; best LONG_SIDE pixels long.
+        photo: (H, W, C) uint8 with one or three channels; best `side` pixels long.
+        side: to which a smaller one is enlarged.
     """
     import cv2
 
     image = Image.fromarray(photo if photo.shape[2] == 3 else photo[:, :, 0])
-    scale = min(LONG_SIDE / max(image.size), MOST_ENLARGED)
+    scale = min(side / max(image.size), MOST_ENLARGED)
     if scale > 1:
         larger = (round(image.width * scale), round(image.height * scale))
         image = image.resize(larger, Image.Resampling.BICUBIC)

@@ -156,7 +156,9 @@ class _Looks:
 def _keypoints(inspected: Inspected, progress: Progress | None) -> np.ndarray:
     """Return the keypoints of every image, (N, K, B) uint8; none of one that changed meanwhile."""
     shape = (alignment.MOST_KEYPOINTS, alignment.OF_KEYPOINT, 1)
-    purpose = f"keypoints {VERSION}"
+    many = len(inspected) > backbone.MANY
+    side = alignment.SHORTER_SIDE if many else alignment.LONG_SIDE
+    purpose = f"keypoints {VERSION}{f' at {side}' if many else ''}"
     source = f"{inspected.name} (keypoints)"
 
     with alignment.single_threaded():
@@ -169,7 +171,7 @@ def _keypoints(inspected: Inspected, progress: Progress | None) -> np.ndarray:
                 key.hexdigest(),
                 len(inspected),
                 shape,
-                lambda i: alignment.keypoints(_at_most(pixels[i])).reshape(shape),
+                lambda i: alignment.keypoints(_at_most(pixels[i], side), side).reshape(shape),
                 source=source,
                 progress=progress,
             ).pixels[..., 0]
@@ -177,7 +179,7 @@ def _keypoints(inspected: Inspected, progress: Progress | None) -> np.ndarray:
         photos, cached, _ = read_each(
             inspected.photos,
             shape,
-            lambda path: alignment.keypoints(reduced(path, alignment.LONG_SIDE)).reshape(shape),
+            lambda path: alignment.keypoints(reduced(path, side), side).reshape(shape),
             purpose=purpose,
             source=source,
             progress=progress,
@@ -191,9 +193,9 @@ def _keypoints(inspected: Inspected, progress: Progress | None) -> np.ndarray:
     return found
 
 
-def _at_most(pixels: np.ndarray) -> np.ndarray:
-    """Return an image (H, W, C) at most as large as keypoints are looked for."""
-    scale = alignment.LONG_SIDE / max(pixels.shape[:2])
+def _at_most(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Return an image (H, W, C) at most `side` pixels long."""
+    scale = side / max(pixels.shape[:2])
     if scale >= 1:
         return pixels
     grey = pixels.shape[2] == 1
