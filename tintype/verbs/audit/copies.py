@@ -69,18 +69,18 @@ class SecondLook:
 
 
 def look_again(
-    inspected: Inspected, group: np.ndarray, progress: Progress | None = None
+    inspected: Inspected, copy_of: np.ndarray, progress: Progress | None = None
 ) -> SecondLook:
-    """Return the copies and the objects seen twice among the first images of each group.
+    """Return the copies and the objects seen twice among images of which none is an exact copy.
 
     Photos are decoded once more, to keypoints and a small picture, which are cached.
 
     Args:
         inspected: the images.
-        group: (N,) the first image of the group of duplicates that each belongs to.
+        copy_of: (N,) the first exact copy of each.
         progress: called as progress(what, done, total).
     """
-    rows = np.flatnonzero(group == np.arange(len(group)))
+    rows = np.flatnonzero(copy_of == np.arange(len(copy_of)))
     small = float(np.median(inspected.short_side)) < TINY
     if len(rows) < 2 or (small and not in_colour(inspected.thumbs)):
         return SecondLook()

@@ -115,7 +115,8 @@ def find_twins(
     duplicates = Duplicates.of(copies, near)
     second = SecondLook()
     if second_look and not near.alike:
-        second = look_again(inspected, duplicates.group, progress)
+        # Not the first of each group alone: hashes of photos in one frame may agree by the frame.
+        second = look_again(inspected, duplicates.copy_of, progress)
     return Twins(duplicates, same_bytes, near, second)
 
 
@@ -304,7 +305,8 @@ def _newly_joined(
     """
     words: dict[int, list[str]] = {}
     for pair in pairs:
-        words.setdefault(int(after[pair.rows[0]]), []).append(pair.words)
+        if before[pair.rows[0]] != before[pair.rows[1]]:
+            words.setdefault(int(after[pair.rows[0]]), []).append(pair.words)
     found = []
     for rows in members(after):
         said = words.get(int(rows[0]))
