@@ -279,8 +279,8 @@ def copy_findings(inspected: Inspected, twins: Twins, effect: str = "") -> list[
         Finding(
             "altered",
             "Altered copies",
-            f"{altered}. Training does not look for these: train on the list that --fix writes, which "
-            "keeps them on one side of a split.",
+            f"{altered}. Training does not look for these: train on the list that --fix writes, "
+            "which keeps them on one side of a split.",
             items=tuple(found["altered"]),
         ),
         Finding(
