@@ -90,7 +90,7 @@ class _Summary:
         self.mean = descriptors.mean(dim=0)
         self.narrow = _directions(descriptors - self.mean, WIDTH)[0]
         narrowed = ((descriptors - self.mean) @ self.narrow).numpy()
-        words = KMeans(WORDS, n_init=1, max_iter=10, random_state=0).fit(narrowed)
+        words = KMeans(WORDS, max_iter=10, random_state=0).fit(narrowed)  # one start
         self.words = torch.from_numpy(words.cluster_centers_.astype(np.float32))
         self.centre: Tensor | None = None
 
