@@ -172,11 +172,9 @@ RUNS: dict[str, tuple[dict[str, Any], bool, bool]] = {
     "flow": ({**GAN, "model": "flow-unet", "model_options": {"width": 16, "levels": 1}, "task_options": {}}, False, False),
     "upscale": ({**SHARP, "task_options": PHOTO}, False, True),
 }  # fmt: skip
-IN_SHORT = [name for name, (_, _, short) in RUNS.items() if short]
+IN_SHORT = {(name, "cuda") for name, (_, _, short) in RUNS.items() if short} | {("regress", "mps")}
 CASES_OF_RUNS = [
-    pytest.param(
-        name, kind, marks=[] if name in IN_SHORT and kind == "cuda" else [pytest.mark.exhaustive]
-    )
+    pytest.param(name, kind, marks=[] if (name, kind) in IN_SHORT else [pytest.mark.exhaustive])
     for name in RUNS
     for kind in ("cuda", "mps")
 ]
@@ -205,6 +203,7 @@ def use(run: api.Run, kind: str) -> None:
         run.upscale(picture, tile=16, device=kind)
     else:
         assert len(run.predict([picture, picture], device=kind)) == 2
+        assert len(run.embed([picture], device=kind)) == 1
 
 
 @pytest.mark.usefixtures("short_reports")
