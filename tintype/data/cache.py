@@ -44,6 +44,7 @@ DEFAULT_LIMIT_BYTES = 20_000_000_000
 DRY_RUN_BYTES = 2_000_000_000  # that are decoded only to say what a run would do
 CLOCKS_DIFFER = 60.0  # seconds, between machines that share a disk
 CHUNK = 16  # images for each task of a thread
+SMALL_FILE = 8_000  # bytes; a PNG of 32 x 32 takes 2,500, and its decoding is mostly Python
 PHOTOS, FEATURES = "photos", "features"  # folders of entries
 T = TypeVar("T")
 
@@ -91,6 +92,7 @@ def cached_pixels(
     source: str,
     progress: Progress | None = None,
     unchanged: Callable[[], str] | None = None,
+    small: bool = False,
 ) -> Cached:
     """Return the images `read(0) … read(num_images - 1)`, from the cache where `key` is there.
 
@@ -103,6 +105,7 @@ def cached_pixels(
         source: what the user calls these images.
         unchanged: asked when all is read; what it returns (if anything) is a note, and the entry is
             not used again.
+        small: the files are so small that threads would cost more than they save.
 
     Raises:
         UserError: the disk is full.
@@ -125,7 +128,7 @@ def cached_pixels(
                 warnings.catch_warnings()
             ):  # Pillow warns of oddities (damaged EXIF) in files that it reads all the same
                 warnings.simplefilter("ignore")
-                _write(temporary, num_images, shape, read, source, progress)
+                _write(temporary, num_images, shape, read, source, progress, small)
             changed = unchanged() if unchanged else ""
             if changed:  # right for this run, but the key speaks of files that are no more
                 final = final.with_name(f"{key}-{secrets.token_hex(4)}")
@@ -274,6 +277,7 @@ def _write(
     read: Callable[[int], np.ndarray],
     source: str,
     progress: Progress | None,
+    small: bool,
 ) -> None:
     """Read every image and write `pixels.u8` and `entry.json` into `folder`."""
 
@@ -287,7 +291,7 @@ def _write(
     skipped: list[tuple[int, str]] = []
     with (
         open(folder / "pixels.u8", "wb") as file,
-        contextlib.closing(in_order(with_digest, num_images)) as images,
+        contextlib.closing(in_order(with_digest, num_images, small=small)) as images,
     ):
         for i, found in enumerate(images):
             if isinstance(found, Unreadable):
@@ -309,9 +313,17 @@ def _write(
     (folder / "entry.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-def in_order(read: Callable[[int], T], num_images: int) -> Generator[T | Unreadable, None, None]:
-    """Yield what `read` gives for every image, or why it cannot be read, in order; threads are some
-    chunks ahead.
+def are_small(states: Sequence[os.stat_result]) -> bool:
+    """Return whether files are so small that threads which read them mostly wait for each other."""
+    return sum(state.st_size for state in states) < SMALL_FILE * len(states)
+
+
+def in_order(
+    read: Callable[[int], T], num_images: int, *, small: bool = False
+) -> Generator[T | Unreadable, None, None]:
+    """Yield what `read` gives for every image, or why it cannot be read, in order.
+
+    Threads are some chunks ahead; of `small` files the caller's own thread reads each.
     """
 
     def read_chunk(start: int) -> list[T | Unreadable]:
@@ -322,6 +334,11 @@ def in_order(read: Callable[[int], T], num_images: int) -> Generator[T | Unreada
             except Unreadable as reason:
                 images.append(reason)
         return images
+
+    if small:
+        for start in range(0, num_images, CHUNK):
+            yield from read_chunk(start)
+        return
 
     num_threads = num_cores()
     pool = ThreadPoolExecutor(num_threads)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tintype.data.cache import CHUNK, cache_folder, in_order
+from tintype.data.cache import CHUNK, are_small, cache_folder, in_order
 from tintype.files import system
 from tintype.files.bounded import regular_only
 from tintype.progress import Progress
@@ -59,7 +59,9 @@ def contents_digest(
     started = time.monotonic()
     digest = hashlib.blake2b(digest_size=16)
     complete = True
-    with contextlib.closing(in_order(_reader(paths), len(paths))) as contents:
+    with contextlib.closing(
+        in_order(_reader(paths), len(paths), small=are_small(states))
+    ) as contents:
         for i, content in enumerate(contents):
             complete = complete and bool(content)
             digest.update(f"{names[i]}\0{content}\n".encode("utf-8", "surrogateescape"))

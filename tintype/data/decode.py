@@ -63,6 +63,8 @@ _one_large_at_a_time = threading.Lock()
 DRAFT = 1.5
 
 _ORIENTATION = 0x0112  # EXIF 2.32, table 4: what turns (H, W, C) upright
+# where a PNG may hold it: its own chunk, ImageMagick's text, and Adobe's
+_PNG_ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _TURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
@@ -546,8 +548,11 @@ def _before_turning(orientation: int, shape: Shape) -> tuple[int | None, int | N
 
 
 def _orientation(image: Image.Image) -> int:
+    # parsing what is not there costs as much as decoding a small picture
     if image.format in ("JPEG", "MPO") and "exif" not in image.info:
-        return 1  # parsing what is not there costs as much as decoding a small picture
+        return 1
+    if image.format == "PNG" and not any(key in image.info for key in _PNG_ORIENTED):
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF says nothing of the picture, which is read all the same

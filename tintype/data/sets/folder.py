@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tintype.data import cache
-from tintype.data.cache import Cached, cached_pixels, is_cached
+from tintype.data.cache import Cached, are_small, cached_pixels, is_cached
 from tintype.data.contents import contents_digest
 from tintype.data.decode import (
     Header,
@@ -213,6 +213,7 @@ def read_photos(
         source=source,
         progress=progress,
         unchanged=lambda: _changed(photos, states, contents, source),
+        small=are_small(states),
     )
     notes += cached.notes
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from types import ModuleType
 from typing import Any, cast
@@ -174,9 +174,10 @@ def _add_pages(
     """
     folder = resources.files("tintype.verbs.serve") / "page"
 
-    def add(address: str, content: bytes, media_type: str) -> None:
+    def add(address: str, content: bytes | Callable[[], bytes], media_type: str) -> None:
         async def page() -> Response:
-            return Response(content, headers={"Cache-Control": "no-cache"}, media_type=media_type)
+            made = content if isinstance(content, bytes) else content()
+            return Response(made, headers={"Cache-Control": "no-cache"}, media_type=media_type)
 
         app.add_api_route(address, page, include_in_schema=False)
 
@@ -192,12 +193,18 @@ def _add_pages(
         (folder / "start.js").read_bytes(),
     ]
     add("/static/page.js", b"\n".join(scripts), "text/javascript")
-    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
-        (folder / "docs.html").read_text("utf-8")
-    )
-    token = gate.service.settings.token is not None
-    docs = template.render(api=app.openapi(), problems=KINDS, examples=examples, token=token)
-    add("/docs", docs.encode(), "text/html")
+
+    @cache
+    def docs() -> bytes:
+        """Return the page of the documentation: made when it is first asked for, which takes long."""
+        template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
+            (folder / "docs.html").read_text("utf-8")
+        )
+        token = gate.service.settings.token is not None
+        page = template.render(api=app.openapi(), problems=KINDS, examples=examples, token=token)
+        return page.encode()
+
+    add("/docs", docs, "text/html")
 
     @app.get("/samples/{name}/{number}", include_in_schema=False)
     async def sample(name: str, number: int) -> Response:
