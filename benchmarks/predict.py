@@ -25,8 +25,9 @@ import torch
 
 from tintype.tasks.classify.answering import Classifier
 from tintype.verbs.predict.files import list_images
+from tintype.verbs.predict.inputs import num_decoders
 from tintype.verbs.predict.opening import open_model
-from tintype.verbs.predict.pipeline import answered, num_decoders
+from tintype.verbs.predict.pipeline import answered
 
 
 def speed(count: int, work: Callable[[], object]) -> float:

@@ -1,12 +1,13 @@
 """Throughput and latency of `tintype serve` under many clients, against handling one request at a time.
 
     python benchmarks/serve.py [--run runs/digits] [--clients 32] [--seconds 8] [--rounds 3]
+    python benchmarks/serve.py --run digits.onnx --clients 1 8 32 64 --services batched
 
 Three services are loaded in turn, round after round, so that whatever else the machine does meets
 all of them: `plain`, a FastAPI handler that decodes and computes each request by itself; `single`,
 tintype with batches of one; `batched`, tintype as it is by default. Servers and load generator are
 processes of their own. Every answer is compared with that of `Run.predict`: the same class,
-probabilities within 1e-5.
+probabilities within 1e-5. The first answer is timed from the start of the process.
 """
 
 from __future__ import annotations
@@ -153,21 +154,19 @@ def photos_of(run: Path) -> list[tuple[bytes, dict[str, float]]]:
     import numpy as np
     from PIL import Image
 
-    import tintype
-    from tintype.verbs.predict.opening import open_run
+    from tintype.verbs.predict.opening import open_model
 
-    opened = tintype.load(str(run))
-    how = opened.read("model.json")["preprocessing"]
+    predictor = open_model(run, "auto" if run.suffix == ".onnx" else "cpu")
     found = []
     for i in range(NUM_PHOTOS):
         small = np.random.default_rng(i).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         picture = Image.fromarray(small).resize(
-            (how["width"], how["height"]), Image.Resampling.BICUBIC
+            (predictor.width, predictor.height), Image.Resampling.BICUBIC
         )
         buffer = BytesIO()
-        picture.convert("L" if how["channels"] == 1 else "RGB").save(buffer, "PNG")
+        picture.convert("L" if predictor.channels == 1 else "RGB").save(buffer, "PNG")
         found.append(buffer.getvalue())
-    answers = open_run(opened, "cpu").predict(found)
+    answers = predictor.predict(found)
     return [
         (request_of(photo), dict(zip(answer.class_names, map(float, answer.probs), strict=True)))
         for photo, answer in zip(found, answers, strict=True)
@@ -227,18 +226,27 @@ class Running:
         ]
         if kind == "plain":
             command = [sys.executable, __file__, "--plain", str(self.port), "--run", str(run)]
+        self.started = time.perf_counter()
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def __enter__(self) -> Running:
-        for _ in range(600):
+        for _ in range(6000):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz").read()
                 return self
             except OSError:
                 if self.process.poll() is not None:
                     break
-                time.sleep(0.1)
+                time.sleep(0.01)
         raise SystemExit("the service did not start")
+
+    def first_answer(self, photos: list[tuple[bytes, dict[str, float]]]) -> float:
+        """Return the seconds from the start of the process to its first answer."""
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(photos[0][0])
+            while b"predictions" not in connection.recv(65_536):
+                pass
+        return time.perf_counter() - self.started
 
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -252,7 +260,8 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, help="run folder of a classifier; by default digits are trained"
     )
-    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--clients", type=int, nargs="+", default=[32])
+    parser.add_argument("--services", nargs="+", choices=SERVICES, default=SERVICES)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plain", type=int, metavar="PORT", help=argparse.SUPPRESS)
@@ -265,24 +274,38 @@ def main() -> None:
         if args.run is None:
             train = [sys.executable, "-m", "tintype", "train", "digits", "--out", folder]
             subprocess.run(train, check=True, stdout=subprocess.DEVNULL)
-        measure(run, args.clients, args.seconds, args.rounds)
+        measure(run, args.clients, args.services, args.seconds, args.rounds)
 
 
-def measure(run: Path, clients: int, seconds: float, rounds: int) -> None:
+def measure(
+    run: Path, clients: list[int], services: list[str], seconds: float, rounds: int
+) -> None:
     """Load each service in turn, and print what came of it."""
     photos = photos_of(run)
-    results: dict[str, list[Load]] = {kind: [] for kind in SERVICES}
+    found: dict[int, dict[str, list[Load]]] = {
+        count: {kind: [] for kind in services} for count in clients
+    }
+    first: dict[str, list[float]] = {kind: [] for kind in services}
     with ProcessPoolExecutor(1) as generator:
         for _ in range(rounds):
-            for kind in SERVICES:
+            for kind in services:
                 with Running(kind, run) as service:
-                    generator.submit(load, service.port, photos, clients, 1.0).result()  # warm
-                    results[kind].append(
-                        generator.submit(load, service.port, photos, clients, seconds).result()
-                    )
-    print(
-        f"{run.name}, {clients} clients, {rounds} x {seconds:g} s, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    )
+                    first[kind].append(service.first_answer(photos))
+                    for count in clients:
+                        generator.submit(load, service.port, photos, count, 1.0).result()  # warm
+                        found[count][kind].append(
+                            generator.submit(load, service.port, photos, count, seconds).result()
+                        )
+    print(f"{run.name}, {rounds} x {seconds:g} s, {os.cpu_count()} cores")
+    for kind, taken in first.items():
+        print(f"{kind:>8}: first answer after {statistics.median(taken):.2f} s")
+    for count, results in found.items():
+        print(f"{count} clients")
+        tell(results)
+
+
+def tell(results: dict[str, list[Load]]) -> None:
+    """Print what the services answered to one number of clients."""
     for kind, loads in results.items():
         latencies = sorted(1000 * each for one in loads for each in one.latencies)
         median, p99 = statistics.median(latencies), latencies[int(0.99 * len(latencies))]
@@ -293,7 +316,8 @@ def measure(run: Path, clients: int, seconds: float, rounds: int) -> None:
         print(
             f"{kind:>8}: {speed}, median {median:.1f} ms, p99 {p99:.1f} ms, {answers:,} answers, {wrong} wrong, {lost} lost"
         )
-    for kind in SERVICES[:2]:
+    others = [kind for kind in results if kind != "batched"] if "batched" in results else []
+    for kind in others:
         ratios = sorted(
             b.per_second / a.per_second
             for a, b in zip(results[kind], results["batched"], strict=True)
