@@ -196,7 +196,7 @@ def _add_pages(
 
     @cache
     def docs() -> bytes:
-        """Return the page of the documentation: made when it is first asked for, which takes long."""
+        """Return the page of the documentation, made when it is first asked for."""
         template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
             (folder / "docs.html").read_text("utf-8")
         )
