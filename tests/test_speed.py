@@ -19,9 +19,8 @@ from tintype.verbs.speed import PHOTO, Prediction, Speed, Steps, matrix_speed
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look as shortly as can be, and take a small network for that of photos."""
+    """Look as shortly as can be."""
     monkeypatch.setattr(speed, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(speed, "FEW_PHOTOS", 20)
 
 
 @pytest.mark.slow
@@ -36,13 +35,10 @@ def test_doctor_measures_and_predicts(tt):
     assert [prediction["command"] for prediction in predictions] == [
         "tintype train digits",
         "tintype train cifar10",
-        "tintype train 1,000 photos",
-        "tintype train 1,000 photos again",
     ]
     for prediction in predictions:
         assert all(seconds >= 0 for seconds in prediction["parts"].values())
         assert prediction["seconds"] == pytest.approx(sum(prediction["parts"].values()))
-    assert predictions[3]["seconds"] < predictions[2]["seconds"]
 
 
 def test_a_prediction_counts_steps_evaluations_and_the_final_figures():
@@ -51,20 +47,6 @@ def test_a_prediction_counts_steps_evaluations_and_the_final_figures():
     found = steps.prediction("tintype train it", around=7.0)
     assert found.parts == {"around": 7.0, "training": 25 * 2.0 + 3 * 2.0, "measuring": 5.0}
     assert found.seconds == 68.0
-
-
-def test_more_photos_take_as_much_longer_as_they_are_decoded_and_looked_at():
-    measured = {
-        "photos, decoded, per second": 100.0,
-        f"photos, {speed.INSTALLED}, per second": 50.0,
-        "product of matrices, fp32, GFLOP/s": 100.0,
-    }
-    few = 5.0 + speed.FEW_PHOTOS * (0.01 + 0.04)
-    first, again = speed._of_photos(measured, few)
-    assert first.parts["around"] == pytest.approx(5.0)
-    assert first.parts["decoding"] == pytest.approx(10.0)
-    assert first.parts["network"] == pytest.approx(40.0)
-    assert first.seconds - again.seconds == pytest.approx(50.0)
 
 
 def test_the_usual_sizes_of_cifar10_are_predicted_from_made_images(tmp_path):

@@ -30,7 +30,7 @@ from tintype.hardware.device import choose_device, choose_precision
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, resolve
 from tintype.runs.folder import RunFolder
-from tintype.training.backbone import INSTALLED, LOOKS
+from tintype.training.backbone import INSTALLED
 from tintype.training.engine import Engine, Plan
 from tintype.training.measure import CLEAN_TRAINING_IMAGES
 from tintype.training.run import plan
@@ -38,16 +38,10 @@ from tintype.training.speed import inference_speed
 
 LOOK_SECONDS = 0.4  # how long each figure of the hardware is measured
 PHOTO = (1024, 768)  # width and height of the photos that are decoded
-FEW_PHOTOS, PHOTOS = 40, 1_000
 
 # Images of CIFAR-10 as the recipe splits them, with the sample of training images measured at the
 # end.
 CIFAR10 = {"train": 48_000, "val": 2_000, "test": 10_000}
-
-
-# Operations that fitting an exact head costs for each photo, as if at the speed of a product of
-# matrices: measured with 1,000 photos of six classes.
-HEAD_WORK = 1e9
 
 
 @dataclass(frozen=True)
@@ -113,18 +107,15 @@ def measure_speed(watcher: Watcher | None = None) -> Speed:
     began = time.perf_counter()
     found = Speed(busy_cores=round(Load().others(), 2))
 
-    watcher.on_work("measuring cores, memory and disk", 0, 4)
+    watcher.on_work("measuring cores, memory and disk", 0, 3)
     _hardware(found.measured)
     _photos(found.measured)
-    watcher.on_work("measuring the training steps", 1, 4)
+    watcher.on_work("measuring the training steps", 1, 3)
     with tempfile.TemporaryDirectory(prefix="tintype-speed-") as folder:
         digits = _steps("digits", Path(folder))
         cifar10 = _steps("cifar10", Path(folder))
-        watcher.on_work("measuring a short training", 2, 4)
+        watcher.on_work("measuring a short training", 2, 3)
         around = _around("digits", "--steps", "1", folder=Path(folder), name="one-step")
-        watcher.on_work("measuring a training on few photos", 3, 4)
-        photos = _few_photos(Path(folder) / "photos")
-        few = _around(str(photos), folder=Path(folder), name="few-photos")
     watcher.close()
 
     found.measured["digits, step, ms"] = digits.step * 1e3
@@ -132,7 +123,6 @@ def measure_speed(watcher: Watcher | None = None) -> Speed:
     found.predictions = [
         digits.prediction("tintype train digits", around),
         cifar10.prediction("tintype train cifar10", around),
-        *_of_photos(found.measured, few),
     ]
     found.seconds = time.perf_counter() - began
     return found
@@ -206,15 +196,6 @@ def _made_photo(number: int) -> bytes:
     return held.getvalue()
 
 
-def _few_photos(folder: Path) -> Path:
-    """Write few photos of two classes; return their folder."""
-    for number in range(FEW_PHOTOS):
-        inner = folder / ("ab"[number % 2])
-        inner.mkdir(parents=True, exist_ok=True)
-        (inner / f"{number}.jpg").write_bytes(_made_photo(number))
-    return folder
-
-
 def _photos(measured: dict[str, float]) -> None:
     photo = _made_photo(0)
     spec = _spec(224)
@@ -243,21 +224,6 @@ def _machine() -> tuple[torch.device, torch.dtype]:
     device, _ = choose_device("auto")
     dtype, _ = choose_precision("auto", device)
     return device, dtype
-
-
-def _of_photos(measured: dict[str, float], few: float) -> list[Prediction]:
-    """Predict a training on many photos from one on few of them."""
-    decoding = 1 / measured["photos, decoded, per second"]
-    looking = LOOKS / measured[f"photos, {INSTALLED}, per second"]
-    around = max(0.0, few - FEW_PHOTOS * (decoding + looking))
-    head = PHOTOS * HEAD_WORK / (measured["product of matrices, fp32, GFLOP/s"] * 1e9)
-
-    first = {"around": around, "decoding": PHOTOS * decoding, "network": PHOTOS * looking}
-    command = f"tintype train {PHOTOS:,} photos"
-    return [
-        Prediction.of(f"{command}", **first, head=head),
-        Prediction.of(f"{command} again", around=around, head=head),
-    ]
 
 
 # ---- trainings -----------------------------------------------------------------------------------
