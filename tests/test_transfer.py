@@ -576,7 +576,7 @@ def test_without_weights_at_hand_a_network_is_trained_from_scratch_and_says_why(
 
 def test_time_decides_between_fine_tuning_and_a_head(digit_files, weights, monkeypatch):
     monkeypatch.setattr(automatic, "FEWEST_TO_FINE_TUNE", 10)
-    # 84 training images: 2.5 s an epoch
+    # 84 training images: 4.2 s an epoch
     monkeypatch.setattr(automatic, "inference_speed", lambda *_: 100.0)
     fields = {"weights": str(weights), "image_size": 32, "watcher": Watcher()}
     long = api.plan(str(digit_files), time="2m", **fields).recipe
