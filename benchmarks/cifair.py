@@ -44,8 +44,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     test = test_names(np.load(arguments.test_labels))
-    with lzma.open(arguments.train_order, "rt") as file:
-        train = [row["file"] for row in csv.DictReader(file)]
+    order = lzma.decompress(arguments.train_order.read_bytes()).decode()
+    train = [row["file"] for row in csv.DictReader(order.splitlines())]
     pairs = [
         (where, JUDGED[row["Judgment"]], test[int(row["TestID"])], second[int(row["TrainID"])])
         for (where, name), second in zip(LISTS.items(), (train, test), strict=True)

@@ -333,7 +333,8 @@ def doctor(
     speed: Annotated[
         bool,
         typer.Option(
-            "--speed", help="Measure the machine in some 20 s and predict how long trainings take."
+            "--speed",
+            help="Measure the machine in half a minute and predict how long trainings take.",
         ),
     ] = False,
     as_json: Json = False,

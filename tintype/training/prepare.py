@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tintype.augment.spec import resolve
 from tintype.data import open_data
 from tintype.data.decode import Resize
 from tintype.data.glance import glance
@@ -199,6 +200,7 @@ def prepare(
         device, dtype, more = _choose_machine(recipe)
         choices += more
         _refuse_unmeasured(recipe)
+        _refuse_augmentation(recipe)
 
         # The model comes before the data: its preprocessing says how images are read.
         recipe, more = choose_model(
@@ -235,6 +237,11 @@ def _choose_machine(recipe: Recipe) -> tuple[torch.device, torch.dtype, list[Cho
     device, of_device = choose_device(recipe.device)
     dtype, of_precision = choose_precision(recipe.precision, device)
     return device, dtype, [memory, of_device, of_precision]
+
+
+def _refuse_augmentation(recipe: Recipe) -> None:
+    """Refuse an augmentation that cannot be read before any image is."""
+    resolve(recipe.augment)
 
 
 def _refuse_unmeasured(recipe: Recipe) -> None:
