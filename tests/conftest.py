@@ -45,6 +45,19 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 Answer = tuple[int, str, str]  # exit code, output, errors
 
 
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Fail a test after which this process computes on another number of threads.
+
+    The tests after it would compare other last bits.
+    """
+    before = int(os.environ["OMP_NUM_THREADS"])
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before, f"{after} threads are left, and {before} were there"
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Recipe]:
     """Return a function that makes the recipe of a run of a fraction of a second; its arguments are

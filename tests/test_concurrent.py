@@ -221,7 +221,7 @@ def test_a_job_that_is_under_way_is_not_gone_on_with(tmp_path):
         Output(tmp_path / "p.jsonl", ClassRows(), resume=True)
     first.close()
     second = Output(tmp_path / "p.jsonl", ClassRows(), resume=True)
-    assert len(second.done) == 1
+    assert second.done.count == 1
     second.release()
 
 

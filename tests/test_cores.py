@@ -38,6 +38,7 @@ class Others:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch):
     """Return a function that makes this a machine of some cores, of which others keep some busy."""
+    before = torch.get_num_threads()
 
     def make(num: int, busy: float, *, may_use: int | None = None) -> Others:
         for name in GIVEN:
@@ -49,7 +50,8 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda: num)
         return others
 
-    return make
+    yield make
+    torch.set_num_threads(before)  # a run puts back what it was shown
 
 
 @pytest.mark.parametrize(
