@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
@@ -28,6 +29,9 @@ from tintype.augment.spec import ALIASES, PRESETS, names, parse_augment, resolve
 from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.own_code import is_own
+from tintype.progress import Watcher
+from tintype.recipe import Recipe
+from tintype.training import prepare
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -618,3 +622,11 @@ def test_an_added_function_declares_options_of_any_type(monkeypatch: pytest.Monk
     ):
         with pytest.raises(UserError, match=expected):
             resolve(text)
+
+
+def test_what_cannot_be_read_ends_a_run_before_any_image_is(
+    tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(prepare, "_open", lambda *_: pytest.fail("images were opened"))
+    with pytest.raises(UserError, match="unknown augmentation 'flop'"):
+        prepare.prepare(tiny(augment="flop"), Watcher())
