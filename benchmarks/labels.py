@@ -9,7 +9,7 @@ cifar10_human_labels.csv.xz and cifar100_human_labels.csv.xz, the labels of CIFA
 
 The images are a stated sample, as many of each class. Probabilities are those of `tintype audit`:
 EfficientNet-Lite0 at 128 pixels and linear discriminant analysis, out of fold. On the same
-probabilities cleanlab's `find_label_issues` and `get_label_quality_scores` judge as they do by
+probabilities cleanlab's `find_label_issues` and `get_label_quality_scores` assess as they do by
 default. Precision and recall are of the labels that each flags, average precision of the whole
 ranking; "top" is the precision among as many as the other one flags, in the order of each.
 Differences have 95 % intervals of a bootstrap over the images.
@@ -35,7 +35,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from tintype.verbs.audit.backbone import SIDE, backbone_features
-from tintype.verbs.audit.labels import judge, out_of_sample
+from tintype.verbs.audit.labels import assess, out_of_sample
 
 COLUMNS = {"cifar10": ("aggregate", "first", "worst"), "cifar100": ("noisy",)}
 RESAMPLES = 500
@@ -72,7 +72,7 @@ def measured(features: np.ndarray, given: np.ndarray, clean: np.ndarray) -> Cell
     start = time.perf_counter()
     probabilities = out_of_sample(features, given, int(clean.max()) + 1)
     fitted = time.perf_counter()
-    ours = judge(probabilities, given)
+    ours = assess(probabilities, given)
     judged = time.perf_counter()
     theirs = find_label_issues(given, probabilities, return_indices_ranked_by="self_confidence")
     seconds = {"probabilities": fitted - start, "tintype": judged - fitted}

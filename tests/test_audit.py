@@ -58,10 +58,10 @@ from tintype.verbs.audit.files import blur
 from tintype.verbs.audit.findings import picture_findings
 from tintype.verbs.audit.labels import (
     LabelIssues,
+    assess,
     confident_count,
     confident_joint,
     find_label_issues,
-    judge,
     out_of_sample,
 )
 from tintype.verbs.audit.one_class import label_findings
@@ -404,11 +404,11 @@ def test_confident_joint_by_hand():
     targets = np.array([0, 0, 0, 1, 1, 1])
     assert confident_joint(p, targets).tolist() == [[2, 1], [1, 2]]
     assert confident_count(p, targets) == 2
-    issues = judge(p, targets)
+    issues = assess(p, targets)
     assert issues.rows.tolist() == [2, 5]
     assert issues.suggested.tolist() == [1, 0]
     assert issues.others.tolist() == [1, 3, 0, 4]
-    unjudged = judge(p * [[1], [1], [1], [1], [1], [np.nan]], targets)
+    unjudged = assess(p * [[1], [1], [1], [1], [1], [np.nan]], targets)
     assert sorted([*unjudged.rows, *unjudged.others]) == [0, 1, 2, 3, 4]
 
 
@@ -422,7 +422,7 @@ def test_as_many_labels_look_wrong_as_cleanlab_counts(seed):
     diagonal = np.diag(confident_joint(p, targets))
     assert (confident_joint(p, targets) - joint)[~np.eye(4, dtype=bool)].tolist() == [0] * 12
     assert (diagonal <= np.diag(joint)).all()  # cleanlab counts those that are sure of nothing
-    issues = judge(p, targets)
+    issues = assess(p, targets)
     quality = get_label_quality_scores(targets, p)
     assert (np.diff(quality[issues.rows]) >= 0).all()
     assert (np.diff(quality[issues.others]) >= 0).all()

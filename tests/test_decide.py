@@ -25,7 +25,7 @@ from tintype.errors import UserError
 from tintype.verbs.audit.decide import Desk, deciding
 from tintype.verbs.audit.decisions import Decision, Decisions, decisions_path
 from tintype.verbs.audit.doubts import Doubts
-from tintype.verbs.audit.labels import judge
+from tintype.verbs.audit.labels import assess
 
 JSON = {"Content-Type": "application/json"}
 
@@ -40,7 +40,7 @@ def found(digit_files, tmp_path_factory) -> Audit:
     features = 5.0 * np.eye(10)[inspected.targets]
     sevens = np.flatnonzero(inspected.targets == 7)[:3]
     features[sevens] = [[0, 0, 0, 8 + i, 0, 0, 0, 2, 0, 0] for i in range(3)]
-    issues = judge(softmax(features, axis=1), inspected.targets)
+    issues = assess(softmax(features, axis=1), inspected.targets)
     return dataclasses.replace(audit, doubted=Doubts(inspected, issues, features))
 
 

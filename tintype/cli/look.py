@@ -137,7 +137,7 @@ def audit(
     labels: Annotated[bool, typer.Option(help="Also look for labels that may be wrong.")] = True,
     run: Annotated[
         Path | None,
-        typer.Option(help="Run on this data with --folds, whose models judge the labels."),
+        typer.Option(help="Run on this data with --folds, whose models assess the labels."),
     ] = None,
     decide: Annotated[
         Path | None,

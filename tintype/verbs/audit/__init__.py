@@ -25,7 +25,7 @@ from tintype.verbs.audit.decide import check_list
 from tintype.verbs.audit.doubts import Doubts
 from tintype.verbs.audit.files import Inspected, inspect, squashed
 from tintype.verbs.audit.findings import Finding, Twins, in_colour
-from tintype.verbs.audit.labels import LabelIssues, find_label_issues, judge
+from tintype.verbs.audit.labels import LabelIssues, assess, find_label_issues
 from tintype.verbs.audit.manifest import check_new, write_manifest
 from tintype.verbs.audit.of_run import judgements_of, probabilities_of
 from tintype.verbs.audit.one_class import WEAK, class_findings, label_findings
@@ -228,7 +228,7 @@ def audit(
             that were photographed again; that takes the extra `audit`.
         features: for the labels, in place of simple ones: (N, F) in the order of `Audit.names`, or
             {name: (F,)}.
-        run: a run that was trained on this data with folds; its models judge the labels.
+        run: a run that was trained on this data with folds; its models assess the labels.
         seed: decides on the folds of the cross-validation.
         progress: called as progress(what, done, total) while something takes long; by default a
             bar or lines show it.
@@ -269,7 +269,7 @@ class _Judges:
         inspected.notes.extend(notes)
         return values, False
 
-    def judge(
+    def assess(
         self, inspected: Inspected, twins: Twins, progress: Progress
     ) -> tuple[LabelIssues, Doubts | None, str]:
         """Return the labels that look wrong, all of them in the order of doubt, and what objects
@@ -295,7 +295,7 @@ class _Judges:
                 )
             progress("judging labels", len(inspected), len(inspected))
         else:
-            issues = judge(said, inspected.targets)
+            issues = assess(said, inspected.targets)
         doubted = Doubts(inspected, issues, values) if issues.accuracy >= WEAK else None
         return issues, doubted, effect
 
@@ -316,7 +316,7 @@ def _audit(
 
     one_class = isinstance(inspected.target, Classes)
     if judges.labels and one_class and len(set(inspected.targets.tolist())) > 1:
-        issues, doubted, effect = judges.judge(inspected, twins, progress)
+        issues, doubted, effect = judges.assess(inspected, twins, progress)
 
     found = [
         *checks.unreadable_findings(inspected),

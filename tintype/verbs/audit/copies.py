@@ -124,7 +124,7 @@ class _Looks:
     def judged(self, pairs: np.ndarray, progress: Progress | None) -> SecondLook:
         """Return which pairs (P, 2) of positions are copies, and which show one object."""
 
-        def judge(some: np.ndarray) -> list[Alignment | None]:
+        def assess(some: np.ndarray) -> list[Alignment | None]:
             one, others = self.look(int(some[0, 0])), [self.look(int(j)) for j in some[:, 1]]
             return alignment.align_all(one, others)
 
@@ -134,7 +134,7 @@ class _Looks:
         chunks = np.split(pairs, np.flatnonzero(np.diff(pairs[:, 0])) + 1) if len(pairs) else []
         with alignment.single_threaded(), ThreadPoolExecutor(num_cores()) as pool:
             done = 0
-            for chunk, found in zip(chunks, pool.map(judge, chunks), strict=True):
+            for chunk, found in zip(chunks, pool.map(assess, chunks), strict=True):
                 for (i, j), aligned in zip(chunk.tolist(), found, strict=True):
                     if aligned is not None and aligned.is_copy:
                         copies.append(self._pair(i, j, aligned))

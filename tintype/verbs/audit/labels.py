@@ -51,7 +51,7 @@ def find_label_issues(
     *,
     only_very_sure: bool = False,
 ) -> LabelIssues:
-    """Judge every label by a linear head on features, cross-validated.
+    """Assess every label by a linear head on features, cross-validated.
 
     Args:
         features: (N, F) float; one row for each image.
@@ -59,17 +59,17 @@ def find_label_issues(
         groups: (N,) int; images of one group are in the same fold, so that a copy cannot vouch for
             its twin.
         seed: decides on the folds.
-        only_very_sure: as of `judge`.
+        only_very_sure: as of `assess`.
     """
     num_labels = int(targets.max()) + 1
     probabilities = out_of_sample(features, targets, num_labels, groups, seed)
-    return judge(probabilities, targets, only_very_sure=only_very_sure)
+    return assess(probabilities, targets, only_very_sure=only_very_sure)
 
 
-def judge(
+def assess(
     probabilities: np.ndarray, targets: np.ndarray, *, only_very_sure: bool = False
 ) -> LabelIssues:
-    """Judge every label by what a classifier that has not seen the image says.
+    """Assess every label by what a classifier that has not seen the image says.
 
     As many labels look wrong as confident learning counts; which ones, the probability of the label
     decides. What the classifier says counts only where it is sure: the other class must lead by at
