@@ -30,7 +30,7 @@ import tintype
 from tintype.pages.report import write_report
 from tintype.verbs.audit.decide import deciding
 from tintype.verbs.audit.doubts import Doubts
-from tintype.verbs.audit.labels import judge
+from tintype.verbs.audit.labels import assess
 from tintype.verbs.board import make_server
 from tintype.verbs.serve import server
 from tintype.verbs.serve.app import make_app
@@ -541,7 +541,7 @@ def desk(digit_files: Path, tmp_path: Path, monkeypatch) -> Iterator[tuple[str, 
     features = 5.0 * np.eye(10)[inspected.targets]
     sevens = np.flatnonzero(inspected.targets == 7)[:2]
     features[sevens] = 9.0 * np.eye(10)[3] + np.eye(10)[[7, 8]]
-    doubts = Doubts(inspected, judge(softmax(features, axis=1), inspected.targets), features)
+    doubts = Doubts(inspected, assess(softmax(features, axis=1), inspected.targets), features)
     with deciding(doubts, tmp_path / "decided.csv", 0) as (running, address):
         thread = threading.Thread(target=running.serve_forever, args=(0.05,))
         thread.start()
