@@ -310,6 +310,12 @@ class Recipe(BaseModel, metaclass=_ByName):
         gt=0,
         description="Parts into which a batch is divided to save memory.",
     )
+    parts: int = Field(
+        default=1,
+        gt=0,
+        description="Parts of a batch that processes may share, a power of two. Equal parts give "
+        "equal bits, however many processes there are.",
+    )
     optimizer: Reference = Field(
         default="adamw",
         description="Optimizer that updates the weights: sgd, adam, adamw, muon, or your own, a "
@@ -651,6 +657,10 @@ class Recipe(BaseModel, metaclass=_ByName):
             raise ValueError("give epochs or steps, not both")
         if self.accumulate > self.batch_size:
             raise ValueError("accumulate cannot be larger than batch_size")
+        if self.parts & (self.parts - 1):
+            raise ValueError(f"parts is {self.parts}; expected a power of two: 1, 2, 4, 8")
+        if self.parts * self.accumulate > self.batch_size:
+            raise ValueError("parts times accumulate cannot be larger than batch_size")
         return self
 
     @model_validator(mode="wrap")

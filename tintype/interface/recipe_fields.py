@@ -44,6 +44,8 @@ class RecipeFields(TypedDict, total=False):
         batch_size: Images per step.
         sampling: shuffle takes each image once per epoch, balanced each class equally often.
         accumulate: Parts into which a batch is divided to save memory.
+        parts: Parts of a batch that processes may share, a power of two. Equal parts give equal
+            bits, however many processes there are.
         optimizer: Optimizer that updates the weights: sgd, adam, adamw, muon, or your own, a
             function of params and lr: my_optimizer.py:make.
         lr: Peak learning rate. auto measures it in a range test before training.
@@ -201,6 +203,7 @@ class RecipeFields(TypedDict, total=False):
     batch_size: int
     sampling: Literal["shuffle", "balanced"]
     accumulate: int
+    parts: int
     optimizer: str | Callable[..., Any]
     lr: float | Literal["auto"]
     momentum: float

@@ -69,12 +69,17 @@ class StepContext:
         progress: the part of the run, 0..1, that lies behind.
         generator: the source of every random number that the step draws. Whatever draws from
             elsewhere breaks the promise that a resumed run ends bit-equal.
+        part: which part of the batch the loss is of.
+        parts: how many parts the batch has. With several, a loss decides nothing by what it sees:
+            `Task.decide` does, once all parts are done.
     """
 
     step: int
     epoch: int
     progress: float
     generator: torch.Generator
+    part: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ class Task(ABC):
         weighs_images: whether the loss reads the weights of a batch.
         recognises_others: whether the run records what its images have in common, so that images
             of another kind show.
+        stateful: modules beside the networks whose buffers the loss may change.
         warnings: what has gone wrong so far, in the user's words. An evaluation may add to it.
         choices: what was decided while the networks were built, with the reasons; they are printed.
         groups: the group of each image that belongs together with others, by the image's name.
@@ -176,6 +182,7 @@ class Task(ABC):
     log_every_step: bool = False
     weighs_images: bool = False
     recognises_others: bool = False
+    stateful: Sequence[nn.Module] = ()
     warnings: Sequence[str] = ()
     choices: Sequence[Choice] = ()
 
@@ -211,6 +218,20 @@ class Task(ABC):
         The loss is a scalar with a gradient, the mean over the images of the batch: that of
         weight times loss, where the batch has weights.
         """
+
+    def decide(self, phase: Phase, logged: dict[str, Tensor], num_images: int) -> dict[str, Tensor]:
+        """Decide what follows from all parts of a batch; return the scalars to log.
+
+        It is called after a phase whose batch has several parts. An adaptive strength moves here,
+        by scalars that the losses have logged for it.
+
+        Args:
+            phase: which of them.
+            logged: the scalars that the losses returned, each the mean over the batch.
+            num_images: of the batch.
+        """
+        del phase, num_images
+        return logged
 
     def figures(self, network: nn.Module, source: ImageSource) -> dict[str, Any]:
         """Return the figures of `evaluate`, for evaluations during training.

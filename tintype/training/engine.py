@@ -36,8 +36,9 @@ from tintype.recipe import Recipe
 from tintype.runs.checkpoint import load_checkpoint, save_checkpoint
 from tintype.runs.folder import RunFolder
 from tintype.seeds import fold, seed_generators
-from tintype.tasks.task import StepContext, Task
+from tintype.tasks.task import Phase, StepContext, Task
 from tintype.training.order import Order, batches
+from tintype.training.parts import Parts, pieces
 from tintype.training.signals import caught_signals
 from tintype.training.speed import Pace
 
@@ -230,6 +231,7 @@ class Engine:
             name: [p for p in network.parameters() if p.requires_grad]
             for name, network in task.networks.items()
         }
+        self.parts = Parts(recipe.parts, [*task.networks.values(), *task.stateful])
         main = task.networks[task.main]
         averages = recipe.ema and not recipe.options.without_steps
         self.average = WeightAverage(main, recipe.ema) if averages else None
@@ -401,33 +403,20 @@ class Engine:
         recipe = self.recipe
         task = self.task
         logged: dict[str, Tensor] = {}
-        seed_generators(fold(recipe.seed, "step", self.step), self.device)  # dropout
+        if recipe.parts == 1:
+            seed_generators(fold(recipe.seed, "step", self.step), self.device)  # dropout
 
         for phase in task.phases:
             if self.step % phase.every or self.step / plan.total_steps < phase.start:
                 continue
             self._hold_still_all_but(phase.network)
-            generator = torch.Generator(batch.images.device).manual_seed(
-                fold(recipe.seed, phase.name, self.step)
-            )
-            context = StepContext(
-                self.step,
-                self.step * plan.batch_size // plan.num_images,
-                self.step / plan.total_steps,
-                generator,
-            )
             network = task.networks[phase.network]
             optimizers = self.optimizers[phase.network]
 
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            for part, share in _parts(batch, recipe.accumulate):
-                with self._named():
-                    loss, more = task.loss(phase, part, context)
-                    (loss * share).backward()
-                name = "loss" if len(task.phases) == 1 else f"loss_{phase.name}"
-                for key, value in {name: loss, **more}.items():
-                    logged[key] = logged.get(key, 0.0) + value.detach() * share
+            for key, value in self._gradients(phase, batch, plan).items():
+                logged[key] = logged[key] + value if key in logged else value
 
             if recipe.clip:
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
@@ -439,6 +428,43 @@ class Engine:
         if self.average:
             self.average.update(task.networks[task.main])
         return logged
+
+    def _gradients(self, phase: Phase, batch: Batch, plan: Plan) -> dict[str, Tensor]:
+        """Leave the gradient of a batch in the weights of a phase; return the scalars to log."""
+        recipe = self.recipe
+        task = self.task
+
+        def backward(part: Batch, number: int, total: int) -> dict[str, Tensor]:
+            of_part: tuple[int, ...] = () if recipe.parts == 1 else (number,)
+            if of_part:
+                seed_generators(
+                    fold(recipe.seed, "step", self.step, phase.name, number), self.device
+                )
+            generator = torch.Generator(part.images.device).manual_seed(
+                fold(recipe.seed, phase.name, self.step, *of_part)
+            )
+            context = StepContext(
+                self.step,
+                self.step * plan.batch_size // plan.num_images,
+                self.step / plan.total_steps,
+                generator,
+                part=number,
+                parts=recipe.parts,
+            )
+
+            logged: dict[str, Tensor] = {}
+            for piece in pieces(part, recipe.accumulate):
+                share = len(piece.targets) / total
+                with self._named():
+                    loss, more = task.loss(phase, piece, context)
+                    (loss * share).backward()
+                name = "loss" if len(task.phases) == 1 else f"loss_{phase.name}"
+                for key, value in {name: loss, **more}.items():
+                    logged[key] = logged.get(key, 0.0) + value.detach() * share
+            return logged
+
+        logged = self.parts.gradients(batch, self.trainable[phase.network], backward)
+        return logged if recipe.parts == 1 else task.decide(phase, logged, plan.batch_size)
 
     def _named(self) -> AbstractContextManager[None]:
         """Say of an error in the block that it may be one of the user's own code, if there is."""
@@ -826,17 +852,6 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - started
-
-
-def _parts(batch: Batch, count: int) -> list[tuple[Batch, float]]:
-    """Cut a batch into `count` parts, each with its share of the images."""
-    if count == 1:
-        return [(batch, 1.0)]
-    total = len(batch.targets)
-    images, targets, index = (tensor.tensor_split(count) for tensor in batch[:3])
-    weights = [None] * count if batch.weights is None else batch.weights.tensor_split(count)
-    columns = zip(images, targets, index, weights, strict=True)
-    return [(Batch(*column), len(column[1]) / total) for column in columns]
 
 
 def _learning_rates(optimizer: torch.optim.Optimizer) -> list[float]:

@@ -391,12 +391,21 @@ def _check(recipe: Recipe, plan: Plan, task: Task) -> None:
 
 
 def _check_batches(recipe: Recipe, plan: Plan, task: Task) -> None:
+    at_once = plan.batch_size // (recipe.parts * recipe.accumulate)
+    if not at_once and not recipe.options.without_steps:
+        raise UserError(
+            f"a batch of {plan.batch_size} images cannot have {recipe.parts} parts"
+            + (f" of {recipe.accumulate} (accumulate)" if recipe.accumulate > 1 else "")
+            + ". Expected an image for each at least."
+        )
+
     layers = [m for network in task.networks.values() for m in network.modules()]
     has_norm = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in layers)
-    if has_norm and plan.batch_size // recipe.accumulate < 2:
+    if has_norm and at_once < 2:
+        fewer = "fewer parts" if recipe.parts > 1 else "a smaller accumulate"
         raise UserError(
             f"model {recipe.model} has batch norm, which needs at least 2 images at once. "
-            "Try a larger --batch-size or a smaller accumulate."
+            f"Try a larger --batch-size or {fewer}."
         )
 
 

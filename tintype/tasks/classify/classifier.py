@@ -255,6 +255,11 @@ class Classify(Task):
         mixed = self.one_hot or not MIXING.isdisjoint(self.augment.options)
         return self.spec.target.mixable(targets) if mixed else targets
 
+    @property
+    def stateful(self) -> list[nn.Module]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        module = None if self.own_loss is None else self.own_loss.module
+        return [] if module is None else [module]
+
     def state(self) -> dict[str, Any]:
         return {} if self.own_loss is None else self.own_loss.in_checkpoint()
 

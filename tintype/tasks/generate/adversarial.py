@@ -16,6 +16,8 @@ from tintype.tasks.generate.objective import Objective
 from tintype.tasks.generate.trouble import Trouble
 from tintype.tasks.task import Phase, StepContext
 
+SIGNS = "signs"  # of the logits of real images, for `Adversarial.decide`
+
 
 class Adversarial:
     """The losses of "generator" and "discriminator", and the penalties between them.
@@ -87,16 +89,30 @@ class Adversarial:
                 fake_logits = discriminator(self._changed(fake, context), labels)
 
         loss = losses.discriminator_loss(self.objective.loss, real_logits, fake_logits) + penalty
+        right = self._share_right(real_logits.detach(), fake_logits.detach())
+        logged = {"discriminator_accuracy": right}
+        if context.parts > 1:  # `decide` sees them all
+            return loss, {**logged, SIGNS: real_logits.detach().float().sign().mean()}
+
         if self.strength:
             self.strength.see(real_logits)
-
-        right = self._share_right(real_logits.detach(), fake_logits.detach())
         self.trouble.see(right)
-        logged = {"discriminator_accuracy": right}
-        if self.strength:
-            logged["augment_probability"] = torch.tensor(self.strength.probability)
+        return loss, {**logged, **self._strength_logged()}
 
-        return loss, logged
+    def decide(self, logged: dict[str, Tensor], num_images: int) -> dict[str, Tensor]:
+        """Watch what all parts of a batch have shown the discriminator, and adapt the strength."""
+        if SIGNS not in logged:
+            return logged
+        signs = logged.pop(SIGNS) * num_images
+        if self.strength:
+            self.strength.count_signs(signs, num_images)
+        self.trouble.see(logged["discriminator_accuracy"])
+        return {**logged, **self._strength_logged()}
+
+    def _strength_logged(self) -> dict[str, Tensor]:
+        if not self.strength:
+            return {}
+        return {"augment_probability": torch.tensor(self.strength.probability)}
 
     def _fake_for_both(self, labels: Tensor | None, count: int, context: StepContext) -> Tensor:
         """Return images for the discriminator's turn.

@@ -107,8 +107,12 @@ class AdaptiveStrength:
 
     def see(self, real: Tensor) -> None:
         """Take the logits (N,) of a batch of real images into account."""
-        self.signs = self.signs + real.detach().sign().sum()
-        self.count += len(real)
+        self.count_signs(real.detach().sign().sum(), len(real))
+
+    def count_signs(self, signs: Tensor, count: int) -> None:
+        """Take the sum of the signs of a batch of `count` real images into account."""
+        self.signs = self.signs + signs
+        self.count += count
         self.batches += 1
         if self.batches == self.every:
             direction = 1.0 if float(self.signs) / self.count > self.target else -1.0

@@ -248,6 +248,10 @@ class Generate(Task):
             return self._flow_loss(real, labels, context), {}
         return self.adversarial.loss(phase, real, labels, context)
 
+    def decide(self, phase: Phase, logged: dict[str, Tensor], num_images: int) -> dict[str, Tensor]:
+        del phase
+        return self.adversarial.decide(logged, num_images) if self.adversarial else logged
+
     def state(self) -> dict[str, Any]:
         strength = self.adversarial and self.adversarial.strength
         return {**self.trouble.state(), "strength": strength.state() if strength else {}}

@@ -223,6 +223,11 @@ class Regress(Task):
 
         return images, targets, weights
 
+    @property
+    def stateful(self) -> list[nn.Module]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        module = None if self.own_loss is None else self.own_loss.module
+        return [] if module is None else [module]
+
     def state(self) -> dict[str, Any]:
         return {} if self.own_loss is None else self.own_loss.in_checkpoint()
 

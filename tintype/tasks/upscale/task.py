@@ -282,8 +282,8 @@ class Upscale(Task):
 
         self.adversarial_from = adversarial_from
         self.distance: PerceptualDistance | None = None
-        # enlarged and real patches, for the discriminator's turn
-        self._made: tuple[Tensor, Tensor] | None = None
+        # enlarged and real patches of each part, for the discriminator's turn
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
         self.spec = spec
         self.device = device
         self.dtype = dtype
@@ -320,8 +320,8 @@ class Upscale(Task):
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        if phase.name == "discriminator" and self._made is not None:
-            real, fake = self._judged(*self._made)
+        if phase.name == "discriminator" and context.part in self._made:
+            real, fake = self._judged(*self._made[context.part])
             return discriminator_loss(ADVERSARIAL, real, fake), {
                 "discriminator_accuracy": (real > fake).float().mean()
             }
@@ -335,7 +335,7 @@ class Upscale(Task):
         names = [name for name in self.losses if judged or name != "adversarial"]
         parts = {name: self._part(name, answer, high / 255) for name in names}
         total = sum(self.losses[name] * parts[name] for name in names)
-        self._made = (answer.detach(), high / 255)
+        self._made[context.part] = (answer.detach(), high / 255)
 
         return torch.as_tensor(total), parts if len(parts) > 1 else {}
 
