@@ -37,7 +37,7 @@ from tintype.recipe import read_recipe
 from tintype.tasks.regress.transfer import fit_linear
 from tintype.tasks.task import StepContext
 from tintype.training import run as training
-from tintype.training.engine import _parts
+from tintype.training.parts import pieces
 
 X, y = load_digits(return_X_y=True)
 X = np.rint(X.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -668,7 +668,7 @@ def test_mixed_images_have_mixed_weights():
 def test_parts_of_a_batch_have_their_weights():
     splits = opened((X, y), sample_weight=weights_for(1797))
     batch = splits.train.take(torch.arange(10))
-    parts = [part for part, _ in _parts(batch, 3)]
+    parts = pieces(batch, 3)
     assert torch.cat([part.weights for part in parts]).tolist() == batch.weights.tolist()
 
 
