@@ -129,6 +129,26 @@ def test_the_last_maps_are_pooled_by_their_root_mean_square_where_that_is_asked(
     torch.testing.assert_close(features[:, 112:], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_what_lies_between_the_ends_of_stages_is_pooled_where_that_is_asked(two_looks):
+    _, theirs = two_looks
+    options = {"stages": 2, "each_block": True}
+    ours = build_model("efficientnet_lite0", spec(side=96, num_classes=7), options, seed=0).eval()
+    ours.load_state_dict(ours.state_dict() | theirs.state_dict())
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(3))
+
+    with torch.no_grad():
+        maps = theirs.bn1(theirs.conv_stem(images))
+        pooled = []
+        for block in theirs.blocks:
+            maps = block(maps)
+            pooled.append(maps.mean((2, 3)))
+        expected = torch.cat([*pooled[4:], theirs(images)], 1)
+        features = backbone_parts(ours, spec(side=96, num_classes=7)).features(images)
+
+    assert features.shape == (2, 112 + 192 + 320 + 1280)
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_norms_are_folded_where_a_network_looks_twice(two_looks):
     folded = for_inference(two_looks[0], spec(side=96, num_classes=7))
     assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -141,6 +161,7 @@ def test_what_is_pooled_decides_on_the_digest_of_the_features():
         {"scales": [64, 96]},
         {"stages": 2},
         {"stages": 3},
+        {"stages": 2, "each_block": True},
         {"pooling": "rms"},
     ]
     networks = [build_model("efficientnet_lite0", spec(side=96), some, seed=0) for some in choices]
@@ -154,7 +175,7 @@ def test_what_is_pooled_decides_on_the_digest_of_the_features():
 def test_an_exported_network_looks_twice_as_well(format):
     shallow = Size(width=0.25, depth=0.2, dropout=0.0)
     looks = [AtScale(48, 64, scale) for scale in (32, 48)]
-    network = EfficientNetLite(7, shallow, 2, looks).eval()
+    network = EfficientNetLite(7, shallow, (4,), looks).eval()
     images = torch.randn(2, 3, 48, 64)
     with torch.no_grad():
         expected = network(images)

@@ -78,6 +78,7 @@ def build(
     stages: int = 1,
     scales: Sequence[int] = (),
     pooling: Literal["mean", "rms"] = "mean",
+    each_block: bool = False,
 ) -> nn.Module:
     """Return the network with random weights and a head for the classes of `spec`.
 
@@ -93,6 +94,7 @@ def build(
             [224, 320]; the head sees what it finds at each. None: the image as it comes.
         pooling: of the last maps, by their mean as on ImageNet, or by the root of their mean
             square, which gives more weight to where a map responds.
+        each_block: whether the head also sees what lies between the ends of those stages.
 
     Raises:
         ValueError: the images or the scales are too small, there are fewer stages, the dropout is
@@ -113,7 +115,9 @@ def build(
         raise ValueError(f"pooling is {pooling!r}, expected mean or rms.")
 
     looks = [AtScale(spec.height, spec.width, scale) for scale in scales]
-    network = EfficientNetLite(spec.num_classes, size, stages, looks, pooling)
+    ends = ENDS[len(ENDS) + 1 - stages :]
+    between = range(ends[0], len(STAGES)) if each_block and ends else ends
+    network = EfficientNetLite(spec.num_classes, size, tuple(between), looks, pooling)
     return expand_grey(network) if spec.channels == 1 else network
 
 
@@ -124,14 +128,14 @@ class EfficientNetLite(nn.Module):
         self,
         num_classes: int,
         size: Size,
-        stages: int = 1,
+        also_pooled: tuple[int, ...] = (),
         looks: Sequence[AtScale] = (),
         pooling: str = "mean",
     ) -> None:
         super().__init__()
         self.looks = tuple(looks)
         self.pooling = pooling
-        self.also_pooled = ENDS[len(ENDS) + 1 - stages :]
+        self.also_pooled = also_pooled
         self.conv_stem = SameConv2d(3, STEM_WIDTH, 3, stride=2)
         self.bn1 = _norm(STEM_WIDTH)
         self.act1 = nn.ReLU6(inplace=True)
@@ -172,7 +176,7 @@ class EfficientNetLite(nn.Module):
         return f"pooled after {self.also_pooled}, looks {self.looks}{last}"
 
     def _pooled(self, images: Tensor) -> list[Tensor]:
-        """Return the pooled maps (N, F) of the last stages, from first to last."""
+        """Return the pooled maps (N, F) of some blocks and of the head's, from first to last."""
         maps = self.act1(self.bn1(self.conv_stem(images)))
         pooled: list[Tensor] = []
         for number, block in enumerate(self.blocks):
