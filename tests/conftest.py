@@ -6,6 +6,7 @@ scikit-learn's digits.
 
 from __future__ import annotations
 
+import gc
 import locale
 import os
 import tempfile
@@ -38,6 +39,18 @@ from tintype.runs.folder import RunFolder
 # How long an example takes says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+# What is imported stays, and to look through it again and again took a tenth of the suite's time.
+gc.freeze()
+
+
+def _written(_: int) -> None:
+    """Leave what was written to the system: nobody pulls the plug here, and to wait for the disk
+    after each file took longer than most tests compute.
+    """
+
+
+os.fsync = _written
 
 # PyTorch counts no more threads than there are cores unless it is asked.
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
