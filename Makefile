@@ -3,18 +3,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# pip would compile 20,000 files on one core; some cannot be, such as templates.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 # Each process computes on one thread (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
 
-.PHONY: demo test test-fast test-all test-machines test-lowest wheel bench check format browser image clean
+.PHONY: demo test test-fast test-all test-machines test-sse test-lowest wheel bench check format browser image clean
 
 demo: $(VENV)/installed
 	$(BIN)/tintype train digits
 
-test: $(VENV)/installed-dev
-	$(MAKE) --jobs 2 check browser
+# Installing waits for the network, the types and the first machine take one core each, and the
+# second takes all of them.
+test:
+	$(MAKE) --jobs 2 $(VENV)/installed-dev browser
 	$(PYTEST)
-	$(BIN)/python tests/machines.py sse avx2
+	$(MAKE) --jobs 2 check test-sse
+	$(BIN)/python tests/machines.py avx2
 
 test-fast: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow and not exhaustive"
@@ -25,6 +31,9 @@ test-all: $(VENV)/installed-dev check
 # The tests marked "machines" as other machines would run them: make test-machines [COMBINATIONS="sse ascii"].
 test-machines: $(VENV)/installed-dev
 	$(BIN)/python tests/machines.py $(COMBINATIONS)
+
+test-sse: $(VENV)/installed-dev
+	$(BIN)/python tests/machines.py sse
 
 # The same tests with the lowest versions that pyproject.toml allows, in an environment of its own (6 GB).
 test-lowest:
@@ -68,12 +77,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e . -c constraints.txt
+	$(INSTALL) -e . -c constraints.txt
+	$(COMPILE)
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]' -c constraints.txt
-	touch $@
+$(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[dev]' -c constraints.txt
+	$(COMPILE)
+	touch $(VENV)/installed $@
 
 # What tests/test_page.py drives. As root on Debian it is installed; elsewhere, without it, those tests are skipped.
 browser:
