@@ -21,7 +21,6 @@ import types
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -54,8 +53,6 @@ from tintype.verbs.audit import manifest
 from tintype.verbs.predict.files import names_from
 from tintype.verbs.predict.sorting import Sorter, folder_name
 from tintype.verbs.serve import server
-from tintype.verbs.study.declaration import PlannedRun
-from tintype.verbs.study.run_all import _Worker
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -517,26 +514,6 @@ def test_a_process_that_is_spawned_trains_and_returns_its_run(
         run = pool.apply(_train_in_child, (tiny(), str(tmp_path)))
     assert run.path == tmp_path / "child"
     assert run.metrics["test"]["accuracy"] > 0
-
-
-@pytest.mark.slow
-def test_a_worker_that_cannot_be_asked_to_end_saves_its_state(
-    tiny: Callable[..., Any], tmp_path: Path, windows: None
-):
-    """On Windows SIGTERM ends a process at once; the end of its input says the same."""
-    heard: SimpleQueue[Any] = SimpleQueue()
-    worker = _Worker(0, 1, heard)
-    planned = PlannedRun("long", "long", {}, 0, tiny(steps=200_000))
-    try:
-        worker.train(planned, str(tmp_path), "tintype study", None)
-        while heard.get(timeout=60)[1]["event"] != "step":
-            pass
-        worker.stop()
-    finally:
-        worker.wait()
-    assert worker.process.returncode == 0
-    assert RunFolder(tmp_path / "long").status["state"] == "stopped"
-    assert list((tmp_path / "long" / "checkpoints").glob("step-*.safetensors"))
 
 
 # ---- the machine -------------------------------------------------------------------------------------

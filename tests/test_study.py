@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import platform
 import random
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import psutil
 import pytest
 import scipy.stats
 import yaml
@@ -29,6 +31,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 import tintype
 from tintype import cli
 from tintype.errors import UserError
+from tintype.files.lease import Leases
+from tintype.files.whole import write_json
 from tintype.hardware.device import num_cores
 from tintype.plugins import names, study_names
 from tintype.progress import Watcher
@@ -470,66 +474,128 @@ def test_runs_of_another_recipe_are_not_mixed_in(finished):
         )
 
 
-def begin_study(folder: Path, *more: str) -> subprocess.Popen[str]:
-    """Begin the study of the fixture in a process of its own."""
-    file = written(folder, yaml.safe_dump({**GRID, "seeds": 2}), "widths.yaml")
-    return subprocess.Popen(
-        [sys.executable, "-m", "tintype", "study", str(file), "--out", str(folder), *more], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        env={**os.environ, "TINTYPE_CHECKPOINT_SECONDS": "0"}, encoding="utf-8",
-    )  # fmt: skip
+def begun(folder: Path, content: Mapping[str, Any], name: str) -> Study:
+    """Begin a study of which the runs are left to those who join."""
+    return study(content, out=folder, name=name, workers=0, watcher=Watcher())
+
+
+def assert_same_runs(one: Study, other: Study) -> None:
+    assert (one.path / "table.csv").read_bytes() == (other.path / "table.csv").read_bytes()
+    for run in one.runs():
+        for name in ("metrics.csv", "predictions.csv", "model.safetensors"):
+            assert (other.path / run.name / name).read_bytes() == (run.path / name).read_bytes()
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.usefixtures("short_reports")
-def test_a_study_that_is_killed_ends_in_the_same_table(finished, tmp_path):
-    """Killed once while one process trains and once while two do, each time at a random moment of a
-    run.
-    """
+def test_those_who_join_may_be_killed_and_the_table_is_the_same(finished, tmp_path, monkeypatch):
+    """Two at a time join and are killed at random moments, until two are left alive."""
+    from test_kills import Child
+
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("tintype.verbs.study.queue.MOST_DEATHS", 100)
+    begun(tmp_path, {**GRID, "seeds": 2}, "widths")
     moments = random.Random(0)
-    for workers in ("1", str(min(2, num_cores()))):
-        process = begin_study(tmp_path, "--workers", workers)
-        assert process.stdout is not None
-        # the first run begins
-        assert any(line.startswith("[") for line in iter(process.stdout.readline, ""))
-        time.sleep(moments.uniform(0.0, 1.5))
-        process.kill()
-        process.wait()
-        process.stdout.close()
-    again = study(tmp_path / "widths", watcher=Watcher())
-    assert (again.path / "table.csv").read_bytes() == (finished.path / "table.csv").read_bytes()
-    for run in finished.runs():
-        for name in ("metrics.csv", "predictions.csv", "model.safetensors"):
-            assert (again.path / run.name / name).read_bytes() == (run.path / name).read_bytes()
+    codes: list[int] = []
+    while codes[-2:] != [0, 0]:
+        most = 400 if len(codes) < 4 else 0
+        joining = ["study", str(tmp_path / "widths"), "--join"]
+        pair = [Child(joining, tmp_path, moments.randint(0, most)) for _ in range(2)]
+        codes += [child.ended()[0] for child in pair]
+    assert codes.count(-9) >= 2
+    assert_same_runs(finished, Study.open(tmp_path / "widths"))
+    assert not (tmp_path / "widths" / ".leases").exists()
+
+
+def eventually(happens: Callable[[], Any]) -> Any:
+    until = time.monotonic() + 300
+    while not (found := happens()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(num_cores() < 2, reason="two workers need two cores")
-def test_the_number_of_workers_changes_nothing(tmp_path):
+@pytest.mark.usefixtures("short_reports")
+def test_the_number_of_workers_changes_nothing_and_one_that_dies_is_replaced(tmp_path):
     """Where OMP_NUM_THREADS is not set, a worker and this process would take different numbers of
     threads.
     """
     convolution = {"model": "cnn", "model_options": {"widths": [16], "hidden": [16]}}
-    file = written(
-        tmp_path, yaml.safe_dump({"recipe": {**TINY, **convolution}, "seeds": 2}), "two.yaml"
+    content = {"recipe": {**TINY, **convolution, "epochs": 1}, "seeds": 2}
+    one = study(content, out=tmp_path / "one", name="seeds", watcher=Watcher())
+    two = begun(tmp_path / "two", content, "seeds")
+    environment = {**os.environ, "TINTYPE_CHECKPOINT_SECONDS": "0"}
+    for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment.pop(key, None)
+    command = [sys.executable, "-m", "tintype", "study", str(two.path), "--workers", "2"]
+    parent = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
-    unset = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    }
-    for workers in ("1", "2"):
-        subprocess.run(
-            [sys.executable, "-m", "tintype", "study", str(file), "--out", str(tmp_path / workers), "--workers", workers],
-            env=unset, check=True, capture_output=True,
-        )  # fmt: skip
-    one, two = (tmp_path / workers / "two" for workers in ("1", "2"))
-    assert (one / "table.csv").read_bytes() == (two / "table.csv").read_bytes()
-    for seed in (0, 1):
-        for name in ("model.safetensors", "metrics.csv", "predictions.csv"):
-            assert (one / f"two-seed{seed}" / name).read_bytes() == (
-                two / f"two-seed{seed}" / name
-            ).read_bytes()
+    assert parent.stdout is not None
+    assert any(line.startswith("[") for line in iter(parent.stdout.readline, ""))  # a run begins
+    (killed, *_) = Leases(two.path / ".leases").held().values()
+    psutil.Process(killed["process"]).kill()
+    said = parent.communicate()[0]
+    assert parent.returncode == 0, said
+    assert "its process has ended; another one goes on with it" in said
+    assert_same_runs(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there a process that was ended cannot be waited for")
+def test_workers_end_with_the_study_and_save_their_state(tmp_path):
+    """They notice the end of their input, which they also do on Windows."""
+    begun(tmp_path, {"recipe": {**TINY, "epochs": 100_000}}, "long")
+    worker = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tintype.verbs.study.worker",
+            str(tmp_path / "long"),
+            "tintype study",
+        ],
+        stdin=subprocess.PIPE,
+    )
+    leases = Leases(tmp_path / "long" / ".leases")
+    eventually(lambda: any("step" in says for says in leases.held().values()))
+    assert worker.stdin is not None
+    worker.stdin.close()
+    assert worker.wait() == 0
+    assert RunFolder(tmp_path / "long" / "study-seed0").status["state"] == "stopped"
+    assert list((tmp_path / "long" / "study-seed0" / "checkpoints").glob("step-*.safetensors"))
+    assert leases.held() == {}
+
+
+@pytest.mark.usefixtures("short_reports")
+def test_a_run_over_which_processes_end_has_failed_until_it_is_asked_for_again(tmp_path):
+    begun(tmp_path, {"recipe": {**TINY, "model_options": {"hidden": [8]}, "epochs": 1}}, "one")
+    (tmp_path / "one" / ".leases").mkdir()
+    gone = {"machine": platform.node(), "process": 2**22 + 1, "born": 0.0, "deaths": 2}
+    write_json(tmp_path / "one" / ".leases" / "one-seed0.3", gone)
+    joined = study(tmp_path / "one", join=True, watcher=Watcher())
+    (message,) = joined.failures().values()
+    assert message.startswith("3 processes ended over it")
+    assert study(tmp_path / "one", watcher=Watcher()).failures() == {}
+
+
+def test_joining_takes_a_study_as_it_is(tmp_path, capsys):
+    begun(tmp_path, GRID, "widths")
+    for more, wanted in (
+        (["nothing", "--join"], "there is no study to join in"),
+        (["widths", "--join", "--epochs", "3"], "Leave --epochs out"),
+        (["widths", "--join", "--seeds", "3"], "Leave --seeds out"),
+        (["widths", "--join", "--workers", "0"], "Expected a number from 1 on"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["study", *more, "--out", str(tmp_path)])
+        assert end.value.code == 2
+        said = capsys.readouterr().err.strip()
+        assert wanted in said
+        assert len(said.splitlines()) == 1
+    assert not list((tmp_path / "widths").glob("*/recipe.yaml"))
 
 
 def test_a_study_computes_with_one_thread_unless_more_are_asked_for():

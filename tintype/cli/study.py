@@ -61,7 +61,14 @@ def study(
             "--set", metavar="KEY=VALUE", help="Set a field of every run (may be repeated)."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Number of processes that train at once.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(help="Number of processes that train at once; 0 leaves the runs to --join."),
+    ] = 1,
+    join: Annotated[
+        bool,
+        typer.Option("--join", help="Help with a study that was begun, from any machine."),
+    ] = False,
     name: Annotated[
         str | None,
         typer.Option(help="Name of the study's folder (default: the name of the study)."),
@@ -95,13 +102,13 @@ def study(
 
     command = shlex.join(["tintype", *(context.obj or sys.argv[1:])])
     found = studying.study(
-        what, out=out, name=name, seeds=seeds, weights=weights, workers=workers, yes=yes,
-        watcher=watcher, command=command, **changes,
+        what, out=out, name=name, seeds=seeds, weights=weights, workers=workers,
+        join=join, yes=yes, watcher=watcher, command=command, **changes,
     )  # fmt: skip
 
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
-    else:
+    elif workers:
         from rich.console import Console
 
         console = Console(highlight=False, markup=False)

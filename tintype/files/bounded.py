@@ -201,6 +201,8 @@ def refuse_ways_out(folder: Path) -> None:
         try:
             with os.scandir(waiting.pop()) as entries:
                 found = list(entries)
+        except FileNotFoundError:  # renamed since, by a process that works in the folder too
+            continue
         except OSError as error:
             raise UserError(f"cannot read {error.filename or folder}: {error.strerror}.") from None
 

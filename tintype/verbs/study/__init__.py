@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tintype.data.memory import given
 from tintype.errors import UserError
 from tintype.files.names import check_name
+from tintype.files.whole import held
 from tintype.hardware.device import Choice, num_cores
 from tintype.interface.calls import public
 from tintype.interface.lazy import Lazy
@@ -30,6 +31,7 @@ from tintype.verbs.study.confounding import declared_confounding, refuse_idle_di
 from tintype.verbs.study.declaration import MOST_RUNS, Declaration, PlannedRun, refuse_mixed_data
 from tintype.verbs.study.figures import table
 from tintype.verbs.study.folder import StudyFolder
+from tintype.verbs.study.queue import Queue
 from tintype.verbs.study.reading import declare
 from tintype.verbs.study.result import Result, result_of
 from tintype.verbs.study.run_all import most_threads, run_all
@@ -101,8 +103,17 @@ class Study(StudyFolder):
         """
         from tintype.verbs.study.page import write_page
 
+        page = write_page(self, self.result(), watcher or Watcher())
+        # last: a table of all runs as they are says that the page is theirs
         RunFolder(self.path).write_table("table.csv", *table(self))
-        return write_page(self, self.result(), watcher or Watcher())
+        return page
+
+    def is_reported(self) -> bool:
+        """Return whether table and page are there, and of the runs as they are."""
+        header, rows = table(self)
+        now = [dict(zip(header, map(_cell, row), strict=True)) for row in rows]
+        there = (self.path / "study.html").exists()
+        return there and RunFolder(self.path).read_table("table.csv") == now
 
     def lines(self) -> list[console.RenderableType]:
         """Return what the terminal shows at the end."""
@@ -187,6 +198,7 @@ def study(
     seeds: Any = None,
     weights: str | None = None,
     workers: int = 1,
+    join: bool = False,
     yes: bool = False,
     watcher: Watcher | None = None,
     verbose: bool | None = None,
@@ -205,7 +217,9 @@ def study(
         weights: pretrained weights of the runs that start from some: a file, a folder with one for
             each backbone, or none.
         workers: processes that train at once; times the threads of a run not more than there are
-            cores.
+            cores. 0 begins the study and trains nothing: its runs are left to those who join.
+        join: work off what is free of a study that was begun, on this machine or on another that
+            sees its folder.
         yes: begin also with more than 500 runs.
         watcher: where progress is reported.
         verbose: False shows no progress, and keeps libraries silent too.
@@ -222,11 +236,14 @@ def study(
     """
     watcher = display_for(watcher, verbose)
     _, changes = given(None, changes, resumed=True)
-    declaration = declare(what)
-    path = (
-        Path(str(what)) if _is_folder(what) else Path(out) / _folder_name(name or declaration.name)
-    )
-    declaration = declaration.replace(seeds=seeds, weights=weights, **changes)
+    if join:
+        stated = {"seeds": seeds, "weights": weights, **changes}
+        path, declaration = _begun(what, Path(out), name, stated)
+    else:
+        declaration = declare(what)
+        label = _folder_name(name or declaration.name)
+        path = Path(str(what)) if _is_folder(what) else Path(out) / label
+        declaration = declaration.replace(seeds=seeds, weights=weights, **changes)
     _refuse_unranked(declaration)
     if declaration.num_runs > MOST_RUNS and not yes:
         raise UserError(
@@ -237,17 +254,43 @@ def study(
     # earlier studies may continue, whatever they hold
     if not (path / "study.yaml").exists():
         _refuse_what_cannot_be_compared(declaration)
-    if workers < 1:
-        raise UserError(f"workers is {workers}. Expected a number from 1 on.")
+    fewest = 1 if join else 0
+    if workers < fewest:
+        raise UserError(f"workers is {workers}. Expected a number from {fewest} on.")
 
-    if workers > 1 and any(is_in_python(run.recipe.data) for run in declaration.runs()):
+    if (workers != 1 or join) and any(is_in_python(run.recipe.data) for run in declaration.runs()):
         raise UserError(
             "data in memory are those of this process alone. Leave workers out, or write the "
             "images into a folder."
         )
     _refuse_more_threads_than_cores(declaration, path, workers)
     with silence(verbose):
-        return run_study(declaration, path, watcher=watcher, workers=workers, command=command)
+        return run_study(
+            declaration, path, watcher=watcher, workers=workers, join=join, command=command
+        )
+
+
+def _begun(
+    what: Any, out: Path, name: str | None, stated: Mapping[str, Any]
+) -> tuple[Path, Declaration]:
+    """Return the folder of a study that is joined, and what was declared there.
+
+    Raises:
+        UserError: there is none, or it is to be changed.
+    """
+    named = name or (Path(what).stem if isinstance(what, str | Path) else declare(what).name)
+    path = Path(str(what)) if _is_folder(what) else out / _folder_name(named)
+    if not (path / "study.yaml").is_file():
+        raise UserError(
+            f"there is no study to join in {path}: it holds no study.yaml. Begin it first: "
+            "tintype study (--workers 0 trains nothing, and leaves the runs to those who join)."
+        )
+    changed = [key for key, value in stated.items() if value is not None]
+    if changed:
+        raise UserError(
+            f"--join trains {path} as it was declared. Leave --{changed[0].replace('_', '-')} out."
+        )
+    return path, declare(path)
 
 
 def _refuse_unranked(declaration: Declaration) -> None:
@@ -267,6 +310,7 @@ def run_study(
     *,
     watcher: Watcher,
     workers: int = 1,
+    join: bool = False,
     command: str | None = None,
 ) -> Study:
     """Train what is left of the study in the folder `path`, and write its page.
@@ -277,24 +321,48 @@ def run_study(
         UserError: something else is there, or its runs were begun with other recipes.
         Interrupted: stopped by a signal.
     """
+    command = command or f"tintype study {path}"
+    if join:
+        found = Study.open(path)
+        _work_off(found, watcher, workers, command)
+        with interruptible(path), held(path / ".lock"):
+            if not found.is_reported():
+                _close(found, watcher)
+        return found
+
     Study.make_folder(path)
     # before anything is written: another process may train it as it was declared before
     with RunFolder(path).locked():
         found = Study.create(path, declaration)
-        waiting = found.waiting()
-        watcher.note(
-            f"study: {found.path}, {len(found.planned)} runs, "
-            f"{len(found.planned) - len(waiting)} done already"
-        )
         found.save()
-        if waiting:
-            watcher.note(_threads_line(waiting))
-            run_all(found, waiting, watcher, workers, command or f"tintype study {found.path}")
-        with interruptible(found.path):
-            watcher.note(f"page: {found.report(watcher)}")
-        found.save()
-
+        if not workers:
+            watcher.note(f"study: {path}; its runs wait for: tintype study {path} --join")
+            return found
+        found.forget_failures()
+        _work_off(found, watcher, workers, command)
+        with interruptible(path):
+            _close(found, watcher)
     return found
+
+
+def _work_off(found: Study, watcher: Watcher, workers: int, command: str) -> None:
+    waiting = found.waiting()
+    done = len(found.planned) - len(waiting)
+    watcher.note(f"study: {found.path}, {len(found.planned)} runs, {done} done already")
+    if waiting:
+        watcher.note(_threads_line(waiting))
+        run_all(found, watcher, workers, command)
+
+
+def _close(found: Study, watcher: Watcher) -> None:
+    watcher.note(f"page: {found.report(watcher)}")
+    found.save()
+    Queue(found).leases.clear()
+
+
+def _cell(value: Any) -> str:
+    """Return a value as it stands in a CSV file."""
+    return "" if value is None else str(value)
 
 
 def _refuse_more_threads_than_cores(declaration: Declaration, path: Path, workers: int) -> None:

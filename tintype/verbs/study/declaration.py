@@ -174,8 +174,11 @@ class Declaration:
             self, overrides=overrides, seeds=seeds or self.seeds, weights=weights or self.weights
         )
 
-    def to_yaml(self) -> str:
-        """Return the study as YAML, from which it can be read again."""
+    def to_yaml(self, folder: str = "") -> str:
+        """Return the study as YAML, from which it can be read again.
+
+        Where it lies in a `folder` of another name, its own stands in it.
+        """
         vary = {
             factor: {label: changes[factor] for label, changes in levels.items()}
             if is_field(factor)
@@ -183,6 +186,7 @@ class Declaration:
             for factor, levels in self.factors.items()
         }
         content: Changes = {
+            "name": self.name if folder not in ("", self.name) else "",
             "question": self.question,
             "about": list(self.about),
             "recipe": self.recipe,

@@ -4,15 +4,15 @@ runs themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from tintype.errors import UserError
 from tintype.files.bounded import is_temporary, read_json_object, refuse_ways_out
-from tintype.files.whole import write_json, written_whole
+from tintype.files.whole import held, write_json, written_whole
 from tintype.recipe import NEW_RULES, NEW_SPLIT_RULE, Recipe
 from tintype.runs.folder import RunFolder
 from tintype.runs.shapes import fitting
@@ -26,13 +26,14 @@ class StudyFolder:
 
     The record holds, for each run by name: state ("waiting", "running", "finished", "failed",
     "stopped"), the message of a failure, the seconds that it took in all, and the recipe that it
-    was begun with.
+    was begun with. Several processes may write it, each what became of its own runs.
     """
 
     def __init__(self, path: Path, declaration: Declaration) -> None:
         self.path, self.declaration = path, declaration
         self.planned: list[PlannedRun] = _divided_as_before(path, declaration.runs())
-        self.record: dict[str, dict[str, Any]] = self._read_record()
+        self.record: dict[str, dict[str, Any]] = {}
+        self.read_record()
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -77,7 +78,8 @@ class StudyFolder:
         study = cls(path, declaration)
         study._refuse_other_recipes()
         with written_whole(path / "study.yaml") as temporary:
-            temporary.write_text(declaration.to_yaml(), encoding="utf-8")
+            text = declaration.to_yaml(path.resolve().name)
+            temporary.write_text(text, encoding="utf-8")
         return study
 
     def run(self, planned: PlannedRun) -> RunFolder:
@@ -97,26 +99,40 @@ class StudyFolder:
         self, planned: PlannedRun, state: str, *, message: str = "", seconds: float = 0.0
     ) -> None:
         """Write down what became of a run; `seconds` are added to those before."""
-        before = self.record.get(planned.name, {})
-        recipe = planned.recipe.model_dump(mode="json", exclude_unset=True)
-        total = round((before.get("seconds") or 0.0) + seconds, 3)
-        self.record[planned.name] = {
-            "state": state,
-            "message": message,
-            "seconds": total,
-            "recipe": recipe,
-        }
-        self.save()
+        with self._record_to_change() as record:
+            before = record.get(planned.name, {})
+            record[planned.name] = {
+                "state": state,
+                "message": message,
+                "seconds": round((before.get("seconds") or 0.0) + seconds, 3),
+                "recipe": planned.recipe.model_dump(mode="json", exclude_unset=True),
+            }
 
     def save(self) -> None:
-        """Write study.json."""
-        for planned in self.planned:
-            self.record.setdefault(
-                planned.name, {"state": "finished" if self.is_done(planned) else "waiting"}
+        """Write study.json, with the runs that it does not have yet."""
+        with self._record_to_change() as record:
+            for planned in self.planned:
+                if planned.name not in record:
+                    state = "finished" if self.is_done(planned) else "waiting"
+                    record[planned.name] = {"state": state}
+
+    def forget_failures(self) -> None:
+        """Let the runs that have failed be tried again."""
+        with self._record_to_change() as record:
+            for row in record.values():
+                if row.get("state") == "failed":
+                    row["state"] = "waiting"
+
+    @contextmanager
+    def _record_to_change(self) -> Iterator[dict[str, dict[str, Any]]]:
+        """Yield the record as other processes have left it, and write it back."""
+        with held(self.path / ".record.lock"):
+            self.read_record()
+            yield self.record
+            write_json(
+                self.path / "study.json",
+                {"question": self.declaration.question, "runs": self.record},
             )
-        write_json(
-            self.path / "study.json", {"question": self.declaration.question, "runs": self.record}
-        )
 
     def failures(self) -> dict[str, str]:
         """Return why runs failed, by name."""
@@ -135,14 +151,14 @@ class StudyFolder:
             path.name for path in found if path.name not in names and not is_temporary(path)
         )
 
-    def _read_record(self) -> dict[str, dict[str, Any]]:
+    def read_record(self) -> None:
+        """Read study.json, which other processes may have written since."""
         try:
-            return dict(
-                fitting("study.json", read_json_object(self.path / "study.json"))[0]["runs"]
-            )
+            found = fitting("study.json", read_json_object(self.path / "study.json"))[0]
+            self.record = dict(found["runs"])
         # absent, or broken from outside: the runs themselves tell
         except (OSError, ValueError, KeyError):
-            return {}
+            self.record = {}
 
     def _refuse_other_recipes(self) -> None:
         for planned in self.planned:

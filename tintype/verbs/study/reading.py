@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tintype.errors import UserError, unknown_name
+from tintype.files.names import check_name
 from tintype.files.yaml_files import BoundedLoader, read_yaml
 from tintype.own_code import absolute, references_in, with_references
 from tintype.plugins import PACKAGE, study_names
@@ -17,7 +17,7 @@ from tintype.recipe import ALIASES, build, field_names
 from tintype.verbs.study.declaration import Changes, Declaration, checked_seeds, is_field, label_of
 
 STUDIES = PACKAGE / "studies"
-KEYS = ("recipe", "question", "about", "vary", "variants", "seeds", "set", "weights")
+KEYS = ("name", "recipe", "question", "about", "vary", "variants", "seeds", "set", "weights")
 
 
 class _OnceOnly(BoundedLoader):
@@ -53,7 +53,7 @@ def declare(what: str | Path | Mapping[str, Any] | Declaration) -> Declaration:
 
     path = Path(what).expanduser()
     if (path / "study.yaml").is_file():
-        return replace(_read(path / "study.yaml"), name=path.resolve().name)
+        return _read(path / "study.yaml", path.resolve().name)
     if path.suffix in (".yaml", ".yml"):
         return _read(path)
     if str(what) and path.is_dir():
@@ -67,7 +67,7 @@ def declare(what: str | Path | Mapping[str, Any] | Declaration) -> Declaration:
     )
 
 
-def _read(path: Path) -> Declaration:
+def _read(path: Path, name: str = "") -> Declaration:
     try:
         content = read_yaml(path, _OnceOnly)
     except (OSError, UnicodeDecodeError) as error:
@@ -85,11 +85,14 @@ def _read(path: Path) -> Declaration:
         raise UserError(
             f"{path} is not a study: expected `recipe: NAME` and `vary:` with lists of values."
         )
-    return _declaration(path.stem, _beside(content, path.parent), path.parent)
+    return _declaration(name or path.stem, _beside(content, path.parent), path.parent)
 
 
 def _declaration(name: str, content: Mapping[Any, Any], folder: Path) -> Declaration:
     content = {str(key): value for key, value in content.items()}
+    if "name" in content:
+        name = str(content.pop("name"))
+        check_name(name, "study")
     known = {*KEYS, *field_names(), *ALIASES}
     for key in content:
         if key not in known and not ("." in key and is_field(key)):

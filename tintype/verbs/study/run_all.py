@@ -1,30 +1,30 @@
-"""Train the runs of a study, one after another or several at once, and say how long the whole will
-take.
-"""
+"""Train the runs of a study, alone or beside other processes, and say how long the whole takes."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import Any
 
-from tintype.errors import Interrupted
-from tintype.files import system
+from tintype.errors import Interrupted, UserError
+from tintype.files.lease import Lease
 from tintype.progress import Watcher, duration, figures_line
 from tintype.training.signals import interruptible
 from tintype.verbs.study.declaration import PlannedRun
 from tintype.verbs.study.folder import StudyFolder
-from tintype.verbs.study.single import train_one
+from tintype.verbs.study.queue import MOST_DEATHS, Queue
+from tintype.verbs.study.single import LostLeaseError, train_one
 
 SECONDS_TO_SAVE = 60.0  # that a worker is given when the study is stopped
+SECONDS_TO_LOOK = 0.5  # between two looks at what the other processes do
+SECONDS_TO_SHOW = 0.25  # from one step that is shown to the next
 TRAINING_PART = 0.95  # of a run's time; the rest is measuring and the report
+ENDED = "its process has ended; another one goes on with it"
 # Beginnings of a run's notes that are worth a line.
 REPORTED = ("warning", "resumed", "stopped early", "checkpoint", "not bit-equal", "exact")
 
@@ -47,11 +47,32 @@ class Progress:
         self.num_done = len(study.planned) - len(study.waiting())
         self.started: dict[str, float] = {}
         self.parts: dict[str, float] = {}  # of the runs under way, 0..1
+        self._workers_here = workers
+        self._shown_last = ""  # name of the run that the last line was about
+        self._lease: dict[str, int] = {}  # the number of the lease of each run under way
+        self._passed_on: dict[str, int] = {}  # how many of its notes were shown
+
+    def look(self, queue: Queue) -> bool:
+        """Show what has come of the runs since the last look; return whether one is over."""
+        over = queue.look()
+        self.workers = max(self._workers_here, len(queue.held))
+        for planned in queue.left:
+            if says := queue.held.get(planned.name):
+                self._under_way(planned, says)
+        for planned in over:
+            self.end(planned)
+
+        for planned in queue.left:
+            if planned.name in self.started and planned.name not in queue.held:
+                self._forget(planned)
+                if self.study.record.get(planned.name, {}).get("state") == "running":
+                    self._said(planned, ENDED)
+        return bool(over)
 
     def begin(self, planned: PlannedRun) -> None:
         """A run begins."""
+        self._shown_last = planned.name
         self.started[planned.name], self.parts[planned.name] = time.perf_counter(), 0.0
-        self.study.note(planned, "running")
         number = self.study.planned.index(planned) + 1
         self.watcher.note(
             f"[{number} of {len(self.study.planned)}] {planned.variant}, seed {planned.seed}"
@@ -67,28 +88,31 @@ class Progress:
         done = self.num_done + sum(self.parts.values())
         self.watcher.on_runs(done, len(self.study.planned), text, self.seconds_left())
 
-    def end(self, planned: PlannedRun, state: str, message: str, seconds: float) -> None:
-        """A run is over: finished, failed or stopped."""
-        self.started.pop(planned.name, None)
-        self.parts.pop(planned.name, None)
-        self.study.note(planned, state, message=message, seconds=seconds)
+    def end(self, planned: PlannedRun) -> None:
+        """A run is over: finished or failed, as the record says."""
+        if planned.name not in self.started:
+            self.begin(planned)
+        among_others = self._shown_last != planned.name
+        which = f"{planned.variant}, seed {planned.seed}: " if among_others else ""
+        record = self.study.record.get(planned.name, {})
+        seconds = time.perf_counter() - self.started[planned.name]
+        self._forget(planned)
 
-        if state == "finished":
-            self.num_done += 1
-            self.seconds.setdefault(planned.variant, []).append(
-                self.study.record[planned.name]["seconds"]
-            )
-            figures = self.study.run(planned).read("evaluation.json")["splits"]["val"]
-            left = self.seconds_left()
-            rest = f"; {len(self.study.waiting())} left, about {duration(left)}" if left else ""
-            self.watcher.note(f"  {figures_line(figures)} on validation, {duration(seconds)}{rest}")
-        elif state == "failed":
-            self.watcher.note(f"  failed: {message}")
+        if record.get("state") == "failed":
+            self.watcher.note(f"  {which}failed: {record.get('message') or ''}")
+            return
+        self.num_done += 1
+        self.seconds.setdefault(planned.variant, []).append(record.get("seconds") or seconds)
+        figures = self.study.run(planned).read("evaluation.json")["splits"]["val"]
+        left = self.seconds_left()
+        rest = f"; {len(self.study.waiting())} left, about {duration(left)}" if left else ""
+        said = f"{figures_line(figures)} on validation, {duration(seconds)}{rest}"
+        self.watcher.note(f"  {which}{said}")
 
     def remark(self, planned: PlannedRun, line: str) -> None:
         """A run says something; what is worth a line is passed on."""
         if line.startswith(REPORTED):
-            self.watcher.note(f"  {planned.variant}, seed {planned.seed}: {line}")
+            self._said(planned, line)
 
     def seconds_left(self) -> float | None:
         """Return about how long the study will still take, or None where nothing is known yet."""
@@ -108,112 +132,155 @@ class Progress:
 
         return left / self.workers
 
+    def _under_way(self, planned: PlannedRun, says: Mapping[str, Any]) -> None:
+        """Pass on what the holder of a run says of it in its lease."""
+        name, number = planned.name, says["number"]
+        if name not in self.started:
+            self.begin(planned)
+        if self._lease.setdefault(name, number) != number:
+            self._said(planned, ENDED)
+            self._lease[name], self._passed_on[name] = number, 0
+
+        notes = says.get("notes") or []
+        for line in notes[self._passed_on.get(name, 0) :]:
+            self.remark(planned, line)
+        self._passed_on[name] = len(notes)
+        if "step" in says:
+            self.step(planned, says["step"], says["total_steps"], says["loss"])
+
+    def _said(self, planned: PlannedRun, line: str) -> None:
+        self._shown_last = ""
+        self.watcher.note(f"  {planned.variant}, seed {planned.seed}: {line}")
+
+    def _forget(self, planned: PlannedRun) -> None:
+        for known in (self.started, self.parts, self._lease, self._passed_on):
+            known.pop(planned.name, None)
+
     def _elapsed(self) -> dict[str, float]:
         now = time.perf_counter()
         return {name: now - started for name, started in self.started.items()}
 
 
 class _OneRun(Watcher):
-    """Passes on what a run in this process tells."""
+    """Passes on what a run in this process says, to this process and to those who read its lease.
 
-    def __init__(self, progress: Progress, planned: PlannedRun) -> None:
-        self.progress, self.planned = progress, planned
+    Raises:
+        LostLeaseError: at a step, where another process has taken the run over.
+    """
+
+    def __init__(self, progress: Progress, planned: PlannedRun, lease: Lease) -> None:
+        self.progress, self.planned, self.lease = progress, planned, lease
+        self._shown = 0.0
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
+        if self.lease.lost:
+            raise LostLeaseError
+        now = time.monotonic()
+        if now - self._shown < SECONDS_TO_SHOW and step < total_steps:
+            return
+        self._shown = now
+        if math.isfinite(loss):
+            self.lease.tell(step=step, total_steps=total_steps, loss=loss)
         self.progress.step(self.planned, step, total_steps, loss)
 
     def note(self, line: str) -> None:
+        if line.startswith(REPORTED):
+            self.lease.note(line)
         self.progress.remark(self.planned, line)
 
 
-def run_all(
-    study: StudyFolder, waiting: Sequence[PlannedRun], watcher: Watcher, workers: int, command: str
-) -> None:
-    """Train `waiting`; a failed run does not stop the others.
+def run_all(study: StudyFolder, watcher: Watcher, workers: int, command: str) -> None:
+    """Train what is left of a study, beside others that may do the same; return when all is over.
 
-    One follows another in this process, or several processes share them.
+    One run follows another in this process, or several processes share them. A failed run does not
+    stop the others.
 
     Raises:
         Interrupted: a signal came; finished runs are kept, and those under way have saved their
             state.
     """
+    workers = min(workers, len(study.waiting()))
     progress = Progress(study, watcher, workers)
     try:
-        if workers == 1:
-            _one_after_another(study, waiting, progress, command)
-        else:
-            _several_at_once(study, waiting, progress, command)
+        with interruptible(study.path):
+            if workers == 1:
+                work_off(study, progress, command)
+            else:
+                _several_at_once(study, progress, command)
     except Interrupted as stopped:
         raise Interrupted(stopped.number, study.path, "tintype study") from None
     finally:
         watcher.close()
 
 
-def _one_after_another(
-    study: StudyFolder, waiting: Sequence[PlannedRun], progress: Progress, command: str
+def work_off(study: StudyFolder, progress: Progress, command: str) -> None:
+    """Train whatever run is free, one after another, until all are over.
+
+    Runs that other processes hold are waited for, and taken over where those die.
+
+    Raises:
+        Interrupted: a signal came; the state of the run under way is saved.
+    """
+    queue = Queue(study)
+    while True:
+        progress.look(queue)
+        if not queue.left:
+            return
+        taken = queue.take()
+        if taken is None:
+            time.sleep(SECONDS_TO_LOOK)
+            continue
+        _train(study, *taken, progress, command)
+
+
+def _train(
+    study: StudyFolder, planned: PlannedRun, lease: Lease, progress: Progress, command: str
 ) -> None:
-    for planned in waiting:
-        progress.begin(planned)
-        started = time.perf_counter()
-        state, message = "stopped", ""
-        try:
-            with interruptible(study.path):
-                state, message = train_one(
-                    study.path, planned.name, planned.recipe, _OneRun(progress, planned), command
-                )
-        finally:
-            progress.end(planned, state, message, time.perf_counter() - started)
+    progress.begin(planned)
+    study.note(planned, "running")
+    started = time.perf_counter()
+    state, message = "stopped", ""
+    try:
+        with interruptible(study.path):
+            watcher = _OneRun(progress, planned, lease)
+            state, message = train_one(study.path, planned.name, planned.recipe, watcher, command)
+    finally:
+        if not lease.lost:
+            seconds = time.perf_counter() - started
+            study.note(planned, state, message=message, seconds=seconds)
+        lease.release()
 
 
 class _Worker:
-    """A process that trains runs, and the thread that hears what it says."""
+    """A process that works off the queue, see `tintype.verbs.study.worker`."""
 
-    def __init__(
-        self, number: int, threads: int, heard: SimpleQueue[tuple[_Worker, dict[str, Any]]]
-    ) -> None:
-        self.number = number
-        self.planned: PlannedRun | None = None
+    def __init__(self, study: StudyFolder, number: int, threads: int, command: str) -> None:
+        self._arguments = [str(study.path), command]
+        # OMP_NUM_THREADS holds for what is computed between the runs; each run sets its own number.
+        self._environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            **_card_of(number, study.planned),
+        }
+        self.begin()
 
-        # It holds for what is computed between the runs; each run sets its own number.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    def begin(self) -> None:
+        """Start the process, again where it has ended."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tintype.verbs.study.worker"],
+            [sys.executable, "-m", "tintype.verbs.study.worker", *self._arguments],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env=environment,
+            stdout=subprocess.DEVNULL,
+            env=self._environment,
         )
-        self._thread = threading.Thread(target=self._hear, args=(heard,), daemon=True)
-        self._thread.start()
 
-    def _hear(self, heard: SimpleQueue[tuple[_Worker, dict[str, Any]]]) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            heard.put((self, json.loads(line)))
-        heard.put((self, {"event": "dead", "code": self.process.wait()}))
-
-    def train(self, planned: PlannedRun, folder: str, command: str, device: str | None) -> None:
-        """Give it a run."""
-        assert self.process.stdin is not None
-        self.planned = planned
-        recipe = planned.recipe if device is None else planned.recipe.replace(device=device)
-        fields = recipe.model_dump(mode="json", exclude_unset=True)
-        print(
-            json.dumps(
-                {"folder": folder, "name": planned.name, "recipe": fields, "command": command}
-            ),
-            file=self.process.stdin,
-            flush=True,
-        )
+    def has_ended(self) -> bool:
+        """Return whether the process has ended."""
+        return self.process.poll() is not None
 
     def stop(self) -> None:
-        """Let it save its state and end."""
+        """Let it save its state and end: it notices the end of its input."""
         with suppress(OSError):
-            if system.WINDOWS:  # to terminate is to kill there; the worker notices its input's end
-                self.process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
-            else:
-                self.process.terminate()
+            self.process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
 
     def wait(self) -> None:
         """Wait for its end, and end it where it does not come."""
@@ -222,82 +289,33 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._thread.join()
-        for stream in (self.process.stdin, self.process.stdout):
-            with suppress(OSError):
-                stream.close()  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _several_at_once(
-    study: StudyFolder, waiting: Sequence[PlannedRun], progress: Progress, command: str
-) -> None:
-    heard: SimpleQueue[tuple[_Worker, dict[str, Any]]] = SimpleQueue()
-    todo, count = list(waiting), min(progress.workers, len(waiting))
-    progress.workers = count
-    threads = most_threads(waiting)
-
-    workers = [_Worker(number, threads, heard) for number in range(count)]
+def _several_at_once(study: StudyFolder, progress: Progress, command: str) -> None:
+    queue = Queue(study)
+    threads = most_threads(queue.left)
+    workers = [_Worker(study, n, threads, command) for n in range(progress.workers)]
+    deaths = 0
     try:
-        with interruptible(study.path):
-            for worker in workers:
-                _next(worker, todo, study, progress, command)
-            while any(worker.planned for worker in workers):
-                with suppress(Empty):  # a signal is heeded between two waits
-                    worker, message = heard.get(timeout=0.5)
-                    if not _heard(worker, message, progress):
-                        continue
-                    if message["event"] == "dead":
-                        workers[worker.number] = worker = _Worker(worker.number, threads, heard)
-                    _next(worker, todo, study, progress, command)
+        while True:
+            ended = [worker for worker in workers if worker.has_ended()]
+            deaths = 0 if progress.look(queue) else deaths + len(ended)
+            if not queue.left:
+                return
+            if deaths > MOST_DEATHS * (len(workers) + 1):
+                raise UserError(
+                    f"the workers end again and again (the last with exit code "
+                    f"{ended[-1].process.returncode}); the memory may be too small for "
+                    f"{len(workers)}. Lower --workers; the same command goes on."
+                )
+            for worker in ended:
+                worker.begin()
+            time.sleep(SECONDS_TO_LOOK)
     finally:
         for worker in workers:
-            if worker.planned:
-                worker.stop()
-                progress.end(worker.planned, "stopped", "", 0.0)
-            else:
-                worker.process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
+            worker.stop()
         for worker in workers:
             worker.wait()
-
-
-def _next(
-    worker: _Worker, todo: list[PlannedRun], study: StudyFolder, progress: Progress, command: str
-) -> None:
-    if not todo:
-        return
-    planned = todo.pop(0)
-    progress.begin(planned)
-    worker.train(planned, str(study.path), command, _device_of(worker.number, planned))
-
-
-def _heard(worker: _Worker, message: dict[str, Any], progress: Progress) -> bool:
-    """Pass on what a worker says; return whether its run is over."""
-    planned, event = worker.planned, message["event"]
-    if planned is None:
-        return False
-
-    if event == "step":
-        progress.step(planned, message["step"], message["total_steps"], message["loss"])
-    elif event == "note":
-        progress.remark(planned, message["line"])
-    elif event == "end":
-        progress.end(planned, message["state"], message["message"], message["seconds"])
-    elif event == "dead":
-        why = (
-            f"its process was ended by signal {-message['code']}"
-            if message["code"] < 0
-            else "its process ended"
-        )
-        progress.end(
-            planned,
-            "failed",
-            f"{why}; the memory may have been too small for {progress.workers} at once",
-            0.0,
-        )
-
-    if event in ("end", "dead"):
-        worker.planned = None
-    return event in ("end", "dead")
 
 
 def most_threads(runs: Sequence[PlannedRun]) -> int:
@@ -305,9 +323,12 @@ def most_threads(runs: Sequence[PlannedRun]) -> int:
     return max((run.recipe.threads for run in runs if run.recipe.threads != "auto"), default=1)
 
 
-def _device_of(number: int, planned: PlannedRun) -> str | None:
-    """Return a graphics card of its own for each worker, where there are several."""
+def _card_of(number: int, runs: Sequence[PlannedRun]) -> dict[str, str]:
+    """Return the environment in which a worker sees one graphics card, where there are several."""
     import torch
 
-    cards = torch.cuda.device_count() if planned.recipe.device == "auto" else 0
-    return f"cuda:{number % cards}" if cards > 1 else None
+    cards = torch.cuda.device_count()
+    if cards < 2 or any(run.recipe.device != "auto" for run in runs):
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(cards)))
+    return {"CUDA_VISIBLE_DEVICES": visible.split(",")[number % cards]}
