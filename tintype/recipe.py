@@ -34,6 +34,8 @@ from pydantic import (
 )
 
 from tintype.errors import UserError, no_data_set, unknown_name
+from tintype.files.shard_names import absolute, names_shards
+from tintype.files.whole import parse_bytes
 from tintype.files.yaml_files import parse_yaml, read_yaml
 from tintype.grouping import parse_groups
 from tintype.interface.recipe_fields import RecipeFields
@@ -225,8 +227,8 @@ class Recipe(BaseModel, metaclass=_ByName):
     )
     data: str = Field(
         default="digits",
-        description="Name of a data set, a folder of images, a CSV file, or a function of your own "
-        "that returns images and labels: my_data.py:load.",
+        description="Name of a data set, a folder of images, a CSV file, shards (.tar, .parquet, "
+        "s3://...), or a function of your own that returns images and labels: my_data.py:load.",
     )
     data_root: str | None = Field(
         default=None, description="Folder that already holds the files of the data set."
@@ -281,6 +283,11 @@ class Recipe(BaseModel, metaclass=_ByName):
         default="at-image-size",
         description="Where near-copies, which stay in one split, are looked for: in the photos "
         "(new runs), or in the images after resizing (runs of earlier versions).",
+    )
+    cache_size: str = Field(
+        default="20GB",
+        description="What is kept on disk of data in shards (.tar, .parquet), such as 20GB. "
+        "Images are shuffled within as many shards as half of it holds, at most 8.",
     )
 
     model: Reference = Field(
@@ -528,6 +535,14 @@ class Recipe(BaseModel, metaclass=_ByName):
                 "labels))"
             )
         return data
+
+    @field_validator("cache_size", mode="before")
+    @classmethod
+    def _a_size(cls, size: Any) -> Any:
+        text = str(size) if isinstance(size, int | float) else size
+        if isinstance(text, str):
+            parse_bytes(text)
+        return text
 
     @field_validator("compile", mode="before")
     @classmethod
@@ -1017,8 +1032,8 @@ def resolve(what: str, task: str | None = None) -> tuple[Recipe, str]:
     """Turn what a user typed after `tintype train` into a recipe, and say what it was.
 
     A recipe's name comes before a data set's name; a path ending in .yaml is a recipe file; a
-    folder is data, and so is a .csv, .tsv or .jsonl file. With `task`, a recipe of another task
-    steps back behind the data set of its name.
+    folder is data, and so are a .csv, .tsv or .jsonl file, and shards (.tar, .parquet). With
+    `task`, a recipe of another task steps back behind the data set of its name.
 
     Raises:
         UserError: it is none of these; the message suggests the nearest names.
@@ -1036,6 +1051,8 @@ def resolve(what: str, task: str | None = None) -> tuple[Recipe, str]:
         if Path(what).is_dir():
             also = f", not the folder {what} that is here; for the folder type ./{what}"
         return read_recipe(RECIPES / f"{what}.yaml"), f"recipe '{what}' (built in){also}"
+    if what not in known_data and names_shards(what):
+        return build({"data": absolute(what), **PHOTOS}, where=""), f"images in shards, {what}"
     path = Path(what).expanduser()
     if path.suffix.lower() in (".yaml", ".yml"):
         return read_recipe(path), f"recipe file {path}"

@@ -1,4 +1,4 @@
-"""The command `train`."""
+"""The commands `train` and `shard`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ from tintype.cli.base import (
     app,
 )
 from tintype.errors import UserError
+from tintype.files.shard_names import ENDINGS, as_pattern
 
 
 @app.command(rich_help_panel=MAKE)
 def train(
     context: typer.Context,
     what: Annotated[
-        str | None,
-        typer.Argument(help="Name or file of a recipe, name of a data set, or a folder of images."),
+        list[str] | None,
+        typer.Argument(
+            help="Name or file of a recipe, name of a data set, a folder of images, or shards "
+            "(.tar, .parquet, s3://...)."
+        ),
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
@@ -108,6 +112,10 @@ def train(
         str | None, typer.Option(help="Precision of the arithmetic: auto, fp32 or bf16.")
     ] = None,
     threads: Threads = None,
+    cache_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What is kept on disk of data in shards, such as 20GB."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -147,7 +155,9 @@ def train(
         "lr": _number(lr), "weights": weights, "tune": tune, "time": time, "image_size": image_size,
         "augment": augment, "loss": loss, "optimizer": optimizer, "metrics": metrics,
         "seed": seed, "device": device, "precision": precision, "track": track, "threads": threads,
+        "cache_size": cache_size,
     }  # fmt: skip
+    named = _named(what or [])
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))
 
@@ -160,7 +170,7 @@ def train(
             "which its recipe.yaml shows."
         )
     if dry_run:
-        prepared = api.plan(what or "digits", watcher=watcher, verbose=verbose, **changes)
+        prepared = api.plan(named or "digits", watcher=watcher, verbose=verbose, **changes)
         if as_json:
             print(json.dumps(prepared.summary(), indent=1))
         else:
@@ -168,7 +178,7 @@ def train(
         return
 
     run = api.train(
-        what,
+        named,
         out=out,
         name=name,
         resume=resume,
@@ -182,6 +192,19 @@ def train(
         print(json.dumps(run.result(), indent=1))
     else:
         _print_result(run)
+
+
+def _named(what: list[str]) -> str | None:
+    """Return what was named; several shards, as a shell makes them of *.tar, as one pattern."""
+    if len(what) < 2:
+        return what[0] if what else None
+    others = [name for name in what if not name.lower().endswith(ENDINGS)]
+    if others:
+        raise UserError(
+            f"'{others[0]}' is one name of {len(what)}. Expected one recipe or data set, or "
+            "shards alone (.tar, .parquet)."
+        )
+    return as_pattern(what)
 
 
 def _number(text: str | None) -> float | str | None:
@@ -206,3 +229,44 @@ def _print_result(run: Any) -> None:
     console.print(result_table(run.recipe.task, run.metrics, called=called(evaluation)))
     console.print(verdict_line(evaluation), markup=False)
     console.print(f"report  {run.path / 'report.html'}", markup=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=MAKE)
+def shard(
+    data: Annotated[str, typer.Argument(help="Folder of photos, or a CSV file.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the shards.")],
+    size: Annotated[str, typer.Option(help="Size of a shard, about.")] = "100MB",
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Columns of a CSV file with numbers, by commas."),
+    ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Whether the photos have labels.")
+    ] = True,
+    data_root: DataRoot = None,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which photos lie.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write photos as tar shards with an index, for sets larger than memory and disk."""
+    from tintype.progress import make_watcher
+    from tintype.verbs import shard as verb
+
+    watcher = make_watcher(to_stderr=as_json)
+    written = verb.shard(
+        data, out, size=size, columns=columns, labels=labels, data_root=data_root, seed=seed,
+        progress=watcher.on_work,
+    )  # fmt: skip
+    watcher.close()
+    if as_json:
+        figures = {"out": str(out), **vars(written), "skipped": dict(written.skipped)}
+        print(json.dumps(figures, indent=1))
+        return
+
+    from tintype.files.whole import format_bytes
+
+    shards = "1 shard" if written.num_shards == 1 else f"{written.num_shards:,} shards"
+    print(f"{written.num_images:,} images in {shards}, {format_bytes(written.num_bytes)}")
+    if written.skipped:
+        name, reason = written.skipped[0]
+        print(f"{len(written.skipped):,} cannot be read and stay unused: {name} ({reason}), ...")
+    print(f"train on them: tintype train {shlex.quote(str(out))}")

@@ -463,7 +463,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     return start.startswith(_MAGIC) or (start.startswith(b"RIFF") and start.endswith(b"WEBP"))
 
 
-def open_picture(source: str | os.PathLike[str]) -> Image.Image:
+def open_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """Return an open picture of a file, in one of the formats that are read.
 
     Raises:

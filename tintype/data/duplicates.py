@@ -129,14 +129,14 @@ def quick_audit(images: Images) -> Duplicates:
     found. Near-duplicates are sought among pictures of 48 pixels and more, of which there are at
     most 20,000: digits of 8x8 or 28x28 pixels look alike without being copies.
     """
-    num_images, height, width, _ = images.pixels.shape
+    num_images, height, width, _ = images.array.shape
     searched, note = near_search(num_images, min(height, width))
     if not searched:
-        copies = exact_copies(images.pixels)
+        copies = exact_copies(images.array)
         return Duplicates(copies, copies, note)
 
-    thumbs = thumbnails(images.pixels, THUMBNAIL)
-    return _with_near(exact_copies(images.pixels, thumbs), thumbs)
+    thumbs = thumbnails(images.array, THUMBNAIL)
+    return _with_near(exact_copies(images.array, thumbs), thumbs)
 
 
 def photo_audit(images: Images) -> Duplicates:

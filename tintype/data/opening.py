@@ -19,7 +19,7 @@ from tintype.data import memory
 from tintype.data.cache import cached_pixels
 from tintype.data.decode import Resize, as_resize, fit
 from tintype.data.duplicates import Duplicates, kept_together, leaked_rows, photo_audit, quick_audit
-from tintype.data.pixels import MappedPixels, ResidentPixels
+from tintype.data.pixels import MappedPixels, PixelStore, ResidentPixels
 from tintype.data.source import (
     DataSpec,
     DataSplits,
@@ -32,6 +32,7 @@ from tintype.data.taken import read_taken
 from tintype.data.targets import ANY_CLASSES, CLASSES, Classes, TargetKind
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.names import looks_like_path
+from tintype.files.shard_names import names_shards, plain_name
 from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names, united
 from tintype.progress import Progress
@@ -40,7 +41,7 @@ from tintype.progress import Progress
 # the batches.
 RESIDENT_SHARE = 0.5
 STATISTICS_SAMPLE = 30_000_000  # values looked at for mean and standard deviation
-BY_PATH = ("folder", "csv-file")  # sets that a user names by the path of their files
+BY_PATH = ("folder", "csv-file", "shards")  # sets that a user names by the path of their files
 TABLES = (".csv", ".tsv", ".jsonl")
 
 
@@ -58,6 +59,7 @@ def open_data(
     folds: int | None = None,
     fold: int | None = None,
     split_rule: str = "from-photos",
+    cache_size: str = "20GB",
     memory_limit: int | None = None,
     target: TargetKind = CLASSES,
     test_optional: bool = True,
@@ -85,6 +87,7 @@ def open_data(
         split_rule: where near-copies, which stay on one side, are looked for: "from-photos", so
             that the splits follow from the photos alone, or "at-image-size", as runs of earlier
             versions had it.
+        cache_size: of shards, what may be kept of them on disk, as 20GB.
         memory_limit: bytes of pixels that may be held in memory; by default half of what is free.
         target: what is to be read of each image: classes (`Classes(single=True)` takes one class
             alone, and photos in no class folder), `Numbers(("age",))` and so on.
@@ -95,7 +98,7 @@ def open_data(
         UserError: the data cannot be found or read, or cannot be divided.
     """
     how = as_resize(resize)
-    loaded, name = _load(data, data_root, image_size, channels, how, target, progress)
+    loaded, name = _load(data, data_root, image_size, channels, how, target, progress, cache_size)
     images = _fitted(loaded, name, image_size, channels, how, progress)
     _check_targets(images, name)
     images = grouped(images, groups, progress)
@@ -104,7 +107,8 @@ def open_data(
     )  # from here on with the classes, or whatever else the data turned out to hold
 
     # Copies are looked for in what was loaded, before the size of the model's input.
-    duplicates = photo_audit(loaded) if split_rule == "from-photos" else quick_audit(images)
+    from_photos = split_rule == "from-photos" or images.shards is not None
+    duplicates = photo_audit(loaded) if from_photos else quick_audit(images)
     together = kept_together(duplicates, images.names, images.groups)
     numbers = None if folds is None else _fold_numbers(images, name, together, folds, split_seed)
     given = images.split
@@ -112,7 +116,8 @@ def open_data(
         given = np.where(numbers == fold, "test", "")
         test_fraction = 0.0
     division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
-    rows = three_splits(images.targets, images.names, given, together, kind=kind, **division)
+    keys = images.split_by or images.names
+    rows = three_splits(images.targets, keys, given, together, kind=kind, **division)
     asked = {"val": val_fraction, "test": test_fraction}
     _check_held_out(rows, duplicates, images, [split for split in asked if asked[split]])
 
@@ -140,7 +145,7 @@ def open_data(
     ]
 
     spec, sample_note = _spec(images, name, rows["train"], _fingerprint(images, rows))
-    resident, where_kept = _choose_resident(images.pixels.nbytes, memory_limit)
+    resident, where_kept = _choose_resident(images.pixels, memory_limit)
     notes += [*sample_note, where_kept]
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
 
@@ -175,9 +180,8 @@ def _fold_numbers(
             f"folds: {name} brings a split of its own ({', '.join(given)}), and folds take all "
             "images. Leave --folds out, or give the images without their split."
         )
-    return fold_numbers(
-        images.targets, images.names, together, folds=folds, seed=seed, kind=images.target
-    )
+    keys = images.split_by or images.names
+    return fold_numbers(images.targets, keys, together, folds=folds, seed=seed, kind=images.target)
 
 
 def grouped(images: Images, groups: str | None, progress: Progress | None = None) -> Images:
@@ -242,7 +246,7 @@ def open_whole(
     rows = np.arange(len(images.targets))
     fingerprint = _fingerprint(images, dict.fromkeys(SPLITS, rows))
     spec, _ = _spec(images, name, rows, fingerprint)
-    resident, _ = _choose_resident(images.pixels.nbytes, memory_limit)
+    resident, _ = _choose_resident(images.pixels, memory_limit)
     source = _source(spec, images, rows, resident)
     return Whole(source, _by_name(together, images.names), _suggested_groups(images))
 
@@ -255,6 +259,7 @@ def _load(
     resize: Resize,
     target: TargetKind,
     progress: Progress | None,
+    cache_size: str = "20GB",
 ) -> tuple[Images, str]:
     """Return the images of a data set and its name.
 
@@ -272,7 +277,9 @@ def _load(
 
     module, name = locate(data, target)
     name = title or name
-    asked = {"target": target} if "target" in inspect.signature(module.load).parameters else {}
+    parameters = inspect.signature(module.load).parameters
+    further = {"target": target, "cache_size": cache_size}
+    asked = {name: value for name, value in further.items() if name in parameters}
     images = module.load(
         data,
         data_root=data_root,
@@ -298,6 +305,8 @@ def locate(data: str, target: TargetKind = CLASSES) -> tuple[ModuleType, str]:
     known = [name for name in plugins.sets_with(target.offer) if name not in BY_PATH]
     if data in known:
         return plugins.find("data", data), data
+    if names_shards(data):
+        return plugins.find("data", "shards"), plain_name(data)
     if path.is_dir():
         return plugins.find("data", "folder"), path.resolve().name or str(path)
 
@@ -351,7 +360,7 @@ def _fitted(
     if images.pixels.shape[1:] == shape and (images.on_disk or resize.crop_fraction == 1):
         return images
 
-    pixels = images.pixels
+    pixels = images.array
     content = _content(images)
     key = hashlib.blake2b(f"{content} {shape} {resize}".encode(), digest_size=16).hexdigest()
     cached = cached_pixels(
@@ -552,7 +561,7 @@ def _spec(
 
 
 def _statistics(
-    pixels: np.ndarray, train: np.ndarray
+    pixels: np.ndarray | PixelStore, train: np.ndarray
 ) -> tuple[tuple[float, ...], tuple[float, ...], list[str]]:
     """Return mean and standard deviation of each channel of the training images, and a note.
 
@@ -572,7 +581,7 @@ def _statistics(
 
     step = max(1, 1_000_000 // per_image)
     for start in range(0, len(rows), step):
-        values = pixels[rows[start : start + step]].astype(np.uint16)
+        values = _taken(pixels, rows[start : start + step]).astype(np.uint16)
         total += values.sum(axis=(0, 1), dtype=np.int64)
         total_squares += (values * values).sum(axis=(0, 1), dtype=np.int64)
 
@@ -582,11 +591,18 @@ def _statistics(
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist()), note
 
 
+def _taken(pixels: np.ndarray | PixelStore, rows: np.ndarray) -> np.ndarray:
+    """Return the images (K, H, W, C) at some positions."""
+    if isinstance(pixels, np.ndarray):
+        return pixels[rows]
+    return pixels.take(torch.from_numpy(rows)).permute(0, 2, 3, 1).numpy()
+
+
 def _content(images: Images) -> str:
     """Return a hash of the pixels."""
     if images.fingerprint:
         return images.fingerprint
-    return hashlib.blake2b(np.ascontiguousarray(images.pixels).data, digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(images.array).data, digest_size=16).hexdigest()
 
 
 def _fingerprint(images: Images, rows: dict[str, np.ndarray]) -> str:
@@ -600,8 +616,11 @@ def _fingerprint(images: Images, rows: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _choose_resident(num_bytes: int, memory_limit: int | None) -> tuple[bool, str]:
+def _choose_resident(pixels: np.ndarray | PixelStore, memory_limit: int | None) -> tuple[bool, str]:
     """Return whether the pixels are held in memory, and why."""
+    if not isinstance(pixels, np.ndarray):
+        return False, "streamed from shards: each image is decoded when it is used"
+    num_bytes = pixels.nbytes
     if memory_limit is not None:
         limit = memory_limit
         free = f"a limit of {format_bytes(memory_limit)}"
@@ -642,10 +661,15 @@ def _by_name(groups: np.ndarray | None, names: Sequence[str]) -> dict[str, str]:
 def _source(spec: DataSpec, images: Images, rows: np.ndarray, resident: bool) -> ImageSource:
     targets = torch.from_numpy(images.targets[rows])
     names = [images.names[i] for i in rows.tolist()]
-    store = (
-        ResidentPixels(torch.from_numpy(images.pixels[rows]))
-        if resident
-        else MappedPixels(images.pixels, rows)
-    )
+    store = _store(images.pixels, rows, resident)
     weights = None if images.weights is None else torch.from_numpy(images.weights[rows])
-    return StoredSource(spec, store, targets, names, weights)
+    shards = None if images.shards is None else images.shards.at(rows)
+    return StoredSource(spec, store, targets, names, weights, shards)
+
+
+def _store(pixels: np.ndarray | PixelStore, rows: np.ndarray, resident: bool) -> PixelStore:
+    if not isinstance(pixels, np.ndarray):
+        return pixels.subset(torch.from_numpy(rows))
+    if resident:
+        return ResidentPixels(torch.from_numpy(pixels[rows]))
+    return MappedPixels(pixels, rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ class PixelStore(Protocol):
     """Pixels of images of one size, taken by position.
 
     Attributes:
-        kind: "resident" in memory or on the device, "mapped" from disk.
+        kind: "resident" in memory or on the device, "mapped" from disk, "streamed" from shards.
         shape: (N, H, W, C).
         dtype: of the tensors that `take` returns.
         device: where those tensors lie.
@@ -46,6 +47,23 @@ class PixelStore(Protocol):
 
     def to(self, device: torch.device) -> PixelStore:
         """Return a store whose pixels lie on `device`, or this one where they stay on disk."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """Pixels that can be read before they are taken."""
+
+    def expect(self, index: Tensor) -> None:
+        """Begin to read the images at `index` (N,) int64, which are taken next."""
+        ...
+
+    def expect_shards(self, shards: Sequence[int]) -> None:
+        """Begin to fetch the shards of these numbers, which are needed soon, in this order."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what was begun and is not needed."""
         ...
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tintype.data.pixels import PixelStore
+from tintype.data.pixels import PixelStore, ReadsAhead
 from tintype.data.targets import TargetKind
 
 
@@ -79,6 +79,22 @@ class Looks(NamedTuple):
     note: str = ""
 
 
+class Shards(NamedTuple):
+    """Images that lie together in files, and are read file by file.
+
+    Attributes:
+        numbers: (N,) int64, the shard of each image.
+        window: how many shards are shuffled with one another.
+    """
+
+    numbers: np.ndarray
+    window: int
+
+    def at(self, index: np.ndarray) -> Shards:
+        """Return those of the images at `index`."""
+        return self._replace(numbers=self.numbers[index])
+
+
 @dataclass
 class Images:
     """Every image of one data set, before it is divided.
@@ -95,9 +111,12 @@ class Images:
     where one is known. `on_disk` says that `pixels` maps a file of the cache, in the size asked
     for. `white` is that of `DataSpec`. `looks` returns what photos show at the size that is chosen
     where none is asked for, or None where `pixels` is that; it may decode them once more.
+    `split_by` holds texts, all different, by which a split is decided in place of the names.
+    `shards` says which images lie together, where they are read so; `pixels` may then be a store.
     """
 
-    pixels: np.ndarray  # (N, H, W, C) uint8, in memory or a memory map
+    # (N, H, W, C) uint8, in memory or a memory map; or what decodes them when they are taken
+    pixels: np.ndarray | PixelStore
     targets: np.ndarray  # (N, *target.shape) of target.dtype
     names: list[str]  # all different
     target: TargetKind
@@ -112,6 +131,14 @@ class Images:
     white: float | None = None
     paths: list[str] | None = None
     looks: Callable[[], Looks | None] | None = None
+    split_by: Sequence[str] | None = None
+    shards: Shards | None = None
+
+    @property
+    def array(self) -> np.ndarray:
+        """The pixels, of a set whose pixels lie in memory or in a memory map."""
+        assert isinstance(self.pixels, np.ndarray)
+        return self.pixels
 
 
 class Glance(NamedTuple):
@@ -149,6 +176,7 @@ class ImageSource(ABC):
         kind: where the pixels are kept, as `PixelStore.kind` has it.
         weights: (N,) float32 of the images in the loss, of mean 1 over the training images, on the
             CPU; None where all count the same.
+        shards: which images lie together; None where they are taken in any order as fast.
     """
 
     spec: DataSpec
@@ -156,6 +184,7 @@ class ImageSource(ABC):
     names: Sequence[str]
     kind: str
     weights: Tensor | None = None
+    shards: Shards | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -168,6 +197,10 @@ class ImageSource(ABC):
     def subset(self, index: Tensor | np.ndarray) -> ImageSource:
         """Return a source of the images at `index`, in that order, which shares the pixels."""
 
+    def ahead(self) -> ReadsAhead | None:
+        """Return what may be asked to read images before they are taken, None where nothing is."""
+        return None
+
 
 class StoredSource(ImageSource):
     """Images whose pixels lie in a `PixelStore`, in the order of their targets."""
@@ -179,9 +212,11 @@ class StoredSource(ImageSource):
         targets: Tensor,
         names: Sequence[str],
         weights: Tensor | None = None,
+        shards: Shards | None = None,
     ) -> None:
         self.spec = spec
         self.store = store
+        self.shards = shards
         self.targets = targets.cpu()
         self.names = names
         self.kind = store.kind
@@ -200,7 +235,11 @@ class StoredSource(ImageSource):
         names = [self.names[int(i)] for i in index]
         weights = None if self.weights is None else self.weights[index]
         store = self.store.subset(index)
-        return StoredSource(self.spec, store, self.targets[index], names, weights)
+        shards = None if self.shards is None else self.shards.at(index.numpy())
+        return StoredSource(self.spec, store, self.targets[index], names, weights, shards)
+
+    def ahead(self) -> ReadsAhead | None:
+        return self.store if isinstance(self.store, ReadsAhead) else None
 
 
 class JoinedSource(ImageSource):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,6 +77,19 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     )
     with written_whole(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that a size such as 20GB, 500 MB or 1.5TB stands for.
+
+    Raises:
+        ValueError: it is no such size, or not above zero.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text, re.IGNORECASE)
+    num_bytes = float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " ") if found else 0
+    if num_bytes < 1:
+        raise ValueError(f"'{text}' is no size. Expected one such as 20GB or 500MB")
+    return int(num_bytes)
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -13,8 +13,8 @@ class RecipeFields(TypedDict, total=False):
     Images:
         task: What the network learns (`tintype list tasks`), or a task of your own:
             my_task.py:MyTask.
-        data: Name of a data set, a folder of images, a CSV file, or a function of your own that
-            returns images and labels: my_data.py:load.
+        data: Name of a data set, a folder of images, a CSV file, shards (.tar, .parquet, s3://...),
+            or a function of your own that returns images and labels: my_data.py:load.
         data_root: Folder that already holds the files of the data set.
         image_size: Size of the images in pixels: one side, or [height, width].
         resize: How an image is brought to image_size.
@@ -32,6 +32,8 @@ class RecipeFields(TypedDict, total=False):
         fold: One of the folds alone: a run whose test part it is.
         split_rule: Where near-copies, which stay in one split, are looked for: in the photos (new
             runs), or in the images after resizing (runs of earlier versions).
+        cache_size: What is kept on disk of data in shards (.tar, .parquet), such as 20GB. Images
+            are shuffled within as many shards as half of it holds, at most 8.
 
     Network and training:
         model: Network (`tintype list models`), or your own: my_net.py:Net.
@@ -194,6 +196,7 @@ class RecipeFields(TypedDict, total=False):
     folds: int | None
     fold: int | None
     split_rule: Literal["from-photos", "at-image-size"]
+    cache_size: str
     model: str | Callable[..., Any]
     model_options: dict[str, Any]
     time: str | None

@@ -393,7 +393,7 @@ class Engine:
 
     def _order(self, train: ImageSource, plan: Plan) -> Order:
         balance = train.targets if self.recipe.sampling == "balanced" else None
-        return Order(self.recipe.seed, len(train), plan.batch_size, balance)
+        return Order(self.recipe.seed, len(train), plan.batch_size, balance, train.shards)
 
     def _train_step(self, batch: Batch, plan: Plan, factor: float) -> dict[str, Tensor]:
         """Train each phase that has its turn, at `factor` times its peak learning rate.
@@ -776,7 +776,8 @@ class Engine:
         }
         low, high = RANGE.get(self.recipe.optimizer, RANGE["adam"])
         plan = Plan(len(train), min(self.recipe.batch_size, len(train)), num_steps, num_steps)
-        order = Order(fold(self.recipe.seed, "range test"), len(train), plan.batch_size)
+        seed = fold(self.recipe.seed, "range test")
+        order = Order(seed, len(train), plan.batch_size, shards=train.shards)
 
         curve: list[tuple[float, float]] = []
         with torch.random.fork_rng(devices=_cuda_devices(self.device)):

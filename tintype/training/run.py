@@ -19,6 +19,7 @@ from tintype import own_code
 from tintype.data import memory
 from tintype.data.source import DataSplits, ImageSource, StoredSource
 from tintype.errors import UserError, memory_is_full
+from tintype.files.shard_names import absolute, names_shards, plain_name
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
 from tintype.interface.watching import OneWatcher, watched
@@ -393,7 +394,9 @@ def on_device(splits: DataSplits, device: torch.device) -> tuple[DataSplits, lis
         if not isinstance(source, StoredSource):
             return source
         store = source.store.to(device)
-        return StoredSource(source.spec, store, source.targets, source.names, source.weights)
+        return StoredSource(
+            source.spec, store, source.targets, source.names, source.weights, source.shards
+        )
 
     moved = {name: move(splits[name]) for name in ("train", "val", "test")}
     return replace(splits, **moved), []
@@ -436,7 +439,9 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     changes.update(recipe.with_own_code(own_code.absolute))
     if recipe.data_root:
         changes["data_root"] = str(Path(recipe.data_root).expanduser().resolve())
-    if recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():
+    if names_shards(recipe.data) and recipe.data not in data_sets(recipe.task):
+        changes["data"] = absolute(recipe.data)
+    elif recipe.data and not _is_set(recipe) and Path(recipe.data).expanduser().exists():
         changes["data"] = str(Path(recipe.data).expanduser().resolve())
     return recipe.replace(**changes) if changes else recipe
 
@@ -453,7 +458,9 @@ def _hidden(recipe: Recipe) -> dict[str, str]:
 
 
 def _is_set(recipe: Recipe) -> bool:
-    return recipe.data in data_sets(recipe.task) or own_code.is_own(recipe.data)
+    """Return whether the data are no folder or file that this module looks for."""
+    is_named = recipe.data in data_sets(recipe.task) or own_code.is_own(recipe.data)
+    return is_named or names_shards(recipe.data)
 
 
 def _default_name(what: str | Recipe) -> str:
@@ -463,6 +470,8 @@ def _default_name(what: str | Recipe) -> str:
     if own_code.is_code(data):
         return own_code.name_of(data)
 
+    if names_shards(data):
+        return plain_name(data)
     path = Path(data).expanduser().resolve()
     is_file = path.suffix.lower() in (".yaml", ".yml", ".csv", ".tsv", ".jsonl")
     return (path.stem if is_file else path.name) or "run"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from tintype.errors import UserError
 from tintype.progress import Progress
 
 TARGETS = ("class", "numbers", "labels", "none")
+T = TypeVar("T")
 
 # Pictures that are not read, by their ending; a folder of nothing else is refused for it.
 UNREAD = {
@@ -494,7 +495,7 @@ def _key(
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def spread(photos: Sequence[Photo], most: int) -> Sequence[Photo]:
+def spread(photos: Sequence[T], most: int) -> Sequence[T]:
     """Return at most `most` photos at even distances, the same ones every time."""
     if len(photos) <= most:
         return photos

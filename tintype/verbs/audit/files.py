@@ -255,7 +255,7 @@ def _inspect_arrays(images: Images, name: str) -> Inspected:
     """Look at images that are no files (or are files in a layout of their own): their pixels are
     all there is.
     """
-    pixels = images.pixels
+    pixels = images.array
     num_images, height, width, channels = pixels.shape
     facts = np.zeros(num_images, FACTS)
     facts["width"], facts["height"], facts["num_bytes"] = width, height, height * width * channels
