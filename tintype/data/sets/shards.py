@@ -184,6 +184,8 @@ def _photos(
     names = _names(shards, indexes)
     photos = []
     for shard, index in zip(shards, indexes, strict=True):
+        if not len(index):
+            continue
         columns = _target_columns(shard, index, target)
         groups = index.columns.get("group") or [""] * len(index)
         splits = _splits(shard, index)
