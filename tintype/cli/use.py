@@ -72,13 +72,24 @@ def predict(
             help="Write images that show where the network looked into this new folder.",
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Predict only this part of the images, as in 3/64."),
+    ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="Join the files of all shards, named in place of a run."),
+    ] = False,
     device: Device = "auto",
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Say what is in photos, in a few or in a million."""
-    from tintype.verbs.predict.command import predict_command
+    from tintype.verbs.predict.command import merge_command, predict_command
 
+    if merge:
+        merge_command([run, *files], out)
+        return
     wanted = target if wish is None else wish  # the option's name in earlier versions
     if target is not None and not abstain:
         raise UserError("--target says how many answers must be right. Give --abstain as well.")
@@ -88,6 +99,7 @@ def predict(
     predict_command(
         run, files, top=top, out=out, resume=resume, accuracy=accuracy,
         sort_into=sort_into, link=link, heatmaps=heatmaps, device=device, as_json=as_json,
+        shard=shard,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ _in_a_shell = False
 # Options whose argument in Python has another name.
 NAMES = {"test": "test_fraction", "batch": "batch_size"}
 # Options without a value.
-SWITCHES = {"classes", "force", "fp16", "heatmaps", "int8", "interpolate", "verbose", "yes"}
+SWITCHES = {"classes", "force", "fp16", "heatmaps", "int8", "interpolate", "join", "verbose", "yes"}
 # Options whose value may be a plain word; after others a plain word goes on with the sentence.
 CHOICES = {"augment", "device", "features", "format", "keep", "measure", "model", "names", "split"}
 CHOICES |= {"test_fraction", "track", "tune", "weights"}

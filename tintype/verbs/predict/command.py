@@ -16,6 +16,7 @@ from tintype.verbs.predict.files import list_images, names_from, without
 from tintype.verbs.predict.job import JobOptions, JobSummary, run_job, summary_lines
 from tintype.verbs.predict.opening import open_model
 from tintype.verbs.predict.output import Output
+from tintype.verbs.predict.shards import Shard, ShardNote, merge, note_of
 
 MOST_NAMED = 20  # files that are passed over and named on standard error; the output has them all
 
@@ -33,6 +34,7 @@ def predict_command(
     heatmaps: Path | None,
     device: str,
     as_json: bool,
+    shard: str | None = None,
 ) -> None:
     """Predict, and print answers as they come, or as one JSON object, or where they were written.
 
@@ -40,12 +42,13 @@ def predict_command(
         UserError: a mistake that can be mended, or no image could be read.
     """
     _check(out, resume, sort_into, link, as_json)
+    part = None if shard is None else _part(shard, out, sort_into or heatmaps)
     predictor = open_model(model, device)
     rows = predictor.rows(AnswerOptions(top, accuracy))
     for note in rows.notes:
         print(note, file=sys.stderr)
 
-    options = JobOptions(sort_into, link, heatmaps)
+    options = JobOptions(sort_into, link, heatmaps, is_shard=part is not None)
     output = None if out is None else Output(out, rows, options.columns, resume=resume)
     answers: list[Row] = []
     named = 0
@@ -70,9 +73,15 @@ def predict_command(
     progress = watcher.on_work if output is not None or as_json else None
     try:
         piped = list(map(str, paths)) == ["-"]
+        names = without(names_from(sys.stdin.buffer) if piped else list_images(paths), filled)
+        if part is not None and out is not None:
+            asked = {"top": top, "accuracy": accuracy}
+            note = ShardNote(out, part, model, asked, names, resume=resume)
+            note.write()
+            names = note.names
         summary = run_job(
             predictor,
-            without(names_from(sys.stdin.buffer) if piped else list_images(paths), filled),
+            names,
             rows,
             options,
             output=output,
@@ -84,6 +93,28 @@ def predict_command(
         if output is not None:
             output.release()
     _close(summary, answers, output, as_json, time.perf_counter() - begin, predictor.notes)
+
+
+def merge_command(paths: Sequence[Path], out: Path | None) -> None:
+    """Join the answers of shards, and say where they are.
+
+    Raises:
+        UserError: they are not all shards of one prediction.
+    """
+    count = merge(paths, out)
+    print(f"{count:,} predictions of {len(paths)} shards written to {out}")
+
+
+def _part(shard: str, out: Path | None, fills: Path | None) -> Shard:
+    part = Shard.parse(shard)
+    if out is None:
+        raise UserError("--shard writes a part of the answers. Name its file: --out part-3.jsonl")
+    if fills is not None:
+        raise UserError(
+            "--shard only writes answers, since many processes would fill one folder. "
+            "Leave --sort-into and --heatmaps out."
+        )
+    return part
 
 
 def _check(
@@ -110,7 +141,8 @@ def _close(
     seconds: float,
     notes: Mapping[str, int],
 ) -> None:
-    if not summary.num_predicted and not summary.before:
+    is_part = output is not None and note_of(output.path).exists()
+    if not summary.num_predicted and not summary.before and not is_part:
         raise UserError("no image could be read.")
     if as_json:
         skipped = [[file, reason] for file, reason in summary.passed_over]

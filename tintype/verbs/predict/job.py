@@ -26,11 +26,14 @@ class JobOptions:
         sort_into: a folder in which each photo is put into a folder of its answer.
         link: links in place of copies.
         heatmaps: a new folder for a picture of each photo that shows where the network looked.
+        is_shard: whether others do other parts; then a file is made even where no photo can be
+            read.
     """
 
     sort_into: Path | None = None
     link: bool = False
     heatmaps: Path | None = None
+    is_shard: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -127,6 +130,8 @@ def _run_job(
     if output and done.count:
         _check_same_model(predictor, rows, done, output.path)
 
+    if output and options.is_shard:
+        output.begin()
     left = list(done.without(dict.fromkeys(map(str, files))))
     for batch in answered(predictor, left, decoders=decoders):
         answers = [_row(item, rows) for item in batch]
@@ -149,7 +154,7 @@ def _run_job(
         if progress:
             progress("photos", summary.num_predicted + summary.num_passed_over, len(left))
 
-    if output and (summary.num_predicted or summary.before):
+    if output and (summary.num_predicted or summary.before or options.is_shard):
         output.close()
     elif output:
         output.discard()

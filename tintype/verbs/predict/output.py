@@ -106,7 +106,7 @@ class Output:
         self.rows = rows
         self.columns = ["file", *rows.columns, *more, "error"]
         if self.kind == ".parquet":
-            _import_pyarrow()
+            import_pyarrow()
 
         self.journal = (
             path.with_name(f"{path.name}.partial.jsonl") if self.kind == ".parquet" else path
@@ -144,9 +144,14 @@ class Output:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Write rows, all of them whole."""
-        if not rows:
-            return
+        if rows:
+            self._append(rows)
 
+    def begin(self) -> None:
+        """Make the file, which may then stay without a row."""
+        self._append([])
+
+    def _append(self, rows: Sequence[Row]) -> None:
         try:
             if self._file is None:
                 self._file, self._own = self._held("xb"), True
@@ -234,7 +239,7 @@ class Output:
         whole = 0
         try:
             with open(self.journal, "rb", opener=regular_only) as file:
-                for record, whole in _records(file, quoted=self.kind == ".csv"):
+                for record, whole in records(file, quoted=self.kind == ".csv"):
                     row = self._parsed(record.decode("utf-8", "surrogateescape"), whole)
                     if row is not None:
                         self._check(row)
@@ -276,7 +281,7 @@ class Output:
     def _write_parquet(self) -> None:
         from tintype.files.whole import written_whole
 
-        pyarrow, parquet = _import_pyarrow()
+        pyarrow, parquet = import_pyarrow()
         numbers = {name for name, kind in self.rows.columns.items() if kind is float}
         schema = pyarrow.schema([
             (name, pyarrow.float64() if name in numbers else pyarrow.string())
@@ -350,7 +355,7 @@ def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def _records(file: IO[bytes], *, quoted: bool) -> Iterator[tuple[bytes, int]]:
+def records(file: IO[bytes], *, quoted: bool) -> Iterator[tuple[bytes, int]]:
     """Yield each record that was written whole, with the byte of the file at which it ends.
 
     In CSV, the end of a line between quotes belongs to a name.
@@ -366,7 +371,12 @@ def _records(file: IO[bytes], *, quoted: bool) -> Iterator[tuple[bytes, int]]:
         record = b""
 
 
-def _import_pyarrow() -> Any:
+def import_pyarrow() -> Any:
+    """Return pyarrow and its Parquet files.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
