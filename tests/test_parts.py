@@ -55,7 +55,7 @@ def added(network: nn.Module, batch: Batch, count: int) -> dict[str, Tensor]:
         loss.backward()
         return {"loss": loss.detach(), "number": torch.tensor(float(number))}
 
-    return parts.gradients(batch, list(network.parameters()), backward)
+    return parts.gradients(batch, len(batch.images), list(network.parameters()), backward)
 
 
 def test_parts_add_up_to_the_gradient_of_the_batch():

@@ -26,6 +26,7 @@ from tintype.cli.base import (
 )
 from tintype.errors import UserError
 from tintype.files.shard_names import ENDINGS, as_pattern
+from tintype.hardware.processes import are_asked_for, silence_others
 
 
 @app.command(rich_help_panel=MAKE)
@@ -116,6 +117,10 @@ def train(
         str | None,
         typer.Option(metavar="SIZE", help="What is kept on disk of data in shards, such as 20GB."),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share the training, on cores or GPUs; see docs."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -161,8 +166,15 @@ def train(
     changes = {key: value for key, value in given.items() if value is not None}
     changes.update(parse_assignments(set_ or []))
 
+    arguments = context.obj or sys.argv[1:]
+    if processes and processes > 1 and not are_asked_for() and not dry_run:
+        from tintype.hardware.launching import launch
+
+        sys.exit(launch(processes, arguments))
+
+    silence_others()
     watcher = make_watcher(to_stderr=as_json)
-    command = shlex.join(["tintype", *(context.obj or sys.argv[1:])])
+    command = shlex.join(["tintype", *arguments])
 
     if dry_run and resume:
         raise UserError(

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from tintype.hardware.cores import Load, allowed_cores, num_cores
 from tintype.hardware.device import Choice, cpu_flags
+from tintype.hardware.processes import current
 
 # cuBLAS sums in a fixed order only with a workspace of fixed size, which it reads when CUDA starts.
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -92,6 +93,9 @@ def choose_threads(threads: int | Literal["auto"], *, by_load: bool = False) -> 
         return usual, Choice("threads", str(usual), why)
     if usual > cores:
         usual = cores
+    if (sharing := current().local_size) > 1:
+        number = max(1, cores // sharing)
+        return number, Choice("threads", str(number), f"{sharing} processes share {cores} cores")
 
     others = _load.others() if by_load and usual > 1 else 0.0
     # Where all cores are busy, the system shares them fairly, so half of them are still to be had.

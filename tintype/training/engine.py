@@ -28,6 +28,7 @@ from tintype.data.source import Batch, ImageSource
 from tintype.errors import Interrupted, OwnCodeError, UserError, unknown_name
 from tintype.files.whole import write_picture, written_whole
 from tintype.hardware.eager import let_compiler_load
+from tintype.hardware.processes import ALONE, current
 from tintype.interface.watching import Start
 from tintype.optim import WeightAverage, build_optimizers, lr_factor
 from tintype.own_code import name_of, running
@@ -231,7 +232,9 @@ class Engine:
             name: [p for p in network.parameters() if p.requires_grad]
             for name, network in task.networks.items()
         }
-        self.parts = Parts(recipe.parts, [*task.networks.values(), *task.stateful])
+        self.group = ALONE if recipe.options.without_steps else current()
+        modules = [*task.networks.values(), *task.stateful]
+        self.parts = Parts(recipe.parts, modules, self.group, exact=recipe.exact)
         main = task.networks[task.main]
         averages = recipe.ema and not recipe.options.without_steps
         self.average = WeightAverage(main, recipe.ema) if averages else None
@@ -271,6 +274,7 @@ class Engine:
         log_steps = 1 if task.log_every_step else max(1, plan.total_steps // 2000)
         if not self.restore():
             task.start(train)
+            self._take_state_of_first()
             self._keep_given_weights()
         clean = self._clean_sample(train)
 
@@ -293,7 +297,7 @@ class Engine:
             self._show_start(plan)
 
             pace = Pace(torch.get_num_threads() if self.device.type == "cpu" else 1, self.run.path)
-            for batch in batches(train, order, self.step, plan.total_steps):
+            for batch in batches(train, order, self.step, plan.total_steps, self.parts.own_images):
                 if self._stopped_early():
                     break
 
@@ -319,7 +323,8 @@ class Engine:
                 # From here on the step ends a logging interval.
                 unread.append(self._row(pending, plan, factor))
                 pending = []
-                if not evaluate and time.perf_counter() - read_at < self.read_seconds:
+                read = evaluate or time.perf_counter() - read_at >= self.read_seconds
+                if not self.group.from_first(read):
                     continue
 
                 # From here on the host waits for the device.
@@ -342,7 +347,7 @@ class Engine:
                     rows[-1].update(self._evaluate(val, plan))
                     rows[-1].update(self._measured_clean(clean))
 
-                number = signal_seen()
+                number = self.group.from_first(signal_seen())
                 if number or time.perf_counter() - saved_at > self.checkpoint_seconds:
                     self.save()
                     saved_at = time.perf_counter()
@@ -351,7 +356,7 @@ class Engine:
 
             self.seconds = seconds_before + time.perf_counter() - started
             self.save()
-            number = signal_seen()
+            number = self.group.from_first(signal_seen())
             if number:
                 raise Interrupted(number, self.run.path)
 
@@ -463,7 +468,9 @@ class Engine:
                     logged[key] = logged.get(key, 0.0) + value.detach() * share
             return logged
 
-        logged = self.parts.gradients(batch, self.trainable[phase.network], backward)
+        logged = self.parts.gradients(
+            batch, plan.batch_size, self.trainable[phase.network], backward
+        )
         return logged if recipe.parts == 1 else task.decide(phase, logged, plan.batch_size)
 
     def _named(self) -> AbstractContextManager[None]:
@@ -530,7 +537,8 @@ class Engine:
         task = self.task
         with self.averaged():
             num_warnings = len(task.warnings)
-            figures = task.figures(task.networks[task.main], val)
+            # what follows from them is decided by those of process 0
+            figures = self.group.from_first(task.figures(task.networks[task.main], val))
             for line in task.warnings[num_warnings:]:
                 self.watcher.note(f"warning: {line}")
 
@@ -574,6 +582,8 @@ class Engine:
 
     def _show(self) -> None:
         """Keep a picture of how far the main network is, where the task has one."""
+        if not self.group.is_first:
+            return
         with self.averaged():
             picture = self.task.snapshot(self.task.networks[self.task.main])
         if picture is not None:
@@ -591,7 +601,7 @@ class Engine:
             OwnCodeError: one has failed; the state is saved.
         """
         try:
-            why = self.watcher.reason_to_stop()
+            why = self.group.from_first(self.watcher.reason_to_stop())
         except OwnCodeError:
             self.save()
             raise
@@ -669,12 +679,19 @@ class Engine:
             for w in network.parameters()
         ):
             raise self._diverged("the weights are", self.step)
+        if not self.group.is_first:
+            return
 
         self.history.save()
+        save_checkpoint(self.run.path / "checkpoints", self.step, self._state())
+        self.run.set_status("running", step=self.step, seconds=round(self.seconds, 3))
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
         average: dict[str, Any] = {}
         if self.average:
             average = {"num_updates": self.average.num_updates, "tensors": self.average.tensors}
-        state = {
+        return {
             "recipe": self.recipe.model_dump(mode="json"),
             "step": self.step,
             "rows": len(self.history.rows),
@@ -692,16 +709,16 @@ class Engine:
             "task": self.task.state(),
             **({"ended": self.ended} if self.ended else {}),
         }
-        save_checkpoint(self.run.path / "checkpoints", self.step, state)
-        self.run.set_status("running", step=self.step, seconds=round(self.seconds, 3))
 
     def restore(self) -> bool:
         """Load the newest whole checkpoint; return whether there was one.
 
+        Process 0 reads it for all.
+
         Raises:
             UserError: the checkpoint belongs to another recipe.
         """
-        state, warnings = load_checkpoint(self.run.path / "checkpoints")
+        state, warnings = self.group.from_first(self._newest())
         for line in warnings:
             self.watcher.note(line)
 
@@ -711,6 +728,29 @@ class Engine:
             return False
 
         self._refuse_other_recipe(state["recipe"])
+        self._take(state)
+        self.watcher.note(f"resumed at step {self.step:,}")
+        return True
+
+    def _newest(self) -> tuple[Any, list[str]]:
+        if not self.group.is_first:
+            return None, []
+        return load_checkpoint(self.run.path / "checkpoints")
+
+    def _take_state_of_first(self) -> None:
+        """Begin with the weights of process 0, wherever those of this one come from."""
+        if self.group.size == 1:
+            return
+        state = self.group.from_first(self._state() if self.group.is_first else {})
+        if not self.group.is_first:
+            self._take(state)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Take the state of a checkpoint.
+
+        Raises:
+            UserError: it is that of another network.
+        """
         try:
             for name, network in self.task.networks.items():
                 network.load_state_dict(state["networks"][name])
@@ -738,9 +778,6 @@ class Engine:
         self.step = state["step"]
         self.seconds = state["seconds"]
         self.history = History.open(self.history.path, state["rows"])
-        self.watcher.note(f"resumed at step {self.step:,}")
-
-        return True
 
     def _refuse_other_recipe(self, before: dict[str, Any]) -> None:
         now = self.recipe.model_dump(mode="json")
@@ -781,7 +818,8 @@ class Engine:
 
         curve: list[tuple[float, float]] = []
         with torch.random.fork_rng(devices=_cuda_devices(self.device)):
-            for step, batch in enumerate(batches(train, order, 0, num_steps)):
+            taken = batches(train, order, 0, num_steps, self.parts.own_images)
+            for step, batch in enumerate(taken):
                 rate = low * (high / low) ** (step / (num_steps - 1))
                 self.step = step
                 logged = self._train_step(batch, plan, rate)
@@ -849,10 +887,11 @@ class Engine:
     def _timed_step(self, train: ImageSource, order: Order, plan: Plan, step: int) -> float:
         started = time.perf_counter()
         self.step = min(step, plan.total_steps - 1)
-        self._train_step(train.take(order.batch(self.step)), plan, 0.0)
+        positions = self.parts.own_images(order.batch(self.step))
+        self._train_step(train.take(positions), plan, 0.0)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter() - started
+        return self.group.from_first(time.perf_counter() - started)
 
 
 def _learning_rates(optimizer: torch.optim.Optimizer) -> list[float]:
@@ -872,4 +911,6 @@ def _like_parameters(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _cuda_devices(device: torch.device) -> list[int]:
-    return [device.index or 0] if device.type == "cuda" else []
+    if device.type != "cuda":
+        return []
+    return [torch.cuda.current_device() if device.index is None else device.index]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
@@ -113,15 +113,19 @@ def _by_window(
     return order[places], found
 
 
-def batches(source: ImageSource, order: Order, first: int, last: int) -> Iterator[Batch]:
+def batches(
+    source: ImageSource, order: Order, first: int, last: int, own: Callable[[Tensor], Tensor]
+) -> Iterator[Batch]:
     """Yield the batches of steps `first` to `last` - 1.
+
+    `own` chooses from the positions of a batch those that this process computes.
 
     A source that is not in memory is read one step ahead by a thread, and some steps ahead by
     threads of its own where it has them.
     """
     if source.kind == "resident":
         for step in range(first, last):
-            yield source.take(order.batch(step))
+            yield source.take(own(order.batch(step)))
         return
 
     ahead = source.ahead()
@@ -134,8 +138,8 @@ def batches(source: ImageSource, order: Order, first: int, last: int) -> Iterato
             if ahead is not None:
                 ahead.expect_shards(order.shards_ahead(step))
                 for later in range(step, min(step + STEPS_AHEAD, last)):
-                    ahead.expect(order.batch(later))
-            return reader.submit(source.take, order.batch(step))
+                    ahead.expect(own(order.batch(later)))
+            return reader.submit(source.take, own(order.batch(step)))
 
         following = begin(first) if first < last else None
         for step in range(first, last):

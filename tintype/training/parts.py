@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from tintype.data.source import Batch
+from tintype.hardware.processes import ALONE, Group
 
 # Leaves the gradient of a part in the weights, and returns its scalars: called with the part, its
 # number and the number of images in the whole batch.
@@ -70,25 +72,53 @@ class Parts:
     Args:
         count: how many parts a batch has, a power of two.
         modules: those whose buffers a loss may change.
+        group: the processes that share the parts; each has as many as the others.
+        exact: whether processes add along the tree too. Otherwise torch adds the gradients, which
+            sends less, in an order that follows from the number of processes.
     """
 
-    def __init__(self, count: int, modules: Sequence[nn.Module]) -> None:
+    def __init__(
+        self,
+        count: int,
+        modules: Sequence[nn.Module],
+        group: Group = ALONE,
+        *,
+        exact: bool = True,
+    ) -> None:
         self.count = count
         self.modules = modules
+        self.group = group
+        self.exact = exact
+        own = count // group.size
+        self.own = range(group.rank * own, (group.rank + 1) * own)
+
+    def own_images(self, positions: Tensor) -> Tensor:
+        """Return those of the positions (B,) of a batch that this process computes."""
+        if self.group.size == 1:
+            return positions
+        ends = self._ends(len(positions))
+        return positions[ends[self.own.start] : ends[self.own.stop]]
 
     def gradients(
-        self, batch: Batch, weights: Sequence[Tensor], backward: Backward
+        self, batch: Batch, total: int, weights: Sequence[Tensor], backward: Backward
     ) -> dict[str, Tensor]:
-        """Leave the gradient of a batch in the weights; return what its parts have logged."""
-        total = len(batch.targets)
+        """Leave the gradient of a batch in the weights; return what its parts have logged.
+
+        Args:
+            batch: the images of this process.
+            total: how many the whole batch has.
+            weights: those that are trained.
+            backward: leaves the gradient of a part in them.
+        """
         if self.count == 1:
             return backward(batch, 0, total)
 
-        parts = pieces(batch, self.count)
         buffers = _Buffers(self.modules)
+        ends = self._ends(total)
+        start = ends[self.own.start]
 
         def of_part(number: int) -> Sum:
-            part = _copied(parts[number])
+            part = _copied(batch, ends[number] - start, ends[number + 1] - start)
             buffers.begin()
             for weight in weights:
                 weight.grad = None
@@ -96,11 +126,53 @@ class Parts:
             gradients = [weight.grad for weight in weights]
             return Sum(len(part.targets), gradients, *buffers.read(), logged)
 
-        whole = _added(of_part, 0, self.count)
+        whole = _added(of_part, self.own.start, self.own.stop)
+        if self.group.size > 1:
+            whole = self._of_all(whole, ends, weights)
         buffers.write(whole.floats, whole.counts)
         for weight, gradient in zip(weights, whole.gradients, strict=True):
             weight.grad = gradient
         return whole.logged
+
+    def _ends(self, total: int) -> list[int]:
+        """Return where each part of a batch begins, and where the last one ends."""
+        size, more = divmod(total, self.count)
+        return list(accumulate((size + (i < more) for i in range(self.count)), initial=0))
+
+    def _of_all(self, own: Sum, ends: list[int], weights: Sequence[Tensor]) -> Sum:
+        """Add what this process has computed and what the others have."""
+        device = weights[0].device
+        reached = torch.tensor([g is not None for g in own.gradients], dtype=torch.uint8)
+        gradients = [
+            torch.zeros_like(weight) if gradient is None else gradient
+            for weight, gradient in zip(weights, own.gradients, strict=True)
+        ]
+        names = list(own.logged)
+        sent = [reached, own.floats, own.counts, *(own.logged[name] for name in names)]
+        sent = [tensor.to(device) for tensor in sent] + (gradients if self.exact else [])
+
+        sums = []
+        for rank, received in enumerate(self.group.gather(_packed(sent))):
+            of_rank, floats, counts, *rest = _unpacked(received, sent)
+            logged = dict(zip(names, rest, strict=False))
+            first = rank * len(self.own)
+            num_images = ends[first + len(self.own)] - ends[first]
+            reached = reached.to(device) | of_rank
+            sums.append(Sum(num_images, [*rest[len(names) :]], floats, counts, logged))
+
+        whole = _added(lambda rank: sums[rank], 0, self.group.size)
+        if self.exact:
+            # in the layout of the weight, as autograd leaves it: the order of sums follows from it
+            for gradient, added in zip(gradients, whole.gradients, strict=True):
+                gradient.copy_(torch.as_tensor(added))
+        else:
+            for gradient in gradients:
+                self.group.add(gradient)
+        whole.gradients = [
+            gradient if there else None
+            for gradient, there in zip(gradients, reached.tolist(), strict=True)
+        ]
+        return whole
 
 
 def pieces(batch: Batch, count: int) -> list[Batch]:
@@ -112,10 +184,11 @@ def pieces(batch: Batch, count: int) -> list[Batch]:
     return [Batch(*columns) for columns in zip(images, targets, index, weights, strict=True)]
 
 
-def _copied(part: Batch) -> Batch:
-    """Return a copy, which lies in memory as the same images do in any other process."""
-    images, targets, index = (column.clone() for column in part[:3])
-    return Batch(images, targets, index, None if part.weights is None else part.weights.clone())
+def _copied(batch: Batch, first: int, last: int) -> Batch:
+    """Return a copy of some images, which lies in memory as in any other process."""
+    images, targets, index = (column[first:last].clone() for column in batch[:3])
+    weights = None if batch.weights is None else batch.weights[first:last].clone()
+    return Batch(images, targets, index, weights)
 
 
 def _added(of_part: Callable[[int], Sum], first: int, last: int) -> Sum:
@@ -169,3 +242,26 @@ class _Buffers:
 def _flat(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
     flat = [tensor.to(dtype).reshape(-1) for tensor in tensors]
     return torch.cat(flat) if flat else torch.empty(0, dtype=dtype)
+
+
+ALIGNED = 16  # bytes: a view of another type has to begin at a multiple of its size
+
+
+def _packed(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors of any type as bytes (N,), one after the other."""
+    rows = []
+    for tensor in tensors:
+        rows.append(tensor.detach().contiguous().reshape(-1).view(torch.uint8))
+        rows.append(rows[-1].new_zeros(-len(rows[-1]) % ALIGNED))
+    return torch.cat(rows)
+
+
+def _unpacked(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return what `_packed` has made, as tensors of the types and shapes of `like`."""
+    found = []
+    start = 0
+    for tensor in like:
+        end = start + tensor.numel() * tensor.element_size()
+        found.append(packed[start:end].view(tensor.dtype).view(tensor.shape))
+        start = end + -end % ALIGNED
+    return found

@@ -10,6 +10,7 @@ import time
 from tintype.data.source import DataSplits, ImageSource
 from tintype.errors import UserError
 from tintype.hardware.device import Choice
+from tintype.hardware.processes import current
 from tintype.optim import steepest_rate
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, parse_duration
@@ -68,7 +69,9 @@ def within_time(
     """
     if recipe.options.without_steps:
         return recipe
-    if recipe.time is None or any((run.path / "checkpoints").glob("step-*.safetensors")):
+    group = current()
+    has_begun = any((run.path / "checkpoints").glob("step-*.safetensors"))
+    if recipe.time is None or group.from_first(has_begun):
         return recipe
 
     budget = parse_duration(recipe.time)
@@ -82,7 +85,9 @@ def within_time(
     final = evaluation * measured / max(1, len(seen.val))
     left = budget - (time.perf_counter() - started) - final
     plan = Plan.of(recipe, len(seen.train))
-    steps = steps_within(left, step=step, evaluation=evaluation, every=plan.evaluation_steps)
+    steps = group.from_first(
+        steps_within(left, step=step, evaluation=evaluation, every=plan.evaluation_steps)
+    )
 
     times = (
         f"{step:.2g} s per step, {evaluation:.2g} s per evaluation, "

@@ -6,6 +6,7 @@ What the user typed becomes a recipe, a run folder, a model and its figures.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tintype.errors import UserError, memory_is_full
 from tintype.files.shard_names import absolute, names_shards, plain_name
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
+from tintype.hardware.processes import ProcessLost, current, joined
 from tintype.interface.watching import OneWatcher, watched
 from tintype.pages.report import write_report
 from tintype.plugins import data_sets, find, hidden
@@ -47,6 +49,7 @@ from tintype.training.record import (
     write_times,
 )
 from tintype.training.signals import interruptible
+from tintype.training.together import announce, follow, note_launcher, of_launcher, with_parts
 
 # Of the free memory of a GPU; networks, their derivatives and features take the rest.
 SHARE_FOR_PIXELS = 0.5
@@ -71,6 +74,8 @@ def plan(
     recipe = _with_absolute_paths(base.replace(**changes))
     own_code.approve(reference for _, reference in recipe.own_code())
     recipe, choices, free = open_settings(base, recipe, changed, kind)
+    recipe, of_parts = with_parts(recipe, stated={*changed, *base.stated()})
+    choices = [*choices, *of_parts]
     recipe = with_folds(as_new_run(recipe), changed)
     check_trackers(recipe.track)
 
@@ -141,6 +146,28 @@ def train(
         UserError: a mistake that can be mended; the message says how.
         Interrupted: stopped by a signal; `resume` goes on.
     """
+    with led(re.sub(" at 0x[0-9a-f]+", "", f"{what!r} {sorted(changes.items())!r}")) as followed:
+        if followed is not None:
+            return followed
+        if again := of_launcher(out, command):
+            run = resume(again, watcher, command=command, watchers=watchers)
+        else:
+            run = _begun(what, watcher, watchers, command, out, name, verbose=verbose, **changes)
+        return run
+
+
+def _begun(
+    what: str | Recipe,
+    watcher: Watcher,
+    watchers: Sequence[OneWatcher],
+    command: str,
+    out: str | Path,
+    name: str | None,
+    *,
+    verbose: bool,
+    **changes: Any,
+) -> RunFolder:
+    """Begin a new run, and train it to its end."""
     if name is not None:  # at once, not after the data was read
         RunFolder.remove_unstarted(Path(out) / name)
         RunFolder.refuse_taken(Path(out) / name)
@@ -148,6 +175,7 @@ def train(
     prepared = plan(what, watcher, verbose=verbose, **changes)
     chosen = name or _default_name(what)
     run = RunFolder.create(out, chosen, exact=name is not None, recipe=prepared.recipe)
+    note_launcher(run, command)
     memory.write_down(run.path, prepared.recipe.data, target_of(prepared.recipe))
     _to_the_end(run, prepared, watcher, watchers, command)
     return run
@@ -174,6 +202,17 @@ def resume(
         UserError: a mistake that can be mended; the message says how.
         Interrupted: stopped by a signal; `resume` goes on.
     """
+    with led(f"resume {sorted(moved.items())!r}") as followed:
+        return followed or _resumed(path, watcher, watchers, command, moved)
+
+
+def _resumed(
+    path: str | Path,
+    watcher: Watcher,
+    watchers: Sequence[OneWatcher],
+    command: str,
+    moved: dict[str, Any],
+) -> RunFolder:
     run = RunFolder.open(path)
     if run.status.get("state") == "finished":
         _leave_finished(run, watcher, moved)
@@ -185,7 +224,9 @@ def resume(
     code.refuse_missing_packages(run.path)
     with code.trusted(run.path, run.own_code):
         recipe = _with_absolute_paths(run.recipe.replace(**moved)) if moved else run.recipe
+        recipe, of_parts = with_parts(recipe, stated={"parts"})
         prepared = _prepared_again(recipe, watcher, path)
+        prepared.choices.extend(of_parts)
         _to_the_end(run, prepared, watcher, watchers, command)
     return run
 
@@ -212,6 +253,21 @@ def _leave_finished(run: RunFolder, watcher: Watcher, moved: dict[str, Any]) -> 
 
     if not (run.path / "report.html").exists():  # stopped while it was written
         _report(run, watcher)
+
+
+@contextmanager
+def led(arguments: str) -> Iterator[RunFolder | None]:
+    """Join the processes that train together; yield, in those that follow, the finished run.
+
+    Args:
+        arguments: what was asked for, which all have to agree in.
+    """
+    with joined(arguments) as group:
+        if group.is_first:
+            yield None
+            group.from_first(None)  # nothing more is to be trained
+        else:
+            yield follow(group, train_run)
 
 
 def _to_the_end(
@@ -252,6 +308,7 @@ def train_run(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str
             watcher.note(f"{run.path} is finished; nothing is left to do")
             return
 
+        announce(run, prepared, command)
         departure = write_origin(run, prepared, command)
         if departure:
             watcher.note(f"not bit-equal from here: {departure}")
@@ -273,6 +330,9 @@ def _said_in_status(run: RunFolder, prepared: Prepared, watcher: Watcher) -> Ite
     """Write into the folder how training ended, if it did not end well."""
     try:
         yield
+    except ProcessLost:
+        run.set_status("stopped")
+        raise
     except UserError:
         run.set_status("failed")
         raise
@@ -324,6 +384,8 @@ def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> En
     engine = Engine(task, recipe, run, watcher, device=prepared.device, compile=prepared.compile)
     task.selection = task.validation.selecting_part(seen.val)
     engine.fit(seen.train, task.selection)
+    if not current().is_first:  # process 0 does the rest
+        return engine
     trained = time.perf_counter()
     if engine.ended:
         reached = f"at step {engine.step:,} of {prepared.plan.total_steps:,}"

@@ -1,0 +1,301 @@
+"""The processes that train one run together: who this one is, and how they exchange what they have.
+
+They are started by `tintype train --processes N` or by torchrun. Process 0 decides, prints and
+writes; the others follow it. A process that trains alone is a group of one, in which an exchange
+returns what it was given.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tintype.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Value = TypeVar("Value")
+
+# What torch's launchers say to each process that they start.
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHED = "TINTYPE_LAUNCHED"  # set by `tintype train --processes`
+
+# How long a process waits for another one. One that ends is noticed at once; this is for a network
+# that has gone silent.
+WAIT_SECONDS = float(os.environ.get("TINTYPE_WAIT_SECONDS", "1800"))
+REASON_SECONDS = 3.0  # how long the reason of another process is waited for, once it is gone
+SHORT = 1000  # bytes that are sent together with their number
+
+
+class ProcessLost(UserError):
+    """Another process of the run has ended, for a reason of its own or without one."""
+
+
+class Group:
+    """A group of one.
+
+    Attributes:
+        rank: the number of this process.
+        size: how many there are.
+        local_size: how many of them are on this machine.
+        folder: of the run that they train, for messages.
+    """
+
+    rank = 0
+    size = 1
+    local_size = 1
+    folder: Path | None = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, sent: torch.Tensor) -> list[torch.Tensor]:
+        """Return a tensor of each process, in their order; all have one shape and type."""
+        return [sent]
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Add a tensor over all processes, in an order that nobody promises."""
+
+    def from_first(self, value: Value) -> Value:
+        """Return the value that process 0 has."""
+        return value
+
+    def from_all(self, value: Value) -> list[Value]:
+        """Return the value of each process."""
+        return [value]
+
+
+ALONE = Group()
+_current: Group = ALONE
+
+
+def current() -> Group:
+    """Return the group that this process belongs to."""
+    return _current
+
+
+def are_asked_for() -> bool:
+    """Return whether a launcher has started this process as one of several."""
+    return all(name in os.environ for name in NEEDED) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def silence_others() -> None:
+    """Leave printing to process 0."""
+    if are_asked_for() and os.environ["RANK"] != "0":
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def refuse_other(what: str, rank: int, others: object, own: object) -> None:
+    """Refuse to train with a process that has something else.
+
+    Raises:
+        UserError: it has.
+    """
+    if others != own:
+        raise UserError(
+            f"process {rank} has other {what} than process {_current.rank} ({others} and {own}). "
+            "Expected the same command, images and program in every process."
+        )
+
+
+@contextmanager
+def joined(arguments: str) -> Iterator[Group]:
+    """Join the other processes, if a launcher has started some, for the time of the block.
+
+    What ends one of them ends all: its reason is told to process 0, which says it.
+
+    Args:
+        arguments: what was asked for, which all have to agree in.
+
+    Raises:
+        UserError: the others do not come, or their port is taken.
+        ProcessLost: another one has ended.
+    """
+    global _current
+    if _current is not ALONE or not are_asked_for():
+        yield _current
+        return
+
+    _end_with_launcher()
+    group = _Joined()
+    _current = group
+    with _left_to_first(group):
+        try:
+            for rank, others in enumerate(group.from_all(arguments)):
+                refuse_other("arguments", rank, others, arguments)
+            yield group
+        except BaseException as error:
+            group.tell(error)
+            raise
+        finally:
+            _current = ALONE
+            group.leave()
+
+
+class _Joined(Group):
+    """Processes that exchange by torch.distributed: gloo on CPUs, NCCL between GPUs."""
+
+    def __init__(self) -> None:
+        import torch
+        from torch import distributed
+
+        self.rank = int(os.environ["RANK"])
+        self.size = int(os.environ["WORLD_SIZE"])
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+        self.on_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= self.local_size
+        if self.on_gpus:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)))
+
+        self.distributed = distributed
+        wait = timedelta(seconds=WAIT_SECONDS)
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        try:
+            self.store = _store(wait)
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if self.on_gpus else "gloo",
+                store=self.store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=wait,
+            )
+        except (RuntimeError, ValueError) as error:
+            line = str(error).split("\n")[0]
+            if "EADDRINUSE" in str(error) or "already in use" in str(error):
+                raise UserError(
+                    f"the port of {place} is taken by another program. Give the processes another "
+                    "one, as in torchrun --master-port 29600."
+                ) from None
+            raise UserError(
+                f"the {self.size} processes of this run have not met at {place} ({line}). "
+                "Expected all of them to be started, and to reach that address."
+            ) from None
+
+    def gather(self, sent: torch.Tensor) -> list[torch.Tensor]:
+        near = sent if self.on_gpus else sent.cpu()
+        received = [near.new_empty(near.shape) for _ in range(self.size)]
+        with self._noticed():
+            self.distributed.all_gather(received, near)
+        return [each.to(sent.device) for each in received]
+
+    def add(self, tensor: torch.Tensor) -> None:
+        near = tensor if self.on_gpus else tensor.cpu()
+        with self._noticed():
+            self.distributed.all_reduce(near)
+        tensor.copy_(near)
+
+    def from_first(self, value: Value) -> Value:
+        import torch
+
+        content = pickle.dumps(value) if self.is_first else b""
+        head = torch.zeros(8 + SHORT, dtype=torch.uint8)
+        if self.is_first:
+            begin = len(content).to_bytes(8, "little") + content[:SHORT]
+            head[: len(begin)] = torch.frombuffer(bytearray(begin), dtype=torch.uint8)
+        with self._noticed():
+            self.distributed.broadcast(head, 0)
+
+        length = int.from_bytes(bytes(head[:8].tolist()), "little")
+        body = head[8 : 8 + length]
+        if length > SHORT:
+            body = torch.empty(length, dtype=torch.uint8)
+            if self.is_first:
+                body.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            with self._noticed():
+                self.distributed.broadcast(body, 0)
+        return value if self.is_first else pickle.loads(body.numpy().tobytes())
+
+    def from_all(self, value: Value) -> list[Value]:
+        values: list[Any] = [None] * self.size
+        with self._noticed():
+            self.distributed.all_gather_object(values, value)
+        return values
+
+    def tell(self, error: BaseException) -> None:
+        """Leave the reason why this process ends, for the others to read."""
+        if isinstance(error, ProcessLost):
+            return
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        with suppress(RuntimeError):
+            self.store.set(f"reason/{self.rank}", f"{kind}{error}".encode())
+
+    def leave(self) -> None:
+        with suppress(RuntimeError):
+            self.distributed.destroy_process_group()
+
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
+        """Turn what torch says of a broken exchange into what has happened."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: RuntimeError) -> ProcessLost:
+        until = time.monotonic() + REASON_SECONDS
+        while time.monotonic() < until:
+            for rank in range(self.size):
+                if rank != self.rank and (reason := self._reason(rank)):
+                    return ProcessLost(f"process {rank} of {self.size} failed: {reason}")
+            time.sleep(0.1)
+
+        why = (
+            "does not answer" if "imed out" in str(error) else "was killed, or its machine is gone"
+        )
+        again = "; continue with: tintype train --resume " + str(self.folder) if self.folder else ""
+        return ProcessLost(
+            f"one of the {self.size} processes of this run {why}. "
+            f"What the last checkpoint holds is kept{again}"
+        )
+
+    def _reason(self, rank: int) -> str:
+        try:
+            name = f"reason/{rank}"
+            return self.store.get(name).decode() if self.store.check([name]) else ""
+        except RuntimeError:  # it is gone with the process that kept it
+            return ""
+
+
+_met: list[Any] = []  # what the processes of this launch exchange names by, once they have met
+
+
+def _store(wait: timedelta) -> Any:
+    """Return an empty place for names; one process may train several runs, one after the other."""
+    from torch.distributed.distributed_c10d import PrefixStore, rendezvous
+
+    if not _met:
+        _met.append(next(rendezvous("env://", timeout=wait))[0])
+    _met.append(None)
+    return PrefixStore(f"tintype-{len(_met)}", _met[0])
+
+
+@contextmanager
+def _left_to_first(group: Group) -> Iterator[None]:
+    """Let process 0 alone act on Ctrl-C and SIGTERM: the others stop when it does."""
+    if group.is_first:
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, old in zip(numbers, before, strict=True):
+            signal.signal(number, old)
+
+
+def _end_with_launcher() -> None:
+    """Have the system end this process when `tintype train --processes` is killed."""
+    if os.environ.get(LAUNCHED) and sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL("libc.so.6").prctl(set_parent_death_signal, signal.SIGKILL)
